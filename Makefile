@@ -1,0 +1,49 @@
+# Local work and CI run these same targets. `make setup` needs only Python 3.11 or newer.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+MODELS ?= models
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test lint proto bench fmt constraints
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | column -t -s "$$(printf '\t')"
+
+# The stamp is newer than what it was installed from, so a second `make` installs nothing.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev]'
+	touch $@
+
+setup: $(VENV)/.installed  ## install everything into .venv
+
+demo: setup  ## train on real data, publish, serve, predict, show the answers and the metrics
+	$(BIN)/frostline demo
+
+serve: setup  ## serve the models in $(MODELS)
+	$(BIN)/frostline serve --models $(MODELS)
+
+test: setup  ## run the tests, with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+lint: setup  ## formatting, lint, types, import arrows, and that generated code is fresh
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	rm -rf $(VENV)/fresh && $(BIN)/python proto/generate.py $(VENV)/fresh
+	diff --recursive --exclude=__pycache__ --exclude=__init__.py $(VENV)/fresh/frostline/pb frostline/pb
+
+fmt: setup  ## format the code and apply safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: setup  ## regenerate frostline/pb from proto/
+	$(BIN)/python proto/generate.py
+
+bench: setup  ## measure requests per second on this machine (needs h2load, Debian package nghttp2-client)
+	$(BIN)/python -m bench $(ARGS)
+
+constraints: setup  ## write the versions installed now to constraints.txt
+	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt

@@ -1,0 +1,115 @@
+"""Predictions and models as text for people and programs."""
+
+import csv
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from frostline.catalog import Model
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# For each row its best classes: label or index, and probability.
+Rows = Sequence[tuple[tuple[str | int, float], ...]]
+
+
+def write_predictions(rows: Rows, sources: Sequence[str], model: Model, form: str, out: TextIO) -> None:
+    """Writes the best classes of each row.
+
+    Args:
+        rows: The classes.
+        sources: The file each row is from; shown when there are several.
+        model: Who predicted.
+        form: `table`, `json` or `csv`.
+        out: Where to write.
+    """
+    if form == "json":
+        document = {
+            "model": model.name,
+            "version": model.version,
+            "rows": [
+                {"row": number, "input": source, "top": [{"prediction": what, "probability": p} for what, p in row]}
+                for number, (row, source) in enumerate(zip(rows, sources, strict=True))
+            ],
+        }
+        out.write(json.dumps(document) + "\n")
+        return
+    several = len(set(sources)) > 1
+    ranked = max((len(row) for row in rows), default=0) > 1
+    header = ["row", *["input"] * several, *["rank"] * ranked, "prediction", "probability"]
+    lines = [
+        [str(number), *[source] * several, *[str(rank)] * ranked, str(what), f"{p:.4f}" if form == "table" else repr(p)]
+        for number, (row, source) in enumerate(zip(rows, sources, strict=True))
+        for rank, (what, p) in enumerate(row, start=1)
+    ]
+    if form == "csv":
+        csv.writer(out, lineterminator="\n").writerows([header, *lines])
+    else:
+        write_table(header, lines, out, numbers=("row", "rank", "probability"))
+
+
+def write_models(models: Sequence[Model], form: str, out: TextIO) -> None:
+    """Writes what a server has.
+
+    Args:
+        models: The model versions.
+        form: `table` or `json`.
+        out: Where to write.
+    """
+    if form == "json":
+        documents = [
+            {
+                "name": m.name,
+                "version": m.version,
+                "state": m.state,
+                "reason": m.reason,
+                "inputs": list(map(str, m.inputs)),
+            }
+            for m in models
+        ]
+        out.write(json.dumps(documents) + "\n")
+        return
+    lines = [[m.name, m.version, m.state, m.reason or "; ".join(map(str, m.inputs))] for m in models]
+    write_table(["name", "version", "state", "input, or the reason"], lines, out, numbers=("version",))
+
+
+def write_table(
+    header: Sequence[str], lines: Sequence[Sequence[str]], out: TextIO, numbers: Sequence[str] = ()
+) -> None:
+    """Writes a table.
+
+    Args:
+        header: The columns' names.
+        lines: The cells.
+        out: Where to write.
+        numbers: The columns to set flush right.
+    """
+    # Only people's tables need it, and importing it takes as long as a prediction.
+    from rich.console import Console  # noqa: PLC0415
+
+    Console(file=out, highlight=False).print(table(header, lines, numbers))
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> "Table":
+    """Makes a table without frames.
+
+    Args:
+        header: The columns' names.
+        lines: The cells, in which nothing is markup.
+        numbers: The columns to set flush right.
+
+    Returns:
+        Rich's table.
+    """
+    # As above.
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for name in header:
+        made.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    for line in lines:
+        made.add_row(*map(Text, line))
+    return made

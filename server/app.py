@@ -1,0 +1,231 @@
+"""The server as a whole: start, serve, drain. The only place that wires objects together."""
+
+import asyncio
+import gc
+import signal
+import time
+from collections.abc import Iterable
+from importlib.metadata import version as installed_version
+
+import onnxruntime
+import structlog
+from grpc_health.v1._async import HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+
+from server import logs
+from server.config import ServerConfig
+from server.errors import StartError
+from server.exposition import ModelView, ServerView, register
+from server.inference import Inference
+from server.metrics import Unrouted
+from server.repository import Limits, ModelVersion, Repository
+from server.scrape import ScrapeServer
+from server.servicers import InferenceService
+from server.session import CPU, choose_providers, cuda_devices
+from server.transport import SERVICES, Transport
+
+_SERVING = HealthCheckResponse.SERVING
+_NOT_SERVING = HealthCheckResponse.NOT_SERVING
+
+_log = structlog.get_logger(__name__)
+
+
+class Server:
+    """One server; `start`, then wait for `stopped`, then `drain`.
+
+    Args:
+        config: its settings.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._phase = "starting"
+        self.address = ""
+        self.metrics_url = ""
+
+    async def start(self) -> None:
+        """Open the ports, then load every model; returns when that is done, ready or not.
+
+        Raises:
+            StartError: a port, the models folder or the device cannot be had.
+        """
+        config, started_s = self._config, time.monotonic()
+        self._loop = asyncio.get_running_loop()
+        if not config.models.is_dir():
+            raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
+        available, devices = onnxruntime.get_available_providers(), cuda_devices()
+        providers = choose_providers(config.device, available, devices)
+        self._fell_back = config.device == "auto" and providers[0][0] == CPU
+        release = installed_version("frostline")
+        limits = Limits(config.max_batch_size, config.max_queue_size, config.max_queue_delay_s)
+        self.repository = Repository(
+            config.models,
+            providers,
+            strict=config.device.startswith("cuda"),
+            threads=config.intra_op_threads,
+            limits=limits,
+            on_change=self._on_change,
+            on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
+        )
+        unrouted = Unrouted()
+        self._health = HealthServicer()
+        self._inference = Inference(self.repository, unrouted, config.max_message_bytes)
+        service = InferenceService(self.repository, self.ready, release)
+        self._transport = Transport(config, self._inference, service, self._health)
+        registry = CollectorRegistry()
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            registry.register(collector)
+        register(
+            registry,
+            ServerView(release, self._transport.name, self.ready, self._views, lambda: self._fell_back, unrouted),
+        )
+        metrics_host = "127.0.0.1" if config.host.startswith("unix:") else config.host
+        self._scrape = ScrapeServer(registry, metrics_host, config.metrics_port, self.unready)
+        self.metrics_url = self._scrape.start()
+        try:
+            await self._set_health("", _NOT_SERVING)
+            self.address = await self._transport.start()
+        except StartError:
+            self._scrape.close()
+            raise
+        await self._loop.run_in_executor(None, self.repository.load)
+        self._phase = "serving"
+        await self._announce()
+        self._after_load()
+        _log.info(
+            "ready" if self.ready() else "not ready",
+            address=self.address,
+            metrics=self.metrics_url,
+            transport=self._transport.name,
+            reason=self._transport.reason,
+            device=config.device,
+            models=[f"{v.name}:{v.version}" for v in self.repository.versions() if v.state == "READY"],
+            seconds=round(time.monotonic() - started_s, 3),
+            **({} if self.ready() else {"unready": self.unready()}),
+        )
+
+    def ready(self) -> bool:
+        """Whether the server is ready for traffic."""
+        return not self.unready()
+
+    def unready(self) -> str:
+        """Why the server is not ready; "" when it is."""
+        if self._phase != "serving":
+            return self._phase
+        names = {version.name for version in self.repository.versions()} | self._config.required_names
+        missing = [
+            name for name in sorted(names) if self._config.required(name) and not self.repository.ready_versions(name)
+        ]
+        return "" if not missing else f"required models without a ready version: {', '.join(missing)}"
+
+    async def drain(self) -> bool:
+        """Not ready, refuse new requests, finish the accepted ones, close the ports.
+
+        Returns:
+            Whether everything accepted was finished within the grace period.
+        """
+        deadline_s = time.monotonic() + self._config.grace_s
+        self._phase = "draining"
+        await self._announce()
+        _log.info("draining", grace_s=self._config.grace_s)
+        self._inference.stop()
+        finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
+        await self._transport.stop(max(0.1, deadline_s - time.monotonic()))
+        self._scrape.close()
+        _log.info("stopped", finished=finished)
+        return finished
+
+    async def _announce(self) -> None:
+        """Tell the health service where the server and every model stand."""
+        serving = _SERVING if self.ready() else _NOT_SERVING
+        for service in ("", *SERVICES):
+            await self._set_health(service, serving)
+        for name in {version.name for version in self.repository.versions()}:
+            await self._set_health(
+                name, _SERVING if self._phase == "serving" and self.repository.ready_versions(name) else _NOT_SERVING
+            )
+
+    async def _set_health(self, service: str, status: HealthCheckResponse.ServingStatus) -> None:
+        await self._health.set(service, status)
+
+    def _on_change(self, version: ModelVersion) -> None:
+        """Log a change of state; called from the thread that loads."""
+        fields = {"model": version.name, "version": version.version, "state": version.state}
+        if version.state == "FAILED":
+            _log.error("model", **fields, reason=version.reason)
+        elif version.state == "READY" and version.served:
+            _log.info(
+                "model",
+                **fields,
+                provider=version.served.session.provider,
+                device=version.served.session.device,
+                verified=version.verified,
+                seconds=round(version.load_s, 3),
+            )
+        else:
+            _log.debug("model", **fields)
+
+    def _after_load(self) -> None:
+        if self._fell_back:
+            _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
+        if not self.repository.versions():
+            _log.warning("the models folder has no models", models=str(self._config.models))
+        # What is loaded stays: the collector need never look at it again.
+        gc.collect()
+        gc.freeze()
+
+    def _views(self) -> Iterable[ModelView]:
+        for version in self.repository.versions():
+            served = version.served
+            yield ModelView(
+                name=version.name,
+                version=version.version,
+                state=version.state,
+                reason=version.reason,
+                load_s=version.load_s,
+                queued_rows=served.batcher.queued_rows if served else 0,
+                provider=served.session.provider if served else "",
+                device=served.session.device if served else "",
+                sha256=version.sha256,
+                verified=version.verified,
+                stats=version.stats,
+            )
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Returns:
+        The process's exit code: 0 when everything accepted was finished.
+
+    Raises:
+        StartError: the server cannot start.
+    """
+    logs.configure(config.log_format, config.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(config))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415  not on every platform
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+async def _serve(config: ServerConfig) -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = Server(config)
+    starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if stopped.is_set() and not starting.done():
+        # Told to stop while models are still loading: the rest need not be.
+        server.repository.stop_loading()
+    await starting
+    await stopping
+    return 0 if await server.drain() else 1

@@ -1,0 +1,135 @@
+"""What the server is told: its own settings from flags, environment and file, and a model's options from config.pbtxt."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from google.protobuf import text_format
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from frostline.pb import model_config_pb2
+from server.errors import ConfigError, LoadError
+
+ENVIRONMENT = "FROSTLINE_"
+
+
+class ServerConfig(BaseModel):
+    """Every setting of a server. A flag wins over the environment, that over the file, that over the default.
+
+    In the environment a setting is FROSTLINE_ and its name in capitals; in the file (TOML) it is its name.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    models: Path = Field(description="folder of models, Triton's layout: <name>/<version>/model.onnx")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on, or unix:/path/to.sock")
+    port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    metrics_port: int = Field(
+        8002, ge=0, le=65535, description="HTTP port of /metrics, /healthz and /readyz; 0 picks a free one"
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    transport: Literal["auto", "native", "grpcio"] = Field("auto", description="which door owns the port")
+    max_batch_size: int = Field(64, ge=1, description="most rows in one batch and in one request")
+    max_queue_delay_s: float = Field(0.0, ge=0, le=10, description="seconds an incomplete batch waits for more rows")
+    max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
+    max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
+    grace_s: float = Field(30.0, ge=0, description="seconds to finish accepted requests after SIGTERM")
+    require: str = Field(
+        "all", description="models without which the server is not ready: all, none, or names with commas"
+    )
+    threads: int = Field(0, ge=0, description="threads of one run on the CPU; 0 takes half the cores")
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; turns TLS on, with --tls-key")
+    tls_key: Path | None = Field(None, description="PEM private key")
+
+    @classmethod
+    def load(cls, file: Path | None = None, environ: Mapping[str, str] = os.environ, **flags: Any) -> Self:
+        """Merge the sources.
+
+        Args:
+            file: a TOML file, or None.
+            environ: the environment.
+            flags: settings given on the command line; None means not given.
+
+        Raises:
+            ConfigError: a value makes no sense, or the file cannot be read.
+        """
+        from_file: dict[str, Any] = {}
+        if file is not None:
+            try:
+                from_file = tomllib.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"cannot read the configuration file {file}: {error}") from error
+        from_environ = {
+            name: environ[key] for name in cls.model_fields if (key := ENVIRONMENT + name.upper()) in environ
+        }
+        given = {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**{**from_file, **from_environ, **given})
+        except ValidationError as error:
+            raise ConfigError("; ".join(_sentence(problem) for problem in error.errors())) from error
+
+    @model_validator(mode="after")
+    def _tls_needs_both(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: give both or neither")
+        if self.tls_cert and self.transport == "native":
+            raise ValueError("the native transport has no TLS; use --transport grpcio or auto")
+        return self
+
+    @property
+    def intra_op_threads(self) -> int:
+        """Threads of one run: as set, or half the cores, the other half being for reading requests."""
+        return self.threads or max(1, (os.cpu_count() or 1) // 2)
+
+    def required(self, name: str) -> bool:
+        """Whether the server is not ready without the model `name`."""
+        return self.require == "all" or (self.require != "none" and name in self.required_names)
+
+    @property
+    def required_names(self) -> frozenset[str]:
+        """The models named as required, whether or not they exist."""
+        if self.require in ("all", "none"):
+            return frozenset()
+        return frozenset(name.strip() for name in self.require.split(",") if name.strip())
+
+
+def _sentence(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name} is required; give --{name.replace('_', '-')} or set {ENVIRONMENT}{name.upper()}"
+    if problem["type"] == "extra_forbidden":
+        return f"there is no setting '{name}'"
+    if not name:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[str]]:
+    """Read a config.pbtxt.
+
+    Returns:
+        The part that is honoured, and a warning for what is not.
+
+    Raises:
+        LoadError: the file is not Triton's text format.
+    """
+    config = model_config_pb2.ModelConfig()
+    try:
+        text = path.read_text(encoding="utf-8")
+        text_format.Parse(text, config)
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path.name} cannot be read: {error}") from error
+    except text_format.ParseError as strict:
+        lenient = model_config_pb2.ModelConfig()
+        try:
+            text_format.Parse(text, lenient, allow_unknown_field=True)
+        except text_format.ParseError as error:
+            raise LoadError(f"{path.name} is not a model configuration: {error}") from error
+        return lenient, [f"{path.name} asks for what is not honoured: {strict}"]
+    return config, []

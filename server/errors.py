@@ -1,0 +1,92 @@
+"""The ways a prediction, a model or the server itself can fail, without gRPC.
+
+Each kind of failed prediction carries the canonical status name its client sees and the reason
+Triton's failure counter files it under, so that every surface tells the same story.
+"""
+
+from typing import ClassVar
+
+
+class PredictionError(Exception):
+    """A request that cannot be answered; the message says what was expected and what came."""
+
+    code: ClassVar[str] = "UNKNOWN"
+    reason: ClassVar[str] = "OTHER"
+
+
+class InvalidInput(PredictionError):
+    """The request contradicts the model's inputs, outputs or limits."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class MessageTooLarge(PredictionError):
+    """The message is larger than the server accepts."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
+class Unsupported(PredictionError):
+    """The request uses a part of the protocol that is not answered here."""
+
+    code = "UNIMPLEMENTED"
+
+
+class ModelNotFound(PredictionError):
+    """No such model, or no such version of it."""
+
+    code = "NOT_FOUND"
+
+
+class ModelNotReady(PredictionError):
+    """The version exists and cannot answer now."""
+
+    code = "UNAVAILABLE"
+
+
+class QueueFull(PredictionError):
+    """As many rows wait as may wait."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class ServerStopping(PredictionError):
+    """The server is draining and takes no new requests."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class DeadlineExceeded(PredictionError):
+    """The client's deadline passed before the request reached the device."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "CANCELED"
+
+
+class Cancelled(PredictionError):
+    """The client gave the request up."""
+
+    code = "CANCELLED"
+    reason = "CANCELED"
+
+
+class RunFailed(PredictionError):
+    """The network itself failed on this batch."""
+
+    code = "INTERNAL"
+    reason = "BACKEND"
+
+
+class LoadError(Exception):
+    """A version that cannot be served; the message is the reason operators see."""
+
+
+class ConfigError(Exception):
+    """A setting that makes no sense; one sentence for the person who set it."""
+
+
+class StartError(Exception):
+    """The server cannot start; one sentence saying why and what to do."""

@@ -1,0 +1,130 @@
+"""One prediction, from message bytes to message bytes: decode, find the model, queue it, encode. Both doors call this."""
+
+from typing import Any
+
+from frostline.pb import inference_pb2, predictor_pb2
+from server.batcher import Entry, Reply
+from server.codec import parse
+from server.errors import MessageTooLarge, PredictionError, ServerStopping
+from server.metrics import Unrouted
+from server.repository import Repository, Served
+
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+PREDICT = "/frostline.v1.Predictor/Predict"
+
+
+class Call:
+    """What a door needs to answer an entry.
+
+    Attributes:
+        token: the door's own handle of the call.
+        request_id: the client's id of the request.
+        served: what answers it.
+        request: the request itself, where the typed API's answer depends on it.
+    """
+
+    __slots__ = ("request", "request_id", "served", "token")
+
+    def __init__(
+        self, token: Any, request_id: str, served: Served, request: predictor_pb2.PredictRequest | None = None
+    ) -> None:
+        self.token = token
+        self.request_id = request_id
+        self.served = served
+        self.request = request
+
+
+class Refused(Exception):
+    """A request that was not queued, and why; with the id it came with."""
+
+    def __init__(self, error: PredictionError, request_id: str = "") -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.request_id = request_id
+
+
+def encode(entry: Entry) -> bytes:
+    """The serialised response of a finished entry."""
+    call: Call = entry.call
+    codec = call.served.codec
+    if call.request is None:
+        return codec.encode_infer(entry.wanted, entry.outputs, call.request_id)
+    return codec.encode_predict(call.request, entry.wanted, entry.outputs)
+
+
+class Inference:
+    """Takes requests off the doors' hands.
+
+    Args:
+        repository: the models.
+        unrouted: counts requests that failed before their model was known.
+        max_message_bytes: the largest message accepted.
+    """
+
+    def __init__(self, repository: Repository, unrouted: Unrouted, max_message_bytes: int) -> None:
+        self._repository = repository
+        self._unrouted = unrouted
+        self._max_message_bytes = max_message_bytes
+        self._stopping = False
+
+    def prepare(self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any) -> Entry:
+        """Turn a serialised request into an entry, ready to be submitted.
+
+        Args:
+            method: `MODEL_INFER` or `PREDICT`.
+            payload: the message.
+            deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
+            reply: takes the entry once it is finished, from the device thread; its `call` is a `Call`.
+            token: becomes `Call.token`.
+
+        Raises:
+            Refused: the request cannot be answered.
+        """
+        request_id = ""
+        served: Served | None = None
+        try:
+            if self._stopping:
+                raise ServerStopping("Server is stopping, it has stopped accepting new inference requests")
+            if len(payload) > self._max_message_bytes:
+                raise MessageTooLarge(
+                    f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
+                )
+            if method == MODEL_INFER:
+                infer = parse(inference_pb2.ModelInferRequest, payload)
+                request_id = infer.id
+                served = self._repository.get(infer.model_name, infer.model_version)
+                rows = served.codec.decode_infer(infer)
+                call = Call(token, request_id, served)
+            else:
+                predict = parse(predictor_pb2.PredictRequest, payload)
+                request_id = predict.id
+                served = self._repository.get(predict.model, predict.version)
+                rows = served.codec.decode_predict(predict)
+                call = Call(token, request_id, served, predict)
+        except PredictionError as error:
+            (self._unrouted if served is None else served.stats).failed(error)
+            raise Refused(error, request_id) from error
+        return Entry(rows.kind, rows.rows, rows.data, rows.wanted, deadline_s, reply, call)
+
+    @staticmethod
+    def submit(entry: Entry) -> None:
+        """Queue a prepared entry; its reply will be called exactly once, unless this raises.
+
+        Raises:
+            Refused: the queue is full, or the server is stopping.
+        """
+        call: Call = entry.call
+        try:
+            call.served.batcher.submit(entry)
+        except PredictionError as error:
+            call.served.stats.failed(error)
+            raise Refused(error, call.request_id) from error
+
+    @staticmethod
+    def cancel(entry: Entry) -> None:
+        """Give an entry up; see `Batcher.cancel`."""
+        entry.call.served.batcher.cancel(entry)
+
+    def stop(self) -> None:
+        """Refuse every further request; what was accepted goes on."""
+        self._stopping = True

@@ -1,0 +1,439 @@
+"""Which versions of which models exist, the state of each, and handing out the one asked for.
+
+    LOADING -> READY -> UNLOADING -> gone, or FAILED with a reason; forward only.
+
+A version is READY only once it is loaded, warm, and proved against its golden sample. If it fails, the version before
+it is tried, so that one bad publication never takes a model away.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.pb import model_config_pb2
+from server.batcher import Batcher
+from server.codec import Codec
+from server.config import read_model_config
+from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady
+from server.metrics import ModelStats
+from server.session import Golden, Provider, Session, load_session, read_golden
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How requests are batched, unless a model's own configuration says otherwise."""
+
+    max_batch_size: int
+    max_queue_size: int
+    max_queue_delay_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """What a READY version answers with."""
+
+    name: str
+    version: str
+    config: model_config_pb2.ModelConfig
+    stats: ModelStats
+    session: Session
+    codec: Codec
+    batcher: Batcher
+    limits: Limits
+
+
+@dataclass(slots=True, eq=False)
+class ModelVersion:
+    """One version of a model.
+
+    Attributes:
+        name: the model's name.
+        version: its number, in decimal.
+        path: its folder.
+        config: the model's own configuration.
+        state: LOADING, READY, UNLOADING or FAILED.
+        reason: why it is FAILED.
+        stats: what happened to it.
+        served: what it answers with, from READY on.
+        load_s: how long loading took.
+        sha256: of its ONNX file.
+        verified: whether its golden sample was reproduced.
+        labels: names of its classes.
+    """
+
+    name: str
+    version: str
+    path: Path
+    config: model_config_pb2.ModelConfig
+    state: str = "LOADING"
+    reason: str = ""
+    stats: ModelStats = field(default_factory=ModelStats)
+    served: Served | None = None
+    load_s: float = 0.0
+    sha256: str = ""
+    verified: bool = False
+    labels: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model's folder as it was found.
+
+    Attributes:
+        name: the folder's name.
+        path: the folder.
+        config: its own configuration, empty without a config.pbtxt.
+        groups: numbers of versions to serve; within a group each is tried only if the one before it failed.
+        warnings: what in its configuration is not honoured.
+        problem: why nothing of it can be served, or "".
+    """
+
+    name: str
+    path: Path
+    config: model_config_pb2.ModelConfig
+    groups: tuple[tuple[int, ...], ...]
+    warnings: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def version_groups(policy: model_config_pb2.ModelVersionPolicy, on_disk: Iterable[int]) -> tuple[tuple[int, ...], ...]:
+    """Which versions to serve. The latest n are a group with all older ones behind them as fall-backs.
+
+    Returns:
+        Groups as in `Model.groups`, except that a `latest` policy is one group from which the first n that load are kept.
+    """
+    numbers = sorted(on_disk, reverse=True)
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return tuple((number,) for number in numbers)
+    if choice == "specific":
+        return tuple((number,) for number in numbers if number in policy.specific.versions)
+    wanted = max(1, policy.latest.num_versions)
+    # Each of the newest n may fall back on any version older than all n.
+    newest, older = numbers[:wanted], numbers[wanted:]
+    return tuple((number, *older) for number in newest)
+
+
+def scan(root: Path) -> list[Model]:
+    """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions."""
+    models = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
+        config, problem = model_config_pb2.ModelConfig(), ""
+        warnings: list[str] = []
+        if (folder / "config.pbtxt").is_file():
+            try:
+                config, warnings = read_model_config(folder / "config.pbtxt")
+            except LoadError as error:
+                problem = str(error)
+        if config.name and config.name != folder.name:
+            problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
+        groups = version_groups(config.version_policy, numbers)
+        if groups or problem:
+            models.append(Model(folder.name, folder, config, groups, tuple(warnings), problem))
+    return models
+
+
+def _is_version(name: str) -> bool:
+    return name.isdecimal() and name.isascii() and not name.startswith("0")
+
+
+class Repository:
+    """Every version the server knows.
+
+    Args:
+        root: the folder of models.
+        providers: execution providers for every session, best first.
+        strict: whether falling back from the first provider is a failure.
+        threads: threads of one run on the CPU.
+        limits: batching of models whose configuration does not say.
+        on_change: told of each version whose state has changed.
+        on_warning: told of a model's name and of what in its configuration is not honoured.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        providers: Sequence[Provider],
+        *,
+        strict: bool,
+        threads: int,
+        limits: Limits,
+        on_change: Callable[[ModelVersion], None],
+        on_warning: Callable[[str, str], None],
+    ) -> None:
+        self._root = root
+        self._providers = providers
+        self._strict = strict
+        self._threads = threads
+        self._limits = limits
+        self._on_change = on_change
+        self._on_warning = on_warning
+        self._versions: dict[str, dict[str, ModelVersion]] = {}
+        # What a request's (name, version) means; replaced whole, so readers need no lock.
+        self._ready: dict[tuple[str, str], Served] = {}
+        self._closing = False
+
+    def load(self) -> None:
+        """Find and load every version the policies ask for; blocks. Failures become states, never exceptions."""
+        for model in scan(self._root):
+            for warning in model.warnings:
+                self._on_warning(model.name, warning)
+            if model.problem:
+                self._fail(self._add(model, "0"), model.problem)
+                continue
+            tried: set[int] = set()
+            for group in model.groups:
+                for number in group:
+                    if self._closing:
+                        return
+                    if number in tried:
+                        continue
+                    tried.add(number)
+                    if self._load(self._add(model, str(number))):
+                        break
+
+    def _add(self, model: Model, version: str) -> ModelVersion:
+        entry = ModelVersion(model.name, version, model.path / version, model.config)
+        self._versions.setdefault(model.name, {})[version] = entry
+        self._on_change(entry)
+        return entry
+
+    def _load(self, version: ModelVersion) -> bool:
+        started_s = time.monotonic()
+        try:
+            version.served = self._serve(version)
+        except LoadError as error:
+            self._fail(version, str(error))
+            return False
+        except Exception as error:  # noqa: BLE001  a version must never take the server down, whatever is in its folder
+            self._fail(version, f"unexpected {type(error).__name__} while loading: {error}")
+            return False
+        version.load_s = time.monotonic() - started_s
+        version.state = "READY"
+        self._publish()
+        self._on_change(version)
+        return True
+
+    def _serve(self, version: ModelVersion) -> Served:
+        path = version.path / (version.config.default_model_filename or "model.onnx")
+        card = read_card(version.path / "card.json")
+        version.sha256 = _sha256(path)
+        if card.get("sha256", version.sha256) != version.sha256:
+            raise LoadError(
+                f"{path.name} is not the file its card describes: sha256 {version.sha256}, card says {card['sha256']}"
+            )
+        session = load_session(path, self._providers, threads=self._threads, strict=self._strict)
+        limits = model_limits(version.config, session, self._limits)
+        golden: Golden | None = None
+        if (version.path / "golden.npz").is_file():
+            golden = read_golden(version.path / "golden.npz", session.signature)
+        session.warm_up(batch_sizes(limits.max_batch_size), golden)
+        if golden is not None:
+            session.check_golden(golden, limits.max_batch_size)
+            version.verified = True
+        version.labels = read_labels(card, session.metadata)
+        version.stats = ModelStats(version.labels)
+        batcher = Batcher(
+            _observed(session, version.stats),
+            version.stats,
+            batched=session.signature.batched,
+            max_batch_size=limits.max_batch_size,
+            max_queue_size=limits.max_queue_size,
+            max_queue_delay_s=limits.max_queue_delay_s,
+            name=f"device-{version.name}-{version.version}",
+        )
+        batcher.start()
+        codec = Codec(version.name, version.version, session.signature, limits.max_batch_size, version.labels)
+        return Served(version.name, version.version, version.config, version.stats, session, codec, batcher, limits)
+
+    def _fail(self, version: ModelVersion, reason: str) -> None:
+        version.reason = reason
+        version.state = "FAILED"
+        self._on_change(version)
+
+    def _publish(self) -> None:
+        ready: dict[tuple[str, str], Served] = {}
+        for version in self.versions():
+            if version.state == "READY" and version.served is not None:
+                ready[version.name, version.version] = version.served
+                # Versions come in ascending order, so the last one written is the highest.
+                ready[version.name, ""] = ready[version.name, "latest"] = version.served
+        self._ready = ready
+
+    def get(self, name: str, version: str) -> Served:
+        """The version that answers a request.
+
+        Args:
+            name: the model.
+            version: a number in decimal; "" or "latest" for the highest that is READY.
+
+        Raises:
+            ModelNotFound: there is none.
+            ModelNotReady: it exists and is not READY.
+            InvalidInput: the version is no number.
+        """
+        found = self._ready.get((name, version))
+        if found is None:
+            raise self._explain(name, version)
+        return found
+
+    def _explain(self, name: str, version: str) -> Exception:
+        versions = self._versions.get(name)
+        if versions is None:
+            return ModelNotFound(f"Request for unknown model: '{name}' is not found")
+        if version in ("", "latest"):
+            coming = [entry for entry in versions.values() if entry.state in ("LOADING", "UNLOADING")]
+            if coming:
+                return ModelNotReady(
+                    f"Request for unknown model: '{name}' version {coming[0].version} is not at ready state"
+                )
+            reasons = "; ".join(f"version {entry.version} is FAILED: {entry.reason}" for entry in versions.values())
+            return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
+        if not _is_version(version):
+            return InvalidInput(
+                f"failed to get model version from specified version string '{version}' for model '{name}', version should be an "
+                "integer > 0"
+            )
+        entry = versions.get(version)
+        if entry is None:
+            return ModelNotFound(f"Request for unknown model: '{name}' version {version} is not found")
+        because = f": {entry.reason}" if entry.reason else ""
+        return ModelNotReady(
+            f"Request for unknown model: '{name}' version {version} is not at ready state (it is {entry.state}{because})"
+        )
+
+    def versions(self, name: str = "") -> list[ModelVersion]:
+        """Every version, of one model or of all, by name and number."""
+        models = {name: self._versions.get(name, {})} if name else dict(self._versions)
+        return [
+            version
+            for _, versions in sorted(models.items())
+            for version in sorted(versions.values(), key=lambda v: int(v.version))
+        ]
+
+    def ready_versions(self, name: str) -> list[str]:
+        """Numbers of a model's READY versions, ascending."""
+        return [version.version for version in self.versions(name) if version.state == "READY"]
+
+    def stop_loading(self) -> None:
+        """Make a `load` under way return after the version it is at."""
+        self._closing = True
+
+    def close(self, timeout_s: float) -> bool:
+        """Finish what is queued for every version and release them; blocks at most `timeout_s` seconds.
+
+        Returns:
+            Whether everything accepted was finished.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        for version in self.versions():
+            if version.state == "READY":
+                version.state = "UNLOADING"
+                self._on_change(version)
+        self._publish()
+        # Every queue drains at the same time; each is only waited for in turn.
+        served = [version.served for version in self.versions() if version.served is not None]
+        return all([entry.batcher.close(max(0.0, deadline_s - time.monotonic())) for entry in served])
+
+
+def model_limits(config: model_config_pb2.ModelConfig, session: Session, defaults: Limits) -> Limits:
+    """How a model's requests are batched: its own configuration over the server's defaults.
+
+    Raises:
+        LoadError: the configuration contradicts the graph.
+    """
+    signature = session.signature
+    if config.max_batch_size > 0 and not signature.batched:
+        raise LoadError(
+            f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input and output"
+        )
+    _check_tensors("input", config.input, [spec.name for spec in signature.inputs])
+    _check_tensors("output", config.output, [spec.name for spec in signature.outputs])
+    batching = config.dynamic_batching
+    return Limits(
+        max_batch_size=(config.max_batch_size or defaults.max_batch_size) if signature.batched else 1,
+        max_queue_size=batching.default_queue_policy.max_queue_size or defaults.max_queue_size,
+        max_queue_delay_s=batching.max_queue_delay_microseconds / 1e6 or defaults.max_queue_delay_s,
+    )
+
+
+def _check_tensors(what: str, configured: Iterable[Any], in_graph: Sequence[str]) -> None:
+    for tensor in configured:
+        if tensor.name not in in_graph:
+            raise LoadError(f"config.pbtxt names the {what} '{tensor.name}', the graph has {list(in_graph)}")
+
+
+def batch_sizes(max_batch_size: int) -> list[int]:
+    """The sizes to warm: powers of two up to the most rows of a batch, and that."""
+    sizes = [2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size]
+    return [*sizes, max_batch_size]
+
+
+def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:
+    """The session's run, with the predictions of every batch counted whatever its clients asked for."""
+    heads = session.signature.heads
+    if heads is None:
+        return session.run
+    watched = (heads.argmax, heads.confidence)
+    plans: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
+        names = plans.get(wanted)
+        if names is None:
+            names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
+        outputs = session.run(inputs, names)
+        stats.predicted(outputs[names.index(heads.argmax)], outputs[-1])
+        return outputs[: len(wanted)]
+
+    return run
+
+
+def read_card(path: Path) -> Mapping[str, Any]:
+    """A version's card; empty when there is none.
+
+    Raises:
+        LoadError: it is not a JSON object.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(card, dict):
+        raise LoadError(f"{path.name} holds no JSON object")
+    return card
+
+
+def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str]) -> Sequence[str] | None:
+    """Names of the classes: from the card, or from the ONNX file's own metadata.
+
+    Raises:
+        LoadError: they are no list of texts.
+    """
+    labels = card.get("labels")
+    if labels is None and "frostline.labels" in metadata:
+        try:
+            labels = json.loads(metadata["frostline.labels"])
+        except ValueError as error:
+            raise LoadError(f"the ONNX file's frostline.labels cannot be read: {error}") from error
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise LoadError("labels must be a list of texts")
+    return labels
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LoadError(f"{path.name} cannot be read: {error}") from error

@@ -1,0 +1,331 @@
+"""Run one ONNX file on one device, and vouch for it: providers as asked for, warm, and proved against its golden sample."""
+
+import ctypes
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from server.errors import LoadError, RunFailed, StartError
+from server.heads import Heads, add_heads
+
+Array = np.ndarray[Any, Any]
+Provider = tuple[str, dict[str, str]]
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+_DTYPES: Mapping[str, tuple[str, np.dtype[Any]]] = {
+    "tensor(bool)": ("BOOL", np.dtype(np.bool_)),
+    "tensor(uint8)": ("UINT8", np.dtype(np.uint8)),
+    "tensor(uint16)": ("UINT16", np.dtype("<u2")),
+    "tensor(uint32)": ("UINT32", np.dtype("<u4")),
+    "tensor(uint64)": ("UINT64", np.dtype("<u8")),
+    "tensor(int8)": ("INT8", np.dtype(np.int8)),
+    "tensor(int16)": ("INT16", np.dtype("<i2")),
+    "tensor(int32)": ("INT32", np.dtype("<i4")),
+    "tensor(int64)": ("INT64", np.dtype("<i8")),
+    "tensor(float16)": ("FP16", np.dtype("<f2")),
+    "tensor(float)": ("FP32", np.dtype("<f4")),
+    "tensor(double)": ("FP64", np.dtype("<f8")),
+    "tensor(string)": ("BYTES", np.dtype(object)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: its name in the graph.
+        datatype: the protocol's name of its element type, such as FP32.
+        dtype: the same for numpy.
+        shape: the shape of one row, or of the whole tensor without a batch axis; None is an axis of any size.
+    """
+
+    name: str
+    datatype: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a network takes and gives.
+
+    Attributes:
+        inputs: in graph order.
+        outputs: those clients may ask for, in graph order, appended heads last.
+        own_outputs: names of the outputs the file itself has.
+        batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
+        heads: the names that read the last layer, when heads were appended.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    own_outputs: tuple[str, ...]
+    batched: bool
+    heads: Heads | None
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Real samples, and the logits PyTorch computed for them.
+
+    Attributes:
+        inputs: for each input of the network, [R, ...].
+        logits: [R, C].
+        rtol: allowed relative difference.
+        atol: allowed absolute difference.
+    """
+
+    inputs: dict[str, Array]
+    logits: Array
+    rtol: float
+    atol: float
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices the driver shows; 0 where there is no driver."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def choose_providers(device: str, available: Sequence[str], devices: int) -> list[Provider]:
+    """The execution providers to ask for, best first.
+
+    Args:
+        device: auto, cpu, cuda or cuda:N.
+        available: the providers this ONNX Runtime was built with.
+        devices: how many CUDA devices there are.
+
+    Raises:
+        StartError: a CUDA device was demanded and cannot be had.
+    """
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    if match is None:
+        raise StartError(f"device must be auto, cpu, cuda or cuda:N, got '{device}'")
+    if device == "cpu":
+        return [(CPU, {})]
+    index = int(match[1] or 0)
+    if CUDA not in available:
+        obstacle = "this ONNX Runtime was built without CUDA; install onnxruntime-gpu"
+    elif index >= devices:
+        obstacle = f"{devices} CUDA devices were found" if devices else "no CUDA device was found"
+    else:
+        # The graph's own order of allocation, not powers of two: what a batch needs is what it takes.
+        return [(CUDA, {"device_id": str(index), "arena_extend_strategy": "kSameAsRequested"}), (CPU, {})]
+    if device == "auto":
+        return [(CPU, {})]
+    raise StartError(f"device {device} was demanded, but {obstacle}; use --device auto to fall back to the CPU")
+
+
+class Session:
+    """One network on one device.
+
+    Args:
+        session: ONNX Runtime's own session.
+        signature: what the network takes and gives.
+        metadata: the file's metadata properties.
+        provider: the execution provider that is bound.
+        device: where it runs, such as cpu or cuda:0.
+    """
+
+    def __init__(
+        self, session: ort.InferenceSession, signature: Signature, metadata: dict[str, str], provider: str, device: str
+    ) -> None:
+        self._session = session
+        self.signature = signature
+        self.metadata = metadata
+        self.provider = provider
+        self.device = device
+        self._names = [spec.name for spec in signature.inputs]
+
+    def run(self, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        """Run the network once.
+
+        Args:
+            inputs: one array for each input, in graph order; [rows, ...] when batched.
+            outputs: names of the outputs to compute.
+
+        Returns:
+            One array for each name.
+
+        Raises:
+            RunFailed: the network refused the batch.
+        """
+        try:
+            arrays: list[Array] = self._session.run(outputs, dict(zip(self._names, inputs, strict=True)))
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise RunFailed(f"the network failed: {error}") from error
+        return arrays
+
+    def warm_up(self, sizes: Sequence[int], golden: Golden | None) -> bool:
+        """Run every batch size once, so that no request pays for a first time.
+
+        Args:
+            sizes: numbers of rows.
+            golden: where real rows come from; zeros of the input's shape stand in when there are none.
+
+        Returns:
+            False when the shape of a row is not known and so nothing could be run.
+
+        Raises:
+            LoadError: the network failed on a size.
+        """
+        row = self._sample_row(golden)
+        if row is None:
+            return False
+        outputs = [spec.name for spec in self.signature.outputs]
+        if self.signature.heads:
+            outputs.append(self.signature.heads.confidence)
+        for size in sizes if self.signature.batched else (1,):
+            inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
+            try:
+                self.run(inputs, outputs)
+            except RunFailed as error:
+                raise LoadError(f"warm-up with {size} rows failed: {error}") from error
+        return True
+
+    def _sample_row(self, golden: Golden | None) -> list[Array] | None:
+        if golden is not None:
+            return [golden.inputs[name][:1] for name in self._names]
+        lead = (1,) if self.signature.batched else ()
+        row = []
+        for spec in self.signature.inputs:
+            shape = [size for size in spec.shape if size is not None]
+            if len(shape) != len(spec.shape):
+                return None
+            row.append(np.full((*lead, *shape), "" if spec.dtype.hasobject else 0, spec.dtype))
+        return row
+
+    def check_golden(self, golden: Golden, max_batch_size: int) -> None:
+        """Prove that this session answers as PyTorch did, one row at a time and in full batches.
+
+        Raises:
+            LoadError: it does not, with the largest difference and the row it is in.
+        """
+        logits = self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
+        rows = len(golden.logits)
+        for size in sorted({1, min(rows, max_batch_size)}):
+            # One row at a time shows a broken batch axis as well as the first few rows do.
+            for start in range(0, min(rows, 4) if size == 1 else rows, size):
+                part = slice(start, start + size)
+                try:
+                    (got,) = self.run([golden.inputs[name][part] for name in self._names], [logits])
+                except RunFailed as error:
+                    raise LoadError(f"golden check failed: {error}") from error
+                _compare(got, golden.logits[part], golden, start, size)
+
+
+def _compare(got: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
+    if got.shape != expected.shape:
+        raise LoadError(
+            f"golden check failed: logits have shape {list(got.shape)}, golden.npz has {list(expected.shape)}"
+        )
+    difference = np.abs(got.astype(np.float64) - expected)
+    # Written so that a NaN on either side counts as a difference.
+    wrong = ~(difference <= golden.atol + golden.rtol * np.abs(expected))
+    if wrong.any():
+        worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0)), wrong.shape)
+        row, *rest = (int(index) for index in worst)
+        raise LoadError(
+            f"golden check failed: the logits differ from PyTorch's by {difference[worst]:.3g} at row {start + row}, class "
+            f"{rest[0] if rest else 0} (batch of {size}; served {got[worst]:.6g}, trained {expected[worst]:.6g}; "
+            f"allowed {golden.atol:g} + {golden.rtol:g} x |trained|); {int(wrong.any(axis=-1).sum())} rows of the batch differ"
+        )
+
+
+def read_golden(path: Path, signature: Signature) -> Golden:
+    """Read a golden sample and check that it fits the network.
+
+    Raises:
+        LoadError: the file is damaged, or does not fit.
+    """
+    names = [spec.name for spec in signature.inputs]
+    keys = {name: "input" if len(names) == 1 else f"input.{name}" for name in names}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in (*keys.values(), "logits", "rtol", "atol")}
+    except KeyError as error:
+        raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
+    except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
+        raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
+    logits = arrays["logits"]
+    for spec in signature.inputs:
+        rows = arrays[keys[spec.name]]
+        if len(rows) != len(logits) or len(logits) == 0 or rows.dtype != spec.dtype:
+            raise LoadError(
+                f"golden check failed: {path.name} has input {rows.dtype} {list(rows.shape)} for logits {list(logits.shape)}; "
+                f"expected {spec.dtype} with as many rows"
+            )
+    inputs = {name: arrays[key] for name, key in keys.items()}
+    return Golden(inputs, logits, float(arrays["rtol"]), float(arrays["atol"]))
+
+
+def load_session(path: Path, providers: Sequence[Provider], *, threads: int, strict: bool) -> Session:
+    """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
+
+    Args:
+        path: the ONNX file.
+        providers: from `choose_providers`.
+        threads: threads of one run on the CPU.
+        strict: refuse a session that is not bound to the first provider.
+
+    Raises:
+        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's and onnx's own errors, and the file system's
+        raise LoadError(f"{path.name} cannot be read: {error}") from error
+    own_outputs = tuple(value.name for value in model.graph.output)
+    heads = add_heads(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # A spinning pool would take the core that the next requests are read on.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        raise LoadError(f"{path.name} cannot be run: {error}") from error
+    bound = session.get_providers()[0]
+    if strict and bound != providers[0][0]:
+        raise LoadError(f"{providers[0][0]} was demanded, but ONNX Runtime bound {bound}; its own log says why")
+    device = f"cuda:{providers[0][1]['device_id']}" if bound == CUDA else "cpu"
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    return Session(session, _signature(session, own_outputs, heads), metadata, bound, device)
+
+
+def _signature(session: ort.InferenceSession, own_outputs: tuple[str, ...], heads: Heads | None) -> Signature:
+    outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
+    nodes = [*session.get_inputs(), *outputs]
+    batched = bool(session.get_inputs()) and all(node.shape and not isinstance(node.shape[0], int) for node in nodes)
+    return Signature(
+        inputs=tuple(_spec(node, batched=batched) for node in session.get_inputs()),
+        outputs=tuple(_spec(node, batched=batched) for node in outputs),
+        own_outputs=own_outputs,
+        batched=batched,
+        heads=heads,
+    )
+
+
+def _spec(node: Any, *, batched: bool) -> TensorSpec:
+    if node.type not in _DTYPES:
+        raise LoadError(f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime")
+    datatype, dtype = _DTYPES[node.type]
+    shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+    return TensorSpec(node.name, datatype, dtype, shape[1:] if batched else shape)

@@ -1,0 +1,141 @@
+"""The doors: the grpc.aio server with its limits and TLS, and the native front before it; which one owns the port."""
+
+import ipaddress
+import shutil
+import tempfile
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from frostline.pb import inference_pb2, inference_pb2_grpc, predictor_pb2
+from server.config import ServerConfig
+from server.errors import StartError
+from server.inference import Inference
+from server.native import NativeDoor
+from server.servicers import InferenceDoor, InferenceService
+
+SERVICES = (
+    inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+    predictor_pb2.DESCRIPTOR.services_by_name["Predictor"].full_name,
+)
+
+
+def choose_transport(asked: str, host: str, *, tls: bool) -> tuple[str, str]:
+    """Which door owns the port, and why.
+
+    The native door buffers a whole message before a limit of ours can refuse it, so by itself it is chosen only where
+    every client is already trusted with this machine's memory.
+
+    Args:
+        asked: auto, native or grpcio.
+        host: the address to listen on.
+        tls: whether TLS is on.
+
+    Returns:
+        native or grpcio, and the reason in words.
+    """
+    if asked != "auto":
+        return asked, "asked for"
+    if tls:
+        return "grpcio", "TLS is on, which only grpcio has"
+    if host.startswith("unix:"):
+        return "native", "a Unix socket has only local clients"
+    if _is_loopback(host):
+        return "native", f"{host} has only local clients"
+    return "grpcio", f"{host} is open to the network, and only grpcio bounds a message before buffering it"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name, which may resolve to anything
+        return False
+
+
+class Transport:
+    """Everything that listens for gRPC.
+
+    Args:
+        config: the server's settings.
+        inference: takes inference calls.
+        service: answers the protocol's other calls.
+        health: answers the health protocol.
+    """
+
+    def __init__(
+        self, config: ServerConfig, inference: Inference, service: InferenceService, health: HealthServicer
+    ) -> None:
+        self._config = config
+        self._inference = inference
+        self._service = service
+        self._health = health
+        self.name, self.reason = choose_transport(config.transport, config.host, tls=config.tls_cert is not None)
+        self._native: NativeDoor | None = None
+        self._folder: str | None = None
+
+    async def start(self) -> str:
+        """Listen.
+
+        Returns:
+            The address clients connect to.
+
+        Raises:
+            StartError: the address cannot be bound, or the certificate cannot be read.
+        """
+        address = self._config.host
+        if not address.startswith("unix:"):
+            host = f"[{address}]" if ":" in address and not address.startswith("[") else address
+            address = f"{host}:{self._config.port}"
+        if self.name == "grpcio":
+            self._server = self._build()
+            port = self._bind(address)
+            await self._server.start()
+        else:
+            self._folder = tempfile.mkdtemp(prefix="frostline-")
+            fallback = str(Path(self._folder) / "grpcio.sock")
+            self._server = self._build()
+            self._server.add_insecure_port(f"unix:{fallback}")
+            await self._server.start()
+            self._native = NativeDoor(self._inference, address, fallback)
+            port = self._native.start()
+        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop listening; calls still open get `grace_s` seconds to end."""
+        if self._native is not None:
+            self._native.close()
+        await self._server.stop(grace_s)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _build(self) -> grpc.aio.Server:
+        limit = self._config.max_message_bytes
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", -1),
+                # Two servers on one port would each get half the clients without a word.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, server)
+        InferenceDoor(self._inference).register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        return server
+
+    def _bind(self, address: str) -> int:
+        try:
+            if self._config.tls_cert is None or self._config.tls_key is None:
+                return self._server.add_insecure_port(address)
+            pair = (self._config.tls_key.read_bytes(), self._config.tls_cert.read_bytes())
+            return self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        except OSError as error:
+            raise StartError(f"cannot read the TLS files: {error}") from error
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {address}: {error}") from error

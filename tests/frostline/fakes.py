@@ -1,0 +1,151 @@
+"""A small Frostline server on a real socket, whose model answers with the logits it is sent."""
+
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+
+from frostline.pb import inference_pb2 as pb
+from frostline.pb import inference_pb2_grpc, predictor_pb2_grpc
+from frostline.pb import predictor_pb2 as typed
+from frostline.pb.model_config_pb2 import ModelConfig
+
+MODEL = "echo"
+LABELS = ("ant", "bee", "cat")
+LIMIT = 4
+
+Failure = tuple[grpc.StatusCode, str]
+
+
+class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """Serves `echo` version 2: input `input` FP32 [-1, *row_shape], whose first three numbers are the logits.
+
+    Attributes:
+        failures: Statuses for the next calls of Predict, in turn; an exhausted list means success.
+        requests: The Predict requests seen, attempts of one call counted each.
+        headers: The metadata of those.
+        silent: When set, Predict answers nothing until its caller has gone.
+        mute: When set, questions about models fail.
+        unloaded: The name of a model that the index still has, and nothing else.
+        asked: Set when Predict has been called.
+        gone: Set when a caller of the silent Predict has gone.
+    """
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.failures: list[Failure] = []
+        self.requests: list[typed.PredictRequest] = []
+        self.headers: list[dict[str, str]] = []
+        self.labels: tuple[str, ...] = LABELS
+        self.row_shape: tuple[int, ...] = (3,)
+        self.input_names: tuple[str, ...] = ("input",)
+        self.silent = False
+        self.mute = False
+        self.unloaded = ""
+        self.ready = True
+        self.asked = threading.Event()
+        self.gone = threading.Event()
+
+    def Predict(self, request: typed.PredictRequest, context: grpc.ServicerContext) -> typed.PredictResponse:
+        self.requests.append(request)
+        self.headers.append({key: str(value) for key, value in context.invocation_metadata()})
+        self.asked.set()
+        if self.silent:
+            context.add_callback(self.gone.set)
+            self.gone.wait()
+        if self.failures:
+            context.abort(*self.failures.pop(0))
+        if request.model != MODEL:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.model}' is not found")
+        return self._answer(request)
+
+    def _answer(self, request: typed.PredictRequest) -> typed.PredictResponse:
+        sent = request.inputs[0]
+        dtype = {typed.FP32: "<f4", typed.FP16: "<f2", typed.UINT8: "u1", typed.INT64: "<i8"}[sent.dtype]
+        rows = np.frombuffer(sent.data, dtype).reshape(tuple(sent.shape))
+        logits = rows.reshape(len(rows), -1)[:, :3].astype(np.float32)
+        softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
+        softmax /= softmax.sum(axis=1, keepdims=True)
+        argmax = logits.argmax(axis=1)
+        wanted = list(request.outputs) or ([] if request.top_k else [typed.LOGITS, typed.SOFTMAX, typed.ARGMAX])
+        response = typed.PredictResponse(model=MODEL, version=request.version or "2", id=request.id)
+        if typed.LOGITS in wanted:
+            response.logits.CopyFrom(_tensor(logits, typed.FP32))
+        if typed.SOFTMAX in wanted:
+            response.softmax.CopyFrom(_tensor(softmax, typed.FP32))
+        if typed.ARGMAX in wanted:
+            response.argmax.CopyFrom(_tensor(argmax, typed.INT64))
+            response.labels.extend(self.labels[i] for i in argmax if self.labels)
+        if request.top_k:
+            for row in softmax:
+                best = np.argsort(-row, kind="stable")[: request.top_k]
+                response.top.add().classes.extend(
+                    typed.Class(index=i, label=self.labels[i] if self.labels else "", probability=row[i]) for i in best
+                )
+        return response
+
+    def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> pb.RepositoryIndexResponse:
+        self._refuse_questions(context)
+        index = pb.RepositoryIndexResponse()
+        index.models.add(name="broken", version="1", state="UNAVAILABLE", reason="golden check: row 3 is off by 0.5")
+        index.models.add(name=MODEL, version="2", state="READY")
+        if self.unloaded:
+            index.models.add(name=self.unloaded, version="1", state="READY")
+        return index
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        self._refuse_questions(context)
+        if request.name != MODEL:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        metadata = pb.ModelMetadataResponse(name=MODEL, versions=["2"], platform="onnxruntime_onnx")
+        for name in self.input_names:
+            metadata.inputs.add(name=name, datatype="FP32", shape=[-1, *self.row_shape])
+        metadata.outputs.add(name="logits", datatype="FP32", shape=[-1, 3])
+        return metadata
+
+    def _refuse_questions(self, context: grpc.ServicerContext) -> None:
+        if self.mute:
+            context.abort(grpc.StatusCode.INTERNAL, "no questions")
+
+    def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=ModelConfig(name=MODEL, max_batch_size=LIMIT))
+
+    def ServerReady(self, request: Any, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self.ready)
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+        if request.name != MODEL:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        return pb.ModelReadyResponse(ready=self.ready)
+
+
+def _tensor(array: Any, dtype: typed.DataType) -> typed.Tensor:
+    return typed.Tensor(dtype=dtype, shape=array.shape, data=array.tobytes())
+
+
+@contextmanager
+def fake_server(
+    *, max_message_bytes: int = -1, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[FakeServer]:
+    """A fake server on a free port of this machine."""
+    fake = FakeServer()
+    options = [("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)]
+    with futures.ThreadPoolExecutor(4) as pool:
+        server = grpc.server(pool, options=options)
+        predictor_pb2_grpc.add_PredictorServicer_to_server(fake, server)
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+        address = "127.0.0.1:0"
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        fake.address = f"127.0.0.1:{port}"
+        server.start()
+        try:
+            yield fake
+        finally:
+            fake.gone.set()
+            server.stop(None).wait()

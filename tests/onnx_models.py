@@ -1,0 +1,271 @@
+"""Small real ONNX networks, and whole artifact folders around them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+Dim = str | int | None
+
+WEIGHTS = np.array([[1, 0, -1], [0, 2, 1], [3, -1, 0], [-2, 1, 1]], np.float32)
+BIAS = np.array([0.5, 0.0, -0.5], np.float32)
+LABELS = ("ant", "bee", "cat")
+
+
+def rows(count: int, *shape: int, dtype: Any = np.float32) -> Array:
+    """`count` rows of small distinct whole numbers, so that every dtype holds them exactly."""
+    size = (count, *(shape or (4,)))
+    return (np.arange(np.prod(size)).reshape(size) * 7 % 11 - 5).astype(dtype)
+
+
+def logits_of(x: Array) -> Array:
+    """What `linear` computes."""
+    return (x.astype(np.float32) @ WEIGHTS + BIAS).astype(np.float32)
+
+
+def softmax_of(logits: Array) -> Array:
+    """Softmax in double precision."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    result: Array = shifted / shifted.sum(axis=1, keepdims=True)
+    return result
+
+
+def linear(
+    *,
+    opset: int = 18,
+    element: int = TensorProto.FLOAT,
+    batch: Dim = "rows",
+    output: str = "logits",
+    labels: Sequence[str] | str | None = None,
+) -> onnx.ModelProto:
+    """Input `input` [batch, 4] to logits [batch, 3]; `labels` go into the metadata, a text as it is."""
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    model = _model(
+        [
+            helper.make_node("MatMul", ["input", "weights"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], [output]),
+        ],
+        inputs=[helper.make_tensor_value_info("input", element, [batch, 4])],
+        outputs=[helper.make_tensor_value_info(output, element, [batch, 3])],
+        constants={"weights": WEIGHTS.astype(dtype), "bias": BIAS.astype(dtype)},
+        opset=opset,
+    )
+    if labels is not None:
+        text = labels if isinstance(labels, str) else json.dumps(list(labels))
+        helper.set_model_props(model, {"frostline.labels": text})
+    return model
+
+
+def passed_through(
+    shape: Sequence[Dim], *, element: int = TensorProto.FLOAT, output: str = "logits", opset: int = 18
+) -> onnx.ModelProto:
+    """Input `input` given back unchanged as the only output."""
+    return _model(
+        [helper.make_node("Identity", ["input"], [output])],
+        inputs=[helper.make_tensor_value_info("input", element, shape)],
+        outputs=[helper.make_tensor_value_info(output, element, shape)],
+        opset=opset,
+    )
+
+
+def two_inputs() -> onnx.ModelProto:
+    """Inputs `left` [rows, 4] and `right` [rows, 2, 2] to logits [rows, 3] of left + right."""
+    return _model(
+        [
+            helper.make_node("Reshape", ["right", "flat"], ["right_rows"]),
+            helper.make_node("Add", ["left", "right_rows"], ["sum"]),
+            helper.make_node("MatMul", ["sum", "weights"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["logits"]),
+        ],
+        inputs=[_float("left", ["rows", 4]), _float("right", ["rows", 2, 2])],
+        outputs=[_float("logits", ["rows", 3])],
+        constants={"weights": WEIGHTS, "bias": BIAS, "flat": np.array([-1, 4], np.int64)},
+    )
+
+
+def two_outputs() -> onnx.ModelProto:
+    """Input `input` [rows, 4] to `double` [rows, 4] and `total` [rows]."""
+    return _model(
+        [
+            helper.make_node("Add", ["input", "input"], ["double"]),
+            helper.make_node("ReduceSum", ["input", "axes"], ["total"], keepdims=0),
+        ],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[_float("double", ["rows", 4]), _float("total", ["rows"])],
+        constants={"axes": np.array([1], np.int64)},
+    )
+
+
+def strings() -> onnx.ModelProto:
+    """Strings `input` [rows, 2] given back as `echo`."""
+    return passed_through(["rows", 2], element=TensorProto.STRING, output="echo")
+
+
+def half() -> onnx.ModelProto:
+    """`linear` in half precision."""
+    return linear(element=TensorProto.FLOAT16)
+
+
+def fixed_batch(count: int = 1) -> onnx.ModelProto:
+    """`linear` traced with a fixed number of rows."""
+    return linear(batch=count)
+
+
+def no_batch_axis() -> onnx.ModelProto:
+    """Input `input` [4] to `scores` [3]."""
+    return _model(
+        [
+            helper.make_node("MatMul", ["input", "weights"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["scores"]),
+        ],
+        inputs=[_float("input", [4])],
+        outputs=[_float("scores", [3])],
+        constants={"weights": WEIGHTS, "bias": BIAS},
+    )
+
+
+def dynamic_inner() -> onnx.ModelProto:
+    """Sequences `input` [rows, time, 4] of any length, averaged over time, to logits [rows, 3]."""
+    return _model(
+        [
+            helper.make_node("ReduceMean", ["input", "axes"], ["mean"], keepdims=0),
+            helper.make_node("MatMul", ["mean", "weights"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["logits"]),
+        ],
+        inputs=[_float("input", ["rows", "time", 4])],
+        outputs=[_float("logits", ["rows", 3])],
+        constants={"axes": np.array([1], np.int64), "weights": WEIGHTS, "bias": BIAS},
+    )
+
+
+def dense() -> onnx.ModelProto:
+    """Images `input` [rows, 2, 3, 3] to a score for each pixel, `logits` [rows, 2, 3, 3]."""
+    return passed_through(["rows", 2, 3, 3])
+
+
+def already_softmax() -> onnx.ModelProto:
+    """A network that ends at probabilities of its own, in an output named `softmax`."""
+    return _model(
+        [
+            helper.make_node("MatMul", ["input", "weights"], ["product"]),
+            helper.make_node("Softmax", ["product"], ["softmax"], axis=1),
+        ],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[_float("softmax", ["rows", 3])],
+        constants={"weights": WEIGHTS},
+    )
+
+
+def averaging() -> onnx.ModelProto:
+    """A network that mixes the rows of a batch: every row's logits depend on all rows, as a batch norm left in training does."""
+    return _model(
+        [
+            helper.make_node("ReduceMean", ["input", "axes"], ["mean"], keepdims=1),
+            helper.make_node("Sub", ["input", "mean"], ["centred"]),
+            helper.make_node("MatMul", ["centred", "weights"], ["logits"]),
+        ],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[_float("logits", ["rows", 3])],
+        constants={"axes": np.array([0], np.int64), "weights": WEIGHTS},
+    )
+
+
+def unknown_operator() -> onnx.ModelProto:
+    """A graph whose one node no runtime knows."""
+    return _model(
+        [helper.make_node("Frobnicate", ["input"], ["logits"])],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[_float("logits", ["rows", 3])],
+    )
+
+
+def sequences() -> onnx.ModelProto:
+    """A graph whose output is a sequence, not a tensor."""
+    element = helper.make_tensor_type_proto(TensorProto.FLOAT, ["rows", 4])
+    return _model(
+        [helper.make_node("SequenceConstruct", ["input"], ["parts"])],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[helper.make_value_info("parts", helper.make_sequence_type_proto(element))],
+    )
+
+
+def answers(model: onnx.ModelProto, inputs: dict[str, Array]) -> Array:
+    """The first output, as ONNX Runtime computes it on the CPU."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    first: Array = session.run(None, inputs)[0]
+    return first
+
+
+def golden_of(inputs: dict[str, Array], logits: Array) -> dict[str, Array]:
+    """The arrays of a golden.npz."""
+    keys = {name: "input" if len(inputs) == 1 else f"input.{name}" for name in inputs}
+    tolerances = {"rtol": np.array(1e-4), "atol": np.array(1e-5)}
+    return {**{keys[name]: array for name, array in inputs.items()}, "logits": logits, **tolerances}
+
+
+def write_artifact(
+    root: Path,
+    name: str,
+    version: int = 1,
+    model: onnx.ModelProto | None = None,
+    *,
+    inputs: dict[str, Array] | None = None,
+    labels: Sequence[str] | None = LABELS,
+    golden: bool = True,
+    card: bool = True,
+) -> Path:
+    """Write models/<name>/<version>/ as a training job publishes it; returns that folder.
+
+    Args:
+        root: the folder of models.
+        name: the model's name.
+        version: its number.
+        model: the network; `linear` when None.
+        inputs: the golden rows; eight of `linear`'s when None.
+        labels: for the card.
+        golden: whether to write golden.npz.
+        card: whether to write card.json.
+    """
+    folder = root / name / str(version)
+    folder.mkdir(parents=True)
+    model = linear() if model is None else model
+    written = model.SerializeToString()
+    (folder / "model.onnx").write_bytes(written)
+    if golden:
+        inputs = {"input": rows(8)} if inputs is None else inputs
+        np.savez(folder / "golden.npz", **golden_of(inputs, answers(model, inputs)))  # type: ignore[arg-type]  # numpy's stub takes the keywords for its options
+    if card:
+        sha256 = hashlib.sha256(written).hexdigest()
+        about = {"name": name, "version": version, "sha256": sha256, "labels": labels and list(labels)}
+        (folder / "card.json").write_text(json.dumps(about), encoding="utf-8")
+    return folder
+
+
+def _float(name: str, shape: Sequence[Dim]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    *,
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: dict[str, Array] | None = None,
+    opset: int = 18,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        inputs,
+        outputs,
+        [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
+    )
+    # The oldest IR of these operator sets that needs no constant listed as an input.
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)

@@ -1,0 +1,202 @@
+"""A run that blocks until it is released, and witnesses of what the batcher does with it: time is irrelevant to a test."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from server.batcher import Batcher, Entry, RowKind
+from server.errors import PredictionError
+
+Array = np.ndarray[Any, Any]
+
+TIMEOUT_S = 30.0
+"""How long a test waits for what must happen; only a failing test ever waits that long."""
+
+
+def computed(inputs: Sequence[Array], wanted: Sequence[str]) -> list[Array]:
+    """The puppet network's outputs: `same` and `double` [rows, ...], and `total` [rows], of the first input."""
+    first = inputs[0]
+    outputs: dict[str, Callable[[], Array]] = {
+        "same": lambda: first,
+        "double": lambda: first * 2,
+        "total": lambda: first.reshape(len(first), -1).sum(axis=1),
+    }
+    return [outputs[name]() for name in wanted]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One call of the puppet."""
+
+    inputs: list[Array]
+    wanted: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.inputs[0])
+
+
+class Puppet:
+    """A run whose every call blocks until the test releases it.
+
+    Attributes:
+        ran: the calls so far, the one that blocks included.
+        answer: computes a call's outputs; may raise.
+    """
+
+    def __init__(self, *, blocking: bool = True) -> None:
+        self.ran: list[Ran] = []
+        self.answer: Callable[[Sequence[Array], Sequence[str]], list[Array]] = computed
+        self._blocking = blocking
+        self._permits = 0
+        self._changed = threading.Condition()
+
+    def __call__(self, inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
+        with self._changed:
+            self.ran.append(Ran(inputs, wanted))
+            self._changed.notify_all()
+            released = self._changed.wait_for(lambda: not self._blocking or self._permits > 0, TIMEOUT_S)
+            assert released, "the test never released the run"
+            self._permits -= 1
+        return self.answer(inputs, wanted)
+
+    def release(self) -> None:
+        """Let one call, present or future, return."""
+        with self._changed:
+            self._permits += 1
+            self._changed.notify_all()
+
+    def release_all(self) -> None:
+        """Never block again."""
+        with self._changed:
+            self._blocking = False
+            self._changed.notify_all()
+
+    def wait_for(self, calls: int) -> Ran:
+        """Wait until that many calls have begun; returns the last of them."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.ran) >= calls, TIMEOUT_S), f"only {len(self.ran)} calls came"
+            return self.ran[calls - 1]
+
+
+class Replies:
+    """A door that keeps the groups of entries it is handed.
+
+    Attributes:
+        groups: what each call brought.
+    """
+
+    def __init__(self) -> None:
+        self.groups: list[list[Entry]] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, entries: list[Entry]) -> None:
+        with self._changed:
+            self.groups.append(list(entries))
+            self._changed.notify_all()
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for group in self.groups for entry in group]
+
+    def wait_for(self, count: int) -> list[Entry]:
+        """Wait until that many entries have been answered; returns all of them."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.entries) >= count, TIMEOUT_S), "answers are missing"
+            return self.entries
+
+
+@dataclass(frozen=True)
+class ToldBatch:
+    """What an observer is told of a batch."""
+
+    entries: list[Entry]
+    rows: int
+    times_s: tuple[float, float, float, float]
+
+
+class Witness:
+    """An observer that keeps what it is told.
+
+    Attributes:
+        batches: those that ran and were answered.
+        failures: errors of entries that ended without outputs, and how long each had waited, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[ToldBatch] = []
+        self.failures: list[tuple[PredictionError, float]] = []
+
+    def batch(
+        self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
+    ) -> None:
+        self.batches.append(ToldBatch(list(entries), rows, (started_s, assembled_s, ran_s, finished_s)))
+
+    def failed(self, error: PredictionError, seconds: float) -> None:
+        self.failures.append((error, seconds))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A started batcher and everything around it."""
+
+    batcher: Batcher
+    puppet: Puppet
+    replies: Replies
+    witness: Witness
+
+    def submit(self, *entries: Entry) -> None:
+        for entry in entries:
+            self.batcher.submit(entry)
+
+    def occupy(self) -> Entry:
+        """Put the device to work on an entry of its own, so that whatever is submitted next waits."""
+        entry = self.entry([0.0])
+        self.submit(entry)
+        self.puppet.wait_for(len(self.puppet.ran) + 1)
+        return entry
+
+    def entry(self, *values: Sequence[float], **options: Any) -> Entry:
+        """An entry with one row for each list of values, that replies to this stage."""
+        return make_entry(np.array(values, options.pop("cast", np.float32)), reply=self.replies, **options)
+
+    def finish(self) -> None:
+        """Let everything run, and wait until all of it is answered and told."""
+        self.puppet.release_all()
+        assert self.batcher.close(TIMEOUT_S)
+
+
+def stage(*, max_batch_size: int = 8, max_queue_size: int = 100, **options: Any) -> Stage:
+    """A batcher over a blocking puppet, started."""
+    puppet, replies, witness = Puppet(), Replies(), Witness()
+    batcher = Batcher(puppet, witness, max_batch_size=max_batch_size, max_queue_size=max_queue_size, **options)
+    batcher.start()
+    return Stage(batcher, puppet, replies, witness)
+
+
+def make_entry(
+    array: Array,
+    *,
+    reply: Callable[[list[Entry]], None],
+    wire: Any = None,
+    wanted: tuple[str, ...] = ("same",),
+    deadline_s: float | None = None,
+    batched: bool = True,
+) -> Entry:
+    """An entry of these rows for a network with one input of the array's dtype.
+
+    Args:
+        array: [rows, ...], or the whole tensor for a network without a batch axis.
+        reply: takes the finished entry.
+        wire: the dtype the rows come in, if not the network's own.
+        wanted: names of outputs.
+        deadline_s: on the `time.monotonic` clock.
+        batched: whether the first axis is the batch axis.
+    """
+    sent = array.astype(wire or array.dtype)
+    kind = RowKind((array.shape[1:] if batched else array.shape,), (sent.dtype,), (array.dtype,))
+    data = sent.ravel() if sent.dtype.hasobject else sent.tobytes()
+    return Entry(kind, len(array) if batched else 1, [data], wanted, deadline_s, reply, None)

@@ -1,0 +1,19 @@
+"""Training: a recipe becomes a verified, self-describing artifact in ``models/``.
+
+``from training import publish`` is all that a user's own script needs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.export import Published, publish
+
+__all__ = ["Published", "publish"]
+
+
+def __getattr__(name: str) -> object:
+    # Late, so that `training.config` (recipes, for `--help` and the like) does not cost the import of PyTorch.
+    if name in __all__:
+        return getattr(import_module("training.export"), name)
+    raise AttributeError(f"module 'training' has no attribute {name!r}")

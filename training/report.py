@@ -1,0 +1,101 @@
+"""What a person sees of a training run: a live line while it learns, and a table of what came out."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from training.config import Recipe
+from training.data import Split
+from training.export import Published
+from training.networks import count_parameters
+from training.trainer import Epoch, Scores, Trained
+
+_LINES = 10  # how many epochs are printed where a live line cannot be
+
+
+class LiveReport:
+    """A progress bar with loss, accuracy and learning rate; plain lines where the console is not a terminal.
+
+    Args:
+        console: Where to write.
+        epochs: The most there can be.
+        steps: Batches per epoch.
+    """
+
+    def __init__(self, console: Console, *, epochs: int, steps: int) -> None:
+        self._console = console
+        self._epochs = epochs
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[line]}"),
+            console=console,
+            disable=not console.is_terminal,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=epochs * steps, epoch=f"1/{epochs}", line="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self) -> None:
+        """Advance the bar by one batch."""
+        self._progress.advance(self._task)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Show how the epoch went."""
+        line = epoch_line(epoch)
+        self._progress.update(self._task, epoch=f"{epoch.number}/{self._epochs}", line=line)
+        every = max(1, self._epochs // _LINES)
+        if not self._console.is_terminal and (epoch.number == 1 or epoch.number % every == 0):
+            self._console.print(f"epoch {epoch.number:>3}  {line}", soft_wrap=True)
+
+
+def epoch_line(epoch: Epoch) -> str:
+    """Return one epoch in one line."""
+    return (
+        f"loss {epoch.train.loss:.4f} accuracy {epoch.train.accuracy:.1%}, "
+        f"validation {epoch.validation.loss:.4f} {epoch.validation.accuracy:.1%}, lr {epoch.learning_rate:.0e}"
+    )
+
+
+def print_start(console: Console, recipe: Recipe, split: Split, device: str) -> None:
+    """Say what is about to be trained, on what."""
+    console.print(
+        f"[bold]{recipe.name}[/]: {recipe.network.family} on {split.dataset.name}, "
+        f"{len(split.train.targets)} rows to train on, {len(split.validation.targets)} to stop by, "
+        f"{len(split.test.targets)} held out; device {device}",
+        soft_wrap=True,
+    )
+
+
+def print_summary(console: Console, trained: Trained, test: Scores, published: Published) -> None:
+    """Show what came out: scores, the proof, and where the version stands."""
+    table = Table(title=f"{published.name} version {published.version}", title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    last = trained.history[-1]
+    rows = {
+        "test accuracy": f"[bold green]{test.accuracy:.2%}[/] of {published.rows} rows never seen in training",
+        "test loss": f"{test.loss:.4f}",
+        "best epoch": f"{trained.best.number} of {last.number} run (validation loss {trained.best.validation.loss:.4f})",
+        "training": f"{trained.seconds:.1f} s, {count_parameters(trained.network):,} parameters",
+        "export": f"ONNX Runtime within {published.max_abs_difference:.1e} of PyTorch "
+        f"in batches of {', '.join(str(size) for size in published.differences)}; "
+        f"{len(published.near_ties)} near-ties",
+        "sha256": published.sha256,
+        "published": escape(str(published.path)),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
