@@ -8,7 +8,7 @@ MODELS ?= models
 .PHONY: help setup demo serve test lint proto bench fmt constraints
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | sort | column -t -s "$$(printf '\t')"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp is newer than what it was installed from, so a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -152,6 +152,7 @@ def serve(
 @app.command(
     epilog=_examples(
         "frostline predict photos cat.png --top 3",
+        "frostline predict digits seven.png --white 16",
         "frostline predict digits models/digits/1/golden.npz",
         "frostline predict iris flowers.csv --format csv > answers.csv",
         "cat rows.npy | frostline predict digits - --server gpu-box:8001 --format json",
@@ -167,13 +168,16 @@ def predict(
     model_version: Annotated[str, typer.Option(help="The version; the highest ready one if not given.")] = "",
     top: Annotated[int, typer.Option(min=1, help="Show this many of each row's most probable classes.")] = 1,
     form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="How to show them.")] = "table",
+    white: Annotated[
+        float | None, typer.Option(help="What a white pixel of a picture is to the model; 255, as it is, if not given.")
+    ] = None,
     tls_ca: TlsCa = None,
     timeout_s: TimeoutS = 30.0,
 ) -> None:
     """Send rows to a server and show what they are.
 
     A csv file may have a header, and its columns fill the model's input in row-major order.  A picture is sent as
-    gray or colour, as the model's input asks, with its pixel values as they are; it is never resized.
+    gray or colour, as the model's input asks, its pixels as they are or scaled by --white; it is never resized.
     """
     from frostline import inputs as files
     from frostline.tables import write_predictions
@@ -181,7 +185,7 @@ def predict(
     with _client(server, tls_ca, timeout_s) as client:
         served = client.model(model, version=model_version)
         try:
-            arrays, sources = files.read(inputs, served, sys.stdin.buffer)
+            arrays, sources = files.read(inputs, served, sys.stdin.buffer, white=white)
         except files.InputError as error:
             raise BadUsage(str(error)) from error
         step = served.max_batch_size or len(sources)

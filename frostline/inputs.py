@@ -4,6 +4,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,13 +23,16 @@ class InputError(Exception):
     """A file cannot be turned into rows of the model; the message is one sentence for the user."""
 
 
-def read(paths: Sequence[str], model: Model, stdin: BinaryIO) -> tuple[Arrays, list[str]]:
+def read(
+    paths: Sequence[str], model: Model, stdin: BinaryIO, *, white: float | None = None
+) -> tuple[Arrays, list[str]]:
     """Reads rows from files.
 
     Args:
         paths: `.npy`, `.npz`, `.csv` and `.png` files; `-` for csv or npy on standard input.
         model: The model the rows are for.
         stdin: Standard input.
+        white: What a white pixel of a picture is to the model, black being 0; None sends pixels as they are, 0 to 255.
 
     Returns:
         The model's inputs by name, with the rows of all files one after the other; and the file each row is from.
@@ -36,7 +40,7 @@ def read(paths: Sequence[str], model: Model, stdin: BinaryIO) -> tuple[Arrays, l
     Raises:
         InputError: A file is missing or holds something else than rows of this model.
     """
-    files = [_read_one(path, model, stdin) for path in paths]
+    files = [_read_one(path, model, stdin, white) for path in paths]
     for path, arrays in zip(paths, files, strict=True):
         for name, array in arrays.items():
             first = files[0][name]
@@ -53,7 +57,7 @@ def read(paths: Sequence[str], model: Model, stdin: BinaryIO) -> tuple[Arrays, l
     return {name: np.concatenate([arrays[name] for arrays in files]) for name in files[0]}, sources
 
 
-def _read_one(path: str, model: Model, stdin: BinaryIO) -> Arrays:
+def _read_one(path: str, model: Model, stdin: BinaryIO, white: float | None) -> Arrays:
     try:
         content = stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -64,7 +68,7 @@ def _read_one(path: str, model: Model, stdin: BinaryIO) -> Arrays:
     if len(model.inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
         raise InputError(f"{model.name} has several inputs ({names}); give them in one .npz file")
-    readers = {".npy": _npy, ".csv": _csv, ".png": _png}
+    readers = {".npy": _npy, ".csv": _csv, ".png": partial(_png, white=white)}
     spec = model.inputs[0]
     return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model.name)}
 
@@ -146,7 +150,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _png(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
+def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) -> NDArray[Any]:
     # Decoding pictures is for those who send them.
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
 
@@ -161,7 +165,7 @@ def _png(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     layouts = (gray, gray[None], gray[:, :, None], color.transpose(2, 0, 1), color, gray.ravel(), color.ravel())
     for pixels in layouts:
         if _fits(pixels.shape, spec.shape[1:]):
-            return pixels[None]
+            return pixels[None] if white is None else pixels[None].astype(np.float32) * np.float32(white / 255)
     height, width = gray.shape
     raise InputError(
         f"{path} is {width} x {height} pixels, but the model's input is {spec}; pictures are never resized"

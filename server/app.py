@@ -28,6 +28,9 @@ from server.transport import SERVICES, Transport
 _SERVING = HealthCheckResponse.SERVING
 _NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
+_LINGER_S = 1.0
+_QUIET_S = 0.1
+
 _log = structlog.get_logger(__name__)
 
 
@@ -131,10 +134,22 @@ class Server:
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
         finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
+        await self._linger(deadline_s)
         await self._transport.stop(max(0.1, deadline_s - time.monotonic()))
         self._scrape.close()
-        _log.info("stopped", finished=finished)
+        answered = sum(version.stats.snapshot().succeeded for version in self.repository.versions())
+        _log.info("stopped", finished=finished, answered=answered)
         return finished
+
+    async def _linger(self, deadline_s: float) -> None:
+        """Go on refusing until clients have stopped trying, for a moment at most.
+
+        A call that a closing port never looked at ends as CANCELLED or with a broken connection; a refusal is a status
+        that clients retry elsewhere.
+        """
+        deadline_s = min(deadline_s, time.monotonic() + _LINGER_S)
+        while time.monotonic() < min(deadline_s, self._inference.refused_s + _QUIET_S):
+            await asyncio.sleep(_QUIET_S / 5)
 
     async def _announce(self) -> None:
         """Tell the health service where the server and every model stand."""

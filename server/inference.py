@@ -1,5 +1,7 @@
 """One prediction, from message bytes to message bytes: decode, find the model, queue it, encode. Both doors call this."""
 
+import math
+import time
 from typing import Any
 
 from frostline.pb import inference_pb2, predictor_pb2
@@ -66,6 +68,8 @@ class Inference:
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
         self._stopping = False
+        self.refused_s = -math.inf
+        """When a request was last refused because of the stop, on the `time.monotonic` clock."""
 
     def prepare(self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any) -> Entry:
         """Turn a serialised request into an entry, ready to be submitted.
@@ -84,6 +88,7 @@ class Inference:
         served: Served | None = None
         try:
             if self._stopping:
+                self.refused_s = time.monotonic()
                 raise ServerStopping("Server is stopping, it has stopped accepting new inference requests")
             if len(payload) > self._max_message_bytes:
                 raise MessageTooLarge(

@@ -159,7 +159,7 @@ class Stage:
         self.puppet.wait_for(len(self.puppet.ran) + 1)
         return entry
 
-    def entry(self, *values: Sequence[float], **options: Any) -> Entry:
+    def entry(self, *values: Sequence[Any], **options: Any) -> Entry:
         """An entry with one row for each list of values, that replies to this stage."""
         return make_entry(np.array(values, options.pop("cast", np.float32)), reply=self.replies, **options)
 

@@ -3,11 +3,15 @@
 ``from training import publish`` is all that a user's own script needs.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from training.export import Published, publish
+
+# ONNX Runtime's own wheels report usage to their maker unless this is set before they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Published", "publish"]
 

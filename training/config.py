@@ -64,7 +64,8 @@ class Recipe(BaseModel):
     """One training run: data, split, network and hyperparameters.
 
     `seed` decides the split, the first weights and the order of the rows. `validation` and `test` are the
-    fractions of all rows that are held out, class by class.
+    fractions of all rows that are held out, class by class. `threads` is how many CPU threads compute: the last
+    digits of the weights depend on it, and small networks only get slower with more than one.
     """
 
     model_config = _VALUE
@@ -72,7 +73,8 @@ class Recipe(BaseModel):
     data: str
     network: Network
     hyperparameters: Hyperparameters = Hyperparameters()
-    seed: int = 20
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 20
+    threads: PositiveInt = 1
     validation: Fraction = 0.15
     test: Fraction = 0.2
 

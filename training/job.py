@@ -8,7 +8,7 @@ from rich.console import Console
 from training import data, report
 from training.config import Recipe
 from training.export import Published, publish
-from training.trainer import choose_device, evaluate, steps_per_epoch, train
+from training.trainer import choose_device, cpu_threads, evaluate, steps_per_epoch, train
 
 
 def run(recipe: Recipe, *, models: Path, device: str, console: Console) -> Published:
@@ -29,38 +29,39 @@ def run(recipe: Recipe, *, models: Path, device: str, console: Console) -> Publi
     split = data.prepare(recipe)
     report.print_start(console, recipe, split, str(place))
     epochs = recipe.hyperparameters.epochs
-    with report.LiveReport(console, epochs=epochs, steps=steps_per_epoch(recipe, split)) as watcher:
-        trained = train(recipe, split, device=place, watcher=watcher)
-    test = evaluate(trained.network, split.test)
+    with cpu_threads(recipe.threads):
+        with report.LiveReport(console, epochs=epochs, steps=steps_per_epoch(recipe, split)) as watcher:
+            trained = train(recipe, split, device=place, watcher=watcher)
+        test = evaluate(trained.network, split.test)
 
-    console.print("Exporting, and comparing the file with the network on the held-out rows ...")
-    published = publish(
-        trained.network,
-        torch.from_numpy(split.test.inputs),
-        name=recipe.name,
-        labels=split.dataset.labels,
-        models=models,
-        test=split.test,
-        recipe=recipe,
-        scores={
-            "test_accuracy": test.accuracy,
-            "test_loss": test.loss,
-            "validation_accuracy": trained.best.validation.accuracy,
-            "validation_loss": trained.best.validation.loss,
-            "best_epoch": trained.best.number,
-            "epochs": len(trained.history),
-            "training_seconds": round(trained.seconds, 3),
-        },
-        data={
-            "name": split.dataset.name,
-            "source": split.dataset.source,
-            "rows": {
-                "train": len(split.train.targets),
-                "validation": len(split.validation.targets),
-                "test": len(split.test.targets),
+        console.print("Exporting, and comparing the file with the network on the held-out rows ...")
+        published = publish(
+            trained.network,
+            torch.from_numpy(split.test.inputs),
+            name=recipe.name,
+            labels=split.dataset.labels,
+            models=models,
+            test=split.test,
+            recipe=recipe,
+            scores={
+                "test_accuracy": test.accuracy,
+                "test_loss": test.loss,
+                "validation_accuracy": trained.best.validation.accuracy,
+                "validation_loss": trained.best.validation.loss,
+                "best_epoch": trained.best.number,
+                "epochs": len(trained.history),
+                "training_seconds": round(trained.seconds, 3),
             },
-        },
-        send=split.dataset.send,
-    )
-    report.print_summary(console, trained, test, published)
+            data={
+                "name": split.dataset.name,
+                "source": split.dataset.source,
+                "rows": {
+                    "train": len(split.train.targets),
+                    "validation": len(split.validation.targets),
+                    "test": len(split.test.targets),
+                },
+            },
+            send=split.dataset.send,
+        )
+    report.print_summary(console, recipe, trained, test, published)
     return published

@@ -79,7 +79,7 @@ def print_start(console: Console, recipe: Recipe, split: Split, device: str) -> 
     )
 
 
-def print_summary(console: Console, trained: Trained, test: Scores, published: Published) -> None:
+def print_summary(console: Console, recipe: Recipe, trained: Trained, test: Scores, published: Published) -> None:
     """Show what came out: scores, the proof, and where the version stands."""
     table = Table(title=f"{published.name} version {published.version}", title_justify="left", show_header=False)
     table.add_column(style="dim")
@@ -88,7 +88,8 @@ def print_summary(console: Console, trained: Trained, test: Scores, published: P
     rows = {
         "test accuracy": f"[bold green]{test.accuracy:.2%}[/] of {published.rows} rows never seen in training",
         "test loss": f"{test.loss:.4f}",
-        "best epoch": f"{trained.best.number} of {last.number} run (validation loss {trained.best.validation.loss:.4f})",
+        "best epoch": f"{trained.best.number} (validation loss {trained.best.validation.loss:.4f}); "
+        f"ended after {last.number} of at most {recipe.hyperparameters.epochs}",
         "training": f"{trained.seconds:.1f} s, {count_parameters(trained.network):,} parameters",
         "export": f"ONNX Runtime within {published.max_abs_difference:.1e} of PyTorch "
         f"in batches of {', '.join(str(size) for size in published.differences)}; "

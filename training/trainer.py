@@ -97,7 +97,7 @@ def train(recipe: Recipe, split: Split, *, device: torch.device, watcher: Watche
     """
     hyper = recipe.hyperparameters
     started = time.perf_counter()
-    with _repeatable(recipe.seed, device):
+    with cpu_threads(recipe.threads), _repeatable(recipe.seed, device):
         network = build(recipe.network, split.train.inputs, classes=len(split.dataset.labels)).to(device)
         inputs, targets = _on(device, split.train)
         steps = steps_per_epoch(recipe, split)
@@ -170,6 +170,17 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
         return (step + 1) / rise
     progress = (step - rise) / max(1, steps - rise)
     return max(1e-3, (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let PyTorch compute with `count` CPU threads, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

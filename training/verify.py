@@ -225,6 +225,8 @@ def _run_network(network: nn.Module, rows: Array, classes: int | None = None) ->
 
 def _file_answer(path: Path, *, classes: int) -> Answer:
     options = onnxruntime.SessionOptions()
+    # Threads that spin while they wait make a busy machine many times slower, and here nobody waits for a reply.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised; its log lines would only repeat it
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

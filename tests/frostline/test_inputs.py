@@ -100,6 +100,13 @@ def test_a_picture_becomes_gray_or_colour_as_the_model_asks(
     assert (array == 90).all()
 
 
+def test_a_pictures_pixels_are_scaled_to_what_white_is_to_the_model(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 51, 255]], np.uint8)).save(tmp_path / "picture.png")
+    array = read([str(tmp_path / "picture.png")], model(1, 3), stdin(), white=16)[0]["input"]
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array, [[[0, 3.2, 16]]], rtol=1e-6)
+
+
 def test_a_picture_of_another_size_is_never_resized(tmp_path: Path) -> None:
     Image.new("L", (3, 2)).save(tmp_path / "picture.png")
     with pytest.raises(InputError, match=r"is 3 x 2 pixels, but the model's input is input FP32 \[any, 1, 8, 8\]"):

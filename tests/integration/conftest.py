@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +22,15 @@ def tool() -> Callable[[str], str]:
         pytest.skip(f"{name} is not installed")
 
     return find
+
+
+@pytest.fixture(scope="session")
+def node_packages(tool: Callable[[str], str]) -> Path:
+    """The folder of the Node client's packages, installed on first use and kept beside its package.json."""
+    tool("node")
+    clients = Path(__file__).parent / "clients"
+    packages = clients / "node_modules"
+    if not (packages / ".package-lock.json").exists():
+        command = [tool("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", str(clients)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return packages

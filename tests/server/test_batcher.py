@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from puppet import TIMEOUT_S, Replies, Stage, computed, make_entry, stage
 
 from server.batcher import Entry, RowKind
 from server.errors import Cancelled, DeadlineExceeded, InvalidInput, QueueFull, RunFailed, ServerStopping
-from tests.puppet import TIMEOUT_S, Replies, Stage, computed, make_entry, stage
 
 HOUR_S = 3600.0
 FLOAT = np.dtype(np.float32)

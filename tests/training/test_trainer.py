@@ -52,9 +52,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Rec
 
 
 def test_training_leaves_the_callers_random_state_and_settings_alone(small: Recipe, blobs_split: Split) -> None:
-    before = torch.get_rng_state()
-    _train(small, blobs_split)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    _train(small.model_copy(update={"threads": threads + 1}), blobs_split)
     assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
 
 
@@ -80,6 +81,17 @@ def test_the_watcher_sees_every_step_and_epoch(small: Recipe, blobs_split: Split
     assert tuple(watcher.epochs) == trained.history
     assert [epoch.number for epoch in trained.history] == list(range(1, 9))
     assert watcher.steps == 8 * steps_per_epoch(small, blobs_split) == 8 * (72 // 16)
+
+
+def test_the_training_computes_with_the_recipes_threads(small: Recipe, blobs_split: Split) -> None:
+    class Counting(Recorder):
+        def epoch(self, epoch: Epoch) -> None:
+            assert torch.get_num_threads() == 3
+            super().epoch(epoch)
+
+    watcher = Counting()
+    train(small.model_copy(update={"threads": 3}), blobs_split, device=CPU, watcher=watcher)
+    assert watcher.epochs
 
 
 def test_fewer_rows_than_a_batch_make_one_batch(small: Recipe, blobs_split: Split) -> None:

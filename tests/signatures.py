@@ -1,0 +1,34 @@
+"""Signatures of networks that need not exist: what the codec knows of a model."""
+
+from server.heads import Heads
+from server.session import Signature, TensorSpec
+from server.tensors import DTYPES
+
+HEADS = Heads(logits="logits")
+
+
+def spec(name: str, datatype: str, *shape: int | None) -> TensorSpec:
+    """One input or output; `shape` is that of a row."""
+    return TensorSpec(name, datatype, DTYPES[datatype], shape)
+
+
+def classifier(*inputs: TensorSpec, element: str = "FP32") -> Signature:
+    """A network of three classes with heads; one input FP32 [-1, 4] unless said otherwise."""
+    outputs = (spec("logits", element, 3), spec("softmax", element, 3), spec("argmax", "INT64"))
+    return Signature(inputs or (spec("input", "FP32", 4),), outputs, ("logits",), batched=True, heads=HEADS)
+
+
+def plain(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...] = (spec("out", "FP32", 3),), *, batched: bool = True
+) -> Signature:
+    """A network without heads."""
+    return Signature(inputs, outputs, tuple(output.name for output in outputs), batched=batched, heads=None)
+
+
+CLASSIFIER = classifier()
+PAIR = classifier(spec("left", "FP32", 4), spec("right", "INT64", 2))
+"""Two inputs."""
+TEXT = plain((spec("text", "BYTES", 2),), (spec("echo", "BYTES", 2), spec("size", "INT64")))
+"""Strings in and out."""
+WHOLE = plain((spec("input", "FP32", 4, None),), batched=False)
+"""No batch axis."""
