@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench fmt constraints
+.PHONY: help setup demo serve test lint proto bench recipes fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ proto: setup  ## regenerate frostline/pb from proto/
 
 bench: setup  ## measure requests per second on this machine (needs h2load, Debian package nghttp2-client)
 	$(BIN)/python -m bench $(ARGS)
+
+recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
+	$(BIN)/python -m training.table
 
 constraints: setup  ## write the versions installed now to constraints.txt
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from frostline import show
+
 if TYPE_CHECKING:
     from frostline.client import Client
 
@@ -67,13 +69,34 @@ def _frostline(
 
 
 @app.command(
-    epilog=_examples("frostline train digits", "frostline train iris --models models --device cpu --seed 7"),
+    epilog=_examples(
+        "frostline train digits",
+        "frostline train --list",
+        "frostline train digits-lstm --set epochs=5 --set hidden=64,32",
+        "frostline train my_recipe.py --models models --device cuda",
+        "frostline train digits --resume",
+    ),
 )
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train; --list names all recipes.", show_default=False)] = "",
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name, or a file.py that holds one; --list names all.", show_default=False)
+    ] = "",
+    *,
     models: Models = Path("models"),
     device: Device = "auto",
     seed: Seed = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe; may be given again."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(metavar="fp16|int8", help="Also publish a smaller variant of the model; may be given again."),
+    ] = None,
+    bound: Annotated[float, typer.Option(min=0, help="Points of the test score that a variant may lose.")] = 0.5,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's logs too.")] = False,
+    runs: Annotated[Path, typer.Option(help="Folder of runs: metrics and checkpoints.")] = Path("runs"),
     show_list: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
 ) -> None:
     """Train a recipe, check the frozen network against PyTorch, and publish it as the model's next version."""
@@ -83,18 +106,31 @@ def train(
         from training.config import RECIPES
 
         if show_list:
-            typer.echo("\n".join(sorted(RECIPES)))
+            for name, each in RECIPES.items():
+                typer.echo(f"{name:20} {getattr(each.network, 'kind', each.network.family):12} on {each.data}")
             return
-        if recipe not in RECIPES:
+        if not recipe.endswith(".py") and recipe not in RECIPES:
             missing = f"no such recipe {recipe!r}" if recipe else "which recipe?"
             raise BadUsage(f"{missing}; there are: {', '.join(sorted(RECIPES))}")
-        from training import job
-        from training.errors import TrainingError
+        from training import job, settings
+        from training.errors import DataError, SettingError, TrainingError
     except ModuleNotFoundError as error:
         _needs_training(error)
-    chosen = RECIPES[recipe] if seed is None else RECIPES[recipe].model_copy(update={"seed": seed})
+    wanted = [*(changes or ()), *([] if seed is None else [f"seed={seed}"])]
     try:
-        job.run(chosen, models=models, device=device, console=Console())
+        job.run(
+            settings.choose(recipe, wanted),
+            models=models,
+            device=device,
+            console=Console(),
+            runs=runs,
+            resume=resume,
+            tensorboard=tensorboard,
+            precision=settings.precisions(precision or ()),
+            bound=bound,
+        )
+    except (DataError, SettingError) as error:
+        raise BadUsage(str(error)) from error
     except TrainingError as error:
         raise CannotDo(str(error)) from error
 
@@ -155,6 +191,7 @@ def serve(
         "frostline predict digits seven.png --white 16",
         "frostline predict digits models/digits/1/golden.npz",
         "frostline predict iris flowers.csv --format csv > answers.csv",
+        "frostline predict churn customers.csv --card models/churn/1/card.json",
         "cat rows.npy | frostline predict digits - --server gpu-box:8001 --format json",
     ),
 )
@@ -171,6 +208,9 @@ def predict(
     white: Annotated[
         float | None, typer.Option(help="What a white pixel of a picture is to the model; 255, as it is, if not given.")
     ] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="The model's card.json: csv columns by name, and words where it has categories.")
+    ] = None,
     tls_ca: TlsCa = None,
     timeout_s: TimeoutS = 30.0,
 ) -> None:
@@ -185,7 +225,7 @@ def predict(
     with _client(server, tls_ca, timeout_s) as client:
         served = client.model(model, version=model_version)
         try:
-            arrays, sources = files.read(inputs, served, sys.stdin.buffer, white=white)
+            arrays, sources = files.read(inputs, served, sys.stdin.buffer, white=white, card=card)
         except files.InputError as error:
             raise BadUsage(str(error)) from error
         step = served.max_batch_size or len(sources)
@@ -209,6 +249,9 @@ def list_models(
 
     with _client(server, tls_ca, timeout_s) as client:
         write_models(client.models(), form, sys.stdout)
+
+
+app.command(name="show", epilog=_examples("frostline show digits", "frostline show digits --open"))(show.command)
 
 
 @app.command(epilog=_examples("frostline demo", "frostline demo --models /tmp/models"))

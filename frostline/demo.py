@@ -58,7 +58,7 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
         with child.serve(flags, lambda event: _show_event(event, console)) as served:
             before = _scrape(served.metrics)
             _head(f"3  Predict {len(held_out.targets)} held-out pictures, one request each, all at once", console)
-            predicted, confidence = asyncio.run(_predict(served.address, held_out.inputs))
+            predicted, confidence = asyncio.run(_predict(served.address, data.named(held_out.inputs)["input"]))
             _show_answers(held_out, predicted, confidence, console)
             _head("4  What the server measured meanwhile", console)
             _show_metrics(before, _scrape(served.metrics), console)

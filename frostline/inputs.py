@@ -2,8 +2,10 @@
 
 import csv
 import io
+import json
+import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +26,7 @@ class InputError(Exception):
 
 
 def read(
-    paths: Sequence[str], model: Model, stdin: BinaryIO, *, white: float | None = None
+    paths: Sequence[str], model: Model, stdin: BinaryIO, *, white: float | None = None, card: Path | None = None
 ) -> tuple[Arrays, list[str]]:
     """Reads rows from files.
 
@@ -33,6 +35,8 @@ def read(
         model: The model the rows are for.
         stdin: Standard input.
         white: What a white pixel of a picture is to the model, black being 0; None sends pixels as they are, 0 to 255.
+        card: The model's card.json. With it, csv files may have their columns in any order and hold words where the model
+            has categories.
 
     Returns:
         The model's inputs by name, with the rows of all files one after the other; and the file each row is from.
@@ -40,7 +44,8 @@ def read(
     Raises:
         InputError: A file is missing or holds something else than rows of this model.
     """
-    files = [_read_one(path, model, stdin, white) for path in paths]
+    columns = _columns(card) if card else ()
+    files = [_read_one(path, model, stdin, white, columns) for path in paths]
     for path, arrays in zip(paths, files, strict=True):
         for name, array in arrays.items():
             first = files[0][name]
@@ -57,7 +62,9 @@ def read(
     return {name: np.concatenate([arrays[name] for arrays in files]) for name in files[0]}, sources
 
 
-def _read_one(path: str, model: Model, stdin: BinaryIO, white: float | None) -> Arrays:
+def _read_one(
+    path: str, model: Model, stdin: BinaryIO, white: float | None, columns: Sequence[Mapping[str, Any]]
+) -> Arrays:
     try:
         content = stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -68,7 +75,11 @@ def _read_one(path: str, model: Model, stdin: BinaryIO, white: float | None) -> 
     if len(model.inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
         raise InputError(f"{model.name} has several inputs ({names}); give them in one .npz file")
-    readers = {".npy": _npy, ".csv": _csv, ".png": partial(_png, white=white)}
+    readers: dict[str, Callable[[str, bytes, TensorSpec], NDArray[Any]]] = {
+        ".npy": _npy,
+        ".csv": partial(_table, columns=columns) if columns else _csv,
+        ".png": partial(_png, white=white),
+    }
     spec = model.inputs[0]
     return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model.name)}
 
@@ -114,10 +125,7 @@ def _npz(path: str, content: bytes, model: Model) -> Arrays:
 
 
 def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
-    try:
-        lines = [line for line in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a csv file: {error}") from error
+    lines = _lines(path, content)
     if lines and not any(_is_number(cell) for cell in lines[0]):
         del lines[0]
     for number, line in enumerate(lines, start=1):
@@ -140,6 +148,55 @@ def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     if len(shape) > 1 and shape.count(-1) == 0 and int(np.prod(shape)) == array.shape[1]:
         return array.reshape(len(array), *shape)
     return array
+
+
+def _lines(path: str, content: bytes) -> list[list[str]]:
+    try:
+        return [line for line in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a csv file: {error}") from error
+
+
+def _columns(card: Path) -> list[Mapping[str, Any]]:
+    try:
+        columns = json.loads(card.read_text(encoding="utf-8"))["data"]["columns"]
+        return [{"name": str(column["name"]), "categories": column.get("categories")} for column in columns]
+    except OSError as error:
+        raise InputError(f"cannot read {card}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{card} is not the card of a model that was trained on a table") from error
+
+
+def _table(path: str, content: bytes, _: TensorSpec, *, columns: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
+    header, *lines = _lines(path, content) or [[]]
+    names = [name.strip() for name in header]
+    for column in columns:
+        if column["name"] not in names:
+            raise InputError(f"{path} has no column {column['name']!r}; it has: {', '.join(names) or 'none'}")
+    if not lines:
+        raise InputError(f"{path} holds no rows")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if len(line) != len(names):
+            raise InputError(f"{path}: row {number} has {len(line)} columns, but the header names {len(names)}")
+        cells = {name: cell.strip() for name, cell in zip(names, line, strict=True)}
+        rows.append([_cell(f"{path}, row {number}", column, cells[column["name"]]) for column in columns])
+    return np.array(rows, dtype=np.float32)
+
+
+def _cell(where: str, column: Mapping[str, Any], text: str) -> float:
+    known = column["categories"]
+    if known is not None:
+        # An empty cell is what the first category, the unknown one, is for.
+        if text and text not in known[1:]:
+            raise InputError(
+                f"{where}, column {column['name']!r}: {text!r} is no category that the model knows; it knows: "
+                f"{', '.join(known[1:])}; leave the cell empty to send it as unknown"
+            )
+        return float(known.index(text) if text else 0)
+    if text and not _is_number(text):
+        raise InputError(f"{where}, column {column['name']!r}: {text!r} is not a number")
+    return float(text) if text else math.nan
 
 
 def _is_number(cell: str) -> bool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +44,16 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def write_golden(
-    hidden: Path, inputs: NDArray[np.generic], logits: NDArray[np.float32], *, rtol: float, atol: float
+    hidden: Path, inputs: Mapping[str, NDArray[Any]], logits: NDArray[np.float32], *, rtol: float, atol: float
 ) -> None:
-    """Write the golden sample: `inputs` [R, ...], the network's own `logits` [R, C], and the tolerances."""
+    """Write the golden sample: `inputs` [R, ...] by name, the network's own `logits` [R, C], and the tolerances."""
+    arrays: dict[str, Any] = {"input" if len(inputs) == 1 else f"input.{name}": rows for name, rows in inputs.items()}
     np.savez(
         hidden / GOLDEN_FILE,
-        input=inputs,
         logits=logits,
         rtol=np.float64(rtol),
         atol=np.float64(atol),
+        **arrays,
     )
 
 
@@ -73,7 +75,7 @@ def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:
         (hidden / CARD_FILE).write_text(
             json.dumps({**card, "version": version}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        for path in (*hidden.iterdir(), hidden):
+        for path in (*hidden.rglob("*"), hidden):
             _sync(path)
         target = folder / str(version)
         try:

@@ -9,8 +9,12 @@ class UnknownRecipeError(TrainingError):
     """No recipe has that name."""
 
 
+class SettingError(TrainingError):
+    """A recipe has no such setting, or a setting cannot have that value; or a file holds no recipe."""
+
+
 class DataError(TrainingError):
-    """The data set does not exist or cannot be split as the recipe asks."""
+    """The data set does not exist, holds something wrong, or cannot be split as the recipe asks."""
 
 
 class DeviceError(TrainingError):

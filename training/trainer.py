@@ -1,47 +1,48 @@
 """The training loop: from a recipe and its rows to the weights that did best on validation."""
 
 import math
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
+from training import checkpoint, data
 from training.config import Recipe
 from training.data import Rows, Split
-from training.errors import DeviceError, DivergedError
+from training.device import choose_device, cpu_threads, repeatable
+from training.distributed import ALONE, Group
+from training.errors import DivergedError
+from training.losses import Objective
 from training.networks import build
+from training.progress import Epoch, Progress, Scores
+from training.runs import Run
+
+__all__ = [
+    "Epoch",
+    "Scores",
+    "Trained",
+    "Watcher",
+    "choose_device",
+    "learning_rate_factor",
+    "scores_on",
+    "steps_per_epoch",
+    "train",
+]
 
 _EVALUATION_ROWS = 1024  # bounds memory; the result does not depend on it
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How a network does on some rows: mean cross-entropy (nats), and the fraction of rows it gets right."""
-
-    loss: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training rows, counted from 1. `train` is measured while the weights still move."""
-
-    number: int
-    learning_rate: float
-    train: Scores
-    validation: Scores
-    improved: bool
+_HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: `network` holds the best epoch's weights and is in evaluation mode."""
+    """A finished training: `network` holds the best epoch's weights and is in evaluation mode.
+
+    `seconds` counts those before an interruption too.
+    """
 
     network: nn.Module
     history: tuple[Epoch, ...]
@@ -59,108 +60,124 @@ class Watcher(Protocol):
         """One pass is over."""
 
 
-def choose_device(asked: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that is there.
-
-    Raises:
-        DeviceError: It is not there, or not one of these words.
-    """
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if asked == "cpu":
-        return torch.device("cpu")
-    kind, _, index = asked.partition(":")
-    if kind != "cuda" or (index and not index.isdecimal()) or asked.endswith(":"):
-        raise DeviceError(f"device {asked!r} is not one of auto, cpu, cuda, cuda:N")
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            f"device {asked!r}: this PyTorch ({torch.__version__}) finds no CUDA device; "
-            "install a CUDA build of PyTorch and a driver, or use auto or cpu"
-        )
-    if index and int(index) >= torch.cuda.device_count():
-        raise DeviceError(f"device {asked!r}: there are only {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return torch.device(asked)
-
-
 def steps_per_epoch(recipe: Recipe, split: Split) -> int:
     """Return how many batches one epoch has. A rest smaller than a batch waits for the next epoch's shuffle."""
     return max(1, len(split.train.targets) // recipe.hyperparameters.batch_size)
 
 
-def train(recipe: Recipe, split: Split, *, device: torch.device, watcher: Watcher) -> Trained:
+def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps are statements
+    recipe: Recipe,
+    split: Split,
+    *,
+    device: torch.device,
+    watcher: Watcher,
+    run: Run | None = None,
+    resume: bool = False,
+    group: Group = ALONE,
+) -> Trained:
     """Train `recipe`'s network on `split.train`, stopping by `split.validation`; `split.test` is not looked at.
 
-    The same arguments on the same machine give the same weights.
+    The same arguments on the same machine give the same weights, interrupted and resumed or not: all that an epoch
+    draws (the order of the rows, dropout) is decided by the seed, the epoch's number and the process.
+
+    Args:
+        recipe: What to train.
+        split: The rows.
+        device: Where to compute.
+        watcher: Is told of every step and epoch.
+        run: Where the metrics and a checkpoint go after every epoch. Only the first process of a group has one.
+        resume: Go on from the run's checkpoint.
+        group: The processes that train together; each takes an equal part of every batch.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
+        ResumeError: The checkpoint is of another recipe or other rows.
     """
     hyper = recipe.hyperparameters
-    started = time.perf_counter()
-    with cpu_threads(recipe.threads), _repeatable(recipe.seed, device):
-        network = build(recipe.network, split.train.inputs, classes=len(split.dataset.labels)).to(device)
-        inputs, targets = _on(device, split.train)
-        steps = steps_per_epoch(recipe, split)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, steps * hyper.epochs, hyper.warmup)
+    clock = time.perf_counter()
+    with cpu_threads(recipe.threads), repeatable(device):
+        torch.manual_seed(recipe.seed)
+        network = build(recipe.network, split.dataset).to(device)
+        inputs, targets = data.tensors(split.train, device)
+        objective = Objective.fit(
+            split.dataset.task, targets, label_smoothing=hyper.label_smoothing, class_weights=hyper.class_weights
         )
-        history: list[Epoch] = []
-        best: Epoch | None = None
-        best_weights: dict[str, Tensor] = {}
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True
+        )
+        half = _HALF[hyper.precision] if device.type == "cuda" else None
+        scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)  # fp16 gradients would underflow
+        moving: checkpoint.Moving = {"network": network, "optimizer": optimizer, "scaler": scaler}
+        origin = checkpoint.origin(recipe, split)
+        saved = group.first(lambda: checkpoint.load(run.checkpoint, origin) if run and resume else None)
+        progress = checkpoint.restore(moving, saved) if saved else Progress()
+        clock -= progress.seconds
+        if run:
+            run.rewrite(progress.history)
+        parallel = group.parallel(network)
+        steps = steps_per_epoch(recipe, split)
 
-        for number in range(1, hyper.epochs + 1):
+        while not progress.over(hyper):
+            number = len(progress.history) + 1
+            torch.manual_seed(_drawn(recipe.seed, number, group.rank))
+            order = _order(recipe.seed, number, len(targets))[: steps * hyper.batch_size].to(device)
+            sums, learnt_from = torch.zeros(2, dtype=torch.float64, device=device), 0  # of loss, of right rows
             network.train()
-            loss_sum = correct = torch.zeros((), device=device)
-            learning_rate = float(schedule.get_last_lr()[0])
-            order = torch.randperm(len(targets))[: steps * hyper.batch_size].to(device)
-            for rows in torch.split(order, hyper.batch_size):
-                logits = network(inputs[rows])
-                loss = cross_entropy(logits, targets[rows], label_smoothing=hyper.label_smoothing)
+            for step, batch in enumerate(torch.split(order, hyper.batch_size), start=(number - 1) * steps):
+                factor = learning_rate_factor(step, steps * hyper.epochs, hyper.warmup)
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = hyper.learning_rate * factor
+                rows = group.share(batch)
+                wanted = targets[rows]
+
+                with torch.autocast(device.type, dtype=half, enabled=half is not None):
+                    outputs = parallel(*(values[rows] for values in inputs))
+                    loss = objective.loss(outputs, wanted)
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves this one method untyped
-                optimizer.step()
-                schedule.step()
-                # Kept on the device: reading a number back would wait for it at every step.
-                loss_sum = loss_sum + loss.detach() * len(rows)
-                correct = correct + (logits.argmax(1) == targets[rows]).sum()
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves this method untyped
+                scaler.unscale_(optimizer)
+                clip_grad_norm_(network.parameters(), hyper.clip_norm)
+                scaler.step(optimizer)
+                scaler.update()
+
+                with torch.no_grad():  # kept on the device: reading a number back would wait for it at every step
+                    sums += torch.stack((loss * len(rows), objective.right(outputs, wanted)))
+                learnt_from += len(rows) * group.size
                 watcher.step()
 
-            validation = evaluate(network, split.validation)
-            scores = Scores(loss_sum.item() / len(order), correct.item() / len(order))
+            scores = Scores(*(group.total(sums) / learnt_from).tolist())
+            # All must decide the same, and running statistics of batch-norm differ a little from process to process.
+            validation = group.first(lambda: scores_on(network, split.validation, objective))
             if not (math.isfinite(scores.loss) and math.isfinite(validation.loss)):
                 raise DivergedError(
                     f"the loss is no longer a number in epoch {number}: lower the learning rate ({hyper.learning_rate})"
                 )
-            improved = best is None or validation.loss < best.validation.loss
-            epoch = Epoch(number, learning_rate, scores, validation, improved)
-            history.append(epoch)
+            rate = float(optimizer.param_groups[0]["lr"])
+            epoch = Epoch(number, rate, scores, validation, progress.improves(validation))
+            progress = progress.then(epoch, network.state_dict(), time.perf_counter() - clock)
+            if run:
+                run.log(epoch)
+                checkpoint.save(run.checkpoint, origin, moving, progress)
             watcher.epoch(epoch)
-            if best is None or improved:
-                best = epoch
-                best_weights = {name: value.clone() for name, value in network.state_dict().items()}
-            elif number - best.number >= hyper.patience:
-                break
 
-    assert best is not None  # noqa: S101 for the type checker: there is at least one epoch
-    network.load_state_dict(best_weights)
-    return Trained(network.eval(), tuple(history), best, time.perf_counter() - started)
+    assert progress.best is not None  # noqa: S101 for the type checker: there is at least one epoch
+    assert progress.best_weights is not None  # noqa: S101 as above
+    network.load_state_dict(progress.best_weights)
+    return Trained(network.eval(), progress.history, progress.best, progress.seconds)
 
 
-def evaluate(network: nn.Module, rows: Rows) -> Scores:
+def scores_on(network: nn.Module, rows: Rows, objective: Objective) -> Scores:
     """Return `network`'s scores on `rows`, in evaluation mode, on the device it is on."""
     device = next(network.parameters()).device
     network.eval()
-    inputs, targets = _on(device, rows)
-    loss_sum = correct = 0.0
+    inputs, targets = data.tensors(rows, device)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for part, wanted in zip(
-            torch.split(inputs, _EVALUATION_ROWS), torch.split(targets, _EVALUATION_ROWS), strict=True
-        ):
-            logits = network(part)
-            loss_sum += cross_entropy(logits, wanted, reduction="sum").item()
-            correct += (logits.argmax(1) == wanted).sum().item()
-    return Scores(loss_sum / len(targets), correct / len(targets))
+        for part in torch.split(torch.arange(len(targets), device=device), _EVALUATION_ROWS):
+            outputs, wanted = network(*(values[part] for values in inputs)), targets[part]
+            sums += torch.stack((objective.judge(outputs, wanted), objective.right(outputs, wanted)))
+    loss_sum, right_sum = sums.tolist()
+    return Scores(loss_sum / len(targets), right_sum / len(targets))
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
@@ -172,32 +189,9 @@ def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
     return max(1e-3, (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Let PyTorch compute with `count` CPU threads, and with as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _drawn(*decided_by: int) -> int:
+    return int(np.random.SeedSequence(decided_by).generate_state(1)[0])
 
 
-@contextmanager
-def _repeatable(seed: int, device: torch.device) -> Iterator[None]:
-    # The caller's random state and settings come back as they were.
-    settings = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if device.type == "cuda":
-        # cuBLAS reads it once; without it deterministic algorithms are refused.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        torch.use_deterministic_algorithms(mode=True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(mode=settings[0], warn_only=settings[1])
-
-
-def _on(device: torch.device, rows: Rows) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(rows.inputs).to(device), torch.from_numpy(rows.targets).to(device)
+def _order(seed: int, number: int, rows: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng((seed, number)).permutation(rows))

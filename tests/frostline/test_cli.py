@@ -20,10 +20,10 @@ from frostline import cli
 from frostline.errors import InvalidInput
 from server.config import ServerConfig
 from tests.frostline.fakes import LIMIT, MODEL, FakeServer, fake_server
-from training.config import RECIPES, Recipe
+from training.config import RECIPES, Mlp, Recipe
 from training.errors import TrainingError
 
-COMMANDS = ("train", "serve", "predict", "models", "demo")
+COMMANDS = ("train", "show", "serve", "predict", "models", "demo")
 ROWS = [[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]]
 
 
@@ -162,8 +162,13 @@ def test_models_shows_states_reasons_and_inputs(server: FakeServer, capsys: pyte
         (["predict", "m", "x.npy", "--format", "xml"], "'xml' is not one of 'table', 'json', 'csv'"),
         (["predict", "m", "x.npy", "--server", "http://box:8001"], "'http://box:8001' is a URL"),
         (["predict", "m", "x.npy", "--tls-ca", "nowhere.pem"], "cannot read nowhere.pem: No such file"),
-        (["train", "foo"], "no such recipe 'foo'; there are: digits, iris"),
-        (["train"], "which recipe?; there are: digits, iris"),
+        (["train", "foo"], "no such recipe 'foo'; there are: breast-cancer, digits"),
+        (["train"], "which recipe?; there are: breast-cancer, digits"),
+        (["train", "iris", "--set", "epoch=3"], "iris has no setting 'epoch'; there are: activation, batch_size"),
+        (["train", "iris", "--set", "epochs=many"], "epochs: Input should be a valid integer"),
+        (["train", "iris", "--set", "epochs"], "write it as name=value"),
+        (["train", "iris", "--precision", "fp4"], "precision 'fp4' is not one of fp16, int8"),
+        (["train", "nowhere.py"], "cannot read nowhere.py: No such file"),
         (["serve"], "models"),
         (["serve", "--models", "models", "--port", "99999"], "port"),
         (["serve", "--models", "models", "--transport", "pigeon"], "transport"),
@@ -251,7 +256,9 @@ def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", "--list"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["digits", "iris"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert lines[3].split() == ["digits-lstm", "lstm", "on", "digits-rows"]
 
 
 def test_every_setting_of_the_server_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +305,7 @@ def test_nothing_is_loaded_that_is_not_needed(code: str, unwanted: Sequence[str]
 def test_train_runs_the_recipe_with_the_seed_given(monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[Recipe, Path, str]] = []
 
-    def run(recipe: Recipe, *, models: Path, device: str, console: object) -> None:
+    def run(recipe: Recipe, *, models: Path, device: str, **_: object) -> None:
         trained.append((recipe, models, device))
 
     monkeypatch.setattr("training.job.run", run)
@@ -307,6 +314,48 @@ def test_train_runs_the_recipe_with_the_seed_given(monkeypatch: pytest.MonkeyPat
     assert trained == [
         (RECIPES["iris"].model_copy(update={"seed": 7}), Path("here"), "cpu"),
         (RECIPES["iris"], Path("models"), "auto"),
+    ]
+
+
+def test_train_passes_on_what_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[dict[str, object]] = []
+
+    def run(recipe: Recipe, **options: object) -> None:
+        asked.append({"recipe": recipe, **options})
+
+    monkeypatch.setattr("training.job.run", run)
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from training.config import Mlp, Recipe\nmine = Recipe(name='mine', data='iris', network=Mlp(hidden=(4,)))\n"
+    )
+    typed = [
+        "--set",
+        "epochs=5",
+        "--set",
+        "hidden=8,9",
+        "--resume",
+        "--precision",
+        "int8",
+        "--runs",
+        "there",
+        "--tensorboard",
+    ]
+    assert cli.run(["train", str(own), *typed]) == 0
+    recipe = asked[0].pop("recipe")
+    assert isinstance(recipe, Recipe)
+    assert isinstance(recipe.network, Mlp)
+    assert (recipe.name, recipe.hyperparameters.epochs, recipe.network.hidden) == ("mine", 5, (8, 9))
+    del asked[0]["console"]
+    assert asked == [
+        {
+            "models": Path("models"),
+            "device": "auto",
+            "runs": Path("there"),
+            "resume": True,
+            "precision": ("int8",),
+            "bound": 0.5,
+            "tensorboard": True,
+        }
     ]
 
 

@@ -1,6 +1,7 @@
 """Files to the rows a model takes."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,46 @@ def test_several_inputs_need_an_npz_file_with_their_names_and_equal_rows(tmp_pat
 def test_texts_cannot_come_from_csv() -> None:
     with pytest.raises(InputError, match=r"give texts in an \.npy file"):
         read(["-"], model(1, datatype="BYTES"), stdin(b"1\n"))
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    columns = [{"name": "age"}, {"name": "colour", "categories": ["(unknown)", "red", "blue"]}]
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps({"data": {"columns": columns}}))
+    return path
+
+
+def test_a_card_puts_columns_in_order_and_words_into_numbers(card: Path) -> None:
+    arrays, _ = read(["-"], model(2), stdin(b"colour,name,age\nblue,x,1.5\nred,y,\n,z,3\n"), card=card)
+    np.testing.assert_array_equal(arrays["input"], np.array([[1.5, 2], [np.nan, 1], [3, 0]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"age,colour\n1,green\n",
+            "-, row 1, column 'colour': 'green' is no category that the model knows; it knows: red,",
+        ),
+        (b"age,colour\n1,(unknown)\n", "'\\(unknown\\)' is no category"),
+        (b"age,colour\n1,red\nold,red\n", "-, row 2, column 'age': 'old' is not a number"),
+        (b"age\n1\n", "- has no column 'colour'; it has: age"),
+        (b"age,colour\n1\n", "-: row 1 has 1 columns, but the header names 2"),
+        (b"age,colour\n", "- holds no rows"),
+        (b"", "- has no column 'age'; it has: none"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_card_is_refused_with_the_place(
+    card: Path, content: bytes, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read(["-"], model(2), stdin(content), card=card)
+
+
+def test_a_card_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*nowhere.json: No such file"):
+        read(["-"], model(2), stdin(b""), card=tmp_path / "nowhere.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match="is not the card of a model that was trained on a table"):
+        read(["-"], model(2), stdin(b""), card=tmp_path / "other.json")

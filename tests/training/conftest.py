@@ -67,7 +67,7 @@ def linear() -> nn.Module:
 def frozen_linear(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The file that `linear` freezes to: one export for all tests that only read or edit it."""
     path = tmp_path_factory.mktemp("frozen") / "m.onnx"
-    freeze(_linear(), _sample(), path, metadata={"frostline.name": "m"})
+    freeze(_linear(), {"input": _sample()}, path, metadata={"frostline.name": "m"})
     return path.read_bytes()
 
 

@@ -79,7 +79,7 @@ def test_the_file_does_not_say_where_it_was_made(frozen_linear: bytes) -> None:
 def test_the_same_network_gives_the_same_bytes_without_a_word(
     tmp_path: Path, linear: nn.Module, sample: Tensor, frozen_linear: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    freeze(linear, sample, tmp_path / "m.onnx", metadata={"frostline.name": "m"})
+    freeze(linear, {"input": sample}, tmp_path / "m.onnx", metadata={"frostline.name": "m"})
     assert (tmp_path / "m.onnx").read_bytes() == frozen_linear
     assert capfd.readouterr() == ("", "")
 
@@ -87,7 +87,7 @@ def test_the_same_network_gives_the_same_bytes_without_a_word(
 @pytest.mark.parametrize(("network", "rows"), [(FrozenRows(), 70), (RowByRow(), 2)])
 def test_a_frozen_batch_axis_is_refused(tmp_path: Path, network: nn.Module, sample: Tensor, rows: int) -> None:
     with pytest.raises(RefusedError, match=f"exactly {min(rows, 7)} rows: its batch axis is frozen; likely cause"):
-        freeze(network.eval(), sample[:rows], tmp_path / "m.onnx", metadata={})
+        freeze(network.eval(), {"input": sample[:rows]}, tmp_path / "m.onnx", metadata={})
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_network_that_cannot_be_exported_is_refused_in_one_sentence_with_the_c
 ) -> None:
     level = logging.getLogger("torch").level
     with pytest.raises(RefusedError) as refusal:
-        freeze(network.eval(), sample, tmp_path / "m.onnx", metadata={})
+        freeze(network.eval(), {"input": sample}, tmp_path / "m.onnx", metadata={})
     assert fact in refusal.value.fact
     assert cause in refusal.value.cause
     assert "\n" not in str(refusal.value)
@@ -116,7 +116,7 @@ def test_a_network_too_large_for_one_file_is_refused_before_it_is_exported(tmp_p
     network = nn.Module()
     network.register_buffer("huge", torch.zeros(1).expand(2**29))  # counts as 2 GiB, takes four bytes
     with pytest.raises(RefusedError, match=r"weights take 2\.0 GiB"):
-        freeze(network.eval(), sample, tmp_path / "m.onnx", metadata={})
+        freeze(network.eval(), {"input": sample}, tmp_path / "m.onnx", metadata={})
 
 
 def test_a_file_that_the_checker_rejects_is_refused(
@@ -129,4 +129,4 @@ def test_a_file_that_the_checker_rejects_is_refused(
 
     monkeypatch.setattr(onnx.checker, "check_model", reject)
     with pytest.raises(RefusedError, match="not valid ONNX: bad node; likely cause"):
-        freeze(linear, sample, tmp_path / "m.onnx", metadata={})
+        freeze(linear, {"input": sample}, tmp_path / "m.onnx", metadata={})

@@ -1,12 +1,20 @@
 """What a person sees of a training run."""
 
 import io
+from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
-from training.report import LiveReport, epoch_line
-from training.trainer import Epoch, Scores
+from training.config import Mlp, Recipe
+from training.evaluate import score
+from training.export import Published
+from training.report import LiveReport, epoch_line, print_summary
+from training.sources import Task
+from training.trainer import Epoch, Scores, Trained
 
 
 def _epoch(number: int) -> Epoch:
@@ -26,6 +34,57 @@ def _shown(*, terminal: bool, epochs: int) -> str:
 
 def test_an_epoch_in_one_line_has_loss_accuracy_and_learning_rate() -> None:
     assert epoch_line(_epoch(1)) == "loss 0.2500 accuracy 87.5%, validation 0.5000 75.0%, lr 3e-03"
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [("regression", "R² 0.875, validation 0.5000 0.750"), ("multi-label", "labels right 87.5%")],
+)
+def test_the_line_calls_the_score_what_it_is(task: Task, words: str) -> None:
+    assert words in epoch_line(_epoch(1), task)
+
+
+def _summary(logits: NDArray[np.float32], targets: NDArray[np.float64], task: Task) -> str:
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    trained = Trained(nn.Linear(4, 3), (_epoch(1), _epoch(2)), _epoch(2), 1.5)
+    published = Published(
+        name="m",
+        version=3,
+        path=Path("models/m/3"),
+        sha256="f" * 64,
+        max_abs_difference=2e-7,
+        differences={1: 1e-7, 64: 2e-7},
+        differences_by_length={},
+        near_ties=(),
+        rows=len(targets),
+        accuracy=None,
+    )
+    recipe = Recipe(name="m", data="iris", network=Mlp())
+    test = score(logits, targets, task)
+    before = None if task == "regression" else score(logits * 3, targets, task)
+    print_summary(console, recipe, trained, test, published, labels=("a", "[b]"), uncalibrated=before)
+    assert isinstance(console.file, io.StringIO)
+    return " ".join(console.file.getvalue().split())
+
+
+def test_the_summary_has_the_interval_the_weakest_class_and_the_calibration_before_and_after() -> None:
+    logits = np.array([[2, 0], [2, 0], [0, 2], [2, 0]], np.float32)
+    said = _summary(logits, np.array([0.0, 0, 1, 1]), "single-label")
+    for words in (
+        "test accuracy │ 75.00% of 4 rows",
+        "30.06% to 95.44%",
+        "[b]: precision 100.0%, recall 50.0%",
+        "before the temperature",
+    ):
+        assert words in said
+
+
+def test_a_regressions_summary_has_r2_and_errors_and_no_classes() -> None:
+    values = np.array([[1], [2], [4]], np.float32)
+    said = _summary(values, np.array([[1.0], [2], [3]]), "regression")
+    assert "test R² │ 0.5000" in said
+    assert "mean absolute error 0.3333" in said
+    assert "class" not in said
 
 
 def test_a_terminal_gets_a_live_line_that_ends_at_the_last_epoch() -> None:

@@ -90,10 +90,10 @@ def test_the_networks_own_logits_are_the_reference(linear: nn.Module, sample: Te
 
 def test_the_golden_rows_are_spread_over_all() -> None:
     rows = np.zeros((1000, 1), np.float32)
-    golden = HeldOut(rows, rows).golden
+    golden = HeldOut({"input": rows}, rows).golden
     assert len(golden) == len(set(golden.tolist())) == 64
     assert (golden[0], golden[-1]) == (0, 999)
-    assert HeldOut(rows[:5], rows[:5]).golden.tolist() == [0, 1, 2, 3, 4]
+    assert HeldOut({"input": rows[:5]}, rows[:5]).golden.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("network", [ByBatchSize(), nn.BatchNorm1d(4, track_running_stats=False).eval()])
@@ -162,7 +162,7 @@ def test_a_right_file_is_proved_at_every_batch_size(file: Path, held_out: HeldOu
 
 
 def test_few_held_out_rows_are_repeated_to_fill_every_batch_size(file: Path, held_out: HeldOut) -> None:
-    few = HeldOut(held_out.inputs[:3], held_out.logits[:3])
+    few = HeldOut({"input": held_out.inputs["input"][:3]}, held_out.logits[:3])
     assert list(check_file(file, few, TOLERANCE).differences) == [1, 2, 7, 64]
 
 
@@ -208,7 +208,7 @@ def test_however_loose_the_tolerance_another_class_is_refused(file: Path, held_o
 def test_randomness_in_the_file_is_named_as_the_cause(tmp_path: Path, sample: Tensor) -> None:
     path = _hand_made(tmp_path / "m.onnx", helper.make_node("RandomNormalLike", ["input"], ["logits"]))
     with pytest.raises(RefusedError, match=r"disagrees .* likely cause: dropout or other randomness"):
-        check_file(path, HeldOut(sample.numpy(), sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
 
 
 def test_a_file_that_fails_at_another_batch_size_is_refused_with_that_cause(tmp_path: Path, sample: Tensor) -> None:
@@ -216,14 +216,14 @@ def test_a_file_that_fails_at_another_batch_size_is_refused_with_that_cause(tmp_
     with pytest.raises(
         RefusedError, match=r"fails on a batch of 1: .* likely cause: a number of rows frozen"
     ) as refusal:
-        check_file(path, HeldOut(sample.numpy(), sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_file_that_answers_with_another_number_of_rows_is_refused(tmp_path: Path, sample: Tensor) -> None:
     path = _hand_made(tmp_path / "m.onnx", helper.make_node("Reshape", ["input", "shape"], ["logits"]), shape=(-1, 2))
     with pytest.raises(RefusedError, match=r"answers a batch of 64 with \[128, 2\], not \[64, 4\]; .* frozen"):
-        check_file(path, HeldOut(sample.numpy(), sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
 
 
 def test_a_file_that_is_wrong_only_at_some_batch_sizes_is_refused_with_that_cause(
@@ -239,14 +239,14 @@ def test_a_file_that_is_wrong_only_at_some_batch_sizes_is_refused_with_that_caus
         shape=(7,),
     )
     with pytest.raises(RefusedError, match=r"in batches of 7 .* a number of rows frozen into the graph") as refusal:
-        check_file(path, HeldOut(sample.numpy(), sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
     assert refusal.value.largest == pytest.approx(1)
 
 
 def test_a_file_that_answers_nan_is_refused(tmp_path: Path, sample: Tensor) -> None:
     path = _hand_made(tmp_path / "m.onnx", helper.make_node("Sqrt", ["input"], ["logits"]))
     with pytest.raises(RefusedError, match="largest difference inf"):
-        check_file(path, HeldOut(sample.numpy(), sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
 
 
 def test_a_file_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path, held_out: HeldOut) -> None:

@@ -1,0 +1,35 @@
+"""A short training job, as a user's own script that is started by torchrun: MODELS RUNS DATA."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from training import job
+from training.config import Hyperparameters, Mlp, Recipe
+from training.errors import TrainingError
+
+RECIPE = Recipe(
+    name="short",
+    data="digits",
+    # Each process draws its own dropout and has its own batch-norm statistics: with them single runs differ by chance.
+    network=Mlp(hidden=(64,)),
+    hyperparameters=Hyperparameters(epochs=12, learning_rate=1e-2),
+)
+
+
+def main() -> int:
+    """Train and publish."""
+    models, runs, data = sys.argv[1:]
+    recipe = RECIPE.model_copy(update={"data": data})
+    try:
+        published = job.run(recipe, models=Path(models), device="cpu", console=Console(), runs=Path(runs))
+    except TrainingError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"this process knows version {published.version}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

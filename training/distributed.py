@@ -1,0 +1,98 @@
+"""The processes that train one recipe together: those that ``torchrun`` started, or this one alone.
+
+They are data-parallel on PyTorch's own engine: each takes an equal part of every batch, and all make the same step.
+The first process alone speaks, writes and publishes.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.device import choose_device
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together.
+
+    Attributes:
+        rank: Which one it is, from 0.
+        size: How many there are.
+        local_rank: Which one on this machine: the CUDA device it takes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that speaks, writes and publishes."""
+        return self.rank == 0
+
+    def device(self, asked: str) -> torch.device:
+        """Choose as `choose_device` does, a CUDA device of its own for each process.
+
+        Raises:
+            DeviceError: It is not there.
+        """
+        device = choose_device(asked)
+        return choose_device(f"cuda:{self.local_rank}") if self.size > 1 and device == torch.device("cuda") else device
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Return this process's part of `rows`. All parts have the same size; a rest smaller than the group is left."""
+        each = len(rows) // self.size
+        return rows[self.rank * each : (self.rank + 1) * each]
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """Return a module that computes as `network`, and whose gradients are the mean over all processes."""
+        return DistributedDataParallel(network) if self.size > 1 else network
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of all processes' `values`."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def first(self, act: Callable[[], T]) -> T:
+        """Let the first process `act`, and give every process what came out.
+
+        Where it fails, its error goes on in the first process, and the others end.
+        """
+        if self.size == 1:
+            return act()
+        answer: list[Any] = []
+        told: list[Any] = [answer]
+        try:
+            if self.leads:
+                answer.append(act())
+        finally:
+            distributed.broadcast_object_list(told)  # also after an error: nobody waits for what never comes
+        if not told[0]:
+            raise SystemExit(2)  # the first process says why
+        result: T = told[0][0]
+        return result
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
+    """Meet the other processes that ``torchrun`` started, if it did, and part from them at the end."""
+    if int(environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    distributed.init_process_group()  # gloo on the CPU, nccl on CUDA
+    try:
+        yield Group(distributed.get_rank(), distributed.get_world_size(), int(environ["LOCAL_RANK"]))
+    finally:
+        distributed.destroy_process_group()
