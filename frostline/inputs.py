@@ -3,7 +3,7 @@
 import csv
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from frostline.catalog import Model, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
+Reader = Callable[[str, bytes, TensorSpec], NDArray[Any]]
 
 # The Open Inference Protocol's names that NumPy spells otherwise.
 _FLOATS = {"FP16": "float16", "FP32": "float32", "FP64": "float64"}
@@ -68,7 +69,7 @@ def _read_one(path: str, model: Model, stdin: BinaryIO, white: float | None) -> 
     if len(model.inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
         raise InputError(f"{model.name} has several inputs ({names}); give them in one .npz file")
-    readers = {".npy": _npy, ".csv": _csv, ".png": partial(_png, white=white)}
+    readers: dict[str, Reader] = {".npy": _npy, ".csv": _csv, ".png": partial(_png, white=white)}
     spec = model.inputs[0]
     return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model.name)}
 

@@ -14,7 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from server.errors import Cancelled, DeadlineExceeded, PredictionError, QueueFull, RunFailed, ServerStopping
+from server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidInput,
+    PredictionError,
+    QueueFull,
+    RunFailed,
+    ServerStopping,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -159,6 +167,7 @@ class Batcher:
         """Queue an entry; its `reply` will be called exactly once, unless this raises.
 
         Raises:
+            InvalidInput: it has more rows than a batch.
             QueueFull: as many rows wait as may wait.
             ServerStopping: the batcher is closing.
         """
@@ -168,6 +177,9 @@ class Batcher:
                 raise ServerStopping(
                     "Server is stopping, scheduler for model has stopped accepting new inference requests"
                 )
+            if self._batched and entry.rows > self._max_batch_size:
+                # It would never fit into a batch, and wait for ever.
+                raise InvalidInput(f"{entry.rows} rows are more than the {self._max_batch_size} of a batch")
             if self._queued_rows + entry.rows > self._max_queue_size:
                 raise QueueFull(
                     f"Exceeds maximum queue size: {self._queued_rows} rows wait and at most {self._max_queue_size} may, "

@@ -236,7 +236,10 @@ class Repository:
         golden: Golden | None = None
         if (version.path / "golden.npz").is_file():
             golden = read_golden(version.path / "golden.npz", session.signature)
-        session.warm_up(batch_sizes(limits.max_batch_size), golden)
+        if not session.warm_up(batch_sizes(limits.max_batch_size), golden):
+            self._on_warning(
+                version.name, "the shape of a row is not known, so it could not be warmed up; add a golden.npz"
+            )
         if golden is not None:
             session.check_golden(golden, limits.max_batch_size)
             version.verified = True

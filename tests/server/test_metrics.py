@@ -126,6 +126,13 @@ def test_predictions_counted_in_bulk_lose_nothing_however_many_batches_there_wer
     assert stats.predictions()[0] == by_label
 
 
+def test_predictions_that_nobody_scrapes_do_not_pile_up() -> None:
+    stats = ModelStats()
+    for _ in range(200):
+        predict(stats, [0])
+        assert len(stats._pending) < 64
+
+
 def test_a_class_seen_for_the_first_time_late_joins_the_counts() -> None:
     stats = ModelStats()
     predict(stats, [0])
