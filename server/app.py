@@ -29,7 +29,7 @@ _SERVING = HealthCheckResponse.SERVING
 _NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 _LINGER_S = 1.0
-_QUIET_S = 0.1
+_QUIET_S = 0.2
 
 _log = structlog.get_logger(__name__)
 

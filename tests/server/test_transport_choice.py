@@ -2,6 +2,7 @@
 
 import pytest
 
+from server.errors import StartError
 from server.transport import choose_transport
 
 
@@ -30,3 +31,16 @@ def test_the_door_follows_from_who_can_reach_the_port(asked: str, host: str, tls
     chosen, reason = choose_transport(asked, host, tls=tls)
     assert chosen == door
     assert reason.startswith(why)
+
+
+def test_without_the_native_library_every_host_gets_the_other_door() -> None:
+    assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
+        "grpcio",
+        "pygrpc-native is not installed",
+    )
+    assert choose_transport("grpcio", "127.0.0.1", tls=False, native=False) == ("grpcio", "asked for")
+
+
+def test_a_native_door_that_was_asked_for_and_cannot_be_had_stops_the_start() -> None:
+    with pytest.raises(StartError, match="needs pygrpc-native, which is not installed; use --transport grpcio"):
+        choose_transport("native", "127.0.0.1", tls=False, native=False)
