@@ -69,7 +69,7 @@ class Inference:
         self._max_message_bytes = max_message_bytes
         self._stopping = False
         self.refused_s = -math.inf
-        """When a request was last refused because of the stop, or the stop began, on the `time.monotonic` clock."""
+        """When a request was last refused because of the stop, on the `time.monotonic` clock."""
 
     def prepare(self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any) -> Entry:
         """Turn a serialised request into an entry, ready to be submitted.
@@ -132,5 +132,4 @@ class Inference:
 
     def stop(self) -> None:
         """Refuse every further request; what was accepted goes on."""
-        self.refused_s = time.monotonic()
         self._stopping = True

@@ -228,7 +228,7 @@ def test_a_full_queue_refuses_at_once_and_says_how_many_rows_wait(staging: Stagi
 
 def test_a_request_larger_than_the_queue_is_refused_even_by_an_idle_device(staging: Staging) -> None:
     on = staging(max_queue_size=2)
-    with pytest.raises(QueueFull):
+    with pytest.raises(InvalidInput, match="3 rows are more than the 2 that may wait"):
         on.submit(on.entry([1], [1], [1]))
     assert on.puppet.ran == []
 
@@ -600,3 +600,40 @@ def test_whatever_the_order_of_events_every_entry_ends_once_and_with_its_own_row
     assert len(answered) + cancelled == len(accepted)
     assert all(ran.rows <= max_batch_size for ran in on.puppet.ran)
     assert on.batcher.queued_rows == 0
+
+
+def test_closing_while_a_batch_runs_and_nothing_waits_says_it_was_not_finished(staging: Staging) -> None:
+    on = staging()
+    on.occupy()
+    assert not on.batcher.close(0)
+
+
+def test_a_full_batch_does_not_wait_behind_an_incomplete_one_of_another_shape(staging: Staging) -> None:
+    on = staging(max_batch_size=2, max_queue_delay_s=HOUR_S)
+    full = on.entry([2, 2], [3, 3])
+    on.submit(on.entry([1]), full)
+    assert on.puppet.wait_for(1).rows == 2
+    on.finish()
+    assert rows_of(full) == [[2, 2], [3, 3]]
+
+
+def test_a_lone_request_whose_rows_do_not_come_back_fails_too(staging: Staging) -> None:
+    on = staging()
+    on.puppet.answer = lambda inputs, wanted: [inputs[0][:1]]
+    entry = on.entry([1], [2])
+    on.submit(entry)
+    on.finish()
+    assert isinstance(entry.error, RunFailed)
+
+
+def test_a_reply_that_raises_does_not_end_the_device_thread(staging: Staging) -> None:
+    on = staging()
+
+    def broken(entries: list[Entry]) -> None:
+        raise RuntimeError("the door is gone")
+
+    on.submit(make_entry(np.ones((1, 1), np.float32), reply=broken))
+    after = on.entry([5])
+    on.submit(after)
+    on.finish()
+    assert rows_of(after) == [[5]]

@@ -230,3 +230,12 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for path in (pbtxt(tmp_path, b"\xff"), tmp_path / "nowhere"):
         with pytest.raises(LoadError, match="cannot be read: "):
             read_model_config(path)
+
+
+def test_instance_groups_in_tritons_usual_spelling_are_a_warning(tmp_path: Path) -> None:
+    text = 'max_batch_size: 8 # as [ before\ninstance_group [ { count: 1 kind: KIND_GPU } ]\nparameters [ { key: "a [ b" } ]'
+    (tmp_path / "config.pbtxt").write_text(text)
+    config, warnings = read_model_config(tmp_path / "config.pbtxt")
+    assert config.max_batch_size == 8
+    assert len(warnings) == 1
+    assert "instance_group" in warnings[0]

@@ -114,3 +114,21 @@ def test_what_a_thread_is_about_is_on_its_lines(capsys: Capture) -> None:
     with structlog.contextvars.bound_contextvars(model="digits"):
         structlog.get_logger().info("loading")
     assert json.loads(capsys.readouterr().err)["model"] == "digits"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_logged_exceptions_do_not_hold_what_clients_sent(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    logs.configure(style, "info")
+
+    def fail(payload: str) -> None:
+        int("x" + payload[:0])
+
+    try:
+        fail("secret pixels")
+    except ValueError:
+        structlog.get_logger().exception("request failed")
+    logged = capsys.readouterr().err
+    assert "ValueError" in logged
+    assert "secret pixels' " not in logged.replace('fail("secret pixels")', "")
+    assert '"payload"' not in logged
+    assert "│" not in logged

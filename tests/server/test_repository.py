@@ -476,9 +476,9 @@ def test_predictions_are_counted_whatever_the_clients_asked_for(tmp_path: Path, 
     served = open_shelf().get("m")
     x = onnx_models.rows(3)
     replies = Replies()
-    for wanted in (("logits",), ("argmax",), ("softmax", "argmax"), ("logits",)):
+    for count, wanted in enumerate((("logits",), ("argmax",), ("softmax", "argmax"), ("logits",)), 1):
         served.batcher.submit(make_entry(x, reply=replies, wanted=wanted))
-    entries = replies.wait_for(4)
+        entries = replies.wait_for(count)
     logits = onnx_models.logits_of(x)
     assert [entry.error for entry in entries] == [None] * 4
     np.testing.assert_allclose(entries[0].outputs[0], logits, rtol=1e-6)
@@ -565,3 +565,30 @@ def test_the_cards_labels_win_over_the_files() -> None:
 def test_labels_of_the_file_must_be_texts_too() -> None:
     with pytest.raises(LoadError, match="labels must be a list of texts"):
         read_labels({}, {"frostline.labels": "[1]"})
+
+
+def test_a_negative_batch_size_has_its_own_reason(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    (tmp_path / "linear" / "config.pbtxt").write_text("max_batch_size: -1")
+    limits = Limits(4, 4, 0)
+    ignore: Any = lambda *_: None  # noqa: E731  it is told of nothing that matters here
+    repository = Repository(
+        tmp_path,
+        [("CPUExecutionProvider", {})],
+        strict=True,
+        threads=1,
+        limits=limits,
+        on_change=ignore,
+        on_warning=ignore,
+    )
+    repository.load()
+    (version,) = repository.versions()
+    assert version.reason == "config.pbtxt sets max_batch_size -1; it must not be negative"
+
+
+def test_a_version_that_is_named_and_absent_is_a_warning(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    (tmp_path / "linear" / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
+    (model,) = scan(tmp_path)
+    assert model.groups == ()
+    assert model.warnings == ("config.pbtxt asks for versions that are not there: [9]",)

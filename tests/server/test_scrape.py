@@ -161,3 +161,10 @@ def test_an_ipv6_address_is_bracketed_in_the_url() -> None:
     with scraping(host="::1") as url:
         assert url.startswith("http://[::1]:")
         assert get(f"{url}/healthz")[0] == 200
+
+
+def test_a_bracketed_ipv6_host_is_taken() -> None:
+    server = ScrapeServer(CollectorRegistry(), "[::1]", 0, str)
+    url = server.start()
+    server.close()
+    assert url.startswith("http://[::1]:")

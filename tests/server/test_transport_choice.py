@@ -44,3 +44,15 @@ def test_without_the_native_library_every_host_gets_the_other_door() -> None:
 def test_a_native_door_that_was_asked_for_and_cannot_be_had_stops_the_start() -> None:
     with pytest.raises(StartError, match="needs pygrpc-native, which is not installed; use --transport grpcio"):
         choose_transport("native", "127.0.0.1", tls=False, native=False)
+
+
+def test_without_its_library_the_native_door_is_not_chosen() -> None:
+    assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
+        "grpcio",
+        "pygrpc-native is not installed",
+    )
+
+
+def test_the_native_door_cannot_be_demanded_without_its_library() -> None:
+    with pytest.raises(StartError, match="needs pygrpc-native, which is not installed"):
+        choose_transport("native", "127.0.0.1", tls=False, native=False)
