@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from frostline.catalog import Model, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
+Reader = Callable[[str, bytes, TensorSpec], NDArray[Any]]
 
 # The Open Inference Protocol's names that NumPy spells otherwise.
 _FLOATS = {"FP16": "float16", "FP32": "float32", "FP64": "float64"}
@@ -75,7 +76,7 @@ def _read_one(
     if len(model.inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
         raise InputError(f"{model.name} has several inputs ({names}); give them in one .npz file")
-    readers: dict[str, Callable[[str, bytes, TensorSpec], NDArray[Any]]] = {
+    readers: dict[str, Reader] = {
         ".npy": _npy,
         ".csv": partial(_table, columns=columns) if columns else _csv,
         ".png": partial(_png, white=white),

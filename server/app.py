@@ -29,7 +29,7 @@ _SERVING = HealthCheckResponse.SERVING
 _NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 _LINGER_S = 1.0
-_QUIET_S = 0.1
+_QUIET_S = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -58,13 +58,12 @@ class Server:
         if not config.models.is_dir():
             raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
         available, devices = onnxruntime.get_available_providers(), cuda_devices()
-        providers = choose_providers(config.device, available, devices)
-        self._fell_back = config.device == "auto" and providers[0][0] == CPU
+        self._providers = choose_providers(config.device, available, devices)
         release = installed_version("frostline")
         limits = Limits(config.max_batch_size, config.max_queue_size, config.max_queue_delay_s)
         self.repository = Repository(
             config.models,
-            providers,
+            self._providers,
             strict=config.device.startswith("cuda"),
             threads=config.intra_op_threads,
             limits=limits,
@@ -81,7 +80,7 @@ class Server:
             registry.register(collector)
         register(
             registry,
-            ServerView(release, self._transport.name, self.ready, self._views, lambda: self._fell_back, unrouted),
+            ServerView(release, self._transport.name, self.ready, self._views, self.fell_back, unrouted),
         )
         metrics_host = "127.0.0.1" if config.host.startswith("unix:") else config.host
         self._scrape = ScrapeServer(registry, metrics_host, config.metrics_port, self.unready)
@@ -107,6 +106,11 @@ class Server:
             seconds=round(time.monotonic() - started_s, 3),
             **({} if self.ready() else {"unready": self.unready()}),
         )
+
+    def fell_back(self) -> bool:
+        """Whether device=auto ended on the CPU: no GPU was found, or a version could not be bound to it."""
+        providers = [version.served.session.provider for version in self.repository.versions() if version.served]
+        return self._config.device == "auto" and (self._providers[0][0] == CPU or CPU in providers)
 
     def ready(self) -> bool:
         """Whether the server is ready for traffic."""
@@ -134,21 +138,22 @@ class Server:
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
         finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
-        await self._linger(deadline_s)
+        await self._linger()
         await self._transport.stop(max(0.1, deadline_s - time.monotonic()))
         self._scrape.close()
         answered = sum(version.stats.snapshot().succeeded for version in self.repository.versions())
         _log.info("stopped", finished=finished, answered=answered)
         return finished
 
-    async def _linger(self, deadline_s: float) -> None:
+    async def _linger(self) -> None:
         """Go on refusing until clients have stopped trying, for a moment at most.
 
         A call that a closing port never looked at ends as CANCELLED or with a broken connection; a refusal is a status
         that clients retry elsewhere.
         """
-        deadline_s = min(deadline_s, time.monotonic() + _LINGER_S)
-        while time.monotonic() < min(deadline_s, self._inference.refused_s + _QUIET_S):
+        began_s = time.monotonic()
+        # Never less than the quiet: the last answers must leave before the port closes.
+        while time.monotonic() < min(began_s + _LINGER_S, max(began_s, self._inference.refused_s) + _QUIET_S):
             await asyncio.sleep(_QUIET_S / 5)
 
     async def _announce(self) -> None:
@@ -182,7 +187,7 @@ class Server:
             _log.debug("model", **fields)
 
     def _after_load(self) -> None:
-        if self._fell_back:
+        if self.fell_back():
             _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
         if not self.repository.versions():
             _log.warning("the models folder has no models", models=str(self._config.models))

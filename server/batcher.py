@@ -13,10 +13,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import structlog
 
-from server.errors import Cancelled, DeadlineExceeded, PredictionError, QueueFull, RunFailed, ServerStopping
+from server.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidInput,
+    PredictionError,
+    QueueFull,
+    RunFailed,
+    ServerStopping,
+)
 
 Array = np.ndarray[Any, Any]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +170,7 @@ class Batcher:
         """Queue an entry; its `reply` will be called exactly once, unless this raises.
 
         Raises:
+            InvalidInput: it has more rows than a batch, or the queue, ever takes.
             QueueFull: as many rows wait as may wait.
             ServerStopping: the batcher is closing.
         """
@@ -168,6 +180,11 @@ class Batcher:
                 raise ServerStopping(
                     "Server is stopping, scheduler for model has stopped accepting new inference requests"
                 )
+            if self._batched and entry.rows > self._max_batch_size:
+                # It would never fit into a batch, and wait for ever.
+                raise InvalidInput(f"{entry.rows} rows are more than the {self._max_batch_size} of a batch")
+            if entry.rows > self._max_queue_size:
+                raise InvalidInput(f"{entry.rows} rows are more than the {self._max_queue_size} that may wait")
             if self._queued_rows + entry.rows > self._max_queue_size:
                 raise QueueFull(
                     f"Exceeds maximum queue size: {self._queued_rows} rows wait and at most {self._max_queue_size} may, "
@@ -191,8 +208,11 @@ class Batcher:
             if not entry.queued:
                 return
             entry.queued = False
-            entry.data = ()
             self._queued_rows -= entry.rows
+            lane = self._lanes[entry.kind.shapes]
+            lane.remove(entry)
+            if not lane:
+                del self._lanes[entry.kind.shapes]
         self._observer.failed(Cancelled("cancelled by the client"), time.monotonic() - entry.arrived_s)
 
     def close(self, timeout_s: float) -> bool:
@@ -210,12 +230,15 @@ class Batcher:
         if not self._thread.is_alive():
             return True
         with self._changed:
-            left = [entry for lane in self._lanes.values() for entry in lane if entry.queued]
+            left = [entry for lane in self._lanes.values() for entry in lane]
             for entry in left:
                 entry.queued = False
             self._lanes.clear()
             self._queued_rows = 0
-        self._fail(left, ServerStopping("Server is stopping; the request was still queued when the grace period ended"))
+        if left:
+            self._fail(
+                left, ServerStopping("Server is stopping; the request was still queued when the grace period ended")
+            )
         return False
 
     def _loop(self) -> None:
@@ -236,12 +259,13 @@ class Batcher:
                         return None
                     self._wait(None)
                     continue
-                lane = next(iter(lanes.values())) if len(lanes) == 1 else min(lanes.values(), key=_head_arrived_s)
-                left_s = self._delay_left_s(lane)
-                if left_s > 0:
-                    self._wait(left_s)
-                    continue
-                return self._fill(lane)
+                waits_s = []
+                for lane in lanes.values() if len(lanes) == 1 else sorted(lanes.values(), key=_head_arrived_s):
+                    left_s = self._delay_left_s(lane)
+                    if left_s <= 0:
+                        return self._fill(lane)
+                    waits_s.append(left_s)
+                self._wait(min(waits_s))
 
     def _wait(self, timeout_s: float | None) -> None:
         self._idle = True
@@ -251,7 +275,7 @@ class Batcher:
     def _delay_left_s(self, lane: deque[Entry]) -> float:
         if not self._max_queue_delay_s or self._closing or not self._batched:
             return 0.0
-        rows = sum(entry.rows for entry in lane if entry.queued)
+        rows = sum(entry.rows for entry in lane)
         if rows >= self._max_batch_size:
             return 0.0
         return lane[0].arrived_s + self._max_queue_delay_s - time.monotonic()
@@ -264,17 +288,16 @@ class Batcher:
         shapes = lane[0].kind.shapes
         while lane:
             entry = lane[0]
-            if entry.queued:
-                if entry.deadline_s is not None and entry.deadline_s <= now:
-                    expired.append(entry)
-                elif entry.rows <= room:
-                    batch.append(entry)
-                    room = room - entry.rows if self._batched else 0
-                else:
-                    break
-                entry.queued = False
-                self._queued_rows -= entry.rows
+            if entry.deadline_s is not None and entry.deadline_s <= now:
+                expired.append(entry)
+            elif entry.rows <= room:
+                batch.append(entry)
+                room = room - entry.rows if self._batched else 0
+            else:
+                break
             lane.popleft()
+            entry.queued = False
+            self._queued_rows -= entry.rows
         if not lane:
             del self._lanes[shapes]
         return batch, expired
@@ -346,13 +369,13 @@ def _assemble(batch: list[Entry], rows: int, *, batched: bool) -> list[Array]:
 
 def _split(batch: list[Entry], wanted: tuple[str, ...], outputs: list[Array], *, batched: bool) -> None:
     """Give every entry its own rows of the outputs it wants."""
-    if not batched or len(batch) == 1:
-        batch[0].outputs = outputs
-        return
     rows = sum([entry.rows for entry in batch])
     for name, output in zip(wanted, outputs, strict=True):
-        if output.shape[:1] != (rows,):
+        if batched and output.shape[:1] != (rows,):
             raise RunFailed(f"output '{name}' has shape {list(output.shape)} for a batch of {rows} rows")
+    if len(batch) == 1:
+        batch[0].outputs = outputs
+        return
     if len(wanted) == 1:
         (output,) = outputs
         at = 0
@@ -369,12 +392,15 @@ def _split(batch: list[Entry], wanted: tuple[str, ...], outputs: list[Array], *,
 
 def _reply(entries: list[Entry]) -> None:
     """Hand finished entries over, those that share a reply together: a door is woken once a batch."""
+    groups: dict[Reply, list[Entry]] = {}
     first = entries[0].reply
     if all([entry.reply is first for entry in entries]):
-        first(entries)
-        return
-    groups: dict[Reply, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.reply, []).append(entry)
+        groups[first] = entries
+    else:
+        for entry in entries:
+            groups.setdefault(entry.reply, []).append(entry)
     for reply, group in groups.items():
-        reply(group)
+        try:
+            reply(group)
+        except Exception:  # noqa: BLE001  one door's defect must not end the device thread for all
+            _log.exception("a reply failed", requests=len(group))

@@ -1,6 +1,7 @@
 """What the server is told: its own settings from flags, environment and file, and a model's options from config.pbtxt."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,8 +129,17 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
     except text_format.ParseError as strict:
         lenient = model_config_pb2.ModelConfig()
         try:
-            text_format.Parse(text, lenient, allow_unknown_field=True)
+            text_format.Parse(_with_colons(text), lenient, allow_unknown_field=True)
         except text_format.ParseError as error:
             raise LoadError(f"{path.name} is not a model configuration: {error}") from error
         return lenient, [f"{path.name} asks for what is not honoured: {strict}"]
     return config, []
+
+
+def _with_colons(text: str) -> str:
+    """`field [` as `field: [`, which means the same; protobuf cannot skip an unknown field in the shorter spelling."""
+    return re.sub(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|#[^\n]*)|(\w)(\s*\[)""", _colon, text)
+
+
+def _colon(match: re.Match[str]) -> str:
+    return match[1] if match[1] is not None else f"{match[2]}:{match[3]}"

@@ -41,7 +41,8 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
     tensor = logits.type.tensor_type
     if tensor.elem_type not in _FLOATS or len(tensor.shape.dim) != 2:
         return None
-    taken = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
+    taken = {name for node in graph.node for name in node.output}
+    taken |= {value.name for value in graph.input} | {constant.name for constant in graph.initializer}
     if taken & {SOFTMAX, ARGMAX, CONFIDENCE}:
         return None
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)

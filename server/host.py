@@ -75,7 +75,12 @@ def _read_gpus(nvml: Any) -> Iterator[Metric]:
         "nv_gpu_power_limit": ("GPU power management limit in watts", lambda gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000),
         "nv_energy_consumption": ("GPU energy consumption in joules since the driver was loaded", lambda gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000),
     }  # fmt: skip
-    gpus = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    gpus = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            gpus.append(nvml.nvmlDeviceGetHandleByIndex(index))
+        except nvml.NVMLError:  # a GPU that fell off the bus must not take the whole page with it
+            continue
     for name, (text, read) in readings.items():
         family = Metric(name, text, "gauge")
         for gpu in gpus:

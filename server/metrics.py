@@ -169,13 +169,17 @@ class ModelStats:
         # Rounding may lift a probability a little above 1; it still belongs in the last bucket.
         bins = np.searchsorted(CONFIDENCE, np.minimum(confidence, 1.0))
         self._confidence_counts += np.bincount(bins, minlength=len(self._confidence_counts))
-        self._confidence_total += float(confidence.sum(dtype=np.float64))
+        self._confidence_total += float(np.nansum(confidence, dtype=np.float64))
 
     def predictions(self) -> tuple[dict[str, int], Histogram]:
         """Rows by predicted label, and the histogram of the predicted class's probability."""
         with self._lock:
             self._count_predictions()
-            by_label = {self._label(index): int(count) for index, count in enumerate(self._classes) if count}
+            by_label: Counter[str] = Counter()
+            for index, count in enumerate(self._classes):
+                if count:
+                    # Two classes may share a name.
+                    by_label[self._label(index)] += int(count)
             confidence = Histogram(CONFIDENCE)
             confidence.counts = [int(count) for count in self._confidence_counts]
             confidence.total = self._confidence_total

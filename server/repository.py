@@ -105,10 +105,9 @@ class Model:
 
 
 def version_groups(policy: model_config_pb2.ModelVersionPolicy, on_disk: Iterable[int]) -> tuple[tuple[int, ...], ...]:
-    """Which versions to serve. The latest n are a group with all older ones behind them as fall-backs.
+    """Which versions to serve, as groups: within a group each is tried only if the one before it failed.
 
-    Returns:
-        Groups as in `Model.groups`, except that a `latest` policy is one group from which the first n that load are kept.
+    With the policy `latest`, each of the newest n leads a group, with all versions older than those n behind it.
     """
     numbers = sorted(on_disk, reverse=True)
     choice = policy.WhichOneof("policy_choice")
@@ -137,7 +136,10 @@ def scan(root: Path) -> list[Model]:
         if config.name and config.name != folder.name:
             problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
         groups = version_groups(config.version_policy, numbers)
-        if groups or problem:
+        absent = sorted(set(config.version_policy.specific.versions) - set(numbers))
+        if absent:
+            warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
+        if groups or problem or absent:
             models.append(Model(folder.name, folder, config, groups, tuple(warnings), problem))
     return models
 
@@ -236,7 +238,10 @@ class Repository:
         golden: Golden | None = None
         if (version.path / "golden.npz").is_file():
             golden = read_golden(version.path / "golden.npz", session.signature)
-        session.warm_up(batch_sizes(limits.max_batch_size), golden)
+        if not session.warm_up(batch_sizes(limits.max_batch_size), golden):
+            self._on_warning(
+                version.name, "the shape of a row is not known, so it could not be warmed up; add a golden.npz"
+            )
         if golden is not None:
             session.check_golden(golden, limits.max_batch_size)
             version.verified = True
@@ -291,12 +296,14 @@ class Repository:
         if versions is None:
             return ModelNotFound(f"Request for unknown model: '{name}' is not found")
         if version in ("", "latest"):
-            coming = [entry for entry in versions.values() if entry.state in ("LOADING", "UNLOADING")]
+            coming = [entry for entry in list(versions.values()) if entry.state != "FAILED"]
             if coming:
                 return ModelNotReady(
                     f"Request for unknown model: '{name}' version {coming[0].version} is not at ready state"
                 )
-            reasons = "; ".join(f"version {entry.version} is FAILED: {entry.reason}" for entry in versions.values())
+            reasons = "; ".join(
+                f"version {entry.version} is FAILED: {entry.reason}" for entry in list(versions.values())
+            )
             return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
         if not _is_version(version):
             return InvalidInput(
@@ -352,6 +359,8 @@ def model_limits(config: model_config_pb2.ModelConfig, session: Session, default
         LoadError: the configuration contradicts the graph.
     """
     signature = session.signature
+    if config.max_batch_size < 0:
+        raise LoadError(f"config.pbtxt sets max_batch_size {config.max_batch_size}; it must not be negative")
     if config.max_batch_size > 0 and not signature.batched:
         raise LoadError(
             f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input and output"

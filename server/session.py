@@ -236,7 +236,8 @@ def _compare(got: Array, expected: Array, golden: Golden, start: int, size: int)
         )
     difference = np.abs(got.astype(np.float64) - expected)
     # Written so that a NaN on either side counts as a difference.
-    wrong = ~(difference <= golden.atol + golden.rtol * np.abs(expected))
+    # An infinite logit would allow any answer.
+    wrong = ~(difference <= golden.atol + golden.rtol * np.abs(expected)) | ~np.isfinite(expected)
     if wrong.any():
         worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0)), wrong.shape)
         row, *rest = (int(index) for index in worst)
@@ -256,22 +257,28 @@ def read_golden(path: Path, signature: Signature) -> Golden:
     names = [spec.name for spec in signature.inputs]
     keys = {name: "input" if len(names) == 1 else f"input.{name}" for name in names}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in (*keys.values(), "logits", "rtol", "atol")}
     except KeyError as error:
         raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
     except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
         raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
     logits = arrays["logits"]
+    rtol, atol = arrays["rtol"], arrays["atol"]
+    if any(array.dtype.kind not in "fiu" for array in (logits, rtol, atol)) or not np.isfinite(logits).all():
+        raise LoadError(f"golden check failed: {path.name} has logits or tolerances that are no finite numbers")
+    if rtol.ndim or atol.ndim or not (0 <= rtol < np.inf and 0 <= atol < np.inf):
+        raise LoadError(f"golden check failed: {path.name} has tolerances that are no finite numbers >= 0")
     for spec in signature.inputs:
         rows = arrays[keys[spec.name]]
-        if len(rows) != len(logits) or len(logits) == 0 or rows.dtype != spec.dtype:
+        if not rows.ndim or not logits.ndim or len(rows) != len(logits) or len(logits) == 0 or rows.dtype != spec.dtype:
             raise LoadError(
                 f"golden check failed: {path.name} has input {rows.dtype} {list(rows.shape)} for logits {list(logits.shape)}; "
                 f"expected {spec.dtype} with as many rows"
             )
     inputs = {name: arrays[key] for name, key in keys.items()}
-    return Golden(inputs, logits, float(arrays["rtol"]), float(arrays["atol"]))
+    return Golden(inputs, logits, float(rtol), float(atol))
 
 
 def load_session(path: Path, providers: Sequence[Provider], *, threads: int, strict: bool) -> Session:

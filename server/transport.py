@@ -3,7 +3,9 @@
 import ipaddress
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -14,8 +16,10 @@ from frostline.pb import inference_pb2, inference_pb2_grpc, predictor_pb2
 from server.config import ServerConfig
 from server.errors import StartError
 from server.inference import Inference
-from server.native import NativeDoor
 from server.servicers import InferenceDoor, InferenceService
+
+if TYPE_CHECKING:
+    from server.native import NativeDoor
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
@@ -23,7 +27,7 @@ SERVICES = (
 )
 
 
-def choose_transport(asked: str, host: str, *, tls: bool) -> tuple[str, str]:
+def choose_transport(asked: str, host: str, *, tls: bool, native: bool = True) -> tuple[str, str]:
     """Which door owns the port, and why.
 
     The native door buffers a whole message before a limit of ours can refuse it, so by itself it is chosen only where
@@ -33,14 +37,22 @@ def choose_transport(asked: str, host: str, *, tls: bool) -> tuple[str, str]:
         asked: auto, native or grpcio.
         host: the address to listen on.
         tls: whether TLS is on.
+        native: whether the native door's library is installed; not every platform has it.
 
     Returns:
         native or grpcio, and the reason in words.
+
+    Raises:
+        StartError: the native door was asked for and cannot be had.
     """
+    if asked == "native" and not native:
+        raise StartError("the native transport needs pygrpc-native, which is not installed; use --transport grpcio")
     if asked != "auto":
         return asked, "asked for"
     if tls:
         return "grpcio", "TLS is on, which only grpcio has"
+    if not native:
+        return "grpcio", "pygrpc-native is not installed"
     if host.startswith("unix:"):
         return "native", "a Unix socket has only local clients"
     if _is_loopback(host):
@@ -74,7 +86,10 @@ class Transport:
         self._inference = inference
         self._service = service
         self._health = health
-        self.name, self.reason = choose_transport(config.transport, config.host, tls=config.tls_cert is not None)
+        native = find_spec("pygrpc_native") is not None
+        self.name, self.reason = choose_transport(
+            config.transport, config.host, tls=bool(config.tls_cert), native=native
+        )
         self._native: NativeDoor | None = None
         self._folder: str | None = None
 
@@ -101,6 +116,8 @@ class Transport:
             self._server = self._build()
             self._server.add_insecure_port(f"unix:{fallback}")
             await self._server.start()
+            from server.native import NativeDoor  # noqa: PLC0415  its library is not on every platform
+
             self._native = NativeDoor(self._inference, address, fallback)
             port = self._native.start()
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
+from fake_server import MODEL, FakeServer, fake_server
 
 import frostline
-from tests.frostline.fakes import MODEL, FakeServer, fake_server
 
 ROWS = np.array([[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]], np.float32)
 

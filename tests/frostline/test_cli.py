@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_server import LIMIT, MODEL, FakeServer, fake_server
 from PIL import Image
 
 import frostline as package
 from frostline import cli
 from frostline.errors import InvalidInput
 from server.config import ServerConfig
-from tests.frostline.fakes import LIMIT, MODEL, FakeServer, fake_server
 from training.config import RECIPES, Mlp, Recipe
 from training.errors import TrainingError
 

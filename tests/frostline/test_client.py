@@ -8,11 +8,11 @@ import grpc
 import numpy as np
 import pytest
 import trustme
+from fake_server import LABELS, MODEL, FakeServer, fake_server
 
 import frostline
 from frostline import wire
 from frostline.pb import predictor_pb2 as typed
-from tests.frostline.fakes import LABELS, MODEL, FakeServer, fake_server
 
 ROWS = np.array([[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]], np.float32)
 

@@ -202,7 +202,7 @@ def test_rows_without_elements_are_still_rows(staging: Staging) -> None:
 
 
 def test_entries_of_a_network_without_a_batch_axis_run_alone_and_keep_their_whole_shape(staging: Staging) -> None:
-    on = staging(batched=False, max_batch_size=1, max_queue_delay_s=HOUR_S)
+    on = staging(batched=False, max_queue_delay_s=HOUR_S)
     entries = [make_entry(np.full(3, n, np.float32), reply=on.replies, batched=False) for n in range(3)]
     on.submit(*entries)
     on.finish()
@@ -228,9 +228,19 @@ def test_a_full_queue_refuses_at_once_and_says_how_many_rows_wait(staging: Stagi
 
 def test_a_request_larger_than_the_queue_is_refused_even_by_an_idle_device(staging: Staging) -> None:
     on = staging(max_queue_size=2)
-    with pytest.raises(QueueFull):
+    with pytest.raises(InvalidInput, match="3 rows are more than the 2 that may wait"):
         on.submit(on.entry([1], [1], [1]))
     assert on.puppet.ran == []
+
+
+def test_a_request_with_more_rows_than_a_batch_is_refused_and_harms_nobody(staging: Staging) -> None:
+    on = staging(max_batch_size=2)
+    with pytest.raises(InvalidInput, match="3 rows are more than the 2 of a batch"):
+        on.submit(on.entry([1], [1], [1]))
+    fitting = on.entry([2], [2])
+    on.submit(fitting)
+    on.finish()
+    assert rows_of(fitting) == [[2], [2]]
 
 
 def test_rows_that_run_no_longer_count_as_waiting(staging: Staging) -> None:
@@ -422,13 +432,18 @@ def test_an_incomplete_batch_runs_once_the_delay_is_over(staging: Staging) -> No
     assert on.puppet.wait_for(1).rows == 1
 
 
-def test_cancelled_rows_do_not_fill_a_batch_that_waits(staging: Staging) -> None:
+@pytest.mark.parametrize("attempt", range(10))
+def test_cancelled_rows_do_not_fill_a_batch_that_waits(staging: Staging, attempt: int) -> None:
     on = staging(max_batch_size=3, max_queue_delay_s=HOUR_S)
+    on.submit(*[on.entry([n]) for n in range(3)])
+    on.puppet.wait_for(1)
     entries = [on.entry([n]) for n in range(4)]
-    on.submit(entries[0], entries[1])
+    on.submit(entries[0], entries[1], entries[2])
     on.batcher.cancel(entries[1])
-    on.submit(entries[2], entries[3])
-    assert on.puppet.wait_for(1).inputs[0].tolist() == [[0], [2], [3]]
+    on.puppet.release()
+    on.replies.wait_for(3)
+    on.submit(entries[3])
+    assert on.puppet.wait_for(2).inputs[0].tolist() == [[0], [2], [3]]
 
 
 # Answering
@@ -585,3 +600,40 @@ def test_whatever_the_order_of_events_every_entry_ends_once_and_with_its_own_row
     assert len(answered) + cancelled == len(accepted)
     assert all(ran.rows <= max_batch_size for ran in on.puppet.ran)
     assert on.batcher.queued_rows == 0
+
+
+def test_closing_while_a_batch_runs_and_nothing_waits_says_it_was_not_finished(staging: Staging) -> None:
+    on = staging()
+    on.occupy()
+    assert not on.batcher.close(0)
+
+
+def test_a_full_batch_does_not_wait_behind_an_incomplete_one_of_another_shape(staging: Staging) -> None:
+    on = staging(max_batch_size=2, max_queue_delay_s=HOUR_S)
+    full = on.entry([2, 2], [3, 3])
+    on.submit(on.entry([1]), full)
+    assert on.puppet.wait_for(1).rows == 2
+    on.finish()
+    assert rows_of(full) == [[2, 2], [3, 3]]
+
+
+def test_a_lone_request_whose_rows_do_not_come_back_fails_too(staging: Staging) -> None:
+    on = staging()
+    on.puppet.answer = lambda inputs, wanted: [inputs[0][:1]]
+    entry = on.entry([1], [2])
+    on.submit(entry)
+    on.finish()
+    assert isinstance(entry.error, RunFailed)
+
+
+def test_a_reply_that_raises_does_not_end_the_device_thread(staging: Staging) -> None:
+    on = staging()
+
+    def broken(entries: list[Entry]) -> None:
+        raise RuntimeError("the door is gone")
+
+    on.submit(make_entry(np.ones((1, 1), np.float32), reply=broken))
+    after = on.entry([5])
+    on.submit(after)
+    on.finish()
+    assert rows_of(after) == [[5]]

@@ -530,6 +530,14 @@ def test_the_most_probable_classes_come_first_and_equal_ones_by_index() -> None:
     assert not response.HasField("softmax")
 
 
+def test_of_many_equal_classes_the_lowest_indices_come_first() -> None:
+    codec = codec_of(labels=None)
+    softmax = np.tile(np.array([0.25, 0.75], np.float32), 500)[None] / 500
+    request = predict_request(ROW, top_k=3)
+    response = typed.PredictResponse.FromString(codec.encode_predict(request, ("softmax",), [softmax]))
+    assert [best.index for best in response.top[0].classes] == [1, 3, 5]
+
+
 @pytest.mark.parametrize("top_k", [3, 4, 2**32 - 1])
 def test_no_more_classes_come_than_there_are(top_k: int) -> None:
     response = predict_response(codec_of(), predict_request(ROW, top_k=top_k))

@@ -21,6 +21,7 @@ class FakeNvml(ModuleType):
     Attributes:
         gpus: how many there are; None for a machine without a driver.
         open: how many times it was initialised and not shut down again.
+        lost: GPUs that fell off the bus.
     """
 
     NVMLError = FakeNvmlError
@@ -29,6 +30,7 @@ class FakeNvml(ModuleType):
         super().__init__("pynvml")
         self.gpus = gpus
         self.open = 0
+        self.lost: set[int] = set()
 
     def nvmlInit(self) -> None:
         if self.gpus is None:
@@ -42,6 +44,8 @@ class FakeNvml(ModuleType):
         return self.gpus or 0
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index in self.lost:
+            raise FakeNvmlError("GPU is lost")
         return index
 
     def nvmlDeviceGetUUID(self, gpu: int) -> str:
@@ -147,3 +151,8 @@ def test_a_reading_that_a_gpu_does_not_offer_is_left_out_for_that_gpu_only(
 ) -> None:
     gpus(2)
     assert readings()["nv_energy_consumption"] == [({"gpu_uuid": "GPU-0"}, 5)]
+
+
+def test_a_gpu_that_fell_off_the_bus_does_not_take_the_others_with_it(gpus: Callable[[int | None], FakeNvml]) -> None:
+    gpus(2).lost.add(0)
+    assert [labels for labels, _ in readings()["nv_gpu_utilization"]] == [{"gpu_uuid": "GPU-1"}]

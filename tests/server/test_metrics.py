@@ -126,6 +126,13 @@ def test_predictions_counted_in_bulk_lose_nothing_however_many_batches_there_wer
     assert stats.predictions()[0] == by_label
 
 
+def test_predictions_that_nobody_scrapes_do_not_pile_up() -> None:
+    stats = ModelStats()
+    for _ in range(200):
+        predict(stats, [0])
+        assert len(stats._pending) < 64
+
+
 def test_a_class_seen_for_the_first_time_late_joins_the_counts() -> None:
     stats = ModelStats()
     predict(stats, [0])
@@ -168,3 +175,21 @@ def test_requests_for_no_known_model_are_counted_by_status() -> None:
     codes = unrouted.codes()
     unrouted.failed(QueueFull(""))
     assert codes == {"INVALID_ARGUMENT": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [(["crane", "x", "crane"], [0, 0, 2], {"crane": 3}), (["1"], [0, 1, 1], {"1": 3})],
+)
+def test_classes_that_share_a_name_are_counted_together(
+    labels: list[str], classes: list[int], expected: dict[str, int]
+) -> None:
+    stats = ModelStats(labels)
+    stats.predicted(np.array(classes), np.ones(len(classes)))
+    assert stats.predictions()[0] == expected
+
+
+def test_one_prediction_that_is_no_number_does_not_spoil_the_sum() -> None:
+    stats = ModelStats()
+    stats.predicted(np.array([0, 0]), np.array([np.nan, 0.5], np.float32))
+    assert stats.predictions()[1].total == 0.5

@@ -538,3 +538,50 @@ def test_pickled_content_is_refused_and_never_executed(tmp_path: Path, whole_fil
     with pytest.raises(LoadError, match=r"golden.npz cannot be read: .*(allow_pickle|pickle)"):
         read_golden(path, load(tmp_path).signature)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_infinite_golden_logits_never_pass(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(onnx_models.linear().SerializeToString())
+    session = load_session(tmp_path / "model.onnx", [(CPU, {})], threads=1, strict=True)
+    golden = Golden({"input": onnx_models.rows(8)}, np.full((8, 3), np.inf, np.float32), 1e-4, 1e-5)
+    with pytest.raises(LoadError, match="golden check failed"):
+        session.check_golden(golden, 64)
+
+
+@pytest.mark.parametrize("kept", [10, 200, 500, -1])
+def test_a_truncated_sample_is_refused_and_closed(tmp_path: Path, kept: int) -> None:
+    folder = onnx_models.write_artifact(tmp_path, "linear")
+    sample = folder / "golden.npz"
+    sample.write_bytes(sample.read_bytes()[:kept])
+    session = load_session(folder / "model.onnx", [(CPU, {})], threads=1, strict=True)
+    with pytest.raises(LoadError, match=r"golden\.npz"):
+        read_golden(sample, session.signature)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"input": np.float32(1)},
+        {"logits": np.float32(1)},
+        {"logits": np.array([["a"] * 3] * 8)},
+        {"rtol": np.zeros(2)},
+        {"rtol": np.array(np.nan)},
+        {"atol": np.array(np.inf)},
+    ],
+)
+def test_odd_golden_arrays_are_refused_with_a_reason(tmp_path: Path, changed: dict[str, Any]) -> None:
+    folder = onnx_models.write_artifact(tmp_path, "linear")
+    with np.load(folder / "golden.npz") as archive:
+        arrays = dict(archive)
+    np.savez(folder / "golden.npz", **{**arrays, **changed})
+    session = load_session(folder / "model.onnx", [(CPU, {})], threads=1, strict=True)
+    with pytest.raises(LoadError, match="golden check failed"):
+        read_golden(folder / "golden.npz", session.signature)
+
+
+def test_a_constant_named_softmax_keeps_the_graph_as_it_is(tmp_path: Path) -> None:
+    model = onnx_models.linear()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "softmax"))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    session = load_session(tmp_path / "model.onnx", [(CPU, {})], threads=1, strict=True)
+    assert session.signature.heads is None

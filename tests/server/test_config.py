@@ -1,0 +1,241 @@
+"""The server's settings: which source wins, what is refused and in which words; and a model's config.pbtxt."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.config import ServerConfig, read_model_config
+from server.errors import ConfigError, LoadError
+
+
+def load(file: Path | None = None, environ: dict[str, str] | None = None, **flags: Any) -> ServerConfig:
+    return ServerConfig.load(file, environ or {}, **{"models": "m", **flags})
+
+
+def refusal(file: Path | None = None, environ: dict[str, str] | None = None, **flags: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(file, environ, **flags)
+    return str(caught.value)
+
+
+def toml(folder: Path, text: str) -> Path:
+    path = folder / "server.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# Where a setting comes from
+
+
+def test_the_defaults_are_safe_and_those_of_the_field() -> None:
+    config = load()
+    assert (config.host, config.port, config.metrics_port) == ("127.0.0.1", 8001, 8002)
+    assert (config.device, config.transport, config.require) == ("auto", "auto", "all")
+    assert (config.max_batch_size, config.max_queue_size, config.max_queue_delay_s) == (64, 4096, 0)
+    assert (config.max_message_bytes, config.grace_s, config.threads) == (64 * 2**20, 30, 0)
+    assert (config.log_format, config.log_level, config.tls_cert, config.tls_key) == ("console", "info", None, None)
+
+
+def test_a_flag_wins_over_the_environment_that_over_the_file_and_that_over_the_default(tmp_path: Path) -> None:
+    file = toml(tmp_path, "port = 1\nmetrics_port = 1\nthreads = 1\n")
+    environ = {"FROSTLINE_PORT": "2", "FROSTLINE_METRICS_PORT": "2"}
+    config = load(file, environ, port=3)
+    assert (config.port, config.metrics_port, config.threads, config.grace_s) == (3, 2, 1, 30)
+
+
+def test_a_flag_that_was_not_given_hides_nothing(tmp_path: Path) -> None:
+    assert load(toml(tmp_path, "port = 1\n"), {}, port=None).port == 1
+
+
+def test_a_flag_may_turn_something_off(tmp_path: Path) -> None:
+    assert load(toml(tmp_path, "grace_s = 5\n"), {"FROSTLINE_GRACE_S": "6"}, grace_s=0).grace_s == 0
+
+
+def test_every_setting_can_come_from_the_environment() -> None:
+    environ = {
+        "FROSTLINE_MODELS": "/models", "FROSTLINE_HOST": "0.0.0.0", "FROSTLINE_PORT": "0", "FROSTLINE_METRICS_PORT": "9",
+        "FROSTLINE_DEVICE": "cuda:1", "FROSTLINE_TRANSPORT": "grpcio", "FROSTLINE_MAX_BATCH_SIZE": "8",
+        "FROSTLINE_MAX_QUEUE_DELAY_S": "0.5", "FROSTLINE_MAX_QUEUE_SIZE": "16", "FROSTLINE_MAX_MESSAGE_BYTES": "1024",
+        "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
+        "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
+    }  # fmt: skip
+    assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
+    assert ServerConfig.load(None, environ).model_dump() == {
+        "models": Path("/models"), "host": "0.0.0.0", "port": 0, "metrics_port": 9, "device": "cuda:1",
+        "transport": "grpcio", "max_batch_size": 8, "max_queue_delay_s": 0.5, "max_queue_size": 16,
+        "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
+        "log_level": "debug", "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
+    }  # fmt: skip
+
+
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROSTLINE_PORT", "1234")
+    assert ServerConfig.load(models="m").port == 1234
+
+
+def test_variables_that_are_no_settings_are_left_alone() -> None:
+    assert load(environ={"FROSTLINE_TEST_TOOLS": "required", "PORT": "1"}).port == 8001
+
+
+def test_settings_do_not_change_after_loading() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(load(), "port", 1)  # noqa: B010  assigned plainly, the type checker would refuse it first
+
+
+# What is refused
+
+
+def test_without_models_it_is_said_how_to_name_them() -> None:
+    assert refusal(models=None) == "models is required; give --models or set FROSTLINE_MODELS"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"port": 70_000}, "port: input should be less than or equal to 65535, got 70000"),
+        ({"port": -1}, "port: input should be greater than or equal to 0, got -1"),
+        ({"metrics_port": 70_000}, "metrics_port: input should be less than or equal to 65535, got 70000"),
+        ({"max_batch_size": 0}, "max_batch_size: input should be greater than or equal to 1, got 0"),
+        ({"max_queue_size": 0}, "max_queue_size: input should be greater than or equal to 1, got 0"),
+        ({"max_queue_delay_s": -0.5}, "max_queue_delay_s: input should be greater than or equal to 0, got -0.5"),
+        ({"max_queue_delay_s": 11}, "max_queue_delay_s: input should be less than or equal to 10, got 11"),
+        ({"max_message_bytes": 100}, "max_message_bytes: input should be greater than or equal to 1024, got 100"),
+        ({"max_message_bytes": 2**31}, "max_message_bytes: input should be less than or equal to 2147483647, got 2147483648"),
+        ({"grace_s": -1}, "grace_s: input should be greater than or equal to 0, got -1"),
+        ({"threads": -1}, "threads: input should be greater than or equal to 0, got -1"),
+        ({"host": ""}, "host: string should have at least 1 character, got ''"),
+        ({"device": "gpu"}, "device: string should match pattern '^(auto|cpu|cuda(:\\d+)?)$', got 'gpu'"),
+        ({"transport": "http"}, "transport: input should be 'auto', 'native' or 'grpcio', got 'http'"),
+        ({"log_format": "xml"}, "log_format: input should be 'console' or 'json', got 'xml'"),
+        ({"log_level": "loud"}, "log_level: input should be 'debug', 'info', 'warning' or 'error', got 'loud'"),
+        ({"colour": "red"}, "there is no setting 'colour'"),
+    ],
+)  # fmt: skip
+def test_a_value_that_makes_no_sense_is_named_with_what_would(flags: dict[str, Any], message: str) -> None:
+    assert refusal(**flags) == message
+
+
+def test_words_where_a_number_should_be_are_refused() -> None:
+    message = refusal(environ={"FROSTLINE_PORT": "many"})
+    assert message.startswith("port: input should be a valid integer")
+    assert message.endswith("got 'many'")
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    assert refusal(port=-1, threads=-1) == (
+        "port: input should be greater than or equal to 0, got -1; threads: input should be greater than or equal to 0, got -1"
+    )
+
+
+def test_a_file_with_an_unknown_setting_is_refused(tmp_path: Path) -> None:
+    assert refusal(toml(tmp_path, "prot = 1\n")) == "there is no setting 'prot'"
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff", b"[server"])
+def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "server.toml"
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"cannot read the configuration file {path}: ")
+
+
+def test_a_file_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere.toml"
+    assert refusal(path).startswith(f"cannot read the configuration file {path}: ")
+
+
+# TLS
+
+
+@pytest.mark.parametrize("flags", [{"tls_cert": "c.pem"}, {"tls_key": "k.pem"}])
+def test_certificate_and_key_go_together(flags: dict[str, Any]) -> None:
+    assert refusal(**flags) == "tls_cert and tls_key go together: give both or neither"
+
+
+def test_the_native_transport_has_no_tls() -> None:
+    message = refusal(tls_cert="c.pem", tls_key="k.pem", transport="native")
+    assert message == "the native transport has no TLS; use --transport grpcio or auto"
+
+
+@pytest.mark.parametrize("transport", ["auto", "grpcio"])
+def test_the_other_transports_have_tls(transport: str) -> None:
+    assert load(tls_cert="c.pem", tls_key="k.pem", transport=transport).tls_cert == Path("c.pem")
+
+
+# What follows from settings
+
+
+@pytest.mark.parametrize(
+    ("require", "required", "names"),
+    [
+        ("all", {"a", "b", "all"}, set()),
+        ("none", set(), set()),
+        ("", set(), set()),
+        ("a", {"a"}, {"a"}),
+        (" a , b,, ", {"a", "b"}, {"a", "b"}),
+        ("c", set(), {"c"}),
+    ],
+)
+def test_the_models_without_which_the_server_is_not_ready(require: str, required: set[str], names: set[str]) -> None:
+    config = load(require=require)
+    assert {name for name in ("a", "b", "all") if config.required(name)} == required
+    assert config.required_names == names
+
+
+@pytest.mark.parametrize(("threads", "cores", "expected"), [(0, 8, 4), (0, 1, 1), (0, None, 1), (0, 3, 1), (5, 2, 5)])
+def test_a_run_gets_half_the_cores_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, threads: int, cores: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert load(threads=threads).intra_op_threads == expected
+
+
+# config.pbtxt
+
+
+def pbtxt(folder: Path, content: str | bytes) -> Path:
+    path = folder / "config.pbtxt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_configuration_that_is_honoured_in_full_has_no_warnings(tmp_path: Path) -> None:
+    path = pbtxt(tmp_path, 'name: "m"\nplatform: "onnxruntime_onnx"\nmax_batch_size: 4\nversion_policy { all { } }\n')
+    config, warnings = read_model_config(path)
+    assert (config.name, config.max_batch_size, config.version_policy.WhichOneof("policy_choice")) == ("m", 4, "all")
+    assert warnings == []
+
+
+def test_an_empty_configuration_is_one(tmp_path: Path) -> None:
+    config, warnings = read_model_config(pbtxt(tmp_path, "# nothing\n"))
+    assert (config.ByteSize(), warnings) == (0, [])
+
+
+def test_what_is_not_honoured_is_a_warning_and_the_rest_stands(tmp_path: Path) -> None:
+    path = pbtxt(tmp_path, 'max_batch_size: 4\ninstance_group { kind: KIND_GPU, count: 2 }\nname: "m"\n')
+    config, (warning,) = read_model_config(path)
+    assert (config.max_batch_size, config.name) == (4, "m")
+    assert warning.startswith("config.pbtxt asks for what is not honoured: ")
+    assert "instance_group" in warning
+
+
+@pytest.mark.parametrize("content", ["max_batch_size", "max_batch_size: x", "{", "instance_group { count: 2"])
+def test_what_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(LoadError, match=r"^config.pbtxt is not a model configuration: "):
+        read_model_config(pbtxt(tmp_path, content))
+
+
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for path in (pbtxt(tmp_path, b"\xff"), tmp_path / "nowhere"):
+        with pytest.raises(LoadError, match="cannot be read: "):
+            read_model_config(path)
+
+
+def test_instance_groups_in_tritons_usual_spelling_are_a_warning(tmp_path: Path) -> None:
+    text = 'max_batch_size: 8 # as [ before\ninstance_group [ { count: 1 kind: KIND_GPU } ]\nparameters [ { key: "a [ b" } ]'
+    (tmp_path / "config.pbtxt").write_text(text)
+    config, warnings = read_model_config(tmp_path / "config.pbtxt")
+    assert config.max_batch_size == 8
+    assert len(warnings) == 1
+    assert "instance_group" in warnings[0]

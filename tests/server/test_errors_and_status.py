@@ -1,0 +1,54 @@
+"""Every way a prediction can fail, the status its client sees, and the reason Triton's counter files it under."""
+
+import grpc
+import pytest
+
+from server import errors
+from server.errors import ConfigError, LoadError, PredictionError, StartError
+from server.exposition import REASONS
+from server.status import status, status_number
+
+TABLE = [
+    (errors.PredictionError, grpc.StatusCode.UNKNOWN, 2, "OTHER"),
+    (errors.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
+    (errors.MessageTooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
+    (errors.Unsupported, grpc.StatusCode.UNIMPLEMENTED, 12, "OTHER"),
+    (errors.ModelNotFound, grpc.StatusCode.NOT_FOUND, 5, "OTHER"),
+    (errors.ModelNotReady, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
+    (errors.QueueFull, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.ServerStopping, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 4, "CANCELED"),
+    (errors.Cancelled, grpc.StatusCode.CANCELLED, 1, "CANCELED"),
+    (errors.RunFailed, grpc.StatusCode.INTERNAL, 13, "BACKEND"),
+]
+
+
+@pytest.mark.parametrize(("kind", "code", "number", "reason"), TABLE)
+def test_every_failure_has_its_status_its_number_and_its_reason(
+    kind: type[PredictionError], code: grpc.StatusCode, number: int, reason: str
+) -> None:
+    error = kind("what happened")
+    assert status(error) == (code, "what happened")
+    assert status_number(error) == number
+    assert error.reason == reason
+
+
+def test_no_failure_is_missing_from_the_table() -> None:
+    defined = {
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PredictionError)
+    }
+    assert defined == {kind for kind, *_ in TABLE}
+
+
+def test_every_reason_is_one_that_tritons_counter_has() -> None:
+    assert {kind.reason for kind, *_ in TABLE} <= set(REASONS)
+
+
+def test_the_message_starts_with_the_clients_id_if_it_gave_one() -> None:
+    _, message = status(errors.QueueFull("try later"), "é7")
+    assert message == "[request id: é7] try later"
+
+
+def test_failures_of_loading_starting_and_settings_are_no_predictions() -> None:
+    for kind in (LoadError, ConfigError, StartError):
+        assert not issubclass(kind, PredictionError)

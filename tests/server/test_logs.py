@@ -1,0 +1,134 @@
+"""How log lines look, on standard error and nowhere else."""
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+import structlog
+
+from server import logs
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def untouched_logging() -> Iterator[None]:
+    """Puts the process's logging back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def test_a_json_line_is_one_object_with_event_level_time_and_fields(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    structlog.get_logger().info("ready", address="127.0.0.1:8001", models=["digits:1"], seconds=0.5)
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    fields = json.loads(line)
+    moment = datetime.fromisoformat(fields.pop("timestamp"))
+    assert moment.tzinfo is not None
+    assert fields == {
+        "event": "ready", "level": "info", "address": "127.0.0.1:8001", "models": ["digits:1"], "seconds": 0.5
+    }  # fmt: skip
+    assert captured.out == ""
+
+
+def test_a_json_line_stays_one_line_whatever_is_in_it(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    structlog.get_logger().error("model", reason="first\nsecond é", path=object)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["reason"] == "first\nsecond é"
+
+
+def test_an_exception_is_part_of_its_json_line(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    try:
+        int("bad weather")
+    except ValueError:
+        structlog.get_logger().exception("request failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    (exception,) = json.loads(line)["exception"]
+    assert exception["exc_type"] == "ValueError"
+    assert "bad weather" in exception["exc_value"]
+
+
+def test_a_console_line_has_no_colours_where_nobody_sees_them(capsys: Capture) -> None:
+    logs.configure("console", "info")
+    structlog.get_logger().info("ready", address="127.0.0.1:8001")
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert "ready" in line
+    assert "address=127.0.0.1:8001" in line
+    assert "\x1b" not in line
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_less_severe_lines_than_asked_for_are_left_out(capsys: Capture, level: str, shown: list[str]) -> None:
+    logs.configure("json", level)
+    log = structlog.get_logger()
+    log.debug("debug")
+    log.info("info")
+    log.warning("warning")
+    log.error("error")
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == shown
+
+
+def test_a_logger_made_before_still_follows_the_latest_configuration(capsys: Capture) -> None:
+    log = structlog.get_logger()
+    logs.configure("console", "info")
+    log.info("first")
+    logs.configure("json", "info")
+    log.info("second")
+    first, second = capsys.readouterr().err.splitlines()
+    assert not first.startswith("{")
+    assert json.loads(second)["event"] == "second"
+
+
+def test_libraries_are_heard_from_warnings_on(capsys: Capture) -> None:
+    logs.configure("json", "debug")
+    library = logging.getLogger("grpc")
+    library.info("chatter")
+    library.warning("careful")
+    captured = capsys.readouterr()
+    assert "careful" in captured.err
+    assert "chatter" not in captured.err
+
+
+def test_what_a_thread_is_about_is_on_its_lines(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    with structlog.contextvars.bound_contextvars(model="digits"):
+        structlog.get_logger().info("loading")
+    assert json.loads(capsys.readouterr().err)["model"] == "digits"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_logged_exceptions_do_not_hold_what_clients_sent(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    logs.configure(style, "info")
+
+    def fail(payload: str) -> None:
+        int("x" + payload[:0])
+
+    try:
+        fail("secret pixels")
+    except ValueError:
+        structlog.get_logger().exception("request failed")
+    logged = capsys.readouterr().err
+    assert "ValueError" in logged
+    assert "secret pixels' " not in logged.replace('fail("secret pixels")', "")
+    assert '"payload"' not in logged
+    assert "│" not in logged

@@ -1,0 +1,594 @@
+"""Which versions are served, in which state, and what is said when one is not."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_models
+import pytest
+from google.protobuf import text_format
+from onnx_models import write_artifact
+from puppet import TIMEOUT_S, Replies, make_entry
+
+from frostline.pb import model_config_pb2
+from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, ServerStopping
+from server.repository import (
+    Limits,
+    ModelVersion,
+    Repository,
+    Served,
+    batch_sizes,
+    read_card,
+    read_labels,
+    scan,
+    version_groups,
+)
+from server.session import CPU
+
+LIMITS = Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.0)
+Watcher = Callable[[ModelVersion], None]
+
+
+class Shelf:
+    """A repository over a folder, and what it tells.
+
+    Attributes:
+        changes: name, version and state of every change, in order.
+        warnings: model and text of every warning.
+    """
+
+    def __init__(self, root: Path, watch: Watcher | None, limits: Limits) -> None:
+        self.changes: list[tuple[str, str, str]] = []
+        self.warnings: list[tuple[str, str]] = []
+        self._watch = watch
+        self.repository = Repository(
+            root,
+            [(CPU, {})],
+            strict=True,
+            threads=1,
+            limits=limits,
+            on_change=self._changed,
+            on_warning=lambda model, text: self.warnings.append((model, text)),
+        )
+
+    def _changed(self, version: ModelVersion) -> None:
+        self.changes.append((version.name, version.version, version.state))
+        if self._watch is not None:
+            self._watch(version)
+
+    def get(self, name: str, version: str = "") -> Served:
+        return self.repository.get(name, version)
+
+    def states(self, name: str = "") -> dict[str, str]:
+        return {version.version: version.state for version in self.repository.versions(name)}
+
+    def reason(self, name: str, version: str) -> str:
+        (found,) = [entry for entry in self.repository.versions(name) if entry.version == version]
+        assert found.state == "FAILED"
+        return found.reason
+
+
+@pytest.fixture
+def open_shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
+    """Builds loaded repositories over the test's folder, and closes them."""
+    shelves: list[Shelf] = []
+
+    def build(watch: Watcher | None = None, *, limits: Limits = LIMITS, load: bool = True) -> Shelf:
+        shelves.append(Shelf(tmp_path, watch, limits))
+        if load:
+            shelves[-1].repository.load()
+        return shelves[-1]
+
+    yield build
+    for shelf in shelves:
+        assert shelf.repository.close(TIMEOUT_S)
+
+
+Open = Callable[..., Shelf]
+
+
+def refusal(shelf: Shelf, name: str, version: str, error: type[PredictionError]) -> str:
+    with pytest.raises(error) as caught:
+        shelf.get(name, version)
+    return str(caught.value)
+
+
+def damage(folder: Path) -> None:
+    """Change a logit of a version's golden sample."""
+    with np.load(folder / "golden.npz") as archive:
+        arrays = dict(archive)
+    arrays["logits"][3, 1] += 0.5
+    np.savez(folder / "golden.npz", **arrays)
+
+
+def configure(root: Path, name: str, text: str) -> None:
+    (root / name / "config.pbtxt").write_text(text, encoding="utf-8")
+
+
+# Which versions
+
+
+def policy(text: str) -> model_config_pb2.ModelVersionPolicy:
+    return text_format.Parse(text, model_config_pb2.ModelVersionPolicy())
+
+
+@pytest.mark.parametrize(
+    ("text", "on_disk", "groups"),
+    [
+        ("", [], ()),
+        ("", [7], ((7,),)),
+        ("", [1, 3, 2], ((3, 2, 1),)),
+        ("latest { }", [1, 2], ((2, 1),)),
+        ("latest { num_versions: 0 }", [1, 2], ((2, 1),)),
+        ("latest { num_versions: 1 }", [9, 10], ((10, 9),)),
+        ("latest { num_versions: 2 }", [1, 2, 3, 4], ((4, 2, 1), (3, 2, 1))),
+        ("latest { num_versions: 9 }", [1, 2], ((2,), (1,))),
+        ("all { }", [], ()),
+        ("all { }", [1, 3, 2], ((3,), (2,), (1,))),
+        ("specific { }", [1, 2], ()),
+        ("specific { versions: [1, 3] }", [1, 2, 3], ((3,), (1,))),
+        ("specific { versions: [4] }", [1, 2, 3], ()),
+    ],
+)
+def test_the_policy_says_which_versions_are_served_and_what_they_fall_back_on(
+    text: str, on_disk: list[int], groups: tuple[tuple[int, ...], ...]
+) -> None:
+    assert version_groups(policy(text), on_disk) == groups
+
+
+def test_only_folders_with_a_plain_number_for_a_name_are_versions(tmp_path: Path) -> None:
+    for name in ("1", "12", "0", "01", "-1", "1.0", "v2", "latest", ".staging-7", "٣", "1e3", " 4"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    (tmp_path / "m" / "5").write_text("a file")
+    (model,) = scan(tmp_path)
+    assert (model.name, model.groups, model.problem) == ("m", ((12, 1),), "")
+
+
+def test_hidden_folders_files_and_folders_without_versions_are_no_models(tmp_path: Path) -> None:
+    (tmp_path / ".git" / "1").mkdir(parents=True)
+    (tmp_path / "empty" / "draft").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("models")
+    (tmp_path / "b" / "1").mkdir(parents=True)
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    assert [model.name for model in scan(tmp_path)] == ["a", "b"]
+
+
+# Loading
+
+
+def test_a_version_is_loading_before_it_is_ready_and_answers_once_it_says_so(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "digits")
+    answers: list[str] = []
+
+    def watch(version: ModelVersion) -> None:
+        try:
+            answers.append(f"{version.state}: {shelf.get('digits').version}")
+        except PredictionError as error:
+            answers.append(f"{version.state}: {error}")
+
+    shelf = open_shelf(watch, load=False)
+    shelf.repository.load()
+    assert answers == [
+        "LOADING: Request for unknown model: 'digits' version 1 is not at ready state",
+        "READY: 1",
+    ]
+
+
+def test_a_ready_version_is_proved_and_says_what_it_is(tmp_path: Path, open_shelf: Open) -> None:
+    folder = write_artifact(tmp_path, "digits", 3)
+    (version,) = open_shelf().repository.versions()
+    assert (version.name, version.version, version.path, version.state) == ("digits", "3", folder, "READY")
+    assert version.verified
+    assert version.sha256 == json.loads((folder / "card.json").read_text())["sha256"]
+    assert version.labels == list(onnx_models.LABELS)
+    assert version.load_s > 0
+    assert version.reason == ""
+
+
+def test_a_bare_onnx_file_is_served_unproved(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "bare", golden=False, card=False)
+    (version,) = open_shelf().repository.versions()
+    assert (version.state, version.verified, version.labels) == ("READY", False, None)
+
+
+def test_labels_may_come_with_the_onnx_file(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "digits", model=onnx_models.linear(labels=["x", "y", "z"]), labels=None)
+    assert open_shelf().repository.versions()[0].labels == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (onnx_models.two_inputs, {"left": onnx_models.rows(3), "right": onnx_models.rows(3, 2, 2)}),
+        (onnx_models.dynamic_inner, {"input": onnx_models.rows(4, 5, 4)}),
+        (onnx_models.half, {"input": onnx_models.rows(4, dtype=np.float16)}),
+        (onnx_models.dense, {"input": onnx_models.rows(2, 2, 3, 3)}),
+        (onnx_models.already_softmax, {"input": onnx_models.rows(4)}),
+        (onnx_models.fixed_batch, {"input": onnx_models.rows(1)}),
+    ],
+)
+def test_networks_of_every_kind_are_proved_and_served(
+    tmp_path: Path, open_shelf: Open, build: Callable[[], onnx.ModelProto], inputs: dict[str, Any]
+) -> None:
+    write_artifact(tmp_path, "m", model=build(), inputs=inputs)
+    (version,) = open_shelf().repository.versions()
+    assert (version.state, version.verified, version.reason) == ("READY", True, "")
+
+
+@pytest.mark.parametrize("build", [onnx_models.strings, onnx_models.no_batch_axis, onnx_models.two_outputs])
+def test_networks_without_a_golden_sample_are_served(
+    tmp_path: Path, open_shelf: Open, build: Callable[[], onnx.ModelProto]
+) -> None:
+    write_artifact(tmp_path, "m", model=build(), golden=False, labels=None)
+    assert open_shelf().states() == {"1": "READY"}
+
+
+def test_a_network_that_cannot_be_warmed_up_is_served_with_a_warning(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.dynamic_inner(), golden=False)
+    shelf = open_shelf()
+    assert shelf.states() == {"1": "READY"}
+    assert shelf.warnings == [("m", "the shape of a row is not known, so it could not be warmed up; add a golden.npz")]
+
+
+def test_a_folder_without_models_is_no_error(open_shelf: Open) -> None:
+    assert open_shelf().repository.versions() == []
+
+
+def test_versions_are_listed_by_name_and_number(tmp_path: Path, open_shelf: Open) -> None:
+    for name, version in (("b", 1), ("a", 10), ("a", 9)):
+        write_artifact(tmp_path, name, version, golden=False)
+    configure(tmp_path, "a", "version_policy { all { } }")
+    repository = open_shelf().repository
+    assert [(v.name, v.version) for v in repository.versions()] == [("a", "9"), ("a", "10"), ("b", "1")]
+    assert [v.version for v in repository.versions("a")] == ["9", "10"]
+    assert repository.versions("c") == []
+    assert repository.ready_versions("a") == ["9", "10"]
+
+
+def test_a_load_that_is_told_to_stop_ends_after_the_version_it_is_at(tmp_path: Path, open_shelf: Open) -> None:
+    for version in (1, 2, 3):
+        write_artifact(tmp_path, "m", version, golden=False)
+    configure(tmp_path, "m", "version_policy { all { } }")
+    shelf: Shelf = open_shelf(lambda version: shelf.repository.stop_loading(), load=False)
+    shelf.repository.load()
+    assert shelf.states() == {"3": "READY"}
+
+
+# Failing
+
+
+def test_a_version_that_fails_its_golden_check_says_why_and_the_one_before_it_serves(
+    tmp_path: Path, open_shelf: Open
+) -> None:
+    write_artifact(tmp_path, "digits", 1)
+    write_artifact(tmp_path, "digits", 2)
+    damage(write_artifact(tmp_path, "digits", 3))
+    shelf = open_shelf()
+    assert shelf.changes == [
+        ("digits", "3", "LOADING"),
+        ("digits", "3", "FAILED"),
+        ("digits", "2", "LOADING"),
+        ("digits", "2", "READY"),
+    ]
+    assert shelf.get("digits").version == "2"
+    assert "the logits differ from PyTorch's by 0.5 at row 3, class 1" in shelf.reason("digits", "3")
+
+
+def test_two_latest_versions_that_fail_fall_back_on_two_older_ones(tmp_path: Path, open_shelf: Open) -> None:
+    for version in (1, 2, 3, 4):
+        folder = write_artifact(tmp_path, "m", version)
+        if version > 2:
+            damage(folder)
+    configure(tmp_path, "m", "version_policy { latest { num_versions: 2 } }")
+    assert open_shelf().states() == {"1": "READY", "2": "READY", "3": "FAILED", "4": "FAILED"}
+
+
+def test_a_named_version_that_fails_has_no_stand_in(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", 1)
+    damage(write_artifact(tmp_path, "m", 2))
+    configure(tmp_path, "m", "version_policy { specific { versions: [2] } }")
+    assert open_shelf().states() == {"2": "FAILED"}
+
+
+def test_a_model_that_fails_does_not_keep_the_others_from_loading(tmp_path: Path, open_shelf: Open) -> None:
+    damage(write_artifact(tmp_path, "a"))
+    write_artifact(tmp_path, "b")
+    shelf = open_shelf()
+    assert (shelf.states("a"), shelf.states("b")) == ({"1": "FAILED"}, {"1": "READY"})
+
+
+def write(name: str, content: str | bytes) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx cannot be read: "),
+        (write("model.onnx", "garbage"), "model.onnx is not the file its card describes: sha256 "),
+        (write("card.json", "{"), "card.json cannot be read: "),
+        (write("card.json", b"\xff"), "card.json cannot be read: "),
+        (write("card.json", "[]"), "card.json holds no JSON object"),
+        (write("card.json", '{"labels": "abc"}'), "labels must be a list of texts"),
+        (write("card.json", '{"labels": [1, 2]}'), "labels must be a list of texts"),
+        (write("card.json", '{"sha256": "00"}'), "card says 00"),
+        (write("card.json", "[" * 100_000), "unexpected RecursionError while loading: "),
+        (write("golden.npz", "garbage"), "golden check failed: golden.npz cannot be read: "),
+    ],
+)
+def test_a_version_whose_folder_is_damaged_fails_with_a_reason(
+    tmp_path: Path, open_shelf: Open, spoil: Callable[[Path], None], why: str
+) -> None:
+    spoil(write_artifact(tmp_path, "m"))
+    assert why in open_shelf().reason("m", "1")
+
+
+def test_labels_in_the_onnx_file_that_are_no_json_fail_the_version(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.linear(labels="a, b"), card=False)
+    assert open_shelf().reason("m", "1").startswith("the ONNX file's frostline.labels cannot be read: ")
+
+
+def test_a_card_without_a_digest_is_believed(tmp_path: Path, open_shelf: Open) -> None:
+    write("card.json", '{"labels": ["a", "b", "c"]}')(write_artifact(tmp_path, "m"))
+    assert open_shelf().states() == {"1": "READY"}
+
+
+# config.pbtxt
+
+
+def test_a_model_may_set_its_own_limits(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    configure(
+        tmp_path,
+        "m",
+        """
+        name: "m"
+        max_batch_size: 4
+        input { name: "input" data_type: TYPE_FP32 dims: 4 }
+        output { name: "softmax" data_type: TYPE_FP32 dims: 3 }
+        dynamic_batching { max_queue_delay_microseconds: 2500 default_queue_policy { max_queue_size: 7 } }
+        """,
+    )
+    assert open_shelf().get("m").limits == Limits(max_batch_size=4, max_queue_size=7, max_queue_delay_s=0.0025)
+
+
+def test_what_a_model_does_not_set_is_the_servers(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", "dynamic_batching { }")
+    assert open_shelf().get("m").limits == LIMITS
+
+
+def test_a_network_without_a_batch_axis_takes_one_row_at_a_time(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.no_batch_axis(), golden=False)
+    assert open_shelf().get("m").limits.max_batch_size == 1
+
+
+def test_a_model_may_name_its_file(tmp_path: Path, open_shelf: Open) -> None:
+    folder = write_artifact(tmp_path, "m")
+    (folder / "model.onnx").rename(folder / "network.onnx")
+    configure(tmp_path, "m", 'default_model_filename: "network.onnx"')
+    assert open_shelf().states() == {"1": "READY"}
+
+
+def test_an_option_that_is_not_honoured_is_a_warning_and_the_rest_is_honoured(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", "instance_group { count: 2 }\nmax_batch_size: 4\n")
+    shelf = open_shelf()
+    assert shelf.get("m").limits.max_batch_size == 4
+    ((model, text),) = shelf.warnings
+    assert model == "m"
+    assert text.startswith("config.pbtxt asks for what is not honoured: ")
+    assert "instance_group" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("max_batch_size: 4 }", "config.pbtxt is not a model configuration: "),
+        ("max_batch_size: many", "config.pbtxt is not a model configuration: "),
+        ('name: "other"', "config.pbtxt names the model 'other', its folder is 'm'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_followed_fails_the_model(
+    tmp_path: Path, open_shelf: Open, text: str, why: str
+) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", text)
+    shelf = open_shelf()
+    assert shelf.reason("m", "0").startswith(why)
+    assert refusal(shelf, "m", "", ModelNotFound).startswith(
+        f"Request for unknown model: 'm' has no available versions (version 0 is FAILED: {why}"
+    )
+
+
+def test_a_configuration_in_no_known_encoding_fails_the_model(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    (tmp_path / "m" / "config.pbtxt").write_bytes(b"\xff\xfe")
+    assert open_shelf().reason("m", "0").startswith("config.pbtxt cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('input { name: "pixels" }', "config.pbtxt names the input 'pixels', the graph has ['input']"),
+        ('output { name: "scores" }', "config.pbtxt names the output 'scores', the graph has ['logits', 'softmax', 'argmax']"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_contradicts_the_graph_fails_the_version(
+    tmp_path: Path, open_shelf: Open, text: str, why: str
+) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", text)
+    assert open_shelf().reason("m", "1") == why
+
+
+def test_batches_cannot_be_demanded_of_a_network_without_a_batch_axis(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.no_batch_axis(), golden=False)
+    configure(tmp_path, "m", "max_batch_size: 8")
+    assert (
+        open_shelf().reason("m", "1").startswith("config.pbtxt sets max_batch_size 8, but the graph has no free batch")
+    )
+
+
+# Handing out
+
+
+def test_without_a_number_the_highest_ready_version_answers(tmp_path: Path, open_shelf: Open) -> None:
+    for version in (2, 9, 10):
+        write_artifact(tmp_path, "m", version, golden=False)
+    damage(write_artifact(tmp_path, "m", 11))
+    configure(tmp_path, "m", "version_policy { all { } }")
+    shelf = open_shelf()
+    assert [shelf.get("m", version).version for version in ("", "latest", "2", "9")] == ["10", "10", "2", "9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "error", "message"),
+    [
+        ("nobody", "", ModelNotFound, "Request for unknown model: 'nobody' is not found"),
+        ("nobody", "1", ModelNotFound, "Request for unknown model: 'nobody' is not found"),
+        ("", "", ModelNotFound, "Request for unknown model: '' is not found"),
+        ("good", "99", ModelNotFound, "Request for unknown model: 'good' version 99 is not found"),
+        ("good", "-1", InvalidInput, "failed to get model version from specified version string '-1' for model 'good', version should be an integer > 0"),
+        ("good", "01", InvalidInput, "failed to get model version from specified version string '01'"),
+        ("good", "0", InvalidInput, "failed to get model version from specified version string '0'"),
+        ("good", "newest", InvalidInput, "failed to get model version from specified version string 'newest'"),
+        ("bad", "1", ModelNotReady, "Request for unknown model: 'bad' version 1 is not at ready state (it is FAILED: golden check failed: "),
+        ("bad", "", ModelNotFound, "Request for unknown model: 'bad' has no available versions (version 1 is FAILED: golden check failed: "),
+    ],
+)  # fmt: skip
+def test_a_version_that_cannot_answer_is_explained(
+    tmp_path: Path, open_shelf: Open, name: str, version: str, error: type[PredictionError], message: str
+) -> None:
+    write_artifact(tmp_path, "good", golden=False)
+    damage(write_artifact(tmp_path, "bad"))
+    assert refusal(open_shelf(), name, version, error).startswith(message)
+
+
+def test_predictions_are_counted_whatever_the_clients_asked_for(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    served = open_shelf().get("m")
+    x = onnx_models.rows(3)
+    replies = Replies()
+    for count, wanted in enumerate((("logits",), ("argmax",), ("softmax", "argmax"), ("logits",)), 1):
+        served.batcher.submit(make_entry(x, reply=replies, wanted=wanted))
+        entries = replies.wait_for(count)
+    logits = onnx_models.logits_of(x)
+    assert [entry.error for entry in entries] == [None] * 4
+    np.testing.assert_allclose(entries[0].outputs[0], logits, rtol=1e-6)
+    assert entries[1].outputs[0].tolist() == logits.argmax(axis=1).tolist()
+    by_label, confidence = served.stats.predictions()
+    counts = np.bincount(logits.argmax(axis=1), minlength=3) * 4
+    expected = {label: int(n) for label, n in zip(onnx_models.LABELS, counts, strict=True) if n}
+    assert by_label == expected
+    assert confidence.count == 12
+    assert confidence.total == pytest.approx(4 * onnx_models.softmax_of(logits).max(axis=1).sum(), rel=1e-5)
+
+
+def test_a_network_without_heads_counts_no_predictions(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.two_outputs(), golden=False)
+    served = open_shelf().get("m")
+    replies = Replies()
+    served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("total",)))
+    (entry,) = replies.wait_for(1)
+    np.testing.assert_allclose(entry.outputs[0], onnx_models.rows(2).sum(axis=1))
+    assert served.stats.predictions()[0] == {}
+
+
+def test_warming_up_and_proving_count_as_no_traffic(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    stats = open_shelf().get("m").stats
+    assert (stats.snapshot().executions, stats.predictions()[0]) == (0, {})
+
+
+# Closing
+
+
+def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "a")
+    write_artifact(tmp_path, "b")
+    # The device would wait for more rows, so the entries are surely still queued when the repository closes.
+    shelf = open_shelf(limits=Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=3600))
+    replies = Replies()
+    a, b = shelf.get("a"), shelf.get("b")
+    for served in (a, b):
+        for _ in range(3):
+            served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("logits",)))
+    assert shelf.repository.close(TIMEOUT_S)
+    assert [entry.error for entry in replies.entries] == [None] * 6
+    assert shelf.states("a") == shelf.states("b") == {"1": "UNLOADING"}
+    assert shelf.changes[-2:] == [("a", "1", "UNLOADING"), ("b", "1", "UNLOADING")]
+    assert refusal(shelf, "a", "", ModelNotReady) == "Request for unknown model: 'a' version 1 is not at ready state"
+    assert refusal(shelf, "b", "1", ModelNotReady) == (
+        "Request for unknown model: 'b' version 1 is not at ready state (it is UNLOADING)"
+    )
+    with pytest.raises(ServerStopping):
+        a.batcher.submit(make_entry(onnx_models.rows(1), reply=replies))
+
+
+def test_closing_leaves_failed_versions_failed(tmp_path: Path, open_shelf: Open) -> None:
+    damage(write_artifact(tmp_path, "m"))
+    shelf = open_shelf()
+    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.states() == {"1": "FAILED"}
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (64, [1, 2, 4, 8, 16, 32, 64]), (65, [1, 2, 4, 8, 16, 32, 64, 65])],
+)  # fmt: skip
+def test_powers_of_two_and_the_largest_batch_are_warmed(most: int, sizes: list[int]) -> None:
+    assert batch_sizes(most) == sizes
+
+
+def test_a_version_without_a_card_has_an_empty_one(tmp_path: Path) -> None:
+    assert read_card(tmp_path / "card.json") == {}
+
+
+def test_the_cards_labels_win_over_the_files() -> None:
+    metadata = {"frostline.labels": '["file"]'}
+    assert read_labels({"labels": ["card"]}, metadata) == ["card"]
+    assert read_labels({"labels": None}, metadata) == ["file"]
+    assert read_labels({"labels": []}, metadata) == []
+    assert read_labels({}, {}) is None
+
+
+def test_labels_of_the_file_must_be_texts_too() -> None:
+    with pytest.raises(LoadError, match="labels must be a list of texts"):
+        read_labels({}, {"frostline.labels": "[1]"})
+
+
+def test_a_negative_batch_size_has_its_own_reason(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    (tmp_path / "linear" / "config.pbtxt").write_text("max_batch_size: -1")
+    limits = Limits(4, 4, 0)
+    ignore: Any = lambda *_: None  # noqa: E731  it is told of nothing that matters here
+    repository = Repository(
+        tmp_path,
+        [("CPUExecutionProvider", {})],
+        strict=True,
+        threads=1,
+        limits=limits,
+        on_change=ignore,
+        on_warning=ignore,
+    )
+    repository.load()
+    (version,) = repository.versions()
+    assert version.reason == "config.pbtxt sets max_batch_size -1; it must not be negative"
+
+
+def test_a_version_that_is_named_and_absent_is_a_warning(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    (tmp_path / "linear" / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
+    (model,) = scan(tmp_path)
+    assert model.groups == ()
+    assert model.warnings == ("config.pbtxt asks for versions that are not there: [9]",)
