@@ -203,7 +203,9 @@ def predict(
     *,
     server: Server = "localhost:8001",
     model_version: Annotated[str, typer.Option(help="The version; the highest ready one if not given.")] = "",
-    top: Annotated[int, typer.Option(min=1, help="Show this many of each row's most probable classes.")] = 1,
+    top: Annotated[
+        int, typer.Option(min=1, max=2**32 - 1, help="Show this many of each row's most probable classes.")
+    ] = 1,
     form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="How to show them.")] = "table",
     white: Annotated[
         float | None, typer.Option(help="What a white pixel of a picture is to the model; 255, as it is, if not given.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import time
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ _NOT_SERVING = HealthCheckResponse.NOT_SERVING
 
 _LINGER_S = 1.0
 _QUIET_S = 0.2
+_CLOSE_S = 0.3
 
 _log = structlog.get_logger(__name__)
 
@@ -132,14 +134,14 @@ class Server:
         Returns:
             Whether everything accepted was finished within the grace period.
         """
-        deadline_s = time.monotonic() + self._config.grace_s
         self._phase = "draining"
         await self._announce()
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
         finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
         await self._linger()
-        await self._transport.stop(max(0.1, deadline_s - time.monotonic()))
+        # Everything accepted is answered; what is still open are watches and half-sent calls.
+        await self._transport.stop(_CLOSE_S)
         self._scrape.close()
         answered = sum(version.stats.snapshot().succeeded for version in self.repository.versions())
         _log.info("stopped", finished=finished, answered=answered)
@@ -238,8 +240,15 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 async def _serve(config: ServerConfig) -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+
+    def interrupted() -> None:
+        if stopped.is_set():
+            # Ctrl-C again: whoever sits there does not want to wait for the drain.
+            os._exit(130)
+        stopped.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
     server = Server(config)
     starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

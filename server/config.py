@@ -14,6 +14,8 @@ from frostline.pb import model_config_pb2
 from server.errors import ConfigError, LoadError
 
 ENVIRONMENT = "FROSTLINE_"
+MAX_BATCH_SIZE = 65536
+"""No network gains from more rows in one run, and the memory for them would be the machine's."""
 
 
 class ServerConfig(BaseModel):
@@ -32,11 +34,15 @@ class ServerConfig(BaseModel):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     transport: Literal["auto", "native", "grpcio"] = Field("auto", description="which door owns the port")
-    max_batch_size: int = Field(64, ge=1, description="most rows in one batch and in one request")
-    max_queue_delay_s: float = Field(0.0, ge=0, le=10, description="seconds an incomplete batch waits for more rows")
+    max_batch_size: int = Field(64, ge=1, le=MAX_BATCH_SIZE, description="most rows in one batch and in one request")
+    max_queue_delay_s: float = Field(
+        0.0, ge=0, le=10, allow_inf_nan=False, description="seconds an incomplete batch waits for more rows"
+    )
     max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
     max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
-    grace_s: float = Field(30.0, ge=0, description="seconds to finish accepted requests after SIGTERM")
+    grace_s: float = Field(
+        30.0, ge=0, le=86400, allow_inf_nan=False, description="seconds to finish accepted requests after SIGTERM"
+    )
     require: str = Field(
         "all", description="models without which the server is not ready: all, none, or names with commas"
     )
@@ -108,6 +114,8 @@ def _sentence(problem: Any) -> str:
         return f"there is no setting '{name}'"
     if not name:
         return str(problem["msg"]).removeprefix("Value error, ")
+    if name == "device":
+        return f"device must be auto, cpu, cuda or cuda:N, got {problem['input']!r}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
 
 

@@ -19,12 +19,15 @@ import numpy as np
 from frostline.pb import model_config_pb2
 from server.batcher import Batcher
 from server.codec import Codec
-from server.config import read_model_config
+from server.config import MAX_BATCH_SIZE, read_model_config
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady
 from server.metrics import ModelStats
 from server.session import Golden, Provider, Session, load_session, read_golden
 
 Array = np.ndarray[Any, Any]
+
+MAX_WARM_SIZE = 1024
+"""Larger batches are not run before READY: filling memory for them would cost more than their first run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +128,22 @@ def scan(root: Path) -> list[Model]:
     """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions."""
     models = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
         config, problem = model_config_pb2.ModelConfig(), ""
         warnings: list[str] = []
-        if (folder / "config.pbtxt").is_file():
-            try:
+        numbers: list[int] = []
+        try:
+            numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
+            if (folder / "config.pbtxt").is_file():
                 config, warnings = read_model_config(folder / "config.pbtxt")
-            except LoadError as error:
-                problem = str(error)
+        except LoadError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"the folder cannot be read: {error.strerror}"
+        if not folder.name.isprintable():
+            # Such a name fits neither into a message nor into a metric, so an escaped one stands for it.
+            name = folder.name.encode("unicode_escape", "backslashreplace").decode()
+            models.append(Model(name, folder, config, (), (), "the folder's name is not printable text; rename it"))
+            continue
         if config.name and config.name != folder.name:
             problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
         groups = version_groups(config.version_policy, numbers)
@@ -226,7 +237,10 @@ class Repository:
         return True
 
     def _serve(self, version: ModelVersion) -> Served:
-        path = version.path / (version.config.default_model_filename or "model.onnx")
+        name = version.config.default_model_filename or "model.onnx"
+        if Path(name).name != name:
+            raise LoadError(f"config.pbtxt names the file '{name}'; it must be one in the version's own folder")
+        path = version.path / name
         card = read_card(version.path / "card.json")
         version.sha256 = _sha256(path)
         if card.get("sha256", version.sha256) != version.sha256:
@@ -361,6 +375,10 @@ def model_limits(config: model_config_pb2.ModelConfig, session: Session, default
     signature = session.signature
     if config.max_batch_size < 0:
         raise LoadError(f"config.pbtxt sets max_batch_size {config.max_batch_size}; it must not be negative")
+    if config.max_batch_size > MAX_BATCH_SIZE:
+        raise LoadError(
+            f"config.pbtxt sets max_batch_size {config.max_batch_size}; at most {MAX_BATCH_SIZE} is possible"
+        )
     if config.max_batch_size > 0 and not signature.batched:
         raise LoadError(
             f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input and output"
@@ -382,7 +400,8 @@ def _check_tensors(what: str, configured: Iterable[Any], in_graph: Sequence[str]
 
 
 def batch_sizes(max_batch_size: int) -> list[int]:
-    """The sizes to warm: powers of two up to the most rows of a batch, and that."""
+    """The sizes to warm: powers of two up to the most rows of a batch, and that, but nothing above `MAX_WARM_SIZE`."""
+    max_batch_size = min(max_batch_size, MAX_WARM_SIZE)
     sizes = [2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size]
     return [*sizes, max_batch_size]
 

@@ -18,6 +18,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A slow scraper must not keep a supervisor's probe waiting."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def server_bind(self) -> None:
         """Bind without asking DNS for this machine's name, as the standard library's HTTP server would."""
@@ -31,6 +32,9 @@ class _ServerV6(_Server):
 
 
 class _Quiet(WSGIRequestHandler):
+    # A connection that asks nothing must not hold its thread for ever.
+    timeout = 10
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the signature is wsgiref's
         """A scrape every few seconds is not worth a line each."""
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message_factory import GetMessageClass
 
 from frostline.pb import inference_pb2 as pb
-from frostline.pb import inference_pb2_grpc, model_config_pb2
+from frostline.pb import model_config_pb2
 from server.batcher import Entry
+from server.codec import parse
 from server.errors import PredictionError, RunFailed
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
 from server.metrics import BatchTimes, Snapshot
@@ -42,10 +44,7 @@ class InferenceDoor:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Answer both methods on `server`, without (de)serialisers: the bytes are the inference's own business.
-
-        Call it after the generated registration, whose placeholder for ModelInfer it replaces.
-        """
+        """Answer both methods on `server`, without (de)serialisers: the bytes are the inference's own business."""
         for method in (MODEL_INFER, PREDICT):
             _, service, name = method.split("/")
             handlers = {name: grpc.unary_unary_rpc_method_handler(self._handler(method))}
@@ -93,7 +92,7 @@ def _set_answered(entries: list[Entry]) -> None:
             call.token.set_result(None)
 
 
-class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
+class InferenceService:
     """The Open Inference Protocol apart from inference itself.
 
     Args:
@@ -106,6 +105,19 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._repository = repository
         self._ready = ready
         self._version = version
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Answer every method of the protocol but ModelInfer on `server`; a damaged message is refused as everywhere."""
+        service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+        handlers = {
+            method.name: grpc.unary_unary_rpc_method_handler(
+                _parsing(GetMessageClass(method.input_type), getattr(self, method.name)),
+                response_serializer=GetMessageClass(method.output_type).SerializeToString,
+            )
+            for method in service.methods
+            if f"/{service.full_name}/{method.name}" != MODEL_INFER
+        }
+        server.add_registered_method_handlers(service.full_name, handlers)  # type: ignore[attr-defined]  # the stubs predate it
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """Whether the process answers."""
@@ -179,6 +191,17 @@ class InferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             return self._repository.get(name, version)
         except PredictionError as error:
             await context.abort(*status(error))
+
+
+def _parsing(message: type[Any], method: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[bytes, Context], Any]:
+    async def call(payload: bytes, context: Context) -> Any:
+        try:
+            request = parse(message, payload)
+        except PredictionError as error:
+            await context.abort(*status(error))
+        return await method(request, context)
+
+    return call
 
 
 def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -4,11 +4,22 @@ import grpc
 
 from server.errors import PredictionError
 
+# In bytes. The message travels in a header, where escaping may triple it, and clients refuse headers of more than 8 KiB.
+_MAX_MESSAGE = 2000
+_MAX_ID = 128
+
 
 def status(error: PredictionError, request_id: str = "") -> tuple[grpc.StatusCode, str]:
     """The status code and message of an error; the message starts with the request's id if it has one."""
-    message = f"[request id: {request_id}] {error}" if request_id else str(error)
+    message = _cut(str(error), _MAX_MESSAGE)
+    if request_id:
+        message = f"[request id: {_cut(request_id, _MAX_ID)}] {message}"
     return grpc.StatusCode[error.code], message
+
+
+def _cut(text: str, size: int) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= size else f"{encoded[:size].decode(errors='ignore')}..."
 
 
 def status_number(error: PredictionError) -> int:

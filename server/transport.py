@@ -2,6 +2,7 @@
 
 import ipaddress
 import shutil
+import ssl
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from frostline.pb import inference_pb2, inference_pb2_grpc, predictor_pb2
+from frostline.pb import inference_pb2, predictor_pb2
 from server.config import ServerConfig
 from server.errors import StartError
 from server.inference import Inference
@@ -118,8 +119,13 @@ class Transport:
             await self._server.start()
             from server.native import NativeDoor  # noqa: PLC0415  its library is not on every platform
 
-            self._native = NativeDoor(self._inference, address, fallback)
-            port = self._native.start()
+            native = NativeDoor(self._inference, address, fallback)
+            try:
+                port = native.start()
+            except StartError:
+                await self.stop(0)
+                raise
+            self._native = native
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self, grace_s: float) -> None:
@@ -140,7 +146,7 @@ class Transport:
                 ("grpc.so_reuseport", 0),
             ]
         )
-        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, server)
+        self._service.register(server)
         InferenceDoor(self._inference).register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
@@ -150,8 +156,11 @@ class Transport:
         try:
             if self._config.tls_cert is None or self._config.tls_key is None:
                 return self._server.add_insecure_port(address)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._config.tls_cert, self._config.tls_key)
             pair = (self._config.tls_key.read_bytes(), self._config.tls_cert.read_bytes())
             return self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        except ssl.SSLError as error:
+            raise StartError(f"the TLS files hold no certificate with its key: {error.reason or error}") from error
         except OSError as error:
             raise StartError(f"cannot read the TLS files: {error}") from error
         except RuntimeError as error:

@@ -1,5 +1,7 @@
 """What any client may send, through both doors: every bad request gets its status, and nothing else is disturbed."""
 
+import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -11,12 +13,14 @@ import grpc
 import numpy as np
 import onnx_models
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from servers import TIMEOUT_S, Running, running
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
+from server.errors import StartError
 
 LIMIT = 1 << 20
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -722,3 +726,82 @@ def test_a_server_on_a_unix_socket_answers(tmp_path: Path, transport: str) -> No
     with running(models, transport=transport, host=address) as server, grpc.insecure_channel(server.address) as channel:
         assert server.address == address
         assert_still_answers(inference_pb2_grpc.GRPCInferenceServiceStub(channel))
+
+
+def test_open_watches_and_half_sent_calls_do_not_hold_a_stop_up(tmp_path: Path, transport: str) -> None:
+    onnx_models.write_artifact(tmp_path, "linear", 1)
+    with (
+        running(tmp_path, transport=transport, grace_s=TIMEOUT_S) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
+        next(watch)
+        silence = threading.Event()
+        half_sent = channel.stream_unary(INFER, bytes, bytes).future(nothing_until(silence), timeout=TIMEOUT_S)
+        # It ends well before the grace does, or this result comes too late.
+        assert server.begin_drain().result(TIMEOUT_S / 4)
+        silence.set()
+        assert half_sent.code() != grpc.StatusCode.OK
+
+
+def nothing_until(event: threading.Event) -> Iterator[bytes]:
+    """A request stream that stays open and empty."""
+    event.wait(TIMEOUT_S)
+    yield from ()
+
+
+@pytest.mark.parametrize(
+    "method", ["ServerReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "RepositoryIndex"]
+)
+def test_a_corrupt_question_is_refused_as_a_corrupt_request_is(channel: grpc.Channel, stub: Any, method: str) -> None:
+    call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}", bytes, bytes)
+    code, message = refused(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT_S))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert message.startswith(f"the message is not a valid inference.{method}Request")
+    assert_still_answers(stub)
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "😀"])
+def test_a_long_name_or_id_in_an_error_does_not_change_its_status(stub: Any, letter: str) -> None:
+    request = infer_request(onnx_models.rows(1), model=letter * 100_000, id=letter * 100_000)
+    code, message = refused(lambda: stub.ModelInfer(request, timeout=TIMEOUT_S))
+    assert code == grpc.StatusCode.NOT_FOUND
+    assert message.startswith(f"[request id: {letter}")
+    assert_still_answers(stub)
+
+
+@pytest.mark.parametrize("taken", ["port", "metrics_port"])
+def test_a_port_that_is_taken_stops_the_start_in_one_sentence(tmp_path: Path, transport: str, taken: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        instance = Running(tmp_path, transport=transport, **{taken: port})
+        try:
+            with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}"):
+                instance.start()
+        finally:
+            instance.close_loop()
+
+
+def test_files_that_hold_no_certificate_stop_the_start_in_one_sentence(tmp_path: Path) -> None:
+    for name in ("cert", "key"):
+        (tmp_path / name).write_text("not PEM")
+    instance = Running(tmp_path, tls_cert=tmp_path / "cert", tls_key=tmp_path / "key")
+    try:
+        with pytest.raises(StartError, match="the TLS files hold no certificate with its key"):
+            instance.start()
+    finally:
+        instance.close_loop()
+
+
+def test_a_server_with_tls_answers_those_who_trust_its_certificate(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path / "models", "linear", 1)
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(tmp_path / "key")
+    (tmp_path / "cert").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    files = {"tls_cert": tmp_path / "cert", "tls_key": tmp_path / "key"}
+    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with running(tmp_path / "models", **files) as server:
+        address = server.address.replace("127.0.0.1", "localhost")
+        with grpc.secure_channel(address, credentials) as channel:
+            assert_still_answers(inference_pb2_grpc.GRPCInferenceServiceStub(channel))

@@ -1,6 +1,8 @@
 """Which versions are served, in which state, and what is said when one is not."""
 
+import errno
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -592,3 +594,63 @@ def test_a_version_that_is_named_and_absent_is_a_warning(tmp_path: Path) -> None
     (model,) = scan(tmp_path)
     assert model.groups == ()
     assert model.warnings == ("config.pbtxt asks for versions that are not there: [9]",)
+
+
+def test_a_folder_whose_name_is_not_text_fails_under_an_escaped_name(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    (tmp_path / os.fsdecode(b"bad\xff") / "1").mkdir(parents=True)
+    (tmp_path / "new\nline" / "1").mkdir(parents=True)
+    found = {model.name: model.problem for model in scan(tmp_path)}
+    assert found == {
+        "bad\\udcff": "the folder's name is not printable text; rename it",
+        "linear": "",
+        "new\\nline": "the folder's name is not printable text; rename it",
+    }
+
+
+def test_a_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    onnx_models.write_artifact(tmp_path, "locked")
+    listing = Path.iterdir
+
+    def denied(self: Path) -> Any:
+        # Tests may run as root, whom no permission stops.
+        if self.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listing(self)
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    found = {model.name: model.problem for model in scan(tmp_path)}
+    assert found == {"linear": "", "locked": "the folder cannot be read: Permission denied"}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("max_batch_size: 2000000000", "config.pbtxt sets max_batch_size 2000000000; at most 65536 is possible"),
+        (
+            'default_model_filename: "../../other/1/model.onnx"',
+            "config.pbtxt names the file '../../other/1/model.onnx'; it must be one in the version's own folder",
+        ),
+    ],
+)
+def test_a_configuration_cannot_reach_beyond_its_model(tmp_path: Path, line: str, reason: str) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    (tmp_path / "linear" / "config.pbtxt").write_text(line)
+    ignore: Any = lambda *_: None  # noqa: E731  it is told of nothing that matters here
+    repository = Repository(
+        tmp_path,
+        [("CPUExecutionProvider", {})],
+        strict=True,
+        threads=1,
+        limits=Limits(4, 4, 0),
+        on_change=ignore,
+        on_warning=ignore,
+    )
+    repository.load()
+    (version,) = repository.versions()
+    assert version.reason == reason
+
+
+def test_warming_up_stops_at_a_size_that_memory_bears() -> None:
+    assert max(batch_sizes(65536)) == 1024
