@@ -1,6 +1,7 @@
 """Graph surgery: softmax and argmax behind the logits, so that they run on the device with the network.
 
-The rule for which graphs get heads: exactly one output, a float tensor [N, C]. Softmax subtracts each row's true
+The rule for which graphs get heads: exactly one output, a float tensor [N, C], and no `frostline.task` in the file's metadata
+that says it is something else than one class for each row (a regression, several labels at once). Softmax subtracts each row's true
 maximum (ONNX Runtime's kernel does), and argmax takes the lowest index on a tie.
 """
 
@@ -10,6 +11,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+SINGLE_LABEL = "single-label"
 SOFTMAX = "softmax"
 ARGMAX = "argmax"
 CONFIDENCE = "frostline_confidence"
@@ -35,7 +37,7 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
         The outputs' names, or None when the graph is to be served as it is.
     """
     graph = model.graph
-    if len(graph.output) != 1:
+    if len(graph.output) != 1 or _task(model) != SINGLE_LABEL:
         return None
     logits = graph.output[0]
     tensor = logits.type.tensor_type
@@ -76,6 +78,10 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
         ]
     )
     return Heads(logits=logits.name)
+
+
+def _task(model: onnx.ModelProto) -> str:
+    return next((entry.value for entry in model.metadata_props if entry.key == "frostline.task"), SINGLE_LABEL)
 
 
 def _dimension(dim: onnx.TensorShapeProto.Dimension) -> str | int | None:

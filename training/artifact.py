@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from training.errors import PublishError
+
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 CARD_FILE = "card.json"
@@ -27,20 +29,23 @@ _ABANDONED_S = 24 * 60 * 60.0  # no export takes a day; a killed one leaves its 
 def staging(folder: Path) -> Iterator[Path]:
     """Give a new hidden folder inside `folder` (models/<name>), and remove whatever is left of it at the end.
 
-    A `folder` that was made for it and is empty at the end goes too. Hidden folders of publishers that
+    Folders that were made for it and are empty at the end go too. Hidden folders of publishers that
     died more than a day ago are removed first.
     """
-    new = not folder.exists()
-    _remove_abandoned(folder)
     hidden = folder / f"{_STAGING}{secrets.token_hex(8)}"
+    made: list[Path] = []
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        _remove_abandoned(folder)
         _make(hidden)
         yield hidden
+    except OSError as error:
+        raise PublishError(f"cannot write into {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)  # nothing is left of it where it was renamed
-        if new:
-            with suppress(OSError):  # not empty: it now holds a version, or another publisher's work
-                folder.rmdir()
+        with suppress(OSError):  # not empty: it now holds a version, or another publisher's work
+            for path in made:
+                path.rmdir()
 
 
 def write_golden(

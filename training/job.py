@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from training import calibrate, data, distributed, evaluate, pictures, report, variants
+from training import artifact, calibrate, data, distributed, evaluate, pictures, report, variants
 from training import runs as run_folders
 from training.config import Recipe
 from training.data import Split
@@ -72,6 +72,7 @@ def run(
         try:
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             split = data.prepare(recipe)
+            group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
             with cpu_threads(recipe.threads):
                 going_on, folder = group.first(lambda: _run_folder(recipe, place, resume=resume))
@@ -86,6 +87,12 @@ def run(
                 raise
             raise SystemExit(2) from None  # the first process says why
     return published
+
+
+def _check_writable(models: Path, name: str) -> None:
+    """Find out before the training, not after it, that nothing can be published."""
+    with artifact.staging(models / name):
+        pass
 
 
 def _run_folder(recipe: Recipe, place: _Place, *, resume: bool) -> tuple[bool, Run | None]:

@@ -148,3 +148,12 @@ def test_the_graph_with_heads_is_still_valid_onnx() -> None:
         model = onnx_models.linear(opset=opset)
         add_heads(model)
         onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "gets_heads"), [("single-label", True), ("multi-label", False), ("regression", False)]
+)
+def test_only_networks_that_choose_one_class_get_heads(task: str, *, gets_heads: bool) -> None:
+    model = onnx_models.linear()
+    onnx.helper.set_model_props(model, {"frostline.task": task})
+    assert (add_heads(model) is not None) is gets_heads
