@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench recipes fmt constraints
+.PHONY: help setup demo serve test lint proto bench bench-training recipes fmt constraints
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp is newer than what it was installed from, so a second `make` installs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -44,6 +44,9 @@ proto: setup  ## regenerate frostline/pb from proto/
 
 bench: setup  ## measure requests per second on this machine (needs h2load, Debian package nghttp2-client)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-training: setup  ## measure what the training loop costs over one written by hand
+	$(BIN)/python -m bench.training $(ARGS)
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
 	$(BIN)/python -m training.table
