@@ -1,6 +1,7 @@
 """The connection to a Frostline server, for blocking code and for asyncio."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -222,7 +223,7 @@ class Client:
             return value
 
     def _call(self, call: Call) -> Any:
-        timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
+        timeout_s = self._timeout_s if call.timeout_s is None else _check_timeout(call.timeout_s)
         try:
             return self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -300,7 +301,7 @@ class AsyncClient:
             return value
 
     async def _call(self, call: Call) -> Any:
-        timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
+        timeout_s = self._timeout_s if call.timeout_s is None else _check_timeout(call.timeout_s)
         try:
             return await self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -327,8 +328,7 @@ def _translated(error: Any, address: str, timeout_s: float) -> FrostlineError:
 def _channel_arguments(
     address: str, timeout_s: float, tls: bool | str | Path
 ) -> tuple[str, list[tuple[str, Any]], grpc.ChannelCredentials | None]:
-    if timeout_s <= 0:
-        raise ValueError(f"timeout_s must be positive, but is {timeout_s:g}")
+    _check_timeout(timeout_s)
     target = _target(address)
     options = list(_OPTIONS)
     if target.startswith(("localhost:", "127.", "[::1]")):
@@ -338,6 +338,12 @@ def _channel_arguments(
         return target, options, None
     roots = None if tls is True else Path(tls).read_bytes()
     return target, options, grpc.ssl_channel_credentials(roots)
+
+
+def _check_timeout(timeout_s: float) -> float:
+    if not 0 < timeout_s < math.inf:
+        raise ValueError(f"timeout_s must be positive and finite, but is {timeout_s:g}")
+    return timeout_s
 
 
 def _target(address: str) -> str:

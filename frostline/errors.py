@@ -79,6 +79,9 @@ def from_status(code: str, details: str, *, address: str, timeout_s: float) -> F
     sentence = details.rstrip(". ") or code
     if code == "UNAVAILABLE":
         return _unavailable(sentence, address)
+    if code == "UNIMPLEMENTED" and sentence.startswith("model "):
+        # The model is served, but not by this call.
+        return InvalidInput(sentence, code)
     kind, template = _BY_CODE.get(code, (FrostlineError, "{code} from {address}: {sentence}"))
     return kind(template.format(sentence=sentence, code=code, address=address, timeout_s=timeout_s), code)
 
@@ -111,6 +114,11 @@ def _unavailable(sentence: str, address: str) -> FrostlineError:
         return ServerUnavailable(f"the server at {address} is stopping: {sentence}")
     # gRPC nests its reasons, the innermost last: "failed to connect to all addresses; ...: Connection refused".
     reason = sentence.rpartition(": ")[2]
+    if reason in ("OK", "Socket closed"):
+        # What gRPC says when the two ends do not speak the same protocol.
+        return ServerUnavailable(
+            f"the connection to {address} was dropped ({reason}); is TLS on at one end only, or its certificate not trusted?"
+        )
     return ServerUnavailable(
         f"no Frostline server answers at {address}; start one with `frostline serve --models models` ({reason})"
     )

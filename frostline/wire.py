@@ -91,8 +91,8 @@ def request(
     for output in wanted:
         if output not in _OUTPUTS:
             raise ValueError(f"there is no output {output!r}; there are: {', '.join(_OUTPUTS)}")
-    if top_k < 0:
-        raise ValueError(f"top_k must not be negative, but is {top_k}")
+    if not 0 <= top_k < 2**32:
+        raise ValueError(f"top_k must be at least 0 and below 2**32, but is {top_k}")
     return pb.PredictRequest(
         model=model,
         version=str(version),

@@ -61,7 +61,7 @@ def test_a_reading_that_was_not_asked_for_says_how_to_ask(client: frostline.Clie
 def test_an_unknown_output_is_refused_before_anything_is_sent(client: frostline.Client, server: FakeServer) -> None:
     with pytest.raises(ValueError, match="no output 'logit'; there are: logits, softmax, argmax"):
         client.predict(MODEL, ROWS, outputs=["logit"])  # type: ignore[list-item]  # that is the mistake
-    with pytest.raises(ValueError, match="top_k must not be negative"):
+    with pytest.raises(ValueError, match="top_k must be at least 0"):
         client.predict(MODEL, ROWS, top_k=-1)
     assert server.requests == []
 
@@ -280,9 +280,12 @@ def test_an_address_that_makes_no_sense_is_refused(address: str, sentence: str) 
         frostline.connect(address)
 
 
-def test_a_timeout_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ValueError, match="timeout_s must be positive, but is 0"):
-        frostline.connect("localhost", timeout_s=0)
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_that_makes_no_sense_is_refused(client: frostline.Client, timeout_s: float) -> None:
+    with pytest.raises(ValueError, match="timeout_s must be positive and finite, but is"):
+        frostline.connect("localhost", timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="timeout_s must be positive and finite, but is"):
+        client.predict(MODEL, ROWS, timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ UPSTREAM = "upstream connect error. reset reason: connection termination"
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", frostline.DeadlineExceeded, "no answer from box:1 within 2.5 s"),
         ("UNAVAILABLE", QUEUE, frostline.Overloaded, "box:1 is overloaded: send less at once"),
         ("UNAVAILABLE", "version 1 is not at ready state", frostline.ModelNotReady, "frostline models --server box:1"),
+        ("UNAVAILABLE", "failed: OK", frostline.ServerUnavailable, r"box:1 was dropped \(OK\); is TLS on"),
+        ("UNIMPLEMENTED", "model 'm' does not end", frostline.InvalidInput, "^model 'm' does not end$"),
         ("UNAVAILABLE", "Server is stopping", frostline.ServerUnavailable, "the server at box:1 is stopping"),
         ("UNAVAILABLE", UPSTREAM, frostline.ServerUnavailable, r"no Frostline server.*\(connection termination\)"),
         ("UNIMPLEMENTED", "Method not found!", frostline.FrostlineError, "box:1 is not a Frostline server"),

@@ -1,0 +1,45 @@
+"""Frostline's own client against the real server: it tells apart what the server says."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx_models
+import pytest
+from servers import TIMEOUT_S, running
+
+import frostline
+
+
+@pytest.mark.parametrize("door", ["native", "grpcio"])
+def test_the_clients_errors_follow_the_servers_sentences(tmp_path: Path, door: str) -> None:
+    models = tmp_path
+    onnx_models.write_artifact(models, "linear", 1)
+    (onnx_models.write_artifact(models, "linear", 2) / "golden.npz").write_bytes(b"damaged")
+    onnx_models.write_artifact(models, "text", 1, onnx_models.strings(), golden=False, labels=None)
+    rows = onnx_models.rows(2)
+    settings = {"transport": door, "require": "none", "max_batch_size": 2, "max_queue_size": 2, "log_level": "error"}
+    with running(models, **settings) as server, frostline.connect(server.address, timeout_s=TIMEOUT_S) as client:
+        prediction = client.predict("linear", rows)
+        np.testing.assert_allclose(prediction.logits, onnx_models.logits_of(rows), rtol=1e-5)
+        assert prediction.version == "1"
+        with pytest.raises(frostline.ModelNotReady, match="version 2 is not at ready state"):
+            client.predict("linear", rows, version="2")
+        with pytest.raises(frostline.ModelNotFound, match="nobody"):
+            client.predict("nobody", rows)
+        with pytest.raises(frostline.InvalidInput, match=r"Expected \[-1,4\], got \[2,3\]"):
+            client.predict("linear", rows[:, :3])
+        with pytest.raises(frostline.InvalidInput, match="does not end at logits"):
+            client.predict("text", rows)
+        with (
+            server.held("linear") as device,
+            frostline.connect(server.address, timeout_s=TIMEOUT_S) as other,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            fill = onnx_models.rows(2)
+            waiting = pool.submit(other.predict, "linear", fill)
+            device.wait_until_queued(2)
+            with pytest.raises(frostline.Overloaded, match="Exceeds maximum queue size"):
+                client.predict("linear", rows)
+            device.release()
+            np.testing.assert_allclose(waiting.result(TIMEOUT_S).logits, onnx_models.logits_of(fill), rtol=1e-5)
