@@ -6,10 +6,8 @@ A version is READY only once it is loaded, warm, and proved against its golden s
 it is tried, so that one bad publication never takes a model away.
 """
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ import numpy as np
 from frostline.pb import model_config_pb2
 from server.batcher import Batcher
 from server.codec import Codec
-from server.config import MAX_BATCH_SIZE, read_model_config
+from server.config import MAX_BATCH_SIZE
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady
+from server.folder import Model, is_version, read_card, read_labels, scan, sha256
 from server.metrics import ModelStats
 from server.session import Golden, Provider, Session, load_session, read_golden
 
@@ -84,79 +83,6 @@ class ModelVersion:
     sha256: str = ""
     verified: bool = False
     labels: Sequence[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model's folder as it was found.
-
-    Attributes:
-        name: the folder's name.
-        path: the folder.
-        config: its own configuration, empty without a config.pbtxt.
-        groups: numbers of versions to serve; within a group each is tried only if the one before it failed.
-        warnings: what in its configuration is not honoured.
-        problem: why nothing of it can be served, or "".
-    """
-
-    name: str
-    path: Path
-    config: model_config_pb2.ModelConfig
-    groups: tuple[tuple[int, ...], ...]
-    warnings: tuple[str, ...] = ()
-    problem: str = ""
-
-
-def version_groups(policy: model_config_pb2.ModelVersionPolicy, on_disk: Iterable[int]) -> tuple[tuple[int, ...], ...]:
-    """Which versions to serve, as groups: within a group each is tried only if the one before it failed.
-
-    With the policy `latest`, each of the newest n leads a group, with all versions older than those n behind it.
-    """
-    numbers = sorted(on_disk, reverse=True)
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return tuple((number,) for number in numbers)
-    if choice == "specific":
-        return tuple((number,) for number in numbers if number in policy.specific.versions)
-    wanted = max(1, policy.latest.num_versions)
-    # Each of the newest n may fall back on any version older than all n.
-    newest, older = numbers[:wanted], numbers[wanted:]
-    return tuple((number, *older) for number in newest)
-
-
-def scan(root: Path) -> list[Model]:
-    """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions."""
-    models = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        config, problem = model_config_pb2.ModelConfig(), ""
-        warnings: list[str] = []
-        numbers: list[int] = []
-        try:
-            numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and _is_version(path.name)]
-            if (folder / "config.pbtxt").is_file():
-                config, warnings = read_model_config(folder / "config.pbtxt")
-        except LoadError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = f"the folder cannot be read: {error.strerror}"
-        if not folder.name.isprintable():
-            # Such a name fits neither into a message nor into a metric, so an escaped one stands for it.
-            name = folder.name.encode("unicode_escape", "backslashreplace").decode()
-            models.append(Model(name, folder, config, (), (), "the folder's name is not printable text; rename it"))
-            continue
-        if config.name and config.name != folder.name:
-            problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
-        groups = version_groups(config.version_policy, numbers)
-        absent = sorted(set(config.version_policy.specific.versions) - set(numbers))
-        if absent:
-            warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
-        if groups or problem or absent:
-            models.append(Model(folder.name, folder, config, groups, tuple(warnings), problem))
-    return models
-
-
-def _is_version(name: str) -> bool:
-    return name.isdecimal() and name.isascii() and not name.startswith("0")
 
 
 class Repository:
@@ -242,7 +168,7 @@ class Repository:
             raise LoadError(f"config.pbtxt names the file '{name}'; it must be one in the version's own folder")
         path = version.path / name
         card = read_card(version.path / "card.json")
-        version.sha256 = _sha256(path)
+        version.sha256 = sha256(path)
         if card.get("sha256", version.sha256) != version.sha256:
             raise LoadError(
                 f"{path.name} is not the file its card describes: sha256 {version.sha256}, card says {card['sha256']}"
@@ -319,7 +245,7 @@ class Repository:
                 f"version {entry.version} is FAILED: {entry.reason}" for entry in list(versions.values())
             )
             return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
-        if not _is_version(version):
+        if not is_version(version):
             return InvalidInput(
                 f"failed to get model version from specified version string '{version}' for model '{name}', version should be an "
                 "integer > 0"
@@ -423,45 +349,3 @@ def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tup
         return outputs[: len(wanted)]
 
     return run
-
-
-def read_card(path: Path) -> Mapping[str, Any]:
-    """A version's card; empty when there is none.
-
-    Raises:
-        LoadError: it is not a JSON object.
-    """
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(card, dict):
-        raise LoadError(f"{path.name} holds no JSON object")
-    return card
-
-
-def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str]) -> Sequence[str] | None:
-    """Names of the classes: from the card, or from the ONNX file's own metadata.
-
-    Raises:
-        LoadError: they are no list of texts.
-    """
-    labels = card.get("labels")
-    if labels is None and "frostline.labels" in metadata:
-        try:
-            labels = json.loads(metadata["frostline.labels"])
-        except ValueError as error:
-            raise LoadError(f"the ONNX file's frostline.labels cannot be read: {error}") from error
-    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
-        raise LoadError("labels must be a list of texts")
-    return labels
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise LoadError(f"{path.name} cannot be read: {error}") from error

@@ -17,17 +17,8 @@ from puppet import TIMEOUT_S, Replies, make_entry
 
 from frostline.pb import model_config_pb2
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, ServerStopping
-from server.repository import (
-    Limits,
-    ModelVersion,
-    Repository,
-    Served,
-    batch_sizes,
-    read_card,
-    read_labels,
-    scan,
-    version_groups,
-)
+from server.folder import read_card, read_labels, scan, version_groups
+from server.repository import Limits, ModelVersion, Repository, Served, batch_sizes
 from server.session import CPU
 
 LIMITS = Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.0)
