@@ -311,7 +311,7 @@ class Batcher:
             assembled_s = time.monotonic()
             outputs = self._run(inputs, wanted)
             ran_s = time.monotonic()
-            _split(batch, wanted, outputs, batched=self._batched)
+            _split(batch, rows, wanted, outputs, batched=self._batched)
         except PredictionError as error:
             self._fail(batch, error)
             return
@@ -367,9 +367,8 @@ def _assemble(batch: list[Entry], rows: int, *, batched: bool) -> list[Array]:
     return inputs
 
 
-def _split(batch: list[Entry], wanted: tuple[str, ...], outputs: list[Array], *, batched: bool) -> None:
+def _split(batch: list[Entry], rows: int, wanted: tuple[str, ...], outputs: list[Array], *, batched: bool) -> None:
     """Give every entry its own rows of the outputs it wants."""
-    rows = sum([entry.rows for entry in batch])
     for name, output in zip(wanted, outputs, strict=True):
         if batched and output.shape[:1] != (rows,):
             raise RunFailed(f"output '{name}' has shape {list(output.shape)} for a batch of {rows} rows")

@@ -52,33 +52,37 @@ def version_groups(policy: model_config_pb2.ModelVersionPolicy, on_disk: Iterabl
 
 def scan(root: Path) -> list[Model]:
     """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions."""
-    models = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        config, problem = model_config_pb2.ModelConfig(), ""
-        warnings: list[str] = []
-        numbers: list[int] = []
-        try:
-            numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and is_version(path.name)]
-            if (folder / "config.pbtxt").is_file():
-                config, warnings = read_model_config(folder / "config.pbtxt")
-        except LoadError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = f"the folder cannot be read: {error.strerror}"
-        if not folder.name.isprintable():
-            # Such a name fits neither into a message nor into a metric, so an escaped one stands for it.
-            name = folder.name.encode("unicode_escape", "backslashreplace").decode()
-            models.append(Model(name, folder, config, (), (), "the folder's name is not printable text; rename it"))
-            continue
-        if config.name and config.name != folder.name:
-            problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
-        groups = version_groups(config.version_policy, numbers)
-        absent = sorted(set(config.version_policy.specific.versions) - set(numbers))
-        if absent:
-            warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
-        if groups or problem or absent:
-            models.append(Model(folder.name, folder, config, groups, tuple(warnings), problem))
-    return models
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [model for folder in folders if (model := _read(folder)) is not None]
+
+
+def _read(folder: Path) -> Model | None:
+    """The model in a folder; None where nothing asks for one."""
+    config = model_config_pb2.ModelConfig()
+    if not folder.name.isprintable():
+        # Such a name fits neither into a message nor into a metric, so an escaped one stands for it.
+        name = folder.name.encode("unicode_escape", "backslashreplace").decode()
+        return Model(name, folder, config, (), (), "the folder's name is not printable text; rename it")
+    warnings: list[str] = []
+    numbers: list[int] = []
+    problem = ""
+    try:
+        numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and is_version(path.name)]
+        if (folder / "config.pbtxt").is_file():
+            config, warnings = read_model_config(folder / "config.pbtxt")
+    except LoadError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"the folder cannot be read: {error.strerror}"
+    if config.name and config.name != folder.name:
+        problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
+    groups = version_groups(config.version_policy, numbers)
+    absent = sorted(set(config.version_policy.specific.versions) - set(numbers))
+    if absent:
+        warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
+    if not (groups or problem or absent):
+        return None
+    return Model(folder.name, folder, config, groups, tuple(warnings), problem)
 
 
 def is_version(name: str) -> bool:

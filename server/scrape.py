@@ -51,7 +51,7 @@ class ScrapeServer:
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int, unready: Callable[[], str]) -> None:
         self._metrics = make_wsgi_app(registry)
-        self._host = host
+        self._host = host.strip("[]")  # an IPv6 address, as the gRPC door takes it too
         self._port = port
         self._unready = unready
 
@@ -66,14 +66,14 @@ class ScrapeServer:
         """
         try:
             kind = _ServerV6 if ":" in self._host else _Server
-            self._server = make_server(self._host.strip("[]"), self._port, self._app, kind, _Quiet)
+            self._server = make_server(self._host, self._port, self._app, kind, _Quiet)
         except OSError as error:
             raise StartError(f"cannot listen on {self._host}:{self._port} for metrics: {error.strerror}") from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="scrape", daemon=True
         )
         self._thread.start()
-        host = f"[{self._host.strip('[]')}]" if ":" in self._host else self._host
+        host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._server.server_port}"
 
     def close(self) -> None:

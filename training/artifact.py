@@ -22,6 +22,7 @@ GOLDEN_FILE = "golden.npz"
 CARD_FILE = "card.json"
 
 _STAGING = ".staging-"
+_ATTEMPTS = 100
 _ABANDONED_S = 24 * 60 * 60.0  # no export takes a day; a killed one leaves its folder behind
 
 
@@ -99,10 +100,16 @@ def _version(name: str) -> int:
 
 
 def _make(hidden: Path) -> None:
-    while not hidden.exists():
-        hidden.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # another publisher was refused, and removed the folder it had made, just now
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            hidden.parent.mkdir(parents=True, exist_ok=True)
             hidden.mkdir()
+        except FileNotFoundError:
+            # Another publisher may just now have removed the folders that it had made; where none can be, it stays so.
+            if not left:
+                raise
+        else:
+            return
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -560,22 +560,10 @@ def test_labels_of_the_file_must_be_texts_too() -> None:
         read_labels({}, {"frostline.labels": "[1]"})
 
 
-def test_a_negative_batch_size_has_its_own_reason(tmp_path: Path) -> None:
+def test_a_negative_batch_size_has_its_own_reason(tmp_path: Path, open_shelf: Open) -> None:
     onnx_models.write_artifact(tmp_path, "linear")
     (tmp_path / "linear" / "config.pbtxt").write_text("max_batch_size: -1")
-    limits = Limits(4, 4, 0)
-    ignore: Any = lambda *_: None  # noqa: E731  it is told of nothing that matters here
-    repository = Repository(
-        tmp_path,
-        [("CPUExecutionProvider", {})],
-        strict=True,
-        threads=1,
-        limits=limits,
-        on_change=ignore,
-        on_warning=ignore,
-    )
-    repository.load()
-    (version,) = repository.versions()
+    (version,) = open_shelf().repository.versions()
     assert version.reason == "config.pbtxt sets max_batch_size -1; it must not be negative"
 
 
@@ -625,21 +613,12 @@ def test_a_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: p
         ),
     ],
 )
-def test_a_configuration_cannot_reach_beyond_its_model(tmp_path: Path, line: str, reason: str) -> None:
+def test_a_configuration_cannot_reach_beyond_its_model(
+    tmp_path: Path, open_shelf: Open, line: str, reason: str
+) -> None:
     onnx_models.write_artifact(tmp_path, "linear")
     (tmp_path / "linear" / "config.pbtxt").write_text(line)
-    ignore: Any = lambda *_: None  # noqa: E731  it is told of nothing that matters here
-    repository = Repository(
-        tmp_path,
-        [("CPUExecutionProvider", {})],
-        strict=True,
-        threads=1,
-        limits=Limits(4, 4, 0),
-        on_change=ignore,
-        on_warning=ignore,
-    )
-    repository.load()
-    (version,) = repository.versions()
+    (version,) = open_shelf().repository.versions()
     assert version.reason == reason
 
 
