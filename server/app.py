@@ -19,8 +19,9 @@ from server.config import ServerConfig
 from server.errors import StartError
 from server.exposition import ModelView, ServerView, register
 from server.inference import Inference
-from server.metrics import Unrouted
-from server.repository import Limits, ModelVersion, Repository
+from server.loader import Limits, Loader
+from server.metrics import ModelStats, Unrouted
+from server.repository import ModelVersion, Repository
 from server.scrape import ScrapeServer
 from server.servicers import InferenceService
 from server.session import CPU, choose_providers, cuda_devices
@@ -65,10 +66,7 @@ class Server:
         limits = Limits(config.max_batch_size, config.max_queue_size, config.max_queue_delay_s)
         self.repository = Repository(
             config.models,
-            self._providers,
-            strict=config.device.startswith("cuda"),
-            threads=config.intra_op_threads,
-            limits=limits,
+            Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, limits),
             on_change=self._on_change,
             on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
         )
@@ -143,7 +141,9 @@ class Server:
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         await self._transport.stop(_CLOSE_S)
         self._scrape.close()
-        answered = sum(version.stats.snapshot().succeeded for version in self.repository.versions())
+        answered = sum(
+            version.served.stats.snapshot().succeeded for version in self.repository.versions() if version.served
+        )
         _log.info("stopped", finished=finished, answered=answered)
         return finished
 
@@ -182,7 +182,7 @@ class Server:
                 **fields,
                 provider=version.served.session.provider,
                 device=version.served.session.device,
-                verified=version.verified,
+                verified=version.served.golden is not None,
                 seconds=round(version.load_s, 3),
             )
         else:
@@ -209,9 +209,9 @@ class Server:
                 queued_rows=served.batcher.queued_rows if served else 0,
                 provider=served.session.provider if served else "",
                 device=served.session.device if served else "",
-                sha256=version.sha256,
-                verified=version.verified,
-                stats=version.stats,
+                sha256=served.sha256 if served else "",
+                verified=bool(served and served.golden),
+                stats=served.stats if served else ModelStats(),
             )
 
 

@@ -141,7 +141,14 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
         except text_format.ParseError as error:
             raise LoadError(f"{path.name} is not a model configuration: {error}") from error
         return lenient, [f"{path.name} asks for what is not honoured: {strict}"]
-    return config, []
+    return config, [
+        f"{path.name} asks for what is not honoured: {descriptor.name}"
+        for descriptor, _ in config.ListFields()
+        if descriptor.name in _NOT_YET
+    ]
+
+
+_NOT_YET = ("instance_group", "optimization", "parameters", "model_warmup")
 
 
 def _with_colons(text: str) -> str:

@@ -8,8 +8,9 @@ from frostline.pb import inference_pb2, predictor_pb2
 from server.batcher import Entry, Reply
 from server.codec import parse
 from server.errors import MessageTooLarge, PredictionError, ServerStopping
+from server.loader import Served
 from server.metrics import Unrouted
-from server.repository import Repository, Served
+from server.repository import Repository
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/frostline.v1.Predictor/Predict"

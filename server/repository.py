@@ -7,49 +7,14 @@ it is tried, so that one bad publication never takes a model away.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from frostline.pb import model_config_pb2
-from server.batcher import Batcher
-from server.codec import Codec
-from server.config import MAX_BATCH_SIZE
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady
-from server.folder import Model, is_version, read_card, read_labels, scan, sha256
-from server.metrics import ModelStats
-from server.session import Golden, Provider, Session, load_session, read_golden
-
-Array = np.ndarray[Any, Any]
-
-MAX_WARM_SIZE = 1024
-"""Larger batches are not run before READY: filling memory for them would cost more than their first run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How requests are batched, unless a model's own configuration says otherwise."""
-
-    max_batch_size: int
-    max_queue_size: int
-    max_queue_delay_s: float
-
-
-@dataclass(slots=True, eq=False)
-class Served:
-    """What a READY version answers with."""
-
-    name: str
-    version: str
-    config: model_config_pb2.ModelConfig
-    stats: ModelStats
-    session: Session
-    codec: Codec
-    batcher: Batcher
-    limits: Limits
+from server.folder import Model, is_version, scan
+from server.loader import Loader, Served
 
 
 @dataclass(slots=True, eq=False)
@@ -63,12 +28,8 @@ class ModelVersion:
         config: the model's own configuration.
         state: LOADING, READY, UNLOADING or FAILED.
         reason: why it is FAILED.
-        stats: what happened to it.
         served: what it answers with, from READY on.
         load_s: how long loading took.
-        sha256: of its ONNX file.
-        verified: whether its golden sample was reproduced.
-        labels: names of its classes.
     """
 
     name: str
@@ -77,12 +38,8 @@ class ModelVersion:
     config: model_config_pb2.ModelConfig
     state: str = "LOADING"
     reason: str = ""
-    stats: ModelStats = field(default_factory=ModelStats)
     served: Served | None = None
     load_s: float = 0.0
-    sha256: str = ""
-    verified: bool = False
-    labels: Sequence[str] | None = None
 
 
 class Repository:
@@ -90,10 +47,7 @@ class Repository:
 
     Args:
         root: the folder of models.
-        providers: execution providers for every session, best first.
-        strict: whether falling back from the first provider is a failure.
-        threads: threads of one run on the CPU.
-        limits: batching of models whose configuration does not say.
+        loader: loads versions.
         on_change: told of each version whose state has changed.
         on_warning: told of a model's name and of what in its configuration is not honoured.
     """
@@ -101,19 +55,13 @@ class Repository:
     def __init__(
         self,
         root: Path,
-        providers: Sequence[Provider],
+        loader: Loader,
         *,
-        strict: bool,
-        threads: int,
-        limits: Limits,
         on_change: Callable[[ModelVersion], None],
         on_warning: Callable[[str, str], None],
     ) -> None:
         self._root = root
-        self._providers = providers
-        self._strict = strict
-        self._threads = threads
-        self._limits = limits
+        self._loader = loader
         self._on_change = on_change
         self._on_warning = on_warning
         self._versions: dict[str, dict[str, ModelVersion]] = {}
@@ -149,7 +97,9 @@ class Repository:
     def _load(self, version: ModelVersion) -> bool:
         started_s = time.monotonic()
         try:
-            version.served = self._serve(version)
+            version.served = self._loader.load(
+                version.path, version.name, version.config, lambda warning: self._on_warning(version.name, warning)
+            )
         except LoadError as error:
             self._fail(version, str(error))
             return False
@@ -161,44 +111,6 @@ class Repository:
         self._publish()
         self._on_change(version)
         return True
-
-    def _serve(self, version: ModelVersion) -> Served:
-        name = version.config.default_model_filename or "model.onnx"
-        if Path(name).name != name:
-            raise LoadError(f"config.pbtxt names the file '{name}'; it must be one in the version's own folder")
-        path = version.path / name
-        card = read_card(version.path / "card.json")
-        version.sha256 = sha256(path)
-        if card.get("sha256", version.sha256) != version.sha256:
-            raise LoadError(
-                f"{path.name} is not the file its card describes: sha256 {version.sha256}, card says {card['sha256']}"
-            )
-        session = load_session(path, self._providers, threads=self._threads, strict=self._strict)
-        limits = model_limits(version.config, session, self._limits)
-        golden: Golden | None = None
-        if (version.path / "golden.npz").is_file():
-            golden = read_golden(version.path / "golden.npz", session.signature)
-        if not session.warm_up(batch_sizes(limits.max_batch_size), golden):
-            self._on_warning(
-                version.name, "the shape of a row is not known, so it could not be warmed up; add a golden.npz"
-            )
-        if golden is not None:
-            session.check_golden(golden, limits.max_batch_size)
-            version.verified = True
-        version.labels = read_labels(card, session.metadata)
-        version.stats = ModelStats(version.labels)
-        batcher = Batcher(
-            _observed(session, version.stats),
-            version.stats,
-            batched=session.signature.batched,
-            max_batch_size=limits.max_batch_size,
-            max_queue_size=limits.max_queue_size,
-            max_queue_delay_s=limits.max_queue_delay_s,
-            name=f"device-{version.name}-{version.version}",
-        )
-        batcher.start()
-        codec = Codec(version.name, version.version, session.signature, limits.max_batch_size, version.labels)
-        return Served(version.name, version.version, version.config, version.stats, session, codec, batcher, limits)
 
     def _fail(self, version: ModelVersion, reason: str) -> None:
         version.reason = reason
@@ -290,62 +202,3 @@ class Repository:
         # Every queue drains at the same time; each is only waited for in turn.
         served = [version.served for version in self.versions() if version.served is not None]
         return all([entry.batcher.close(max(0.0, deadline_s - time.monotonic())) for entry in served])
-
-
-def model_limits(config: model_config_pb2.ModelConfig, session: Session, defaults: Limits) -> Limits:
-    """How a model's requests are batched: its own configuration over the server's defaults.
-
-    Raises:
-        LoadError: the configuration contradicts the graph.
-    """
-    signature = session.signature
-    if config.max_batch_size < 0:
-        raise LoadError(f"config.pbtxt sets max_batch_size {config.max_batch_size}; it must not be negative")
-    if config.max_batch_size > MAX_BATCH_SIZE:
-        raise LoadError(
-            f"config.pbtxt sets max_batch_size {config.max_batch_size}; at most {MAX_BATCH_SIZE} is possible"
-        )
-    if config.max_batch_size > 0 and not signature.batched:
-        raise LoadError(
-            f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input and output"
-        )
-    _check_tensors("input", config.input, [spec.name for spec in signature.inputs])
-    _check_tensors("output", config.output, [spec.name for spec in signature.outputs])
-    batching = config.dynamic_batching
-    return Limits(
-        max_batch_size=(config.max_batch_size or defaults.max_batch_size) if signature.batched else 1,
-        max_queue_size=batching.default_queue_policy.max_queue_size or defaults.max_queue_size,
-        max_queue_delay_s=batching.max_queue_delay_microseconds / 1e6 or defaults.max_queue_delay_s,
-    )
-
-
-def _check_tensors(what: str, configured: Iterable[Any], in_graph: Sequence[str]) -> None:
-    for tensor in configured:
-        if tensor.name not in in_graph:
-            raise LoadError(f"config.pbtxt names the {what} '{tensor.name}', the graph has {list(in_graph)}")
-
-
-def batch_sizes(max_batch_size: int) -> list[int]:
-    """The sizes to warm: powers of two up to the most rows of a batch, and that, but nothing above `MAX_WARM_SIZE`."""
-    max_batch_size = min(max_batch_size, MAX_WARM_SIZE)
-    sizes = [2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size]
-    return [*sizes, max_batch_size]
-
-
-def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:
-    """The session's run, with the predictions of every batch counted whatever its clients asked for."""
-    heads = session.signature.heads
-    if heads is None:
-        return session.run
-    watched = (heads.argmax, heads.confidence)
-    plans: dict[tuple[str, ...], tuple[str, ...]] = {}
-
-    def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
-        names = plans.get(wanted)
-        if names is None:
-            names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
-        outputs = session.run(inputs, names)
-        stats.predicted(outputs[names.index(heads.argmax)], outputs[-1])
-        return outputs[: len(wanted)]
-
-    return run

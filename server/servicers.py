@@ -15,8 +15,9 @@ from server.batcher import Entry
 from server.codec import parse
 from server.errors import PredictionError, RunFailed
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
+from server.loader import Served
 from server.metrics import BatchTimes, Snapshot
-from server.repository import ModelVersion, Repository, Served
+from server.repository import Repository
 from server.session import TensorSpec
 from server.status import status
 
@@ -115,7 +116,7 @@ class InferenceService:
                 response_serializer=GetMessageClass(method.output_type).SerializeToString,
             )
             for method in service.methods
-            if f"/{service.full_name}/{method.name}" != MODEL_INFER
+            if f"/{service.full_name}/{method.name}" != MODEL_INFER and hasattr(self, method.name)
         }
         server.add_registered_method_handlers(service.full_name, handlers)  # type: ignore[attr-defined]  # the stubs predate it
 
@@ -164,9 +165,9 @@ class InferenceService:
             await self._served(request.name, request.version, context)
         return pb.ModelStatisticsResponse(
             model_stats=[
-                _statistics(version)
+                _statistics(version.served)
                 for version in self._repository.versions(request.name)
-                if version.state == "READY" and request.version in ("", version.version)
+                if version.state == "READY" and version.served and request.version in ("", version.version)
             ]
         )
 
@@ -244,7 +245,7 @@ def _dims(spec: TensorSpec) -> list[int]:
     return [-1 if size is None else size for size in spec.shape]
 
 
-def _statistics(version: ModelVersion) -> pb.ModelStatistics:
+def _statistics(version: Served) -> pb.ModelStatistics:
     snapshot = version.stats.snapshot()
     return pb.ModelStatistics(
         name=version.name,

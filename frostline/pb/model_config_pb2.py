@@ -24,33 +24,71 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66rostline/pb/model_config.proto\x12\tinference\"f\n\nModelInput\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x30\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataTypeR\x08\x64\x61taType\x12\x12\n\x04\x64ims\x18\x04 \x03(\x03R\x04\x64ims\"g\n\x0bModelOutput\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x30\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataTypeR\x08\x64\x61taType\x12\x12\n\x04\x64ims\x18\x03 \x03(\x03R\x04\x64ims\"\xbe\x02\n\x12ModelVersionPolicy\x12>\n\x06latest\x18\x01 \x01(\x0b\x32$.inference.ModelVersionPolicy.LatestH\x00R\x06latest\x12\x35\n\x03\x61ll\x18\x02 \x01(\x0b\x32!.inference.ModelVersionPolicy.AllH\x00R\x03\x61ll\x12\x44\n\x08specific\x18\x03 \x01(\x0b\x32&.inference.ModelVersionPolicy.SpecificH\x00R\x08specific\x1a+\n\x06Latest\x12!\n\x0cnum_versions\x18\x01 \x01(\rR\x0bnumVersions\x1a\x05\n\x03\x41ll\x1a&\n\x08Specific\x12\x1a\n\x08versions\x18\x01 \x03(\x03R\x08versionsB\x0f\n\rpolicy_choice\"8\n\x10ModelQueuePolicy\x12$\n\x0emax_queue_size\x18\x04 \x01(\rR\x0cmaxQueueSize\"\xa6\x01\n\x14ModelDynamicBatching\x12?\n\x1cmax_queue_delay_microseconds\x18\x02 \x01(\x04R\x19maxQueueDelayMicroseconds\x12M\n\x14\x64\x65\x66\x61ult_queue_policy\x18\x06 \x01(\x0b\x32\x1b.inference.ModelQueuePolicyR\x12\x64\x65\x66\x61ultQueuePolicy\"6\n\x16ModelTransactionPolicy\x12\x1c\n\tdecoupled\x18\x01 \x01(\x08R\tdecoupled\"\x96\x04\n\x0bModelConfig\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08platform\x18\x02 \x01(\tR\x08platform\x12\x18\n\x07\x62\x61\x63kend\x18\x11 \x01(\tR\x07\x62\x61\x63kend\x12\x44\n\x0eversion_policy\x18\x03 \x01(\x0b\x32\x1d.inference.ModelVersionPolicyR\rversionPolicy\x12$\n\x0emax_batch_size\x18\x04 \x01(\x05R\x0cmaxBatchSize\x12+\n\x05input\x18\x05 \x03(\x0b\x32\x15.inference.ModelInputR\x05input\x12.\n\x06output\x18\x06 \x03(\x0b\x32\x16.inference.ModelOutputR\x06output\x12L\n\x10\x64ynamic_batching\x18\x0b \x01(\x0b\x32\x1f.inference.ModelDynamicBatchingH\x00R\x0f\x64ynamicBatching\x12\x34\n\x16\x64\x65\x66\x61ult_model_filename\x18\x08 \x01(\tR\x14\x64\x65\x66\x61ultModelFilename\x12[\n\x18model_transaction_policy\x18\x13 \x01(\x0b\x32!.inference.ModelTransactionPolicyR\x16modelTransactionPolicyB\x13\n\x11scheduling_choice*\xfa\x01\n\x08\x44\x61taType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_BOOL\x10\x01\x12\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bTYPE_UINT64\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nTYPE_INT64\x10\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE_STRING\x10\r\x12\r\n\tTYPE_BF16\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66rostline/pb/model_config.proto\x12\tinference\"\x9f\x01\n\nModelInput\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x30\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataTypeR\x08\x64\x61taType\x12\x12\n\x04\x64ims\x18\x04 \x03(\x03R\x04\x64ims\x12\x37\n\x07reshape\x18\x05 \x01(\x0b\x32\x1d.inference.ModelTensorReshapeR\x07reshape\"*\n\x12ModelTensorReshape\x12\x14\n\x05shape\x18\x01 \x03(\x03R\x05shape\"\xc7\x01\n\x0bModelOutput\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x30\n\tdata_type\x18\x02 \x01(\x0e\x32\x13.inference.DataTypeR\x08\x64\x61taType\x12\x12\n\x04\x64ims\x18\x03 \x03(\x03R\x04\x64ims\x12\x37\n\x07reshape\x18\x05 \x01(\x0b\x32\x1d.inference.ModelTensorReshapeR\x07reshape\x12%\n\x0elabel_filename\x18\x04 \x01(\tR\rlabelFilename\"\xbe\x02\n\x12ModelVersionPolicy\x12>\n\x06latest\x18\x01 \x01(\x0b\x32$.inference.ModelVersionPolicy.LatestH\x00R\x06latest\x12\x35\n\x03\x61ll\x18\x02 \x01(\x0b\x32!.inference.ModelVersionPolicy.AllH\x00R\x03\x61ll\x12\x44\n\x08specific\x18\x03 \x01(\x0b\x32&.inference.ModelVersionPolicy.SpecificH\x00R\x08specific\x1a+\n\x06Latest\x12!\n\x0cnum_versions\x18\x01 \x01(\rR\x0bnumVersions\x1a\x05\n\x03\x41ll\x1a&\n\x08Specific\x12\x1a\n\x08versions\x18\x01 \x03(\x03R\x08versionsB\x0f\n\rpolicy_choice\"\xaa\x02\n\x10ModelQueuePolicy\x12P\n\x0etimeout_action\x18\x01 \x01(\x0e\x32).inference.ModelQueuePolicy.TimeoutActionR\rtimeoutAction\x12@\n\x1c\x64\x65\x66\x61ult_timeout_microseconds\x18\x02 \x01(\x04R\x1a\x64\x65\x66\x61ultTimeoutMicroseconds\x12\x34\n\x16\x61llow_timeout_override\x18\x03 \x01(\x08R\x14\x61llowTimeoutOverride\x12$\n\x0emax_queue_size\x18\x04 \x01(\rR\x0cmaxQueueSize\"&\n\rTimeoutAction\x12\n\n\x06REJECT\x10\x00\x12\t\n\x05\x44\x45LAY\x10\x01\"\xb7\x04\n\x14ModelDynamicBatching\x12\x30\n\x14preferred_batch_size\x18\x01 \x03(\x05R\x12preferredBatchSize\x12+\n\x11preserve_ordering\x18\x03 \x01(\x08R\x10preserveOrdering\x12\'\n\x0fpriority_levels\x18\x04 \x01(\x04R\x0epriorityLevels\x12\x34\n\x16\x64\x65\x66\x61ult_priority_level\x18\x05 \x01(\x04R\x14\x64\x65\x66\x61ultPriorityLevel\x12l\n\x15priority_queue_policy\x18\x07 \x03(\x0b\x32\x38.inference.ModelDynamicBatching.PriorityQueuePolicyEntryR\x13priorityQueuePolicy\x12?\n\x1cmax_queue_delay_microseconds\x18\x02 \x01(\x04R\x19maxQueueDelayMicroseconds\x12M\n\x14\x64\x65\x66\x61ult_queue_policy\x18\x06 \x01(\x0b\x32\x1b.inference.ModelQueuePolicyR\x12\x64\x65\x66\x61ultQueuePolicy\x1a\x63\n\x18PriorityQueuePolicyEntry\x12\x10\n\x03key\x18\x01 \x01(\x04R\x03key\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\x1b.inference.ModelQueuePolicyR\x05value:\x02\x38\x01\"\xcd\x01\n\x12ModelInstanceGroup\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x36\n\x04kind\x18\x04 \x01(\x0e\x32\".inference.ModelInstanceGroup.KindR\x04kind\x12\x14\n\x05\x63ount\x18\x02 \x01(\x05R\x05\x63ount\x12\x12\n\x04gpus\x18\x03 \x03(\x05R\x04gpus\"A\n\x04Kind\x12\r\n\tKIND_AUTO\x10\x00\x12\x0c\n\x08KIND_GPU\x10\x01\x12\x0c\n\x08KIND_CPU\x10\x02\x12\x0e\n\nKIND_MODEL\x10\x03\"\xe2\x05\n\x17ModelOptimizationPolicy\x12>\n\x05graph\x18\x01 \x01(\x0b\x32(.inference.ModelOptimizationPolicy.GraphR\x05graph\x12o\n\x16\x65xecution_accelerators\x18\x04 \x01(\x0b\x32\x38.inference.ModelOptimizationPolicy.ExecutionAcceleratorsR\x15\x65xecutionAccelerators\x1a\x1d\n\x05Graph\x12\x14\n\x05level\x18\x01 \x01(\x05R\x05level\x1a\xf6\x03\n\x15\x45xecutionAccelerators\x12\x80\x01\n\x19gpu_execution_accelerator\x18\x01 \x03(\x0b\x32\x44.inference.ModelOptimizationPolicy.ExecutionAccelerators.AcceleratorR\x17gpuExecutionAccelerator\x12\x80\x01\n\x19\x63pu_execution_accelerator\x18\x02 \x03(\x0b\x32\x44.inference.ModelOptimizationPolicy.ExecutionAccelerators.AcceleratorR\x17\x63puExecutionAccelerator\x1a\xd6\x01\n\x0b\x41\x63\x63\x65lerator\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12t\n\nparameters\x18\x02 \x03(\x0b\x32T.inference.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator.ParametersEntryR\nparameters\x1a=\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xba\x03\n\x0bModelWarmup\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nbatch_size\x18\x02 \x01(\rR\tbatchSize\x12:\n\x06inputs\x18\x03 \x03(\x0b\x32\".inference.ModelWarmup.InputsEntryR\x06inputs\x12\x14\n\x05\x63ount\x18\x04 \x01(\rR\x05\x63ount\x1a\xcc\x01\n\x05Input\x12\x30\n\tdata_type\x18\x01 \x01(\x0e\x32\x13.inference.DataTypeR\x08\x64\x61taType\x12\x12\n\x04\x64ims\x18\x02 \x03(\x03R\x04\x64ims\x12\x1d\n\tzero_data\x18\x03 \x01(\x08H\x00R\x08zeroData\x12!\n\x0brandom_data\x18\x04 \x01(\x08H\x00R\nrandomData\x12(\n\x0finput_data_file\x18\x05 \x01(\tH\x00R\rinputDataFileB\x11\n\x0finput_data_type\x1aW\n\x0bInputsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32\x1c.inference.ModelWarmup.InputR\x05value:\x02\x38\x01\"3\n\x0eModelParameter\x12!\n\x0cstring_value\x18\x01 \x01(\tR\x0bstringValue\"6\n\x16ModelTransactionPolicy\x12\x1c\n\tdecoupled\x18\x01 \x01(\x08R\tdecoupled\"\x81\x07\n\x0bModelConfig\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n\x08platform\x18\x02 \x01(\tR\x08platform\x12\x18\n\x07\x62\x61\x63kend\x18\x11 \x01(\tR\x07\x62\x61\x63kend\x12\x44\n\x0eversion_policy\x18\x03 \x01(\x0b\x32\x1d.inference.ModelVersionPolicyR\rversionPolicy\x12$\n\x0emax_batch_size\x18\x04 \x01(\x05R\x0cmaxBatchSize\x12+\n\x05input\x18\x05 \x03(\x0b\x32\x15.inference.ModelInputR\x05input\x12.\n\x06output\x18\x06 \x03(\x0b\x32\x16.inference.ModelOutputR\x06output\x12L\n\x10\x64ynamic_batching\x18\x0b \x01(\x0b\x32\x1f.inference.ModelDynamicBatchingH\x00R\x0f\x64ynamicBatching\x12\x34\n\x16\x64\x65\x66\x61ult_model_filename\x18\x08 \x01(\tR\x14\x64\x65\x66\x61ultModelFilename\x12\x44\n\x0einstance_group\x18\x07 \x03(\x0b\x32\x1d.inference.ModelInstanceGroupR\rinstanceGroup\x12\x46\n\x0coptimization\x18\x0c \x01(\x0b\x32\".inference.ModelOptimizationPolicyR\x0coptimization\x12\x46\n\nparameters\x18\x0e \x03(\x0b\x32&.inference.ModelConfig.ParametersEntryR\nparameters\x12\x39\n\x0cmodel_warmup\x18\x10 \x03(\x0b\x32\x16.inference.ModelWarmupR\x0bmodelWarmup\x12[\n\x18model_transaction_policy\x18\x13 \x01(\x0b\x32!.inference.ModelTransactionPolicyR\x16modelTransactionPolicy\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12/\n\x05value\x18\x02 \x01(\x0b\x32\x19.inference.ModelParameterR\x05value:\x02\x38\x01\x42\x13\n\x11scheduling_choice*\xfa\x01\n\x08\x44\x61taType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_BOOL\x10\x01\x12\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bTYPE_UINT64\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12\x0e\n\nTYPE_INT64\x10\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c\x12\x0f\n\x0bTYPE_STRING\x10\r\x12\r\n\tTYPE_BF16\x10\x0e\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'frostline.pb.model_config_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=1397
-  _globals['_DATATYPE']._serialized_end=1647
-  _globals['_MODELINPUT']._serialized_start=46
-  _globals['_MODELINPUT']._serialized_end=148
-  _globals['_MODELOUTPUT']._serialized_start=150
-  _globals['_MODELOUTPUT']._serialized_end=253
-  _globals['_MODELVERSIONPOLICY']._serialized_start=256
-  _globals['_MODELVERSIONPOLICY']._serialized_end=574
-  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_start=467
-  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_end=510
-  _globals['_MODELVERSIONPOLICY_ALL']._serialized_start=512
-  _globals['_MODELVERSIONPOLICY_ALL']._serialized_end=517
-  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_start=519
-  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_end=557
-  _globals['_MODELQUEUEPOLICY']._serialized_start=576
-  _globals['_MODELQUEUEPOLICY']._serialized_end=632
-  _globals['_MODELDYNAMICBATCHING']._serialized_start=635
-  _globals['_MODELDYNAMICBATCHING']._serialized_end=801
-  _globals['_MODELTRANSACTIONPOLICY']._serialized_start=803
-  _globals['_MODELTRANSACTIONPOLICY']._serialized_end=857
-  _globals['_MODELCONFIG']._serialized_start=860
-  _globals['_MODELCONFIG']._serialized_end=1394
+  _globals['_MODELDYNAMICBATCHING_PRIORITYQUEUEPOLICYENTRY']._loaded_options = None
+  _globals['_MODELDYNAMICBATCHING_PRIORITYQUEUEPOLICYENTRY']._serialized_options = b'8\001'
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS_ACCELERATOR_PARAMETERSENTRY']._loaded_options = None
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS_ACCELERATOR_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELWARMUP_INPUTSENTRY']._loaded_options = None
+  _globals['_MODELWARMUP_INPUTSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELCONFIG_PARAMETERSENTRY']._loaded_options = None
+  _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_options = b'8\001'
+  _globals['_DATATYPE']._serialized_start=4050
+  _globals['_DATATYPE']._serialized_end=4300
+  _globals['_MODELINPUT']._serialized_start=47
+  _globals['_MODELINPUT']._serialized_end=206
+  _globals['_MODELTENSORRESHAPE']._serialized_start=208
+  _globals['_MODELTENSORRESHAPE']._serialized_end=250
+  _globals['_MODELOUTPUT']._serialized_start=253
+  _globals['_MODELOUTPUT']._serialized_end=452
+  _globals['_MODELVERSIONPOLICY']._serialized_start=455
+  _globals['_MODELVERSIONPOLICY']._serialized_end=773
+  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_start=666
+  _globals['_MODELVERSIONPOLICY_LATEST']._serialized_end=709
+  _globals['_MODELVERSIONPOLICY_ALL']._serialized_start=711
+  _globals['_MODELVERSIONPOLICY_ALL']._serialized_end=716
+  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_start=718
+  _globals['_MODELVERSIONPOLICY_SPECIFIC']._serialized_end=756
+  _globals['_MODELQUEUEPOLICY']._serialized_start=776
+  _globals['_MODELQUEUEPOLICY']._serialized_end=1074
+  _globals['_MODELQUEUEPOLICY_TIMEOUTACTION']._serialized_start=1036
+  _globals['_MODELQUEUEPOLICY_TIMEOUTACTION']._serialized_end=1074
+  _globals['_MODELDYNAMICBATCHING']._serialized_start=1077
+  _globals['_MODELDYNAMICBATCHING']._serialized_end=1644
+  _globals['_MODELDYNAMICBATCHING_PRIORITYQUEUEPOLICYENTRY']._serialized_start=1545
+  _globals['_MODELDYNAMICBATCHING_PRIORITYQUEUEPOLICYENTRY']._serialized_end=1644
+  _globals['_MODELINSTANCEGROUP']._serialized_start=1647
+  _globals['_MODELINSTANCEGROUP']._serialized_end=1852
+  _globals['_MODELINSTANCEGROUP_KIND']._serialized_start=1787
+  _globals['_MODELINSTANCEGROUP_KIND']._serialized_end=1852
+  _globals['_MODELOPTIMIZATIONPOLICY']._serialized_start=1855
+  _globals['_MODELOPTIMIZATIONPOLICY']._serialized_end=2593
+  _globals['_MODELOPTIMIZATIONPOLICY_GRAPH']._serialized_start=2059
+  _globals['_MODELOPTIMIZATIONPOLICY_GRAPH']._serialized_end=2088
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS']._serialized_start=2091
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS']._serialized_end=2593
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS_ACCELERATOR']._serialized_start=2379
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS_ACCELERATOR']._serialized_end=2593
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS_ACCELERATOR_PARAMETERSENTRY']._serialized_start=2532
+  _globals['_MODELOPTIMIZATIONPOLICY_EXECUTIONACCELERATORS_ACCELERATOR_PARAMETERSENTRY']._serialized_end=2593
+  _globals['_MODELWARMUP']._serialized_start=2596
+  _globals['_MODELWARMUP']._serialized_end=3038
+  _globals['_MODELWARMUP_INPUT']._serialized_start=2745
+  _globals['_MODELWARMUP_INPUT']._serialized_end=2949
+  _globals['_MODELWARMUP_INPUTSENTRY']._serialized_start=2951
+  _globals['_MODELWARMUP_INPUTSENTRY']._serialized_end=3038
+  _globals['_MODELPARAMETER']._serialized_start=3040
+  _globals['_MODELPARAMETER']._serialized_end=3091
+  _globals['_MODELTRANSACTIONPOLICY']._serialized_start=3093
+  _globals['_MODELTRANSACTIONPOLICY']._serialized_end=3147
+  _globals['_MODELCONFIG']._serialized_start=3150
+  _globals['_MODELCONFIG']._serialized_end=4047
+  _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_start=3938
+  _globals['_MODELCONFIG_PARAMETERSENTRY']._serialized_end=4026
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,8 @@ from puppet import TIMEOUT_S, Replies, make_entry
 from frostline.pb import model_config_pb2
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, ServerStopping
 from server.folder import read_card, read_labels, scan, version_groups
-from server.repository import Limits, ModelVersion, Repository, Served, batch_sizes
+from server.loader import Limits, Loader, Served, batch_sizes
+from server.repository import ModelVersion, Repository
 from server.session import CPU
 
 LIMITS = Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.0)
@@ -39,10 +40,7 @@ class Shelf:
         self._watch = watch
         self.repository = Repository(
             root,
-            [(CPU, {})],
-            strict=True,
-            threads=1,
-            limits=limits,
+            Loader([(CPU, {})], strict=True, threads=1, limits=limits),
             on_change=self._changed,
             on_warning=lambda model, text: self.warnings.append((model, text)),
         )
@@ -174,9 +172,10 @@ def test_a_ready_version_is_proved_and_says_what_it_is(tmp_path: Path, open_shel
     folder = write_artifact(tmp_path, "digits", 3)
     (version,) = open_shelf().repository.versions()
     assert (version.name, version.version, version.path, version.state) == ("digits", "3", folder, "READY")
-    assert version.verified
-    assert version.sha256 == json.loads((folder / "card.json").read_text())["sha256"]
-    assert version.labels == list(onnx_models.LABELS)
+    assert version.served is not None
+    assert version.served.golden is not None
+    assert version.served.sha256 == json.loads((folder / "card.json").read_text())["sha256"]
+    assert version.served.labels == list(onnx_models.LABELS)
     assert version.load_s > 0
     assert version.reason == ""
 
@@ -184,12 +183,13 @@ def test_a_ready_version_is_proved_and_says_what_it_is(tmp_path: Path, open_shel
 def test_a_bare_onnx_file_is_served_unproved(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "bare", golden=False, card=False)
     (version,) = open_shelf().repository.versions()
-    assert (version.state, version.verified, version.labels) == ("READY", False, None)
+    assert version.served is not None
+    assert (version.state, version.served.golden, version.served.labels) == ("READY", None, None)
 
 
 def test_labels_may_come_with_the_onnx_file(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "digits", model=onnx_models.linear(labels=["x", "y", "z"]), labels=None)
-    assert open_shelf().repository.versions()[0].labels == ["x", "y", "z"]
+    assert open_shelf().get("digits").labels == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,9 @@ def test_networks_of_every_kind_are_proved_and_served(
 ) -> None:
     write_artifact(tmp_path, "m", model=build(), inputs=inputs)
     (version,) = open_shelf().repository.versions()
-    assert (version.state, version.verified, version.reason) == ("READY", True, "")
+    assert version.served is not None
+    assert version.served.golden is not None
+    assert (version.state, version.reason) == ("READY", "")
 
 
 @pytest.mark.parametrize("build", [onnx_models.strings, onnx_models.no_batch_axis, onnx_models.two_outputs])
