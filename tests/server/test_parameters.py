@@ -13,7 +13,7 @@ from server.errors import InvalidInput, PredictionError, RegionNotFound, Unsuppo
 ROW = np.array([[1, 2, 3, 4]], np.float32)
 
 
-def decoded(where: str = "request", **parameters: dict[str, Any]) -> Rows:
+def decoded(where: str = "request", /, **parameters: dict[str, Any]) -> Rows:
     """A good request with parameters on the request, its input or its output."""
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[ROW.tobytes()])
     request.inputs.add(name="input", datatype="FP32", shape=ROW.shape)
