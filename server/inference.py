@@ -13,6 +13,7 @@ from server.loader import Served
 from server.metrics import Unrouted
 from server.repository import Repository
 from server.shared_memory import Regions
+from server.wire import Headers
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/frostline.v1.Predictor/Predict"
@@ -83,6 +84,7 @@ class Inference:
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
         self._regions = regions
+        self._headers = Headers()
         self._stopping = False
         self.refused_s = -math.inf
         """When a request was last refused because of the stop, on the `time.monotonic` clock."""
@@ -111,10 +113,20 @@ class Inference:
                     f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
                 )
             if method == MODEL_INFER:
-                infer = parse(inference_pb2.ModelInferRequest, payload)
-                request_id = infer.id
-                served = self._repository.get(infer.model_name, infer.model_version)
-                rows = served.codec.decode_infer(infer, self._regions)
+                rows = None
+                seen = self._headers.find(payload)
+                if seen is not None:
+                    header, request_id, elements = seen
+                    served = self._repository.get(header.model, header.version)
+                    rows = served.codec.recognise(header, elements)
+                if served is None or rows is None:
+                    infer = parse(inference_pb2.ModelInferRequest, payload)
+                    request_id = infer.id
+                    served = self._repository.get(infer.model_name, infer.model_version)
+                    rows = served.codec.decode_infer(infer, self._regions)
+                    unseen = self._headers.remember(payload, infer)
+                    if unseen is not None:
+                        served.codec.remember(unseen, rows)
                 call = Call(token, request_id, served, rows.deliveries)
             else:
                 predict = parse(predictor_pb2.PredictRequest, payload)
