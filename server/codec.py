@@ -48,6 +48,14 @@ class Rows(NamedTuple):
     timeout_s: float | None = None
     deliveries: tuple[Delivery, ...] | None = None
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a request that differs in nothing but its elements is decoded to the same but for them.
+
+        Strings are taken apart anew each time, and a region of shared memory may be another by then.
+        """
+        return len(self.data) == 1 and isinstance(self.data[0], bytes) and self.deliveries is None
+
 
 def parse(message: type[M], payload: bytes) -> M:
     """Parse a message.
@@ -141,12 +149,10 @@ class Codec:
         return Rows(layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries)
 
     def remember(self, header: Header, rows: Rows) -> None:
-        """Remember what was decoded from a request with this header, if only its elements can differ the next time."""
-        # Strings are taken apart anew each time, and a region of shared memory may be another by then.
-        if len(rows.data) == 1 and isinstance(rows.data[0], bytes) and rows.deliveries is None:
-            if len(self._recognised) >= _MAX_CACHED:
-                self._recognised.clear()
-            self._recognised[header] = rows._replace(data=())
+        """Remember what was decoded from a request with this header; only what `repeats` may be."""
+        if len(self._recognised) >= _MAX_CACHED:
+            self._recognised.clear()
+        self._recognised[header] = rows._replace(data=())
 
     def recognise(self, header: Header, elements: bytes) -> Rows | None:
         """What `decode_infer` would find in a request with a header that was remembered; None if it was not."""

@@ -124,7 +124,7 @@ class Inference:
                     request_id = infer.id
                     served = self._repository.get(infer.model_name, infer.model_version)
                     rows = served.codec.decode_infer(infer, self._regions)
-                    unseen = self._headers.remember(payload, infer)
+                    unseen = self._headers.remember(payload, infer) if rows.repeats else None
                     if unseen is not None:
                         served.codec.remember(unseen, rows)
                 call = Call(token, request_id, served, rows.deliveries)

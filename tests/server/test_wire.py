@@ -325,3 +325,20 @@ def test_strings_are_taken_apart_anew_each_time() -> None:
         raw = b"".join(b"\1\0\0\0" + word.encode() for word in words)
         (_, _, elements, *_), _ = outcome(inference, request_of(raw, inputs=[tensor]).SerializeToString())
         assert elements == [words]
+
+
+def test_classes_are_ranked_and_places_in_shared_memory_found_anew_each_time() -> None:
+    inference = inference_of(Repository())
+    request = request_of(outputs=[{"name": "logits"}])
+    request.outputs[0].parameters["classification"].int64_param = 2
+    for _ in range(2):
+        _, (_, _, _, deliveries) = outcome(inference, request.SerializeToString())
+        assert [delivery.classes for delivery in deliveries] == [2]
+
+
+def test_what_is_remembered_of_one_version_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.codec._MAX_CACHED", 2)
+    inference = inference_of(Repository())
+    payloads = [request_of(id="i" * size).SerializeToString() for size in range(4)]
+    first = [outcome(inference, payload) for payload in payloads]
+    assert [outcome(inference, payload) for payload in payloads] == first
