@@ -74,6 +74,11 @@ def test_without_a_batch_axis_the_whole_tensor_is_ranked() -> None:
 
 def test_labels_are_left_out_where_a_row_has_no_number_for_each() -> None:
     assert ranked([2, 0], 1, LABELS, np.int64) == [["2:0"], ["0:0"]]
+    assert ranked([[[1, 2], [4, 3]]], 1, LABELS) == [["4.000000:2"]]
+
+
+def test_axes_of_one_place_do_not_hide_the_classes() -> None:
+    assert ranked([[[1], [3], [2]]], 1, LABELS) == [["3.000000:1:bee"]]
 
 
 def test_an_index_beyond_the_labels_or_with_an_empty_one_has_none() -> None:
