@@ -470,3 +470,18 @@ def test_a_client_that_shrinks_its_memory_hurts_only_itself(
     del request.raw_input_contents[:]
     assert refused(lambda: stub.ModelInfer(request, timeout=TIMEOUT_S))[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert memory.path.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "setting", "allowed"),
+    [("127.0.0.1", "auto", True), ("127.0.0.1", "off", False), ("0.0.0.0", "auto", False), ("0.0.0.0", "on", True)],
+)  # fmt: skip
+def test_a_server_allows_what_its_setting_and_its_address_say(
+    tmp_path: Path, memory: Memory, host: str, setting: str, *, allowed: bool
+) -> None:
+    with running(tmp_path, host=host, shared_memory=setting, transport="grpcio", log_level="error") as instance:
+        if allowed:
+            instance.server.regions.register("a", memory.key, 0, 16)
+        else:
+            with pytest.raises(Unsupported, match=r"^system shared memory is off on this server"):
+                instance.server.regions.register("a", memory.key, 0, 16)
