@@ -16,6 +16,7 @@ import pytest
 from google.protobuf import text_format
 from onnx_models import write_artifact
 from puppet import TIMEOUT_S, Replies, make_entry
+from signatures import NOWHERE
 
 from frostline.pb import inference_pb2, model_config_pb2
 from server.errors import LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady, PredictionError, Retired
@@ -429,7 +430,7 @@ def test_a_request_decoded_for_a_version_that_was_replaced_is_answered_by_its_su
 ) -> None:
     write_artifact(tmp_path, "m", 1)
     shelf.look()
-    inference, replies, payload = Inference(shelf.repository, Unrouted(), 1 << 20), Replies(), infer_message(X)
+    inference, replies, payload = Inference(shelf.repository, Unrouted(), 1 << 20, NOWHERE), Replies(), infer_message(X)
     entry = inference.prepare(MODEL_INFER, payload, None, replies, token="call")
     write_artifact(tmp_path, "m", 2, onnx_models.linear(shift=10))
     shelf.look()
@@ -442,7 +443,7 @@ def test_a_request_decoded_for_a_version_that_was_replaced_is_answered_by_its_su
 def test_a_request_for_a_version_that_has_no_successor_is_refused_with_the_reason(tmp_path: Path, shelf: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
     shelf.look()
-    inference, payload = Inference(shelf.repository, Unrouted(), 1 << 20), infer_message(X, "1")
+    inference, payload = Inference(shelf.repository, Unrouted(), 1 << 20, NOWHERE), infer_message(X, "1")
     entry = inference.prepare(MODEL_INFER, payload, None, Replies(), token=None)
     shutil.rmtree(tmp_path / "m")
     shelf.look()
@@ -454,7 +455,7 @@ def test_a_request_for_a_version_that_has_no_successor_is_refused_with_the_reaso
 def test_a_request_that_meets_a_closing_queue_nothing_has_replaced_is_refused(tmp_path: Path, shelf: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
     shelf.look()
-    inference, payload = Inference(shelf.repository, Unrouted(), 1 << 20), infer_message(X)
+    inference, payload = Inference(shelf.repository, Unrouted(), 1 << 20, NOWHERE), infer_message(X)
     entry = inference.prepare(MODEL_INFER, payload, None, Replies(), token=None)
     served = shelf.repository.get("m", "")
     assert served.batcher.close(TIMEOUT_S)
