@@ -52,8 +52,22 @@ class QueueFull(PredictionError):
     reason = "REJECTED"
 
 
+class QueueTimeout(PredictionError):
+    """The request waited for the device longer than its queue's policy lets it."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
 class ServerStopping(PredictionError):
     """The server is draining and takes no new requests."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class Retired(PredictionError):
+    """This version's queue takes no new requests; the version that replaced it, if there is one, may."""
 
     code = "UNAVAILABLE"
     reason = "REJECTED"

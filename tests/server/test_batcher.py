@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from puppet import TIMEOUT_S, Replies, Stage, computed, make_entry, stage
 
 from server.batcher import Entry, RowKind
-from server.errors import Cancelled, DeadlineExceeded, InvalidInput, QueueFull, RunFailed, ServerStopping
+from server.errors import Cancelled, DeadlineExceeded, InvalidInput, QueueFull, Retired, RunFailed, ServerStopping
 
 HOUR_S = 3600.0
 FLOAT = np.dtype(np.float32)
@@ -387,16 +387,16 @@ def test_an_error_with_a_meaning_of_its_own_reaches_the_client_as_it_is(staging:
     assert isinstance(entry.error, InvalidInput)
 
 
-def test_a_network_that_gives_another_number_of_rows_fails_the_batch(staging: Staging) -> None:
+def test_a_network_that_gives_another_number_of_rows_fails_everybody(staging: Staging) -> None:
     on = staging()
     on.occupy()
     entries = [on.entry([1]), on.entry([2])]
     on.submit(*entries)
     on.puppet.release()
     on.puppet.wait_for(2)
-    on.puppet.answer = lambda inputs, wanted: [inputs[0][:1]]
+    on.puppet.answer = lambda inputs, wanted: [inputs[0][:0]]
     on.finish()
-    assert [str(entry.error) for entry in entries] == ["output 'same' has shape [1, 1] for a batch of 2 rows"] * 2
+    assert [str(entry.error) for entry in entries] == ["output 'same' has shape [0, 1] for a batch of 1 rows"] * 2
 
 
 def test_a_network_that_gives_too_few_outputs_fails_the_batch(staging: Staging) -> None:
@@ -461,14 +461,11 @@ def test_a_door_is_handed_its_entries_of_a_batch_in_one_go(staging: Staging) -> 
     assert other.groups == [theirs]
 
 
-def test_failed_entries_are_handed_over_in_one_go_too(staging: Staging) -> None:
+def test_entries_that_end_before_they_run_are_handed_over_in_one_go_too(staging: Staging) -> None:
     on = staging()
     on.occupy()
-    entries = [on.entry([1]), on.entry([2])]
+    entries = [on.entry([n], deadline_s=time.monotonic()) for n in (1, 2)]
     on.submit(*entries)
-    on.puppet.release()
-    on.puppet.wait_for(2)
-    on.puppet.answer = lambda inputs, wanted: []
     on.finish()
     assert on.replies.groups[1:] == [entries]
 
@@ -520,7 +517,7 @@ def test_closing_does_not_wait_for_the_delay(staging: Staging) -> None:
 def test_a_closed_batcher_refuses_new_requests(staging: Staging) -> None:
     on = staging()
     on.finish()
-    with pytest.raises(ServerStopping, match="has stopped accepting new inference requests"):
+    with pytest.raises(Retired, match="has stopped accepting new inference requests"):
         on.submit(on.entry([1]))
 
 

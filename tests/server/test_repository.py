@@ -13,16 +13,17 @@ import onnx_models
 import pytest
 from google.protobuf import text_format
 from onnx_models import write_artifact
-from puppet import TIMEOUT_S, Replies, make_entry
+from puppet import TIMEOUT_S, Replies, batching, make_entry
 
 from frostline.pb import model_config_pb2
-from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, ServerStopping
+from server.batcher import Batching
+from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, Retired
 from server.folder import read_card, read_labels, scan, version_groups
-from server.loader import Limits, Loader, Served, batch_sizes
+from server.loader import Loader, Served, batch_sizes
 from server.repository import ModelVersion, Repository
 from server.session import CPU
 
-LIMITS = Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.0)
+BATCHING = batching(max_batch_size=16)
 Watcher = Callable[[ModelVersion], None]
 
 
@@ -34,13 +35,13 @@ class Shelf:
         warnings: model and text of every warning.
     """
 
-    def __init__(self, root: Path, watch: Watcher | None, limits: Limits) -> None:
+    def __init__(self, root: Path, watch: Watcher | None, batching: Batching) -> None:
         self.changes: list[tuple[str, str, str]] = []
         self.warnings: list[tuple[str, str]] = []
         self._watch = watch
         self.repository = Repository(
             root,
-            Loader([(CPU, {})], strict=True, threads=1, limits=limits),
+            Loader([(CPU, {})], strict=True, threads=1, batching=batching),
             on_change=self._changed,
             on_warning=lambda model, text: self.warnings.append((model, text)),
         )
@@ -67,8 +68,8 @@ def open_shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
     """Builds loaded repositories over the test's folder, and closes them."""
     shelves: list[Shelf] = []
 
-    def build(watch: Watcher | None = None, *, limits: Limits = LIMITS, load: bool = True) -> Shelf:
-        shelves.append(Shelf(tmp_path, watch, limits))
+    def build(watch: Watcher | None = None, *, batching: Batching = BATCHING, load: bool = True) -> Shelf:
+        shelves.append(Shelf(tmp_path, watch, batching))
         if load:
             shelves[-1].repository.load()
         return shelves[-1]
@@ -350,18 +351,18 @@ def test_a_model_may_set_its_own_limits(tmp_path: Path, open_shelf: Open) -> Non
         dynamic_batching { max_queue_delay_microseconds: 2500 default_queue_policy { max_queue_size: 7 } }
         """,
     )
-    assert open_shelf().get("m").limits == Limits(max_batch_size=4, max_queue_size=7, max_queue_delay_s=0.0025)
+    assert open_shelf().get("m").batching == batching(max_batch_size=4, max_queue_size=7, max_queue_delay_s=0.0025)
 
 
 def test_what_a_model_does_not_set_is_the_servers(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m")
     configure(tmp_path, "m", "dynamic_batching { }")
-    assert open_shelf().get("m").limits == LIMITS
+    assert open_shelf().get("m").batching == BATCHING
 
 
 def test_a_network_without_a_batch_axis_takes_one_row_at_a_time(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m", model=onnx_models.no_batch_axis(), golden=False)
-    assert open_shelf().get("m").limits.max_batch_size == 1
+    assert open_shelf().get("m").batching.max_batch_size == 1
 
 
 def test_a_model_may_name_its_file(tmp_path: Path, open_shelf: Open) -> None:
@@ -373,13 +374,13 @@ def test_a_model_may_name_its_file(tmp_path: Path, open_shelf: Open) -> None:
 
 def test_an_option_that_is_not_honoured_is_a_warning_and_the_rest_is_honoured(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m")
-    configure(tmp_path, "m", "instance_group { count: 2 }\nmax_batch_size: 4\n")
+    configure(tmp_path, "m", "optimization { graph { level: 1 } }\nmax_batch_size: 4\n")
     shelf = open_shelf()
-    assert shelf.get("m").limits.max_batch_size == 4
+    assert shelf.get("m").batching.max_batch_size == 4
     ((model, text),) = shelf.warnings
     assert model == "m"
     assert text.startswith("config.pbtxt asks for what is not honoured: ")
-    assert "instance_group" in text
+    assert "optimization" in text
 
 
 @pytest.mark.parametrize(
@@ -509,7 +510,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     write_artifact(tmp_path, "a")
     write_artifact(tmp_path, "b")
     # The device would wait for more rows, so the entries are surely still queued when the repository closes.
-    shelf = open_shelf(limits=Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=3600))
+    shelf = open_shelf(batching=batching(max_batch_size=16, max_queue_delay_s=3600))
     replies = Replies()
     a, b = shelf.get("a"), shelf.get("b")
     for served in (a, b):
@@ -523,7 +524,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     assert refusal(shelf, "b", "1", ModelNotReady) == (
         "Request for unknown model: 'b' version 1 is not at ready state (it is UNLOADING)"
     )
-    with pytest.raises(ServerStopping):
+    with pytest.raises(Retired):
         a.batcher.submit(make_entry(onnx_models.rows(1), reply=replies))
 
 
@@ -542,7 +543,7 @@ def test_closing_leaves_failed_versions_failed(tmp_path: Path, open_shelf: Open)
     [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (64, [1, 2, 4, 8, 16, 32, 64]), (65, [1, 2, 4, 8, 16, 32, 64, 65])],
 )  # fmt: skip
 def test_powers_of_two_and_the_largest_batch_are_warmed(most: int, sizes: list[int]) -> None:
-    assert batch_sizes(most) == sizes
+    assert batch_sizes(batching(max_batch_size=most)) == sizes
 
 
 def test_a_version_without_a_card_has_an_empty_one(tmp_path: Path) -> None:
@@ -625,4 +626,4 @@ def test_a_configuration_cannot_reach_beyond_its_model(
 
 
 def test_warming_up_stops_at_a_size_that_memory_bears() -> None:
-    assert max(batch_sizes(65536)) == 1024
+    assert max(batch_sizes(batching(max_batch_size=65536))) == 1024

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from server.batcher import Batcher, Entry, RowKind
+from server.batcher import Batcher, Batching, Entry, QueuePolicy, RowKind
 from server.errors import PredictionError
 
 Array = np.ndarray[Any, Any]
@@ -169,10 +169,16 @@ class Stage:
         assert self.batcher.close(TIMEOUT_S)
 
 
-def stage(*, max_batch_size: int = 8, max_queue_size: int = 100, **options: Any) -> Stage:
-    """A batcher over a blocking puppet, started."""
+def batching(*, max_batch_size: int = 8, max_queue_size: int = 100, **options: Any) -> Batching:
+    """Without priorities unless `policies` are given."""
+    policies = options.pop("policies", (QueuePolicy(max_queue_size),))
+    return Batching(max_batch_size, policies, **options)
+
+
+def stage(*, batched: bool = True, instances: int = 1, **options: Any) -> Stage:
+    """A batcher over a blocking puppet, started; several instances are one puppet run from several threads."""
     puppet, replies, witness = Puppet(), Replies(), Witness()
-    batcher = Batcher(puppet, witness, max_batch_size=max_batch_size, max_queue_size=max_queue_size, **options)
+    batcher = Batcher([puppet] * instances, witness, batching(**options), batched=batched)
     batcher.start()
     return Stage(batcher, puppet, replies, witness)
 
@@ -185,6 +191,8 @@ def make_entry(
     wanted: tuple[str, ...] = ("same",),
     deadline_s: float | None = None,
     batched: bool = True,
+    priority: int = 0,
+    timeout_s: float | None = None,
 ) -> Entry:
     """An entry of these rows for a network with one input of the array's dtype.
 
@@ -195,8 +203,11 @@ def make_entry(
         wanted: names of outputs.
         deadline_s: on the `time.monotonic` clock.
         batched: whether the first axis is the batch axis.
+        priority: the level asked for.
+        timeout_s: how long it may wait.
     """
     sent = array.astype(wire or array.dtype)
     kind = RowKind((array.shape[1:] if batched else array.shape,), (sent.dtype,), (array.dtype,))
     data = sent.ravel() if sent.dtype.hasobject else sent.tobytes()
-    return Entry(kind, len(array) if batched else 1, [data], wanted, deadline_s, reply, None)
+    rows = len(array) if batched else 1
+    return Entry(kind, rows, [data], wanted, deadline_s, reply, None, priority=priority, timeout_s=timeout_s)
