@@ -107,10 +107,12 @@ class Assembler:
 
     Args:
         batched: whether the network has a batch axis; without one every batch is a single entry.
+        reused_bytes: from which size on a batch is copied into memory that is kept.
     """
 
-    def __init__(self, *, batched: bool) -> None:
+    def __init__(self, *, batched: bool, reused_bytes: int = REUSED_BYTES) -> None:
         self._batched = batched
+        self._reused_bytes = reused_bytes
         self._kept: dict[int, bytearray] = {}
 
     def assemble(self, batch: list[Entry], rows: int) -> list[Array]:
@@ -125,7 +127,7 @@ class Assembler:
                 array = np.concatenate([entry.data[index] for entry in batch]).reshape(full)
             elif same:
                 data = batch[0].data[index] if alone else self._join([entry.data[index] for entry in batch], index)  # type: ignore[misc]  # and all else bytes
-                array = np.frombuffer(data, wire).reshape(full)
+                array = np.ndarray(full, wire, data)
                 if wire is not cast:
                     array = array.astype(cast, copy=False)
             else:
@@ -142,7 +144,7 @@ class Assembler:
 
     def _join(self, parts: list[bytes], index: int) -> bytes | memoryview:
         # Rows are of equal size, requests need not be; the bound errs on the side of a plain join.
-        if len(parts) * len(parts[0]) < REUSED_BYTES:
+        if len(parts) * len(parts[0]) < self._reused_bytes:
             return b"".join(parts)
         size = sum([len(part) for part in parts])
         kept = self._kept.get(index)
@@ -167,7 +169,7 @@ class Assembler:
 def union(batch: list[Entry]) -> tuple[str, ...]:
     """The outputs that somebody in the batch wants, each once."""
     first = batch[0].wanted
-    if all([entry.wanted == first for entry in batch]):
+    if len(batch) == 1 or all([entry.wanted == first for entry in batch]):
         return first
     return tuple(dict.fromkeys(name for entry in batch for name in entry.wanted))
 
@@ -180,7 +182,7 @@ def split(batch: list[Entry], rows: int, wanted: tuple[str, ...], outputs: list[
         ValueError: there are not as many outputs as names.
     """
     for name, output in zip(wanted, outputs, strict=True):
-        if batched and output.shape[:1] != (rows,):
+        if batched and (not output.ndim or len(output) != rows):
             raise RunFailed(f"output '{name}' has shape {list(output.shape)} for a batch of {rows} rows")
     if len(batch) == 1:
         batch[0].outputs = outputs

@@ -261,15 +261,19 @@ class Batcher:
 
 def _reply(entries: list[Entry]) -> None:
     """Hand finished entries over, those that share a reply together: a door is woken once a batch."""
-    groups: dict[Reply, list[Entry]] = {}
     first = entries[0].reply
     if all([entry.reply is first for entry in entries]):
-        groups[first] = entries
-    else:
-        for entry in entries:
-            groups.setdefault(entry.reply, []).append(entry)
+        _hand_over(first, entries)
+        return
+    groups: dict[Reply, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.reply, []).append(entry)
     for reply, group in groups.items():
-        try:
-            reply(group)
-        except Exception:  # noqa: BLE001  one door's defect must not end the device thread for all
-            _log.exception("a reply failed", requests=len(group))
+        _hand_over(reply, group)
+
+
+def _hand_over(reply: Reply, entries: list[Entry]) -> None:
+    try:
+        reply(entries)
+    except Exception:  # noqa: BLE001  one door's defect must not end the device thread for all
+        _log.exception("a reply failed", requests=len(entries))

@@ -65,9 +65,11 @@ class _Level:
         fresh: those that have not.
         late: those that have, and are run after the fresh ones.
         rows: how many rows wait here.
+        last_shapes: the shape of the newest entry; most entries are of one, and comparing is cheaper than hashing.
+        last_lane: its lane, which is in `fresh` unless it is empty.
     """
 
-    __slots__ = ("fresh", "late", "max_rows", "policy", "rows", "timed")
+    __slots__ = ("fresh", "last_lane", "last_shapes", "late", "max_rows", "policy", "rows", "timed")
 
     def __init__(self, policy: QueuePolicy) -> None:
         self.policy = policy
@@ -76,6 +78,8 @@ class _Level:
         self.fresh: Lanes = {}
         self.late: Lanes = {}
         self.rows = 0
+        self.last_shapes: Shapes | None = None
+        self.last_lane: deque[Entry] = deque()
 
 
 class Waiting:
@@ -132,9 +136,11 @@ class Waiting:
         if level.timed:
             self._set_timeout(entry, level.policy)
         shapes = _ANY if self._ordered else entry.kind.shapes
-        lane = level.fresh.get(shapes)
-        if lane is None:
-            lane = level.fresh[shapes] = deque()
+        lane = level.last_lane
+        if not lane or shapes is not level.last_shapes:
+            # An empty lane is nobody's any more and can be used again.
+            lane = level.fresh.setdefault(shapes, deque() if lane else lane)
+            level.last_shapes, level.last_lane = shapes, lane
         lane.append(entry)
         entry.level = level
         level.rows += rows
@@ -173,9 +179,11 @@ class Waiting:
 
     def clear(self) -> list[Entry]:
         """Take everything out."""
-        entries = []
+        entries: list[Entry] = []
         for level, lanes in self._ranks:
-            entries += [entry for lane in lanes.values() for entry in lane]
+            for lane in lanes.values():
+                entries += lane
+                lane.clear()
             lanes.clear()
             level.rows = 0
         for entry in entries:
@@ -285,7 +293,7 @@ class Waiting:
             if not level.timed:
                 continue
             for shapes, lane in list(level.fresh.items()):
-                kept: deque[Entry] = deque()
+                kept = []
                 for entry in lane:
                     if entry.expires_s > now:
                         kept.append(entry)
@@ -297,9 +305,9 @@ class Waiting:
                         level.rows -= entry.rows
                         entry.error = QueueTimeout("Request timeout expired")
                         ended.append(entry)
-                if kept:
-                    level.fresh[shapes] = kept
-                else:
+                lane.clear()
+                lane.extend(kept)
+                if not lane:
                     del level.fresh[shapes]
         self._next_expiry_s = next_s
 
