@@ -17,11 +17,11 @@ from puppet import TIMEOUT_S, Replies, batching, make_entry
 
 from frostline.pb import model_config_pb2
 from server.batcher import Batching
-from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, Retired
+from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, Retired, RunFailed
 from server.folder import read_card, read_labels, scan, version_groups
 from server.loader import Loader, Served, batch_sizes
 from server.repository import ModelVersion, Repository
-from server.session import CPU
+from server.session import CPU, Session
 
 BATCHING = batching(max_batch_size=16)
 Watcher = Callable[[ModelVersion], None]
@@ -429,6 +429,61 @@ def test_batches_cannot_be_demanded_of_a_network_without_a_batch_axis(tmp_path: 
     configure(tmp_path, "m", "max_batch_size: 8")
     assert (
         open_shelf().reason("m", "1").startswith("config.pbtxt sets max_batch_size 8, but the graph has no free batch")
+    )
+
+
+def test_a_model_with_several_instances_has_each_loaded_warmed_and_proved(
+    tmp_path: Path, open_shelf: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", "max_batch_size: 2\ninstance_group { count: 2 kind: KIND_CPU }")
+    done: list[tuple[str, Session]] = []
+    for step in ("warm_up", "check_golden"):
+        original = getattr(Session, step)
+
+        def watched(self: Session, *arguments: Any, step: str = step, original: Any = original) -> Any:
+            done.append((step, self))
+            return original(self, *arguments)
+
+        monkeypatch.setattr(Session, step, watched)
+    served = open_shelf().get("m")
+    first, second = served.sessions
+    assert first is not second
+    assert done == [("warm_up", first), ("warm_up", second), ("check_golden", first), ("check_golden", second)]
+    assert (served.device, served.provider, served.fell_back) == ("cpu", CPU, False)
+    replies = Replies()
+    for _ in range(8):
+        served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("logits",)))
+    for entry in replies.wait_for(8):
+        np.testing.assert_allclose(entry.outputs[0], onnx_models.logits_of(onnx_models.rows(2)), rtol=1e-6)
+    assert served.batcher.close(TIMEOUT_S)
+    assert served.stats.snapshot().rows == 16
+
+
+def test_one_row_that_a_network_fails_on_does_not_fail_those_it_shared_a_batch_with(
+    tmp_path: Path, open_shelf: Open
+) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.two_outputs(), golden=False)
+    served = open_shelf(batching=batching(max_queue_delay_s=3600)).get("m")
+    replies = Replies()
+    fine = make_entry(onnx_models.rows(1), reply=replies, wanted=("total",))
+    guilty = make_entry(onnx_models.rows(1), reply=replies, wanted=("no such output",))
+    served.batcher.submit(fine)
+    served.batcher.submit(guilty)
+    assert served.batcher.close(TIMEOUT_S)
+    assert fine.error is None
+    np.testing.assert_allclose(fine.outputs[0], onnx_models.rows(1).sum(axis=1))
+    assert isinstance(guilty.error, RunFailed)
+    snapshot = served.stats.snapshot()
+    assert (snapshot.rows, snapshot.executions, dict(snapshot.codes)) == (1, 1, {"OK": 1, "INTERNAL": 1})
+    assert dict(snapshot.reasons) == {"BACKEND": 1}
+
+
+def test_a_group_of_more_gpus_than_there_are_fails_the_version(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", "instance_group { gpus: [0, 1] }")
+    assert open_shelf().reason("m", "1") == (
+        "config.pbtxt has an instance_group with gpus [0, 1], but no CUDA device was found"
     )
 
 
