@@ -170,10 +170,13 @@ class Batcher:
                     return False
                 self._asleep.append(wake)
             self._sleep(wake, wait_s)
-        if ended:
-            self._end(ended)
-        if batch:
-            self._execute(run, assembler, batch, turn)
+        try:
+            if ended:
+                self._end(ended)
+            if batch:
+                self._execute(run, assembler, batch, turn)
+        except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
+            _log.exception("the observer failed", thread=threading.current_thread().name)
         return True
 
     def _sleep(self, wake: threading.Lock, wait_s: float) -> None:

@@ -23,15 +23,25 @@ class Turns:
         return self._given - 1
 
     def leave(self, turn: int, answers: Sequence[Callable[[], None]]) -> None:
-        """Call `answers` once every earlier turn's have been called; perhaps later, and from another thread."""
+        """Call `answers` once every earlier turn's have been called; perhaps later, and from another thread.
+
+        Raises:
+            Exception: whatever one of them raised.
+        """
         with self._lock:
             self._done[turn] = answers
             if self._busy:
                 return
             self._busy = True
-        while (due := self._due()) is not None:
-            for answer in due:
-                answer()
+        try:
+            while (due := self._due()) is not None:
+                for answer in due:
+                    answer()
+        except BaseException:
+            # Whoever leaves next goes on with the turn after this one.
+            with self._lock:
+                self._busy = False
+            raise
 
     def _due(self) -> Sequence[Callable[[], None]] | None:
         with self._lock:

@@ -21,7 +21,7 @@ from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady,
 from server.folder import read_card, read_labels, scan, version_groups
 from server.loader import Loader, Served, batch_sizes
 from server.repository import ModelVersion, Repository
-from server.session import CPU, Session
+from server.session import CPU, CUDA, Session, load_session
 
 BATCHING = batching(max_batch_size=16)
 Watcher = Callable[[ModelVersion], None]
@@ -458,6 +458,30 @@ def test_a_model_with_several_instances_has_each_loaded_warmed_and_proved(
         np.testing.assert_allclose(entry.outputs[0], onnx_models.logits_of(onnx_models.rows(2)), rtol=1e-6)
     assert served.batcher.close(TIMEOUT_S)
     assert served.stats.snapshot().rows == 16
+
+
+def test_an_instance_that_should_be_on_a_gpu_and_is_on_the_cpu_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_artifact(tmp_path, "m")
+    asked: list[str] = []
+
+    def without_gpu(path: Path, providers: Any, **options: Any) -> Session:
+        asked.append(providers[0][0])
+        return load_session(path, [(CPU, {})], **options)
+
+    monkeypatch.setattr("server.loader.load_session", without_gpu)
+    loader = Loader([(CUDA, {"device_id": "0"}), (CPU, {})], strict=False, threads=1, batching=BATCHING, devices=1)
+    for text, places, fell_back in (
+        ("instance_group { kind: KIND_CPU }", [CPU], False),
+        ("instance_group { kind: KIND_CPU } instance_group { gpus: 0 }", [CPU, CUDA], True),
+    ):
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        served = loader.load(folder, "m", config, pytest.fail)
+        assert served.batcher.close(TIMEOUT_S)
+        assert asked == places
+        assert served.fell_back == fell_back
+        asked.clear()
 
 
 def test_one_row_that_a_network_fails_on_does_not_fail_those_it_shared_a_batch_with(

@@ -35,3 +35,16 @@ def test_an_answer_that_lets_another_turn_leave_does_not_call_it_inside_itself()
 
     turns.leave(first, [answer])
     assert left == ["first", "second"]
+
+
+def test_an_answer_that_raises_does_not_hold_up_the_turns_behind_it() -> None:
+    turns, left = Turns(), list[object]()
+    first, second = turns.take(), turns.take()
+
+    def broken() -> None:
+        raise RuntimeError("the observer is gone")
+
+    with pytest.raises(RuntimeError, match="the observer is gone"):
+        turns.leave(first, [broken])
+    turns.leave(second, [lambda: left.append("second")])
+    assert left == ["second"]
