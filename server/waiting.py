@@ -247,9 +247,7 @@ class Waiting:
         for shapes in self._in_turn():
             rows, left_s = self._plan(shapes, now)
             if left_s <= 0:
-                batch = self._fill(shapes, rows, now, ended)
-                if batch or ended:
-                    return batch, ended, 0.0
+                return self._fill(shapes, rows, now, ended), ended, 0.0
             wait_s = min(wait_s, left_s)
         return [], ended, wait_s
 
@@ -260,7 +258,7 @@ class Waiting:
         return list(turns)
 
     def _plan(self, shapes: Shapes, now: float) -> tuple[int, float]:
-        """How many rows of a shape to run, and in how many seconds unless more come."""
+        """How many rows of a shape to run, none if all have expired; and in how many seconds unless more come."""
         best = total = 0
         full = False
         oldest_s = math.inf

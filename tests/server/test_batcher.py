@@ -558,7 +558,9 @@ def test_every_instance_takes_what_waits(staging: Staging) -> None:
 
 def test_two_batches_that_one_arrival_makes_ready_run_side_by_side(staging: Staging) -> None:
     on = staging(instances=2, max_batch_size=4, max_queue_delay_s=HOUR_S)
+    on.wait_until_idle(2)
     on.submit(on.entry([1], [1], [1]))
+    on.wait_until_idle(2)
     on.submit(on.entry([2], [2], [2], [2]))
     on.puppet.wait_for(2)
     assert sorted(ran.rows for ran in on.puppet.ran) == [3, 4]
@@ -638,6 +640,26 @@ def test_failures_keep_the_order_too(staging: Staging) -> None:
     assert isinstance(bad.error, RunFailed)
 
 
+def test_a_thread_that_is_woken_just_as_it_stops_waiting_goes_to_work() -> None:
+    class Late:
+        """A lock that is released right after its timeout."""
+
+        def __init__(self) -> None:
+            self.held = True
+
+        def acquire(self, timeout: float = -1) -> bool:
+            if timeout < 0:
+                assert not self.held
+                self.held = True
+                return True
+            self.held = False
+            return False
+
+    wake = Late()
+    Batcher([Puppet()], Witness(), batching())._sleep(wake, 1.0)  # type: ignore[arg-type]  # all it needs of a lock
+    assert wake.held
+
+
 # Policies, seen through the threads
 
 
@@ -670,8 +692,6 @@ def test_a_delay_longer_than_a_lock_can_wait_is_a_long_delay(staging: Staging) -
 
 def assembled(assembler: Assembler, *values: float) -> Any:
     entries = [make_entry(np.full((1, 8), value, np.float32), reply=lambda _: None) for value in values]
-    for entry in entries[1:]:
-        entry.kind = entries[0].kind
     (array,) = assembler.assemble(entries, len(entries))
     return array
 

@@ -1,5 +1,6 @@
 """A run that blocks until it is released, and witnesses of what the batcher does with it: time is irrelevant to a test."""
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -163,6 +164,15 @@ class Stage:
         """An entry with one row for each list of values, that replies to this stage."""
         return make_entry(np.array(values, options.pop("cast", np.float32)), reply=self.replies, **options)
 
+    def wait_until_idle(self, instances: int) -> None:
+        """Wait until that many device threads sleep."""
+        pause = threading.Event()
+        for _ in range(int(TIMEOUT_S * 1000)):
+            if len(self.batcher._asleep) == instances:
+                return
+            pause.wait(0.001)
+        raise AssertionError("the device threads never came to rest")
+
     def finish(self) -> None:
         """Let everything run, and wait until all of it is answered and told."""
         self.puppet.release_all()
@@ -207,7 +217,11 @@ def make_entry(
         timeout_s: how long it may wait.
     """
     sent = array.astype(wire or array.dtype)
-    kind = RowKind((array.shape[1:] if batched else array.shape,), (sent.dtype,), (array.dtype,))
+    kind = _kind((array.shape[1:] if batched else array.shape,), (sent.dtype,), (array.dtype,))
     data = sent.ravel() if sent.dtype.hasobject else sent.tobytes()
     rows = len(array) if batched else 1
     return Entry(kind, rows, [data], wanted, deadline_s, reply, None, priority=priority, timeout_s=timeout_s)
+
+
+# As the codec has it: equal kinds are one object.
+_kind = functools.cache(RowKind)
