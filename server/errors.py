@@ -66,11 +66,8 @@ class ServerStopping(PredictionError):
     reason = "REJECTED"
 
 
-class Retired(PredictionError):
-    """This version's queue takes no new requests; the version that replaced it, if there is one, may."""
-
-    code = "UNAVAILABLE"
-    reason = "REJECTED"
+class Retired(ServerStopping):
+    """The version's queue is closing: it was replaced, or the server stops."""
 
 
 class DeadlineExceeded(PredictionError):

@@ -834,6 +834,20 @@ def test_a_closed_batcher_refuses_new_requests(staging: Staging) -> None:
         on.submit(on.entry([1]))
 
 
+def test_a_request_that_a_closed_batcher_refused_is_answered_by_the_one_that_took_its_place(staging: Staging) -> None:
+    old, new = staging(), staging(policies=(QueuePolicy(100),) * 2, default_priority=2)
+    old.finish()
+    entry = old.entry([1])
+    with pytest.raises(Retired):
+        old.submit(entry)
+    entry.readdress(old.entry([2], [3], wanted=("double",), priority=1))
+    new.submit(entry)
+    new.finish()
+    assert rows_of(entry) == [[4], [6]]
+    assert old.replies.entries == [entry]
+    assert old.witness.failures == []
+
+
 def test_closing_an_idle_batcher_twice_is_harmless(staging: Staging) -> None:
     on = staging()
     assert on.batcher.close(TIMEOUT_S)
