@@ -13,7 +13,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 WARM_UP = 0.2
-"""The part of a run, at its start, whose requests do not count."""
+"""The part of a run, at its start, whose answers do not count."""
 
 
 class LoadFailed(Exception):
@@ -106,10 +106,10 @@ def summary(log: Array, answered: int) -> Run:
     """
     start, took = log[:, 0], log[:, 2]
     end = start + took
-    begin = start.min() + WARM_UP * (end.max() - start.min())
-    window_s = (end.max() - begin) / 1e6
-    counted = took[start >= begin]
-    if not len(counted):
-        raise LoadFailed("no request both left and was answered after the warm-up; measure for longer")
-    p50, p99 = np.percentile(counted, [50, 99]) / 1000
-    return Run(answered, float(np.count_nonzero(end > begin) / window_s), float(p50), float(p99))
+    mark = start.min() + WARM_UP * (end.max() - start.min())
+    # Answers come in bursts, one for each batch. From the end of one burst to the end of another, none is counted whose
+    # time is not.
+    begin = end[end <= mark].max(initial=start.min())
+    counted = end > begin
+    p50, p99 = np.percentile(took[counted], [50, 99]) / 1000
+    return Run(answered, float(np.count_nonzero(counted) / (end.max() - begin) * 1e6), float(p50), float(p99))
