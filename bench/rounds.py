@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
+from bench.h2load import LoadFailed
 from bench.lab import Lab, Samples
 from bench.probe import NotMeasured
+from bench.questions import WrongAnswer
+from frostline.child import ServerFailed
 
 
 class Record:
@@ -35,6 +38,9 @@ def measure(
         seconds: how long one load lasts.
         flags: further flags of every server.
         console: shows what is being measured.
+
+    Raises:
+        SystemExit: a server failed or answered wrongly, or the load generator failed; the message says which.
     """
     record = Record()
     for number in range(rounds):
@@ -45,4 +51,6 @@ def measure(
                         record.add(row(lab))
                     except NotMeasured as reason:
                         record.missing[name] = str(reason)
+                    except (LoadFailed, ServerFailed, WrongAnswer) as error:
+                        raise SystemExit(f"{name}: {error}") from error
     return record

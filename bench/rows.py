@@ -75,7 +75,18 @@ def _open(lab: Lab) -> Samples:
     for kind in lab.echo_kinds():
         address = lab.echo_server(kind).address
         samples[f"open loop {kind}"] = poisson(lab, address, floors.ECHO, questions, rate)
+    for kind in lab.echo_kinds()[:1]:
+        samples["open loop, the client's ceiling"] = {"rate": ceiling(lab, kind, questions)}
     return samples
+
+
+def ceiling(lab: Lab, kind: str, questions: Questions) -> float:
+    """Answers a second that the open-loop client gets from an echo when every request is due at once."""
+    bodies = [framed(message) for message in questions.messages]
+    due_s = np.zeros(round(20_000 * lab.seconds))
+    with connected(lab.echo_server(kind).address, floors.ECHO, _OPEN_CONNECTIONS) as connections:
+        outcome = openloop.drive(connections, bodies, due_s, lambda *_: None)
+    return float(len(due_s) / outcome.latency_s.max())
 
 
 def poisson(lab: Lab, address: str, method: str, questions: Questions, rate: float, *, check: bool = False) -> Sample:
@@ -94,10 +105,12 @@ def poisson(lab: Lab, address: str, method: str, questions: Questions, rate: flo
     with connected(address, method, _OPEN_CONNECTIONS) as connections:
         outcome = openloop.drive(connections, bodies, due_s, on_answer)
     counted = outcome.due_s >= 0.2 * lab.seconds
-    good = counted & (outcome.status == 0)
-    p50, p99 = np.percentile(outcome.latency_s[good], [50, 99]) * 1000
+    answered = outcome.status[counted] == 0
+    # Who was refused has waited for ever.
+    waited_s = np.where(answered, outcome.latency_s[counted], np.inf)
+    p50, p99 = np.percentile(waited_s, [50, 99], method="higher") * 1000
     return {
-        "rate": float(np.count_nonzero(good) / (0.8 * lab.seconds)),
+        "rate": float(np.count_nonzero(answered) / (0.8 * lab.seconds)),
         "offered": rate,
         "p50_ms": float(p50),
         "p99_ms": float(p99),
