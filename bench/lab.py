@@ -150,5 +150,6 @@ class Lab:
 
 
 def _errors_only(event: dict[str, Any]) -> None:
-    if event.get("level") == "error":
-        sys.stderr.write(json.dumps(event) + "\n")
+    """Pass on errors, and lines that are no events: what is said before the log begins, such as a flag that is unknown."""
+    if event.get("level", "error") == "error":
+        sys.stderr.write((json.dumps(event) if "level" in event else str(event["event"])) + "\n")
