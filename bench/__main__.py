@@ -61,13 +61,18 @@ def main() -> None:
         names = chosen(options.only)
     except ValueError as error:
         parser.error(str(error))
+    if options.write and options.only:
+        parser.error(f"--write needs every row, or {document.DOCUMENT} would lose those left out")
     rounds, seconds = (1, 0.7) if options.quick else (options.rounds, options.seconds)
     console = sheets.console_of_width()
     load = machine.load()
+    if load > machine.QUIET:
+        console.print(f"the machine is busy (load {load:.1f}): these numbers will be of no use")
     record = measure({name: ROWS[name] for name in names}, rounds, seconds, options.flags, console)
     how = (
         f"{machine.described()}; medians of {rounds} interleaved rounds of {seconds:g} s; the load generators share the "
         f"cores; load of the machine before: {load:.1f}"
+        + (f"; server flags `{' '.join(options.flags)}`" if options.flags else "")
     )
     console.print(sheets.everything(record.results).table())
     judged = [verdict for verdict in verdicts(record.results) if verdict.measured is not None or not options.only]

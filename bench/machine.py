@@ -7,6 +7,9 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+QUIET = 0.5
+"""The load above which a machine is too busy to measure on."""
+
 
 def described() -> str:
     """The processor, its cores, what ran, and the date."""
@@ -25,5 +28,5 @@ def processor() -> str:
 
 
 def load() -> float:
-    """How many programs wanted the processor in the last minute; above 0.5 before a run, its numbers are of no use."""
+    """How many programs wanted the processor in the last minute."""
     return os.getloadavg()[0]
