@@ -25,7 +25,7 @@ class Outcome:
 
     Attributes:
         due_s: [N], when it was to leave, seconds from the start.
-        late_s: [N], how long after that it left: the client's own share of its latency.
+        late_s: [N], how long after that it left: the client's own share of its latency; NaN if it never did.
         latency_s: [N], from due to answered; NaN for requests without an answer.
         status: [N], gRPC's status code; -1 for requests without an answer.
     """
@@ -65,11 +65,12 @@ def drive(
     """
     count, doors = len(due_s), len(connections)
     due = due_s.tolist()
-    sent = [0.0] * count
+    sent = [float("nan")] * count
     done = [float("nan")] * count
     status = [-1] * count
     numbers: list[dict[int, int]] = [{} for _ in connections]
-    every = max(1, count // sample)
+    # Odd, so that it meets all bodies where their number is a power of two.
+    every = max(1, count // sample) | 1
     end = (due[-1] if due else 0.0) + drain_s
     following, open_ = 0, 0
     clock = time.perf_counter

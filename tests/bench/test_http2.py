@@ -138,8 +138,8 @@ def test_open_load_counts_every_request_and_shows_a_sample(serve: Callable[..., 
     assert outcome.status.tolist() == [0] * 100
     assert (outcome.late_s >= 0).all()
     assert (outcome.latency_s >= outcome.late_s).all()
-    assert sorted(seen) == list(range(0, 100, 10))
-    assert all(answer.messages() == [b"even"] for answer in seen.values())
+    assert sorted(seen) == list(range(0, 100, 11))
+    assert all(answer.messages() == [(b"even", b"odd")[number % 2]] for number, answer in seen.items())
 
 
 def test_what_a_server_never_answers_counts_as_unanswered() -> None:
