@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from frostline.pb import model_config_pb2
-from server.config import read_model_config
 from server.errors import LoadError
+from server.model_config import read_model_config
 
 
 @dataclass(frozen=True, slots=True)

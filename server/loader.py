@@ -1,20 +1,26 @@
 """Turn one version's folder into what answers requests: checked, loaded, warm and proved."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from frostline.pb import model_config_pb2
-from server.batcher import Batcher
+from server.accelerators import accelerators_of, providers_for
+from server.batcher import Batcher, Run
 from server.codec import Codec
 from server.config import MAX_BATCH_SIZE
+from server.declared import agreed, reshaped
 from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
 from server.metrics import ModelStats
-from server.session import Golden, Provider, Session, load_session, read_golden
+from server.model_config import MODEL_FILE, label_file
+from server.session import Golden, Provider, Session, Signature, load_session, read_golden
+from server.tuning import tuning_of
+from server.warmup import Sample, samples_of
 
 Array = np.ndarray[Any, Any]
 
@@ -92,27 +98,28 @@ class Loader:
         Raises:
             LoadError: it cannot be served.
         """
-        file = config.default_model_filename or "model.onnx"
-        if Path(file).name != file:
-            raise LoadError(f"config.pbtxt names the file '{file}'; it must be one in the version's own folder")
-        path, version = folder / file, folder.name
+        path, version = model_file(folder, config), folder.name
         card = read_card(folder / "card.json")
         digest = sha256(path)
         if card.get("sha256", digest) != digest:
-            raise LoadError(f"{file} is not the file its card describes: sha256 {digest}, card says {card['sha256']}")
-        session = load_session(path, self.providers, threads=self.threads, strict=self.strict)
-        limits = model_limits(config, session, self.limits)
+            raise LoadError(
+                f"{path.name} is not the file its card describes: sha256 {digest}, card says {card['sha256']}"
+            )
+        session = open_session(path, config, self.providers, threads=self.threads, strict=self.strict, warn=warn)
+        check_weights(path, session.external, card, warn)
+        limits = model_limits(config, session.signature, self.limits)
         golden: Golden | None = None
         if (folder / "golden.npz").is_file():
             golden = read_golden(folder / "golden.npz", session.signature)
-        if not session.warm_up(batch_sizes(limits.max_batch_size), golden):
-            warn("the shape of a row is not known, so it could not be warmed up; add a golden.npz")
+        samples = samples_of(config, session.signature, limits.max_batch_size, folder.parent)
+        if not warm(session, limits.max_batch_size, golden, samples):
+            warn("the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup")
         if golden is not None:
             session.check_golden(golden, limits.max_batch_size)
-        labels = read_labels(card, session.metadata)
+        labels = labels_of(folder.parent, card, session, config, warn)
         stats = ModelStats(labels)
         batcher = Batcher(
-            _observed(session, stats),
+            answering(session, stats),
             stats,
             batched=session.signature.batched,
             max_batch_size=limits.max_batch_size,
@@ -125,37 +132,135 @@ class Loader:
         return Served(name, version, config, stats, session, codec, batcher, limits, golden, digest, labels)
 
 
-def model_limits(config: model_config_pb2.ModelConfig, session: Session, defaults: Limits) -> Limits:
+def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
+    """The ONNX file of a version's folder.
+
+    Raises:
+        LoadError: the configuration names one that is somewhere else.
+    """
+    file = config.default_model_filename or MODEL_FILE
+    if Path(file).name != file:
+        raise LoadError(f"config.pbtxt names the file '{file}'; it must be one in the version's own folder")
+    return folder / file
+
+
+def open_session(
+    path: Path,
+    config: model_config_pb2.ModelConfig,
+    providers: Sequence[Provider],
+    *,
+    threads: int,
+    strict: bool,
+    warn: Callable[[str], None],
+) -> Session:
+    """One session of an ONNX file, made as the model's configuration wants it.
+
+    Args:
+        path: the ONNX file.
+        config: the model's configuration.
+        providers: the device's own, best first.
+        threads: threads of one run on the CPU, where the configuration does not say.
+        strict: whether falling back from the first provider is a failure.
+        warn: told of what could not be done and is not a failure.
+
+    Raises:
+        LoadError: it cannot be run, or the configuration contradicts the graph.
+    """
+    tuning, unknown = tuning_of(config)
+    wanted, unknown_providers = accelerators_of(config)
+    chosen, missing = providers_for(wanted, providers, onnxruntime.get_available_providers())
+    for warning in (*unknown, *unknown_providers, *missing):
+        warn(warning)
+    session = load_session(path, chosen, threads=threads, strict=strict, tuning=tuning)
+    own = {name for name, _ in providers}
+    unbound = [name for name, _ in chosen if name not in own and name not in session.providers]
+    if unbound:
+        warn(f"ONNX Runtime could not load {', '.join(unbound)}, which config.pbtxt asks for; its own log says why")
+    session.signature = agreed(session.signature, config)
+    return session
+
+
+def check_weights(path: Path, external: Sequence[str], card: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    """Check the files that hold an ONNX file's weights against the card's `files`: their sha256 by name.
+
+    Raises:
+        LoadError: one is not the file the card describes.
+    """
+    files = card.get("files", {})
+    if not isinstance(files, Mapping):
+        raise LoadError("card.json has files that are no object of names and sha256")
+    for name in external:
+        if name not in files:
+            if "sha256" in card:
+                warn(f"the card has no sha256 of {name}, which holds weights of {path.name}")
+            continue
+        digest = sha256(path.parent / name)
+        if files[name] != digest:
+            raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {files[name]}")
+
+
+def warm(session: Session, max_batch_size: int, golden: Golden | None, samples: Sequence[Sample]) -> bool:
+    """Run every batch size and every sample of the configuration.
+
+    Returns:
+        False when nothing could be run, because the shape of a row is not known.
+
+    Raises:
+        LoadError: the network failed.
+    """
+    warmed = session.warm_up(batch_sizes(max_batch_size), golden, samples[0].row if samples else None)
+    for sample in samples:
+        sample.run(session)
+    return warmed
+
+
+def labels_of(
+    folder: Path,
+    card: Mapping[str, Any],
+    session: Session,
+    config: model_config_pb2.ModelConfig,
+    warn: Callable[[str], None],
+) -> Sequence[str] | None:
+    """Names of the classes: the card's, or the ONNX file's own, or those in a `label_filename` of the model's folder.
+
+    Raises:
+        LoadError: they cannot be read, or the artifact has more or fewer than the network has classes.
+    """
+    classes = session.signature.classes
+    files = {
+        output.name: label_file(folder, output.label_filename) for output in config.output if output.label_filename
+    }
+    labels = read_labels(card, session.metadata)
+    if labels and classes not in (None, len(labels)):
+        raise LoadError(f"the artifact has {len(labels)} labels for {classes} classes; expected one for each")
+    if labels is not None or not files:
+        return labels
+    output, from_file = next(iter(files.items()))
+    if len(set(files.values())) > 1:
+        warn(f"config.pbtxt has several label files; only the one of the output '{output}' is used")
+    if classes not in (None, len(from_file)):
+        warn(f"the label file of the output '{output}' has {len(from_file)} labels for {classes} classes")
+    return from_file
+
+
+def model_limits(config: model_config_pb2.ModelConfig, signature: Signature, defaults: Limits) -> Limits:
     """How a model's requests are batched: its own configuration over the server's defaults.
 
     Raises:
-        LoadError: the configuration contradicts the graph.
+        LoadError: a limit makes no sense.
     """
-    signature = session.signature
     if config.max_batch_size < 0:
         raise LoadError(f"config.pbtxt sets max_batch_size {config.max_batch_size}; it must not be negative")
     if config.max_batch_size > MAX_BATCH_SIZE:
         raise LoadError(
             f"config.pbtxt sets max_batch_size {config.max_batch_size}; at most {MAX_BATCH_SIZE} is possible"
         )
-    if config.max_batch_size > 0 and not signature.batched:
-        raise LoadError(
-            f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input and output"
-        )
-    _check_tensors("input", config.input, [spec.name for spec in signature.inputs])
-    _check_tensors("output", config.output, [spec.name for spec in signature.outputs])
     batching = config.dynamic_batching
     return Limits(
         max_batch_size=(config.max_batch_size or defaults.max_batch_size) if signature.batched else 1,
         max_queue_size=batching.default_queue_policy.max_queue_size or defaults.max_queue_size,
         max_queue_delay_s=batching.max_queue_delay_microseconds / 1e6 or defaults.max_queue_delay_s,
     )
-
-
-def _check_tensors(what: str, configured: Iterable[Any], in_graph: Sequence[str]) -> None:
-    for tensor in configured:
-        if tensor.name not in in_graph:
-            raise LoadError(f"config.pbtxt names the {what} '{tensor.name}', the graph has {list(in_graph)}")
 
 
 def batch_sizes(max_batch_size: int) -> list[int]:
@@ -165,10 +270,34 @@ def batch_sizes(max_batch_size: int) -> list[int]:
     return [*sizes, max_batch_size]
 
 
-def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:
+def answering(session: Session, stats: ModelStats) -> Run:
+    """The session's run as the batcher wants it, with predictions counted and outputs shaped as clients see them."""
+    return _shaped(_observed(session, stats), session.signature)
+
+
+def _shaped(run: Run, signature: Signature) -> Run:
+    """`run` with the outputs reshaped that the model's configuration reshapes."""
+    shapes = {spec.name: (spec.reshape, spec.shape) for spec in signature.outputs if spec.reshape is not None}
+    if not shapes:
+        return run
+    lead = 1 if signature.batched else 0
+
+    def reshape(name: str, array: Array) -> Array:
+        if name not in shapes:
+            return array
+        graph, seen = shapes[name]
+        return array.reshape(array.shape[:lead] + reshaped(array.shape[lead:], graph, seen))
+
+    def shaped(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
+        return [reshape(name, array) for name, array in zip(wanted, run(inputs, wanted), strict=True)]
+
+    return shaped
+
+
+def _observed(session: Session, stats: ModelStats) -> Run:
     """The session's run, with the predictions of every batch counted whatever its clients asked for."""
     heads = session.signature.heads
-    if heads is None:
+    if heads is None or not heads.confidence:
         return session.run
     watched = (heads.argmax, heads.confidence)
     plans: dict[tuple[str, ...], tuple[str, ...]] = {}

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -13,10 +13,12 @@ from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
 from server.batcher import Entry
 from server.codec import parse
+from server.declared import data_type
 from server.errors import PredictionError, RunFailed
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
 from server.loader import Served
 from server.metrics import BatchTimes, Snapshot
+from server.model_config import BACKEND, MODEL_FILE, PLATFORM
 from server.repository import Repository
 from server.session import TensorSpec
 from server.status import status
@@ -25,8 +27,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 """Protocol extensions that are answered, by the protocol's names for them."""
-
-PLATFORM = "onnxruntime_onnx"
 
 _log = structlog.get_logger(__name__)
 
@@ -218,31 +218,40 @@ def _config(served: Served) -> model_config_pb2.ModelConfig:
     config.CopyFrom(served.config)
     config.name = served.name
     config.platform = PLATFORM
-    config.backend = "onnxruntime"
+    config.backend = BACKEND
     config.max_batch_size = limits.max_batch_size if signature.batched else 0
-    config.default_model_filename = served.config.default_model_filename or "model.onnx"
+    config.default_model_filename = served.config.default_model_filename or MODEL_FILE
     config.model_transaction_policy.decoupled = False
     if not config.version_policy.WhichOneof("policy_choice"):
         config.version_policy.latest.num_versions = 1
     if signature.batched:
         config.dynamic_batching.max_queue_delay_microseconds = round(limits.max_queue_delay_s * 1e6)
         config.dynamic_batching.default_queue_policy.max_queue_size = limits.max_queue_size
+    if not config.instance_group:
+        group = config.instance_group.add(name=f"{served.name}_0", count=1)
+        device, _, index = served.session.device.partition(":")
+        group.kind = group.KIND_GPU if device == "cuda" else group.KIND_CPU
+        group.gpus.extend([int(index)] if index else [])
+    label_files = {output.name: output.label_filename for output in served.config.output}
     del config.input[:]
     del config.output[:]
     for spec in signature.inputs:
-        config.input.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec))
+        _fill(config.input.add(name=spec.name, data_type=data_type(spec), dims=_dims(spec.shape)), spec)
     for spec in signature.outputs:
-        config.output.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec))
+        output = config.output.add(name=spec.name, data_type=data_type(spec), dims=_dims(spec.shape))
+        output.label_filename = label_files.get(spec.name, "")
+        _fill(output, spec)
     return config
 
 
-def _data_type(spec: TensorSpec) -> int:
-    name = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return model_config_pb2.DataType.Value(f"TYPE_{name}")
+def _fill(tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput, spec: TensorSpec) -> None:
+    if spec.reshape is not None:
+        tensor.reshape.SetInParent()
+        tensor.reshape.shape.extend(_dims(spec.reshape))
 
 
-def _dims(spec: TensorSpec) -> list[int]:
-    return [-1 if size is None else size for size in spec.shape]
+def _dims(shape: Sequence[int | None]) -> list[int]:
+    return [-1 if size is None else size for size in shape]
 
 
 def _statistics(version: Served) -> pb.ModelStatistics:

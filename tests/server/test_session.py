@@ -239,7 +239,16 @@ HEADED = (spec("logits", "FP32", "f4", 3), spec("softmax", "FP32", "f4", 3), spe
             True,
         ),
         (onnx_models.strings, (spec("input", "BYTES", object, 2),), (spec("echo", "BYTES", object, 2),), True),
-        (onnx_models.dense, (spec("input", "FP32", "f4", 2, 3, 3),), (spec("logits", "FP32", "f4", 2, 3, 3),), True),
+        (
+            onnx_models.dense,
+            (spec("input", "FP32", "f4", 2, 3, 3),),
+            (
+                spec("logits", "FP32", "f4", 2, 3, 3),
+                spec("softmax", "FP32", "f4", 2, 3, 3),
+                spec("argmax", "INT64", "i8", 3, 3),
+            ),
+            True,
+        ),
         (
             onnx_models.already_softmax,
             (spec("input", "FP32", "f4", 4),),
@@ -261,7 +270,9 @@ def test_the_signature_is_that_of_the_graph_and_its_heads(
     assert signature.outputs == outputs
     assert signature.batched is batched
     assert signature.own_outputs == tuple(output.name for output in model.graph.output)
-    assert signature.heads == (Heads("logits") if "argmax" in [output.name for output in outputs] else None)
+    confidence = "" if build is onnx_models.dense else "frostline_confidence"
+    headed = "argmax" in [output.name for output in outputs]
+    assert signature.heads == (Heads("logits", confidence=confidence) if headed else None)
 
 
 @pytest.mark.parametrize(
