@@ -225,7 +225,9 @@ def test_a_network_that_cannot_be_warmed_up_is_served_with_a_warning(tmp_path: P
     write_artifact(tmp_path, "m", model=onnx_models.dynamic_inner(), golden=False)
     shelf = open_shelf()
     assert shelf.states() == {"1": "READY"}
-    assert shelf.warnings == [("m", "the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup")]
+    assert shelf.warnings == [
+        ("m", "the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup")
+    ]
 
 
 def test_a_folder_without_models_is_no_error(open_shelf: Open) -> None:
