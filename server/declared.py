@@ -43,6 +43,11 @@ def data_type(spec: TensorSpec) -> int:
     return model_config_pb2.DataType.Value(f"TYPE_{name}")
 
 
+def type_name(number: int) -> str:
+    """An element type in words, or its number where it is none."""
+    return {known: name for name, known in model_config_pb2.DataType.items()}.get(number, str(number))
+
+
 def reshaped(shape: Sequence[int], source: Shape, target: Shape) -> tuple[int, ...]:
     """`shape`, which fits `source`, as `target` has it: the axes of any size keep their order."""
     free = iter([size for size, known in zip(shape, source, strict=True) if known is None])
@@ -144,10 +149,10 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
 
 def _check_type(kind: str, spec: TensorSpec, declared: Declared) -> None:
     if declared.data_type not in (model_config_pb2.TYPE_INVALID, data_type(spec)):
-        known = {number: name for name, number in model_config_pb2.DataType.items()}
-        wanted = known.get(declared.data_type, str(declared.data_type))
-        name = model_config_pb2.DataType.Name(data_type(spec))
-        raise LoadError(f"config.pbtxt declares the {kind} '{spec.name}' as {wanted}, the graph has {name}")
+        raise LoadError(
+            f"config.pbtxt declares the {kind} '{spec.name}' as {type_name(declared.data_type)}, the graph has "
+            f"{type_name(data_type(spec))}"
+        )
 
 
 def _fits(declared: Shape, graph: Shape) -> bool:

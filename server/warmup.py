@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from frostline.pb import model_config_pb2
-from server.declared import data_type, reshaped
+from server.declared import data_type, reshaped, type_name
 from server.errors import InvalidInput, LoadError
 from server.session import Session, Signature, TensorSpec
 from server.tensors import unpack_strings
@@ -99,8 +99,7 @@ def _row(
 ) -> Array:
     given = inputs[spec.name]
     if given.data_type != data_type(spec):
-        have, want = (model_config_pb2.DataType.Name(kind) for kind in (given.data_type, data_type(spec)))
-        raise LoadError(f"{about} is {have}; the network takes {want}")
+        raise LoadError(f"{about} is {type_name(given.data_type)}; the network takes {type_name(data_type(spec))}")
     dims = tuple(given.dims)
     if len(dims) != len(spec.shape) or any(
         got < 0 or want not in (None, got) for got, want in zip(dims, spec.shape, strict=True)
