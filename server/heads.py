@@ -53,8 +53,10 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
     logits = graph.output[0]
     tensor = logits.type.tensor_type
     shape = [_dimension(dim) for dim in tensor.shape.dim]
-    # An axis of any size, as time is, cannot be that of the classes.
-    if tensor.elem_type not in _FLOATS or len(shape) < 2 or (len(shape) > 2 and not isinstance(shape[1], int)):
+    if tensor.elem_type not in _FLOATS or len(shape) < 2 or shape[1] == 0:
+        return None
+    if len(shape) > 2 and not isinstance(shape[1], int):
+        # An axis of any size, as time is, cannot be that of the classes.
         return None
     taken = {name for node in graph.node for name in node.output}
     taken |= {value.name for value in graph.input} | {constant.name for constant in graph.initializer}

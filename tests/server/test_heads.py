@@ -59,6 +59,7 @@ def test_a_graph_whose_one_output_is_a_float_matrix_gets_heads(build: Callable[[
         onnx_models.two_outputs,
         onnx_models.strings,
         lambda: onnx_models.passed_through(["rows", "time", 5]),
+        lambda: onnx_models.passed_through(["rows", 0]),
         onnx_models.no_batch_axis,
         onnx_models.already_softmax,
         onnx_models.sequences,
@@ -68,7 +69,7 @@ def test_a_graph_whose_one_output_is_a_float_matrix_gets_heads(build: Callable[[
         lambda: onnx_models.linear(output="frostline_confidence"),
     ],
     ids=[
-        "two outputs", "strings", "a row for each moment", "a vector", "a softmax of its own", "a sequence", "whole numbers",
+        "two outputs", "strings", "a row for each moment", "no classes", "a vector", "a softmax of its own", "a sequence", "whole numbers",
         "brain floats", "an argmax of its own", "a name of ours",
     ],
 )  # fmt: skip
