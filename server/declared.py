@@ -139,6 +139,11 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
         )
     if own == dims:
         return replace(spec, shape=_narrowed(dims, graph) if spec.ranked else dims, ranked=True)
+    heads = signature.heads
+    if heads is not None and spec.name in (heads.softmax, heads.argmax):
+        raise LoadError(
+            f"config.pbtxt reshapes '{spec.name}', which this server appends to the network and answers as it is"
+        )
     if _pieces(dims) != _pieces(own):
         raise LoadError(
             f"config.pbtxt reshapes the {kind} '{spec.name}' from {_text(dims)} to {_text(own)}, which have different numbers of "

@@ -98,6 +98,7 @@ class Loader:
         Raises:
             LoadError: it cannot be served.
         """
+        warn = _once(warn)
         path, version = model_file(folder, config), folder.name
         card = read_card(folder / "card.json")
         digest = sha256(path)
@@ -132,6 +133,18 @@ class Loader:
         return Served(name, version, config, stats, session, codec, batcher, limits, golden, digest, labels)
 
 
+def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    """`warn` that is told nothing twice, however many sessions a version has."""
+    told: set[str] = set()
+
+    def tell(warning: str) -> None:
+        if warning not in told:
+            told.add(warning)
+            warn(warning)
+
+    return tell
+
+
 def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
     """The ONNX file of a version's folder.
 
@@ -141,7 +154,9 @@ def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
     file = config.default_model_filename or MODEL_FILE
     if Path(file).name != file:
         raise LoadError(f"config.pbtxt names the file '{file}'; it must be one in the version's own folder")
-    return folder / file
+    path = folder / file
+    # Triton's layout for a network with weights in files of their own.
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def open_session(

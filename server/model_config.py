@@ -86,11 +86,13 @@ def unknown_fields(text: str, descriptor: Descriptor) -> list[UnknownField]:
 
 
 def _blanked(text: str, unknown: list[UnknownField]) -> str:
-    """The text without these fields; everything else stays at its line and column."""
+    """The text without these fields, which are in order; everything else stays at its line and column."""
+    kept: list[str] = []
+    at = 0
     for field in unknown:
-        blank = re.sub(r"[^\n]", " ", text[field.start : field.end])
-        text = text[: field.start] + blank + text[field.end :]
-    return text
+        kept += (text[at : field.start], re.sub(r"[^\n]", " ", text[field.start : field.end]))
+        at = field.end
+    return "".join((*kept, text[at:]))
 
 
 def _tokens(text: str) -> Iterator[re.Match[str]]:
@@ -195,7 +197,7 @@ def label_file(folder: Path, filename: str) -> tuple[str, ...]:
     Raises:
         LoadError: it cannot be read, or is not in that folder.
     """
-    if Path(filename).name != filename:
+    if Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise LoadError(f"config.pbtxt names the labels '{filename}'; they must be a file in the model's own folder")
     try:
         lines = (folder / filename).read_text(encoding="utf-8").splitlines()

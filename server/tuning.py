@@ -34,6 +34,9 @@ SESSION_ENTRIES = frozenset(
 )  # fmt: skip
 """Entries ONNX Runtime is known to read; it says nothing of those it does not."""
 
+MAX_THREADS = 1024
+"""ONNX Runtime would start any number at once."""
+
 _OWN_ENTRIES = frozenset(("session.model_external_initializers_file_folder_path",))
 
 
@@ -109,8 +112,8 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
     given = {name: parameter.string_value for name, parameter in config.parameters.items()}
     entries = {name: value for name, value in given.items() if name.startswith("session.") and name not in _OWN_ENTRIES}
     tuning = Tuning(
-        intra_op_threads=_read(given, "intra_op_thread_count", count, "0"),
-        inter_op_threads=_read(given, "inter_op_thread_count", count, "0"),
+        intra_op_threads=_read(given, "intra_op_thread_count", threads, "0"),
+        inter_op_threads=_read(given, "inter_op_thread_count", threads, "0"),
         parallel=_read(given, "execution_mode", switch, "0"),
         graph_level=level,
         cpu_arena=_read(given, "enable_mem_arena", switch, "1"),
@@ -141,16 +144,16 @@ def _read(given: Mapping[str, str], name: str, read: Callable[[str, str], T], de
     return read(f"parameters.{name}", given.get(name, default))
 
 
-def count(name: str, text: str) -> int:
-    """A whole number of at least 0."""
-    if not (text.isascii() and text.isdecimal() and int(text) < 2**31):
-        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a whole number of at least 0")
+def threads(name: str, text: str) -> int:
+    """A number of threads."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= MAX_THREADS):
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a whole number from 0 to {MAX_THREADS}")
     return int(text)
 
 
 def size(name: str, text: str) -> str:
     """A number of bytes, as it was written."""
-    if not (text.isascii() and text.isdecimal() and int(text) < 2**64):
+    if not (text.isascii() and text.isdecimal() and len(text) < 21 and int(text) < 2**64):
         raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a number of bytes")
     return text
 
@@ -184,12 +187,13 @@ def words(name: str, text: str) -> str:
 
 def choice(*values: str) -> Callable[[str, str], str]:
     """A reader of one of these values, or of its place among them, which is how Triton spells them."""
+    places = [str(place) for place in range(len(values))]
 
     def read(name: str, text: str) -> str:
         if text in values:
             return text
-        if text.isdecimal() and int(text) < len(values):
-            return values[int(text)]
+        if text in places:
+            return values[places.index(text)]
         numbered = ", ".join(f"{place} ({value})" for place, value in enumerate(values))
         raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be {numbered}")
 

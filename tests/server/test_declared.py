@@ -111,6 +111,7 @@ def test_dims_without_the_batch_axis_contradict_a_batch_size_of_zero(tmp_path: P
         ('input { name: "input" dims: [ 1, 1, 4 ] }', "config.pbtxt declares the input 'input' as [1, 1, 4] but the graph has [4] without the batch axis"),
         ('input { name: "input" dims: [ -2 ] }', "config.pbtxt declares the input 'input' with dims [-2]; only -1 stands for any size"),
         ('input { name: "input" dims: [ 2, 2 ] reshape { shape: [ 5 ] } }', "config.pbtxt declares the input 'input' as [5], by its reshape, but the graph has [4] without the batch axis"),
+        ('output { name: "argmax" dims: 1 reshape { shape: [ ] } }', "config.pbtxt reshapes 'argmax', which this server appends to the network and answers as it is"),
         ('input { name: "input" dims: [ 3, 2 ] reshape { shape: [ 4 ] } }', "config.pbtxt reshapes the input 'input' from [3, 2] to [4], which have different numbers of elements"),
     ],
 )  # fmt: skip

@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "threads": (
         onnx_models.linear(),
         'parameters { key: "intra_op_thread_count" value { string_value: "many" } }',
-        "config.pbtxt sets parameters.intra_op_thread_count 'many'; it must be a whole number of at least 0",
+        "config.pbtxt sets parameters.intra_op_thread_count 'many'; it must be a whole number from 0 to 1024",
     ),
 }
 

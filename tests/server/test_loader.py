@@ -45,6 +45,11 @@ def test_the_file_is_model_onnx_unless_the_configuration_names_another(tmp_path:
     assert model_file(tmp_path, configured('default_model_filename: "net.onnx"')) == tmp_path / "net.onnx"
 
 
+def test_a_folder_in_the_files_place_holds_the_file_as_in_triton(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").mkdir()
+    assert model_file(tmp_path, ModelConfig()) == tmp_path / "model.onnx" / "model.onnx"
+
+
 @pytest.mark.parametrize("name", ["../other/model.onnx", "/etc/passwd", "a/b"])
 def test_a_file_somewhere_else_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(LoadError, match="it must be one in the version's own folder"):

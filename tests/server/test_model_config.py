@@ -176,11 +176,18 @@ def test_what_is_printed_from_the_contract_is_read_back(tmp_path: Path) -> None:
 def test_labels_stand_one_a_line(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("ant\n  bee \r\n\ncat\n\n", encoding="utf-8")
     assert label_file(tmp_path, "labels.txt") == ("ant", "bee", "", "cat")
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names" / "labels.txt").write_text("dog", encoding="utf-8")
+    assert label_file(tmp_path, "names/labels.txt") == ("dog",)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        (
+            "/etc/hostname",
+            "config.pbtxt names the labels '/etc/hostname'; they must be a file in the model's own folder",
+        ),
         ("nowhere.txt", "the labels nowhere.txt cannot be read: "),
         ("bytes.txt", "the labels bytes.txt cannot be read: "),
         (

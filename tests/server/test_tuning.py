@@ -94,9 +94,10 @@ def test_parameters_that_are_not_known_are_all_named() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("intra_op_thread_count", "-1", "a whole number of at least 0"),
-        ("intra_op_thread_count", "99999999999", "a whole number of at least 0"),
-        ("inter_op_thread_count", "many", "a whole number of at least 0"),
+        ("intra_op_thread_count", "-1", "a whole number from 0 to 1024"),
+        ("intra_op_thread_count", "1025", "a whole number from 0 to 1024"),
+        ("inter_op_thread_count", "9" * 5000, "a whole number from 0 to 1024"),
+        ("inter_op_thread_count", "many", "a whole number from 0 to 1024"),
         ("execution_mode", "2", "0 or 1"),
         ("enable_mem_arena", "yes", "0 or 1"),
         ("enable_mem_pattern", "", "0 or 1"),
