@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from frostline.pb import model_config_pb2
 from server.accelerators import accelerators_of, providers_for
-from server.batcher import Batcher, Run
+from server.answering import answering
+from server.batcher import Batcher
 from server.codec import Codec
 from server.config import MAX_BATCH_SIZE
-from server.declared import agreed, reshaped
+from server.declared import agreed
 from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
 from server.metrics import ModelStats
@@ -21,8 +21,6 @@ from server.model_config import MODEL_FILE, label_file
 from server.session import Golden, Provider, Session, Signature, load_session, read_golden
 from server.tuning import tuning_of
 from server.warmup import Sample, samples_of
-
-Array = np.ndarray[Any, Any]
 
 MAX_WARM_SIZE = 1024
 """Larger batches are not run before READY: filling memory for them would cost more than their first run."""
@@ -239,15 +237,13 @@ def labels_of(
     """Names of the classes: the card's, or the ONNX file's own, or those in a `label_filename` of the model's folder.
 
     Raises:
-        LoadError: they cannot be read, or the artifact has more or fewer than the network has classes.
+        LoadError: they cannot be read, or the artifact's own are not one for each class.
     """
     classes = session.signature.classes
     files = {
         output.name: label_file(folder, output.label_filename) for output in config.output if output.label_filename
     }
-    labels = read_labels(card, session.metadata)
-    if labels and classes not in (None, len(labels)):
-        raise LoadError(f"the artifact has {len(labels)} labels for {classes} classes; expected one for each")
+    labels = read_labels(card, session.metadata, classes)
     if labels is not None or not files:
         return labels
     output, from_file = next(iter(files.items()))
@@ -283,46 +279,3 @@ def batch_sizes(max_batch_size: int) -> list[int]:
     max_batch_size = min(max_batch_size, MAX_WARM_SIZE)
     sizes = [2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size]
     return [*sizes, max_batch_size]
-
-
-def answering(session: Session, stats: ModelStats) -> Run:
-    """The session's run as the batcher wants it, with predictions counted and outputs shaped as clients see them."""
-    return _shaped(_observed(session, stats), session.signature)
-
-
-def _shaped(run: Run, signature: Signature) -> Run:
-    """`run` with the outputs reshaped that the model's configuration reshapes."""
-    shapes = {spec.name: (spec.reshape, spec.shape) for spec in signature.outputs if spec.reshape is not None}
-    if not shapes:
-        return run
-    lead = 1 if signature.batched else 0
-
-    def reshape(name: str, array: Array) -> Array:
-        if name not in shapes:
-            return array
-        graph, seen = shapes[name]
-        return array.reshape(array.shape[:lead] + reshaped(array.shape[lead:], graph, seen))
-
-    def shaped(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
-        return [reshape(name, array) for name, array in zip(wanted, run(inputs, wanted), strict=True)]
-
-    return shaped
-
-
-def _observed(session: Session, stats: ModelStats) -> Run:
-    """The session's run, with the predictions of every batch counted whatever its clients asked for."""
-    heads = session.signature.heads
-    if heads is None or not heads.confidence:
-        return session.run
-    watched = (heads.argmax, heads.confidence)
-    plans: dict[tuple[str, ...], tuple[str, ...]] = {}
-
-    def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
-        names = plans.get(wanted)
-        if names is None:
-            names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
-        outputs = session.run(inputs, names)
-        stats.predicted(outputs[names.index(heads.argmax)], outputs[-1])
-        return outputs[: len(wanted)]
-
-    return run

@@ -85,11 +85,9 @@ class Signature:
 
     @property
     def classes(self) -> int | None:
-        """How many classes the network chooses from; None where it chooses none, or any number."""
-        if self.heads is None:
-            return None
-        (logits,) = [spec.graph_shape for spec in self.outputs if spec.name == self.heads.logits]
-        return logits[0 if self.batched else 1]
+        """How many classes a network that ends at logits tells apart; None for others, and where the graph does not say."""
+        logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
+        return logits.graph_shape[0 if self.batched else 1] if logits else None
 
 
 @dataclass(frozen=True, slots=True)

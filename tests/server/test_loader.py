@@ -14,8 +14,9 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from server.accelerators import TENSORRT
+from server.answering import answering
 from server.errors import LoadError
-from server.loader import answering, check_weights, labels_of, model_file, open_session, warm
+from server.loader import check_weights, labels_of, model_file, open_session, warm
 from server.metrics import ModelStats
 from server.session import CPU, CUDA, Provider, Session
 from server.warmup import samples_of
@@ -217,10 +218,10 @@ def labels(
     return labels_of(folder, card, session, configured(text), warn)
 
 
-def test_the_cards_labels_win_over_the_files_and_those_over_a_label_file(tmp_path: Path) -> None:
+def test_the_artifacts_own_labels_win_over_a_label_file(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("x\ny\nz\n", encoding="utf-8")
     named = onnx_models.linear(labels=["d", "e", "f"])
-    assert labels(tmp_path, LABELLED, {"labels": ["a", "b", "c"]}, named) == ["a", "b", "c"]
+    assert labels(tmp_path, LABELLED, {"labels": ["a", "b", "c"]}) == ["a", "b", "c"]
     assert labels(tmp_path, LABELLED, {}, named) == ["d", "e", "f"]
     assert labels(tmp_path, LABELLED, {}) == ("x", "y", "z")
     assert labels(tmp_path, "", {}) is None
@@ -232,10 +233,10 @@ def test_a_label_file_that_is_missing_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_artifact_with_too_few_labels_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match="the artifact has 2 labels for 3 classes; expected one for each"):
+    with pytest.raises(LoadError, match="there are 2 labels for 3 classes"):
         labels(tmp_path, "", {"labels": ["a", "b"]})
     fixed = onnx_models.fixed_batch(2)
-    with pytest.raises(LoadError, match="the artifact has 4 labels for 3 classes"):
+    with pytest.raises(LoadError, match="there are 4 labels for 3 classes"):
         labels(tmp_path, "", {"labels": ["a", "b", "c", "d"]}, fixed)
 
 
