@@ -37,6 +37,36 @@ def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signat
     )
 
 
+def complete(config: model_config_pb2.ModelConfig, signature: Signature, device: str) -> None:
+    """Fill in what a configuration leaves to the graph and the server: every tensor, and where it runs.
+
+    Args:
+        config: the model's own configuration with its name, changed in place.
+        signature: what is served.
+        device: where it is served, such as cpu or cuda:0.
+    """
+    if not config.instance_group:
+        kind, _, index = device.partition(":")
+        group = config.instance_group.add(name=f"{config.name}_0", count=1)
+        group.kind = group.KIND_GPU if kind == "cuda" else group.KIND_CPU
+        group.gpus.extend([int(index)] if index else [])
+    labels = {output.name: output.label_filename for output in config.output}
+    del config.input[:]
+    del config.output[:]
+    for spec in signature.inputs:
+        _fill(config.input.add(name=spec.name), spec)
+    for spec in signature.outputs:
+        _fill(config.output.add(name=spec.name, label_filename=labels.get(spec.name, "")), spec)
+
+
+def _fill(declared: Declared, spec: TensorSpec) -> None:
+    declared.data_type = data_type(spec)  # type: ignore[assignment]  # the stub wants the enum, which is a number
+    declared.dims.extend(-1 if size is None else size for size in spec.shape)
+    if spec.reshape is not None:
+        declared.reshape.SetInParent()
+        declared.reshape.shape.extend(-1 if size is None else size for size in spec.reshape)
+
+
 def data_type(spec: TensorSpec) -> int:
     """A tensor's element type as a configuration spells it."""
     name = "STRING" if spec.datatype == "BYTES" else spec.datatype

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -13,7 +13,7 @@ from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
 from server.batcher import Entry
 from server.codec import parse
-from server.declared import data_type
+from server.declared import complete
 from server.errors import PredictionError, RunFailed
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
 from server.loader import Served
@@ -227,31 +227,8 @@ def _config(served: Served) -> model_config_pb2.ModelConfig:
     if signature.batched:
         config.dynamic_batching.max_queue_delay_microseconds = round(limits.max_queue_delay_s * 1e6)
         config.dynamic_batching.default_queue_policy.max_queue_size = limits.max_queue_size
-    if not config.instance_group:
-        group = config.instance_group.add(name=f"{served.name}_0", count=1)
-        device, _, index = served.session.device.partition(":")
-        group.kind = group.KIND_GPU if device == "cuda" else group.KIND_CPU
-        group.gpus.extend([int(index)] if index else [])
-    label_files = {output.name: output.label_filename for output in served.config.output}
-    del config.input[:]
-    del config.output[:]
-    for spec in signature.inputs:
-        _fill(config.input.add(name=spec.name, data_type=data_type(spec), dims=_dims(spec.shape)), spec)
-    for spec in signature.outputs:
-        output = config.output.add(name=spec.name, data_type=data_type(spec), dims=_dims(spec.shape))
-        output.label_filename = label_files.get(spec.name, "")
-        _fill(output, spec)
+    complete(config, signature, served.session.device)
     return config
-
-
-def _fill(tensor: model_config_pb2.ModelInput | model_config_pb2.ModelOutput, spec: TensorSpec) -> None:
-    if spec.reshape is not None:
-        tensor.reshape.SetInParent()
-        tensor.reshape.shape.extend(_dims(spec.reshape))
-
-
-def _dims(shape: Sequence[int | None]) -> list[int]:
-    return [-1 if size is None else size for size in shape]
 
 
 def _statistics(version: Served) -> pb.ModelStatistics:

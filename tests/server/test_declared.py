@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
-from server.declared import agreed, reshaped
+from server.declared import agreed, complete, reshaped
 from server.errors import LoadError
 from server.session import CPU, Signature, load_session
 
@@ -204,3 +204,26 @@ def test_a_tensor_whose_axes_the_graph_does_not_say_is_as_it_is_declared(tmp_pat
     signature = agree(tmp_path, onnx_models.unranked(), 'output { name: "output" dims: [ -1, 2 ] }')
     assert shapes(signature) == {"input": (None, 4), "shape": (None,), "output": (None, 2)}
     assert not signature.batched
+
+
+# What the server answers of itself
+
+
+def test_a_configuration_is_completed_with_the_tensors_and_the_place(tmp_path: Path) -> None:
+    text = 'name: "m" output { name: "total" dims: 1 reshape { } label_filename: "labels.txt" }'
+    config = text_format.Parse(text, ModelConfig())
+    complete(config, agree(tmp_path, onnx_models.two_outputs(), text), "cuda:3")
+    expected = """
+        name: "m"
+        input { name: "input" data_type: TYPE_FP32 dims: 4 }
+        output { name: "total" data_type: TYPE_FP32 dims: 1 reshape { } label_filename: "labels.txt" }
+        instance_group { name: "m_0" kind: KIND_GPU count: 1 gpus: 3 }
+    """
+    assert config == text_format.Parse(expected, ModelConfig())
+
+
+def test_instances_that_were_asked_for_stay(tmp_path: Path) -> None:
+    config = text_format.Parse("instance_group { count: 2 kind: KIND_CPU }", ModelConfig())
+    complete(config, agree(tmp_path, onnx_models.linear(), ""), "cpu")
+    (group,) = config.instance_group
+    assert (group.name, group.count) == ("", 2)
