@@ -1,9 +1,12 @@
 """A model's config.pbtxt: what is read from it, and that everything else in it is named."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
 from server.errors import LoadError
@@ -168,6 +171,33 @@ def test_what_is_printed_from_the_contract_is_read_back(tmp_path: Path) -> None:
     config.input.add(name="x", dims=[1, -1]).reshape.SetInParent()
     config.model_warmup.add(name="w", inputs={"x": {"zero_data": True, "dims": [1, 2]}})
     assert read(tmp_path, text_format.MessageToString(config)) == (config, [])
+
+
+TOKENS = [
+    "name", "max_batch_size", "input", "optimization", "graph", "level", "parameters", "key", "value", "string_value", "unknown",
+    "dims", ":", "{", "}", "[", "]", "<", ">", ",", ";", "-", "1", "-1", "1e5", "TYPE_FP32", '"text"', "'text'", '"', "#", "\n",
+    "/", "\0", "é",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
+def test_whatever_the_file_holds_it_is_read_or_refused(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config, _ = read(Path(folder), text)
+        except LoadError:
+            return
+    assert isinstance(config, ModelConfig)
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
+def test_a_text_protobuf_can_read_alone_is_read_as_protobuf_reads_it(text: str) -> None:
+    try:
+        expected = text_format.Parse(text, ModelConfig())
+    except text_format.ParseError:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        assert read(Path(folder), text) == (expected, [])
 
 
 # Labels
