@@ -184,7 +184,8 @@ def open_session(
     chosen, missing = providers_for(wanted, providers, onnxruntime.get_available_providers())
     for warning in (*unknown, *unknown_providers, *missing):
         warn(warning)
-    session = load_session(path, chosen, threads=threads, strict=strict, tuning=tuning)
+    outputs = [output.name for output in config.output]
+    session = load_session(path, chosen, threads=threads, strict=strict, tuning=tuning, outputs=outputs)
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]
     if unbound:

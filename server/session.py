@@ -2,7 +2,7 @@
 
 import ctypes
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -354,7 +354,13 @@ def read_golden(path: Path, signature: Signature) -> Golden:
 
 
 def load_session(
-    path: Path, providers: Sequence[Provider], *, threads: int, strict: bool, tuning: Tuning | None = None
+    path: Path,
+    providers: Sequence[Provider],
+    *,
+    threads: int,
+    strict: bool,
+    tuning: Tuning | None = None,
+    outputs: Collection[str] = (),
 ) -> Session:
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
@@ -364,6 +370,7 @@ def load_session(
         threads: threads of one run on the CPU.
         strict: refuse a session that is not bound to the GPU among the providers.
         tuning: what the model's configuration asks for.
+        outputs: the file's outputs that are wanted, all when empty; what only the others need is not computed.
 
     Raises:
         LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
@@ -373,6 +380,7 @@ def load_session(
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
         raise LoadError(f"{path.name} cannot be read: {error}") from error
+    _keep(model.graph, outputs)
     own_outputs = tuple(value.name for value in model.graph.output)
     unranked = frozenset(
         value.name
@@ -390,6 +398,14 @@ def load_session(
         raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}; its own log says why")
     device = f"cuda:{index}" if CUDA in bound else "cpu"
     return Session(session, _signature(session, own_outputs, heads, unranked), external, device, tuning.run_options())
+
+
+def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> None:
+    """Take the other outputs off the graph, unless a wanted one is not among them."""
+    if wanted and {value.name for value in graph.output}.issuperset(wanted):
+        kept = [value for value in graph.output if value.name in wanted]
+        del graph.output[:]
+        graph.output.extend(kept)
 
 
 def _open(

@@ -79,6 +79,26 @@ def test_everything_a_configuration_asks_for_in_vain_is_told(tmp_path: Path) -> 
     ]
 
 
+def test_an_output_that_cannot_be_answered_is_no_obstacle_when_others_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"'parts' is a seq\(tensor\(float\)\)"):
+        opened(tmp_path, "", onnx_models.label_and_sequence())
+    session = opened(tmp_path, 'output { name: "label" data_type: TYPE_INT64 }', onnx_models.label_and_sequence())
+    assert [spec.name for spec in session.signature.outputs] == ["label"]
+    x = onnx_models.rows(3)
+    np.testing.assert_array_equal(session.run([x], ["label"])[0], x.argmax(axis=1))
+
+
+def test_one_listed_output_of_logits_gets_its_heads(tmp_path: Path) -> None:
+    session = opened(tmp_path, 'output { name: "double" }', onnx_models.two_outputs())
+    assert [spec.name for spec in session.signature.outputs] == ["double", "softmax", "argmax"]
+    assert session.signature.own_outputs == ("double",)
+
+
+def test_a_listed_output_the_graph_lacks_is_told_with_all_it_has(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"names the output 'x', the graph has \['double', 'total'\]"):
+        opened(tmp_path, 'output [ { name: "double" }, { name: "x" } ]', onnx_models.two_outputs())
+
+
 class Machine:
     """Stands in for ONNX Runtime's session on a machine with a GPU: binds what it can, refuses what it cannot.
 

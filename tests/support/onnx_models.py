@@ -268,6 +268,22 @@ def sequences() -> onnx.ModelProto:
     )
 
 
+def label_and_sequence() -> onnx.ModelProto:
+    """As classifiers of other libraries end: `label` INT64 [rows], and `parts`, a sequence no protocol has a word for."""
+    element = helper.make_tensor_type_proto(TensorProto.FLOAT, ["rows", 4])
+    return _model(
+        [
+            helper.make_node("ArgMax", ["input"], ["label"], axis=1, keepdims=0),
+            helper.make_node("SequenceConstruct", ["input"], ["parts"]),
+        ],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[
+            helper.make_tensor_value_info("label", TensorProto.INT64, ["rows"]),
+            helper.make_value_info("parts", helper.make_sequence_type_proto(element)),
+        ],
+    )
+
+
 def answers(model: onnx.ModelProto, inputs: dict[str, Array]) -> Array:
     """The first output, as ONNX Runtime computes it on the CPU."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
