@@ -168,7 +168,8 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
             f"config.pbtxt declares the {kind} '{spec.name}' as {declared_as} but the graph has {_text(graph)}{batch}"
         )
     if own == dims:
-        return replace(spec, shape=_narrowed(dims, graph) if spec.ranked else dims, ranked=True)
+        # Of an input, the narrower word counts; of an output, the person's: graphs are wrong about theirs at times.
+        return replace(spec, shape=_narrowed(dims, graph) if kind == "input" and spec.ranked else dims, ranked=True)
     heads = signature.heads
     if heads is not None and spec.name in (heads.softmax, heads.argmax):
         raise LoadError(

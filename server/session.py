@@ -256,7 +256,7 @@ class Session:
         ):
             raise LoadError(
                 f"output '{spec.name}' has shape {list(array.shape)} where the graph or config.pbtxt says "
-                f"{[-1 if size is None else size for size in expected]}"
+                f"{[-1 if size is None else size for size in expected]}; declare its dims in config.pbtxt, -1 for any size"
             )
 
     def _sample_row(self, golden: Golden | None) -> list[Array] | None:

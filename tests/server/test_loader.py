@@ -291,6 +291,28 @@ def test_a_sample_of_the_configuration_warms_a_network_whose_rows_are_of_any_siz
     assert warm(session, 4, None, samples_of(configured(config), session.signature, 4, tmp_path))
 
 
+def test_a_graph_that_is_wrong_about_its_output_is_refused_unless_the_output_is_declared(tmp_path: Path) -> None:
+    model = onnx_models.unranked()
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, [None, 5]))
+    # A shape of zeros copies the input's.
+    sample = """
+        max_batch_size: 0
+        model_warmup { name: "w"
+          inputs { key: "input" value { data_type: TYPE_FP32 dims: [ 3, 4 ] zero_data: true } }
+          inputs { key: "shape" value { data_type: TYPE_INT64 dims: 2 zero_data: true } } }
+    """
+
+    def warmed(text: str) -> bool:
+        session = opened(tmp_path, text, model)
+        return warm(session, 4, None, samples_of(configured(text), session.signature, 4, tmp_path))
+
+    with pytest.raises(
+        LoadError, match=r"'output' has shape \[3, 4\] where .* says \[-1, 5\]; declare its dims in config.pbtxt"
+    ):
+        warmed(sample)
+    assert warmed(sample + 'output { name: "output" dims: [ -1, -1 ] }')
+
+
 # What the batcher runs
 
 
