@@ -31,7 +31,11 @@ def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signat
     return replace(
         signature,
         inputs=tuple(_agree("input", spec, signature, inputs.get(spec.name), batched) for spec in signature.inputs),
-        outputs=tuple(_agree("output", spec, signature, outputs.get(spec.name), batched) for spec in offered),
+        outputs=_with_heads(
+            signature,
+            tuple(_agree("output", spec, signature, outputs.get(spec.name), batched) for spec in offered),
+            batched,
+        ),
         own_outputs=tuple(spec.name for spec in offered if spec.name in outputs) or signature.own_outputs,
         batched=batched,
     )
@@ -88,6 +92,17 @@ def _offered(name: str, outputs: Iterable[str], signature: Signature) -> bool:
     """As in Triton, a list of outputs is the list of what can be asked for; the appended heads are not part of it."""
     heads = signature.heads
     return name in outputs or (heads is not None and name in (heads.logits, heads.softmax, heads.argmax))
+
+
+def _with_heads(signature: Signature, outputs: tuple[TensorSpec, ...], batched: bool) -> tuple[TensorSpec, ...]:
+    """The appended heads have the shape their logits are agreed to have."""
+    heads = signature.heads
+    if heads is None:
+        return outputs
+    logits = next(spec.graph_shape for spec in outputs if spec.name == heads.logits)
+    lead = 0 if batched else 1
+    shapes = {heads.softmax: logits, heads.argmax: logits[:lead] + logits[lead + 1 :]}
+    return tuple(replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in outputs)
 
 
 def _by_name(kind: str, declared: Iterable[Declared], specs: Iterable[TensorSpec]) -> dict[str, Declared]:
