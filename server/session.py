@@ -221,7 +221,7 @@ class Session:
         Raises:
             LoadError: the network failed on a size, or answered with something else than it says it gives.
         """
-        row = self._sample_row(golden) or sample
+        row = self._sample_row(golden) if golden is not None or sample is None else sample
         if row is None:
             return False
         for size in sizes if self.signature.batched else (1,):

@@ -38,6 +38,7 @@ SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
     "shaped": (onnx_models.unranked(), 'output { name: "output" data_type: TYPE_FP32 dims: [ -1, -1 ] }'),
     "empty": (passed_through(["rows", "any"], element=TensorProto.INT32, output="same"), ""),
     "nothing": (passed_through(["rows", 0], output="same"), ""),
+    "constant": (onnx_models.constant(), ""),
     "alone": (onnx_models.averaging(), "max_batch_size: 0"),
     "number": (
         onnx_models.numbers(),
@@ -203,6 +204,7 @@ WORDS = np.array([["a", ""], ["é", "word"]], object)
         ("empty", {"input": np.zeros((2, 0), np.int32)}),
         ("empty", {"input": np.ones((2, 3), np.int32)}),
         ("nothing", {"input": np.zeros((3, 0), np.float32)}),
+        ("constant", {}),
         ("alone", {"input": onnx_models.rows(3)}),
         ("alone", {"input": onnx_models.rows(100)}),
     ],

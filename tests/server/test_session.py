@@ -356,6 +356,7 @@ def test_what_the_network_refuses_is_a_failed_run(tmp_path: Path) -> None:
         onnx_models.fixed_batch,
         onnx_models.no_batch_axis,
         onnx_models.dense,
+        onnx_models.constant,
     ],
 )
 def test_without_samples_a_network_is_warmed_with_zeros(tmp_path: Path, build: Callable[[], onnx.ModelProto]) -> None:

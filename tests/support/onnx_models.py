@@ -186,6 +186,16 @@ def total() -> onnx.ModelProto:
     )
 
 
+def constant() -> onnx.ModelProto:
+    """No input, and always the same `table` [4, 3]."""
+    return _model(
+        [helper.make_node("Identity", ["weights"], ["table"])],
+        inputs=[],
+        outputs=[_float("table", [4, 3])],
+        constants={"weights": WEIGHTS},
+    )
+
+
 def places() -> onnx.ModelProto:
     """Rows `input` [rows, 4] to `places` INT64 [found, 2]: where they are not zero, so the first axis is not the batch."""
     return _model(
