@@ -15,6 +15,7 @@ from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
 from server.metrics import ModelStats
 from server.session import Golden, Provider, Session, load_session, read_golden
+from server.shadow import Tap
 
 Array = np.ndarray[Any, Any]
 
@@ -47,6 +48,7 @@ class Served:
         golden: its golden sample, if it has one.
         sha256: of its ONNX file.
         labels: names of its classes.
+        tap: where a shadow of it is attached.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Served:
     golden: Golden | None
     sha256: str
     labels: Sequence[str] | None
+    tap: Tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,9 @@ class Loader:
         if golden is not None:
             session.check_golden(golden, limits.max_batch_size)
         labels = read_labels(card, session.metadata)
-        stats = ModelStats(labels)
+        stats, tap = ModelStats(labels), Tap()
         batcher = Batcher(
-            _observed(session, stats),
+            _observed(session, stats, tap),
             stats,
             batched=session.signature.batched,
             max_batch_size=limits.max_batch_size,
@@ -122,7 +125,7 @@ class Loader:
         )
         codec = Codec(name, version, session.signature, limits.max_batch_size, labels)
         batcher.start()
-        return Served(name, version, config, stats, session, codec, batcher, limits, golden, digest, labels)
+        return Served(name, version, config, stats, session, codec, batcher, limits, golden, digest, labels, tap)
 
 
 def model_limits(config: model_config_pb2.ModelConfig, session: Session, defaults: Limits) -> Limits:
@@ -165,20 +168,30 @@ def batch_sizes(max_batch_size: int) -> list[int]:
     return [*sizes, max_batch_size]
 
 
-def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:
-    """The session's run, with the predictions of every batch counted whatever its clients asked for."""
+def _observed(session: Session, stats: ModelStats, tap: Tap) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:
+    """The session's run, with the predictions of every batch counted, and shown to a shadow, whatever its clients asked for."""
     heads = session.signature.heads
     if heads is None:
         return session.run
     watched = (heads.argmax, heads.confidence)
     plans: dict[tuple[str, ...], tuple[str, ...]] = {}
+    shadow_plans: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
-        names = plans.get(wanted)
-        if names is None:
-            names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
+        shadow = tap.shadow
+        if shadow is None:
+            names = plans.get(wanted)
+            if names is None:
+                names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
+        else:
+            names = shadow_plans.get(wanted)
+            if names is None:
+                names = shadow_plans[wanted] = tuple(dict.fromkeys((*wanted, heads.logits, *watched)))
         outputs = session.run(inputs, names)
-        stats.predicted(outputs[names.index(heads.argmax)], outputs[-1])
+        argmax = outputs[names.index(heads.argmax)]
+        stats.predicted(argmax, outputs[-1])
+        if shadow is not None:
+            shadow.offer(inputs, outputs[names.index(heads.logits)], argmax)
         return outputs[: len(wanted)]
 
     return run
