@@ -154,7 +154,8 @@ def test_models_shows_each_versions_part_in_the_traffic_and_what_is_not_as_the_r
         assert cli.run(["models", "--server", server.address, "--format", "json"]) == 0
         broken, echo = json.loads(capsys.readouterr().out)
     assert "traffic" in shown.splitlines()[0]
-    assert "5 %, canary, eu, shadow of 1" in " ".join(shown.split())
+    assert "5 %, canary, eu" in shown
+    assert "shadow of 1" in shown
     assert shown.splitlines()[-1] == f"{MODEL}: {TRYING['frostline.rollout_problem']}"
     assert (echo["version_labels"], echo["share"], echo["shadow_of"]) == (["canary", "eu"], 0.05, "1")
     assert echo["rollout_problem"] == TRYING["frostline.rollout_problem"]
