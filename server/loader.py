@@ -49,6 +49,7 @@ class Served:
         sha256: of its ONNX file.
         labels: names of its classes.
         tap: where a shadow of it is attached.
+        fault: why its device does not answer as it should, or "".
     """
 
     name: str
@@ -63,6 +64,7 @@ class Served:
     sha256: str
     labels: Sequence[str] | None
     tap: Tap
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

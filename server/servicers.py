@@ -28,6 +28,8 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "
 
 PLATFORM = "onnxruntime_onnx"
 
+_PASSING = ("LOADING", "UNLOADING")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -64,7 +66,7 @@ class InferenceDoor:
         deadline_s = None if left_s is None else time.monotonic() + left_s
         try:
             entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
-            self._inference.submit(entry)
+            self._inference.submit(entry, method, payload)
         except Refused as refused:
             await context.abort(*status(refused.error, refused.request_id))
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
@@ -137,10 +139,10 @@ class InferenceService:
         if not self._repository.versions(request.name):
             await self._served(request.name, request.version, context)
         try:
-            self._repository.get(request.name, request.version)
+            served = self._repository.get(request.name, request.version)
         except PredictionError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+        return pb.ModelReadyResponse(ready=not served.fault)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """A model's versions, inputs and outputs."""
@@ -178,12 +180,17 @@ class InferenceService:
                 pb.RepositoryIndexResponse.ModelIndex(
                     name=version.name,
                     version=version.version,
-                    # The protocol's word for what this server calls FAILED.
-                    state="UNAVAILABLE" if version.state == "FAILED" else version.state,
-                    reason=version.reason,
+                    # The protocol's word for what cannot be relied on, whatever this server calls it.
+                    state=version.state if version.ready or version.state in _PASSING else "UNAVAILABLE",
+                    reason=version.reason or (version.served.fault if version.served else ""),
                 )
                 for version in self._repository.versions()
-                if version.state == "READY" or not request.ready
+                if version.ready or not request.ready
+            ]
+            + [
+                pb.RepositoryIndexResponse.ModelIndex(name=name)
+                for name in self._repository.unloaded()
+                if not request.ready
             ]
         )
 
