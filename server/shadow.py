@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import structlog
@@ -23,8 +23,9 @@ DIFFERENCE = (
 
 _MAX_ROWS = 4096
 _MAX_BYTES = 64 * 2**20
+_CLOSE_S = 2.0
 _PERIOD_S = 0.05
-_SHARE = 0.1
+_SHARE = 0.05
 """Of the time, at most, that the shadow computes: the median request of the live version never meets it."""
 
 _log = structlog.get_logger(__name__)
@@ -50,15 +51,14 @@ class Counts:
     difference: Histogram
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
+class _Sample(NamedTuple):
+    """A batch that waits; a tuple, because the live version's thread makes one for every batch."""
+
     inputs: list[Array]
     logits: Array
     argmax: Array
-
-    @property
-    def rows(self) -> int:
-        return len(self.argmax)
+    rows: int
+    size: int
 
 
 class Tap:
@@ -87,8 +87,8 @@ class Shadow:
         order: for each input of the shadow, the place of the same input among the live version's.
         max_batch_size: the most rows in one run; None for a network without a batch axis.
         name: the thread's name.
-        max_rows: the most rows that may wait.
-        max_bytes: the most bytes that may wait.
+        max_rows: the most rows that may wait, if they are more than one batch.
+        max_bytes: the most bytes that may wait, if they are more than one batch.
         share: of the time that the thread may compute, above 0 and up to 1.
         clock: seconds.
     """
@@ -132,32 +132,38 @@ class Shadow:
         """Start the thread."""
         self._thread.start()
 
-    def close(self) -> None:
-        """End the thread after the run it is at; what still waits is given up."""
+    def close(self, timeout_s: float = _CLOSE_S) -> None:
+        """End the thread after the run it is at; what still waits is given up.
+
+        A run that takes longer than `timeout_s` seconds is left to itself: on a dead device it may never return.
+        """
         self._closing.set()
-        self._thread.join()
-        with self._queue:
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
             self._waiting.clear()
 
     def offer(self, inputs: Sequence[Array], logits: Array, argmax: Array) -> None:
         """Hand over a batch that was answered; called from the live version's device thread, and never waits.
 
         Args:
-            inputs: one array for each input of the live version, [rows, ...].
-            logits: [rows, ...].
-            argmax: [rows, ...].
+            inputs: one array for each input of the live version, [rows, ...]; copied.
+            logits: [rows, ...]; kept, so nobody may write to it any more, as nobody may who answers from it.
+            argmax: [rows, ...]; kept as well.
         """
-        rows = len(argmax)
-        size = _bytes(inputs, logits, argmax)
+        rows, size = len(argmax), logits.nbytes + argmax.nbytes
+        for array in inputs:
+            size += array.nbytes
         with self._queue:
-            if self._waiting_rows + rows > self._max_rows or self._waiting_bytes + size > self._max_bytes:
+            full = self._waiting_rows + rows > self._max_rows or self._waiting_bytes + size > self._max_bytes
+            # A batch larger than the bounds is taken when nothing waits, or it could never be compared.
+            if full and self._waiting_rows:
                 self._dropped += rows
                 return
             # Taken before the copying, so that several device threads together cannot exceed the bounds.
             self._waiting_rows += rows
             self._waiting_bytes += size
-        # The batch's own arrays may be written over by the next batch.
-        self._waiting.append(_Sample([array.copy() for array in inputs], logits.copy(), argmax.copy()))
+        # The next batch may be assembled where this one was.
+        self._waiting.append(_Sample([array.copy() for array in inputs], logits, argmax, rows, size))
 
     def counts(self) -> Counts:
         """What it has seen until now."""
@@ -197,7 +203,7 @@ class Shadow:
                 break
             taken.append(self._waiting.popleft())
             rows += sample.rows
-            size += _bytes(sample.inputs, sample.logits, sample.argmax)
+            size += sample.size
         with self._queue:
             self._waiting_rows -= rows
             self._waiting_bytes -= size
@@ -312,10 +318,6 @@ def _fit(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
 
 def _kind(sample: _Sample) -> tuple[tuple[int, ...], ...]:
     return tuple([array.shape[1:] for array in (*sample.inputs, sample.logits)])
-
-
-def _bytes(inputs: Sequence[Array], logits: Array, argmax: Array) -> int:
-    return logits.nbytes + argmax.nbytes + sum([array.nbytes for array in inputs])
 
 
 def _joined(arrays: list[Array]) -> Array:

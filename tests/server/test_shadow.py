@@ -124,12 +124,11 @@ def test_inputs_reach_the_shadow_in_its_own_order() -> None:
     assert (all_compared(shadow).rows, shadow.counts().disagreements) == (4, 0)
 
 
-def test_what_is_offered_may_be_written_over_at_once() -> None:
+def test_the_inputs_that_are_offered_may_be_written_over_at_once() -> None:
     shadow = shadow_of()
-    inputs, logits, argmax = LOGITS / 2, LOGITS.copy(), LOGITS.argmax(axis=1)
-    shadow.offer([inputs], logits, argmax)
-    for array in (inputs, logits, argmax):
-        array[:] = 77
+    inputs = LOGITS / 2
+    shadow.offer([inputs], LOGITS, LOGITS.argmax(axis=1))
+    inputs[:] = 77
     counts = all_compared(shadow)
     assert (counts.rows, counts.disagreements, counts.difference.total) == (4, 0, 0.0)
 
@@ -144,6 +143,15 @@ def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(bounds: dict[st
     offer(shadow, LOGITS)
     counts = all_compared(shadow)
     assert (counts.rows, counts.dropped) == (12, 4)
+
+
+@pytest.mark.parametrize("bounds", [{"max_rows": 2}, {"max_bytes": 10}])
+def test_a_batch_larger_than_the_queue_is_compared_when_nothing_else_waits(bounds: dict[str, int]) -> None:
+    shadow = shadow_of(**bounds)
+    offer(shadow, LOGITS)
+    offer(shadow, LOGITS)
+    assert shadow.counts().dropped == 4
+    assert all_compared(shadow).rows == 4
 
 
 def broken(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
@@ -265,6 +273,20 @@ def test_closing_gives_up_what_waits_and_ends_the_thread() -> None:
     assert len(puppet.ran) == 1
     assert shadow.counts().rows == 4
     assert "shadow-test-1" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_shadow_whose_device_hangs_does_not_keep_anybody_from_closing_it() -> None:
+    puppet = Puppet()
+    puppet.answer = doubled
+    shadow = shadow_of(puppet)
+    shadow.start()
+    offer(shadow, LOGITS)
+    puppet.wait_for(1)
+    shadow.close(timeout_s=0.0)
+    assert shadow.counts().rows == 0
+    puppet.release_all()
+    shadow.close()
+    assert shadow.counts().rows == 4
 
 
 # Which versions can be compared
