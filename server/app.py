@@ -13,19 +13,21 @@ import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
 from server import logs
+from server.batcher import Batching, QueuePolicy
 from server.canary import Canary
 from server.config import ServerConfig
 from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
 from server.inference import Inference
-from server.loader import Limits, Loader, Served
+from server.loader import Loader, Served
 from server.metrics import ModelStats, Unrouted
 from server.repository import ModelVersion, Repository, Traffic
 from server.scrape import ScrapeServer
 from server.servicers import InferenceService
 from server.session import CPU, choose_providers, cuda_devices
-from server.transport import SERVICES, Transport
+from server.shared_memory import Regions
+from server.transport import SERVICES, Transport, local_only
 from server.watch import Watch
 
 _LINGER_S = 1.0
@@ -65,10 +67,12 @@ class Server:
         available, devices = onnxruntime.get_available_providers(), cuda_devices()
         self._providers = choose_providers(config.device, available, devices)
         release = installed_version("frostline")
-        limits = Limits(config.max_batch_size, config.max_queue_size, config.max_queue_delay_s)
+        batching = Batching(
+            config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
+        )
         self.repository = Repository(
             config.models,
-            Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, limits),
+            Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, batching, devices),
             explicit=config.model_control == "explicit",
             on_change=self._on_change,
             on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
@@ -76,7 +80,11 @@ class Server:
         )
         unrouted = Unrouted()
         self._health = Health()
-        self._inference = Inference(self.repository, unrouted, config.max_message_bytes)
+        self.regions = Regions(
+            enabled=config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host)),
+            max_tensor_bytes=config.max_message_bytes,
+        )
+        self._inference = Inference(self.repository, unrouted, config.max_message_bytes, self.regions)
         service = InferenceService(self.repository, self.ready, release)
         self._transport = Transport(config, self._inference, service, self._health)
         registry = CollectorRegistry()
@@ -136,8 +144,8 @@ class Server:
 
     def fell_back(self) -> bool:
         """Whether device=auto ended on the CPU: no GPU was found, or a version could not be bound to it."""
-        providers = [served.session.provider for served in self._served()]
-        return self._config.device == "auto" and (self._providers[0][0] == CPU or CPU in providers)
+        fallen = any(version.served.fell_back for version in self.repository.versions() if version.served)
+        return self._config.device == "auto" and (self._providers[0][0] == CPU or fallen)
 
     def ready(self) -> bool:
         """Whether the server is ready for traffic."""
@@ -233,8 +241,8 @@ class Server:
             _log.info(
                 "model",
                 **fields,
-                provider=version.served.session.provider,
-                device=version.served.session.device,
+                provider=version.served.provider,
+                device=version.served.device,
                 verified=version.served.golden is not None,
                 seconds=round(version.load_s, 3),
             )
@@ -261,8 +269,8 @@ class Server:
                 load_s=version.load_s,
                 healthy=version.ready,
                 queued_rows=served.batcher.queued_rows if served else 0,
-                provider=served.session.provider if served else "",
-                device=served.session.device if served else "",
+                provider=served.provider if served else "",
+                device=served.device if served else "",
                 sha256=served.sha256 if served else "",
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),

@@ -115,7 +115,7 @@ def _attach(live: Served, candidate: Served) -> _Attached:
         candidate.session.run,
         (theirs.heads.logits, theirs.heads.argmax),
         input_order(ours, theirs),
-        max_batch_size=candidate.limits.max_batch_size if theirs.batched else None,
+        max_batch_size=candidate.batching.max_batch_size if theirs.batched else None,
         name=f"shadow-{candidate.name}-{candidate.version}",
     )
     shadow.start()

@@ -146,7 +146,7 @@ class Shadow:
         """Hand over a batch that was answered; called from the live version's device thread, and never waits.
 
         Args:
-            inputs: one array for each input of the live version, [rows, ...]; copied, unless nobody can write to it.
+            inputs: one array for each input of the live version, [rows, ...]; copied, unless it is a view of bytes.
             logits: [rows, ...]; kept, so nobody may write to it any more, as nobody may who answers from it.
             argmax: [rows, ...]; kept as well.
         """
@@ -162,8 +162,8 @@ class Shadow:
             # Taken before the copying, so that several device threads together cannot exceed the bounds.
             self._waiting_rows += rows
             self._waiting_bytes += size
-        # The next batch may be assembled where this one was, but not where nobody can write.
-        kept = [array.copy() if array.flags.writeable else array for array in inputs]
+        # The next batch may be assembled where this one was; only over bytes can nobody write.
+        kept = [array if isinstance(array.base, bytes) else array.copy() for array in inputs]
         self._waiting.append(_Sample(kept, logits, argmax, rows, size))
 
     def counts(self) -> Counts:

@@ -35,6 +35,7 @@ def test_the_defaults_are_safe_and_those_of_the_field() -> None:
     assert (config.device, config.transport, config.require) == ("auto", "auto", "all")
     assert (config.max_batch_size, config.max_queue_size, config.max_queue_delay_s) == (64, 4096, 0)
     assert (config.max_message_bytes, config.grace_s, config.threads) == (64 * 2**20, 30, 0)
+    assert config.shared_memory == "auto"
     assert (config.log_format, config.log_level, config.tls_cert, config.tls_key) == ("console", "info", None, None)
 
 
@@ -61,6 +62,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
         "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_CANARY_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
+        "FROSTLINE_SHARED_MEMORY": "on",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -69,6 +71,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
         "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "canary_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
+        "shared_memory": "on",
     }  # fmt: skip
 
 
@@ -215,11 +218,11 @@ def test_an_empty_configuration_is_one(tmp_path: Path) -> None:
 
 
 def test_what_is_not_honoured_is_a_warning_and_the_rest_stands(tmp_path: Path) -> None:
-    path = pbtxt(tmp_path, 'max_batch_size: 4\ninstance_group { kind: KIND_GPU, count: 2 }\nname: "m"\n')
+    path = pbtxt(tmp_path, 'max_batch_size: 4\noptimization { cuda { graphs: true } }\nname: "m"\n')
     config, (warning,) = read_model_config(path)
     assert (config.max_batch_size, config.name) == (4, "m")
     assert warning.startswith("config.pbtxt asks for what is not honoured: ")
-    assert "instance_group" in warning
+    assert "cuda" in warning
 
 
 @pytest.mark.parametrize("content", ["max_batch_size", "max_batch_size: x", "{", "instance_group { count: 2"])
@@ -234,9 +237,10 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             read_model_config(path)
 
 
-def test_instance_groups_in_tritons_usual_spelling_are_a_warning(tmp_path: Path) -> None:
+def test_instance_groups_in_tritons_usual_spelling_are_read(tmp_path: Path) -> None:
     text = 'max_batch_size: 8 # as [ before\ninstance_group [ { count: 1 kind: KIND_GPU } ]\nparameters [ { key: "a [ b" } ]'
     (tmp_path / "config.pbtxt").write_text(text)
     config, warnings = read_model_config(tmp_path / "config.pbtxt")
     assert config.max_batch_size == 8
-    assert [warning.rpartition(" ")[2] for warning in warnings] == ["instance_group", "parameters"]
+    assert [group.count for group in config.instance_group] == [1]
+    assert [warning.rpartition(" ")[2] for warning in warnings] == ["parameters"]

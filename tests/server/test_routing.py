@@ -25,8 +25,9 @@ import frostline
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, model_config_pb2
 from server import rollout as rollouts
+from server.batcher import Batching, QueuePolicy
 from server.errors import InvalidInput, ModelNotFound, ModelNotReady, PredictionError
-from server.loader import Limits, Loader
+from server.loader import Loader
 from server.plan import Known, OnDisk, choose, plan
 from server.repository import ModelVersion, Repository, Traffic
 from server.rollout import Rollout
@@ -54,7 +55,7 @@ class Shelf:
         self.watch: Callable[[ModelVersion], None] = lambda version: None
         self.repository = Repository(
             root,
-            Loader([(CPU, {})], strict=True, threads=1, limits=Limits(16, 100, 0.0)),
+            Loader([(CPU, {})], strict=True, threads=1, batching=Batching(16, (QueuePolicy(100),))),
             on_change=self._changed,
             on_warning=lambda _, text: self.warnings.append(text),
             on_rollout=lambda name, traffic: self.told.append((name, traffic)),

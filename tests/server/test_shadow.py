@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 
 from frostline.pb import model_config_pb2
 from server import shadow as shadows
-from server.loader import Limits, Loader, Served
+from server.batcher import Batching, QueuePolicy
+from server.loader import Loader, Served
 from server.metrics import Histogram
 from server.session import CPU
 from server.shadow import Counts, Shadow, compare, input_order, mismatch
@@ -124,11 +125,14 @@ def test_inputs_reach_the_shadow_in_its_own_order() -> None:
     assert (all_compared(shadow).rows, shadow.counts().disagreements) == (4, 0)
 
 
-def test_the_inputs_that_are_offered_may_be_written_over_at_once() -> None:
+@pytest.mark.parametrize("kept", [bytearray, lambda data: memoryview(bytearray(data)).toreadonly()])
+def test_the_memory_of_inputs_that_are_offered_may_be_written_over_at_once(kept: Callable[[bytes], Any]) -> None:
     shadow = shadow_of()
-    inputs = LOGITS / 2
+    memory = kept((LOGITS / 2).tobytes())
+    inputs = np.ndarray(LOGITS.shape, LOGITS.dtype, memory)
     shadow.offer([inputs], LOGITS, LOGITS.argmax(axis=1))
-    inputs[:] = 77
+    memory = inputs.base
+    memory[:] = bytes(len(memory))  # type: ignore[index, arg-type]  # a bytearray in both cases
     counts = all_compared(shadow)
     assert (counts.rows, counts.disagreements, counts.difference.total) == (4, 0, 0.0)
 
@@ -296,7 +300,7 @@ def test_a_shadow_whose_device_hangs_does_not_keep_anybody_from_closing_it() -> 
 def load(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     """Loads a network as a version of its own."""
     loaded: list[Served] = []
-    loader = Loader([(CPU, {})], strict=True, threads=1, limits=Limits(16, 100, 0.0))
+    loader = Loader([(CPU, {})], strict=True, threads=1, batching=Batching(16, (QueuePolicy(100),)))
 
     def build(model: onnx.ModelProto | None = None, **options: Any) -> Served:
         folder = onnx_models.write_artifact(
