@@ -27,11 +27,14 @@ from frostline.pb import inference_pb2_grpc, model_config_pb2
 from server import rollout as rollouts
 from server.batcher import Batching, QueuePolicy
 from server.errors import InvalidInput, ModelNotFound, ModelNotReady, PredictionError
+from server.inference import MODEL_INFER, Inference
 from server.loader import Loader
+from server.metrics import Unrouted
 from server.plan import Known, OnDisk, choose, plan
 from server.repository import ModelVersion, Repository, Traffic
 from server.rollout import Rollout
 from server.session import CPU
+from server.shared_memory import Regions
 
 Array = np.ndarray[Any, Any]
 
@@ -232,6 +235,20 @@ def test_requests_that_name_no_version_are_split_by_weight_and_others_are_not(sh
         assert (answered.count("2"), answered.count("3")) == (95, 5)
     assert {shelf.answers("stable") for _ in range(20)} == {"2"}
     assert {shelf.answers("canary") for _ in range(20)} == {"3"}
+
+
+def test_a_request_is_drawn_once_also_when_only_the_other_version_knows_its_header(shelf: Shelf) -> None:
+    shelf.roll(Rollout({"stable": 2, "canary": 3}, {"canary": 50}))
+    inference = Inference(shelf.repository, Unrouted(), 1 << 20, Regions(enabled=False, max_tensor_bytes=0))
+    rows = onnx_models.rows(1)
+    tensor = {"name": "input", "datatype": "FP32", "shape": rows.shape}
+    message = pb.ModelInferRequest(model_name="m", inputs=[tensor], raw_input_contents=[rows.tobytes()])
+    shelf.draws = itertools.cycle([0.1, 0.9, 0.9])
+    answered = [
+        inference.prepare(MODEL_INFER, message.SerializeToString(), None, Replies(), None).call.served.version
+        for _ in range(6)
+    ]
+    assert answered == ["2", "3", "3", "2", "3", "3"]
 
 
 def test_another_model_is_not_split(shelf: Shelf) -> None:
