@@ -3,8 +3,12 @@
 A batch is whatever queued while the devices were busy: back-pressure gathers rows, not a clock. Only
 rows of equal shape share a batch. The batcher is given a callable for each device and knows neither ONNX,
 asyncio nor gRPC: it is one thread for each, one bounded queue, and entries that carry their own reply.
+
+A device is a run with the thread that calls it. While that thread sleeps, whoever submits may borrow the device for a
+batch (`help`): for a run shorter than waking a thread and waiting for it, that is the faster way.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +36,28 @@ Answers = list[Callable[[], None]]
 _LONGEST_SLEEP_S = 3600.0
 """The platform's locks cannot wait for as long as a configuration can say."""
 
+BRIEF_S = 0.0005
+"""A batch expected to run for no longer may be run by whoever submits: so long does a door not listen."""
+
 _log = structlog.get_logger(__name__)
+
+
+class _Device:
+    """What one device thread runs with; in `Batcher._asleep` exactly while nobody uses it.
+
+    Attributes:
+        run: computes a batch.
+        assembler: makes its inputs.
+        wake: a held lock; releasing it wakes the thread.
+    """
+
+    __slots__ = ("assembler", "run", "wake")
+
+    def __init__(self, run: Run, *, batched: bool) -> None:
+        self.run = run
+        self.assembler = Assembler(batched=batched)
+        self.wake = threading.Lock()
+        self.wake.acquire()
 
 
 class Observer(Protocol):
@@ -53,7 +78,7 @@ class Batcher:
     """A bounded queue before one or several device threads.
 
     Args:
-        runs: computes a batch; each is only ever called from its own device thread.
+        runs: computes a batch; each is only ever called from one thread at a time.
         observer: told of every batch and every failed entry.
         batching: who waits, how long, and with whom.
         batched: False for a network without a batch axis: every entry then runs alone.
@@ -69,8 +94,9 @@ class Batcher:
         self._name = name
         self._lock = threading.Lock()
         self._waiting = Waiting(batching, batched=batched)
-        # One held lock for each device thread that has nothing to do; releasing it wakes the thread.
-        self._asleep: list[threading.Lock] = []
+        self._asleep: list[_Device] = []
+        # How long one row of the latest batch took to run, in seconds; no batch is brief before the first has run.
+        self._row_s = math.inf
         self._closing = False
         self._turns = Turns() if batching.preserve_ordering and len(self._runs) > 1 else None
         self._threads: list[threading.Thread] = []
@@ -96,8 +122,12 @@ class Batcher:
         """Rows waiting now."""
         return self._waiting.rows
 
-    def submit(self, entry: Entry) -> None:
+    def submit(self, entry: Entry, *, helping: bool = False) -> None:
         """Queue an entry; its `reply` will be called exactly once, unless this raises.
+
+        Args:
+            entry: the request.
+            helping: whether the caller will call `help` soon, so that no thread need be woken for a brief run.
 
         Raises:
             InvalidInput: it has more rows than a batch, or the queue, ever takes.
@@ -109,8 +139,31 @@ class Batcher:
             if self._closing:
                 raise Retired("Server is stopping, scheduler for model has stopped accepting new inference requests")
             self._waiting.push(entry)
-            if self._asleep:
-                self._asleep.pop().release()
+            if self._asleep and not (helping and self._row_s * self._waiting.rows <= BRIEF_S):
+                self._asleep.pop().wake.release()
+
+    def help(self) -> None:
+        """Run one batch of what waits in this thread, if a device is idle and the run will be brief; or wake the device.
+
+        Replies are called before this returns.
+        """
+        with self._lock:
+            if not self._asleep or self._waiting.empty:
+                return
+            device = self._asleep.pop()
+            if not self._waiting.eager or self._closing or self._row_s * self._waiting.rows > BRIEF_S:
+                device.wake.release()
+                return
+            batch, ended, _ = self._waiting.take(time.monotonic())
+            turn = self._turns.take() if batch and self._turns is not None else None
+        try:
+            self._work(device, batch, ended, turn)
+        finally:
+            with self._lock:
+                if self._closing or not self._waiting.empty:
+                    device.wake.release()
+                else:
+                    self._asleep.append(device)
 
     def cancel(self, entry: Entry) -> None:
         """Give an entry up. If it still waits it never reaches the device; `reply` is then not called.
@@ -136,7 +189,7 @@ class Batcher:
             self._closing = True
             self._runs = ()
             while self._asleep:
-                self._asleep.pop().release()
+                self._asleep.pop().wake.release()
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         self._threads = [thread for thread in self._threads if thread.is_alive()]
@@ -149,13 +202,11 @@ class Batcher:
         return not (left or self._threads)
 
     def _loop(self, run: Run) -> None:
-        assembler = Assembler(batched=self._batched)
-        wake = threading.Lock()
-        wake.acquire()
-        while self._step(run, assembler, wake):
+        device = _Device(run, batched=self._batched)
+        while self._step(device):
             pass
 
-    def _step(self, run: Run, assembler: Assembler, wake: threading.Lock) -> bool:
+    def _step(self, device: _Device) -> bool:
         """Take and run one batch; False at the end. A frame of its own, so that an idle thread holds no entry."""
         while True:
             with self._lock:
@@ -163,31 +214,35 @@ class Batcher:
                 if batch or ended:
                     if self._asleep and not self._waiting.empty:
                         # One arrival may have made two batches ready, or left one that is timed.
-                        self._asleep.pop().release()
+                        self._asleep.pop().wake.release()
                     turn = self._turns.take() if batch and self._turns is not None else None
                     break
                 if self._closing:
                     return False
-                self._asleep.append(wake)
-            self._sleep(wake, wait_s)
+                self._asleep.append(device)
+            self._sleep(device, wait_s)
+        self._work(device, batch, ended, turn)
+        return True
+
+    def _sleep(self, device: _Device, wait_s: float) -> None:
+        if device.wake.acquire(timeout=min(wait_s, _LONGEST_SLEEP_S)):
+            return
+        with self._lock:
+            if device in self._asleep:
+                self._asleep.remove(device)
+                return
+        # Woken at the last moment, or borrowed: then it is given back, or its thread is woken.
+        device.wake.acquire()
+
+    def _work(self, device: _Device, batch: list[Entry], ended: list[Entry], turn: int | None) -> None:
+        """Answer what has ended, and run a batch."""
         try:
             if ended:
                 self._end(ended)
             if batch:
-                self._execute(run, assembler, batch, turn)
+                self._execute(device.run, device.assembler, batch, turn)
         except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
             _log.exception("the observer failed", thread=threading.current_thread().name)
-        return True
-
-    def _sleep(self, wake: threading.Lock, wait_s: float) -> None:
-        if wake.acquire(timeout=min(wait_s, _LONGEST_SLEEP_S)):
-            return
-        with self._lock:
-            if wake in self._asleep:
-                self._asleep.remove(wake)
-            else:
-                # Woken at the last moment.
-                wake.acquire()
 
     def _execute(self, run: Run, assembler: Assembler, batch: list[Entry], turn: int | None) -> None:
         answers: Answers | None = None if turn is None else []
@@ -215,6 +270,7 @@ class Batcher:
             assembled_s = time.monotonic()
             outputs = run(inputs, wanted)
             ran_s = time.monotonic()
+            self._row_s = (ran_s - assembled_s) / rows
             split(batch, rows, wanted, outputs, batched=self._batched)
             assembler.settle(outputs)
         except PredictionError as error:

@@ -276,8 +276,8 @@ def mismatch(
     live: Signature, live_labels: Sequence[str] | None, shadow: Signature, shadow_labels: Sequence[str] | None
 ) -> str:
     """Why one version's answers cannot be compared with another's; "" when they can."""
-    if live.heads is None or shadow.heads is None:
-        return "only classifiers, which end at logits, can be compared"
+    if not all([signature.heads and signature.heads.confidence for signature in (live, shadow)]):
+        return "only classifiers, which end at logits for each row, can be compared"
     if live.batched != shadow.batched:
         return "only one of the two has a batch axis"
     if why := _other_inputs(live, shadow):

@@ -104,7 +104,7 @@ class Waiting:
         self._preferred = frozenset(batching.preferred_sizes)
         self._largest = max(batching.preferred_sizes, default=self._max_batch)
         self._delay_s = batching.max_queue_delay_s
-        self._eager = not batched or not (self._delay_s or self._preferred)
+        self.eager = not batched or not (self._delay_s or self._preferred)
         # One lane for all shapes keeps the order of arrival across them.
         self._ordered = batching.preserve_ordering
         self._next_expiry_s = math.inf
@@ -204,7 +204,7 @@ class Waiting:
         ended: list[Entry] = []
         if self._next_expiry_s <= now:
             self._expire(now, ended)
-        if not (self._eager or closing):
+        if not (self.eager or closing):
             return self._choose(now, ended)
         for _, lanes in self._ranks:
             if lanes:

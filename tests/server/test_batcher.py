@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from puppet import TIMEOUT_S, Puppet, Replies, Stage, Witness, batching, computed, make_entry, stage
 
 from server.batch import Assembler
-from server.batcher import Batcher, Entry, QueuePolicy, RowKind
+from server.batcher import Batcher, Entry, QueuePolicy, RowKind, _Device
 from server.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -655,9 +655,146 @@ def test_a_thread_that_is_woken_just_as_it_stops_waiting_goes_to_work() -> None:
             self.held = False
             return False
 
-    wake = Late()
-    Batcher([Puppet()], Witness(), batching())._sleep(wake, 1.0)  # type: ignore[arg-type]  # all it needs of a lock
-    assert wake.held
+    device = _Device(Puppet(), batched=True)
+    device.wake = Late()  # type: ignore[assignment]  # all it needs of a lock
+    Batcher([Puppet()], Witness(), batching())._sleep(device, 1.0)
+    assert device.wake.held  # type: ignore[attr-defined]  # as above
+
+
+# Devices that are lent
+
+
+def brief(on: Stage, instances: int = 1) -> Stage:
+    """A stage whose runs are known to be brief, and do not block."""
+    on.puppet.release_all()
+    first = on.entry([0.0])
+    on.submit(first)
+    on.replies.wait_for(1)
+    on.wait_until_idle(instances)
+    on.batcher._row_s = 0.0
+    return on
+
+
+def witnessed(on: Stage) -> list[str]:
+    """The names of the threads that run batches from now on."""
+    threads: list[str] = []
+
+    def answer(inputs: Any, wanted: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return computed(inputs, wanted)
+
+    on.puppet.answer = answer
+    return threads
+
+
+def test_a_brief_batch_is_run_by_whoever_offers_to_help(staging: Staging) -> None:
+    on = brief(staging())
+    threads = witnessed(on)
+    first, second = on.entry([1]), on.entry([2], [3])
+    on.batcher.submit(first, helping=True)
+    on.batcher.submit(second, helping=True)
+    assert on.puppet.ran[1:] == []
+    on.batcher.help()
+    assert threads == [threading.current_thread().name]
+    assert on.puppet.ran[-1].rows == 3
+    assert (rows_of(first), rows_of(second)) == ([[1]], [[2], [3]])
+    # Nothing is left, so there is nothing to help with.
+    on.batcher.help()
+    assert len(threads) == 1
+    on.finish()
+
+
+def test_a_run_that_would_take_long_is_left_to_the_devices_thread(staging: Staging) -> None:
+    on = brief(staging())
+    threads = witnessed(on)
+    on.batcher._row_s = 1.0
+    on.batcher.submit(on.entry([1]), helping=True)
+    on.batcher.help()
+    on.replies.wait_for(2)
+    # Brief when it was queued, and long by the time help came.
+    on.wait_until_idle()
+    on.batcher._row_s = 0.0
+    on.batcher.submit(on.entry([2]), helping=True)
+    on.batcher._row_s = 1.0
+    on.batcher.help()
+    on.replies.wait_for(3)
+    assert threads == ["device", "device"]
+    on.finish()
+
+
+def test_how_long_the_first_run_takes_is_not_guessed(staging: Staging) -> None:
+    on = staging()
+    on.puppet.release_all()
+    on.batcher.submit(on.entry([1]), helping=True)
+    on.replies.wait_for(1)
+    on.finish()
+
+
+def test_what_does_not_fit_into_the_helpers_batch_goes_to_the_devices_thread(staging: Staging) -> None:
+    on = brief(staging(max_batch_size=2))
+    for value in range(5):
+        on.batcher.submit(on.entry([value]), helping=True)
+    on.batcher.help()
+    assert on.puppet.ran[1].rows == 2
+    on.replies.wait_for(6)
+    on.finish()
+
+
+def test_a_batcher_that_closes_while_its_device_is_lent_ends_its_threads(staging: Staging) -> None:
+    on = brief(staging())
+    closed: list[bool] = []
+
+    def answer(inputs: Any, wanted: Any) -> Any:
+        closer.start()
+        on.wait_until_closing()
+        return computed(inputs, wanted)
+
+    closer = threading.Thread(target=lambda: closed.append(on.batcher.close(TIMEOUT_S)))
+    on.puppet.answer = answer
+    on.batcher.submit(on.entry([1]), helping=True)
+    on.batcher.help()
+    closer.join(TIMEOUT_S)
+    assert closed == [True]
+    on.batcher.help()
+
+
+def test_a_batch_that_waits_for_company_is_not_helped_along(staging: Staging) -> None:
+    on = staging(max_batch_size=2, max_queue_delay_s=HOUR_S)
+    on.puppet.release_all()
+    on.batcher._row_s = 0.0
+    on.batcher.submit(on.entry([1]), helping=True)
+    on.batcher.help()
+    assert on.puppet.ran == []
+    on.batcher.submit(on.entry([2]), helping=True)
+    on.batcher.help()
+    assert on.puppet.wait_for(1).rows == 2
+    on.finish()
+
+
+def test_helpers_in_many_threads_lose_nothing_and_mix_nothing_up(staging: Staging) -> None:
+    on = brief(staging(max_batch_size=4, max_queue_size=10_000, instances=2), instances=2)
+    entries: list[Entry] = []
+
+    def work(first: int) -> None:
+        for value in range(first, first + 200):
+            entry = on.entry([value])
+            entries.append(entry)
+            on.batcher.submit(entry, helping=True)
+            if value % 3:
+                on.batcher.help()
+        on.batcher.help()
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(1000, 5000, 1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    on.replies.wait_for(801)
+    assert len(set(on.replies.entries)) == 801
+    assert sorted(rows_of(entry)[0][0] for entry in entries) == [
+        value for start in range(1000, 5000, 1000) for value in range(start, start + 200)
+    ]
+    on.finish()
 
 
 # Policies, seen through the threads

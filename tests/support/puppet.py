@@ -164,14 +164,22 @@ class Stage:
         """An entry with one row for each list of values, that replies to this stage."""
         return make_entry(np.array(values, options.pop("cast", np.float32)), reply=self.replies, **options)
 
-    def wait_until_idle(self, instances: int) -> None:
+    def wait_until_idle(self, instances: int = 1) -> None:
         """Wait until that many device threads sleep."""
-        pause = threading.Event()
+        self._until(lambda: len(self.batcher._asleep) == instances)
+
+    def wait_until_closing(self) -> None:
+        """Wait until the batcher refuses new entries."""
+        self._until(lambda: self.batcher._closing)
+
+    @staticmethod
+    def _until(true: Callable[[], bool]) -> None:
+        tick = threading.Event()
         for _ in range(int(TIMEOUT_S * 1000)):
-            if len(self.batcher._asleep) == instances:
+            if true():
                 return
-            pause.wait(0.001)
-        raise AssertionError("the device threads never came to rest")
+            tick.wait(0.001)
+        raise AssertionError("it never came about")
 
     def finish(self) -> None:
         """Let everything run, and wait until all of it is answered and told."""
