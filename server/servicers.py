@@ -19,7 +19,7 @@ from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, enc
 from server.loader import Served
 from server.metrics import BatchTimes, Snapshot
 from server.model_config import BACKEND, MODEL_FILE, PLATFORM
-from server.repository import Repository
+from server.repository import Repository, Traffic
 from server.session import TensorSpec
 from server.status import status
 
@@ -160,19 +160,25 @@ class InferenceService:
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        """The configuration a model is served with, defaults filled in."""
-        return pb.ModelConfigResponse(config=_config(await self._served(request.name, request.version, context)))
+        """The configuration a model is served with, defaults filled in, and the version's part in the model's traffic."""
+        served = await self._served(request.name, request.version, context)
+        config = _config(served)
+        for name, value in _part(served.version, self._repository.traffic(served.name)).items():
+            config.parameters[f"frostline.{name}"].string_value = value
+        return pb.ModelConfigResponse(config=config)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         """The counters of one version, of every version of a model, or of all."""
+        wanted = request.version
         if request.name:
-            # Refuses what does not exist.
-            await self._served(request.name, request.version, context)
+            # Refuses what does not exist, and knows which number a label means.
+            served = await self._served(request.name, request.version, context)
+            wanted = served.version if request.version else ""
         return pb.ModelStatisticsResponse(
             model_stats=[
                 _statistics(version.served)
                 for version in self._repository.versions(request.name)
-                if version.state == "READY" and version.served and request.version in ("", version.version)
+                if version.state == "READY" and version.served and wanted in ("", version.version)
             ]
         )
 
@@ -242,6 +248,19 @@ def _config(served: Served) -> model_config_pb2.ModelConfig:
         config.ClearField("dynamic_batching")
     complete(config, signature, served.session.device)
     return config
+
+
+def _part(version: str, traffic: Traffic) -> dict[str, str]:
+    """What a client is told of a version's part in its model's traffic."""
+    number, ways = int(version), traffic.routes
+    labels = [label for label, labelled in ways.labels.items() if labelled == number]
+    return {
+        "version": version,
+        "version_labels": " ".join(labels),
+        "share": f"{ways.shares().get(number, 0.0):.6g}",
+        "shadow_of": str(ways.default) if ways.shadow == number else "",
+        "rollout_problem": "; ".join(traffic.problems),
+    }
 
 
 def _statistics(version: Served) -> pb.ModelStatistics:
