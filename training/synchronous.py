@@ -80,14 +80,16 @@ def over_whole_batches(network: nn.Module, part: Part) -> nn.Module:
     It is for training alone. It has its weights and buffers in common with `network`, which stays as it is.
     """
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    twin = copy.deepcopy(network, shared)
-    if next(network.parameters()).is_cuda:
-        twin = nn.SyncBatchNorm.convert_sync_batchnorm(twin)  # PyTorch's own; there is none for the CPU
-    return _converted(twin, part)
+    return _converted(copy.deepcopy(network, shared), part)
 
 
 def _converted(layer: nn.Module, part: Part) -> nn.Module:
     match layer:
+        case nn.BatchNorm1d() | nn.BatchNorm2d() if layer.weight.is_cuda:
+            # PyTorch's own has no version for the CPU.
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+            synchronised: nn.Module = convert(layer)
+            return synchronised
         case nn.BatchNorm1d() | nn.BatchNorm2d():
             return BatchNorm(layer, part)
         case nn.Dropout() if layer.p:
@@ -151,11 +153,14 @@ class SelfAttention(nn.Module):
         self.layer = layer
         self.dropout = Dropout(layer.dropout, part)
 
-    def forward(self, vectors: Tensor, *_: Tensor, key_padding_mask: Tensor | None, **__: object) -> tuple[Tensor, None]:
+    def forward(
+        self, vectors: Tensor, *_: Tensor, key_padding_mask: Tensor | None, **__: object
+    ) -> tuple[Tensor, None]:
         """Return the vectors attended to, and no weights; the mask [n, T] is added, -inf where a step pads."""
         layer = self.layer
         projected = functional.linear(vectors, cast("Tensor", layer.in_proj_weight), layer.in_proj_bias)
-        query, key, value = projected.unflatten(2, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # [n, heads, T, F']
+        heads = projected.reshape(*vectors.shape[:2], 3, layer.num_heads, layer.head_dim)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each [n, heads, T, F / heads]
         scores = query @ key.transpose(2, 3) / math.sqrt(layer.head_dim)
         if key_padding_mask is not None:
             scores = scores + key_padding_mask[:, None, None]
@@ -212,8 +217,9 @@ def _packed(steps: Tensor, lengths: Tensor) -> Tensor:
 def _layer(stack: nn.RNNBase, number: int) -> nn.RNNBase:
     # One layer of `stack`, with its very weights.
     directions = 2 if stack.bidirectional else 1
-    own = {"nonlinearity": stack.nonlinearity} if isinstance(stack, nn.RNN) else {}
-    layer = type(stack)(
+    own: dict[str, Any] = {"nonlinearity": stack.nonlinearity} if isinstance(stack, nn.RNN) else {}
+    make: Any = type(stack)
+    layer: nn.RNNBase = make(
         stack.input_size if number == 0 else directions * stack.hidden_size,
         stack.hidden_size,
         batch_first=True,
