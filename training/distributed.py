@@ -82,8 +82,8 @@ class _Together(nn.Module):
     def __init__(self, network: nn.Module, part: Part) -> None:
         super().__init__()
         self.part = part
-        # The mean over the processes of what `synchronous.total` makes the processes' number too large. Buffers are
-        # the same everywhere already.
+        # It takes the mean of the processes' gradients, and each goes back from the loss of the whole batch: see `total`.
+        # Buffers are the same in all, and need not be sent at every step.
         self.network = DistributedDataParallel(over_whole_batches(network, part), forward_sync_buffers=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:

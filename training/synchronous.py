@@ -67,8 +67,8 @@ class _Total(Function):
 def total(values: Tensor) -> Tensor:
     """Return the sum of all processes' `values`, the same bits in each.
 
-    It can be differentiated. As each process goes on with the sum, the gradient is that of the sum of what they all
-    make of it: where they make the same loss of it, `processes` times that loss's.
+    It can be differentiated. The gradient is that of the sum of what all processes make of it. Where all make the same
+    loss of it, theirs add up to as many times that loss's as there are processes, and their mean is the loss's own.
     """
     summed: Tensor = _Total.apply(values)  # type: ignore[no-untyped-call]  # PyTorch leaves this method untyped
     return summed
