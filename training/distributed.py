@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+
+# DistributedDataParallel imports it, and as defaults its functions keep the group that there is at its first import. Imported
+# here there is none yet. Else the group is never freed, and a thread of gloo's may abort a process that has done all its work.
+import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -26,7 +26,9 @@ def main() -> int:
     except TrainingError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(f"this process knows version {published.version}\n")
+    # A thread that outlives the group may abort a process that ends, after all is done. Only Linux names its threads.
+    left = sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+    sys.stdout.write(f"this process knows version {published.version}, and {left} threads of gloo are left\n")
     return 0
 
 
