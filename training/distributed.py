@@ -1,7 +1,7 @@
 """The processes that train one recipe together: those that ``torchrun`` started, or this one alone.
 
-They are data-parallel on PyTorch's own engine: each takes an equal part of every batch, and all make the same step.
-The first process alone speaks, writes and publishes.
+They are data-parallel on PyTorch's own engine: each computes its part of every batch, and all make the step that one
+alone would make on the whole of it. The first process alone speaks, writes and publishes.
 """
 
 import os
@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+
+# DistributedDataParallel imports it, and as defaults its functions keep the group that there is at its first import. Imported
+# here there is none yet. Else the group is never freed, and a thread of gloo's may abort a process that has done all its work.
+import torch.distributed.nn.functional
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.device import choose_device
+from training.synchronous import Part, over_whole_batches
 
 T = TypeVar("T")
 
@@ -47,20 +52,15 @@ class Group:
         device = choose_device(asked)
         return choose_device(f"cuda:{self.local_rank}") if self.size > 1 and device == torch.device("cuda") else device
 
-    def share(self, rows: Tensor) -> Tensor:
-        """Return this process's part of `rows`. All parts have the same size; a rest smaller than the group is left."""
-        each = len(rows) // self.size
-        return rows[self.rank * each : (self.rank + 1) * each]
+    def parallel(self, network: nn.Module, rows: int) -> nn.Module:
+        """Return a module that answers whole batches of `rows` as `network` does, each process computing its part.
 
-    def parallel(self, network: nn.Module) -> nn.Module:
-        """Return a module that computes as `network`, and whose gradients are the mean over all processes."""
-        return DistributedDataParallel(network) if self.size > 1 else network
+        It is for training: a loss of its answers gives each process's `network` the gradients of the whole batch.
 
-    def total(self, values: Tensor) -> Tensor:
-        """Return the sum of all processes' `values`."""
-        if self.size > 1:
-            distributed.all_reduce(values)
-        return values
+        Raises:
+            TrainingError: There are fewer rows than processes.
+        """
+        return _Together(network, Part.of(rows, self.rank, self.size)) if self.size > 1 else network
 
     def first(self, act: Callable[[], T]) -> T:
         """Let the first process `act`, and give every process what came out.
@@ -80,6 +80,18 @@ class Group:
             raise SystemExit(2)  # the first process says why
         result: T = told[0][0]
         return result
+
+
+class _Together(nn.Module):
+    def __init__(self, network: nn.Module, part: Part) -> None:
+        super().__init__()
+        self.part = part
+        # It takes the mean of the processes' gradients, and each goes back from the loss of the whole batch: see `total`.
+        # Buffers are the same in all, and need not be sent at every step.
+        self.network = DistributedDataParallel(over_whole_batches(network, part), forward_sync_buffers=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.part.whole(self.network(*(self.part.own(values) for values in inputs)))
 
 
 ALONE = Group()

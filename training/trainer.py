@@ -78,7 +78,8 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
     """Train `recipe`'s network on `split.train`, stopping by `split.validation`; `split.test` is not looked at.
 
     The same arguments on the same machine give the same weights, interrupted and resumed or not: all that an epoch
-    draws (the order of the rows, dropout) is decided by the seed, the epoch's number and the process.
+    draws (the order of the rows, dropout) is decided by the seed and the epoch's number. Processes that train together
+    make the steps that one alone would, up to the rounding of the last digits.
 
     Args:
         recipe: What to train.
@@ -87,11 +88,12 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
         watcher: Is told of every step and epoch.
         run: Where the metrics and a checkpoint go after every epoch. Only the first process of a group has one.
         resume: Go on from the run's checkpoint.
-        group: The processes that train together; each takes an equal part of every batch.
+        group: The processes that train together; each computes its part of every batch.
 
     Raises:
         DivergedError: The loss is no longer a finite number.
         ResumeError: The checkpoint is of another recipe or other rows.
+        TrainingError: A batch has fewer rows than there are processes.
     """
     hyper = recipe.hyperparameters
     clock = time.perf_counter()
@@ -114,24 +116,23 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
         clock -= progress.seconds
         if run:
             run.rewrite(progress.history)
-        parallel = group.parallel(network)
         steps = steps_per_epoch(recipe, split)
+        parallel = group.parallel(network, min(hyper.batch_size, len(targets)))
 
         while not progress.over(hyper):
             number = len(progress.history) + 1
-            torch.manual_seed(_drawn(recipe.seed, number, group.rank))
+            torch.manual_seed(_drawn(recipe.seed, number))
             order = _order(recipe.seed, number, len(targets))[: steps * hyper.batch_size].to(device)
-            sums, learnt_from = torch.zeros(2, dtype=torch.float64, device=device), 0  # of loss, of right rows
-            network.train()
+            sums = torch.zeros(2, dtype=torch.float64, device=device)  # of loss, of right rows
+            parallel.train()
             for step, batch in enumerate(torch.split(order, hyper.batch_size), start=(number - 1) * steps):
                 factor = learning_rate_factor(step, steps * hyper.epochs, hyper.warmup)
                 for parameters in optimizer.param_groups:
                     parameters["lr"] = hyper.learning_rate * factor
-                rows = group.share(batch)
-                wanted = targets[rows]
+                wanted = targets[batch]
 
                 with torch.autocast(device.type, dtype=half, enabled=half is not None):
-                    outputs = parallel(*(values[rows] for values in inputs))
+                    outputs = parallel(*(values[batch] for values in inputs))
                     loss = objective.loss(outputs, wanted)
                 optimizer.zero_grad()
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # PyTorch leaves this method untyped
@@ -141,12 +142,11 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
                 scaler.update()
 
                 with torch.no_grad():  # kept on the device: reading a number back would wait for it at every step
-                    sums += torch.stack((loss * len(rows), objective.right(outputs, wanted)))
-                learnt_from += len(rows) * group.size
+                    sums += torch.stack((loss * len(batch), objective.right(outputs, wanted)))
                 watcher.step()
 
-            scores = Scores(*(group.total(sums) / learnt_from).tolist())
-            # All must decide the same, and running statistics of batch-norm differ a little from process to process.
+            scores = Scores(*(sums / len(order)).tolist())
+            # All must decide the same, and another machine may round otherwise.
             validation = group.first(lambda: scores_on(network, split.validation, objective))
             if not (math.isfinite(scores.loss) and math.isfinite(validation.loss)):
                 raise DivergedError(

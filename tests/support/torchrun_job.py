@@ -12,9 +12,8 @@ from training.errors import TrainingError
 RECIPE = Recipe(
     name="short",
     data="digits",
-    # Each process draws its own dropout and has its own batch-norm statistics: with them single runs differ by chance.
-    network=Mlp(hidden=(64,)),
-    hyperparameters=Hyperparameters(epochs=12, learning_rate=1e-2),
+    network=Mlp(hidden=(64,), dropout=0.2, norm="batch"),
+    hyperparameters=Hyperparameters(epochs=12),
 )
 
 
@@ -27,7 +26,9 @@ def main() -> int:
     except TrainingError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(f"this process knows version {published.version}\n")
+    # A thread that outlives the group may abort a process that ends, after all is done. Only Linux names its threads.
+    left = sum("gloo" in path.read_text() for path in Path("/proc/self/task").glob("*/comm"))
+    sys.stdout.write(f"this process knows version {published.version}, and {left} threads of gloo are left\n")
     return 0
 
 
