@@ -20,10 +20,13 @@ from server.errors import StartError
 from server.exposition import ModelView, ServerView, register
 from server.inference import Inference
 from server.loader import Limits, Loader
+from server.metadata import Metadata
 from server.metrics import ModelStats, Unrouted
+from server.model_control import ModelControl
+from server.model_statistics import Statistics
+from server.protocol import InferenceService
 from server.repository import ModelVersion, Repository
 from server.scrape import ScrapeServer
-from server.servicers import InferenceService
 from server.session import CPU, choose_providers, cuda_devices
 from server.transport import SERVICES, Transport
 
@@ -73,7 +76,13 @@ class Server:
         unrouted = Unrouted()
         self._health = HealthServicer()
         self._inference = Inference(self.repository, unrouted, config.max_message_bytes)
-        service = InferenceService(self.repository, self.ready, release)
+        service = InferenceService(
+            (
+                Metadata(self.repository, self.ready, release),
+                Statistics(self.repository),
+                ModelControl(self.repository),
+            )
+        )
         self._transport = Transport(config, self._inference, service, self._health)
         registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
@@ -136,7 +145,9 @@ class Server:
         await self._announce()
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
+        streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
         finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
+        finished = await streams and finished
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         await self._transport.stop(_CLOSE_S)

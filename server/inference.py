@@ -13,6 +13,7 @@ from server.metrics import Unrouted
 from server.repository import Repository
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT = "/frostline.v1.Predictor/Predict"
 
 
@@ -38,12 +39,13 @@ class Call:
 
 
 class Refused(Exception):
-    """A request that was not queued, and why; with the id it came with."""
+    """A request that was not queued, and why; with the id it came with and the model it named."""
 
-    def __init__(self, error: PredictionError, request_id: str = "") -> None:
+    def __init__(self, error: PredictionError, request_id: str = "", model: str = "") -> None:
         super().__init__(str(error))
         self.error = error
         self.request_id = request_id
+        self.model = model
 
 
 def encode(entry: Entry) -> bytes:
@@ -85,7 +87,7 @@ class Inference:
         Raises:
             Refused: the request cannot be answered.
         """
-        request_id = ""
+        request_id = model = ""
         served: Served | None = None
         try:
             if self._stopping:
@@ -97,8 +99,8 @@ class Inference:
                 )
             if method == MODEL_INFER:
                 infer = parse(inference_pb2.ModelInferRequest, payload)
-                request_id = infer.id
-                served = self._repository.get(infer.model_name, infer.model_version)
+                request_id, model = infer.id, infer.model_name
+                served = self._repository.get(model, infer.model_version)
                 rows = served.codec.decode_infer(infer)
                 call = Call(token, request_id, served)
             else:
@@ -109,7 +111,7 @@ class Inference:
                 call = Call(token, request_id, served, predict)
         except PredictionError as error:
             (self._unrouted if served is None else served.stats).failed(error)
-            raise Refused(error, request_id) from error
+            raise Refused(error, request_id, model) from error
         return Entry(rows.kind, rows.rows, rows.data, rows.wanted, deadline_s, reply, call)
 
     @staticmethod
@@ -124,7 +126,7 @@ class Inference:
             call.served.batcher.submit(entry)
         except PredictionError as error:
             call.served.stats.failed(error)
-            raise Refused(error, call.request_id) from error
+            raise Refused(error, call.request_id, call.served.name) from error
 
     @staticmethod
     def cancel(entry: Entry) -> None:

@@ -17,7 +17,9 @@ from frostline.pb import inference_pb2, predictor_pb2
 from server.config import ServerConfig
 from server.errors import StartError
 from server.inference import Inference
-from server.servicers import InferenceDoor, InferenceService
+from server.protocol import InferenceService
+from server.stream import StreamDoor
+from server.unary import InferenceDoor
 
 if TYPE_CHECKING:
     from server.native import NativeDoor
@@ -87,6 +89,7 @@ class Transport:
         self._inference = inference
         self._service = service
         self._health = health
+        self._streams = StreamDoor(inference)
         native = find_spec("pygrpc_native") is not None
         self.name, self.reason = choose_transport(
             config.transport, config.host, tls=bool(config.tls_cert), native=native
@@ -128,6 +131,14 @@ class Transport:
             self._native = native
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
+    async def drain(self, timeout_s: float) -> bool:
+        """End open streams of inference requests once what they accepted is answered.
+
+        Returns:
+            Whether all of them ended within `timeout_s` seconds.
+        """
+        return await self._streams.drain(timeout_s)
+
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._native is not None:
@@ -148,6 +159,7 @@ class Transport:
         )
         self._service.register(server)
         InferenceDoor(self._inference).register(server)
+        self._streams.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
         return server

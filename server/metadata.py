@@ -1,0 +1,117 @@
+"""What the protocol tells of the server and its models: health, identity, tensors and configuration."""
+
+from collections.abc import Callable
+
+from frostline.pb import inference_pb2 as pb
+from frostline.pb import model_config_pb2
+from server.errors import PredictionError
+from server.loader import Served
+from server.repository import Repository
+from server.session import TensorSpec
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "statistics",
+    "system_shared_memory",
+    "trace",
+)
+"""Protocol extensions that are answered, by the protocol's names for them."""
+
+PLATFORM = "onnxruntime_onnx"
+
+
+class Metadata:
+    """Answers for health, identity, tensors and configuration.
+
+    Args:
+        repository: the models.
+        ready: whether the server is ready for traffic.
+        version: the release.
+    """
+
+    def __init__(self, repository: Repository, ready: Callable[[], bool], version: str) -> None:
+        self._repository = repository
+        self._ready = ready
+        self._version = version
+
+    def ServerLive(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        """Whether the process answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        """Whether every required model is READY."""
+        return pb.ServerReadyResponse(ready=self._ready())
+
+    def ServerMetadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        """The server's name, release and extensions."""
+        return pb.ServerMetadataResponse(name="frostline", version=self._version, extensions=EXTENSIONS)
+
+    def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        """Whether a version is READY; a model that does not exist is an error, one that failed to load is just not ready."""
+        if not self._repository.versions(request.name):
+            self._repository.get(request.name, request.version)
+        try:
+            self._repository.get(request.name, request.version)
+        except PredictionError:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=True)
+
+    def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        """A model's versions, inputs and outputs."""
+        served = self._repository.get(request.name, request.version)
+        signature = served.session.signature
+        return pb.ModelMetadataResponse(
+            name=served.name,
+            versions=self._repository.ready_versions(served.name),
+            platform=PLATFORM,
+            inputs=[_metadata(spec, batched=signature.batched) for spec in signature.inputs],
+            outputs=[_metadata(spec, batched=signature.batched) for spec in signature.outputs],
+        )
+
+    def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        """The configuration a model is served with, defaults filled in."""
+        return pb.ModelConfigResponse(config=_config(self._repository.get(request.name, request.version)))
+
+
+def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.TensorMetadata:
+    shape = (None, *spec.shape) if batched else spec.shape
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=spec.datatype, shape=[-1 if size is None else size for size in shape]
+    )
+
+
+def _config(served: Served) -> model_config_pb2.ModelConfig:
+    signature, limits = served.session.signature, served.limits
+    config = model_config_pb2.ModelConfig()
+    config.CopyFrom(served.config)
+    config.name = served.name
+    config.platform = PLATFORM
+    config.backend = "onnxruntime"
+    config.max_batch_size = limits.max_batch_size if signature.batched else 0
+    config.default_model_filename = served.config.default_model_filename or "model.onnx"
+    config.model_transaction_policy.decoupled = False
+    if not config.version_policy.WhichOneof("policy_choice"):
+        config.version_policy.latest.num_versions = 1
+    if signature.batched:
+        config.dynamic_batching.max_queue_delay_microseconds = round(limits.max_queue_delay_s * 1e6)
+        config.dynamic_batching.default_queue_policy.max_queue_size = limits.max_queue_size
+    del config.input[:]
+    del config.output[:]
+    for spec in signature.inputs:
+        config.input.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec))
+    for spec in signature.outputs:
+        config.output.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec))
+    return config
+
+
+def _data_type(spec: TensorSpec) -> int:
+    name = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return model_config_pb2.DataType.Value(f"TYPE_{name}")
+
+
+def _dims(spec: TensorSpec) -> list[int]:
+    return [-1 if size is None else size for size in spec.shape]
