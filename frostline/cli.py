@@ -164,6 +164,20 @@ def serve(
         str | None, typer.Option(help="Models the server is not ready without: all, none, or names, with commas. [all]")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of one run; 0 takes half the cores. [0]")] = None,
+    model_control: Annotated[
+        str | None,
+        typer.Option(help="When the folder is looked at again: watch, poll, explicit (by request) or none. [watch]"),
+    ] = None,
+    poll_s: Annotated[float | None, typer.Option(help="Seconds between two looks at the folder. [15]")] = None,
+    load_models: Annotated[
+        str | None, typer.Option(help="With explicit control: models to load at the start, with commas, or *.")
+    ] = None,
+    canary_s: Annotated[
+        float | None, typer.Option(help="Seconds between two probes of every model; 0 for none. [10]")
+    ] = None,
+    exit_on_fault: Annotated[
+        bool | None, typer.Option("--exit-on-fault", help="Stop when a model's device goes on failing its probe.")
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json. [console]")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; turns TLS on, with --tls-key.")] = None,

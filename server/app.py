@@ -10,16 +10,16 @@ from importlib.metadata import version as installed_version
 
 import onnxruntime
 import structlog
-from grpc_health.v1._async import HealthServicer
-from grpc_health.v1.health_pb2 import HealthCheckResponse
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
 from server import logs
+from server.canary import Canary
 from server.config import ServerConfig
-from server.errors import StartError
+from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, register
+from server.health import Health
 from server.inference import Inference
-from server.loader import Limits, Loader
+from server.loader import Limits, Loader, Served
 from server.metadata import Metadata
 from server.metrics import ModelStats, Unrouted
 from server.model_control import ModelControl
@@ -29,9 +29,7 @@ from server.repository import ModelVersion, Repository
 from server.scrape import ScrapeServer
 from server.session import CPU, choose_providers, cuda_devices
 from server.transport import SERVICES, Transport
-
-_SERVING = HealthCheckResponse.SERVING
-_NOT_SERVING = HealthCheckResponse.NOT_SERVING
+from server.watch import Watch
 
 _LINGER_S = 1.0
 _QUIET_S = 0.2
@@ -50,8 +48,12 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self._phase = "starting"
+        self.broken = asyncio.Event()
+        """Set when a device goes on failing and the configuration says to stop then."""
         self.address = ""
         self.metrics_url = ""
+        self._watch: Watch | None = None
+        self._canary: Canary | None = None
 
     async def start(self) -> None:
         """Open the ports, then load every model; returns when that is done, ready or not.
@@ -70,11 +72,12 @@ class Server:
         self.repository = Repository(
             config.models,
             Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, limits),
+            explicit=config.model_control == "explicit",
             on_change=self._on_change,
             on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
         )
         unrouted = Unrouted()
-        self._health = HealthServicer()
+        self._health = Health()
         self._inference = Inference(self.repository, unrouted, config.max_message_bytes)
         service = InferenceService(
             (
@@ -95,15 +98,23 @@ class Server:
         self._scrape = ScrapeServer(registry, metrics_host, config.metrics_port, self.unready)
         self.metrics_url = self._scrape.start()
         try:
-            await self._set_health("", _NOT_SERVING)
+            self._announce()
             self.address = await self._transport.start()
         except StartError:
             self._scrape.close()
             raise
-        await self._loop.run_in_executor(None, self.repository.load)
+        if config.model_control in ("watch", "poll"):
+            # Before the first look, so that nothing can come between the two.
+            notified = config.model_control == "watch"
+            self._watch = Watch(config.models, self.repository.reconcile, config.poll_s, notified=notified)
+            self._watch.start()
+        await self._loop.run_in_executor(None, self._load)
         self._phase = "serving"
-        await self._announce()
+        self._announce()
         self._after_load()
+        if config.canary_s:
+            self._canary = Canary(self._served, self._on_fault, config.canary_s)
+            self._canary.start()
         _log.info(
             "ready" if self.ready() else "not ready",
             address=self.address,
@@ -116,9 +127,24 @@ class Server:
             **({} if self.ready() else {"unready": self.unready()}),
         )
 
+    def _load(self) -> None:
+        """Load what is to be served from the start; blocks."""
+        self.repository.reconcile()
+        if self._config.model_control != "explicit":
+            return
+        names = self._config.models_at_start
+        for name in self.repository.unloaded() if names is None else sorted(names):
+            try:
+                self.repository.load_model(name)
+            except PredictionError as error:
+                _log.error("model", model=name, state="FAILED", reason=str(error))
+
+    def _served(self) -> list[Served]:
+        return [version.served for version in self.repository.versions() if version.served and version.state == "READY"]
+
     def fell_back(self) -> bool:
         """Whether device=auto ended on the CPU: no GPU was found, or a version could not be bound to it."""
-        providers = [version.served.session.provider for version in self.repository.versions() if version.served]
+        providers = [served.session.provider for served in self._served()]
         return self._config.device == "auto" and (self._providers[0][0] == CPU or CPU in providers)
 
     def ready(self) -> bool:
@@ -142,7 +168,10 @@ class Server:
             Whether everything accepted was finished within the grace period.
         """
         self._phase = "draining"
-        await self._announce()
+        for background in (self._watch, self._canary):
+            if background is not None:
+                background.close()
+        self._announce()
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
@@ -152,7 +181,7 @@ class Server:
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         await self._transport.stop(_CLOSE_S)
         self._scrape.close()
-        answered = sum(
+        answered = self.repository.answered_before + sum(
             version.served.stats.snapshot().succeeded for version in self.repository.versions() if version.served
         )
         _log.info("stopped", finished=finished, answered=answered)
@@ -169,24 +198,47 @@ class Server:
         while time.monotonic() < min(began_s + _LINGER_S, max(began_s, self._inference.refused_s) + _QUIET_S):
             await asyncio.sleep(_QUIET_S / 5)
 
-    async def _announce(self) -> None:
-        """Tell the health service where the server and every model stand."""
-        serving = _SERVING if self.ready() else _NOT_SERVING
-        for service in ("", *SERVICES):
-            await self._set_health(service, serving)
-        for name in {version.name for version in self.repository.versions()}:
-            await self._set_health(
-                name, _SERVING if self._phase == "serving" and self.repository.ready_versions(name) else _NOT_SERVING
-            )
+    def _announce(self) -> None:
+        """Tell the health service where the server, every model and every version stand; on the event loop."""
+        serving = self._phase == "serving"
+        known = dict.fromkeys(("", *SERVICES), self.ready())
+        for version in self.repository.versions():
+            known[version.name] = known.get(version.name, False) or (serving and version.ready)
+            known[f"{version.name}/{version.version}"] = serving and version.ready
+        self._health.update(known)
 
-    async def _set_health(self, service: str, status: HealthCheckResponse.ServingStatus) -> None:
-        await self._health.set(service, status)
+    def _announced(self) -> None:
+        """Have the change announced before the thread that made it goes on."""
+        asyncio.run_coroutine_threadsafe(self._announce_soon(), self._loop).result()
+
+    async def _announce_soon(self) -> None:
+        self._announce()
+
+    def _on_fault(self, served: Served) -> None:
+        """A model's device began or ceased to fail its probe; called from the canary's thread."""
+        if served.fault:
+            _log.error("device fault", model=served.name, version=served.version, reason=served.fault)
+            if self._config.exit_on_fault:
+                self._loop.call_soon_threadsafe(
+                    self._loop.call_later, 2 * self._config.canary_s, self._give_up_on, served
+                )
+        else:
+            _log.info("device recovered", model=served.name, version=served.version)
+        self._announced()
+
+    def _give_up_on(self, served: Served) -> None:
+        if served.fault and self._phase == "serving":
+            _log.error("giving up: the fault has not gone away", model=served.name, reason=served.fault)
+            self.broken.set()
 
     def _on_change(self, version: ModelVersion) -> None:
-        """Log a change of state; called from the thread that loads."""
+        """Announce and log a change of state; called from the thread that loads."""
+        self._announced()
         fields = {"model": version.name, "version": version.version, "state": version.state}
-        if version.state == "FAILED":
+        if version.state == "FAILED" or version.reason:
             _log.error("model", **fields, reason=version.reason)
+        elif version.state == "UNLOADED":
+            _log.info("model", **fields)
         elif version.state == "READY" and version.served:
             _log.info(
                 "model",
@@ -217,6 +269,7 @@ class Server:
                 state=version.state,
                 reason=version.reason,
                 load_s=version.load_s,
+                healthy=version.ready,
                 queued_rows=served.batcher.queued_rows if served else 0,
                 provider=served.session.provider if served else "",
                 device=served.session.device if served else "",
@@ -267,5 +320,8 @@ async def _serve(config: ServerConfig) -> int:
         # Told to stop while models are still loading: the rest need not be.
         server.repository.stop_loading()
     await starting
-    await stopping
-    return 0 if await server.drain() else 1
+    broken = asyncio.create_task(server.broken.wait())
+    await asyncio.wait({stopping, broken}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    broken.cancel()
+    return 0 if await server.drain() and not server.broken.is_set() else 1

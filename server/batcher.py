@@ -21,6 +21,7 @@ from server.errors import (
     InvalidInput,
     PredictionError,
     QueueFull,
+    Retired,
     RunFailed,
     ServerStopping,
 )
@@ -98,6 +99,16 @@ class Entry:
         self.queued = False
         self.outputs: list[Array] = []
         self.error: PredictionError | None = None
+
+    def readdress(self, other: "Entry") -> None:
+        """Become what `other` is, for another version's queue; whoever holds this entry goes on holding it."""
+        self.kind, self.rows, self.data, self.wanted, self.call = (
+            other.kind,
+            other.rows,
+            other.data,
+            other.wanted,
+            other.call,
+        )
 
 
 Reply = Callable[[list[Entry]], None]
@@ -177,9 +188,7 @@ class Batcher:
         entry.arrived_s = time.monotonic()
         with self._changed:
             if self._closing:
-                raise ServerStopping(
-                    "Server is stopping, scheduler for model has stopped accepting new inference requests"
-                )
+                raise Retired("Server is stopping, scheduler for model has stopped accepting new inference requests")
             if self._batched and entry.rows > self._max_batch_size:
                 # It would never fit into a batch, and wait for ever.
                 raise InvalidInput(f"{entry.rows} rows are more than the {self._max_batch_size} of a batch")

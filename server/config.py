@@ -47,6 +47,15 @@ class ServerConfig(BaseModel):
         "all", description="models without which the server is not ready: all, none, or names with commas"
     )
     threads: int = Field(0, ge=0, description="threads of one run on the CPU; 0 takes half the cores")
+    model_control: Literal["watch", "poll", "explicit", "none"] = Field(
+        "watch", description="when the models folder is looked at again"
+    )
+    poll_s: float = Field(15.0, ge=0.1, le=86400, allow_inf_nan=False, description="seconds between two looks")
+    load_models: str = Field("", description="with explicit control: models to load at the start, with commas, or *")
+    canary_s: float = Field(
+        10.0, ge=0, le=86400, allow_inf_nan=False, description="seconds between two probes of every model; 0 for none"
+    )
+    exit_on_fault: bool = Field(False, description="stop when a model's device goes on failing its probe")
     log_format: Literal["console", "json"] = Field("console", description="how log lines look")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level that is logged"
@@ -103,7 +112,18 @@ class ServerConfig(BaseModel):
         """The models named as required, whether or not they exist."""
         if self.require in ("all", "none"):
             return frozenset()
-        return frozenset(name.strip() for name in self.require.split(",") if name.strip())
+        return _names(self.require)
+
+    @property
+    def models_at_start(self) -> frozenset[str] | None:
+        """The models to load at the start; None for all."""
+        if self.model_control != "explicit" or self.load_models.strip() == "*":
+            return None
+        return _names(self.load_models)
+
+
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in listed.split(",") if name.strip())
 
 
 def _sentence(problem: Any) -> str:

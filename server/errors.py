@@ -59,6 +59,22 @@ class ServerStopping(PredictionError):
     reason = "REJECTED"
 
 
+class Retired(ServerStopping):
+    """The version's queue is closing: it was replaced, or the server stops."""
+
+
+class ModelControlOff(PredictionError):
+    """Models are not loaded and unloaded by request on this server."""
+
+    code = "UNAVAILABLE"
+
+
+class LoadFailed(PredictionError):
+    """A model that was asked for could not be loaded."""
+
+    code = "INVALID_ARGUMENT"
+
+
 class DeadlineExceeded(PredictionError):
     """The client's deadline passed before the request reached the device."""
 

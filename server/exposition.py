@@ -23,6 +23,7 @@ class ModelView:
     state: str
     reason: str
     load_s: float
+    healthy: bool
     queued_rows: int
     provider: str
     device: str
@@ -106,6 +107,9 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         "golden sample was reproduced.",
         labels=[*_ID, "provider", "device", "sha256", "verified"],
     )
+    healthy = GaugeMetricFamily(
+        "frostline_model_healthy", "1 when the version's device answers its golden row as it should.", labels=_ID
+    )
     load = GaugeMetricFamily("frostline_model_load_seconds", "Time from reading the file to READY.", labels=_ID)
     queue = GaugeMetricFamily("frostline_queue_rows", "Rows waiting for the device.", labels=_ID)
     histograms = {
@@ -139,13 +143,26 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         if not model.provider:  # not loaded
             continue
         info.add_metric([*identity, model.provider, model.device, model.sha256, str(model.verified).lower()], 1)
+        healthy.add_metric(identity, float(model.healthy))
         load.add_metric(identity, model.load_s)
         queue.add_metric(identity, model.queued_rows)
         for name, family in histograms.items():
             histogram = getattr(model.stats, name)
             family.add_metric(identity, histogram.buckets(), histogram.total)
         confidence.add_metric(identity, confidences.buckets(), confidences.total)
-    yield from (requests, rows, predictions, state, failure, info, load, queue, *histograms.values(), confidence)
+    yield from (
+        requests,
+        rows,
+        predictions,
+        state,
+        failure,
+        info,
+        healthy,
+        load,
+        queue,
+        *histograms.values(),
+        confidence,
+    )
 
 
 def _triton_families(models: list[ModelView]) -> Iterator[Metric]:

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from frostline.pb import model_config_pb2
 from server.config import read_model_config
 from server.errors import LoadError
+from server.plan import Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,70 +22,102 @@ class Model:
     Attributes:
         name: the folder's name.
         path: the folder.
+        fingerprint: of the files that are the model's own, its configuration among them.
         config: its own configuration, empty without a config.pbtxt.
-        groups: numbers of versions to serve; within a group each is tried only if the one before it failed.
+        versions: the fingerprint of every version by number; it covers the model's own files too.
         warnings: what in its configuration is not honoured.
         problem: why nothing of it can be served, or "".
     """
 
     name: str
     path: Path
+    fingerprint: Fingerprint
     config: model_config_pb2.ModelConfig
-    groups: tuple[tuple[int, ...], ...]
+    versions: Mapping[int, Fingerprint]
     warnings: tuple[str, ...] = ()
     problem: str = ""
 
 
-def version_groups(policy: model_config_pb2.ModelVersionPolicy, on_disk: Iterable[int]) -> tuple[tuple[int, ...], ...]:
-    """Which versions to serve, as groups: within a group each is tried only if the one before it failed.
+def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: str = "") -> dict[str, Model]:
+    """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions.
 
-    With the policy `latest`, each of the newest n leads a group, with all versions older than those n behind it.
+    Args:
+        root: the folder of models.
+        before: what the last scan found; configurations whose files have not changed are not read again.
+        only: the name of the one model to look for, if not all.
+
+    Raises:
+        OSError: the folder cannot be read.
     """
-    numbers = sorted(on_disk, reverse=True)
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return tuple((number,) for number in numbers)
-    if choice == "specific":
-        return tuple((number,) for number in numbers if number in policy.specific.versions)
-    wanted = max(1, policy.latest.num_versions)
-    # Each of the newest n may fall back on any version older than all n.
-    newest, older = numbers[:wanted], numbers[wanted:]
-    return tuple((number, *older) for number in newest)
+    paths = [root / only] if only else root.iterdir()
+    folders = sorted(path for path in paths if path.is_dir() and not path.name.startswith("."))
+    found = [_read(folder, before.get(folder.name)) for folder in folders]
+    return {model.name: model for model in found if model is not None}
 
 
-def scan(root: Path) -> list[Model]:
-    """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [model for folder in folders if (model := _read(folder)) is not None]
-
-
-def _read(folder: Path) -> Model | None:
+def _read(folder: Path, before: Model | None) -> Model | None:
     """The model in a folder; None where nothing asks for one."""
     config = model_config_pb2.ModelConfig()
     if not folder.name.isprintable():
         # Such a name fits neither into a message nor into a metric, so an escaped one stands for it.
         name = folder.name.encode("unicode_escape", "backslashreplace").decode()
-        return Model(name, folder, config, (), (), "the folder's name is not printable text; rename it")
-    warnings: list[str] = []
-    numbers: list[int] = []
-    problem = ""
+        return Model(name, folder, (), config, {}, (), "the folder's name is not printable text; rename it")
     try:
-        numbers = [int(path.name) for path in folder.iterdir() if path.is_dir() and is_version(path.name)]
-        if (folder / "config.pbtxt").is_file():
-            config, warnings = read_model_config(folder / "config.pbtxt")
-    except LoadError as error:
-        problem = str(error)
+        own = fingerprint(folder, folders=("warmup",))
+        versions = {
+            int(path.name): own + fingerprint(path)
+            for path in folder.iterdir()
+            if is_version(path.name) and path.is_dir()
+        }
     except OSError as error:
-        problem = f"the folder cannot be read: {error.strerror}"
+        return Model(folder.name, folder, (), config, {}, (), f"the folder cannot be read: {error.strerror}")
+    if before is not None and before.fingerprint == own and before.versions.keys() == versions.keys():
+        return replace(before, versions=versions)
+    warnings: list[str] = []
+    problem = ""
+    if (folder / "config.pbtxt").is_file():
+        try:
+            config, warnings = read_model_config(folder / "config.pbtxt")
+        except LoadError as error:
+            problem = str(error)
     if config.name and config.name != folder.name:
         problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
-    groups = version_groups(config.version_policy, numbers)
-    absent = sorted(set(config.version_policy.specific.versions) - set(numbers))
+    absent = sorted(set(config.version_policy.specific.versions) - set(versions))
     if absent:
         warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
-    if not (groups or problem or absent):
+    if not (versions or problem or absent):
         return None
-    return Model(folder.name, folder, config, groups, tuple(warnings), problem)
+    return Model(folder.name, folder, own, config, versions, tuple(warnings), problem)
+
+
+NOT_CONTENT = frozenset(("rollout.json",))
+"""Files of a model's folder that say which version answers, and not what a version is."""
+
+
+def fingerprint(folder: Path, folders: Sequence[str] | None = None) -> Fingerprint:
+    """What the files below a folder are; hidden ones do not count.
+
+    Args:
+        folder: the folder.
+        folders: the only folders in it that count; all when None.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    files: list[tuple[str, int, int, int]] = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith(".") or entry.name in NOT_CONTENT:
+            continue
+        if entry.is_dir():
+            if folders is None or entry.name in folders:
+                files += fingerprint(Path(entry.path))
+            continue
+        try:
+            status = entry.stat()
+        except FileNotFoundError:  # gone since it was listed, or a link to nothing
+            continue
+        files.append((os.fspath(entry.path), status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(files)
 
 
 def is_version(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from frostline.pb import inference_pb2, predictor_pb2
 from server.batcher import Entry, Reply
 from server.codec import parse
-from server.errors import MessageTooLarge, PredictionError, ServerStopping
+from server.errors import MessageTooLarge, PredictionError, Retired, ServerStopping
 from server.loader import Served
 from server.metrics import Unrouted
 from server.repository import Repository
@@ -114,19 +114,33 @@ class Inference:
             raise Refused(error, request_id, model) from error
         return Entry(rows.kind, rows.rows, rows.data, rows.wanted, deadline_s, reply, call)
 
-    @staticmethod
-    def submit(entry: Entry) -> None:
+    def submit(self, entry: Entry, method: str, payload: bytes) -> None:
         """Queue a prepared entry; its reply will be called exactly once, unless this raises.
+
+        Args:
+            entry: from `prepare`.
+            method: as given to `prepare`.
+            payload: as given to `prepare`.
 
         Raises:
             Refused: the queue is full, or the server is stopping.
         """
-        call: Call = entry.call
-        try:
-            call.served.batcher.submit(entry)
-        except PredictionError as error:
-            call.served.stats.failed(error)
-            raise Refused(error, call.request_id, call.served.name) from error
+        while True:
+            call: Call = entry.call
+            try:
+                call.served.batcher.submit(entry)
+            except Retired as error:
+                # The version was replaced since the entry was prepared: the request goes to the one that took its place.
+                again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
+                if again.call.served is call.served:  # closing, and nothing took its place yet
+                    call.served.stats.failed(error)
+                    raise Refused(error, call.request_id, call.served.name) from error
+                entry.readdress(again)
+            except PredictionError as error:
+                call.served.stats.failed(error)
+                raise Refused(error, call.request_id, call.served.name) from error
+            else:
+                return
 
     @staticmethod
     def cancel(entry: Entry) -> None:

@@ -47,6 +47,7 @@ class Served:
         golden: its golden sample, if it has one.
         sha256: of its ONNX file.
         labels: names of its classes.
+        fault: why its device does not answer as it should, or "".
     """
 
     name: str
@@ -60,6 +61,7 @@ class Served:
     golden: Golden | None
     sha256: str
     labels: Sequence[str] | None
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

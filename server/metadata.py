@@ -55,10 +55,10 @@ class Metadata:
         if not self._repository.versions(request.name):
             self._repository.get(request.name, request.version)
         try:
-            self._repository.get(request.name, request.version)
+            served = self._repository.get(request.name, request.version)
         except PredictionError:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+        return pb.ModelReadyResponse(ready=not served.fault)
 
     def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         """A model's versions, inputs and outputs."""

@@ -3,6 +3,8 @@
 from frostline.pb import inference_pb2 as pb
 from server.repository import Repository
 
+_PASSING = ("LOADING", "UNLOADING")
+
 
 class ModelControl:
     """Answers for the repository.
@@ -15,17 +17,18 @@ class ModelControl:
         self._repository = repository
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        """Every version, its state, and why it is not READY."""
-        return pb.RepositoryIndexResponse(
-            models=[
-                pb.RepositoryIndexResponse.ModelIndex(
-                    name=version.name,
-                    version=version.version,
-                    # The protocol's word for what this server calls FAILED.
-                    state="UNAVAILABLE" if version.state == "FAILED" else version.state,
-                    reason=version.reason,
-                )
-                for version in self._repository.versions()
-                if version.state == "READY" or not request.ready
-            ]
-        )
+        """Every version, its state, and why it is not READY; and the name of each model that is not loaded."""
+        index = [
+            pb.RepositoryIndexResponse.ModelIndex(
+                name=version.name,
+                version=version.version,
+                # The protocol's word for what cannot be relied on, whatever this server calls it.
+                state=version.state if version.ready or version.state in _PASSING else "UNAVAILABLE",
+                reason=version.reason or (version.served.fault if version.served else ""),
+            )
+            for version in self._repository.versions()
+            if version.ready or not request.ready
+        ]
+        if not request.ready:
+            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._repository.unloaded()]
+        return pb.RepositoryIndexResponse(models=index)

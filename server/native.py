@@ -85,7 +85,7 @@ class NativeDoor:
                     entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)  # type: ignore[arg-type]  # and a payload
                     # Known before it is queued, because it may be answered before `submit` returns.
                     active[call_id] = entry
-                    inference.submit(entry)
+                    inference.submit(entry, _METHODS[method], payload)  # type: ignore[arg-type]  # as above
                 except Refused as refused:
                     active.pop(call_id, None)
                     self._fail(call_id, refused.error, refused.request_id)

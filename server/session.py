@@ -198,6 +198,25 @@ class Session:
                 raise LoadError(f"warm-up with {size} rows failed: {error}") from error
         return True
 
+    def probe(self, golden: Golden | None) -> None:
+        """Run one row, and compare it with what PyTorch computed if that is known.
+
+        Raises:
+            RunFailed: the device failed.
+            LoadError: the answer is wrong.
+        """
+        row = self._sample_row(golden)
+        if row is None:  # nothing that fits is known
+            return
+        if golden is None:
+            self.run(row, list(self.signature.own_outputs))
+            return
+        (got,) = self.run(row, [self._logits()])
+        _compare(got, golden.logits[:1], golden, 0, 1)
+
+    def _logits(self) -> str:
+        return self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
+
     def _sample_row(self, golden: Golden | None) -> list[Array] | None:
         if golden is not None:
             return [golden.inputs[name][:1] for name in self._names]
@@ -216,7 +235,7 @@ class Session:
         Raises:
             LoadError: it does not, with the largest difference and the row it is in.
         """
-        logits = self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
+        logits = self._logits()
         rows = len(golden.logits)
         for size in sorted({1, min(rows, max_batch_size)}):
             # One row at a time shows a broken batch axis as well as the first few rows do.

@@ -179,7 +179,7 @@ class _Stream:
         self._open_bytes += size
         try:
             entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self)
-            self._inference.submit(entry)
+            self._inference.submit(entry, MODEL_INFER, payload)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from frostline.pb import inference_pb2, predictor_pb2
 from server.config import ServerConfig
 from server.errors import StartError
+from server.health import Health
 from server.inference import Inference
 from server.protocol import InferenceService
 from server.stream import StreamDoor
@@ -82,9 +82,7 @@ class Transport:
         health: answers the health protocol.
     """
 
-    def __init__(
-        self, config: ServerConfig, inference: Inference, service: InferenceService, health: HealthServicer
-    ) -> None:
+    def __init__(self, config: ServerConfig, inference: Inference, service: InferenceService, health: Health) -> None:
         self._config = config
         self._inference = inference
         self._service = service

@@ -51,7 +51,7 @@ class InferenceDoor:
         deadline_s = None if left_s is None else time.monotonic() + left_s
         try:
             entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
-            self._inference.submit(entry)
+            self._inference.submit(entry, method, payload)
         except Refused as refused:
             await context.abort(*status(refused.error, refused.request_id))
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure

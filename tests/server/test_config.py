@@ -59,14 +59,16 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_DEVICE": "cuda:1", "FROSTLINE_TRANSPORT": "grpcio", "FROSTLINE_MAX_BATCH_SIZE": "8",
         "FROSTLINE_MAX_QUEUE_DELAY_S": "0.5", "FROSTLINE_MAX_QUEUE_SIZE": "16", "FROSTLINE_MAX_MESSAGE_BYTES": "1024",
         "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
-        "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
+        "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
+        "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_CANARY_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
         "models": Path("/models"), "host": "0.0.0.0", "port": 0, "metrics_port": 9, "device": "cuda:1",
         "transport": "grpcio", "max_batch_size": 8, "max_queue_delay_s": 0.5, "max_queue_size": 16,
         "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
-        "log_level": "debug", "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
+        "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "canary_s": 0.0,
+        "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ OWN = {
     "frostline_batch_rows", "frostline_rows", "frostline_queue_rows", "frostline_model_state",
     "frostline_model_failure_info", "frostline_model_info", "frostline_model_load_seconds", "frostline_predictions",
     "frostline_prediction_confidence", "frostline_ready", "frostline_build_info", "frostline_device_fallback",
+    "frostline_model_healthy",
 }  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -38,7 +39,13 @@ TRITON_HISTOGRAMS = {
 
 
 def view(
-    name: str = "digits", version: str = "3", state: str = "READY", reason: str = "", stats: ModelStats | None = None
+    name: str = "digits",
+    version: str = "3",
+    state: str = "READY",
+    reason: str = "",
+    stats: ModelStats | None = None,
+    *,
+    healthy: bool = True,
 ) -> ModelView:
     loaded = state in ("READY", "UNLOADING")
     return ModelView(
@@ -47,6 +54,7 @@ def view(
         state=state,
         reason=reason,
         load_s=1.25,
+        healthy=healthy,
         queued_rows=7,
         provider="CPUExecutionProvider" if loaded else "",
         device="cpu" if loaded else "",
@@ -104,6 +112,12 @@ def test_the_families_are_exactly_those_that_are_promised() -> None:
     assert {name for name in families if not name.startswith("nv_gpu") and name != "nv_energy_consumption"} == (
         OWN | TRITON | TRITON_HISTOGRAMS
     )
+
+
+def test_a_device_that_fails_its_probe_shows() -> None:
+    samples = samples_of(server_of(view(), view(version="4", healthy=False)))
+    assert value(samples, "frostline_model_healthy", model="digits", version="3") == 1
+    assert value(samples, "frostline_model_healthy", model="digits", version="4") == 0
 
 
 def test_the_page_is_also_valid_as_open_metrics() -> None:

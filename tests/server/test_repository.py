@@ -11,13 +11,11 @@ import numpy as np
 import onnx
 import onnx_models
 import pytest
-from google.protobuf import text_format
 from onnx_models import write_artifact
 from puppet import TIMEOUT_S, Replies, make_entry
 
-from frostline.pb import model_config_pb2
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, ServerStopping
-from server.folder import read_card, read_labels, scan, version_groups
+from server.folder import read_card, read_labels, scan
 from server.loader import Limits, Loader, Served, batch_sizes
 from server.repository import ModelVersion, Repository
 from server.session import CPU
@@ -70,7 +68,7 @@ def open_shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
     def build(watch: Watcher | None = None, *, limits: Limits = LIMITS, load: bool = True) -> Shelf:
         shelves.append(Shelf(tmp_path, watch, limits))
         if load:
-            shelves[-1].repository.load()
+            shelves[-1].repository.reconcile()
         return shelves[-1]
 
     yield build
@@ -102,40 +100,12 @@ def configure(root: Path, name: str, text: str) -> None:
 # Which versions
 
 
-def policy(text: str) -> model_config_pb2.ModelVersionPolicy:
-    return text_format.Parse(text, model_config_pb2.ModelVersionPolicy())
-
-
-@pytest.mark.parametrize(
-    ("text", "on_disk", "groups"),
-    [
-        ("", [], ()),
-        ("", [7], ((7,),)),
-        ("", [1, 3, 2], ((3, 2, 1),)),
-        ("latest { }", [1, 2], ((2, 1),)),
-        ("latest { num_versions: 0 }", [1, 2], ((2, 1),)),
-        ("latest { num_versions: 1 }", [9, 10], ((10, 9),)),
-        ("latest { num_versions: 2 }", [1, 2, 3, 4], ((4, 2, 1), (3, 2, 1))),
-        ("latest { num_versions: 9 }", [1, 2], ((2,), (1,))),
-        ("all { }", [], ()),
-        ("all { }", [1, 3, 2], ((3,), (2,), (1,))),
-        ("specific { }", [1, 2], ()),
-        ("specific { versions: [1, 3] }", [1, 2, 3], ((3,), (1,))),
-        ("specific { versions: [4] }", [1, 2, 3], ()),
-    ],
-)
-def test_the_policy_says_which_versions_are_served_and_what_they_fall_back_on(
-    text: str, on_disk: list[int], groups: tuple[tuple[int, ...], ...]
-) -> None:
-    assert version_groups(policy(text), on_disk) == groups
-
-
 def test_only_folders_with_a_plain_number_for_a_name_are_versions(tmp_path: Path) -> None:
     for name in ("1", "12", "0", "01", "-1", "1.0", "v2", "latest", ".staging-7", "٣", "1e3", " 4"):
         (tmp_path / "m" / name).mkdir(parents=True)
     (tmp_path / "m" / "5").write_text("a file")
-    (model,) = scan(tmp_path)
-    assert (model.name, model.groups, model.problem) == ("m", ((12, 1),), "")
+    (model,) = scan(tmp_path).values()
+    assert (model.name, set(model.versions), model.problem) == ("m", {1, 12}, "")
 
 
 def test_hidden_folders_files_and_folders_without_versions_are_no_models(tmp_path: Path) -> None:
@@ -144,7 +114,7 @@ def test_hidden_folders_files_and_folders_without_versions_are_no_models(tmp_pat
     (tmp_path / "README.md").write_text("models")
     (tmp_path / "b" / "1").mkdir(parents=True)
     (tmp_path / "a" / "1").mkdir(parents=True)
-    assert [model.name for model in scan(tmp_path)] == ["a", "b"]
+    assert list(scan(tmp_path)) == ["a", "b"]
 
 
 # Loading
@@ -161,7 +131,7 @@ def test_a_version_is_loading_before_it_is_ready_and_answers_once_it_says_so(tmp
             answers.append(f"{version.state}: {error}")
 
     shelf = open_shelf(watch, load=False)
-    shelf.repository.load()
+    shelf.repository.reconcile()
     assert answers == [
         "LOADING: Request for unknown model: 'digits' version 1 is not at ready state",
         "READY: 1",
@@ -248,7 +218,7 @@ def test_a_load_that_is_told_to_stop_ends_after_the_version_it_is_at(tmp_path: P
         write_artifact(tmp_path, "m", version, golden=False)
     configure(tmp_path, "m", "version_policy { all { } }")
     shelf: Shelf = open_shelf(lambda version: shelf.repository.stop_loading(), load=False)
-    shelf.repository.load()
+    shelf.repository.reconcile()
     assert shelf.states() == {"3": "READY"}
 
 
@@ -572,8 +542,7 @@ def test_a_negative_batch_size_has_its_own_reason(tmp_path: Path, open_shelf: Op
 def test_a_version_that_is_named_and_absent_is_a_warning(tmp_path: Path) -> None:
     onnx_models.write_artifact(tmp_path, "linear")
     (tmp_path / "linear" / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
-    (model,) = scan(tmp_path)
-    assert model.groups == ()
+    (model,) = scan(tmp_path).values()
     assert model.warnings == ("config.pbtxt asks for versions that are not there: [9]",)
 
 
@@ -581,7 +550,7 @@ def test_a_folder_whose_name_is_not_text_fails_under_an_escaped_name(tmp_path: P
     onnx_models.write_artifact(tmp_path, "linear")
     (tmp_path / os.fsdecode(b"bad\xff") / "1").mkdir(parents=True)
     (tmp_path / "new\nline" / "1").mkdir(parents=True)
-    found = {model.name: model.problem for model in scan(tmp_path)}
+    found = {name: model.problem for name, model in scan(tmp_path).items()}
     assert found == {
         "bad\\udcff": "the folder's name is not printable text; rename it",
         "linear": "",
@@ -601,7 +570,7 @@ def test_a_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: p
         return listing(self)
 
     monkeypatch.setattr(Path, "iterdir", denied)
-    found = {model.name: model.problem for model in scan(tmp_path)}
+    found = {name: model.problem for name, model in scan(tmp_path).items()}
     assert found == {"linear": "", "locked": "the folder cannot be read: Permission denied"}
 
 

@@ -325,7 +325,7 @@ class Silent:
         self.accepted.append(entry)
         return entry
 
-    def submit(self, entry: Any) -> None: ...
+    def submit(self, entry: Any, method: str, payload: bytes) -> None: ...
 
     def cancel(self, entry: Any) -> None:
         self.given_up.append(entry)
