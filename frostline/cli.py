@@ -159,6 +159,9 @@ def serve(
     ] = None,
     max_queue_size: Annotated[int | None, typer.Option(help="Most rows that may wait, for each model. [4096]")] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest message accepted. [64 MiB]")] = None,
+    shared_memory: Annotated[
+        str | None, typer.Option(help="auto, on or off: whether clients may name shared memory. [auto]")
+    ] = None,
     grace_s: Annotated[float | None, typer.Option(help="Seconds to finish requests after SIGTERM. [30]")] = None,
     require: Annotated[
         str | None, typer.Option(help="Models the server is not ready without: all, none, or names, with commas. [all]")

@@ -28,7 +28,8 @@ from server.protocol import InferenceService
 from server.repository import ModelVersion, Repository
 from server.scrape import ScrapeServer
 from server.session import CPU, choose_providers, cuda_devices
-from server.transport import SERVICES, Transport
+from server.shared_memory import Regions
+from server.transport import SERVICES, Transport, local_only
 from server.watch import Watch
 
 _LINGER_S = 1.0
@@ -78,7 +79,11 @@ class Server:
         )
         unrouted = Unrouted()
         self._health = Health()
-        self._inference = Inference(self.repository, unrouted, config.max_message_bytes)
+        regions = Regions(
+            enabled=config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host)),
+            max_tensor_bytes=config.max_message_bytes,
+        )
+        self._inference = Inference(self.repository, unrouted, config.max_message_bytes, regions)
         service = InferenceService(
             (
                 Metadata(self.repository, self.ready, release),

@@ -58,6 +58,8 @@ class Entry:
         deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
         reply: takes the finished entries of one batch that share this reply; called once per entry.
         call: whatever the caller needs to answer; the batcher never looks at it.
+        priority: the request's own; 0 for the default.
+        timeout_s: how many seconds it may wait in the queue; None for as long as any.
         outputs: one array for each name in `wanted`, once the entry has run.
         error: why it has no outputs.
         arrived_s: when it was submitted, on the `time.monotonic` clock.
@@ -72,9 +74,11 @@ class Entry:
         "error",
         "kind",
         "outputs",
+        "priority",
         "queued",
         "reply",
         "rows",
+        "timeout_s",
         "wanted",
     )
 
@@ -87,6 +91,9 @@ class Entry:
         deadline_s: float | None,
         reply: "Reply",
         call: Any,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
     ) -> None:
         self.kind = kind
         self.rows = rows
@@ -95,6 +102,8 @@ class Entry:
         self.deadline_s = deadline_s
         self.reply = reply
         self.call = call
+        self.priority = priority
+        self.timeout_s = timeout_s
         self.arrived_s = 0.0
         self.queued = False
         self.outputs: list[Array] = []

@@ -1,21 +1,22 @@
 """Protobuf <-> rows, for one version of a model: both APIs in, both APIs out, and nothing copied twice."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from frostline.pb import inference_pb2, predictor_pb2
+from server import parameters
 from server.batcher import RowKind
+from server.delivery import Delivery, deliver, plan
 from server.errors import InvalidInput, Unsupported
 from server.session import Signature
-from server.tensors import DTYPES, Array, Layouts, check_bytes, check_outputs, pack_strings, typed_contents
+from server.shared_memory import Regions
+from server.tensors import NAMES, Array, Layouts, check_bytes, check_outputs, pack_strings, typed_contents
 
 M = TypeVar("M", bound=Message)
 
-_NAMES = {np.dtype(dtype).str: name for name, dtype in DTYPES.items()}
 _MAX_CACHED = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
 
@@ -24,14 +25,27 @@ _ID_TAG = bytes([3 << 3 | 2])
 _RAW_TAG = bytes([6 << 3 | 2])
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A decoded request: what the batcher needs to queue it."""
+# A tuple, because making a frozen dataclass takes twice as long, and every request makes one.
+class Rows(NamedTuple):
+    """A decoded request: what the batcher needs to queue it, and how its outputs are delivered.
+
+    Attributes:
+        kind: what each row is like.
+        rows: how many there are.
+        data: for each input, the elements.
+        wanted: names of the outputs to compute.
+        priority: the request's own; 0 for the model's default.
+        timeout_s: how many seconds it may wait in the queue; None for as long as any.
+        deliveries: for each output wanted, how it is delivered; None if all simply go into the answer.
+    """
 
     kind: RowKind
     rows: int
     data: Sequence[bytes | Array]
     wanted: tuple[str, ...]
+    priority: int = 0
+    timeout_s: float | None = None
+    deliveries: tuple[Delivery, ...] | None = None
 
 
 def parse(message: type[M], payload: bytes) -> M:
@@ -73,11 +87,16 @@ class Codec:
 
     # Open Inference Protocol
 
-    def decode_infer(self, request: inference_pb2.ModelInferRequest) -> Rows:
+    def decode_infer(self, request: inference_pb2.ModelInferRequest, regions: Regions) -> Rows:
         """Check a request and find its rows.
+
+        Args:
+            request: the request.
+            regions: the shared memory its tensors may lie in.
 
         Raises:
             InvalidInput: it does not fit the network.
+            RegionNotFound: a tensor lies in shared memory that is not known.
             Unsupported: it asks for a part of the protocol that is not answered.
         """
         inputs = request.inputs
@@ -85,31 +104,61 @@ class Codec:
         wanted = self._wanted.get(tuple([output.name for output in request.outputs]))
         if wanted is None:
             wanted = self._check_wanted(tuple([output.name for output in request.outputs]))
-        raw = request.raw_input_contents
-        if request.parameters:
-            _refuse_parameters(request.parameters)
-        for tensor in inputs:
-            if tensor.parameters:
-                _refuse_parameters(tensor.parameters)
+        priority, timeout_s = parameters.scheduling(request.parameters) if request.parameters else (0, None)
+        deliveries = None
         for output in request.outputs:
             if output.parameters:
-                _refuse_parameters(output.parameters)
-        data: list[bytes | Array] = []
+                deliveries = plan(self._model, self._signature, request.outputs, layout.rows, regions)
+                break
+        raw: Sequence[bytes | None] = request.raw_input_contents
+        places: Sequence[parameters.Place | None] = ()
+        for tensor in inputs:
+            if tensor.parameters:
+                places = [parameters.place(each.parameters, each.name) for each in inputs]
+                break
         if raw:
             if any([tensor.HasField("contents") for tensor in inputs]):
                 raise InvalidInput(
                     f"contents field must not be specified when using raw_input_contents for model '{self._model}'"
                 )
-            if len(raw) != len(inputs):
+            expected = places.count(None) if places else len(inputs)
+            if len(raw) != expected:
                 raise InvalidInput(
-                    f"expected {len(inputs)} raw_input_contents for model '{self._model}', one for each input, got {len(raw)}"
+                    f"expected {expected} raw_input_contents for model '{self._model}', one for each input"
+                    f"{' that is not in shared memory' if expected < len(inputs) else ''}, got {len(raw)}"
                 )
-            for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True):
-                data.append(check_bytes(self._model, spec, nbytes, count, raw[at]))
-        else:
-            for spec, count, at in zip(self._specs, layout.count, layout.order, strict=True):
+        if places:
+            raw = self._read(inputs, places, raw, regions)
+        data: list[bytes | Array] = []
+        for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True):
+            elements = raw[at] if raw else None
+            if elements is None:
                 data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
-        return Rows(layout.kind, layout.rows, data, wanted)
+            else:
+                data.append(check_bytes(self._model, spec, nbytes, count, elements))
+        return Rows(layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries)
+
+    def _read(
+        self,
+        inputs: Sequence[inference_pb2.ModelInferRequest.InferInputTensor],
+        places: Sequence[parameters.Place | None],
+        raw: Sequence[bytes | None],
+        regions: Regions,
+    ) -> list[bytes | None]:
+        """For each input its bytes; those in shared memory take no slot of the raw contents. None if they are typed."""
+        slots = iter(raw)
+        elements: list[bytes | None] = []
+        for tensor, place in zip(inputs, places, strict=True):
+            if place is None:
+                elements.append(next(slots, None))
+            elif tensor.HasField("contents"):
+                raise InvalidInput(
+                    f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for model "
+                    f"'{self._model}'"
+                )
+            else:
+                elements.append(regions.read(place.region, place.offset, place.byte_size))
+        return elements
 
     def _check_wanted(self, names: tuple[str, ...]) -> tuple[str, ...]:
         check_outputs(self._model, self._signature, names)
@@ -143,11 +192,23 @@ class Codec:
                 parts += (_RAW_TAG, _varint(len(packed)), packed)
         return b"".join(parts)
 
+    def deliver_infer(
+        self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str, deliveries: Sequence[Delivery]
+    ) -> bytes:
+        """A serialised ModelInferResponse with each output delivered as its request says.
+
+        Raises:
+            InvalidInput: an output has no room in its shared memory; nothing was written to any.
+        """
+        response = inference_pb2.ModelInferResponse(model_name=self._model, model_version=self._version, id=request_id)
+        deliver(response, wanted, outputs, deliveries, self._labels, batched=self._signature.batched)
+        return response.SerializeToString()
+
     def _prepare(self, wanted: tuple[str, ...], outputs: Sequence[Array]) -> tuple[bytes, list[bytes]]:
         response = inference_pb2.ModelInferResponse(model_name=self._model, model_version=self._version)
         raw_heads = []
         for name, array in zip(wanted, outputs, strict=True):
-            response.outputs.add(name=name, datatype=_NAMES[array.dtype.str], shape=array.shape)
+            response.outputs.add(name=name, datatype=NAMES[array.dtype.str], shape=array.shape)
             raw_heads.append(b"" if array.dtype.hasobject else _RAW_TAG + _varint(array.nbytes))
         return response.SerializeToString(), raw_heads
 
@@ -231,7 +292,7 @@ _READINGS = (predictor_pb2.LOGITS, predictor_pb2.SOFTMAX, predictor_pb2.ARGMAX)
 
 
 def _tensor(array: Array) -> predictor_pb2.Tensor:
-    return predictor_pb2.Tensor(dtype=_NAMES[array.dtype.str], shape=array.shape, data=array.tobytes())
+    return predictor_pb2.Tensor(dtype=NAMES[array.dtype.str], shape=array.shape, data=array.tobytes())
 
 
 def _varint(value: int) -> bytes:
@@ -242,21 +303,3 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
-
-
-_REFUSED: dict[str, str] = {
-    "sequence_id": "sequences",
-    "sequence_start": "sequences",
-    "sequence_end": "sequences",
-    "shared_memory_region": "shared memory",
-    "classification": "the classification extension; ask for the output 'argmax', or call Predict with top_k",
-}
-
-
-def _refuse_parameters(names: Iterable[str]) -> None:
-    """Name a parameter that would change the answer and is not honoured; others are hints, and ignored as Triton does."""
-    for name in names:
-        if name in _REFUSED:
-            raise Unsupported(f"parameter '{name}' is not supported: this server does not answer {_REFUSED[name]}")
-        if name.startswith("triton_") and name != "triton_enable_empty_final_response":
-            raise InvalidInput(f"parameter keys starting with 'triton_' are reserved for Triton usage, got '{name}'")

@@ -40,6 +40,10 @@ class ServerConfig(BaseModel):
     )
     max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
     max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
+    shared_memory: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether clients may name shared memory; auto: where only this machine's clients reach the port",
+    )
     grace_s: float = Field(
         30.0, ge=0, le=86400, allow_inf_nan=False, description="seconds to finish accepted requests after SIGTERM"
     )

@@ -39,6 +39,25 @@ class ModelNotFound(PredictionError):
     code = "NOT_FOUND"
 
 
+class RegionNotFound(PredictionError):
+    """No region of shared memory is registered under that name."""
+
+    code = "NOT_FOUND"
+
+
+class AlreadyExists(PredictionError):
+    """The name is taken."""
+
+    code = "ALREADY_EXISTS"
+
+
+class TooManyRegions(PredictionError):
+    """As many regions of shared memory are registered as may be."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
 class ModelNotReady(PredictionError):
     """The version exists and cannot answer now."""
 

@@ -7,10 +7,12 @@ from typing import Any
 from frostline.pb import inference_pb2, predictor_pb2
 from server.batcher import Entry, Reply
 from server.codec import parse
+from server.delivery import Delivery
 from server.errors import MessageTooLarge, PredictionError, Retired, ServerStopping
 from server.loader import Served
 from server.metrics import Unrouted
 from server.repository import Repository
+from server.shared_memory import Regions
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -24,13 +26,18 @@ class Call:
         token: the door's own handle of the call.
         request_id: the client's id of the request.
         served: what answers it.
-        request: the request itself, where the typed API's answer depends on it.
+        request: what else the answer depends on: the request itself in the typed API, how the outputs are delivered where
+            the protocol's request says so, or None.
     """
 
     __slots__ = ("request", "request_id", "served", "token")
 
     def __init__(
-        self, token: Any, request_id: str, served: Served, request: predictor_pb2.PredictRequest | None = None
+        self,
+        token: Any,
+        request_id: str,
+        served: Served,
+        request: predictor_pb2.PredictRequest | tuple[Delivery, ...] | None = None,
     ) -> None:
         self.token = token
         self.request_id = request_id
@@ -49,11 +56,17 @@ class Refused(Exception):
 
 
 def encode(entry: Entry) -> bytes:
-    """The serialised response of a finished entry."""
+    """The serialised response of a finished entry.
+
+    Raises:
+        InvalidInput: an output has no room in the shared memory it was to go to.
+    """
     call: Call = entry.call
     codec = call.served.codec
     if call.request is None:
         return codec.encode_infer(entry.wanted, entry.outputs, call.request_id)
+    if isinstance(call.request, tuple):
+        return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
     return codec.encode_predict(call.request, entry.wanted, entry.outputs)
 
 
@@ -64,12 +77,14 @@ class Inference:
         repository: the models.
         unrouted: counts requests that failed before their model was known.
         max_message_bytes: the largest message accepted.
+        regions: the shared memory that tensors may lie in.
     """
 
-    def __init__(self, repository: Repository, unrouted: Unrouted, max_message_bytes: int) -> None:
+    def __init__(self, repository: Repository, unrouted: Unrouted, max_message_bytes: int, regions: Regions) -> None:
         self._repository = repository
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
+        self._regions = regions
         self._stopping = False
         self.refused_s = -math.inf
         """When a request was last refused because of the stop, on the `time.monotonic` clock."""
@@ -101,8 +116,8 @@ class Inference:
                 infer = parse(inference_pb2.ModelInferRequest, payload)
                 request_id, model = infer.id, infer.model_name
                 served = self._repository.get(model, infer.model_version)
-                rows = served.codec.decode_infer(infer)
-                call = Call(token, request_id, served)
+                rows = served.codec.decode_infer(infer, self._regions)
+                call = Call(token, request_id, served, rows.deliveries)
             else:
                 predict = parse(predictor_pb2.PredictRequest, payload)
                 request_id = predict.id
@@ -112,7 +127,17 @@ class Inference:
         except PredictionError as error:
             (self._unrouted if served is None else served.stats).failed(error)
             raise Refused(error, request_id, model) from error
-        return Entry(rows.kind, rows.rows, rows.data, rows.wanted, deadline_s, reply, call)
+        return Entry(
+            rows.kind,
+            rows.rows,
+            rows.data,
+            rows.wanted,
+            deadline_s,
+            reply,
+            call,
+            priority=rows.priority,
+            timeout_s=rows.timeout_s,
+        )
 
     def submit(self, entry: Entry, method: str, payload: bytes) -> None:
         """Queue a prepared entry; its reply will be called exactly once, unless this raises.

@@ -108,6 +108,8 @@ class NativeDoor:
                 continue
             try:
                 respond(call.token, encode(entry))
+            except PredictionError as error:
+                self._fail(call.token, error, call.request_id)
             except Exception as error:  # noqa: BLE001  the entries behind it must still be answered
                 _log.exception("answer could not be encoded")
                 self._fail(call.token, RunFailed(f"unexpected {type(error).__name__}: {error}"), call.request_id)

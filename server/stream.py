@@ -149,6 +149,8 @@ class _Stream:
         if entry.error is None:
             try:
                 self._answer(size, b"", encode(entry))
+            except PredictionError as error:
+                self._refuse(size, error, entry.call.request_id, entry.call.served.name)
             except Exception as error:  # noqa: BLE001  a defect in one answer must not end the others
                 _log.exception("answer could not be encoded")
                 self._refuse(size, _unexpected(error), entry.call.request_id, entry.call.served.name)

@@ -32,6 +32,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The protocol's data types. BF16 is missing: neither numpy nor any network served here takes it."""
 
+NAMES = {dtype.str: name for name, dtype in DTYPES.items()}
+"""The protocol's name of an array's data type, by numpy's."""
+
 WIRE_CASTS: dict[str, frozenset[str]] = {"FP32": frozenset(("UINT8", "INT8", "FP16"))}
 """Narrower types accepted for an input, cast without loss while the batch is assembled."""
 

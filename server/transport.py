@@ -63,6 +63,11 @@ def choose_transport(asked: str, host: str, *, tls: bool, native: bool = True) -
     return "grpcio", f"{host} is open to the network, and only grpcio bounds a message before buffering it"
 
 
+def local_only(host: str) -> bool:
+    """Whether only clients on this machine reach an address."""
+    return host.startswith("unix:") or _is_loopback(host)
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

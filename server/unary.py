@@ -9,7 +9,7 @@ import grpc
 import structlog
 
 from server.batcher import Entry
-from server.errors import RunFailed
+from server.errors import PredictionError, RunFailed
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
 from server.status import status
 
@@ -65,7 +65,10 @@ class InferenceDoor:
         if entry.error is not None:
             # The server ends a call with a status, never by cancelling: that would leave the client waiting.
             await context.abort(*status(entry.error, entry.call.request_id))
-        return encode(entry)
+        try:
+            return encode(entry)
+        except PredictionError as error:
+            await context.abort(*status(error, entry.call.request_id))
 
     def _answer(self, entries: list[Entry]) -> None:
         """Wake the loop once for a whole batch; runs in the device thread."""

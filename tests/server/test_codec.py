@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from signatures import CLASSIFIER, PAIR, TEXT, WHOLE, classifier, plain, spec
+from signatures import CLASSIFIER, NOWHERE, PAIR, TEXT, WHOLE, classifier, plain, spec
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import predictor_pb2 as typed
@@ -56,7 +56,7 @@ def raw(array: Array) -> bytes:
 
 def refused(request: Any, error: type[PredictionError] = InvalidInput, signature: Signature = CLASSIFIER) -> str:
     with pytest.raises(error) as caught:
-        codec_of(signature).decode_infer(request)
+        codec_of(signature).decode_infer(request, NOWHERE)
     return str(caught.value)
 
 
@@ -131,7 +131,10 @@ def test_any_message_is_either_decoded_or_refused_with_a_prediction_error(
     infer: pb.ModelInferRequest, predict: typed.PredictRequest, signature: Signature
 ) -> None:
     codec = codec_of(signature)
-    attempts: list[Callable[[], Rows]] = [lambda: codec.decode_infer(infer), lambda: codec.decode_predict(predict)]
+    attempts: list[Callable[[], Rows]] = [
+        lambda: codec.decode_infer(infer, NOWHERE),
+        lambda: codec.decode_predict(predict),
+    ]
     for decode in attempts:
         try:
             rows = decode()
@@ -146,7 +149,7 @@ def test_any_message_is_either_decoded_or_refused_with_a_prediction_error(
 @pytest.mark.parametrize("datatype", sorted(DTYPES.keys() - {"BYTES"}))
 def test_every_data_type_is_read_from_raw_contents(datatype: str) -> None:
     array = np.array([[0, 1], [1, 0], [1, 1]]).astype(DTYPES[datatype])
-    rows = codec_of(classifier(spec("input", datatype, 2))).decode_infer(infer_request(array))
+    rows = codec_of(classifier(spec("input", datatype, 2))).decode_infer(infer_request(array), NOWHERE)
     assert rows.rows == 3
     np.testing.assert_array_equal(floats(rows)[0].reshape(3, 2), array)
 
@@ -170,17 +173,19 @@ def test_every_data_type_is_read_from_raw_contents(datatype: str) -> None:
 def test_every_data_type_that_has_one_is_read_from_its_typed_field(datatype: str, field: str) -> None:
     array = np.array([[0, 1], [1, 1]]).astype(DTYPES[datatype])
     request = typed_request(array, field, array.ravel().tolist())
-    rows = codec_of(classifier(spec("input", datatype, 2))).decode_infer(request)
+    rows = codec_of(classifier(spec("input", datatype, 2))).decode_infer(request, NOWHERE)
     np.testing.assert_array_equal(floats(rows)[0].reshape(2, 2), array)
 
 
 def test_strings_are_read_raw_and_typed() -> None:
     array = strings_array(["a", "é", "", "dd"]).reshape(2, 2)
     codec = codec_of(TEXT)
-    by_raw = codec.decode_infer(infer_request(array, names=["text"]))
+    by_raw = codec.decode_infer(infer_request(array, names=["text"]), NOWHERE)
     request = typed_request(array, "bytes_contents", [text.encode() for text in array.ravel()])
     request.inputs[0].name = "text"
-    assert floats(by_raw)[0].tolist() == floats(codec.decode_infer(request))[0].tolist() == ["a", "é", "", "dd"]
+    assert (
+        floats(by_raw)[0].tolist() == floats(codec.decode_infer(request, NOWHERE))[0].tolist() == ["a", "é", "", "dd"]
+    )
 
 
 def test_damaged_strings_are_refused() -> None:
@@ -191,14 +196,14 @@ def test_damaged_strings_are_refused() -> None:
 
 @pytest.mark.parametrize("wire", [np.uint8, np.int8, np.float16])
 def test_narrower_raw_rows_are_taken_for_a_float_input(wire: Any) -> None:
-    rows = codec_of().decode_infer(infer_request(ROW.astype(wire)))
+    rows = codec_of().decode_infer(infer_request(ROW.astype(wire)), NOWHERE)
     assert (rows.kind.wire, rows.kind.cast) == ((np.dtype(wire),), (np.dtype(np.float32),))
     assert floats(rows)[0].tolist() == [1, 2, 3, 4]
 
 
 def test_narrower_typed_rows_are_taken_for_a_float_input() -> None:
     request = typed_request(ROW.astype(np.uint8), "uint_contents", [1, 2, 3, 4])
-    assert floats(codec_of().decode_infer(request))[0].tolist() == [1, 2, 3, 4]
+    assert floats(codec_of().decode_infer(request, NOWHERE))[0].tolist() == [1, 2, 3, 4]
 
 
 def test_brain_floats_are_refused() -> None:
@@ -214,24 +219,24 @@ def test_half_precision_cannot_come_typed() -> None:
 
 def test_inputs_in_another_order_find_their_own_raw_contents() -> None:
     left, right = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([[8, 9], [10, 11]])
-    rows = codec_of(PAIR).decode_infer(infer_request(right, left, names=["right", "left"]))
+    rows = codec_of(PAIR).decode_infer(infer_request(right, left, names=["right", "left"]), NOWHERE)
     assert [array.tolist() for array in floats(rows)] == [list(range(8)), [8, 9, 10, 11]]
 
 
 def test_a_network_without_a_batch_axis_takes_a_whole_tensor() -> None:
-    rows = codec_of(WHOLE).decode_infer(infer_request(np.ones((4, 2), np.float32)))
+    rows = codec_of(WHOLE).decode_infer(infer_request(np.ones((4, 2), np.float32)), NOWHERE)
     assert (rows.rows, rows.kind.shapes) == (1, ((4, 2),))
 
 
 def test_without_named_outputs_the_files_own_are_computed() -> None:
-    assert codec_of().decode_infer(infer_request(ROW)).wanted == ("logits",)
+    assert codec_of().decode_infer(infer_request(ROW), NOWHERE).wanted == ("logits",)
     text = infer_request(strings_array(["a", "b"]).reshape(1, 2), names=["text"])
-    assert codec_of(TEXT).decode_infer(text).wanted == ("echo", "size")
+    assert codec_of(TEXT).decode_infer(text, NOWHERE).wanted == ("echo", "size")
 
 
 def test_named_outputs_are_computed_in_the_order_asked_and_equal_askings_share_one_tuple() -> None:
     codec = codec_of()
-    one, two = (codec.decode_infer(infer_request(ROW, outputs=["argmax", "logits"])).wanted for _ in range(2))
+    one, two = (codec.decode_infer(infer_request(ROW, outputs=["argmax", "logits"]), NOWHERE).wanted for _ in range(2))
     assert one == ("argmax", "logits")
     assert one is two
 
@@ -269,34 +274,12 @@ def test_the_wrong_number_of_typed_values_is_refused_in_bytes() -> None:
     assert message.startswith("input byte size mismatch for input 'input' for model 'm'. Expected 16, got 12")
 
 
-@pytest.mark.parametrize(
-    ("where", "name", "feature"),
-    [
-        ("request", "sequence_id", "sequences"),
-        ("request", "sequence_start", "sequences"),
-        ("request", "sequence_end", "sequences"),
-        ("input", "shared_memory_region", "shared memory"),
-        ("output", "shared_memory_region", "shared memory"),
-        ("output", "classification", "the classification extension; ask for the output 'argmax'"),
-    ],
-)
-def test_a_parameter_that_would_change_the_answer_and_is_not_honoured_is_refused(
-    where: str, name: str, feature: str
-) -> None:
-    request = infer_request(ROW, outputs=["logits"])
-    holder = {"request": request, "input": request.inputs[0], "output": request.outputs[0]}[where]
-    holder.parameters[name].int64_param = 1
-    assert refused(request, Unsupported).startswith(
-        f"parameter '{name}' is not supported: this server does not answer {feature}"
-    )
-
-
 def test_parameters_that_are_hints_are_ignored() -> None:
     request = infer_request(ROW)
-    for name in ("priority", "timeout", "binary_data_output", "my_trace", "triton_enable_empty_final_response"):
+    for name in ("binary_data_output", "my_trace", "triton_enable_empty_final_response"):
         request.parameters[name].int64_param = 1
     request.inputs[0].parameters["binary_data_size"].int64_param = 16
-    assert codec_of().decode_infer(request).rows == 1
+    assert codec_of().decode_infer(request, NOWHERE) == codec_of().decode_infer(infer_request(ROW), NOWHERE)
 
 
 def test_a_request_with_both_bad_shape_and_bad_parameters_is_refused_once() -> None:
@@ -382,7 +365,7 @@ def test_the_memory_of_askings_and_answers_is_bounded(monkeypatch: pytest.Monkey
         infer_response(codec, ("logits",), [np.zeros((rows, 3), np.float32)])
         assert len(codec._answers) <= 3
     for outputs in (["logits"], ["softmax"], ["argmax"], ["logits", "argmax"], ["argmax", "logits"], []):
-        wanted = codec.decode_infer(infer_request(ROW, outputs=outputs)).wanted
+        wanted = codec.decode_infer(infer_request(ROW, outputs=outputs), NOWHERE).wanted
         assert wanted == (tuple(outputs) or ("logits",))
         assert len(codec._wanted) <= 4
 
@@ -562,5 +545,5 @@ def test_half_precision_readings_keep_their_type() -> None:
 
 
 def test_a_plain_network_is_decoded_like_any_other() -> None:
-    rows = codec_of(plain((spec("input", "FP32", 4),)), None).decode_infer(infer_request(ROW))
+    rows = codec_of(plain((spec("input", "FP32", 4),)), None).decode_infer(infer_request(ROW), NOWHERE)
     assert rows.wanted == ("out",)

@@ -35,6 +35,7 @@ def test_the_defaults_are_safe_and_those_of_the_field() -> None:
     assert (config.device, config.transport, config.require) == ("auto", "auto", "all")
     assert (config.max_batch_size, config.max_queue_size, config.max_queue_delay_s) == (64, 4096, 0)
     assert (config.max_message_bytes, config.grace_s, config.threads) == (64 * 2**20, 30, 0)
+    assert config.shared_memory == "auto"
     assert (config.log_format, config.log_level, config.tls_cert, config.tls_key) == ("console", "info", None, None)
 
 
@@ -61,6 +62,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
         "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_CANARY_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
+        "FROSTLINE_SHARED_MEMORY": "on",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -69,6 +71,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
         "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "canary_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
+        "shared_memory": "on",
     }  # fmt: skip
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import onnx_models
 import pytest
 from servers import TIMEOUT_S, Running, running
-from streams import METHOD, Conversation, logits, row_request, stub
+from streams import METHOD, Conversation, ended, logits, row_request, statistics, stub
 
 from frostline.pb import inference_pb2 as pb
 from server import stream as stream_module
 from server.batcher import Entry, RowKind
 from server.inference import Call, Inference
 from server.metrics import Unrouted
+from server.shared_memory import Regions
 from server.stream import StreamDoor
 
 DOORS = pytest.mark.parametrize("door", ["native", "grpcio"])
@@ -46,11 +47,6 @@ def assert_goes_on(conversation: Conversation) -> None:
     np.testing.assert_allclose(logits(answer), onnx_models.logits_of(x), rtol=1e-5)
 
 
-def codes(channel: grpc.Channel) -> dict[str, int]:
-    stats = stub(channel).ModelStatistics(pb.ModelStatisticsRequest(name="linear"), timeout=TIMEOUT_S).model_stats[0]
-    return {"success": stats.inference_stats.success.count, "fail": stats.inference_stats.fail.count}
-
-
 def test_every_request_of_a_stream_gets_its_own_rows_by_its_id(channel: grpc.Channel) -> None:
     sent = {str(number): onnx_models.rows(1 + number % 3) + number for number in range(1000)}
     conversation = Conversation(channel)
@@ -63,18 +59,14 @@ def test_every_request_of_a_stream_gets_its_own_rows_by_its_id(channel: grpc.Cha
 
 
 def test_the_requests_of_a_stream_share_batches(server: Running, channel: grpc.Channel) -> None:
-    def executions() -> int:
-        stats = stub(channel).ModelStatistics(pb.ModelStatisticsRequest(name="linear"), timeout=TIMEOUT_S)
-        return int(stats.model_stats[0].execution_count)
-
     conversation = Conversation(channel)
     with server.held("linear") as device:
         conversation.send(*(row_request(onnx_models.rows(1), str(number)) for number in range(16)))
         device.wait_until_queued(16)
-        before = executions()
+        before = statistics(channel, "linear")
     assert len(conversation.rest()) == 16
     # The run that was held, and two full batches.
-    assert executions() == before + 3
+    assert statistics(channel, "linear", ended(before) + 17).execution_count == before.execution_count + 3
 
 
 def test_an_answer_says_that_it_is_the_last_of_its_request_as_triton_does(channel: grpc.Channel) -> None:
@@ -164,9 +156,10 @@ def test_a_stream_that_asks_for_it_ends_with_the_status_of_its_first_error(
 
 def test_cancelling_a_stream_gives_up_all_that_it_has_queued(server: Running, channel: grpc.Channel) -> None:
     x = onnx_models.rows(2)
-    before = codes(channel)
     gone, stays = Conversation(channel), Conversation(channel)
     with server.held("linear") as device:
+        # While the device is held, all before is counted.
+        before = statistics(channel, "linear")
         stays.send(row_request(x, "mate"))
         device.wait_until_queued(2)
         gone.send(*(row_request(onnx_models.rows(1)) for _ in range(10)))
@@ -177,7 +170,9 @@ def test_cancelling_a_stream_gives_up_all_that_it_has_queued(server: Running, ch
     np.testing.assert_allclose(logits(answer), onnx_models.logits_of(x), rtol=1e-5)
     stays.rest()
     # The run that was held counts too.
-    assert codes(channel) == {"success": before["success"] + 2, "fail": before["fail"] + 10}
+    after = statistics(channel, "linear", ended(before) + 12).inference_stats
+    assert after.fail.count == before.inference_stats.fail.count + 10
+    assert after.success.count == before.inference_stats.success.count + 2
 
 
 def test_a_stream_whose_time_is_up_gives_up_all_that_it_has_queued(server: Running, channel: grpc.Channel) -> None:
@@ -210,7 +205,7 @@ def test_a_stream_has_no_more_in_flight_than_it_may(server: Running, channel: gr
         conversation.send(*(row_request(onnx_models.rows(1), str(number)) for number in range(1000)))
         device.wait_until_queued(stream_module.MAX_OPEN)
         # Another caller comes and goes meanwhile.
-        assert codes(channel)
+        assert stub(channel).ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT_S).live
         device.wait_until_queued(stream_module.MAX_OPEN)
     assert len(conversation.rest()) == 1000
 
@@ -290,7 +285,7 @@ class Repository:
 
 
 def door_over(repository: Any) -> StreamDoor:
-    return StreamDoor(Inference(repository, Unrouted(), 1 << 30))
+    return StreamDoor(Inference(repository, Unrouted(), 1 << 30, Regions(enabled=False, max_tensor_bytes=0)))
 
 
 async def settle(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from server.heads import Heads
 from server.session import Signature, TensorSpec
+from server.shared_memory import Regions
 from server.tensors import DTYPES
 
 HEADS = Heads(logits="logits")
@@ -32,3 +33,5 @@ TEXT = plain((spec("text", "BYTES", 2),), (spec("echo", "BYTES", 2), spec("size"
 """Strings in and out."""
 WHOLE = plain((spec("input", "FP32", 4, None),), batched=False)
 """No batch axis."""
+NOWHERE = Regions(enabled=False, max_tensor_bytes=0)
+"""No shared memory."""

@@ -1,6 +1,7 @@
 """One stream of inference requests as a test holds it: send a request, take an answer, close one's side."""
 
 import queue
+import time
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,21 @@ def logits(answer: pb.ModelStreamInferResponse) -> Array:
     assert not answer.error_message, answer.error_message
     response = answer.infer_response
     return np.frombuffer(response.raw_output_contents[0], "<f4").reshape(response.outputs[0].shape)
+
+
+def statistics(channel: Any, model: str, requests: int | None = None) -> pb.ModelStatistics:
+    """A model's counters; waits until they say that so many requests have ended: a batch is counted after its answers left."""
+    give_up_s = time.monotonic() + TIMEOUT_S
+    while True:
+        question = pb.ModelStatisticsRequest(name=model)
+        found: pb.ModelStatistics = stub(channel).ModelStatistics(question, timeout=TIMEOUT_S).model_stats[0]
+        if requests is None or ended(found) >= requests or time.monotonic() > give_up_s:
+            return found
+
+
+def ended(stats: pb.ModelStatistics) -> int:
+    """How many requests have ended, one way or another."""
+    return stats.inference_stats.success.count + stats.inference_stats.fail.count
 
 
 def stub(channel: Any) -> Any:
