@@ -18,15 +18,16 @@ class Statistics:
 
     def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         """The counters of one version, of every version of a model, or of all."""
-        if request.name:
-            # Refuses what does not exist.
-            self._repository.get(request.name, request.version)
+        # Refuses what does not exist, and tells which version "latest" is.
+        asked = self._repository.get(request.name, request.version).version if request.name else ""
+        ready = [
+            served
+            for version in self._repository.versions(request.name)
+            # It may be released meanwhile, so it is looked at once.
+            if version.state == "READY" and (served := version.served) is not None
+        ]
         return pb.ModelStatisticsResponse(
-            model_stats=[
-                _statistics(version.served)
-                for version in self._repository.versions(request.name)
-                if version.state == "READY" and version.served and request.version in ("", version.version)
-            ]
+            model_stats=[_statistics(served) for served in ready if not request.version or served.version == asked]
         )
 
 

@@ -66,10 +66,10 @@ def logits(answer: pb.ModelStreamInferResponse) -> Array:
 
 
 def statistics(channel: Any, model: str, requests: int | None = None) -> pb.ModelStatistics:
-    """A model's counters; waits until they say that so many requests have ended: a batch is counted after its answers left."""
+    """Counters of a model's latest version; waits until they say that so many requests have ended: a batch is counted after its answers left."""
     give_up_s = time.monotonic() + TIMEOUT_S
     while True:
-        question = pb.ModelStatisticsRequest(name=model)
+        question = pb.ModelStatisticsRequest(name=model, version="latest")
         found: pb.ModelStatistics = stub(channel).ModelStatistics(question, timeout=TIMEOUT_S).model_stats[0]
         if requests is None or ended(found) >= requests or time.monotonic() > give_up_s:
             return found
