@@ -28,7 +28,9 @@ from server.protocol import InferenceService
 from server.repository import ModelVersion, Repository
 from server.scrape import ScrapeServer
 from server.session import CPU, choose_providers, cuda_devices
+from server.settings import LogControl, TraceControl
 from server.shared_memory import Regions
+from server.shared_memory_control import SharedMemory
 from server.transport import SERVICES, Transport, local_only
 from server.watch import Watch
 
@@ -79,16 +81,17 @@ class Server:
         )
         unrouted = Unrouted()
         self._health = Health()
-        regions = Regions(
-            enabled=config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host)),
-            max_tensor_bytes=config.max_message_bytes,
-        )
+        shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
+        regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
         self._inference = Inference(self.repository, unrouted, config.max_message_bytes, regions)
         service = InferenceService(
             (
-                Metadata(self.repository, self.ready, release),
+                Metadata(self.repository, self.ready, release, shared_memory=shared),
                 Statistics(self.repository),
                 ModelControl(self.repository),
+                LogControl(config.log_format, config.log_level),
+                TraceControl(self.repository),
+                SharedMemory(regions),
             )
         )
         self._transport = Transport(config, self._inference, service, self._health)

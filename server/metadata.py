@@ -11,15 +11,18 @@ from server.session import TensorSpec
 
 EXTENSIONS = (
     "binary_tensor_data",
+    "classification",
     "logging",
     "model_configuration",
     "model_repository",
     "model_repository(unload_dependents)",
     "statistics",
-    "system_shared_memory",
     "trace",
 )
-"""Protocol extensions that are answered, by the protocol's names for them."""
+"""Protocol extensions that are always answered, by the protocol's names for them."""
+
+SHARED_MEMORY = "system_shared_memory"
+"""And one that is answered where it is on."""
 
 PLATFORM = "onnxruntime_onnx"
 
@@ -31,12 +34,14 @@ class Metadata:
         repository: the models.
         ready: whether the server is ready for traffic.
         version: the release.
+        shared_memory: whether tensors may lie in system shared memory.
     """
 
-    def __init__(self, repository: Repository, ready: Callable[[], bool], version: str) -> None:
+    def __init__(self, repository: Repository, ready: Callable[[], bool], version: str, *, shared_memory: bool) -> None:
         self._repository = repository
         self._ready = ready
         self._version = version
+        self._extensions = (*EXTENSIONS, SHARED_MEMORY) if shared_memory else EXTENSIONS
 
     def ServerLive(self, request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         """Whether the process answers."""
@@ -48,7 +53,7 @@ class Metadata:
 
     def ServerMetadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         """The server's name, release and extensions."""
-        return pb.ServerMetadataResponse(name="frostline", version=self._version, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="frostline", version=self._version, extensions=self._extensions)
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         """Whether a version is READY; a model that does not exist is an error, one that failed to load is just not ready."""

@@ -7,8 +7,9 @@ from typing import Any
 import grpc
 import onnx_models
 import pytest
+from calls import row_request, statistics, stub
 from servers import TIMEOUT_S, Running, running
-from streams import Conversation, row_request, statistics, stub
+from streams import Conversation
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import predictor_pb2, predictor_pb2_grpc

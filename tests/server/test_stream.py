@@ -10,8 +10,9 @@ import grpc
 import numpy as np
 import onnx_models
 import pytest
+from calls import ended, row_request, statistics, stub
 from servers import TIMEOUT_S, Running, running
-from streams import METHOD, Conversation, ended, logits, row_request, statistics, stub
+from streams import METHOD, Conversation, logits
 
 from frostline.pb import inference_pb2 as pb
 from server import stream as stream_module

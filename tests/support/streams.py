@@ -1,14 +1,12 @@
 """One stream of inference requests as a test holds it: send a request, take an answer, close one's side."""
 
 import queue
-import time
 from typing import Any
 
 import numpy as np
 from servers import TIMEOUT_S
 
 from frostline.pb import inference_pb2 as pb
-from frostline.pb import inference_pb2_grpc
 
 Array = np.ndarray[Any, Any]
 
@@ -50,36 +48,8 @@ def _serialized(request: pb.ModelInferRequest | bytes) -> bytes:
     return request if isinstance(request, bytes) else request.SerializeToString()
 
 
-def row_request(x: Array, request_id: str = "", model: str = "linear", **fields: Any) -> pb.ModelInferRequest:
-    """A request for rows `x` [n, 4]."""
-    tensor = {"name": "input", "datatype": "FP32", "shape": x.shape}
-    return pb.ModelInferRequest(
-        model_name=model, id=request_id, **{"inputs": [tensor], "raw_input_contents": [x.tobytes()], **fields}
-    )
-
-
 def logits(answer: pb.ModelStreamInferResponse) -> Array:
     """The first output of an answer, as it was shaped."""
     assert not answer.error_message, answer.error_message
     response = answer.infer_response
     return np.frombuffer(response.raw_output_contents[0], "<f4").reshape(response.outputs[0].shape)
-
-
-def statistics(channel: Any, model: str, requests: int | None = None) -> pb.ModelStatistics:
-    """Counters of a model's latest version; waits until they say that so many requests have ended: a batch is counted after its answers left."""
-    give_up_s = time.monotonic() + TIMEOUT_S
-    while True:
-        question = pb.ModelStatisticsRequest(name=model, version="latest")
-        found: pb.ModelStatistics = stub(channel).ModelStatistics(question, timeout=TIMEOUT_S).model_stats[0]
-        if requests is None or ended(found) >= requests or time.monotonic() > give_up_s:
-            return found
-
-
-def ended(stats: pb.ModelStatistics) -> int:
-    """How many requests have ended, one way or another."""
-    return stats.inference_stats.success.count + stats.inference_stats.fail.count
-
-
-def stub(channel: Any) -> Any:
-    """Every other call of the protocol."""
-    return inference_pb2_grpc.GRPCInferenceServiceStub(channel)
