@@ -82,8 +82,8 @@ class Server:
         unrouted = Unrouted()
         self._health = Health()
         shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
-        regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
-        self._inference = Inference(self.repository, unrouted, config.max_message_bytes, regions)
+        self.regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
+        self._inference = Inference(self.repository, unrouted, config.max_message_bytes, self.regions)
         service = InferenceService(
             (
                 Metadata(self.repository, self.ready, release, shared_memory=shared),
@@ -91,7 +91,7 @@ class Server:
                 ModelControl(self.repository),
                 LogControl(config.log_format, config.log_level),
                 TraceControl(self.repository),
-                SharedMemory(regions),
+                SharedMemory(self.regions),
             )
         )
         self._transport = Transport(config, self._inference, service, self._health)

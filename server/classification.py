@@ -30,7 +30,7 @@ def best_classes(array: Array, count: int, labels: Sequence[str] | None, *, batc
     Args:
         array: numbers; [rows, ...] if batched. What follows the first axis are the classes, row-major.
         count: how many classes are wanted.
-        labels: names of the classes, or None. They are used if there is a number for each.
+        labels: names of the classes, or None. They are used where a row is one number for each class.
         batched: whether the first axis is that of the rows.
 
     Returns:
@@ -45,7 +45,12 @@ def best_classes(array: Array, count: int, labels: Sequence[str] | None, *, batc
     order = np.argsort(descending, axis=1, kind="stable")[:, :count]
     # As C's %f and %d print them.
     pattern = "{:.6f}:{}" if values.dtype.kind == "f" else "{}:{}"
-    names = labels if labels and len(labels) <= classes else ()
+    names: Sequence[str] = labels or ()
+    # A row of several axes has a class at each of many places, and one of a single number has none; a list of labels that
+    # ends early names the first classes, as in Triton.
+    one_axis = array.ndim == 1 + batched
+    if len(names) > classes or (len(names) < classes and not one_axis):
+        names = ()
     ranked = np.empty(order.shape, object)
     best = np.take_along_axis(values, order, axis=1)
     for row, (indices, numbers) in enumerate(zip(order.tolist(), best.tolist(), strict=True)):

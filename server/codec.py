@@ -14,6 +14,7 @@ from server.errors import InvalidInput, Unsupported
 from server.session import Signature
 from server.shared_memory import Regions
 from server.tensors import NAMES, Array, Layouts, check_bytes, check_outputs, pack_strings, typed_contents
+from server.wire import Header
 
 M = TypeVar("M", bound=Message)
 
@@ -46,6 +47,14 @@ class Rows(NamedTuple):
     priority: int = 0
     timeout_s: float | None = None
     deliveries: tuple[Delivery, ...] | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a request that differs in nothing but its elements is decoded to the same but for them.
+
+        Strings are taken apart anew each time, and a region of shared memory may be another by then.
+        """
+        return len(self.data) == 1 and isinstance(self.data[0], bytes) and self.deliveries is None
 
 
 def parse(message: type[M], payload: bytes) -> M:
@@ -84,6 +93,7 @@ class Codec:
         self._specs = signature.inputs
         self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {(): signature.own_outputs}
         self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
+        self._recognised: dict[Header, Rows] = {}
 
     # Open Inference Protocol
 
@@ -137,6 +147,20 @@ class Codec:
             else:
                 data.append(check_bytes(self._model, spec, nbytes, count, elements))
         return Rows(layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries)
+
+    def remember(self, header: Header, rows: Rows) -> None:
+        """Remember what was decoded from a request with this header; only what `repeats` may be."""
+        if len(self._recognised) >= _MAX_CACHED:
+            self._recognised.clear()
+        self._recognised[header] = rows._replace(data=())
+
+    def recognise(self, header: Header, elements: bytes) -> Rows | None:
+        """What `decode_infer` would find in a request with a header that was remembered; None if it was not."""
+        rows = self._recognised.get(header)
+        if rows is None:
+            return None
+        kind, count, _, wanted, priority, timeout_s, _ = rows
+        return Rows(kind, count, (elements,), wanted, priority, timeout_s)
 
     def _read(
         self,

@@ -142,20 +142,32 @@ def read_card(path: Path) -> Mapping[str, Any]:
     return card
 
 
-def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str]) -> Sequence[str] | None:
+def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: int | None) -> Sequence[str] | None:
     """Names of the classes: from the card, or from the ONNX file's own metadata.
 
+    Args:
+        card: the version's card.
+        metadata: the file's metadata.
+        classes: how many classes the network tells apart, if that is known.
+
     Raises:
-        LoadError: they are no list of texts.
+        LoadError: they are no list of texts, or not one for each class, or the card and the file disagree.
     """
-    labels = card.get("labels")
-    if labels is None and "frostline.labels" in metadata:
+    in_file: Any = None
+    if "frostline.labels" in metadata:
         try:
-            labels = json.loads(metadata["frostline.labels"])
+            in_file = json.loads(metadata["frostline.labels"])
         except ValueError as error:
             raise LoadError(f"the ONNX file's frostline.labels cannot be read: {error}") from error
-    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+    labels = in_file if card.get("labels") is None else card["labels"]
+    if labels is None:
+        return None
+    if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise LoadError("labels must be a list of texts")
+    if classes is not None and len(labels) != classes:
+        raise LoadError(f"there are {len(labels)} labels for {classes} classes")
+    if in_file is not None and in_file != labels:
+        raise LoadError(f"the card's labels are not the ONNX file's: {labels[:5]} and {in_file[:5]}")
     return labels
 
 

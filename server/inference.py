@@ -13,6 +13,7 @@ from server.loader import Served
 from server.metrics import Unrouted
 from server.repository import Repository
 from server.shared_memory import Regions
+from server.wire import Headers
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -85,6 +86,7 @@ class Inference:
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
         self._regions = regions
+        self._headers = Headers()
         self._stopping = False
         self.refused_s = -math.inf
         """When a request was last refused because of the stop, on the `time.monotonic` clock."""
@@ -113,10 +115,21 @@ class Inference:
                     f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
                 )
             if method == MODEL_INFER:
-                infer = parse(inference_pb2.ModelInferRequest, payload)
-                request_id, model = infer.id, infer.model_name
-                served = self._repository.get(model, infer.model_version)
-                rows = served.codec.decode_infer(infer, self._regions)
+                rows = None
+                seen = self._headers.find(payload)
+                if seen is not None:
+                    header, request_id, elements = seen
+                    model = header.model
+                    served = self._repository.get(model, header.version)
+                    rows = served.codec.recognise(header, elements)
+                if served is None or rows is None:
+                    infer = parse(inference_pb2.ModelInferRequest, payload)
+                    request_id, model = infer.id, infer.model_name
+                    served = self._repository.get(model, infer.model_version)
+                    rows = served.codec.decode_infer(infer, self._regions)
+                    unseen = self._headers.remember(payload, infer) if rows.repeats else None
+                    if unseen is not None:
+                        served.codec.remember(unseen, rows)
                 call = Call(token, request_id, served, rows.deliveries)
             else:
                 predict = parse(predictor_pb2.PredictRequest, payload)

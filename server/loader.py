@@ -111,7 +111,7 @@ class Loader:
             warn("the shape of a row is not known, so it could not be warmed up; add a golden.npz")
         if golden is not None:
             session.check_golden(golden, limits.max_batch_size)
-        labels = read_labels(card, session.metadata)
+        labels = read_labels(card, session.metadata, session.signature.classes)
         stats = ModelStats(labels)
         batcher = Batcher(
             _observed(session, stats),

@@ -249,15 +249,18 @@ class Repository:
             self._put(version)
             self._on_change(version)
         started_s = time.monotonic()
+        reason = ""
         try:
             version.served = self._loader.load(
                 version.path, version.name, config, lambda warning: self._on_warning(version.name, warning)
             )
         except LoadError as error:
-            self._refuse(version, replaced, str(error))
-            return
+            reason = str(error)
         except Exception as error:  # noqa: BLE001  a version must never take the server down, whatever is in its folder
-            self._refuse(version, replaced, f"unexpected {type(error).__name__} while loading: {error}")
+            reason = f"unexpected {type(error).__name__} while loading: {error}"
+        if version.served is None:
+            # Only here, because until its handler ends an exception holds on to all that was loaded.
+            self._refuse(version, replaced, reason)
             return
         version.load_s = time.monotonic() - started_s
         version.state = "READY"

@@ -72,6 +72,12 @@ class Signature:
     batched: bool
     heads: Heads | None
 
+    @property
+    def classes(self) -> int | None:
+        """How many classes a network that ends at logits tells apart; None for others, and where the graph does not say."""
+        logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
+        return logits.shape[0 if self.batched else 1] if logits else None
+
 
 @dataclass(frozen=True, slots=True)
 class Golden:

@@ -519,17 +519,32 @@ def test_a_version_without_a_card_has_an_empty_one(tmp_path: Path) -> None:
     assert read_card(tmp_path / "card.json") == {}
 
 
-def test_the_cards_labels_win_over_the_files() -> None:
-    metadata = {"frostline.labels": '["file"]'}
-    assert read_labels({"labels": ["card"]}, metadata) == ["card"]
-    assert read_labels({"labels": None}, metadata) == ["file"]
-    assert read_labels({"labels": []}, metadata) == []
-    assert read_labels({}, {}) is None
+def test_labels_come_from_the_card_or_from_the_file() -> None:
+    metadata = {"frostline.labels": '["a", "b"]'}
+    assert read_labels({"labels": ["a", "b"]}, {}, 2) == ["a", "b"]
+    assert read_labels({"labels": ["a", "b"]}, metadata, 2) == ["a", "b"]
+    assert read_labels({"labels": None}, metadata, 2) == ["a", "b"]
+    assert read_labels({"labels": ["a"]}, {}, None) == ["a"]
+    assert read_labels({}, {}, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("card", "metadata", "message"),
+    [
+        ({"labels": ["a"]}, {}, "there are 1 labels for 2 classes"),
+        ({"labels": []}, {}, "there are 0 labels for 2 classes"),
+        ({}, {"frostline.labels": '["a", "b", "c"]'}, "there are 3 labels for 2 classes"),
+        ({"labels": ["b", "a"]}, {"frostline.labels": '["a", "b"]'}, "the card's labels are not the ONNX file's: "),
+    ],
+)
+def test_labels_that_cannot_be_right_are_refused(card: Any, metadata: dict[str, str], message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        read_labels(card, metadata, 2)
 
 
 def test_labels_of_the_file_must_be_texts_too() -> None:
     with pytest.raises(LoadError, match="labels must be a list of texts"):
-        read_labels({}, {"frostline.labels": "[1]"})
+        read_labels({}, {"frostline.labels": "[1]"}, None)
 
 
 def test_a_negative_batch_size_has_its_own_reason(tmp_path: Path, open_shelf: Open) -> None:

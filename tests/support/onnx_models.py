@@ -44,8 +44,9 @@ def linear(
     batch: Dim = "rows",
     output: str = "logits",
     labels: Sequence[str] | str | None = None,
+    shift: float = 0.0,
 ) -> onnx.ModelProto:
-    """Input `input` [batch, 4] to logits [batch, 3]; `labels` go into the metadata, a text as it is."""
+    """Input `input` [batch, 4] to logits [batch, 3] moved by `shift`; `labels` go into the metadata, a text as it is."""
     dtype = helper.tensor_dtype_to_np_dtype(element)
     model = _model(
         [
@@ -54,7 +55,7 @@ def linear(
         ],
         inputs=[helper.make_tensor_value_info("input", element, [batch, 4])],
         outputs=[helper.make_tensor_value_info(output, element, [batch, 3])],
-        constants={"weights": WEIGHTS.astype(dtype), "bias": BIAS.astype(dtype)},
+        constants={"weights": WEIGHTS.astype(dtype), "bias": (BIAS + shift).astype(dtype)},
         opset=opset,
     )
     if labels is not None:
