@@ -120,6 +120,9 @@ class _Stream:
     async def run(self) -> None:
         """Answer until the client has sent its last request and all are answered, or the stream is to end."""
         reader = self._reader = asyncio.create_task(self._read())
+        reader.add_done_callback(_looked_at)
+        if self._read_all:
+            reader.cancel()
         try:
             await self._write()
             if self._failure is not None:
@@ -224,6 +227,12 @@ class _Stream:
                 return
             something.clear()
             await something.wait()
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from reporting what a reader met that nobody waited for: its stream had ended before."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _deliver(entries: list[Entry]) -> None:
