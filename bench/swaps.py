@@ -12,6 +12,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
-from bench.__main__ import METHOD, mlp, request_for, scraped
+from bench.questions import MODEL_INFER, ask, framed
+from bench.rows import MLP
 from frostline import child
 
 MODEL = "bench"
@@ -56,7 +58,7 @@ def window(h2load: str, address: str, body: Path, log: Path, seconds: float, pub
     headers = ["-H", "content-type: application/grpc", "-H", "te: trailers", f"--log-file={log}"]
     log.unlink(missing_ok=True)
     with subprocess.Popen(
-        [*command, *headers, f"http://{address}{METHOD}"], stdout=subprocess.PIPE, text=True
+        [*command, *headers, f"http://{address}{MODEL_INFER}"], stdout=subprocess.PIPE, text=True
     ) as process:
         step = seconds / max(1, len(publish))
         for number, (staged, place) in enumerate(publish):
@@ -69,6 +71,13 @@ def window(h2load: str, address: str, body: Path, log: Path, seconds: float, pub
         raise SystemExit(f"h2load reports failures:\n{out}")
 
 
+def failed(metrics: str) -> float:
+    """How many requests the server has failed so far, by its own count."""
+    with urllib.request.urlopen(f"{metrics}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("nv_inference_request_failure"))
+
+
 def main() -> None:
     """Measure, and print the medians and their ratio."""
     parser = argparse.ArgumentParser(prog="python -m bench.swaps", description=__doc__)
@@ -79,7 +88,7 @@ def main() -> None:
     h2load = shutil.which("h2load")
     if h2load is None:
         raise SystemExit("bench needs h2load: Debian package nghttp2-client")
-    console, model = Console(), mlp([784, 256, 128, 10])
+    console, model = Console(), MLP
     quiet: list[float] = []
     swapped: list[float] = []
     with tempfile.TemporaryDirectory(prefix="frostline-swaps-") as scratch:
@@ -87,8 +96,7 @@ def main() -> None:
         write_version(root / "models" / MODEL / "1", model, good=True)
         numbers = itertools.count(2)
         per_window = max(1, round(options.seconds / 0.5))
-        message = request_for(np.ones((1, 784), np.float32)).SerializeToString()
-        (root / "body").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        (root / "body").write_bytes(framed(ask(MODEL, model, [784]).messages[0]))
         flags = ["--models", str(root / "models"), "--transport", options.transport, "--log-level", "info"]
         events: list[child.Event] = []
         with child.serve(flags, events.append) as served:
@@ -103,7 +111,7 @@ def main() -> None:
                     staged.append((root / "staging" / str(number), root / "models" / MODEL / str(number)))
                 window(h2load, served.address, root / "body", log, options.seconds, staged)
                 swapped.append(percentile_ms(log, 99))
-            if failures := scraped(served.metrics, "nv_inference_request_failure"):
+            if failures := failed(served.metrics):
                 raise SystemExit(f"{failures:.0f} requests failed")
         loaded = sum(event.get("event") == "model" and event.get("state") == "READY" for event in events)
     table = Table(

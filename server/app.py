@@ -13,13 +13,14 @@ import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
 from server import logs
+from server.batcher import Batching, QueuePolicy
 from server.canary import Canary
 from server.config import ServerConfig
 from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, register
 from server.health import Health
 from server.inference import Inference
-from server.loader import Limits, Loader, Served
+from server.loader import Loader, Served
 from server.metadata import Metadata
 from server.metrics import ModelStats, Unrouted
 from server.model_control import ModelControl
@@ -71,10 +72,12 @@ class Server:
         available, devices = onnxruntime.get_available_providers(), cuda_devices()
         self._providers = choose_providers(config.device, available, devices)
         release = installed_version("frostline")
-        limits = Limits(config.max_batch_size, config.max_queue_size, config.max_queue_delay_s)
+        batching = Batching(
+            config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
+        )
         self.repository = Repository(
             config.models,
-            Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, limits),
+            Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, batching, devices),
             explicit=config.model_control == "explicit",
             on_change=self._on_change,
             on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
@@ -152,8 +155,8 @@ class Server:
 
     def fell_back(self) -> bool:
         """Whether device=auto ended on the CPU: no GPU was found, or a version could not be bound to it."""
-        providers = [served.session.provider for served in self._served()]
-        return self._config.device == "auto" and (self._providers[0][0] == CPU or CPU in providers)
+        fallen = any(version.served.fell_back for version in self.repository.versions() if version.served)
+        return self._config.device == "auto" and (self._providers[0][0] == CPU or fallen)
 
     def ready(self) -> bool:
         """Whether the server is ready for traffic."""
@@ -251,8 +254,8 @@ class Server:
             _log.info(
                 "model",
                 **fields,
-                provider=version.served.session.provider,
-                device=version.served.session.device,
+                provider=version.served.provider,
+                device=version.served.device,
                 verified=version.served.golden is not None,
                 seconds=round(version.load_s, 3),
             )
@@ -279,8 +282,8 @@ class Server:
                 load_s=version.load_s,
                 healthy=version.ready,
                 queued_rows=served.batcher.queued_rows if served else 0,
-                provider=served.session.provider if served else "",
-                device=served.session.device if served else "",
+                provider=served.provider if served else "",
+                device=served.device if served else "",
                 sha256=served.sha256 if served else "",
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),

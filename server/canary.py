@@ -15,13 +15,14 @@ def probe(served: Served) -> str:
 
     A fault that is gone when asked again at once is not one.
     """
-    try:
-        served.session.probe(served.golden)
-    except (LoadError, RunFailed):
+    for session in served.sessions:
         try:
-            served.session.probe(served.golden)
-        except (LoadError, RunFailed) as error:
-            return str(error)
+            session.probe(served.golden)
+        except (LoadError, RunFailed):
+            try:
+                session.probe(served.golden)
+            except (LoadError, RunFailed) as error:
+                return str(error)
     return ""
 
 

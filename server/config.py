@@ -177,7 +177,7 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
     ]
 
 
-_NOT_YET = ("instance_group", "optimization", "parameters", "model_warmup")
+_NOT_YET = ("optimization", "parameters", "model_warmup")
 
 
 def _with_colons(text: str) -> str:

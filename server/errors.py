@@ -71,6 +71,13 @@ class QueueFull(PredictionError):
     reason = "REJECTED"
 
 
+class QueueTimeout(PredictionError):
+    """The request waited for the device longer than its queue's policy lets it."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
 class ServerStopping(PredictionError):
     """The server is draining and takes no new requests."""
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from frostline.pb import inference_pb2, predictor_pb2
-from server.batcher import Entry, Reply
+from server.batcher import Batcher, Entry, Reply
 from server.codec import parse
 from server.delivery import Delivery
 from server.errors import MessageTooLarge, PredictionError, Retired, ServerStopping
@@ -152,21 +152,26 @@ class Inference:
             timeout_s=rows.timeout_s,
         )
 
-    def submit(self, entry: Entry, method: str, payload: bytes) -> None:
+    def submit(self, entry: Entry, method: str, payload: bytes, *, helping: bool = False) -> Batcher:
         """Queue a prepared entry; its reply will be called exactly once, unless this raises.
 
         Args:
             entry: from `prepare`.
             method: as given to `prepare`.
             payload: as given to `prepare`.
+            helping: whether the caller will call `help` of what this returns; see `Batcher.submit`.
+
+        Returns:
+            The batcher in whose queue the entry is.
 
         Raises:
             Refused: the queue is full, or the server is stopping.
         """
         while True:
             call: Call = entry.call
+            batcher = call.served.batcher
             try:
-                call.served.batcher.submit(entry)
+                batcher.submit(entry, helping=helping)
             except Retired as error:
                 # The version was replaced since the entry was prepared: the request goes to the one that took its place.
                 again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
@@ -178,7 +183,7 @@ class Inference:
                 call.served.stats.failed(error)
                 raise Refused(error, call.request_id, call.served.name) from error
             else:
-                return
+                return batcher
 
     @staticmethod
     def cancel(entry: Entry) -> None:

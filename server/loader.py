@@ -8,27 +8,18 @@ from typing import Any
 import numpy as np
 
 from frostline.pb import model_config_pb2
-from server.batcher import Batcher
+from server.batcher import Batcher, Batching
 from server.codec import Codec
-from server.config import MAX_BATCH_SIZE
 from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
 from server.metrics import ModelStats
-from server.session import Golden, Provider, Session, load_session, read_golden
+from server.scheduling import model_batching, placements
+from server.session import CPU, Golden, Provider, Session, load_session, read_golden
 
 Array = np.ndarray[Any, Any]
 
 MAX_WARM_SIZE = 1024
 """Larger batches are not run before READY: filling memory for them would cost more than their first run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How requests are batched, unless a model's own configuration says otherwise."""
-
-    max_batch_size: int
-    max_queue_size: int
-    max_queue_delay_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -40,13 +31,14 @@ class Served:
         version: its number, in decimal.
         config: the model's own configuration.
         stats: what happened to it.
-        session: the network on its device.
+        sessions: the network on its devices, one for each instance.
         codec: its messages.
         batcher: its queue.
-        limits: how its requests are batched.
+        batching: how its requests are batched.
         golden: its golden sample, if it has one.
         sha256: of its ONNX file.
         labels: names of its classes.
+        fell_back: whether an instance that should be on a GPU is on the CPU.
         fault: why its device does not answer as it should, or "".
     """
 
@@ -54,14 +46,30 @@ class Served:
     version: str
     config: model_config_pb2.ModelConfig
     stats: ModelStats
-    session: Session
+    sessions: Sequence[Session]
     codec: Codec
     batcher: Batcher
-    limits: Limits
+    batching: Batching
     golden: Golden | None
     sha256: str
     labels: Sequence[str] | None
+    fell_back: bool
     fault: str = ""
+
+    @property
+    def session(self) -> Session:
+        """The first instance; what is true of the file is true of it."""
+        return self.sessions[0]
+
+    @property
+    def provider(self) -> str:
+        """The execution providers its instances are bound to, each once."""
+        return ",".join(dict.fromkeys(session.provider for session in self.sessions))
+
+    @property
+    def device(self) -> str:
+        """Where its instances run, such as cpu or cuda:0,cuda:1."""
+        return ",".join(dict.fromkeys(session.device for session in self.sessions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +77,18 @@ class Loader:
     """Loads versions.
 
     Attributes:
-        providers: execution providers for every session, best first.
+        providers: execution providers, best first, of sessions whose model does not say.
         strict: whether falling back from the first provider is a failure.
         threads: threads of one run on the CPU.
-        limits: batching of models whose configuration does not say.
+        batching: of models whose configuration does not say.
+        devices: how many CUDA devices there are.
     """
 
     providers: Sequence[Provider]
     strict: bool
     threads: int
-    limits: Limits
+    batching: Batching
+    devices: int = 0
 
     def load(
         self, folder: Path, name: str, config: model_config_pb2.ModelConfig, warn: Callable[[str], None]
@@ -102,56 +112,41 @@ class Loader:
         digest = sha256(path)
         if card.get("sha256", digest) != digest:
             raise LoadError(f"{file} is not the file its card describes: sha256 {digest}, card says {card['sha256']}")
-        session = load_session(path, self.providers, threads=self.threads, strict=self.strict)
-        limits = model_limits(config, session, self.limits)
+        places, warnings = placements(config.instance_group, self.providers, self.devices)
+        for warning in warnings:
+            warn(warning)
+        sessions = [load_session(path, place, threads=self.threads, strict=self.strict) for place in places]
+        session = sessions[0]
+        signature = session.signature
+        _check_tensors("input", config.input, [spec.name for spec in signature.inputs])
+        _check_tensors("output", config.output, [spec.name for spec in signature.outputs])
+        batching = model_batching(config, self.batching, batched=signature.batched)
         golden: Golden | None = None
         if (folder / "golden.npz").is_file():
-            golden = read_golden(folder / "golden.npz", session.signature)
-        if not session.warm_up(batch_sizes(limits.max_batch_size), golden):
+            golden = read_golden(folder / "golden.npz", signature)
+        warm = [instance.warm_up(batch_sizes(batching), golden) for instance in sessions]
+        if not all(warm):
             warn("the shape of a row is not known, so it could not be warmed up; add a golden.npz")
         if golden is not None:
-            session.check_golden(golden, limits.max_batch_size)
-        labels = read_labels(card, session.metadata, session.signature.classes)
+            for instance in sessions:
+                instance.check_golden(golden, batching.max_batch_size)
+        labels = read_labels(card, session.metadata, signature.classes)
         stats = ModelStats(labels)
         batcher = Batcher(
-            _observed(session, stats),
+            [_observed(instance, stats) for instance in sessions],
             stats,
-            batched=session.signature.batched,
-            max_batch_size=limits.max_batch_size,
-            max_queue_size=limits.max_queue_size,
-            max_queue_delay_s=limits.max_queue_delay_s,
+            batching,
+            batched=signature.batched,
             name=f"device-{name}-{version}",
         )
-        codec = Codec(name, version, session.signature, limits.max_batch_size, labels)
+        codec = Codec(name, version, signature, batching.max_batch_size, labels)
+        fell_back = any(
+            place[0][0] != CPU and instance.provider == CPU for place, instance in zip(places, sessions, strict=True)
+        )
         batcher.start()
-        return Served(name, version, config, stats, session, codec, batcher, limits, golden, digest, labels)
-
-
-def model_limits(config: model_config_pb2.ModelConfig, session: Session, defaults: Limits) -> Limits:
-    """How a model's requests are batched: its own configuration over the server's defaults.
-
-    Raises:
-        LoadError: the configuration contradicts the graph.
-    """
-    signature = session.signature
-    if config.max_batch_size < 0:
-        raise LoadError(f"config.pbtxt sets max_batch_size {config.max_batch_size}; it must not be negative")
-    if config.max_batch_size > MAX_BATCH_SIZE:
-        raise LoadError(
-            f"config.pbtxt sets max_batch_size {config.max_batch_size}; at most {MAX_BATCH_SIZE} is possible"
+        return Served(
+            name, version, config, stats, sessions, codec, batcher, batching, golden, digest, labels, fell_back
         )
-    if config.max_batch_size > 0 and not signature.batched:
-        raise LoadError(
-            f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input and output"
-        )
-    _check_tensors("input", config.input, [spec.name for spec in signature.inputs])
-    _check_tensors("output", config.output, [spec.name for spec in signature.outputs])
-    batching = config.dynamic_batching
-    return Limits(
-        max_batch_size=(config.max_batch_size or defaults.max_batch_size) if signature.batched else 1,
-        max_queue_size=batching.default_queue_policy.max_queue_size or defaults.max_queue_size,
-        max_queue_delay_s=batching.max_queue_delay_microseconds / 1e6 or defaults.max_queue_delay_s,
-    )
 
 
 def _check_tensors(what: str, configured: Iterable[Any], in_graph: Sequence[str]) -> None:
@@ -160,11 +155,11 @@ def _check_tensors(what: str, configured: Iterable[Any], in_graph: Sequence[str]
             raise LoadError(f"config.pbtxt names the {what} '{tensor.name}', the graph has {list(in_graph)}")
 
 
-def batch_sizes(max_batch_size: int) -> list[int]:
-    """The sizes to warm: powers of two up to the most rows of a batch, and that, but nothing above `MAX_WARM_SIZE`."""
-    max_batch_size = min(max_batch_size, MAX_WARM_SIZE)
-    sizes = [2**power for power in range(max_batch_size.bit_length()) if 2**power < max_batch_size]
-    return [*sizes, max_batch_size]
+def batch_sizes(batching: Batching) -> list[int]:
+    """The sizes to warm: powers of two up to the most rows of a batch, that, and the preferred; none above `MAX_WARM_SIZE`."""
+    most = min(batching.max_batch_size, MAX_WARM_SIZE)
+    powers = {2**power for power in range(most.bit_length()) if 2**power < most}
+    return sorted(powers | {most} | {size for size in batching.preferred_sizes if size <= most})
 
 
 def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:

@@ -90,20 +90,21 @@ def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.Te
 
 
 def _config(served: Served) -> model_config_pb2.ModelConfig:
-    signature, limits = served.session.signature, served.limits
+    signature, batching = served.session.signature, served.batching
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(served.config)
     config.name = served.name
     config.platform = PLATFORM
     config.backend = "onnxruntime"
-    config.max_batch_size = limits.max_batch_size if signature.batched else 0
+    config.max_batch_size = batching.max_batch_size if signature.batched else 0
     config.default_model_filename = served.config.default_model_filename or "model.onnx"
     config.model_transaction_policy.decoupled = False
     if not config.version_policy.WhichOneof("policy_choice"):
         config.version_policy.latest.num_versions = 1
     if signature.batched:
-        config.dynamic_batching.max_queue_delay_microseconds = round(limits.max_queue_delay_s * 1e6)
-        config.dynamic_batching.default_queue_policy.max_queue_size = limits.max_queue_size
+        config.dynamic_batching.max_queue_delay_microseconds = round(batching.max_queue_delay_s * 1e6)
+        default = config.dynamic_batching.default_queue_policy
+        default.max_queue_size = default.max_queue_size or batching.policies[0].max_rows
     del config.input[:]
     del config.output[:]
     for spec in signature.inputs:

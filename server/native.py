@@ -1,7 +1,8 @@
 """The fast door: inference calls taken in batches from pygrpc-native's low-level API, with no coroutine per call.
 
 The front owns the port. It hands the two inference methods to this module as events, and passes every other call
-through to the grpc.aio server behind it. One thread receives; answers leave straight from the device threads.
+through to the grpc.aio server behind it. One thread receives, and runs brief batches itself; other answers leave straight from
+the device threads.
 """
 
 import threading
@@ -10,7 +11,7 @@ import time
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from server.batcher import Entry
+from server.batcher import Batcher, Entry
 from server.errors import PredictionError, RunFailed, StartError
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
 from server.status import status, status_number
@@ -73,6 +74,7 @@ class NativeDoor:
         front, active, inference, reply = self._front, self._active, self._inference, self._reply
         while (events := front.recv_batch_details(_EVENTS)) is not None:
             now = time.monotonic()
+            helped: list[Batcher] = []
             for kind, call_id, method, payload, _, details in events:
                 if kind == EVENT_CANCEL:
                     entry = active.pop(call_id, None)
@@ -85,7 +87,9 @@ class NativeDoor:
                     entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)  # type: ignore[arg-type]  # and a payload
                     # Known before it is queued, because it may be answered before `submit` returns.
                     active[call_id] = entry
-                    inference.submit(entry, _METHODS[method], payload)  # type: ignore[arg-type]  # as above
+                    batcher = inference.submit(entry, _METHODS[method], payload, helping=True)  # type: ignore[arg-type]  # as above
+                    if batcher not in helped:
+                        helped.append(batcher)
                 except Refused as refused:
                     active.pop(call_id, None)
                     self._fail(call_id, refused.error, refused.request_id)
@@ -94,6 +98,9 @@ class NativeDoor:
                     active.pop(call_id, None)
                     self._fail(call_id, RunFailed(f"unexpected {type(error).__name__}: {error}"), "")
 
+            # What is in no thread's hands yet is run here, if that is brief.
+            for batcher in helped:
+                batcher.help()
             # While this thread waits for the next call, nothing may keep the last one's message alive.
             del events, payload, details
 

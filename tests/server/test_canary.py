@@ -10,12 +10,12 @@ import numpy as np
 import onnx_models
 import pytest
 from onnx_models import write_artifact
-from puppet import TIMEOUT_S
+from puppet import TIMEOUT_S, batching
 
 from frostline.pb import model_config_pb2
 from server.canary import Canary, probe
 from server.errors import LoadError, RunFailed
-from server.loader import Limits, Loader, Served
+from server.loader import Loader, Served
 from server.session import CPU
 
 
@@ -37,19 +37,19 @@ class Device:
 class Model:
     """A served model as the canary sees it."""
 
-    session: Device
+    sessions: list[Device]
     golden: None = None
     fault: str = ""
 
 
 def model(device: Device) -> Served:
-    return cast("Served", Model(device))
+    return cast("Served", Model([device]))
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     folder = write_artifact(tmp_path, "m", 1)
-    loader = Loader([(CPU, {})], strict=True, threads=1, limits=Limits(8, 100, 0.0))
+    loader = Loader([(CPU, {})], strict=True, threads=1, batching=batching(), devices=0)
     loaded = loader.load(folder, "m", model_config_pb2.ModelConfig(), print)
     yield loaded
     assert loaded.batcher.close(TIMEOUT_S)
@@ -69,7 +69,7 @@ def test_a_network_that_answers_otherwise_has_one(served: Served) -> None:
 def test_without_a_golden_sample_a_row_of_zeros_must_at_least_run(tmp_path: Path, build: Any) -> None:
 
     folder = write_artifact(tmp_path, "m", 1, build(), golden=False, labels=None)
-    loader = Loader([(CPU, {})], strict=True, threads=1, limits=Limits(8, 100, 0.0))
+    loader = Loader([(CPU, {})], strict=True, threads=1, batching=batching(), devices=0)
     loaded = loader.load(folder, "m", model_config_pb2.ModelConfig(), print)
     assert probe(loaded) == ""
     assert loaded.batcher.close(TIMEOUT_S)

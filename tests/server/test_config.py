@@ -224,11 +224,11 @@ def test_an_empty_configuration_is_one(tmp_path: Path) -> None:
 
 
 def test_what_is_not_honoured_is_a_warning_and_the_rest_stands(tmp_path: Path) -> None:
-    path = pbtxt(tmp_path, 'max_batch_size: 4\ninstance_group { kind: KIND_GPU, count: 2 }\nname: "m"\n')
+    path = pbtxt(tmp_path, 'max_batch_size: 4\noptimization { cuda { graphs: true } }\nname: "m"\n')
     config, (warning,) = read_model_config(path)
     assert (config.max_batch_size, config.name) == (4, "m")
     assert warning.startswith("config.pbtxt asks for what is not honoured: ")
-    assert "instance_group" in warning
+    assert "cuda" in warning
 
 
 @pytest.mark.parametrize("content", ["max_batch_size", "max_batch_size: x", "{", "instance_group { count: 2"])
@@ -243,9 +243,10 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             read_model_config(path)
 
 
-def test_instance_groups_in_tritons_usual_spelling_are_a_warning(tmp_path: Path) -> None:
+def test_instance_groups_in_tritons_usual_spelling_are_read(tmp_path: Path) -> None:
     text = 'max_batch_size: 8 # as [ before\ninstance_group [ { count: 1 kind: KIND_GPU } ]\nparameters [ { key: "a [ b" } ]'
     (tmp_path / "config.pbtxt").write_text(text)
     config, warnings = read_model_config(tmp_path / "config.pbtxt")
     assert config.max_batch_size == 8
-    assert [warning.rpartition(" ")[2] for warning in warnings] == ["instance_group", "parameters"]
+    assert [group.count for group in config.instance_group] == [1]
+    assert [warning.rpartition(" ")[2] for warning in warnings] == ["parameters"]

@@ -19,6 +19,7 @@ TABLE = [
     (errors.TooManyRegions, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
     (errors.ModelNotReady, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
     (errors.QueueFull, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.QueueTimeout, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.ServerStopping, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.Retired, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.ModelControlOff, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),

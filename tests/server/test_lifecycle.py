@@ -15,20 +15,21 @@ import onnx_models
 import pytest
 from google.protobuf import text_format
 from onnx_models import write_artifact
-from puppet import TIMEOUT_S, Replies, make_entry
+from puppet import TIMEOUT_S, Replies, batching, make_entry
 from signatures import NOWHERE
 
 from frostline.pb import inference_pb2, model_config_pb2
+from server.batcher import Batching
 from server.errors import LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady, PredictionError, Retired
 from server.inference import MODEL_INFER, Inference, Refused
-from server.loader import Limits, Loader, Served
+from server.loader import Loader, Served
 from server.metrics import Unrouted
 from server.repository import SETTLE_S, ModelVersion, Repository
 from server.session import CPU
 
 Array = np.ndarray[Any, Any]
 
-LIMITS = Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.0)
+BATCHING = batching(max_batch_size=16)
 
 
 class Shelf:
@@ -41,14 +42,14 @@ class Shelf:
         watch: called at every change, before it is noted.
     """
 
-    def __init__(self, root: Path, *, explicit: bool = False, limits: Limits = LIMITS) -> None:
+    def __init__(self, root: Path, *, explicit: bool = False, batching: Batching = BATCHING) -> None:
         self.told: list[str] = []
         self.warnings: list[str] = []
         self.now_s = 0.0
         self.watch: Callable[[ModelVersion], None] = lambda version: None
         self.repository = Repository(
             root,
-            Loader([(CPU, {})], strict=True, threads=1, limits=limits),
+            Loader([(CPU, {})], strict=True, threads=1, batching=batching, devices=0),
             explicit=explicit,
             on_change=self._changed,
             on_warning=lambda _, text: self.warnings.append(text),
@@ -180,7 +181,7 @@ def test_a_failure_whose_folder_is_deleted_is_forgotten(tmp_path: Path, shelf: S
 def test_what_the_old_version_accepted_is_answered_by_it(tmp_path: Path) -> None:
     write_artifact(tmp_path, "m", 1)
     # The device would wait for more rows, so the entries are surely still queued when the new version comes.
-    shelf = Shelf(tmp_path, limits=Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=3600))
+    shelf = Shelf(tmp_path, batching=batching(max_batch_size=16, max_queue_delay_s=3600))
     shelf.look()
     replies = Replies()
     old = shelf.repository.get("m", "")
@@ -252,7 +253,7 @@ def test_a_change_of_config_pbtxt_is_followed(tmp_path: Path, shelf: Shelf) -> N
     (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 3\nversion_policy { all { } }")
     shelf.look()
     assert shelf.states() == {"1": "READY", "2": "READY"}
-    assert {shelf.repository.get("m", version).limits.max_batch_size for version in ("1", "2")} == {3}
+    assert {shelf.repository.get("m", version).batching.max_batch_size for version in ("1", "2")} == {3}
 
 
 def test_a_config_pbtxt_that_cannot_be_followed_shows_and_what_is_served_stays(tmp_path: Path, shelf: Shelf) -> None:
@@ -382,9 +383,9 @@ def test_a_load_that_is_asked_for_and_fails_says_why_and_what_goes_on(tmp_path: 
 def test_a_model_may_be_loaded_with_a_configuration_of_the_request(tmp_path: Path, explicit: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
     explicit.repository.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
-    assert explicit.repository.get("m", "").limits.max_batch_size == 2
+    assert explicit.repository.get("m", "").batching.max_batch_size == 2
     explicit.repository.load_model("m")
-    assert explicit.repository.get("m", "").limits.max_batch_size == LIMITS.max_batch_size
+    assert explicit.repository.get("m", "").batching.max_batch_size == BATCHING.max_batch_size
 
 
 @pytest.mark.parametrize("act", [Repository.load_model, Repository.unload_model])

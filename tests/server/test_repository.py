@@ -11,16 +11,19 @@ import numpy as np
 import onnx
 import onnx_models
 import pytest
+from google.protobuf import text_format
 from onnx_models import write_artifact
-from puppet import TIMEOUT_S, Replies, make_entry
+from puppet import TIMEOUT_S, Replies, batching, make_entry
 
-from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, ServerStopping
+from frostline.pb import model_config_pb2
+from server.batcher import Batching
+from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, Retired, RunFailed
 from server.folder import read_card, read_labels, scan
-from server.loader import Limits, Loader, Served, batch_sizes
+from server.loader import Loader, Served, batch_sizes
 from server.repository import ModelVersion, Repository
-from server.session import CPU
+from server.session import CPU, CUDA, Session, load_session
 
-LIMITS = Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.0)
+BATCHING = batching(max_batch_size=16)
 Watcher = Callable[[ModelVersion], None]
 
 
@@ -32,13 +35,13 @@ class Shelf:
         warnings: model and text of every warning.
     """
 
-    def __init__(self, root: Path, watch: Watcher | None, limits: Limits) -> None:
+    def __init__(self, root: Path, watch: Watcher | None, batching: Batching) -> None:
         self.changes: list[tuple[str, str, str]] = []
         self.warnings: list[tuple[str, str]] = []
         self._watch = watch
         self.repository = Repository(
             root,
-            Loader([(CPU, {})], strict=True, threads=1, limits=limits),
+            Loader([(CPU, {})], strict=True, threads=1, batching=batching),
             on_change=self._changed,
             on_warning=lambda model, text: self.warnings.append((model, text)),
         )
@@ -65,8 +68,8 @@ def open_shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
     """Builds loaded repositories over the test's folder, and closes them."""
     shelves: list[Shelf] = []
 
-    def build(watch: Watcher | None = None, *, limits: Limits = LIMITS, load: bool = True) -> Shelf:
-        shelves.append(Shelf(tmp_path, watch, limits))
+    def build(watch: Watcher | None = None, *, batching: Batching = BATCHING, load: bool = True) -> Shelf:
+        shelves.append(Shelf(tmp_path, watch, batching))
         if load:
             shelves[-1].repository.reconcile()
         return shelves[-1]
@@ -320,18 +323,18 @@ def test_a_model_may_set_its_own_limits(tmp_path: Path, open_shelf: Open) -> Non
         dynamic_batching { max_queue_delay_microseconds: 2500 default_queue_policy { max_queue_size: 7 } }
         """,
     )
-    assert open_shelf().get("m").limits == Limits(max_batch_size=4, max_queue_size=7, max_queue_delay_s=0.0025)
+    assert open_shelf().get("m").batching == batching(max_batch_size=4, max_queue_size=7, max_queue_delay_s=0.0025)
 
 
 def test_what_a_model_does_not_set_is_the_servers(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m")
     configure(tmp_path, "m", "dynamic_batching { }")
-    assert open_shelf().get("m").limits == LIMITS
+    assert open_shelf().get("m").batching == BATCHING
 
 
 def test_a_network_without_a_batch_axis_takes_one_row_at_a_time(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m", model=onnx_models.no_batch_axis(), golden=False)
-    assert open_shelf().get("m").limits.max_batch_size == 1
+    assert open_shelf().get("m").batching.max_batch_size == 1
 
 
 def test_a_model_may_name_its_file(tmp_path: Path, open_shelf: Open) -> None:
@@ -343,13 +346,13 @@ def test_a_model_may_name_its_file(tmp_path: Path, open_shelf: Open) -> None:
 
 def test_an_option_that_is_not_honoured_is_a_warning_and_the_rest_is_honoured(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m")
-    configure(tmp_path, "m", "instance_group { count: 2 }\nmax_batch_size: 4\n")
+    configure(tmp_path, "m", "optimization { graph { level: 1 } }\nmax_batch_size: 4\n")
     shelf = open_shelf()
-    assert shelf.get("m").limits.max_batch_size == 4
+    assert shelf.get("m").batching.max_batch_size == 4
     ((model, text),) = shelf.warnings
     assert model == "m"
     assert text.startswith("config.pbtxt asks for what is not honoured: ")
-    assert "instance_group" in text
+    assert "optimization" in text
 
 
 @pytest.mark.parametrize(
@@ -398,6 +401,85 @@ def test_batches_cannot_be_demanded_of_a_network_without_a_batch_axis(tmp_path: 
     configure(tmp_path, "m", "max_batch_size: 8")
     assert (
         open_shelf().reason("m", "1").startswith("config.pbtxt sets max_batch_size 8, but the graph has no free batch")
+    )
+
+
+def test_a_model_with_several_instances_has_each_loaded_warmed_and_proved(
+    tmp_path: Path, open_shelf: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", "max_batch_size: 2\ninstance_group { count: 2 kind: KIND_CPU }")
+    done: list[tuple[str, Session]] = []
+    for step in ("warm_up", "check_golden"):
+        original = getattr(Session, step)
+
+        def watched(self: Session, *arguments: Any, step: str = step, original: Any = original) -> Any:
+            done.append((step, self))
+            return original(self, *arguments)
+
+        monkeypatch.setattr(Session, step, watched)
+    served = open_shelf().get("m")
+    first, second = served.sessions
+    assert first is not second
+    assert done == [("warm_up", first), ("warm_up", second), ("check_golden", first), ("check_golden", second)]
+    assert (served.device, served.provider, served.fell_back) == ("cpu", CPU, False)
+    replies = Replies()
+    for _ in range(8):
+        served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("logits",)))
+    for entry in replies.wait_for(8):
+        np.testing.assert_allclose(entry.outputs[0], onnx_models.logits_of(onnx_models.rows(2)), rtol=1e-6)
+    assert served.batcher.close(TIMEOUT_S)
+    assert served.stats.snapshot().rows == 16
+
+
+def test_an_instance_that_should_be_on_a_gpu_and_is_on_the_cpu_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_artifact(tmp_path, "m")
+    asked: list[str] = []
+
+    def without_gpu(path: Path, providers: Any, **options: Any) -> Session:
+        asked.append(providers[0][0])
+        return load_session(path, [(CPU, {})], **options)
+
+    monkeypatch.setattr("server.loader.load_session", without_gpu)
+    loader = Loader([(CUDA, {"device_id": "0"}), (CPU, {})], strict=False, threads=1, batching=BATCHING, devices=1)
+    for text, places, fell_back in (
+        ("instance_group { kind: KIND_CPU }", [CPU], False),
+        ("instance_group { kind: KIND_CPU } instance_group { gpus: 0 }", [CPU, CUDA], True),
+    ):
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        served = loader.load(folder, "m", config, pytest.fail)
+        assert served.batcher.close(TIMEOUT_S)
+        assert asked == places
+        assert served.fell_back == fell_back
+        asked.clear()
+
+
+def test_one_row_that_a_network_fails_on_does_not_fail_those_it_shared_a_batch_with(
+    tmp_path: Path, open_shelf: Open
+) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.two_outputs(), golden=False)
+    served = open_shelf(batching=batching(max_queue_delay_s=3600)).get("m")
+    replies = Replies()
+    fine = make_entry(onnx_models.rows(1), reply=replies, wanted=("total",))
+    guilty = make_entry(onnx_models.rows(1), reply=replies, wanted=("no such output",))
+    served.batcher.submit(fine)
+    served.batcher.submit(guilty)
+    assert served.batcher.close(TIMEOUT_S)
+    assert fine.error is None
+    np.testing.assert_allclose(fine.outputs[0], onnx_models.rows(1).sum(axis=1))
+    assert isinstance(guilty.error, RunFailed)
+    snapshot = served.stats.snapshot()
+    assert (snapshot.rows, snapshot.executions, dict(snapshot.codes)) == (1, 1, {"OK": 1, "INTERNAL": 1})
+    assert dict(snapshot.reasons) == {"BACKEND": 1}
+
+
+def test_a_group_of_more_gpus_than_there_are_fails_the_version(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m")
+    configure(tmp_path, "m", "instance_group { gpus: [0, 1] }")
+    assert open_shelf().reason("m", "1") == (
+        "config.pbtxt has an instance_group with gpus [0, 1], but no CUDA device was found"
     )
 
 
@@ -479,7 +561,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     write_artifact(tmp_path, "a")
     write_artifact(tmp_path, "b")
     # The device would wait for more rows, so the entries are surely still queued when the repository closes.
-    shelf = open_shelf(limits=Limits(max_batch_size=16, max_queue_size=100, max_queue_delay_s=3600))
+    shelf = open_shelf(batching=batching(max_batch_size=16, max_queue_delay_s=3600))
     replies = Replies()
     a, b = shelf.get("a"), shelf.get("b")
     for served in (a, b):
@@ -493,7 +575,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     assert refusal(shelf, "b", "1", ModelNotReady) == (
         "Request for unknown model: 'b' version 1 is not at ready state (it is UNLOADING)"
     )
-    with pytest.raises(ServerStopping):
+    with pytest.raises(Retired):
         a.batcher.submit(make_entry(onnx_models.rows(1), reply=replies))
 
 
@@ -512,7 +594,7 @@ def test_closing_leaves_failed_versions_failed(tmp_path: Path, open_shelf: Open)
     [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (64, [1, 2, 4, 8, 16, 32, 64]), (65, [1, 2, 4, 8, 16, 32, 64, 65])],
 )  # fmt: skip
 def test_powers_of_two_and_the_largest_batch_are_warmed(most: int, sizes: list[int]) -> None:
-    assert batch_sizes(most) == sizes
+    assert batch_sizes(batching(max_batch_size=most)) == sizes
 
 
 def test_a_version_without_a_card_has_an_empty_one(tmp_path: Path) -> None:
@@ -609,4 +691,4 @@ def test_a_configuration_cannot_reach_beyond_its_model(
 
 
 def test_warming_up_stops_at_a_size_that_memory_bears() -> None:
-    assert max(batch_sizes(65536)) == 1024
+    assert max(batch_sizes(batching(max_batch_size=65536))) == 1024

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_models
 from onnx import TensorProto, helper, numpy_helper
 
-from server.loader import Limits, Loader
+from server.batcher import Batching, QueuePolicy
+from server.loader import Loader
 from server.repository import Repository
 from server.session import CPU
 
@@ -42,10 +43,9 @@ def wide() -> object:
 def main(root: Path, cycles: int, failures: int) -> None:
     """Print one JSON object: bytes after 10 cycles, after all, and after the failed loads."""
     folder = onnx_models.write_artifact(root, "m", 1, wide())  # type: ignore[arg-type]  # helper.make_model is untyped
-    limits = Limits(max_batch_size=8, max_queue_size=100, max_queue_delay_s=0.0)
     repository = Repository(
         root,
-        Loader([(CPU, {})], strict=True, threads=1, limits=limits),
+        Loader([(CPU, {})], strict=True, threads=1, batching=Batching(8, (QueuePolicy(100),)), devices=0),
         explicit=True,
         on_change=lambda version: None,
         on_warning=lambda model, text: None,

@@ -104,6 +104,16 @@ def two_outputs() -> onnx.ModelProto:
     )
 
 
+def lookup() -> onnx.ModelProto:
+    """Tokens `tokens` [rows, 2] from 0 to 3 to `doubled` [rows, 2]; the run fails on any other token."""
+    return _model(
+        [helper.make_node("Gather", ["table", "tokens"], ["doubled"])],
+        inputs=[helper.make_tensor_value_info("tokens", TensorProto.INT64, ["rows", 2])],
+        outputs=[helper.make_tensor_value_info("doubled", TensorProto.INT64, ["rows", 2])],
+        constants={"table": np.array([0, 2, 4, 6], np.int64)},
+    )
+
+
 def strings() -> onnx.ModelProto:
     """Strings `input` [rows, 2] given back as `echo`."""
     return passed_through(["rows", 2], element=TensorProto.STRING, output="echo")

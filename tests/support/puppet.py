@@ -1,5 +1,6 @@
 """A run that blocks until it is released, and witnesses of what the batcher does with it: time is irrelevant to a test."""
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from server.batcher import Batcher, Entry, RowKind
+from server.batcher import Batcher, Batching, Entry, QueuePolicy, RowKind
 from server.errors import PredictionError
 
 Array = np.ndarray[Any, Any]
@@ -163,16 +164,39 @@ class Stage:
         """An entry with one row for each list of values, that replies to this stage."""
         return make_entry(np.array(values, options.pop("cast", np.float32)), reply=self.replies, **options)
 
+    def wait_until_idle(self, instances: int = 1) -> None:
+        """Wait until that many device threads sleep."""
+        self._until(lambda: len(self.batcher._asleep) == instances)
+
+    def wait_until_closing(self) -> None:
+        """Wait until the batcher refuses new entries."""
+        self._until(lambda: self.batcher._closing)
+
+    @staticmethod
+    def _until(true: Callable[[], bool]) -> None:
+        tick = threading.Event()
+        for _ in range(int(TIMEOUT_S * 1000)):
+            if true():
+                return
+            tick.wait(0.001)
+        raise AssertionError("it never came about")
+
     def finish(self) -> None:
         """Let everything run, and wait until all of it is answered and told."""
         self.puppet.release_all()
         assert self.batcher.close(TIMEOUT_S)
 
 
-def stage(*, max_batch_size: int = 8, max_queue_size: int = 100, **options: Any) -> Stage:
-    """A batcher over a blocking puppet, started."""
+def batching(*, max_batch_size: int = 8, max_queue_size: int = 100, **options: Any) -> Batching:
+    """Without priorities unless `policies` are given."""
+    policies = options.pop("policies", (QueuePolicy(max_queue_size),))
+    return Batching(max_batch_size, policies, **options)
+
+
+def stage(*, batched: bool = True, instances: int = 1, **options: Any) -> Stage:
+    """A batcher over a blocking puppet, started; several instances are one puppet run from several threads."""
     puppet, replies, witness = Puppet(), Replies(), Witness()
-    batcher = Batcher(puppet, witness, max_batch_size=max_batch_size, max_queue_size=max_queue_size, **options)
+    batcher = Batcher([puppet] * instances, witness, batching(**options), batched=batched)
     batcher.start()
     return Stage(batcher, puppet, replies, witness)
 
@@ -185,6 +209,8 @@ def make_entry(
     wanted: tuple[str, ...] = ("same",),
     deadline_s: float | None = None,
     batched: bool = True,
+    priority: int = 0,
+    timeout_s: float | None = None,
 ) -> Entry:
     """An entry of these rows for a network with one input of the array's dtype.
 
@@ -195,8 +221,15 @@ def make_entry(
         wanted: names of outputs.
         deadline_s: on the `time.monotonic` clock.
         batched: whether the first axis is the batch axis.
+        priority: the level asked for.
+        timeout_s: how long it may wait.
     """
     sent = array.astype(wire or array.dtype)
-    kind = RowKind((array.shape[1:] if batched else array.shape,), (sent.dtype,), (array.dtype,))
+    kind = _kind((array.shape[1:] if batched else array.shape,), (sent.dtype,), (array.dtype,))
     data = sent.ravel() if sent.dtype.hasobject else sent.tobytes()
-    return Entry(kind, len(array) if batched else 1, [data], wanted, deadline_s, reply, None)
+    rows = len(array) if batched else 1
+    return Entry(kind, rows, [data], wanted, deadline_s, reply, None, priority=priority, timeout_s=timeout_s)
+
+
+# As the codec has it: equal kinds are one object.
+_kind = functools.cache(RowKind)
