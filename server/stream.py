@@ -1,15 +1,17 @@
 """ModelStreamInfer on grpc.aio: many requests in flight on one stream, answered as they are ready."""
 
 import asyncio
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import structlog
 
 from frostline.pb import inference_pb2 as pb
-from server.batcher import Entry
+from server.batcher import Batcher, Entry, Reply
 from server.errors import PredictionError, RunFailed, ServerStopping
 from server.inference import MODEL_INFER, MODEL_STREAM_INFER, Inference, Refused, encode
 from server.status import status
@@ -21,6 +23,10 @@ MAX_OPEN = 256
 
 MAX_OPEN_BYTES = 64 << 20
 """The size of those requests and answers together; beyond it the stream is not read."""
+
+# Turns of the event loop, some microseconds each: without a new message, and in all, before what has come is run.
+_QUIET_TURNS = 2
+_MOST_TURNS = 64
 
 # ModelStreamInferResponse.infer_response: field 2, wire type 2 (length-delimited).
 _RESPONSE_TAG = bytes([2 << 3 | 2])
@@ -45,6 +51,9 @@ class StreamDoor:
         # One object, so that the batcher sees that entries share it.
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._to_help: list[Batcher] = []
+        self._turns = self._quiet_turns = 0
         self._streams: dict[_Stream, asyncio.Task[Any]] = {}
         self._stopping = False
 
@@ -69,8 +78,8 @@ class StreamDoor:
         return not left
 
     async def _call(self, _: Any, context: Context) -> None:
-        self._loop = asyncio.get_running_loop()
-        stream = _Stream(self._inference, context, self._reply)
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        stream = _Stream(self._inference, context, self._reply, self._help_soon)
         task = asyncio.current_task()
         assert task is not None, "a handler runs in a task"  # noqa: S101  an invariant, not a check
         self._streams[stream] = task
@@ -81,8 +90,30 @@ class StreamDoor:
         finally:
             del self._streams[stream]
 
+    def _help_soon(self, batcher: Batcher) -> None:
+        """Have a brief batch run by the loop once nothing more comes on any stream: that wakes no thread for each message."""
+        self._quiet_turns = 0
+        if batcher not in self._to_help:
+            self._to_help.append(batcher)
+            if len(self._to_help) == 1:
+                self._turns = 0
+                asyncio.get_running_loop().call_soon(self._help)
+
+    def _help(self) -> None:
+        self._turns += 1
+        self._quiet_turns += 1
+        if self._quiet_turns <= _QUIET_TURNS and self._turns < _MOST_TURNS:
+            asyncio.get_running_loop().call_soon(self._help)
+            return
+        batchers, self._to_help = self._to_help, []
+        for batcher in batchers:
+            batcher.help()
+
     def _answer(self, entries: list[Entry]) -> None:
-        """Wake the loop once for a whole batch; runs in the device thread."""
+        """Deliver a whole batch, and wake the loop for it only once; runs in the device thread, or in the loop's own."""
+        if threading.get_ident() == self._thread:
+            _deliver(entries)
+            return
         assert self._loop is not None, "an entry can only come from a stream"  # noqa: S101  an invariant, not a check
         self._loop.call_soon_threadsafe(_deliver, entries)
 
@@ -94,12 +125,16 @@ class _Stream:
         inference: takes the requests.
         context: the call.
         reply: takes finished entries, whose token is this stream.
+        help_soon: takes the batcher of each entry that was queued.
     """
 
-    def __init__(self, inference: Inference, context: Context, reply: Any) -> None:
+    def __init__(
+        self, inference: Inference, context: Context, reply: Reply, help_soon: Callable[[Batcher], None]
+    ) -> None:
         self._inference = inference
         self._context = context
         self._reply = reply
+        self._help_soon = help_soon
         left_s = context.time_remaining()
         self._deadline_s = None if left_s is None else time.monotonic() + left_s
         metadata = context.invocation_metadata() or ()
@@ -184,7 +219,7 @@ class _Stream:
         self._open_bytes += size
         try:
             entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self)
-            self._inference.submit(entry, MODEL_INFER, payload)
+            batcher = self._inference.submit(entry, MODEL_INFER, payload, helping=True)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
@@ -193,6 +228,7 @@ class _Stream:
         else:
             # Its answer is delivered by the loop, so never before this line.
             self._accepted[entry] = size
+            self._help_soon(batcher)
 
     def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
         if self._ends_on_error:

@@ -314,6 +314,7 @@ class Silent:
     def __init__(self) -> None:
         self.accepted: list[Any] = []
         self.given_up: list[Any] = []
+        self.helped = 0
 
     def prepare(self, method: str, payload: bytes, deadline_s: None, reply: Any, token: Any) -> Any:
         served = SimpleNamespace(name="linear", codec=None)
@@ -321,7 +322,11 @@ class Silent:
         self.accepted.append(entry)
         return entry
 
-    def submit(self, entry: Any, method: str, payload: bytes) -> None: ...
+    def submit(self, entry: Any, method: str, payload: bytes, *, helping: bool) -> Any:
+        return self
+
+    def help(self) -> None:
+        self.helped += 1
 
     def cancel(self, entry: Any) -> None:
         self.given_up.append(entry)
@@ -349,6 +354,27 @@ async def test_an_answer_that_cannot_be_encoded_fails_alone(capsys: pytest.Captu
     assert [answer.infer_response.id for answer in answers] == ["7", "7"]
     assert all(answer.error_message.startswith("[request id: 7] unexpected AttributeError") for answer in answers)
     assert "answer could not be encoded" in capsys.readouterr().out
+
+
+async def test_messages_that_come_in_a_row_are_run_together() -> None:
+    client, inference = Client(b"", count=20), Silent()
+    call = asyncio.create_task(StreamDoor(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    await settle(client)
+    assert len(inference.accepted) == 20
+    assert inference.helped == 1
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_messages_that_never_pause_are_run_all_the_same() -> None:
+    client, inference = Client(b"", count=200), Silent()
+    call = asyncio.create_task(StreamDoor(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    await settle(client)
+    assert 200 / 64 <= inference.helped < 20
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
 
 
 async def test_an_answer_that_comes_after_the_end_is_dropped() -> None:
