@@ -248,7 +248,7 @@ class Codec:
         heads = self._signature.heads
         if heads is None:
             raise Unsupported(
-                f"model '{self._model}' does not end at logits [N, C], so it has no softmax or argmax; call ModelInfer instead"
+                f"model '{self._model}' does not end at logits [N, C, ...], so it has no softmax or argmax; call ModelInfer instead"
             )
         lone = len(self._specs) == 1
         headers = []
@@ -269,6 +269,11 @@ class Codec:
                 raise InvalidInput(f"outputs must be LOGITS, SOFTMAX or ARGMAX, got {reading}")
         names = dict.fromkeys(readings[reading] for reading in asked)
         if request.top_k:
+            if not heads.confidence:
+                raise InvalidInput(
+                    f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for a row; ask "
+                    "for SOFTMAX instead of top_k"
+                )
             names[heads.softmax] = None
         return Rows(layout.kind, layout.rows, data, tuple(names))
 
@@ -288,7 +293,7 @@ class Codec:
         if predictor_pb2.ARGMAX in asked:
             classes = by_name[heads.argmax]
             response.argmax.CopyFrom(_tensor(classes))
-            if self._labels:
+            if self._labels and heads.confidence:
                 response.labels.extend([self._label(int(index)) for index in classes])
         if request.top_k:
             response.top.extend(self._rankings(by_name[heads.softmax], request.top_k))

@@ -1,17 +1,14 @@
-"""What the server is told: its own settings from flags, environment and file, and a model's options from config.pbtxt."""
+"""What the server is told: its settings, from flags, environment and file."""
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from frostline.pb import model_config_pb2
-from server.errors import ConfigError, LoadError
+from server.errors import ConfigError
 
 ENVIRONMENT = "FROSTLINE_"
 MAX_BATCH_SIZE = 65536
@@ -146,44 +143,3 @@ def _sentence(problem: Any) -> str:
     if name == "device":
         return f"device must be auto, cpu, cuda or cuda:N, got {problem['input']!r}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
-
-
-def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[str]]:
-    """Read a config.pbtxt.
-
-    Returns:
-        The part that is honoured, and a warning for what is not.
-
-    Raises:
-        LoadError: the file is not Triton's text format.
-    """
-    config = model_config_pb2.ModelConfig()
-    try:
-        text = path.read_text(encoding="utf-8")
-        text_format.Parse(text, config)
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path.name} cannot be read: {error}") from error
-    except text_format.ParseError as strict:
-        lenient = model_config_pb2.ModelConfig()
-        try:
-            text_format.Parse(_with_colons(text), lenient, allow_unknown_field=True)
-        except text_format.ParseError as error:
-            raise LoadError(f"{path.name} is not a model configuration: {error}") from error
-        return lenient, [f"{path.name} asks for what is not honoured: {strict}"]
-    return config, [
-        f"{path.name} asks for what is not honoured: {descriptor.name}"
-        for descriptor, _ in config.ListFields()
-        if descriptor.name in _NOT_YET
-    ]
-
-
-_NOT_YET = ("optimization", "parameters", "model_warmup")
-
-
-def _with_colons(text: str) -> str:
-    """`field [` as `field: [`, which means the same; protobuf cannot skip an unknown field in the shorter spelling."""
-    return re.sub(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|#[^\n]*)|(\w)(\s*\[)""", _colon, text)
-
-
-def _colon(match: re.Match[str]) -> str:
-    return match[1] if match[1] is not None else f"{match[2]}:{match[3]}"

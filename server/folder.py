@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from frostline.pb import model_config_pb2
-from server.config import read_model_config
 from server.errors import LoadError
+from server.model_config import read_model_config
 from server.plan import Fingerprint
 
 
@@ -167,7 +167,7 @@ def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: i
     if classes is not None and len(labels) != classes:
         raise LoadError(f"there are {len(labels)} labels for {classes} classes")
     if in_file is not None and in_file != labels:
-        raise LoadError(f"the card's labels are not the ONNX file's: {labels[:5]} and {in_file[:5]}")
+        raise LoadError(f"the card's labels are not the ONNX file's: {str(labels)[:80]} and {str(in_file)[:80]}")
     return labels
 
 

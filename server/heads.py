@@ -1,8 +1,9 @@
 """Graph surgery: softmax and argmax behind the logits, so that they run on the device with the network.
 
-The rule for which graphs get heads: exactly one output, a float tensor [N, C], and no `frostline.task` in the file's metadata
-that says it is something else than one class for each row (a regression, several labels at once). Softmax subtracts each row's true
-maximum (ONNX Runtime's kernel does), and argmax takes the lowest index on a tie.
+The rule for which graphs get heads: exactly one output, a float tensor [N, C] or, as for a class at each pixel, [N, C, ...] with C
+fixed, and no `frostline.task` in the file's metadata that says it is something else than one class for each row (a regression, several
+labels at once). The classes are axis 1. Softmax subtracts the true maximum (ONNX Runtime's kernel does), and argmax takes the lowest
+index on a tie.
 """
 
 from dataclasses import dataclass
@@ -15,14 +16,24 @@ SINGLE_LABEL = "single-label"
 SOFTMAX = "softmax"
 ARGMAX = "argmax"
 CONFIDENCE = "frostline_confidence"
-"""The predicted class's probability, [N]; computed for the metrics, never offered to clients."""
+"""The predicted class's probability, [N]; computed for the metrics, never offered to clients.
+
+Not for a class at each pixel: moving all of them off the device for every batch would cost more than the answer.
+"""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Names of the outputs that read one network's last layer."""
+    """Names of the outputs that read one network's last layer.
+
+    Attributes:
+        logits: the network's own output, [N, C, ...].
+        softmax: probabilities, [N, C, ...].
+        argmax: indices of the most probable classes, [N, ...].
+        confidence: their probabilities, [N]; "" where there is more than one class for each row.
+    """
 
     logits: str
     softmax: str = SOFTMAX
@@ -31,7 +42,7 @@ class Heads:
 
 
 def add_heads(model: onnx.ModelProto) -> Heads | None:
-    """Append the heads to `model`, in place, if its one output is a float tensor [N, C].
+    """Append the heads to `model`, in place, if its one output is a float tensor [N, C] or [N, C, ...].
 
     Returns:
         The outputs' names, or None when the graph is to be served as it is.
@@ -41,7 +52,11 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
         return None
     logits = graph.output[0]
     tensor = logits.type.tensor_type
-    if tensor.elem_type not in _FLOATS or len(tensor.shape.dim) != 2:
+    shape = [_dimension(dim) for dim in tensor.shape.dim]
+    if tensor.elem_type not in _FLOATS or len(shape) < 2 or shape[1] == 0:
+        return None
+    if len(shape) > 2 and not isinstance(shape[1], int):
+        # An axis of any size, as time is, cannot be that of the classes.
         return None
     taken = {name for node in graph.node for name in node.output}
     taken |= {value.name for value in graph.input} | {constant.name for constant in graph.initializer}
@@ -50,34 +65,42 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     # Which of equal maxima ArgMax picks is part of its definition only from opset 12 on.
     first_index: dict[str, Any] = {"select_last_index": 0} if opset >= 12 else {}
-    graph.node.extend(
-        [
-            helper.make_node("Softmax", [logits.name], [SOFTMAX], name=f"{SOFTMAX}_head", axis=1),
-            helper.make_node(
-                "ArgMax", [logits.name], [ARGMAX], name=f"{ARGMAX}_head", axis=1, keepdims=0, **first_index
-            ),
-        ]
+    graph.node.extend(_softmax(logits.name, len(shape), opset))
+    graph.node.append(
+        helper.make_node("ArgMax", [logits.name], [ARGMAX], name=f"{ARGMAX}_head", axis=1, keepdims=0, **first_index)
     )
-    # ReduceMax took its axes as an attribute before opset 18 and as an input since.
-    if opset >= 18:
-        axes = f"{CONFIDENCE}_axes"
-        graph.initializer.append(helper.make_tensor(axes, TensorProto.INT64, [1], [1]))
-        graph.node.append(
-            helper.make_node("ReduceMax", [SOFTMAX, axes], [CONFIDENCE], name=f"{CONFIDENCE}_head", keepdims=0)
-        )
-    else:
-        graph.node.append(
-            helper.make_node("ReduceMax", [SOFTMAX], [CONFIDENCE], name=f"{CONFIDENCE}_head", axes=[1], keepdims=0)
-        )
-    rows, classes = (_dimension(dim) for dim in tensor.shape.dim)
     graph.output.extend(
         [
-            helper.make_tensor_value_info(SOFTMAX, tensor.elem_type, [rows, classes]),
-            helper.make_tensor_value_info(ARGMAX, TensorProto.INT64, [rows]),
-            helper.make_tensor_value_info(CONFIDENCE, tensor.elem_type, [rows]),
+            helper.make_tensor_value_info(SOFTMAX, tensor.elem_type, shape),
+            helper.make_tensor_value_info(ARGMAX, TensorProto.INT64, [shape[0], *shape[2:]]),
         ]
     )
-    return Heads(logits=logits.name)
+    if len(shape) > 2:
+        return Heads(logits.name, confidence="")
+    # ReduceMax took its axes as an attribute before opset 18 and as an input since.
+    axes: dict[str, Any] = {"axes": [1]} if opset < 18 else {}
+    inputs = [SOFTMAX]
+    if opset >= 18:
+        inputs.append(f"{CONFIDENCE}_axes")
+        graph.initializer.append(helper.make_tensor(inputs[1], TensorProto.INT64, [1], [1]))
+    graph.node.append(
+        helper.make_node("ReduceMax", inputs, [CONFIDENCE], name=f"{CONFIDENCE}_head", keepdims=0, **axes)
+    )
+    graph.output.append(helper.make_tensor_value_info(CONFIDENCE, tensor.elem_type, shape[:1]))
+    return Heads(logits.name)
+
+
+def _softmax(logits: str, rank: int, opset: int) -> list[onnx.NodeProto]:
+    if rank == 2 or opset >= 13:
+        return [helper.make_node("Softmax", [logits], [SOFTMAX], name=f"{SOFTMAX}_head", axis=1)]
+    # Before opset 13 Softmax ran over all axes from the given one on, so the classes go last and come back.
+    there, back = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
+    last, probabilities = f"{SOFTMAX}_last", f"{SOFTMAX}_probabilities"
+    return [
+        helper.make_node("Transpose", [logits], [last], name=f"{SOFTMAX}_there", perm=there),
+        helper.make_node("Softmax", [last], [probabilities], name=f"{SOFTMAX}_head", axis=rank - 1),
+        helper.make_node("Transpose", [probabilities], [SOFTMAX], name=f"{SOFTMAX}_back", perm=back),
+    ]
 
 
 def _task(model: onnx.ModelProto) -> str:

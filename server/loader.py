@@ -1,22 +1,26 @@
 """Turn one version's folder into what answers requests: checked, loaded, warm and proved."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnxruntime
 
 from frostline.pb import model_config_pb2
+from server.accelerators import accelerators_of, providers_for
+from server.answering import answering
 from server.batcher import Batcher, Batching
 from server.codec import Codec
+from server.declared import agreed
 from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
 from server.metrics import ModelStats
+from server.model_config import MODEL_FILE, label_file
 from server.scheduling import model_batching, placements
 from server.session import CPU, Golden, Provider, Session, load_session, read_golden
-
-Array = np.ndarray[Any, Any]
+from server.tuning import tuning_of
+from server.warmup import Sample, samples_of
 
 MAX_WARM_SIZE = 1024
 """Larger batches are not run before READY: filling memory for them would cost more than their first run."""
@@ -104,36 +108,38 @@ class Loader:
         Raises:
             LoadError: it cannot be served.
         """
-        file = config.default_model_filename or "model.onnx"
-        if Path(file).name != file:
-            raise LoadError(f"config.pbtxt names the file '{file}'; it must be one in the version's own folder")
-        path, version = folder / file, folder.name
+        warn = _once(warn)
+        path, version = model_file(folder, config), folder.name
         card = read_card(folder / "card.json")
         digest = sha256(path)
         if card.get("sha256", digest) != digest:
-            raise LoadError(f"{file} is not the file its card describes: sha256 {digest}, card says {card['sha256']}")
+            raise LoadError(
+                f"{path.name} is not the file its card describes: sha256 {digest}, card says {card['sha256']}"
+            )
         places, warnings = placements(config.instance_group, self.providers, self.devices)
         for warning in warnings:
             warn(warning)
-        sessions = [load_session(path, place, threads=self.threads, strict=self.strict) for place in places]
-        session = sessions[0]
-        signature = session.signature
-        _check_tensors("input", config.input, [spec.name for spec in signature.inputs])
-        _check_tensors("output", config.output, [spec.name for spec in signature.outputs])
+        sessions = [
+            open_session(path, config, place, threads=self.threads, strict=self.strict, warn=warn) for place in places
+        ]
+        session, signature = sessions[0], sessions[0].signature
+        check_weights(path, session.external, card, warn)
         batching = model_batching(config, self.batching, batched=signature.batched)
         golden: Golden | None = None
         if (folder / "golden.npz").is_file():
             golden = read_golden(folder / "golden.npz", signature)
-        warm = [instance.warm_up(batch_sizes(batching), golden) for instance in sessions]
-        if not all(warm):
-            warn("the shape of a row is not known, so it could not be warmed up; add a golden.npz")
-        if golden is not None:
-            for instance in sessions:
+        samples = samples_of(config, signature, batching.max_batch_size, folder.parent)
+        for instance in sessions:
+            if not warm(instance, batching, golden, samples):
+                warn(
+                    "the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup"
+                )
+            if golden is not None:
                 instance.check_golden(golden, batching.max_batch_size)
-        labels = read_labels(card, session.metadata, signature.classes)
+        labels = labels_of(folder.parent, card, session, config, warn)
         stats = ModelStats(labels)
         batcher = Batcher(
-            [_observed(instance, stats) for instance in sessions],
+            [answering(instance, stats) for instance in sessions],
             stats,
             batching,
             batched=signature.batched,
@@ -149,10 +155,128 @@ class Loader:
         )
 
 
-def _check_tensors(what: str, configured: Iterable[Any], in_graph: Sequence[str]) -> None:
-    for tensor in configured:
-        if tensor.name not in in_graph:
-            raise LoadError(f"config.pbtxt names the {what} '{tensor.name}', the graph has {list(in_graph)}")
+def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+    """`warn` that is told nothing twice, however many sessions a version has."""
+    told: set[str] = set()
+
+    def tell(warning: str) -> None:
+        if warning not in told:
+            told.add(warning)
+            warn(warning)
+
+    return tell
+
+
+def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
+    """The ONNX file of a version's folder.
+
+    Raises:
+        LoadError: the configuration names one that is somewhere else.
+    """
+    file = config.default_model_filename or MODEL_FILE
+    if Path(file).name != file:
+        raise LoadError(f"config.pbtxt names the file '{file}'; it must be one in the version's own folder")
+    path = folder / file
+    # Triton's layout for a network with weights in files of their own.
+    return path / MODEL_FILE if path.is_dir() else path
+
+
+def open_session(
+    path: Path,
+    config: model_config_pb2.ModelConfig,
+    providers: Sequence[Provider],
+    *,
+    threads: int,
+    strict: bool,
+    warn: Callable[[str], None],
+) -> Session:
+    """One session of an ONNX file, made as the model's configuration wants it.
+
+    Args:
+        path: the ONNX file.
+        config: the model's configuration.
+        providers: the device's own, best first.
+        threads: threads of one run on the CPU, where the configuration does not say.
+        strict: whether falling back from the first provider is a failure.
+        warn: told of what could not be done and is not a failure.
+
+    Raises:
+        LoadError: it cannot be run, or the configuration contradicts the graph.
+    """
+    tuning, unknown = tuning_of(config)
+    wanted, unknown_providers = accelerators_of(config)
+    chosen, missing = providers_for(wanted, providers, onnxruntime.get_available_providers())
+    for warning in (*unknown, *unknown_providers, *missing):
+        warn(warning)
+    outputs = [output.name for output in config.output]
+    session = load_session(path, chosen, threads=threads, strict=strict, tuning=tuning, outputs=outputs)
+    own = {name for name, _ in providers}
+    unbound = [name for name, _ in chosen if name not in own and name not in session.providers]
+    if unbound:
+        warn(f"ONNX Runtime could not load {', '.join(unbound)}, which config.pbtxt asks for; its own log says why")
+    session.signature = agreed(session.signature, config)
+    return session
+
+
+def check_weights(path: Path, external: Sequence[str], card: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    """Check the files that hold an ONNX file's weights against the card's `files`: their sha256 by name.
+
+    Raises:
+        LoadError: one is not the file the card describes.
+    """
+    files = card.get("files", {})
+    if not isinstance(files, Mapping):
+        raise LoadError("card.json has files that are no object of names and sha256")
+    for name in external:
+        if name not in files:
+            if "sha256" in card:
+                warn(f"the card has no sha256 of {name}, which holds weights of {path.name}")
+            continue
+        digest = sha256(path.parent / name)
+        if files[name] != digest:
+            raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {files[name]}")
+
+
+def warm(session: Session, batching: Batching, golden: Golden | None, samples: Sequence[Sample]) -> bool:
+    """Run every batch size and every sample of the configuration.
+
+    Returns:
+        False when nothing could be run, because the shape of a row is not known.
+
+    Raises:
+        LoadError: the network failed.
+    """
+    warmed = session.warm_up(batch_sizes(batching), golden, samples[0].row if samples else None)
+    for sample in samples:
+        sample.run(session)
+    return warmed
+
+
+def labels_of(
+    folder: Path,
+    card: Mapping[str, Any],
+    session: Session,
+    config: model_config_pb2.ModelConfig,
+    warn: Callable[[str], None],
+) -> Sequence[str] | None:
+    """Names of the classes: the card's, or the ONNX file's own, or those in a `label_filename` of the model's folder.
+
+    Raises:
+        LoadError: they cannot be read, or the artifact's own are not one for each class.
+    """
+    classes = session.signature.classes
+    files = {
+        output.name: label_file(folder, output.label_filename) for output in config.output if output.label_filename
+    }
+    labels = read_labels(card, session.metadata, classes)
+    if labels is not None or not files:
+        return labels
+    output, from_file = next(iter(files.items()))
+    if len(set(files.values())) > 1:
+        warn(f"config.pbtxt has several label files; only the one of the output '{output}' is used")
+    if classes not in (None, len(from_file)):
+        warn(f"the label file of the output '{output}' has {len(from_file)} labels for {classes} classes")
+    return from_file
 
 
 def batch_sizes(batching: Batching) -> list[int]:
@@ -160,22 +284,3 @@ def batch_sizes(batching: Batching) -> list[int]:
     most = min(batching.max_batch_size, MAX_WARM_SIZE)
     powers = {2**power for power in range(most.bit_length()) if 2**power < most}
     return sorted(powers | {most} | {size for size in batching.preferred_sizes if size <= most})
-
-
-def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:
-    """The session's run, with the predictions of every batch counted whatever its clients asked for."""
-    heads = session.signature.heads
-    if heads is None:
-        return session.run
-    watched = (heads.argmax, heads.confidence)
-    plans: dict[tuple[str, ...], tuple[str, ...]] = {}
-
-    def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
-        names = plans.get(wanted)
-        if names is None:
-            names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
-        outputs = session.run(inputs, names)
-        stats.predicted(outputs[names.index(heads.argmax)], outputs[-1])
-        return outputs[: len(wanted)]
-
-    return run

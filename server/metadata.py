@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
+from server.declared import complete
 from server.errors import PredictionError
 from server.loader import Served
+from server.model_config import BACKEND, MODEL_FILE, PLATFORM
 from server.repository import Repository
 from server.session import TensorSpec
 
@@ -16,6 +18,7 @@ EXTENSIONS = (
     "model_configuration",
     "model_repository",
     "model_repository(unload_dependents)",
+    "schedule_policy",
     "statistics",
     "trace",
 )
@@ -23,8 +26,6 @@ EXTENSIONS = (
 
 SHARED_MEMORY = "system_shared_memory"
 """And one that is answered where it is on."""
-
-PLATFORM = "onnxruntime_onnx"
 
 
 class Metadata:
@@ -95,9 +96,9 @@ def _config(served: Served) -> model_config_pb2.ModelConfig:
     config.CopyFrom(served.config)
     config.name = served.name
     config.platform = PLATFORM
-    config.backend = "onnxruntime"
+    config.backend = BACKEND
     config.max_batch_size = batching.max_batch_size if signature.batched else 0
-    config.default_model_filename = served.config.default_model_filename or "model.onnx"
+    config.default_model_filename = served.config.default_model_filename or MODEL_FILE
     config.model_transaction_policy.decoupled = False
     if not config.version_policy.WhichOneof("policy_choice"):
         config.version_policy.latest.num_versions = 1
@@ -105,19 +106,7 @@ def _config(served: Served) -> model_config_pb2.ModelConfig:
         config.dynamic_batching.max_queue_delay_microseconds = round(batching.max_queue_delay_s * 1e6)
         default = config.dynamic_batching.default_queue_policy
         default.max_queue_size = default.max_queue_size or batching.policies[0].max_rows
-    del config.input[:]
-    del config.output[:]
-    for spec in signature.inputs:
-        config.input.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec))
-    for spec in signature.outputs:
-        config.output.add(name=spec.name, data_type=_data_type(spec), dims=_dims(spec))
+    else:
+        config.ClearField("dynamic_batching")
+    complete(config, signature, served.session.device)
     return config
-
-
-def _data_type(spec: TensorSpec) -> int:
-    name = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return model_config_pb2.DataType.Value(f"TYPE_{name}")
-
-
-def _dims(spec: TensorSpec) -> list[int]:
-    return [-1 if size is None else size for size in spec.shape]

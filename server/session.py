@@ -2,7 +2,7 @@
 
 import ctypes
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from server.errors import LoadError, RunFailed, StartError
 from server.heads import Heads, add_heads
+from server.tuning import Tuning
 
 Array = np.ndarray[Any, Any]
 Provider = tuple[str, dict[str, str]]
@@ -45,13 +46,23 @@ class TensorSpec:
         name: its name in the graph.
         datatype: the protocol's name of its element type, such as FP32.
         dtype: the same for numpy.
-        shape: the shape of one row, or of the whole tensor without a batch axis; None is an axis of any size.
+        shape: the shape of one row, or of the whole tensor without a batch axis, as clients see it; None is an axis of
+            any size.
+        reshape: the same as the network sees it, where the model's configuration gives clients another.
+        ranked: whether the graph says how many axes there are.
     """
 
     name: str
     datatype: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    reshape: tuple[int | None, ...] | None = None
+    ranked: bool = True
+
+    @property
+    def graph_shape(self) -> tuple[int | None, ...]:
+        """`shape` as the network sees it."""
+        return self.shape if self.reshape is None else self.reshape
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,7 @@ class Signature:
     Attributes:
         inputs: in graph order.
         outputs: those clients may ask for, in graph order, appended heads last.
-        own_outputs: names of the outputs the file itself has.
+        own_outputs: names of the outputs that answer a request which names none: the file's own.
         batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
         heads: the names that read the last layer, when heads were appended.
     """
@@ -76,7 +87,7 @@ class Signature:
     def classes(self) -> int | None:
         """How many classes a network that ends at logits tells apart; None for others, and where the graph does not say."""
         logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
-        return logits.shape[0 if self.batched else 1] if logits else None
+        return logits.graph_shape[0 if self.batched else 1] if logits else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +154,36 @@ class Session:
     Args:
         session: ONNX Runtime's own session.
         signature: what the network takes and gives.
-        metadata: the file's metadata properties.
-        provider: the execution provider that is bound.
+        external: names of the files beside the ONNX file that hold its weights.
         device: where it runs, such as cpu or cuda:0.
+        run_options: options of every run.
+
+    Attributes:
+        metadata: the file's metadata properties.
+        providers: the execution providers that are bound, best first.
     """
 
     def __init__(
-        self, session: ort.InferenceSession, signature: Signature, metadata: dict[str, str], provider: str, device: str
+        self,
+        session: ort.InferenceSession,
+        signature: Signature,
+        external: tuple[str, ...],
+        device: str,
+        run_options: ort.RunOptions | None,
     ) -> None:
         self._session = session
         self.signature = signature
-        self.metadata = metadata
-        self.provider = provider
+        self.external = external
         self.device = device
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        self.providers: tuple[str, ...] = tuple(session.get_providers())
+        self._run_options = run_options
         self._names = [spec.name for spec in signature.inputs]
+
+    @property
+    def provider(self) -> str:
+        """The first execution provider that is bound."""
+        return self.providers[0]
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
         """Run the network once.
@@ -172,40 +199,38 @@ class Session:
             RunFailed: the network refused the batch.
         """
         try:
-            arrays: list[Array] = self._session.run(outputs, dict(zip(self._names, inputs, strict=True)))
+            arrays: list[Array] = self._session.run(
+                outputs, dict(zip(self._names, inputs, strict=True)), self._run_options
+            )
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise RunFailed(f"the network failed: {error}") from error
         return arrays
 
-    def warm_up(self, sizes: Sequence[int], golden: Golden | None) -> bool:
-        """Run every batch size once, so that no request pays for a first time.
+    def warm_up(self, sizes: Sequence[int], golden: Golden | None, sample: Sequence[Array] | None = None) -> bool:
+        """Run every batch size once, so that no request pays for a first time, and see that the batch axis is one.
 
         Args:
             sizes: numbers of rows.
-            golden: where real rows come from; zeros of the input's shape stand in when there are none.
+            golden: where real rows come from.
+            sample: where rows come from without it: for each input one row, [1, ...] when batched. Zeros of the
+                input's shape stand in when there is neither.
 
         Returns:
             False when the shape of a row is not known and so nothing could be run.
 
         Raises:
-            LoadError: the network failed on a size.
+            LoadError: the network failed on a size, or answered with something else than it says it gives.
         """
-        row = self._sample_row(golden)
+        row = self._sample_row(golden) if golden is not None or sample is None else sample
         if row is None:
             return False
-        outputs = [spec.name for spec in self.signature.outputs]
-        if self.signature.heads:
-            outputs.append(self.signature.heads.confidence)
         for size in sizes if self.signature.batched else (1,):
             inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
-            try:
-                self.run(inputs, outputs)
-            except RunFailed as error:
-                raise LoadError(f"warm-up with {size} rows failed: {error}") from error
+            self.rehearse(inputs, size)
         return True
 
     def probe(self, golden: Golden | None) -> None:
-        """Run one row, and compare it with what PyTorch computed if that is known.
+        """Run one row (or as many as the graph fixes), and compare it with what PyTorch computed if that is known.
 
         Raises:
             RunFailed: the device failed.
@@ -218,22 +243,59 @@ class Session:
             self.run(row, list(self.signature.own_outputs))
             return
         (got,) = self.run(row, [self._logits()])
-        _compare(got, golden.logits[:1], golden, 0, 1)
+        _compare(got, golden.logits[: len(row[0])], golden, 0, len(row[0]))
 
     def _logits(self) -> str:
         return self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
 
+    def rehearse(self, inputs: Sequence[Array], rows: int) -> None:
+        """Run once with everything that can be asked for, and check what comes out.
+
+        Raises:
+            LoadError: the network failed, or answered with something else than it says it gives.
+        """
+        heads = self.signature.heads
+        outputs = [spec.name for spec in self.signature.outputs]
+        try:
+            arrays = self.run(inputs, [*outputs, heads.confidence] if heads and heads.confidence else outputs)
+        except RunFailed as error:
+            raise LoadError(f"warm-up with {rows} rows failed: {error}") from error
+        for spec, array in zip(self.signature.outputs, arrays, strict=False):
+            self._check_answer(spec, array, rows)
+
+    def _check_answer(self, spec: TensorSpec, array: Array, rows: int) -> None:
+        if self.signature.batched and array.shape[:1] != (rows,):
+            raise LoadError(
+                f"output '{spec.name}' has shape {list(array.shape)} for a batch of {rows} rows, so its first axis is not the "
+                "batch; write `max_batch_size: 0` into config.pbtxt to serve each request alone"
+            )
+        expected = (rows, *spec.graph_shape) if self.signature.batched else spec.graph_shape
+        if len(array.shape) != len(expected) or any(
+            want not in (None, got) for want, got in zip(expected, array.shape, strict=True)
+        ):
+            raise LoadError(
+                f"output '{spec.name}' has shape {list(array.shape)} where the graph or config.pbtxt says "
+                f"{[-1 if size is None else size for size in expected]}; declare its dims in config.pbtxt, -1 for any size"
+            )
+
     def _sample_row(self, golden: Golden | None) -> list[Array] | None:
         if golden is not None:
-            return [golden.inputs[name][:1] for name in self._names]
+            return [golden.inputs[name][: self._golden_step] for name in self._names]
         lead = (1,) if self.signature.batched else ()
         row = []
         for spec in self.signature.inputs:
-            shape = [size for size in spec.shape if size is not None]
-            if len(shape) != len(spec.shape):
+            shape = [size for size in spec.graph_shape if size is not None]
+            if len(shape) != len(spec.graph_shape):
                 return None
             row.append(np.full((*lead, *shape), "" if spec.dtype.hasobject else 0, spec.dtype))
         return row
+
+    @property
+    def _golden_step(self) -> int:
+        """Rows of a golden sample that make the smallest run: as many as a fixed batch axis has, or one."""
+        leads = {spec.graph_shape[0] if spec.graph_shape else None for spec in self.signature.inputs}
+        lead = leads.pop() if len(leads) == 1 else None
+        return 1 if self.signature.batched or not lead else lead
 
     def check_golden(self, golden: Golden, max_batch_size: int) -> None:
         """Prove that this session answers as PyTorch did, one row at a time and in full batches.
@@ -242,8 +304,12 @@ class Session:
             LoadError: it does not, with the largest difference and the row it is in.
         """
         logits = self._logits()
-        rows = len(golden.logits)
-        for size in sorted({1, min(rows, max_batch_size)}):
+        rows, step = len(golden.logits), self._golden_step
+        if rows % step:
+            raise LoadError(
+                f"golden check failed: {rows} golden rows do not fill batches of {step}, which the graph fixes"
+            )
+        for size in sorted({step, min(rows, max_batch_size)}) if self.signature.batched else (step,):
             # One row at a time shows a broken batch axis as well as the first few rows do.
             for start in range(0, min(rows, 4) if size == 1 else rows, size):
                 part = slice(start, start + size)
@@ -269,7 +335,7 @@ def _compare(got: Array, expected: Array, golden: Golden, start: int, size: int)
         raise LoadError(
             f"golden check failed: the logits differ from PyTorch's by {difference[worst]:.3g} at row {start + row}, class "
             f"{rest[0] if rest else 0} (batch of {size}; served {got[worst]:.6g}, trained {expected[worst]:.6g}; "
-            f"allowed {golden.atol:g} + {golden.rtol:g} x |trained|); {int(wrong.any(axis=-1).sum())} rows of the batch differ"
+            f"allowed {golden.atol:g} + {golden.rtol:g} x |trained|); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
         )
 
 
@@ -306,58 +372,136 @@ def read_golden(path: Path, signature: Signature) -> Golden:
     return Golden(inputs, logits, float(rtol), float(atol))
 
 
-def load_session(path: Path, providers: Sequence[Provider], *, threads: int, strict: bool) -> Session:
+def load_session(
+    path: Path,
+    providers: Sequence[Provider],
+    *,
+    threads: int,
+    strict: bool,
+    tuning: Tuning | None = None,
+    outputs: Collection[str] = (),
+) -> Session:
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
     Args:
-        path: the ONNX file.
-        providers: from `choose_providers`.
+        path: the ONNX file; weights in files of their own are found beside it.
+        providers: from `choose_providers`, perhaps with others before them.
         threads: threads of one run on the CPU.
-        strict: refuse a session that is not bound to the first provider.
+        strict: refuse a session that is not bound to the GPU among the providers.
+        tuning: what the model's configuration asks for.
+        outputs: the file's outputs that are wanted, all when empty; what only the others need is not computed.
 
     Raises:
         LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
     """
+    tuning = tuning or Tuning()
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
         raise LoadError(f"{path.name} cannot be read: {error}") from error
+    _keep(model.graph, outputs)
     own_outputs = tuple(value.name for value in model.graph.output)
+    unranked = frozenset(
+        value.name
+        for value in (*model.graph.input, *model.graph.output)
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+    )
+    external = external_files(model, path)
     heads = add_heads(model)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # A spinning pool would take the core that the next requests are read on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = tuning.options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=list(providers))
-    except Exception as error:  # ONNX Runtime's exceptions share no public base class
-        raise LoadError(f"{path.name} cannot be run: {error}") from error
-    bound = session.get_providers()[0]
-    if strict and bound != providers[0][0]:
-        raise LoadError(f"{providers[0][0]} was demanded, but ONNX Runtime bound {bound}; its own log says why")
-    device = f"cuda:{providers[0][1]['device_id']}" if bound == CUDA else "cpu"
-    metadata = dict(session.get_modelmeta().custom_metadata_map)
-    return Session(session, _signature(session, own_outputs, heads), metadata, bound, device)
+    session = _open(path.name, model.SerializeToString(), options, providers, strict=strict)
+    bound = session.get_providers()
+    index = next((options["device_id"] for name, options in providers if name == CUDA), None)
+    if strict and index is not None and CUDA not in bound:
+        raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}; its own log says why")
+    device = f"cuda:{index}" if CUDA in bound else "cpu"
+    return Session(session, _signature(session, own_outputs, heads, unranked), external, device, tuning.run_options())
 
 
-def _signature(session: ort.InferenceSession, own_outputs: tuple[str, ...], heads: Heads | None) -> Signature:
+def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> None:
+    """Take the other outputs off the graph, unless a wanted one is not among them."""
+    if wanted and {value.name for value in graph.output}.issuperset(wanted):
+        kept = [value for value in graph.output if value.name in wanted]
+        del graph.output[:]
+        graph.output.extend(kept)
+
+
+def _open(
+    file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[Provider], *, strict: bool
+) -> ort.InferenceSession:
+    """A session on the first of these that can be had: all the providers, the devices' own, the CPU unless `strict`."""
+    own = [provider for provider in providers if provider[0] in (CPU, CUDA)]
+    attempts = [list(providers)]
+    if len(own) < len(providers):
+        attempts.append(own)
+    if not strict and own[0][0] != CPU:
+        attempts.append([(CPU, {})])
+    problem: Exception | None = None
+    for attempt in attempts:
+        try:
+            # ONNX Runtime's own fallback would silently go to the first GPU or the CPU, at any run.
+            return ort.InferenceSession(model, options, providers=attempt, enable_fallback=0)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
+            problem = error
+    raise LoadError(f"{file} cannot be run: {problem}") from problem
+
+
+def external_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    """Names of the files beside the ONNX file `path` that hold its weights.
+
+    Raises:
+        LoadError: one is missing, or is not in the same folder.
+    """
+    names = dict.fromkeys(
+        entry.value
+        for tensor in _tensors(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    )
+    for name in names:
+        inside = Path(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise LoadError(f"{path.name} has weights in '{name}'; they must be in the version's own folder")
+        if not (path.parent / inside).is_file():
+            raise LoadError(f"{path.name} has weights in '{name}', which is missing from the version's folder")
+    return tuple(names)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _signature(
+    session: ort.InferenceSession, own_outputs: tuple[str, ...], heads: Heads | None, unranked: frozenset[str]
+) -> Signature:
     outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
     nodes = [*session.get_inputs(), *outputs]
     batched = bool(session.get_inputs()) and all(node.shape and not isinstance(node.shape[0], int) for node in nodes)
     return Signature(
-        inputs=tuple(_spec(node, batched=batched) for node in session.get_inputs()),
-        outputs=tuple(_spec(node, batched=batched) for node in outputs),
+        inputs=tuple(_spec(node, unranked, batched=batched) for node in session.get_inputs()),
+        outputs=tuple(_spec(node, unranked, batched=batched) for node in outputs),
         own_outputs=own_outputs,
         batched=batched,
         heads=heads,
     )
 
 
-def _spec(node: Any, *, batched: bool) -> TensorSpec:
+def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
     if node.type not in _DTYPES:
-        raise LoadError(f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime")
+        raise LoadError(
+            f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
+            "truth values and strings: cast it in the graph"
+        )
     datatype, dtype = _DTYPES[node.type]
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
-    return TensorSpec(node.name, datatype, dtype, shape[1:] if batched else shape)
+    # Where ONNX Runtime has inferred the axes, it does not matter that the file does not say them.
+    ranked = bool(shape) or node.name not in unranked
+    return TensorSpec(node.name, datatype, dtype, shape[1:] if batched else shape, ranked=ranked)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from server.batcher import RowKind
+from server.declared import reshaped
 from server.errors import InvalidInput, Unsupported
 from server.session import Signature, TensorSpec
 
@@ -107,7 +108,7 @@ class Layouts:
                 self._check_rows(spec, shape[0], rows)
                 rows = shape[0]
             count = math.prod(shape)
-            shapes.append(row_shape)
+            shapes.append(row_shape if spec.reshape is None else reshaped(row_shape, spec.shape, spec.reshape))
             wires.append(wire)
             counts.append(count)
             nbytes.append(-1 if wire.hasobject else count * wire.itemsize)

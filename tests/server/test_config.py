@@ -1,4 +1,4 @@
-"""The server's settings: which source wins, what is refused and in which words; and a model's config.pbtxt."""
+"""The server's settings: which source wins, what is refused and in which words."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.config import ServerConfig, read_model_config
-from server.errors import ConfigError, LoadError
+from server.config import ServerConfig
+from server.errors import ConfigError
 
 
 def load(file: Path | None = None, environ: dict[str, str] | None = None, **flags: Any) -> ServerConfig:
@@ -200,53 +200,3 @@ def test_a_run_gets_half_the_cores_unless_told_otherwise(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert load(threads=threads).intra_op_threads == expected
-
-
-# config.pbtxt
-
-
-def pbtxt(folder: Path, content: str | bytes) -> Path:
-    path = folder / "config.pbtxt"
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def test_a_configuration_that_is_honoured_in_full_has_no_warnings(tmp_path: Path) -> None:
-    path = pbtxt(tmp_path, 'name: "m"\nplatform: "onnxruntime_onnx"\nmax_batch_size: 4\nversion_policy { all { } }\n')
-    config, warnings = read_model_config(path)
-    assert (config.name, config.max_batch_size, config.version_policy.WhichOneof("policy_choice")) == ("m", 4, "all")
-    assert warnings == []
-
-
-def test_an_empty_configuration_is_one(tmp_path: Path) -> None:
-    config, warnings = read_model_config(pbtxt(tmp_path, "# nothing\n"))
-    assert (config.ByteSize(), warnings) == (0, [])
-
-
-def test_what_is_not_honoured_is_a_warning_and_the_rest_stands(tmp_path: Path) -> None:
-    path = pbtxt(tmp_path, 'max_batch_size: 4\noptimization { cuda { graphs: true } }\nname: "m"\n')
-    config, (warning,) = read_model_config(path)
-    assert (config.max_batch_size, config.name) == (4, "m")
-    assert warning.startswith("config.pbtxt asks for what is not honoured: ")
-    assert "cuda" in warning
-
-
-@pytest.mark.parametrize("content", ["max_batch_size", "max_batch_size: x", "{", "instance_group { count: 2"])
-def test_what_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
-    with pytest.raises(LoadError, match=r"^config.pbtxt is not a model configuration: "):
-        read_model_config(pbtxt(tmp_path, content))
-
-
-def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    for path in (pbtxt(tmp_path, b"\xff"), tmp_path / "nowhere"):
-        with pytest.raises(LoadError, match="cannot be read: "):
-            read_model_config(path)
-
-
-def test_instance_groups_in_tritons_usual_spelling_are_read(tmp_path: Path) -> None:
-    text = 'max_batch_size: 8 # as [ before\ninstance_group [ { count: 1 kind: KIND_GPU } ]\nparameters [ { key: "a [ b" } ]'
-    (tmp_path / "config.pbtxt").write_text(text)
-    config, warnings = read_model_config(tmp_path / "config.pbtxt")
-    assert config.max_batch_size == 8
-    assert [group.count for group in config.instance_group] == [1]
-    assert [warning.rpartition(" ")[2] for warning in warnings] == ["parameters"]

@@ -58,7 +58,8 @@ def test_a_graph_whose_one_output_is_a_float_matrix_gets_heads(build: Callable[[
     [
         onnx_models.two_outputs,
         onnx_models.strings,
-        onnx_models.dense,
+        lambda: onnx_models.passed_through(["rows", "time", 5]),
+        lambda: onnx_models.passed_through(["rows", 0]),
         onnx_models.no_batch_axis,
         onnx_models.already_softmax,
         onnx_models.sequences,
@@ -68,7 +69,7 @@ def test_a_graph_whose_one_output_is_a_float_matrix_gets_heads(build: Callable[[
         lambda: onnx_models.linear(output="frostline_confidence"),
     ],
     ids=[
-        "two outputs", "strings", "a map", "a vector", "a softmax of its own", "a sequence", "whole numbers",
+        "two outputs", "strings", "a row for each moment", "no classes", "a vector", "a softmax of its own", "a sequence", "whole numbers",
         "brain floats", "an argmax of its own", "a name of ours",
     ],
 )  # fmt: skip
@@ -148,6 +149,40 @@ def test_the_graph_with_heads_is_still_valid_onnx() -> None:
         model = onnx_models.linear(opset=opset)
         add_heads(model)
         onnx.checker.check_model(model, full_check=True)
+
+
+@pytest.mark.parametrize("opset", [7, 11, 12, 13, 18, 21])
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE])
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 2)], ids=["series", "pictures", "volumes"])
+def test_a_map_of_logits_is_read_over_the_classes_at_each_place(
+    opset: int, element: int, shape: tuple[int, ...]
+) -> None:
+    model = onnx_models.passed_through(["rows", 3, *shape], element=element, opset=opset)
+    heads = add_heads(model)
+    assert heads == Heads("logits", confidence="")
+    onnx.checker.check_model(model, full_check=True)
+    x = np.random.default_rng(0).normal(size=(2, 3, *shape)).astype(onnx.helper.tensor_dtype_to_np_dtype(element))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    softmax, argmax = session.run(["softmax", "argmax"], {"input": x})
+    np.testing.assert_allclose(softmax, onnx_models.softmax_of(x), rtol=2e-3 if x.dtype == np.float16 else 1e-5)
+    np.testing.assert_array_equal(argmax, x.argmax(axis=1))
+    assert (softmax.dtype, argmax.shape) == (x.dtype, (2, *shape))
+
+
+def test_of_equal_logits_at_a_place_argmax_takes_the_lowest_index() -> None:
+    model = onnx_models.dense()
+    add_heads(model)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (argmax,) = session.run(["argmax"], {"input": np.ones((2, 2, 3, 3), np.float32)})
+    assert not argmax.any()
+
+
+def test_a_map_with_any_number_of_places_has_heads_too() -> None:
+    model = onnx_models.passed_through(["rows", 2, "height", "width"])
+    add_heads(model)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (argmax,) = session.run(["argmax"], {"input": onnx_models.rows(2, 2, 5, 4)})
+    assert argmax.shape == (2, 5, 4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +240,16 @@ HEADED = (spec("logits", "FP32", "f4", 3), spec("softmax", "FP32", "f4", 3), spe
             True,
         ),
         (onnx_models.strings, (spec("input", "BYTES", object, 2),), (spec("echo", "BYTES", object, 2),), True),
-        (onnx_models.dense, (spec("input", "FP32", "f4", 2, 3, 3),), (spec("logits", "FP32", "f4", 2, 3, 3),), True),
+        (
+            onnx_models.dense,
+            (spec("input", "FP32", "f4", 2, 3, 3),),
+            (
+                spec("logits", "FP32", "f4", 2, 3, 3),
+                spec("softmax", "FP32", "f4", 2, 3, 3),
+                spec("argmax", "INT64", "i8", 3, 3),
+            ),
+            True,
+        ),
         (
             onnx_models.already_softmax,
             (spec("input", "FP32", "f4", 4),),
@@ -261,7 +271,9 @@ def test_the_signature_is_that_of_the_graph_and_its_heads(
     assert signature.outputs == outputs
     assert signature.batched is batched
     assert signature.own_outputs == tuple(output.name for output in model.graph.output)
-    assert signature.heads == (Heads("logits") if "argmax" in [output.name for output in outputs] else None)
+    confidence = "" if build is onnx_models.dense else "frostline_confidence"
+    headed = "argmax" in [output.name for output in outputs]
+    assert signature.heads == (Heads("logits", confidence=confidence) if headed else None)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +309,14 @@ def test_every_element_type_has_its_protocol_name_and_passes_through(
 def test_a_type_the_protocol_does_not_know_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"'input' is a tensor\(bfloat16\), which this server cannot pass"):
         load(tmp_path, onnx_models.passed_through(["rows", 2, 2], element=TensorProto.BFLOAT16))
+
+
+def test_axes_onnx_runtime_can_infer_need_not_be_in_the_file(tmp_path: Path) -> None:
+    model = onnx_models.linear()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    (logits,) = load(tmp_path, model).signature.outputs
+    assert (logits.shape, logits.ranked) == ((3,), True)
+    assert [given.ranked for given in load(tmp_path, onnx_models.unranked()).signature.outputs] == [False]
 
 
 # Running
@@ -336,6 +356,7 @@ def test_what_the_network_refuses_is_a_failed_run(tmp_path: Path) -> None:
         onnx_models.fixed_batch,
         onnx_models.no_batch_axis,
         onnx_models.dense,
+        onnx_models.constant,
     ],
 )
 def test_without_samples_a_network_is_warmed_with_zeros(tmp_path: Path, build: Callable[[], onnx.ModelProto]) -> None:
@@ -358,7 +379,52 @@ def test_a_network_that_fails_on_a_batch_size_is_not_served(tmp_path: Path) -> N
         load(tmp_path).warm_up([4], golden(inputs={"input": pairs}))
 
 
+@pytest.mark.parametrize("sizes", [[2], [1, 4]])
+def test_an_output_whose_first_axis_is_not_the_batch_is_found_out(tmp_path: Path, sizes: list[int]) -> None:
+    session = load(tmp_path, onnx_models.places())
+    with pytest.raises(
+        LoadError, match=r"^output 'places' has shape \[.*, 2\] for a batch of \d rows, so its first axis is"
+    ):
+        session.warm_up(sizes, None)
+
+
+def test_what_comes_out_is_compared_with_what_is_said_to_come_out(tmp_path: Path) -> None:
+    session = load(tmp_path)
+    session.signature = replace(session.signature, outputs=(spec("logits", "FP32", "f4", 2),))
+    with pytest.raises(
+        LoadError, match=r"^output 'logits' has shape \[1, 3\] where the graph or config.pbtxt says \[1, 2\]"
+    ):
+        session.warm_up([1], None)
+
+
+def test_a_sample_stands_in_for_a_row_of_unknown_size(tmp_path: Path) -> None:
+    session = load(tmp_path, onnx_models.dynamic_inner())
+    assert session.warm_up([1, 4], None, [onnx_models.rows(1, 5, 4)])
+
+
 # The golden sample
+
+
+def test_a_network_of_a_fixed_batch_is_proved_in_such_batches(tmp_path: Path) -> None:
+    session = load(tmp_path, onnx_models.fixed_batch(4))
+    assert session.warm_up([1], golden(8))
+    session.check_golden(golden(8), 1)
+    logits = golden(8).logits.copy()
+    logits[6, 1] += 0.5
+    with pytest.raises(LoadError, match=r"by 0.5 at row 6, class 1 \(batch of 4; "):
+        session.check_golden(golden(8, logits=logits), 1)
+    with pytest.raises(LoadError, match="6 golden rows do not fill batches of 4, which the graph fixes"):
+        session.check_golden(golden(6), 1)
+
+
+def test_a_map_of_logits_is_proved_at_every_place(tmp_path: Path) -> None:
+    x = onnx_models.rows(4, 2, 3, 3)
+    session = load(tmp_path, onnx_models.dense())
+    session.check_golden(golden(inputs={"input": x}, logits=x), 8)
+    wrong = x.copy()
+    wrong[2, 1, 0, 2] += 1
+    with pytest.raises(LoadError, match=r"by 1 at row 2, class 1 .*; 1 rows of the batch differ"):
+        session.check_golden(golden(inputs={"input": x}, logits=wrong), 8)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 17])

@@ -135,6 +135,7 @@ def test_the_server_names_shared_memory_among_its_extensions_only_where_it_is_on
         "model_configuration",
         "model_repository",
         "model_repository(unload_dependents)",
+        "schedule_policy",
         "statistics",
         "trace",
     ]

@@ -161,6 +161,88 @@ def dense() -> onnx.ModelProto:
     return passed_through(["rows", 2, 3, 3])
 
 
+def tokens() -> onnx.ModelProto:
+    """Tokens `ids` INT64 [rows, time] to `mean` [rows, 3] of their vectors, and how many of them are not 0, `length` INT64 [rows]."""
+    return _model(
+        [
+            helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+            helper.make_node("ReduceMean", ["vectors", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Sign", ["ids"], ["kept"]),
+            helper.make_node("ReduceSum", ["kept", "axes"], ["length"], keepdims=0),
+        ],
+        inputs=[helper.make_tensor_value_info("ids", TensorProto.INT64, ["rows", "time"])],
+        outputs=[
+            _float("mean", ["rows", 3]),
+            helper.make_tensor_value_info("length", TensorProto.INT64, ["rows"]),
+        ],
+        constants={"table": WEIGHTS, "axes": np.array([1], np.int64)},
+    )
+
+
+def numbers() -> onnx.ModelProto:
+    """One number a row: `input` [rows] to `double` [rows]."""
+    return _model(
+        [helper.make_node("Add", ["input", "input"], ["double"])],
+        inputs=[_float("input", ["rows"])],
+        outputs=[_float("double", ["rows"])],
+    )
+
+
+def total() -> onnx.ModelProto:
+    """Any number of rows `input` [rows, 4] to the scalar `total` of all."""
+    return _model(
+        [helper.make_node("ReduceSum", ["input"], ["total"], keepdims=0)],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[_float("total", [])],
+    )
+
+
+def constant() -> onnx.ModelProto:
+    """No input, and always the same `table` [4, 3]."""
+    return _model(
+        [helper.make_node("Identity", ["weights"], ["table"])],
+        inputs=[],
+        outputs=[_float("table", [4, 3])],
+        constants={"weights": WEIGHTS},
+    )
+
+
+def places() -> onnx.ModelProto:
+    """Rows `input` [rows, 4] to `places` INT64 [found, 2]: where they are not zero, so the first axis is not the batch."""
+    return _model(
+        [
+            helper.make_node("NonZero", ["input"], ["columns"]),
+            helper.make_node("Transpose", ["columns"], ["places"]),
+        ],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[helper.make_tensor_value_info("places", TensorProto.INT64, ["found", 2])],
+    )
+
+
+def unranked() -> onnx.ModelProto:
+    """Input `input` [rows, 4] in a shape of the client's choosing, `shape`: the graph cannot say how many axes `output` has."""
+    return _model(
+        [helper.make_node("Reshape", ["input", "shape"], ["output"])],
+        inputs=[_float("input", ["rows", 4]), helper.make_tensor_value_info("shape", TensorProto.INT64, ["axes"])],
+        outputs=[helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
+    )
+
+
+def truths() -> onnx.ModelProto:
+    """Rows `input` UINT8 [rows, 2] to `set` BOOL [rows, 2] and `same` UINT8 [rows, 2]."""
+    return _model(
+        [
+            helper.make_node("Cast", ["input"], ["set"], to=TensorProto.BOOL),
+            helper.make_node("Identity", ["input"], ["same"]),
+        ],
+        inputs=[helper.make_tensor_value_info("input", TensorProto.UINT8, ["rows", 2])],
+        outputs=[
+            helper.make_tensor_value_info("set", TensorProto.BOOL, ["rows", 2]),
+            helper.make_tensor_value_info("same", TensorProto.UINT8, ["rows", 2]),
+        ],
+    )
+
+
 def already_softmax() -> onnx.ModelProto:
     """A network that ends at probabilities of its own, in an output named `softmax`."""
     return _model(
@@ -204,6 +286,22 @@ def sequences() -> onnx.ModelProto:
         [helper.make_node("SequenceConstruct", ["input"], ["parts"])],
         inputs=[_float("input", ["rows", 4])],
         outputs=[helper.make_value_info("parts", helper.make_sequence_type_proto(element))],
+    )
+
+
+def label_and_sequence() -> onnx.ModelProto:
+    """As classifiers of other libraries end: `label` INT64 [rows], and `parts`, a sequence no protocol has a word for."""
+    element = helper.make_tensor_type_proto(TensorProto.FLOAT, ["rows", 4])
+    return _model(
+        [
+            helper.make_node("ArgMax", ["input"], ["label"], axis=1, keepdims=0),
+            helper.make_node("SequenceConstruct", ["input"], ["parts"]),
+        ],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[
+            helper.make_tensor_value_info("label", TensorProto.INT64, ["rows"]),
+            helper.make_value_info("parts", helper.make_sequence_type_proto(element)),
+        ],
     )
 
 

@@ -1,0 +1,55 @@
+"""What the batcher runs: a session, with its predictions counted and its outputs in the shape clients see."""
+
+from typing import Any
+
+import numpy as np
+
+from server.batcher import Run
+from server.declared import reshaped
+from server.metrics import ModelStats
+from server.session import Session, Signature
+
+Array = np.ndarray[Any, Any]
+
+
+def answering(session: Session, stats: ModelStats) -> Run:
+    """The session's run as the batcher wants it, with predictions counted and outputs shaped as clients see them."""
+    return _shaped(_observed(session, stats), session.signature)
+
+
+def _shaped(run: Run, signature: Signature) -> Run:
+    """`run` with the outputs reshaped that the model's configuration reshapes."""
+    shapes = {spec.name: (spec.reshape, spec.shape) for spec in signature.outputs if spec.reshape is not None}
+    if not shapes:
+        return run
+    lead = 1 if signature.batched else 0
+
+    def reshape(name: str, array: Array) -> Array:
+        if name not in shapes:
+            return array
+        graph, seen = shapes[name]
+        return array.reshape(array.shape[:lead] + reshaped(array.shape[lead:], graph, seen))
+
+    def shaped(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
+        return [reshape(name, array) for name, array in zip(wanted, run(inputs, wanted), strict=True)]
+
+    return shaped
+
+
+def _observed(session: Session, stats: ModelStats) -> Run:
+    """The session's run, with the predictions of every batch counted whatever its clients asked for."""
+    heads = session.signature.heads
+    if heads is None or not heads.confidence:
+        return session.run
+    watched = (heads.argmax, heads.confidence)
+    plans: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
+        names = plans.get(wanted)
+        if names is None:
+            names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
+        outputs = session.run(inputs, names)
+        stats.predicted(outputs[names.index(heads.argmax)], outputs[-1])
+        return outputs[: len(wanted)]
+
+    return run
