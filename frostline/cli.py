@@ -159,6 +159,9 @@ def serve(
     ] = None,
     max_queue_size: Annotated[int | None, typer.Option(help="Most rows that may wait, for each model. [4096]")] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest message accepted. [64 MiB]")] = None,
+    compression: Annotated[
+        str | None, typer.Option(help="none, gzip or deflate: how answers are compressed. [none]")
+    ] = None,
     shared_memory: Annotated[
         str | None, typer.Option(help="auto, on or off: whether clients may name shared memory. [auto]")
     ] = None,

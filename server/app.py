@@ -21,12 +21,17 @@ from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
 from server.inference import Inference
 from server.loader import Loader, Served
+from server.metadata import Metadata
 from server.metrics import ModelStats, Unrouted
+from server.model_control import ModelControl
+from server.model_statistics import Statistics
+from server.protocol import InferenceService
 from server.repository import ModelVersion, Repository, Traffic
 from server.scrape import ScrapeServer
-from server.servicers import InferenceService
 from server.session import CPU, choose_providers, cuda_devices
+from server.settings import LogControl, TraceControl
 from server.shared_memory import Regions
+from server.shared_memory_control import SharedMemory
 from server.transport import SERVICES, Transport, local_only
 from server.watch import Watch
 
@@ -80,12 +85,19 @@ class Server:
         )
         unrouted = Unrouted()
         self._health = Health()
-        self.regions = Regions(
-            enabled=config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host)),
-            max_tensor_bytes=config.max_message_bytes,
-        )
+        shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
+        self.regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
         self._inference = Inference(self.repository, unrouted, config.max_message_bytes, self.regions)
-        service = InferenceService(self.repository, self.ready, release)
+        service = InferenceService(
+            (
+                Metadata(self.repository, self.ready, release, shared_memory=shared),
+                Statistics(self.repository),
+                ModelControl(self.repository),
+                LogControl(config.log_format, config.log_level),
+                TraceControl(self.repository),
+                SharedMemory(self.regions),
+            )
+        )
         self._transport = Transport(config, self._inference, service, self._health)
         registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
@@ -174,7 +186,9 @@ class Server:
         self._announce()
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
+        streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
         finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
+        finished = await streams and finished
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         await self._transport.stop(_CLOSE_S)

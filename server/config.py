@@ -37,6 +37,9 @@ class ServerConfig(BaseModel):
     )
     max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
     max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
+    compression: Literal["none", "gzip", "deflate"] = Field(
+        "none", description="how answers are compressed, for clients that take it; requests may always be"
+    )
     shared_memory: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether clients may name shared memory; auto: where only this machine's clients reach the port",
@@ -92,11 +95,13 @@ class ServerConfig(BaseModel):
             raise ConfigError("; ".join(_sentence(problem) for problem in error.errors())) from error
 
     @model_validator(mode="after")
-    def _tls_needs_both(self) -> Self:
+    def _goes_together(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
         if self.tls_cert and self.transport == "native":
             raise ValueError("the native transport has no TLS; use --transport grpcio or auto")
+        if self.compression != "none" and self.transport == "native":
+            raise ValueError("the native transport does not compress answers; use --transport grpcio or auto")
         return self
 
     @property

@@ -16,6 +16,7 @@ from server.shared_memory import Regions
 from server.wire import Headers
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT = "/frostline.v1.Predictor/Predict"
 
 
@@ -46,12 +47,13 @@ class Call:
 
 
 class Refused(Exception):
-    """A request that was not queued, and why; with the id it came with."""
+    """A request that was not queued, and why; with the id it came with and the model it named."""
 
-    def __init__(self, error: PredictionError, request_id: str = "") -> None:
+    def __init__(self, error: PredictionError, request_id: str = "", model: str = "") -> None:
         super().__init__(str(error))
         self.error = error
         self.request_id = request_id
+        self.model = model
 
 
 def encode(entry: Entry) -> bytes:
@@ -102,7 +104,7 @@ class Inference:
         Raises:
             Refused: the request cannot be answered.
         """
-        request_id = ""
+        request_id = model = ""
         served: Served | None = None
         try:
             if self._stopping:
@@ -117,13 +119,14 @@ class Inference:
                 seen = self._headers.find(payload)
                 if seen is not None:
                     header, request_id, elements = seen
-                    served = self._repository.get(header.model, header.version)
+                    model = header.model
+                    served = self._repository.get(model, header.version)
                     rows = served.codec.recognise(header, elements)
                 if served is None or rows is None:
                     infer = parse(inference_pb2.ModelInferRequest, payload)
-                    request_id = infer.id
+                    request_id, model = infer.id, infer.model_name
                     # Asked once for each request: where traffic is split, the next answer may be another version.
-                    served = served or self._repository.get(infer.model_name, infer.model_version)
+                    served = served or self._repository.get(model, infer.model_version)
                     rows = served.codec.decode_infer(infer, self._regions)
                     unseen = self._headers.remember(payload, infer) if rows.repeats else None
                     if unseen is not None:
@@ -137,7 +140,7 @@ class Inference:
                 call = Call(token, request_id, served, predict)
         except PredictionError as error:
             (self._unrouted if served is None else served.stats).failed(error)
-            raise Refused(error, request_id) from error
+            raise Refused(error, request_id, model) from error
         return Entry(
             rows.kind,
             rows.rows,
@@ -175,11 +178,11 @@ class Inference:
                 again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
                 if again.call.served is call.served:  # closing, and nothing took its place yet
                     call.served.stats.failed(error)
-                    raise Refused(error, call.request_id) from error
+                    raise Refused(error, call.request_id, call.served.name) from error
                 entry.readdress(again)
             except PredictionError as error:
                 call.served.stats.failed(error)
-                raise Refused(error, call.request_id) from error
+                raise Refused(error, call.request_id, call.served.name) from error
             else:
                 return batcher
 

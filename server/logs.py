@@ -2,8 +2,12 @@
 
 import logging
 import sys
+from collections.abc import Collection
 
 import structlog
+
+LEVELS = ("debug", "info", "warning", "error")
+"""The levels of a line, least severe first."""
 
 # Without local variables: they hold what clients sent.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -16,10 +20,23 @@ def configure(style: str, level: str) -> None:
         style: console or json.
         level: debug, info, warning or error.
     """
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+    show(style, LEVELS[LEVELS.index(level) :])
+
+
+def show(style: str, levels: Collection[str]) -> None:
+    """Log lines of these levels only, from now on.
+
+    Args:
+        style: console or json.
+        levels: any of `LEVELS`.
+    """
+    # Those that are not shown cost least when the logger itself drops them; the rest a processor must.
+    least = next((level for level in LEVELS if level in levels), "critical")
+    threshold = logging.getLevelNamesMapping()[least.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        _only(levels),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if style == "json":
@@ -37,3 +54,12 @@ def configure(style: str, level: str) -> None:
     )
     # Libraries, grpc among them, log through the standard library.
     logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), force=True)
+
+
+def _only(levels: Collection[str]) -> structlog.typing.Processor:
+    def drop(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        if event["level"] in LEVELS and event["level"] not in levels:
+            raise structlog.DropEvent
+        return event
+
+    return drop

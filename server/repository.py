@@ -61,7 +61,9 @@ class ModelVersion:
     @property
     def ready(self) -> bool:
         """Whether it can be relied on: it is READY, and its device answers as it should."""
-        return self.state == "READY" and self.served is not None and not self.served.fault
+        # It may be released meanwhile, so it is looked at once.
+        served = self.served
+        return self.state == "READY" and served is not None and not served.fault
 
 
 @dataclass(frozen=True, slots=True)

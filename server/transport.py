@@ -17,7 +17,9 @@ from server.config import ServerConfig
 from server.errors import StartError
 from server.health import Health
 from server.inference import Inference
-from server.servicers import InferenceDoor, InferenceService
+from server.protocol import InferenceService
+from server.stream import StreamDoor
+from server.unary import InferenceDoor
 
 if TYPE_CHECKING:
     from server.native import NativeDoor
@@ -27,8 +29,16 @@ SERVICES = (
     predictor_pb2.DESCRIPTOR.services_by_name["Predictor"].full_name,
 )
 
+_COMPRESSIONS = {
+    "none": grpc.Compression.NoCompression,
+    "gzip": grpc.Compression.Gzip,
+    "deflate": grpc.Compression.Deflate,
+}
 
-def choose_transport(asked: str, host: str, *, tls: bool, native: bool = True) -> tuple[str, str]:
+
+def choose_transport(
+    asked: str, host: str, *, tls: bool, compression: bool = False, native: bool = True
+) -> tuple[str, str]:
     """Which door owns the port, and why.
 
     The native door buffers a whole message before a limit of ours can refuse it, so by itself it is chosen only where
@@ -38,6 +48,7 @@ def choose_transport(asked: str, host: str, *, tls: bool, native: bool = True) -
         asked: auto, native or grpcio.
         host: the address to listen on.
         tls: whether TLS is on.
+        compression: whether answers are to be compressed.
         native: whether the native door's library is installed; not every platform has it.
 
     Returns:
@@ -50,8 +61,8 @@ def choose_transport(asked: str, host: str, *, tls: bool, native: bool = True) -
         raise StartError("the native transport needs pygrpc-native, which is not installed; use --transport grpcio")
     if asked != "auto":
         return asked, "asked for"
-    if tls:
-        return "grpcio", "TLS is on, which only grpcio has"
+    if tls or compression:
+        return "grpcio", "TLS is on, which only grpcio has" if tls else "answers are compressed, which only grpcio does"
     if not native:
         return "grpcio", "pygrpc-native is not installed"
     if host.startswith("unix:"):
@@ -90,9 +101,14 @@ class Transport:
         self._inference = inference
         self._service = service
         self._health = health
+        self._streams = StreamDoor(inference)
         native = find_spec("pygrpc_native") is not None
         self.name, self.reason = choose_transport(
-            config.transport, config.host, tls=bool(config.tls_cert), native=native
+            config.transport,
+            config.host,
+            tls=bool(config.tls_cert),
+            compression=config.compression != "none",
+            native=native,
         )
         self._native: NativeDoor | None = None
         self._folder: str | None = None
@@ -131,6 +147,14 @@ class Transport:
             self._native = native
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
+    async def drain(self, timeout_s: float) -> bool:
+        """End open streams of inference requests once what they accepted is answered.
+
+        Returns:
+            Whether all of them ended within `timeout_s` seconds.
+        """
+        return await self._streams.drain(timeout_s)
+
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._native is not None:
@@ -142,15 +166,17 @@ class Transport:
     def _build(self) -> grpc.aio.Server:
         limit = self._config.max_message_bytes
         server = grpc.aio.server(
+            compression=_COMPRESSIONS[self._config.compression],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
                 # Two servers on one port would each get half the clients without a word.
                 ("grpc.so_reuseport", 0),
-            ]
+            ],
         )
         self._service.register(server)
         InferenceDoor(self._inference).register(server)
+        self._streams.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
         return server

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,3 +35,25 @@ def node_packages(tool: Callable[[str], str]) -> Path:
         command = [tool("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", str(clients)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
     return packages
+
+
+@pytest.fixture(scope="session")
+def kserve_python() -> Path:
+    """A Python with the KServe SDK, installed on first use and kept beside its clients.
+
+    Not this one: the SDK holds python-dateutil, psutil and cloudevents to releases older than those the project is tested
+    with.
+    """
+    if sys.version_info >= (3, 14):
+        pytest.skip("the KServe SDK has no release for this Python")
+    clients = Path(__file__).parent / "clients"
+    folder = clients / ".kserve"
+    python = folder / "bin" / "python"
+    wanted = (clients / "kserve.txt").read_text()
+    installed = folder / "installed.txt"
+    if not installed.exists() or installed.read_text() != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, timeout=100)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(clients / "kserve.txt")]
+        subprocess.run(command, check=True, capture_output=True, timeout=280)
+        installed.write_text(wanted)
+    return python

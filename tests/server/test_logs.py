@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime
 
+import process_logging
 import pytest
 import structlog
 
@@ -15,14 +16,8 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def untouched_logging() -> Iterator[None]:
-    """Puts the process's logging back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    with process_logging.untouched():
+        yield
 
 
 def test_a_json_line_is_one_object_with_event_level_time_and_fields(capsys: Capture) -> None:
@@ -132,3 +127,22 @@ def test_logged_exceptions_do_not_hold_what_clients_sent(capsys: pytest.CaptureF
     assert "secret pixels' " not in logged.replace('fail("secret pixels")', "")
     assert '"payload"' not in logged
     assert "│" not in logged
+
+
+def test_any_set_of_levels_can_be_shown(capsys: Capture) -> None:
+    logs.show("json", ("debug", "error"))
+    logger = structlog.get_logger()
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(logger, level)(level)
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == [
+        "debug",
+        "error",
+        "critical",
+    ]
+
+
+def test_with_no_level_shown_only_the_critical_is(capsys: Capture) -> None:
+    logs.show("console", ())
+    structlog.get_logger().error("hidden")
+    logging.getLogger("library").error("hidden")
+    assert capsys.readouterr().err == ""

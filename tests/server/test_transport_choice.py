@@ -33,6 +33,11 @@ def test_the_door_follows_from_who_can_reach_the_port(asked: str, host: str, tls
     assert reason.startswith(why)
 
 
+def test_compressed_answers_need_the_door_that_compresses() -> None:
+    chosen = choose_transport("auto", "127.0.0.1", tls=False, compression=True)
+    assert chosen == ("grpcio", "answers are compressed, which only grpcio does")
+
+
 def test_without_the_native_library_every_host_gets_the_other_door() -> None:
     assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
         "grpcio",
