@@ -35,6 +35,10 @@ class Model:
         inputs: The inputs; empty unless the version is ready.
         outputs: The outputs; empty unless the version is ready.
         max_batch_size: The most rows in one request; 0 when unknown.
+        version_labels: The labels under which it answers, such as `stable`.
+        share: The part of the requests naming no version that it answers, 0 to 1.
+        shadow_of: The version of whose traffic it gets a copy; empty when it gets none.
+        rollout_problem: Why the model's versions do not share its traffic as its rollout says; empty when they do.
     """
 
     name: str
@@ -44,6 +48,10 @@ class Model:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     max_batch_size: int = 0
+    version_labels: tuple[str, ...] = ()
+    share: float = 0.0
+    shadow_of: str = ""
+    rollout_problem: str = ""
 
     @property
     def ready(self) -> bool:
@@ -63,6 +71,19 @@ def unready(entry: pb.RepositoryIndexResponse.ModelIndex) -> Model:
     return Model(entry.name, entry.version, entry.state, entry.reason)
 
 
+def answering(version: str, config: pb.ModelConfigResponse) -> str:
+    """Which version answered a question about a model.
+
+    Args:
+        version: The version asked for: a number, a label, empty or `latest`.
+        config: The answer.
+
+    Returns:
+        The version's number; as asked for, where the server does not say.
+    """
+    return config.config.parameters["frostline.version"].string_value or version
+
+
 def described(version: str, metadata: pb.ModelMetadataResponse, config: pb.ModelConfigResponse) -> Model:
     """Reads the description of a ready version.
 
@@ -74,6 +95,10 @@ def described(version: str, metadata: pb.ModelMetadataResponse, config: pb.Model
     Returns:
         The model version.
     """
+
+    def parameter(name: str) -> str:
+        return str(config.config.parameters[f"frostline.{name}"].string_value)
+
     return Model(
         name=metadata.name,
         version=version if version.isdecimal() else max(metadata.versions, key=int, default=""),
@@ -81,4 +106,8 @@ def described(version: str, metadata: pb.ModelMetadataResponse, config: pb.Model
         inputs=tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in metadata.inputs),
         outputs=tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in metadata.outputs),
         max_batch_size=config.config.max_batch_size,
+        version_labels=tuple(parameter("version_labels").split()),
+        share=float(parameter("share") or 0),
+        shadow_of=parameter("shadow_of"),
+        rollout_problem=parameter("rollout_problem"),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from frostline import show
+from frostline import rollouts, show
 
 if TYPE_CHECKING:
     from frostline.client import Client
@@ -222,7 +222,9 @@ def predict(
     ],
     *,
     server: Server = "localhost:8001",
-    model_version: Annotated[str, typer.Option(help="The version; the highest ready one if not given.")] = "",
+    model_version: Annotated[
+        str, typer.Option(help="The version: a number or a label; if not given, the one that answers such requests.")
+    ] = "",
     top: Annotated[
         int, typer.Option(min=1, max=2**32 - 1, help="Show this many of each row's most probable classes.")
     ] = 1,
@@ -274,6 +276,16 @@ def list_models(
 
 
 app.command(name="show", epilog=_examples("frostline show digits", "frostline show digits --open"))(show.command)
+
+app.command(
+    epilog=_examples(
+        "frostline promote digits 3",
+        "frostline promote digits 4 --shadow",
+        "frostline promote digits 4 --canary 5",
+        "frostline promote digits",
+    )
+)(rollouts.promote)
+app.command(epilog=_examples("frostline rollback digits"))(rollouts.rollback)
 
 
 @app.command(epilog=_examples("frostline demo", "frostline demo --models /tmp/models"))

@@ -51,8 +51,10 @@ def predict(request: PredictRequest, timeout_s: float | None) -> Conversation[Pr
 def describe(name: str, version: str, timeout_s: float | None) -> Conversation[Model]:
     """Asks for one ready version's inputs and outputs; see `Client.model`."""
     try:
-        metadata = yield Call("ModelMetadata", pb.ModelMetadataRequest(name=name, version=version), timeout_s)
         config = yield Call("ModelConfig", pb.ModelConfigRequest(name=name, version=version), timeout_s)
+        # Where versions share the traffic, the next question might be answered by another one.
+        version = catalog.answering(version, config)
+        metadata = yield Call("ModelMetadata", pb.ModelMetadataRequest(name=name, version=version), timeout_s)
     except ModelNotFound as error:
         raise ModelNotFound(f"{error}; {(yield from _what_is_there())}") from error.__cause__
     return catalog.described(version, metadata, config)

@@ -65,13 +65,30 @@ def write_models(models: Sequence[Model], form: str, out: TextIO) -> None:
                 "state": m.state,
                 "reason": m.reason,
                 "inputs": list(map(str, m.inputs)),
+                "version_labels": list(m.version_labels),
+                "share": m.share,
+                "shadow_of": m.shadow_of,
+                "rollout_problem": m.rollout_problem,
             }
             for m in models
         ]
         out.write(json.dumps(documents) + "\n")
         return
-    lines = [[m.name, m.version, m.state, m.reason or "; ".join(map(str, m.inputs))] for m in models]
-    write_table(["name", "version", "state", "input, or the reason"], lines, out, numbers=("version",))
+    rollout = any(m.version_labels or m.shadow_of for m in models)
+    lines = [
+        [m.name, m.version, m.state, *[_part(m)] * rollout, m.reason or "; ".join(map(str, m.inputs))] for m in models
+    ]
+    header = ["name", "version", "state", *["traffic"] * rollout, "input, or the reason"]
+    write_table(header, lines, out, numbers=("version",))
+    problems = dict.fromkeys((m.name, m.rollout_problem) for m in models if m.rollout_problem)
+    out.writelines(f"{name}: {problem}\n" for name, problem in problems)
+
+
+def _part(model: Model) -> str:
+    """A version's part in a rollout."""
+    share = f"{100 * model.share:.4g} %" if model.share else ""
+    shadow = f"shadow of {model.shadow_of}" if model.shadow_of else ""
+    return ", ".join(filter(None, [share, *model.version_labels, shadow]))
 
 
 def write_table(

@@ -8,13 +8,14 @@ from server.batcher import Run
 from server.declared import reshaped
 from server.metrics import ModelStats
 from server.session import Session, Signature
+from server.shadow import Tap
 
 Array = np.ndarray[Any, Any]
 
 
-def answering(session: Session, stats: ModelStats) -> Run:
+def answering(session: Session, stats: ModelStats, tap: Tap) -> Run:
     """The session's run as the batcher wants it, with predictions counted and outputs shaped as clients see them."""
-    return _shaped(_observed(session, stats), session.signature)
+    return _shaped(_observed(session, stats, tap), session.signature)
 
 
 def _shaped(run: Run, signature: Signature) -> Run:
@@ -36,20 +37,30 @@ def _shaped(run: Run, signature: Signature) -> Run:
     return shaped
 
 
-def _observed(session: Session, stats: ModelStats) -> Run:
-    """The session's run, with the predictions of every batch counted whatever its clients asked for."""
+def _observed(session: Session, stats: ModelStats, tap: Tap) -> Run:
+    """The session's run, with the predictions of every batch counted, and shown to a shadow, whatever its clients asked for."""
     heads = session.signature.heads
     if heads is None or not heads.confidence:
         return session.run
     watched = (heads.argmax, heads.confidence)
     plans: dict[tuple[str, ...], tuple[str, ...]] = {}
+    shadow_plans: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
-        names = plans.get(wanted)
-        if names is None:
-            names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
+        shadow = tap.shadow
+        if shadow is None:
+            names = plans.get(wanted)
+            if names is None:
+                names = plans[wanted] = tuple(dict.fromkeys((*wanted, *watched)))
+        else:
+            names = shadow_plans.get(wanted)
+            if names is None:
+                names = shadow_plans[wanted] = tuple(dict.fromkeys((*wanted, heads.logits, *watched)))
         outputs = session.run(inputs, names)
-        stats.predicted(outputs[names.index(heads.argmax)], outputs[-1])
+        argmax = outputs[names.index(heads.argmax)]
+        stats.predicted(argmax, outputs[-1])
+        if shadow is not None:
+            shadow.offer(inputs, outputs[names.index(heads.logits)], argmax)
         return outputs[: len(wanted)]
 
     return run

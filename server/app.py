@@ -17,7 +17,7 @@ from server.batcher import Batching, QueuePolicy
 from server.canary import Canary
 from server.config import ServerConfig
 from server.errors import PredictionError, StartError
-from server.exposition import ModelView, ServerView, register
+from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
 from server.inference import Inference
 from server.loader import Loader, Served
@@ -26,7 +26,7 @@ from server.metrics import ModelStats, Unrouted
 from server.model_control import ModelControl
 from server.model_statistics import Statistics
 from server.protocol import InferenceService
-from server.repository import ModelVersion, Repository
+from server.repository import ModelVersion, Repository, Traffic
 from server.scrape import ScrapeServer
 from server.session import CPU, choose_providers, cuda_devices
 from server.settings import LogControl, TraceControl
@@ -81,6 +81,7 @@ class Server:
             explicit=config.model_control == "explicit",
             on_change=self._on_change,
             on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
+            on_rollout=_log_rollout,
         )
         unrouted = Unrouted()
         self._health = Health()
@@ -103,7 +104,7 @@ class Server:
             registry.register(collector)
         register(
             registry,
-            ServerView(release, self._transport.name, self.ready, self._views, self.fell_back, unrouted),
+            ServerView(release, self._transport.name, self.ready, self._views, self.fell_back, unrouted, self._shadows),
         )
         metrics_host = "127.0.0.1" if config.host.startswith("unix:") else config.host
         self._scrape = ScrapeServer(registry, metrics_host, config.metrics_port, self.unready)
@@ -288,6 +289,16 @@ class Server:
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),
             )
+
+    def _shadows(self) -> Iterable[ShadowView]:
+        return [ShadowView(*shadow) for shadow in self.repository.shadows()]
+
+
+def _log_rollout(model: str, traffic: Traffic) -> None:
+    shares = {str(number): round(100 * share, 3) for number, share in traffic.routes.shares().items()}
+    _log.info("rollout", model=model, percent=shares, labels=dict(traffic.routes.labels), shadow=traffic.routes.shadow)
+    for problem in traffic.problems:
+        _log.warning("rollout", model=model, warning=problem)
 
 
 def run(config: ServerConfig) -> int:

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.host import CpuClock, host_families
 from server.metrics import ModelStats, Unrouted
+from server.shadow import Counts
 
 STATES = ("LOADING", "READY", "UNLOADING", "FAILED")
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -32,6 +33,16 @@ class ModelView:
     stats: ModelStats
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowView:
+    """One shadow as the collector sees it."""
+
+    model: str
+    version: str
+    live_version: str
+    counts: Counts
+
+
 @dataclass(slots=True)
 class ServerView:
     """The server as the collector sees it; whoever wires the server fills it in.
@@ -42,6 +53,7 @@ class ServerView:
         ready: whether the server is ready, asked at every scrape.
         models: every version, asked at every scrape.
         device_fallback: whether a GPU was wanted and the CPU is used.
+        shadows: every version that gets a copy of another one's traffic, asked at every scrape.
     """
 
     version: str
@@ -50,6 +62,7 @@ class ServerView:
     models: Callable[[], Iterable[ModelView]]
     device_fallback: Callable[[], bool]
     unrouted: Unrouted = field(default_factory=Unrouted)
+    shadows: Callable[[], Iterable[ShadowView]] = tuple
 
 
 class Collector:
@@ -64,6 +77,7 @@ class Collector:
         models = list(self._server.models())
         yield from self._server_families()
         yield from _model_families(models, self._server.unrouted.codes())
+        yield from _shadow_families(self._server.shadows())
         yield from _triton_families(models)
         yield from host_families(self._cpu)
 
@@ -163,6 +177,32 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         *histograms.values(),
         confidence,
     )
+
+
+def _shadow_families(shadows: Iterable[ShadowView]) -> Iterator[Metric]:
+    labels = [*_ID, "live_version"]
+    counters = {
+        "rows": CounterMetricFamily(
+            "frostline_shadow_rows", "Rows answered by the live version that its shadow answered too.", labels=labels
+        ),
+        "disagreements": CounterMetricFamily(
+            "frostline_shadow_disagreements", "Of those, rows with another argmax.", labels=labels
+        ),
+        "dropped": CounterMetricFamily(
+            "frostline_shadow_dropped_rows", "Rows the shadow had no time for.", labels=labels
+        ),
+        "failed": CounterMetricFamily("frostline_shadow_failed_rows", "Rows the shadow failed on.", labels=labels),
+    }
+    difference = HistogramMetricFamily(
+        "frostline_shadow_logit_difference", "A row's largest absolute difference of a logit.", labels=labels
+    )
+    for shadow in shadows:
+        identity = [shadow.model, shadow.version, shadow.live_version]
+        for name, family in counters.items():
+            family.add_metric(identity, getattr(shadow.counts, name))
+        histogram = shadow.counts.difference
+        difference.add_metric(identity, histogram.buckets(), histogram.total)
+    yield from (*counters.values(), difference)
 
 
 def _triton_families(models: list[ModelView]) -> Iterator[Metric]:

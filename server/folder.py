@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from frostline.pb import model_config_pb2
-from server.errors import LoadError
+from server import rollout as rollouts
+from server.errors import ConfigError, LoadError
 from server.model_config import read_model_config
 from server.plan import Fingerprint
+from server.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Model:
         versions: the fingerprint of every version by number; it covers the model's own files too.
         warnings: what in its configuration is not honoured.
         problem: why nothing of it can be served, or "".
+        rollout: how its versions share its traffic; the last one that could be followed, or None.
+        rollout_problem: why its rollout.json cannot be followed, or "".
     """
 
     name: str
@@ -36,6 +40,8 @@ class Model:
     versions: Mapping[int, Fingerprint]
     warnings: tuple[str, ...] = ()
     problem: str = ""
+    rollout: Rollout | None = None
+    rollout_problem: str = ""
 
 
 def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: str = "") -> dict[str, Model]:
@@ -70,9 +76,11 @@ def _read(folder: Path, before: Model | None) -> Model | None:
             if is_version(path.name) and path.is_dir()
         }
     except OSError as error:
-        return Model(folder.name, folder, (), config, {}, (), f"the folder cannot be read: {error.strerror}")
+        rollout = before.rollout if before else None
+        return Model(folder.name, folder, (), config, {}, (), f"the folder cannot be read: {error.strerror}", rollout)
+    rollout, rollout_problem = _rollout(folder, before)
     if before is not None and before.fingerprint == own and before.versions.keys() == versions.keys():
-        return replace(before, versions=versions)
+        return replace(before, versions=versions, rollout=rollout, rollout_problem=rollout_problem)
     warnings: list[str] = []
     problem = ""
     if (folder / "config.pbtxt").is_file():
@@ -87,10 +95,20 @@ def _read(folder: Path, before: Model | None) -> Model | None:
         warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
     if not (versions or problem or absent):
         return None
-    return Model(folder.name, folder, own, config, versions, tuple(warnings), problem)
+    return Model(folder.name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem)
 
 
-NOT_CONTENT = frozenset(("rollout.json",))
+def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
+    """The rollout to follow, and why that is not what stands in the file, or ""."""
+    try:
+        return rollouts.read(folder), ""
+    except ConfigError as error:
+        last = before.rollout if before else None
+        instead = "the one before stays in force" if last else "the newest version answers"
+        return last, f"{error}; {instead}"
+
+
+NOT_CONTENT = frozenset((rollouts.FILE,))
 """Files of a model's folder that say which version answers, and not what a version is."""
 
 

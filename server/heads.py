@@ -41,12 +41,19 @@ class Heads:
     confidence: str = CONFIDENCE
 
 
-def add_heads(model: onnx.ModelProto) -> Heads | None:
-    """Append the heads to `model`, in place, if its one output is a float tensor [N, C] or [N, C, ...].
+def add_heads(model: onnx.ModelProto) -> tuple[Heads | None, bytes]:
+    """The heads of a network whose one output is a float tensor [N, C] or [N, C, ...].
 
     Returns:
-        The outputs' names, or None when the graph is to be served as it is.
+        The outputs' names, and what to append to the serialised network to add them: protobuf merges messages that follow
+        each other. None and nothing when the graph is to be served as it is.
     """
+    addition = onnx.ModelProto()
+    heads = _add_heads(model, addition.graph)
+    return heads, addition.SerializeToString() if heads else b""
+
+
+def _add_heads(model: onnx.ModelProto, added: onnx.GraphProto) -> Heads | None:
     graph = model.graph
     if len(graph.output) != 1 or _task(model) != SINGLE_LABEL:
         return None
@@ -65,11 +72,11 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     # Which of equal maxima ArgMax picks is part of its definition only from opset 12 on.
     first_index: dict[str, Any] = {"select_last_index": 0} if opset >= 12 else {}
-    graph.node.extend(_softmax(logits.name, len(shape), opset))
-    graph.node.append(
+    added.node.extend(_softmax(logits.name, len(shape), opset))
+    added.node.append(
         helper.make_node("ArgMax", [logits.name], [ARGMAX], name=f"{ARGMAX}_head", axis=1, keepdims=0, **first_index)
     )
-    graph.output.extend(
+    added.output.extend(
         [
             helper.make_tensor_value_info(SOFTMAX, tensor.elem_type, shape),
             helper.make_tensor_value_info(ARGMAX, TensorProto.INT64, [shape[0], *shape[2:]]),
@@ -82,11 +89,11 @@ def add_heads(model: onnx.ModelProto) -> Heads | None:
     inputs = [SOFTMAX]
     if opset >= 18:
         inputs.append(f"{CONFIDENCE}_axes")
-        graph.initializer.append(helper.make_tensor(inputs[1], TensorProto.INT64, [1], [1]))
-    graph.node.append(
+        added.initializer.append(helper.make_tensor(inputs[1], TensorProto.INT64, [1], [1]))
+    added.node.append(
         helper.make_node("ReduceMax", inputs, [CONFIDENCE], name=f"{CONFIDENCE}_head", keepdims=0, **axes)
     )
-    graph.output.append(helper.make_tensor_value_info(CONFIDENCE, tensor.elem_type, shape[:1]))
+    added.output.append(helper.make_tensor_value_info(CONFIDENCE, tensor.elem_type, shape[:1]))
     return Heads(logits.name)
 
 

@@ -125,7 +125,8 @@ class Inference:
                 if served is None or rows is None:
                     infer = parse(inference_pb2.ModelInferRequest, payload)
                     request_id, model = infer.id, infer.model_name
-                    served = self._repository.get(model, infer.model_version)
+                    # Asked once for each request: where traffic is split, the next answer may be another version.
+                    served = served or self._repository.get(model, infer.model_version)
                     rows = served.codec.decode_infer(infer, self._regions)
                     unseen = self._headers.remember(payload, infer) if rows.repeats else None
                     if unseen is not None:

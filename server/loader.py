@@ -19,6 +19,7 @@ from server.metrics import ModelStats
 from server.model_config import MODEL_FILE, label_file
 from server.scheduling import model_batching, placements
 from server.session import CPU, Golden, Provider, Session, load_session, read_golden
+from server.shadow import Tap
 from server.tuning import tuning_of
 from server.warmup import Sample, samples_of
 
@@ -43,6 +44,7 @@ class Served:
         sha256: of its ONNX file.
         labels: names of its classes.
         fell_back: whether an instance that should be on a GPU is on the CPU.
+        tap: where a shadow of it is attached.
         fault: why its device does not answer as it should, or "".
     """
 
@@ -58,6 +60,7 @@ class Served:
     sha256: str
     labels: Sequence[str] | None
     fell_back: bool
+    tap: Tap
     fault: str = ""
 
     @property
@@ -137,9 +140,9 @@ class Loader:
             if golden is not None:
                 instance.check_golden(golden, batching.max_batch_size)
         labels = labels_of(folder.parent, card, session, config, warn)
-        stats = ModelStats(labels)
+        stats, tap = ModelStats(labels), Tap()
         batcher = Batcher(
-            [answering(instance, stats) for instance in sessions],
+            [answering(instance, stats, tap) for instance in sessions],
             stats,
             batching,
             batched=signature.batched,
@@ -151,7 +154,7 @@ class Loader:
         )
         batcher.start()
         return Served(
-            name, version, config, stats, sessions, codec, batcher, batching, golden, digest, labels, fell_back
+            name, version, config, stats, sessions, codec, batcher, batching, golden, digest, labels, fell_back, tap
         )
 
 

@@ -8,7 +8,7 @@ from server.declared import complete
 from server.errors import PredictionError
 from server.loader import Served
 from server.model_config import BACKEND, MODEL_FILE, PLATFORM
-from server.repository import Repository
+from server.repository import Repository, Traffic
 from server.session import TensorSpec
 
 EXTENSIONS = (
@@ -79,8 +79,12 @@ class Metadata:
         )
 
     def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        """The configuration a model is served with, defaults filled in."""
-        return pb.ModelConfigResponse(config=_config(self._repository.get(request.name, request.version)))
+        """The configuration a model is served with, defaults filled in, and the version's part in the model's traffic."""
+        served = self._repository.get(request.name, request.version)
+        config = _config(served)
+        for name, value in _part(served.version, self._repository.traffic(served.name)).items():
+            config.parameters[f"frostline.{name}"].string_value = value
+        return pb.ModelConfigResponse(config=config)
 
 
 def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.TensorMetadata:
@@ -110,3 +114,16 @@ def _config(served: Served) -> model_config_pb2.ModelConfig:
         config.ClearField("dynamic_batching")
     complete(config, signature, served.session.device)
     return config
+
+
+def _part(version: str, traffic: Traffic) -> dict[str, str]:
+    """What a client is told of a version's part in its model's traffic."""
+    number, ways = int(version), traffic.routes
+    labels = [label for label, labelled in ways.labels.items() if labelled == number]
+    return {
+        "version": version,
+        "version_labels": " ".join(labels),
+        "share": f"{ways.shares().get(number, 0.0):.6g}",
+        "shadow_of": str(ways.default) if ways.shadow == number else "",
+        "rollout_problem": "; ".join(traffic.problems),
+    }

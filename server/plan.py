@@ -1,6 +1,6 @@
 """Which versions to load and which to let go, decided from what is on disk and what is loaded, and from nothing else."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from frostline.pb import model_config_pb2
@@ -17,11 +17,14 @@ class OnDisk:
         policy: which of its versions are to be served.
         versions: the fingerprint of every version, by number.
         named: numbers to be served whatever the policy says.
+        stable: the one of them that answers what names no version; it is loaded first, and if it cannot be served, the next
+            older one that can be takes its place.
     """
 
     policy: model_config_pb2.ModelVersionPolicy
     versions: Mapping[int, Fingerprint]
     named: Set[int] = frozenset()
+    stable: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,9 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     failed = {number for number, version in known.items() if _failed(version, versions.get(number))}
     wanted = choose(on_disk, failed)
     load = tuple(number for number in wanted if _differs(known.get(number), versions[number]))
+    # Before the stable version is there, a newer one would answer in its place.
+    first = _stand_in(on_disk.stable, wanted)
+    load = tuple(sorted(load, key=lambda number: number != first))
     if load:
         return Plan(load, withdrawn, forget)
     spare = {number for number, version in known.items() if version.ready and number not in wanted}
@@ -89,7 +95,13 @@ def choose(on_disk: OnDisk, failed: Set[int]) -> tuple[int, ...]:
         chosen = [number for number in usable if number in policy.specific.versions]
     else:
         chosen = usable[: max(1, policy.latest.num_versions)]
-    return tuple(number for number in usable if number in chosen or number in on_disk.named)
+    named = {*on_disk.named, _stand_in(on_disk.stable, usable)}
+    return tuple(number for number in usable if number in chosen or number in named)
+
+
+def _stand_in(stable: int | None, usable: Sequence[int]) -> int | None:
+    """The newest version that is not newer than the stable one."""
+    return None if stable is None else max((number for number in usable if number <= stable), default=None)
 
 
 def _failed(version: Known, files: Fingerprint | None) -> bool:

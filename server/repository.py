@@ -8,6 +8,7 @@ that one bad publication never takes a model away.
 """
 
 import ctypes
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,9 @@ from server.errors import InvalidInput, LoadError, LoadFailed, ModelControlOff, 
 from server.folder import Model, is_version, scan
 from server.loader import Loader, Served
 from server.plan import Fingerprint, Known, OnDisk, Plan, plan
+from server.rollout import STABLE, Routes, wanted
+from server.routing import Shadows, Split, Table, build
+from server.shadow import Counts
 
 SETTLE_S = 1.0
 """How long the files of a version that does not say what it must be have to stay as they are before it is loaded."""
@@ -62,6 +66,19 @@ class ModelVersion:
         return self.state == "READY" and served is not None and not served.fault
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """A model's versions as they share its traffic.
+
+    Attributes:
+        routes: which one answers what.
+        problems: why something is not as the rollout says, one sentence each.
+    """
+
+    routes: Routes
+    problems: tuple[str, ...] = ()
+
+
 class Repository:
     """Every version the server knows.
 
@@ -74,7 +91,9 @@ class Repository:
         explicit: whether models are served only when asked for, by `load_model`.
         on_change: told of each version whose state has changed, before anything further is done.
         on_warning: told of a model's name and of what in its configuration is not honoured.
+        on_rollout: told of a model's name and of how its versions share its traffic, when that has changed.
         clock: seconds that only grow.
+        draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.
     """
 
     def __init__(
@@ -85,22 +104,28 @@ class Repository:
         explicit: bool = False,
         on_change: Callable[[ModelVersion], None],
         on_warning: Callable[[str, str], None],
+        on_rollout: Callable[[str, Traffic], None] = lambda _name, _traffic: None,
         clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._root = root
         self._loader = loader
         self._chosen: dict[str, model_config_pb2.ModelConfig | None] | None = {} if explicit else None
         self._on_change = on_change
         self._on_warning = on_warning
+        self._on_rollout = on_rollout
         self._clock = clock
+        self._draw = draw
         self._working = threading.RLock()
         self._models: dict[str, Model] = {}
         # Files that were first seen, and when; None before the first look, when nobody is believed to be writing.
         self._seen: dict[tuple[str, int], tuple[Fingerprint, float]] | None = None
         # Replaced whole, level by level, so that readers need no lock.
         self._versions: dict[str, dict[int, ModelVersion]] = {}
-        # What a request's (name, version) means.
-        self._ready: dict[tuple[str, str], Served] = {}
+        self._ready: Table = {}
+        self._traffic: dict[str, Traffic] = {}
+        self._told: dict[str, Traffic] = {}
+        self._shadows = Shadows()
         self._closing = False
         self.answered_before = 0
         """Requests answered by versions that are UNLOADED."""
@@ -123,10 +148,14 @@ class Repository:
                 # What is served stays: a file system that is away for a moment must not take every model with it.
                 self._on_warning("", f"the models folder cannot be read: {error}")
                 return True
+            # A change of who answers does not wait for what is to be loaded.
+            self._publish()
             for name in sorted({*self._models, *self._versions}):
                 self._warn(self._models.get(name), before.get(name))
                 while self._step(name):
                     pass
+            self._publish()
+            self._tell()
             if self._seen is None:
                 self._seen = {}
             present = {(name, number) for name, model in self._models.items() for number in model.versions}
@@ -173,6 +202,8 @@ class Repository:
                 version.refused, version.reason = None, ""
             while self._step(name):
                 pass
+            self._publish()
+            self._tell()
             refused = {version.version: version.reason for version in self.versions(name) if version.reason}
             if refused:
                 ready = ", ".join(self.ready_versions(name)) or "none"
@@ -228,7 +259,9 @@ class Repository:
                 versions[number] = files if override is None else (*files, _identity(override))
             elif number in known:
                 versions[number] = known[number].fingerprint
-        return OnDisk(config.version_policy, versions)
+        rollout = model.rollout
+        stable = rollout.labels.get(STABLE) if rollout else None
+        return OnDisk(config.version_policy, versions, wanted(rollout), stable)
 
     def _problem(self, model: Model, known: dict[int, ModelVersion]) -> bool:
         """Show why a model's folder cannot be followed; what is served of it stays."""
@@ -315,13 +348,40 @@ class Repository:
             del self._versions[name]
 
     def _publish(self) -> None:
-        ready: dict[tuple[str, str], Served] = {}
-        for version in self.versions():
-            if version.state == "READY" and version.served is not None:
-                ready[version.name, version.version] = version.served
-                # Versions come in ascending order, so the last one written is the highest.
-                ready[version.name, ""] = ready[version.name, "latest"] = version.served
-        self._ready = ready
+        """Let requests go where versions' states and models' rollouts say, all at once."""
+        served = {
+            name: {
+                number: version.served
+                for number, version in versions.items()
+                if version.state == "READY" and version.served is not None
+            }
+            for name, versions in self._versions.items()
+        }
+        models = {name: self._models.get(name) for name in served}
+        self._ready, ways = build(
+            (name, model.rollout if model else None, served[name]) for name, model in models.items()
+        )
+        self._shadows.follow(
+            {
+                name: (served[name][found.default], served[name][found.shadow])
+                for name, found in ways.items()
+                if found.default is not None and found.shadow is not None
+            }
+        )
+        traffic = {}
+        for name, model in models.items():
+            problems = (model.rollout_problem if model else "", *ways[name].problems, self._shadows.problem(name))
+            traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
+        self._traffic = traffic
+
+    def _tell(self) -> None:
+        """Tell of every model with a rollout whose traffic is shared otherwise than it was."""
+        before, self._told = self._told, self._traffic
+        for name, traffic in self._traffic.items():
+            model = self._models.get(name)
+            was = before.get(name)
+            if traffic != was and (traffic.problems or (model and model.rollout) or (was and was.routes.labels)):
+                self._on_rollout(name, traffic)
 
     def _warn(self, model: Model | None, before: Model | None) -> None:
         for warning in model.warnings if model else ():
@@ -335,23 +395,30 @@ class Repository:
 
         Args:
             name: the model.
-            version: a number in decimal; "" or "latest" for the highest that is READY.
+            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest that
+                is READY.
 
         Raises:
             ModelNotFound: there is none.
             ModelNotReady: it exists and is not READY.
-            InvalidInput: the version is no number.
+            InvalidInput: the version is neither a number nor a label.
         """
-        found = self._ready.get((name, version))
+        ready = self._ready
+        found: Served | None = ready.get((name, version))
         if found is None:
-            raise self._explain(name, version)
+            split: Split | None = ready.get((name,)) if version in ("", "latest") else None
+            if split is None:
+                raise self._explain(name, version)
+            return split.choose(self._draw())
         return found
 
     def _explain(self, name: str, version: str) -> Exception:
         versions = self._versions.get(name)
         if versions is None:
             return ModelNotFound(f"Request for unknown model: '{name}' is not found")
-        if version in ("", "latest"):
+        model = self._models.get(name)
+        labels = sorted(model.rollout.labels) if model and model.rollout else []
+        if version in ("", "latest", *labels):
             coming = [entry for entry in list(versions.values()) if entry.state != "FAILED"]
             if coming:
                 return ModelNotReady(
@@ -364,7 +431,7 @@ class Repository:
         if not is_version(version):
             return InvalidInput(
                 f"failed to get model version from specified version string '{version}' for model '{name}', version should be an "
-                "integer > 0"
+                f"integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
             )
         entry = next((entry for entry in versions.values() if entry.version == version), None)
         if entry is None:
@@ -382,6 +449,14 @@ class Repository:
     def ready_versions(self, name: str) -> list[str]:
         """Numbers of a model's versions that can be relied on, ascending."""
         return [version.version for version in self.versions(name) if version.ready]
+
+    def traffic(self, name: str) -> Traffic:
+        """How a model's versions share its traffic."""
+        return self._traffic.get(name, Traffic(Routes(None)))
+
+    def shadows(self) -> list[tuple[str, str, str, Counts]]:
+        """For each shadow the model, its version, the live version, and what it has seen."""
+        return self._shadows.counts()
 
     def unloaded(self) -> list[str]:
         """Names of models in the folder of which nothing is served or was tried; only with explicit control."""

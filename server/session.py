@@ -396,10 +396,12 @@ def load_session(
     """
     tuning = tuning or Tuning()
     try:
-        model = onnx.load(path, load_external_data=False)
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
         raise LoadError(f"{path.name} cannot be read: {error}") from error
-    _keep(model.graph, outputs)
+    if _keep(model.graph, outputs):
+        content = model.SerializeToString()
     own_outputs = tuple(value.name for value in model.graph.output)
     unranked = frozenset(
         value.name
@@ -407,10 +409,11 @@ def load_session(
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
     )
     external = external_files(model, path)
-    heads = add_heads(model)
+    # Not serialised as a whole again: for a large network that would hold the interpreter lock for a second.
+    heads, addition = add_heads(model)
     options = tuning.options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    session = _open(path.name, model.SerializeToString(), options, providers, strict=strict)
+    session = _open(path.name, content + addition, options, providers, strict=strict)
     bound = session.get_providers()
     index = next((options["device_id"] for name, options in providers if name == CUDA), None)
     if strict and index is not None and CUDA not in bound:
@@ -419,12 +422,14 @@ def load_session(
     return Session(session, _signature(session, own_outputs, heads, unranked), external, device, tuning.run_options())
 
 
-def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> None:
-    """Take the other outputs off the graph, unless a wanted one is not among them."""
-    if wanted and {value.name for value in graph.output}.issuperset(wanted):
-        kept = [value for value in graph.output if value.name in wanted]
-        del graph.output[:]
-        graph.output.extend(kept)
+def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
+    """Take the other outputs off the graph, unless a wanted one is not among them; tells whether any was."""
+    kept = [value for value in graph.output if value.name in wanted]
+    if len({value.name for value in kept}) < len(set(wanted)) or len(kept) in (0, len(graph.output)):
+        return False
+    del graph.output[:]
+    graph.output.extend(kept)
+    return True
 
 
 def _open(

@@ -23,7 +23,7 @@ from server.config import ServerConfig
 from training.config import RECIPES, Mlp, Recipe
 from training.errors import TrainingError
 
-COMMANDS = ("train", "show", "serve", "predict", "models", "demo")
+COMMANDS = ("train", "show", "serve", "predict", "models", "promote", "rollback", "demo")
 ROWS = [[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]]
 
 
@@ -292,6 +292,7 @@ def test_flags_reach_the_server_and_its_exit_code_comes_back(
         ("HELP('predict')", ("torch", "onnxruntime", "server", "training", "grpc", "numpy", "rich")),
         ("HELP('serve')", ("torch", "onnxruntime", "server", "training", "grpc", "numpy", "rich")),
         ("import frostline.cli, server.app", ("torch", "training", "sklearn", "matplotlib")),
+        ("HELP('promote')", ("torch", "onnxruntime", "server", "training", "grpc", "numpy", "rich")),
         ("HELP('train')", ("torch", "onnxruntime", "server", "training")),
     ],
 )

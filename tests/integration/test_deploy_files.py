@@ -449,7 +449,9 @@ def test_prometheus_can_parse_every_query(dashboard: Path, tool: Callable[[str],
 
 def test_the_guide_lists_every_setting_with_its_default() -> None:
     settings = {
-        name: "required" if info.is_required() else f"`{info.default}`".replace("`None`", "none")
+        name: "required"
+        if info.is_required()
+        else f"`{info.default}`".replace("`None`", "none").replace("``", "none").replace("`False`", "`false`")
         for name, info in ServerConfig.model_fields.items()
     }
     assert documented("Settings") == settings

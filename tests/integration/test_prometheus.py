@@ -127,10 +127,12 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The real server with one small model, on ports of its choosing."""
+    """The real server with one small model and a shadow of it, on ports of its choosing."""
     folder = tmp_path_factory.mktemp("server")
     log = folder / "log"
-    write_model(folder / "models" / "flowers" / "1")
+    for version in ("1", "2"):
+        write_model(folder / "models" / "flowers" / version)
+    (folder / "models" / "flowers" / "rollout.json").write_text('{"labels": {"stable": 1}, "shadow": 2}')
     command = f"-m frostline serve --models {folder}/models --port 0 --metrics-port 0 --device cpu --log-format json"
     with running([sys.executable, *command.split()], log) as process:
 
@@ -186,7 +188,10 @@ def prometheus(
 
         def scraped() -> bool:
             server.traffic()
-            return bool(api.values('sum_over_time(up{job="frostline"}[1m]) >= 4'))
+            return bool(
+                api.values('sum_over_time(up{job="frostline"}[1m]) >= 4')
+                and api.values("frostline_shadow_rows_total > 0")
+            )
 
         eventually("Prometheus listens", listening)
         eventually("Prometheus has scraped the server", scraped)
@@ -223,7 +228,7 @@ def test_every_variable_of_the_dashboard_has_values(prometheus: Prometheus) -> N
         found[name] = prometheus.ask(f"label/{query[2]}/values", **{"match[]": filled(query[1])})
     assert found["job"] == ["frostline"]
     assert found["model"] == ["flowers"]
-    assert found["version"] == ["1"]
+    assert found["version"] == ["1", "2"]
     assert len(found["instance"]) == 1
 
 
@@ -236,7 +241,7 @@ def test_the_dashboard_shows_a_healthy_server_as_one(prometheus: Prometheus) -> 
     assert 0 < p99_s < 10
     assert shown == {
         "Ready": [1],
-        "Versions ready": [1],
+        "Versions ready": [2],
         "Versions failed": [0],
         "Server errors": [0],
         "Fell back to the CPU": [0],

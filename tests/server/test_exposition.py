@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from puppet import make_entry
 
 from server.errors import InvalidInput, ModelNotFound, QueueFull
-from server.exposition import REASONS, STATES, ModelView, ServerView, register
-from server.metrics import ModelStats
+from server.exposition import REASONS, STATES, ModelView, ServerView, ShadowView, register
+from server.metrics import Histogram, ModelStats
+from server.shadow import DIFFERENCE, Counts
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -22,6 +23,8 @@ OWN = {
     "frostline_batch_rows", "frostline_rows", "frostline_queue_rows", "frostline_model_state",
     "frostline_model_failure_info", "frostline_model_info", "frostline_model_load_seconds", "frostline_predictions",
     "frostline_prediction_confidence", "frostline_ready", "frostline_build_info", "frostline_device_fallback",
+    "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
+    "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
     "frostline_model_healthy",
 }  # fmt: skip
 TRITON = {
@@ -266,6 +269,29 @@ def test_readiness_and_models_are_asked_at_every_scrape() -> None:
     assert (value(first, "frostline_ready"), value(second, "frostline_ready")) == (1, 0)
     assert value(first, "frostline_device_fallback") == 1
     assert value(first, "frostline_build_info", version="1.2.3", transport="native") == 1
+
+
+def test_a_shadow_shows_how_often_and_by_how_much_it_differs() -> None:
+    difference = Histogram(DIFFERENCE)
+    for seen in (0.0, 0.002, 3.0, 400.0):
+        difference.observe(seen)
+    server = server_of(view())
+    server.shadows = lambda: [ShadowView("digits", "4", "3", Counts(4, 1, 7, 2, difference))]
+    samples = samples_of(server)
+    of = {"model": "digits", "version": "4", "live_version": "3"}
+    assert value(samples, "frostline_shadow_rows_total", **of) == 4
+    assert value(samples, "frostline_shadow_disagreements_total", **of) == 1
+    assert value(samples, "frostline_shadow_dropped_rows_total", **of) == 7
+    assert value(samples, "frostline_shadow_failed_rows_total", **of) == 2
+    assert value(samples, "frostline_shadow_logit_difference_count", **of) == 4
+    assert value(samples, "frostline_shadow_logit_difference_sum", **of) == pytest.approx(403.002)
+    assert value(samples, "frostline_shadow_logit_difference_bucket", **of, le="0.0025") == 2
+    assert value(samples, "frostline_shadow_logit_difference_bucket", **of, le="100") == 3
+
+
+def test_without_a_shadow_there_are_no_numbers_of_one() -> None:
+    samples = samples_of(server_of(view()))
+    assert [name for name, _ in samples if name.startswith("frostline_shadow")] == []
 
 
 def test_two_servers_in_one_process_have_registries_of_their_own() -> None:

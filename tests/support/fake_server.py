@@ -29,7 +29,9 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         requests: The Predict requests seen, attempts of one call counted each.
         headers: The metadata of those.
         silent: When set, Predict answers nothing until its caller has gone.
+        asked_metadata: The ModelMetadata requests seen.
         mute: When set, questions about models fail.
+        parameters: Those of the model's configuration.
         unloaded: The name of a model that the index still has, and nothing else.
         asked: Set when Predict has been called.
         gone: Set when a caller of the silent Predict has gone.
@@ -46,6 +48,8 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         self.silent = False
         self.mute = False
         self.unloaded = ""
+        self.parameters: dict[str, str] = {}
+        self.asked_metadata: list[pb.ModelMetadataRequest] = []
         self.ready = True
         self.asked = threading.Event()
         self.gone = threading.Event()
@@ -101,6 +105,7 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ModelMetadataResponse:
         self._refuse_questions(context)
+        self.asked_metadata.append(request)
         if request.name != MODEL:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
         metadata = pb.ModelMetadataResponse(name=MODEL, versions=["2"], platform="onnxruntime_onnx")
@@ -114,7 +119,10 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
             context.abort(grpc.StatusCode.INTERNAL, "no questions")
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
-        return pb.ModelConfigResponse(config=ModelConfig(name=MODEL, max_batch_size=LIMIT))
+        config = ModelConfig(name=MODEL, max_batch_size=LIMIT)
+        for name, value in self.parameters.items():
+            config.parameters[name].string_value = value
+        return pb.ModelConfigResponse(config=config)
 
     def ServerReady(self, request: Any, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self.ready)
