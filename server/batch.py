@@ -37,7 +37,7 @@ class Entry:
     Attributes:
         kind: what each row is like.
         rows: how many rows the request has.
-        data: for each input, the rows' elements: bytes as they came, or an array of objects for strings.
+        data: for each input, the rows' elements: bytes as they came, or a view of them, or an array of objects for strings.
         wanted: names of the outputs to compute.
         deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
         reply: takes the finished entries of one batch that share this reply; called once per entry.
@@ -75,7 +75,7 @@ class Entry:
         self,
         kind: RowKind,
         rows: int,
-        data: Sequence[bytes | Array],
+        data: Sequence[bytes | memoryview | Array],
         wanted: tuple[str, ...],
         deadline_s: float | None,
         reply: "Reply",
@@ -139,6 +139,9 @@ class Assembler:
                 array = np.concatenate([entry.data[index] for entry in batch]).reshape(full)
             elif same:
                 data = batch[0].data[index] if alone else self._join([entry.data[index] for entry in batch], index)  # type: ignore[misc]  # and all else bytes
+                if alone and type(data) is memoryview:
+                    # Into a message at any place, and networks want their numbers at even ones.
+                    data = bytes(data)
                 array = np.ndarray(full, wire, data)
                 if wire is not cast:
                     array = array.astype(cast, copy=False)
@@ -154,7 +157,7 @@ class Assembler:
             inputs.append(array)
         return inputs
 
-    def _join(self, parts: list[bytes], index: int) -> bytes | memoryview:
+    def _join(self, parts: list[bytes | memoryview], index: int) -> bytes | memoryview:
         # Rows are of equal size, requests need not be; the bound errs on the side of a plain join.
         if len(parts) * len(parts[0]) < self._reused_bytes:
             return b"".join(parts)

@@ -42,7 +42,7 @@ class Rows(NamedTuple):
 
     kind: RowKind
     rows: int
-    data: Sequence[bytes | Array]
+    data: Sequence[bytes | memoryview | Array]
     wanted: tuple[str, ...]
     priority: int = 0
     timeout_s: float | None = None
@@ -154,7 +154,7 @@ class Codec:
             self._recognised.clear()
         self._recognised[header] = rows._replace(data=())
 
-    def recognise(self, header: Header, elements: bytes) -> Rows | None:
+    def recognise(self, header: Header, elements: bytes | memoryview) -> Rows | None:
         """What `decode_infer` would find in a request with a header that was remembered; None if it was not."""
         rows = self._recognised.get(header)
         if rows is None:

@@ -19,6 +19,8 @@ _FIELDS = frozenset(number << 3 | 2 for number in range(1, 8))
 
 _MAX_HEADERS = 4096
 _MAX_HEADER_BYTES = 512
+_VIEWED_BYTES = 1 << 16
+"""From this size on a message's elements are looked at where they are: a copy would cost more than the view."""
 _MAX_CUTS = 4
 """Requests of one length that are cut in different ways: rare, and each is tried in turn."""
 
@@ -50,13 +52,15 @@ class Headers:
         self._known: dict[int, tuple[tuple[Cut, dict[bytes, Header]], ...]] = {}
         self._count = 0
 
-    def find(self, payload: bytes) -> tuple[Header, str, bytes] | None:
+    def find(self, payload: bytes) -> tuple[Header, str, bytes | memoryview] | None:
         """The header, id and elements of a message, or None: it must then be parsed."""
         for (id_from, id_to, start), headers in self._known.get(len(payload), ()):
             header = headers.get(payload[:id_from] + payload[id_to:start])
             if header is not None:
                 try:
-                    return header, payload[id_from:id_to].decode(), payload[start:]
+                    large = len(payload) >= _VIEWED_BYTES
+                    elements = memoryview(payload)[start:] if large else payload[start:]
+                    return header, payload[id_from:id_to].decode(), elements
                 except UnicodeDecodeError:
                     return None
         return None

@@ -661,6 +661,19 @@ def test_a_thread_that_is_woken_just_as_it_stops_waiting_goes_to_work() -> None:
     assert device.wake.held  # type: ignore[attr-defined]  # as above
 
 
+def test_views_of_messages_are_joined_as_bytes_are_and_one_alone_is_put_at_an_even_place() -> None:
+    def viewed(value: float) -> Entry:
+        entry = make_entry(np.full((1, 4), value, np.float32), reply=lambda _: None)
+        entry.data = [memoryview(b"odd" + entry.data[0])[3:]]  # type: ignore[arg-type]  # bytes, as it is made
+        return entry
+
+    assembler = Assembler(batched=True)
+    for batch in ([viewed(1)], [viewed(1), viewed(2), viewed(3)]):
+        (array,) = assembler.assemble(batch, len(batch))
+        assert array.tolist() == [[value] * 4 for value in range(1, len(batch) + 1)]
+        assert array.flags.aligned
+
+
 # Devices that are lent
 
 

@@ -50,6 +50,19 @@ def test_a_request_with_other_elements_and_another_id_of_the_same_length_is_reco
     assert (request_id, elements) == (other.id, ROW[::-1])
 
 
+def test_large_elements_are_a_view_of_the_message_and_not_a_copy() -> None:
+    raw = bytes(range(256)) * 512
+    request = request_of(raw, id="7")
+    payload, headers = request.SerializeToString(), Headers()
+    headers.remember(payload, request)
+    found = headers.find(payload)
+    assert found is not None
+    elements = found[2]
+    assert isinstance(elements, memoryview)
+    assert elements == raw
+    assert elements.obj is payload
+
+
 def test_the_same_header_is_the_same_object_each_time() -> None:
     request = request_of(id="1")
     payload, headers = request.SerializeToString(), Headers()
