@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench bench-training recipes fmt constraints
+.PHONY: help setup demo serve test lint proto bench growth overload profile bench-training recipes fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,8 +42,17 @@ fmt: setup  ## format the code and apply safe fixes
 proto: setup  ## regenerate frostline/pb from proto/
 	$(BIN)/python proto/generate.py
 
-bench: setup  ## measure requests per second on this machine (needs h2load, Debian package nghttp2-client)
+bench: setup  ## measure the server against its goals and floors (needs h2load, Debian package nghttp2-client)
 	$(BIN)/python -m bench $(ARGS)
+
+growth: setup  ## measure a request's cost against its rows and bytes, the models loaded and the connections
+	$(BIN)/python -m bench.growth $(ARGS)
+
+overload: setup  ## measure what the server does with twice the load it can carry
+	$(BIN)/python -m bench.overload $(ARGS)
+
+profile: setup  ## show where a request's microseconds go in the server
+	$(BIN)/python -m bench.profile $(ARGS)
 
 bench-training: setup  ## measure what the training loop costs over one written by hand
 	$(BIN)/python -m bench.training $(ARGS)

@@ -32,11 +32,13 @@ class Served:
         address: Its gRPC address, host:port.
         metrics: The URL of its HTTP port.
         ready: All fields of its "ready" event.
+        pid: Its process, for whoever measures what it costs.
     """
 
     address: str
     metrics: str
     ready: Event
+    pid: int
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def serve(
                 ready = _until_ready(events, on_event)
                 if ready is None:
                     raise ServerFailed(f"the server ended with code {_code(process)} before it was ready")
-                yield Served(ready["address"], ready["metrics"], ready)
+                yield Served(ready["address"], ready["metrics"], ready, process.pid)
                 process.terminate()
                 code = _code(process)
             finally:

@@ -1,0 +1,111 @@
+"""The networks that are measured: ONNX files with fixed random weights, and folders of them as a server wants them."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+
+CNN_SHAPE = (3, 32, 32)
+IMAGE_SHAPE = (3, 224, 224)
+
+
+def mlp(sizes: Sequence[int]) -> onnx.ModelProto:
+    """A ReLU network with these layer sizes, input [N, sizes[0]] to logits [N, sizes[-1]]."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], {}, "input"
+    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        last = layer == len(sizes) - 2
+        weights[f"w{layer}"] = rng.normal(0, fan_in**-0.5, (fan_in, fan_out))
+        weights[f"b{layer}"] = rng.normal(0, 0.1, fan_out)
+        name = "logits" if last else f"h{layer}"
+        nodes.append(helper.make_node("Gemm", [value, f"w{layer}", f"b{layer}"], [name]))
+        if not last:
+            value = f"a{layer}"
+            nodes.append(helper.make_node("Relu", [name], [value]))
+    return _model(nodes, [sizes[0]], sizes[-1], weights)
+
+
+def cnn(channels: int = 40, blocks: int = 3) -> onnx.ModelProto:
+    """A residual network of 3x3 convolutions, about a millisecond a row on one core, input [N, 3, 32, 32] to logits [N, 10]."""
+    rng = np.random.default_rng(0)
+    weights = {"stem": rng.normal(0, 0.2, (channels, CNN_SHAPE[0], 3, 3))}
+    nodes = [_convolution("input", "stem", "x0")]
+    for block in range(blocks):
+        for half in (0, 1):
+            weights[f"k{block}.{half}"] = rng.normal(0, (channels * 9) ** -0.5, (channels, channels, 3, 3))
+        nodes += [
+            _convolution(f"x{block}", f"k{block}.0", f"m{block}"),
+            helper.make_node("Relu", [f"m{block}"], [f"r{block}"]),
+            _convolution(f"r{block}", f"k{block}.1", f"s{block}"),
+            helper.make_node("Add", [f"x{block}", f"s{block}"], [f"t{block}"]),
+            helper.make_node("Relu", [f"t{block}"], [f"x{block + 1}"]),
+        ]
+    weights |= {"w": rng.normal(0, channels**-0.5, (channels, 10)), "b": rng.normal(0, 0.1, 10)}
+    nodes += _pooled(f"x{blocks}")
+    return _model(nodes, CNN_SHAPE, 10, weights)
+
+
+def image() -> onnx.ModelProto:
+    """Next to no arithmetic behind a large input: the mean of each channel, [N, 3, 224, 224] to logits [N, 10]."""
+    rng = np.random.default_rng(0)
+    return _model(_pooled("input"), IMAGE_SHAPE, 10, {"w": rng.normal(size=(3, 10)), "b": rng.normal(size=10)})
+
+
+def first(count: int = 16) -> onnx.ModelProto:
+    """A network that reads the first `count` of as many features as a client likes to send, [N, any] to logits [N, 10].
+
+    Its own time does not depend on the size of the message.
+    """
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Slice", ["input", "start", "end", "axis"], ["few"]),
+        helper.make_node("Gemm", ["few", "w", "b"], ["logits"]),
+    ]
+    constants = {"start": np.array([0]), "end": np.array([count]), "axis": np.array([1])}
+    weights = {"w": rng.normal(size=(count, 10)), "b": rng.normal(size=10)}
+    return _model(nodes, ["features"], 10, weights, constants)
+
+
+def publish(folder: Path, models: Mapping[str, onnx.ModelProto]) -> Path:
+    """Lay out models by name as a server's `--models` folder, each as version 1, and return the folder."""
+    for name, model in models.items():
+        version = folder / name / "1"
+        version.mkdir(parents=True)
+        onnx.save(model, version / "model.onnx")
+    return folder
+
+
+def _convolution(value: str, kernel: str, name: str) -> onnx.NodeProto:
+    return helper.make_node("Conv", [value, kernel], [name], pads=[1, 1, 1, 1])
+
+
+def _pooled(value: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("GlobalAveragePool", [value], ["pool"]),
+        helper.make_node("Flatten", ["pool"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["logits"]),
+    ]
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    row: Sequence[int | str],
+    classes: int,
+    weights: Mapping[str, Array],
+    constants: Mapping[str, Array] | None = None,
+) -> onnx.ModelProto:
+    arrays = {name: array.astype(np.float32) for name, array in weights.items()} | dict(constants or {})
+    graph = helper.make_graph(
+        nodes,
+        "measured",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *row])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
