@@ -28,7 +28,7 @@ NETWORKS: dict[str, tuple[onnx.ModelProto, tuple[int, ...]]] = {
     "mlp": (MLP, (784,)),
 }
 _CONNECTIONS = 4
-_PUSHBACK = "grpc-retry-pushback-ms"
+_PUSHBACK = "retry-pushback-ms"
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,12 @@ def serve(
     max_queue_delay_s: Annotated[
         float | None, typer.Option(help="Seconds an incomplete batch waits for more rows. [0]")
     ] = None,
+    slo_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Milliseconds a request may take; what would take longer is refused at once; 0: no limit. [0]"
+        ),
+    ] = None,
     max_queue_size: Annotated[int | None, typer.Option(help="Most rows that may wait, for each model. [4096]")] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest message accepted. [64 MiB]")] = None,
     shared_memory: Annotated[

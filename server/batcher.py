@@ -17,6 +17,7 @@ import structlog
 from server.batch import Assembler, Entry, Reply, RowKind, split, union
 from server.errors import Cancelled, DeadlineExceeded, PredictionError, Retired, RunFailed, ServerStopping
 from server.isolation import isolate
+from server.pace import Pace
 from server.turns import Turns
 from server.waiting import Batching, QueuePolicy, Waiting
 
@@ -58,17 +59,25 @@ class Batcher:
         batching: who waits, how long, and with whom.
         batched: False for a network without a batch axis: every entry then runs alone.
         name: the device threads' name.
+        pace: says who can be answered in time, where there is an slo.
     """
 
     def __init__(
-        self, runs: Sequence[Run], observer: Observer, batching: Batching, *, batched: bool = True, name: str = "device"
+        self,
+        runs: Sequence[Run],
+        observer: Observer,
+        batching: Batching,
+        *,
+        batched: bool = True,
+        name: str = "device",
+        pace: Pace | None = None,
     ) -> None:
         self._runs = tuple(runs)
         self._observer = observer
         self._batched = batched
         self._name = name
         self._lock = threading.Lock()
-        self._waiting = Waiting(batching, batched=batched)
+        self._waiting = Waiting(batching, batched=batched, pace=pace)
         # One held lock for each device thread that has nothing to do; releasing it wakes the thread.
         self._asleep: list[threading.Lock] = []
         self._closing = False
@@ -102,6 +111,7 @@ class Batcher:
         Raises:
             InvalidInput: it has more rows than a batch, or the queue, ever takes.
             QueueFull: as many rows wait as may wait.
+            Overloaded: its answer would be late.
             Retired: the batcher is closing.
         """
         entry.arrived_s = time.monotonic()

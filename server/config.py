@@ -38,6 +38,13 @@ class ServerConfig(BaseModel):
     max_queue_delay_s: float = Field(
         0.0, ge=0, le=10, allow_inf_nan=False, description="seconds an incomplete batch waits for more rows"
     )
+    slo_ms: float = Field(
+        0.0,
+        ge=0,
+        le=3_600_000,
+        allow_inf_nan=False,
+        description="milliseconds a request may take; what would take longer is refused at once; 0 for no limit",
+    )
     max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
     max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
     shared_memory: Literal["auto", "on", "off"] = Field(
@@ -165,14 +172,15 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
         except text_format.ParseError as error:
             raise LoadError(f"{path.name} is not a model configuration: {error}") from error
         return lenient, [f"{path.name} asks for what is not honoured: {strict}"]
-    return config, [
-        f"{path.name} asks for what is not honoured: {descriptor.name}"
-        for descriptor, _ in config.ListFields()
-        if descriptor.name in _NOT_YET
-    ]
+    names = [descriptor.name for descriptor, _ in config.ListFields() if descriptor.name in _NOT_YET]
+    names += [f"parameters.{name}" for name in sorted(config.parameters) if name not in PARAMETERS]
+    return config, [f"{path.name} asks for what is not honoured: {name}" for name in names]
 
 
-_NOT_YET = ("optimization", "parameters", "model_warmup")
+PARAMETERS = ("slo_ms", "intra_op_thread_count")
+"""Keys of a model's `parameters` that mean something here."""
+
+_NOT_YET = ("optimization", "model_warmup")
 
 
 def _with_colons(text: str) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from frostline.pb import model_config_pb2
-from server.batcher import Batcher, Batching
+from server.batcher import Batcher, Batching, Observer
 from server.codec import Codec
 from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
 from server.metrics import ModelStats
-from server.scheduling import model_batching, placements
+from server.pace import Costs, Pace, Watched
+from server.scheduling import model_batching, model_slo_s, model_threads, placements
 from server.session import CPU, Golden, Provider, Session, load_session, read_golden
 
 Array = np.ndarray[Any, Any]
@@ -39,6 +40,7 @@ class Served:
         sha256: of its ONNX file.
         labels: names of its classes.
         fell_back: whether an instance that should be on a GPU is on the CPU.
+        pace: who is let in, where there is an slo.
         fault: why its device does not answer as it should, or "".
     """
 
@@ -54,6 +56,7 @@ class Served:
     sha256: str
     labels: Sequence[str] | None
     fell_back: bool
+    pace: Pace | None = None
     fault: str = ""
 
     @property
@@ -82,6 +85,7 @@ class Loader:
         threads: threads of one run on the CPU.
         batching: of models whose configuration does not say.
         devices: how many CUDA devices there are.
+        slo_s: how long a request may take, in seconds, where a model's configuration does not say; 0 for no limit.
     """
 
     providers: Sequence[Provider]
@@ -89,6 +93,7 @@ class Loader:
     threads: int
     batching: Batching
     devices: int = 0
+    slo_s: float = 0.0
 
     def load(
         self, folder: Path, name: str, config: model_config_pb2.ModelConfig, warn: Callable[[str], None]
@@ -115,7 +120,8 @@ class Loader:
         places, warnings = placements(config.instance_group, self.providers, self.devices)
         for warning in warnings:
             warn(warning)
-        sessions = [load_session(path, place, threads=self.threads, strict=self.strict) for place in places]
+        threads = model_threads(config, self.threads)
+        sessions = [load_session(path, place, threads=threads, strict=self.strict) for place in places]
         session = sessions[0]
         signature = session.signature
         _check_tensors("input", config.input, [spec.name for spec in signature.inputs])
@@ -132,12 +138,15 @@ class Loader:
                 instance.check_golden(golden, batching.max_batch_size)
         labels = read_labels(card, session.metadata, signature.classes)
         stats = ModelStats(labels)
+        pace = _pace(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
+        observer: Observer = stats if pace is None else Watched(stats, pace)
         batcher = Batcher(
             [_observed(instance, stats) for instance in sessions],
-            stats,
+            observer,
             batching,
             batched=signature.batched,
             name=f"device-{name}-{version}",
+            pace=pace,
         )
         codec = Codec(name, version, signature, batching.max_batch_size, labels)
         fell_back = any(
@@ -145,7 +154,7 @@ class Loader:
         )
         batcher.start()
         return Served(
-            name, version, config, stats, sessions, codec, batcher, batching, golden, digest, labels, fell_back
+            name, version, config, stats, sessions, codec, batcher, batching, golden, digest, labels, fell_back, pace
         )
 
 
@@ -160,6 +169,18 @@ def batch_sizes(batching: Batching) -> list[int]:
     most = min(batching.max_batch_size, MAX_WARM_SIZE)
     powers = {2**power for power in range(most.bit_length()) if 2**power < most}
     return sorted(powers | {most} | {size for size in batching.preferred_sizes if size <= most})
+
+
+def _pace(
+    sessions: Sequence[Session], batching: Batching, slo_s: float, golden: Golden | None, warn: Callable[[str], None]
+) -> Pace | None:
+    """What keeps a model's answers within its slo; None without one."""
+    if not slo_s:
+        return None
+    run_s = sessions[0].measure(batch_sizes(batching), golden)
+    if run_s and run_s[1] > slo_s:
+        warn(f"slo_ms {slo_s * 1000:g} cannot be met: a run of one row takes {run_s[1] * 1000:.3g} ms here")
+    return Pace(slo_s, Costs(run_s, batching.max_batch_size), len(sessions))
 
 
 def _observed(session: Session, stats: ModelStats) -> Callable[[list[Array], tuple[str, ...]], list[Array]]:

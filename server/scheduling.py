@@ -1,5 +1,6 @@
 """What a model's config.pbtxt says of its batches and its instances, over the server's own settings."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from server.session import CPU, CUDA, Provider
 
 MAX_PRIORITIES = 256
 MAX_INSTANCES = 64
+MAX_SLO_MS = 3_600_000
+MAX_THREADS = 1024
 
 _Group = model_config_pb2.ModelInstanceGroup
 _KINDS = {_Group.KIND_AUTO: "KIND_AUTO", _Group.KIND_GPU: "KIND_GPU", _Group.KIND_CPU: "KIND_CPU", _Group.KIND_MODEL: "KIND_MODEL"}  # fmt: skip
@@ -50,6 +53,40 @@ def model_batching(config: model_config_pb2.ModelConfig, defaults: Batching, *, 
     _check_preferred(batching)
     _check_order(batching)
     return batching
+
+
+def model_slo_s(config: model_config_pb2.ModelConfig, default_s: float) -> float:
+    """How long a request to a model may take, in seconds: its parameter `slo_ms`, or the server's; 0 for no limit.
+
+    Raises:
+        LoadError: it is no such number.
+    """
+    return _number(config, "slo_ms", default_s * 1000, MAX_SLO_MS) / 1000
+
+
+def model_threads(config: model_config_pb2.ModelConfig, default: int) -> int:
+    """Threads of one run of a model on the CPU: its parameter `intra_op_thread_count`, or the server's.
+
+    Raises:
+        LoadError: it is no such number.
+    """
+    threads = _number(config, "intra_op_thread_count", 0, MAX_THREADS)
+    if threads != int(threads):
+        raise LoadError(f"config.pbtxt sets intra_op_thread_count {threads:g}; it must be a whole number")
+    return int(threads) or default
+
+
+def _number(config: model_config_pb2.ModelConfig, name: str, default: float, most: float) -> float:
+    if name not in config.parameters:
+        return default
+    text = config.parameters[name].string_value
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= most:
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a number in range [0, {most:g}]")
+    return number
 
 
 def _policies(dynamic: model_config_pb2.ModelDynamicBatching, default: QueuePolicy) -> tuple[QueuePolicy, ...]:
