@@ -280,6 +280,7 @@ class Server:
                 sha256=served.sha256 if served else "",
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),
+                pace=served.pace if served else None,
             )
 
 

@@ -79,7 +79,7 @@ class Overloaded(PredictionError):
     code = "RESOURCE_EXHAUSTED"
     reason = "REJECTED"
 
-    def __init__(self, message: str, pushback_ms: int) -> None:
+    def __init__(self, message: str, pushback_ms: int | None = None) -> None:
         super().__init__(message)
         self.pushback_ms = pushback_ms
 

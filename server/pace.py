@@ -20,7 +20,7 @@ AIM = 0.85
 """The part of the time a request has in which its answer is aimed at; the rest is for the network and for surprises."""
 LATEST = 0.95
 """The part of it after which a waiting request is given up."""
-SHARE = 0.6
+SHARE = 0.55
 """The part of the time aimed at that a batch is to take."""
 THRIFT = 0.7
 """How much of the rows a second of a full batch a smaller one must reach to be run for the sake of its most urgent row."""
@@ -105,15 +105,22 @@ class Pace:
         costs: what batches cost.
         devices: how many batches can run side by side.
         spread: gives numbers in [0, 1), so that clients that were refused together do not come back together.
+        thread: tells the threads apart that run batches.
     """
 
     def __init__(
-        self, slo_s: float, costs: Costs, devices: int = 1, spread: Callable[[], float] = random.random
+        self,
+        slo_s: float,
+        costs: Costs,
+        devices: int = 1,
+        spread: Callable[[], float] = random.random,
+        thread: Callable[[], int] = get_ident,
     ) -> None:
         self.slo_s = slo_s
         self._costs = costs
         self._devices = devices
         self._spread = spread
+        self._thread = thread
         # When what each thread runs is expected to be answered.
         self._ends: dict[int, float] = {}
         self._batch = costs.most(slo_s * AIM * SHARE)
@@ -200,11 +207,11 @@ class Pace:
 
     def took(self, now: float, rows: int) -> None:
         """The calling thread takes a batch to run."""
-        self._ends[get_ident()] = now + self._costs.of(rows)
+        self._ends[self._thread()] = now + self._costs.of(rows)
 
     def freed(self) -> None:
         """The calling thread has nothing to run."""
-        self._ends.pop(get_ident(), None)
+        self._ends.pop(self._thread(), None)
 
     def learn(self, rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float) -> None:
         """A batch ran and was answered; all times on the `time.monotonic` clock."""
