@@ -238,9 +238,9 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_instance_groups_in_tritons_usual_spelling_are_read(tmp_path: Path) -> None:
-    text = 'max_batch_size: 8 # as [ before\ninstance_group [ { count: 1 kind: KIND_GPU } ]\nparameters [ { key: "a [ b" } ]'
+    text = 'max_batch_size: 8 # as [ before\ninstance_group [ { count: 1 kind: KIND_GPU } ]\nparameters [ { key: "a" value { string_value: "[ b" } } ]'
     (tmp_path / "config.pbtxt").write_text(text)
     config, warnings = read_model_config(tmp_path / "config.pbtxt")
     assert config.max_batch_size == 8
     assert [group.count for group in config.instance_group] == [1]
-    assert [warning.rpartition(" ")[2] for warning in warnings] == ["parameters"]
+    assert [warning.rpartition(" ")[2] for warning in warnings] == ["parameters.a"]

@@ -8,7 +8,7 @@ from server.errors import ConfigError, LoadError, PredictionError, StartError
 from server.exposition import REASONS
 from server.status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
 
-TABLE = [
+TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [
     (errors.PredictionError, grpc.StatusCode.UNKNOWN, 2, "OTHER"),
     (errors.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
     (errors.MessageTooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),

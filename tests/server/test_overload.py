@@ -47,6 +47,10 @@ def logits_of(response: pb.ModelInferResponse) -> Any:
     return np.frombuffer(response.raw_output_contents[0], "<f4").reshape(response.outputs[0].shape)
 
 
+def trailers_of(error: Any) -> dict[str, str]:
+    return dict(error.trailing_metadata())
+
+
 def assert_answered(call: Any, rows: int) -> None:
     expected = onnx_models.logits_of(onnx_models.rows(rows))
     np.testing.assert_allclose(logits_of(call.result(TIMEOUT_S)), expected, rtol=1e-5)
@@ -80,7 +84,7 @@ def test_what_would_be_late_is_refused_at_once_and_told_when_to_come_back(server
     assert caught.value.details() == (
         "[request id: 7] Overloaded: an answer within 60000 ms (slo_ms) cannot be expected now; retry later"
     )
-    trailers = dict(caught.value.trailing_metadata())
+    trailers = trailers_of(caught.value)
     assert int(trailers["retry-pushback-ms"]) >= LONG_MS / 2
     if server.config.transport == "grpcio":
         assert trailers["grpc-retry-pushback-ms"] == trailers["retry-pushback-ms"]
@@ -99,7 +103,7 @@ def test_what_waited_and_cannot_be_in_time_any_more_is_refused_without_a_run(ser
     with pytest.raises(grpc.RpcError) as caught:
         waiting.result(TIMEOUT_S)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "retry-pushback-ms" in dict(caught.value.trailing_metadata())
+    assert "retry-pushback-ms" in trailers_of(caught.value)
     assert served.stats.snapshot().executions == ran + 1, "only what held the device ran"
     assert served.pace is not None
     assert served.pace.shed == 1
