@@ -16,9 +16,9 @@ from typing import Protocol
 from server.batch import Entry
 from server.errors import Overloaded, PredictionError
 
-AIM = 0.85
+AIM = 0.75
 """The part of the time a request has in which its answer is aimed at; the rest is for the network and for surprises."""
-LATEST = 0.95
+LATEST = 0.87
 """The part of it after which a waiting request is given up."""
 SHARE = 0.55
 """The part of the time aimed at that a batch is to take."""
@@ -199,6 +199,10 @@ class Pace:
     def finish_s(self, now: float, rows: int) -> float:
         """When a batch that is taken now will have been answered."""
         return now + self._costs.of(rows)
+
+    def begin_s(self, due_s: float, rows: int) -> float:
+        """When a batch should be taken at the latest to be answered in time, with time to spare for a clock that wakes late."""
+        return due_s - self._costs.of(rows) - (LATEST - AIM) * self.slo_s
 
     def spoils(self, left_s: float, waiting: int) -> bool:
         """Whether a batch that is to be answered in `left_s` seconds is too small for the number of rows that wait."""

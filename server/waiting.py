@@ -343,7 +343,7 @@ class Waiting:
             return total, 0.0
         if self._pace is not None:
             # No company is worth being late for.
-            oldest_s = min(oldest_s, due_s - self._pace.finish_s(0.0, total) - self._delay_s)
+            oldest_s = min(oldest_s, self._pace.begin_s(due_s, total) - self._delay_s)
         return total, oldest_s + self._delay_s - now
 
     def _queued(self, shapes: Shapes) -> Iterator[Entry]:
