@@ -176,16 +176,23 @@ class Pace:
             self._trial_after_s = min(2 * self._trial_after_s, LONGEST_TRIAL_S)
         else:
             self.refused += 1
-            raise self._refused(late_s)
+            alone_s = self._costs.probably(rows)
+            if rows > 1 and alone_s > left_s:
+                raise Overloaded(
+                    f"Overloaded: {rows} rows take about {alone_s * 1000:.3g} ms now, and {left_s * 1000:.3g} ms are allowed "
+                    "(slo_ms, or the call's own deadline); send fewer rows in one request, or allow more time",
+                    self._pushback_ms(late_s),
+                )
+            raise Overloaded(self._refusal, self._pushback_ms(late_s))
 
     def give_up(self) -> Overloaded:
         """Why an entry that waited does not run any more."""
         self.shed += 1
-        return self._refused(0.0)
+        return Overloaded(self._refusal, self._pushback_ms(0.0))
 
-    def _refused(self, late_s: float) -> Overloaded:
+    def _pushback_ms(self, late_s: float) -> int:
         # By then what waits now has been answered, or has gone.
-        return Overloaded(self._refusal, math.ceil((late_s + (0.5 + self._spread()) * self.slo_s) * 1000))
+        return math.ceil((late_s + (0.5 + self._spread()) * self.slo_s) * 1000)
 
     def _free_s(self, now: float) -> Sequence[float]:
         """In how many seconds each device is free, the first one first."""
@@ -214,7 +221,7 @@ class Pace:
         self._ends[self._thread()] = now + self._costs.of(rows)
 
     def freed(self) -> None:
-        """The calling thread has nothing to run."""
+        """The calling thread finds nothing to run."""
         self._ends.pop(self._thread(), None)
 
     def learn(self, rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float) -> None:

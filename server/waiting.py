@@ -220,8 +220,6 @@ class Waiting:
             seconds to ask again if nothing arrives, which may be infinity.
         """
         ended: list[Entry] = []
-        if self._pace is not None:
-            self._pace.freed()
         if self._next_expiry_s <= now:
             self._expire(now, ended)
         if not (self._eager or closing):
@@ -230,7 +228,7 @@ class Waiting:
             if lanes:
                 shapes = next(iter(lanes)) if len(lanes) == 1 else min(lanes, key=_head_arrived_s(lanes))
                 return self._fill(shapes, self._max_batch, now, ended), ended, 0.0
-        return [], ended, math.inf
+        return self._nothing(ended, math.inf)
 
     def _fill_all(self, shapes: Shapes, room: int, now: float, ended: list[Entry]) -> list[Entry]:
         batch: list[Entry] = []
@@ -310,6 +308,11 @@ class Waiting:
             if left_s <= 0:
                 return self._fill(shapes, rows, now, ended), ended, 0.0
             wait_s = min(wait_s, left_s)
+        return self._nothing(ended, wait_s)
+
+    def _nothing(self, ended: list[Entry], wait_s: float) -> tuple[list[Entry], list[Entry], float]:
+        if self._pace is not None:
+            self._pace.freed()
         return [], ended, wait_s
 
     def _in_turn(self) -> list[Shapes]:

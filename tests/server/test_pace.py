@@ -93,6 +93,15 @@ def test_a_request_that_would_be_answered_too_late_is_refused_with_a_push_back()
     assert (pace.refused, pace.shed) == (1, 0)
 
 
+def test_a_request_that_is_too_large_for_its_time_is_told_so() -> None:
+    pace = pace_of()
+    pace.took(0.0, 1)
+    with pytest.raises(Overloaded, match=r"30 rows take about 30 ms now, and 10 ms are allowed .*; send fewer rows"):
+        pace.admit(arriving(rows=30), 0)
+    with pytest.raises(Overloaded, match=r"5 rows take about 5 ms now, and 4 ms are allowed"):
+        pace.admit(arriving(rows=5, deadline_s=4 * MS), 0)
+
+
 def test_a_clients_own_deadline_counts_where_it_is_earlier() -> None:
     pace = pace_of()
     pace.took(0.0, 2)
