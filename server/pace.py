@@ -125,7 +125,7 @@ class Pace:
         self._ends: dict[int, float] = {}
         self._batch = costs.most(slo_s * AIM * SHARE)
         self._batch_s = costs.of(self._batch)
-        self._learned_s = self._tried_s = -math.inf
+        self._learned_s = self._active_s = -math.inf
         self._trial_after_s = TRIAL_S
         self._refusal = f"Overloaded: an answer within {slo_s * 1000:g} ms (slo_ms) cannot be expected now; retry later"
         self.refused = 0
@@ -169,10 +169,10 @@ class Pace:
         elif not ahead and not free_s[-1] and self._costs.probably(rows) <= left_s * LATEST:
             # Nothing else wants the device, and caution would be in vain.
             entry.due_s = math.inf
-        elif not ahead and not free_s[-1] and now - max(self._learned_s, self._tried_s) >= self._trial_after_s:
-            # Nothing runs, so nothing would ever show that the estimate is too high.
+        elif not ahead and left_s > 0 and now - self._active_s >= self._trial_after_s:
+            # Nothing happens, so nothing would ever show that the estimate is too high.
             entry.due_s = math.inf
-            self._tried_s = now
+            self._active_s = now
             self._trial_after_s = min(2 * self._trial_after_s, LONGEST_TRIAL_S)
         else:
             self.refused += 1
@@ -218,6 +218,7 @@ class Pace:
 
     def took(self, now: float, rows: int) -> None:
         """The calling thread takes a batch to run."""
+        self._active_s = now
         self._ends[self._thread()] = now + self._costs.of(rows)
 
     def freed(self) -> None:
@@ -225,10 +226,12 @@ class Pace:
         self._ends.pop(self._thread(), None)
 
     def learn(self, rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float) -> None:
-        """A batch ran and was answered; all times on the `time.monotonic` clock."""
+        """The calling thread ran a batch and answered it; all times on the `time.monotonic` clock."""
+        self.freed()
         afresh = started_s - self._learned_s >= TRIAL_S
         self._costs.learn(rows, ran_s - assembled_s, assembled_s - started_s + finished_s - ran_s, afresh=afresh)
-        self._learned_s = max(self._learned_s, finished_s)
+        self._learned_s = finished_s
+        self._active_s = max(self._active_s, finished_s)
         self._batch = self._costs.most(self.slo_s * AIM * SHARE)
         self._batch_s = self._costs.of(self._batch)
 

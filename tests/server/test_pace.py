@@ -139,6 +139,25 @@ def test_a_run_that_takes_longer_than_expected_is_expected_to_take_as_much_longe
     pace.admit(arriving(15 * MS), 0)
 
 
+def test_a_run_of_which_nobody_hears_again_does_not_refuse_everybody_for_ever() -> None:
+    pace = pace_of()
+    pace.took(0.0, 5)
+    with pytest.raises(Overloaded):
+        pace.admit(arriving(0.02), 0)
+    entry = arriving(TRIAL_S)
+    pace.admit(entry, 0)
+    assert entry.due_s == math.inf, "nothing is promised"
+    with pytest.raises(Overloaded):
+        pace.admit(arriving(TRIAL_S), 1)
+
+
+def test_who_has_answered_a_batch_is_free() -> None:
+    pace = pace_of()
+    pace.took(0.0, 5)
+    pace.learn(5, 0.0, 0.0, 5 * MS, 5 * MS)
+    pace.admit(arriving(5 * MS), 3)
+
+
 @given(
     row_ms=st.floats(0.01, 4),
     fixed_ms=st.floats(0, 4),
