@@ -9,7 +9,7 @@ from puppet import batching
 from frostline.pb import model_config_pb2
 from server.batcher import Batching, QueuePolicy
 from server.errors import LoadError
-from server.scheduling import model_batching, placements
+from server.scheduling import model_batching, model_slo_s, model_threads, placements
 from server.session import CPU, CUDA, Provider
 
 DEFAULTS = batching(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.5)
@@ -189,3 +189,27 @@ def test_a_group_that_cannot_be_followed_is_refused_with_its_reason(
     with pytest.raises(LoadError) as caught:
         devices(text, providers, count)
     assert why in str(caught.value)
+
+
+# Parameters
+
+
+def parameter(name: str, value: str) -> model_config_pb2.ModelConfig:
+    return parse(f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}')
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10", 0.01), ("0.5", 0.0005), ("0", 0.0)])
+def test_a_models_own_limit_wins_over_the_servers(text: str, seconds: float) -> None:
+    assert model_slo_s(parameter("slo_ms", text), 3.0) == pytest.approx(seconds)
+    assert model_slo_s(parse(""), 3.0) == pytest.approx(3.0)
+
+
+def test_a_models_own_threads_win_over_the_servers_and_0_means_the_servers() -> None:
+    threads = [model_threads(parameter("intra_op_thread_count", text), 4) for text in ("1", "2", "0")]
+    assert [*threads, model_threads(parse(""), 4)] == [1, 2, 4, 4]
+
+
+@pytest.mark.parametrize("text", ["1.5", "many", "-1", "1e9", "inf", "nan", ""])
+def test_threads_that_are_no_whole_number_are_refused(text: str) -> None:
+    with pytest.raises(LoadError, match=r"config\.pbtxt sets intra_op_thread_count"):
+        model_threads(parameter("intra_op_thread_count", text), 4)
