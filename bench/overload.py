@@ -13,22 +13,23 @@ from functools import partial
 import numpy as np
 import onnx
 
-from bench import document, machine, networks, openloop, process
+from bench import document, machine, networks, process
 from bench.goals import Goal, Results, middle, verdicts
-from bench.http2 import Answer, connected
 from bench.lab import Lab, Sample, Samples
-from bench.openloop import Outcome
 from bench.questions import MODEL_INFER, ask, framed
 from bench.rounds import measure
 from bench.rows import MLP
 from bench.sheets import Sheet, console_of_width, goals
+from frostline import openloop
+from frostline.http2 import Answer, connected
+from frostline.openloop import Outcome
 
 NETWORKS: dict[str, tuple[onnx.ModelProto, tuple[int, ...]]] = {
     "cnn": (networks.cnn(), networks.CNN_SHAPE),
     "mlp": (MLP, (784,)),
 }
 _CONNECTIONS = 4
-_PUSHBACK = "grpc-retry-pushback-ms"
+_PUSHBACK = "retry-pushback-ms"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.http2 import Answer, Connection
 from bench.questions import MODEL_STREAM_INFER, Questions, WrongAnswer, framed
+from frostline.http2 import Answer, Connection
 
 PAUSE_S = 0.1
 PATIENCE_S = 30.0

@@ -6,10 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from bench import floors, networks, openloop
-from bench.http2 import Answer, connected
+from bench import floors, networks
 from bench.lab import Lab, Sample, Samples
 from bench.questions import MODEL_INFER, MODEL_STREAM_INFER, Questions, ask, framed
+from frostline import openloop
+from frostline.http2 import Answer, connected
 
 MLP = networks.mlp([784, 256, 128, 10])
 TINY = networks.mlp([4, 16, 3])

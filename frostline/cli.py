@@ -157,6 +157,12 @@ def serve(
     max_queue_delay_s: Annotated[
         float | None, typer.Option(help="Seconds an incomplete batch waits for more rows. [0]")
     ] = None,
+    slo_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Milliseconds a request may take; what would take longer is refused at once; 0: no limit. [0]"
+        ),
+    ] = None,
     max_queue_size: Annotated[int | None, typer.Option(help="Most rows that may wait, for each model. [4096]")] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest message accepted. [64 MiB]")] = None,
     compression: Annotated[
@@ -301,6 +307,48 @@ def demo(models: Models = Path("models"), device: Device = "auto", seed: Seed = 
     try:
         shown.run(models=models, device=device, seed=seed, console=Console())
     except (shown.DemoFailed, TrainingError) as error:
+        raise CannotDo(str(error)) from error
+
+
+@app.command(
+    epilog=_examples(
+        "frostline tune digits --slo-ms 5",
+        "frostline tune digits --models /srv/models --slo-ms 20 --seconds 15 --dry-run",
+    )
+)
+def tune(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    *,
+    models: Models = Path("models"),
+    slo_ms: Annotated[
+        float, typer.Option(min=0.01, help="Milliseconds within which 99 % of the answers must be.")
+    ] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of load for each candidate.")] = 6.0,
+    device: Device = "auto",
+    picture: Annotated[Path | None, typer.Option(help="Where to draw it.  [MODEL-tune.png]")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the best configuration and do not write it.")
+    ] = False,
+) -> None:
+    """Find the batch size, instances and threads with which a model answers most requests within a limit.
+
+    Each candidate is a real server under open-loop load, so nothing else should run on the machine.  The best one's
+    settings are written to the model's config.pbtxt; everything else in that file stays.
+    """
+    from rich.console import Console
+
+    try:
+        from frostline import tune as tuner
+    except ModuleNotFoundError as error:
+        if error.name != "hpack":
+            raise
+        raise CannotDo("tuning needs hpack, which is not installed: pip install 'frostline[tune]'") from error
+    job = tuner.Job(models, model, slo_ms, seconds, device, not dry_run, picture or Path(f"{model}-tune.png"))
+    try:
+        tuner.run(job, Console())
+    except tuner.NoSuchModel as error:
+        raise BadUsage(str(error)) from error
+    except tuner.CannotTune as error:
         raise CannotDo(str(error)) from error
 
 

@@ -23,7 +23,7 @@ class ServerUnavailable(FrostlineError):
 
 
 class Overloaded(FrostlineError):
-    """The model's queue is full; the request was refused at once and may be sent again later."""
+    """The model's queue is full, or an answer would come too late; the request was refused and may be sent again later."""
 
     code = "UNAVAILABLE"
 
@@ -79,6 +79,8 @@ def from_status(code: str, details: str, *, address: str, timeout_s: float) -> F
     sentence = details.rstrip(". ") or code
     if code == "UNAVAILABLE":
         return _unavailable(sentence, address)
+    if code == "RESOURCE_EXHAUSTED" and "overloaded:" in sentence.lower():
+        return Overloaded(f"{sentence}; the server at {address} has more to do than its limit allows", code)
     if code == "UNIMPLEMENTED" and sentence.startswith("model "):
         # The model is served, but not by this call.
         return InvalidInput(sentence, code)

@@ -77,7 +77,14 @@ class Server:
         )
         self.repository = Repository(
             config.models,
-            Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, batching, devices),
+            Loader(
+                self._providers,
+                config.device.startswith("cuda"),
+                config.intra_op_threads,
+                batching,
+                devices,
+                config.slo_ms / 1000,
+            ),
             explicit=config.model_control == "explicit",
             on_change=self._on_change,
             on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
@@ -288,6 +295,7 @@ class Server:
                 sha256=served.sha256 if served else "",
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),
+                pace=served.pace if served else None,
             )
 
     def _shadows(self) -> Iterable[ShadowView]:

@@ -47,6 +47,7 @@ class Entry:
         outputs: one array for each name in `wanted`, once the entry has run.
         error: why it has no outputs.
         arrived_s: when it was submitted, on the `time.monotonic` clock.
+        due_s: when it must have been answered; set by the queue, and only where there is an slo.
         expires_s: when it has waited too long; set by the queue, and only where its level has timeouts.
         level: the part of the queue it waits in, None when it does not wait. Owned by the queue.
     """
@@ -56,6 +57,7 @@ class Entry:
         "call",
         "data",
         "deadline_s",
+        "due_s",
         "error",
         "expires_s",
         "kind",
@@ -68,6 +70,7 @@ class Entry:
         "wanted",
     )
 
+    due_s: float
     expires_s: float
     level: Any
 

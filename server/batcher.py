@@ -21,6 +21,7 @@ import structlog
 from server.batch import Assembler, Entry, Reply, RowKind, split, union
 from server.errors import Cancelled, DeadlineExceeded, PredictionError, Retired, RunFailed, ServerStopping
 from server.isolation import isolate
+from server.pace import Pace
 from server.turns import Turns
 from server.waiting import Batching, QueuePolicy, Waiting
 
@@ -83,17 +84,26 @@ class Batcher:
         batching: who waits, how long, and with whom.
         batched: False for a network without a batch axis: every entry then runs alone.
         name: the device threads' name.
+        pace: says who can be answered in time, where there is an slo.
     """
 
     def __init__(
-        self, runs: Sequence[Run], observer: Observer, batching: Batching, *, batched: bool = True, name: str = "device"
+        self,
+        runs: Sequence[Run],
+        observer: Observer,
+        batching: Batching,
+        *,
+        batched: bool = True,
+        name: str = "device",
+        pace: Pace | None = None,
     ) -> None:
         self._runs = tuple(runs)
         self._observer = observer
         self._batched = batched
         self._name = name
         self._lock = threading.Lock()
-        self._waiting = Waiting(batching, batched=batched)
+        self._waiting = Waiting(batching, batched=batched, pace=pace)
+        self._pace = pace
         self._asleep: list[_Device] = []
         # How long one row of the latest batch took to run, in seconds; no batch is brief before the first has run.
         self._row_s = math.inf
@@ -132,6 +142,7 @@ class Batcher:
         Raises:
             InvalidInput: it has more rows than a batch, or the queue, ever takes.
             QueueFull: as many rows wait as may wait.
+            Overloaded: its answer would be late.
             Retired: the batcher is closing.
         """
         entry.arrived_s = time.monotonic()
@@ -163,6 +174,8 @@ class Batcher:
                 if self._closing or not self._waiting.empty:
                     device.wake.release()
                 else:
+                    if self._pace is not None:
+                        self._pace.freed()
                     self._asleep.append(device)
 
     def cancel(self, entry: Entry) -> None:

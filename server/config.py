@@ -35,6 +35,13 @@ class ServerConfig(BaseModel):
     max_queue_delay_s: float = Field(
         0.0, ge=0, le=10, allow_inf_nan=False, description="seconds an incomplete batch waits for more rows"
     )
+    slo_ms: float = Field(
+        0.0,
+        ge=0,
+        le=3_600_000,
+        allow_inf_nan=False,
+        description="milliseconds a request may take; what would take longer is refused at once; 0 for no limit",
+    )
     max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
     max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
     compression: Literal["none", "gzip", "deflate"] = Field(

@@ -12,6 +12,8 @@ class PredictionError(Exception):
 
     code: ClassVar[str] = "UNKNOWN"
     reason: ClassVar[str] = "OTHER"
+    pushback_ms: int | None = None
+    """After how many milliseconds the client may try again, where that is known."""
 
 
 class InvalidInput(PredictionError):
@@ -69,6 +71,17 @@ class QueueFull(PredictionError):
 
     code = "UNAVAILABLE"
     reason = "REJECTED"
+
+
+class Overloaded(PredictionError):
+    """The answer would come later than the model's `slo_ms` allows, or than the client waits."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+    def __init__(self, message: str, pushback_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.pushback_ms = pushback_ms
 
 
 class QueueTimeout(PredictionError):

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from server.host import CpuClock, host_families
 from server.metrics import ModelStats, Unrouted
+from server.pace import Pace
 from server.shadow import Counts
 
 STATES = ("LOADING", "READY", "UNLOADING", "FAILED")
@@ -31,6 +32,7 @@ class ModelView:
     sha256: str
     verified: bool
     stats: ModelStats
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,16 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         "frostline_model_healthy", "1 when the version's device answers its golden row as it should.", labels=_ID
     )
     load = GaugeMetricFamily("frostline_model_load_seconds", "Time from reading the file to READY.", labels=_ID)
+    shed = CounterMetricFamily(
+        "frostline_shed",
+        "Requests refused because their answer would be too late: on arrival, or after they had waited.",
+        labels=[*_ID, "when"],
+    )
+    slowness = GaugeMetricFamily(
+        "frostline_run_slowness",
+        "How much longer runs take now than at warm-up, an allowance for surprises included; only with slo_ms.",
+        labels=_ID,
+    )
     queue = GaugeMetricFamily("frostline_queue_rows", "Rows waiting for the device.", labels=_ID)
     histograms = {
         "request_seconds": HistogramMetricFamily(
@@ -160,6 +172,10 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         healthy.add_metric(identity, float(model.healthy))
         load.add_metric(identity, model.load_s)
         queue.add_metric(identity, model.queued_rows)
+        if model.pace is not None:
+            shed.add_metric([*identity, "arrival"], model.pace.refused)
+            shed.add_metric([*identity, "queued"], model.pace.shed)
+            slowness.add_metric(identity, model.pace.slowness)
         for name, family in histograms.items():
             histogram = getattr(model.stats, name)
             family.add_metric(identity, histogram.buckets(), histogram.total)
@@ -174,6 +190,8 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         healthy,
         load,
         queue,
+        shed,
+        slowness,
         *histograms.values(),
         confidence,
     )

@@ -10,14 +10,15 @@ import onnxruntime
 from frostline.pb import model_config_pb2
 from server.accelerators import accelerators_of, providers_for
 from server.answering import answering
-from server.batcher import Batcher, Batching
+from server.batcher import Batcher, Batching, Observer
 from server.codec import Codec
 from server.declared import agreed
 from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
 from server.metrics import ModelStats
 from server.model_config import MODEL_FILE, label_file
-from server.scheduling import model_batching, placements
+from server.pace import Costs, Pace, Watched
+from server.scheduling import model_batching, model_slo_s, placements
 from server.session import CPU, Golden, Provider, Session, load_session, read_golden
 from server.shadow import Tap
 from server.tuning import tuning_of
@@ -45,6 +46,7 @@ class Served:
         labels: names of its classes.
         fell_back: whether an instance that should be on a GPU is on the CPU.
         tap: where a shadow of it is attached.
+        pace: who is let in, where there is an slo.
         fault: why its device does not answer as it should, or "".
     """
 
@@ -61,6 +63,7 @@ class Served:
     labels: Sequence[str] | None
     fell_back: bool
     tap: Tap
+    pace: Pace | None = None
     fault: str = ""
 
     @property
@@ -89,6 +92,7 @@ class Loader:
         threads: threads of one run on the CPU.
         batching: of models whose configuration does not say.
         devices: how many CUDA devices there are.
+        slo_s: how long a request may take, in seconds, where a model's configuration does not say; 0 for no limit.
     """
 
     providers: Sequence[Provider]
@@ -96,6 +100,7 @@ class Loader:
     threads: int
     batching: Batching
     devices: int = 0
+    slo_s: float = 0.0
 
     def load(
         self, folder: Path, name: str, config: model_config_pb2.ModelConfig, warn: Callable[[str], None]
@@ -141,12 +146,15 @@ class Loader:
                 instance.check_golden(golden, batching.max_batch_size)
         labels = labels_of(folder.parent, card, session, config, warn)
         stats, tap = ModelStats(labels), Tap()
+        pace = _pace(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
+        observer: Observer = stats if pace is None else Watched(stats, pace)
         batcher = Batcher(
             [answering(instance, stats, tap) for instance in sessions],
-            stats,
+            observer,
             batching,
             batched=signature.batched,
             name=f"device-{name}-{version}",
+            pace=pace,
         )
         codec = Codec(name, version, signature, batching.max_batch_size, labels)
         fell_back = any(
@@ -154,7 +162,20 @@ class Loader:
         )
         batcher.start()
         return Served(
-            name, version, config, stats, sessions, codec, batcher, batching, golden, digest, labels, fell_back, tap
+            name,
+            version,
+            config,
+            stats,
+            sessions,
+            codec,
+            batcher,
+            batching,
+            golden,
+            digest,
+            labels,
+            fell_back,
+            tap,
+            pace,
         )
 
 
@@ -287,3 +308,15 @@ def batch_sizes(batching: Batching) -> list[int]:
     most = min(batching.max_batch_size, MAX_WARM_SIZE)
     powers = {2**power for power in range(most.bit_length()) if 2**power < most}
     return sorted(powers | {most} | {size for size in batching.preferred_sizes if size <= most})
+
+
+def _pace(
+    sessions: Sequence[Session], batching: Batching, slo_s: float, golden: Golden | None, warn: Callable[[str], None]
+) -> Pace | None:
+    """What keeps a model's answers within its slo; None without one."""
+    if not slo_s:
+        return None
+    run_s = sessions[0].measure(batch_sizes(batching), golden)
+    if run_s and run_s[1] > slo_s:
+        warn(f"slo_ms {slo_s * 1000:g} cannot be met: a run of one row takes {run_s[1] * 1000:.3g} ms here")
+    return Pace(slo_s, Costs(run_s, batching.max_batch_size), len(sessions))

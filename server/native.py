@@ -14,7 +14,7 @@ from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 from server.batcher import Batcher, Entry
 from server.errors import PredictionError, RunFailed, StartError
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
-from server.status import status, status_number
+from server.status import PUSHBACK, status, status_number, trailers
 
 _METHODS = (MODEL_INFER, PREDICT)
 _EVENTS = 256
@@ -123,4 +123,5 @@ class NativeDoor:
 
     def _fail(self, call_id: int, error: PredictionError, request_id: str) -> None:
         _, message = status(error, request_id)
-        self._front.fail(call_id, status_number(error), message)
+        # The front keeps keys that begin with grpc- to itself.
+        self._front.fail(call_id, status_number(error), message, trailers(error, PUSHBACK))

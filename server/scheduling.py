@@ -1,5 +1,6 @@
 """What a model's config.pbtxt says of its batches and its instances, over the server's own settings."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -8,9 +9,11 @@ from server.batcher import Batching, QueuePolicy
 from server.config import MAX_BATCH_SIZE
 from server.errors import LoadError
 from server.session import CPU, CUDA, Provider
+from server.tuning import SLO
 
 MAX_PRIORITIES = 256
 MAX_INSTANCES = 64
+MAX_SLO_MS = 3_600_000
 
 _Group = model_config_pb2.ModelInstanceGroup
 _KINDS = {_Group.KIND_AUTO: "KIND_AUTO", _Group.KIND_GPU: "KIND_GPU", _Group.KIND_CPU: "KIND_CPU", _Group.KIND_MODEL: "KIND_MODEL"}  # fmt: skip
@@ -50,6 +53,28 @@ def model_batching(config: model_config_pb2.ModelConfig, defaults: Batching, *, 
     _check_preferred(batching)
     _check_order(batching)
     return batching
+
+
+def model_slo_s(config: model_config_pb2.ModelConfig, default_s: float) -> float:
+    """How long a request to a model may take, in seconds: its parameter `slo_ms`, or the server's; 0 for no limit.
+
+    Raises:
+        LoadError: it is no such number.
+    """
+    return _number(config, SLO, default_s * 1000, MAX_SLO_MS) / 1000
+
+
+def _number(config: model_config_pb2.ModelConfig, name: str, default: float, most: float) -> float:
+    if name not in config.parameters:
+        return default
+    text = config.parameters[name].string_value
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= most:
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a number in range [0, {most:g}]")
+    return number
 
 
 def _policies(dynamic: model_config_pb2.ModelDynamicBatching, default: QueuePolicy) -> tuple[QueuePolicy, ...]:

@@ -1,8 +1,10 @@
 """Run one ONNX file on one device, and vouch for it: providers as asked for, warm, and proved against its golden sample."""
 
 import ctypes
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ Provider = tuple[str, dict[str, str]]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+
+_MEASURE_S = 1.0
+_MEASURE_RUNS = 5
 
 _DTYPES: Mapping[str, tuple[str, np.dtype[Any]]] = {
     "tensor(bool)": ("BOOL", np.dtype(np.bool_)),
@@ -228,6 +233,43 @@ class Session:
             inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
             self.rehearse(inputs, size)
         return True
+
+    def measure(
+        self, sizes: Sequence[int], golden: Golden | None, clock: Callable[[], float] = time.perf_counter
+    ) -> dict[int, float]:
+        """How long a run takes at each batch size that is warm: the fastest of a few, for a second in all.
+
+        Args:
+            sizes: numbers of rows, ascending.
+            golden: where real rows come from, as for `warm_up`.
+            clock: gives seconds.
+
+        Returns:
+            Seconds by number of rows, the sizes for which there was no time left out; empty when the shape of a row is
+            not known.
+
+        Raises:
+            LoadError: the network failed on a size.
+        """
+        row = self._sample_row(golden)
+        measured: dict[int, float] = {}
+        if row is None:
+            return measured
+        sizes = sizes if self.signature.batched else (1,)
+        end_s = clock() + _MEASURE_S
+        for size in sizes:
+            inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
+            share_s = clock() + _MEASURE_S / len(sizes)
+            for _ in range(_MEASURE_RUNS):
+                began_s = clock()
+                self.rehearse(inputs, size)
+                now_s = clock()
+                measured[size] = min(measured.get(size, math.inf), now_s - began_s)
+                if now_s > share_s:
+                    break
+            if clock() > end_s:
+                break
+        return measured
 
     def probe(self, golden: Golden | None) -> None:
         """Run one row (or as many as the graph fixes), and compare it with what PyTorch computed if that is known.

@@ -22,6 +22,16 @@ def _cut(text: str, size: int) -> str:
     return text if len(encoded) <= size else f"{encoded[:size].decode(errors='ignore')}..."
 
 
+PUSHBACK = "retry-pushback-ms"
+GRPC_PUSHBACK = f"grpc-{PUSHBACK}"
+"""What gRPC's own retries obey."""
+
+
+def trailers(error: PredictionError, *keys: str) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of an error: under each key, after how many milliseconds to try again, where that is known."""
+    return () if error.pushback_ms is None else tuple([(key, str(error.pushback_ms)) for key in keys])
+
+
 def status_number(error: PredictionError) -> int:
     """The status code as it goes over the wire."""
     number: int = grpc.StatusCode[error.code].value[0]

@@ -122,7 +122,7 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
         run={name: _arenas(f"parameters.{name}", given[name]) for name in (_SHRINK,) if name in given},
     )
     warnings = []
-    unknown = sorted(set(given) - {*_PARAMETERS, *CUDA_PARAMETERS, *entries})
+    unknown = sorted(set(given) - {SLO, *_PARAMETERS, *CUDA_PARAMETERS, *entries})
     if unknown:
         names = ", ".join(f"parameters.{name}" for name in unknown)
         warnings.append(f"config.pbtxt asks for what is not honoured: {names}")
@@ -135,6 +135,9 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
 
 
 _SHRINK = "memory.enable_memory_arena_shrinkage"
+SLO = "slo_ms"
+"""A parameter of ours, read with the rest of what a model's batches are like."""
+
 _PARAMETERS = (
     "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", _SHRINK,
 )  # fmt: skip

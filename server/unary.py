@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -11,7 +11,7 @@ import structlog
 from server.batcher import Entry
 from server.errors import PredictionError, RunFailed
 from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
-from server.status import status
+from server.status import GRPC_PUSHBACK, PUSHBACK, status, trailers
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -53,7 +53,7 @@ class InferenceDoor:
             entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
             self._inference.submit(entry, method, payload)
         except Refused as refused:
-            await context.abort(*status(refused.error, refused.request_id))
+            await _abort(context, refused.error, refused.request_id)
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
             _log.exception("request failed unexpectedly")
             await context.abort(*status(RunFailed(f"unexpected {type(error).__name__}: {error}")))
@@ -64,7 +64,7 @@ class InferenceDoor:
             raise
         if entry.error is not None:
             # The server ends a call with a status, never by cancelling: that would leave the client waiting.
-            await context.abort(*status(entry.error, entry.call.request_id))
+            await _abort(context, entry.error, entry.call.request_id)
         try:
             return encode(entry)
         except PredictionError as error:
@@ -74,6 +74,11 @@ class InferenceDoor:
         """Wake the loop once for a whole batch; runs in the device thread."""
         assert self._loop is not None, "an entry can only come from a call"  # noqa: S101  an invariant, not a check
         self._loop.call_soon_threadsafe(_set_answered, entries)
+
+
+async def _abort(context: Context, error: PredictionError, request_id: str) -> NoReturn:
+    """End a call with an error's status."""
+    await context.abort(*status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK))
 
 
 def _set_answered(entries: list[Entry]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from server.batch import Entry
 from server.errors import DeadlineExceeded, InvalidInput, QueueFull, QueueTimeout
+from server.pace import Pace
 
 Shapes = tuple[tuple[int, ...], ...]
 Lanes = dict[Shapes, deque[Entry]]
@@ -62,6 +63,7 @@ class _Level:
     Attributes:
         policy: its bounds.
         timed: whether its entries can wait too long.
+        guarded: whether there is more to see to than its bound, when an entry joins.
         fresh: those that have not.
         late: those that have, and are run after the fresh ones.
         rows: how many rows wait here.
@@ -69,12 +71,13 @@ class _Level:
         last_lane: its lane, which is in `fresh` unless it is empty.
     """
 
-    __slots__ = ("fresh", "last_lane", "last_shapes", "late", "max_rows", "policy", "rows", "timed")
+    __slots__ = ("fresh", "guarded", "last_lane", "last_shapes", "late", "max_rows", "policy", "rows", "timed")
 
-    def __init__(self, policy: QueuePolicy) -> None:
+    def __init__(self, policy: QueuePolicy, *, paced: bool) -> None:
         self.policy = policy
         self.max_rows = policy.max_rows
         self.timed = policy.timeout_s > 0 or policy.allow_override
+        self.guarded = self.timed or paced
         self.fresh: Lanes = {}
         self.late: Lanes = {}
         self.rows = 0
@@ -88,14 +91,17 @@ class Waiting:
     Args:
         batching: how they are batched.
         batched: False for a network without a batch axis: every entry then runs alone.
+        pace: says who can be answered in time, where there is an slo.
     """
 
-    def __init__(self, batching: Batching, *, batched: bool) -> None:
+    def __init__(self, batching: Batching, *, batched: bool, pace: Pace | None = None) -> None:
+        self._pace = pace
+        self._fill = self._fill_all if pace is None else self._fill_in_time
         self._batching = batching
         # An entry without a batch axis counts as one row.
         self._max_batch = batching.max_batch_size if batched else 1
         self._max_entry = batching.max_batch_size if batched else math.inf
-        self._levels = [_Level(policy) for policy in batching.policies]
+        self._levels = [_Level(policy, paced=pace is not None) for policy in batching.policies]
         self._only = self._levels[0] if batching.default_priority == 0 else None
         # In the order in which they are served.
         self._ranks = [(level, lanes) for level in self._levels for lanes in (level.fresh, level.late)]
@@ -125,6 +131,7 @@ class Waiting:
         Raises:
             InvalidInput: it has more rows than a batch, or the queue, ever takes.
             QueueFull: as many rows wait as may wait.
+            Overloaded: its answer would be late.
         """
         rows = entry.rows
         level = self._only or self._level(entry.priority)
@@ -133,8 +140,8 @@ class Waiting:
             raise InvalidInput(f"{rows} rows are more than the {self._max_entry} of a batch")
         if level.rows + rows > level.max_rows:
             raise _refusal(level, rows)
-        if level.timed:
-            self._set_timeout(entry, level.policy)
+        if level.guarded:
+            self._guard(entry, level)
         shapes = _ANY if self._ordered else entry.kind.shapes
         lane = level.last_lane
         if not lane or shapes is not level.last_shapes:
@@ -149,6 +156,17 @@ class Waiting:
         # A level there is not means the default, as in Triton, whose clients may rely on it.
         known = 1 <= priority <= len(self._levels)
         return self._levels[(priority if known else self._batching.default_priority) - 1]
+
+    def _guard(self, entry: Entry, level: _Level) -> None:
+        if self._pace is not None:
+            ahead = level.rows
+            for other in self._levels:
+                if other is level:
+                    break
+                ahead += other.rows
+            self._pace.admit(entry, ahead, len(level.fresh) or 1)
+        if level.timed:
+            self._set_timeout(entry, level.policy)
 
     def _set_timeout(self, entry: Entry, policy: QueuePolicy) -> None:
         timeout_s = policy.timeout_s or math.inf
@@ -210,9 +228,9 @@ class Waiting:
             if lanes:
                 shapes = next(iter(lanes)) if len(lanes) == 1 else min(lanes, key=_head_arrived_s(lanes))
                 return self._fill(shapes, self._max_batch, now, ended), ended, 0.0
-        return [], ended, math.inf
+        return self._nothing(ended, math.inf)
 
-    def _fill(self, shapes: Shapes, room: int, now: float, ended: list[Entry]) -> list[Entry]:
+    def _fill_all(self, shapes: Shapes, room: int, now: float, ended: list[Entry]) -> list[Entry]:
         batch: list[Entry] = []
         ordered = self._ordered
         for level, lanes in self._ranks:
@@ -241,6 +259,47 @@ class Waiting:
             del lanes[shapes]
         return batch
 
+    def _fill_in_time(self, shapes: Shapes, room: int, now: float, ended: list[Entry]) -> list[Entry]:
+        """As `_fill_all`, but no larger than its most urgent entry allows, and without those that would be late."""
+        pace = self._pace
+        assert pace is not None, "chosen only then"  # noqa: S101  an invariant, not a check
+        batch: list[Entry] = []
+        total, due_s = 0, math.inf
+        for level, lanes in self._ranks:
+            lane = lanes.get(shapes)
+            if lane is None:
+                continue
+            while lane:
+                entry = lane[0]
+                rows = entry.rows
+                if entry.deadline_s is not None and entry.deadline_s <= now:
+                    entry.error = DeadlineExceeded("Deadline exceeded while the request was queued")
+                    ended.append(entry)
+                elif pace.finish_s(now, rows) > entry.due_s or (
+                    not batch and pace.spoils(entry.due_s - now, level.rows)
+                ):
+                    entry.error = pace.give_up()
+                    ended.append(entry)
+                elif (
+                    total + rows <= room
+                    and not (batch and entry.kind.shapes != batch[0].kind.shapes)
+                    and pace.finish_s(now, total + rows) <= min(due_s, entry.due_s)
+                ):
+                    batch.append(entry)
+                    total += rows
+                    due_s = min(due_s, entry.due_s)
+                else:
+                    break
+                lane.popleft()
+                entry.level = None
+                level.rows -= rows
+            if lane:
+                break
+            del lanes[shapes]
+        if batch:
+            pace.took(now, total)
+        return batch
+
     def _choose(self, now: float, ended: list[Entry]) -> tuple[list[Entry], list[Entry], float]:
         """The first batch, in the order of service, that need not wait."""
         wait_s = self._next_expiry_s - now
@@ -249,6 +308,11 @@ class Waiting:
             if left_s <= 0:
                 return self._fill(shapes, rows, now, ended), ended, 0.0
             wait_s = min(wait_s, left_s)
+        return self._nothing(ended, wait_s)
+
+    def _nothing(self, ended: list[Entry], wait_s: float) -> tuple[list[Entry], list[Entry], float]:
+        if self._pace is not None:
+            self._pace.freed()
         return [], ended, wait_s
 
     def _in_turn(self) -> list[Shapes]:
@@ -261,7 +325,7 @@ class Waiting:
         """How many rows of a shape to run, none if all have expired; and in how many seconds unless more come."""
         best = total = 0
         full = False
-        oldest_s = math.inf
+        oldest_s = due_s = math.inf
         first: Shapes | None = None
         for entry in self._queued(shapes):
             if entry.deadline_s is not None and entry.deadline_s <= now:
@@ -272,12 +336,17 @@ class Waiting:
                 break
             total += entry.rows
             oldest_s = min(oldest_s, entry.arrived_s)
+            if self._pace is not None:
+                due_s = min(due_s, entry.due_s)
             if total in self._preferred:
                 best = total
         if best:
             return best, 0.0
         if full or total >= self._largest or oldest_s == math.inf:
             return total, 0.0
+        if self._pace is not None:
+            # No company is worth being late for.
+            oldest_s = min(oldest_s, self._pace.begin_s(due_s, total) - self._delay_s)
         return total, oldest_s + self._delay_s - now
 
     def _queued(self, shapes: Shapes) -> Iterator[Entry]:

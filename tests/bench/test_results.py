@@ -11,9 +11,9 @@ from rich.console import Console
 from bench import document, growth, overload, sheets
 from bench.__main__ import chosen, markdown
 from bench.goals import GOALS, Goal, Verdict, less_the_model, middle, quotient, verdicts
-from bench.openloop import Outcome
 from bench.rounds import Record
 from bench.rows import ROWS
+from frostline.openloop import Outcome
 
 RATE = Goal("rate", middle("a", "rate"), 100)
 TIME = Goal("time", middle("a", "ms"), 2.0, least=False, unit="{:.1f} ms")

@@ -23,7 +23,7 @@ from server.config import ServerConfig
 from training.config import RECIPES, Mlp, Recipe
 from training.errors import TrainingError
 
-COMMANDS = ("train", "show", "serve", "predict", "models", "promote", "rollback", "demo")
+COMMANDS = ("train", "show", "serve", "predict", "models", "promote", "rollback", "demo", "tune")
 ROWS = [[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]]
 
 

@@ -26,6 +26,7 @@ from server.errors import (
     RunFailed,
     ServerStopping,
 )
+from server.pace import Costs, Pace
 
 HOUR_S = 3600.0
 FLOAT = np.dtype(np.float32)
@@ -714,6 +715,22 @@ def test_a_brief_batch_is_run_by_whoever_offers_to_help(staging: Staging) -> Non
     # Nothing is left, so there is nothing to help with.
     on.batcher.help()
     assert len(threads) == 1
+    on.finish()
+
+
+def test_a_lent_device_whose_run_failed_counts_as_free_again() -> None:
+    pace = Pace(1.0, Costs({1: 0.001, 8: 0.002}, 8))
+    puppet, replies, witness = Puppet(blocking=False), Replies(), Witness()
+    batcher = Batcher([puppet], witness, batching(), pace=pace)
+    batcher.start()
+    on = Stage(batcher, puppet, replies, witness)
+    brief(on)
+    puppet.answer = lambda inputs, wanted: [][0]
+    entry = on.entry([1])
+    batcher.submit(entry, helping=True)
+    batcher.help()
+    assert isinstance(entry.error, RunFailed)
+    assert not pace._ends
     on.finish()
 
 

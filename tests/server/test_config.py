@@ -62,7 +62,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
         "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_CANARY_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
-        "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip",
+        "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -71,7 +71,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
         "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "canary_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
-        "shared_memory": "on", "compression": "gzip",
+        "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
     }  # fmt: skip
 
 

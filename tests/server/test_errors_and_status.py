@@ -6,9 +6,9 @@ import pytest
 from server import errors
 from server.errors import ConfigError, LoadError, PredictionError, StartError
 from server.exposition import REASONS
-from server.status import status, status_number
+from server.status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
 
-TABLE = [
+TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [
     (errors.PredictionError, grpc.StatusCode.UNKNOWN, 2, "OTHER"),
     (errors.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
     (errors.MessageTooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
@@ -19,6 +19,7 @@ TABLE = [
     (errors.TooManyRegions, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
     (errors.ModelNotReady, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
     (errors.QueueFull, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
     (errors.QueueTimeout, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.ServerStopping, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.Retired, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
@@ -49,6 +50,15 @@ def test_no_failure_is_missing_from_the_table() -> None:
 
 def test_every_reason_is_one_that_tritons_counter_has() -> None:
     assert {kind.reason for kind, *_ in TABLE} <= set(REASONS)
+
+
+def test_a_push_back_is_trailing_metadata_and_nothing_else_is() -> None:
+    assert trailers(errors.Overloaded("later", 12), PUSHBACK) == (("retry-pushback-ms", "12"),)
+    assert trailers(errors.Overloaded("later", 12), PUSHBACK, GRPC_PUSHBACK) == (
+        ("retry-pushback-ms", "12"),
+        ("grpc-retry-pushback-ms", "12"),
+    )
+    assert trailers(errors.QueueFull("later"), PUSHBACK) == ()
 
 
 def test_the_message_starts_with_the_clients_id_if_it_gave_one() -> None:

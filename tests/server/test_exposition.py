@@ -1,6 +1,7 @@
 """The page Prometheus scrapes: the names the contract promises, Triton's names bare, and the numbers behind both."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 from puppet import make_entry
 
-from server.errors import InvalidInput, ModelNotFound, QueueFull
+from server.errors import InvalidInput, ModelNotFound, Overloaded, QueueFull
 from server.exposition import REASONS, STATES, ModelView, ServerView, ShadowView, register
 from server.metrics import Histogram, ModelStats
+from server.pace import Costs, Pace
 from server.shadow import DIFFERENCE, Counts
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -25,7 +27,7 @@ OWN = {
     "frostline_prediction_confidence", "frostline_ready", "frostline_build_info", "frostline_device_fallback",
     "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
-    "frostline_model_healthy",
+    "frostline_model_healthy", "frostline_shed", "frostline_run_slowness",
 }  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -108,6 +110,21 @@ def busy() -> ModelStats:
     stats.failed(QueueFull(""))
     stats.failed(InvalidInput(""))
     return stats
+
+
+def test_a_model_with_an_slo_tells_what_it_refused_and_how_slow_runs_are() -> None:
+    pace = Pace(0.01, Costs({1: 0.02}, 1))
+    entry = make_entry(np.zeros((1, 1), np.float32), reply=lambda group: None)
+    entry.arrived_s = 0.0
+    pace.took(0.0, 1)
+    with pytest.raises(Overloaded):
+        pace.admit(entry, 0)
+    samples = samples_of(server_of(replace(view(), pace=pace), view("other")))
+    of = {"model": "digits", "version": "3"}
+    assert value(samples, "frostline_shed_total", **of, when="arrival") == 1
+    assert value(samples, "frostline_shed_total", **of, when="queued") == 0
+    assert value(samples, "frostline_run_slowness", **of) == 1
+    assert {labels["model"] for labels, _ in values(samples, "frostline_run_slowness")} == {"digits"}
 
 
 def test_the_families_are_exactly_those_that_are_promised() -> None:

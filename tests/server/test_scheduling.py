@@ -9,7 +9,7 @@ from puppet import batching
 from frostline.pb import model_config_pb2
 from server.batcher import Batching, QueuePolicy
 from server.errors import LoadError
-from server.scheduling import model_batching, placements
+from server.scheduling import model_batching, model_slo_s, placements
 from server.session import CPU, CUDA, Provider
 
 DEFAULTS = batching(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.5)
@@ -189,3 +189,16 @@ def test_a_group_that_cannot_be_followed_is_refused_with_its_reason(
     with pytest.raises(LoadError) as caught:
         devices(text, providers, count)
     assert why in str(caught.value)
+
+
+# Parameters
+
+
+def parameter(name: str, value: str) -> model_config_pb2.ModelConfig:
+    return parse(f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}')
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10", 0.01), ("0.5", 0.0005), ("0", 0.0)])
+def test_a_models_own_limit_wins_over_the_servers(text: str, seconds: float) -> None:
+    assert model_slo_s(parameter("slo_ms", text), 3.0) == pytest.approx(seconds)
+    assert model_slo_s(parse(""), 3.0) == pytest.approx(3.0)

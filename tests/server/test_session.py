@@ -363,6 +363,37 @@ def test_without_samples_a_network_is_warmed_with_zeros(tmp_path: Path, build: C
     assert load(tmp_path, build()).warm_up([1, 2, 4], None)
 
 
+def measured(session: Session, sizes: Sequence[int], run_s: Callable[[int, int], float]) -> dict[int, float]:
+    """What is measured where the nth run, of so many rows, takes as long as `run_s(n, rows)` says."""
+    now, runs = 0.0, 0
+
+    def run(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        nonlocal now, runs
+        now, runs = now + run_s(runs, len(inputs[0])), runs + 1
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "run", run)
+        times = session.measure(sizes, None, lambda: now)
+    assert now < 3.0, "it ends soon after a second"
+    return times
+
+
+def test_run_times_are_the_fastest_of_a_few_runs_at_each_size(tmp_path: Path) -> None:
+    session = load(tmp_path)
+    times = measured(session, [1, 2, 8], lambda number, rows: rows * (0.002 if number % 5 == 3 else 0.004))
+    assert times == {size: pytest.approx(0.002 * size) for size in (1, 2, 8)}
+
+
+def test_sizes_for_which_there_is_no_time_are_not_measured(tmp_path: Path) -> None:
+    assert set(measured(load(tmp_path), [1, 2, 4, 8, 16, 32], lambda number, rows: rows * 0.2)) == {1, 2, 4}
+
+
+def test_what_cannot_be_warmed_up_cannot_be_measured_and_without_a_batch_axis_one_run_counts(tmp_path: Path) -> None:
+    assert load(tmp_path, onnx_models.dynamic_inner()).measure([1, 2], None) == {}
+    assert set(load(tmp_path, onnx_models.no_batch_axis()).measure([1, 2], None)) == {1}
+
+
 def test_a_row_of_unknown_size_cannot_be_made_up(tmp_path: Path) -> None:
     assert not load(tmp_path, onnx_models.dynamic_inner()).warm_up([1], None)
 

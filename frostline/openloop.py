@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.http2 import Answer, Connection
+from frostline.http2 import Answer, Connection
 
 Array = np.ndarray[Any, Any]
 
@@ -111,3 +111,29 @@ def _wake_on_time() -> None:
     """Ask Linux to wake this thread when `select` says, rather than up to 50 µs later."""
     prctl_set_timerslack = 29
     ctypes.CDLL(None).prctl(prctl_set_timerslack, 1, 0, 0, 0)
+
+
+def saturate(connections: Sequence[Connection], body: bytes, in_flight: int, seconds: float) -> float:
+    """Keep so many requests in flight, over connections not used before; answers a second after the first fifth of the time."""
+    clock = time.perf_counter
+    start = now = clock()
+    mark, counted, answered = start + 0.2 * seconds, start, 0
+    for number in range(in_flight):
+        connections[number % len(connections)].request(body)
+    for connection in connections:
+        connection.flush()
+    while now < start + seconds:
+        blocked = [connection for connection in connections if connection.blocked]
+        ready, writable, _ = select.select(connections, blocked, (), max(0.0, start + seconds - now))
+        for connection in writable:
+            connection.flush()
+        for connection in ready:
+            finished = connection.receive()
+            for _ in finished:
+                connection.request(body)
+            connection.flush()
+            answered += sum(answer.status == 0 for answer in finished)
+        now = clock()
+        if counted == start and now >= mark:
+            counted, answered = now, 0
+    return answered / (now - counted) if now > counted else 0.0

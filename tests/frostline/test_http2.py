@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pygrpc_native import NativeGrpcFront
 
-from bench import openloop
-from bench.http2 import Answer, Connection, connected
 from bench.questions import framed
+from frostline import openloop
+from frostline.http2 import Answer, Connection, connected
 
 
 def _handlers() -> "grpc.GenericRpcHandler[bytes, bytes]":
