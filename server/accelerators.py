@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from frostline.pb import model_config_pb2
+from server.devices import CUDA, Provider
 from server.errors import LoadError
-from server.session import CUDA, Provider
 from server.tuning import CUDA_PARAMETERS, flag, number, size, words
 
 TENSORRT = "TensorrtExecutionProvider"

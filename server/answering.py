@@ -7,8 +7,9 @@ import numpy as np
 from server.batcher import Run
 from server.declared import reshaped
 from server.metrics import ModelStats
-from server.session import Session, Signature
+from server.session import Session
 from server.shadow import Tap
+from server.signature import Signature
 
 Array = np.ndarray[Any, Any]
 

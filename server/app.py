@@ -16,6 +16,7 @@ from server import logs
 from server.batcher import Batching, QueuePolicy
 from server.canary import Canary
 from server.config import ServerConfig
+from server.devices import CPU, choose_providers, cuda_devices
 from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
@@ -25,7 +26,6 @@ from server.metrics import ModelStats, Unrouted
 from server.repository import ModelVersion, Repository, Traffic
 from server.scrape import ScrapeServer
 from server.servicers import InferenceService
-from server.session import CPU, choose_providers, cuda_devices
 from server.shared_memory import Regions
 from server.transport import SERVICES, Transport, local_only
 from server.watch import Watch

@@ -13,12 +13,15 @@ from server.answering import answering
 from server.batcher import Batcher, Batching
 from server.codec import Codec
 from server.declared import agreed
+from server.devices import CPU, Provider
 from server.errors import LoadError
 from server.folder import read_card, read_labels, sha256
+from server.golden import Golden, read_golden
 from server.metrics import ModelStats
 from server.model_config import MODEL_FILE, label_file
+from server.opening import load_session
 from server.scheduling import model_batching, placements
-from server.session import CPU, Golden, Provider, Session, load_session, read_golden
+from server.session import Session
 from server.shadow import Tap
 from server.tuning import tuning_of
 from server.warmup import Sample, samples_of

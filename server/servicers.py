@@ -20,7 +20,7 @@ from server.loader import Served
 from server.metrics import BatchTimes, Snapshot
 from server.model_config import BACKEND, MODEL_FILE, PLATFORM
 from server.repository import Repository, Traffic
-from server.session import TensorSpec
+from server.signature import TensorSpec
 from server.status import status
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -5,8 +5,8 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
 from server.accelerators import OPENVINO, TENSORRT, Accelerator, Accelerators, accelerators_of, providers_for
+from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
-from server.session import CPU, CUDA, Provider
 
 GPU: list[Provider] = [(CUDA, {"device_id": "1", "arena_extend_strategy": "kSameAsRequested"}), (CPU, {})]
 ONLY_CPU: list[Provider] = [(CPU, {})]

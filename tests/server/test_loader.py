@@ -16,10 +16,11 @@ from puppet import batching
 from frostline.pb.model_config_pb2 import ModelConfig
 from server.accelerators import TENSORRT
 from server.answering import answering
+from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
 from server.loader import check_weights, labels_of, model_file, open_session, warm
 from server.metrics import ModelStats
-from server.session import CPU, CUDA, Provider, Session
+from server.session import Session
 from server.shadow import Tap
 from server.warmup import samples_of
 

@@ -12,20 +12,13 @@ import onnx_models
 import pytest
 from onnx import TensorProto
 
+from server.devices import CPU, CUDA, Provider, choose_providers, cuda_devices
 from server.errors import LoadError, RunFailed, StartError
+from server.golden import Golden, read_golden
 from server.heads import Heads
-from server.session import (
-    CPU,
-    CUDA,
-    Golden,
-    Provider,
-    Session,
-    TensorSpec,
-    choose_providers,
-    cuda_devices,
-    load_session,
-    read_golden,
-)
+from server.opening import load_session
+from server.session import Session
+from server.signature import TensorSpec
 
 Array = np.ndarray[Any, Any]
 
