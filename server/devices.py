@@ -2,7 +2,7 @@
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from server.errors import StartError
 
@@ -11,6 +11,16 @@ Provider = tuple[str, dict[str, str]]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+
+CUDA_DEFAULTS: Mapping[str, str] = {
+    # What a batch needs is what it takes, and not the next power of two.
+    "arena_extend_strategy": "kSameAsRequested",
+    # An exhaustive search takes seconds for every convolution and every batch size, and gigabytes while it lasts.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # TensorFloat-32 keeps 10 bits of a number: logits move by more than a golden sample's usual tolerance.
+    "use_tf32": "0",
+}
+"""Options of the CUDA provider where a model's configuration says nothing."""
 
 
 def cuda_devices() -> int:
@@ -47,8 +57,7 @@ def choose_providers(device: str, available: Sequence[str], devices: int) -> lis
     elif index >= devices:
         obstacle = f"{devices} CUDA devices were found" if devices else "no CUDA device was found"
     else:
-        # The graph's own order of allocation, not powers of two: what a batch needs is what it takes.
-        return [(CUDA, {"device_id": str(index), "arena_extend_strategy": "kSameAsRequested"}), (CPU, {})]
+        return [(CUDA, {"device_id": str(index), **CUDA_DEFAULTS}), (CPU, {})]
     if device == "auto":
         return [(CPU, {})]
     raise StartError(f"device {device} was demanded, but {obstacle}; use --device auto to fall back to the CPU")

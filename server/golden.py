@@ -54,9 +54,39 @@ def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) 
         worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0)), wrong.shape)
         row, *rest = (int(index) for index in worst)
         raise LoadError(
-            f"golden check failed: the logits differ from PyTorch's by {difference[worst]:.3g} at row {start + row}, class "
+            f"golden check failed: the logits differ from PyTorch's by {difference[worst]:.3g} at row {(start + row) % len(golden.logits)}, class "
             f"{rest[0] if rest else 0} (batch of {size}; served {got[worst]:.6g}, trained {expected[worst]:.6g}; "
             f"allowed {golden.atol:g} + {golden.rtol:g} x |trained|); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
+        )
+
+
+def compare_classes(classes: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
+    """Check that classes are the best ones by trained logits, or as good within the tolerance.
+
+    Args:
+        classes: [R, ...], as served.
+        expected: [R, C, ...], logits as trained.
+        golden: the tolerances.
+        start: the number of the first of these rows in the sample, for messages.
+        size: how many rows the batch had.
+
+    Raises:
+        LoadError: one is not.
+    """
+    if classes.shape != (*expected.shape[:1], *expected.shape[2:]):
+        raise LoadError(
+            f"golden check failed: classes have shape {list(classes.shape)} for logits {list(expected.shape)}"
+        )
+    strange = (classes < 0) | (classes >= expected.shape[1])
+    places = np.expand_dims(np.where(strange, 0, classes), 1)
+    chosen, best = np.take_along_axis(expected, places, 1)[:, 0], expected.max(axis=1)
+    # Either logit may be off by what is allowed.
+    wrong = strange | (best - chosen > 2 * golden.atol + golden.rtol * (np.abs(best) + np.abs(chosen)))
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0][0])
+        raise LoadError(
+            f"golden check failed: another class than PyTorch's comes out at row {(start + row) % len(golden.logits)} (batch of "
+            f"{size}); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
         )
 
 

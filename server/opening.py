@@ -1,14 +1,18 @@
 """Open an ONNX file as a session: weights found, heads appended, providers as asked for."""
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 
+from server.binding import DeviceRunner
+from server.buckets import graphs_wanted, with_graphs
 from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
 from server.heads import add_heads
+from server.lane import Captures, Lane
 from server.session import Session
 from server.signature import signature_of
 from server.tuning import Tuning
@@ -22,6 +26,8 @@ def load_session(
     strict: bool,
     tuning: Tuning | None = None,
     outputs: Collection[str] = (),
+    captures: Captures | None = None,
+    graphs: bool = True,
 ) -> Session:
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
@@ -32,6 +38,8 @@ def load_session(
         strict: refuse a session that is not bound to the GPU among the providers.
         tuning: what the model's configuration asks for.
         outputs: the file's outputs that are wanted, all when empty; what only the others need is not computed.
+        captures: shared by all sessions of the process that may be on a CUDA device.
+        graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
 
     Raises:
         LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
@@ -55,13 +63,28 @@ def load_session(
     heads, addition = add_heads(model)
     options = tuning.options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    session = _open(path.name, content + addition, options, providers, strict=strict)
+    graphs = graphs and graphs_wanted(providers, model.graph, tuning.run)
+    providers = with_graphs(providers, enabled=graphs)
+    session, problem = _open(path.name, content + addition, options, providers, strict=strict)
     bound = session.get_providers()
     index = next((options["device_id"] for name, options in providers if name == CUDA), None)
     if strict and index is not None and CUDA not in bound:
         raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}; its own log says why")
-    device = f"cuda:{index}" if CUDA in bound else "cpu"
-    return Session(session, signature_of(session, own_outputs, heads, unranked), external, device, tuning.run_options())
+    signature = signature_of(session, own_outputs, heads, unranked)
+    if index is None or CUDA not in bound:
+        return Session(session, signature, external, "cpu", tuning.run_options())
+    runner = DeviceRunner(
+        session,
+        [spec.name for spec in signature.inputs],
+        partial(ort.OrtValue.ortvalue_from_shape_and_type, device_type="cuda", device_id=int(index)),
+        tuning.device_run_options,
+        graphs=graphs and not problem,
+        captures=captures or Captures(),
+        lane=Lane(f"cuda-{index}"),
+    )
+    runner.start()
+    remarks = [f"CUDA graphs are not captured: {problem}"] if problem else []
+    return Session(session, signature, external, f"cuda:{index}", None, runner, remarks)
 
 
 def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
@@ -76,22 +99,36 @@ def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
 
 def _open(
     file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[Provider], *, strict: bool
-) -> ort.InferenceSession:
-    """A session on the first of these that can be had: all the providers, the devices' own, the CPU unless `strict`."""
-    own = [provider for provider in providers if provider[0] in (CPU, CUDA)]
-    attempts = [list(providers)]
-    if len(own) < len(providers):
-        attempts.append(own)
-    if not strict and own[0][0] != CPU:
-        attempts.append([(CPU, {})])
+) -> tuple[ort.InferenceSession, str]:
+    """A session on the first of the `attempts` that succeeds, and why CUDA captures no graphs if only that had to be given up."""
     problem: Exception | None = None
-    for attempt in attempts:
+    for attempt, given_up in attempts(providers, strict=strict):
         try:
             # ONNX Runtime's own fallback would silently go to the first GPU or the CPU, at any run.
-            return ort.InferenceSession(model, options, providers=attempt, enable_fallback=0)
+            session = ort.InferenceSession(model, options, providers=attempt, enable_fallback=0)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             problem = error
+        else:
+            return session, str(problem) if given_up == "graphs" else ""
     raise LoadError(f"{file} cannot be run: {problem}") from problem
+
+
+def attempts(providers: Sequence[Provider], *, strict: bool) -> list[tuple[list[Provider], str]]:
+    """The providers to try to open a session with, in turn, each with what is newly given up: "", graphs, accelerators or cuda.
+
+    Args:
+        providers: all that is wanted, best first.
+        strict: whether the GPU is demanded.
+    """
+    own = [provider for provider in providers if provider[0] in (CPU, CUDA)]
+    chosen: list[tuple[list[Provider], str]] = [(list(providers), "")]
+    if any(options.get("enable_cuda_graph") == "1" for _, options in providers):
+        chosen.append((with_graphs(providers, enabled=False), "graphs"))
+    if len(own) < len(providers):
+        chosen.append((with_graphs(own, enabled=False), "accelerators"))
+    if not strict and own[0][0] != CPU:
+        chosen.append(([(CPU, {})], "cuda"))
+    return chosen
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:

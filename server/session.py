@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from server.binding import DeviceRunner
+from server.buckets import Plan, plan
 from server.errors import LoadError, RunFailed
-from server.golden import Golden, compare
+from server.golden import Golden, compare, compare_classes
 from server.signature import Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -22,8 +24,12 @@ class Session:
         external: names of the files beside the ONNX file that hold its weights.
         device: where it runs, such as cpu or cuda:0.
         run_options: options of every run.
+        runner: what runs it on a CUDA device; None elsewhere.
+        remarks: what about it is not as it could be.
 
     Attributes:
+        remarks: as given, and what came to light while it was warmed up.
+        bound: what runs from buffers on the device, once warmed up; None where every run copies by itself.
         metadata: the file's metadata properties.
         providers: the execution providers that are bound, best first.
     """
@@ -35,6 +41,8 @@ class Session:
         external: tuple[str, ...],
         device: str,
         run_options: ort.RunOptions | None,
+        runner: DeviceRunner | None = None,
+        remarks: Sequence[str] = (),
     ) -> None:
         self._session = session
         self.signature = signature
@@ -43,6 +51,9 @@ class Session:
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.providers: tuple[str, ...] = tuple(session.get_providers())
         self._run_options = run_options
+        self._runner = runner
+        self.remarks = list(remarks)
+        self.bound: Plan | None = None
         self._names = [spec.name for spec in signature.inputs]
 
     @property
@@ -64,6 +75,8 @@ class Session:
             RunFailed: the network refused the batch.
         """
         try:
+            if self._runner is not None:
+                return self._runner.run(inputs, outputs)
             arrays: list[Array] = self._session.run(
                 outputs, dict(zip(self._names, inputs, strict=True)), self._run_options
             )
@@ -85,14 +98,31 @@ class Session:
 
         Raises:
             LoadError: the network failed on a size, or answered with something else than it says it gives.
+            GraphsFailed: a CUDA graph could not be captured; another session must be opened, without graphs.
         """
         row = self._sample_row(golden) if golden is not None or sample is None else sample
         if row is None:
             return False
+        self._bind(sizes, row)
         for size in sizes if self.signature.batched else (1,):
             inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
             self.rehearse(inputs, size)
         return True
+
+    def _bind(self, sizes: Sequence[int], row: Sequence[Array]) -> None:
+        """Bind the sizes to buffers on the device, where there is one and the network allows it."""
+        chosen = plan(self.signature, sizes) if self._runner is not None else None
+        if self._runner is None or chosen is None:
+            return
+        if chosen.left_out:
+            self.remarks.append(
+                f"batches of more than {chosen.sizes[-1]} rows are not bound to buffers on the device, which would take more "
+                "memory than they may; they are copied anew each time"
+            )
+        if problem := self._runner.prepare(self.signature, chosen, row):
+            self.remarks.append(problem)
+            return
+        self.bound = chosen
 
     def probe(self, golden: Golden | None) -> None:
         """Run one row (or as many as the graph fixes), and compare it with what PyTorch computed if that is known.
@@ -163,7 +193,7 @@ class Session:
         return 1 if self.signature.batched or not lead else lead
 
     def check_golden(self, golden: Golden, max_batch_size: int) -> None:
-        """Prove that this session answers as PyTorch did, one row at a time and in full batches.
+        """Prove that this session answers as PyTorch did, one row at a time and in full batches; where it is bound, in every size.
 
         Raises:
             LoadError: it does not, with the largest difference and the row it is in.
@@ -174,12 +204,24 @@ class Session:
             raise LoadError(
                 f"golden check failed: {rows} golden rows do not fill batches of {step}, which the graph fixes"
             )
-        for size in sorted({step, min(rows, max_batch_size)}) if self.signature.batched else (step,):
+        sizes = {step}
+        if self.signature.batched:
+            sizes |= {min(rows, max_batch_size), *(self.bound.sizes if self.bound else ())}
+        heads = self.signature.heads
+        for size in sorted(sizes):
             # One row at a time shows a broken batch axis as well as the first few rows do.
             for start in range(0, min(rows, 4) if size == 1 else rows, size):
-                part = slice(start, start + size)
+                # Over and over where there are not enough rows to fill a bucket.
+                part = (
+                    np.arange(start, start + size) % rows if size > rows else np.arange(start, min(start + size, rows))
+                )
+                inputs = [golden.inputs[name][part] for name in self._names]
                 try:
-                    (got,) = self.run([golden.inputs[name][part] for name in self._names], [logits])
+                    (got,) = self.run(inputs, [logits])
+                    classes = self.run(inputs, [heads.argmax])[0] if self.bound and heads else None
                 except RunFailed as error:
                     raise LoadError(f"golden check failed: {error}") from error
                 compare(got, golden.logits[part], golden, start, size)
+                if classes is not None:
+                    # They come from a graph of their own.
+                    compare_classes(classes, golden.logits[part], golden, start, size)

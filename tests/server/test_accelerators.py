@@ -116,7 +116,6 @@ def test_the_newer_spelling_of_a_setting_of_cuda_wins() -> None:
     ("config", "name"),
     [
         (gpu("tensorrt", trt_cuda_graph_enable="1"), "gpu_execution_accelerator.tensorrt.trt_cuda_graph_enable"),
-        (gpu("cuda", enable_cuda_graph="1"), "gpu_execution_accelerator.cuda.enable_cuda_graph"),
         (gpu("cuda", device_id="3"), "gpu_execution_accelerator.cuda.device_id"),
         (gpu("gpu_io"), "gpu_execution_accelerator.gpu_io"),
         (cpu("xnnpack"), "cpu_execution_accelerator.xnnpack"),

@@ -132,6 +132,7 @@ class Machine:
 
 
 GPU: list[Provider] = [(CUDA, {"device_id": "1"}), (CPU, {})]
+CAPTURING: list[Provider] = [(CUDA, {"device_id": "1", "enable_cuda_graph": "1"}), (CPU, {})]
 
 
 def on_gpu(
@@ -164,13 +165,13 @@ def test_a_gpu_that_was_demanded_is_not_given_up_for_the_cpu(tmp_path: Path, mon
     machine = Machine(monkeypatch, fails=[CUDA])
     with pytest.raises(LoadError, match=f"^model.onnx cannot be run: {CUDA} is out of order"):
         on_gpu(tmp_path, "")
-    assert machine.tried == [GPU]
+    assert machine.tried == [CAPTURING, GPU]
 
 
 def test_a_gpu_that_was_not_demanded_is_given_up_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, fails=[CUDA])
     session = on_gpu(tmp_path, "", strict=False)
-    assert machine.tried == [GPU, ON_CPU]
+    assert machine.tried == [CAPTURING, GPU, ON_CPU]
     assert (session.provider, session.device) == (CPU, "cpu")
 
 
