@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from server.buckets import NO_GRAPH, Names, Plan, computed
+from server.buckets import NO_GRAPH, WIRE, Names, Plan, computed
 from server.errors import GraphsFailed
 from server.lane import Captures, Lane
 from server.signature import Signature, TensorSpec
@@ -19,18 +19,33 @@ Allocate = Callable[[Sequence[int], Any], Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Buffer:
+    """An input's place on the device.
+
+    Attributes:
+        staging: host memory where a batch that does not fill the bucket is padded.
+        value: the device memory.
+        wire: where bytes arrive that are cast into it; None where the host casts.
+        binding: of the run that casts.
+    """
+
+    staging: Array
+    value: Any
+    wire: "_Buffer | None" = None
+    binding: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Bucket:
     """Buffers for so many rows, and what is bound to them.
 
     Attributes:
-        staging: for each input, host memory where a batch that does not fill the bucket is padded.
-        inputs: for each input, its device buffer.
+        inputs: in graph order.
         outputs: device buffers by name.
         bindings: by the set of outputs that is computed, ONNX Runtime's binding and the options of its runs.
     """
 
-    staging: tuple[Array, ...]
-    inputs: tuple[Any, ...]
+    inputs: tuple[_Buffer, ...]
     outputs: Mapping[str, Any]
     bindings: dict[Names, tuple[Any, Any]]
 
@@ -45,6 +60,7 @@ class DeviceRunner:
         inputs: names of its inputs, in graph order.
         allocate: makes device buffers.
         options: makes options for runs with a `gpu_graph_id`.
+        caster: opens `buckets.cast_network` on the same device.
         graphs: whether the session was opened to capture graphs.
         captures: shared by all sessions of the process.
         lane: its thread; not started.
@@ -56,6 +72,7 @@ class DeviceRunner:
         inputs: Sequence[str],
         allocate: Allocate,
         options: Callable[[str], Any],
+        caster: Callable[[], Any],
         *,
         graphs: bool,
         captures: Captures,
@@ -66,12 +83,14 @@ class DeviceRunner:
         self._allocate = allocate
         self._options = options
         self._plain = options(NO_GRAPH)
+        self._caster = caster
+        self._cast: Any = None
         self.graphs = graphs
         self._captures = captures
         self._lane = lane
         self._plan: Plan | None = None
         self._batched = False
-        self._shapes: tuple[tuple[tuple[int | None, ...], np.dtype[Any]], ...] = ()
+        self._shapes: tuple[tuple[tuple[int | None, ...], np.dtype[Any], bool], ...] = ()
         self._buckets: dict[int, _Bucket] = {}
 
     def start(self) -> None:
@@ -79,7 +98,10 @@ class DeviceRunner:
         self._lane.start(self)
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
-        """Run once; as `Session.run`, but with whatever error ONNX Runtime raises."""
+        """Run once; as `Session.run`, but with whatever error ONNX Runtime raises.
+
+        Once prepared it also takes bytes where the plan says that they are cast.
+        """
         return self._lane.do(partial(self._run, inputs, outputs))
 
     def prepare(self, signature: Signature, plan: Plan, row: Sequence[Array]) -> str:
@@ -104,6 +126,8 @@ class DeviceRunner:
         buckets: dict[int, _Bucket] = {}
         self._batched = signature.batched
         try:
+            if any(plan.casts) and self._cast is None:
+                self._cast = self._caster()
             # The largest first: what its run takes of ONNX Runtime's arena is enough for the others.
             for size in reversed(plan.sizes):
                 with self._captures.running():
@@ -113,7 +137,9 @@ class DeviceRunner:
         if self.graphs:
             for (size, names), number in ids.items():
                 self._capture(buckets[size], names, number, size)
-        self._shapes = tuple((spec.graph_shape, spec.dtype) for spec in signature.inputs)
+        self._shapes = tuple(
+            (spec.graph_shape, spec.dtype, cast) for spec, cast in zip(signature.inputs, plan.casts, strict=True)
+        )
         self._plan, self._buckets = plan, buckets
         return ""
 
@@ -121,21 +147,38 @@ class DeviceRunner:
         self, signature: Signature, plan: Plan, size: int, specs: Sequence[TensorSpec], row: Sequence[Array]
     ) -> _Bucket:
         lead = (size,) if self._batched else ()
-        staging = tuple(np.empty((*lead, *_shape(spec)), spec.dtype) for spec in signature.inputs)
-        inputs = tuple(self._allocate(array.shape, array.dtype) for array in staging)
+        inputs = tuple(
+            self._buffer((*lead, *_shape(spec)), spec.dtype, cast=cast)
+            for spec, cast in zip(signature.inputs, plan.casts, strict=True)
+        )
         outputs = {spec.name: self._allocate((*lead, *_shape(spec)), spec.dtype) for spec in specs}
-        bucket = _Bucket(staging, inputs, outputs, {})
+        bucket = _Bucket(inputs, outputs, {})
         self._fill(bucket, row, 1)
         for names in plan.outputs:
             binding = self._session.io_binding()
-            for name, value in zip(self._names, inputs, strict=True):
-                binding.bind_ortvalue_input(name, value)
+            for name, buffer in zip(self._names, inputs, strict=True):
+                binding.bind_ortvalue_input(name, buffer.value)
             for name in names:
                 binding.bind_ortvalue_output(name, outputs[name])
             bucket.bindings[names] = binding, self._plain
             # Once without a graph: libraries choose their algorithms and memory is taken, which a capture cannot bear.
             self._session.run_with_iobinding(binding, self._plain)
         return bucket
+
+    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, cast: bool) -> _Buffer:
+        value = self._allocate(shape, dtype)
+        if not cast:
+            return _Buffer(np.empty(shape, dtype), value)
+        wire = _Buffer(np.empty(shape, WIRE), self._allocate(shape, WIRE))
+        binding = self._cast.io_binding()
+        binding.bind_ortvalue_input("wire", wire.value)
+        binding.bind_ortvalue_output("cast", value)
+        wire.staging[...] = np.resize(np.arange(256, dtype=WIRE), shape)
+        wire.value.update_inplace(wire.staging)
+        self._cast.run_with_iobinding(binding, self._plain)
+        if not np.array_equal(value.numpy(), wire.staging):
+            raise RuntimeError("bytes cast on the device are not those that were sent")
+        return _Buffer(np.empty(shape, dtype), value, wire, binding)
 
     def _capture(self, bucket: _Bucket, names: Names, number: str, size: int) -> None:
         binding, _ = bucket.bindings[names]
@@ -156,7 +199,7 @@ class DeviceRunner:
             rows = len(inputs[0]) if names and self._batched else 1
             size = plan.size(rows) if plan is not None and names is not None else None
             if names is None or size is None:
-                feed = dict(zip(self._names, inputs, strict=True))
+                feed = dict(zip(self._names, self._cast_here(inputs), strict=True))
                 arrays: list[Array] = self._session.run(list(outputs), feed, self._plain)
                 return arrays
             bucket = self._buckets[size]
@@ -170,11 +213,20 @@ class DeviceRunner:
         return (
             len(inputs) == len(self._shapes)
             and all(
-                array.shape[lead:] == shape and array.dtype == dtype
-                for array, (shape, dtype) in zip(inputs, self._shapes, strict=True)
+                array.shape[lead:] == shape and (array.dtype == dtype or (cast and array.dtype == WIRE))
+                for array, (shape, dtype, cast) in zip(inputs, self._shapes, strict=True)
             )
             and (not lead or (len({len(array) for array in inputs}) == 1 and len(inputs[0]) > 0))
         )
+
+    def _cast_here(self, inputs: Sequence[Array]) -> list[Array]:
+        """The inputs as the network takes them, for a run without buffers."""
+        if len(inputs) != len(self._shapes):
+            return list(inputs)
+        return [
+            array.astype(dtype) if cast and array.dtype == WIRE else array
+            for array, (_, dtype, cast) in zip(inputs, self._shapes, strict=True)
+        ]
 
     def _fill(self, bucket: _Bucket, inputs: Sequence[Array], rows: int) -> None:
         """Copy a batch to the device; what it leaves free of the bucket repeats its first row.
@@ -182,13 +234,19 @@ class DeviceRunner:
         A row of this very batch is the one padding that cannot do harm where the batch does none: zeros may be no
         sensible input (divisions, places in a table), and older rows belong to somebody else.
         """
-        for array, staging, value in zip(inputs, bucket.staging, bucket.inputs, strict=True):
-            if self._batched and rows < len(staging):
-                staging[:rows] = array
-                staging[rows:] = array[0]
-                value.update_inplace(staging)
+        for array, buffer in zip(inputs, bucket.inputs, strict=True):
+            if buffer.wire is not None and array.dtype == WIRE:
+                self._copy(buffer.wire, array, rows)
+                self._cast.run_with_iobinding(buffer.binding, self._plain)
             else:
-                value.update_inplace(array)
+                self._copy(buffer, array, rows)
+
+    def _copy(self, buffer: _Buffer, array: Array, rows: int) -> None:
+        if self._batched and rows < len(buffer.staging):
+            buffer.staging[:rows] = array
+            buffer.staging[rows:] = array[0]
+            array = buffer.staging
+        buffer.value.update_inplace(array)
 
     def _host(self, value: Any, rows: int) -> Array:
         """The rows of an output, in memory of their own."""

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from server.devices import CUDA, Provider
@@ -18,6 +19,12 @@ NO_GRAPH = "-1"
 
 MAX_BYTES = 1 << 30
 """Device memory for the bound buffers of one session, besides ONNX Runtime's own; larger batches are run without them."""
+
+MIN_CAST_BYTES = 4096
+"""Smaller rows of single precision are made from bytes on the host: the kernel's launch would cost more than the bytes."""
+
+WIRE = np.dtype(np.uint8)
+"""The type that is cast on the device: images come in it. The others a client may send are cast on the host."""
 
 Names = tuple[str, ...]
 
@@ -30,12 +37,14 @@ class Plan:
         sizes: numbers of rows, ascending; (1,) for a network without a batch axis.
         outputs: the sets of outputs that are computed together, small ones first; a run takes the first that has all it
             needs.
+        casts: for each input, whether rows of bytes are made single precision on the device.
         left_out: sizes that would have taken too much memory.
         bytes: device memory of all buffers.
     """
 
     sizes: tuple[int, ...]
     outputs: tuple[Names, ...]
+    casts: tuple[bool, ...]
     left_out: tuple[int, ...]
     bytes: int
 
@@ -66,12 +75,16 @@ def plan(signature: Signature, sizes: Sequence[int], max_bytes: int = MAX_BYTES)
     specs = [*signature.inputs, *computed(signature)]
     if not signature.inputs or not all(fixed(spec) for spec in specs):
         return None
+    casts = tuple(cast_on_device(spec) for spec in signature.inputs)
     row_bytes = sum(tensor_bytes(spec) for spec in specs)
+    row_bytes += sum(
+        tensor_bytes(spec) // spec.dtype.itemsize for spec, cast in zip(signature.inputs, casts, strict=True) if cast
+    )
     wanted = sorted(set(sizes)) if signature.batched else [1]
     kept = affordable(wanted, row_bytes, max_bytes)
     if not kept:
         return None
-    return Plan(kept, output_sets(signature), tuple(wanted[len(kept) :]), sum(kept) * row_bytes)
+    return Plan(kept, output_sets(signature), casts, tuple(wanted[len(kept) :]), sum(kept) * row_bytes)
 
 
 def affordable(sizes: Sequence[int], row_bytes: int, max_bytes: int) -> tuple[int, ...]:
@@ -92,6 +105,22 @@ def fixed(spec: TensorSpec) -> bool:
 def tensor_bytes(spec: TensorSpec) -> int:
     """Bytes of one row of a fixed tensor, or of the whole one without a batch axis."""
     return math.prod(size or 0 for size in spec.graph_shape) * spec.dtype.itemsize
+
+
+def cast_on_device(spec: TensorSpec) -> bool:
+    """Whether rows of bytes for this input cross to the device as they came: a quarter of the bytes, and none written by the host."""
+    return spec.datatype == "FP32" and tensor_bytes(spec) >= MIN_CAST_BYTES
+
+
+def cast_network() -> onnx.ModelProto:
+    """Input `wire`, bytes of any shape, to output `cast`, the same in single precision."""
+    wire, cast = (
+        onnx.helper.make_tensor_value_info(name, element, None)
+        for name, element in (("wire", onnx.TensorProto.UINT8), ("cast", onnx.TensorProto.FLOAT))
+    )
+    node = onnx.helper.make_node("Cast", ["wire"], ["cast"], to=onnx.TensorProto.FLOAT)
+    graph = onnx.helper.make_graph([node], "cast", [wire], [cast])
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
 
 
 def computed(signature: Signature) -> tuple[TensorSpec, ...]:

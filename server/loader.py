@@ -164,6 +164,7 @@ class Loader:
             batching,
             batched=signature.batched,
             name=f"device-{name}-{version}",
+            uncast=frozenset.intersection(*[instance.uncast for instance in sessions]),
         )
         codec = Codec(name, version, signature, batching.max_batch_size, labels)
         fell_back = any(

@@ -1,6 +1,6 @@
 """Open an ONNX file as a session: weights found, heads appended, providers as asked for."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 
 from server.binding import DeviceRunner
-from server.buckets import graphs_wanted, with_graphs
+from server.buckets import cast_network, graphs_wanted, with_graphs
 from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
 from server.heads import add_heads
@@ -78,6 +78,7 @@ def load_session(
         [spec.name for spec in signature.inputs],
         partial(ort.OrtValue.ortvalue_from_shape_and_type, device_type="cuda", device_id=int(index)),
         tuning.device_run_options,
+        partial(_caster, {name: options for name, options in providers if name == CUDA}),
         graphs=graphs and not problem,
         captures=captures or Captures(),
         lane=Lane(f"cuda-{index}"),
@@ -111,6 +112,14 @@ def _open(
         else:
             return session, str(problem) if given_up == "graphs" else ""
     raise LoadError(f"{file} cannot be run: {problem}") from problem
+
+
+def _caster(cuda: Mapping[str, dict[str, str]]) -> ort.InferenceSession:
+    """The network that casts bytes, on the device of these options."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    providers = [*with_graphs(list(cuda.items()), enabled=False), (CPU, {})]
+    return ort.InferenceSession(cast_network().SerializeToString(), options, providers=providers, enable_fallback=0)
 
 
 def attempts(providers: Sequence[Provider], *, strict: bool) -> list[tuple[list[Provider], str]]:

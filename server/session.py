@@ -61,6 +61,12 @@ class Session:
         """The first execution provider that is bound."""
         return self.providers[0]
 
+    @property
+    def uncast(self) -> frozenset[int]:
+        """Places of the inputs that `run` also takes as bytes, to be made single precision on the device."""
+        casts = self.bound.casts if self.bound else ()
+        return frozenset(place for place, cast in enumerate(casts) if cast)
+
     def run(self, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
         """Run the network once.
 

@@ -13,11 +13,12 @@ import onnx_models
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto
-from puppet import TIMEOUT_S, batching
+from puppet import TIMEOUT_S, Replies, batching
 from standin_cuda import Cuda, CudaSession
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from server import buckets
+from server.batch import Entry, RowKind
 from server.binding import DeviceRunner
 from server.devices import CPU, CUDA, Provider
 from server.errors import GraphsFailed, LoadError, RunFailed
@@ -196,6 +197,75 @@ def test_networks_without_fixed_numbers_run_unbound_and_uncaptured(tmp_path: Pat
     assert counts(cuda)[3] == 4
 
 
+# Bytes for an input of single precision
+
+
+def bytes_of(rows: int) -> Array:
+    return (np.arange(rows * 1024) % 251).reshape(rows, 1024).astype(np.uint8)
+
+
+def wide() -> onnx.ModelProto:
+    """1024 numbers to the sums of their halves."""
+    weights = np.zeros((1024, 2), np.float32)
+    weights[:512, 0] = weights[512:, 1] = 1
+    return onnx_models.product(weights)
+
+
+def sums(x: Array) -> Array:
+    total: Array = x.reshape(len(x), 2, 512).sum(axis=2, dtype=np.float32)
+    return total
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 9])
+def test_bytes_cross_as_bytes_and_are_cast_on_the_device(tmp_path: Path, cuda: Cuda, rows: int) -> None:
+    session = warmed(tmp_path, wide())
+    assert session.uncast == {0}
+    before = cuda.copied_in
+    (logits,) = session.run([bytes_of(rows)], ["logits"])
+    np.testing.assert_array_equal(logits, sums(bytes_of(rows)))
+    size = next((size for size in SIZES if size >= rows), 0)
+    assert cuda.copied_in - before == size * 1024
+
+
+def test_bytes_and_numbers_take_turns_in_the_same_buffers(tmp_path: Path, cuda: Cuda) -> None:
+    session = warmed(tmp_path, wide())
+    x = bytes_of(4)
+    (from_bytes,) = session.run([x], ["logits"])
+    (from_numbers,) = session.run([x.astype(np.float32) + 1], ["logits"])
+    np.testing.assert_array_equal(from_numbers, from_bytes + 512)
+    np.testing.assert_array_equal(session.run([x], ["logits"])[0], from_bytes)
+
+
+def test_a_cast_that_alters_the_bytes_is_found_before_it_serves(
+    tmp_path: Path, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = CudaSession._compute
+
+    def broken(self: CudaSession, binding: Any) -> None:
+        compute(self, binding)
+        if "cast" in binding.outputs:
+            binding.outputs["cast"].buffer[0, 7] += 1
+
+    monkeypatch.setattr(CudaSession, "_compute", broken)
+    session = warmed(tmp_path, wide())
+    assert session.uncast == frozenset()
+    (remark,) = session.remarks
+    assert remark.endswith("bytes cast on the device are not those that were sent")
+
+
+def test_requests_of_bytes_are_batched_as_bytes_and_answered(tmp_path: Path, cuda: Cuda) -> None:
+    x = bytes_of(8).astype(np.float32)
+    served, told = loaded(tmp_path, model=wide(), inputs={"input": x}, labels=None, close=False)
+    kind = RowKind(((1024,),), (np.dtype(np.uint8),), (np.dtype("<f4"),))
+    replies, before = Replies(), cuda.copied_in
+    served.batcher.submit(Entry(kind, 2, [bytes_of(2).tobytes()], ("argmax",), None, replies, None))
+    (entry,) = replies.wait_for(1)
+    assert served.batcher.close(TIMEOUT_S)
+    assert entry.error is None
+    np.testing.assert_array_equal(entry.outputs[0], sums(x[:2]).argmax(axis=1))
+    assert (told, cuda.copied_in - before) == ([], 2 * 1024)
+
+
 # Threads
 
 
@@ -368,14 +438,15 @@ def test_a_graph_of_classes_that_answers_wrongly_is_found(
 # A version
 
 
-def loaded(folder: Path, text: str = "", **options: Any) -> tuple[Served, list[str]]:
+def loaded(folder: Path, text: str = "", *, close: bool = True, **options: Any) -> tuple[Served, list[str]]:
     told = list[str]()
     loader = Loader(GPU, True, 1, batching(max_batch_size=8), devices=1)
     config = ModelConfig()
     if text:
         config.parameters["enable_cuda_graph"].string_value = text
     served = loader.load(onnx_models.write_artifact(folder, "linear", **options), "linear", config, told.append)
-    served.batcher.close(TIMEOUT_S)
+    if close:
+        served.batcher.close(TIMEOUT_S)
     return served, told
 
 
@@ -421,6 +492,7 @@ def prepared(folder: Path, model: onnx.ModelProto) -> tuple[DeviceRunner, Sessio
         [spec.name for spec in plain.signature.inputs],
         partial(ort.OrtValue.ortvalue_from_shape_and_type, device_type="cpu", device_id=0),
         Tuning().device_run_options,
+        partial(ort.InferenceSession, buckets.cast_network().SerializeToString(), providers=[CPU]),
         graphs=False,
         captures=Captures(),
         lane=Lane("cpu"),
@@ -470,6 +542,13 @@ def test_onnx_runtime_binds_networks_of_every_kind(tmp_path: Path, build: Any) -
     names = [spec.name for spec in plain.signature.outputs]
     for got, expected in zip(runner.run(inputs, names), plain.run(inputs, names), strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 9])
+def test_onnx_runtime_casts_bytes_into_the_networks_own_buffer(tmp_path: Path, rows: int) -> None:
+    runner, plain = prepared(tmp_path, wide())
+    x = bytes_of(rows)
+    np.testing.assert_array_equal(runner.run([x], ["logits"])[0], plain.run([x.astype(np.float32)], ["logits"])[0])
 
 
 def test_onnx_runtime_takes_the_runs_options(tmp_path: Path) -> None:

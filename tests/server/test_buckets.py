@@ -14,6 +14,7 @@ from server.batcher import Batching, QueuePolicy
 from server.buckets import (
     Plan,
     affordable,
+    cast_on_device,
     computed,
     fixed,
     graphs_wanted,
@@ -52,7 +53,7 @@ CONFIDENCE = "frostline_confidence"
 
 @given(rows=st.integers(1, 300), sizes=st.sets(st.integers(1, 256), min_size=1))
 def test_rows_go_into_the_smallest_bucket_that_holds_them(rows: int, sizes: set[int]) -> None:
-    chosen = Plan(tuple(sorted(sizes)), (("logits",),), (), 0).size(rows)
+    chosen = Plan(tuple(sorted(sizes)), (("logits",),), (False,), (), 0).size(rows)
     assert chosen == min((size for size in sizes if size >= rows), default=None)
 
 
@@ -88,6 +89,17 @@ def test_the_memory_of_a_plan_is_that_of_every_buffer() -> None:
     assert made is not None
     assert made.bytes == 5 * row
     assert sum(tensor_bytes(part) for part in (*CLASSIFIER.inputs, *computed(CLASSIFIER))) == row
+
+
+def test_bytes_are_cast_on_the_device_where_a_row_has_many_of_them() -> None:
+    image = spec("input", 3, 32, 32)
+    assert cast_on_device(image)
+    assert not cast_on_device(IMAGE)
+    assert not cast_on_device(TensorSpec("input", "FP16", np.dtype("f2"), (3, 224, 224)))
+    made = plan(replace(FOREIGN, inputs=(image, IMAGE)), [1])
+    assert made is not None
+    assert made.casts == (True, False)
+    assert made.bytes == 5 * 3 * 32 * 32 + 4 * 3 * 8 * 8 + 4 * (5 * 4 + 5)
 
 
 @given(
