@@ -161,8 +161,10 @@ class DeviceRunner:
             for name in names:
                 binding.bind_ortvalue_output(name, outputs[name])
             bucket.bindings[names] = binding, self._plain
-            # Once without a graph: libraries choose their algorithms and memory is taken, which a capture cannot bear.
-            self._session.run_with_iobinding(binding, self._plain)
+            # Before a capture, which cannot bear it, libraries choose their algorithms and memory is taken: by a first run
+            # as it comes, and by a second one as ONNX Runtime laid it out after the first.
+            for _ in range(2):
+                self._session.run_with_iobinding(binding, self._plain)
         return bucket
 
     def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any], *, cast: bool) -> _Buffer:

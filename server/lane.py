@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
+from server.errors import GraphsFailed
+
 T = TypeVar("T")
 
 
@@ -20,9 +22,14 @@ class Captures:
     """Lets any number of runs go side by side, and a capture only alone; one for the whole process.
 
     Runs that come while a capture waits let it go first, or busy models would keep one that loads from ever capturing.
+
+    Args:
+        patience_s: how long a capture waits for the runs that are under way. One on a dead device may never end, and must
+            not hold up those on others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 30.0) -> None:
+        self._patience_s = patience_s
         self._changed = threading.Condition()
         self._running = 0
         self._capturing = False
@@ -44,11 +51,18 @@ class Captures:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """Around a capture: waits for the runs that are under way, and holds up those that come."""
+        """Around a capture: waits for the runs that are under way, and holds up those that come.
+
+        Raises:
+            GraphsFailed: they did not end.
+        """
         with self._changed:
             self._wanting += 1
-            self._changed.wait_for(lambda: not (self._capturing or self._running))
+            alone = self._changed.wait_for(lambda: not (self._capturing or self._running), self._patience_s)
             self._wanting -= 1
+            if not alone:
+                self._changed.notify_all()
+                raise GraphsFailed(f"other runs on a GPU did not end within {self._patience_s:g} s")
             self._capturing = True
         try:
             yield

@@ -7,6 +7,7 @@ import weakref
 import pytest
 from puppet import TIMEOUT_S
 
+from server.errors import GraphsFailed
 from server.lane import Captures, Lane
 
 
@@ -97,6 +98,17 @@ def test_a_capture_waits_for_runs_and_goes_before_those_that_come_later() -> Non
     capturing.join(TIMEOUT_S)
     running.join(TIMEOUT_S)
     assert order == ["first run", "capture", "run"]
+
+
+def test_a_run_that_never_ends_costs_the_capture_and_not_the_other_runs() -> None:
+    captures = Captures(patience_s=0.0)
+    with captures.running():
+        with pytest.raises(GraphsFailed, match="other runs on a GPU did not end within 0 s"), captures.capturing():
+            raise AssertionError("it is not alone")
+        with captures.running():
+            pass
+    with captures.capturing():
+        pass
 
 
 def test_two_captures_never_overlap() -> None:
