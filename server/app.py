@@ -274,6 +274,8 @@ class Server:
                 sha256=served.sha256 if served else "",
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),
+                bound_bytes=served.bound_bytes if served else 0,
+                cuda_graphs=served.cuda_graphs if served else 0,
             )
 
     def _shadows(self) -> Iterable[ShadowView]:

@@ -83,6 +83,16 @@ class Served:
         """Where its instances run, such as cpu or cuda:0,cuda:1."""
         return ",".join(dict.fromkeys(session.device for session in self.sessions))
 
+    @property
+    def bound_bytes(self) -> int:
+        """Device memory of the buffers its instances are bound to."""
+        return sum(session.bound.bytes for session in self.sessions if session.bound)
+
+    @property
+    def cuda_graphs(self) -> int:
+        """CUDA graphs its instances replay."""
+        return sum(session.cuda_graphs for session in self.sessions)
+
 
 @dataclass(frozen=True, slots=True)
 class Loader:

@@ -62,6 +62,12 @@ class Session:
         return self.providers[0]
 
     @property
+    def cuda_graphs(self) -> int:
+        """How many CUDA graphs were captured."""
+        captured = self.bound is not None and self._runner is not None and self._runner.graphs
+        return len(self.bound.graph_ids()) if self.bound is not None and captured else 0
+
+    @property
     def uncast(self) -> frozenset[int]:
         """Places of the inputs that `run` also takes as bytes, to be made single precision on the device."""
         casts = self.bound.casts if self.bound else ()

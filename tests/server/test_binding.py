@@ -5,7 +5,7 @@ import threading
 import weakref
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from standin_cuda import Cuda, CudaSession
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from server import buckets
+from server.answering import answering
 from server.batch import Entry, RowKind
 from server.binding import DeviceRunner
 from server.devices import CPU, CUDA, Provider
@@ -25,8 +26,10 @@ from server.errors import GraphsFailed, LoadError, RunFailed
 from server.golden import Golden
 from server.lane import Captures, Lane
 from server.loader import Loader, Served
+from server.metrics import ModelStats
 from server.opening import load_session
 from server.session import Session
+from server.shadow import Shadow, Tap
 from server.tuning import Tuning
 
 Array = np.ndarray[Any, Any]
@@ -266,6 +269,25 @@ def test_requests_of_bytes_are_batched_as_bytes_and_answered(tmp_path: Path, cud
     assert (told, cuda.copied_in - before) == ([], 2 * 1024)
 
 
+class Listening:
+    """A shadow that keeps the types it is offered."""
+
+    def __init__(self) -> None:
+        self.dtypes: list[np.dtype[Any]] = []
+
+    def offer(self, inputs: list[Array], logits: Array, argmax: Array) -> None:
+        self.dtypes += [array.dtype for array in inputs]
+
+
+def test_a_shadow_sees_bytes_as_the_numbers_they_stand_for(tmp_path: Path, cuda: Cuda) -> None:
+    session, tap, listening = warmed(tmp_path, wide()), Tap(), Listening()
+    tap.shadow = cast("Shadow", listening)
+    run = answering(session, ModelStats(), tap)
+    run([bytes_of(2)], ("argmax",))
+    run([bytes_of(2).astype(np.float32)], ("argmax",))
+    assert listening.dtypes == [np.dtype(np.float32)] * 2
+
+
 # Threads
 
 
@@ -453,7 +475,8 @@ def loaded(folder: Path, text: str = "", *, close: bool = True, **options: Any) 
 def test_a_version_is_served_from_graphs(tmp_path: Path, cuda: Cuda) -> None:
     served, told = loaded(tmp_path)
     assert (told, served.device, served.provider, served.fell_back) == ([], "cuda:0", CUDA, False)
-    assert counts(cuda)[0] == 8
+    assert counts(cuda)[0] == served.cuda_graphs == 8
+    assert served.bound_bytes == cuda.allocated
 
 
 def test_a_version_whose_capture_fails_is_loaded_again_without_graphs_and_says_so_once(
@@ -471,9 +494,9 @@ def test_a_version_whose_capture_fails_is_loaded_again_without_graphs_and_says_s
 
 
 def test_a_configuration_turns_graphs_off(tmp_path: Path, cuda: Cuda) -> None:
-    _, told = loaded(tmp_path, "0")
+    served, told = loaded(tmp_path, "0")
     assert [session.captures for session in cuda.sessions] == [False]
-    assert (told, counts(cuda)[0]) == ([], 0)
+    assert (told, counts(cuda)[0], served.cuda_graphs) == ([], 0, 0)
 
 
 # For real, on the CPU
@@ -547,7 +570,8 @@ def test_onnx_runtime_binds_networks_of_every_kind(tmp_path: Path, build: Any) -
 @pytest.mark.parametrize("rows", [1, 3, 8, 9])
 def test_onnx_runtime_casts_bytes_into_the_networks_own_buffer(tmp_path: Path, rows: int) -> None:
     runner, plain = prepared(tmp_path, wide())
-    x = bytes_of(rows)
+    # As the batcher lends it: over the bytes of messages, which nobody can write to.
+    x = np.frombuffer(bytes_of(rows).tobytes(), np.uint8).reshape(rows, 1024)
     np.testing.assert_array_equal(runner.run([x], ["logits"])[0], plain.run([x.astype(np.float32)], ["logits"])[0])
 
 
