@@ -97,9 +97,14 @@ class _Call(Generic[T]):
 
     def result(self) -> T:
         self._done.acquire()
-        if self._error is not None:
-            raise self._error
-        return self._result
+        if self._error is None:
+            return self._result
+        error, self._error = self._error, None
+        try:
+            raise error
+        finally:
+            # Its traceback would tie it, and the batch in its frames, into a cycle.
+            del error
 
 
 class Lane:

@@ -41,6 +41,28 @@ def test_what_is_raised_is_raised_where_it_was_asked_for_and_the_thread_goes_on(
     assert made.do(lambda: "fine") == "fine"
 
 
+class Broken(Exception):
+    pass
+
+
+def test_what_was_raised_is_not_kept_alive_by_a_cycle() -> None:
+    def fail() -> None:
+        raise Broken
+
+    owner = Owner()
+    made = lane(owner)
+    gc.disable()
+    try:
+        with pytest.raises(Broken) as caught:
+            made.do(fail)
+        gone = weakref.ref(caught.value)
+        del caught
+        made.do(lambda: None)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_the_thread_ends_when_its_owner_is_gone() -> None:
     owner = Owner()
     made = lane(owner)
