@@ -507,11 +507,12 @@ def prepared(folder: Path, model: onnx.ModelProto) -> tuple[DeviceRunner, Sessio
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
     plain = load_session(path, [(CPU, {})], threads=1, strict=True)
+    # The heads are only in the session that was loaded.
+    session = plain._compute.__self__
     chosen = buckets.plan(plain.signature, SIZES)
     assert chosen is not None
-    # The heads are only in the session that was loaded.
     runner = DeviceRunner(
-        plain._session,
+        session,
         [spec.name for spec in plain.signature.inputs],
         partial(ort.OrtValue.ortvalue_from_shape_and_type, device_type="cpu", device_id=0),
         Tuning().device_run_options,
