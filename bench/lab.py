@@ -13,7 +13,7 @@ import onnx
 from bench import floors, h2load, networks, process
 from bench.floors import Target
 from bench.probe import NotMeasured, probing
-from bench.questions import MODEL_INFER, Questions, framed
+from bench.questions import MODEL_INFER, Asked, framed
 from frostline import child
 
 Sample = dict[str, float]
@@ -68,7 +68,7 @@ class Lab:
     def closed(
         self,
         target: Target,
-        questions: Questions,
+        questions: Asked,
         in_flight: int,
         *,
         method: str = MODEL_INFER,

@@ -57,6 +57,59 @@ def image() -> onnx.ModelProto:
     return _model(_pooled("input"), IMAGE_SHAPE, 10, {"w": rng.normal(size=(3, 10)), "b": rng.normal(size=10)})
 
 
+def resnet50(*, half: bool = False, size: int = 224, width: int = 64, classes: int = 1000) -> onnx.ModelProto:
+    """A network of ResNet-50's shape, its batch normalisation folded into the convolutions, and random weights.
+
+    Args:
+        half: whether it computes in half precision; input and logits are single either way.
+        size: of the image's sides: input [N, 3, size, size], pixels from 0 to 255.
+        width: channels of the first stage; 64 in a ResNet-50.
+        classes: logits are [N, classes].
+    """
+    rng = np.random.default_rng(0)
+    dtype, element = (np.float16, TensorProto.FLOAT16) if half else (np.float32, TensorProto.FLOAT)
+    weights: dict[str, Array] = {"scale": np.array(1 / 127.5), "shift": np.array(-1.0)}
+    nodes = [
+        helper.make_node("Cast", ["input"], ["given"], to=element),
+        helper.make_node("Mul", ["given", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "shift"], ["pixels"]),
+    ]
+
+    def convolved(value: str, name: str, fan_in: int, fan_out: int, kernel: int, stride: int, gain: float) -> str:
+        weights[f"{name}.k"] = rng.normal(
+            0, gain * (2 / (fan_in * kernel**2)) ** 0.5, (fan_out, fan_in, kernel, kernel)
+        )
+        weights[f"{name}.b"] = rng.normal(0, 0.01, fan_out)
+        pads, strides = [kernel // 2] * 4, [stride] * 2
+        nodes.append(helper.make_node("Conv", [value, f"{name}.k", f"{name}.b"], [name], pads=pads, strides=strides))
+        return name
+
+    def relu(value: str) -> str:
+        nodes.append(helper.make_node("Relu", [value], [f"{value}.relu"]))
+        return f"{value}.relu"
+
+    value, channels = relu(convolved("pixels", "stem", 3, width, 7, 2, 1.0)), width
+    nodes.append(helper.make_node("MaxPool", [value], ["pooled"], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4))
+    value = "pooled"
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        inner = width * 2**stage
+        for block in range(blocks):
+            name, stride = f"s{stage}.{block}", 2 if stage and not block else 1
+            middle = relu(convolved(value, f"{name}.0", channels, inner, 1, 1, 1.0))
+            middle = relu(convolved(middle, f"{name}.1", inner, inner, 3, stride, 1.0))
+            # The sum of a block's branches would double from block to block, and overflow half precision.
+            end = convolved(middle, f"{name}.2", inner, 4 * inner, 1, 1, 0.3)
+            if not block:
+                value = convolved(value, f"{name}.skip", channels, 4 * inner, 1, stride, 0.7)
+            nodes.append(helper.make_node("Add", [value, end], [f"{name}.sum"]))
+            value, channels = relu(f"{name}.sum"), 4 * inner
+    weights |= {"w": rng.normal(0, channels**-0.5, (channels, classes)), "b": rng.normal(0, 0.1, classes)}
+    *pooling, last = _pooled(value)
+    last.output[0] = "scores"
+    nodes += [*pooling, last, helper.make_node("Cast", ["scores"], ["logits"], to=TensorProto.FLOAT)]
+    return _model(nodes, [3, size, size], classes, weights, dtype=dtype)
+
+
 def first(count: int = 16) -> onnx.ModelProto:
     """A network that reads the first `count` of as many features as a client likes to send, [N, any] to logits [N, 10].
 
@@ -99,8 +152,9 @@ def _model(
     classes: int,
     weights: Mapping[str, Array],
     constants: Mapping[str, Array] | None = None,
+    dtype: Any = np.float32,
 ) -> onnx.ModelProto:
-    arrays = {name: array.astype(np.float32) for name, array in weights.items()} | dict(constants or {})
+    arrays = {name: array.astype(dtype) for name, array in weights.items()} | dict(constants or {})
     graph = helper.make_graph(
         nodes,
         "measured",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.questions import MODEL_STREAM_INFER, Questions, WrongAnswer, framed
+from bench.questions import MODEL_STREAM_INFER, Asked, WrongAnswer, framed
 from frostline.http2 import Answer, Connection
 
 PAUSE_S = 0.1
@@ -18,7 +18,7 @@ class NotMeasured(Exception):
     """The server under test does not have what a row measures."""
 
 
-def ask_one(connection: Connection, questions: Questions, index: int) -> Answer:
+def ask_one(connection: Connection, questions: Asked, index: int) -> Answer:
     """Ask one question and check the answer.
 
     Raises:
@@ -49,7 +49,7 @@ def ask_one(connection: Connection, questions: Questions, index: int) -> Answer:
 
 
 @contextmanager
-def probing(address: str, method: str, questions: Questions) -> Iterator[int]:
+def probing(address: str, method: str, questions: Asked) -> Iterator[int]:
     """Ask before and, from a thread, all through the block; yields the size of an answer in bytes, prefix included.
 
     Raises:

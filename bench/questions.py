@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -21,6 +21,19 @@ _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 class WrongAnswer(Exception):
     """A server answered otherwise than ONNX Runtime; nothing measured there counts."""
+
+
+class Asked(Protocol):
+    """Requests whose answers are known."""
+
+    @property
+    def messages(self) -> tuple[bytes, ...]:
+        """Serialised ModelInferRequests, all of one size."""
+        ...
+
+    def check(self, index: int, message: bytes, *, stream: bool = False) -> None:
+        """Raise `WrongAnswer` unless `message` answers request number `index`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from frostline.pb import model_config_pb2
+from server.devices import CUDA, Provider
 from server.errors import LoadError
-from server.session import CUDA, Provider
 from server.tuning import CUDA_PARAMETERS, flag, number, size, words
 
 TENSORRT = "TensorrtExecutionProvider"
@@ -93,12 +93,11 @@ def providers_for(
     return chosen, [f"config.pbtxt asks for what cannot be had here: {'; '.join(missing)}"] if missing else []
 
 
-# enable_cuda_graph is missing on purpose: a captured graph reads its inputs at one address, and every batch has its own.
 _CUDA_OPTIONS: Mapping[str, Callable[[str, str], str]] = {
     **CUDA_PARAMETERS,
     **dict.fromkeys(
         (
-            "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "enable_skip_layer_norm_strict_mode", "use_tf32",
+            "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "enable_skip_layer_norm_strict_mode",
             "tunable_op_enable", "tunable_op_tuning_enable", "prefer_nhwc", "use_ep_level_unified_stream",
             "fuse_conv_bias",
         ),

@@ -7,8 +7,9 @@ import numpy as np
 from server.batcher import Run
 from server.declared import reshaped
 from server.metrics import ModelStats
-from server.session import Session, Signature
+from server.session import Session
 from server.shadow import Tap
+from server.signature import Signature
 
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +46,7 @@ def _observed(session: Session, stats: ModelStats, tap: Tap) -> Run:
     watched = (heads.argmax, heads.confidence)
     plans: dict[tuple[str, ...], tuple[str, ...]] = {}
     shadow_plans: dict[tuple[str, ...], tuple[str, ...]] = {}
+    dtypes = [spec.dtype for spec in session.signature.inputs]
 
     def run(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
         shadow = tap.shadow
@@ -60,7 +62,9 @@ def _observed(session: Session, stats: ModelStats, tap: Tap) -> Run:
         argmax = outputs[names.index(heads.argmax)]
         stats.predicted(argmax, outputs[-1])
         if shadow is not None:
-            shadow.offer(inputs, outputs[names.index(heads.logits)], argmax)
+            # A device that casts by itself was given bytes; the shadow's may not be one.
+            seen = [array.astype(dtype, copy=False) for array, dtype in zip(inputs, dtypes, strict=True)]
+            shadow.offer(seen, outputs[names.index(heads.logits)], argmax)
         return outputs[: len(wanted)]
 
     return run

@@ -16,6 +16,7 @@ from server import logs
 from server.batcher import Batching, QueuePolicy
 from server.canary import Canary
 from server.config import ServerConfig
+from server.devices import CPU, choose_providers, cuda_devices
 from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
@@ -28,7 +29,6 @@ from server.model_statistics import Statistics
 from server.protocol import InferenceService
 from server.repository import ModelVersion, Repository, Traffic
 from server.scrape import ScrapeServer
-from server.session import CPU, choose_providers, cuda_devices
 from server.settings import LogControl, TraceControl
 from server.shared_memory import Regions
 from server.shared_memory_control import SharedMemory
@@ -296,6 +296,8 @@ class Server:
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),
                 pace=served.pace if served else None,
+                bound_bytes=served.bound_bytes if served else 0,
+                cuda_graphs=served.cuda_graphs if served else 0,
             )
 
     def _shadows(self) -> Iterable[ShadowView]:

@@ -123,11 +123,15 @@ class Assembler:
     Args:
         batched: whether the network has a batch axis; without one every batch is a single entry.
         reused_bytes: from which size on a batch is copied into memory that is kept.
+        uncast: places of the inputs whose rows stay bytes where all of a batch came as bytes: the device casts them.
     """
 
-    def __init__(self, *, batched: bool, reused_bytes: int = REUSED_BYTES) -> None:
+    def __init__(
+        self, *, batched: bool, reused_bytes: int = REUSED_BYTES, uncast: frozenset[int] = frozenset()
+    ) -> None:
         self._batched = batched
         self._reused_bytes = reused_bytes
+        self._uncast = uncast
         self._kept: dict[int, bytearray] = {}
 
     def assemble(self, batch: list[Entry], rows: int) -> list[Array]:
@@ -146,7 +150,7 @@ class Assembler:
                     # Into a message at any place, and networks want their numbers at even ones.
                     data = bytes(data)
                 array = np.ndarray(full, wire, data)
-                if wire is not cast:
+                if wire is not cast and not (index in self._uncast and wire == np.uint8):
                     array = array.astype(cast, copy=False)
             else:
                 # Rows of several wire types share the batch: each is cast as it is copied in.

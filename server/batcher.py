@@ -54,9 +54,9 @@ class _Device:
 
     __slots__ = ("assembler", "run", "wake")
 
-    def __init__(self, run: Run, *, batched: bool) -> None:
+    def __init__(self, run: Run, *, batched: bool, uncast: frozenset[int] = frozenset()) -> None:
         self.run = run
-        self.assembler = Assembler(batched=batched)
+        self.assembler = Assembler(batched=batched, uncast=uncast)
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -85,6 +85,7 @@ class Batcher:
         batched: False for a network without a batch axis: every entry then runs alone.
         name: the device threads' name.
         pace: says who can be answered in time, where there is an slo.
+        uncast: places of the inputs that every run takes as bytes too.
     """
 
     def __init__(
@@ -96,10 +97,12 @@ class Batcher:
         batched: bool = True,
         name: str = "device",
         pace: Pace | None = None,
+        uncast: frozenset[int] = frozenset(),
     ) -> None:
         self._runs = tuple(runs)
         self._observer = observer
         self._batched = batched
+        self._uncast = uncast
         self._name = name
         self._lock = threading.Lock()
         self._waiting = Waiting(batching, batched=batched, pace=pace)
@@ -215,7 +218,7 @@ class Batcher:
         return not (left or self._threads)
 
     def _loop(self, run: Run) -> None:
-        device = _Device(run, batched=self._batched)
+        device = _Device(run, batched=self._batched, uncast=self._uncast)
         while self._step(device):
             pass
 

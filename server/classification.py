@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from server.errors import InvalidInput
-from server.session import TensorSpec
+from server.signature import TensorSpec
 
 Array = np.ndarray[Any, Any]
 

@@ -11,8 +11,8 @@ from server import parameters
 from server.batcher import RowKind
 from server.delivery import Delivery, deliver, plan
 from server.errors import InvalidInput, Unsupported
-from server.session import Signature
 from server.shared_memory import Regions
+from server.signature import Signature
 from server.tensors import NAMES, Array, Layouts, check_bytes, check_outputs, pack_strings, typed_contents
 from server.wire import Header
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from frostline.pb import model_config_pb2
 from server.errors import LoadError
-from server.session import Signature, TensorSpec
+from server.signature import Signature, TensorSpec
 
 Shape = tuple[int | None, ...]
 Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput

@@ -11,8 +11,8 @@ from frostline.pb import inference_pb2
 from server import parameters
 from server.classification import best_classes, check_classes
 from server.errors import InvalidInput
-from server.session import Signature
 from server.shared_memory import Region, Regions
+from server.signature import Signature
 from server.tensors import NAMES, pack_strings
 
 Array = np.ndarray[Any, Any]

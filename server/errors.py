@@ -139,6 +139,10 @@ class LoadError(Exception):
     """A version that cannot be served; the message is the reason operators see."""
 
 
+class GraphsFailed(Exception):
+    """CUDA graphs could not be captured, and the session that tried must be given up; the message says why."""
+
+
 class ConfigError(Exception):
     """A setting that makes no sense; one sentence for the person who set it."""
 

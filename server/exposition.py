@@ -33,6 +33,8 @@ class ModelView:
     verified: bool
     stats: ModelStats
     pace: Pace | None = None
+    bound_bytes: int = 0
+    cuda_graphs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Collector:
         models = list(self._server.models())
         yield from self._server_families()
         yield from _model_families(models, self._server.unrouted.codes())
+        yield from _gpu_families(models)
         yield from _shadow_families(self._server.shadows())
         yield from _triton_families(models)
         yield from host_families(self._cpu)
@@ -195,6 +198,18 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         *histograms.values(),
         confidence,
     )
+
+
+def _gpu_families(models: list[ModelView]) -> Iterator[Metric]:
+    bound = GaugeMetricFamily(
+        "frostline_model_bound_bytes", "Device memory of the buffers a version's batches are bound to.", labels=_ID
+    )
+    graphs = GaugeMetricFamily("frostline_model_cuda_graphs", "CUDA graphs a version replays.", labels=_ID)
+    for model in models:
+        if "cuda" in model.device:
+            bound.add_metric([model.name, model.version], model.bound_bytes)
+            graphs.add_metric([model.name, model.version], model.cuda_graphs)
+    yield from (bound, graphs)
 
 
 def _shadow_families(shadows: Iterable[ShadowView]) -> Iterator[Metric]:

@@ -1,7 +1,8 @@
 """Turn one version's folder into what answers requests: checked, loaded, warm and proved."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from server.answering import answering
 from server.batcher import Batcher, Batching, Observer
 from server.codec import Codec
 from server.declared import agreed
-from server.errors import LoadError
+from server.devices import CPU, Provider
+from server.errors import GraphsFailed, LoadError
 from server.folder import read_card, read_labels, sha256
+from server.golden import Golden, read_golden
+from server.lane import Captures
 from server.metrics import ModelStats
 from server.model_config import MODEL_FILE, label_file
+from server.opening import load_session
 from server.pace import Costs, Pace, Watched
 from server.scheduling import model_batching, model_slo_s, placements
-from server.session import CPU, Golden, Provider, Session, load_session, read_golden
+from server.session import Session
 from server.shadow import Tap
 from server.tuning import tuning_of
 from server.warmup import Sample, samples_of
@@ -81,6 +86,16 @@ class Served:
         """Where its instances run, such as cpu or cuda:0,cuda:1."""
         return ",".join(dict.fromkeys(session.device for session in self.sessions))
 
+    @property
+    def bound_bytes(self) -> int:
+        """Device memory of the buffers its instances are bound to."""
+        return sum(session.bound.bytes for session in self.sessions if session.bound)
+
+    @property
+    def cuda_graphs(self) -> int:
+        """CUDA graphs its instances replay."""
+        return sum(session.cuda_graphs for session in self.sessions)
+
 
 @dataclass(frozen=True, slots=True)
 class Loader:
@@ -93,6 +108,7 @@ class Loader:
         batching: of models whose configuration does not say.
         devices: how many CUDA devices there are.
         slo_s: how long a request may take, in seconds, where a model's configuration does not say; 0 for no limit.
+        captures: keeps runs and captures of CUDA graphs apart; one for the process.
     """
 
     providers: Sequence[Provider]
@@ -101,6 +117,7 @@ class Loader:
     batching: Batching
     devices: int = 0
     slo_s: float = 0.0
+    captures: Captures = field(default_factory=Captures)
 
     def load(
         self, folder: Path, name: str, config: model_config_pb2.ModelConfig, warn: Callable[[str], None]
@@ -127,9 +144,10 @@ class Loader:
         places, warnings = placements(config.instance_group, self.providers, self.devices)
         for warning in warnings:
             warn(warning)
-        sessions = [
-            open_session(path, config, place, threads=self.threads, strict=self.strict, warn=warn) for place in places
-        ]
+        opened = partial(
+            open_session, path, config, threads=self.threads, strict=self.strict, warn=warn, captures=self.captures
+        )
+        sessions = [opened(place) for place in places]
         session, signature = sessions[0], sessions[0].signature
         check_weights(path, session.external, card, warn)
         batching = model_batching(config, self.batching, batched=signature.batched)
@@ -137,11 +155,20 @@ class Loader:
         if (folder / "golden.npz").is_file():
             golden = read_golden(folder / "golden.npz", signature)
         samples = samples_of(config, signature, batching.max_batch_size, folder.parent)
-        for instance in sessions:
-            if not warm(instance, batching, golden, samples):
+        for index, place in enumerate(places):
+            try:
+                warmed = warm(sessions[index], batching, golden, samples)
+            except GraphsFailed as error:
+                warn(f"CUDA graphs are not captured: {error}")
+                sessions[index] = opened(place, graphs=False)
+                warmed = warm(sessions[index], batching, golden, samples)
+            instance = sessions[index]
+            if not warmed:
                 warn(
                     "the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup"
                 )
+            for remark in instance.remarks:
+                warn(remark)
             if golden is not None:
                 instance.check_golden(golden, batching.max_batch_size)
         labels = labels_of(folder.parent, card, session, config, warn)
@@ -155,6 +182,7 @@ class Loader:
             batched=signature.batched,
             name=f"device-{name}-{version}",
             pace=pace,
+            uncast=frozenset.intersection(*[instance.uncast for instance in sessions]),
         )
         codec = Codec(name, version, signature, batching.max_batch_size, labels)
         fell_back = any(
@@ -213,6 +241,8 @@ def open_session(
     threads: int,
     strict: bool,
     warn: Callable[[str], None],
+    captures: Captures | None = None,
+    graphs: bool = True,
 ) -> Session:
     """One session of an ONNX file, made as the model's configuration wants it.
 
@@ -223,6 +253,8 @@ def open_session(
         threads: threads of one run on the CPU, where the configuration does not say.
         strict: whether falling back from the first provider is a failure.
         warn: told of what could not be done and is not a failure.
+        captures: shared by all sessions of the process.
+        graphs: whether CUDA graphs may be captured.
 
     Raises:
         LoadError: it cannot be run, or the configuration contradicts the graph.
@@ -233,7 +265,16 @@ def open_session(
     for warning in (*unknown, *unknown_providers, *missing):
         warn(warning)
     outputs = [output.name for output in config.output]
-    session = load_session(path, chosen, threads=threads, strict=strict, tuning=tuning, outputs=outputs)
+    session = load_session(
+        path,
+        chosen,
+        threads=threads,
+        strict=strict,
+        tuning=tuning,
+        outputs=outputs,
+        captures=captures,
+        graphs=graphs,
+    )
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]
     if unbound:

@@ -9,7 +9,7 @@ from server.errors import PredictionError
 from server.loader import Served
 from server.model_config import BACKEND, MODEL_FILE, PLATFORM
 from server.repository import Repository, Traffic
-from server.session import TensorSpec
+from server.signature import TensorSpec
 
 EXTENSIONS = (
     "binary_tensor_data",

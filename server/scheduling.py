@@ -7,8 +7,8 @@ from dataclasses import replace
 from frostline.pb import model_config_pb2
 from server.batcher import Batching, QueuePolicy
 from server.config import MAX_BATCH_SIZE
+from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
-from server.session import CPU, CUDA, Provider
 from server.tuning import SLO
 
 MAX_PRIORITIES = 256

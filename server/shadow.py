@@ -12,7 +12,7 @@ import structlog
 
 from server.batcher import Run
 from server.metrics import Histogram
-from server.session import Signature
+from server.signature import Signature
 
 Array = np.ndarray[Any, Any]
 

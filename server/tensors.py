@@ -10,7 +10,7 @@ import numpy as np
 from server.batcher import RowKind
 from server.declared import reshaped
 from server.errors import InvalidInput, Unsupported
-from server.session import Signature, TensorSpec
+from server.signature import Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]
 Header = tuple[str, str, tuple[int, ...]]

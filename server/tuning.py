@@ -99,6 +99,12 @@ class Tuning:
             options.add_run_config_entry(name, value)
         return options
 
+    def device_run_options(self, graph_id: str) -> ort.RunOptions:
+        """Options for runs on a CUDA device that replay, or capture, the graph of this id; -1 for none."""
+        options = self.run_options() or ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", graph_id)
+        return options
+
 
 def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
     """What a configuration asks for, and warnings that name what in its `parameters` is not known here.
@@ -214,5 +220,7 @@ CUDA_PARAMETERS: Mapping[str, Callable[[str, str], str]] = {
     "gpu_mem_limit": size,
     "arena_extend_strategy": choice("kNextPowerOfTwo", "kSameAsRequested"),
     "do_copy_in_default_stream": flag,
+    "use_tf32": flag,
+    "enable_cuda_graph": flag,
 }
 """Parameters that are options of the CUDA provider, with what reads their values."""

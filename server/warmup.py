@@ -11,7 +11,8 @@ import numpy as np
 from frostline.pb import model_config_pb2
 from server.declared import data_type, reshaped, type_name
 from server.errors import InvalidInput, LoadError
-from server.session import Session, Signature, TensorSpec
+from server.session import Session
+from server.signature import Signature, TensorSpec
 from server.tensors import unpack_strings
 
 Array = np.ndarray[Any, Any]

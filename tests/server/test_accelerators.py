@@ -5,8 +5,8 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
 from server.accelerators import OPENVINO, TENSORRT, Accelerator, Accelerators, accelerators_of, providers_for
+from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
-from server.session import CPU, CUDA, Provider
 
 GPU: list[Provider] = [(CUDA, {"device_id": "1", "arena_extend_strategy": "kSameAsRequested"}), (CPU, {})]
 ONLY_CPU: list[Provider] = [(CPU, {})]
@@ -106,6 +106,15 @@ def test_settings_of_cuda_are_given_to_it_in_either_spelling() -> None:
     assert (named.cuda, warnings) == ({"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0", "sdpa_kernel": "2"}, [])
 
 
+@pytest.mark.parametrize("name", ["use_tf32", "enable_cuda_graph"])
+def test_a_model_chooses_its_precision_and_its_graphs_in_either_spelling(name: str) -> None:
+    for config in (parameters(**{name: "true"}), gpu("cuda", **{name: "1"})):
+        wanted, warnings = accelerators_of(config)
+        assert (wanted.cuda, warnings) == ({name: "1"}, [])
+        (_, options), _ = providers_for(wanted, [(CUDA, {"device_id": "1", "use_tf32": "0"}), (CPU, {})], ALL)[0]
+        assert options[name] == "1"
+
+
 def test_the_newer_spelling_of_a_setting_of_cuda_wins() -> None:
     config = gpu("cuda", gpu_mem_limit="2000")
     config.parameters["gpu_mem_limit"].string_value = "1000"
@@ -116,7 +125,6 @@ def test_the_newer_spelling_of_a_setting_of_cuda_wins() -> None:
     ("config", "name"),
     [
         (gpu("tensorrt", trt_cuda_graph_enable="1"), "gpu_execution_accelerator.tensorrt.trt_cuda_graph_enable"),
-        (gpu("cuda", enable_cuda_graph="1"), "gpu_execution_accelerator.cuda.enable_cuda_graph"),
         (gpu("cuda", device_id="3"), "gpu_execution_accelerator.cuda.device_id"),
         (gpu("gpu_io"), "gpu_execution_accelerator.gpu_io"),
         (cpu("xnnpack"), "cpu_execution_accelerator.xnnpack"),

@@ -725,7 +725,11 @@ def test_a_lent_device_whose_run_failed_counts_as_free_again() -> None:
     batcher.start()
     on = Stage(batcher, puppet, replies, witness)
     brief(on)
-    puppet.answer = lambda inputs, wanted: [][0]
+
+    def broken(inputs: Any, wanted: Any) -> Any:
+        raise ValueError("broken")
+
+    puppet.answer = broken
     entry = on.entry([1])
     batcher.submit(entry, helping=True)
     batcher.help()

@@ -14,9 +14,9 @@ from puppet import TIMEOUT_S, batching
 
 from frostline.pb import model_config_pb2
 from server.canary import Canary, probe
+from server.devices import CPU
 from server.errors import LoadError, RunFailed
 from server.loader import Loader, Served
-from server.session import CPU
 
 
 class Device:

@@ -14,7 +14,7 @@ from frostline.pb import predictor_pb2 as typed
 from server import codec as codec_module
 from server.codec import Codec, Rows, parse
 from server.errors import InvalidInput, PredictionError, Unsupported
-from server.session import Signature
+from server.signature import Signature
 from server.tensors import DTYPES, pack_strings, strings_array
 
 Array = np.ndarray[Any, Any]

@@ -10,8 +10,10 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from server.declared import agreed, complete, reshaped
+from server.devices import CPU
 from server.errors import LoadError
-from server.session import CPU, Signature, load_session
+from server.opening import load_session
+from server.signature import Signature
 
 Build = Callable[[], onnx.ModelProto]
 

@@ -28,6 +28,7 @@ OWN = {
     "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness",
+    "frostline_model_bound_bytes", "frostline_model_cuda_graphs",
 }  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -240,6 +241,13 @@ def test_a_version_that_is_not_loaded_has_no_numbers_it_never_had(state: str) ->
 def test_a_version_that_drains_still_shows_its_numbers() -> None:
     samples = samples_of(server_of(view(state="UNLOADING", stats=busy())))
     assert value(samples, "nv_inference_count", model="digits", version="3") == 3
+
+
+def test_what_a_version_holds_of_a_gpu_is_shown_where_it_is_on_one() -> None:
+    on_gpu = replace(view(), device="cuda:0,cuda:1", bound_bytes=4096, cuda_graphs=14)
+    samples, of = samples_of(server_of(on_gpu, view("iris"))), {"model": "digits", "version": "3"}
+    assert values(samples, "frostline_model_bound_bytes") == [(of, 4096)]
+    assert values(samples, "frostline_model_cuda_graphs") == [(of, 14)]
 
 
 def test_versions_that_did_not_fail_have_no_failure() -> None:

@@ -20,12 +20,12 @@ from signatures import NOWHERE
 
 from frostline.pb import inference_pb2, model_config_pb2
 from server.batcher import Batching
+from server.devices import CPU
 from server.errors import LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady, PredictionError, Retired
 from server.inference import MODEL_INFER, Inference, Refused
 from server.loader import Loader, Served
 from server.metrics import Unrouted
 from server.repository import SETTLE_S, ModelVersion, Repository
-from server.session import CPU
 
 Array = np.ndarray[Any, Any]
 

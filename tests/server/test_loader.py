@@ -16,10 +16,11 @@ from puppet import batching
 from frostline.pb.model_config_pb2 import ModelConfig
 from server.accelerators import TENSORRT
 from server.answering import answering
+from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
 from server.loader import check_weights, labels_of, model_file, open_session, warm
 from server.metrics import ModelStats
-from server.session import CPU, CUDA, Provider, Session
+from server.session import Session
 from server.shadow import Tap
 from server.warmup import samples_of
 
@@ -131,6 +132,7 @@ class Machine:
 
 
 GPU: list[Provider] = [(CUDA, {"device_id": "1"}), (CPU, {})]
+CAPTURING: list[Provider] = [(CUDA, {"device_id": "1", "enable_cuda_graph": "1"}), (CPU, {})]
 
 
 def on_gpu(
@@ -163,13 +165,13 @@ def test_a_gpu_that_was_demanded_is_not_given_up_for_the_cpu(tmp_path: Path, mon
     machine = Machine(monkeypatch, fails=[CUDA])
     with pytest.raises(LoadError, match=f"^model.onnx cannot be run: {CUDA} is out of order"):
         on_gpu(tmp_path, "")
-    assert machine.tried == [GPU]
+    assert machine.tried == [CAPTURING, GPU]
 
 
 def test_a_gpu_that_was_not_demanded_is_given_up_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, fails=[CUDA])
     session = on_gpu(tmp_path, "", strict=False)
-    assert machine.tried == [GPU, ON_CPU]
+    assert machine.tried == [CAPTURING, GPU, ON_CPU]
     assert (session.provider, session.device) == (CPU, "cpu")
 
 

@@ -17,11 +17,13 @@ from puppet import TIMEOUT_S, Replies, batching, make_entry
 
 from frostline.pb import model_config_pb2
 from server.batcher import Batching
+from server.devices import CPU, CUDA
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, Retired, RunFailed
 from server.folder import read_card, read_labels, scan
 from server.loader import Loader, Served, batch_sizes
+from server.opening import load_session
 from server.repository import ModelVersion, Repository
-from server.session import CPU, CUDA, Session, load_session
+from server.session import Session
 
 BATCHING = batching(max_batch_size=16)
 Watcher = Callable[[ModelVersion], None]

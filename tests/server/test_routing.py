@@ -26,6 +26,7 @@ from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, model_config_pb2
 from server import rollout as rollouts
 from server.batcher import Batching, QueuePolicy
+from server.devices import CPU
 from server.errors import InvalidInput, ModelNotFound, ModelNotReady, PredictionError
 from server.inference import MODEL_INFER, Inference
 from server.loader import Loader
@@ -33,7 +34,6 @@ from server.metrics import Unrouted
 from server.plan import Known, OnDisk, choose, plan
 from server.repository import ModelVersion, Repository, Traffic
 from server.rollout import Rollout
-from server.session import CPU
 from server.shared_memory import Regions
 
 Array = np.ndarray[Any, Any]

@@ -8,9 +8,9 @@ from puppet import batching
 
 from frostline.pb import model_config_pb2
 from server.batcher import Batching, QueuePolicy
+from server.devices import CPU, CUDA, Provider
 from server.errors import LoadError
 from server.scheduling import model_batching, model_slo_s, placements
-from server.session import CPU, CUDA, Provider
 
 DEFAULTS = batching(max_batch_size=16, max_queue_size=100, max_queue_delay_s=0.5)
 ON_CPU: list[Provider] = [(CPU, {})]

@@ -12,20 +12,13 @@ import onnx_models
 import pytest
 from onnx import TensorProto
 
-from server.errors import LoadError, RunFailed, StartError
+from server.devices import CPU, CUDA, Provider
+from server.errors import LoadError, RunFailed
+from server.golden import Golden, read_golden
 from server.heads import Heads
-from server.session import (
-    CPU,
-    CUDA,
-    Golden,
-    Provider,
-    Session,
-    TensorSpec,
-    choose_providers,
-    cuda_devices,
-    load_session,
-    read_golden,
-)
+from server.opening import load_session
+from server.session import Session
+from server.signature import TensorSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -43,96 +36,6 @@ def golden(rows: int = 8, **changed: Any) -> Golden:
     x = onnx_models.rows(rows)
     given: dict[str, Any] = {"inputs": {"input": x}, "logits": onnx_models.logits_of(x), "rtol": 1e-4, "atol": 1e-5}
     return Golden(**{**given, **changed})
-
-
-# Where it runs
-
-BOTH = ("TensorrtExecutionProvider", CUDA, CPU)
-ON_GPU = "on the GPU"
-
-
-@pytest.mark.parametrize(
-    ("device", "available", "devices", "chosen"),
-    [
-        ("cpu", BOTH, 1, CPU),
-        ("cpu", [CPU], 0, CPU),
-        ("auto", [CPU], 0, CPU),
-        ("auto", [CPU], 1, CPU),
-        ("auto", BOTH, 0, CPU),
-        ("auto", BOTH, 1, "0"),
-        ("auto", BOTH, 8, "0"),
-        ("cuda", BOTH, 1, "0"),
-        ("cuda:0", BOTH, 1, "0"),
-        ("cuda:3", BOTH, 4, "3"),
-    ],
-)
-def test_the_device_asked_for_decides_the_providers(
-    device: str, available: Sequence[str], devices: int, chosen: str
-) -> None:
-    providers = choose_providers(device, available, devices)
-    if chosen == CPU:
-        assert providers == [(CPU, {})]
-    else:
-        assert [name for name, _ in providers] == [CUDA, CPU]
-        assert providers[0][1]["device_id"] == chosen
-
-
-@pytest.mark.parametrize(
-    ("device", "available", "devices", "why"),
-    [
-        ("cuda", [CPU], 1, "this ONNX Runtime was built without CUDA; install onnxruntime-gpu"),
-        ("cuda", BOTH, 0, "no CUDA device was found"),
-        ("cuda:1", BOTH, 1, "1 CUDA devices were found"),
-        ("cuda:8", BOTH, 8, "8 CUDA devices were found"),
-    ],
-)
-def test_a_gpu_that_was_demanded_and_is_not_there_stops_the_start(
-    device: str, available: Sequence[str], devices: int, why: str
-) -> None:
-    with pytest.raises(StartError) as caught:
-        choose_providers(device, available, devices)
-    assert str(caught.value) == (f"device {device} was demanded, but {why}; use --device auto to fall back to the CPU")
-
-
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "cuda:x", "", "CPU"])
-def test_a_device_that_is_none_is_refused(device: str) -> None:
-    with pytest.raises(StartError, match="device must be auto, cpu, cuda or cuda:N, got"):
-        choose_providers(device, BOTH, 1)
-
-
-def test_counting_cuda_devices_never_fails() -> None:
-    assert cuda_devices() >= 0
-
-
-def test_a_machine_without_the_driver_has_no_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr("ctypes.CDLL", missing)
-    assert cuda_devices() == 0
-
-
-class FakeDriver:
-    """libcuda with so many devices, or one whose initialisation fails."""
-
-    def __init__(self, devices: int, status: int) -> None:
-        self._devices = devices
-        self._status = status
-
-    def cuInit(self, flags: int) -> int:
-        return self._status
-
-    def cuDeviceGetCount(self, count: Any) -> int:
-        count._obj.value = self._devices
-        return 0
-
-
-@pytest.mark.parametrize(("devices", "status", "found"), [(2, 0, 2), (2, 100, 0), (0, 0, 0)])
-def test_the_driver_says_how_many_devices_there_are(
-    monkeypatch: pytest.MonkeyPatch, devices: int, status: int, found: int
-) -> None:
-    monkeypatch.setattr("ctypes.CDLL", lambda name: FakeDriver(devices, status))
-    assert cuda_devices() == found
 
 
 # Loading

@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 from frostline.pb import model_config_pb2
 from server import shadow as shadows
 from server.batcher import Batching, QueuePolicy
+from server.devices import CPU
 from server.loader import Loader, Served
 from server.metrics import Histogram
-from server.session import CPU
 from server.shadow import Counts, Shadow, compare, input_order, mismatch
 
 Array = np.ndarray[Any, Any]

@@ -11,7 +11,7 @@ from signatures import CLASSIFIER, PAIR, TEXT, WHOLE, classifier, spec
 from frostline.pb import inference_pb2 as pb
 from server import tensors
 from server.errors import InvalidInput, PredictionError, Unsupported
-from server.session import Signature
+from server.signature import Signature
 from server.tensors import (
     DTYPES,
     Header,

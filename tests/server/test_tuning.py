@@ -9,8 +9,9 @@ import pytest
 from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
+from server.devices import CPU
 from server.errors import LoadError
-from server.session import CPU, load_session
+from server.opening import load_session
 from server.tuning import Tuning, tuning_of
 
 

@@ -10,8 +10,10 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from server.declared import agreed
+from server.devices import CPU
 from server.errors import LoadError
-from server.session import CPU, Session, load_session
+from server.opening import load_session
+from server.session import Session
 from server.warmup import Sample, samples_of
 
 

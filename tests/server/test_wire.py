@@ -17,8 +17,8 @@ from server.codec import Codec
 from server.errors import InvalidInput, ModelNotFound
 from server.inference import MODEL_INFER, Inference, Refused
 from server.metrics import Unrouted
-from server.session import Signature
 from server.shared_memory import Regions
+from server.signature import Signature
 from server.wire import Headers
 
 ROW = np.array([[1, 2, 3, 4]], np.float32).tobytes()

@@ -11,9 +11,9 @@ import onnx_models
 from onnx import TensorProto, helper, numpy_helper
 
 from server.batcher import Batching, QueuePolicy
+from server.devices import CPU
 from server.loader import Loader
 from server.repository import Repository
-from server.session import CPU
 
 
 def resident() -> int:

@@ -76,6 +76,16 @@ def passed_through(
     )
 
 
+def product(weights: Array) -> onnx.ModelProto:
+    """Input `input` [rows, n] to logits [rows, m], by weights [n, m]."""
+    return _model(
+        [helper.make_node("MatMul", ["input", "weights"], ["logits"])],
+        inputs=[_float("input", ["rows", weights.shape[0]])],
+        outputs=[_float("logits", ["rows", weights.shape[1]])],
+        constants={"weights": weights},
+    )
+
+
 def two_inputs() -> onnx.ModelProto:
     """Inputs `left` [rows, 4] and `right` [rows, 2, 2] to logits [rows, 3] of left + right."""
     return _model(

@@ -1,8 +1,8 @@
 """Signatures of networks that need not exist: what the codec knows of a model."""
 
 from server.heads import Heads
-from server.session import Signature, TensorSpec
 from server.shared_memory import Regions
+from server.signature import Signature, TensorSpec
 from server.tensors import DTYPES
 
 HEADS = Heads(logits="logits")

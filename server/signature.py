@@ -1,0 +1,118 @@
+"""What a network takes and gives: its tensors, as the graph and clients see them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from server.errors import LoadError
+from server.heads import Heads
+
+_DTYPES: Mapping[str, tuple[str, np.dtype[Any]]] = {
+    "tensor(bool)": ("BOOL", np.dtype(np.bool_)),
+    "tensor(uint8)": ("UINT8", np.dtype(np.uint8)),
+    "tensor(uint16)": ("UINT16", np.dtype("<u2")),
+    "tensor(uint32)": ("UINT32", np.dtype("<u4")),
+    "tensor(uint64)": ("UINT64", np.dtype("<u8")),
+    "tensor(int8)": ("INT8", np.dtype(np.int8)),
+    "tensor(int16)": ("INT16", np.dtype("<i2")),
+    "tensor(int32)": ("INT32", np.dtype("<i4")),
+    "tensor(int64)": ("INT64", np.dtype("<i8")),
+    "tensor(float16)": ("FP16", np.dtype("<f2")),
+    "tensor(float)": ("FP32", np.dtype("<f4")),
+    "tensor(double)": ("FP64", np.dtype("<f8")),
+    "tensor(string)": ("BYTES", np.dtype(object)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: its name in the graph.
+        datatype: the protocol's name of its element type, such as FP32.
+        dtype: the same for numpy.
+        shape: the shape of one row, or of the whole tensor without a batch axis, as clients see it; None is an axis of
+            any size.
+        reshape: the same as the network sees it, where the model's configuration gives clients another.
+        ranked: whether the graph says how many axes there are.
+    """
+
+    name: str
+    datatype: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+    reshape: tuple[int | None, ...] | None = None
+    ranked: bool = True
+
+    @property
+    def graph_shape(self) -> tuple[int | None, ...]:
+        """`shape` as the network sees it."""
+        return self.shape if self.reshape is None else self.reshape
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a network takes and gives.
+
+    Attributes:
+        inputs: in graph order.
+        outputs: those clients may ask for, in graph order, appended heads last.
+        own_outputs: names of the outputs that answer a request which names none: the file's own.
+        batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
+        heads: the names that read the last layer, when heads were appended.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    own_outputs: tuple[str, ...]
+    batched: bool
+    heads: Heads | None
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes a network that ends at logits tells apart; None for others, and where the graph does not say."""
+        logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
+        return logits.graph_shape[0 if self.batched else 1] if logits else None
+
+
+def signature_of(
+    session: ort.InferenceSession, own_outputs: tuple[str, ...], heads: Heads | None, unranked: frozenset[str]
+) -> Signature:
+    """The signature of an open session.
+
+    Args:
+        session: ONNX Runtime's own session.
+        own_outputs: names of the file's own outputs.
+        heads: the appended heads, if there are any.
+        unranked: names of tensors whose number of axes the file does not say.
+
+    Raises:
+        LoadError: it takes or gives something that cannot be passed on.
+    """
+    outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
+    nodes = [*session.get_inputs(), *outputs]
+    batched = bool(session.get_inputs()) and all(node.shape and not isinstance(node.shape[0], int) for node in nodes)
+    return Signature(
+        inputs=tuple(_spec(node, unranked, batched=batched) for node in session.get_inputs()),
+        outputs=tuple(_spec(node, unranked, batched=batched) for node in outputs),
+        own_outputs=own_outputs,
+        batched=batched,
+        heads=heads,
+    )
+
+
+def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
+    if node.type not in _DTYPES:
+        raise LoadError(
+            f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
+            "truth values and strings: cast it in the graph"
+        )
+    datatype, dtype = _DTYPES[node.type]
+    shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+    # Where ONNX Runtime has inferred the axes, it does not matter that the file does not say them.
+    ranked = bool(shape) or node.name not in unranked
+    return TensorSpec(node.name, datatype, dtype, shape[1:] if batched else shape, ranked=ranked)
