@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from importlib.metadata import version as installed_version
@@ -121,6 +122,8 @@ class Server:
             self._watch = Watch(config.models, self.repository.reconcile, config.poll_s, notified=notified)
             self._watch.start()
         await self._loop.run_in_executor(None, self._load)
+        if self._phase != "starting":  # told to end meanwhile
+            return
         self._phase = "serving"
         self._announce()
         self._after_load()
@@ -138,6 +141,11 @@ class Server:
             seconds=round(time.monotonic() - started_s, 3),
             **({} if self.ready() else {"unready": self.unready()}),
         )
+
+    def hurry(self) -> None:
+        """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
+        self._phase = "draining"
+        self.repository.stop_loading()
 
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
@@ -167,7 +175,9 @@ class Server:
         """Why the server is not ready; "" when it is."""
         if self._phase != "serving":
             return self._phase
-        names = {version.name for version in self.repository.versions()} | self._config.required_names
+        # A model that is new and still loading takes nothing from those that were there before it.
+        there = {version.name for version in self.repository.versions() if version.state != "LOADING"}
+        names = there | self._config.required_names
         missing = [
             name for name in sorted(names) if self._config.required(name) and not self.repository.ready_versions(name)
         ]
@@ -213,11 +223,12 @@ class Server:
     def _announce(self) -> None:
         """Tell the health service where the server, every model and every version stand; on the event loop."""
         serving = self._phase == "serving"
-        known = dict.fromkeys(("", *SERVICES), self.ready())
+        known: dict[str, bool] = {}
         for version in self.repository.versions():
             known[version.name] = known.get(version.name, False) or (serving and version.ready)
             known[f"{version.name}/{version.version}"] = serving and version.ready
-        self._health.update(known)
+        # Last: a model may be called like a service.
+        self._health.update(known | dict.fromkeys(("", *SERVICES), self.ready()))
 
     def _announced(self) -> None:
         """Have the change announced before the thread that made it goes on."""
@@ -239,7 +250,8 @@ class Server:
         self._announced()
 
     def _give_up_on(self, served: Served) -> None:
-        if served.fault and self._phase == "serving":
+        # A version that was replaced took its fault with it.
+        if served.fault and served in self._served() and self._phase == "serving":
             _log.error("giving up: the fault has not gone away", model=served.name, reason=served.fault)
             self.broken.set()
 
@@ -338,12 +350,20 @@ async def _serve(config: ServerConfig) -> int:
     server = Server(config)
     starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if stopped.is_set() and not starting.done():
+    if not starting.done():
         # Told to stop while models are still loading: the rest need not be.
-        server.repository.stop_loading()
-    await starting
+        server.hurry()
+        await asyncio.wait({starting}, timeout=_LINGER_S)
+    if starting.done():
+        await starting
     broken = asyncio.create_task(server.broken.wait())
     await asyncio.wait({stopping, broken}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     broken.cancel()
-    return 0 if await server.drain() and not server.broken.is_set() else 1
+    code = 0 if await server.drain() and not server.broken.is_set() else 1
+    if server.repository.loading:
+        # It cannot be interrupted: waited for, it may take minutes, and left alone it would abort the process as that ends.
+        _log.warning("ending in the middle of a load")
+        sys.stderr.flush()
+        os._exit(code)
+    return code

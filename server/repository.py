@@ -8,6 +8,7 @@ that one bad publication never takes a model away.
 """
 
 import ctypes
+import math
 import random
 import threading
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from frostline.pb import model_config_pb2
 from server.errors import InvalidInput, LoadError, LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady
 from server.folder import Model, is_version, scan
-from server.loader import Loader, Served
+from server.loader import Loader, Served, whole
 from server.plan import Fingerprint, Known, OnDisk, Plan, plan
 from server.rollout import STABLE, Routes, wanted
 from server.routing import Shadows, Split, Table, build
@@ -127,6 +128,9 @@ class Repository:
         self._told: dict[str, Traffic] = {}
         self._shadows = Shadows()
         self._closing = False
+        self._complaint = ""
+        self.loading = False
+        """Whether a version is being loaded; what ONNX Runtime does then cannot be interrupted."""
         self.answered_before = 0
         """Requests answered by versions that are UNLOADED."""
 
@@ -146,8 +150,9 @@ class Repository:
                 self._models = scan(self._root, before)
             except OSError as error:
                 # What is served stays: a file system that is away for a moment must not take every model with it.
-                self._on_warning("", f"the models folder cannot be read: {error}")
+                self._complain(f"the models folder cannot be read: {error}")
                 return True
+            self._complain("")
             # A change of who answers does not wait for what is to be loaded.
             self._publish()
             for name in sorted({*self._models, *self._versions}):
@@ -162,18 +167,27 @@ class Repository:
             self._seen = {key: seen for key, seen in self._seen.items() if key in present}
             return any([not self._settled(self._models[name], number) for name, number in present])
 
+    def _complain(self, complaint: str) -> None:
+        """Tell what is wrong with the models folder, once until that changes."""
+        if complaint and complaint != self._complaint:
+            self._on_warning("", complaint)
+        self._complaint = complaint
+
     def _settled(self, model: Model, number: int) -> bool:
-        """Whether a version's files are all there: it says itself what it must be, or has not changed for a while."""
+        """Whether nobody writes a version's files any more: a new one proves it is whole, or they have not changed for a while."""
         if self._seen is None or self._chosen is not None:
             return True
-        files, now = model.versions[number], self._clock()
-        if {"card.json", "golden.npz"} <= {Path(path).name for path, *_ in files}:
+        files, now_s = model.versions[number], self._clock()
+        known = self._versions.get(model.name, {}).get(number)
+        if known is not None and files in (known.fingerprint, known.refused):
             return True
-        seen, since_s = self._seen.setdefault((model.name, number), (files, now))
-        if seen != files:
-            self._seen[model.name, number] = files, now
-            return False
-        return now - since_s >= SETTLE_S
+        seen = self._seen.get((model.name, number))
+        if seen is None and known is None and whole(model.path / str(number), model.config):
+            self._seen[model.name, number] = files, -math.inf
+        elif seen is None or seen[0] != files:
+            # Whether it is whole is not asked again: to read a file that grows at every look would take for ever.
+            self._seen[model.name, number] = files, now_s
+        return now_s - self._seen[model.name, number][1] >= SETTLE_S
 
     def load_model(self, name: str, config: model_config_pb2.ModelConfig | None = None) -> None:
         """Serve a model from now on; one that is served already is loaded anew if its files or `config` have changed.
@@ -190,7 +204,10 @@ class Repository:
         with self._working:
             if self._chosen is None:
                 raise ModelControlOff("explicit model load / unload is not allowed if polling is enabled")
-            self._models = scan(self._root, self._models)
+            try:
+                self._models = scan(self._root, self._models)
+            except OSError as error:
+                raise LoadFailed(f"failed to load '{name}', the models folder cannot be read: {error}") from error
             if name not in self._models:
                 raise ModelNotFound(
                     f"failed to load '{name}', failed to poll from model repository: it has no such model"
@@ -234,6 +251,7 @@ class Repository:
         on_disk, known = self._on_disk(name), self._versions.get(name, {})
         if model is not None and model.problem and on_disk is not None:
             return self._problem(model, known)
+        self._forgive(on_disk, known)
         todo = plan(on_disk, {number: _known(version) for number, version in known.items()})
         if todo == Plan():
             return False
@@ -242,9 +260,14 @@ class Repository:
             self._retire(known[number])
         if todo.load and model is not None:
             self._load(model, todo.load[0], on_disk.versions[todo.load[0]] if on_disk else ())
-            # A newer version may have come meanwhile, and then it is the next one.
-            self._models |= scan(self._root, self._models, only=name)
+            if self._chosen is None:
+                self._look_again(name)
         return True
+
+    def _look_again(self, name: str) -> None:
+        """Look at one model's folder: a newer version may have come while one was loaded, and then it is the next one."""
+        others = {other: model for other, model in self._models.items() if other != name}
+        self._models = others | scan(self._root, self._models, only=name)
 
     def _on_disk(self, name: str) -> OnDisk | None:
         model = self._models.get(name)
@@ -258,10 +281,18 @@ class Repository:
             if self._settled(model, number):
                 versions[number] = files if override is None else (*files, _identity(override))
             elif number in known:
-                versions[number] = known[number].fingerprint
+                # As it was when it was last tried.
+                versions[number] = known[number].refused or known[number].fingerprint
         rollout = model.rollout
         stable = rollout.labels.get(STABLE) if rollout else None
         return OnDisk(config.version_policy, versions, wanted(rollout), stable)
+
+    def _forgive(self, on_disk: OnDisk | None, known: dict[int, ModelVersion]) -> None:
+        """Take back what was said of newer files, where there are again those that are served."""
+        for number, version in known.items():
+            if version.refused is not None and on_disk and on_disk.versions.get(number) == version.fingerprint:
+                version.refused, version.reason = None, ""
+                self._on_change(version)
 
     def _problem(self, model: Model, known: dict[int, ModelVersion]) -> bool:
         """Show why a model's folder cannot be followed; what is served of it stays."""
@@ -283,14 +314,21 @@ class Repository:
             self._on_change(version)
         started_s = time.monotonic()
         reason = ""
+        self.loading = True
         try:
             version.served = self._loader.load(
-                version.path, version.name, config, lambda warning: self._on_warning(version.name, warning)
+                version.path,
+                version.name,
+                config,
+                lambda warning: self._on_warning(version.name, warning),
+                lambda: self._closing,
             )
         except LoadError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001  a version must never take the server down, whatever is in its folder
             reason = f"unexpected {type(error).__name__} while loading: {error}"
+        finally:
+            self.loading = False
         if version.served is None:
             # Only here, because until its handler ends an exception holds on to all that was loaded.
             self._refuse(version, replaced, reason)
@@ -305,7 +343,11 @@ class Repository:
             self._drain(replaced)
 
     def _refuse(self, version: ModelVersion, replaced: ModelVersion | None, reason: str) -> None:
-        if replaced is None:
+        if self._closing:
+            # It may well be good: that it was given up says nothing about it.
+            if replaced is None:
+                self._forget(version.name, [int(version.version)])
+        elif replaced is None:
             self._fail(version, reason)
         else:
             replaced.refused = version.fingerprint
@@ -474,20 +516,24 @@ class Repository:
         """
         deadline_s = time.monotonic() + timeout_s
         self._closing = True
-        # A load under way is waited for, but not longer than that.
-        working = self._working.acquire(timeout=timeout_s)
-        try:
-            for version in self.versions():
-                if version.state == "READY":
-                    version.state = "UNLOADING"
-                    self._on_change(version)
-            self._publish()
-            # Every queue drains at the same time; each is only waited for in turn.
-            served = [version.served for version in self.versions() if version.served is not None]
-            return all([entry.batcher.close(max(0.0, deadline_s - time.monotonic())) for entry in served])
-        finally:
-            if working:
+        # What was accepted is answered while a load under way ends, and what that load brought is let go after it.
+        finished = self._finish(deadline_s)
+        if self._working.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+            try:
+                finished = self._finish(deadline_s) and finished
+            finally:
                 self._working.release()
+        return finished
+
+    def _finish(self, deadline_s: float) -> bool:
+        for version in self.versions():
+            if version.state == "READY":
+                version.state = "UNLOADING"
+                self._on_change(version)
+        self._publish()
+        # Every queue drains at the same time; each is only waited for in turn.
+        served = [version.served for version in self.versions() if version.served is not None]
+        return all([entry.batcher.close(max(0.0, deadline_s - time.monotonic())) for entry in served])
 
 
 def _known(version: ModelVersion) -> Known:

@@ -1,5 +1,6 @@
 """Versions that come, change and go while others are served: nothing wrong is ever handed out, and nothing good is taken away."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from frostline.pb import inference_pb2, model_config_pb2
 from server.batcher import Batching
 from server.errors import LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady, PredictionError, Retired
 from server.inference import MODEL_INFER, Inference, Refused
-from server.loader import Loader, Served
+from server.loader import Loader, Served, whole
 from server.metrics import Unrouted
 from server.repository import SETTLE_S, ModelVersion, Repository
 from server.session import CPU
@@ -64,6 +65,12 @@ class Shelf:
         """Reconcile, and forget what was told before."""
         self.told.clear()
         return self.repository.reconcile()
+
+    def look_later(self) -> None:
+        """Reconcile, and again when what was seen then has been left alone for long enough."""
+        self.look()
+        self.now_s += SETTLE_S
+        self.look()
 
     def states(self, name: str = "m") -> dict[str, str]:
         return {version.version: version.state for version in self.repository.versions(name)}
@@ -165,7 +172,7 @@ def test_a_version_that_failed_is_tried_again_when_its_files_change(tmp_path: Pa
     shelf.look()
     assert shelf.states() == {"1": "READY", "2": "FAILED"}
     rewrite(tmp_path / "m" / "2", shift=1)
-    shelf.look()
+    shelf.look_later()
     assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
 
 
@@ -218,7 +225,7 @@ def test_a_version_whose_files_change_is_replaced_without_a_gap(tmp_path: Path, 
     shelf.look()
     before = shelf.repository.get("m", "1")
     rewrite(folder, shift=5)
-    shelf.look()
+    shelf.look_later()
     # It was READY all the time, under the same number.
     assert shelf.told == ["m:1 READY"]
     np.testing.assert_allclose(shelf.answer(X, "1"), onnx_models.logits_of(X) + 5, rtol=1e-5)
@@ -230,7 +237,7 @@ def test_a_version_whose_files_are_spoilt_goes_on_from_memory_and_says_so(tmp_pa
     folder = write_artifact(tmp_path, "m", 1)
     shelf.look()
     (folder / "model.onnx").write_bytes(b"spoilt")
-    shelf.look()
+    shelf.look_later()
     (version,) = shelf.repository.versions()
     assert version.state == "READY"
     assert version.reason.startswith(
@@ -240,7 +247,7 @@ def test_a_version_whose_files_are_spoilt_goes_on_from_memory_and_says_so(tmp_pa
     shelf.look()
     assert shelf.told == []
     rewrite(folder, shift=5)
-    shelf.look()
+    shelf.look_later()
     (version,) = shelf.repository.versions()
     assert (version.state, version.reason) == ("READY", "")
     np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X) + 5, rtol=1e-5)
@@ -251,7 +258,7 @@ def test_a_change_of_config_pbtxt_is_followed(tmp_path: Path, shelf: Shelf) -> N
     write_artifact(tmp_path, "m", 2)
     shelf.look()
     (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 3\nversion_policy { all { } }")
-    shelf.look()
+    shelf.look_later()
     assert shelf.states() == {"1": "READY", "2": "READY"}
     assert {shelf.repository.get("m", version).batching.max_batch_size for version in ("1", "2")} == {3}
 
@@ -276,8 +283,10 @@ def test_a_models_folder_that_is_away_for_a_moment_takes_nothing_with_it(tmp_pat
     away = tmp_path.with_name(f"{tmp_path.name}-away")
     tmp_path.rename(away)
     assert shelf.look()
+    assert shelf.look()
     away.rename(tmp_path)
-    assert shelf.warnings[-1].startswith("the models folder cannot be read: ")
+    # Said once, however often it is looked at.
+    assert [warning[:33] for warning in shelf.warnings] == ["the models folder cannot be read:"]
     assert shelf.states() == {"1": "READY"}
     assert not shelf.look()
 
@@ -300,6 +309,73 @@ def test_files_that_do_not_say_what_they_must_be_are_left_alone_until_nobody_wri
     assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
 
 
+def test_a_version_that_is_copied_slowly_is_not_tried_before_it_is_whole(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    folder = write_artifact(tmp_path, "m", 2)
+    whole = (folder / "model.onnx").read_bytes()
+    for size in range(10, len(whole), 100):
+        (folder / "model.onnx").write_bytes(whole[:size])
+        assert shelf.look()
+        assert shelf.told == []
+        shelf.now_s += SETTLE_S / 2
+    (folder / "model.onnx").write_bytes(whole)
+    shelf.look_later()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+
+
+def test_a_version_that_stays_broken_is_tried_once_and_says_why(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    (write_artifact(tmp_path, "m", 2) / "model.onnx").write_bytes(b"half")
+    shelf.look_later()
+    assert shelf.told == ["m:2 LOADING", "m:2 FAILED"]
+    assert not shelf.look()
+    assert shelf.told == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "golden.npz").write_bytes((folder / "golden.npz").read_bytes()[:-1]),
+        lambda folder: (folder / "golden.npz").unlink(),
+        lambda folder: (folder / "card.json").write_text("{}"),
+        lambda folder: (folder / "card.json").write_text("[]"),
+        lambda folder: (folder / "card.json").unlink(),
+        lambda folder: (folder / "model.onnx").unlink(),
+    ],
+)
+def test_a_version_is_whole_when_every_part_says_so(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    folder, config = write_artifact(tmp_path, "m", 1), model_config_pb2.ModelConfig()
+    assert whole(folder, config)
+    spoil(folder)
+    assert not whole(folder, config)
+
+
+def test_a_file_of_weights_that_is_not_there_yet_makes_a_version_not_whole(tmp_path: Path) -> None:
+    folder, config = write_artifact(tmp_path, "m", 1), model_config_pb2.ModelConfig()
+    card = json.loads((folder / "card.json").read_text())
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    (folder / "card.json").write_text(json.dumps({**card, "files": {"model.onnx.data": sha256}}))
+    assert not whole(folder, config)
+    (folder / "model.onnx.data").write_bytes(b"weights")
+    assert whole(folder, config)
+
+
+def test_files_that_are_put_back_as_they_were_take_the_complaint_with_them(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    served = shelf.repository.get("m", "")
+    (folder / "model.onnx").rename(tmp_path / ".kept")
+    (folder / "model.onnx").write_bytes(b"spoilt")
+    shelf.look_later()
+    assert shelf.repository.versions()[0].reason != ""
+    (tmp_path / ".kept").rename(folder / "model.onnx")
+    shelf.look()
+    assert (shelf.told, shelf.repository.versions()[0].reason) == (["m:1 READY"], "")
+    assert shelf.repository.get("m", "") is served
+
+
 def test_a_ready_version_that_is_being_rewritten_is_served_as_it_was(tmp_path: Path, shelf: Shelf) -> None:
     folder = write_artifact(tmp_path, "m", 1, golden=False, card=False)
     shelf.look()
@@ -318,6 +394,30 @@ def test_warnings_are_told_once_and_again_when_they_change(tmp_path: Path, shelf
     config.write_text("version_policy { specific { versions: [1, 8] } }")
     shelf.look()
     assert shelf.warnings[1:] == ["config.pbtxt asks for versions that are not there: [8]"]
+
+
+def test_what_was_accepted_counts_as_finished_though_a_load_goes_on(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf = Shelf(tmp_path)
+    shelf.look()
+    write_artifact(tmp_path, "m", 2)
+    loading, go_on = threading.Event(), threading.Event()
+
+    def watch(version: ModelVersion) -> None:
+        if version.state == "LOADING":
+            loading.set()
+            assert go_on.wait(TIMEOUT_S)
+
+    shelf.watch = watch
+    thread = threading.Thread(target=shelf.look)
+    thread.start()
+    assert loading.wait(TIMEOUT_S)
+    assert shelf.repository.close(0.05)
+    assert shelf.states()["1"] == "UNLOADING"
+    go_on.set()
+    thread.join(TIMEOUT_S)
+    # It was given up, and nothing is said against it.
+    assert shelf.states() == {"1": "UNLOADING"}
 
 
 def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> None:
@@ -398,6 +498,12 @@ def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[
 def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Repository, str], None]) -> None:
     with pytest.raises(ModelControlOff, match="explicit model load / unload is not allowed if polling is enabled"):
         act(shelf.repository, "m")
+
+
+def test_a_load_that_is_asked_for_while_the_folder_is_away_says_so(tmp_path: Path, explicit: Shelf) -> None:
+    tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
+    with pytest.raises(LoadFailed, match="failed to load 'm', the models folder cannot be read: "):
+        explicit.repository.load_model("m")
 
 
 # What a card says
