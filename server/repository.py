@@ -21,7 +21,7 @@ from server.errors import InvalidInput, LoadError, LoadFailed, ModelControlOff, 
 from server.folder import Model, is_version, scan
 from server.loader import Loader, Served, whole
 from server.plan import Fingerprint, Known, OnDisk, Plan, plan
-from server.rollout import STABLE, Routes, wanted
+from server.rollout import Routes, standing, wanted
 from server.routing import Shadows, Split, Table, build
 from server.shadow import Counts
 
@@ -283,9 +283,7 @@ class Repository:
             elif number in known:
                 # As it was when it was last tried.
                 versions[number] = known[number].refused or known[number].fingerprint
-        rollout = model.rollout
-        stable = rollout.labels.get(STABLE) if rollout else None
-        return OnDisk(config.version_policy, versions, wanted(rollout), stable)
+        return OnDisk(config.version_policy, versions, wanted(model.rollout), standing(model.rollout))
 
     def _forgive(self, on_disk: OnDisk | None, known: dict[int, ModelVersion]) -> None:
         """Take back what was said of newer files, where there are again those that are served."""

@@ -115,7 +115,7 @@ VERSIONS = st.sets(st.integers(1, 9), min_size=1)
 def test_the_stable_version_or_the_next_older_that_can_be_is_always_served(
     there: set[int], failed: set[int], stable: int | None
 ) -> None:
-    on_disk = OnDisk(POLICY, dict.fromkeys(there, ()), {stable} if stable else set(), stable)
+    on_disk = OnDisk(POLICY, dict.fromkeys(there, ()), {stable} if stable else set(), (stable,) if stable else ())
     chosen = choose(on_disk, failed)
     older = [number for number in there - failed if stable is not None and number <= stable]
     assert set(chosen) <= there - failed
@@ -126,7 +126,7 @@ def test_the_stable_version_or_the_next_older_that_can_be_is_always_served(
 
 
 def test_the_stable_version_is_loaded_first_and_nothing_is_let_go_before_it_is_there() -> None:
-    on_disk = OnDisk(POLICY, dict.fromkeys((1, 2, 3, 4), ()), {1, 2}, 2)
+    on_disk = OnDisk(POLICY, dict.fromkeys((1, 2, 3, 4), ()), {1, 2}, (2,))
     assert plan(on_disk, {}).load == (2, 4, 1)
     todo = plan(on_disk, {3: Known(ready=True, fingerprint=())})
     assert (todo.load[0], todo.unload) == (2, ())
@@ -197,6 +197,25 @@ def test_in_place_of_a_stable_version_that_fails_an_older_one_answers_and_not_th
     assert shelf.answers() == "2"
     assert shelf.states() == {"2": "READY", "3": "FAILED", "4": "READY"}
     assert shelf.problems == ("version 3 is stable and not ready: version 2 answers in its place",)
+
+
+def test_a_promotion_of_a_version_that_fails_changes_nothing_for_those_who_name_none(shelf: Shelf) -> None:
+    """The version before it answers, and not one in between that nobody promoted."""
+    break_golden(shelf.root, 4)
+    shelf.roll(Rollout({"stable": 2}))
+    assert shelf.states() == {"2": "READY", "3": "READY", "4": "FAILED"}
+    shelf.roll(Rollout({"stable": 4}, previous=(1, 2)))
+    assert shelf.answers() == "2"
+    assert shelf.problems == ("version 4 is stable and not ready: version 2 answers in its place",)
+
+
+def test_until_a_promoted_version_is_loaded_the_one_before_it_answers(shelf: Shelf) -> None:
+    shelf.roll(Rollout({"stable": 2}))
+    write_artifact(shelf.root, "m", 5)
+    answered: list[str] = []
+    shelf.watch = lambda version: answered.append(shelf.answers())
+    shelf.roll(Rollout({"stable": 5}, previous=(1, 2)))
+    assert answered[:2] == ["2", "5"]
 
 
 def test_a_stable_version_that_is_deleted_is_replaced_by_an_older_one(shelf: Shelf) -> None:
