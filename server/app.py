@@ -21,6 +21,7 @@ from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
 from server.inference import Inference
+from server.keeper import Keeper
 from server.loader import Loader, Served
 from server.metadata import Metadata
 from server.metrics import ModelStats, Unrouted
@@ -76,8 +77,10 @@ class Server:
         batching = Batching(
             config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
         )
-        self.repository = Repository(
+        self.repository = Repository()
+        self.keeper = Keeper(
             config.models,
+            self.repository,
             Loader(self._providers, config.device.startswith("cuda"), config.intra_op_threads, batching, devices),
             explicit=config.model_control == "explicit",
             on_change=self._on_change,
@@ -93,7 +96,7 @@ class Server:
             (
                 Metadata(self.repository, self.ready, release, shared_memory=shared),
                 Statistics(self.repository),
-                ModelControl(self.repository),
+                ModelControl(self.repository, self.keeper),
                 LogControl(config.log_format, config.log_level),
                 TraceControl(self.repository),
                 SharedMemory(self.regions),
@@ -119,7 +122,7 @@ class Server:
         if config.model_control in ("watch", "poll"):
             # Before the first look, so that nothing can come between the two.
             notified = config.model_control == "watch"
-            self._watch = Watch(config.models, self.repository.reconcile, config.poll_s, notified=notified)
+            self._watch = Watch(config.models, self.keeper.reconcile, config.poll_s, notified=notified)
             self._watch.start()
         await self._loop.run_in_executor(None, self._load)
         if self._phase != "starting":  # told to end meanwhile
@@ -145,17 +148,17 @@ class Server:
     def hurry(self) -> None:
         """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
         self._phase = "draining"
-        self.repository.stop_loading()
+        self.keeper.stop_loading()
 
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
-        self.repository.reconcile()
+        self.keeper.reconcile()
         if self._config.model_control != "explicit":
             return
         names = self._config.models_at_start
-        for name in self.repository.unloaded() if names is None else sorted(names):
+        for name in self.keeper.unloaded() if names is None else sorted(names):
             try:
-                self.repository.load_model(name)
+                self.keeper.load_model(name)
             except PredictionError as error:
                 _log.error("model", model=name, state="FAILED", reason=str(error))
 
@@ -197,7 +200,7 @@ class Server:
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
-        finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
+        finished = await self._loop.run_in_executor(None, self.keeper.close, self._config.grace_s)
         finished = await streams and finished
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
@@ -361,7 +364,7 @@ async def _serve(config: ServerConfig) -> int:
     stopping.cancel()
     broken.cancel()
     code = 0 if await server.drain() and not server.broken.is_set() else 1
-    if server.repository.loading:
+    if server.keeper.loading:
         # It cannot be interrupted: waited for, it may take minutes, and left alone it would abort the process as that ends.
         _log.warning("ending in the middle of a load")
         sys.stderr.flush()

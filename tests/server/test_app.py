@@ -34,20 +34,20 @@ def test_a_model_that_is_new_takes_nothing_from_the_others_while_it_loads(
 ) -> None:
     write_artifact(tmp_path, "m")
     with running(tmp_path, model_control="none", log_level="error") as server:
-        repository, states = server.server.repository, dict[str, bool]()
+        states = dict[str, bool]()
         announce = server.server._on_change
 
         def watched(version: ModelVersion) -> None:
             announce(version)
             states[version.state] = server.server.ready()
 
-        monkeypatch.setattr(repository, "_on_change", watched)
+        monkeypatch.setattr(server.server.keeper, "_on_change", watched)
         write_artifact(tmp_path, "new")
-        repository.reconcile()
+        server.server.keeper.reconcile()
         assert states == {"LOADING": True, "READY": True}
         (write_artifact(tmp_path, "bad") / "model.onnx").write_bytes(b"")
-        repository.reconcile()
-        repository.reconcile()
+        server.server.keeper.reconcile()
+        server.server.keeper.reconcile()
         assert "FAILED" not in states, "it is left alone until nobody writes it"
 
 
@@ -63,7 +63,7 @@ def test_a_fault_that_left_with_its_version_is_no_reason_to_give_up(tmp_path: Pa
         first = repository.get("m", "")
         first.fault = "dead"
         write_artifact(tmp_path, "m", 2, linear(shift=1))
-        repository.reconcile()
+        server.server.keeper.reconcile()
         assert repository.get("m", "").version == "2"
         assert not server.call(give_up_on_first())
 

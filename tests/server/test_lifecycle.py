@@ -23,10 +23,12 @@ from frostline.pb import inference_pb2, model_config_pb2
 from server.batcher import Batching
 from server.errors import LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady, PredictionError, Retired
 from server.inference import MODEL_INFER, Inference, Refused
+from server.keeper import Keeper
 from server.loader import Loader, Served, whole
 from server.metrics import Unrouted
-from server.repository import SETTLE_S, ModelVersion, Repository
+from server.repository import ModelVersion, Repository
 from server.session import CPU
+from server.settling import SETTLE_S
 
 Array = np.ndarray[Any, Any]
 
@@ -48,8 +50,10 @@ class Shelf:
         self.warnings: list[str] = []
         self.now_s = 0.0
         self.watch: Callable[[ModelVersion], None] = lambda version: None
-        self.repository = Repository(
+        self.repository = Repository()
+        self.keeper = Keeper(
             root,
+            self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=batching, devices=0),
             explicit=explicit,
             on_change=self._changed,
@@ -64,7 +68,7 @@ class Shelf:
     def look(self) -> bool:
         """Reconcile, and forget what was told before."""
         self.told.clear()
-        return self.repository.reconcile()
+        return self.keeper.reconcile()
 
     def look_later(self) -> None:
         """Reconcile, and again when what was seen then has been left alone for long enough."""
@@ -92,7 +96,7 @@ def ask(served: Served, x: Array) -> Array:
 def shelf(tmp_path: Path) -> Iterator[Shelf]:
     built = Shelf(tmp_path)
     yield built
-    assert built.repository.close(TIMEOUT_S)
+    assert built.keeper.close(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def explicit(tmp_path: Path) -> Iterator[Shelf]:
     """A shelf on which models stand only when asked for."""
     built = Shelf(tmp_path, explicit=True)
     yield built
-    assert built.repository.close(TIMEOUT_S)
+    assert built.keeper.close(TIMEOUT_S)
 
 
 def damage(folder: Path) -> None:
@@ -201,7 +205,7 @@ def test_what_the_old_version_accepted_is_answered_by_it(tmp_path: Path) -> None
     assert shelf.repository.answered_before == 3
     with pytest.raises(Retired):
         old.batcher.submit(make_entry(X, reply=replies))
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
 
 
 def test_a_version_whose_folder_is_deleted_is_withdrawn_and_the_one_before_it_comes_back(
@@ -412,7 +416,7 @@ def test_what_was_accepted_counts_as_finished_though_a_load_goes_on(tmp_path: Pa
     thread = threading.Thread(target=shelf.look)
     thread.start()
     assert loading.wait(TIMEOUT_S)
-    assert shelf.repository.close(0.05)
+    assert shelf.keeper.close(0.05)
     assert shelf.states()["1"] == "UNLOADING"
     go_on.set()
     thread.join(TIMEOUT_S)
@@ -434,10 +438,10 @@ def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> 
     thread = threading.Thread(target=shelf.look)
     thread.start()
     assert loading.wait(TIMEOUT_S)
-    assert shelf.repository.close(0.001)
+    assert shelf.keeper.close(0.001)
     go_on.set()
     thread.join(TIMEOUT_S)
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
 
 
 # By request
@@ -448,62 +452,62 @@ def test_with_explicit_control_nothing_is_served_until_it_is_asked_for(tmp_path:
     write_artifact(tmp_path, "other", 1)
     explicit.look()
     assert explicit.repository.versions() == []
-    assert explicit.repository.unloaded() == ["m", "other"]
-    explicit.repository.load_model("m")
+    assert explicit.keeper.unloaded() == ["m", "other"]
+    explicit.keeper.load_model("m")
     assert explicit.states() == {"1": "READY"}
-    assert explicit.repository.unloaded() == ["other"]
+    assert explicit.keeper.unloaded() == ["other"]
     # What comes later waits for the next request too.
     write_artifact(tmp_path, "m", 2)
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     assert explicit.states() == {"2": "READY"}
-    explicit.repository.unload_model("m")
+    explicit.keeper.unload_model("m")
     assert explicit.told[-2:] == ["m:2 UNLOADING", "m:2 UNLOADED"]
-    assert explicit.repository.unloaded() == ["m", "other"]
+    assert explicit.keeper.unloaded() == ["m", "other"]
 
 
 def test_a_load_that_is_asked_for_and_fails_says_why_and_what_goes_on(tmp_path: Path, explicit: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     folder = write_artifact(tmp_path, "m", 2)
     damage(folder)
     with pytest.raises(
         LoadFailed, match=r"failed to load 'm', version 2: golden check failed: .*\(ready versions: 1\)"
     ):
-        explicit.repository.load_model("m")
+        explicit.keeper.load_model("m")
     # Asked again it is tried again.
     explicit.told.clear()
     with pytest.raises(LoadFailed):
-        explicit.repository.load_model("m")
+        explicit.keeper.load_model("m")
     assert explicit.told == ["m:2 LOADING", "m:2 FAILED"]
     rewrite(folder, shift=1)
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     assert explicit.states() == {"2": "READY"}
 
 
 def test_a_model_may_be_loaded_with_a_configuration_of_the_request(tmp_path: Path, explicit: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
-    explicit.repository.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
+    explicit.keeper.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
     assert explicit.repository.get("m", "").batching.max_batch_size == 2
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     assert explicit.repository.get("m", "").batching.max_batch_size == BATCHING.max_batch_size
 
 
-@pytest.mark.parametrize("act", [Repository.load_model, Repository.unload_model])
-def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Repository, str], None]) -> None:
+@pytest.mark.parametrize("act", [Keeper.load_model, Keeper.unload_model])
+def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Keeper, str], None]) -> None:
     with pytest.raises(ModelNotFound, match=r"failed to (un)?load 'nobody'"):
-        act(explicit.repository, "nobody")
+        act(explicit.keeper, "nobody")
 
 
-@pytest.mark.parametrize("act", [Repository.load_model, Repository.unload_model])
-def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Repository, str], None]) -> None:
+@pytest.mark.parametrize("act", [Keeper.load_model, Keeper.unload_model])
+def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Keeper, str], None]) -> None:
     with pytest.raises(ModelControlOff, match="explicit model load / unload is not allowed if polling is enabled"):
-        act(shelf.repository, "m")
+        act(shelf.keeper, "m")
 
 
 def test_a_load_that_is_asked_for_while_the_folder_is_away_says_so(tmp_path: Path, explicit: Shelf) -> None:
     tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
     with pytest.raises(LoadFailed, match="failed to load 'm', the models folder cannot be read: "):
-        explicit.repository.load_model("m")
+        explicit.keeper.load_model("m")
 
 
 # What a card says

@@ -20,6 +20,7 @@ from frostline.pb import model_config_pb2
 from server.batcher import Batching
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, Retired, RunFailed
 from server.folder import read_card, read_labels, scan
+from server.keeper import Keeper
 from server.loader import Loader, Served, batch_sizes
 from server.repository import ModelVersion, Repository
 from server.session import CPU, CUDA, Session, load_session
@@ -40,8 +41,10 @@ class Shelf:
         self.changes: list[tuple[str, str, str]] = []
         self.warnings: list[tuple[str, str]] = []
         self._watch = watch
-        self.repository = Repository(
+        self.repository = Repository()
+        self.keeper = Keeper(
             root,
+            self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=batching),
             on_change=self._changed,
             on_warning=lambda model, text: self.warnings.append((model, text)),
@@ -72,12 +75,12 @@ def open_shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
     def build(watch: Watcher | None = None, *, batching: Batching = BATCHING, load: bool = True) -> Shelf:
         shelves.append(Shelf(tmp_path, watch, batching))
         if load:
-            shelves[-1].repository.reconcile()
+            shelves[-1].keeper.reconcile()
         return shelves[-1]
 
     yield build
     for shelf in shelves:
-        assert shelf.repository.close(TIMEOUT_S)
+        assert shelf.keeper.close(TIMEOUT_S)
 
 
 Open = Callable[..., Shelf]
@@ -135,7 +138,7 @@ def test_a_version_is_loading_before_it_is_ready_and_answers_once_it_says_so(tmp
             answers.append(f"{version.state}: {error}")
 
     shelf = open_shelf(watch, load=False)
-    shelf.repository.reconcile()
+    shelf.keeper.reconcile()
     assert answers == [
         "LOADING: Request for unknown model: 'digits' version 1 is not at ready state",
         "READY: 1",
@@ -225,8 +228,8 @@ def test_a_load_that_is_told_to_stop_gives_up_the_version_it_is_at_and_says_noth
     for version in (1, 2, 3):
         write_artifact(tmp_path, "m", version, golden=False)
     configure(tmp_path, "m", "version_policy { all { } }")
-    shelf: Shelf = open_shelf(lambda version: shelf.repository.stop_loading(), load=False)
-    shelf.repository.reconcile()
+    shelf: Shelf = open_shelf(lambda version: shelf.keeper.stop_loading(), load=False)
+    shelf.keeper.reconcile()
     assert (shelf.states(), shelf.changes) == ({}, [("m", "3", "LOADING")])
 
 
@@ -569,7 +572,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     for served in (a, b):
         for _ in range(3):
             served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("logits",)))
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
     assert [entry.error for entry in replies.entries] == [None] * 6
     assert shelf.states("a") == shelf.states("b") == {"1": "UNLOADING"}
     assert shelf.changes[-2:] == [("a", "1", "UNLOADING"), ("b", "1", "UNLOADING")]
@@ -584,7 +587,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
 def test_closing_leaves_failed_versions_failed(tmp_path: Path, open_shelf: Open) -> None:
     damage(write_artifact(tmp_path, "m"))
     shelf = open_shelf()
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
     assert shelf.states() == {"1": "FAILED"}
 
 
