@@ -327,7 +327,7 @@ class Keeper:
         return sorted(set(self._models) - set(self._repository.names())) if self._chosen is not None else []
 
     def stop_loading(self) -> None:
-        """Make a `reconcile` under way return after the version it is at, and further ones do nothing."""
+        """Have the load under way given up as soon as it can be, and load and let go nothing more."""
         self._closing = True
 
     def close(self, timeout_s: float) -> bool:
