@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from importlib.metadata import version as installed_version
@@ -21,6 +22,7 @@ from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
 from server.inference import Inference
+from server.keeper import Keeper
 from server.loader import Loader, Served
 from server.metadata import Metadata
 from server.metrics import ModelStats, Unrouted
@@ -75,8 +77,10 @@ class Server:
         batching = Batching(
             config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
         )
-        self.repository = Repository(
+        self.repository = Repository()
+        self.keeper = Keeper(
             config.models,
+            self.repository,
             Loader(
                 self._providers,
                 config.device.startswith("cuda"),
@@ -99,7 +103,7 @@ class Server:
             (
                 Metadata(self.repository, self.ready, release, shared_memory=shared),
                 Statistics(self.repository),
-                ModelControl(self.repository),
+                ModelControl(self.repository, self.keeper),
                 LogControl(config.log_format, config.log_level),
                 TraceControl(self.repository),
                 SharedMemory(self.regions),
@@ -125,9 +129,11 @@ class Server:
         if config.model_control in ("watch", "poll"):
             # Before the first look, so that nothing can come between the two.
             notified = config.model_control == "watch"
-            self._watch = Watch(config.models, self.repository.reconcile, config.poll_s, notified=notified)
+            self._watch = Watch(config.models, self.keeper.reconcile, config.poll_s, notified=notified)
             self._watch.start()
         await self._loop.run_in_executor(None, self._load)
+        if self._phase != "starting":  # told to end meanwhile
+            return
         self._phase = "serving"
         self._announce()
         self._after_load()
@@ -146,15 +152,20 @@ class Server:
             **({} if self.ready() else {"unready": self.unready()}),
         )
 
+    def hurry(self) -> None:
+        """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
+        self._phase = "draining"
+        self.keeper.stop_loading()
+
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
-        self.repository.reconcile()
+        self.keeper.reconcile()
         if self._config.model_control != "explicit":
             return
         names = self._config.models_at_start
-        for name in self.repository.unloaded() if names is None else sorted(names):
+        for name in self.keeper.unloaded() if names is None else sorted(names):
             try:
-                self.repository.load_model(name)
+                self.keeper.load_model(name)
             except PredictionError as error:
                 _log.error("model", model=name, state="FAILED", reason=str(error))
 
@@ -174,7 +185,9 @@ class Server:
         """Why the server is not ready; "" when it is."""
         if self._phase != "serving":
             return self._phase
-        names = {version.name for version in self.repository.versions()} | self._config.required_names
+        # A model that is new and still loading takes nothing from those that were there before it.
+        there = {version.name for version in self.repository.versions() if version.state != "LOADING"}
+        names = there | self._config.required_names
         missing = [
             name for name in sorted(names) if self._config.required(name) and not self.repository.ready_versions(name)
         ]
@@ -194,7 +207,7 @@ class Server:
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
-        finished = await self._loop.run_in_executor(None, self.repository.close, self._config.grace_s)
+        finished = await self._loop.run_in_executor(None, self.keeper.close, self._config.grace_s)
         finished = await streams and finished
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
@@ -220,11 +233,12 @@ class Server:
     def _announce(self) -> None:
         """Tell the health service where the server, every model and every version stand; on the event loop."""
         serving = self._phase == "serving"
-        known = dict.fromkeys(("", *SERVICES), self.ready())
+        known: dict[str, bool] = {}
         for version in self.repository.versions():
             known[version.name] = known.get(version.name, False) or (serving and version.ready)
             known[f"{version.name}/{version.version}"] = serving and version.ready
-        self._health.update(known)
+        # Last: a model may be called like a service.
+        self._health.update(known | dict.fromkeys(("", *SERVICES), self.ready()))
 
     def _announced(self) -> None:
         """Have the change announced before the thread that made it goes on."""
@@ -246,7 +260,8 @@ class Server:
         self._announced()
 
     def _give_up_on(self, served: Served) -> None:
-        if served.fault and self._phase == "serving":
+        # A version that was replaced took its fault with it.
+        if served.fault and served in self._served() and self._phase == "serving":
             _log.error("giving up: the fault has not gone away", model=served.name, reason=served.fault)
             self.broken.set()
 
@@ -348,12 +363,20 @@ async def _serve(config: ServerConfig) -> int:
     server = Server(config)
     starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if stopped.is_set() and not starting.done():
+    if not starting.done():
         # Told to stop while models are still loading: the rest need not be.
-        server.repository.stop_loading()
-    await starting
+        server.hurry()
+        await asyncio.wait({starting}, timeout=_LINGER_S)
+    if starting.done():
+        await starting
     broken = asyncio.create_task(server.broken.wait())
     await asyncio.wait({stopping, broken}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     broken.cancel()
-    return 0 if await server.drain() and not server.broken.is_set() else 1
+    code = 0 if await server.drain() and not server.broken.is_set() else 1
+    if server.keeper.loading:
+        # It cannot be interrupted: waited for, it may take minutes, and left alone it would abort the process as that ends.
+        _log.warning("ending in the middle of a load")
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -1,9 +1,11 @@
 """What the models folder holds: which versions, which of them are to be served, their cards and their labels."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -56,7 +58,7 @@ def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: s
         OSError: the folder cannot be read.
     """
     paths = [root / only] if only else root.iterdir()
-    folders = sorted(path for path in paths if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in paths if not path.name.startswith(".") and _is_folder(path))
     found = [_read(folder, before.get(folder.name)) for folder in folders]
     return {model.name: model for model in found if model is not None}
 
@@ -71,13 +73,16 @@ def _read(folder: Path, before: Model | None) -> Model | None:
     try:
         own = fingerprint(folder, folders=("warmup",))
         versions = {
-            int(path.name): own + fingerprint(path)
+            int(path.name): own + _inside(path, frozenset())
             for path in folder.iterdir()
-            if is_version(path.name) and path.is_dir()
+            if is_version(path.name) and _is_folder(path)
         }
+    except FileNotFoundError:  # gone since it was listed
+        return None
     except OSError as error:
         rollout = before.rollout if before else None
-        return Model(folder.name, folder, (), config, {}, (), f"the folder cannot be read: {error.strerror}", rollout)
+        problem = f"the folder cannot be read: {error.strerror}"
+        return Model(folder.name, folder, _unreadable(folder), config, {}, (), problem, rollout)
     rollout, rollout_problem = _rollout(folder, before)
     if before is not None and before.fingerprint == own and before.versions.keys() == versions.keys():
         return replace(before, versions=versions, rollout=rollout, rollout_problem=rollout_problem)
@@ -110,10 +115,14 @@ def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
 
 NOT_CONTENT = frozenset((rollouts.FILE,))
 """Files of a model's folder that say which version answers, and not what a version is."""
+_UNREADABLE = -1
+"""The size of what cannot be read."""
 
 
 def fingerprint(folder: Path, folders: Sequence[str] | None = None) -> Fingerprint:
     """What the files below a folder are; hidden ones do not count.
+
+    What cannot be read is marked, so that the fingerprint changes when it can.
 
     Args:
         folder: the folder.
@@ -122,20 +131,60 @@ def fingerprint(folder: Path, folders: Sequence[str] | None = None) -> Fingerpri
     Raises:
         OSError: the folder cannot be read.
     """
-    files: list[tuple[str, int, int, int]] = []
+    return _walk(folder, folders, frozenset())
+
+
+def _walk(folder: Path, folders: Sequence[str] | None, above: Set[tuple[int, int]]) -> Fingerprint:
+    place = folder.stat()
+    above = above | {(place.st_dev, place.st_ino)}
+    files: Fingerprint = ()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith(".") or entry.name in NOT_CONTENT:
             continue
-        if entry.is_dir():
-            if folders is None or entry.name in folders:
-                files += fingerprint(Path(entry.path))
-            continue
         try:
+            if entry.is_dir():
+                if folders is None or entry.name in folders:
+                    files += _inside(Path(entry.path), above)
+                continue
             status = entry.stat()
         except FileNotFoundError:  # gone since it was listed, or a link to nothing
             continue
-        files.append((os.fspath(entry.path), status.st_size, status.st_mtime_ns, status.st_ino))
-    return tuple(files)
+        except OSError:
+            files += _unreadable(entry.path)
+            continue
+        size = status.st_size if os.access(entry.path, os.R_OK) else _UNREADABLE
+        files += ((entry.path, size, status.st_mtime_ns, status.st_ino),)
+    return files
+
+
+def _inside(folder: Path, above: Set[tuple[int, int]]) -> Fingerprint:
+    """The fingerprint of a folder in another one, which must not hide the others when it cannot be read.
+
+    Args:
+        folder: the folder.
+        above: device and inode of the folders it is in: a link to one of them leads round in circles.
+    """
+    try:
+        place = folder.stat()
+        return () if (place.st_dev, place.st_ino) in above else _walk(folder, None, above)
+    except FileNotFoundError:  # gone since it was listed
+        return ()
+    except OSError:
+        return _unreadable(folder)
+
+
+def _unreadable(path: Path | str) -> Fingerprint:
+    return ((os.fspath(path), _UNREADABLE, 0, 0),)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder. What is there and cannot be looked at counts, so that it shows what is wrong with it."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        return error.errno != errno.ELOOP
 
 
 def is_version(name: str) -> bool:

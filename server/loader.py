@@ -1,5 +1,7 @@
 """Turn one version's folder into what answers requests: checked, loaded, warm and proved."""
 
+import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -120,7 +122,12 @@ class Loader:
     captures: Captures = field(default_factory=Captures)
 
     def load(
-        self, folder: Path, name: str, config: model_config_pb2.ModelConfig, warn: Callable[[str], None]
+        self,
+        folder: Path,
+        name: str,
+        config: model_config_pb2.ModelConfig,
+        warn: Callable[[str], None],
+        given_up: Callable[[], bool] = lambda: False,
     ) -> Served:
         """Load, warm and prove one version; its batcher is started.
 
@@ -129,10 +136,16 @@ class Loader:
             name: the model's name.
             config: the model's own configuration.
             warn: told of what could not be done and is not a failure.
+            given_up: asked between runs whether it is wanted no more.
 
         Raises:
-            LoadError: it cannot be served.
+            LoadError: it cannot be served, or was given up.
         """
+
+        def go_on() -> None:
+            if given_up():
+                raise LoadError("given up, because the server stops")
+
         warn = _once(warn)
         path, version = model_file(folder, config), folder.name
         card = read_card(folder / "card.json")
@@ -147,7 +160,10 @@ class Loader:
         opened = partial(
             open_session, path, config, threads=self.threads, strict=self.strict, warn=warn, captures=self.captures
         )
-        sessions = [opened(place) for place in places]
+        sessions = []
+        for place in places:
+            go_on()
+            sessions.append(opened(place))
         session, signature = sessions[0], sessions[0].signature
         check_weights(path, session.external, card, warn)
         batching = model_batching(config, self.batching, batched=signature.batched)
@@ -157,11 +173,11 @@ class Loader:
         samples = samples_of(config, signature, batching.max_batch_size, folder.parent)
         for index, place in enumerate(places):
             try:
-                warmed = warm(sessions[index], batching, golden, samples)
+                warmed = warm(sessions[index], batching, golden, samples, go_on)
             except GraphsFailed as error:
                 warn(f"CUDA graphs are not captured: {error}")
                 sessions[index] = opened(place, graphs=False)
-                warmed = warm(sessions[index], batching, golden, samples)
+                warmed = warm(sessions[index], batching, golden, samples, go_on)
             instance = sessions[index]
             if not warmed:
                 warn(
@@ -219,6 +235,23 @@ def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
     return tell
 
 
+def whole(folder: Path, config: model_config_pb2.ModelConfig) -> bool:
+    """Whether a version proves that all of it is there: its files are those its card describes, and the golden sample has its end.
+
+    Args:
+        folder: the version's folder.
+        config: the model's own configuration.
+    """
+    try:
+        path, card = model_file(folder, config), read_card(folder / "card.json")
+        files = {**card.get("files", {}), path.name: card["sha256"]}
+        return zipfile.is_zipfile(folder / "golden.npz") and all(
+            sha256(path.parent / name) == digest for name, digest in files.items()
+        )
+    except (LoadError, KeyError, TypeError):
+        return False
+
+
 def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
     """The ONNX file of a version's folder.
 
@@ -230,7 +263,7 @@ def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
         raise LoadError(f"config.pbtxt names the file '{file}'; it must be one in the version's own folder")
     path = folder / file
     # Triton's layout for a network with weights in files of their own.
-    return path / MODEL_FILE if path.is_dir() else path
+    return path / MODEL_FILE if os.path.isdir(path) else path  # noqa: PTH112  a folder that cannot be read is found out by who reads
 
 
 def open_session(
@@ -302,8 +335,21 @@ def check_weights(path: Path, external: Sequence[str], card: Mapping[str, Any], 
             raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {files[name]}")
 
 
-def warm(session: Session, batching: Batching, golden: Golden | None, samples: Sequence[Sample]) -> bool:
+def warm(
+    session: Session,
+    batching: Batching,
+    golden: Golden | None,
+    samples: Sequence[Sample],
+    go_on: Callable[[], None] = lambda: None,
+) -> bool:
     """Run every batch size and every sample of the configuration.
+
+    Args:
+        session: the network.
+        batching: how its requests are batched.
+        golden: where rows come from, if there is one.
+        samples: the configuration's own.
+        go_on: called before each run; raises when that is no longer wanted.
 
     Returns:
         False when nothing could be run, because the shape of a row is not known.
@@ -311,9 +357,9 @@ def warm(session: Session, batching: Batching, golden: Golden | None, samples: S
     Raises:
         LoadError: the network failed.
     """
-    warmed = session.warm_up(batch_sizes(batching), golden, samples[0].row if samples else None)
+    warmed = session.warm_up(batch_sizes(batching), golden, samples[0].row if samples else None, go_on)
     for sample in samples:
-        sample.run(session)
+        sample.run(session, go_on)
     return warmed
 
 

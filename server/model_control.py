@@ -8,6 +8,7 @@ from google.protobuf import json_format
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
 from server.errors import InvalidInput, Unsupported
+from server.keeper import Keeper
 from server.repository import ModelVersion, Repository
 
 _PASSING = ("LOADING", "UNLOADING")
@@ -18,10 +19,12 @@ class ModelControl:
 
     Args:
         repository: the models.
+        keeper: loads and unloads them.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, keeper: Keeper) -> None:
         self._repository = repository
+        self._keeper = keeper
         self._free = asyncio.Semaphore(1)
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
@@ -29,7 +32,7 @@ class ModelControl:
         versions = self._repository.versions()
         index = [_indexed(version) for version in versions if version.ready or not request.ready]
         if not request.ready:
-            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._repository.unloaded()]
+            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._keeper.unloaded()]
         return pb.RepositoryIndexResponse(models=index)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
@@ -43,7 +46,7 @@ class ModelControl:
             Unsupported: the model's files are in the request.
         """
         config = _configuration(request.model_name, request.parameters)
-        await self._work(lambda: self._repository.load_model(request.model_name, config))
+        await self._work(lambda: self._keeper.load_model(request.model_name, config))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -59,7 +62,7 @@ class ModelControl:
                 raise InvalidInput(f"unrecognized parameter '{name}' for unloading model '{request.model_name}'")
             if value.WhichOneof("parameter_choice") != "bool_param":
                 raise InvalidInput("invalid value type for 'unload_dependents' parameter, expected bool_param.")
-        await self._work(lambda: self._repository.unload_model(request.model_name))
+        await self._work(lambda: self._keeper.unload_model(request.model_name))
         return pb.RepositoryModelUnloadResponse()
 
     async def _work(self, work: Callable[[], None]) -> None:

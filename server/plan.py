@@ -17,14 +17,14 @@ class OnDisk:
         policy: which of its versions are to be served.
         versions: the fingerprint of every version, by number.
         named: numbers to be served whatever the policy says.
-        stable: the one of them that answers what names no version; it is loaded first, and if it cannot be served, the next
-            older one that can be takes its place.
+        stable: those that are to answer what names no version, the first of them that can be served; it is loaded first. If
+            none can be, the next older one than the first takes its place.
     """
 
     policy: model_config_pb2.ModelVersionPolicy
     versions: Mapping[int, Fingerprint]
     named: Set[int] = frozenset()
-    stable: int | None = None
+    stable: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     """What to do next for one model.
 
     A version that failed is not tried again until its files change; the one before it takes its place. Nothing that
-    answers is let go before all that is wanted is loaded, except what is no longer on disk: that was withdrawn.
+    answers is let go before all that is wanted is loaded, or because a policy asks only for what is not there; except what is
+    no longer on disk: that was withdrawn.
 
     Args:
         on_disk: the model's folder, or None if it has none or is not to be served.
@@ -80,6 +81,8 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     load = tuple(sorted(load, key=lambda number: number != first))
     if load:
         return Plan(load, withdrawn, forget)
+    if not wanted:  # a slip of the pen in the policy is no reason to serve nothing
+        return Plan((), withdrawn, forget)
     spare = {number for number, version in known.items() if version.ready and number not in wanted}
     return Plan((), tuple(sorted({*withdrawn, *spare})), forget)
 
@@ -99,9 +102,12 @@ def choose(on_disk: OnDisk, failed: Set[int]) -> tuple[int, ...]:
     return tuple(number for number in usable if number in chosen or number in named)
 
 
-def _stand_in(stable: int | None, usable: Sequence[int]) -> int | None:
-    """The newest version that is not newer than the stable one."""
-    return None if stable is None else max((number for number in usable if number <= stable), default=None)
+def _stand_in(stable: Sequence[int], usable: Sequence[int]) -> int | None:
+    """The first that can be served or, if none can, the newest that is not newer than the first."""
+    if not stable:
+        return None
+    older = (number for number in usable if number <= stable[0])
+    return next((number for number in stable if number in usable), max(older, default=None))
 
 
 def _failed(version: Known, files: Fingerprint | None) -> bool:

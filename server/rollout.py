@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -270,12 +270,19 @@ def wanted(rollout: Rollout | None) -> set[int]:
     return {*rollout.labels.values(), *([] if rollout.shadow is None else [rollout.shadow])}
 
 
+def standing(rollout: Rollout | None) -> tuple[int, ...]:
+    """The versions that are to answer what names none, the first that can: the stable one, then those before it, the last first."""
+    if rollout is None or STABLE not in rollout.labels:
+        return ()
+    return tuple(dict.fromkeys((rollout.labels[STABLE], *reversed(rollout.previous))))
+
+
 def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
     """Which version answers what.
 
     Without a rollout the newest READY version answers everything. A rollout that names a version which is not READY never
-    costs a request: in place of the stable version the nearest READY one answers, older ones first, the shadow last; in place
-    of any other, whatever answers for the stable one.
+    costs a request: in place of the stable version the one that was stable before answers, or else the nearest READY one, older
+    ones first, the shadow last; in place of any other, whatever answers for the stable one.
     """
     if not ready:
         return Routes(None)
@@ -283,7 +290,7 @@ def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
         return Routes(max(ready))
     problems = []
     stable = rollout.labels.get(STABLE)
-    default = max(ready) if stable is None else _nearest(stable, ready, rollout.shadow)
+    default = max(ready) if stable is None else _nearest(standing(rollout), ready, rollout.shadow)
     if stable not in (None, default):
         problems.append(f"version {stable} is stable and not ready: version {default} answers in its place")
     labels = {}
@@ -299,11 +306,11 @@ def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
     return Routes(default, labels, _ends(rollout.split, labels, default), shadow, tuple(problems))
 
 
-def _nearest(version: int, ready: Collection[int], shadow: int | None) -> int:
-    """The READY version that stands in for one: itself, the next older, the next newer; the shadow only when it is alone."""
+def _nearest(stable: Sequence[int], ready: Collection[int], shadow: int | None) -> int:
+    """The READY version that stands in: of `stable` the first, the next older, the next newer; the shadow only when it is alone."""
     candidates = set(ready) - {shadow} or set(ready)
-    older = [number for number in candidates if number <= version]
-    return max(older) if older else min(candidates)
+    older = [number for number in candidates if number <= stable[0]]
+    return next((number for number in stable if number in candidates), max(older) if older else min(candidates))
 
 
 def _ends(split: Mapping[str, float], labels: Mapping[str, int], default: int) -> tuple[tuple[float, int], ...]:

@@ -100,7 +100,13 @@ class Session:
             raise RunFailed(f"the network failed: {error}") from error
         return arrays
 
-    def warm_up(self, sizes: Sequence[int], golden: Golden | None, sample: Sequence[Array] | None = None) -> bool:
+    def warm_up(
+        self,
+        sizes: Sequence[int],
+        golden: Golden | None,
+        sample: Sequence[Array] | None = None,
+        go_on: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Run every batch size once, so that no request pays for a first time, and see that the batch axis is one.
 
         Args:
@@ -108,6 +114,7 @@ class Session:
             golden: where real rows come from.
             sample: where rows come from without it: for each input one row, [1, ...] when batched. Zeros of the
                 input's shape stand in when there is neither.
+            go_on: called before each run; raises when that is no longer wanted.
 
         Returns:
             False when the shape of a row is not known and so nothing could be run.
@@ -121,6 +128,7 @@ class Session:
             return False
         self._bind(sizes, row)
         for size in sizes if self.signature.batched else (1,):
+            go_on()
             inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
             self.rehearse(inputs, size)
         return True

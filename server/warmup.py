@@ -1,7 +1,7 @@
 """The requests a model's configuration wants run before it is READY."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,12 @@ class Sample:
     rows: int
     count: int
 
-    def run(self, session: Session) -> None:
+    def run(self, session: Session, go_on: Callable[[], None] = lambda: None) -> None:
         """Run it.
+
+        Args:
+            session: the network.
+            go_on: called before each run; raises when that is no longer wanted.
 
         Raises:
             LoadError: the network failed.
@@ -46,6 +50,7 @@ class Sample:
         repeat = session.signature.batched
         inputs = [np.repeat(array, self.rows, axis=0) if repeat else array for array in self.row]
         for _ in range(self.count):
+            go_on()
             try:
                 session.rehearse(inputs, self.rows)
             except LoadError as error:

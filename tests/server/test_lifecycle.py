@@ -1,5 +1,6 @@
 """Versions that come, change and go while others are served: nothing wrong is ever handed out, and nothing good is taken away."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,9 +24,11 @@ from server.batcher import Batching
 from server.devices import CPU
 from server.errors import LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady, PredictionError, Retired
 from server.inference import MODEL_INFER, Inference, Refused
-from server.loader import Loader, Served
+from server.keeper import Keeper
+from server.loader import Loader, Served, whole
 from server.metrics import Unrouted
-from server.repository import SETTLE_S, ModelVersion, Repository
+from server.repository import ModelVersion, Repository
+from server.settling import SETTLE_S
 
 Array = np.ndarray[Any, Any]
 
@@ -47,8 +50,10 @@ class Shelf:
         self.warnings: list[str] = []
         self.now_s = 0.0
         self.watch: Callable[[ModelVersion], None] = lambda version: None
-        self.repository = Repository(
+        self.repository = Repository()
+        self.keeper = Keeper(
             root,
+            self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=batching, devices=0),
             explicit=explicit,
             on_change=self._changed,
@@ -63,7 +68,13 @@ class Shelf:
     def look(self) -> bool:
         """Reconcile, and forget what was told before."""
         self.told.clear()
-        return self.repository.reconcile()
+        return self.keeper.reconcile()
+
+    def look_later(self) -> None:
+        """Reconcile, and again when what was seen then has been left alone for long enough."""
+        self.look()
+        self.now_s += SETTLE_S
+        self.look()
 
     def states(self, name: str = "m") -> dict[str, str]:
         return {version.version: version.state for version in self.repository.versions(name)}
@@ -85,7 +96,7 @@ def ask(served: Served, x: Array) -> Array:
 def shelf(tmp_path: Path) -> Iterator[Shelf]:
     built = Shelf(tmp_path)
     yield built
-    assert built.repository.close(TIMEOUT_S)
+    assert built.keeper.close(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -93,7 +104,7 @@ def explicit(tmp_path: Path) -> Iterator[Shelf]:
     """A shelf on which models stand only when asked for."""
     built = Shelf(tmp_path, explicit=True)
     yield built
-    assert built.repository.close(TIMEOUT_S)
+    assert built.keeper.close(TIMEOUT_S)
 
 
 def damage(folder: Path) -> None:
@@ -165,7 +176,7 @@ def test_a_version_that_failed_is_tried_again_when_its_files_change(tmp_path: Pa
     shelf.look()
     assert shelf.states() == {"1": "READY", "2": "FAILED"}
     rewrite(tmp_path / "m" / "2", shift=1)
-    shelf.look()
+    shelf.look_later()
     assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
 
 
@@ -194,7 +205,7 @@ def test_what_the_old_version_accepted_is_answered_by_it(tmp_path: Path) -> None
     assert shelf.repository.answered_before == 3
     with pytest.raises(Retired):
         old.batcher.submit(make_entry(X, reply=replies))
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
 
 
 def test_a_version_whose_folder_is_deleted_is_withdrawn_and_the_one_before_it_comes_back(
@@ -218,7 +229,7 @@ def test_a_version_whose_files_change_is_replaced_without_a_gap(tmp_path: Path, 
     shelf.look()
     before = shelf.repository.get("m", "1")
     rewrite(folder, shift=5)
-    shelf.look()
+    shelf.look_later()
     # It was READY all the time, under the same number.
     assert shelf.told == ["m:1 READY"]
     np.testing.assert_allclose(shelf.answer(X, "1"), onnx_models.logits_of(X) + 5, rtol=1e-5)
@@ -230,7 +241,7 @@ def test_a_version_whose_files_are_spoilt_goes_on_from_memory_and_says_so(tmp_pa
     folder = write_artifact(tmp_path, "m", 1)
     shelf.look()
     (folder / "model.onnx").write_bytes(b"spoilt")
-    shelf.look()
+    shelf.look_later()
     (version,) = shelf.repository.versions()
     assert version.state == "READY"
     assert version.reason.startswith(
@@ -240,7 +251,7 @@ def test_a_version_whose_files_are_spoilt_goes_on_from_memory_and_says_so(tmp_pa
     shelf.look()
     assert shelf.told == []
     rewrite(folder, shift=5)
-    shelf.look()
+    shelf.look_later()
     (version,) = shelf.repository.versions()
     assert (version.state, version.reason) == ("READY", "")
     np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X) + 5, rtol=1e-5)
@@ -251,7 +262,7 @@ def test_a_change_of_config_pbtxt_is_followed(tmp_path: Path, shelf: Shelf) -> N
     write_artifact(tmp_path, "m", 2)
     shelf.look()
     (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 3\nversion_policy { all { } }")
-    shelf.look()
+    shelf.look_later()
     assert shelf.states() == {"1": "READY", "2": "READY"}
     assert {shelf.repository.get("m", version).batching.max_batch_size for version in ("1", "2")} == {3}
 
@@ -276,8 +287,10 @@ def test_a_models_folder_that_is_away_for_a_moment_takes_nothing_with_it(tmp_pat
     away = tmp_path.with_name(f"{tmp_path.name}-away")
     tmp_path.rename(away)
     assert shelf.look()
+    assert shelf.look()
     away.rename(tmp_path)
-    assert shelf.warnings[-1].startswith("the models folder cannot be read: ")
+    # Said once, however often it is looked at.
+    assert [warning[:33] for warning in shelf.warnings] == ["the models folder cannot be read:"]
     assert shelf.states() == {"1": "READY"}
     assert not shelf.look()
 
@@ -300,6 +313,73 @@ def test_files_that_do_not_say_what_they_must_be_are_left_alone_until_nobody_wri
     assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
 
 
+def test_a_version_that_is_copied_slowly_is_not_tried_before_it_is_whole(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    folder = write_artifact(tmp_path, "m", 2)
+    whole = (folder / "model.onnx").read_bytes()
+    for size in range(10, len(whole), 100):
+        (folder / "model.onnx").write_bytes(whole[:size])
+        assert shelf.look()
+        assert shelf.told == []
+        shelf.now_s += SETTLE_S / 2
+    (folder / "model.onnx").write_bytes(whole)
+    shelf.look_later()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+
+
+def test_a_version_that_stays_broken_is_tried_once_and_says_why(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    (write_artifact(tmp_path, "m", 2) / "model.onnx").write_bytes(b"half")
+    shelf.look_later()
+    assert shelf.told == ["m:2 LOADING", "m:2 FAILED"]
+    assert not shelf.look()
+    assert shelf.told == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "golden.npz").write_bytes((folder / "golden.npz").read_bytes()[:-1]),
+        lambda folder: (folder / "golden.npz").unlink(),
+        lambda folder: (folder / "card.json").write_text("{}"),
+        lambda folder: (folder / "card.json").write_text("[]"),
+        lambda folder: (folder / "card.json").unlink(),
+        lambda folder: (folder / "model.onnx").unlink(),
+    ],
+)
+def test_a_version_is_whole_when_every_part_says_so(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    folder, config = write_artifact(tmp_path, "m", 1), model_config_pb2.ModelConfig()
+    assert whole(folder, config)
+    spoil(folder)
+    assert not whole(folder, config)
+
+
+def test_a_file_of_weights_that_is_not_there_yet_makes_a_version_not_whole(tmp_path: Path) -> None:
+    folder, config = write_artifact(tmp_path, "m", 1), model_config_pb2.ModelConfig()
+    card = json.loads((folder / "card.json").read_text())
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    (folder / "card.json").write_text(json.dumps({**card, "files": {"model.onnx.data": sha256}}))
+    assert not whole(folder, config)
+    (folder / "model.onnx.data").write_bytes(b"weights")
+    assert whole(folder, config)
+
+
+def test_files_that_are_put_back_as_they_were_take_the_complaint_with_them(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    served = shelf.repository.get("m", "")
+    (folder / "model.onnx").rename(tmp_path / ".kept")
+    (folder / "model.onnx").write_bytes(b"spoilt")
+    shelf.look_later()
+    assert shelf.repository.versions()[0].reason != ""
+    (tmp_path / ".kept").rename(folder / "model.onnx")
+    shelf.look()
+    assert (shelf.told, shelf.repository.versions()[0].reason) == (["m:1 READY"], "")
+    assert shelf.repository.get("m", "") is served
+
+
 def test_a_ready_version_that_is_being_rewritten_is_served_as_it_was(tmp_path: Path, shelf: Shelf) -> None:
     folder = write_artifact(tmp_path, "m", 1, golden=False, card=False)
     shelf.look()
@@ -320,6 +400,30 @@ def test_warnings_are_told_once_and_again_when_they_change(tmp_path: Path, shelf
     assert shelf.warnings[1:] == ["config.pbtxt asks for versions that are not there: [8]"]
 
 
+def test_what_was_accepted_counts_as_finished_though_a_load_goes_on(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf = Shelf(tmp_path)
+    shelf.look()
+    write_artifact(tmp_path, "m", 2)
+    loading, go_on = threading.Event(), threading.Event()
+
+    def watch(version: ModelVersion) -> None:
+        if version.state == "LOADING":
+            loading.set()
+            assert go_on.wait(TIMEOUT_S)
+
+    shelf.watch = watch
+    thread = threading.Thread(target=shelf.look)
+    thread.start()
+    assert loading.wait(TIMEOUT_S)
+    assert shelf.keeper.close(0.05)
+    assert shelf.states()["1"] == "UNLOADING"
+    go_on.set()
+    thread.join(TIMEOUT_S)
+    # It was given up, and nothing is said against it.
+    assert shelf.states() == {"1": "UNLOADING"}
+
+
 def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> None:
     write_artifact(tmp_path, "m", 1)
     shelf = Shelf(tmp_path)
@@ -334,10 +438,10 @@ def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> 
     thread = threading.Thread(target=shelf.look)
     thread.start()
     assert loading.wait(TIMEOUT_S)
-    assert shelf.repository.close(0.001)
+    assert shelf.keeper.close(0.001)
     go_on.set()
     thread.join(TIMEOUT_S)
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
 
 
 # By request
@@ -348,56 +452,62 @@ def test_with_explicit_control_nothing_is_served_until_it_is_asked_for(tmp_path:
     write_artifact(tmp_path, "other", 1)
     explicit.look()
     assert explicit.repository.versions() == []
-    assert explicit.repository.unloaded() == ["m", "other"]
-    explicit.repository.load_model("m")
+    assert explicit.keeper.unloaded() == ["m", "other"]
+    explicit.keeper.load_model("m")
     assert explicit.states() == {"1": "READY"}
-    assert explicit.repository.unloaded() == ["other"]
+    assert explicit.keeper.unloaded() == ["other"]
     # What comes later waits for the next request too.
     write_artifact(tmp_path, "m", 2)
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     assert explicit.states() == {"2": "READY"}
-    explicit.repository.unload_model("m")
+    explicit.keeper.unload_model("m")
     assert explicit.told[-2:] == ["m:2 UNLOADING", "m:2 UNLOADED"]
-    assert explicit.repository.unloaded() == ["m", "other"]
+    assert explicit.keeper.unloaded() == ["m", "other"]
 
 
 def test_a_load_that_is_asked_for_and_fails_says_why_and_what_goes_on(tmp_path: Path, explicit: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     folder = write_artifact(tmp_path, "m", 2)
     damage(folder)
     with pytest.raises(
         LoadFailed, match=r"failed to load 'm', version 2: golden check failed: .*\(ready versions: 1\)"
     ):
-        explicit.repository.load_model("m")
+        explicit.keeper.load_model("m")
     # Asked again it is tried again.
     explicit.told.clear()
     with pytest.raises(LoadFailed):
-        explicit.repository.load_model("m")
+        explicit.keeper.load_model("m")
     assert explicit.told == ["m:2 LOADING", "m:2 FAILED"]
     rewrite(folder, shift=1)
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     assert explicit.states() == {"2": "READY"}
 
 
 def test_a_model_may_be_loaded_with_a_configuration_of_the_request(tmp_path: Path, explicit: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
-    explicit.repository.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
+    explicit.keeper.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
     assert explicit.repository.get("m", "").batching.max_batch_size == 2
-    explicit.repository.load_model("m")
+    explicit.keeper.load_model("m")
     assert explicit.repository.get("m", "").batching.max_batch_size == BATCHING.max_batch_size
 
 
-@pytest.mark.parametrize("act", [Repository.load_model, Repository.unload_model])
-def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Repository, str], None]) -> None:
+@pytest.mark.parametrize("act", [Keeper.load_model, Keeper.unload_model])
+def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Keeper, str], None]) -> None:
     with pytest.raises(ModelNotFound, match=r"failed to (un)?load 'nobody'"):
-        act(explicit.repository, "nobody")
+        act(explicit.keeper, "nobody")
 
 
-@pytest.mark.parametrize("act", [Repository.load_model, Repository.unload_model])
-def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Repository, str], None]) -> None:
+@pytest.mark.parametrize("act", [Keeper.load_model, Keeper.unload_model])
+def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Keeper, str], None]) -> None:
     with pytest.raises(ModelControlOff, match="explicit model load / unload is not allowed if polling is enabled"):
-        act(shelf.repository, "m")
+        act(shelf.keeper, "m")
+
+
+def test_a_load_that_is_asked_for_while_the_folder_is_away_says_so(tmp_path: Path, explicit: Shelf) -> None:
+    tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
+    with pytest.raises(LoadFailed, match="failed to load 'm', the models folder cannot be read: "):
+        explicit.keeper.load_model("m")
 
 
 # What a card says

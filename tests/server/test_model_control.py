@@ -16,6 +16,7 @@ from servers import TIMEOUT_S, Running, running
 
 from frostline.pb import inference_pb2 as pb
 from server.model_control import ModelControl
+from server.repository import Repository
 
 
 @pytest.fixture
@@ -207,16 +208,16 @@ class Slow:
 
 
 async def test_loads_run_one_at_a_time_and_to_their_end_whoever_waits() -> None:
-    repository = Slow()
-    control = ModelControl(repository)  # type: ignore[arg-type]  # a repository by hand
+    keeper = Slow()
+    control = ModelControl(Repository(), keeper)  # type: ignore[arg-type]  # a keeper by hand
     requests = [pb.RepositoryModelLoadRequest(model_name=name) for name in ("bad", "b", "c")]
     tasks = [asyncio.create_task(control.RepositoryModelLoad(request)) for request in requests]
-    while repository.running == 0:
+    while keeper.running == 0:
         await asyncio.sleep(0)
     tasks[0].cancel()  # its client goes away while it runs
     tasks[1].cancel()  # and this one's while it waits
     await asyncio.wait(tasks[:2])
-    repository.go.set()
+    keeper.go.set()
     await tasks[2]
-    assert repository.loaded == ["bad", "c"]
-    assert repository.most == 1
+    assert keeper.loaded == ["bad", "c"]
+    assert keeper.most == 1

@@ -76,6 +76,8 @@ def test_versions_named_elsewhere_are_served_besides_those_of_the_policy() -> No
         pytest.param(on_disk(1), known(ready=(2,)), Plan(load=(1,), unload=(2,)), id="even if nothing else is there yet"),
         pytest.param(on_disk(1), known(ready=(1,), failed=(2,)), Plan(forget=(2,)), id="a deleted failure is forgotten"),
         pytest.param(None, known(ready=(1,), failed=(2,)), Plan(unload=(1,), forget=(2,)), id="a model that was deleted goes"),
+        pytest.param(on_disk(1, 2, text="specific { versions: [9] }"), known(ready=(1, 2)), Plan(), id="a policy that asks for nothing that is there takes nothing away"),
+        pytest.param(on_disk(2, text="specific { versions: [9] }"), known(ready=(1, 2)), Plan(unload=(1,)), id="but what is withdrawn goes all the same"),
         pytest.param(on_disk(1, 2, 3, text="all { }"), known(ready=(2,)), Plan(load=(3, 1)), id="newest first"),
     ],
 )  # fmt: skip

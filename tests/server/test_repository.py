@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from server.batcher import Batching
 from server.devices import CPU, CUDA
 from server.errors import InvalidInput, LoadError, ModelNotFound, ModelNotReady, PredictionError, Retired, RunFailed
 from server.folder import read_card, read_labels, scan
+from server.keeper import Keeper
 from server.loader import Loader, Served, batch_sizes
 from server.opening import load_session
 from server.repository import ModelVersion, Repository
@@ -41,8 +43,10 @@ class Shelf:
         self.changes: list[tuple[str, str, str]] = []
         self.warnings: list[tuple[str, str]] = []
         self._watch = watch
-        self.repository = Repository(
+        self.repository = Repository()
+        self.keeper = Keeper(
             root,
+            self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=batching),
             on_change=self._changed,
             on_warning=lambda model, text: self.warnings.append((model, text)),
@@ -73,12 +77,12 @@ def open_shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
     def build(watch: Watcher | None = None, *, batching: Batching = BATCHING, load: bool = True) -> Shelf:
         shelves.append(Shelf(tmp_path, watch, batching))
         if load:
-            shelves[-1].repository.reconcile()
+            shelves[-1].keeper.reconcile()
         return shelves[-1]
 
     yield build
     for shelf in shelves:
-        assert shelf.repository.close(TIMEOUT_S)
+        assert shelf.keeper.close(TIMEOUT_S)
 
 
 Open = Callable[..., Shelf]
@@ -136,7 +140,7 @@ def test_a_version_is_loading_before_it_is_ready_and_answers_once_it_says_so(tmp
             answers.append(f"{version.state}: {error}")
 
     shelf = open_shelf(watch, load=False)
-    shelf.repository.reconcile()
+    shelf.keeper.reconcile()
     assert answers == [
         "LOADING: Request for unknown model: 'digits' version 1 is not at ready state",
         "READY: 1",
@@ -220,13 +224,15 @@ def test_versions_are_listed_by_name_and_number(tmp_path: Path, open_shelf: Open
     assert repository.ready_versions("a") == ["9", "10"]
 
 
-def test_a_load_that_is_told_to_stop_ends_after_the_version_it_is_at(tmp_path: Path, open_shelf: Open) -> None:
+def test_a_load_that_is_told_to_stop_gives_up_the_version_it_is_at_and_says_nothing_against_it(
+    tmp_path: Path, open_shelf: Open
+) -> None:
     for version in (1, 2, 3):
         write_artifact(tmp_path, "m", version, golden=False)
     configure(tmp_path, "m", "version_policy { all { } }")
-    shelf: Shelf = open_shelf(lambda version: shelf.repository.stop_loading(), load=False)
-    shelf.repository.reconcile()
-    assert shelf.states() == {"3": "READY"}
+    shelf: Shelf = open_shelf(lambda version: shelf.keeper.stop_loading(), load=False)
+    shelf.keeper.reconcile()
+    assert (shelf.states(), shelf.changes) == ({}, [("m", "3", "LOADING")])
 
 
 # Failing
@@ -568,7 +574,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     for served in (a, b):
         for _ in range(3):
             served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("logits",)))
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
     assert [entry.error for entry in replies.entries] == [None] * 6
     assert shelf.states("a") == shelf.states("b") == {"1": "UNLOADING"}
     assert shelf.changes[-2:] == [("a", "1", "UNLOADING"), ("b", "1", "UNLOADING")]
@@ -583,7 +589,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
 def test_closing_leaves_failed_versions_failed(tmp_path: Path, open_shelf: Open) -> None:
     damage(write_artifact(tmp_path, "m"))
     shelf = open_shelf()
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
     assert shelf.states() == {"1": "FAILED"}
 
 
@@ -654,6 +660,105 @@ def test_a_folder_whose_name_is_not_text_fails_under_an_escaped_name(tmp_path: P
         "linear": "",
         "new\\nline": "the folder's name is not printable text; rename it",
     }
+
+
+def test_a_version_that_cannot_be_read_fails_alone(
+    tmp_path: Path, open_shelf: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2, 3):
+        write_artifact(tmp_path, "m", version)
+    configure(tmp_path, "m", "version_policy { all { } }")
+    shut = [str(tmp_path / "m" / "2"), str(tmp_path / "m" / "2" / "card.json")]
+    scandir, opened = os.scandir, Path.read_text
+
+    def denied(path: Any) -> Any:
+        if str(path) in shut:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    def unread(self: Path, *arguments: Any, **keywords: Any) -> str:
+        if str(self) in shut:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(self, *arguments, **keywords)
+
+    with monkeypatch.context() as locked:
+        locked.setattr(os, "scandir", denied)
+        locked.setattr(Path, "read_text", unread)
+        shelf = open_shelf()
+        assert shelf.states() == {"1": "READY", "2": "FAILED", "3": "READY"}
+        assert shelf.reason("m", "2") == "card.json cannot be read: [Errno 13] Permission denied"
+        before = scan(tmp_path)
+    # That it can be read now is a change of its files.
+    assert scan(tmp_path)["m"].versions[2] != before["m"].versions[2]
+    assert scan(tmp_path)["m"].versions[3] == before["m"].versions[3]
+
+
+def test_what_may_not_be_looked_at_hides_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_artifact(tmp_path, "linear")
+    (tmp_path / "elsewhere").symlink_to(tmp_path / ".secret")
+    (tmp_path / "nowhere").symlink_to(tmp_path / ".nowhere")
+    looked = Path.stat
+
+    def denied(self: Path, **keywords: Any) -> Any:
+        if self.name == "elsewhere":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return looked(self, **keywords)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    found = {name: model.problem for name, model in scan(tmp_path).items()}
+    assert found == {"linear": "", "elsewhere": "the folder cannot be read: Permission denied"}
+
+
+def test_a_file_that_may_not_be_read_has_changed_when_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_artifact(tmp_path, "m")
+    before = scan(tmp_path)
+    with monkeypatch.context() as locked:
+        locked.setattr(os, "access", lambda path, mode: not str(path).endswith("model.onnx"))
+        assert scan(tmp_path)["m"].versions != before["m"].versions
+    assert scan(tmp_path)["m"].versions == before["m"].versions
+
+
+def test_what_vanishes_while_it_is_looked_at_was_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (1, 2):
+        write_artifact(tmp_path, "m", version)
+    scandir = os.scandir
+
+    def vanishing(path: Any) -> Any:
+        if str(path).endswith("m/2"):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    (model,) = scan(tmp_path).values()
+    assert (model.problem, model.versions[2][1:]) == ("", ())
+    assert set(scan(tmp_path)["m"].versions) == {1}
+
+
+def test_links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> None:
+    folder = write_artifact(tmp_path, "m", 1)
+    write_artifact(tmp_path, "m", 2)
+    plain = {path: rest for path, *rest in scan(tmp_path)["m"].versions[2]}
+    for name, target in (("self", "."), ("again", "."), ("up", ".."), ("loop", "loop")):
+        (folder / name).symlink_to(target)
+    (model,) = scan(tmp_path).values()
+    assert model.problem == ""
+    assert {path: rest for path, *rest in model.versions[2]} == plain
+
+
+def test_an_empty_folder_that_can_be_read_again_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    listing = Path.iterdir
+
+    def denied(self: Path) -> Any:
+        if self.name == "empty":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listing(self)
+
+    with monkeypatch.context() as locked:
+        locked.setattr(Path, "iterdir", denied)
+        before = scan(tmp_path)
+        assert set(before) == {"empty"}
+    assert scan(tmp_path, before) == {}
 
 
 def test_a_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

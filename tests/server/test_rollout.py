@@ -244,6 +244,11 @@ def test_in_place_of_a_stable_version_that_is_not_ready_the_nearest_one_answers(
     assert bool(found.problems) == (answers != 3 or 6 not in ready)
 
 
+def test_the_version_that_was_stable_before_comes_before_any_other() -> None:
+    rollout = Rollout({STABLE: 5}, previous=(3, 1, 2))
+    assert [routes(rollout, ready).default for ready in ({1, 2, 3, 4}, {1, 3, 4}, {3, 4}, {4, 6})] == [2, 1, 3, 4]
+
+
 def test_a_canary_that_is_not_ready_leaves_its_share_to_the_stable_version_and_the_reason_is_told() -> None:
     found = routes(Rollout({STABLE: 3, CANARY: 4}, {CANARY: 5}), {3})
     assert (found.default, found.labels, found.split) == (3, {STABLE: 3, CANARY: 3}, ())

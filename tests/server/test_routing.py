@@ -29,6 +29,7 @@ from server.batcher import Batching, QueuePolicy
 from server.devices import CPU
 from server.errors import InvalidInput, ModelNotFound, ModelNotReady, PredictionError
 from server.inference import MODEL_INFER, Inference
+from server.keeper import Keeper
 from server.loader import Loader
 from server.metrics import Unrouted
 from server.plan import Known, OnDisk, choose, plan
@@ -56,13 +57,14 @@ class Shelf:
         self.changes: list[tuple[str, str]] = []
         self.draws = itertools.cycle([0.0])
         self.watch: Callable[[ModelVersion], None] = lambda version: None
-        self.repository = Repository(
+        self.repository = Repository(draw=lambda: next(self.draws))
+        self.keeper = Keeper(
             root,
+            self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=Batching(16, (QueuePolicy(100),))),
             on_change=self._changed,
             on_warning=lambda _, text: self.warnings.append(text),
             on_rollout=lambda name, traffic: self.told.append((name, traffic)),
-            draw=lambda: next(self.draws),
             **options,
         )
 
@@ -76,7 +78,7 @@ class Shelf:
             (self.root / name / rollouts.FILE).unlink()
         else:
             rollouts.write(self.root / name, rollout)
-        self.repository.reconcile()
+        self.keeper.reconcile()
 
     def answers(self, version: str = "") -> str:
         """Which version answers."""
@@ -97,7 +99,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
         write_artifact(tmp_path, "m", version)
     made = Shelf(tmp_path)
     yield made
-    assert made.repository.close(TIMEOUT_S)
+    assert made.keeper.close(TIMEOUT_S)
 
 
 def break_golden(root: Path, version: int) -> None:
@@ -115,7 +117,7 @@ VERSIONS = st.sets(st.integers(1, 9), min_size=1)
 def test_the_stable_version_or_the_next_older_that_can_be_is_always_served(
     there: set[int], failed: set[int], stable: int | None
 ) -> None:
-    on_disk = OnDisk(POLICY, dict.fromkeys(there, ()), {stable} if stable else set(), stable)
+    on_disk = OnDisk(POLICY, dict.fromkeys(there, ()), {stable} if stable else set(), (stable,) if stable else ())
     chosen = choose(on_disk, failed)
     older = [number for number in there - failed if stable is not None and number <= stable]
     assert set(chosen) <= there - failed
@@ -126,7 +128,7 @@ def test_the_stable_version_or_the_next_older_that_can_be_is_always_served(
 
 
 def test_the_stable_version_is_loaded_first_and_nothing_is_let_go_before_it_is_there() -> None:
-    on_disk = OnDisk(POLICY, dict.fromkeys((1, 2, 3, 4), ()), {1, 2}, 2)
+    on_disk = OnDisk(POLICY, dict.fromkeys((1, 2, 3, 4), ()), {1, 2}, (2,))
     assert plan(on_disk, {}).load == (2, 4, 1)
     todo = plan(on_disk, {3: Known(ready=True, fingerprint=())})
     assert (todo.load[0], todo.unload) == (2, ())
@@ -199,10 +201,29 @@ def test_in_place_of_a_stable_version_that_fails_an_older_one_answers_and_not_th
     assert shelf.problems == ("version 3 is stable and not ready: version 2 answers in its place",)
 
 
+def test_a_promotion_of_a_version_that_fails_changes_nothing_for_those_who_name_none(shelf: Shelf) -> None:
+    """The version before it answers, and not one in between that nobody promoted."""
+    break_golden(shelf.root, 4)
+    shelf.roll(Rollout({"stable": 2}))
+    assert shelf.states() == {"2": "READY", "3": "READY", "4": "FAILED"}
+    shelf.roll(Rollout({"stable": 4}, previous=(1, 2)))
+    assert shelf.answers() == "2"
+    assert shelf.problems == ("version 4 is stable and not ready: version 2 answers in its place",)
+
+
+def test_until_a_promoted_version_is_loaded_the_one_before_it_answers(shelf: Shelf) -> None:
+    shelf.roll(Rollout({"stable": 2}))
+    write_artifact(shelf.root, "m", 5)
+    answered: list[str] = []
+    shelf.watch = lambda version: answered.append(shelf.answers())
+    shelf.roll(Rollout({"stable": 5}, previous=(1, 2)))
+    assert answered[:2] == ["2", "5"]
+
+
 def test_a_stable_version_that_is_deleted_is_replaced_by_an_older_one(shelf: Shelf) -> None:
     shelf.roll(Rollout({"stable": 2}))
     (shelf.root / "m" / "2").rename(shelf.root / ".gone")
-    shelf.repository.reconcile()
+    shelf.keeper.reconcile()
     assert shelf.answers() == "1"
 
 
@@ -296,7 +317,7 @@ def test_a_damaged_file_changes_nothing_and_is_told_once(shelf: Shelf) -> None:
     shelf.told.clear()
     (shelf.root / "m" / rollouts.FILE).write_text('{"labels": {"stable": 0}}')
     for _ in range(3):
-        shelf.repository.reconcile()
+        shelf.keeper.reconcile()
     assert shelf.answers() == "2"
     assert shelf.problems == (
         "rollout.json cannot be followed: the label 'stable' must be the number of a version, got 0; the one before stays in force",
@@ -309,7 +330,7 @@ def test_a_damaged_file_changes_nothing_and_is_told_once(shelf: Shelf) -> None:
 
 def test_a_file_that_is_damaged_from_the_start_leaves_the_newest_version_answering(shelf: Shelf) -> None:
     (shelf.root / "m" / rollouts.FILE).write_text("{")
-    shelf.repository.reconcile()
+    shelf.keeper.reconcile()
     assert shelf.answers() == "4"
     assert shelf.problems[0].endswith("the newest version answers")
 
@@ -317,10 +338,10 @@ def test_a_file_that_is_damaged_from_the_start_leaves_the_newest_version_answeri
 def test_changes_of_a_rollout_are_told_once_each_and_models_without_one_never(shelf: Shelf) -> None:
     write_artifact(shelf.root, "other")
     shelf.roll(Rollout({"stable": 2}))
-    shelf.repository.reconcile()
+    shelf.keeper.reconcile()
     shelf.roll(Rollout({"stable": 3}))
     shelf.roll(None)
-    shelf.repository.reconcile()
+    shelf.keeper.reconcile()
     assert [(name, traffic.routes.default) for name, traffic in shelf.told] == [("m", 2), ("m", 3), ("m", 4)]
 
 
@@ -328,12 +349,12 @@ def test_with_explicit_control_the_rollout_is_followed_when_the_model_is_loaded(
     for version in (1, 2):
         write_artifact(tmp_path, "m", version)
     shelf = Shelf(tmp_path, explicit=True)
-    shelf.repository.load_model("m")
+    shelf.keeper.load_model("m")
     assert shelf.answers() == "2"
     rollouts.write(tmp_path / "m", Rollout({"stable": 1}))
-    shelf.repository.load_model("m")
+    shelf.keeper.load_model("m")
     assert shelf.answers() == "1"
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
 
 
 # The shadow
@@ -347,7 +368,7 @@ def test_a_shadow_follows_the_version_that_answers_and_goes_with_the_rollout(she
     shelf.roll(Rollout({"stable": 2}, shadow=3))
     live, attached = shelf.repository.get("m", "2"), shelf.repository.get("m", "2").tap.shadow
     assert shadow_threads() == ["shadow-m-3"]
-    shelf.repository.reconcile()
+    shelf.keeper.reconcile()
     assert live.tap.shadow is attached
     shelf.roll(Rollout({"stable": 4, "canary": 2}, shadow=3))
     assert live.tap.shadow is None
@@ -367,7 +388,7 @@ def test_another_shadow_of_the_same_version_takes_the_place_of_the_first(shelf: 
 
 def test_a_shadow_ends_with_the_repository(shelf: Shelf) -> None:
     shelf.roll(Rollout({"stable": 2}, shadow=3))
-    assert shelf.repository.close(TIMEOUT_S)
+    assert shelf.keeper.close(TIMEOUT_S)
     assert shadow_threads() == []
 
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from server.batcher import Batching, QueuePolicy
 from server.devices import CPU
+from server.keeper import Keeper
 from server.loader import Loader
 from server.repository import Repository
 
@@ -43,8 +44,10 @@ def wide() -> object:
 def main(root: Path, cycles: int, failures: int) -> None:
     """Print one JSON object: bytes after 10 cycles, after all, and after the failed loads."""
     folder = onnx_models.write_artifact(root, "m", 1, wide())  # type: ignore[arg-type]  # helper.make_model is untyped
-    repository = Repository(
+    repository = Repository()
+    keeper = Keeper(
         root,
+        repository,
         Loader([(CPU, {})], strict=True, threads=1, batching=Batching(8, (QueuePolicy(100),)), devices=0),
         explicit=True,
         on_change=lambda version: None,
@@ -52,9 +55,9 @@ def main(root: Path, cycles: int, failures: int) -> None:
     )
     held = {}
     for cycle in range(1, cycles + 1):
-        repository.load_model("m")
+        keeper.load_model("m")
         assert repository.ready_versions("m") == ["1"]
-        repository.unload_model("m")
+        keeper.unload_model("m")
         if cycle == 10:
             held["first"] = resident()
     held["last"] = resident()
@@ -64,12 +67,12 @@ def main(root: Path, cycles: int, failures: int) -> None:
     failed = 0
     for _ in range(failures):
         try:
-            repository.load_model("m")
+            keeper.load_model("m")
         except Exception:  # noqa: BLE001  counted below; anything else than a failure would show there
             failed += 1
     assert failed == failures
     held["failed"] = resident()
-    assert repository.close(10)
+    assert keeper.close(10)
     shutil.rmtree(root)
     sys.stdout.write(json.dumps(held))
 

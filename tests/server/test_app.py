@@ -1,0 +1,108 @@
+"""What the server as a whole says of itself: ready, not ready, and when it gives up."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from onnx_models import linear, write_artifact
+from servers import TIMEOUT_S, Running, running
+
+from server.repository import ModelVersion
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+def status(server: Running, service: str) -> str:
+    with grpc.insecure_channel(server.address) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def test_a_model_that_is_called_like_a_service_does_not_speak_for_it(tmp_path: Path) -> None:
+    write_artifact(tmp_path, SERVICE)
+    (write_artifact(tmp_path, "bad") / "model.onnx").write_bytes(b"")
+    with running(tmp_path, model_control="none", log_level="error") as server:
+        assert (status(server, SERVICE), status(server, f"{SERVICE}/1")) == ("NOT_SERVING", "SERVING")
+
+
+def test_a_model_that_is_new_takes_nothing_from_the_others_while_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path, "m")
+    with running(tmp_path, model_control="none", log_level="error") as server:
+        states = dict[str, bool]()
+        announce = server.server._on_change
+
+        def watched(version: ModelVersion) -> None:
+            announce(version)
+            states[version.state] = server.server.ready()
+
+        monkeypatch.setattr(server.server.keeper, "_on_change", watched)
+        write_artifact(tmp_path, "new")
+        server.server.keeper.reconcile()
+        assert states == {"LOADING": True, "READY": True}
+        (write_artifact(tmp_path, "bad") / "model.onnx").write_bytes(b"")
+        server.server.keeper.reconcile()
+        server.server.keeper.reconcile()
+        assert "FAILED" not in states, "it is left alone until nobody writes it"
+
+
+def test_a_fault_that_left_with_its_version_is_no_reason_to_give_up(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    with running(tmp_path, model_control="none", log_level="error") as server:
+        repository, instance = server.server.repository, server.server
+
+        async def give_up_on_first() -> bool:
+            instance._give_up_on(first)
+            return instance.broken.is_set()
+
+        first = repository.get("m", "")
+        first.fault = "dead"
+        write_artifact(tmp_path, "m", 2, linear(shift=1))
+        server.server.keeper.reconcile()
+        assert repository.get("m", "").version == "2"
+        assert not server.call(give_up_on_first())
+
+
+def test_a_fault_that_stays_is(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    with running(tmp_path, model_control="none", log_level="error") as server:
+        served, instance = server.server.repository.get("m", ""), server.server
+
+        async def give_up() -> tuple[bool, bool]:
+            instance._give_up_on(served)
+            before = instance.broken.is_set()
+            served.fault = "dead"
+            instance._give_up_on(served)
+            return before, instance.broken.is_set()
+
+        assert server.call(give_up()) == (False, True)
+        served.fault = ""
+
+
+def test_a_server_that_is_told_to_end_while_it_loads_never_says_that_it_is_ready(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    instance = Running(tmp_path, model_control="none", log_level="error")
+    loading, go_on, phases = threading.Event(), threading.Event(), list[str]()
+
+    def load() -> None:
+        loading.set()
+        assert go_on.wait(TIMEOUT_S)
+
+    instance.server._load = load  # type: ignore[method-assign]  # a load that takes as long as the test wants
+    starter = threading.Thread(target=instance.start)
+    starter.start()
+    assert loading.wait(TIMEOUT_S)
+    instance.server.hurry()
+    phases.append(instance.server.unready())
+    go_on.set()
+    starter.join(TIMEOUT_S)
+    phases.append(instance.server.unready())
+    assert phases == ["draining", "draining"]
+    assert instance.call(instance.server.drain())
+    instance.close_loop()
+    shutil.rmtree(tmp_path / "m")
