@@ -26,6 +26,7 @@ from server.errors import (
     RunFailed,
     ServerStopping,
 )
+from server.isolation import MAX_STREAK
 
 HOUR_S = 3600.0
 FLOAT = np.dtype(np.float32)
@@ -473,9 +474,9 @@ def test_requests_that_ask_for_different_outputs_get_their_own_from_a_batch_that
 
 
 def test_a_dead_device_fails_a_batch_after_few_runs(staging: Staging) -> None:
-    on = staging(max_batch_size=64)
+    on = staging(max_batch_size=512, max_queue_size=512)
     on.occupy()
-    entries = [on.entry([n]) for n in range(64)]
+    entries = [on.entry([n]) for n in range(512)]
 
     def dead(inputs: Any, wanted: Any) -> Any:
         raise OSError("the device is gone")
@@ -484,8 +485,8 @@ def test_a_dead_device_fails_a_batch_after_few_runs(staging: Staging) -> None:
     on.puppet.answer = dead
     on.finish()
     assert all(isinstance(entry.error, RunFailed) for entry in entries)
-    assert len(on.puppet.ran) <= 2 + 3 * 7 + 1
-    assert len(on.witness.failures) == 65
+    assert len(on.puppet.ran) <= 2 + MAX_STREAK + 1
+    assert len(on.witness.failures) == 513
     assert sorted(map(id, on.replies.entries)) == sorted({id(entry) for entry in on.replies.entries})
 
 
