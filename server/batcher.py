@@ -71,7 +71,10 @@ class Observer(Protocol):
     def batch(
         self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
     ) -> None:
-        """A batch ran and was answered; all times on the `time.monotonic` clock."""
+        """A batch ran and was answered; all times on the `time.monotonic` clock.
+
+        An entry whose answer could not be made has an error by now.
+        """
         ...
 
     def failed(self, error: PredictionError, seconds: float) -> None:
