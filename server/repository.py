@@ -175,12 +175,15 @@ class Repository:
             return False
         return now - since_s >= SETTLE_S
 
-    def load_model(self, name: str, config: model_config_pb2.ModelConfig | None = None) -> None:
+    def load_model(
+        self, name: str, config: model_config_pb2.ModelConfig | None = None, warnings: Iterable[str] = ()
+    ) -> None:
         """Serve a model from now on; one that is served already is loaded anew if its files or `config` have changed.
 
         Args:
             name: the model.
             config: used instead of its config.pbtxt, if given.
+            warnings: of what in `config` is not honoured.
 
         Raises:
             ModelControlOff: models are not loaded by request here.
@@ -196,6 +199,8 @@ class Repository:
                     f"failed to load '{name}', failed to poll from model repository: it has no such model"
                 )
             self._chosen[name] = config
+            for warning in warnings:
+                self._on_warning(name, warning)
             # Asked again, a version that failed gets another chance.
             self._forget(name, [int(version.version) for version in self.versions(name) if version.state == "FAILED"])
             for version in self.versions(name):
