@@ -40,7 +40,8 @@ class Entry:
         data: for each input, the rows' elements: bytes as they came, or a view of them, or an array of objects for strings.
         wanted: names of the outputs to compute.
         deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
-        reply: takes the finished entries of one batch that share this reply; called once per entry.
+        reply: takes the finished entries of one batch that share this reply; called once per entry. It may give an entry an
+            error that it cannot make an answer of.
         call: whatever the caller needs to answer; the batcher never looks at it.
         priority: the level it asks for, 1 being the highest; 0 for the model's default.
         timeout_s: how long it may wait for the device, where the model lets a request say so; None or 0 for not said.

@@ -23,7 +23,7 @@ from server.errors import Cancelled, DeadlineExceeded, PredictionError, Retired,
 from server.isolation import isolate
 from server.pace import Pace
 from server.turns import Turns
-from server.waiting import Batching, QueuePolicy, Waiting
+from server.waiting import Batching, QueuePolicy, Shapes, Waiting
 
 __all__ = ["Batcher", "Batching", "Entry", "Observer", "QueuePolicy", "Reply", "RowKind", "Run"]
 
@@ -39,6 +39,11 @@ _LONGEST_SLEEP_S = 3600.0
 
 BRIEF_S = 0.0005
 """A batch expected to run for no longer may be run by whoever submits: so long does a door not listen."""
+
+_SURPRISE_S = 10 * BRIEF_S
+_REST = 100
+"""Whoever was held longer than that helps no more for this many times as long: what a run takes may depend on the elements,
+which nobody can foresee, and so it costs a door a hundredth of its time at most."""
 
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +72,10 @@ class Observer(Protocol):
     def batch(
         self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
     ) -> None:
-        """A batch ran and was answered; all times on the `time.monotonic` clock."""
+        """A batch ran and was answered; all times on the `time.monotonic` clock.
+
+        An entry whose answer could not be made has an error by now.
+        """
         ...
 
     def failed(self, error: PredictionError, seconds: float) -> None:
@@ -108,8 +116,10 @@ class Batcher:
         self._waiting = Waiting(batching, batched=batched, pace=pace)
         self._pace = pace
         self._asleep: list[_Device] = []
-        # How long one row of the latest batch took to run, in seconds; no batch is brief before the first has run.
+        # How long one row of the latest batch took to run, in seconds, and of what shape it was: nothing is known of others.
         self._row_s = math.inf
+        self._row_shapes: Shapes = ()
+        self._resting_until_s = -math.inf
         self._closing = False
         self._turns = Turns() if batching.preserve_ordering and len(self._runs) > 1 else None
         self._threads: list[threading.Thread] = []
@@ -162,17 +172,28 @@ class Batcher:
         Replies are called before this returns.
         """
         with self._lock:
-            if not self._asleep or self._waiting.empty:
+            first = self._waiting.first
+            if first is None or not self._asleep:
                 return
             device = self._asleep.pop()
-            if not self._waiting.eager or self._closing or self._row_s * self._waiting.rows > BRIEF_S:
+            now = time.monotonic()
+            if (
+                self._row_s * self._waiting.rows > BRIEF_S
+                or first.kind.shapes != self._row_shapes
+                or now < self._resting_until_s
+                or not self._waiting.eager
+                or self._closing
+            ):
                 device.wake.release()
                 return
-            batch, ended, _ = self._waiting.take(time.monotonic())
+            batch, ended, _ = self._waiting.take(now)
             turn = self._turns.take() if batch and self._turns is not None else None
         try:
             self._work(device, batch, ended, turn)
         finally:
+            ended_s = time.monotonic()
+            if ended_s - now > _SURPRISE_S:
+                self._resting_until_s = ended_s + _REST * (ended_s - now)
             with self._lock:
                 if self._closing or not self._waiting.empty:
                     device.wake.release()
@@ -286,7 +307,7 @@ class Batcher:
             assembled_s = time.monotonic()
             outputs = run(inputs, wanted)
             ran_s = time.monotonic()
-            self._row_s = (ran_s - assembled_s) / rows
+            self._row_s, self._row_shapes = (ran_s - assembled_s) / rows, batch[0].kind.shapes
             split(batch, rows, wanted, outputs, batched=self._batched)
             assembler.settle(outputs)
         except PredictionError as error:

@@ -207,13 +207,13 @@ class Codec:
         parts = [head]
         if request_id:
             encoded = request_id.encode()
-            parts += (_ID_TAG, _varint(len(encoded)), encoded)
+            parts += (_ID_TAG, varint(len(encoded)), encoded)
         for raw_head, array in zip(raw_heads, outputs, strict=True):
             if raw_head:
                 parts += (raw_head, array.tobytes())
             else:
                 packed = pack_strings(array)
-                parts += (_RAW_TAG, _varint(len(packed)), packed)
+                parts += (_RAW_TAG, varint(len(packed)), packed)
         return b"".join(parts)
 
     def deliver_infer(
@@ -233,7 +233,7 @@ class Codec:
         raw_heads = []
         for name, array in zip(wanted, outputs, strict=True):
             response.outputs.add(name=name, datatype=NAMES[array.dtype.str], shape=array.shape)
-            raw_heads.append(b"" if array.dtype.hasobject else _RAW_TAG + _varint(array.nbytes))
+            raw_heads.append(b"" if array.dtype.hasobject else _RAW_TAG + varint(array.nbytes))
         return response.SerializeToString(), raw_heads
 
     # Frostline's typed API
@@ -324,7 +324,7 @@ def _tensor(array: Array) -> predictor_pb2.Tensor:
     return predictor_pb2.Tensor(dtype=NAMES[array.dtype.str], shape=array.shape, data=array.tobytes())
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Protobuf's variable-length integer: seven bits a byte, the lowest first."""
     encoded = bytearray()
     while value > 0x7F:

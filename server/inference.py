@@ -4,11 +4,13 @@ import math
 import time
 from typing import Any
 
+import structlog
+
 from frostline.pb import inference_pb2, predictor_pb2
 from server.batcher import Batcher, Entry, Reply
 from server.codec import parse
 from server.delivery import Delivery
-from server.errors import MessageTooLarge, PredictionError, Retired, ServerStopping
+from server.errors import MessageTooLarge, PredictionError, Retired, RunFailed, ServerStopping
 from server.loader import Served
 from server.metrics import Unrouted
 from server.repository import Repository
@@ -18,6 +20,8 @@ from server.wire import Headers
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT = "/frostline.v1.Predictor/Predict"
+
+_log = structlog.get_logger(__name__)
 
 
 class Call:
@@ -56,19 +60,34 @@ class Refused(Exception):
         self.model = model
 
 
-def encode(entry: Entry) -> bytes:
-    """The serialised response of a finished entry.
+def encode(entry: Entry) -> bytes | None:
+    """The serialised response of a finished entry, or None if it has an error.
 
-    Raises:
-        InvalidInput: an output has no room in the shared memory it was to go to.
+    An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the entry's
+    error. So call this before the batcher goes on and counts it.
     """
+    if entry.error is not None:
+        return None
     call: Call = entry.call
     codec = call.served.codec
-    if call.request is None:
-        return codec.encode_infer(entry.wanted, entry.outputs, call.request_id)
-    if isinstance(call.request, tuple):
-        return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
-    return codec.encode_predict(call.request, entry.wanted, entry.outputs)
+    try:
+        if call.request is None:
+            return codec.encode_infer(entry.wanted, entry.outputs, call.request_id)
+        if isinstance(call.request, tuple):
+            return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
+        return codec.encode_predict(call.request, entry.wanted, entry.outputs)
+    except PredictionError as error:
+        # Its traceback would tie entry and error into a cycle.
+        entry.error = error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001  a defect in one answer must not end the others
+        entry.error = unexpected(error)
+    return None
+
+
+def unexpected(error: Exception) -> RunFailed:
+    """What becomes of a defect in one request's path: that request's failure, logged where it is being handled."""
+    _log.exception("request failed unexpectedly")
+    return RunFailed(f"unexpected {type(error).__name__}: {error}")
 
 
 class Inference:

@@ -6,14 +6,16 @@ from typing import TypeVar
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
 
+MAX_STREAK = 128
+"""So many runs in a row that fail are those of a dead device: 64 requests, a batch's usual most, need less if all are guilty."""
+
 
 def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) -> list[tuple[list[T], E]]:
     """Run a failed batch in halves, and halves of those that fail, until single entries fail.
 
-    One guilty entry among n costs at most 2 log2 n further runs. As long as no run succeeds the smallest part is looked into
-    first and there are some 3 (log2 n + 1) runs at most, so that a dead device is soon given up. Then it is the largest, where
-    most innocent entries are, and in all there are some 6 (log2 n + 1) runs at most, which find 3 guilty entries wherever they
-    are. Beyond these bounds, whoever has not run apart from a guilty one fails with it.
+    One guilty entry among n costs at most 2 log2 n further runs, any number of them less than 2 n. The smallest part that is
+    known to fail is looked into first, so that runs succeed soon wherever there is anyone innocent. After `MAX_STREAK` failed
+    runs in a row, whoever has not run apart from a guilty one fails with it.
 
     Args:
         batch: the entries, two or more.
@@ -23,26 +25,23 @@ def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) ->
     Returns:
         The parts that failed, and what each ran into.
     """
-    most = 6 * len(batch).bit_length()
-    runs = 0
-    answered = False
+    streak = 0
     failed: list[tuple[list[T], E]] = []
     suspects = [(batch, error)]
 
     def probe(part: list[T]) -> bool:
-        nonlocal runs, answered
-        runs += 1
+        nonlocal streak
         found = attempt(part)
         if found is not None:
+            streak += 1
             suspects.append((part, found))
             return False
-        answered = True
+        streak = 0
         return True
 
     while suspects:
-        choose = max if answered else min
-        part, known = suspects.pop(choose(range(len(suspects)), key=lambda index: len(suspects[index][0])))
-        if len(part) == 1 or runs >= (most if answered else most // 2):
+        part, known = suspects.pop()
+        if len(part) == 1 or streak >= MAX_STREAK:
             failed.append((part, known))
             continue
         left, right = part[: len(part) // 2], part[len(part) // 2 :]

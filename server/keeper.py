@@ -8,7 +8,7 @@ that one bad publication never takes a model away.
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from frostline.pb import model_config_pb2
@@ -118,12 +118,15 @@ class Keeper:
 
         return self._settling.settled((model.name, number), files, proves)
 
-    def load_model(self, name: str, config: model_config_pb2.ModelConfig | None = None) -> None:
+    def load_model(
+        self, name: str, config: model_config_pb2.ModelConfig | None = None, warnings: Iterable[str] = ()
+    ) -> None:
         """Serve a model from now on; one that is served already is loaded anew if its files or `config` have changed.
 
         Args:
             name: the model.
             config: used instead of its config.pbtxt, if given.
+            warnings: of what in `config` is not honoured.
 
         Raises:
             ModelControlOff: models are not loaded by request here.
@@ -142,6 +145,8 @@ class Keeper:
                     f"failed to load '{name}', failed to poll from model repository: it has no such model"
                 )
             self._chosen[name] = config
+            for warning in warnings:
+                self._on_warning(name, warning)
             # Asked again, a version that failed gets another chance.
             self._repository.forget(
                 name, [int(version.version) for version in self._repository.versions(name) if version.state == "FAILED"]

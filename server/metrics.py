@@ -119,11 +119,21 @@ class ModelStats:
     def batch(
         self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
     ) -> None:
-        """Count a batch that ran and was answered; times are on the `time.monotonic` clock."""
+        """Count a batch that ran and was answered; times are on the `time.monotonic` clock.
+
+        An entry has an error if its answer could not be made; it counts as failed.
+        """
+        unanswered = [entry for entry in entries if entry.error is not None]
+        answered_rows = rows
+        if unanswered:
+            for entry in unanswered:
+                self.failed(entry.error, finished_s - entry.arrived_s)  # type: ignore[arg-type]  # which is why they are here
+            answered_rows -= sum([entry.rows for entry in unanswered])
+            entries = [entry for entry in entries if entry.error is None]
         requests = len(entries)
         with self._lock:
             self._codes["OK"] += requests
-            self._rows += rows
+            self._rows += answered_rows
             self._last_inference_s = time.time()
             self._assemble_s += (assembled_s - started_s) * requests
             self._run_s += (ran_s - assembled_s) * requests

@@ -1,11 +1,13 @@
-"""Read a model's config.pbtxt as Triton reads it, and name every field in it that is not honoured."""
+"""Read a model's configuration as Triton reads it, and name every field in it that is not honoured."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from frostline.pb import model_config_pb2
@@ -23,6 +25,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _CLOSES = {"{": "}", "<": ">"}
+_CONTRACT = model_config_pb2.DESCRIPTOR.message_types_by_name["ModelConfig"]
 
 
 def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[str]]:
@@ -40,17 +43,68 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     try:
-        unknown = unknown_fields(text, model_config_pb2.DESCRIPTOR.message_types_by_name["ModelConfig"])
+        unknown = unknown_fields(text, _CONTRACT)
         text_format.Parse(_blanked(text, unknown), config)
     except text_format.ParseError as error:
         raise LoadError(f"{path.name} is not a model configuration: {error}") from error
     except RecursionError as error:
         raise LoadError(f"{path.name} is not a model configuration: it is nested too deeply") from error
     _check_kind(path.name, config)
-    names = list(dict.fromkeys(name for field in unknown for name in field.names))
+    return config, _warnings(path.name, config, (name for field in unknown for name in field.names))
+
+
+def parse_model_config(text: str) -> tuple[model_config_pb2.ModelConfig, list[str]]:
+    """Read a configuration in JSON, as requests to load a model bring it.
+
+    Returns:
+        The part that is honoured, and warnings that name what is not.
+
+    Raises:
+        LoadError: it is not a configuration, or asks for something other than ONNX Runtime.
+    """
+    config = model_config_pb2.ModelConfig()
+    unknown: list[str] = []
+    try:
+        fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise LoadError(f"it is no model configuration: expected a JSON object, got {text[:20]}")
+        json_format.ParseDict(_known_fields(fields, _CONTRACT, "", unknown), config)
+    except (ValueError, json_format.ParseError, RecursionError) as error:
+        raise LoadError(f"it is no model configuration: {error}") from error
+    _check_kind("it", config)
+    return config, _warnings("the configuration in the request", config, unknown)
+
+
+def _known_fields(fields: Mapping[str, Any], descriptor: Descriptor, path: str, unknown: list[str]) -> dict[str, Any]:
+    """A message's fields without those its contract does not have, whose paths are added to `unknown` if they say anything."""
+    known = {}
+    for name, value in fields.items():
+        field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
+        if field is not None:
+            known[name] = _known_value(value, field.message_type, f"{path}{name}.", unknown)
+        elif value:
+            unknown.append(path + name)
+    return known
+
+
+def _known_value(value: Any, descriptor: Descriptor | None, path: str, unknown: list[str]) -> Any:
+    if descriptor is None:
+        return value
+    if isinstance(value, list):
+        return [_known_value(element, descriptor, path, unknown) for element in value]
+    if not isinstance(value, dict):
+        return value
+    if descriptor.GetOptions().map_entry:
+        inner = descriptor.fields_by_name["value"].message_type
+        return {key: _known_value(element, inner, f"{path}{key}.", unknown) for key, element in value.items()}
+    return _known_fields(value, descriptor, path, unknown)
+
+
+def _warnings(source: str, config: model_config_pb2.ModelConfig, unknown: Iterable[str]) -> list[str]:
+    names = list(dict.fromkeys(unknown))
     if config.model_transaction_policy.decoupled:
         names.append("model_transaction_policy.decoupled")
-    return config, [f"{path.name} asks for what is not honoured: {', '.join(names)}"] if names else []
+    return [f"{source} asks for what is not honoured: {', '.join(names)}"] if names else []
 
 
 def _check_kind(file: str, config: model_config_pb2.ModelConfig) -> None:

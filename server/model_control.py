@@ -1,14 +1,13 @@
 """The model repository extension: what is there, and loading and unloading on demand."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-
-from google.protobuf import json_format
+from collections.abc import Callable, Mapping, Sequence
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
-from server.errors import InvalidInput, Unsupported
+from server.errors import InvalidInput, LoadError, Unsupported
 from server.keeper import Keeper
+from server.model_config import parse_model_config
 from server.repository import ModelVersion, Repository
 
 _PASSING = ("LOADING", "UNLOADING")
@@ -45,8 +44,8 @@ class ModelControl:
             ModelNotFound: it has no folder.
             Unsupported: the model's files are in the request.
         """
-        config = _configuration(request.model_name, request.parameters)
-        await self._work(lambda: self._keeper.load_model(request.model_name, config))
+        config, warnings = _configuration(request.model_name, request.parameters)
+        await self._work(lambda: self._keeper.load_model(request.model_name, config, warnings))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -82,9 +81,10 @@ class ModelControl:
 
 def _configuration(
     model: str, parameters: Mapping[str, pb.ModelRepositoryParameter]
-) -> model_config_pb2.ModelConfig | None:
-    """The configuration in a request to load, or None if it has none."""
-    config = None
+) -> tuple[model_config_pb2.ModelConfig | None, Sequence[str]]:
+    """The configuration in a request to load, or None if it has none; and warnings that name what in it is not honoured."""
+    config: model_config_pb2.ModelConfig | None = None
+    warnings: Sequence[str] = ()
     for name, value in parameters.items():
         if name.startswith("file:"):
             raise Unsupported(
@@ -94,14 +94,13 @@ def _configuration(
             raise InvalidInput(f"unrecognized parameter '{name}' for loading model '{model}'; there is only 'config'")
         if value.WhichOneof("parameter_choice") != "string_param":
             raise InvalidInput("invalid value type for 'config' parameter, expected string_param.")
-        config = model_config_pb2.ModelConfig()
         try:
-            json_format.Parse(value.string_param, config)
-        except json_format.ParseError as error:
-            raise InvalidInput(f"parameter 'config' for model '{model}' is no model configuration: {error}") from error
+            config, warnings = parse_model_config(value.string_param)
+        except LoadError as error:
+            raise InvalidInput(f"parameter 'config' for model '{model}': {error}") from error
         if config.name not in ("", model):
             raise InvalidInput(f"parameter 'config' is the configuration of '{config.name}', not of '{model}'")
-    return config
+    return config, warnings
 
 
 def _indexed(version: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:

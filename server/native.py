@@ -8,19 +8,16 @@ the device threads.
 import threading
 import time
 
-import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
 from server.batcher import Batcher, Entry
-from server.errors import PredictionError, RunFailed, StartError
-from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
+from server.errors import PredictionError, StartError
+from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode, unexpected
 from server.status import PUSHBACK, status, status_number, trailers
 
 _METHODS = (MODEL_INFER, PREDICT)
 _EVENTS = 256
 """Calls taken in one trip across the interpreter lock, at most."""
-
-_log = structlog.get_logger(__name__)
 
 
 class NativeDoor:
@@ -94,9 +91,8 @@ class NativeDoor:
                     active.pop(call_id, None)
                     self._fail(call_id, refused.error, refused.request_id)
                 except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the door
-                    _log.exception("request failed unexpectedly")
                     active.pop(call_id, None)
-                    self._fail(call_id, RunFailed(f"unexpected {type(error).__name__}: {error}"), "")
+                    self._fail(call_id, unexpected(error), "")
 
             # What is in no thread's hands yet is run here, if that is brief.
             for batcher in helped:
@@ -110,16 +106,11 @@ class NativeDoor:
         for entry in entries:
             call: Call = entry.call
             active.pop(call.token, None)
-            if entry.error is not None:
+            response = encode(entry)
+            if response is not None:
+                respond(call.token, response)
+            elif entry.error is not None:
                 self._fail(call.token, entry.error, call.request_id)
-                continue
-            try:
-                respond(call.token, encode(entry))
-            except PredictionError as error:
-                self._fail(call.token, error, call.request_id)
-            except Exception as error:  # noqa: BLE001  the entries behind it must still be answered
-                _log.exception("answer could not be encoded")
-                self._fail(call.token, RunFailed(f"unexpected {type(error).__name__}: {error}"), call.request_id)
 
     def _fail(self, call_id: int, error: PredictionError, request_id: str) -> None:
         _, message = status(error, request_id)

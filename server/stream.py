@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-import structlog
 
 from frostline.pb import inference_pb2 as pb
 from server.batcher import Batcher, Entry, Reply
-from server.errors import PredictionError, RunFailed, ServerStopping
-from server.inference import MODEL_INFER, MODEL_STREAM_INFER, Inference, Refused, encode
+from server.codec import varint
+from server.errors import PredictionError, ServerStopping
+from server.inference import MODEL_INFER, MODEL_STREAM_INFER, Inference, Refused, encode, unexpected
 from server.status import status
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,8 +35,6 @@ _RESPONSE_TAG = bytes([2 << 3 | 2])
 _FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
-
-_log = structlog.get_logger(__name__)
 
 
 class StreamDoor:
@@ -111,11 +109,12 @@ class StreamDoor:
 
     def _answer(self, entries: list[Entry]) -> None:
         """Deliver a whole batch, and wake the loop for it only once; runs in the device thread, or in the loop's own."""
+        answers = [(entry, encode(entry)) for entry in entries]
         if threading.get_ident() == self._thread:
-            _deliver(entries)
+            _deliver(answers)
             return
         assert self._loop is not None, "an entry can only come from a stream"  # noqa: S101  an invariant, not a check
-        self._loop.call_soon_threadsafe(_deliver, entries)
+        self._loop.call_soon_threadsafe(_deliver, answers)
 
 
 class _Stream:
@@ -179,20 +178,14 @@ class _Stream:
             if self._reader is not None:
                 self._reader.cancel()
 
-    def deliver(self, entry: Entry) -> None:
-        """Have a finished entry's answer written."""
+    def deliver(self, entry: Entry, response: bytes | None) -> None:
+        """Have a finished entry's answer written, or its error if it has none."""
         size = self._accepted.pop(entry, None)
         if size is None:  # the stream has ended
             return
-        if entry.error is None:
-            try:
-                self._answer(size, b"", encode(entry))
-            except PredictionError as error:
-                self._refuse(size, error, entry.call.request_id, entry.call.served.name)
-            except Exception as error:  # noqa: BLE001  a defect in one answer must not end the others
-                _log.exception("answer could not be encoded")
-                self._refuse(size, _unexpected(error), entry.call.request_id, entry.call.served.name)
-        else:
+        if response is not None:
+            self._answer(size, b"", response)
+        elif entry.error is not None:
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
 
     async def _read(self) -> None:
@@ -223,8 +216,7 @@ class _Stream:
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
-            _log.exception("request failed unexpectedly")
-            self._refuse(size, _unexpected(error), "", "")
+            self._refuse(size, unexpected(error), "", "")
         else:
             # Its answer is delivered by the loop, so never before this line.
             self._accepted[entry] = size
@@ -243,7 +235,7 @@ class _Stream:
         self._answer(size, error_field, response.SerializeToString())
 
     def _answer(self, size: int, error: bytes, response: bytes) -> None:
-        message = b"".join((error, _RESPONSE_TAG, _varint(len(response) + len(_FINAL)), response, _FINAL))
+        message = b"".join((error, _RESPONSE_TAG, varint(len(response) + len(_FINAL)), response, _FINAL))
         self._open_bytes += len(message) - size
         self._answers.append(message)
         self._something.set()
@@ -271,21 +263,7 @@ def _looked_at(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _deliver(entries: list[Entry]) -> None:
-    for entry in entries:
+def _deliver(answers: list[tuple[Entry, bytes | None]]) -> None:
+    for entry, response in answers:
         stream: _Stream = entry.call.token
-        stream.deliver(entry)
-
-
-def _varint(value: int) -> bytes:
-    """Protobuf's variable-length integer: seven bits a byte, the lowest first."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _unexpected(error: Exception) -> RunFailed:
-    return RunFailed(f"unexpected {type(error).__name__}: {error}")
+        stream.deliver(entry, response)

@@ -6,16 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
-import structlog
 
 from server.batcher import Entry
-from server.errors import PredictionError, RunFailed
-from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode
+from server.errors import PredictionError
+from server.inference import MODEL_INFER, PREDICT, Call, Inference, Refused, encode, unexpected
 from server.status import GRPC_PUSHBACK, PUSHBACK, status, trailers
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_log = structlog.get_logger(__name__)
 
 
 class InferenceDoor:
@@ -46,7 +43,7 @@ class InferenceDoor:
 
     async def _call(self, method: str, payload: bytes, context: Context) -> bytes:
         self._loop = asyncio.get_running_loop()
-        answered: asyncio.Future[None] = self._loop.create_future()
+        answered: asyncio.Future[bytes | None] = self._loop.create_future()
         left_s = context.time_remaining()
         deadline_s = None if left_s is None else time.monotonic() + left_s
         try:
@@ -55,25 +52,22 @@ class InferenceDoor:
         except Refused as refused:
             await _abort(context, refused.error, refused.request_id)
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
-            _log.exception("request failed unexpectedly")
-            await context.abort(*status(RunFailed(f"unexpected {type(error).__name__}: {error}")))
+            await context.abort(*status(unexpected(error)))
         try:
-            await answered
+            response = await answered
         except asyncio.CancelledError:
             self._inference.cancel(entry)
             raise
         if entry.error is not None:
             # The server ends a call with a status, never by cancelling: that would leave the client waiting.
             await _abort(context, entry.error, entry.call.request_id)
-        try:
-            return encode(entry)
-        except PredictionError as error:
-            await context.abort(*status(error, entry.call.request_id))
+        assert response is not None, "without an error there is an answer"  # noqa: S101  an invariant, not a check
+        return response
 
     def _answer(self, entries: list[Entry]) -> None:
         """Wake the loop once for a whole batch; runs in the device thread."""
         assert self._loop is not None, "an entry can only come from a call"  # noqa: S101  an invariant, not a check
-        self._loop.call_soon_threadsafe(_set_answered, entries)
+        self._loop.call_soon_threadsafe(_set_answered, [(entry.call, encode(entry)) for entry in entries])
 
 
 async def _abort(context: Context, error: PredictionError, request_id: str) -> NoReturn:
@@ -81,8 +75,7 @@ async def _abort(context: Context, error: PredictionError, request_id: str) -> N
     await context.abort(*status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK))
 
 
-def _set_answered(entries: list[Entry]) -> None:
-    for entry in entries:
-        call: Call = entry.call
+def _set_answered(answers: list[tuple[Call, bytes | None]]) -> None:
+    for call, response in answers:
         if not call.token.done():
-            call.token.set_result(None)
+            call.token.set_result(response)

@@ -125,6 +125,14 @@ class Waiting:
         """Whether nothing waits."""
         return not any([lanes for _, lanes in self._ranks])
 
+    @property
+    def first(self) -> Entry | None:
+        """The entry that `take` would begin with if none has ended and no batch waits for company; None if nothing waits."""
+        for _, lanes in self._ranks:
+            if lanes:
+                return lanes[_next_shapes(lanes)][0]
+        return None
+
     def push(self, entry: Entry) -> None:
         """Let an entry wait, from its `arrived_s` on.
 
@@ -226,8 +234,7 @@ class Waiting:
             return self._choose(now, ended)
         for _, lanes in self._ranks:
             if lanes:
-                shapes = next(iter(lanes)) if len(lanes) == 1 else min(lanes, key=_head_arrived_s(lanes))
-                return self._fill(shapes, self._max_batch, now, ended), ended, 0.0
+                return self._fill(_next_shapes(lanes), self._max_batch, now, ended), ended, 0.0
         return self._nothing(ended, math.inf)
 
     def _fill_all(self, shapes: Shapes, room: int, now: float, ended: list[Entry]) -> list[Entry]:
@@ -386,6 +393,11 @@ def _refusal(level: _Level, rows: int) -> InvalidInput | QueueFull:
         f"Exceeds maximum queue size: {level.rows} rows wait and at most {level.max_rows} may, so {rows} more are refused; "
         "retry later"
     )
+
+
+def _next_shapes(lanes: Lanes) -> Shapes:
+    """The lane whose head has waited longest."""
+    return next(iter(lanes)) if len(lanes) == 1 else min(lanes, key=_head_arrived_s(lanes))
 
 
 def _head_arrived_s(lanes: Lanes) -> Callable[[Shapes], float]:

@@ -26,6 +26,7 @@ from server.errors import (
     RunFailed,
     ServerStopping,
 )
+from server.isolation import MAX_STREAK
 from server.pace import Costs, Pace
 
 HOUR_S = 3600.0
@@ -474,9 +475,9 @@ def test_requests_that_ask_for_different_outputs_get_their_own_from_a_batch_that
 
 
 def test_a_dead_device_fails_a_batch_after_few_runs(staging: Staging) -> None:
-    on = staging(max_batch_size=64)
+    on = staging(max_batch_size=512, max_queue_size=512)
     on.occupy()
-    entries = [on.entry([n]) for n in range(64)]
+    entries = [on.entry([n]) for n in range(512)]
 
     def dead(inputs: Any, wanted: Any) -> Any:
         raise OSError("the device is gone")
@@ -485,8 +486,8 @@ def test_a_dead_device_fails_a_batch_after_few_runs(staging: Staging) -> None:
     on.puppet.answer = dead
     on.finish()
     assert all(isinstance(entry.error, RunFailed) for entry in entries)
-    assert len(on.puppet.ran) <= 2 + 3 * 7 + 1
-    assert len(on.witness.failures) == 65
+    assert len(on.puppet.ran) <= 2 + MAX_STREAK + 1
+    assert len(on.witness.failures) == 513
     assert sorted(map(id, on.replies.entries)) == sorted({id(entry) for entry in on.replies.entries})
 
 
@@ -761,6 +762,60 @@ def test_how_long_the_first_run_takes_is_not_guessed(staging: Staging) -> None:
     on.puppet.release_all()
     on.batcher.submit(on.entry([1]), helping=True)
     on.replies.wait_for(1)
+    on.finish()
+
+
+def test_how_long_rows_of_another_shape_take_is_not_guessed(staging: Staging) -> None:
+    on = brief(staging())
+    threads = witnessed(on)
+    on.batcher.submit(on.entry([1, 2]), helping=True)
+    on.batcher.help()
+    on.replies.wait_for(2)
+    on.wait_until_idle()
+    on.batcher._row_s = 0.0
+    # Known by now, unlike the shape before it.
+    on.batcher.submit(on.entry([3, 4]), helping=True)
+    on.batcher.help()
+    on.batcher.submit(on.entry([5]), helping=True)
+    on.batcher.help()
+    on.replies.wait_for(4)
+    assert threads == ["device", threading.current_thread().name, "device"]
+    on.finish()
+
+
+def test_a_helper_that_was_held_long_helps_no_more_for_a_hundred_times_as_long(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = brief(staging())
+    threads = witnessed(on)
+    now = start = time.monotonic()
+    monkeypatch.setattr("server.batcher.time.monotonic", lambda: now)
+    answer = on.puppet.answer
+
+    def helped(value: int, takes_s: float = 0.0) -> bool:
+        """Whether this thread runs the batch of the row with this number, which is believed to be brief."""
+
+        def run(inputs: Any, wanted: Any) -> Any:
+            nonlocal now
+            now += takes_s
+            return answer(inputs, wanted)
+
+        on.puppet.answer = run
+        on.wait_until_idle()
+        on.batcher._row_s = 0.0
+        on.batcher.submit(on.entry([value]), helping=True)
+        on.batcher.help()
+        on.replies.wait_for(1 + value)
+        return threads[-1] == threading.current_thread().name
+
+    assert helped(1, takes_s=0.004)
+    assert helped(2, takes_s=1.0)
+    assert not helped(3)
+    now = start + 100.0
+    assert not helped(4)
+    now = start + 102.0
+    assert helped(5)
+    monkeypatch.undo()
     on.finish()
 
 

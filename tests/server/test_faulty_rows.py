@@ -70,3 +70,22 @@ def test_several_instances_answer_and_are_counted_as_one_model(stub: Any) -> Non
     rows, runs, answered, failed = np.array(statistics(stub, "twice")) - before
     assert (rows, answered, failed) == (40, 40, 0)
     assert 1 <= runs <= 40
+
+
+@pytest.mark.parametrize(
+    "guilty", [range(0, 64, 3), range(5, 64), range(63)], ids=["a third", "a streak", "all but one"]
+)
+def test_of_64_callers_only_the_guilty_fail_however_many_they_are(server: Running, stub: Any, guilty: range) -> None:
+    before = np.array(statistics(stub, "lookup"))
+    with server.held("lookup") as device:
+        calls = [
+            stub.ModelInfer.future(tokens([9, n % 4] if n in guilty else [n % 4, 1]), timeout=TIMEOUT_S)
+            for n in range(64)
+        ]
+        device.wait_until_queued(64)
+    codes = [call.code() for call in calls]
+    assert [n for n, code in enumerate(codes) if code == grpc.StatusCode.INTERNAL] == list(guilty)
+    innocent = [n for n in range(64) if n not in guilty]
+    assert [doubled(calls[n].result()) for n in innocent] == [[[n % 4 * 2, 2]] for n in innocent]
+    rows, _, answered, failed = np.array(statistics(stub, "lookup")) - before
+    assert (rows, answered, failed) == (1 + len(innocent), 1 + len(innocent), len(guilty))

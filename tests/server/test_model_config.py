@@ -1,5 +1,6 @@
 """A model's config.pbtxt: what is read from it, and that everything else in it is named."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
 from server.errors import LoadError
-from server.model_config import label_file, read_model_config
+from server.model_config import label_file, parse_model_config, read_model_config
 
 
 def read(folder: Path, content: str | bytes) -> tuple[ModelConfig, list[str]]:
@@ -42,6 +43,39 @@ def test_a_configuration_that_is_honoured_in_full_has_no_warnings(tmp_path: Path
     )
     assert (config.name, config.max_batch_size, config.version_policy.WhichOneof("policy_choice")) == ("m", 4, "all")
     assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ('{"name": "m", "maxBatchSize": 4, "dynamic_batching": {"preferred_batch_size": [2]}}', ""),
+        ('{"input": [{"name": "x", "is_shape_tensor": true, "allow_ragged_batch": false}]}', "input.is_shape_tensor"),
+        ('{"parameters": {"a": {"string_value": "b", "more": 1}}}', "parameters.a.more"),
+        ('{"batch_input": [], "cc_model_filenames": {}, "runtime": ""}', ""),
+        ('{"ensemble_scheduling": {"step": [{}]}}', "ensemble_scheduling"),
+        ('{"model_transaction_policy": {"decoupled": true}}', "model_transaction_policy.decoupled"),
+    ],
+)
+def test_a_configuration_in_json_is_read_and_what_is_not_honoured_in_it_is_named(fields: str, names: str) -> None:
+    _, warnings = parse_model_config(fields)
+    assert warnings == ([f"the configuration in the request asks for what is not honoured: {names}"] if names else [])
+
+
+NAMES = ["input", "dims", "name", "parameters", "optimization", "graph", "dynamic_batching", "priority_queue_policy", "versionPolicy", "x"]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+)
+
+
+@given(JSON)
+def test_whatever_json_comes_is_read_or_refused(value: object) -> None:
+    try:
+        config, _ = parse_model_config(json.dumps(value))
+    except LoadError:
+        return
+    assert isinstance(config, ModelConfig)
+    assert isinstance(value, dict)
 
 
 def test_an_empty_configuration_is_one(tmp_path: Path) -> None:

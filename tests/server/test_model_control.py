@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,18 @@ def test_a_configuration_in_the_request_is_used_instead_of_the_folders(calls: An
     assert config.max_batch_size == 6
 
 
+def test_a_configuration_of_tritons_is_taken_and_what_is_not_honoured_is_named(
+    server: Running, calls: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[tuple[str, str]] = []
+    monkeypatch.setattr(server.server.keeper, "_on_warning", lambda *told: warnings.append(told))
+    config = {"max_batch_size": 7, "optimization": {"cuda": {"graphs": True}}, "batch_input": [], "response_cache": {"enable": True}}  # fmt: skip
+    load(calls, "other", config={"string_param": json.dumps(config)})
+    assert calls.ModelConfig(pb.ModelConfigRequest(name="other"), timeout=TIMEOUT_S).config.max_batch_size == 7
+    names = "optimization.cuda, response_cache"
+    assert warnings == [("other", f"the configuration in the request asks for what is not honoured: {names}")]
+
+
 def test_a_model_that_cannot_be_served_says_why(calls: Any) -> None:
     code, message = refused(load, calls, "broken")
     assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -116,19 +128,31 @@ BAD_LOADS: dict[str, tuple[str, dict[str, Any], grpc.StatusCode, str]] = {
         "linear",
         {"config": {"string_param": "max_batch_size: 5"}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear' is no model configuration",
+        "parameter 'config' for model 'linear': it is no model configuration",
     ),
     "a configuration nested without end": (
         "linear",
         {"config": {"string_param": "[" * 100_000}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear' is no model configuration",
+        "parameter 'config' for model 'linear': it is no model configuration",
     ),
-    "a configuration with an unknown field": (
+    "a configuration that is a list": (
         "linear",
-        {"config": {"string_param": '{"speed": 1}'}},
+        {"config": {"string_param": "[]"}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear' is no model configuration",
+        "parameter 'config' for model 'linear': it is no model configuration: expected a JSON object, got []",
+    ),
+    "a configuration with a value of the wrong type": (
+        "linear",
+        {"config": {"string_param": '{"max_batch_size": "many"}'}},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "parameter 'config' for model 'linear': it is no model configuration",
+    ),
+    "the configuration of another backend": (
+        "linear",
+        {"config": {"string_param": '{"backend": "python"}'}},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "parameter 'config' for model 'linear': it sets backend 'python'; only ONNX files are served here",
     ),
     "another model's configuration": (
         "linear",
@@ -197,7 +221,7 @@ class Slow:
         self.loaded: list[str] = []
         self.go = threading.Event()
 
-    def load_model(self, name: str, config: None) -> None:
+    def load_model(self, name: str, config: None, warnings: Sequence[str]) -> None:
         self.running += 1
         self.most = max(self.most, self.running)
         assert self.go.wait(TIMEOUT_S)

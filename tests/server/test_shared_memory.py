@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import onnx_models
 import pytest
+from calls import ended, statistics
 from servers import TIMEOUT_S, Running, running
 
 from frostline.pb import inference_pb2 as pb
@@ -252,9 +253,14 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def stub(server: Running) -> Iterator[Any]:
+def channel(server: Running) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as channel:
-        yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        yield channel
+
+
+@pytest.fixture
+def stub(channel: grpc.Channel) -> Any:
+    return inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
 @pytest.fixture
@@ -470,6 +476,37 @@ def test_a_client_that_shrinks_its_memory_hurts_only_itself(
     del request.raw_input_contents[:]
     assert refused(lambda: stub.ModelInfer(request, timeout=TIMEOUT_S))[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert memory.path.stat().st_size == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_could_not_be_delivered_counts_as_failed_and_its_mates_as_answered(
+    server: Running, channel: grpc.Channel, stub: Any, memory: Memory, region: str, *, streamed: bool
+) -> None:
+    x = onnx_models.rows(2)
+    lost = request_of(input=x.shape)
+    lost.raw_input_contents.append(x.tobytes())
+    mate = request_of(input=[1, 4])
+    mate.raw_input_contents.append(bytes(16))
+    lost.outputs.add(name="logits")
+    place(lost.outputs[0], region, 24)
+    with server.held("linear") as device:
+        before = statistics(channel, "linear")
+        if streamed:
+            answers = stub.ModelStreamInfer(iter([lost, mate]), timeout=TIMEOUT_S)
+        else:
+            calls = [stub.ModelInfer.future(request, timeout=TIMEOUT_S) for request in (lost, mate)]
+        device.wait_until_queued(3)
+        memory.resize(0)
+    if streamed:
+        assert sorted(bool(answer.error_message) for answer in answers) == [False, True]
+    else:
+        assert refused(calls[0].result)[0] == grpc.StatusCode.INVALID_ARGUMENT
+        assert len(calls[1].result().raw_output_contents) == 1
+    after = statistics(channel, "linear", ended(before) + 3)
+    # The row that held the device is answered, too.
+    assert after.inference_stats.success.count == before.inference_stats.success.count + 2
+    assert after.inference_stats.fail.count == before.inference_stats.fail.count + 1
+    assert after.inference_count == before.inference_count + 2
 
 
 @pytest.mark.parametrize(
