@@ -38,6 +38,23 @@ def generate(output: Path) -> None:
         )
         # The model configuration has no service, and an empty stub would only mislead.
         (output / PACKAGE / "model_config_pb2_grpc.py").unlink()
+        for module in (output / PACKAGE).glob("*_pb2.py"):
+            module.write_text(_in_our_pool(module.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _in_our_pool(code: str) -> str:
+    """A generated module that knows its contract in the package's own pool; see `frostline/pb/__init__.py`."""
+    for generated, ours in (
+        (
+            "from google.protobuf import descriptor_pool as _descriptor_pool\n",
+            "from frostline.pb import POOL as _pool\n",
+        ),
+        ("_descriptor_pool.Default()", "_pool"),
+    ):
+        if code.count(generated) != 1:
+            sys.exit(f"protoc's modules are no longer as this expects: {generated.strip()}")
+        code = code.replace(generated, ours)
+    return code
 
 
 def _protoc(*arguments: str) -> None:

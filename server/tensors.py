@@ -1,6 +1,7 @@
 """What a request's tensors must be: their headers checked against a network's signature, their bytes against their headers."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,13 +120,19 @@ class Layouts:
 
     def _check_names(self, names: Sequence[str]) -> None:
         expected = list(self._specs)
-        for index, name in enumerate(names):
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise InvalidInput(f"input '{twice}' already exists in request for model '{self._model}'")
+        if len(names) > len(expected):
+            raise InvalidInput(
+                f"expected {len(expected)} inputs but got {len(names)} inputs for model '{self._model}'. Got input(s) "
+                f"{_listed(names)}, but it takes {_listed(expected)}"
+            )
+        for name in names:
             if name not in self._specs:
                 raise InvalidInput(
                     f"unexpected inference input '{name}' for model '{self._model}'; it takes {_listed(expected)}"
                 )
-            if name in names[:index]:
-                raise InvalidInput(f"input '{name}' already exists in request for model '{self._model}'")
         missing = [name for name in expected if name not in names]
         if missing:
             raise InvalidInput(

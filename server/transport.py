@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from frostline.pb import inference_pb2, predictor_pb2
+from frostline.pb import inference_pb2, model_config_pb2, predictor_pb2
 from server.config import ServerConfig
 from server.errors import StartError
 from server.health import Health
@@ -84,6 +85,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:  # a name, which may resolve to anything
         return False
+
+
+def _contracts() -> DescriptorPool:
+    """Every contract that is served, in one pool; the project's own are in another than the libraries'."""
+    pool = DescriptorPool()
+    for module in (health_pb2, reflection_pb2, model_config_pb2, inference_pb2, predictor_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool
 
 
 class Transport:
@@ -178,7 +187,8 @@ class Transport:
         InferenceDoor(self._inference).register(server)
         self._streams.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        names = (*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, pool=_contracts())
         return server
 
     def _bind(self, address: str) -> int:

@@ -75,6 +75,18 @@ def test_tritons_client(address: str, example: str) -> None:
     ran(sys.executable, str(CLIENTS / "triton.py"), example, address)
 
 
+@pytest.mark.parametrize("first", ["tritonclient.grpc", "frostline.client"])
+def test_tritons_client_and_ours_live_in_one_process(address: str, first: str) -> None:
+    script = f"""
+import {first}
+import frostline, tritonclient.grpc
+with frostline.connect({address!r}) as client:
+    print([model.name for model in client.models()], client.predict("linear", [[1, 2, 3, 4]]).argmax)
+print(tritonclient.grpc.InferenceServerClient({address!r}).get_model_metadata("linear").name)
+"""
+    assert ran(sys.executable, "-c", script) == "['linear', 'spare', 'text'] [1]\nlinear\n"
+
+
 def test_kserves_client(address: str, kserve_python: Path) -> None:
     ran(str(kserve_python), str(CLIENTS / "kserve_client.py"), address)
 

@@ -607,12 +607,15 @@ def test_health_knows_the_server_its_services_and_its_models(channel: grpc.Chann
     assert code == grpc.StatusCode.NOT_FOUND
 
 
-def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
+def test_reflection_lists_the_services_and_has_their_contracts(channel: grpc.Channel) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (response,) = stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT_S)
     names = {service.name for service in response.list_services_response.service}
     assert {"inference.GRPCInferenceService", "frostline.v1.Predictor", "grpc.health.v1.Health"} <= names
+    asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in sorted(names)]
+    for response in stub.ServerReflectionInfo(iter(asked), timeout=TIMEOUT_S):
+        assert response.file_descriptor_response.file_descriptor_proto
 
 
 # Readiness and drain

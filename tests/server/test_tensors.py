@@ -158,6 +158,14 @@ def test_an_input_that_comes_twice_is_refused() -> None:
     assert refusal(PAIR, header, header) == "input 'left' already exists in request for model 'm'"
 
 
+def test_more_inputs_than_there_are_are_refused_as_by_triton() -> None:
+    headers = [(name, "FP32", (1, 4)) for name in ("left", "right", "z")]
+    message = refusal(PAIR, *headers)
+    assert message == (
+        "expected 2 inputs but got 3 inputs for model 'm'. Got input(s) ['left', 'right', 'z'], but it takes ['left', 'right']"
+    )
+
+
 # Memory of headers
 
 
