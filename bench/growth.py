@@ -144,7 +144,7 @@ def main() -> None:
     """Parse the command line, measure, tell."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default 3)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of one load (default 1)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of one load (default 3)")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that everything runs")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the four charts")
     parser.add_argument("--write", action="store_true", help=f"write charts and sentences into {document.DOCUMENT}")

@@ -1,5 +1,7 @@
 """The schedule of an open loop, and what is read off h2load's report and log."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,14 @@ def test_the_99th_percentile_is_of_every_request() -> None:
     took = np.where(np.arange(100_000) % 50 == 0, 9000, 300)
     run = h2load.summary(np.stack([start, np.full(100_000, 200), took], axis=1), 100_000)
     assert (run.p50_ms, run.p99_ms) == (0.3, 9.0)
+
+
+def test_a_generator_that_never_ends_is_run_again_and_then_given_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(h2load, "_PATIENCE_S", 0.2)
+    once = tmp_path / "once"
+    hangs_once = f"if [ -e {once} ]; then echo report; else touch {once}; exec sleep 60; fi"
+    assert h2load._report(["sh", "-c", hangs_once], 0.0) == "report\n"
+    with pytest.raises(h2load.LoadFailed, match="h2load did not end within 0.2 s after its time, 3 times: sleep 60"):
+        h2load._report(["sleep", "60"], 0.0)
