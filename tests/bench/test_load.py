@@ -89,5 +89,5 @@ def test_a_generator_that_never_ends_is_run_again_and_then_given_up(
     once = tmp_path / "once"
     hangs_once = f"if [ -e {once} ]; then echo report; else touch {once}; exec sleep 60; fi"
     assert h2load._report(["sh", "-c", hangs_once], 0.0) == "report\n"
-    with pytest.raises(h2load.LoadFailed, match="h2load did not end within 0.2 s after its time, 3 times: sleep 60"):
+    with pytest.raises(h2load.LoadFailed, match=r"h2load did not end within .* 3 times: sleep 60"):
         h2load._report(["sleep", "60"], 0.0)
