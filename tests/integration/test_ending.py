@@ -18,18 +18,22 @@ from frostline.pb import inference_pb2_grpc
 
 PATCHED = """
 import sys, threading
+from pathlib import Path
 from server.errors import RunFailed
 from server.session import Session
+def stuck(*_):
+    Path({stuck!r}).touch()
+    threading.Event().wait()
 {patch}
 from frostline.cli import main
 sys.argv.insert(1, "serve")
 main()
 """
-NEVER_READY = "Session.warm_up = lambda *_: threading.Event().wait()"
+NEVER_READY = "Session.warm_up = stuck"
 SECOND_NEVER_READY = """
 warm_up = Session.warm_up
 def once(self, *arguments):
-    Session.warm_up = lambda *_: threading.Event().wait()
+    Session.warm_up = stuck
     return warm_up(self, *arguments)
 Session.warm_up = once
 """
@@ -40,51 +44,59 @@ Session.probe = probe
 """
 
 
-def program(patch: str) -> list[str]:
-    return [sys.executable, "-c", PATCHED.format(patch=patch)]
+def program(patch: str, stuck: Path) -> list[str]:
+    """The server with a patch; a load that is `stuck` makes that file."""
+    return [sys.executable, "-c", PATCHED.format(patch=patch, stuck=str(stuck))]
+
+
+def wait_for(file: Path) -> None:
+    """Wait until a load is where it cannot be interrupted."""
+    waited = threading.Event()
+    for _ in range(int(TIMEOUT_S * 100)):
+        if file.exists():
+            return
+        waited.wait(0.01)
+    pytest.fail(f"nothing made {file.name}")
 
 
 def test_a_first_load_that_cannot_be_interrupted_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    onnx_models.write_artifact(tmp_path, "m", 1)
-    flags = ["--models", str(tmp_path), "--port", "0", "--metrics-port", "0", "--grace-s", "0.1"]
+    models, stuck = tmp_path / "models", tmp_path / "stuck"
+    onnx_models.write_artifact(models, "m", 1)
+    flags = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--grace-s", "0.1"]
     with subprocess.Popen(
-        [*program(NEVER_READY), *flags, "--log-level", "debug", "--log-format", "json"],
+        [*program(NEVER_READY, stuck), *flags, "--log-format", "json"],
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stderr is not None
-        events = [json.loads(process.stderr.readline())]
-        while events[-1].get("state") != "LOADING":
-            events.append(json.loads(process.stderr.readline()))
+        wait_for(stuck)
         process.send_signal(signal.SIGTERM)
-        events += [json.loads(line) for line in process.stderr]
+        events = [json.loads(line) for line in process.stderr]
         assert process.wait(TIMEOUT_S) == 0
     assert "ready" not in [event["event"] for event in events]
-    assert events[-2]["event"] == "stopped"
+    assert [event["event"] for event in events[-2:]] == ["stopped", "ending in the middle of a load"]
     assert events[-2]["finished"]
 
 
 @pytest.mark.parametrize("control", ["poll", "explicit"])
 def test_a_later_load_does_not_either(control: str, tmp_path: Path) -> None:
-    onnx_models.write_artifact(tmp_path, "m", 1)
-    flags = ["--models", str(tmp_path), "--grace-s", "0.1", "--poll-s", "0.1", "--model-control", control]
+    models, stuck = tmp_path / "models", tmp_path / "stuck"
+    onnx_models.write_artifact(models, "m", 1)
+    flags = ["--models", str(models), "--grace-s", "0.1", "--poll-s", "0.1", "--model-control", control]
     events: list[child.Event] = []
     with (
-        child.serve([*flags, "--load-models", "m"], events.append, program=program(SECOND_NEVER_READY)) as served,
+        child.serve(
+            [*flags, "--load-models", "m"], events.append, program=program(SECOND_NEVER_READY, stuck)
+        ) as served,
         grpc.insecure_channel(served.address) as channel,
     ):
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        onnx_models.write_artifact(tmp_path / ".staging", "m", 2).rename(tmp_path / "m" / "2")
+        onnx_models.write_artifact(models / ".staging", "m", 2).rename(models / "m" / "2")
         # Refused where the folder decides; kept, because a call that nobody holds is cancelled.
         asked = stub.RepositoryModelLoad.future(pb.RepositoryModelLoadRequest(model_name="m"), timeout=TIMEOUT_S)
-        waited = threading.Event()
-        for _ in range(int(TIMEOUT_S * 100)):
-            index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT_S)
-            if "LOADING" in [entry.state for entry in index.models]:
-                break
-            waited.wait(0.01)
-        else:
-            pytest.fail(f"version 2 never was LOADING: {index}, {asked}")
+        wait_for(stuck)
+        index = stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT_S)
+        assert "LOADING" in [entry.state for entry in index.models], asked
     # That it ended with 0 in time was seen to on the way out of the block.
     assert [event["event"] for event in events[-2:]] == ["stopped", "ending in the middle of a load"]
 
@@ -93,7 +105,7 @@ def test_a_device_that_stays_dead_ends_the_server_if_it_is_to(tmp_path: Path) ->
     onnx_models.write_artifact(tmp_path, "m", 1)
     flags = ["--models", str(tmp_path), "--canary-s", "0.05", "--exit-on-fault"]
     flags += ["--port", "0", "--metrics-port", "0", "--log-format", "json"]
-    with subprocess.Popen([*program(DEAD), *flags], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*program(DEAD, tmp_path / "stuck"), *flags], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         events = [json.loads(line) for line in process.stderr]
         assert process.wait(TIMEOUT_S) == 1
