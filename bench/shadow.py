@@ -8,8 +8,6 @@ the two median times is the answer. The first part of each turn does not count, 
 import argparse
 import asyncio
 import itertools
-import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -22,42 +20,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from frostline.pb import inference_pb2 as pb
+from bench import machine
+from bench.networks import mlp
+from bench.questions import MODEL_INFER, ask, framed
 from server import logs
 from server import rollout as rollouts
 from server.app import Server
 from server.config import ServerConfig
 from server.rollout import Rollout
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
 MODEL = "shadowed"
 TURN_S, SKIPPED_S = 0.25, 0.1
 
 Array = np.ndarray[Any, Any]
-
-
-def mlp(sizes: list[int]) -> onnx.ModelProto:
-    """A ReLU network with these layer sizes and fixed random weights, input [N, sizes[0]] to logits [N, sizes[-1]]."""
-    random = np.random.default_rng(0)
-    nodes, constants, value = [], [], "input"
-    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        weights = random.normal(0, fan_in**-0.5, (fan_in, fan_out)).astype(np.float32)
-        constants.append(numpy_helper.from_array(weights, f"w{layer}"))
-        name = "logits" if layer == len(sizes) - 2 else f"h{layer}"
-        nodes.append(helper.make_node("Gemm", [value, f"w{layer}"], [name]))
-        if name != "logits":
-            value = f"a{layer}"
-            nodes.append(helper.make_node("Relu", [name], [value]))
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size])]
-        for name, size in (("input", sizes[0]), ("logits", sizes[-1]))
-    ]
-    graph = helper.make_graph(nodes, "mlp", ends[0], ends[1], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
 @contextmanager
@@ -105,7 +83,7 @@ def measure(h2load: str, server: Server, body: Path, in_flight: int, seconds: in
         raise SystemExit(f"no shadow is attached: {server.repository.traffic(MODEL).problems}")
     turns_us = []
     with subprocess.Popen(
-        [*command, *headers, f"http://{server.address}{METHOD}"], stdout=subprocess.DEVNULL
+        [*command, *headers, f"http://{server.address}{MODEL_INFER}"], stdout=subprocess.DEVNULL
     ) as process:
         for shadowed in itertools.cycle((False, True)):
             tap.shadow = shadow if shadowed else None
@@ -145,17 +123,13 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
+        network = mlp(layers)
         for version in ("1", "2"):
             (models / MODEL / version).mkdir(parents=True)
-            onnx.save(mlp(layers), models / MODEL / version / "model.onnx")
+            onnx.save(network, models / MODEL / version / "model.onnx")
         rollouts.write(models / MODEL, Rollout({"stable": 1}, shadow=2))
-        row = np.random.default_rng(1).normal(size=(1, layers[0])).astype(np.float32)
-        tensor = {"name": "input", "datatype": "FP32", "shape": row.shape}
-        request = pb.ModelInferRequest(model_name=MODEL, inputs=[tensor], raw_input_contents=[row.tobytes()])
-        message = request.SerializeToString()
         body = Path(folder) / "request.bin"
-        # gRPC frames a message as a compression flag and its length.
-        body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+        body.write_bytes(framed(ask(MODEL, network, layers[:1]).messages[0]))
         with serving(models, options.transport) as server:
             for flight in map(int, options.in_flight.split(",")):
                 ((*_, before),) = server.repository.shadows()
@@ -170,8 +144,7 @@ def main() -> None:
                     f"{p99s[0]:.3f}", f"{p99s[1]:.3f}", f"{100 * share:.0f} %",
                 )  # fmt: skip
     console.print(table)
-    machine = f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}"
-    console.print(f"runs of {options.seconds} s; {machine}; the load generator shares the machine")
+    console.print(f"runs of {options.seconds} s; {machine.described()}; the load generator shares the machine")
 
 
 if __name__ == "__main__":
