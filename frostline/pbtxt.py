@@ -1,15 +1,12 @@
 """Change single fields of a config.pbtxt and leave everything else in it, comments too, as it was written."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from google.protobuf import text_format
+from google.protobuf.empty_pb2 import Empty
 
 from frostline.pb import model_config_pb2
-
-_TOKEN = re.compile(
-    r"""(?P<skip>(?:\s|\#[^\n]*)+) | "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | [\w.+-]+ | .""", re.VERBOSE | re.DOTALL
-)
+from server.model_config import unknown_fields
 
 
 class NotAConfiguration(Exception):
@@ -60,37 +57,10 @@ def _without(field: str, keys: set[str]) -> str:
 
 def _fields(text: str) -> Iterator[tuple[str, int, int]]:
     """Name, begin and end of every field at the top."""
-    tokens = [(match[0], match.start(), match.end()) for match in _TOKEN.finditer(text) if match.lastgroup != "skip"]
-    at = 0
-    while at < len(tokens):
-        name, start, _ = tokens[at]
-        if not name.isidentifier():
-            raise NotAConfiguration(
-                f"line {text.count(chr(10), 0, start) + 1}: expected a field's name, found {name!r}"
-            )
-        at += 1
-        if at < len(tokens) and tokens[at][0] == ":":
-            at += 1
-        at = _value(tokens, at, name)
-        if at < len(tokens) and tokens[at][0] in ",;":
-            at += 1
-        yield name, start, tokens[at - 1][2]
-
-
-def _value(tokens: list[tuple[str, int, int]], at: int, name: str) -> int:
-    """The place after the value that begins at a token."""
-    closers: Mapping[str, str] = {"{": "}", "[": "]", "<": ">"}
-    expected: list[str] = []
-    while at < len(tokens):
-        token = tokens[at][0]
-        at += 1
-        if token in closers:
-            expected.append(closers[token])
-        elif token in closers.values() and (not expected or expected.pop() != token):
-            break
-        if not expected:
-            # Texts that follow each other are one value, and a sign belongs to its number.
-            while at < len(tokens) and tokens[at][0][0] in "\"'" and token[0] in "\"'":
-                at += 1
-            return at
-    raise NotAConfiguration(f"the field {name} has no end or no value")
+    try:
+        # To a contract without fields every field is unknown.
+        fields = unknown_fields(text, Empty.DESCRIPTOR)
+    except text_format.ParseError as error:
+        raise NotAConfiguration(f"line {error.GetLine()}: {str(error).partition(' : ')[2]}") from error
+    for field in fields:
+        yield field.names[0].partition(".")[0], field.start, field.end
