@@ -134,8 +134,7 @@ class Keeper:
             LoadFailed: its newest version cannot be served; the message says what is served instead.
         """
         with self._working:
-            if self._chosen is None:
-                raise ModelControlOff("explicit model load / unload is not allowed if polling is enabled")
+            chosen = self._controlled()
             try:
                 self._models = scan(self._root, self._models)
             except OSError as error:
@@ -144,7 +143,7 @@ class Keeper:
                 raise ModelNotFound(
                     f"failed to load '{name}', failed to poll from model repository: it has no such model"
                 )
-            self._chosen[name] = config
+            chosen[name] = config
             for warning in warnings:
                 self._on_warning(name, warning)
             # Asked again, a version that failed gets another chance.
@@ -171,13 +170,18 @@ class Keeper:
             ModelNotFound: it is not served.
         """
         with self._working:
-            if self._chosen is None:
-                raise ModelControlOff("explicit model load / unload is not allowed if polling is enabled")
-            if name not in self._chosen:
+            chosen = self._controlled()
+            if name not in chosen:
                 raise ModelNotFound(f"failed to unload '{name}': it is not loaded")
-            del self._chosen[name]
+            del chosen[name]
             while self._step(name):
                 pass
+
+    def _controlled(self) -> dict[str, model_config_pb2.ModelConfig | None]:
+        """The models to serve, where requests say which."""
+        if self._chosen is None:
+            raise ModelControlOff("explicit model load / unload is not allowed if polling is enabled")
+        return self._chosen
 
     def _step(self, name: str) -> bool:
         """Do what is next for one model; False when there is nothing."""
@@ -210,8 +214,7 @@ class Keeper:
         if model is None or (self._chosen is not None and name not in self._chosen):
             return None
         known = self._repository.of(name)
-        override = self._chosen.get(name) if self._chosen else None
-        config = model.config if override is None else override
+        override = self._override(name)
         versions: dict[int, Fingerprint] = {}
         for number, files in model.versions.items():
             if self._settled(model, number):
@@ -219,7 +222,12 @@ class Keeper:
             elif number in known:
                 # As it was when it was last tried.
                 versions[number] = known[number].refused or known[number].fingerprint
+        config = model.config if override is None else override
         return OnDisk(config.version_policy, versions, wanted(model.rollout), standing(model.rollout))
+
+    def _override(self, name: str) -> model_config_pb2.ModelConfig | None:
+        """The configuration that a request gave a model instead of its own."""
+        return self._chosen.get(name) if self._chosen else None
 
     def _forgive(self, on_disk: OnDisk | None, known: Mapping[int, ModelVersion]) -> None:
         """Take back what was said of newer files, where there are again those that are served."""
@@ -238,7 +246,7 @@ class Keeper:
         return True
 
     def _load(self, model: Model, number: int, files: Fingerprint) -> None:
-        override = self._chosen.get(model.name) if self._chosen else None
+        override = self._override(model.name)
         config = model.config if override is None else override
         version = ModelVersion(model.name, str(number), model.path / str(number), config, files)
         replaced = self._repository.of(model.name).get(number)

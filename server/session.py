@@ -129,7 +129,7 @@ class Session:
         self._bind(sizes, row)
         for size in sizes if self.signature.batched else (1,):
             go_on()
-            inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
+            inputs = self.signature.repeated(row, size)
             self.rehearse(inputs, size)
         return True
 
@@ -172,7 +172,7 @@ class Session:
         sizes = sizes if self.signature.batched else (1,)
         end_s = clock() + _MEASURE_S
         for size in sizes:
-            inputs = [np.repeat(array, size, axis=0) if self.signature.batched else array for array in row]
+            inputs = self.signature.repeated(row, size)
             share_s = clock() + _MEASURE_S / len(sizes)
             for _ in range(_MEASURE_RUNS):
                 began_s = clock()

@@ -1,6 +1,6 @@
 """What a network takes and gives: its tensors, as the graph and clients see them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,8 @@ import onnxruntime as ort
 
 from server.errors import LoadError
 from server.heads import Heads
+
+Array = np.ndarray[Any, Any]
 
 _DTYPES: Mapping[str, tuple[str, np.dtype[Any]]] = {
     "tensor(bool)": ("BOOL", np.dtype(np.bool_)),
@@ -71,6 +73,10 @@ class Signature:
     own_outputs: tuple[str, ...]
     batched: bool
     heads: Heads | None
+
+    def repeated(self, row: Sequence[Array], rows: int) -> list[Array]:
+        """A request of so many rows, all of them this one; the row itself without a batch axis."""
+        return [np.repeat(array, rows, axis=0) if self.batched else array for array in row]
 
     @property
     def classes(self) -> int | None:

@@ -47,8 +47,7 @@ class Sample:
         Raises:
             LoadError: the network failed.
         """
-        repeat = session.signature.batched
-        inputs = [np.repeat(array, self.rows, axis=0) if repeat else array for array in self.row]
+        inputs = session.signature.repeated(self.row, self.rows)
         for _ in range(self.count):
             go_on()
             try:
