@@ -4,6 +4,8 @@ import json
 import queue
 import shutil
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -216,6 +218,18 @@ def test_every_state_is_announced_when_it_is_true(server: Running, tmp_path: Pat
             watcher.close()
 
 
+def readyz(server: Running) -> bool:
+    """What a supervisor's probe is told."""
+    try:
+        with urllib.request.urlopen(f"{server.metrics_url}/readyz", timeout=TIMEOUT_S) as page:
+            status = page.status
+    except urllib.error.HTTPError as refused:
+        with refused:
+            status = refused.code
+    assert status in (200, 503)
+    return bool(status == 200)
+
+
 def surfaces(server: Running, channel: grpc.Channel) -> tuple[bool, bool, bool, bool]:
     """Readiness as ModelReady, ServerReady, /readyz and the health service have it."""
     stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -223,7 +237,7 @@ def surfaces(server: Running, channel: grpc.Channel) -> tuple[bool, bool, bool, 
     return (
         stub.ModelReady(pb.ModelReadyRequest(name="m"), timeout=TIMEOUT_S).ready,
         stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT_S).ready,
-        not server.server.unready(),
+        readyz(server),
         health.status == health_pb2.HealthCheckResponse.SERVING,
     )
 
