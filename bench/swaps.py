@@ -8,19 +8,21 @@ import argparse
 import hashlib
 import itertools
 import json
-import shutil
 import statistics
-import subprocess
 import tempfile
-import urllib.request
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnx
 import onnxruntime as ort
 from rich.console import Console
 from rich.table import Table
 
+from bench import h2load
 from bench.questions import MODEL_INFER, ask, framed
 from bench.rows import MLP
 from frostline import child
@@ -41,41 +43,25 @@ def write_version(folder: Path, model: onnx.ModelProto, *, good: bool) -> None:
     (folder / "card.json").write_text(json.dumps({"sha256": hashlib.sha256(data).hexdigest()}), encoding="utf-8")
 
 
-def percentile_ms(log: Path, share: float) -> float:
-    """A percentile of the request times in h2load's log, in milliseconds."""
-    times = []
-    for line in log.read_text(encoding="utf-8").splitlines():
-        _, status, microseconds = line.split("\t")
-        if status != "200":
-            raise SystemExit(f"a request ended with HTTP status {status}")
-        times.append(int(microseconds))
-    return float(np.percentile(times, share)) / 1000
+@contextmanager
+def publishing(publish: Sequence[tuple[Path, Path]], seconds: float) -> Iterator[None]:
+    """Rename each of `publish` into place while the block runs, evenly over that time."""
+    ended = threading.Event()
 
-
-def window(h2load: str, address: str, body: Path, log: Path, seconds: float, publish: list[tuple[Path, Path]]) -> None:
-    """Load the server for `seconds`, and rename each of `publish` into place, evenly over that time."""
-    command = [h2load, "-c", "4", "-t", "1", "-m", str(IN_FLIGHT // 4), "-D", f"{seconds:g}", "-d", str(body)]
-    headers = ["-H", "content-type: application/grpc", "-H", "te: trailers", f"--log-file={log}"]
-    log.unlink(missing_ok=True)
-    with subprocess.Popen(
-        [*command, *headers, f"http://{address}{MODEL_INFER}"], stdout=subprocess.PIPE, text=True
-    ) as process:
+    def work() -> None:
         step = seconds / max(1, len(publish))
         for number, (staged, place) in enumerate(publish):
-            try:
-                process.wait(step if number else step / 2)
-            except subprocess.TimeoutExpired:
-                staged.rename(place)
-        out, _ = process.communicate()
-    if ", 0 failed, 0 errored, 0 timeout" not in out:
-        raise SystemExit(f"h2load reports failures:\n{out}")
+            if ended.wait(step if number else step / 2):
+                return
+            staged.rename(place)
 
-
-def failed(metrics: str) -> float:
-    """How many requests the server has failed so far, by its own count."""
-    with urllib.request.urlopen(f"{metrics}/metrics", timeout=10) as page:
-        lines = page.read().decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("nv_inference_request_failure"))
+    thread = threading.Thread(target=work, name="publisher")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def main() -> None:
@@ -85,34 +71,35 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     parser.add_argument("--transport", choices=("native", "grpcio"), default="native")
     options = parser.parse_args()
-    h2load = shutil.which("h2load")
-    if h2load is None:
-        raise SystemExit("bench needs h2load: Debian package nghttp2-client")
     console, model = Console(), MLP
     quiet: list[float] = []
     swapped: list[float] = []
     with tempfile.TemporaryDirectory(prefix="frostline-swaps-") as scratch:
         root = Path(scratch)
-        write_version(root / "models" / MODEL / "1", model, good=True)
-        numbers = itertools.count(2)
+        # Numbers of one length: the answers' size, by which failures are found out, must not depend on the version.
+        numbers = itertools.count(100)
+        write_version(root / "models" / MODEL / str(next(numbers)), model, good=True)
         per_window = max(1, round(options.seconds / 0.5))
-        (root / "body").write_bytes(framed(ask(MODEL, model, [784]).messages[0]))
+        message = ask(MODEL, model, [784]).messages[0]
         flags = ["--models", str(root / "models"), "--transport", options.transport, "--log-level", "info"]
         events: list[child.Event] = []
         with child.serve(flags, events.append) as served:
-            log = root / "log"
-            window(h2load, served.address, root / "body", log, 1, [])
+            with grpc.insecure_channel(served.address) as channel:
+                answer: bytes = channel.unary_unary(MODEL_INFER, bytes, bytes)(message, timeout=30)
+
+            def p99_ms(publish: Sequence[tuple[Path, Path]] = ()) -> float:
+                with publishing(publish, options.seconds):
+                    load = (served.address, MODEL_INFER, framed(message), IN_FLIGHT, options.seconds)
+                    return h2load.run(*load, answer_bytes=len(framed(answer)), connections=4).p99_ms
+
+            p99_ms()
             for _ in range(options.rounds):
-                window(h2load, served.address, root / "body", log, options.seconds, [])
-                quiet.append(percentile_ms(log, 99))
+                quiet.append(p99_ms())
                 staged = []
                 for number in itertools.islice(numbers, per_window):
                     write_version(root / "staging" / str(number), model, good=number % 4 != 0)
                     staged.append((root / "staging" / str(number), root / "models" / MODEL / str(number)))
-                window(h2load, served.address, root / "body", log, options.seconds, staged)
-                swapped.append(percentile_ms(log, 99))
-            if failures := failed(served.metrics):
-                raise SystemExit(f"{failures:.0f} requests failed")
+                swapped.append(p99_ms(staged))
         loaded = sum(event.get("event") == "model" and event.get("state") == "READY" for event in events)
     table = Table(
         "p99, ms", "without", "with swaps", "ratio", title=f"{MODEL}: {IN_FLIGHT} in flight, {options.transport}"
