@@ -110,6 +110,91 @@ def resnet50(*, half: bool = False, size: int = 224, width: int = 64, classes: i
     return _model(nodes, [3, size, size], classes, weights, dtype=dtype)
 
 
+def bert(
+    *, half: bool = False, layers: int = 12, width: int = 768, heads: int = 12, vocabulary: int = 30522
+) -> onnx.ModelProto:
+    """A transformer encoder of BERT-base's shape with random weights, over texts of any length up to 512 tokens.
+
+    Inputs `input_ids` and `attention_mask`, INT64 [N, T]; logits [N, 2] of the first token, in single precision.
+
+    Args:
+        half: whether it computes in half precision.
+        layers: of the encoder.
+        width: of a token.
+        heads: of attention; `width` is a multiple of them.
+        vocabulary: how many tokens there are.
+    """
+    rng = np.random.default_rng(0)
+    dtype = np.float16 if half else np.float32
+    constants: dict[str, Array] = {
+        "tokens": rng.normal(0, 1, (vocabulary, width)).astype(dtype),
+        "positions": rng.normal(0, 0.2, (512, width)).astype(dtype),
+        "one": np.array(1, dtype),
+        "hidden": np.array(-1e4, dtype),
+        "scale": np.array((width // heads) ** -0.5, dtype),
+        "zero": np.array([0]),
+        "first": np.array(0),
+        "axes": np.array([1, 2]),
+        "split": np.array([0, 0, heads, width // heads]),
+        "joined": np.array([0, 0, width]),
+    }
+    nodes = [
+        helper.make_node("Shape", ["input_ids"], ["length"], start=1, end=2),
+        helper.make_node("Slice", ["positions", "zero", "length", "zero"], ["places"]),
+        helper.make_node("Gather", ["tokens", "input_ids"], ["words"]),
+        helper.make_node("Add", ["words", "places"], ["embedded"]),
+        helper.make_node("Cast", ["attention_mask"], ["seen"], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))),
+        helper.make_node("Sub", ["one", "seen"], ["unseen"]),
+        helper.make_node("Mul", ["unseen", "hidden"], ["masked"]),
+        helper.make_node("Unsqueeze", ["masked", "axes"], ["mask"]),
+    ]
+
+    def node(kind: str, name: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def dense(value: str, name: str, fan_in: int, fan_out: int) -> str:
+        constants[f"{name}.w"] = rng.normal(0, fan_in**-0.5, (fan_in, fan_out)).astype(dtype)
+        constants[f"{name}.b"] = rng.normal(0, 0.02, fan_out).astype(dtype)
+        return node("Add", name, node("MatMul", f"{name}.product", value, f"{name}.w"), f"{name}.b")
+
+    def normed(value: str, name: str) -> str:
+        constants[f"{name}.g"], constants[f"{name}.b"] = np.ones(width, dtype), np.zeros(width, dtype)
+        return node("LayerNormalization", name, value, f"{name}.g", f"{name}.b", axis=-1, epsilon=1e-5)
+
+    value = normed("embedded", "norm")
+    for layer in range(layers):
+        at = f"l{layer}"
+        parts = {}
+        for part, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+            apart = node("Reshape", f"{at}.{part}.heads", dense(value, f"{at}.{part}", width, width), "split")
+            parts[part] = node("Transpose", f"{at}.{part}.t", apart, perm=order)
+        scores = node("Mul", f"{at}.scaled", node("MatMul", f"{at}.scores", parts["q"], parts["k"]), "scale")
+        weights = node("Softmax", f"{at}.weights", node("Add", f"{at}.visible", scores, "mask"), axis=-1)
+        mixed = node(
+            "Transpose", f"{at}.mixed.t", node("MatMul", f"{at}.mixed", weights, parts["v"]), perm=[0, 2, 1, 3]
+        )
+        answer = dense(node("Reshape", f"{at}.joined", mixed, "joined"), f"{at}.out", width, width)
+        value = normed(node("Add", f"{at}.sum", value, answer), f"{at}.norm")
+        inner = dense(value, f"{at}.inner", width, 4 * width)
+        answer = dense(node("Gelu", f"{at}.gelu", inner), f"{at}.outer", 4 * width, width)
+        value = normed(node("Add", f"{at}.sum2", value, answer), f"{at}.norm2")
+    scored = dense(node("Gather", "summary", value, "first", axis=1), "classifier", width, 2)
+    node("Cast", "logits", scored, to=TensorProto.FLOAT)
+    graph = helper.make_graph(
+        nodes,
+        "measured",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    # Gelu is an operator from 20 on.
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
 def first(count: int = 16) -> onnx.ModelProto:
     """A network that reads the first `count` of as many features as a client likes to send, [N, any] to logits [N, 10].
 

@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="windows of each kind")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     parser.add_argument("--transport", choices=("native", "grpcio"), default="native")
+    parser.add_argument("--device", default="cpu", help="of the server (default cpu)")
     options = parser.parse_args()
     console, model = Console(), MLP
     quiet: list[float] = []
@@ -82,6 +83,7 @@ def main() -> None:
         per_window = max(1, round(options.seconds / 0.5))
         message = ask(MODEL, model, [784]).messages[0]
         flags = ["--models", str(root / "models"), "--transport", options.transport, "--log-level", "info"]
+        flags += ["--device", options.device]
         events: list[child.Event] = []
         with child.serve(flags, events.append) as served:
             with grpc.insecure_channel(served.address) as channel:
@@ -102,7 +104,11 @@ def main() -> None:
                 swapped.append(p99_ms(staged))
         loaded = sum(event.get("event") == "model" and event.get("state") == "READY" for event in events)
     table = Table(
-        "p99, ms", "without", "with swaps", "ratio", title=f"{MODEL}: {IN_FLIGHT} in flight, {options.transport}"
+        "p99, ms",
+        "without",
+        "with swaps",
+        "ratio",
+        title=f"{MODEL}: {IN_FLIGHT} in flight, {options.transport}, {options.device}",
     )
     for before, after in zip(quiet, swapped, strict=True):
         table.add_row("", f"{before:.2f}", f"{after:.2f}", f"{after / before:.2f}")

@@ -17,7 +17,7 @@ from server import logs
 from server.batcher import Batching, QueuePolicy
 from server.canary import Canary
 from server.config import ServerConfig
-from server.devices import CPU, choose_providers, cuda_devices
+from server.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
 from server.errors import PredictionError, StartError
 from server.exposition import ModelView, ServerView, ShadowView, register
 from server.health import Health
@@ -71,8 +71,13 @@ class Server:
         self._loop = asyncio.get_running_loop()
         if not config.models.is_dir():
             raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
+        # Its own log is not JSON, and what it calls an error there it raises too, or tries something else: on a GPU an "error" for
+        # every convolution that cuDNN has no fastest plan for. Only what is fatal it cannot raise.
+        onnxruntime.set_default_logger_severity(4)
         available, devices = onnxruntime.get_available_providers(), cuda_devices()
         self._providers = choose_providers(config.device, available, devices)
+        if self._providers[0][0] != CPU and (missing := load_cuda_libraries()):
+            _log.warning("CUDA libraries", warning=missing)
         release = installed_version("frostline")
         batching = Batching(
             config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s

@@ -16,7 +16,7 @@ from server.answering import answering
 from server.batcher import Batcher, Batching, Observer
 from server.codec import Codec
 from server.declared import agreed
-from server.devices import CPU, Provider
+from server.devices import CPU, Provider, why_unbound
 from server.errors import GraphsFailed, LoadError
 from server.folder import read_card, read_labels, sha256
 from server.golden import Golden, read_golden
@@ -310,8 +310,8 @@ def open_session(
     )
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]
-    if unbound:
-        warn(f"ONNX Runtime could not load {', '.join(unbound)}, which config.pbtxt asks for; its own log says why")
+    for name in unbound:
+        warn(f"ONNX Runtime could not load {name}, which config.pbtxt asks for: {why_unbound(name)}")
     session.signature = agreed(session.signature, config)
     return session
 

@@ -8,8 +8,8 @@ import onnx
 import onnxruntime as ort
 
 from server.binding import DeviceRunner
-from server.buckets import cast_network, graphs_wanted, with_graphs
-from server.devices import CPU, CUDA, Provider
+from server.buckets import cast_network, graphs_wanted, with_graphs, with_precision
+from server.devices import CPU, CUDA, Provider, cuda_error, why_unbound
 from server.errors import LoadError
 from server.heads import add_heads
 from server.lane import Captures, Lane
@@ -63,13 +63,16 @@ def load_session(
     heads, addition = add_heads(model)
     options = tuning.options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    graphs = graphs and graphs_wanted(providers, model.graph, tuning.run)
-    providers = with_graphs(providers, enabled=graphs)
+    index = next((options["device_id"] for name, options in providers if name == CUDA), None)
+    if index is not None and (lost := cuda_error(int(index))):
+        # ONNX Runtime ends the process when it is told to open a session there.
+        raise LoadError(f"the device cuda:{index} has failed, and only a new process can use it again: {lost}")
+    graphs = graphs and graphs_wanted(providers, model, tuning.run)
+    providers = with_graphs(with_precision(providers, model.graph), enabled=graphs)
     session, problem = _open(path.name, content + addition, options, providers, strict=strict)
     bound = session.get_providers()
-    index = next((options["device_id"] for name, options in providers if name == CUDA), None)
     if strict and index is not None and CUDA not in bound:
-        raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}; its own log says why")
+        raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
     signature = signature_of(session, own_outputs, heads, unranked)
     if index is None or CUDA not in bound:
         return Session(session, signature, external, "cpu", tuning.run_options())
@@ -117,7 +120,7 @@ def _open(
 def _caster(cuda: Mapping[str, dict[str, str]]) -> ort.InferenceSession:
     """The network that casts bytes, on the device of these options."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     providers = [*with_graphs(list(cuda.items()), enabled=False), (CPU, {})]
     return ort.InferenceSession(cast_network().SerializeToString(), options, providers=providers, enable_fallback=0)
 

@@ -290,13 +290,18 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
         )
     if datatype == "BYTES":
         return strings_array([_text(model, spec.name, value) for value in values])
-    try:
-        return np.array(values, DTYPES[datatype]).tobytes()
-    except OverflowError as error:
+    dtype, wire = DTYPES[datatype], np.array(values, _WIDE.get(field, DTYPES[datatype]))
+    # Not left to the conversion: whether it refuses or wraps round depends on the releases of protobuf and NumPy.
+    outside = (wire < np.iinfo(dtype).min) | (wire > np.iinfo(dtype).max) if field in _WIDE else np.False_
+    if outside.any():
         raise InvalidInput(
-            f"input '{spec.name}' for model '{model}' holds a value that is no {datatype}: {error}"
-        ) from error
+            f"input '{spec.name}' for model '{model}' holds a value that is no {datatype}: {wire[outside][0]}"
+        )
+    return wire.astype(dtype, copy=False).tobytes()
 
+
+_WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}
+"""The fields that hold narrower types too, with what their numbers are on the wire."""
 
 _TYPED_FIELDS = {
     "BOOL": "bool_contents",

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from training.device import device_of
+
 # How far the temperature may be from 1 on the word of a single row (a prior's deviation, of its logarithm).
 # Without it a validation split with every row right would ask for certainty: a temperature of 0.
 _DOUBT = 0.5
@@ -20,7 +22,8 @@ class Tempered(nn.Module):
     def __init__(self, network: nn.Module, temperature: float) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
+        divisor = torch.tensor(temperature, dtype=torch.float32, device=device_of(network))
+        self.register_buffer("temperature", divisor)
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
         """Return the network's logits [N, C], divided."""

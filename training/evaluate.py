@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.data import Inputs, Rows, named
+from training.device import device_of
 from training.sources import Task
 
 Logits = NDArray[np.float32]
@@ -109,7 +110,7 @@ def evaluate(network: nn.Module, rows: Rows, task: Task) -> Evaluation:
 
 def answers(network: nn.Module, inputs: Inputs) -> Logits:
     """Return `network`'s answers [N, C] to `inputs`, in evaluation mode on the device it is on."""
-    device = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+    device = device_of(network)
     columns = [torch.from_numpy(column) for column in named(inputs).values()]
     training = network.training
     network.eval()

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -155,7 +156,8 @@ def publish(
             "export": _export_card(held_out, targets, proof, tolerance),
             "frameworks": {
                 "python": platform.python_version(),
-                **{package: installed(package) for package in ("torch", "onnx", "onnxscript", "numpy")},
+                **{package: installed(package) for package in ("onnx", "onnxscript", "numpy")},
+                "torch": torch.__version__,  # with the build's name, which its package may leave out
                 "onnxruntime": onnxruntime.__version__,  # its package has more than one name
             },
         }

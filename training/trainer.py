@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from training import checkpoint, data
 from training.config import Recipe
 from training.data import Rows, Split
-from training.device import choose_device, cpu_threads, repeatable
+from training.device import choose_device, cpu_threads, device_of, repeatable
 from training.distributed import ALONE, Group
 from training.errors import DivergedError
 from training.losses import Objective
@@ -33,6 +33,7 @@ __all__ = [
     "train",
 ]
 
+_CHECKPOINT_SHARE = 0.02  # of a training's time, at most, goes into checkpoints after the first
 _EVALUATION_ROWS = 1024  # bounds memory; the result does not depend on it
 _HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -116,6 +117,7 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
         clock -= progress.seconds
         if run:
             run.rewrite(progress.history)
+        next_checkpoint_s = -math.inf
         steps = steps_per_epoch(recipe, split)
         parallel = group.parallel(network, min(hyper.batch_size, len(targets)))
 
@@ -157,7 +159,13 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
             progress = progress.then(epoch, network.state_dict(), time.perf_counter() - clock)
             if run:
                 run.log(epoch)
-                checkpoint.save(run.checkpoint, origin, moving, progress)
+                # Where an epoch is short beside writing all weights, not every one is worth it: a resumed run computes the
+                # epochs since the last checkpoint again, to the same numbers.
+                began = time.perf_counter()
+                if began >= next_checkpoint_s or progress.over(hyper):
+                    checkpoint.save(run.checkpoint, origin, moving, progress)
+                    ended = time.perf_counter()
+                    next_checkpoint_s = ended + (ended - began) / _CHECKPOINT_SHARE
             watcher.epoch(epoch)
 
     assert progress.best is not None  # noqa: S101 for the type checker: there is at least one epoch
@@ -168,7 +176,7 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
 
 def scores_on(network: nn.Module, rows: Rows, objective: Objective) -> Scores:
     """Return `network`'s scores on `rows`, in evaluation mode, on the device it is on."""
-    device = next(network.parameters()).device
+    device = device_of(network)
     network.eval()
     inputs, targets = data.tensors(rows, device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)

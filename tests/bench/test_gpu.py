@@ -1,6 +1,8 @@
 """The GPU benchmark where there is no GPU: its network, its questions, its tables, and that it says so."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 from google.protobuf import text_format
+from rich.console import Console
 
 from bench import gpu, networks
-from bench.gpu import Case, Classes, Memory
+from bench.gpu import LENGTHS, Classes, Floors, Images, Memory, Study
 from bench.questions import WrongAnswer
 from frostline.pb import inference_pb2 as pb
 from frostline.pb.model_config_pb2 import ModelConfig
@@ -59,11 +62,50 @@ def answered(classes: Any, name: str = "argmax") -> bytes:
 
 def test_the_networks_own_classes_are_right_answers() -> None:
     model = small()
-    asked = gpu.classes_of("fp32", model, 2, count=3)
+    images = Images(model)
+    asked = images.classes("fp32", 2, count=3)
     request = pb.ModelInferRequest.FromString(asked.messages[1])
     assert (request.inputs[0].datatype, list(request.inputs[0].shape)) == ("UINT8", [2, 3, 64, 64])
     sent = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(2, 3, 64, 64).astype(np.float32)
     asked.check(1, answered(logits(model, sent).argmax(axis=1)))
+
+
+def test_a_network_given_bytes_answers_as_it_does_given_numbers() -> None:
+    x = images(2)
+    bytes_in = ort.InferenceSession(gpu.of_bytes(small()).SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(bytes_in.run(["logits"], {"input": x})[0], logits(small(), x.astype(np.float32)))
+
+
+def test_texts_of_every_length_are_compared_with_what_single_precision_answers() -> None:
+    session = ort.InferenceSession(
+        networks.bert(layers=1, width=16, heads=2, vocabulary=50).SerializeToString(),
+        providers=["CPUExecutionProvider"],
+    )
+    asked = gpu.texts("bert", session, 7, 50, count=2)
+    request = pb.ModelInferRequest.FromString(asked.messages[1])
+    assert [(tensor.name, list(tensor.shape)) for tensor in request.inputs] == [
+        ("input_ids", [1, 7]),
+        ("attention_mask", [1, 7]),
+    ]
+
+    def answer(numbers: Any, name: str = "logits") -> bytes:
+        raw = np.asarray(numbers, "<f4").tobytes()
+        return pb.ModelInferResponse(outputs=[{"name": name}], raw_output_contents=[raw]).SerializeToString()
+
+    asked.check(1, answer(asked.logits[1] + 0.01))
+    with pytest.raises(WrongAnswer, match=r"logits differ by 0\.2"):
+        asked.check(1, answer(asked.logits[1] + 0.2))
+    with pytest.raises(WrongAnswer, match="expected logits"):
+        asked.check(1, answer(asked.logits[1], "softmax"))
+
+
+def test_padding_that_is_masked_does_not_change_a_texts_answer() -> None:
+    model = networks.bert(layers=2, width=16, heads=2, vocabulary=50)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    tokens, mask = np.random.default_rng(0).integers(0, 50, (3, 5)), np.ones((3, 5), np.int64)
+    alone = session.run(["logits"], {"input_ids": tokens, "attention_mask": mask})[0]
+    padded = {"input_ids": np.pad(tokens, ((0, 0), (0, 4))), "attention_mask": np.pad(mask, ((0, 0), (0, 4)))}
+    np.testing.assert_allclose(session.run(["logits"], padded)[0], alone, atol=1e-6)
 
 
 def test_a_class_as_good_within_the_precision_is_a_right_answer() -> None:
@@ -86,21 +128,6 @@ def test_other_answers_are_wrong(message: bytes, why: str) -> None:
 
 
 # What is measured
-
-
-def test_every_precision_is_measured_with_and_without_graphs_at_every_size() -> None:
-    made = gpu.cases(["fp32", "fp16"], [1, 64])
-    assert len({case.name for case in made}) == len(made) == 8
-    assert made[0].name == "fp32, graphs, batch 1"
-
-
-@pytest.mark.parametrize(
-    ("batch", "request_rows", "shape"), [(64, 0, (64, 8)), (64, 1, (1, 512)), (8, 16, (8, 8)), (1, 0, (1, 8))]
-)
-def test_as_many_rows_are_in_flight_however_they_are_sent(
-    batch: int, request_rows: int, shape: tuple[int, int]
-) -> None:
-    assert gpu.shaped(batch, request_rows, 8) == shape
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -154,21 +181,77 @@ def test_used_memory_is_read_while_something_is_done() -> None:
     assert set(memory.mib) == {2048.0}
 
 
-def test_the_table_has_the_ratios_of_each_round_and_says_what_falls_short() -> None:
-    case = Case("fp16", graphs=True, batch=8)
-    served = {"rate": [90.0, 100.0, 80.0], "p99_ms": [2.0, 3.0, 4.0]}
-    served |= {f"gpu_{when}_mib": [float(number)] * 3 for number, when in enumerate(("first", "most", "last"))}
-    results = {
-        case.name: served,
-        f"{case.name} copying": {"rate": [100.0, 100.0, 100.0]},
-        f"{case.name} resident": {"rate": [180.0, 200.0, 200.0]},
-    }
-    assert gpu.ratios(results, case) == (0.9, 0.5)
-    (row,) = gpu.table(results, [case], "GPU").rows
-    assert row == ("fp16, graphs, batch 8", "90", "3.00", "100", "200", "0.90", "0.50", "0 -> 1 -> 2")
-    results[f"{case.name} copying"] = {"rate": [200.0] * 3}
-    (row,) = gpu.table(results, [case], "GPU").rows
-    assert row[5] == "0.45 (short)"
+class Loaded(Study):
+    """Loads that are made up, so that the tables are known."""
+
+    def load(self, lab: Any, target: Any, asked: Any, in_flight: int, rows: int) -> Any:
+        self.asked = asked
+        memory = Memory([1.0, 3.0, 2.0]).sample()
+        return {"rate": 90.0, "p50_ms": 2.0, "p99_ms": 4.0, "cpu_ms": 0.5, "memory_mib": 9.0} | memory
+
+    def serve(self, *arguments: Any, **options: Any) -> Any:
+        return None
+
+
+class KnownFloors(Floors):
+    def timed(self, once: Any, rows: int) -> Any:
+        once()
+        return {"rate": 100.0, "p50_ms": 1.6, "p99_ms": 1.7}
+
+
+@pytest.fixture
+def study() -> Study:
+    return Loaded(KnownFloors("cpu", 0.0), 0.0, None, side=32, width=8, layers=1)
+
+
+def test_batches_are_told_with_their_floors_and_what_falls_short(study: Study) -> None:
+    (row,) = gpu.batches(study, (2,)).rows
+    assert row == ("2", "90", "2.00 / 4.00", "100", "100", "0.90 (short of 0.95)", "0.90", "1 -> 3 -> 2")
+
+
+def test_callers_of_one_row_are_compared_with_full_batches(study: Study) -> None:
+    first, second = gpu.callers(study, 4, 16).rows
+    assert first == ("1", "90", "2.00 / 4.00", "100", "1.60", "0.90", "2.50", "500")
+    assert second[0] == "2"
+
+
+def test_graphs_are_told_by_how_much_faster_they_are(study: Study) -> None:
+    (row,) = gpu.graphs(study, (1,)).rows
+    assert row == ("1", "2.00", "2.00", "1.00 (short of 1.3)", "1.60", "1.60", "1.00")
+
+
+def test_texts_of_several_lengths_are_told_by_the_time_that_onnx_runtime_would_take_for_them(study: Study) -> None:
+    rows = gpu.lengths(study, 2).rows
+    assert len(rows) == 2 * (len(LENGTHS) + 1)
+    assert rows[0] == ("1, 16 tokens", "90", "2.00 / 4.00", "100", "")
+    assert rows[4] == ("1, together", "360", "", "", "3.60")
+
+
+def test_two_models_are_told_by_their_sum(study: Study) -> None:
+    first, _ = gpu.together(study, 2).rows
+    assert first == ("1", "90", "90 + 90", "2.00", "1 -> 3 -> 2")
+
+
+def test_a_section_that_fails_leaves_the_others_alone(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(study: Study) -> Any:
+        raise WrongAnswer("none at all")
+
+    monkeypatch.setattr(gpu, "SECTIONS", {"first": fails, "second": lambda study: gpu.batches(study, (1,))})
+    console, record = Console(width=160), tmp_path / "record.jsonl"
+    assert [gpu.shown(name, study, console, record) for name in gpu.SECTIONS] == [False, True]
+    said = capsys.readouterr().out
+    assert "first failed" in said
+    assert "WrongAnswer: none at all" in said
+    assert [json.loads(line)["section"] for line in record.read_text().splitlines()] == ["second"]
+
+
+def test_a_section_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["batchs"])
+    assert ended.value.code == 2
+    assert "there is no section batchs; there are batches, callers" in capsys.readouterr().err
 
 
 # Where there is none

@@ -93,6 +93,17 @@ def test_the_device_memory_of_the_buffers_is_that_of_the_plan(tmp_path: Path, cu
     assert cuda.allocated == session.bound.bytes
 
 
+def test_nothing_is_opened_on_a_device_that_was_lost(tmp_path: Path, cuda: Cuda) -> None:
+    load(tmp_path)
+    cuda.lost = "CUDA error 700: an illegal memory access was encountered"
+    with pytest.raises(LoadError) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        "the device cuda:0 has failed, and only a new process can use it again: CUDA error 700: an illegal memory access was encountered"
+    )
+    assert len(cuda.sessions) == 1
+
+
 # Running
 
 

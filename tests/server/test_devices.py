@@ -1,11 +1,21 @@
 """Which devices there are, and which execution providers are asked for on them."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from server.devices import CPU, CUDA, Provider, choose_providers, cuda_devices
+from server.devices import (
+    CPU,
+    CUDA,
+    Provider,
+    choose_providers,
+    cuda_devices,
+    cuda_error,
+    load_cuda_libraries,
+    why_unbound,
+)
 from server.errors import StartError
 from server.opening import attempts
 
@@ -104,7 +114,6 @@ def test_a_gpu_is_asked_for_with_options_that_are_safe_for_every_model() -> None
         "device_id": "2",
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "0",
     }
 
 
@@ -132,3 +141,86 @@ def test_what_cannot_be_had_is_given_up_one_thing_after_the_other(
     providers: list[Provider], strict: bool, tried: list[tuple[list[Provider], str]]
 ) -> None:
     assert attempts(providers, strict=strict) == tried
+
+
+def test_what_nvidias_libraries_lack_is_told_and_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "onnxruntime.preload_dlls", lambda: sys.stdout.write("Failed to load libcublas.so.13:\n no such file")
+    )
+    assert load_cuda_libraries() == "Failed to load libcublas.so.13: no such file"
+    assert capsys.readouterr().out == ""
+
+
+def test_a_provider_that_cannot_be_loaded_is_told_by_what_it_lacks() -> None:
+    assert "libonnxruntime_providers_nosuch.so: cannot open shared object file" in why_unbound(
+        "NoSuchExecutionProvider"
+    )
+
+
+class Driver:
+    """NVIDIA's driver with one device.
+
+    Attributes:
+        active: whether the process has a context there.
+        code: what waiting for the work there ends with.
+        held: how often the context is held.
+    """
+
+    def __init__(self, *, active: bool, code: int) -> None:
+        self.active = active
+        self.code = code
+        self.held = 0
+        self.current = 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:
+        return 0 if index == 0 else 101
+
+    def cuDevicePrimaryCtxGetState(self, device: Any, flags: Any, active: Any) -> int:
+        active._obj.value = int(self.active)
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:
+        assert self.active, "asking must not make a context where there is none"
+        self.held += 1
+        return 0
+
+    def cuCtxPushCurrent_v2(self, context: Any) -> int:
+        self.current += 1
+        return 0
+
+    def cuCtxSynchronize(self) -> int:
+        assert self.current == 1
+        return self.code
+
+    def cuCtxPopCurrent_v2(self, context: Any) -> int:
+        self.current -= 1
+        return 0
+
+    def cuDevicePrimaryCtxRelease_v2(self, device: Any) -> int:
+        self.held -= 1
+        return 0
+
+    def cuGetErrorString(self, code: int, text: Any) -> int:
+        text._obj.value = b"an illegal memory access was encountered"
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("driver", "index", "said"),
+    [
+        (Driver(active=True, code=0), 0, ""),
+        (Driver(active=False, code=700), 0, ""),
+        (Driver(active=True, code=700), 1, ""),
+        (Driver(active=True, code=700), 0, "CUDA error 700: an illegal memory access was encountered"),
+        (None, 0, ""),
+    ],
+    ids=["well", "never used", "another device", "lost", "no driver"],
+)
+def test_a_lost_device_is_told_by_the_driver(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver | None, index: int, said: str
+) -> None:
+    monkeypatch.setattr("server.devices._driver", lambda: driver)
+    assert cuda_error(index) == said
+    assert driver is None or (driver.held, driver.current) == (0, 0)

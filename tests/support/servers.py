@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +17,15 @@ from server.config import ServerConfig
 TIMEOUT_S = 30.0
 """Longer than anything here takes; a test that waits this long has failed."""
 
+DEFAULTS: Mapping[str, Any] = {"port": 0, "metrics_port": 0, "device": "cpu"}
+"""The CPU, also where there is a GPU: ONNX Runtime answers there where the CPU refuses, such as zeros for a row a table does not have."""
+
 
 class Running:
     """A started server and the thread its event loop runs in."""
 
     def __init__(self, models: Path, **settings: Any) -> None:
-        self.config = ServerConfig.load(environ={}, models=models, **{"port": 0, "metrics_port": 0, **settings})
+        self.config = ServerConfig.load(environ={}, models=models, **{**DEFAULTS, **settings})
         self.server = Server(self.config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server-loop", daemon=True)

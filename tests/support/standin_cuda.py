@@ -40,6 +40,7 @@ class Cuda:
         refuse_graphs: why ONNX Runtime will not open a session that captures; "" where it will.
         refuse_capture: why a capture fails; "" where it does not.
         memory: bytes there are.
+        lost: what every operation fails with since a kernel read memory that is nobody's; "" while all is well.
         in_run: called in every run, while it is under way.
     """
 
@@ -48,6 +49,7 @@ class Cuda:
         self.sessions: list[CudaSession] = []
         self.refuse_graphs = self.refuse_capture = ""
         self.memory = 1 << 40
+        self.lost = ""
         self.in_run: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._capturing: int | None = None
@@ -58,6 +60,8 @@ class Cuda:
         """Around whatever a thread does on the device."""
         me = threading.get_ident()
         with self._lock:
+            if self.lost:
+                raise CudaError(self.lost)
             if self._capturing not in (None, me):
                 raise CudaError("CUDA error 906: operation would make the legacy stream depend on a capturing stream")
             self._busy.append(me)
@@ -99,6 +103,7 @@ class Cuda:
         if CUDA not in [name for name, *_ in providers]:
             return real
         assert enable_fallback == 0
+        assert not self.lost, "ONNX Runtime ends the process when a session is opened on a device that failed"
         _, given = providers[0]
         graphs = given.get("enable_cuda_graph") == "1"
         if graphs and self.refuse_graphs:
@@ -111,6 +116,7 @@ class Cuda:
         """Put it in ONNX Runtime's place."""
         monkeypatch.setattr("onnxruntime.InferenceSession", self.session)
         monkeypatch.setattr("onnxruntime.OrtValue.ortvalue_from_shape_and_type", self.value)
+        monkeypatch.setattr("server.opening.cuda_error", lambda index: self.lost)
 
 
 class Value:

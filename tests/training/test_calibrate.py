@@ -73,3 +73,8 @@ def test_the_temperature_is_folded_into_the_exported_graph(tmp_path: Path) -> No
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: rows[:3].numpy()})
     np.testing.assert_allclose(logits, network(rows[:3]).detach().numpy() / 2.5, rtol=1e-5, atol=1e-6)
+
+
+def test_the_temperature_is_on_the_networks_device() -> None:
+    tempered = Tempered(nn.Linear(2, 3, device="meta"), 1.5)
+    assert {tensor.device.type for tensor in tempered.state_dict().values()} == {"meta"}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from training.config import Hyperparameters, Mlp, Recipe
 from training.data import Rows, Split, take
 from training.errors import DivergedError
 from training.losses import Objective
-from training.progress import Epoch, Scores
+from training.progress import Epoch, Progress, Scores
 from training.runs import start
 from training.sources import Task
 from training.trainer import Trained, learning_rate_factor, scores_on, steps_per_epoch, train
@@ -190,6 +191,28 @@ def test_a_finished_training_is_resumed_without_another_step(small: Recipe, blob
 def test_a_run_folder_changes_nothing_in_the_weights(small: Recipe, blobs_split: Split, tmp_path: Path) -> None:
     with_folder = train(small, blobs_split, device=CPU, watcher=Recorder(), run=start(tmp_path, "small"))
     assert _same_weights(with_folder, _train(small, blobs_split))
+
+
+@pytest.mark.parametrize(("save_s", "saved"), [(0.0, [1, 2, 3, 4, 5]), (0.02, [1, 3, 5]), (10.0, [1, 5])])
+def test_checkpoints_take_a_small_share_of_the_time_and_the_last_epoch_has_one(
+    small: Recipe, blobs_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_s: float, saved: list[int]
+) -> None:
+    now_s, numbers = 0.0, []
+
+    def save(path: Path, origin: object, moving: object, progress: Progress) -> None:
+        nonlocal now_s
+        numbers.append(len(progress.history))
+        now_s += save_s
+
+    class Slow(Recorder):
+        def epoch(self, epoch: Epoch) -> None:
+            nonlocal now_s
+            now_s += 0.75
+
+    monkeypatch.setattr("training.checkpoint.save", save)
+    monkeypatch.setattr("training.trainer.time", SimpleNamespace(perf_counter=lambda: now_s))
+    train(_with(small, epochs=5), blobs_split, device=CPU, watcher=Slow(), run=start(tmp_path, "small"))
+    assert numbers == saved
 
 
 def test_a_loss_that_is_no_longer_a_number_ends_the_training(small: Recipe, blobs_split: Split) -> None:

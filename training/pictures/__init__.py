@@ -6,9 +6,9 @@ matplotlib is imported when something is drawn, and not before.
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from training.data import Split, take, tensors
+from training.device import device_of
 from training.evaluate import Evaluation
 from training.trainer import Trained
 
@@ -38,8 +38,8 @@ def draw_all(
     from training.pictures import diagram, mistakes, scores  # noqa: PLC0415
 
     network, labels, task = trained.network, split.dataset.labels, split.dataset.task
-    device = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
-    sample, _ = tensors(take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets)))), device)
+    rows = take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets))))
+    sample, _ = tensors(rows, device_of(network))
     drawn = [folder / "network.svg", folder / "network.png"]
     diagram.draw(network, sample, drawn, title=title, labels=labels)
     drawn.append(scores.learning_curves(folder / "learning-curves.png", trained.history, trained.best, task, title))
