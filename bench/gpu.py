@@ -22,14 +22,15 @@ import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
 
-from bench import machine, networks
-from bench.lab import Lab, Sample, Samples
-from bench.questions import WrongAnswer, one_thread
-from bench.rounds import measure
-from bench.sheets import Sheet, console_of_width
+from bench.load import networks
+from bench.load.workload import WrongAnswer, one_thread
+from bench.measure import machine
+from bench.measure.harness import Lab, Sample, Samples
+from bench.measure.report import Sheet, console_of_width
+from bench.measure.rounds import measure
 from frostline.pb import inference_pb2 as pb
-from server.devices import CPU, CUDA, CUDA_DEFAULTS, cuda_devices
-from server.heads import add_heads
+from frostline_server.runtime.devices import CPU, CUDA, CUDA_DEFAULTS, cuda_devices
+from frostline_server.runtime.heads import add_heads
 
 Array = np.ndarray[Any, Any]
 

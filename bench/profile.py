@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from bench import document, machine, process, samplers
-from bench.lab import Lab, Sample
-from bench.process import ThreadTime
-from bench.questions import ask
-from bench.rows import MLP
-from bench.sheets import Sheet, console_of_width
+from bench.load.workload import ask
+from bench.measure import document, machine, process, samplers
+from bench.measure.harness import Lab, Sample
+from bench.measure.process import ThreadTime
+from bench.measure.report import Sheet, console_of_width
+from bench.measure.scenarios import MLP
 
 OUTPUT = Path(__file__).parent / "results"
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from training import data, runs
-from training.config import Hyperparameters, Recipe, find_recipe
-from training.data import Split
-from training.device import cpu_threads
-from training.networks import build
-from training.progress import Epoch
-from training.trainer import train
+from frostline_training import data
+from frostline_training.config import Hyperparameters, Recipe, find_recipe
+from frostline_training.data import Split
+from frostline_training.loop import runs
+from frostline_training.loop.device import cpu_threads
+from frostline_training.loop.progress import Epoch
+from frostline_training.loop.trainer import train
+from frostline_training.networks.families import build
 
 
 class Stopwatch:
@@ -40,7 +41,7 @@ class Stopwatch:
 
 
 def ours(recipe: Recipe, split: Split, folder: Path) -> list[float]:
-    """Train with `training.trainer`, and return each epoch's seconds but the first's."""
+    """Train with `frostline_training.loop.trainer`, and return each epoch's seconds but the first's."""
     watch = Stopwatch()
     train(recipe, split, device=torch.device("cpu"), watcher=watch, run=runs.start(folder, recipe.name))
     return seconds(watch.ends)

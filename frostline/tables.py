@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from frostline.catalog import Model
+from frostline.client.catalog import Model
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx_models
 import pytest
-from servers import TIMEOUT_S, running
 
 import frostline
+from tests.support import onnx_models
+from tests.support.servers import TIMEOUT_S, running
 
 
 @pytest.mark.parametrize("door", ["native", "grpcio"])

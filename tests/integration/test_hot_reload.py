@@ -14,15 +14,15 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnx_models
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from servers import TIMEOUT_S, Running, running
 
-from frostline import child
+from frostline import server_process
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
-from server.errors import RunFailed
+from frostline_server.errors import RunFailed
+from tests.support import onnx_models
+from tests.support.servers import TIMEOUT_S, Running, running
 
 CALLERS = 32
 REQUESTS = 10_000
@@ -144,7 +144,7 @@ def test_twenty_versions_under_load_and_five_of_them_wrong(door: str, tmp_path: 
         published.set()
 
     flags = ["--models", str(models), "--transport", door, "--log-level", "info"]
-    with child.serve(flags, lambda event: None) as served, ThreadPoolExecutor(CALLERS + 1) as pool:
+    with server_process.serve(flags, lambda event: None) as served, ThreadPoolExecutor(CALLERS + 1) as pool:
         channels = [grpc.insecure_channel(served.address) for _ in range(5)]
         operator = pool.submit(operate, channels[4])
         callers = [pool.submit(call, channels[number % 4]) for number in range(CALLERS)]
@@ -170,7 +170,7 @@ def test_twenty_versions_under_load_and_five_of_them_wrong(door: str, tmp_path: 
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
     """A server of one model that watches its folder, behind each door in turn."""
     onnx_models.write_artifact(tmp_path / "models", "m", 1, onnx_models.linear(shift=1))
-    settings = {"transport": request.param, "log_level": "error", "canary_s": 0.05}
+    settings = {"transport": request.param, "log_level": "error", "probe_s": 0.05}
     with running(tmp_path / "models", **settings) as instance:
         yield instance
 

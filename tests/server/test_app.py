@@ -7,10 +7,10 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from onnx_models import linear, write_artifact
-from servers import TIMEOUT_S, Running, running
 
-from server.repository import ModelVersion
+from frostline_server.repository.registry import ModelVersion
+from tests.support.onnx_models import linear, write_artifact
+from tests.support.servers import TIMEOUT_S, Running, running
 
 SERVICE = "inference.GRPCInferenceService"
 

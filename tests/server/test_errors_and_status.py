@@ -3,10 +3,10 @@
 import grpc
 import pytest
 
-from server import errors
-from server.errors import ConfigError, LoadError, PredictionError, StartError
-from server.exposition import REASONS
-from server.status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
+from frostline_server import errors
+from frostline_server.errors import ConfigError, LoadError, PredictionError, StartError
+from frostline_server.metrics.prometheus import REASONS
+from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
 
 TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [
     (errors.PredictionError, grpc.StatusCode.UNKNOWN, 2, "OTHER"),

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx_models
 from onnx import TensorProto, helper, numpy_helper
 
-from server.batcher import Batching, QueuePolicy
-from server.devices import CPU
-from server.keeper import Keeper
-from server.loader import Loader
-from server.repository import Repository
+from frostline_server.batching.request_queue import Batching, QueuePolicy
+from frostline_server.model.loader import Loader
+from frostline_server.repository.reconciler import Keeper
+from frostline_server.repository.registry import Repository
+from frostline_server.runtime.devices import CPU
+from tests.support import onnx_models
 
 
 def resident() -> int:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from puppet import batching, make_entry
 
-from server.batcher import Entry
-from server.errors import Overloaded
-from server.pace import Costs, Pace
-from server.waiting import Waiting
+from frostline_server.batching.admission import Costs, Pace
+from frostline_server.batching.entry import Entry
+from frostline_server.batching.request_queue import Waiting
+from frostline_server.errors import Overloaded
+from tests.support.puppet import batching, make_entry
 
 AROUND_S = 1e-4
 """Assembling and answering a batch."""

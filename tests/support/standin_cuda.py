@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from server.devices import CPU, CUDA
+from frostline_server.runtime.devices import CPU, CUDA
 
 Array = np.ndarray[Any, Any]
 
