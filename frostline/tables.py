@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # For each row its best classes: label or index, and probability.
-Rows = Sequence[tuple[tuple[str | int, float], ...]]
+RankedRows = Sequence[tuple[tuple[str | int, float], ...]]
 
 
-def write_predictions(rows: Rows, sources: Sequence[str], model: Model, form: str, out: TextIO) -> None:
+def write_predictions(rows: RankedRows, sources: Sequence[str], model: Model, form: str, out: TextIO) -> None:
     """Writes the best classes of each row.
 
     Args:

@@ -22,7 +22,7 @@ from bench.load.probe import NotMeasured
 Array = np.ndarray[Any, Any]
 
 CPP, NATIVE = "C++ echo", "native echo"
-"""gRPC's C++ core; the low-level front that the server's fast door is built on."""
+"""gRPC's C++ core; the low-level front that the server's native front end is built on."""
 
 __all__ = ["CPP", "ECHO", "NATIVE", "Target", "echo", "rows_per_second"]
 

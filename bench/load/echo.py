@@ -1,4 +1,4 @@
-"""An echo on the low-level front that the server's fast door is built on: `python -m bench.load.echo`, a floor of the transport.
+"""An echo on the low-level front that the server's native front end is built on: `python -m bench.load.echo`, a floor of the transport.
 
 Prints its port, and serves until its standard input closes.
 """

@@ -15,15 +15,15 @@ from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
 from frostline_server.inference import Inference
-from frostline_server.metrics.http import ScrapeServer
+from frostline_server.metrics.http import MetricsServer
 from frostline_server.metrics.prometheus import ModelView, ServerView, ShadowView, register
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import ModelStats, Unrouted
 from frostline_server.repository.device_probe import DeviceProbe
-from frostline_server.repository.reconciler import Keeper
+from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
-from frostline_server.repository.watcher import Watch
+from frostline_server.repository.watcher import Watcher
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.log_settings import LogControl, TraceControl
 from frostline_server.rpc.metadata import Metadata
@@ -56,7 +56,7 @@ class Server:
         """Set when a device goes on failing and the configuration says to stop then."""
         self.address = ""
         self.metrics_url = ""
-        self._watch: Watch | None = None
+        self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
 
     async def start(self) -> None:
@@ -76,7 +76,7 @@ class Server:
             config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
         )
         self.repository = Repository()
-        self.keeper = Keeper(
+        self.reconciler = Reconciler(
             config.models,
             self.repository,
             Loader(
@@ -101,7 +101,7 @@ class Server:
             (
                 Metadata(self.repository, self.ready, release, shared_memory=shared),
                 Statistics(self.repository),
-                ModelControl(self.repository, self.keeper),
+                ModelControl(self.repository, self.reconciler),
                 LogControl(config.log_format, config.log_level),
                 TraceControl(self.repository),
                 SharedMemory(self.regions),
@@ -116,7 +116,7 @@ class Server:
             ServerView(release, self._transport.name, self.ready, self._views, self.fell_back, unrouted, self._shadows),
         )
         metrics_host = "127.0.0.1" if config.host.startswith("unix:") else config.host
-        self._scrape = ScrapeServer(registry, metrics_host, config.metrics_port, self.unready)
+        self._scrape = MetricsServer(registry, metrics_host, config.metrics_port, self.unready)
         self.metrics_url = self._scrape.start()
         try:
             self._announce()
@@ -127,8 +127,8 @@ class Server:
         if config.model_control in ("watch", "poll"):
             # Before the first look, so that nothing can come between the two.
             notified = config.model_control == "watch"
-            self._watch = Watch(config.models, self.keeper.reconcile, config.poll_s, notified=notified)
-            self._watch.start()
+            self._watcher = Watcher(config.models, self.reconciler.reconcile, config.poll_s, notified=notified)
+            self._watcher.start()
         await self._loop.run_in_executor(None, self._load)
         if self._phase != "starting":  # told to end meanwhile
             return
@@ -153,21 +153,21 @@ class Server:
     def hurry(self) -> None:
         """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
         self._phase = "draining"
-        self.keeper.stop_loading()
+        self.reconciler.stop_loading()
 
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
-        self.keeper.reconcile()
+        self.reconciler.reconcile()
         if self._config.model_control != "explicit":
             return
         names = self._config.models_at_start
-        for name in self.keeper.unloaded() if names is None else sorted(names):
+        for name in self.reconciler.unloaded() if names is None else sorted(names):
             try:
-                self.keeper.load_model(name)
+                self.reconciler.load_model(name)
             except PredictionError as error:
                 _log.error("model", model=name, state="FAILED", reason=str(error))
 
-    def _served(self) -> list[Served]:
+    def _served(self) -> list[LoadedModel]:
         return [version.served for version in self.repository.versions() if version.served and version.state == "READY"]
 
     def fell_back(self) -> bool:
@@ -198,14 +198,14 @@ class Server:
             Whether everything accepted was finished within the grace period.
         """
         self._phase = "draining"
-        for background in (self._watch, self._probe):
+        for background in (self._watcher, self._probe):
             if background is not None:
                 background.close()
         self._announce()
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
-        finished = await self._loop.run_in_executor(None, self.keeper.close, self._config.grace_s)
+        finished = await self._loop.run_in_executor(None, self.reconciler.close, self._config.grace_s)
         finished = await streams and finished
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
@@ -245,7 +245,7 @@ class Server:
     async def _announce_soon(self) -> None:
         self._announce()
 
-    def _on_fault(self, served: Served) -> None:
+    def _on_fault(self, served: LoadedModel) -> None:
         """A model's device began or ceased to fail its probe; called from the probe's thread."""
         if served.fault:
             _log.error("device fault", model=served.name, version=served.version, reason=served.fault)
@@ -257,7 +257,7 @@ class Server:
             _log.info("device recovered", model=served.name, version=served.version)
         self._announced()
 
-    def _give_up_on(self, served: Served) -> None:
+    def _give_up_on(self, served: LoadedModel) -> None:
         # A version that was replaced took its fault with it.
         if served.fault and served in self._served() and self._phase == "serving":
             _log.error("giving up: the fault has not gone away", model=served.name, reason=served.fault)
@@ -308,7 +308,7 @@ class Server:
                 sha256=served.sha256 if served else "",
                 verified=bool(served and served.golden),
                 stats=served.stats if served else ModelStats(),
-                pace=served.pace if served else None,
+                admission=served.admission if served else None,
                 bound_bytes=served.bound_bytes if served else 0,
                 cuda_graphs=served.cuda_graphs if served else 0,
             )

@@ -32,7 +32,7 @@ class ServerConfig(BaseModel):
         8002, ge=0, le=65535, description="HTTP port of /metrics, /healthz and /readyz; 0 picks a free one"
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    transport: Literal["auto", "native", "grpcio"] = Field("auto", description="which door owns the port")
+    transport: Literal["auto", "native", "grpcio"] = Field("auto", description="which front end owns the port")
     max_batch_size: int = Field(64, ge=1, le=MAX_BATCH_SIZE, description="most rows in one batch and in one request")
     max_queue_delay_s: float = Field(
         0.0, ge=0, le=10, allow_inf_nan=False, description="seconds an incomplete batch waits for more rows"

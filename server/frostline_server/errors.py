@@ -98,7 +98,7 @@ class ServerStopping(PredictionError):
     reason = "REJECTED"
 
 
-class Retired(ServerStopping):
+class BatcherClosed(ServerStopping):
     """The version's queue is closing: it was replaced, or the server stops."""
 
 

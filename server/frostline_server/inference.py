@@ -1,4 +1,4 @@
-"""One prediction, from message bytes to message bytes: decode, find the model, queue it, encode. Both doors call this."""
+"""One prediction, from message bytes to message bytes: decode, find the model, queue it, encode. Both front ends call this."""
 
 import math
 import time
@@ -14,8 +14,8 @@ from frostline_server.codec.codec import parse
 from frostline_server.codec.header_cache import Headers
 from frostline_server.codec.outputs import Delivery
 from frostline_server.codec.shared_memory import Regions
-from frostline_server.errors import MessageTooLarge, PredictionError, Retired, RunFailed, ServerStopping
-from frostline_server.model.loaded_model import Served
+from frostline_server.errors import BatcherClosed, MessageTooLarge, PredictionError, RunFailed, ServerStopping
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.stats import Unrouted
 from frostline_server.repository.registry import Repository
 
@@ -23,10 +23,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Call:
-    """What a door needs to answer an entry.
+    """What a front end needs to answer an entry.
 
     Attributes:
-        token: the door's own handle of the call.
+        token: the front end's own handle of the call.
         request_id: the client's id of the request.
         served: what answers it.
         request: what else the answer depends on: the request itself in the typed API, how the outputs are delivered where
@@ -39,7 +39,7 @@ class Call:
         self,
         token: Any,
         request_id: str,
-        served: Served,
+        served: LoadedModel,
         request: predictor_pb2.PredictRequest | tuple[Delivery, ...] | None = None,
     ) -> None:
         self.token = token
@@ -89,7 +89,7 @@ def unexpected(error: Exception) -> RunFailed:
 
 
 class Inference:
-    """Takes requests off the doors' hands.
+    """Takes requests off the front ends' hands.
 
     Args:
         repository: the models.
@@ -122,7 +122,7 @@ class Inference:
             Refused: the request cannot be answered.
         """
         request_id = model = ""
-        served: Served | None = None
+        served: LoadedModel | None = None
         try:
             if self._stopping:
                 self.refused_s = time.monotonic()
@@ -170,14 +170,14 @@ class Inference:
             timeout_s=rows.timeout_s,
         )
 
-    def submit(self, entry: Entry, method: str, payload: bytes, *, helping: bool = False) -> Batcher:
+    def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
         """Queue a prepared entry; its reply will be called exactly once, unless this raises.
 
         Args:
             entry: from `prepare`.
             method: as given to `prepare`.
             payload: as given to `prepare`.
-            helping: whether the caller will call `help` of what this returns; see `Batcher.submit`.
+            inline: whether the caller will call `run_inline` of what this returns; see `Batcher.submit`.
 
         Returns:
             The batcher in whose queue the entry is.
@@ -189,14 +189,14 @@ class Inference:
             call: Call = entry.call
             batcher = call.served.batcher
             try:
-                batcher.submit(entry, helping=helping)
-            except Retired as error:
+                batcher.submit(entry, inline=inline)
+            except BatcherClosed as error:
                 # The version was replaced since the entry was prepared: the request goes to the one that took its place.
                 again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
                 if again.call.served is call.served:  # closing, and nothing took its place yet
                     call.served.stats.failed(error)
                     raise Refused(error, call.request_id, call.served.name) from error
-                entry.readdress(again)
+                entry.rebind(again)
             except PredictionError as error:
                 call.served.stats.failed(error)
                 raise Refused(error, call.request_id, call.served.name) from error

@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 CALLERS = 64
 TIMEOUT_S = 60.0
-DOORS = ("native", "grpcio")
+FRONT_ENDS = ("native", "grpcio")
 
 
 class Silent:
@@ -71,12 +71,12 @@ def quiet(event: dict[str, Any]) -> None:
     """Ignore what the server logs."""
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_held_out_digits_are_served_as_pytorch_answers_them(digits: Trained, door: str) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_held_out_digits_are_served_as_pytorch_answers_them(digits: Trained, front_end: str) -> None:
     assert len(digits.inputs) >= 360
     assert (digits.logits.argmax(axis=1) == digits.targets).mean() >= 0.98
     with (
-        server_process.serve(["--models", str(digits.models), "--transport", door], quiet) as served,
+        server_process.serve(["--models", str(digits.models), "--transport", front_end], quiet) as served,
         grpc.insecure_channel(served.address) as channel,
         ThreadPoolExecutor(CALLERS) as pool,
     ):
@@ -102,15 +102,15 @@ def test_held_out_digits_are_served_as_pytorch_answers_them(digits: Trained, doo
     assert len(stats.batch_stats) > 1
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_request_accepted_before_sigterm_gets_its_right_answer(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_every_request_accepted_before_sigterm_gets_its_right_answer(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     command = [
         *server_process.PROGRAM,
         "--models",
         str(tmp_path),
         "--transport",
-        door,
+        front_end,
         "--port",
         "0",
         "--metrics-port",
@@ -158,11 +158,11 @@ def call_until_refused(stub: Any, number: int, enough: threading.Semaphore) -> t
     raise AssertionError("unreachable")
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_message_of_600_mb_is_refused_and_keeps_no_memory(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_a_message_of_600_mb_is_refused_and_keeps_no_memory(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with (
-        server_process.serve(["--models", str(tmp_path), "--transport", door], quiet) as served,
+        server_process.serve(["--models", str(tmp_path), "--transport", front_end], quiet) as served,
         grpc.insecure_channel(served.address, options=[("grpc.max_send_message_length", -1)]) as channel,
     ):
         pid = served_pid(served.address)
@@ -178,10 +178,10 @@ def test_a_message_of_600_mb_is_refused_and_keeps_no_memory(tmp_path: Path, door
     # Not kept, though the allocators of three libraries may hold on to some of it.
     assert after["VmRSS"] - before["VmRSS"] < 300
     peak = after["VmHWM"] - before["VmRSS"]
-    if door == "grpcio":
+    if front_end == "grpcio":
         assert peak < 100
     else:
-        # What the operating guide says of the native door: it buffers the message, about twice, before it can be refused.
+        # What the operating guide says of the native front end: it buffers the message, about twice, before it can be refused.
         assert 600 < peak < 1500
 
 
@@ -239,9 +239,9 @@ def describe(package: str) -> dict[str, Any]:
     return described
 
 
-@pytest.fixture(scope="module", params=DOORS)
+@pytest.fixture(scope="module", params=FRONT_ENDS)
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server process behind each door."""
+    """A real server process behind each front end."""
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear", 1)
     with server_process.serve(["--models", str(models), "--transport", request.param], quiet) as served:

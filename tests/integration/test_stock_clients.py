@@ -1,4 +1,4 @@
-"""Clients made for Triton and KServe, unchanged, each in a process of its own, against a real server behind each door.
+"""Clients made for Triton and KServe, unchanged, each in a process of its own, against a real server behind each front end.
 
 The table in docs/clients.md says what works with which of them; it must say what is tried here.
 """

@@ -1,4 +1,4 @@
-"""A repository written for Triton, served as it is: through both doors it answers as ONNX Runtime does."""
+"""A repository written for Triton, served as it is: through both front ends it answers as ONNX Runtime does."""
 
 from collections.abc import Iterator
 from pathlib import Path

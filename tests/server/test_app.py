@@ -41,13 +41,13 @@ def test_a_model_that_is_new_takes_nothing_from_the_others_while_it_loads(
             announce(version)
             states[version.state] = server.server.ready()
 
-        monkeypatch.setattr(server.server.keeper, "_on_change", watched)
+        monkeypatch.setattr(server.server.reconciler, "_on_change", watched)
         write_artifact(tmp_path, "new")
-        server.server.keeper.reconcile()
+        server.server.reconciler.reconcile()
         assert states == {"LOADING": True, "READY": True}
         (write_artifact(tmp_path, "bad") / "model.onnx").write_bytes(b"")
-        server.server.keeper.reconcile()
-        server.server.keeper.reconcile()
+        server.server.reconciler.reconcile()
+        server.server.reconciler.reconcile()
         assert "FAILED" not in states, "it is left alone until nobody writes it"
 
 
@@ -63,7 +63,7 @@ def test_a_fault_that_left_with_its_version_is_no_reason_to_give_up(tmp_path: Pa
         first = repository.get("m", "")
         first.fault = "dead"
         write_artifact(tmp_path, "m", 2, linear(shift=1))
-        server.server.keeper.reconcile()
+        server.server.reconciler.reconcile()
         assert repository.get("m", "").version == "2"
         assert not server.call(give_up_on_first())
 

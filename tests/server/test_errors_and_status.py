@@ -22,7 +22,7 @@ TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [
     (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
     (errors.QueueTimeout, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.ServerStopping, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
-    (errors.Retired, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.BatcherClosed, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.ModelControlOff, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
     (errors.LoadFailed, grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
     (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 4, "CANCELED"),

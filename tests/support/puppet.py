@@ -89,7 +89,7 @@ class Puppet:
 
 
 class Replies:
-    """A door that keeps the groups of entries it is handed.
+    """A front end that keeps the groups of entries it is handed.
 
     Attributes:
         groups: what each call brought.

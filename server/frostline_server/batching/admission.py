@@ -97,7 +97,7 @@ class Costs:
         self._row_s = max(0.0, self._row_s + step * share / 32)
 
 
-class Pace:
+class AdmissionController:
     """Decides who is let in, and how large a batch may be. Whoever owns it calls it under one lock, except for `learn`.
 
     Args:
@@ -250,24 +250,24 @@ class Recorder(Protocol):
         ...
 
 
-class Watched:
+class LearningObserver:
     """An observer of a batcher that lets a pace learn from what it passes on.
 
     Args:
         observer: told of everything.
-        pace: learns from every batch.
+        admission: learns from every batch.
     """
 
-    def __init__(self, observer: Recorder, pace: Pace) -> None:
+    def __init__(self, observer: Recorder, admission: AdmissionController) -> None:
         self._observer = observer
-        self._pace = pace
+        self._admission = admission
         self.failed = observer.failed
 
     def batch(
         self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
     ) -> None:
         """A batch ran and was answered; see `Observer`."""
-        self._pace.learn(rows, started_s, assembled_s, ran_s, finished_s)
+        self._admission.learn(rows, started_s, assembled_s, ran_s, finished_s)
         self._observer.batch(entries, rows, started_s, assembled_s, ran_s, finished_s)
 
 

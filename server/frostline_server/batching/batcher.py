@@ -5,7 +5,7 @@ rows of equal shape share a batch. The batcher is given a callable for each devi
 asyncio nor gRPC: it is one thread for each, one bounded queue, and entries that carry their own reply.
 
 A device is a run with the thread that calls it. While that thread sleeps, whoever submits may borrow the device for a
-batch (`help`): for a run shorter than waking a thread and waiting for it, that is the faster way.
+batch (`run_inline`): for a run shorter than waking a thread and waiting for it, that is the faster way.
 """
 
 import math
@@ -18,13 +18,20 @@ from typing import Any, Protocol
 import numpy as np
 import structlog
 
-from frostline_server.batching.admission import Pace
+from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.assembler import Assembler, split, union
 from frostline_server.batching.bisect_failures import isolate
 from frostline_server.batching.entry import Entry, Reply
-from frostline_server.batching.reorder_buffer import Turns
-from frostline_server.batching.request_queue import Batching, Shapes, Waiting
-from frostline_server.errors import Cancelled, DeadlineExceeded, PredictionError, Retired, RunFailed, ServerStopping
+from frostline_server.batching.reorder_buffer import ReorderBuffer
+from frostline_server.batching.request_queue import Batching, RequestQueue, Shapes
+from frostline_server.errors import (
+    BatcherClosed,
+    Cancelled,
+    DeadlineExceeded,
+    PredictionError,
+    RunFailed,
+    ServerStopping,
+)
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[list[Array], tuple[str, ...]], list[Array]]
@@ -37,12 +44,12 @@ _LONGEST_SLEEP_S = 3600.0
 """The platform's locks cannot wait for as long as a configuration can say."""
 
 BRIEF_S = 0.0005
-"""A batch expected to run for no longer may be run by whoever submits: so long does a door not listen."""
+"""A batch expected to run for no longer may be run by whoever submits: so long does a front end not listen."""
 
 _SURPRISE_S = 10 * BRIEF_S
 _REST = 100
 """Whoever was held longer than that helps no more for this many times as long: what a run takes may depend on the elements,
-which nobody can foresee, and so it costs a door a hundredth of its time at most."""
+which nobody can foresee, and so it costs a front end a hundredth of its time at most."""
 
 _log = structlog.get_logger(__name__)
 
@@ -91,7 +98,7 @@ class Batcher:
         batching: who waits, how long, and with whom.
         batched: False for a network without a batch axis: every entry then runs alone.
         name: the device threads' name.
-        pace: says who can be answered in time, where there is an slo.
+        admission: says who can be answered in time, where there is an slo.
         uncast: places of the inputs that every run takes as bytes too.
     """
 
@@ -103,7 +110,7 @@ class Batcher:
         *,
         batched: bool = True,
         name: str = "device",
-        pace: Pace | None = None,
+        admission: AdmissionController | None = None,
         uncast: frozenset[int] = frozenset(),
     ) -> None:
         self._runs = tuple(runs)
@@ -112,15 +119,15 @@ class Batcher:
         self._uncast = uncast
         self._name = name
         self._lock = threading.Lock()
-        self._waiting = Waiting(batching, batched=batched, pace=pace)
-        self._pace = pace
+        self._queue = RequestQueue(batching, batched=batched, admission=admission)
+        self._admission = admission
         self._asleep: list[_Device] = []
         # How long one row of the latest batch took to run, in seconds, and of what shape it was: nothing is known of others.
         self._row_s = math.inf
         self._row_shapes: Shapes = ()
         self._resting_until_s = -math.inf
         self._closing = False
-        self._turns = Turns() if batching.preserve_ordering and len(self._runs) > 1 else None
+        self._reorder_buffer = ReorderBuffer() if batching.preserve_ordering and len(self._runs) > 1 else None
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -142,51 +149,53 @@ class Batcher:
     @property
     def queued_rows(self) -> int:
         """Rows waiting now."""
-        return self._waiting.rows
+        return self._queue.rows
 
-    def submit(self, entry: Entry, *, helping: bool = False) -> None:
+    def submit(self, entry: Entry, *, inline: bool = False) -> None:
         """Queue an entry; its `reply` will be called exactly once, unless this raises.
 
         Args:
             entry: the request.
-            helping: whether the caller will call `help` soon, so that no thread need be woken for a brief run.
+            inline: whether the caller will call `run_inline` soon, so that no thread need be woken for a brief run.
 
         Raises:
             InvalidInput: it has more rows than a batch, or the queue, ever takes.
             QueueFull: as many rows wait as may wait.
             Overloaded: its answer would be late.
-            Retired: the batcher is closing.
+            BatcherClosed: the batcher is closing.
         """
         entry.arrived_s = time.monotonic()
         with self._lock:
             if self._closing:
-                raise Retired("Server is stopping, scheduler for model has stopped accepting new inference requests")
-            self._waiting.push(entry)
-            if self._asleep and not (helping and self._row_s * self._waiting.rows <= BRIEF_S):
+                raise BatcherClosed(
+                    "Server is stopping, scheduler for model has stopped accepting new inference requests"
+                )
+            self._queue.push(entry)
+            if self._asleep and not (inline and self._row_s * self._queue.rows <= BRIEF_S):
                 self._asleep.pop().wake.release()
 
-    def help(self) -> None:
+    def run_inline(self) -> None:
         """Run one batch of what waits in this thread, if a device is idle and the run will be brief; or wake the device.
 
         Replies are called before this returns.
         """
         with self._lock:
-            first = self._waiting.first
+            first = self._queue.first
             if first is None or not self._asleep:
                 return
             device = self._asleep.pop()
             now = time.monotonic()
             if (
-                self._row_s * self._waiting.rows > BRIEF_S
+                self._row_s * self._queue.rows > BRIEF_S
                 or first.kind.shapes != self._row_shapes
                 or now < self._resting_until_s
-                or not self._waiting.eager
+                or not self._queue.eager
                 or self._closing
             ):
                 device.wake.release()
                 return
-            batch, ended, _ = self._waiting.take(now)
-            turn = self._turns.take() if batch and self._turns is not None else None
+            batch, ended, _ = self._queue.take(now)
+            turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
         try:
             self._work(device, batch, ended, turn)
         finally:
@@ -194,11 +203,11 @@ class Batcher:
             if ended_s - now > _SURPRISE_S:
                 self._resting_until_s = ended_s + _REST * (ended_s - now)
             with self._lock:
-                if self._closing or not self._waiting.empty:
+                if self._closing or not self._queue.empty:
                     device.wake.release()
                 else:
-                    if self._pace is not None:
-                        self._pace.freed()
+                    if self._admission is not None:
+                        self._admission.freed()
                     self._asleep.append(device)
 
     def cancel(self, entry: Entry) -> None:
@@ -207,7 +216,7 @@ class Batcher:
         An entry that already runs is finished with its batch and `reply` is called as usual.
         """
         with self._lock:
-            if not self._waiting.remove(entry):
+            if not self._queue.remove(entry):
                 return
         self._observer.failed(Cancelled("cancelled by the client"), time.monotonic() - entry.arrived_s)
 
@@ -230,7 +239,7 @@ class Batcher:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         with self._lock:
-            left = self._waiting.clear()
+            left = self._queue.clear()
         if left:
             self._fail(
                 left, ServerStopping("Server is stopping; the request was still queued when the grace period ended")
@@ -246,12 +255,12 @@ class Batcher:
         """Take and run one batch; False at the end. A frame of its own, so that an idle thread holds no entry."""
         while True:
             with self._lock:
-                batch, ended, wait_s = self._waiting.take(time.monotonic(), closing=self._closing)
+                batch, ended, wait_s = self._queue.take(time.monotonic(), closing=self._closing)
                 if batch or ended:
-                    if self._asleep and not self._waiting.empty:
+                    if self._asleep and not self._queue.empty:
                         # One arrival may have made two batches ready, or left one that is timed.
                         self._asleep.pop().wake.release()
-                    turn = self._turns.take() if batch and self._turns is not None else None
+                    turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
                     break
                 if self._closing:
                     return False
@@ -291,8 +300,8 @@ class Batcher:
             )
             for part, found in parts:
                 self._fail([entry for entry in part if entry.error is None], found, answers)
-        if self._turns is not None and turn is not None:
-            self._turns.leave(turn, answers or ())
+        if self._reorder_buffer is not None and turn is not None:
+            self._reorder_buffer.leave(turn, answers or ())
 
     def _attempt(
         self, run: Run, assembler: Assembler, batch: list[Entry], answers: Answers | None
@@ -355,7 +364,7 @@ class Batcher:
 
 
 def _reply(entries: list[Entry]) -> None:
-    """Hand finished entries over, those that share a reply together: a door is woken once a batch."""
+    """Hand finished entries over, those that share a reply together: a front end is woken once a batch."""
     first = entries[0].reply
     if all([entry.reply is first for entry in entries]):
         _hand_over(first, entries)
@@ -370,5 +379,5 @@ def _reply(entries: list[Entry]) -> None:
 def _hand_over(reply: Reply, entries: list[Entry]) -> None:
     try:
         reply(entries)
-    except Exception:  # noqa: BLE001  one door's defect must not end the device thread for all
+    except Exception:  # noqa: BLE001  one front end's defect must not end the device thread for all
         _log.exception("a reply failed", requests=len(entries))

@@ -98,7 +98,7 @@ class Entry:
         self.outputs: list[Array] = []
         self.error: PredictionError | None = None
 
-    def readdress(self, other: "Entry") -> None:
+    def rebind(self, other: "Entry") -> None:
         """Become what `other` is, for another version's queue; whoever holds this entry goes on holding it."""
         self.kind, self.rows, self.data, self.wanted, self.call, self.priority, self.timeout_s = (
             other.kind,

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 
-class Turns:
+class ReorderBuffer:
     """Gives out turns, and holds back what is done before its turn.
 
     Nobody waits for a turn: whoever finishes the batch whose turn it is answers those behind it that are done already.

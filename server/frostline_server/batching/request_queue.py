@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from frostline_server.batching.admission import Pace
+from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import DeadlineExceeded, InvalidInput, QueueFull, QueueTimeout
 
@@ -85,23 +85,23 @@ class _Level:
         self.last_lane: deque[Entry] = deque()
 
 
-class Waiting:
+class RequestQueue:
     """A bounded queue of entries.
 
     Args:
         batching: how they are batched.
         batched: False for a network without a batch axis: every entry then runs alone.
-        pace: says who can be answered in time, where there is an slo.
+        admission: says who can be answered in time, where there is an slo.
     """
 
-    def __init__(self, batching: Batching, *, batched: bool, pace: Pace | None = None) -> None:
-        self._pace = pace
-        self._fill = self._fill_all if pace is None else self._fill_in_time
+    def __init__(self, batching: Batching, *, batched: bool, admission: AdmissionController | None = None) -> None:
+        self._admission = admission
+        self._fill = self._fill_all if admission is None else self._fill_in_time
         self._batching = batching
         # An entry without a batch axis counts as one row.
         self._max_batch = batching.max_batch_size if batched else 1
         self._max_entry = batching.max_batch_size if batched else math.inf
-        self._levels = [_Level(policy, paced=pace is not None) for policy in batching.policies]
+        self._levels = [_Level(policy, paced=admission is not None) for policy in batching.policies]
         self._only = self._levels[0] if batching.default_priority == 0 else None
         # In the order in which they are served.
         self._ranks = [(level, lanes) for level in self._levels for lanes in (level.fresh, level.late)]
@@ -166,13 +166,13 @@ class Waiting:
         return self._levels[(priority if known else self._batching.default_priority) - 1]
 
     def _guard(self, entry: Entry, level: _Level) -> None:
-        if self._pace is not None:
+        if self._admission is not None:
             ahead = level.rows
             for other in self._levels:
                 if other is level:
                     break
                 ahead += other.rows
-            self._pace.admit(entry, ahead, len(level.fresh) or 1)
+            self._admission.admit(entry, ahead, len(level.fresh) or 1)
         if level.timed:
             self._set_timeout(entry, level.policy)
 
@@ -268,8 +268,8 @@ class Waiting:
 
     def _fill_in_time(self, shapes: Shapes, room: int, now: float, ended: list[Entry]) -> list[Entry]:
         """As `_fill_all`, but no larger than its most urgent entry allows, and without those that would be late."""
-        pace = self._pace
-        assert pace is not None, "chosen only then"  # noqa: S101  an invariant, not a check
+        admission = self._admission
+        assert admission is not None, "chosen only then"  # noqa: S101  an invariant, not a check
         batch: list[Entry] = []
         total, due_s = 0, math.inf
         for level, lanes in self._ranks:
@@ -282,15 +282,15 @@ class Waiting:
                 if entry.deadline_s is not None and entry.deadline_s <= now:
                     entry.error = DeadlineExceeded("Deadline exceeded while the request was queued")
                     ended.append(entry)
-                elif pace.finish_s(now, rows) > entry.due_s or (
-                    not batch and pace.spoils(entry.due_s - now, level.rows)
+                elif admission.finish_s(now, rows) > entry.due_s or (
+                    not batch and admission.spoils(entry.due_s - now, level.rows)
                 ):
-                    entry.error = pace.give_up()
+                    entry.error = admission.give_up()
                     ended.append(entry)
                 elif (
                     total + rows <= room
                     and not (batch and entry.kind.shapes != batch[0].kind.shapes)
-                    and pace.finish_s(now, total + rows) <= min(due_s, entry.due_s)
+                    and admission.finish_s(now, total + rows) <= min(due_s, entry.due_s)
                 ):
                     batch.append(entry)
                     total += rows
@@ -304,7 +304,7 @@ class Waiting:
                 break
             del lanes[shapes]
         if batch:
-            pace.took(now, total)
+            admission.took(now, total)
         return batch
 
     def _choose(self, now: float, ended: list[Entry]) -> tuple[list[Entry], list[Entry], float]:
@@ -318,8 +318,8 @@ class Waiting:
         return self._nothing(ended, wait_s)
 
     def _nothing(self, ended: list[Entry], wait_s: float) -> tuple[list[Entry], list[Entry], float]:
-        if self._pace is not None:
-            self._pace.freed()
+        if self._admission is not None:
+            self._admission.freed()
         return [], ended, wait_s
 
     def _in_turn(self) -> list[Shapes]:
@@ -343,7 +343,7 @@ class Waiting:
                 break
             total += entry.rows
             oldest_s = min(oldest_s, entry.arrived_s)
-            if self._pace is not None:
+            if self._admission is not None:
                 due_s = min(due_s, entry.due_s)
             if total in self._preferred:
                 best = total
@@ -351,9 +351,9 @@ class Waiting:
             return best, 0.0
         if full or total >= self._largest or oldest_s == math.inf:
             return total, 0.0
-        if self._pace is not None:
+        if self._admission is not None:
             # No company is worth being late for.
-            oldest_s = min(oldest_s, self._pace.begin_s(due_s, total) - self._delay_s)
+            oldest_s = min(oldest_s, self._admission.begin_s(due_s, total) - self._delay_s)
         return total, oldest_s + self._delay_s - now
 
     def _queued(self, shapes: Shapes) -> Iterator[Entry]:

@@ -10,8 +10,8 @@ from frostline.pb import inference_pb2, predictor_pb2
 from frostline.protocol import pack_bytes
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec import parameters
-from frostline_server.codec.header_cache import Header
-from frostline_server.codec.outputs import Delivery, deliver, plan
+from frostline_server.codec.header_cache import RequestHeader
+from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.tensors import Array, Layouts, check_bytes, check_outputs, typed_contents
 from frostline_server.errors import InvalidInput, Unsupported
@@ -29,7 +29,7 @@ _RAW_TAG = bytes([6 << 3 | 2])
 
 
 # A tuple, because making a frozen dataclass takes twice as long, and every request makes one.
-class Rows(NamedTuple):
+class DecodedRequest(NamedTuple):
     """A decoded request: what the batcher needs to queue it, and how its outputs are delivered.
 
     Attributes:
@@ -95,11 +95,11 @@ class Codec:
         self._specs = signature.inputs
         self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {(): signature.own_outputs}
         self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
-        self._recognised: dict[Header, Rows] = {}
+        self._recognised: dict[RequestHeader, DecodedRequest] = {}
 
     # Open Inference Protocol
 
-    def decode_infer(self, request: inference_pb2.ModelInferRequest, regions: Regions) -> Rows:
+    def decode_infer(self, request: inference_pb2.ModelInferRequest, regions: Regions) -> DecodedRequest:
         """Check a request and find its rows.
 
         Args:
@@ -120,7 +120,7 @@ class Codec:
         deliveries = None
         for output in request.outputs:
             if output.parameters:
-                deliveries = plan(self._model, self._signature, request.outputs, layout.rows, regions)
+                deliveries = plan_deliveries(self._model, self._signature, request.outputs, layout.rows, regions)
                 break
         raw: Sequence[bytes | None] = request.raw_input_contents
         places: Sequence[parameters.Place | None] = ()
@@ -148,21 +148,21 @@ class Codec:
                 data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
             else:
                 data.append(check_bytes(self._model, spec, nbytes, count, elements))
-        return Rows(layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries)
+        return DecodedRequest(layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries)
 
-    def remember(self, header: Header, rows: Rows) -> None:
+    def remember(self, header: RequestHeader, rows: DecodedRequest) -> None:
         """Remember what was decoded from a request with this header; only what `repeats` may be."""
         if len(self._recognised) >= _MAX_CACHED:
             self._recognised.clear()
         self._recognised[header] = rows._replace(data=())
 
-    def recognise(self, header: Header, elements: bytes | memoryview) -> Rows | None:
+    def recognise(self, header: RequestHeader, elements: bytes | memoryview) -> DecodedRequest | None:
         """What `decode_infer` would find in a request with a header that was remembered; None if it was not."""
         rows = self._recognised.get(header)
         if rows is None:
             return None
         kind, count, _, wanted, priority, timeout_s, _ = rows
-        return Rows(kind, count, (elements,), wanted, priority, timeout_s)
+        return DecodedRequest(kind, count, (elements,), wanted, priority, timeout_s)
 
     def _read(
         self,
@@ -240,7 +240,7 @@ class Codec:
 
     # Frostline's typed API
 
-    def decode_predict(self, request: predictor_pb2.PredictRequest) -> Rows:
+    def decode_predict(self, request: predictor_pb2.PredictRequest) -> DecodedRequest:
         """Check a request and find its rows.
 
         Raises:
@@ -277,7 +277,7 @@ class Codec:
                     "for SOFTMAX instead of top_k"
                 )
             names[heads.softmax] = None
-        return Rows(layout.kind, layout.rows, data, tuple(names))
+        return DecodedRequest(layout.kind, layout.rows, data, tuple(names))
 
     def encode_predict(
         self, request: predictor_pb2.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]

@@ -25,7 +25,7 @@ _MAX_CUTS = 4
 """Requests of one length that are cut in different ways: rare, and each is tried in turn."""
 
 
-class Header:
+class RequestHeader:
     """A header seen before; each is one object, so that it can be looked up by identity.
 
     Attributes:
@@ -49,10 +49,10 @@ class Headers:
 
     def __init__(self) -> None:
         # By the length of the message: the ways it may be cut, and for each the headers of such messages.
-        self._known: dict[int, tuple[tuple[Cut, dict[bytes, Header]], ...]] = {}
+        self._known: dict[int, tuple[tuple[Cut, dict[bytes, RequestHeader]], ...]] = {}
         self._count = 0
 
-    def find(self, payload: bytes) -> tuple[Header, str, bytes | memoryview] | None:
+    def find(self, payload: bytes) -> tuple[RequestHeader, str, bytes | memoryview] | None:
         """The header, id and elements of a message, or None: it must then be parsed."""
         for (id_from, id_to, start), headers in self._known.get(len(payload), ()):
             header = headers.get(payload[:id_from] + payload[id_to:start])
@@ -65,7 +65,7 @@ class Headers:
                     return None
         return None
 
-    def remember(self, payload: bytes, request: inference_pb2.ModelInferRequest) -> Header | None:
+    def remember(self, payload: bytes, request: inference_pb2.ModelInferRequest) -> RequestHeader | None:
         """The header of a message that was parsed, from now on remembered; None if it is not of the kind that is."""
         cut = _cut(payload)
         if cut is None:
@@ -85,7 +85,7 @@ class Headers:
             self._known[len(payload)] = tuple(cuts.items())
         headers = cuts[cut]
         if key not in headers:
-            headers[key] = Header(request.model_name, request.model_version)
+            headers[key] = RequestHeader(request.model_name, request.model_version)
             self._count += 1
         # The one there is, if there is one: several versions may know it.
         return headers[key]

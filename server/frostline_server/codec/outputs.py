@@ -36,7 +36,9 @@ class Delivery:
     byte_size: int = 0
 
 
-def plan(model: str, signature: Signature, outputs: Outputs, rows: int, regions: Regions) -> tuple[Delivery, ...]:
+def plan_deliveries(
+    model: str, signature: Signature, outputs: Outputs, rows: int, regions: Regions
+) -> tuple[Delivery, ...]:
     """What a request's parameters say of its outputs, for each of them.
 
     Args:

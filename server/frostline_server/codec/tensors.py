@@ -14,7 +14,7 @@ from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.signature import Signature, TensorSpec, reshaped
 
 Array = np.ndarray[Any, Any]
-Header = tuple[str, str, tuple[int, ...]]
+TensorHeader = tuple[str, str, tuple[int, ...]]
 """A tensor's name, data type and shape, as the client gave them."""
 
 WIRE_CASTS: dict[str, frozenset[str]] = {"FP32": frozenset(("UINT8", "INT8", "FP16"))}
@@ -57,10 +57,10 @@ class Layouts:
         self._signature = signature
         self._max_batch_size = max_batch_size
         self._specs = {spec.name: spec for spec in signature.inputs}
-        self._known: dict[tuple[Header, ...], Layout] = {}
+        self._known: dict[tuple[TensorHeader, ...], Layout] = {}
         self._kinds: dict[RowKind, RowKind] = {}
 
-    def check(self, headers: tuple[Header, ...]) -> Layout:
+    def check(self, headers: tuple[TensorHeader, ...]) -> Layout:
         """The layout of a request with these headers.
 
         Raises:
@@ -75,7 +75,7 @@ class Layouts:
             self._known[headers] = layout
         return layout
 
-    def _check(self, headers: tuple[Header, ...]) -> Layout:
+    def _check(self, headers: tuple[TensorHeader, ...]) -> Layout:
         self._check_names([name for name, _, _ in headers])
         place = {name: index for index, (name, _, _) in enumerate(headers)}
         order = tuple(place[spec.name] for spec in self._signature.inputs)

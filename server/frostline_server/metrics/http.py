@@ -39,7 +39,7 @@ class _Quiet(WSGIRequestHandler):
         """A scrape every few seconds is not worth a line each."""
 
 
-class ScrapeServer:
+class MetricsServer:
     """Serves the registry and the probes from a thread of its own.
 
     Args:
@@ -51,7 +51,7 @@ class ScrapeServer:
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int, unready: Callable[[], str]) -> None:
         self._metrics = make_wsgi_app(registry)
-        self._host = host.strip("[]")  # an IPv6 address, as the gRPC door takes it too
+        self._host = host.strip("[]")  # an IPv6 address, as the gRPC front end takes it too
         self._port = port
         self._unready = unready
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from frostline_server.batching.admission import Pace
+from frostline_server.batching.admission import AdmissionController
 from frostline_server.metrics.host import CpuClock, host_families
 from frostline_server.model.shadow import Counts
 from frostline_server.model.stats import ModelStats, Unrouted
@@ -32,7 +32,7 @@ class ModelView:
     sha256: str
     verified: bool
     stats: ModelStats
-    pace: Pace | None = None
+    admission: AdmissionController | None = None
     bound_bytes: int = 0
     cuda_graphs: int = 0
 
@@ -53,7 +53,7 @@ class ServerView:
 
     Attributes:
         version: the release.
-        transport: the door in use.
+        transport: the front end in use.
         ready: whether the server is ready, asked at every scrape.
         models: every version, asked at every scrape.
         device_fallback: whether a GPU was wanted and the CPU is used.
@@ -94,7 +94,7 @@ class Collector:
             float(self._server.device_fallback()),
         )
         info = GaugeMetricFamily(
-            "frostline_build_info", "The release and the door in use.", labels=["version", "transport"]
+            "frostline_build_info", "The release and the front end in use.", labels=["version", "transport"]
         )
         info.add_metric([self._server.version, self._server.transport], 1)
         yield info
@@ -175,10 +175,10 @@ def _model_families(models: list[ModelView], unrouted: Counter[str]) -> Iterator
         healthy.add_metric(identity, float(model.healthy))
         load.add_metric(identity, model.load_s)
         queue.add_metric(identity, model.queued_rows)
-        if model.pace is not None:
-            shed.add_metric([*identity, "arrival"], model.pace.refused)
-            shed.add_metric([*identity, "queued"], model.pace.shed)
-            slowness.add_metric(identity, model.pace.slowness)
+        if model.admission is not None:
+            shed.add_metric([*identity, "arrival"], model.admission.refused)
+            shed.add_metric([*identity, "queued"], model.admission.shed)
+            slowness.add_metric(identity, model.admission.slowness)
         for name, family in histograms.items():
             histogram = getattr(model.stats, name)
             family.add_metric(identity, histogram.buckets(), histogram.total)

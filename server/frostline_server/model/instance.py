@@ -13,7 +13,7 @@ from frostline_server.runtime.signature import Signature, reshaped
 Array = np.ndarray[Any, Any]
 
 
-def answering(session: Session, stats: ModelStats, tap: Tap) -> Run:
+def instance_run(session: Session, stats: ModelStats, tap: Tap) -> Run:
     """The session's run as the batcher wants it, with predictions counted and outputs shaped as clients see them."""
     return _shaped(_observed(session, stats, tap), session.signature)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from frostline.pb import model_config_pb2
-from frostline_server.batching.admission import Pace
+from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
@@ -15,7 +15,7 @@ from frostline_server.runtime.session import Session
 
 
 @dataclass(slots=True, eq=False)
-class Served:
+class LoadedModel:
     """What a READY version answers with.
 
     Attributes:
@@ -32,7 +32,7 @@ class Served:
         labels: names of its classes.
         fell_back: whether an instance that should be on a GPU is on the CPU.
         tap: where a shadow of it is attached.
-        pace: who is let in, where there is an slo.
+        admission: who is let in, where there is an slo.
         fault: why its device does not answer as it should, or "".
     """
 
@@ -49,7 +49,7 @@ class Served:
     labels: Sequence[str] | None
     fell_back: bool
     tap: Tap
-    pace: Pace | None = None
+    admission: AdmissionController | None = None
     fault: str = ""
 
     @property

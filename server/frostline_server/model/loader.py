@@ -9,14 +9,14 @@ from typing import Any
 import onnxruntime
 
 from frostline.pb import model_config_pb2
-from frostline_server.batching.admission import Costs, Pace, Watched
+from frostline_server.batching.admission import AdmissionController, Costs, LearningObserver
 from frostline_server.batching.batcher import Batcher, Observer
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import GraphsFailed, LoadError
 from frostline_server.model.artifact import check_weights, model_file, read_card, read_labels, sha256
-from frostline_server.model.instance import answering
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.instance import instance_run
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.model.warmup import Sample, samples_of
@@ -64,7 +64,7 @@ class Loader:
         config: model_config_pb2.ModelConfig,
         warn: Callable[[str], None],
         given_up: Callable[[], bool] = lambda: False,
-    ) -> Served:
+    ) -> LoadedModel:
         """Load, warm and prove one version; its batcher is started.
 
         Args:
@@ -125,15 +125,15 @@ class Loader:
                 instance.check_golden(golden, batching.max_batch_size)
         labels = labels_of(folder.parent, card, session, config, warn)
         stats, tap = ModelStats(labels), Tap()
-        pace = _pace(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
-        observer: Observer = stats if pace is None else Watched(stats, pace)
+        admission = _admission(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
+        observer: Observer = stats if admission is None else LearningObserver(stats, admission)
         batcher = Batcher(
-            [answering(instance, stats, tap) for instance in sessions],
+            [instance_run(instance, stats, tap) for instance in sessions],
             observer,
             batching,
             batched=signature.batched,
             name=f"device-{name}-{version}",
-            pace=pace,
+            admission=admission,
             uncast=frozenset.intersection(*[instance.uncast for instance in sessions]),
         )
         codec = Codec(name, version, signature, batching.max_batch_size, labels)
@@ -141,7 +141,7 @@ class Loader:
             place[0][0] != CPU and instance.provider == CPU for place, instance in zip(places, sessions, strict=True)
         )
         batcher.start()
-        return Served(
+        return LoadedModel(
             name,
             version,
             config,
@@ -155,7 +155,7 @@ class Loader:
             labels,
             fell_back,
             tap,
-            pace,
+            admission,
         )
 
 
@@ -283,13 +283,13 @@ def batch_sizes(batching: Batching) -> list[int]:
     return sorted(powers | {most} | {size for size in batching.preferred_sizes if size <= most})
 
 
-def _pace(
+def _admission(
     sessions: Sequence[Session], batching: Batching, slo_s: float, golden: Golden | None, warn: Callable[[str], None]
-) -> Pace | None:
+) -> AdmissionController | None:
     """What keeps a model's answers within its slo; None without one."""
     if not slo_s:
         return None
     run_s = sessions[0].measure(batch_sizes(batching), golden)
     if run_s and run_s[1] > slo_s:
         warn(f"slo_ms {slo_s * 1000:g} cannot be met: a run of one row takes {run_s[1] * 1000:.3g} ms here")
-    return Pace(slo_s, Costs(run_s, batching.max_batch_size), len(sessions))
+    return AdmissionController(slo_s, Costs(run_s, batching.max_batch_size), len(sessions))

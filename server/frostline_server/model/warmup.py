@@ -51,7 +51,7 @@ class Sample:
         for _ in range(self.count):
             go_on()
             try:
-                session.rehearse(inputs, self.rows)
+                session.run_and_check(inputs, self.rows)
             except LoadError as error:
                 raise LoadError(f"model_warmup '{self.name}': {error}") from error
 

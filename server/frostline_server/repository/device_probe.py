@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable, Iterable
 
 from frostline_server.errors import LoadError, RunFailed
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 
 _PATIENCE_S = 10.0
 """How long one row may take at least before its device counts as hanging."""
 
 
-def probe(served: Served) -> str:
+def probe(served: LoadedModel) -> str:
     """Why a model's device does not answer as it should, or "".
 
     A fault that is gone when asked again at once is not one.
@@ -36,13 +36,13 @@ class DeviceProbe:
     """
 
     def __init__(
-        self, served: Callable[[], Iterable[Served]], on_change: Callable[[Served], None], period_s: float
+        self, served: Callable[[], Iterable[LoadedModel]], on_change: Callable[[LoadedModel], None], period_s: float
     ) -> None:
         self._served = served
         self._on_change = on_change
         self._period_s = period_s
         self._stop = threading.Event()
-        self._hanging: dict[Served, threading.Thread] = {}
+        self._hanging: dict[LoadedModel, threading.Thread] = {}
         self._thread = threading.Thread(target=self._loop, name="device-probe", daemon=True)
 
     def start(self) -> None:
@@ -66,7 +66,7 @@ class DeviceProbe:
                 served.fault = fault
                 self._on_change(served)
 
-    def _ask(self, served: Served) -> str:
+    def _ask(self, served: LoadedModel) -> str:
         if served in self._hanging:
             return served.fault
         found: list[str] = []

@@ -19,13 +19,13 @@ from frostline_server.repository.plan import Fingerprint, Known, OnDisk, Plan, p
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.rollout import standing, wanted
 from frostline_server.repository.scan import Model, scan
-from frostline_server.repository.stability import Settling
+from frostline_server.repository.stability import StabilityCheck
 
 _DRAIN_S = 60.0
 """How long requests that a replaced version had accepted may take; what is left then is refused."""
 
 
-class Keeper:
+class Reconciler:
     """Loads and unloads versions.
 
     Every method blocks and may be called from any thread; one works at a time.
@@ -62,7 +62,7 @@ class Keeper:
         self._on_rollout = on_rollout
         self._working = threading.RLock()
         self._models: dict[str, Model] = {}
-        self._settling = Settling(clock)
+        self._settling = StabilityCheck(clock)
         self._told: dict[str, Traffic] = {}
         self._complaint = ""
         self._closing = False

@@ -13,7 +13,7 @@ from pathlib import Path
 from frostline.pb import model_config_pb2
 from frostline_server.errors import InvalidInput, ModelNotFound, ModelNotReady
 from frostline_server.model.artifact import is_version
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Routes
@@ -45,7 +45,7 @@ class ModelVersion:
     fingerprint: Fingerprint = ()
     state: str = "LOADING"
     reason: str = ""
-    served: Served | None = None
+    served: LoadedModel | None = None
     refused: Fingerprint | None = None
     load_s: float = 0.0
 
@@ -139,7 +139,7 @@ class Repository:
 
     # Handing out
 
-    def get(self, name: str, version: str) -> Served:
+    def get(self, name: str, version: str) -> LoadedModel:
         """The version that answers a request.
 
         Args:
@@ -153,7 +153,7 @@ class Repository:
             InvalidInput: the version is neither a number nor a label.
         """
         ready = self._ready
-        found: Served | None = ready.get((name, version))
+        found: LoadedModel | None = ready.get((name, version))
         if found is None:
             split: Split | None = ready.get((name,)) if version in ("", "latest") else None
             if split is None:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch
 from frostline_server.repository.rollout import Rollout, Routes, routes
 
 Table = dict[tuple[str, ...], Any]
-"""What requests mean: a `Served` for each (name, version), and a `Split` for (name,) where what names no version is split.
+"""What requests mean: a `LoadedModel` for each (name, version), and a `Split` for (name,) where what names no version is split.
 
 One dictionary for both, so that it can be replaced at once. Nothing a request says can be the key of a split.
 """
@@ -20,16 +20,16 @@ class Split:
     """Versions that share the requests naming none."""
 
     routes: Routes
-    served: Mapping[int, Served]
+    served: Mapping[int, LoadedModel]
 
-    def choose(self, draw: float) -> Served:
+    def choose(self, draw: float) -> LoadedModel:
         """The version for one request; `draw` is evenly distributed in [0, 1)."""
         number = self.routes.choose(draw)
         assert number is not None, "only what is served is split"  # noqa: S101  an invariant, not a check
         return self.served[number]
 
 
-def build(models: Iterable[tuple[str, Rollout | None, Mapping[int, Served]]]) -> tuple[Table, dict[str, Routes]]:
+def build(models: Iterable[tuple[str, Rollout | None, Mapping[int, LoadedModel]]]) -> tuple[Table, dict[str, Routes]]:
     """The table for these models.
 
     Args:
@@ -53,8 +53,8 @@ def build(models: Iterable[tuple[str, Rollout | None, Mapping[int, Served]]]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Attached:
-    live: Served
-    candidate: Served
+    live: LoadedModel
+    candidate: LoadedModel
     shadow: Shadow | None
     problem: str
 
@@ -69,7 +69,7 @@ class Shadows:
         # Replaced whole, so that readers need no lock.
         self._attached: dict[str, _Attached] = {}
 
-    def follow(self, pairs: Mapping[str, tuple[Served, Served]]) -> None:
+    def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]]) -> None:
         """Attach and detach until exactly these are attached; waits for the run of a shadow that goes.
 
         Args:
@@ -101,7 +101,7 @@ class Shadows:
         ]
 
 
-def _attach(live: Served, candidate: Served) -> _Attached:
+def _attach(live: LoadedModel, candidate: LoadedModel) -> _Attached:
     ours, theirs = live.session.signature, candidate.session.signature
     problem = mismatch(ours, live.labels, theirs, candidate.labels)
     if problem or theirs.heads is None:

@@ -12,7 +12,7 @@ Key = tuple[str, int]
 """A model's name and a version's number."""
 
 
-class Settling:
+class StabilityCheck:
     """Remembers since when files are as they are.
 
     Args:

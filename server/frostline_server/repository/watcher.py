@@ -13,7 +13,7 @@ _LOOK_AGAIN_MS = 500
 _log = structlog.get_logger(__name__)
 
 
-class Watch:
+class Watcher:
     """Calls `reconcile` from a thread of its own, whenever there may be something new.
 
     The file system does not tell of everything (changes made on another machine, behind a link), so the folder is also looked

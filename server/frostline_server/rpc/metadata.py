@@ -5,7 +5,7 @@ from collections.abc import Callable
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
 from frostline_server.errors import PredictionError
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model_config.pbtxt import BACKEND, MODEL_FILE, PLATFORM
 from frostline_server.model_config.tensor_config import complete
 from frostline_server.repository.registry import Repository, Traffic
@@ -94,7 +94,7 @@ def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.Te
     )
 
 
-def _config(served: Served) -> model_config_pb2.ModelConfig:
+def _config(served: LoadedModel) -> model_config_pb2.ModelConfig:
     signature, batching = served.session.signature, served.batching
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(served.config)

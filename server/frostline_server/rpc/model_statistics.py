@@ -1,7 +1,7 @@
 """ModelStatistics: a version's accumulators in the protocol's form."""
 
 from frostline.pb import inference_pb2 as pb
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.stats import BatchTimes, Snapshot
 from frostline_server.repository.registry import Repository
 
@@ -31,7 +31,7 @@ class Statistics:
         )
 
 
-def _statistics(version: Served) -> pb.ModelStatistics:
+def _statistics(version: LoadedModel) -> pb.ModelStatistics:
     snapshot = version.stats.snapshot()
     return pb.ModelStatistics(
         name=version.name,

@@ -1,4 +1,4 @@
-"""The fast door: inference calls taken in batches from pygrpc-native's low-level API, with no coroutine per call.
+"""The native front end: inference calls taken in batches from pygrpc-native's low-level API, with no coroutine per call.
 
 The front owns the port. It hands the two inference methods to this module as events, and passes every other call
 through to the grpc.aio server behind it. One thread receives, and runs brief batches itself; other answers leave straight from
@@ -22,7 +22,7 @@ _EVENTS = 256
 """Calls taken in one trip across the interpreter lock, at most."""
 
 
-class NativeDoor:
+class NativeFrontEnd:
     """Answers inference calls on a port it owns.
 
     Args:
@@ -38,7 +38,7 @@ class NativeDoor:
         self._active: dict[int, Entry] = {}
         # One object, so that the batcher sees that entries share it.
         self._reply = self._answer
-        self._thread = threading.Thread(target=self._receive, name="native-door", daemon=True)
+        self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
 
     def start(self) -> int:
         """Bind and begin to answer.
@@ -86,19 +86,19 @@ class NativeDoor:
                     entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)  # type: ignore[arg-type]  # and a payload
                     # Known before it is queued, because it may be answered before `submit` returns.
                     active[call_id] = entry
-                    batcher = inference.submit(entry, _METHODS[method], payload, helping=True)  # type: ignore[arg-type]  # as above
+                    batcher = inference.submit(entry, _METHODS[method], payload, inline=True)  # type: ignore[arg-type]  # as above
                     if batcher not in helped:
                         helped.append(batcher)
                 except Refused as refused:
                     active.pop(call_id, None)
                     self._fail(call_id, refused.error, refused.request_id)
-                except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the door
+                except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the front end
                     active.pop(call_id, None)
                     self._fail(call_id, unexpected(error), "")
 
             # What is in no thread's hands yet is run here, if that is brief.
             for batcher in helped:
-                batcher.help()
+                batcher.run_inline()
             # While this thread waits for the next call, nothing may keep the last one's message alive.
             del events, payload, details
 

@@ -7,7 +7,7 @@ from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
 from frostline_server.errors import InvalidInput, LoadError, Unsupported
 from frostline_server.model_config.pbtxt import parse_model_config
-from frostline_server.repository.reconciler import Keeper
+from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 
 _PASSING = ("LOADING", "UNLOADING")
@@ -21,9 +21,9 @@ class ModelControl:
         keeper: loads and unloads them.
     """
 
-    def __init__(self, repository: Repository, keeper: Keeper) -> None:
+    def __init__(self, repository: Repository, reconciler: Reconciler) -> None:
         self._repository = repository
-        self._keeper = keeper
+        self._reconciler = reconciler
         self._free = asyncio.Semaphore(1)
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
@@ -31,7 +31,7 @@ class ModelControl:
         versions = self._repository.versions()
         index = [_indexed(version) for version in versions if version.ready or not request.ready]
         if not request.ready:
-            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._keeper.unloaded()]
+            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._reconciler.unloaded()]
         return pb.RepositoryIndexResponse(models=index)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
@@ -45,7 +45,7 @@ class ModelControl:
             Unsupported: the model's files are in the request.
         """
         config, warnings = _configuration(request.model_name, request.parameters)
-        await self._work(lambda: self._keeper.load_model(request.model_name, config, warnings))
+        await self._work(lambda: self._reconciler.load_model(request.model_name, config, warnings))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -61,7 +61,7 @@ class ModelControl:
                 raise InvalidInput(f"unrecognized parameter '{name}' for unloading model '{request.model_name}'")
             if value.WhichOneof("parameter_choice") != "bool_param":
                 raise InvalidInput("invalid value type for 'unload_dependents' parameter, expected bool_param.")
-        await self._work(lambda: self._keeper.unload_model(request.model_name))
+        await self._work(lambda: self._reconciler.unload_model(request.model_name))
         return pb.RepositoryModelUnloadResponse()
 
     async def _work(self, work: Callable[[], None]) -> None:

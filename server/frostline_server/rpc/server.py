@@ -1,4 +1,4 @@
-"""The doors: the grpc.aio server with its limits and TLS, and the native front before it; which one owns the port."""
+"""The front ends: the grpc.aio server with its limits and TLS, and the native front before it; which one owns the port."""
 
 import ipaddress
 import shutil
@@ -19,11 +19,11 @@ from frostline_server.errors import StartError
 from frostline_server.inference import Inference
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.oip_service import InferenceService
-from frostline_server.rpc.stream import StreamDoor
-from frostline_server.rpc.unary import InferenceDoor
+from frostline_server.rpc.stream import StreamFrontEnd
+from frostline_server.rpc.unary import UnaryFrontEnd
 
 if TYPE_CHECKING:
-    from frostline_server.rpc.native import NativeDoor
+    from frostline_server.rpc.native import NativeFrontEnd
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
@@ -40,9 +40,9 @@ _COMPRESSIONS = {
 def choose_transport(
     asked: str, host: str, *, tls: bool, compression: bool = False, native: bool = True
 ) -> tuple[str, str]:
-    """Which door owns the port, and why.
+    """Which front end owns the port, and why.
 
-    The native door buffers a whole message before a limit of ours can refuse it, so by itself it is chosen only where
+    The native front end buffers a whole message before a limit of ours can refuse it, so by itself it is chosen only where
     every client is already trusted with this machine's memory.
 
     Args:
@@ -50,13 +50,13 @@ def choose_transport(
         host: the address to listen on.
         tls: whether TLS is on.
         compression: whether answers are to be compressed.
-        native: whether the native door's library is installed; not every platform has it.
+        native: whether the native front end's library is installed; not every platform has it.
 
     Returns:
         native or grpcio, and the reason in words.
 
     Raises:
-        StartError: the native door was asked for and cannot be had.
+        StartError: the native front end was asked for and cannot be had.
     """
     if asked == "native" and not native:
         raise StartError("the native transport needs pygrpc-native, which is not installed; use --transport grpcio")
@@ -110,7 +110,7 @@ class Transport:
         self._inference = inference
         self._service = service
         self._health = health
-        self._streams = StreamDoor(inference)
+        self._streams = StreamFrontEnd(inference)
         native = find_spec("pygrpc_native") is not None
         self.name, self.reason = choose_transport(
             config.transport,
@@ -119,7 +119,7 @@ class Transport:
             compression=config.compression != "none",
             native=native,
         )
-        self._native: NativeDoor | None = None
+        self._native: NativeFrontEnd | None = None
         self._folder: str | None = None
 
     async def start(self) -> str:
@@ -145,9 +145,9 @@ class Transport:
             self._server = self._build()
             self._server.add_insecure_port(f"unix:{fallback}")
             await self._server.start()
-            from frostline_server.rpc.native import NativeDoor  # noqa: PLC0415  its library is not on every platform
+            from frostline_server.rpc.native import NativeFrontEnd  # noqa: PLC0415  its library is not on every platform
 
-            native = NativeDoor(self._inference, address, fallback)
+            native = NativeFrontEnd(self._inference, address, fallback)
             try:
                 port = native.start()
             except StartError:
@@ -184,7 +184,7 @@ class Transport:
             ],
         )
         self._service.register(server)
-        InferenceDoor(self._inference).register(server)
+        UnaryFrontEnd(self._inference).register(server)
         self._streams.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)

@@ -39,7 +39,7 @@ _FINAL = pb.ModelInferResponse(
 ).SerializeToString()
 
 
-class StreamDoor:
+class StreamFrontEnd:
     """The streaming inference method, over message bytes.
 
     Args:
@@ -107,7 +107,7 @@ class StreamDoor:
             return
         batchers, self._to_help = self._to_help, []
         for batcher in batchers:
-            batcher.help()
+            batcher.run_inline()
 
     def _answer(self, entries: list[Entry]) -> None:
         """Deliver a whole batch, and wake the loop for it only once; runs in the device thread, or in the loop's own."""
@@ -214,7 +214,7 @@ class _Stream:
         self._open_bytes += size
         try:
             entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self)
-            batcher = self._inference.submit(entry, MODEL_INFER, payload, helping=True)
+            batcher = self._inference.submit(entry, MODEL_INFER, payload, inline=True)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure

@@ -16,7 +16,7 @@ from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, tr
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class InferenceDoor:
+class UnaryFrontEnd:
     """The two inference methods as coroutines over message bytes.
 
     Args:

@@ -30,7 +30,7 @@ Names = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BindingPlan:
     """What to bind.
 
     Attributes:
@@ -64,7 +64,7 @@ class Plan:
         return {pair: str(number) for number, pair in enumerate(pairs, start=1)}
 
 
-def plan(signature: Signature, sizes: Sequence[int], max_bytes: int = MAX_BYTES) -> Plan | None:
+def plan(signature: Signature, sizes: Sequence[int], max_bytes: int = MAX_BYTES) -> BindingPlan | None:
     """What to bind of a network; None when its tensors are not of fixed size, or not numbers.
 
     Args:
@@ -84,7 +84,7 @@ def plan(signature: Signature, sizes: Sequence[int], max_bytes: int = MAX_BYTES)
     kept = affordable(wanted, row_bytes, max_bytes)
     if not kept:
         return None
-    return Plan(kept, output_sets(signature), casts, tuple(wanted[len(kept) :]), sum(kept) * row_bytes)
+    return BindingPlan(kept, output_sets(signature), casts, tuple(wanted[len(kept) :]), sum(kept) * row_bytes)
 
 
 def affordable(sizes: Sequence[int], row_bytes: int, max_bytes: int) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from frostline_server.errors import GraphsFailed
-from frostline_server.runtime.cuda_buckets import NO_GRAPH, WIRE, Names, Plan, computed
-from frostline_server.runtime.cuda_thread import Captures, Lane
+from frostline_server.runtime.cuda_buckets import NO_GRAPH, WIRE, BindingPlan, Names, computed
+from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.signature import Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -76,7 +76,7 @@ class DeviceRunner:
         *,
         graphs: bool,
         captures: Captures,
-        lane: Lane,
+        lane: CudaThread,
     ) -> None:
         self._session = session
         self._names = tuple(inputs)
@@ -88,7 +88,7 @@ class DeviceRunner:
         self.graphs = graphs
         self._captures = captures
         self._lane = lane
-        self._plan: Plan | None = None
+        self._plan: BindingPlan | None = None
         self._batched = False
         self._shapes: tuple[tuple[tuple[int | None, ...], np.dtype[Any], bool], ...] = ()
         self._buckets: dict[int, _Bucket] = {}
@@ -104,7 +104,7 @@ class DeviceRunner:
         """
         return self._lane.do(partial(self._run, inputs, outputs))
 
-    def prepare(self, signature: Signature, plan: Plan, row: Sequence[Array]) -> str:
+    def prepare(self, signature: Signature, plan: BindingPlan, row: Sequence[Array]) -> str:
         """Bind every bucket of a plan, run it, and capture its graphs.
 
         Args:
@@ -120,7 +120,7 @@ class DeviceRunner:
         """
         return self._lane.do(partial(self._prepare, signature, plan, row))
 
-    def _prepare(self, signature: Signature, plan: Plan, row: Sequence[Array]) -> str:
+    def _prepare(self, signature: Signature, plan: BindingPlan, row: Sequence[Array]) -> str:
         self._buckets = {}
         ids, specs = plan.graph_ids(), computed(signature)
         buckets: dict[int, _Bucket] = {}
@@ -144,7 +144,7 @@ class DeviceRunner:
         return ""
 
     def _bind(
-        self, signature: Signature, plan: Plan, size: int, specs: Sequence[TensorSpec], row: Sequence[Array]
+        self, signature: Signature, plan: BindingPlan, size: int, specs: Sequence[TensorSpec], row: Sequence[Array]
     ) -> _Bucket:
         lead = (size,) if self._batched else ()
         inputs = tuple(

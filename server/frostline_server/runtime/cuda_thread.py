@@ -107,7 +107,7 @@ class _Call(Generic[T]):
             del error
 
 
-class Lane:
+class CudaThread:
     """One thread that does what it is given, in order.
 
     It ends when its owner is gone, so that a session can be dropped like one without a thread.

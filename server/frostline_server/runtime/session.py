@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from frostline_server.errors import LoadError, RunFailed
-from frostline_server.runtime.cuda_buckets import Plan, plan
+from frostline_server.runtime.cuda_buckets import BindingPlan, plan
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.golden import Golden, compare, compare_classes
 from frostline_server.runtime.signature import Signature, TensorSpec
@@ -59,7 +59,7 @@ class Session:
         self._run_options = run_options
         self._runner = runner
         self.remarks = list(remarks)
-        self.bound: Plan | None = None
+        self.bound: BindingPlan | None = None
         self._names = [spec.name for spec in signature.inputs]
 
     @property
@@ -130,7 +130,7 @@ class Session:
         for size in sizes if self.signature.batched else (1,):
             go_on()
             inputs = self.signature.repeated(row, size)
-            self.rehearse(inputs, size)
+            self.run_and_check(inputs, size)
         return True
 
     def _bind(self, sizes: Sequence[int], row: Sequence[Array]) -> None:
@@ -176,7 +176,7 @@ class Session:
             share_s = clock() + _MEASURE_S / len(sizes)
             for _ in range(_MEASURE_RUNS):
                 began_s = clock()
-                self.rehearse(inputs, size)
+                self.run_and_check(inputs, size)
                 now_s = clock()
                 measured[size] = min(measured.get(size, math.inf), now_s - began_s)
                 if now_s > share_s:
@@ -204,7 +204,7 @@ class Session:
     def _logits(self) -> str:
         return self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
 
-    def rehearse(self, inputs: Sequence[Array], rows: int) -> None:
+    def run_and_check(self, inputs: Sequence[Array], rows: int) -> None:
         """Run once with everything that can be asked for, and check what comes out.
 
         Raises:

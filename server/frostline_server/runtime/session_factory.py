@@ -10,7 +10,7 @@ import onnxruntime as ort
 from frostline_server.errors import LoadError
 from frostline_server.runtime.cuda_buckets import cast_network, graphs_wanted, with_graphs
 from frostline_server.runtime.cuda_runner import DeviceRunner
-from frostline_server.runtime.cuda_thread import Captures, Lane
+from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.heads import add_heads
 from frostline_server.runtime.session import Session
@@ -81,7 +81,7 @@ def load_session(
         partial(_caster, {name: options for name, options in providers if name == CUDA}),
         graphs=graphs and not problem,
         captures=captures or Captures(),
-        lane=Lane(f"cuda-{index}"),
+        lane=CudaThread(f"cuda-{index}"),
     )
     runner.start()
     remarks = [f"CUDA graphs are not captured: {problem}"] if problem else []

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline_server.batching.admission import AIM, LATEST, LONGEST_TRIAL_S, TRIAL_S, Costs, Pace
+from frostline_server.batching.admission import AIM, LATEST, LONGEST_TRIAL_S, TRIAL_S, AdmissionController, Costs
 from frostline_server.batching.entry import Entry
-from frostline_server.batching.request_queue import QueuePolicy, Waiting
+from frostline_server.batching.request_queue import QueuePolicy, RequestQueue
 from frostline_server.errors import DeadlineExceeded, Overloaded
 from tests.support.overload import AROUND_S, simulate
 from tests.support.puppet import batching, make_entry
@@ -23,10 +23,10 @@ def linear(rows: int) -> float:
     return rows * MS
 
 
-def pace_of(run_s: dict[int, float] | None = None, max_rows: int = 64, devices: int = 1) -> Pace:
+def pace_of(run_s: dict[int, float] | None = None, max_rows: int = 64, devices: int = 1) -> AdmissionController:
     """A millisecond a row, unless said otherwise."""
     table = {2**power: linear(2**power) for power in range(7)} if run_s is None else run_s
-    return Pace(SLO_S, Costs(table, max_rows), devices, spread=lambda: 0.5, thread=lambda: 0)
+    return AdmissionController(SLO_S, Costs(table, max_rows), devices, spread=lambda: 0.5, thread=lambda: 0)
 
 
 def arriving(at: float = 0.0, *, rows: int = 1, **options: Any) -> Entry:
@@ -35,8 +35,8 @@ def arriving(at: float = 0.0, *, rows: int = 1, **options: Any) -> Entry:
     return entry
 
 
-def queue(pace: Pace, **options: Any) -> Waiting:
-    return Waiting(batching(**{"max_batch_size": 64, **options}), batched=True, pace=pace)
+def queue(admission: AdmissionController, **options: Any) -> RequestQueue:
+    return RequestQueue(batching(**{"max_batch_size": 64, **options}), batched=True, admission=admission)
 
 
 # What a batch costs
@@ -71,91 +71,91 @@ def test_a_run_that_stalls_once_counts_as_little_more_than_others() -> None:
 
 
 def test_where_nothing_could_be_measured_everybody_is_let_in_until_the_first_batch_has_run() -> None:
-    pace = pace_of({})
-    pace.admit(arriving(), 500)
-    pace.learn(2, 0.0, 0.0, 0.012, 0.012)
+    admission = pace_of({})
+    admission.admit(arriving(), 500)
+    admission.learn(2, 0.0, 0.0, 0.012, 0.012)
     with pytest.raises(Overloaded):
-        pace.admit(arriving(), 500)
+        admission.admit(arriving(), 500)
 
 
 # Who is let in
 
 
 def test_a_request_that_would_be_answered_too_late_is_refused_with_a_push_back() -> None:
-    pace = pace_of()
-    pace.admit(arriving(), 3)
-    pace.took(0.0, 3)
-    pace.admit(arriving(), 0)
+    admission = pace_of()
+    admission.admit(arriving(), 3)
+    admission.took(0.0, 3)
+    admission.admit(arriving(), 0)
     with pytest.raises(Overloaded, match=r"10 ms \(slo_ms\)") as caught:
-        pace.admit(arriving(), 10)
+        admission.admit(arriving(), 10)
     assert caught.value.pushback_ms is not None
     assert SLO_S * 1000 <= caught.value.pushback_ms <= 5 * SLO_S * 1000
-    assert (pace.refused, pace.shed) == (1, 0)
+    assert (admission.refused, admission.shed) == (1, 0)
 
 
 def test_a_request_that_is_too_large_for_its_time_is_told_so() -> None:
-    pace = pace_of()
-    pace.took(0.0, 1)
+    admission = pace_of()
+    admission.took(0.0, 1)
     with pytest.raises(Overloaded, match=r"30 rows take about 30 ms now, and 10 ms are allowed .*; send fewer rows"):
-        pace.admit(arriving(rows=30), 0)
+        admission.admit(arriving(rows=30), 0)
     with pytest.raises(Overloaded, match=r"5 rows take about 5 ms now, and 4 ms are allowed"):
-        pace.admit(arriving(rows=5, deadline_s=4 * MS), 0)
+        admission.admit(arriving(rows=5, deadline_s=4 * MS), 0)
 
 
 def test_a_clients_own_deadline_counts_where_it_is_earlier() -> None:
-    pace = pace_of()
-    pace.took(0.0, 2)
-    pace.admit(arriving(deadline_s=1.0), 0)
+    admission = pace_of()
+    admission.took(0.0, 2)
+    admission.admit(arriving(deadline_s=1.0), 0)
     entry = arriving(deadline_s=8 * MS)
-    pace.admit(entry, 0)
+    admission.admit(entry, 0)
     assert entry.due_s == pytest.approx(8 * MS * LATEST)
     with pytest.raises(Overloaded):
-        pace.admit(arriving(deadline_s=3 * MS), 0)
+        admission.admit(arriving(deadline_s=3 * MS), 0)
 
 
 def test_rows_that_cannot_share_a_batch_are_batches_of_their_own() -> None:
-    pace = pace_of()
-    pace.admit(arriving(), 1, lanes=1)
+    admission = pace_of()
+    admission.admit(arriving(), 1, lanes=1)
     with pytest.raises(Overloaded):
-        pace.admit(arriving(), 1, lanes=3)
+        admission.admit(arriving(), 1, lanes=3)
 
 
 def test_a_second_device_takes_what_the_first_one_cannot() -> None:
     one, two = pace_of(), pace_of(devices=2)
-    for pace in (one, two):
-        pace.took(0.0, 5)
+    for admission in (one, two):
+        admission.took(0.0, 5)
     with pytest.raises(Overloaded):
         one.admit(arriving(), 3)
     two.admit(arriving(), 3)
 
 
 def test_a_run_that_takes_longer_than_expected_is_expected_to_take_as_much_longer_again() -> None:
-    pace = pace_of()
-    pace.took(0.0, 4)
-    pace.admit(arriving(5 * MS), 0)
+    admission = pace_of()
+    admission.took(0.0, 4)
+    admission.admit(arriving(5 * MS), 0)
     with pytest.raises(Overloaded):
-        pace.admit(arriving(15 * MS), 0)
-    pace.freed()
-    pace.admit(arriving(15 * MS), 0)
+        admission.admit(arriving(15 * MS), 0)
+    admission.freed()
+    admission.admit(arriving(15 * MS), 0)
 
 
 def test_a_run_of_which_nobody_hears_again_does_not_refuse_everybody_for_ever() -> None:
-    pace = pace_of()
-    pace.took(0.0, 5)
+    admission = pace_of()
+    admission.took(0.0, 5)
     with pytest.raises(Overloaded):
-        pace.admit(arriving(0.02), 0)
+        admission.admit(arriving(0.02), 0)
     entry = arriving(TRIAL_S)
-    pace.admit(entry, 0)
+    admission.admit(entry, 0)
     assert entry.due_s == math.inf, "nothing is promised"
     with pytest.raises(Overloaded):
-        pace.admit(arriving(TRIAL_S), 1)
+        admission.admit(arriving(TRIAL_S), 1)
 
 
 def test_who_has_answered_a_batch_is_free() -> None:
-    pace = pace_of()
-    pace.took(0.0, 5)
-    pace.learn(5, 0.0, 0.0, 5 * MS, 5 * MS)
-    pace.admit(arriving(5 * MS), 3)
+    admission = pace_of()
+    admission.took(0.0, 5)
+    admission.learn(5, 0.0, 0.0, 5 * MS, 5 * MS)
+    admission.admit(arriving(5 * MS), 3)
 
 
 @given(
@@ -232,15 +232,15 @@ def test_measurements_that_were_far_too_high_do_not_refuse_everybody_for_ever() 
 
 
 def test_a_model_that_is_too_slow_for_its_limit_is_tried_ever_more_seldom() -> None:
-    pace = pace_of({1: 1.0}, max_rows=1)
+    admission = pace_of({1: 1.0}, max_rows=1)
     at, tried = 0.0, []
     while at < 60.0:
         try:
-            pace.admit(entry := arriving(at), 0)
+            admission.admit(entry := arriving(at), 0)
             tried.append(at)
             assert entry.due_s == math.inf, "nothing is promised"
-            pace.learn(1, at, at, at + 1e-9, at + 1e-9)
-            pace.learn(1, at, at, at + 1.0, at)
+            admission.learn(1, at, at, at + 1e-9, at + 1e-9)
+            admission.learn(1, at, at, at + 1.0, at)
         except Overloaded:
             at += 0.01
     gaps = np.diff(tried)
@@ -261,8 +261,8 @@ def test_a_batch_is_the_largest_that_meets_the_deadline_of_its_oldest_request() 
 
 
 def test_a_request_whose_answer_would_come_too_late_never_reaches_the_device() -> None:
-    pace = pace_of()
-    waiting = queue(pace)
+    admission = pace_of()
+    waiting = queue(admission)
     late, good = arriving(0.0), arriving(5 * MS)
     waiting.push(late)
     waiting.push(good)
@@ -270,7 +270,7 @@ def test_a_request_whose_answer_would_come_too_late_never_reaches_the_device() -
     assert (batch, ended) == ([good], [late])
     assert isinstance(late.error, Overloaded)
     assert late.error.pushback_ms is not None
-    assert pace.shed == 1
+    assert admission.shed == 1
     assert waiting.empty
     assert waiting.rows == 0
 
@@ -284,8 +284,8 @@ def test_a_request_whose_client_has_stopped_waiting_is_told_so() -> None:
 
 
 def test_many_are_not_kept_small_for_the_sake_of_one() -> None:
-    pace = pace_of({1: 3 * MS, 64: 3.64 * MS})
-    waiting = queue(pace)
+    admission = pace_of({1: 3 * MS, 64: 3.64 * MS})
+    waiting = queue(admission)
     urgent = arriving(0.0, deadline_s=7 * MS)
     waiting.push(urgent)
     others = [arriving(0.0) for _ in range(30)]

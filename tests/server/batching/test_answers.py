@@ -21,7 +21,7 @@ from tests.support.puppet import HOUR_S, Replies, Staging, computed, make_entry,
 # Answering
 
 
-def test_a_door_is_handed_its_entries_of_a_batch_in_one_go(staging: Staging) -> None:
+def test_a_front_end_is_handed_its_entries_of_a_batch_in_one_go(staging: Staging) -> None:
     on = staging()
     other = Replies()
     on.occupy()

@@ -10,7 +10,7 @@ import pytest
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import QueuePolicy
 from frostline_server.errors import (
-    Retired,
+    BatcherClosed,
     ServerStopping,
 )
 from tests.support.puppet import (
@@ -49,7 +49,7 @@ def test_closing_does_not_wait_for_the_delay(staging: Staging) -> None:
 def test_a_closed_batcher_refuses_new_requests(staging: Staging) -> None:
     on = staging()
     on.finish()
-    with pytest.raises(Retired, match="has stopped accepting new inference requests"):
+    with pytest.raises(BatcherClosed, match="has stopped accepting new inference requests"):
         on.submit(on.entry([1]))
 
 
@@ -57,9 +57,9 @@ def test_a_request_that_a_closed_batcher_refused_is_answered_by_the_one_that_too
     old, new = staging(), staging(policies=(QueuePolicy(100),) * 2, default_priority=2)
     old.finish()
     entry = old.entry([1])
-    with pytest.raises(Retired):
+    with pytest.raises(BatcherClosed):
         old.submit(entry)
-    entry.readdress(old.entry([2], [3], wanted=("double",), priority=1))
+    entry.rebind(old.entry([2], [3], wanted=("double",), priority=1))
     new.submit(entry)
     new.finish()
     assert rows_of(entry) == [[4], [6]]

@@ -214,7 +214,7 @@ def test_a_reply_that_raises_does_not_end_the_device_thread(staging: Staging) ->
     on = staging()
 
     def broken(entries: list[Entry]) -> None:
-        raise RuntimeError("the door is gone")
+        raise RuntimeError("the front end is gone")
 
     on.submit(make_entry(np.ones((1, 1), np.float32), reply=broken))
     after = on.entry([5])

@@ -15,7 +15,7 @@ from tests.support.servers import TIMEOUT_S, Running, running
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server with one model that some tokens break, alone and as two instances, behind each door in turn."""
+    """A server with one model that some tokens break, alone and as two instances, behind each front end in turn."""
     models = tmp_path_factory.mktemp("models")
     for name, config in (("lookup", ""), ("twice", "instance_group { count: 2 }")):
         onnx_models.write_artifact(models, name, 1, onnx_models.lookup(), golden=False, labels=None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from frostline_server.batching.admission import Costs, Pace
+from frostline_server.batching.admission import AdmissionController, Costs
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import (
@@ -55,23 +55,23 @@ def test_a_brief_batch_is_run_by_whoever_offers_to_help(staging: Staging) -> Non
     on = brief(staging())
     threads = witnessed(on)
     first, second = on.entry([1]), on.entry([2], [3])
-    on.batcher.submit(first, helping=True)
-    on.batcher.submit(second, helping=True)
+    on.batcher.submit(first, inline=True)
+    on.batcher.submit(second, inline=True)
     assert on.puppet.ran[1:] == []
-    on.batcher.help()
+    on.batcher.run_inline()
     assert threads == [threading.current_thread().name]
     assert on.puppet.ran[-1].rows == 3
     assert (rows_of(first), rows_of(second)) == ([[1]], [[2], [3]])
     # Nothing is left, so there is nothing to help with.
-    on.batcher.help()
+    on.batcher.run_inline()
     assert len(threads) == 1
     on.finish()
 
 
 def test_a_lent_device_whose_run_failed_counts_as_free_again() -> None:
-    pace = Pace(1.0, Costs({1: 0.001, 8: 0.002}, 8))
+    admission = AdmissionController(1.0, Costs({1: 0.001, 8: 0.002}, 8))
     puppet, replies, witness = Puppet(blocking=False), Replies(), Witness()
-    batcher = Batcher([puppet], witness, batching(), pace=pace)
+    batcher = Batcher([puppet], witness, batching(), admission=admission)
     batcher.start()
     on = Stage(batcher, puppet, replies, witness)
     brief(on)
@@ -81,10 +81,10 @@ def test_a_lent_device_whose_run_failed_counts_as_free_again() -> None:
 
     puppet.answer = broken
     entry = on.entry([1])
-    batcher.submit(entry, helping=True)
-    batcher.help()
+    batcher.submit(entry, inline=True)
+    batcher.run_inline()
     assert isinstance(entry.error, RunFailed)
-    assert not pace._ends
+    assert not admission._ends
     on.finish()
 
 
@@ -92,15 +92,15 @@ def test_a_run_that_would_take_long_is_left_to_the_devices_thread(staging: Stagi
     on = brief(staging())
     threads = witnessed(on)
     on.batcher._row_s = 1.0
-    on.batcher.submit(on.entry([1]), helping=True)
-    on.batcher.help()
+    on.batcher.submit(on.entry([1]), inline=True)
+    on.batcher.run_inline()
     on.replies.wait_for(2)
     # Brief when it was queued, and long by the time help came.
     on.wait_until_idle()
     on.batcher._row_s = 0.0
-    on.batcher.submit(on.entry([2]), helping=True)
+    on.batcher.submit(on.entry([2]), inline=True)
     on.batcher._row_s = 1.0
-    on.batcher.help()
+    on.batcher.run_inline()
     on.replies.wait_for(3)
     assert threads == ["device", "device"]
     on.finish()
@@ -109,7 +109,7 @@ def test_a_run_that_would_take_long_is_left_to_the_devices_thread(staging: Stagi
 def test_how_long_the_first_run_takes_is_not_guessed(staging: Staging) -> None:
     on = staging()
     on.puppet.release_all()
-    on.batcher.submit(on.entry([1]), helping=True)
+    on.batcher.submit(on.entry([1]), inline=True)
     on.replies.wait_for(1)
     on.finish()
 
@@ -117,16 +117,16 @@ def test_how_long_the_first_run_takes_is_not_guessed(staging: Staging) -> None:
 def test_how_long_rows_of_another_shape_take_is_not_guessed(staging: Staging) -> None:
     on = brief(staging())
     threads = witnessed(on)
-    on.batcher.submit(on.entry([1, 2]), helping=True)
-    on.batcher.help()
+    on.batcher.submit(on.entry([1, 2]), inline=True)
+    on.batcher.run_inline()
     on.replies.wait_for(2)
     on.wait_until_idle()
     on.batcher._row_s = 0.0
     # Known by now, unlike the shape before it.
-    on.batcher.submit(on.entry([3, 4]), helping=True)
-    on.batcher.help()
-    on.batcher.submit(on.entry([5]), helping=True)
-    on.batcher.help()
+    on.batcher.submit(on.entry([3, 4]), inline=True)
+    on.batcher.run_inline()
+    on.batcher.submit(on.entry([5]), inline=True)
+    on.batcher.run_inline()
     on.replies.wait_for(4)
     assert threads == ["device", threading.current_thread().name, "device"]
     on.finish()
@@ -152,8 +152,8 @@ def test_a_helper_that_was_held_long_helps_no_more_for_a_hundred_times_as_long(
         on.puppet.answer = run
         on.wait_until_idle()
         on.batcher._row_s = 0.0
-        on.batcher.submit(on.entry([value]), helping=True)
-        on.batcher.help()
+        on.batcher.submit(on.entry([value]), inline=True)
+        on.batcher.run_inline()
         on.replies.wait_for(1 + value)
         return threads[-1] == threading.current_thread().name
 
@@ -171,8 +171,8 @@ def test_a_helper_that_was_held_long_helps_no_more_for_a_hundred_times_as_long(
 def test_what_does_not_fit_into_the_helpers_batch_goes_to_the_devices_thread(staging: Staging) -> None:
     on = brief(staging(max_batch_size=2))
     for value in range(5):
-        on.batcher.submit(on.entry([value]), helping=True)
-    on.batcher.help()
+        on.batcher.submit(on.entry([value]), inline=True)
+    on.batcher.run_inline()
     assert on.puppet.ran[1].rows == 2
     on.replies.wait_for(6)
     on.finish()
@@ -189,22 +189,22 @@ def test_a_batcher_that_closes_while_its_device_is_lent_ends_its_threads(staging
 
     closer = threading.Thread(target=lambda: closed.append(on.batcher.close(TIMEOUT_S)))
     on.puppet.answer = answer
-    on.batcher.submit(on.entry([1]), helping=True)
-    on.batcher.help()
+    on.batcher.submit(on.entry([1]), inline=True)
+    on.batcher.run_inline()
     closer.join(TIMEOUT_S)
     assert closed == [True]
-    on.batcher.help()
+    on.batcher.run_inline()
 
 
 def test_a_batch_that_waits_for_company_is_not_helped_along(staging: Staging) -> None:
     on = staging(max_batch_size=2, max_queue_delay_s=HOUR_S)
     on.puppet.release_all()
     on.batcher._row_s = 0.0
-    on.batcher.submit(on.entry([1]), helping=True)
-    on.batcher.help()
+    on.batcher.submit(on.entry([1]), inline=True)
+    on.batcher.run_inline()
     assert on.puppet.ran == []
-    on.batcher.submit(on.entry([2]), helping=True)
-    on.batcher.help()
+    on.batcher.submit(on.entry([2]), inline=True)
+    on.batcher.run_inline()
     assert on.puppet.wait_for(1).rows == 2
     on.finish()
 
@@ -217,10 +217,10 @@ def test_helpers_in_many_threads_lose_nothing_and_mix_nothing_up(staging: Stagin
         for value in range(first, first + 200):
             entry = on.entry([value])
             entries.append(entry)
-            on.batcher.submit(entry, helping=True)
+            on.batcher.submit(entry, inline=True)
             if value % 3:
-                on.batcher.help()
-        on.batcher.help()
+                on.batcher.run_inline()
+        on.batcher.run_inline()
 
     threads = [threading.Thread(target=work, args=(start,)) for start in range(1000, 5000, 1000)]
     for thread in threads:

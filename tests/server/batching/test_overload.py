@@ -1,4 +1,4 @@
-"""What clients see of a model with an slo, through both doors: refused at once, told when to come back, and nobody else disturbed."""
+"""What clients see of a model with an slo, through both front ends: refused at once, told when to come back, and nobody else disturbed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,10 +58,10 @@ def assert_answered(call: Any, rows: int) -> None:
 
 def refuse_next(server: Running, model: str) -> None:
     """Make the model's estimate of a run so high that nothing waits behind another."""
-    pace = server.server.repository.get(model, "").pace
-    assert pace is not None
+    admission = server.server.repository.get(model, "").admission
+    assert admission is not None
     for _ in range(100):
-        pace.learn(1, 0.0, 0.0, LONG_MS / 1000, LONG_MS / 1000)
+        admission.learn(1, 0.0, 0.0, LONG_MS / 1000, LONG_MS / 1000)
 
 
 def test_a_model_with_an_slo_answers_as_any_other(stub: Any) -> None:
@@ -105,8 +105,8 @@ def test_what_waited_and_cannot_be_in_time_any_more_is_refused_without_a_run(ser
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "retry-pushback-ms" in trailers_of(caught.value)
     assert served.stats.snapshot().executions == ran + 1, "only what held the device ran"
-    assert served.pace is not None
-    assert served.pace.shed == 1
+    assert served.admission is not None
+    assert served.admission.shed == 1
 
 
 def test_the_client_names_an_overload_as_one(server: Running) -> None:
@@ -118,8 +118,8 @@ def test_the_client_names_an_overload_as_one(server: Running) -> None:
 
 
 def test_a_model_without_an_slo_has_nobody_who_counts_time(server: Running) -> None:
-    assert server.server.repository.get("free", "").pace is None
-    assert server.server.repository.get("linear", "").pace is not None
+    assert server.server.repository.get("free", "").admission is None
+    assert server.server.repository.get("linear", "").admission is not None
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "1e9"])

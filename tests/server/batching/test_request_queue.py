@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline_server.batching.entry import Entry
-from frostline_server.batching.request_queue import QueuePolicy, Waiting
+from frostline_server.batching.request_queue import QueuePolicy, RequestQueue
 from frostline_server.errors import DeadlineExceeded, InvalidInput, QueueFull, QueueTimeout
 from tests.support.puppet import batching, make_entry
 
@@ -22,7 +22,7 @@ class Queue:
     """
 
     def __init__(self, *, batched: bool = True, **options: Any) -> None:
-        self.waiting = Waiting(batching(**options), batched=batched)
+        self.waiting = RequestQueue(batching(**options), batched=batched)
         self._names: dict[Entry, str] = {}
 
     def push(self, names: str, at: float = 0.0, *, rows: int = 1, width: int = 1, **options: Any) -> list[Entry]:
@@ -386,7 +386,7 @@ steps = st.lists(
 def test_every_entry_leaves_the_queue_once_and_no_bound_is_ever_broken(batchings: Any, steps: list[Any]) -> None:
     most, policies, delay_s, preferred, ordered = batchings
     many = len(policies) > 1
-    queue = Waiting(
+    queue = RequestQueue(
         batching(
             max_batch_size=most,
             policies=tuple(policies),

@@ -1,4 +1,4 @@
-"""The best classes of a row, as Triton's clients read them, through both doors."""
+"""The best classes of a row, as Triton's clients read them, through both front ends."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -103,7 +103,7 @@ def test_elements_that_are_no_numbers_cannot_be_ranked(datatype: str) -> None:
         check_classes("m", spec("out", datatype, 3))
 
 
-# Through the doors
+# Through the front ends
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])

@@ -12,7 +12,7 @@ from frostline.pb import inference_pb2 as pb
 from frostline.pb import predictor_pb2 as typed
 from frostline.protocol import pack_bytes
 from frostline_server.codec import codec as codec_module
-from frostline_server.codec.codec import Codec, Rows, parse
+from frostline_server.codec.codec import Codec, DecodedRequest, parse
 from frostline_server.codec.tensors import strings_array
 from frostline_server.errors import InvalidInput, PredictionError, Unsupported
 from frostline_server.runtime.dtypes import DTYPES
@@ -62,7 +62,7 @@ def refused(request: Any, error: type[PredictionError] = InvalidInput, signature
     return str(caught.value)
 
 
-def floats(rows: Rows) -> list[Array]:
+def floats(rows: DecodedRequest) -> list[Array]:
     """A decoded request's elements as the batcher reads them."""
     return [
         data if isinstance(data, np.ndarray) else np.frombuffer(data, wire)
@@ -133,7 +133,7 @@ def test_any_message_is_either_decoded_or_refused_with_a_prediction_error(
     infer: pb.ModelInferRequest, predict: typed.PredictRequest, signature: Signature
 ) -> None:
     codec = codec_of(signature)
-    attempts: list[Callable[[], Rows]] = [
+    attempts: list[Callable[[], DecodedRequest]] = [
         lambda: codec.decode_infer(infer, NOWHERE),
         lambda: codec.decode_predict(predict),
     ]

@@ -251,7 +251,7 @@ def inference_of(repository: Any, regions: Regions = NOWHERE) -> Inference:
 
 
 def outcome(inference: Inference, payload: bytes) -> Any:
-    """What becomes of a message: all that a door sees of it."""
+    """What becomes of a message: all that a front end sees of it."""
     try:
         entry: Entry = inference.prepare(MODEL_INFER, payload, 2.5, print, 7)
     except Refused as refused:

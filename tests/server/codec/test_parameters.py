@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from frostline.pb import inference_pb2 as pb
-from frostline_server.codec.codec import Codec, Rows
+from frostline_server.codec.codec import Codec, DecodedRequest
 from frostline_server.errors import InvalidInput, PredictionError, RegionNotFound, Unsupported
 from tests.support.signatures import CLASSIFIER, NOWHERE
 
 ROW = np.array([[1, 2, 3, 4]], np.float32)
 
 
-def decoded(where: str = "request", /, **parameters: dict[str, Any]) -> Rows:
+def decoded(where: str = "request", /, **parameters: dict[str, Any]) -> DecodedRequest:
     """A good request with parameters on the request, its input or its output."""
     request = pb.ModelInferRequest(model_name="m", raw_input_contents=[ROW.tobytes()])
     request.inputs.add(name="input", datatype="FP32", shape=ROW.shape)

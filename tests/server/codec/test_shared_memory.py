@@ -1,4 +1,4 @@
-"""Tensors in shared memory: bounds kept, other regions untouched, through both doors."""
+"""Tensors in shared memory: bounds kept, other regions untouched, through both front ends."""
 
 import os
 import uuid
@@ -245,7 +245,7 @@ def test_a_write_the_machine_has_no_memory_for_is_an_error(
         regions.find("a").write(0, bytes(16))
 
 
-# Through the doors
+# Through the front ends
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])

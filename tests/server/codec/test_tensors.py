@@ -11,8 +11,8 @@ from frostline.pb import inference_pb2 as pb
 from frostline.protocol import pack_bytes
 from frostline_server.codec import tensors
 from frostline_server.codec.tensors import (
-    Header,
     Layouts,
+    TensorHeader,
     check_bytes,
     check_outputs,
     strings_array,
@@ -27,11 +27,11 @@ from tests.support.signatures import CLASSIFIER, PAIR, TEXT, WHOLE, classifier, 
 LIMIT = 8
 
 
-def check(signature: Signature, *headers: Header) -> tensors.Layout:
+def check(signature: Signature, *headers: TensorHeader) -> tensors.Layout:
     return Layouts("m", signature, LIMIT).check(headers)
 
 
-def refusal(signature: Signature, *headers: Header) -> str:
+def refusal(signature: Signature, *headers: TensorHeader) -> str:
     with pytest.raises(InvalidInput) as caught:
         check(signature, *headers)
     return str(caught.value)
@@ -209,7 +209,7 @@ headers_of_any_kind = st.lists(st.tuples(names, datatypes, st.lists(sizes, max_s
 
 @given(headers=headers_of_any_kind, signature=st.sampled_from([CLASSIFIER, PAIR, TEXT, WHOLE]))
 def test_any_headers_either_fit_or_are_refused_with_a_prediction_error(
-    headers: list[Header], signature: Signature
+    headers: list[TensorHeader], signature: Signature
 ) -> None:
     try:
         layout = check(signature, *headers)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from frostline_server.errors import StartError
-from frostline_server.metrics.http import ScrapeServer
+from frostline_server.metrics.http import MetricsServer
 from tests.support.puppet import TIMEOUT_S
 
 
@@ -21,7 +21,7 @@ def scraping(unready: Callable[[], str] = str, host: str = "127.0.0.1") -> Itera
     """A server with one counter on a free port; gives its URL."""
     registry = CollectorRegistry()
     Counter("sheep", "Sheep so far.", registry=registry).inc(7)
-    server = ScrapeServer(registry, host, 0, unready)
+    server = MetricsServer(registry, host, 0, unready)
     url = server.start()
     try:
         yield url
@@ -138,20 +138,20 @@ def test_requests_leave_nothing_on_standard_error(capfd: pytest.CaptureFixture[s
 def test_a_port_that_is_taken_stops_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = ScrapeServer(CollectorRegistry(), "127.0.0.1", port, str)
+        server = MetricsServer(CollectorRegistry(), "127.0.0.1", port, str)
         with pytest.raises(StartError, match=f"^cannot listen on 127.0.0.1:{port} for metrics: Address already in use"):
             server.start()
 
 
 def test_an_address_of_another_machine_stops_the_start() -> None:
     with pytest.raises(StartError, match=r"^cannot listen on 192\.0\.2\.1:0 for metrics: "):
-        ScrapeServer(CollectorRegistry(), "192.0.2.1", 0, str).start()
+        MetricsServer(CollectorRegistry(), "192.0.2.1", 0, str).start()
 
 
 def test_the_port_is_free_again_once_it_is_closed() -> None:
     with scraping() as url:
         port = int(url.rpartition(":")[2])
-    again = ScrapeServer(CollectorRegistry(), "127.0.0.1", port, str)
+    again = MetricsServer(CollectorRegistry(), "127.0.0.1", port, str)
     assert again.start() == url
     again.close()
 
@@ -164,7 +164,7 @@ def test_an_ipv6_address_is_bracketed_in_the_url() -> None:
 
 
 def test_a_bracketed_ipv6_host_is_taken() -> None:
-    server = ScrapeServer(CollectorRegistry(), "[::1]", 0, str)
+    server = MetricsServer(CollectorRegistry(), "[::1]", 0, str)
     url = server.start()
     server.close()
     assert url.startswith("http://[::1]:")

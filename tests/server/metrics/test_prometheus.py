@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from frostline_server.batching.admission import Costs, Pace
+from frostline_server.batching.admission import AdmissionController, Costs
 from frostline_server.errors import InvalidInput, ModelNotFound, Overloaded, QueueFull
 from frostline_server.metrics.prometheus import REASONS, STATES, ModelView, ServerView, ShadowView, register
 from frostline_server.model.shadow import DIFFERENCE, Counts
@@ -114,13 +114,13 @@ def busy() -> ModelStats:
 
 
 def test_a_model_with_an_slo_tells_what_it_refused_and_how_slow_runs_are() -> None:
-    pace = Pace(0.01, Costs({1: 0.02}, 1))
+    admission = AdmissionController(0.01, Costs({1: 0.02}, 1))
     entry = make_entry(np.zeros((1, 1), np.float32), reply=lambda group: None)
     entry.arrived_s = 0.0
-    pace.took(0.0, 1)
+    admission.took(0.0, 1)
     with pytest.raises(Overloaded):
-        pace.admit(entry, 0)
-    samples = samples_of(server_of(replace(view(), pace=pace), view("other")))
+        admission.admit(entry, 0)
+    samples = samples_of(server_of(replace(view(), admission=admission), view("other")))
     of = {"model": "digits", "version": "3"}
     assert value(samples, "frostline_shed_total", **of, when="arrival") == 1
     assert value(samples, "frostline_shed_total", **of, when="queued") == 0

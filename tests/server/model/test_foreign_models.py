@@ -1,4 +1,4 @@
-"""ONNX files that are not ours, through both doors: served as ONNX Runtime answers, or refused at load with a reason."""
+"""ONNX files that are not ours, through both front ends: served as ONNX Runtime answers, or refused at load with a reason."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.errors import LoadError
 from frostline_server.model.artifact import check_weights, model_file
-from frostline_server.model.instance import answering
+from frostline_server.model.instance import instance_run
 from frostline_server.model.loader import labels_of, open_session, warm
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
@@ -327,7 +327,7 @@ def test_a_graph_that_is_wrong_about_its_output_is_refused_unless_the_output_is_
 
 def test_a_run_without_reshaped_outputs_has_nothing_between_it_and_the_session(tmp_path: Path) -> None:
     session = opened(tmp_path, model=onnx_models.two_outputs())
-    assert answering(session, ModelStats(), Tap()) == session.run
+    assert instance_run(session, ModelStats(), Tap()) == session.run
 
 
 def test_outputs_come_in_the_shape_clients_see(tmp_path: Path) -> None:
@@ -336,19 +336,19 @@ def test_outputs_come_in_the_shape_clients_see(tmp_path: Path) -> None:
     """
     session = opened(tmp_path, text, onnx_models.two_outputs())
     x = onnx_models.rows(3)
-    total, double = answering(session, ModelStats(), Tap())([x], ("total", "double"))
+    total, double = instance_run(session, ModelStats(), Tap())([x], ("total", "double"))
     np.testing.assert_array_equal(total, x.sum(axis=1).reshape(3, 1))
     np.testing.assert_array_equal(double, (x + x).reshape(3, 2, 2))
     scalar = opened(tmp_path, 'output { name: "total" dims: 1 }', onnx_models.total())
-    (total,) = answering(scalar, ModelStats(), Tap())([x], ("total",))
+    (total,) = instance_run(scalar, ModelStats(), Tap())([x], ("total",))
     assert total.shape == (1,)
 
 
 def test_predictions_are_counted_for_rows_and_not_for_places(tmp_path: Path) -> None:
     stats = ModelStats()
-    answering(opened(tmp_path), stats, Tap())([onnx_models.rows(5)], ("logits",))
+    instance_run(opened(tmp_path), stats, Tap())([onnx_models.rows(5)], ("logits",))
     assert sum(stats.predictions()[0].values()) == 5
     stats = ModelStats()
     session = opened(tmp_path, model=onnx_models.dense())
-    answering(session, stats, Tap())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
+    instance_run(session, stats, Tap())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
     assert stats.predictions()[0] == {}

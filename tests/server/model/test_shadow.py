@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.model import shadow as shadows
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.shadow import Counts, Shadow, compare, input_order, mismatch
 from frostline_server.model.stats import Histogram
@@ -298,12 +298,12 @@ def test_a_shadow_whose_device_hangs_does_not_keep_anybody_from_closing_it() -> 
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def load(tmp_path: Path) -> Iterator[Callable[..., LoadedModel]]:
     """Loads a network as a version of its own."""
-    loaded: list[Served] = []
+    loaded: list[LoadedModel] = []
     loader = Loader([(CPU, {})], strict=True, threads=1, batching=Batching(16, (QueuePolicy(100),)))
 
-    def build(model: onnx.ModelProto | None = None, **options: Any) -> Served:
+    def build(model: onnx.ModelProto | None = None, **options: Any) -> LoadedModel:
         folder = onnx_models.write_artifact(
             tmp_path, "net", len(loaded) + 1, model, **{"golden": False, "labels": None, **options}
         )
@@ -316,10 +316,10 @@ def load(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         assert served.batcher.close(TIMEOUT_S)
 
 
-Load = Callable[..., Served]
+Load = Callable[..., LoadedModel]
 
 
-def why(live: Served, other: Served) -> str:
+def why(live: LoadedModel, other: LoadedModel) -> str:
     return mismatch(live.session.signature, live.labels, other.session.signature, other.labels)
 
 
@@ -358,7 +358,7 @@ def test_versions_with_other_labels_are_not_compared(load: Load) -> None:
 # At the live version's device thread
 
 
-def ask(served: Served, x: Array, wanted: tuple[str, ...]) -> list[Array]:
+def ask(served: LoadedModel, x: Array, wanted: tuple[str, ...]) -> list[Array]:
     """One request through the version's batcher."""
     replies = Replies()
     served.batcher.submit(make_entry(x, reply=replies, wanted=wanted))

@@ -11,7 +11,7 @@ import pytest
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError, RunFailed
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.repository.device_probe import DeviceProbe, probe
 from frostline_server.runtime.devices import CPU
@@ -43,12 +43,12 @@ class Model:
     fault: str = ""
 
 
-def model(device: Device) -> Served:
-    return cast("Served", Model([device]))
+def model(device: Device) -> LoadedModel:
+    return cast("LoadedModel", Model([device]))
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def served(tmp_path: Path) -> Iterator[LoadedModel]:
     folder = write_artifact(tmp_path, "m", 1)
     loader = Loader([(CPU, {})], strict=True, threads=1, batching=batching(), devices=0)
     loaded = loader.load(folder, "m", model_config_pb2.ModelConfig(), print)
@@ -56,11 +56,11 @@ def served(tmp_path: Path) -> Iterator[Served]:
     assert loaded.batcher.close(TIMEOUT_S)
 
 
-def test_a_network_that_answers_as_trained_has_no_fault(served: Served) -> None:
+def test_a_network_that_answers_as_trained_has_no_fault(served: LoadedModel) -> None:
     assert probe(served) == ""
 
 
-def test_a_network_that_answers_otherwise_has_one(served: Served) -> None:
+def test_a_network_that_answers_otherwise_has_one(served: LoadedModel) -> None:
     assert served.golden is not None
     served.golden.logits[0, 2] += 1
     assert probe(served).startswith("golden check failed: the logits differ from PyTorch's by 1 at row 0, class 2")
@@ -121,7 +121,7 @@ def test_a_device_that_never_answers_is_a_fault_and_is_not_asked_again_until_it_
 def test_it_looks_once_a_period_until_it_is_closed() -> None:
     looked = threading.Semaphore(0)
 
-    def nothing() -> list[Served]:
+    def nothing() -> list[LoadedModel]:
         looked.release()
         return []
 
@@ -134,7 +134,7 @@ def test_it_looks_once_a_period_until_it_is_closed() -> None:
     assert not device_probe._thread.is_alive()
 
 
-def test_a_golden_row_that_cannot_be_compared_is_a_load_error(served: Served) -> None:
+def test_a_golden_row_that_cannot_be_compared_is_a_load_error(served: LoadedModel) -> None:
     assert served.golden is not None
     served.golden.logits[0] = np.nan
     with pytest.raises(LoadError):

@@ -18,13 +18,20 @@ from google.protobuf import text_format
 from frostline.pb import inference_pb2, model_config_pb2
 from frostline.protocol import MODEL_INFER
 from frostline_server.batching.request_queue import Batching
-from frostline_server.errors import LoadFailed, ModelControlOff, ModelNotFound, ModelNotReady, PredictionError, Retired
+from frostline_server.errors import (
+    BatcherClosed,
+    LoadFailed,
+    ModelControlOff,
+    ModelNotFound,
+    ModelNotReady,
+    PredictionError,
+)
 from frostline_server.inference import Inference, Refused
 from frostline_server.model.artifact import whole
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
-from frostline_server.repository.reconciler import Keeper
+from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.stability import SETTLE_S
 from frostline_server.runtime.devices import CPU
@@ -54,7 +61,7 @@ class Shelf:
         self.now_s = 0.0
         self.watch: Callable[[ModelVersion], None] = lambda version: None
         self.repository = Repository()
-        self.keeper = Keeper(
+        self.reconciler = Reconciler(
             root,
             self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=batching, devices=0),
@@ -71,7 +78,7 @@ class Shelf:
     def look(self) -> bool:
         """Reconcile, and forget what was told before."""
         self.told.clear()
-        return self.keeper.reconcile()
+        return self.reconciler.reconcile()
 
     def look_later(self) -> None:
         """Reconcile, and again when what was seen then has been left alone for long enough."""
@@ -87,7 +94,7 @@ class Shelf:
         return ask(self.repository.get("m", version), x)
 
 
-def ask(served: Served, x: Array) -> Array:
+def ask(served: LoadedModel, x: Array) -> Array:
     replies = Replies()
     served.batcher.submit(make_entry(x, reply=replies, wanted=("logits",)))
     (entry,) = replies.wait_for(1)
@@ -99,7 +106,7 @@ def ask(served: Served, x: Array) -> Array:
 def shelf(tmp_path: Path) -> Iterator[Shelf]:
     built = Shelf(tmp_path)
     yield built
-    assert built.keeper.close(TIMEOUT_S)
+    assert built.reconciler.close(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -107,7 +114,7 @@ def explicit(tmp_path: Path) -> Iterator[Shelf]:
     """A shelf on which models stand only when asked for."""
     built = Shelf(tmp_path, explicit=True)
     yield built
-    assert built.keeper.close(TIMEOUT_S)
+    assert built.reconciler.close(TIMEOUT_S)
 
 
 def damage(folder: Path) -> None:
@@ -206,9 +213,9 @@ def test_what_the_old_version_accepted_is_answered_by_it(tmp_path: Path) -> None
     assert [entry.error for entry in replies.entries] == [None] * 3
     np.testing.assert_allclose(replies.entries[0].outputs[0], onnx_models.logits_of(X), rtol=1e-5)
     assert shelf.repository.answered_before == 3
-    with pytest.raises(Retired):
+    with pytest.raises(BatcherClosed):
         old.batcher.submit(make_entry(X, reply=replies))
-    assert shelf.keeper.close(TIMEOUT_S)
+    assert shelf.reconciler.close(TIMEOUT_S)
 
 
 def test_a_version_whose_folder_is_deleted_is_withdrawn_and_the_one_before_it_comes_back(
@@ -236,7 +243,7 @@ def test_a_version_whose_files_change_is_replaced_without_a_gap(tmp_path: Path, 
     # It was READY all the time, under the same number.
     assert shelf.told == ["m:1 READY"]
     np.testing.assert_allclose(shelf.answer(X, "1"), onnx_models.logits_of(X) + 5, rtol=1e-5)
-    with pytest.raises(Retired):
+    with pytest.raises(BatcherClosed):
         before.batcher.submit(make_entry(X, reply=Replies()))
 
 
@@ -419,7 +426,7 @@ def test_what_was_accepted_counts_as_finished_though_a_load_goes_on(tmp_path: Pa
     thread = threading.Thread(target=shelf.look)
     thread.start()
     assert loading.wait(TIMEOUT_S)
-    assert shelf.keeper.close(0.05)
+    assert shelf.reconciler.close(0.05)
     assert shelf.states()["1"] == "UNLOADING"
     go_on.set()
     thread.join(TIMEOUT_S)
@@ -441,10 +448,10 @@ def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> 
     thread = threading.Thread(target=shelf.look)
     thread.start()
     assert loading.wait(TIMEOUT_S)
-    assert shelf.keeper.close(0.001)
+    assert shelf.reconciler.close(0.001)
     go_on.set()
     thread.join(TIMEOUT_S)
-    assert shelf.keeper.close(TIMEOUT_S)
+    assert shelf.reconciler.close(TIMEOUT_S)
 
 
 # By request
@@ -455,62 +462,62 @@ def test_with_explicit_control_nothing_is_served_until_it_is_asked_for(tmp_path:
     write_artifact(tmp_path, "other", 1)
     explicit.look()
     assert explicit.repository.versions() == []
-    assert explicit.keeper.unloaded() == ["m", "other"]
-    explicit.keeper.load_model("m")
+    assert explicit.reconciler.unloaded() == ["m", "other"]
+    explicit.reconciler.load_model("m")
     assert explicit.states() == {"1": "READY"}
-    assert explicit.keeper.unloaded() == ["other"]
+    assert explicit.reconciler.unloaded() == ["other"]
     # What comes later waits for the next request too.
     write_artifact(tmp_path, "m", 2)
-    explicit.keeper.load_model("m")
+    explicit.reconciler.load_model("m")
     assert explicit.states() == {"2": "READY"}
-    explicit.keeper.unload_model("m")
+    explicit.reconciler.unload_model("m")
     assert explicit.told[-2:] == ["m:2 UNLOADING", "m:2 UNLOADED"]
-    assert explicit.keeper.unloaded() == ["m", "other"]
+    assert explicit.reconciler.unloaded() == ["m", "other"]
 
 
 def test_a_load_that_is_asked_for_and_fails_says_why_and_what_goes_on(tmp_path: Path, explicit: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
-    explicit.keeper.load_model("m")
+    explicit.reconciler.load_model("m")
     folder = write_artifact(tmp_path, "m", 2)
     damage(folder)
     with pytest.raises(
         LoadFailed, match=r"failed to load 'm', version 2: golden check failed: .*\(ready versions: 1\)"
     ):
-        explicit.keeper.load_model("m")
+        explicit.reconciler.load_model("m")
     # Asked again it is tried again.
     explicit.told.clear()
     with pytest.raises(LoadFailed):
-        explicit.keeper.load_model("m")
+        explicit.reconciler.load_model("m")
     assert explicit.told == ["m:2 LOADING", "m:2 FAILED"]
     rewrite(folder, shift=1)
-    explicit.keeper.load_model("m")
+    explicit.reconciler.load_model("m")
     assert explicit.states() == {"2": "READY"}
 
 
 def test_a_model_may_be_loaded_with_a_configuration_of_the_request(tmp_path: Path, explicit: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
-    explicit.keeper.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
+    explicit.reconciler.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
     assert explicit.repository.get("m", "").batching.max_batch_size == 2
-    explicit.keeper.load_model("m")
+    explicit.reconciler.load_model("m")
     assert explicit.repository.get("m", "").batching.max_batch_size == BATCHING.max_batch_size
 
 
-@pytest.mark.parametrize("act", [Keeper.load_model, Keeper.unload_model])
-def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Keeper, str], None]) -> None:
+@pytest.mark.parametrize("act", [Reconciler.load_model, Reconciler.unload_model])
+def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Reconciler, str], None]) -> None:
     with pytest.raises(ModelNotFound, match=r"failed to (un)?load 'nobody'"):
-        act(explicit.keeper, "nobody")
+        act(explicit.reconciler, "nobody")
 
 
-@pytest.mark.parametrize("act", [Keeper.load_model, Keeper.unload_model])
-def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Keeper, str], None]) -> None:
+@pytest.mark.parametrize("act", [Reconciler.load_model, Reconciler.unload_model])
+def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Reconciler, str], None]) -> None:
     with pytest.raises(ModelControlOff, match="explicit model load / unload is not allowed if polling is enabled"):
-        act(shelf.keeper, "m")
+        act(shelf.reconciler, "m")
 
 
 def test_a_load_that_is_asked_for_while_the_folder_is_away_says_so(tmp_path: Path, explicit: Shelf) -> None:
     tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
     with pytest.raises(LoadFailed, match="failed to load 'm', the models folder cannot be read: "):
-        explicit.keeper.load_model("m")
+        explicit.reconciler.load_model("m")
 
 
 # What a card says
@@ -575,7 +582,7 @@ def test_a_request_that_meets_a_closing_queue_nothing_has_replaced_is_refused(tm
     assert served.batcher.close(TIMEOUT_S)
     with pytest.raises(Refused) as caught:
         inference.submit(entry, MODEL_INFER, payload)
-    assert isinstance(caught.value.error, Retired)
+    assert isinstance(caught.value.error, BatcherClosed)
     assert served.stats.snapshot().codes["UNAVAILABLE"] == 1
 
 

@@ -16,18 +16,18 @@ from google.protobuf import text_format
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching
 from frostline_server.errors import (
+    BatcherClosed,
     InvalidInput,
     LoadError,
     ModelNotFound,
     ModelNotReady,
     PredictionError,
-    Retired,
     RunFailed,
 )
 from frostline_server.model.artifact import read_card, read_labels
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader, batch_sizes
-from frostline_server.repository.reconciler import Keeper
+from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.scan import scan
 from frostline_server.runtime.devices import CPU, CUDA
@@ -52,9 +52,9 @@ class Shelf:
     def __init__(self, root: Path, watch: Watcher | None, batching: Batching) -> None:
         self.changes: list[tuple[str, str, str]] = []
         self.warnings: list[tuple[str, str]] = []
-        self._watch = watch
+        self._watcher = watch
         self.repository = Repository()
-        self.keeper = Keeper(
+        self.reconciler = Reconciler(
             root,
             self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=batching),
@@ -64,10 +64,10 @@ class Shelf:
 
     def _changed(self, version: ModelVersion) -> None:
         self.changes.append((version.name, version.version, version.state))
-        if self._watch is not None:
-            self._watch(version)
+        if self._watcher is not None:
+            self._watcher(version)
 
-    def get(self, name: str, version: str = "") -> Served:
+    def get(self, name: str, version: str = "") -> LoadedModel:
         return self.repository.get(name, version)
 
     def states(self, name: str = "") -> dict[str, str]:
@@ -87,12 +87,12 @@ def open_shelf(tmp_path: Path) -> Iterator[Callable[..., Shelf]]:
     def build(watch: Watcher | None = None, *, batching: Batching = BATCHING, load: bool = True) -> Shelf:
         shelves.append(Shelf(tmp_path, watch, batching))
         if load:
-            shelves[-1].keeper.reconcile()
+            shelves[-1].reconciler.reconcile()
         return shelves[-1]
 
     yield build
     for shelf in shelves:
-        assert shelf.keeper.close(TIMEOUT_S)
+        assert shelf.reconciler.close(TIMEOUT_S)
 
 
 Open = Callable[..., Shelf]
@@ -150,7 +150,7 @@ def test_a_version_is_loading_before_it_is_ready_and_answers_once_it_says_so(tmp
             answers.append(f"{version.state}: {error}")
 
     shelf = open_shelf(watch, load=False)
-    shelf.keeper.reconcile()
+    shelf.reconciler.reconcile()
     assert answers == [
         "LOADING: Request for unknown model: 'digits' version 1 is not at ready state",
         "READY: 1",
@@ -240,8 +240,8 @@ def test_a_load_that_is_told_to_stop_gives_up_the_version_it_is_at_and_says_noth
     for version in (1, 2, 3):
         write_artifact(tmp_path, "m", version, golden=False)
     configure(tmp_path, "m", "version_policy { all { } }")
-    shelf: Shelf = open_shelf(lambda version: shelf.keeper.stop_loading(), load=False)
-    shelf.keeper.reconcile()
+    shelf: Shelf = open_shelf(lambda version: shelf.reconciler.stop_loading(), load=False)
+    shelf.reconciler.reconcile()
     assert (shelf.states(), shelf.changes) == ({}, [("m", "3", "LOADING")])
 
 
@@ -584,7 +584,7 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     for served in (a, b):
         for _ in range(3):
             served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("logits",)))
-    assert shelf.keeper.close(TIMEOUT_S)
+    assert shelf.reconciler.close(TIMEOUT_S)
     assert [entry.error for entry in replies.entries] == [None] * 6
     assert shelf.states("a") == shelf.states("b") == {"1": "UNLOADING"}
     assert shelf.changes[-2:] == [("a", "1", "UNLOADING"), ("b", "1", "UNLOADING")]
@@ -592,14 +592,14 @@ def test_closing_finishes_what_was_accepted_and_then_hands_nothing_out(tmp_path:
     assert refusal(shelf, "b", "1", ModelNotReady) == (
         "Request for unknown model: 'b' version 1 is not at ready state (it is UNLOADING)"
     )
-    with pytest.raises(Retired):
+    with pytest.raises(BatcherClosed):
         a.batcher.submit(make_entry(onnx_models.rows(1), reply=replies))
 
 
 def test_closing_leaves_failed_versions_failed(tmp_path: Path, open_shelf: Open) -> None:
     damage(write_artifact(tmp_path, "m"))
     shelf = open_shelf()
-    assert shelf.keeper.close(TIMEOUT_S)
+    assert shelf.reconciler.close(TIMEOUT_S)
     assert shelf.states() == {"1": "FAILED"}
 
 

@@ -1,4 +1,4 @@
-"""A rollout in a real folder: which version answers while it changes, and what a shadow finds, in the repository and through both doors."""
+"""A rollout in a real folder: which version answers while it changes, and what a shadow finds, in the repository and through both front ends."""
 
 import itertools
 import threading
@@ -29,7 +29,7 @@ from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.plan import Known, OnDisk, choose, plan
-from frostline_server.repository.reconciler import Keeper
+from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.rollout import Rollout
 from frostline_server.runtime.devices import CPU
@@ -59,7 +59,7 @@ class Shelf:
         self.draws = itertools.cycle([0.0])
         self.watch: Callable[[ModelVersion], None] = lambda version: None
         self.repository = Repository(draw=lambda: next(self.draws))
-        self.keeper = Keeper(
+        self.reconciler = Reconciler(
             root,
             self.repository,
             Loader([(CPU, {})], strict=True, threads=1, batching=Batching(16, (QueuePolicy(100),))),
@@ -79,7 +79,7 @@ class Shelf:
             (self.root / name / rollouts.FILE).unlink()
         else:
             rollouts.write(self.root / name, rollout)
-        self.keeper.reconcile()
+        self.reconciler.reconcile()
 
     def answers(self, version: str = "") -> str:
         """Which version answers."""
@@ -100,7 +100,7 @@ def shelf(tmp_path: Path) -> Iterator[Shelf]:
         write_artifact(tmp_path, "m", version)
     made = Shelf(tmp_path)
     yield made
-    assert made.keeper.close(TIMEOUT_S)
+    assert made.reconciler.close(TIMEOUT_S)
 
 
 def break_golden(root: Path, version: int) -> None:
@@ -224,7 +224,7 @@ def test_until_a_promoted_version_is_loaded_the_one_before_it_answers(shelf: She
 def test_a_stable_version_that_is_deleted_is_replaced_by_an_older_one(shelf: Shelf) -> None:
     shelf.roll(Rollout({"stable": 2}))
     (shelf.root / "m" / "2").rename(shelf.root / ".gone")
-    shelf.keeper.reconcile()
+    shelf.reconciler.reconcile()
     assert shelf.answers() == "1"
 
 
@@ -318,7 +318,7 @@ def test_a_damaged_file_changes_nothing_and_is_told_once(shelf: Shelf) -> None:
     shelf.told.clear()
     (shelf.root / "m" / rollouts.FILE).write_text('{"labels": {"stable": 0}}')
     for _ in range(3):
-        shelf.keeper.reconcile()
+        shelf.reconciler.reconcile()
     assert shelf.answers() == "2"
     assert shelf.problems == (
         "rollout.json cannot be followed: the label 'stable' must be the number of a version, got 0; the one before stays in force",
@@ -331,7 +331,7 @@ def test_a_damaged_file_changes_nothing_and_is_told_once(shelf: Shelf) -> None:
 
 def test_a_file_that_is_damaged_from_the_start_leaves_the_newest_version_answering(shelf: Shelf) -> None:
     (shelf.root / "m" / rollouts.FILE).write_text("{")
-    shelf.keeper.reconcile()
+    shelf.reconciler.reconcile()
     assert shelf.answers() == "4"
     assert shelf.problems[0].endswith("the newest version answers")
 
@@ -339,10 +339,10 @@ def test_a_file_that_is_damaged_from_the_start_leaves_the_newest_version_answeri
 def test_changes_of_a_rollout_are_told_once_each_and_models_without_one_never(shelf: Shelf) -> None:
     write_artifact(shelf.root, "other")
     shelf.roll(Rollout({"stable": 2}))
-    shelf.keeper.reconcile()
+    shelf.reconciler.reconcile()
     shelf.roll(Rollout({"stable": 3}))
     shelf.roll(None)
-    shelf.keeper.reconcile()
+    shelf.reconciler.reconcile()
     assert [(name, traffic.routes.default) for name, traffic in shelf.told] == [("m", 2), ("m", 3), ("m", 4)]
 
 
@@ -350,12 +350,12 @@ def test_with_explicit_control_the_rollout_is_followed_when_the_model_is_loaded(
     for version in (1, 2):
         write_artifact(tmp_path, "m", version)
     shelf = Shelf(tmp_path, explicit=True)
-    shelf.keeper.load_model("m")
+    shelf.reconciler.load_model("m")
     assert shelf.answers() == "2"
     rollouts.write(tmp_path / "m", Rollout({"stable": 1}))
-    shelf.keeper.load_model("m")
+    shelf.reconciler.load_model("m")
     assert shelf.answers() == "1"
-    assert shelf.keeper.close(TIMEOUT_S)
+    assert shelf.reconciler.close(TIMEOUT_S)
 
 
 # The shadow
@@ -369,7 +369,7 @@ def test_a_shadow_follows_the_version_that_answers_and_goes_with_the_rollout(she
     shelf.roll(Rollout({"stable": 2}, shadow=3))
     live, attached = shelf.repository.get("m", "2"), shelf.repository.get("m", "2").tap.shadow
     assert shadow_threads() == ["shadow-m-3"]
-    shelf.keeper.reconcile()
+    shelf.reconciler.reconcile()
     assert live.tap.shadow is attached
     shelf.roll(Rollout({"stable": 4, "canary": 2}, shadow=3))
     assert live.tap.shadow is None
@@ -389,7 +389,7 @@ def test_another_shadow_of_the_same_version_takes_the_place_of_the_first(shelf: 
 
 def test_a_shadow_ends_with_the_repository(shelf: Shelf) -> None:
     shelf.roll(Rollout({"stable": 2}, shadow=3))
-    assert shelf.keeper.close(TIMEOUT_S)
+    assert shelf.reconciler.close(TIMEOUT_S)
     assert shadow_threads() == []
 
 
@@ -405,7 +405,7 @@ def test_a_shadow_that_cannot_be_compared_is_told_and_disturbs_nothing(shelf: Sh
     assert replies.wait_for(1)[0].error is None
 
 
-# Through both doors
+# Through both front ends
 
 CLASSES, PIXELS, REQUESTS = 10, 64, 1000
 
@@ -558,8 +558,8 @@ def test_statistics_of_a_label_are_those_of_its_version(served: tuple[Running, A
         assert [entry.version for entry in answer.model_stats] == ["3"]
 
 
-@pytest.mark.parametrize("door", ["native", "grpcio"])
-def test_a_running_server_follows_promote_and_rollback(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+def test_a_running_server_follows_promote_and_rollback(tmp_path: Path, front_end: str) -> None:
     for version in (1, 2):
         write_artifact(tmp_path, "m", version)
     waiting = threading.Event()
@@ -571,7 +571,10 @@ def test_a_running_server_follows_promote_and_rollback(tmp_path: Path, door: str
             waiting.wait(0.02)
         raise AssertionError(f"version {version} does not answer")
 
-    with running(tmp_path, transport=door, log_level="error") as server, frostline.connect(server.address) as client:
+    with (
+        running(tmp_path, transport=front_end, log_level="error") as server,
+        frostline.connect(server.address) as client,
+    ):
         until(client, "2")
         rollouts.write(tmp_path / "m", rollouts.promote(None, 1))
         until(client, "1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from frostline_server.repository.watcher import Watch
+from frostline_server.repository.watcher import Watcher
 from tests.support.puppet import TIMEOUT_S
 
 LONG_S = 3600.0
@@ -42,7 +42,7 @@ class Looks:
 
 @contextmanager
 def watching(root: Path, looks: Looks, *, poll_s: float = LONG_S, notified: bool = True) -> Iterator[None]:
-    watch = Watch(root, looks, poll_s, notified=notified)
+    watch = Watcher(root, looks, poll_s, notified=notified)
     watch.start()
     try:
         yield
@@ -80,7 +80,7 @@ def test_the_file_system_tells_of_a_version_that_is_renamed_into_place(tmp_path:
 
 
 def test_what_a_publisher_writes_before_it_publishes_is_not_looked_at(tmp_path: Path) -> None:
-    watch = Watch(tmp_path, Looks(), LONG_S, notified=True)
+    watch = Watcher(tmp_path, Looks(), LONG_S, notified=True)
     for path, counts in (
         (tmp_path / "m" / "1" / "model.onnx", True),
         (tmp_path / "m" / ".staging-7" / "model.onnx", False),
@@ -93,7 +93,7 @@ def test_what_a_publisher_writes_before_it_publishes_is_not_looked_at(tmp_path: 
 def test_a_folder_inside_a_hidden_one_is_watched_all_the_same(tmp_path: Path) -> None:
     root = tmp_path / ".models"
     root.mkdir()
-    assert Watch(root, Looks(), LONG_S, notified=True)._counts(None, str(root / "m"))  # type: ignore[arg-type]
+    assert Watcher(root, Looks(), LONG_S, notified=True)._counts(None, str(root / "m"))  # type: ignore[arg-type]
 
 
 def test_without_the_file_systems_help_the_folder_is_looked_at_now_and_then(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_without_the_file_systems_help_the_folder_is_looked_at_now_and_then(tmp_
 def test_a_look_that_asks_for_another_gets_it_soon(tmp_path: Path) -> None:
     looks = Looks()
     looks.answers = [True, False]
-    watch = Watch(tmp_path, looks, LONG_S, notified=False)
+    watch = Watcher(tmp_path, looks, LONG_S, notified=False)
     watch._changed.set()
     watch.start()
     looks.wait_for(2)
@@ -131,7 +131,7 @@ def test_where_the_file_system_tells_nothing_the_operator_is_told(
 
     monkeypatch.setattr("watchfiles.watch", no_watches)
     with structlog.testing.capture_logs() as logged:
-        watch = Watch(tmp_path, looks, LONG_S, notified=True)
+        watch = Watcher(tmp_path, looks, LONG_S, notified=True)
         watch.start()
         assert failed.wait(TIMEOUT_S)
         for thread in watch._threads[1:]:

@@ -21,13 +21,13 @@ SETTINGS: dict[str, Any] = {"max_batch_size": 4096, "max_queue_size": 1 << 16, "
 GZIP, DEFLATE = grpc.Compression.Gzip, grpc.Compression.Deflate
 
 
-@pytest.mark.parametrize(("door", "compression"), [("native", GZIP), ("grpcio", GZIP), ("grpcio", DEFLATE)])
+@pytest.mark.parametrize(("front_end", "compression"), [("native", GZIP), ("grpcio", GZIP), ("grpcio", DEFLATE)])
 def test_compressed_requests_are_understood_and_are_small_on_the_wire(
-    tmp_path: Path, door: str, compression: grpc.Compression
+    tmp_path: Path, front_end: str, compression: grpc.Compression
 ) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with (
-        running(tmp_path, transport=door, **SETTINGS) as server,
+        running(tmp_path, transport=front_end, **SETTINGS) as server,
         relay(server.address) as wire,
         grpc.insecure_channel(wire.address, compression=compression) as channel,
     ):
@@ -43,7 +43,7 @@ def test_compressed_requests_are_understood_and_are_small_on_the_wire(
         assert wire.sent < ROWS.nbytes / 10
 
 
-def test_the_native_door_understands_no_deflate_in_unary_inference(tmp_path: Path) -> None:
+def test_the_native_front_end_understands_no_deflate_in_unary_inference(tmp_path: Path) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with (
         running(tmp_path, transport="native", **SETTINGS) as server,
@@ -58,11 +58,11 @@ def test_the_native_door_understands_no_deflate_in_unary_inference(tmp_path: Pat
         assert logits(answer).shape == (4096, 3)
 
 
-@pytest.mark.parametrize("door", ["native", "grpcio"])
-def test_the_limit_is_of_the_message_and_not_of_what_is_on_the_wire(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+def test_the_limit_is_of_the_message_and_not_of_what_is_on_the_wire(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with (
-        running(tmp_path, transport=door, max_message_bytes=ROWS.nbytes, **SETTINGS) as server,
+        running(tmp_path, transport=front_end, max_message_bytes=ROWS.nbytes, **SETTINGS) as server,
         grpc.insecure_channel(server.address, compression=GZIP) as channel,
     ):
         code, message = refused(stub(channel).ModelInfer, row_request(ROWS), timeout=TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""LogSettings and TraceSetting, through both doors: Triton's names, real effects, clear refusals."""
+"""LogSettings and TraceSetting, through both front ends: Triton's names, real effects, clear refusals."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""ModelStatistics after a known mixture of traffic: every count, through both doors."""
+"""ModelStatistics after a known mixture of traffic: every count, through both front ends."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Odd but valid requests, each sent twice, because the second is recognised by its header; through both doors."""
+"""Odd but valid requests, each sent twice, because the second is recognised by its header; through both front ends."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What any client may send, through both doors: every bad request gets its status, and nothing else is disturbed."""
+"""What any client may send, through both front ends: every bad request gets its status, and nothing else is disturbed."""
 
 import socket
 import threading
@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server with every kind of model, behind each door in turn."""
+    """A server with every kind of model, behind each front end in turn."""
     models = tmp_path_factory.mktemp("models")
     write = onnx_models.write_artifact
     write(models, "linear", 1)
@@ -623,8 +623,8 @@ def test_reflection_lists_the_services_and_has_their_contracts(channel: grpc.Cha
 
 @pytest.fixture(params=["native", "grpcio"])
 def transport(request: pytest.FixtureRequest) -> str:
-    door: str = request.param
-    return door
+    front_end: str = request.param
+    return front_end
 
 
 def readyz(server: Running) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Loading and unloading by request, and the index, through both doors."""
+"""Loading and unloading by request, and the index, through both front ends."""
 
 import asyncio
 import json
@@ -89,7 +89,7 @@ def test_a_configuration_of_tritons_is_taken_and_what_is_not_honoured_is_named(
     server: Running, calls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warnings: list[tuple[str, str]] = []
-    monkeypatch.setattr(server.server.keeper, "_on_warning", lambda *told: warnings.append(told))
+    monkeypatch.setattr(server.server.reconciler, "_on_warning", lambda *told: warnings.append(told))
     config = {"max_batch_size": 7, "optimization": {"cuda": {"graphs": True}}, "batch_input": [], "response_cache": {"enable": True}}  # fmt: skip
     load(calls, "other", config={"string_param": json.dumps(config)})
     assert calls.ModelConfig(pb.ModelConfigRequest(name="other"), timeout=TIMEOUT_S).config.max_batch_size == 7
@@ -197,10 +197,10 @@ def test_other_calls_are_answered_while_a_model_is_unloaded(server: Running, cal
     assert unloading.code() == grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("door", ["native", "grpcio"])
-def test_without_explicit_control_models_are_not_loaded_by_request(models: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+def test_without_explicit_control_models_are_not_loaded_by_request(models: Path, front_end: str) -> None:
     with (
-        running(models, transport=door, require="none", model_control="none", log_level="error") as server,
+        running(models, transport=front_end, require="none", model_control="none", log_level="error") as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         expected = (
@@ -232,16 +232,16 @@ class Slow:
 
 
 async def test_loads_run_one_at_a_time_and_to_their_end_whoever_waits() -> None:
-    keeper = Slow()
-    control = ModelControl(Repository(), keeper)  # type: ignore[arg-type]  # a keeper by hand
+    reconciler = Slow()
+    control = ModelControl(Repository(), reconciler)  # type: ignore[arg-type]  # a keeper by hand
     requests = [pb.RepositoryModelLoadRequest(model_name=name) for name in ("bad", "b", "c")]
     tasks = [asyncio.create_task(control.RepositoryModelLoad(request)) for request in requests]
-    while keeper.running == 0:
+    while reconciler.running == 0:
         await asyncio.sleep(0)
     tasks[0].cancel()  # its client goes away while it runs
     tasks[1].cancel()  # and this one's while it waits
     await asyncio.wait(tasks[:2])
-    keeper.go.set()
+    reconciler.go.set()
     await tasks[2]
-    assert keeper.loaded == ["bad", "c"]
-    assert keeper.most == 1
+    assert reconciler.loaded == ["bad", "c"]
+    assert reconciler.most == 1

@@ -1,4 +1,4 @@
-"""Regions of shared memory over the wire, through both doors; tensors in them are the codec's and inference's."""
+"""Regions of shared memory over the wire, through both front ends; tensors in them are the codec's and inference's."""
 
 import os
 from collections.abc import Iterator
@@ -140,9 +140,9 @@ def test_the_server_names_shared_memory_among_its_extensions_only_where_it_is_on
         "trace",
     ]
     assert extensions(channel) == [*always, "system_shared_memory"]
-    door = request.node.callspec.params["server"]
+    front_end = request.node.callspec.params["server"]
     with (
-        running(tmp_path, transport=door, shared_memory="off", log_level="error") as other,
+        running(tmp_path, transport=front_end, shared_memory="off", log_level="error") as other,
         grpc.insecure_channel(other.address) as closed,
     ):
         assert extensions(closed) == always

@@ -1,4 +1,4 @@
-"""Streams of inference requests, through both doors: pipelined, bounded, and each request alone in its failure."""
+"""Streams of inference requests, through both front ends: pipelined, bounded, and each request alone in its failure."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from frostline_server.codec.shared_memory import Regions
 from frostline_server.inference import Call, Inference
 from frostline_server.model.stats import Unrouted
 from frostline_server.rpc import stream as stream_module
-from frostline_server.rpc.stream import StreamDoor
+from frostline_server.rpc.stream import StreamFrontEnd
 from tests.support import onnx_models
 from tests.support.calls import ended, row_request, statistics, stub
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.streams import METHOD, Conversation, logits
 
-DOORS = pytest.mark.parametrize("door", ["native", "grpcio"])
+FRONT_ENDS = pytest.mark.parametrize("front_end", ["native", "grpcio"])
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])
@@ -211,10 +211,10 @@ def test_a_stream_has_no_more_in_flight_than_it_may(server: Running, channel: gr
     assert len(conversation.rest()) == 1000
 
 
-@DOORS
-def test_a_stopping_server_answers_what_a_stream_had_accepted_and_ends_it(tmp_path: Path, door: str) -> None:
+@FRONT_ENDS
+def test_a_stopping_server_answers_what_a_stream_had_accepted_and_ends_it(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
-    with running(tmp_path, transport=door) as server, grpc.insecure_channel(server.address) as channel:
+    with running(tmp_path, transport=front_end) as server, grpc.insecure_channel(server.address) as channel:
         conversation, idle = Conversation(channel), Conversation(channel)
         assert_goes_on(idle)
         with server.held("linear") as device:
@@ -232,10 +232,13 @@ def test_a_stopping_server_answers_what_a_stream_had_accepted_and_ends_it(tmp_pa
         assert drained.result(TIMEOUT_S)
 
 
-@DOORS
-def test_what_a_stream_still_has_queued_when_the_grace_ends_is_told_so(tmp_path: Path, door: str) -> None:
+@FRONT_ENDS
+def test_what_a_stream_still_has_queued_when_the_grace_ends_is_told_so(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
-    with running(tmp_path, transport=door, grace_s=0.05) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        running(tmp_path, transport=front_end, grace_s=0.05) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         conversation = Conversation(channel)
         with server.held("linear") as device:
             conversation.send(row_request(onnx_models.rows(2), "queued"))
@@ -285,8 +288,8 @@ class Repository:
         raise RuntimeError(f"{name}:{version} is haunted")
 
 
-def door_over(repository: Any) -> StreamDoor:
-    return StreamDoor(Inference(repository, Unrouted(), 1 << 30, Regions(enabled=False, max_tensor_bytes=0)))
+def door_over(repository: Any) -> StreamFrontEnd:
+    return StreamFrontEnd(Inference(repository, Unrouted(), 1 << 30, Regions(enabled=False, max_tensor_bytes=0)))
 
 
 async def settle(client: Client) -> None:
@@ -322,10 +325,10 @@ class Silent:
         self.accepted.append(entry)
         return entry
 
-    def submit(self, entry: Any, method: str, payload: bytes, *, helping: bool) -> Any:
+    def submit(self, entry: Any, method: str, payload: bytes, *, inline: bool) -> Any:
         return self
 
-    def help(self) -> None:
+    def run_inline(self) -> None:
         self.helped += 1
 
     def cancel(self, entry: Any) -> None:
@@ -334,7 +337,7 @@ class Silent:
 
 async def test_large_messages_fill_a_stream_sooner() -> None:
     client, inference = Client(bytes(stream_module.MAX_OPEN_BYTES // 4)), Silent()
-    call = asyncio.create_task(StreamDoor(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    call = asyncio.create_task(StreamFrontEnd(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
     await settle(client)
     assert client.read_messages == 4
     call.cancel()
@@ -346,7 +349,7 @@ async def test_large_messages_fill_a_stream_sooner() -> None:
 async def test_an_answer_that_cannot_be_encoded_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:
     client, inference = Client(b"", count=2), Silent()
     client.taking.set()
-    call = asyncio.create_task(StreamDoor(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    call = asyncio.create_task(StreamFrontEnd(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
     await settle(client)
     inference.accepted[0].reply(inference.accepted)
     await call
@@ -358,7 +361,7 @@ async def test_an_answer_that_cannot_be_encoded_fails_alone(capsys: pytest.Captu
 
 async def test_messages_that_come_in_a_row_are_run_together() -> None:
     client, inference = Client(b"", count=20), Silent()
-    call = asyncio.create_task(StreamDoor(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    call = asyncio.create_task(StreamFrontEnd(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
     await settle(client)
     assert len(inference.accepted) == 20
     assert inference.helped == 1
@@ -369,7 +372,7 @@ async def test_messages_that_come_in_a_row_are_run_together() -> None:
 
 async def test_messages_that_never_pause_are_run_all_the_same() -> None:
     client, inference = Client(b"", count=200), Silent()
-    call = asyncio.create_task(StreamDoor(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    call = asyncio.create_task(StreamFrontEnd(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
     await settle(client)
     assert 200 / 64 <= inference.helped < 20
     call.cancel()
@@ -379,7 +382,7 @@ async def test_messages_that_never_pause_are_run_all_the_same() -> None:
 
 async def test_an_answer_that_comes_after_the_end_is_dropped() -> None:
     client, inference = Client(b"", count=1), Silent()
-    call = asyncio.create_task(StreamDoor(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    call = asyncio.create_task(StreamFrontEnd(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
     await settle(client)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Which door owns the port: the fast one only where every client is already trusted."""
+"""Which front end owns the port: the fast one only where every client is already trusted."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from frostline_server.rpc.server import choose_transport
 
 
 @pytest.mark.parametrize(
-    ("asked", "host", "tls", "door", "why"),
+    ("asked", "host", "tls", "front_end", "why"),
     [
         ("auto", "127.0.0.1", False, "native", "127.0.0.1 has only local clients"),
         ("auto", "127.8.9.1", False, "native", "127.8.9.1 has only local clients"),
@@ -27,18 +27,20 @@ from frostline_server.rpc.server import choose_transport
         ("grpcio", "0.0.0.0", True, "grpcio", "asked for"),
     ],
 )
-def test_the_door_follows_from_who_can_reach_the_port(asked: str, host: str, tls: bool, door: str, why: str) -> None:
+def test_the_front_end_follows_from_who_can_reach_the_port(
+    asked: str, host: str, tls: bool, front_end: str, why: str
+) -> None:
     chosen, reason = choose_transport(asked, host, tls=tls)
-    assert chosen == door
+    assert chosen == front_end
     assert reason.startswith(why)
 
 
-def test_compressed_answers_need_the_door_that_compresses() -> None:
+def test_compressed_answers_need_the_front_end_that_compresses() -> None:
     chosen = choose_transport("auto", "127.0.0.1", tls=False, compression=True)
     assert chosen == ("grpcio", "answers are compressed, which only grpcio does")
 
 
-def test_without_the_native_library_every_host_gets_the_other_door() -> None:
+def test_without_the_native_library_every_host_gets_the_other_front_end() -> None:
     assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
         "grpcio",
         "pygrpc-native is not installed",
@@ -46,18 +48,18 @@ def test_without_the_native_library_every_host_gets_the_other_door() -> None:
     assert choose_transport("grpcio", "127.0.0.1", tls=False, native=False) == ("grpcio", "asked for")
 
 
-def test_a_native_door_that_was_asked_for_and_cannot_be_had_stops_the_start() -> None:
+def test_a_native_front_end_that_was_asked_for_and_cannot_be_had_stops_the_start() -> None:
     with pytest.raises(StartError, match="needs pygrpc-native, which is not installed; use --transport grpcio"):
         choose_transport("native", "127.0.0.1", tls=False, native=False)
 
 
-def test_without_its_library_the_native_door_is_not_chosen() -> None:
+def test_without_its_library_the_native_front_end_is_not_chosen() -> None:
     assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
         "grpcio",
         "pygrpc-native is not installed",
     )
 
 
-def test_the_native_door_cannot_be_demanded_without_its_library() -> None:
+def test_the_native_front_end_cannot_be_demanded_without_its_library() -> None:
     with pytest.raises(StartError, match="needs pygrpc-native, which is not installed"):
         choose_transport("native", "127.0.0.1", tls=False, native=False)

@@ -12,7 +12,7 @@ from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.model.loader import batch_sizes
 from frostline_server.model_config.accelerators import TENSORRT
 from frostline_server.runtime.cuda_buckets import (
-    Plan,
+    BindingPlan,
     affordable,
     cast_on_device,
     computed,
@@ -53,7 +53,7 @@ CONFIDENCE = "frostline_confidence"
 
 @given(rows=st.integers(1, 300), sizes=st.sets(st.integers(1, 256), min_size=1))
 def test_rows_go_into_the_smallest_bucket_that_holds_them(rows: int, sizes: set[int]) -> None:
-    chosen = Plan(tuple(sorted(sizes)), (("logits",),), (False,), (), 0).size(rows)
+    chosen = BindingPlan(tuple(sorted(sizes)), (("logits",),), (False,), (), 0).size(rows)
     assert chosen == min((size for size in sizes if size >= rows), default=None)
 
 

@@ -16,14 +16,14 @@ from onnx import TensorProto
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.batching.entry import Entry, RowKind
 from frostline_server.errors import GraphsFailed, LoadError, RunFailed
-from frostline_server.model.instance import answering
-from frostline_server.model.loaded_model import Served
+from frostline_server.model.instance import instance_run
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.shadow import Shadow, Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.runtime import cuda_buckets
 from frostline_server.runtime.cuda_runner import DeviceRunner
-from frostline_server.runtime.cuda_thread import Captures, Lane
+from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.golden import Golden
 from frostline_server.runtime.session import Session
@@ -283,7 +283,7 @@ class Listening:
 def test_a_shadow_sees_bytes_as_the_numbers_they_stand_for(tmp_path: Path, cuda: Cuda) -> None:
     session, tap, listening = warmed(tmp_path, wide()), Tap(), Listening()
     tap.shadow = cast("Shadow", listening)
-    run = answering(session, ModelStats(), tap)
+    run = instance_run(session, ModelStats(), tap)
     run([bytes_of(2)], ("argmax",))
     run([bytes_of(2).astype(np.float32)], ("argmax",))
     assert listening.dtypes == [np.dtype(np.float32)] * 2
@@ -461,7 +461,7 @@ def test_a_graph_of_classes_that_answers_wrongly_is_found(
 # A version
 
 
-def loaded(folder: Path, text: str = "", *, close: bool = True, **options: Any) -> tuple[Served, list[str]]:
+def loaded(folder: Path, text: str = "", *, close: bool = True, **options: Any) -> tuple[LoadedModel, list[str]]:
     told = list[str]()
     loader = Loader(GPU, True, 1, batching(max_batch_size=8), devices=1)
     config = ModelConfig()
@@ -520,7 +520,7 @@ def prepared(folder: Path, model: onnx.ModelProto) -> tuple[DeviceRunner, Sessio
         partial(ort.InferenceSession, cuda_buckets.cast_network().SerializeToString(), providers=[CPU]),
         graphs=False,
         captures=Captures(),
-        lane=Lane("cpu"),
+        lane=CudaThread("cpu"),
     )
     runner.start()
     lead = (1,) if plain.signature.batched else ()

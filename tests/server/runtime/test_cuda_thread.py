@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from frostline_server.errors import GraphsFailed
-from frostline_server.runtime.cuda_thread import Captures, Lane
+from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from tests.support.puppet import TIMEOUT_S
 
 
@@ -15,8 +15,8 @@ class Owner:
     pass
 
 
-def lane(owner: Owner) -> Lane:
-    made = Lane("lane")
+def lane(owner: Owner) -> CudaThread:
+    made = CudaThread("lane")
     made.start(owner)
     return made
 
