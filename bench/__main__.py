@@ -1,4 +1,4 @@
-"""Measures `frostline serve` on this machine, with the floors under it: `python -m bench --help`.
+"""The benchmark of `frostline serve` on this machine, beside its baselines: `python -m bench --help`.
 
 Servers are started as users start them, in processes of their own. Each round measures every row once, so that what
 changes on the machine in between strikes all of them; medians over the rounds are shown.

@@ -1,7 +1,8 @@
-"""What a server does with more load than it can carry: `python -m bench.overload`.
+"""The overload study: what a server does with more load than it can carry.
 
-A first server, without a limit, shows the capacity in closed loop. A second one, with whatever flags are given, then gets
-a multiple of that in open loop: how much is answered inside the limit, how fast the rest is refused, what it does to memory.
+A first server, without a limit, shows the capacity in closed loop. A second one, with whatever flags are given, then
+gets a multiple of that in open loop: how much is answered inside the limit, how fast the rest is refused, what it
+does to memory.
 """
 
 import argparse

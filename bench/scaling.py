@@ -1,4 +1,4 @@
-"""How the cost of a request grows with its rows, its bytes, the models loaded and the connections: `python -m bench.scaling`."""
+"""The scaling study: the cost of a request by its rows, its bytes, the loaded models and the connections."""
 
 import argparse
 import resource

@@ -1,8 +1,9 @@
-"""What a shadow costs the version it follows: `python -m bench.shadow --help`.
+"""The shadow study: what a shadow costs the version it follows.
 
-One server; `h2load` sends one-row ModelInfer requests without a pause, and the shadow is taken off and put back several times a
-second meanwhile, so that whatever else the machine does meets both alike. The requests' own log tells which began when: the ratio of
-the two median times is the answer. The first part of each turn does not count, because the shadow still works off its queue then.
+One server; `h2load` sends one-row ModelInfer requests without a pause, and the shadow is taken off and put back
+several times a second meanwhile, so that whatever else the machine does meets both alike. The requests' own log tells
+which began when: the ratio of the two median times is the answer. The first part of each turn does not count, because
+the shadow still works off its queue then.
 """
 
 import argparse

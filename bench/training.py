@@ -1,4 +1,4 @@
-"""What the training loop costs over a loop written by hand: `python -m bench.training`.
+"""The training study: what the training loop costs over a loop written by hand.
 
 Both train the digits recipe's network on its rows with the same steps: shuffle, forward, loss, backward, clip, update,
 the learning rate's schedule, validation and the best weights after every epoch. Ours also watches, writes metrics and a

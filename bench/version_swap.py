@@ -1,7 +1,7 @@
-"""What callers notice while versions are swapped: p99 with and without, in one run: `python -m bench.version_swap --help`.
+"""The version swap study: what callers notice while versions are replaced, as p99 with and without, in one run.
 
-The server is started as users start it, 32 one-row requests are in flight all the time, and windows in which a new version
-appears every half second (one in four of them wrong) take turns with windows in which none does.
+The server is started as users start it, 32 one-row requests are in flight all the time, and windows in which a new
+version appears every half second (one in four of them wrong) take turns with windows in which none does.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A real server in a child process, for as long as a `with` block."""
+"""A server in a child process, for as long as a `with` block."""
 
 import json
 import queue

@@ -1,4 +1,4 @@
-"""Predictions and models as text for people and programs."""
+"""Text output: predictions and models as tables, JSON and CSV."""
 
 import csv
 import json

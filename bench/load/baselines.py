@@ -1,4 +1,7 @@
-"""The floors under a server's numbers, measured beside it: echoes of the same bytes, and ONNX Runtime in this process."""
+"""The baselines of the benchmark: echo servers of the same bytes, and ONNX Runtime in this process.
+
+They are measured beside the server, in the same rounds.
+"""
 
 import hashlib
 import os

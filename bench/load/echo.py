@@ -1,6 +1,6 @@
-"""An echo on the low-level front that the server's native front end is built on: `python -m bench.load.echo`, a floor of the transport.
+"""An echo server on the library of the native front end: `python -m bench.load.echo`.
 
-Prints its port, and serves until its standard input closes.
+It is a baseline of the transport. It prints its port, and serves until its standard input closes.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Closed-loop load by h2load, a generator in C: so many requests in flight, a new one for every answer."""
+"""Closed-loop load by h2load, a generator in C: a new request for every answer."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The networks that are measured: ONNX files with fixed random weights, and folders of them as a server wants them."""
+"""The measured networks: ONNX files with fixed random weights, in a server's folder layout."""
 
 import itertools
 from collections.abc import Mapping, Sequence

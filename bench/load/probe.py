@@ -1,4 +1,4 @@
-"""Questions asked of a server while it is under load, so that what is measured is known to be right."""
+"""The correctness probe: it checks answers of a server while the server is under load."""
 
 import select
 import threading

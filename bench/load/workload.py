@@ -1,4 +1,4 @@
-"""Requests with known answers: what is sent to a server, and the check that it answers as ONNX Runtime does."""
+"""The workload: requests with known answers, and the check of a server's answers against ONNX Runtime's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

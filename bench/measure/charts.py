@@ -1,4 +1,4 @@
-"""Pictures of what was measured."""
+"""The charts of the results."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Measured results in docs/performance.md: each between two markers, which whoever measures again overwrites."""
+"""The results in docs/performance.md: each between two markers, and replaced by the next measurement."""
 
 from pathlib import Path
 

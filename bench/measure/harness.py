@@ -1,4 +1,4 @@
-"""What one round of measuring has at hand: servers and echoes that start when first asked for, and loads to put on them."""
+"""The benchmark harness: servers and baselines, started when first needed, and the loads to put on them."""
 
 import json
 import sys

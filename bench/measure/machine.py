@@ -1,4 +1,4 @@
-"""Where and when something was measured, in one sentence."""
+"""The description of the machine and the time of a measurement, in one sentence."""
 
 import os
 import platform

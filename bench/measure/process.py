@@ -1,4 +1,4 @@
-"""What a process has cost so far, as Linux counts it: CPU time, of all and of each thread, and memory."""
+"""The cost of a process, as Linux counts it: memory, and CPU time in all and of each thread."""
 
 import os
 from dataclasses import dataclass

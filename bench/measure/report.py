@@ -1,4 +1,4 @@
-"""What was measured as tables: the goals, and every row with its floors."""
+"""The report: the targets, and the scenarios with their baselines, as tables."""
 
 import statistics
 import sys

@@ -1,4 +1,4 @@
-"""Interleaved rounds: every row once in each, so that what changes on the machine in between strikes all of them."""
+"""Interleaved rounds: every scenario runs once in each round, so that noise of the machine meets all alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Where threads spend their time, as py-spy and perf sample it."""
+"""The sampling profilers: where threads spend their time, by py-spy and perf."""
 
 import shutil
 import subprocess

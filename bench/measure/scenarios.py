@@ -1,4 +1,4 @@
-"""The rows of the benchmark: each measures one thing, with the floor under it, in one round."""
+"""The scenarios of the benchmark: each measures one thing, with its baseline, in one round."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The goals, and whether what was measured meets them."""
+"""The targets, and whether the results meet them."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""The whole journey on real data: train, publish, serve, predict, measure."""
+"""The `frostline demo` command: train, publish, serve, predict and measure, on real data."""
 
 import asyncio
 import urllib.request

@@ -1,4 +1,4 @@
-"""Files and standard input to the arrays a model takes."""
+"""The input files of `frostline predict`: from files and standard input to a model's arrays."""
 
 import csv
 import io

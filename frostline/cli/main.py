@@ -1,4 +1,4 @@
-"""The `frostline` command."""
+"""The command-line interface: the commands of `frostline`."""
 
 # ruff: noqa: PLC0415 - a command imports what it needs and nothing else: torch, ONNX Runtime and gRPC are slow to load
 

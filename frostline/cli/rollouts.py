@@ -1,4 +1,4 @@
-"""`frostline promote` and `frostline rollback`: the steps of a rollout, as changes of the model's rollout.json."""
+"""The `frostline promote` and `frostline rollback` commands: each changes the model's rollout.json."""
 
 # ruff: noqa: PLC0415 - the command line imports this module for its options alone
 

@@ -1,4 +1,4 @@
-"""`frostline show`: a model's card for people, and its pictures."""
+"""The `frostline show` command: prints a model's card and the paths of its pictures."""
 
 import json
 from collections.abc import Iterator, Mapping

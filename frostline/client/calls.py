@@ -1,7 +1,7 @@
-"""The calls each question to a server takes, without the channel they travel on.
+"""The client protocol without I/O: which calls each question to a server takes.
 
 A question is a generator: it yields the calls to make, is sent their answers, has failures thrown into it, and returns
-the value for the user.  The blocking and the asyncio client differ only in how they make a call.
+the value for the user. The blocking and the asyncio client differ only in how they make a call.
 """
 
 from collections.abc import Generator

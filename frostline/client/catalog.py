@@ -1,4 +1,4 @@
-"""What a server says about its models."""
+"""The models of a server, as it describes them."""
 
 from dataclasses import dataclass
 

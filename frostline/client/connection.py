@@ -1,4 +1,4 @@
-"""The connection to a Frostline server, for blocking code and for asyncio."""
+"""The client's connection to a server, blocking and for asyncio."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The ways a call to a server can fail, each saying what to do about it."""
+"""The exceptions of the client; each says what to do about it."""
 
 
 class FrostlineError(Exception):

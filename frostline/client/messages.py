@@ -1,4 +1,4 @@
-"""NumPy arrays to and from the typed API's messages."""
+"""The client's codec: NumPy arrays to and from the messages of the typed API."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""What a model said about some rows."""
+"""The prediction: what a model answered for some rows."""
 
 from dataclasses import dataclass
 from typing import TypeVar

@@ -1,8 +1,8 @@
-"""A lean gRPC client over one HTTP/2 connection: it sends prepared bytes, and reads no more of an answer than it must.
+"""A minimal gRPC client over one HTTP/2 connection, for load generators.
 
-A generator of load shares the machine with the server it measures, so every microsecond it takes is one the server lacks.
-This one needs about a tenth of grpc.aio's time for a call. It knows what a benchmark on loopback needs and nothing else:
-no TLS, no compression, no retries.
+It sends prepared bytes, and reads no more of an answer than it must. A load generator shares the machine with the
+server it measures, so every microsecond it takes is one the server lacks. This one needs about a tenth of grpc.aio's
+time for a call. It knows what a benchmark on loopback needs and nothing else: no TLS, no compression, no retries.
 """
 
 import socket

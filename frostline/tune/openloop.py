@@ -1,7 +1,7 @@
-"""Open-loop load: requests leave when a Poisson process says so, whether or not earlier ones were answered.
+"""Open-loop load: requests leave at the times of a Poisson process, whether or not earlier ones were answered.
 
-Latency counts from the moment a request was due, not from when it left, so a client or a server that falls behind cannot
-hide it (the mistake known as coordinated omission).
+Latency counts from the moment a request was due, not from when it left, so a client or a server that falls behind
+cannot hide it (the mistake known as coordinated omission).
 """
 
 import ctypes

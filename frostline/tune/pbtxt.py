@@ -1,4 +1,4 @@
-"""Change single fields of a config.pbtxt and leave everything else in it, comments too, as it was written."""
+"""An editor of config.pbtxt: it changes single fields and keeps the rest, comments too, as it was written."""
 
 from collections.abc import Iterator
 

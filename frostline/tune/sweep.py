@@ -1,4 +1,7 @@
-"""Which settings of a model are tried, and which of them is the best: decided from numbers alone."""
+"""The parameter sweep: which settings of a model are tried, and which of them is the best.
+
+Both are decided from numbers alone.
+"""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""Find the settings of a model that answer most requests within a limit, by trying them on real servers."""
+"""The auto-tuner: it finds the settings with which a model answers most requests within a latency limit.
+
+It tries each candidate on a real server under load.
+"""
 
 import difflib
 import math

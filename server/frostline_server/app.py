@@ -1,4 +1,7 @@
-"""The server as a whole: start, serve, drain. The only place that wires objects together."""
+"""The application object: it starts, serves and drains one server.
+
+It is the only module that creates the other rooms' objects and connects them.
+"""
 
 import asyncio
 import gc

@@ -1,4 +1,7 @@
-"""What the server is told: its settings, from flags, environment and file."""
+"""The server's settings, from command-line flags, environment variables and a TOML file.
+
+A flag wins over the environment, the environment over the file, and the file over the default.
+"""
 
 import os
 import tomllib

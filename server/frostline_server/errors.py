@@ -1,7 +1,7 @@
-"""The ways a prediction, a model or the server itself can fail, without gRPC.
+"""The exceptions of the server: how a prediction, a model or the server itself can fail.
 
-Each kind of failed prediction carries the canonical status name its client sees and the reason
-Triton's failure counter files it under, so that every surface tells the same story.
+No exception here depends on gRPC. Each kind of failed prediction has the canonical status name that its client sees,
+and the reason under which Triton's failure counter counts it, so logs, metrics and clients agree.
 """
 
 from typing import ClassVar

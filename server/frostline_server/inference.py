@@ -1,4 +1,8 @@
-"""One prediction, from message bytes to message bytes: decode, find the model, queue it, encode. Both front ends call this."""
+"""The inference service: one prediction, from request bytes to response bytes.
+
+It decodes the request, finds the model version, queues the rows and encodes the answer. Both front ends call it, so a
+message means the same on each of them.
+"""
 
 import math
 import time

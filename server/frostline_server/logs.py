@@ -1,4 +1,7 @@
-"""How log lines look: readable on a console, one JSON object each for machines; always on standard error."""
+"""Logging: configures how log lines look.
+
+Lines are readable text on a console and one JSON object each for machines; they always go to standard error.
+"""
 
 import logging
 import sys

@@ -1,4 +1,7 @@
-"""The server process: its event loop, its signals and its exit code."""
+"""The server process: its event loop, its signal handlers and its exit code.
+
+The first SIGTERM or SIGINT starts the drain; a second Ctrl-C ends the process at once.
+"""
 
 import asyncio
 import os

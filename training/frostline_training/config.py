@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a training run, as one typed, frozen value."""
+"""Training recipes: all settings of a training run as one typed, frozen value."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""The ways a training run can fail, each one clear sentence."""
+"""The exceptions of training; each message is one clear sentence."""
 
 
 class TrainingError(Exception):

@@ -1,4 +1,7 @@
-"""A recipe as the command line names it: built in or in a file of the user's own, with a few values changed."""
+"""Recipe overrides: a recipe as the command line names it, with some of its settings changed.
+
+The recipe is a built-in one or is in a user's file.
+"""
 
 import json
 import runpy

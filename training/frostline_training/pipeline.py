@@ -1,4 +1,4 @@
-"""One training job: data, training, evaluation, publication."""
+"""The training pipeline: data, training, evaluation, publication."""
 
 import platform
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a live line while it learns, and a table of what came out."""
+"""The training report: a live line while a network trains, and a table of the results."""
 
 from collections.abc import Sequence
 from types import TracebackType

@@ -1,4 +1,4 @@
-"""Where a user's own data is, as typed values that a recipe can hold."""
+"""Data sources: where a user's own data is, as typed values for a recipe."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""`make recipes`: train every built-in recipe, and write what came out as a table into docs/training.md."""
+"""The table of recipes in docs/training.md, made by `make recipes`.
+
+It trains every built-in recipe and writes the results into the document.
+"""
 
 import io
 import json

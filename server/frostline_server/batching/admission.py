@@ -1,9 +1,9 @@
-"""Whether an answer can be in time: what a batch costs, learned from those that ran, and when a new request would be answered.
+"""Admission control: it refuses a request whose answer would come later than the model's latency limit.
 
-A request is let in only if its answer would be in time even if its batch fills up after it, and a batch is to take little
-more than half the time a request has: who arrives while one batch runs then still makes the next. Without that reserve,
-requests reach the device with no time left, run alone because no larger batch is in time, and the gain of batches is lost
-just when it is needed.
+It learns what a batch costs from the batches that ran. A request is admitted only if its answer would be in time even
+if its batch fills up after it. A batch may take little more than half the time a request has, so that a request that
+arrives while one batch runs still makes the next. Without that reserve, requests reach the device with no time left
+and run alone, because no larger batch is in time, and the gain of batches is lost just when it is needed.
 """
 
 import math
@@ -251,7 +251,7 @@ class Recorder(Protocol):
 
 
 class LearningObserver:
-    """An observer of a batcher that lets a pace learn from what it passes on.
+    """An observer of a batcher that lets admission control learn from what it passes on.
 
     Args:
         observer: told of everything.

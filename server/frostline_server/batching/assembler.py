@@ -1,4 +1,7 @@
-"""Batch assembly: joins the rows of several entries into one array, and splits the outputs back into entries."""
+"""The batch assembler: it joins the rows of several entries into one array, and splits the outputs again.
+
+The join is the only copy of a row on its way to the device.
+"""
 
 from collections.abc import Sequence
 from typing import Any

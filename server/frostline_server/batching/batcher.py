@@ -1,11 +1,11 @@
-"""Many concurrent requests become few runs of one callable, fairly and boundedly.
+"""The dynamic batcher: it runs many concurrent requests as few batches of one callable.
 
-A batch is whatever queued while the devices were busy: back-pressure gathers rows, not a clock. Only
-rows of equal shape share a batch. The batcher is given a callable for each device and knows neither ONNX,
-asyncio nor gRPC: it is one thread for each, one bounded queue, and entries that carry their own reply.
+A batch is what was queued while the devices were busy: back-pressure gathers rows, not a clock. Only rows of equal
+shape share a batch. The batcher gets a callable for each device and knows neither ONNX, asyncio nor gRPC: it has one
+thread for each callable, one bounded queue, and entries that carry their own reply.
 
-A device is a run with the thread that calls it. While that thread sleeps, whoever submits may borrow the device for a
-batch (`run_inline`): for a run shorter than waking a thread and waiting for it, that is the faster way.
+A device is a run with the thread that calls it. While that thread sleeps, the thread that submits may use the device
+for a batch (`run_inline`): for a run that is shorter than waking a thread, that is faster.
 """
 
 import math
@@ -44,12 +44,12 @@ _LONGEST_SLEEP_S = 3600.0
 """The platform's locks cannot wait for as long as a configuration can say."""
 
 BRIEF_S = 0.0005
-"""A batch expected to run for no longer may be run by whoever submits: so long does a front end not listen."""
+"""A batch expected to run for no longer may run inline, in the thread that submits: a front end reads nothing meanwhile."""
 
 _SURPRISE_S = 10 * BRIEF_S
 _REST = 100
-"""Whoever was held longer than that helps no more for this many times as long: what a run takes may depend on the elements,
-which nobody can foresee, and so it costs a front end a hundredth of its time at most."""
+"""After an inline run that took longer than that, nothing runs inline for this many times as long. The time of a run may
+depend on the elements, which nobody can foresee; so this costs a front end a hundredth of its time at most."""
 
 _log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""Who spoils a batch: a failed batch is run again in parts, so that only the guilty fail."""
+"""The bisection of a failed batch: it runs in parts until only the requests that cause the failure fail."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""A queued request: its rows, the outputs it wants, its deadline and the callback that takes its answer."""
+"""The queue entry: a request's rows, the outputs it wants, its deadline and the callback for its answer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Answers of batches that ran side by side leave in the order in which the batches were taken."""
+"""The reorder buffer: answers of parallel batches leave in the order in which the batches were taken."""
 
 import threading
 from collections.abc import Callable, Sequence

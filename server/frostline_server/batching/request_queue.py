@@ -1,6 +1,6 @@
-"""The entries that wait for a device: who may join them, who goes next, with whom, and when.
+"""The bounded request queue, with priorities, deadlines and one queue for each row shape.
 
-It knows neither threads nor clocks: whoever owns it holds a lock and says what time it is.
+It knows neither threads nor clocks: its owner holds a lock and passes the time.
 """
 
 import math

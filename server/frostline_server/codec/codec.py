@@ -1,4 +1,7 @@
-"""Protobuf <-> rows, for one version of a model: both APIs in, both APIs out, and nothing copied twice."""
+"""The message codec of one version: requests to rows, and outputs to responses, for both APIs.
+
+It copies no elements: rows stay the bytes of the message.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar

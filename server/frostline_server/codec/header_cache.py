@@ -1,13 +1,14 @@
-"""Recognise a ModelInferRequest whose header was seen before, without parsing it.
+"""The header cache: it recognises a `ModelInferRequest` whose header was seen before, without parsing it.
 
-A client's requests differ in their id and their elements; everything else (the model, the names, types and shapes of the
-tensors) is the same bytes again. A header is those bytes: all of the message but the id's text and the one raw content,
-the length of both included.
+A client's requests differ in their id and their elements; everything else (the model, the names, types and shapes of
+the tensors) is the same bytes again. A header is those bytes: all of the message but the id's text and the one raw
+content, the length of both included.
 
-Why a recognised message is what parsing it would have given: its length is that of the remembered one, and so are all its
-bytes outside the two holes. The walk through the remembered message showed that the holes are exactly the id's text and
-the last field's content, and that whole fields lie between them; protobuf reads fields one after the other, so it reads the
-same fields here. What may differ in the holes is checked: the id must be UTF-8; elements may be any bytes.
+Why a recognised message is what parsing it would have given: its length is that of the remembered one, and so are all
+its bytes outside the two holes. The walk through the remembered message showed that the holes are exactly the id's
+text and the last field's content, and that whole fields lie between them; protobuf reads fields one after the other,
+so it reads the same fields here. What may differ in the holes is checked: the id must be UTF-8; elements may be any
+bytes.
 """
 
 from frostline.pb import inference_pb2

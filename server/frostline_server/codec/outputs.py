@@ -1,4 +1,7 @@
-"""Outputs that are not simply put into the answer: ranked as classes, or written into shared memory."""
+"""The delivery of outputs that do not simply go into the response.
+
+They are ranked as classes, as Triton's classification extension writes them, or written into shared memory.
+"""
 
 import math
 from collections.abc import Sequence

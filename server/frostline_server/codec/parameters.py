@@ -1,4 +1,4 @@
-"""What the parameters of a request, its inputs and its outputs ask for."""
+"""The parameters of a request, of its inputs and of its outputs, as typed values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

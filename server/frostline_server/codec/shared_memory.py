@@ -1,4 +1,4 @@
-"""Regions of the machine's shared memory that clients made known, and the tensors in them.
+"""System shared memory: the regions that clients registered, and the tensors in them.
 
 A region is read and written through a descriptor and never mapped. A client may shrink its object at any time, and
 touching a page of a mapping that is gone ends the process; a read that comes back short is an error of one request.

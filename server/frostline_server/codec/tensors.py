@@ -1,4 +1,7 @@
-"""What a request's tensors must be: their headers checked against a network's signature, their bytes against their headers."""
+"""The validation of input tensors: headers against the signature, and bytes against headers.
+
+The headers of a request are checked once for each distinct set, and remembered.
+"""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What the machine itself is doing, under the names Triton's dashboards query."""
+"""Host metrics: CPU, memory and GPU of the machine, under the names that Triton's dashboards query."""
 
 import os
 from collections.abc import Iterator

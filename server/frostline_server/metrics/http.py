@@ -1,4 +1,4 @@
-"""The HTTP port that operators look at: /metrics for Prometheus, /healthz and /readyz for supervisors."""
+"""The HTTP server for operators: /metrics for Prometheus, /healthz and /readyz for supervisors."""
 
 import socket
 import threading

@@ -1,4 +1,7 @@
-"""Every series an operator sees: the accumulators under Frostline's names and under Triton's, from the same numbers."""
+"""The Prometheus collector: turns accumulators into metric families at every scrape.
+
+Each number has Frostline's name and, where Triton has one, Triton's name too.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

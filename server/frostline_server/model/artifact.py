@@ -1,4 +1,4 @@
-"""An artifact on disk: a version's ONNX file, its card, its labels, and their SHA-256 digests."""
+"""The artifact on disk: a version's ONNX file, its card, its labels, and their SHA-256 digests."""
 
 import hashlib
 import json

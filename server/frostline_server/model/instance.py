@@ -1,4 +1,7 @@
-"""What the batcher runs: a session, with its predictions counted and its outputs in the shape clients see."""
+"""A model instance: the callable that the batcher runs.
+
+It is a session whose predictions are counted and whose outputs have the shapes that clients see.
+"""
 
 from typing import Any
 

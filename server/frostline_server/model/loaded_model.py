@@ -1,4 +1,4 @@
-"""A loaded version: its sessions, codec, batcher and statistics, as one value that answers requests."""
+"""A loaded model version: its sessions, codec, batcher and statistics as one value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Turn one version's folder into what answers requests: checked, loaded, warm and proved."""
+"""The model loader: from a version's folder to a loaded model.
+
+A loaded model has files that match its card, is warm, and has answered its golden sample as PyTorch did.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""A version that gets a copy of what another one answers, off its critical path, and how often and by how much they differ."""
+"""Shadow traffic: a version gets a copy of another version's requests, and their answers are compared.
+
+The shadow runs in a thread of its own and never delays the live version.
+"""
 
 import threading
 import time

@@ -1,6 +1,6 @@
-"""The numbers a served model accumulates: plain counts and sums, added to once a batch under one lock.
+"""The accumulators of a model: counts, sums and histograms, updated once for each batch under one lock.
 
-The hot path never touches a Prometheus object; `frostline_server.metrics.prometheus` reads these numbers when it is scraped.
+The hot path never touches a Prometheus object; `metrics.prometheus` reads these numbers at every scrape.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""The requests a model's configuration wants run before it is READY."""
+"""Model warm-up: the requests that a configuration wants run before the version is READY."""
 
 import math
 from collections.abc import Callable, Mapping

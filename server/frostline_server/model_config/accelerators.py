@@ -1,4 +1,4 @@
-"""Which execution providers a model's configuration puts before the device's own, and with which options."""
+"""The execution providers of a model configuration: which come before the device's own, with which options."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Read a model's configuration as Triton reads it, and name every field in it that is not honoured."""
+"""The parser of config.pbtxt: it reads a model's configuration as Triton does.
+
+It also names every field that this server does not honour.
+"""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a model's config.pbtxt says of its batches and its instances, over the server's own settings."""
+"""The scheduling of a model configuration: its batching and its instances, over the server's own settings."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What a model's configuration asks of ONNX Runtime's sessions, apart from the providers they run on."""
+"""The session options of a model configuration, apart from execution providers."""
 
 import re
 from collections.abc import Callable, Mapping

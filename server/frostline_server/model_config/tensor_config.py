@@ -1,4 +1,7 @@
-"""The inputs and outputs a model's configuration declares, checked against its graph, and what clients see of them."""
+"""The tensors of a model configuration, checked against the graph's signature.
+
+The result is the signature that clients see.
+"""
 
 import math
 from collections.abc import Iterable

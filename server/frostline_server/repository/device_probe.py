@@ -1,4 +1,7 @@
-"""Ask every served model its golden row again and again, so that a device that died is noticed before its users tell."""
+"""The liveness probe of devices: it runs every served model's golden row at intervals.
+
+A device that has failed is found this way before a client meets it.
+"""
 
 import threading
 from collections.abc import Callable, Iterable

@@ -1,4 +1,7 @@
-"""Which versions to load and which to let go, decided from what is on disk and what is loaded, and from nothing else."""
+"""The load plan: which versions to load, to unload and to forget.
+
+It is a pure function of what is on disk and what is loaded.
+"""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass

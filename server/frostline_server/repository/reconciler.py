@@ -1,8 +1,8 @@
-"""Keeping what is served in line with what is on disk, or with what was asked for: loading, letting go, and nothing in between.
+"""The reconciler: it loads and unloads versions until what is served matches the models folder or the last request.
 
-A version is READY only once it is loaded, warm, and proved against its golden sample; the one it replaces is let go
-after that, and what was accepted for it is finished. If a version fails, the one before it goes on or is loaded, so
-that one bad publication never takes a model away.
+A version becomes READY after it is loaded, warm and proved against its golden sample. Only then is the previous
+version unloaded, after it has finished the requests it had accepted. If a version fails, the previous version stays
+or is loaded again, so one bad publication never takes a model away.
 """
 
 import ctypes

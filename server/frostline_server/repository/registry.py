@@ -1,8 +1,8 @@
-"""Which versions of which models exist, the state of each, and handing out the one asked for.
+"""The registry: every version of every model with its state, and the lookup of the one a request means.
 
-    LOADING -> READY -> UNLOADING -> UNLOADED, or FAILED with a reason; forward only.
+LOADING -> READY -> UNLOADING -> UNLOADED, or FAILED with a reason; forward only.
 
-The keeper writes to it, everybody else reads.
+The reconciler writes to it; all others only read.
 """
 
 import random

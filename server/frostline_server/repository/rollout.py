@@ -1,4 +1,7 @@
-"""How a model's versions share its traffic: what its rollout.json says, each step of a rollout, and which version answers."""
+"""The rollout of versions: reads and writes rollout.json, and assigns a model's traffic to its versions.
+
+Each step of a rollout is a pure function from the old rollout to the new one.
+"""
 
 import json
 import math

@@ -1,4 +1,7 @@
-"""Which served version a request's (name, version) means, while the versions of a model share its traffic."""
+"""The routing table: from a request's model name and version to the version that answers.
+
+It is built anew and replaced as a whole, so that a lookup needs no lock.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""A scan of the models folder: every model, its versions and their fingerprints, its configuration and its rollout."""
+"""The scan of the models folder: models, versions, fingerprints, configurations and rollouts.
+
+It only reads: what should be loaded is decided by `plan`.
+"""
 
 import errno
 import os

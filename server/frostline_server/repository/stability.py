@@ -1,4 +1,7 @@
-"""Whether nobody writes a version's files any more."""
+"""The stability check: whether a version's files have stopped changing.
+
+A version whose files are still being copied must not be loaded.
+"""
 
 import math
 from collections.abc import Callable, Set

@@ -1,4 +1,7 @@
-"""Notice that the models folder has changed: told by the file system, or by looking again and again."""
+"""The file watcher: it reports that the models folder has changed.
+
+It uses the file system's notifications where it has them, and looks at intervals otherwise.
+"""
 
 import threading
 from collections.abc import Callable

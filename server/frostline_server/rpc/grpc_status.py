@@ -1,4 +1,7 @@
-"""The one table from a failed prediction to the gRPC status its client sees."""
+"""Translation of errors: from a failed prediction to the gRPC status its client sees.
+
+This is the only table of that kind.
+"""
 
 import grpc
 

@@ -1,4 +1,7 @@
-"""The health protocol (grpc.health.v1): where the server, each model and each version stand, and every change of it."""
+"""The gRPC health service (grpc.health.v1): the state of the server, of each model and of each version.
+
+A watcher gets every change, and a slow watcher holds up nobody.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

@@ -1,4 +1,7 @@
-"""TraceSetting and LogSettings: what can be changed while the server runs, under Triton's names."""
+"""The logging and trace extensions: settings that clients change while the server runs.
+
+Names and values are Triton's. Log settings take effect; tracing is refused, because there is none.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What the protocol tells of the server and its models: health, identity, tensors and configuration."""
+"""The metadata methods: server and model metadata, readiness and model configuration."""
 
 from collections.abc import Callable
 

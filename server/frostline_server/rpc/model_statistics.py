@@ -1,4 +1,4 @@
-"""ModelStatistics: a version's accumulators in the protocol's form."""
+"""The statistics extension: a version's accumulators as a `ModelStatistics` response."""
 
 from frostline.pb import inference_pb2 as pb
 from frostline_server.model.loaded_model import LoadedModel

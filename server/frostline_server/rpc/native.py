@@ -1,8 +1,8 @@
-"""The native front end: inference calls taken in batches from pygrpc-native's low-level API, with no coroutine per call.
+"""The native front end: unary inference on the low-level API of pygrpc-native, without a coroutine for each call.
 
-The front owns the port. It hands the two inference methods to this module as events, and passes every other call
-through to the grpc.aio server behind it. One thread receives, and runs brief batches itself; other answers leave straight from
-the device threads.
+The library's front owns the port. It hands the two inference methods to this module as events, many in one call, and
+passes every other call to the grpc.aio server behind it. One thread receives the events and runs brief batches
+itself; all other answers leave from the device threads.
 """
 
 import threading

@@ -1,4 +1,7 @@
-"""Every method of the Open Inference Protocol but inference, on grpc.aio: parse, ask whoever answers, translate errors."""
+"""The Open Inference Protocol service on grpc.aio: every method but inference.
+
+It parses the request, calls the object that implements the method, and translates its errors.
+"""
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,4 +1,4 @@
-"""The model repository extension: what is there, and loading and unloading on demand."""
+"""The model repository extension: the index, and loading and unloading of models on demand."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ class ModelControl:
 
     Args:
         repository: the models.
-        keeper: loads and unloads them.
+        reconciler: loads and unloads them.
     """
 
     def __init__(self, repository: Repository, reconciler: Reconciler) -> None:

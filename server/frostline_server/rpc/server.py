@@ -1,4 +1,8 @@
-"""The front ends: the grpc.aio server with its limits and TLS, and the native front before it; which one owns the port."""
+"""The gRPC server: it opens the port, with message limits and TLS, and serves every method.
+
+There are two front ends: grpc.aio, and the native front end, which passes all methods but unary inference on to
+grpc.aio. `choose_transport` decides which of them owns the port.
+"""
 
 import ipaddress
 import shutil

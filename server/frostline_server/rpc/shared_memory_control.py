@@ -1,4 +1,7 @@
-"""The shared memory extensions: regions of system shared memory made known and forgotten; of CUDA's there are none."""
+"""The shared memory extensions: registration of system shared memory.
+
+CUDA shared memory is refused, because there is none.
+"""
 
 from frostline.pb import inference_pb2 as pb
 from frostline_server.codec.shared_memory import Regions

@@ -1,4 +1,8 @@
-"""ModelStreamInfer on grpc.aio: many requests in flight on one stream, answered as they are ready."""
+"""Streaming inference on grpc.aio: `ModelStreamInfer`.
+
+Many requests of one stream are in flight together, and each is answered as soon as its batch is finished, so the
+answers may come in another order than the requests.
+"""
 
 import asyncio
 import threading

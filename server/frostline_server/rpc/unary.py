@@ -1,4 +1,7 @@
-"""The two unary inference methods on grpc.aio: one coroutine a call, from message bytes to message bytes."""
+"""Unary inference on grpc.aio: `ModelInfer` and `Predict`, one coroutine for each call.
+
+Both methods take and return message bytes, so grpc.aio neither parses nor serialises a message.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The element types of tensors: the protocol's name of each, NumPy's type and ONNX Runtime's name."""
+"""The table of element types: the protocol's name of each, NumPy's type and ONNX Runtime's name."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Real samples with the logits PyTorch computed for them, and whether other logits agree with those."""
+"""The golden sample: real inputs with the logits that PyTorch computed, and the comparison with other logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,9 +1,11 @@
-"""Graph surgery: softmax and argmax behind the logits, so that they run on the device with the network.
+"""Classification heads: softmax and argmax, appended to the graph behind its logits.
 
-The rule for which graphs get heads: exactly one output, a float tensor [N, C] or, as for a class at each pixel, [N, C, ...] with C
-fixed, and no `frostline.task` in the file's metadata that says it is something else than one class for each row (a regression, several
-labels at once). The classes are axis 1. Softmax subtracts the true maximum (ONNX Runtime's kernel does), and argmax takes the lowest
-index on a tie.
+They run on the device with the network.
+
+The rule for which graphs get heads: exactly one output, a float tensor [N, C] or, as for a class at each pixel, [N,
+C, ...] with C fixed, and no `frostline.task` in the file's metadata that says it is something else than one class for
+each row (a regression, several labels at once). The classes are axis 1. Softmax subtracts the true maximum (ONNX
+Runtime's kernel does), and argmax takes the lowest index on a tie.
 """
 
 from dataclasses import dataclass

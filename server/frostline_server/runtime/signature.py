@@ -1,4 +1,4 @@
-"""What a network takes and gives: its tensors, as the graph and clients see them."""
+"""The signature of a network: its inputs and outputs, as the graph and as clients see them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Session options: how ONNX Runtime opens and runs one model's sessions, providers apart."""
+"""Session options: how ONNX Runtime opens and runs one model's sessions, apart from providers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""NumPy archives and folders of pictures; whatever is wrong is named with its file and row."""
+"""The readers of NumPy archives and image folders; an error names the file and the row."""
 
 import zipfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A text set out of what every Python installation carries: is a snippet of its library code, comment or docstring?"""
+"""A text classification data set made from Python's own library: code, comment or docstring."""
 
 import ast
 import io

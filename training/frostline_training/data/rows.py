@@ -1,4 +1,4 @@
-"""Rows with their targets, and the data set they make."""
+"""The data set: rows with their targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

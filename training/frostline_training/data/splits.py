@@ -1,4 +1,7 @@
-"""The split of a data set into training, validation and test rows, made once and the same every time."""
+"""The split of a data set into training, validation and test rows.
+
+The same arguments give the same split every time.
+"""
 
 import math
 from dataclasses import dataclass, replace

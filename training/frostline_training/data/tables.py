@@ -1,4 +1,4 @@
-"""CSV and Parquet files of numbers, categories or texts; whatever is wrong is named with its row and column."""
+"""The readers of CSV and Parquet files; an error names the row and the column."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Temperature scaling: make a classifier's probabilities say how often it is right, and leave its classes alone."""
+"""Temperature scaling: it calibrates a classifier's probabilities and keeps its classes."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Test scores: how good a network is on rows it never saw, with how sure one may be of it."""
+"""The evaluation of a network on the test set, with confidence intervals."""
 
 import math
 from collections.abc import Mapping

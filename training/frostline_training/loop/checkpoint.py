@@ -1,4 +1,4 @@
-"""Where a training stood after an epoch, in one file that is whole or is not there."""
+"""The training checkpoint: the state after an epoch, in one file that is written as a whole or not at all."""
 
 import hashlib
 import os

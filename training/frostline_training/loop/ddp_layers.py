@@ -1,8 +1,9 @@
-"""Layers that compute on one process's part of a batch what PyTorch's own compute on the whole of it.
+"""Layers for distributed data-parallel training: batch-norm, dropout and the loss over the whole batch.
 
-Most layers look at a row at a time, and a part of the rows is as good as all. Those that do not are batch-norm, whose
-statistics are over the rows, and dropout, whose draws go from row to row. For these each process adds up with the
-others, or draws for every row and takes its own. So processes learn together what one alone would, to the last digits.
+Each process computes on its part of a batch what PyTorch's own layers compute on the whole of it. Most layers look at
+a row at a time, and a part of the rows is as good as all. Those that do not are batch-norm, whose statistics are over
+the rows, and dropout, whose draws go from row to row. For these each process adds up with the others, or draws for
+every row and takes its own. So processes learn together what one alone would, to the last digits.
 """
 
 import copy

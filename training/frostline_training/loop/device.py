@@ -1,4 +1,4 @@
-"""Where a training computes, and that it computes the same there every time."""
+"""The training device, and deterministic computation on it."""
 
 import os
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""The processes that train one recipe together: those that ``torchrun`` started, or this one alone.
+"""The process group of a training: the processes that ``torchrun`` started, or this one alone.
 
 They are data-parallel on PyTorch's own engine: each computes its part of every batch, and all make the step that one
-alone would make on the whole of it. The first process alone speaks, writes and publishes.
+alone would make on the whole of it. Only the first process prints, writes and publishes.
 """
 
 import os

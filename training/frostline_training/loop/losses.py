@@ -1,4 +1,4 @@
-"""What a network is trained by and judged by, for each kind of task."""
+"""The losses and the metrics of each kind of task."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How far a training has come: its epochs, the best of them, and whether it is over."""
+"""The progress of a training: its epochs, the best of them, and whether early stopping ends it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

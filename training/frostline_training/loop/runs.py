@@ -1,4 +1,4 @@
-"""The folder of one training run: its configuration, what each epoch measured, checkpoint and pictures.
+"""The run folder: a training's configuration, metrics, checkpoint and pictures.
 
 ``runs/<name>/<started>/`` holds ``config.json``, ``metrics.csv``, ``metrics.jsonl`` and ``checkpoint.pt``; once a
 version came of it also ``published.json`` and ``pictures/``. What a column called accuracy holds is said at

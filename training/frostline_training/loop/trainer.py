@@ -1,4 +1,4 @@
-"""The training loop: from a recipe and its rows to the weights that did best on validation."""
+"""The training loop: from a recipe and its rows to the weights with the best validation score."""
 
 import math
 import time

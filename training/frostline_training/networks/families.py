@@ -1,4 +1,7 @@
-"""The network families: each a handful of PyTorch's own layers, from raw values to logits."""
+"""The network families: MLP, CNN, RNN and transformer, from raw values to logits.
+
+Each consists of PyTorch's own layers.
+"""
 
 from itertools import pairwise
 from typing import Any, cast

@@ -1,4 +1,7 @@
-"""Recurrent layers over padded sequences that export with an open time axis, as ONNX's own RNN, LSTM and GRU."""
+"""Recurrent layers over padded sequences, exported as ONNX's own RNN, LSTM and GRU.
+
+The time axis stays open in the exported file.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The pictures beside a card: how it learnt, how it scores, what it is made of, and where it errs.
+"""The plots of a training: learning curves, scores, the network's diagram and its mistakes.
 
 matplotlib is imported when something is drawn, and not before.
 """

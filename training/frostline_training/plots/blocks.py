@@ -1,4 +1,4 @@
-"""A network as blocks from left to right: every stage a card, its shapes on the arrows."""
+"""The block diagram of a network: one card for each stage, with the shapes on the arrows."""
 
 # ruff: noqa: RUF001 - the pictures are written with the multiplication sign and Greek letters
 

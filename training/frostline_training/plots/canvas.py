@@ -1,4 +1,4 @@
-"""Paper and pens: figures of matplotlib, made and saved without any state that outlives them."""
+"""The drawing surface: matplotlib figures, made and saved without global state."""
 
 import warnings
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The diagram of a network: circles and lines for a small one of dense layers, blocks for every other."""
+"""The diagram of a network: circles and lines for a small dense network, blocks for every other."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Small signs of the diagrams: arrows, activations with their curve, additions, steps in time."""
+"""The symbols of the diagrams: arrows, activations with their curve, additions, time steps."""
 
 # ruff: noqa: RUF001 - the pictures are written with the multiplication sign and Greek letters
 

@@ -1,4 +1,4 @@
-"""Examples that a network got wrong: pictures, texts, or rows of a table; the surest mistakes first."""
+"""The misclassified examples: pictures, texts or rows of a table, the most confident mistakes first."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A small network of dense layers in the classic picture: circles, lines, and bias nodes."""
+"""The neuron diagram of a small dense network: circles, lines, and bias nodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

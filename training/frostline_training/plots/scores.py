@@ -1,4 +1,4 @@
-"""Pictures of scores: learning curves, confusion, calibration, labels, predicted values."""
+"""The plots of scores: learning curves, confusion matrix, calibration, labels, predicted values."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A traced network as a reader sees it: stages from input to output, equal repeats told once."""
+"""The stages of a traced network, from input to output; equal repeats are one stage."""
 
 # ruff: noqa: RUF001, RUF002 - the pictures are written with the multiplication sign
 

@@ -1,4 +1,4 @@
-"""What a network is made of: one real sample is sent through it, and every layer that it passes is noted."""
+"""The tracer: it sends one real sample through a network and records every layer it passes."""
 
 # ruff: noqa: RUF001 - the pictures are written with the multiplication sign and Greek letters
 

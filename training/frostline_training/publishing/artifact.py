@@ -1,4 +1,4 @@
-"""The artifact's folder: written hidden, renamed last, so that a version is whole or is not there."""
+"""The artifact folder: written under a hidden name and renamed last, so a version is complete or not there."""
 
 import hashlib
 import json

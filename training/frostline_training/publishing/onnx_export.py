@@ -1,4 +1,4 @@
-"""Freeze a network into one ONNX file with a dynamic batch axis, and time axis where it has one, that a stranger can read."""
+"""The ONNX export: a network as one file with a dynamic batch axis, and a dynamic time axis where it has one."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Publish a network: freeze it, prove the file, and only then make it a version."""
+"""The publication of a network: export, proof, and only then a new version."""
 
 import copy
 import inspect

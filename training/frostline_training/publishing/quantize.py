@@ -1,4 +1,4 @@
-"""Rewrite an ONNX graph in fewer bits, without changing what goes in and what comes out."""
+"""Quantization: it rewrites an ONNX graph to float16 or int8, and keeps its inputs and outputs."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Smaller variants of a published file: float16 or int8, each measured against the file that it is made from."""
+"""The smaller variants of a published model, float16 or int8, each measured against the original."""
 
 import json
 import subprocess
