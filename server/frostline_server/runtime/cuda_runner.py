@@ -60,10 +60,10 @@ class DeviceRunner:
         inputs: names of its inputs, in graph order.
         allocate: makes device buffers.
         options: makes options for runs with a `gpu_graph_id`.
-        caster: opens `buckets.cast_network` on the same device.
+        caster: opens `cuda_buckets.cast_network` on the same device.
         graphs: whether the session was opened to capture graphs.
         captures: shared by all sessions of the process.
-        lane: its thread; not started.
+        cuda_thread: where everything is done; not started.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class DeviceRunner:
         *,
         graphs: bool,
         captures: Captures,
-        lane: CudaThread,
+        cuda_thread: CudaThread,
     ) -> None:
         self._session = session
         self._names = tuple(inputs)
@@ -87,7 +87,7 @@ class DeviceRunner:
         self._cast: Any = None
         self.graphs = graphs
         self._captures = captures
-        self._lane = lane
+        self._cuda_thread = cuda_thread
         self._plan: BindingPlan | None = None
         self._batched = False
         self._shapes: tuple[tuple[tuple[int | None, ...], np.dtype[Any], bool], ...] = ()
@@ -95,14 +95,14 @@ class DeviceRunner:
 
     def start(self) -> None:
         """Start the thread; it ends when nothing holds this runner any more."""
-        self._lane.start(self)
+        self._cuda_thread.start(self)
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
         """Run once; as `Session.run`, but with whatever error ONNX Runtime raises.
 
         Once prepared it also takes bytes where the plan says that they are cast.
         """
-        return self._lane.do(partial(self._run, inputs, outputs))
+        return self._cuda_thread.do(partial(self._run, inputs, outputs))
 
     def prepare(self, signature: Signature, plan: BindingPlan, row: Sequence[Array]) -> str:
         """Bind every bucket of a plan, run it, and capture its graphs.
@@ -118,7 +118,7 @@ class DeviceRunner:
         Raises:
             GraphsFailed: a capture failed. The session is of no use any more: CUDA may still believe that it captures.
         """
-        return self._lane.do(partial(self._prepare, signature, plan, row))
+        return self._cuda_thread.do(partial(self._prepare, signature, plan, row))
 
     def _prepare(self, signature: Signature, plan: BindingPlan, row: Sequence[Array]) -> str:
         self._buckets = {}

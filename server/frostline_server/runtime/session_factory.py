@@ -81,7 +81,7 @@ def load_session(
         partial(_caster, {name: options for name, options in providers if name == CUDA}),
         graphs=graphs and not problem,
         captures=captures or Captures(),
-        lane=CudaThread(f"cuda-{index}"),
+        cuda_thread=CudaThread(f"cuda-{index}"),
     )
     runner.start()
     remarks = [f"CUDA graphs are not captured: {problem}"] if problem else []

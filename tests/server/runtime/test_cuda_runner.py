@@ -520,7 +520,7 @@ def prepared(folder: Path, model: onnx.ModelProto) -> tuple[DeviceRunner, Sessio
         partial(ort.InferenceSession, cuda_buckets.cast_network().SerializeToString(), providers=[CPU]),
         graphs=False,
         captures=Captures(),
-        lane=CudaThread("cpu"),
+        cuda_thread=CudaThread("cpu"),
     )
     runner.start()
     lead = (1,) if plain.signature.batched else ()

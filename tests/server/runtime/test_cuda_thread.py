@@ -15,15 +15,15 @@ class Owner:
     pass
 
 
-def lane(owner: Owner) -> CudaThread:
-    made = CudaThread("lane")
+def cuda_thread(owner: Owner) -> CudaThread:
+    made = CudaThread("cuda")
     made.start(owner)
     return made
 
 
 def test_everything_is_done_by_one_thread_whoever_asks() -> None:
     owner = Owner()
-    made = lane(owner)
+    made = cuda_thread(owner)
     seen = {made.do(threading.get_ident)}
     for _ in range(3):
         thread = threading.Thread(target=lambda: seen.add(made.do(threading.get_ident)))
@@ -35,7 +35,7 @@ def test_everything_is_done_by_one_thread_whoever_asks() -> None:
 
 def test_what_is_raised_is_raised_where_it_was_asked_for_and_the_thread_goes_on() -> None:
     owner = Owner()
-    made = lane(owner)
+    made = cuda_thread(owner)
     with pytest.raises(ZeroDivisionError):
         made.do(lambda: 1 // 0)
     assert made.do(lambda: "fine") == "fine"
@@ -50,7 +50,7 @@ def test_what_was_raised_is_not_kept_alive_by_a_cycle() -> None:
         raise Broken
 
     owner = Owner()
-    made = lane(owner)
+    made = cuda_thread(owner)
     gc.disable()
     try:
         with pytest.raises(Broken) as caught:
@@ -65,7 +65,7 @@ def test_what_was_raised_is_not_kept_alive_by_a_cycle() -> None:
 
 def test_the_thread_ends_when_its_owner_is_gone() -> None:
     owner = Owner()
-    made = lane(owner)
+    made = cuda_thread(owner)
     made.do(lambda: None)
     del owner
     gc.collect()
@@ -74,7 +74,7 @@ def test_the_thread_ends_when_its_owner_is_gone() -> None:
 
 def test_an_idle_thread_keeps_nothing_alive() -> None:
     owner = Owner()
-    made = lane(owner)
+    made = cuda_thread(owner)
     held = Owner()
     gone = weakref.ref(held)
 
