@@ -46,7 +46,7 @@ bench: setup  ## measure the server against its goals and floors (needs h2load, 
 	$(BIN)/python -m bench $(ARGS)
 
 growth: setup  ## measure a request's cost against its rows and bytes, the models loaded and the connections
-	$(BIN)/python -m bench.growth $(ARGS)
+	$(BIN)/python -m bench.scaling $(ARGS)
 
 overload: setup  ## measure what the server does with twice the load it can carry
 	$(BIN)/python -m bench.overload $(ARGS)
@@ -61,7 +61,7 @@ bench-training: setup  ## measure what the training loop costs over one written 
 	$(BIN)/python -m bench.training $(ARGS)
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
-	$(BIN)/python -m training.table
+	$(BIN)/python -m frostline_training.table
 
 constraints: setup  ## write the versions installed now to constraints.txt
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt

@@ -1,4 +1,4 @@
-"""Measures a running server from outside, as its users would."""
+"""Benchmarks: they measure a running server from outside, as its users would."""
 
 import os
 

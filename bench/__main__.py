@@ -1,4 +1,4 @@
-"""Measures `frostline serve` on this machine, with the floors under it: `python -m bench --help`.
+"""The benchmark of `frostline serve` on this machine, beside its baselines: `python -m bench --help`.
 
 Servers are started as users start them, in processes of their own. Each round measures every row once, so that what
 changes on the machine in between strikes all of them; medians over the rounds are shown.
@@ -8,10 +8,10 @@ import argparse
 import json
 from pathlib import Path
 
-from bench import document, machine, sheets
-from bench.goals import Results, verdicts
-from bench.rounds import measure
-from bench.rows import IN_FLIGHT, ROWS
+from bench.measure import document, machine, report
+from bench.measure.rounds import measure
+from bench.measure.scenarios import IN_FLIGHT, ROWS
+from bench.measure.targets import Results, verdicts
 
 CHART = document.IMAGES / "concurrency.png"
 
@@ -33,11 +33,11 @@ def chosen(asked: str | None) -> list[str]:
 
 def markdown(results: Results, missing: dict[str, str], how: str) -> str:
     """The section of the document."""
-    parts = [f"Measured {how}.", sheets.goals(verdicts(results)).markdown()]
+    parts = [f"Measured {how}.", report.goals(verdicts(results)).markdown()]
     parts += [f"Not measured: {name}: {reason}." for name, reason in missing.items()]
     if all(f"mlp@{count}" in results for count in IN_FLIGHT):
         parts.append(f"![throughput and p99 against requests in flight](images/{CHART.name})")
-    parts.append(sheets.everything(results).markdown())
+    parts.append(report.everything(results).markdown())
     return "\n\n".join(part.strip() for part in parts)
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     if options.write and options.only:
         parser.error(f"--write needs every row, or {document.DOCUMENT} would lose those left out")
     rounds, seconds = (1, 0.7) if options.quick else (options.rounds, options.seconds)
-    console = sheets.console_of_width()
+    console = report.console_of_width()
     load = machine.load()
     if load > machine.QUIET:
         console.print(f"the machine is busy (load {load:.1f}): these numbers will be of no use")
@@ -74,9 +74,9 @@ def main() -> None:
         f"cores; load of the machine before: {load:.1f}"
         + (f"; server flags `{' '.join(options.flags)}`" if options.flags else "")
     )
-    console.print(sheets.everything(record.results).table())
+    console.print(report.everything(record.results).table())
     judged = [verdict for verdict in verdicts(record.results) if verdict.measured is not None or not options.only]
-    console.print(sheets.goals(judged).table())
+    console.print(report.goals(judged).table())
     for name, reason in record.missing.items():
         console.print(f"{name}: not measured: {reason}")
     console.print(how)
@@ -85,7 +85,7 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     charts_wanted = [path for path in (options.chart, CHART if options.write else None) if path]
     if charts_wanted and all(f"mlp@{count}" in record.results for count in IN_FLIGHT):
-        from bench import charts  # noqa: PLC0415  it brings matplotlib and torch, which nothing measured needs
+        from bench.measure import charts  # noqa: PLC0415  it brings matplotlib and torch, which nothing measured needs
 
         for path in charts_wanted:
             charts.concurrency(record.results, IN_FLIGHT, path)

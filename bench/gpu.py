@@ -25,16 +25,25 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 from rich.console import Console
 
-from bench import machine, networks
-from bench.floors import Target
-from bench.lab import Lab, Sample
-from bench.questions import WrongAnswer, ask
-from bench.rows import MLP, TINY
-from bench.sheets import Sheet, console_of_width
+from bench.load import networks
+from bench.load.baselines import Target
+from bench.load.workload import WrongAnswer, ask
+from bench.measure import machine
+from bench.measure.harness import Lab, Sample
+from bench.measure.report import Sheet, console_of_width
+from bench.measure.scenarios import MLP, TINY
 from frostline.pb import inference_pb2 as pb
-from server.buckets import with_graphs, with_precision
-from server.devices import CPU, CUDA, CUDA_DEFAULTS, Provider, cuda_devices, load_cuda_libraries, why_unbound
-from server.heads import add_heads
+from frostline_server.runtime.cuda_buckets import with_graphs, with_precision
+from frostline_server.runtime.devices import (
+    CPU,
+    CUDA,
+    CUDA_DEFAULTS,
+    Provider,
+    cuda_devices,
+    load_cuda_libraries,
+    why_unbound,
+)
+from frostline_server.runtime.heads import add_heads
 
 Array = np.ndarray[Any, Any]
 

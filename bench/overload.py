@@ -1,7 +1,8 @@
-"""What a server does with more load than it can carry: `python -m bench.overload`.
+"""The overload study: what a server does with more load than it can carry.
 
-A first server, without a limit, shows the capacity in closed loop. A second one, with whatever flags are given, then gets
-a multiple of that in open loop: how much is answered inside the limit, how fast the rest is refused, what it does to memory.
+A first server, without a limit, shows the capacity in closed loop. A second one, with whatever flags are given, then
+gets a multiple of that in open loop: how much is answered inside the limit, how fast the rest is refused, what it
+does to memory.
 """
 
 import argparse
@@ -13,16 +14,18 @@ from functools import partial
 import numpy as np
 import onnx
 
-from bench import document, machine, networks, process
-from bench.goals import Goal, Results, middle, verdicts
-from bench.lab import Lab, Sample, Samples
-from bench.questions import MODEL_INFER, ask, framed
-from bench.rounds import measure
-from bench.rows import MLP
-from bench.sheets import Sheet, console_of_width, goals
-from frostline import openloop
-from frostline.http2 import Answer, connected
-from frostline.openloop import Outcome
+from bench.load import networks
+from bench.load.workload import ask, framed
+from bench.measure import document, machine, process
+from bench.measure.harness import Lab, Sample, Samples
+from bench.measure.report import Sheet, console_of_width, goals
+from bench.measure.rounds import measure
+from bench.measure.scenarios import MLP
+from bench.measure.targets import Goal, Results, middle, verdicts
+from frostline.protocol import MODEL_INFER
+from frostline.tune import openloop
+from frostline.tune.http2 import Answer, connected
+from frostline.tune.openloop import Outcome
 
 NETWORKS: dict[str, tuple[onnx.ModelProto, tuple[int, ...]]] = {
     "cnn": (networks.cnn(), networks.CNN_SHAPE),

@@ -1,8 +1,8 @@
-"""Where a request's microseconds go in the server: `python -m bench.profile`.
+"""The profile of the server: where the microseconds of a request go.
 
-Linux says how much CPU each thread takes for a request. In runs of their own, because a watched process is slower, perf says
-in which libraries it is spent and py-spy on which lines of the server. py-spy reads a thread's stack a moment after it saw
-it run, so lines on which threads fall asleep get more than their due; perf has no such moment.
+Linux says how much CPU each thread takes for a request. In runs of their own, because a watched process is slower,
+perf says in which libraries it is spent and py-spy on which lines of the server. py-spy reads a thread's stack a
+moment after it saw it run, so lines on which threads fall asleep get more than their due; perf has no such moment.
 """
 
 import argparse
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from bench import document, machine, process, samplers
-from bench.lab import Lab, Sample
-from bench.process import ThreadTime
-from bench.questions import ask
-from bench.rows import MLP
-from bench.sheets import Sheet, console_of_width
+from bench.load.workload import ask
+from bench.measure import document, machine, process, samplers
+from bench.measure.harness import Lab, Sample
+from bench.measure.process import ThreadTime
+from bench.measure.report import Sheet, console_of_width
+from bench.measure.scenarios import MLP
 
 OUTPUT = Path(__file__).parent / "results"
 

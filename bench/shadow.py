@@ -1,8 +1,9 @@
-"""What a shadow costs the version it follows: `python -m bench.shadow --help`.
+"""The shadow study: what a shadow costs the version it follows.
 
-One server; `h2load` sends one-row ModelInfer requests without a pause, and the shadow is taken off and put back several times a
-second meanwhile, so that whatever else the machine does meets both alike. The requests' own log tells which began when: the ratio of
-the two median times is the answer. The first part of each turn does not count, because the shadow still works off its queue then.
+One server; `h2load` sends one-row ModelInfer requests without a pause, and the shadow is taken off and put back
+several times a second meanwhile, so that whatever else the machine does meets both alike. The requests' own log tells
+which began when: the ratio of the two median times is the answer. The first part of each turn does not count, because
+the shadow still works off its queue then.
 """
 
 import argparse
@@ -23,14 +24,15 @@ import onnx
 from rich.console import Console
 from rich.table import Table
 
-from bench import machine
-from bench.networks import mlp
-from bench.questions import MODEL_INFER, ask, framed
-from server import logs
-from server import rollout as rollouts
-from server.app import Server
-from server.config import ServerConfig
-from server.rollout import Rollout
+from bench.load.networks import mlp
+from bench.load.workload import ask, framed
+from bench.measure import machine
+from frostline.protocol import MODEL_INFER
+from frostline_server import logs
+from frostline_server.app import Server
+from frostline_server.config import ServerConfig
+from frostline_server.repository import rollout as rollouts
+from frostline_server.repository.rollout import Rollout
 
 MODEL = "shadowed"
 TURN_S, SKIPPED_S = 0.25, 0.1
@@ -45,7 +47,7 @@ def serving(models: Path, transport: str) -> Iterator[Server]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     config = ServerConfig.load(
-        environ={}, models=models, port=0, metrics_port=0, transport=transport, canary_s=0, model_control="none"
+        environ={}, models=models, port=0, metrics_port=0, transport=transport, probe_s=0, model_control="none"
     )
     server = Server(config)
     try:

@@ -1,4 +1,4 @@
-"""What the training loop costs over a loop written by hand: `python -m bench.training`.
+"""The training study: what the training loop costs over a loop written by hand.
 
 Both train a recipe's network on its rows with the same steps: shuffle, forward, loss, backward, clip, update, the learning
 rate's schedule, validation and the best weights after every epoch. Ours also watches, writes metrics and a checkpoint, and
@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from training import data, runs
-from training.config import Cnn, Hyperparameters, Recipe, find_recipe
-from training.data import Split
-from training.device import choose_device, cpu_threads
-from training.networks import build
-from training.progress import Epoch
-from training.sources import NpzFile
-from training.trainer import train
+from frostline_training import data
+from frostline_training.config import Cnn, Hyperparameters, Recipe, find_recipe
+from frostline_training.data import Split
+from frostline_training.loop import runs
+from frostline_training.loop.device import choose_device, cpu_threads
+from frostline_training.loop.progress import Epoch
+from frostline_training.loop.trainer import train
+from frostline_training.networks.families import build
+from frostline_training.sources import NpzFile
 
 _HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,7 +64,7 @@ def resnet_recipe(folder: Path) -> Recipe:
 
 
 def ours(recipe: Recipe, split: Split, folder: Path, device: torch.device) -> tuple[list[float], float]:
-    """Train with `training.trainer`: each epoch's seconds but the first's, and the best accuracy on validation."""
+    """Train with `frostline_training.loop.trainer`: each epoch's seconds but the first's, and the best accuracy on validation."""
     watch = Stopwatch()
     train(recipe, split, device=device, watcher=watch, run=runs.start(folder, recipe.name))
     return seconds(watch.ends), watch.best

@@ -1,12 +1,13 @@
-"""Frostline for Python: `connect` to a server and `predict`."""
+"""The Python API of Frostline: `connect` to a server and `predict`, or `publish` a network that you trained."""
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from frostline.catalog import Model, TensorSpec
-    from frostline.client import AsyncClient, Client, connect, connect_async
-    from frostline.errors import (
+    from frostline.client.catalog import Model, TensorSpec
+    from frostline.client.connection import AsyncClient, Client, connect, connect_async
+    from frostline.client.errors import (
         DeadlineExceeded,
         FrostlineError,
         InvalidInput,
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
         PredictionFailed,
         ServerUnavailable,
     )
-    from frostline.prediction import Prediction
+    from frostline.client.prediction import Prediction
+    from frostline_training.publishing.publish import publish
 
     __version__: str
 
@@ -39,16 +41,18 @@ __all__ = [
     "__version__",
     "connect",
     "connect_async",
+    "publish",
 ]
 
 _HOMES = {
-    "AsyncClient": "client",
-    "Client": "client",
-    "Model": "catalog",
-    "Prediction": "prediction",
-    "TensorSpec": "catalog",
-    "connect": "client",
-    "connect_async": "client",
+    "AsyncClient": "frostline.client.connection",
+    "Client": "frostline.client.connection",
+    "Model": "frostline.client.catalog",
+    "Prediction": "frostline.client.prediction",
+    "TensorSpec": "frostline.client.catalog",
+    "connect": "frostline.client.connection",
+    "connect_async": "frostline.client.connection",
+    "publish": "frostline_training.publishing.publish",
 }
 
 
@@ -62,9 +66,22 @@ if not TYPE_CHECKING:
         if name == "__version__":
             value: object = importlib.import_module("importlib.metadata").version("frostline")
         else:
-            value = getattr(importlib.import_module(f"frostline.{_HOMES.get(name, 'errors')}"), name)
+            value = getattr(_home(name), name)
         globals()[name] = value
         return value
+
+
+def _home(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(_HOMES.get(name, "frostline.client.errors"))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if name != "publish" or package.startswith("frostline"):
+            raise
+        raise ModuleNotFoundError(
+            f"frostline.publish needs {package}, which is not installed: pip install 'frostline[train]'",
+            name=error.name,
+        ) from error
 
 
 def __dir__() -> list[str]:

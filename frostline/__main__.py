@@ -1,5 +1,5 @@
 """`python -m frostline` is the `frostline` command."""
 
-from frostline.cli import main
+from frostline.cli.main import main
 
 main()

@@ -1,20 +1,20 @@
-"""Predictions and models as text for people and programs."""
+"""Text output: predictions and models as tables, JSON and CSV."""
 
 import csv
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from frostline.catalog import Model
+from frostline.client.catalog import Model
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 # For each row its best classes: label or index, and probability.
-Rows = Sequence[tuple[tuple[str | int, float], ...]]
+RankedRows = Sequence[tuple[tuple[str | int, float], ...]]
 
 
-def write_predictions(rows: Rows, sources: Sequence[str], model: Model, form: str, out: TextIO) -> None:
+def write_predictions(rows: RankedRows, sources: Sequence[str], model: Model, form: str, out: TextIO) -> None:
     """Writes the best classes of each row.
 
     Args:

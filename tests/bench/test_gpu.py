@@ -12,12 +12,13 @@ import pytest
 from google.protobuf import text_format
 from rich.console import Console
 
-from bench import gpu, networks
+from bench import gpu
 from bench.gpu import LENGTHS, Classes, Floors, Images, Memory, Study
-from bench.questions import WrongAnswer
+from bench.load import networks
+from bench.load.workload import WrongAnswer
 from frostline.pb import inference_pb2 as pb
 from frostline.pb.model_config_pb2 import ModelConfig
-from server.accelerators import accelerators_of
+from frostline_server.model_config.accelerators import accelerators_of
 
 
 def small(*, half: bool = False) -> onnx.ModelProto:

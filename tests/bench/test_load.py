@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import h2load
-from frostline import openloop
+from bench.load import h2load
+from frostline.tune import openloop
 
 REPORT = """finished in 2.00s, 96810.00 req/s, 298.78MB/s
 requests: 1000 total, 1064 started, 1000 done, {succeeded} succeeded, {failed} failed, 0 errored, 0 timeout

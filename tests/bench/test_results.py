@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench import document, growth, overload, sheets
+from bench import overload, scaling
 from bench.__main__ import chosen, markdown
-from bench.goals import GOALS, Goal, Verdict, less_the_model, middle, quotient, verdicts
-from bench.rounds import Record
-from bench.rows import ROWS
-from frostline.openloop import Outcome
+from bench.measure import document, report
+from bench.measure.rounds import Record
+from bench.measure.scenarios import ROWS
+from bench.measure.targets import GOALS, Goal, Verdict, less_the_model, middle, quotient, verdicts
+from frostline.tune.openloop import Outcome
 
 RATE = Goal("rate", middle("a", "rate"), 100)
 TIME = Goal("time", middle("a", "ms"), 2.0, least=False, unit="{:.1f} ms")
@@ -53,13 +54,13 @@ def test_a_table_shows_each_row_beside_its_floor() -> None:
     record = Record()
     for rate, echo in ((50.0, 100.0), (30.0, 100.0), (40.0, 40.0)):
         record.add({"mlp@1": {"rate": rate, "p50_ms": 1.0, "cpu_ms": 0.25}, "mlp@1 C++ echo": {"rate": echo}})
-    ours, echo_line = sheets.everything(record.results).rows
+    ours, echo_line = report.everything(record.results).rows
     assert ours == ("mlp@1", "40", "30 to 50", "1.000", "", "0.2500", "", "0.50")
     assert echo_line[-1] == ""
 
 
 def test_brackets_in_a_cell_are_no_markup() -> None:
-    sheet = sheets.Sheet("t", ("line", "µs"), (("active[call_id] = entry", "1"),))
+    sheet = report.Sheet("t", ("line", "µs"), (("active[call_id] = entry", "1"),))
     file = io.StringIO()
     Console(file=file, width=80).print(sheet.table())
     assert "active[call_id] = entry" in file.getvalue()
@@ -101,18 +102,18 @@ def test_our_document_has_a_place_for_every_result(section: str) -> None:
 
 
 def test_a_line_is_found_with_its_error_in_proportion() -> None:
-    a, b, off = growth.line([1, 10, 100], [12.0, 30.0, 210.0])
+    a, b, off = scaling.line([1, 10, 100], [12.0, 30.0, 210.0])
     assert (a, b, off) == pytest.approx((10.0, 2.0, 0.0), abs=1e-9)
-    assert growth.line([1, 2, 3], [10.0, 30.0, 10.0])[2] > 0.3
+    assert scaling.line([1, 2, 3], [10.0, 30.0, 10.0])[2] > 0.3
 
 
 def test_sentences_say_what_the_numbers_say() -> None:
-    results = {f"rows {n}": {"rate": [1e6 / (100 + 2 * n)]} for n in growth.ROWS}
-    results |= {f"kilobytes {n}": {"rate": [1e6 / (50 + 0.5 * n)]} for n in growth.KILOBYTES}
-    results |= {f"models {n}": {"rate": [1e6 / 20]} for n in growth.MODELS}
-    results |= {f"connections {n}": {"rate": [1e6 / (20 if n < 1000 else 25)]} for n in growth.CONNECTIONS}
+    results = {f"rows {n}": {"rate": [1e6 / (100 + 2 * n)]} for n in scaling.ROWS}
+    results |= {f"kilobytes {n}": {"rate": [1e6 / (50 + 0.5 * n)]} for n in scaling.KILOBYTES}
+    results |= {f"models {n}": {"rate": [1e6 / 20]} for n in scaling.MODELS}
+    results |= {f"connections {n}": {"rate": [1e6 / (20 if n < 1000 else 25)]} for n in scaling.CONNECTIONS}
     results["ONNX Runtime"] = {"rate": [1e6]}
-    rows, size, models, connections = growth.grown(results)
+    rows, size, models, connections = scaling.grown(results)
     assert rows.sentence.startswith(
         "A request of n rows takes 100 + 2.0 n µs (within 0%); ONNX Runtime alone takes 1.0 µs"
     )

@@ -10,8 +10,8 @@ from urllib.request import urlopen
 import onnxruntime
 import pytest
 
-from frostline import child
-from server.devices import CUDA, cuda_devices
+from frostline import server_process
+from frostline_server.runtime.devices import CUDA, cuda_devices
 
 Events = list[dict[str, Any]]
 MIB = 2**20
@@ -34,7 +34,7 @@ class OnGpu:
         events: what it logged until it was ready, and after its end also what came later.
     """
 
-    def __init__(self, served: child.Served, events: Events) -> None:
+    def __init__(self, served: server_process.Served, events: Events) -> None:
         self.served = served
         self.events = events
 
@@ -71,7 +71,7 @@ class OnGpu:
 def serving(models: Path, *flags: str) -> Iterator[OnGpu]:
     """`frostline serve --device cuda`, which must end with code 0 after SIGTERM."""
     events: Events = []
-    with child.serve(["--models", str(models), "--device", "cuda", *flags], events.append) as served:
+    with server_process.serve(["--models", str(models), "--device", "cuda", *flags], events.append) as served:
         yield OnGpu(served, events)
 
 

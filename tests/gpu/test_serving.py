@@ -18,7 +18,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import onnx
-import onnx_models
 import onnxruntime
 import pytest
 import torch
@@ -26,13 +25,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import frostline
-from bench import networks
-from frostline import child
-from server.devices import load_cuda_libraries
-from training import data, publish
-from training.config import RECIPES
-from training.networks import build
-from training.variants import make
+from bench.load import networks
+from frostline import server_process
+from frostline_server.runtime.devices import load_cuda_libraries
+from frostline_training import data, publish
+from frostline_training.config import RECIPES
+from frostline_training.networks.families import build
+from frostline_training.publishing.variants import make
+from tests.support import onnx_models
 
 Array = np.ndarray[Any, Any]
 Serving = Callable[..., AbstractContextManager[Any]]
@@ -286,7 +286,7 @@ def serve_until_it_breaks(models: Path, on_gpu: Serving, events: list[Any]) -> N
 def test_a_device_that_died_ends_the_server_where_that_is_asked(tmp_path: Path, on_gpu: Serving) -> None:
     networks.publish(tmp_path, {"breaking": breaking(), "other": onnx_models.linear()})
     events: list[Any] = []
-    with pytest.raises(child.ServerFailed, match="ended with code 1 instead of 0"):
+    with pytest.raises(server_process.ServerFailed, match="ended with code 1 instead of 0"):
         serve_until_it_breaks(tmp_path, on_gpu, events)
     assert [event for event in events[0] if "level" not in event] == []
 

@@ -4,21 +4,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx_models
 import pytest
-from servers import TIMEOUT_S, running
 
 import frostline
+from tests.support import onnx_models
+from tests.support.servers import TIMEOUT_S, running
 
 
-@pytest.mark.parametrize("door", ["native", "grpcio"])
-def test_the_clients_errors_follow_the_servers_sentences(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+def test_the_clients_errors_follow_the_servers_sentences(tmp_path: Path, front_end: str) -> None:
     models = tmp_path
     onnx_models.write_artifact(models, "linear", 1)
     (onnx_models.write_artifact(models, "linear", 2) / "golden.npz").write_bytes(b"damaged")
     onnx_models.write_artifact(models, "text", 1, onnx_models.strings(), golden=False, labels=None)
     rows = onnx_models.rows(2)
-    settings = {"transport": door, "require": "none", "max_batch_size": 2, "max_queue_size": 2, "log_level": "error"}
+    settings = {
+        "transport": front_end,
+        "require": "none",
+        "max_batch_size": 2,
+        "max_queue_size": 2,
+        "log_level": "error",
+    }
     with running(models, **settings) as server, frostline.connect(server.address, timeout_s=TIMEOUT_S) as client:
         prediction = client.predict("linear", rows)
         np.testing.assert_allclose(prediction.logits, onnx_models.logits_of(rows), rtol=1e-5)

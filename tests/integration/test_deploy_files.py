@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from frostline.cli import run as frostline
-from server.config import ENVIRONMENT, ServerConfig
+from frostline.cli.main import run as frostline
+from frostline_server.config import ENVIRONMENT, ServerConfig
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

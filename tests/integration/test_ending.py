@@ -8,24 +8,24 @@ import threading
 from pathlib import Path
 
 import grpc
-import onnx_models
 import pytest
-from servers import TIMEOUT_S
 
-from frostline import child
+from frostline import server_process
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
+from tests.support import onnx_models
+from tests.support.servers import TIMEOUT_S
 
 PATCHED = """
 import sys, threading
 from pathlib import Path
-from server.errors import RunFailed
-from server.session import Session
+from frostline_server.errors import RunFailed
+from frostline_server.runtime.session import Session
 def stuck(*_):
     Path({stuck!r}).touch()
     threading.Event().wait()
 {patch}
-from frostline.cli import main
+from frostline.cli.main import main
 sys.argv.insert(1, "serve")
 main()
 """
@@ -83,9 +83,9 @@ def test_a_later_load_does_not_either(control: str, tmp_path: Path) -> None:
     models, stuck = tmp_path / "models", tmp_path / "stuck"
     onnx_models.write_artifact(models, "m", 1)
     flags = ["--models", str(models), "--grace-s", "0.1", "--poll-s", "0.1", "--model-control", control]
-    events: list[child.Event] = []
+    events: list[server_process.Event] = []
     with (
-        child.serve(
+        server_process.serve(
             [*flags, "--load-models", "m"], events.append, program=program(SECOND_NEVER_READY, stuck)
         ) as served,
         grpc.insecure_channel(served.address) as channel,
@@ -103,7 +103,7 @@ def test_a_later_load_does_not_either(control: str, tmp_path: Path) -> None:
 
 def test_a_device_that_stays_dead_ends_the_server_if_it_is_to(tmp_path: Path) -> None:
     onnx_models.write_artifact(tmp_path, "m", 1)
-    flags = ["--models", str(tmp_path), "--canary-s", "0.05", "--exit-on-fault"]
+    flags = ["--models", str(tmp_path), "--probe-s", "0.05", "--exit-on-fault"]
     flags += ["--port", "0", "--metrics-port", "0", "--log-format", "json"]
     with subprocess.Popen([*program(DEAD, tmp_path / "stuck"), *flags], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from frostline import child
+from frostline import server_process
 from frostline.pb import predictor_pb2 as typed
 from frostline.pb import predictor_pb2_grpc
-from training import data, publish
-from training.config import RECIPES
-from training.networks import build
+from frostline_training import data, publish
+from frostline_training.config import RECIPES
+from frostline_training.networks.families import build
 
 Array = np.ndarray[Any, Any]
 
@@ -81,13 +81,13 @@ def questions(families: Mapping[str, Family]) -> list[Question]:
     return asked
 
 
-@pytest.mark.parametrize("door", ["native", "grpcio"])
+@pytest.mark.parametrize("front_end", ["native", "grpcio"])
 def test_every_family_is_served_as_pytorch_answers_at_any_batch_and_length(
-    models: Path, families: dict[str, Family], door: str
+    models: Path, families: dict[str, Family], front_end: str
 ) -> None:
     asked = questions(families) * 3
     with (
-        child.serve(["--models", str(models), "--transport", door], lambda event: None) as served,
+        server_process.serve(["--models", str(models), "--transport", front_end], lambda event: None) as served,
         grpc.insecure_channel(served.address) as channel,
         ThreadPoolExecutor(32) as pool,
     ):

@@ -1,4 +1,4 @@
-"""Versions published all day long under load, some of them wrong: real processes, real callers, both doors."""
+"""Versions published all day long under load, some of them wrong: real processes, real callers, both front ends."""
 
 import json
 import queue
@@ -14,20 +14,20 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnx_models
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from servers import TIMEOUT_S, Running, running
 
-from frostline import child
+from frostline import server_process
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
-from server.errors import RunFailed
+from frostline_server.errors import RunFailed
+from tests.support import onnx_models
+from tests.support.servers import TIMEOUT_S, Running, running
 
 CALLERS = 32
 REQUESTS = 10_000
 VERSIONS = range(2, 22)
-DOORS = ("native", "grpcio")
+FRONT_ENDS = ("native", "grpcio")
 
 Array = np.ndarray[Any, Any]
 
@@ -99,8 +99,8 @@ def index(stub: Any) -> dict[int, tuple[str, str]]:
     return {int(entry.version): (entry.state, entry.reason) for entry in listed}
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_twenty_versions_under_load_and_five_of_them_wrong(door: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_twenty_versions_under_load_and_five_of_them_wrong(front_end: str, tmp_path: Path) -> None:
     models = tmp_path / "models"
     onnx_models.write_artifact(models, "m", 1, onnx_models.linear(shift=1))
     seen, lock, left = Seen(), threading.Lock(), iter(range(REQUESTS))
@@ -143,8 +143,8 @@ def test_twenty_versions_under_load_and_five_of_them_wrong(door: str, tmp_path: 
                     seen.ready = version
         published.set()
 
-    flags = ["--models", str(models), "--transport", door, "--log-level", "info"]
-    with child.serve(flags, lambda event: None) as served, ThreadPoolExecutor(CALLERS + 1) as pool:
+    flags = ["--models", str(models), "--transport", front_end, "--log-level", "info"]
+    with server_process.serve(flags, lambda event: None) as served, ThreadPoolExecutor(CALLERS + 1) as pool:
         channels = [grpc.insecure_channel(served.address) for _ in range(5)]
         operator = pool.submit(operate, channels[4])
         callers = [pool.submit(call, channels[number % 4]) for number in range(CALLERS)]
@@ -166,11 +166,11 @@ def test_twenty_versions_under_load_and_five_of_them_wrong(door: str, tmp_path: 
         assert states[version][1].startswith(reason), states[version]
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=FRONT_ENDS)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
-    """A server of one model that watches its folder, behind each door in turn."""
+    """A server of one model that watches its folder, behind each front end in turn."""
     onnx_models.write_artifact(tmp_path / "models", "m", 1, onnx_models.linear(shift=1))
-    settings = {"transport": request.param, "log_level": "error", "canary_s": 0.05}
+    settings = {"transport": request.param, "log_level": "error", "probe_s": 0.05}
     with running(tmp_path / "models", **settings) as instance:
         yield instance
 

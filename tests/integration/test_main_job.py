@@ -15,23 +15,24 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnx_models
 import pytest
 import torch
 
-from frostline import child
+from frostline import server_process
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, predictor_pb2_grpc
 from frostline.pb import predictor_pb2 as typed
-from training import data, publish
-from training.config import RECIPES
-from training.trainer import choose_device, train
+from frostline_training import data, publish
+from frostline_training.config import RECIPES
+from frostline_training.loop.device import choose_device
+from frostline_training.loop.trainer import train
+from tests.support import onnx_models
 
 Array = np.ndarray[Any, Any]
 
 CALLERS = 64
 TIMEOUT_S = 60.0
-DOORS = ("native", "grpcio")
+FRONT_ENDS = ("native", "grpcio")
 
 
 class Silent:
@@ -70,12 +71,12 @@ def quiet(event: dict[str, Any]) -> None:
     """Ignore what the server logs."""
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_held_out_digits_are_served_as_pytorch_answers_them(digits: Trained, door: str) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_held_out_digits_are_served_as_pytorch_answers_them(digits: Trained, front_end: str) -> None:
     assert len(digits.inputs) >= 360
     assert (digits.logits.argmax(axis=1) == digits.targets).mean() >= 0.98
     with (
-        child.serve(["--models", str(digits.models), "--transport", door], quiet) as served,
+        server_process.serve(["--models", str(digits.models), "--transport", front_end], quiet) as served,
         grpc.insecure_channel(served.address) as channel,
         ThreadPoolExecutor(CALLERS) as pool,
     ):
@@ -101,10 +102,20 @@ def test_held_out_digits_are_served_as_pytorch_answers_them(digits: Trained, doo
     assert len(stats.batch_stats) > 1
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_request_accepted_before_sigterm_gets_its_right_answer(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_every_request_accepted_before_sigterm_gets_its_right_answer(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
-    command = [*child.PROGRAM, "--models", str(tmp_path), "--transport", door, "--port", "0", "--metrics-port", "0"]
+    command = [
+        *server_process.PROGRAM,
+        "--models",
+        str(tmp_path),
+        "--transport",
+        front_end,
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+    ]
     with subprocess.Popen([*command, "--log-format", "json"], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         ready = next(event for line in server.stderr if (event := json.loads(line))["event"] == "ready")
@@ -147,11 +158,11 @@ def call_until_refused(stub: Any, number: int, enough: threading.Semaphore) -> t
     raise AssertionError("unreachable")
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_message_of_600_mb_is_refused_and_keeps_no_memory(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_a_message_of_600_mb_is_refused_and_keeps_no_memory(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with (
-        child.serve(["--models", str(tmp_path), "--transport", door], quiet) as served,
+        server_process.serve(["--models", str(tmp_path), "--transport", front_end], quiet) as served,
         grpc.insecure_channel(served.address, options=[("grpc.max_send_message_length", -1)]) as channel,
     ):
         pid = served_pid(served.address)
@@ -167,10 +178,10 @@ def test_a_message_of_600_mb_is_refused_and_keeps_no_memory(tmp_path: Path, door
     # Not kept, though the allocators of three libraries may hold on to some of it.
     assert after["VmRSS"] - before["VmRSS"] < 300
     peak = after["VmHWM"] - before["VmRSS"]
-    if door == "grpcio":
+    if front_end == "grpcio":
         assert peak < 100
     else:
-        # What the operating guide says of the native door: it buffers the message, about twice, before it can be refused.
+        # What the operating guide says of the native front end: it buffers the message, about twice, before it can be refused.
         assert 600 < peak < 1500
 
 
@@ -184,7 +195,7 @@ def memory_mb(pid: int) -> dict[str, int]:
 
 def test_serving_loads_no_torch(tmp_path: Path) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
-    with child.serve(["--models", str(tmp_path)], quiet) as served:
+    with server_process.serve(["--models", str(tmp_path)], quiet) as served:
         maps = Path(f"/proc/{served_pid(served.address)}/maps").read_text()
     assert "onnxruntime" in maps
     assert "torch" not in maps
@@ -209,7 +220,7 @@ def served_pid(address: str) -> int:
 
 
 def test_importing_the_server_imports_neither_torch_nor_training() -> None:
-    code = "import sys, server.app; sys.exit(any(name in sys.modules for name in ('torch', 'training')))"
+    code = "import sys, frostline_server.app; sys.exit(any(name in sys.modules for name in ('torch', 'frostline_training')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -228,12 +239,12 @@ def describe(package: str) -> dict[str, Any]:
     return described
 
 
-@pytest.fixture(scope="module", params=DOORS)
+@pytest.fixture(scope="module", params=FRONT_ENDS)
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server process behind each door."""
+    """A real server process behind each front end."""
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear", 1)
-    with child.serve(["--models", str(models), "--transport", request.param], quiet) as served:
+    with server_process.serve(["--models", str(models), "--transport", request.param], quiet) as served:
         yield served.address
 
 

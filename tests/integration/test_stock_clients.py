@@ -1,4 +1,4 @@
-"""Clients made for Triton and KServe, unchanged, each in a process of its own, against a real server behind each door.
+"""Clients made for Triton and KServe, unchanged, each in a process of its own, against a real server behind each front end.
 
 The table in docs/clients.md says what works with which of them; it must say what is tried here.
 """
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_models
 import pytest
 
-from frostline import child
+from frostline import server_process
+from tests.support import onnx_models
 
 CLIENTS = Path(__file__).parent / "clients"
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
@@ -59,7 +59,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         onnx_models.write_artifact(models, name, 1)
     onnx_models.write_artifact(models, "text", 1, onnx_models.strings(), golden=False, labels=None)
     flags = ["--models", str(models), "--transport", request.param, "--model-control", "explicit", "--load-models", "*"]
-    with child.serve(flags, quiet) as served:
+    with server_process.serve(flags, quiet) as served:
         yield served.address
 
 
@@ -75,7 +75,7 @@ def test_tritons_client(address: str, example: str) -> None:
     ran(sys.executable, str(CLIENTS / "triton.py"), example, address)
 
 
-@pytest.mark.parametrize("first", ["tritonclient.grpc", "frostline.client"])
+@pytest.mark.parametrize("first", ["tritonclient.grpc", "frostline.client.connection"])
 def test_tritons_client_and_ours_live_in_one_process(address: str, first: str) -> None:
     script = f"""
 import {first}

@@ -1,4 +1,4 @@
-"""A repository written for Triton, served as it is: through both doors it answers as ONNX Runtime does."""
+"""A repository written for Triton, served as it is: through both front ends it answers as ONNX Runtime does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 import grpc
 import numpy as np
 import onnx
-import onnx_models
 import onnxruntime as ort
 import pytest
-from servers import TIMEOUT_S, Running, running
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
+from tests.support import onnx_models
+from tests.support.servers import TIMEOUT_S, Running, running
 
 Array = np.ndarray[Any, Any]
 

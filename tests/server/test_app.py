@@ -7,10 +7,10 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from onnx_models import linear, write_artifact
-from servers import TIMEOUT_S, Running, running
 
-from server.repository import ModelVersion
+from frostline_server.repository.registry import ModelVersion
+from tests.support.onnx_models import linear, write_artifact
+from tests.support.servers import TIMEOUT_S, Running, running
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -41,13 +41,13 @@ def test_a_model_that_is_new_takes_nothing_from_the_others_while_it_loads(
             announce(version)
             states[version.state] = server.server.ready()
 
-        monkeypatch.setattr(server.server.keeper, "_on_change", watched)
+        monkeypatch.setattr(server.server.reconciler, "_on_change", watched)
         write_artifact(tmp_path, "new")
-        server.server.keeper.reconcile()
+        server.server.reconciler.reconcile()
         assert states == {"LOADING": True, "READY": True}
         (write_artifact(tmp_path, "bad") / "model.onnx").write_bytes(b"")
-        server.server.keeper.reconcile()
-        server.server.keeper.reconcile()
+        server.server.reconciler.reconcile()
+        server.server.reconciler.reconcile()
         assert "FAILED" not in states, "it is left alone until nobody writes it"
 
 
@@ -63,7 +63,7 @@ def test_a_fault_that_left_with_its_version_is_no_reason_to_give_up(tmp_path: Pa
         first = repository.get("m", "")
         first.fault = "dead"
         write_artifact(tmp_path, "m", 2, linear(shift=1))
-        server.server.keeper.reconcile()
+        server.server.reconciler.reconcile()
         assert repository.get("m", "").version == "2"
         assert not server.call(give_up_on_first())
 

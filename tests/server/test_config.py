@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.config import ServerConfig
-from server.errors import ConfigError
+from frostline_server.config import ServerConfig
+from frostline_server.errors import ConfigError
 
 
 def load(file: Path | None = None, environ: dict[str, str] | None = None, **flags: Any) -> ServerConfig:
@@ -61,7 +61,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_MAX_QUEUE_DELAY_S": "0.5", "FROSTLINE_MAX_QUEUE_SIZE": "16", "FROSTLINE_MAX_MESSAGE_BYTES": "1024",
         "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
         "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
-        "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_CANARY_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
+        "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
@@ -69,7 +69,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "models": Path("/models"), "host": "0.0.0.0", "port": 0, "metrics_port": 9, "device": "cuda:1",
         "transport": "grpcio", "max_batch_size": 8, "max_queue_delay_s": 0.5, "max_queue_size": 16,
         "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
-        "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "canary_s": 0.0,
+        "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "probe_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
     }  # fmt: skip
@@ -87,6 +87,36 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
 def test_settings_do_not_change_after_loading() -> None:
     with pytest.raises(ValueError, match="frozen"):
         setattr(load(), "port", 1)  # noqa: B010  assigned plainly, the type checker would refuse it first
+
+
+# Old names
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flags"),
+    [
+        ("canary_s = 3\n", {}, {}),
+        ("probe_s = 5\n", {"FROSTLINE_CANARY_S": "3"}, {}),
+        ("canary_s = 5\n", {"FROSTLINE_PROBE_S": "4"}, {"canary_s": 3.0}),
+    ],
+    ids=["file", "environment", "flag"],
+)
+def test_the_old_name_of_a_setting_still_works_and_says_what_to_use_now(
+    tmp_path: Path, text: str, environ: dict[str, str], flags: dict[str, float]
+) -> None:
+    config = load(toml(tmp_path, text), environ, **flags)
+    assert config.probe_s == 3
+    assert config.deprecated == (
+        "the setting canary_s is deprecated; use probe_s (--probe-s, FROSTLINE_PROBE_S) instead",
+    )
+
+
+def test_the_new_name_of_a_setting_wins_over_the_old_one_beside_it(tmp_path: Path) -> None:
+    assert load(toml(tmp_path, "canary_s = 5\nprobe_s = 3\n")).probe_s == 3
+
+
+def test_nothing_is_deprecated_where_no_old_name_is_used() -> None:
+    assert load(probe_s=1).deprecated == ()
 
 
 # What is refused

@@ -3,10 +3,10 @@
 import grpc
 import pytest
 
-from server import errors
-from server.errors import ConfigError, LoadError, PredictionError, StartError
-from server.exposition import REASONS
-from server.status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
+from frostline_server import errors
+from frostline_server.errors import ConfigError, LoadError, PredictionError, StartError
+from frostline_server.metrics.prometheus import REASONS
+from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
 
 TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [
     (errors.PredictionError, grpc.StatusCode.UNKNOWN, 2, "OTHER"),
@@ -22,7 +22,7 @@ TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [
     (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
     (errors.QueueTimeout, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.ServerStopping, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
-    (errors.Retired, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.BatcherClosed, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.ModelControlOff, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
     (errors.LoadFailed, grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
     (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 4, "CANCELED"),

@@ -5,11 +5,11 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime
 
-import process_logging
 import pytest
 import structlog
 
-from server import logs
+from frostline_server import logs
+from tests.support import process_logging
 
 Capture = pytest.CaptureFixture[str]
 

@@ -6,10 +6,10 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from servers import TIMEOUT_S
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
+from tests.support.servers import TIMEOUT_S
 
 Array = np.ndarray[Any, Any]
 

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx_models
 from onnx import TensorProto, helper, numpy_helper
 
-from server.batcher import Batching, QueuePolicy
-from server.devices import CPU
-from server.keeper import Keeper
-from server.loader import Loader
-from server.repository import Repository
+from frostline_server.batching.request_queue import Batching, QueuePolicy
+from frostline_server.model.loader import Loader
+from frostline_server.repository.reconciler import Reconciler
+from frostline_server.repository.registry import Repository
+from frostline_server.runtime.devices import CPU
+from tests.support import onnx_models
 
 
 def resident() -> int:
@@ -45,7 +45,7 @@ def main(root: Path, cycles: int, failures: int) -> None:
     """Print one JSON object: bytes after 10 cycles, after all, and after the failed loads."""
     folder = onnx_models.write_artifact(root, "m", 1, wide())  # type: ignore[arg-type]  # helper.make_model is untyped
     repository = Repository()
-    keeper = Keeper(
+    reconciler = Reconciler(
         root,
         repository,
         Loader([(CPU, {})], strict=True, threads=1, batching=Batching(8, (QueuePolicy(100),)), devices=0),
@@ -55,9 +55,9 @@ def main(root: Path, cycles: int, failures: int) -> None:
     )
     held = {}
     for cycle in range(1, cycles + 1):
-        keeper.load_model("m")
+        reconciler.load_model("m")
         assert repository.ready_versions("m") == ["1"]
-        keeper.unload_model("m")
+        reconciler.unload_model("m")
         if cycle == 10:
             held["first"] = resident()
     held["last"] = resident()
@@ -67,12 +67,12 @@ def main(root: Path, cycles: int, failures: int) -> None:
     failed = 0
     for _ in range(failures):
         try:
-            keeper.load_model("m")
+            reconciler.load_model("m")
         except Exception:  # noqa: BLE001  counted below; anything else than a failure would show there
             failed += 1
     assert failed == failures
     held["failed"] = resident()
-    assert keeper.close(10)
+    assert reconciler.close(10)
     shutil.rmtree(root)
     sys.stdout.write(json.dumps(held))
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from puppet import batching, make_entry
 
-from server.batcher import Entry
-from server.errors import Overloaded
-from server.pace import Costs, Pace
-from server.waiting import Waiting
+from frostline_server.batching.admission import AdmissionController, Costs
+from frostline_server.batching.entry import Entry
+from frostline_server.batching.request_queue import RequestQueue
+from frostline_server.errors import Overloaded
+from tests.support.puppet import batching, make_entry
 
 AROUND_S = 1e-4
 """Assembling and answering a batch."""
@@ -71,8 +71,8 @@ def simulate(
     device = 0
     sizes = [2**power for power in range(max_rows.bit_length())]
     costs = Costs({size: run_s(size) for size in sizes} if believed_s is None else believed_s, max_rows)
-    pace = Pace(slo_s, costs, devices, spread=rnd.random, thread=lambda: device)
-    waiting = Waiting(batching(max_batch_size=max_rows, max_queue_size=10**6), batched=True, pace=pace)
+    admission = AdmissionController(slo_s, costs, devices, spread=rnd.random, thread=lambda: device)
+    waiting = RequestQueue(batching(max_batch_size=max_rows, max_queue_size=10**6), batched=True, admission=admission)
     row = np.zeros((1, 1), np.float32)
     outcome = Outcome()
     busy: dict[int, tuple[float, list[Entry], float, float]] = {}
@@ -81,7 +81,7 @@ def simulate(
         device = min(busy, key=lambda each: busy[each][0], default=-1)
         if busy and busy[device][0] <= arrival:
             now, batch, took_s, ran_s = busy.pop(device)
-            pace.learn(len(batch), took_s, took_s + AROUND_S, ran_s, ran_s)
+            admission.learn(len(batch), took_s, took_s + AROUND_S, ran_s, ran_s)
             for entry in batch:
                 outcome.latency_s[entry.arrived_s] = now - entry.arrived_s
         else:

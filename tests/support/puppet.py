@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from server.batcher import Batcher, Batching, Entry, QueuePolicy, RowKind
-from server.errors import PredictionError
+from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.entry import Entry, RowKind
+from frostline_server.batching.request_queue import Batching, QueuePolicy
+from frostline_server.errors import PredictionError
 
 Array = np.ndarray[Any, Any]
 
 TIMEOUT_S = 30.0
 """How long a test waits for what must happen; only a failing test ever waits that long."""
+
+
+HOUR_S = 3600.0
 
 
 def computed(inputs: Sequence[Array], wanted: Sequence[str]) -> list[Array]:
@@ -84,7 +89,7 @@ class Puppet:
 
 
 class Replies:
-    """A door that keeps the groups of entries it is handed.
+    """A front end that keeps the groups of entries it is handed.
 
     Attributes:
         groups: what each call brought.
@@ -233,3 +238,20 @@ def make_entry(
 
 # As the codec has it: equal kinds are one object.
 _kind = functools.cache(RowKind)
+
+
+Staging = Callable[..., Stage]
+"""Builds stages whose threads end with the test."""
+
+
+def rows_of(entry: Entry) -> Any:
+    """The rows an entry was answered with."""
+    assert entry.error is None
+    return entry.outputs[0].tolist()
+
+
+def spoilt(inputs: Any, wanted: Any) -> Any:
+    """A network that no negative row may reach."""
+    if (inputs[0] < 0).any():
+        raise ValueError("a negative row")
+    return computed(inputs, wanted)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from servers import TIMEOUT_S
+from tests.support.servers import TIMEOUT_S
 
 
 class Relay:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from server.app import Server
-from server.batcher import Entry, RowKind
-from server.config import ServerConfig
+from frostline_server.app import Server
+from frostline_server.batching.entry import Entry, RowKind
+from frostline_server.config import ServerConfig
 
 TIMEOUT_S = 30.0
 """Longer than anything here takes; a test that waits this long has failed."""

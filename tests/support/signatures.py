@@ -1,9 +1,9 @@
 """Signatures of networks that need not exist: what the codec knows of a model."""
 
-from server.heads import Heads
-from server.shared_memory import Regions
-from server.signature import Signature, TensorSpec
-from server.tensors import DTYPES
+from frostline_server.codec.shared_memory import Regions
+from frostline_server.runtime.dtypes import DTYPES
+from frostline_server.runtime.heads import Heads
+from frostline_server.runtime.signature import Signature, TensorSpec
 
 HEADS = Heads(logits="logits")
 

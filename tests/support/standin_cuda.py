@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from server.devices import CPU, CUDA
+from frostline_server.runtime.devices import CPU, CUDA
 
 Array = np.ndarray[Any, Any]
 
@@ -116,7 +116,7 @@ class Cuda:
         """Put it in ONNX Runtime's place."""
         monkeypatch.setattr("onnxruntime.InferenceSession", self.session)
         monkeypatch.setattr("onnxruntime.OrtValue.ortvalue_from_shape_and_type", self.value)
-        monkeypatch.setattr("server.opening.cuda_error", lambda index: self.lost)
+        monkeypatch.setattr("frostline_server.runtime.session_factory.cuda_error", lambda index: self.lost)
 
 
 class Value:

@@ -4,9 +4,9 @@ import queue
 from typing import Any
 
 import numpy as np
-from servers import TIMEOUT_S
 
 from frostline.pb import inference_pb2 as pb
+from tests.support.servers import TIMEOUT_S
 
 Array = np.ndarray[Any, Any]
 

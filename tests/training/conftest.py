@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from training.config import Hyperparameters, Mlp, Recipe, find_recipe
-from training.data import Dataset, Rows, Split, split
-from training.export import Published, publish
-from training.freeze import freeze
+from frostline_training.config import Hyperparameters, Mlp, Recipe, find_recipe
+from frostline_training.data import Dataset, Rows, Split, split
+from frostline_training.publishing.onnx_export import freeze
+from frostline_training.publishing.publish import Published, publish
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from training.config import DEFAULT_RECIPE, RECIPES, Cnn, Hyperparameters, Mlp, Recipe, find_recipe
-from training.errors import UnknownRecipeError
+from frostline_training.config import DEFAULT_RECIPE, RECIPES, Cnn, Hyperparameters, Mlp, Recipe, find_recipe
+from frostline_training.errors import UnknownRecipeError
 
 
 def test_every_recipe_is_found_under_its_own_name() -> None:

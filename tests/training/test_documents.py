@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training import table
-from training.config import RECIPES
+from frostline_training import table
+from frostline_training.config import RECIPES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
 

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from training.config import Mlp, Recipe
-from training.evaluate import score
-from training.export import Published
-from training.report import LiveReport, epoch_line, print_summary
-from training.sources import Task
-from training.trainer import Epoch, Scores, Trained
+from frostline_training.config import Mlp, Recipe
+from frostline_training.evaluation.evaluate import score
+from frostline_training.loop.progress import Epoch, Scores
+from frostline_training.loop.trainer import Trained
+from frostline_training.publishing.publish import Published
+from frostline_training.report import LiveReport, epoch_line, print_summary
+from frostline_training.sources import Task
 
 
 def _epoch(number: int) -> Epoch:

@@ -1,0 +1,1 @@
+"""Workloads and load generators: the networks, the requests and the programs that send them."""

@@ -1,0 +1,100 @@
+"""The baselines of the benchmark: echo servers of the same bytes, and ONNX Runtime in this process.
+
+They are measured beside the server, in the same rounds.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from bench.load.echo import ECHO
+from bench.load.probe import NotMeasured
+
+Array = np.ndarray[Any, Any]
+
+CPP, NATIVE = "C++ echo", "native echo"
+"""gRPC's C++ core; the low-level front that the server's native front end is built on."""
+
+__all__ = ["CPP", "ECHO", "NATIVE", "Target", "echo", "rows_per_second"]
+
+_SOURCE = Path(__file__).with_name("echo.cc")
+_BUILT = Path(__file__).parents[1] / "results"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to load.
+
+    Attributes:
+        address: host:port.
+        pid: its process.
+    """
+
+    address: str
+    pid: int
+
+
+@contextmanager
+def echo(kind: str) -> Iterator[Target]:
+    """Run an echo server for as long as the block.
+
+    Raises:
+        NotMeasured: it is the C++ one and cannot be compiled here.
+    """
+    program = [str(_compiled())] if kind == CPP else [sys.executable, "-m", "bench.load.echo"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield Target(f"127.0.0.1:{process.stdout.readline().strip()}", process.pid)
+        finally:
+            # It ends with its input.
+            process.stdin.close()
+
+
+def _compiled() -> Path:
+    """The C++ echo; compiled once for each state of its source."""
+    source = _SOURCE.read_bytes()
+    program = _BUILT / f"echo-{hashlib.sha256(source).hexdigest()[:12]}"
+    if program.exists():
+        return program
+    compiler, flags = shutil.which("g++"), shutil.which("pkg-config")
+    if compiler is None or flags is None:
+        raise NotMeasured("no g++ or no pkg-config")
+    found = subprocess.run([flags, "--cflags", "--libs", "grpc++"], check=False, capture_output=True, text=True)
+    if found.returncode != 0:
+        raise NotMeasured("gRPC's C++ headers are not installed (Debian package libgrpc++-dev)")
+    _BUILT.mkdir(exist_ok=True)
+    # Under a name of its own until it is whole.
+    making = program.with_name(f"{program.name}.{os.getpid()}")
+    command = [compiler, "-O2", "-std=c++17", str(_SOURCE), "-o", str(making), *found.stdout.split()]
+    made = subprocess.run(command, check=False, capture_output=True, text=True)
+    if made.returncode != 0:
+        raise NotMeasured(f"the C++ echo does not compile here: {made.stderr.strip().splitlines()[-1]}")
+    return making.rename(program)
+
+
+def rows_per_second(model: onnx.ModelProto, row: Sequence[int], batch: int, seconds: float, threads: int = 1) -> float:
+    """Rows a second of ONNX Runtime in this process, nothing around it, in batches of `batch` random rows."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {"input": np.random.default_rng(2).normal(size=(batch, *row)).astype(np.float32)}
+    session.run(["logits"], feed)
+    runs, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        session.run(["logits"], feed)
+        runs += 1
+    return runs * batch / spent

@@ -1,0 +1,1 @@
+"""The benchmark harness: rounds, scenarios, targets and reports."""

@@ -1,0 +1,159 @@
+"""The benchmark harness: servers and baselines, started when first needed, and the loads to put on them."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bench.load import baselines, h2load, networks
+from bench.load.baselines import Target
+from bench.load.probe import NotMeasured, probing
+from bench.load.workload import Asked, framed
+from bench.measure import process
+from frostline import server_process
+from frostline.protocol import MODEL_INFER
+
+Sample = dict[str, float]
+"""What one run measured: rate (answers a second), p50_ms, p99_ms, cpu_ms (the server's, for each answer), memory_mib."""
+
+Samples = dict[str, Sample]
+"""The same by the name of what was measured."""
+
+
+class Lab:
+    """A round; leaving it ends what it started.
+
+    Args:
+        seconds: how long one load lasts.
+        flags: further flags of every server.
+        number: of the round.
+    """
+
+    def __init__(self, seconds: float, flags: Sequence[str] = (), number: int = 0) -> None:
+        self.seconds = seconds
+        self.flags = tuple(flags)
+        self.number = number
+        self._open = ExitStack()
+        self._targets: dict[str, Target] = {}
+        self._kinds: list[str] | None = None
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def server(self, key: str, models: dict[str, onnx.ModelProto], *flags: str, config: str = "") -> Target:
+        """The server with these models; `key` tells it from others, so that a row finds the one another row started.
+
+        Args:
+            key: the name of the server within this round.
+            models: by name.
+            flags: its own, before those that every server has.
+            config: the text of every model's config.pbtxt; empty for none.
+        """
+        if key not in self._targets:
+            folder = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
+            networks.publish(folder, models)
+            if config:
+                for name in models:
+                    (folder / name / "config.pbtxt").write_text(config, encoding="utf-8")
+            served = self._open.enter_context(
+                server_process.serve(["--models", str(folder), *flags, *self.flags], _errors_only)
+            )
+            self._targets[key] = Target(served.address, served.pid)
+        return self._targets[key]
+
+    def closed(
+        self,
+        target: Target,
+        questions: Asked,
+        in_flight: int,
+        *,
+        method: str = MODEL_INFER,
+        stream_of: int = 1,
+        connections: int = 1,
+    ) -> Sample:
+        """Load a server in closed loop, and check a sample of its answers meanwhile.
+
+        Args:
+            target: the server.
+            questions: the first is what is asked all the time; all are asked by the probe.
+            in_flight: calls in flight.
+            method: of the calls.
+            stream_of: messages in one call; the rate and the CPU time are for messages then.
+            connections: over which the calls are spread.
+        """
+        with probing(target.address, method, questions) as size:
+            body = framed(questions.messages[0]) * stream_of
+            sample = self._load(target, method, body, in_flight, size * stream_of, connections)
+        sample["rate"] *= stream_of
+        sample["cpu_ms"] /= stream_of
+        return sample
+
+    def echo(self, kind: str, message: bytes, in_flight: int) -> Sample:
+        """Load an echo with a message.
+
+        Raises:
+            NotMeasured: it cannot be had here.
+        """
+        body = framed(message)
+        return self._load(self.echo_server(kind), baselines.ECHO, body, in_flight, len(body), 1)
+
+    def echo_server(self, kind: str) -> Target:
+        """An echo.
+
+        Raises:
+            NotMeasured: it cannot be had here.
+        """
+        if kind not in self._targets:
+            self._targets[kind] = self._open.enter_context(baselines.echo(kind))
+        return self._targets[kind]
+
+    def echoes(self, name: str, message: bytes, in_flight: int) -> Samples:
+        """Both echoes' samples, those that can be had, by "`name` `kind`"."""
+        return {f"{name} {kind}": self.echo(kind, message, in_flight) for kind in self.echo_kinds()}
+
+    def echo_kinds(self) -> list[str]:
+        """The echoes that can be had here; why another cannot is said once a round."""
+        if self._kinds is None:
+            self._kinds = []
+            for kind in (baselines.CPP, baselines.NATIVE):
+                try:
+                    self.echo_server(kind)
+                    self._kinds.append(kind)
+                except NotMeasured as reason:
+                    sys.stderr.write(f"no {kind}: {reason}\n")
+        return self._kinds
+
+    def _load(
+        self, target: Target, method: str, body: bytes, in_flight: int, answer_bytes: int, connections: int
+    ) -> Sample:
+        before_s = process.cpu_s(target.pid)
+        run = h2load.run(
+            target.address,
+            method,
+            body,
+            in_flight,
+            self.seconds,
+            answer_bytes=answer_bytes,
+            connections=connections,
+        )
+        return {
+            "rate": run.rate,
+            "p50_ms": run.p50_ms,
+            "p99_ms": run.p99_ms,
+            "cpu_ms": (process.cpu_s(target.pid) - before_s) / run.answered * 1000,
+            "memory_mib": process.memory_mib(target.pid),
+        }
+
+
+def _errors_only(event: dict[str, Any]) -> None:
+    """Pass on errors, and lines that are no events: what is said before the log begins, such as a flag that is unknown."""
+    if event.get("level", "error") == "error":
+        sys.stderr.write((json.dumps(event) if "level" in event else str(event["event"])) + "\n")

@@ -1,0 +1,32 @@
+"""The description of the machine and the time of a measurement, in one sentence."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import onnxruntime as ort
+
+QUIET = 0.5
+"""The load above which a machine is too busy to measure on."""
+
+
+def described() -> str:
+    """The processor, its cores, what ran, and the date."""
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor()} ({os.cpu_count()} cores), Python {platform.python_version()}, "
+        f"ONNX Runtime {ort.__version__}"
+    )
+
+
+def processor() -> str:
+    """The processor's name, as Linux knows it."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def load() -> float:
+    """How many programs wanted the processor in the last minute."""
+    return os.getloadavg()[0]

@@ -1,0 +1,1 @@
+"""The command line: every subcommand of `frostline`; `main.main` runs it."""

@@ -1,0 +1,241 @@
+"""The input files of `frostline predict`: from files and standard input to a model's arrays."""
+
+import csv
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.client.catalog import Model, TensorSpec
+
+Arrays = dict[str, NDArray[Any]]
+Reader = Callable[[str, bytes, TensorSpec], NDArray[Any]]
+
+# The Open Inference Protocol's names that NumPy spells otherwise.
+_FLOATS = {"FP16": "float16", "FP32": "float32", "FP64": "float64"}
+
+
+class InputError(Exception):
+    """A file cannot be turned into rows of the model; the message is one sentence for the user."""
+
+
+def read(
+    paths: Sequence[str], model: Model, stdin: BinaryIO, *, white: float | None = None, card: Path | None = None
+) -> tuple[Arrays, list[str]]:
+    """Reads rows from files.
+
+    Args:
+        paths: `.npy`, `.npz`, `.csv` and `.png` files; `-` for csv or npy on standard input.
+        model: The model the rows are for.
+        stdin: Standard input.
+        white: What a white pixel of a picture is to the model, black being 0; None sends pixels as they are, 0 to 255.
+        card: The model's card.json. With it, csv files may have their columns in any order and hold words where the model
+            has categories.
+
+    Returns:
+        The model's inputs by name, with the rows of all files one after the other; and the file each row is from.
+
+    Raises:
+        InputError: A file is missing or holds something else than rows of this model.
+    """
+    columns = _columns(card) if card else ()
+    files = [_read_one(path, model, stdin, white, columns) for path in paths]
+    for path, arrays in zip(paths, files, strict=True):
+        for name, array in arrays.items():
+            first = files[0][name]
+            if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
+                raise InputError(
+                    f"{path} holds rows of {array.dtype} {list(array.shape[1:])}, "
+                    f"but {paths[0]} holds {first.dtype} {list(first.shape[1:])}"
+                )
+    sources = [path for path, arrays in zip(paths, files, strict=True) for _ in next(iter(arrays.values()))]
+    if not sources:
+        raise InputError(f"{', '.join(paths)} holds no rows")
+    if len(files) == 1:
+        return files[0], sources
+    return {name: np.concatenate([arrays[name] for arrays in files]) for name in files[0]}, sources
+
+
+def _read_one(
+    path: str, model: Model, stdin: BinaryIO, white: float | None, columns: Sequence[Mapping[str, Any]]
+) -> Arrays:
+    try:
+        content = stdin.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    kind = _kind(path, content)
+    if kind == ".npz":
+        return _npz(path, content, model)
+    if len(model.inputs) != 1:
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise InputError(f"{model.name} has several inputs ({names}); give them in one .npz file")
+    readers: dict[str, Reader] = {
+        ".npy": _npy,
+        ".csv": partial(_table, columns=columns) if columns else _csv,
+        ".png": partial(_png, white=white),
+    }
+    spec = model.inputs[0]
+    return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model.name)}
+
+
+def _kind(path: str, content: bytes) -> str:
+    if path == "-":
+        return ".npy" if content.startswith(b"\x93NUMPY") else ".npz" if content.startswith(b"PK") else ".csv"
+    kind = Path(path).suffix.lower()
+    if kind not in (".npy", ".npz", ".csv", ".png"):
+        raise InputError(f"cannot tell what {path} is: it must end in .npy, .npz, .csv or .png")
+    return kind
+
+
+def _npy(path: str, content: bytes, _: TensorSpec) -> NDArray[Any]:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a NumPy array of plain numbers") from error
+    return np.asarray(array)
+
+
+# golden.npz can be given as it is: what is no input of the model is left alone.
+def _npz(path: str, content: bytes, model: Model) -> Arrays:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            stored: Arrays = dict(archive)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not an archive of NumPy arrays of plain numbers") from error
+    arrays: Arrays = {}
+    for spec in model.inputs:
+        name = next((key for key in (spec.name, f"input.{spec.name}") if key in stored), None)
+        if name is None and len(stored) == len(model.inputs) == 1:
+            name = next(iter(stored))
+        if name is None:
+            has = ", ".join(stored) or "nothing"
+            raise InputError(f"{path} holds {has}, but {model.name} needs an array named {spec.name}")
+        arrays[spec.name] = _checked(path, stored[name], spec, model.name)
+    rows = {name: len(array) for name, array in arrays.items()}
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"{name} has {n}" for name, n in rows.items())
+        raise InputError(f"the arrays in {path} disagree on the number of rows: {counts}")
+    return arrays
+
+
+def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
+    lines = _lines(path, content)
+    if lines and not any(_is_number(cell) for cell in lines[0]):
+        del lines[0]
+    for number, line in enumerate(lines, start=1):
+        if len(line) != len(lines[0]):
+            raise InputError(f"{path}: row {number} has {len(line)} columns, but row 1 has {len(lines[0])}")
+        for cell in line:
+            if not _is_number(cell):
+                raise InputError(f"{path}: row {number} holds {cell!r} where a number was expected")
+    if not lines:
+        raise InputError(f"{path} holds no rows")
+    if spec.datatype == "BYTES":
+        raise InputError(f"the model's input is {spec}: give texts in an .npy file")
+    values = np.array(lines, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        array = values.astype(_FLOATS.get(spec.datatype, spec.datatype.lower()))
+    if spec.datatype not in _FLOATS and not np.array_equal(array, values):
+        raise InputError(f"{path} holds numbers that are not {spec.datatype}, which the model's input is")
+    # A row of a file is flat; a row of the model need not be.
+    shape = spec.shape[1:]
+    if len(shape) > 1 and shape.count(-1) == 0 and int(np.prod(shape)) == array.shape[1]:
+        return array.reshape(len(array), *shape)
+    return array
+
+
+def _lines(path: str, content: bytes) -> list[list[str]]:
+    try:
+        return [line for line in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a csv file: {error}") from error
+
+
+def _columns(card: Path) -> list[Mapping[str, Any]]:
+    try:
+        columns = json.loads(card.read_text(encoding="utf-8"))["data"]["columns"]
+        return [{"name": str(column["name"]), "categories": column.get("categories")} for column in columns]
+    except OSError as error:
+        raise InputError(f"cannot read {card}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{card} is not the card of a model that was trained on a table") from error
+
+
+def _table(path: str, content: bytes, _: TensorSpec, *, columns: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
+    header, *lines = _lines(path, content) or [[]]
+    names = [name.strip() for name in header]
+    for column in columns:
+        if column["name"] not in names:
+            raise InputError(f"{path} has no column {column['name']!r}; it has: {', '.join(names) or 'none'}")
+    if not lines:
+        raise InputError(f"{path} holds no rows")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if len(line) != len(names):
+            raise InputError(f"{path}: row {number} has {len(line)} columns, but the header names {len(names)}")
+        cells = {name: cell.strip() for name, cell in zip(names, line, strict=True)}
+        rows.append([_cell(f"{path}, row {number}", column, cells[column["name"]]) for column in columns])
+    return np.array(rows, dtype=np.float32)
+
+
+def _cell(where: str, column: Mapping[str, Any], text: str) -> float:
+    known = column["categories"]
+    if known is not None:
+        # An empty cell is what the first category, the unknown one, is for.
+        if text and text not in known[1:]:
+            raise InputError(
+                f"{where}, column {column['name']!r}: {text!r} is no category that the model knows; it knows: "
+                f"{', '.join(known[1:])}; leave the cell empty to send it as unknown"
+            )
+        return float(known.index(text) if text else 0)
+    if text and not _is_number(text):
+        raise InputError(f"{where}, column {column['name']!r}: {text!r} is not a number")
+    return float(text) if text else math.nan
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) -> NDArray[Any]:
+    # Decoding pictures is for those who send them.
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.mode.startswith("I"):
+                raise InputError(f"{path} has 16 bits a pixel, and only 8 are read; convert it first")
+            gray = np.asarray(image.convert("L"))
+            color = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path} is not a PNG picture") from error
+    layouts = (gray, gray[None], gray[:, :, None], color.transpose(2, 0, 1), color, gray.ravel(), color.ravel())
+    for pixels in layouts:
+        if _fits(pixels.shape, spec.shape[1:]):
+            return pixels[None] if white is None else pixels[None].astype(np.float32) * np.float32(white / 255)
+    height, width = gray.shape
+    raise InputError(
+        f"{path} is {width} x {height} pixels, but the model's input is {spec}; pictures are never resized"
+    )
+
+
+def _checked(path: str, array: NDArray[Any], spec: TensorSpec, model: str) -> NDArray[Any]:
+    if array.ndim and _fits(array.shape[1:], spec.shape[1:]):
+        # As the client would send it, so that rows of several files can be joined.
+        return array.astype(np.float32) if array.dtype == np.float64 else array
+    raise InputError(f"{path} holds an array of shape {list(array.shape)}, but {model} expects {spec}")
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(e in (-1, n) for n, e in zip(shape, expected, strict=True))

@@ -1,0 +1,200 @@
+"""The `frostline show` command: prints a model's card and the paths of its pictures."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from frostline.cli.usage import BadUsage, CannotDo
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_PICTURES = (".png", ".svg")
+_MOST_CLASSES = 40
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    models: Annotated[Path, typer.Option(help="Folder of models.")] = Path("models"),
+    model_version: Annotated[str, typer.Option(help="The version; the highest if not given.")] = "",
+    open_pictures: Annotated[bool, typer.Option("--open", help="Open the pictures with the desktop's viewer.")] = False,
+) -> None:
+    """Show what a model's card says, and where its pictures are."""
+    # ruff: noqa: PLC0415 - rich is slow to load, and the command line imports this module for its options alone
+    from rich.console import Console
+
+    folder = _version_folder(models, model, model_version)
+    show(folder, _card(folder, model), Console())
+    if open_pictures:
+        _open(folder)
+
+
+def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
+    """Print the card of the version in `folder`, then its pictures' paths."""
+    from rich.table import Table
+
+    facts = Table(
+        title=f"{card.get('name', folder.parent.name)} version {card.get('version', folder.name)}",
+        title_justify="left",
+        show_header=False,
+    )
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    for name, value in _facts(card):
+        facts.add_row(name, _plain(value))
+    console.print(facts)
+    classes = _classes(card)
+    if classes is not None:
+        console.print(classes)
+    found = pictures(folder)
+    for path in found:
+        console.print(str(path), soft_wrap=True, markup=False, highlight=False)
+    if not found:
+        console.print("This version has no pictures.")
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Return the pictures beside the card, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in _PICTURES)
+
+
+def _version_folder(models: Path, model: str, version: str) -> Path:
+    from frostline_server.model.artifact import is_version
+
+    latest = version in ("", "latest")
+    if not latest and not is_version(version):
+        raise BadUsage(f"--model-version {version!r} is neither latest nor a positive number")
+    parent = models / model
+    if not model or Path(model).name != model or not parent.is_dir():
+        there = sorted(path.name for path in models.glob("[!.]*") if path.is_dir())
+        raise CannotDo(f"{models} has no model {model!r}; it has: {', '.join(there) or 'none'}")
+    versions = sorted(int(path.name) for path in parent.iterdir() if path.is_dir() and is_version(path.name))
+    if not versions:
+        raise CannotDo(f"model {model!r} in {models} has no version")
+    if not latest and int(version) not in versions:
+        raise CannotDo(f"model {model!r} has no version {version}; it has: {', '.join(map(str, versions))}")
+    return parent / (str(versions[-1]) if latest else version)
+
+
+def _card(folder: Path, model: str) -> Mapping[str, Any]:
+    path = folder / "card.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CannotDo(f"version {folder.name} of {model!r} has no card: {path} is not there") from None
+    except (OSError, ValueError) as error:
+        raise CannotDo(f"the card {path} cannot be read: {error}") from error
+    if not isinstance(card, dict):
+        raise CannotDo(f"the card {path} is not a JSON object")
+    return card
+
+
+def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    scores, taken, exported = (_part(card, key) for key in ("scores", "input", "export"))
+    rows = _part(card, "data").get("rows")
+    tried = [name for name in scores if name.startswith("test_") and name not in ("test_rows", "test_loss")]
+    for place, name in enumerate(tried):
+        value = f"{_number(scores[name], share=name not in ('test_mae', 'test_rmse', 'test_r2'))}"
+        interval = scores.get("interval_95")
+        if name in ("test_accuracy", "test_exact_match") and isinstance(interval, list):
+            value += f"  (95 % interval {interval[0]:.2%} to {interval[1]:.2%})"
+        if place == 0 and "test_rows" in scores:
+            value += f"  of {scores['test_rows']} rows never seen in training"
+        yield name.replace("_", " "), value
+    if "ece" in scores:
+        before = f"; {scores['ece_before']:.2%} before" if isinstance(scores.get("ece_before"), float) else ""
+        heat = f", temperature {scores['temperature']:.3g}" if isinstance(scores.get("temperature"), float) else ""
+        yield "calibration error", f"{scores['ece']:.2%}{before}{heat}"
+    variant = _part(card, "variant")
+    if variant:
+        yield "variant of", f"{_part(variant, 'of').get('name')} version {_part(variant, 'of').get('version')}"
+        size, full = variant.get("bytes"), variant.get("full_precision_bytes")
+        yield "precision", f"{variant.get('precision')}: {size:,} bytes, the full-precision file {full:,}"
+        yield "against full precision", _against(variant)
+    known = {
+        "parameters": f"{card['parameters']:,}" if isinstance(card.get("parameters"), int) else None,
+        "data": _part(card, "data").get("name"),
+        "source": _part(card, "data").get("source"),
+        "rows": ", ".join(f"{count} {part}" for part, count in rows.items()) if isinstance(rows, dict) else None,
+        "network": _network(card),
+        "input": _tensors(taken),
+        "send": taken.get("send"),
+        "largest difference": f"{exported['max_abs_difference']:.1e} between ONNX Runtime and PyTorch"
+        if isinstance(exported.get("max_abs_difference"), float)
+        else None,
+        "created": card.get("created"),
+        "made with": ", ".join(f"{name} {version}" for name, version in _part(card, "frameworks").items()),
+        "sha256": card.get("sha256"),
+    }
+    yield from ((name, str(value)) for name, value in known.items() if value)
+
+
+def _against(variant: Mapping[str, Any]) -> str:
+    drop = variant.get("drop_points", 0.0)
+    parts = [f"{abs(drop):.2f} points {'higher' if drop < 0 else 'lower'} in {variant.get('score')}"]
+    parts.append(f"{variant.get('bound_points', 0):g} lower were allowed")
+    if isinstance(variant.get("disagreement_rate"), float):
+        parts.append(f"{variant['disagreement_rate']:.2%} of the test rows answered differently")
+    return "; ".join(parts)
+
+
+def _classes(card: Mapping[str, Any]) -> "Table | None":
+    from rich.table import Table
+
+    per_class = _part(_part(card, "scores"), "per_class")
+    if not per_class:
+        return None
+    table = Table(title="per class", title_justify="left")
+    table.add_column("class", overflow="fold")
+    for name in ("precision", "recall", "f1", "rows"):
+        table.add_column(name, justify="right")
+    for label, scores in list(per_class.items())[:_MOST_CLASSES]:
+        shares = (f"{scores[name]:.1%}" for name in ("precision", "recall", "f1"))
+        table.add_row(_plain(label), *shares, str(scores["support"]))
+    if len(per_class) > _MOST_CLASSES:
+        table.caption = f"and {len(per_class) - _MOST_CLASSES} more"
+    return table
+
+
+def _network(card: Mapping[str, Any]) -> str | None:
+    network = _part(card, "recipe").get("network")
+    if not isinstance(network, dict):
+        return None
+    options = ", ".join(f"{name} {value}" for name, value in network.items() if name != "family")
+    return f"{network.get('family', '')}: {options}"
+
+
+def _tensors(taken: Mapping[str, Any]) -> str | None:
+    shape = taken.get("shape")
+    return f"{taken.get('name')}: {taken.get('dtype')} {shape}".replace("'", "") if shape else None
+
+
+def _number(value: object, *, share: bool) -> str:
+    if not isinstance(value, float | int):
+        return str(value)
+    return f"{value:.2%}" if share else f"{value:.4g}"
+
+
+def _part(card: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = card.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _open(folder: Path) -> None:
+    # One of each: a viewer opens the PNG better than the SVG of the same name.
+    found = [path for path in pictures(folder) if path.suffix == ".png" or not path.with_suffix(".png").exists()]
+    if not found:
+        raise CannotDo(f"{folder} has no pictures to open")
+    for path in found:
+        if typer.launch(str(path)) != 0:
+            raise CannotDo(f"no viewer opens {path} here")

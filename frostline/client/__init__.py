@@ -1,0 +1,1 @@
+"""The gRPC client: `connection.connect` opens a connection to a server."""

@@ -1,0 +1,356 @@
+"""The client's connection to a server, blocking and for asyncio."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+from numpy.typing import ArrayLike
+
+from frostline.client import calls, messages
+from frostline.client.calls import Call, Conversation
+from frostline.client.catalog import Model
+from frostline.client.errors import FrostlineError, from_status
+from frostline.client.messages import OutputName
+from frostline.client.prediction import Prediction
+from frostline.pb.inference_pb2_grpc import GRPCInferenceServiceStub
+from frostline.pb.predictor_pb2_grpc import PredictorStub
+
+T = TypeVar("T")
+
+DEFAULT_PORT = 8001
+DEFAULT_TIMEOUT_S = 30.0
+
+# UNAVAILABLE alone is retried: the server did not start on such a request.  "Is it ready" wants the answer of now.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": "frostline.v1.Predictor"}, {"service": "inference.GRPCInferenceService"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        },
+        {
+            "name": [
+                {"service": "inference.GRPCInferenceService", "method": "ServerReady"},
+                {"service": "inference.GRPCInferenceService", "method": "ModelReady"},
+            ]
+        },
+    ]
+}
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # The server decides what is too large.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # By default gRPC retries no call of more than 256 KiB.
+    ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
+    # By default a connection that failed is tried again after one second at first, and after two minutes at last.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+]
+
+
+def connect(
+    address: str = "localhost:8001",
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    tls: bool | str | Path = False,
+    metadata: Mapping[str, str] | None = None,
+) -> "Client":
+    """Prepares the connection to a server; it is made when the first call needs it.
+
+    Args:
+        address: `host:port`, or `unix:PATH`; the port is 8001 when left out.
+        timeout_s: How long a call may take, retries included, unless the call says otherwise.
+        tls: True to speak TLS and trust the usual authorities; a path to trust the certificates in that PEM file.
+        metadata: Headers sent with every call, such as an authorization that a proxy asks for.
+
+    Returns:
+        The client, to be closed, or used in a `with` statement.
+
+    Raises:
+        ValueError: The address or the timeout makes no sense.
+        OSError: The PEM file cannot be read.
+    """
+    target, options, credentials = _channel_arguments(address, timeout_s, tls)
+    channel = (
+        grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
+    )
+    return Client(channel, target, timeout_s, metadata)
+
+
+def connect_async(
+    address: str = "localhost:8001",
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    tls: bool | str | Path = False,
+    metadata: Mapping[str, str] | None = None,
+) -> "AsyncClient":
+    """Prepares the connection to a server for asyncio; see `connect`.
+
+    Call it inside the running event loop.
+
+    Args:
+        address: `host:port`, or `unix:PATH`; the port is 8001 when left out.
+        timeout_s: How long a call may take, retries included, unless the call says otherwise.
+        tls: True to speak TLS and trust the usual authorities; a path to trust the certificates in that PEM file.
+        metadata: Headers sent with every call, such as an authorization that a proxy asks for.
+
+    Returns:
+        The client, to be closed, or used in an `async with` statement.
+
+    Raises:
+        ValueError: The address or the timeout makes no sense.
+        OSError: The PEM file cannot be read.
+    """
+    target, options, credentials = _channel_arguments(address, timeout_s, tls)
+    channel = (
+        grpc.aio.secure_channel(target, credentials, options)
+        if credentials
+        else grpc.aio.insecure_channel(target, options)
+    )
+    return AsyncClient(channel, target, timeout_s, metadata)
+
+
+class Client:
+    """A connection to a server for blocking code; made by `connect`, and safe to share between threads.
+
+    Attributes:
+        address: Where the server is.
+    """
+
+    def __init__(
+        self, channel: grpc.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
+    ) -> None:
+        self._channel = channel
+        self._methods = _methods(channel)
+        self.address = address
+        self._timeout_s = timeout_s
+        self._metadata = tuple((metadata or {}).items())
+
+    def predict(
+        self,
+        model: str,
+        inputs: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        version: str = "",
+        outputs: Iterable[OutputName] | None = None,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> Prediction:
+        """Runs rows through a model.
+
+        float64 arrays, NumPy's default, and Python lists of numbers are sent as float32; any other array is sent
+        with its own element type.
+
+        Args:
+            model: The model's name.
+            inputs: The rows, batch axis first; a dict of arrays by name for a model with several inputs.
+            version: The version in decimal; empty or "latest" for the highest ready one.
+            outputs: Any of "logits", "softmax" and "argmax".  None asks for all three, or for the ranking alone when
+                `top_k` is given.
+            top_k: How many of the most probable classes the server shall rank, with their labels.
+            timeout_s: How long the call may take, retries included; None for the client's default.
+
+        Returns:
+            The prediction.
+
+        Raises:
+            FrostlineError: The call failed; the subclass tells how.
+            ValueError: There is no such output, or `top_k` is negative.
+        """
+        request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
+        return self._hold(calls.predict(request, timeout_s))
+
+    def models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """Every version of every model in the server's repository, by name and number.
+
+        Raises:
+            FrostlineError: The call failed; the subclass tells how.
+        """
+        return self._hold(calls.list_models(timeout_s))
+
+    def model(self, name: str, *, version: str = "", timeout_s: float | None = None) -> Model:
+        """One ready version, with its inputs and outputs; the highest one for an empty `version`.
+
+        Raises:
+            FrostlineError: The call failed; the subclass tells how.
+        """
+        return self._hold(calls.describe(name, version, timeout_s))
+
+    def ready(self, model: str = "", *, version: str = "", timeout_s: float | None = None) -> bool:
+        """Whether the server, or one of its models, is ready for traffic; False when no server answers.
+
+        Raises:
+            ModelNotFound: There is no such model.
+            FrostlineError: The call failed in another way than finding no server.
+        """
+        return self._hold(calls.is_ready(model, version, timeout_s))
+
+    def close(self) -> None:
+        """Closes the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _hold(self, talk: Conversation[T]) -> T:
+        try:
+            call = next(talk)
+            while True:
+                try:
+                    answer = self._call(call)
+                except FrostlineError as error:
+                    call = talk.throw(error)
+                else:
+                    call = talk.send(answer)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    def _call(self, call: Call) -> Any:
+        timeout_s = self._timeout_s if call.timeout_s is None else _check_timeout(call.timeout_s)
+        try:
+            return self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _translated(error, self.address, timeout_s) from error
+
+
+class AsyncClient:
+    """A connection to a server for asyncio; made by `connect_async`, with the methods of `Client` as coroutines.
+
+    Cancelling the task that awaits a call cancels the call on the server too.
+
+    Attributes:
+        address: Where the server is.
+    """
+
+    def __init__(
+        self, channel: grpc.aio.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
+    ) -> None:
+        self._channel = channel
+        self._methods = _methods(channel)
+        self.address = address
+        self._timeout_s = timeout_s
+        self._metadata = tuple((metadata or {}).items())
+
+    async def predict(
+        self,
+        model: str,
+        inputs: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        version: str = "",
+        outputs: Iterable[OutputName] | None = None,
+        top_k: int = 0,
+        timeout_s: float | None = None,
+    ) -> Prediction:
+        """Runs rows through a model; see `Client.predict`."""
+        request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
+        return await self._hold(calls.predict(request, timeout_s))
+
+    async def models(self, *, timeout_s: float | None = None) -> list[Model]:
+        """Every version of every model in the server's repository; see `Client.models`."""
+        return await self._hold(calls.list_models(timeout_s))
+
+    async def model(self, name: str, *, version: str = "", timeout_s: float | None = None) -> Model:
+        """One ready version, with its inputs and outputs; see `Client.model`."""
+        return await self._hold(calls.describe(name, version, timeout_s))
+
+    async def ready(self, model: str = "", *, version: str = "", timeout_s: float | None = None) -> bool:
+        """Whether the server, or one of its models, is ready for traffic; see `Client.ready`."""
+        return await self._hold(calls.is_ready(model, version, timeout_s))
+
+    async def close(self) -> None:
+        """Closes the connection; calls under way are cancelled."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _hold(self, talk: Conversation[T]) -> T:
+        try:
+            call = next(talk)
+            while True:
+                try:
+                    answer = await self._call(call)
+                except FrostlineError as error:
+                    call = talk.throw(error)
+                else:
+                    call = talk.send(answer)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    async def _call(self, call: Call) -> Any:
+        timeout_s = self._timeout_s if call.timeout_s is None else _check_timeout(call.timeout_s)
+        try:
+            return await self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise _translated(error, self.address, timeout_s) from error
+
+
+def _methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[..., Any]]:
+    predictor: Any = PredictorStub(channel)
+    inference: Any = GRPCInferenceServiceStub(channel)
+    return {
+        "Predict": predictor.Predict,
+        "ModelConfig": inference.ModelConfig,
+        "ModelMetadata": inference.ModelMetadata,
+        "ModelReady": inference.ModelReady,
+        "RepositoryIndex": inference.RepositoryIndex,
+        "ServerReady": inference.ServerReady,
+    }
+
+
+def _translated(error: Any, address: str, timeout_s: float) -> FrostlineError:
+    return from_status(error.code().name, error.details() or "", address=address, timeout_s=timeout_s)
+
+
+def _channel_arguments(
+    address: str, timeout_s: float, tls: bool | str | Path
+) -> tuple[str, list[tuple[str, Any]], grpc.ChannelCredentials | None]:
+    _check_timeout(timeout_s)
+    target = _target(address)
+    options = list(_OPTIONS)
+    if target.startswith(("localhost:", "127.", "[::1]")):
+        # gRPC would ask the proxy of the environment to reach this very machine.
+        options.append(("grpc.enable_http_proxy", 0))
+    if tls is False:
+        return target, options, None
+    roots = None if tls is True else Path(tls).read_bytes()
+    return target, options, grpc.ssl_channel_credentials(roots)
+
+
+def _check_timeout(timeout_s: float) -> float:
+    if not 0 < timeout_s < math.inf:
+        raise ValueError(f"timeout_s must be positive and finite, but is {timeout_s:g}")
+    return timeout_s
+
+
+def _target(address: str) -> str:
+    if "://" in address and not address.startswith(("dns://", "unix://")):
+        raise ValueError(f"{address!r} is a URL; write the address as host:port, such as localhost:{DEFAULT_PORT}")
+    if not address or address.startswith(":"):
+        raise ValueError(f"{address!r} names no host; write the address as host:port, such as localhost:{DEFAULT_PORT}")
+    if ":" not in address.rpartition("]")[2] and "/" not in address:
+        return f"{address}:{DEFAULT_PORT}"
+    return address

@@ -1,0 +1,1 @@
+"""Dynamic batching: a bounded request queue before device threads; `batcher.Batcher` is its face."""

@@ -1,0 +1,383 @@
+"""The dynamic batcher: it runs many concurrent requests as few batches of one callable.
+
+A batch is what was queued while the devices were busy: back-pressure gathers rows, not a clock. Only rows of equal
+shape share a batch. The batcher gets a callable for each device and knows neither ONNX, asyncio nor gRPC: it has one
+thread for each callable, one bounded queue, and entries that carry their own reply.
+
+A device is a run with the thread that calls it. While that thread sleeps, the thread that submits may use the device
+for a batch (`run_inline`): for a run that is shorter than waking a thread, that is faster.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+
+from frostline_server.batching.admission import AdmissionController
+from frostline_server.batching.assembler import Assembler, split, union
+from frostline_server.batching.bisect_failures import isolate
+from frostline_server.batching.entry import Entry, Reply
+from frostline_server.batching.reorder_buffer import ReorderBuffer
+from frostline_server.batching.request_queue import Batching, RequestQueue, Shapes
+from frostline_server.errors import (
+    BatcherClosed,
+    Cancelled,
+    DeadlineExceeded,
+    PredictionError,
+    RunFailed,
+    ServerStopping,
+)
+
+Array = np.ndarray[Any, Any]
+Run = Callable[[list[Array], tuple[str, ...]], list[Array]]
+"""Takes one array for each input, [rows, ...], and names of outputs; returns an array [rows, ...] for each name. The
+inputs are only lent: a run must not keep them."""
+
+Answers = list[Callable[[], None]]
+
+_LONGEST_SLEEP_S = 3600.0
+"""The platform's locks cannot wait for as long as a configuration can say."""
+
+BRIEF_S = 0.0005
+"""A batch expected to run for no longer may run inline, in the thread that submits: a front end reads nothing meanwhile."""
+
+_SURPRISE_S = 10 * BRIEF_S
+_REST = 100
+"""After an inline run that took longer than that, nothing runs inline for this many times as long. The time of a run may
+depend on the elements, which nobody can foresee; so this costs a front end a hundredth of its time at most."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Device:
+    """What one device thread runs with; in `Batcher._asleep` exactly while nobody uses it.
+
+    Attributes:
+        run: computes a batch.
+        assembler: makes its inputs.
+        wake: a held lock; releasing it wakes the thread.
+    """
+
+    __slots__ = ("assembler", "run", "wake")
+
+    def __init__(self, run: Run, *, batched: bool, uncast: frozenset[int] = frozenset()) -> None:
+        self.run = run
+        self.assembler = Assembler(batched=batched, uncast=uncast)
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Observer(Protocol):
+    """What the batcher tells of its work; called from the device threads, or from whoever submits."""
+
+    def batch(
+        self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
+    ) -> None:
+        """A batch ran and was answered; all times on the `time.monotonic` clock.
+
+        An entry whose answer could not be made has an error by now.
+        """
+        ...
+
+    def failed(self, error: PredictionError, seconds: float) -> None:
+        """An entry ended without outputs, `seconds` after it was submitted."""
+        ...
+
+
+class Batcher:
+    """A bounded queue before one or several device threads.
+
+    Args:
+        runs: computes a batch; each is only ever called from one thread at a time.
+        observer: told of every batch and every failed entry.
+        batching: who waits, how long, and with whom.
+        batched: False for a network without a batch axis: every entry then runs alone.
+        name: the device threads' name.
+        admission: says who can be answered in time, where there is an slo.
+        uncast: places of the inputs that every run takes as bytes too.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        observer: Observer,
+        batching: Batching,
+        *,
+        batched: bool = True,
+        name: str = "device",
+        admission: AdmissionController | None = None,
+        uncast: frozenset[int] = frozenset(),
+    ) -> None:
+        self._runs = tuple(runs)
+        self._observer = observer
+        self._batched = batched
+        self._uncast = uncast
+        self._name = name
+        self._lock = threading.Lock()
+        self._queue = RequestQueue(batching, batched=batched, admission=admission)
+        self._admission = admission
+        self._asleep: list[_Device] = []
+        # How long one row of the latest batch took to run, in seconds, and of what shape it was: nothing is known of others.
+        self._row_s = math.inf
+        self._row_shapes: Shapes = ()
+        self._resting_until_s = -math.inf
+        self._closing = False
+        self._reorder_buffer = ReorderBuffer() if batching.preserve_ordering and len(self._runs) > 1 else None
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the device threads."""
+        self._threads = [
+            threading.Thread(
+                target=self._loop,
+                args=(run,),
+                name=self._name if len(self._runs) == 1 else f"{self._name}-{index}",
+                daemon=True,
+            )
+            for index, run in enumerate(self._runs)
+        ]
+        # From here on only the threads hold what they run, so that it is free when they end.
+        self._runs = ()
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows waiting now."""
+        return self._queue.rows
+
+    def submit(self, entry: Entry, *, inline: bool = False) -> None:
+        """Queue an entry; its `reply` will be called exactly once, unless this raises.
+
+        Args:
+            entry: the request.
+            inline: whether the caller will call `run_inline` soon, so that no thread need be woken for a brief run.
+
+        Raises:
+            InvalidInput: it has more rows than a batch, or the queue, ever takes.
+            QueueFull: as many rows wait as may wait.
+            Overloaded: its answer would be late.
+            BatcherClosed: the batcher is closing.
+        """
+        entry.arrived_s = time.monotonic()
+        with self._lock:
+            if self._closing:
+                raise BatcherClosed(
+                    "Server is stopping, scheduler for model has stopped accepting new inference requests"
+                )
+            self._queue.push(entry)
+            if self._asleep and not (inline and self._row_s * self._queue.rows <= BRIEF_S):
+                self._asleep.pop().wake.release()
+
+    def run_inline(self) -> None:
+        """Run one batch of what waits in this thread, if a device is idle and the run will be brief; or wake the device.
+
+        Replies are called before this returns.
+        """
+        with self._lock:
+            first = self._queue.first
+            if first is None or not self._asleep:
+                return
+            device = self._asleep.pop()
+            now = time.monotonic()
+            if (
+                self._row_s * self._queue.rows > BRIEF_S
+                or first.kind.shapes != self._row_shapes
+                or now < self._resting_until_s
+                or not self._queue.eager
+                or self._closing
+            ):
+                device.wake.release()
+                return
+            batch, ended, _ = self._queue.take(now)
+            turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
+        try:
+            self._work(device, batch, ended, turn)
+        finally:
+            ended_s = time.monotonic()
+            if ended_s - now > _SURPRISE_S:
+                self._resting_until_s = ended_s + _REST * (ended_s - now)
+            with self._lock:
+                if self._closing or not self._queue.empty:
+                    device.wake.release()
+                else:
+                    if self._admission is not None:
+                        self._admission.freed()
+                    self._asleep.append(device)
+
+    def cancel(self, entry: Entry) -> None:
+        """Give an entry up. If it still waits it never reaches the device; `reply` is then not called.
+
+        An entry that already runs is finished with its batch and `reply` is called as usual.
+        """
+        with self._lock:
+            if not self._queue.remove(entry):
+                return
+        self._observer.failed(Cancelled("cancelled by the client"), time.monotonic() - entry.arrived_s)
+
+    def close(self, timeout_s: float) -> bool:
+        """Refuse new entries, finish the queued ones, and end the threads; may be called again.
+
+        Entries still queued after `timeout_s` seconds are failed with `ServerStopping`. A thread whose run never returns
+        is left to itself.
+
+        Returns:
+            Whether everything queued was finished in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            self._closing = True
+            self._runs = ()
+            while self._asleep:
+                self._asleep.pop().wake.release()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        with self._lock:
+            left = self._queue.clear()
+        if left:
+            self._fail(
+                left, ServerStopping("Server is stopping; the request was still queued when the grace period ended")
+            )
+        return not (left or self._threads)
+
+    def _loop(self, run: Run) -> None:
+        device = _Device(run, batched=self._batched, uncast=self._uncast)
+        while self._step(device):
+            pass
+
+    def _step(self, device: _Device) -> bool:
+        """Take and run one batch; False at the end. A frame of its own, so that an idle thread holds no entry."""
+        while True:
+            with self._lock:
+                batch, ended, wait_s = self._queue.take(time.monotonic(), closing=self._closing)
+                if batch or ended:
+                    if self._asleep and not self._queue.empty:
+                        # One arrival may have made two batches ready, or left one that is timed.
+                        self._asleep.pop().wake.release()
+                    turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
+                    break
+                if self._closing:
+                    return False
+                self._asleep.append(device)
+            self._sleep(device, wait_s)
+        self._work(device, batch, ended, turn)
+        return True
+
+    def _sleep(self, device: _Device, wait_s: float) -> None:
+        if device.wake.acquire(timeout=min(wait_s, _LONGEST_SLEEP_S)):
+            return
+        with self._lock:
+            if device in self._asleep:
+                self._asleep.remove(device)
+                return
+        # Woken at the last moment, or borrowed: then it is given back, or its thread is woken.
+        device.wake.acquire()
+
+    def _work(self, device: _Device, batch: list[Entry], ended: list[Entry], turn: int | None) -> None:
+        """Answer what has ended, and run a batch."""
+        try:
+            if ended:
+                self._end(ended)
+            if batch:
+                self._execute(device.run, device.assembler, batch, turn)
+        except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
+            _log.exception("the observer failed", thread=threading.current_thread().name)
+
+    def _execute(self, run: Run, assembler: Assembler, batch: list[Entry], turn: int | None) -> None:
+        answers: Answers | None = None if turn is None else []
+        error = self._attempt(run, assembler, batch, answers)
+        if error is not None:
+            parts = (
+                [(batch, error)]
+                if len(batch) == 1
+                else isolate(batch, error, lambda part: self._attempt_again(run, assembler, part, answers))
+            )
+            for part, found in parts:
+                self._fail([entry for entry in part if entry.error is None], found, answers)
+        if self._reorder_buffer is not None and turn is not None:
+            self._reorder_buffer.leave(turn, answers or ())
+
+    def _attempt(
+        self, run: Run, assembler: Assembler, batch: list[Entry], answers: Answers | None
+    ) -> PredictionError | None:
+        """Run and answer a batch, or say why it cannot be; the answers go to `answers` if they must wait for their turn."""
+        rows = sum([entry.rows for entry in batch])
+        started_s = time.monotonic()
+        try:
+            wanted = union(batch)
+            inputs = assembler.assemble(batch, rows)
+            assembled_s = time.monotonic()
+            outputs = run(inputs, wanted)
+            ran_s = time.monotonic()
+            self._row_s, self._row_shapes = (ran_s - assembled_s) / rows, batch[0].kind.shapes
+            split(batch, rows, wanted, outputs, batched=self._batched)
+            assembler.settle(outputs)
+        except PredictionError as error:
+            # Its traceback would tie entries and error into a cycle.
+            return error.with_traceback(None)
+        except Exception as error:  # noqa: BLE001  whatever the network throws belongs to this batch alone
+            return RunFailed(f"the network failed on a batch of {rows} rows: {error}")
+        if answers is None:
+            self._answer(batch, rows, started_s, assembled_s, ran_s)
+        else:
+            answers.append(partial(self._answer, batch, rows, started_s, assembled_s, ran_s))
+        return None
+
+    def _attempt_again(
+        self, run: Run, assembler: Assembler, part: list[Entry], answers: Answers | None
+    ) -> PredictionError | None:
+        """Run a part of a failed batch, without those whose clients have stopped waiting meanwhile."""
+        now = time.monotonic()
+        part = [entry for entry in part if entry.error is None]
+        expired = [entry for entry in part if entry.deadline_s is not None and entry.deadline_s <= now]
+        self._fail(expired, DeadlineExceeded("Deadline exceeded while the batch was run again"), answers)
+        part = [entry for entry in part if entry.error is None]
+        return self._attempt(run, assembler, part, answers) if part else None
+
+    def _answer(self, batch: list[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float) -> None:
+        _reply(batch)
+        self._observer.batch(batch, rows, started_s, assembled_s, ran_s, time.monotonic())
+
+    def _fail(self, entries: list[Entry], error: PredictionError, answers: Answers | None = None) -> None:
+        if not entries:
+            return
+        for entry in entries:
+            entry.error = error
+        if answers is None:
+            self._end(entries)
+        else:
+            answers.append(partial(self._end, entries))
+
+    def _end(self, entries: list[Entry]) -> None:
+        """Answer entries that have an error."""
+        _reply(entries)
+        now = time.monotonic()
+        for entry in entries:
+            if entry.error is not None:
+                self._observer.failed(entry.error, now - entry.arrived_s)
+
+
+def _reply(entries: list[Entry]) -> None:
+    """Hand finished entries over, those that share a reply together: a front end is woken once a batch."""
+    first = entries[0].reply
+    if all([entry.reply is first for entry in entries]):
+        _hand_over(first, entries)
+        return
+    groups: dict[Reply, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.reply, []).append(entry)
+    for reply, group in groups.items():
+        _hand_over(reply, group)
+
+
+def _hand_over(reply: Reply, entries: list[Entry]) -> None:
+    try:
+        reply(entries)
+    except Exception:  # noqa: BLE001  one front end's defect must not end the device thread for all
+        _log.exception("a reply failed", requests=len(entries))

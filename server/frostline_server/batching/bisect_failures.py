@@ -1,0 +1,53 @@
+"""The bisection of a failed batch: it runs in parts until only the requests that cause the failure fail."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
+
+MAX_STREAK = 128
+"""So many runs in a row that fail are those of a dead device: 64 requests, a batch's usual most, need less if all are guilty."""
+
+
+def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) -> list[tuple[list[T], E]]:
+    """Run a failed batch in halves, and halves of those that fail, until single entries fail.
+
+    One guilty entry among n costs at most 2 log2 n further runs, any number of them less than 2 n. The smallest part that is
+    known to fail is looked into first, so that runs succeed soon wherever there is anyone innocent. After `MAX_STREAK` failed
+    runs in a row, whoever has not run apart from a guilty one fails with it.
+
+    Args:
+        batch: the entries, two or more.
+        error: what they ran into together.
+        attempt: runs a part; returns what that ran into, or None once the part is answered.
+
+    Returns:
+        The parts that failed, and what each ran into.
+    """
+    streak = 0
+    failed: list[tuple[list[T], E]] = []
+    suspects = [(batch, error)]
+
+    def probe(part: list[T]) -> bool:
+        nonlocal streak
+        found = attempt(part)
+        if found is not None:
+            streak += 1
+            suspects.append((part, found))
+            return False
+        streak = 0
+        return True
+
+    while suspects:
+        part, known = suspects.pop()
+        if len(part) == 1 or streak >= MAX_STREAK:
+            failed.append((part, known))
+            continue
+        left, right = part[: len(part) // 2], part[len(part) // 2 :]
+        if probe(left) and len(right) > 1:
+            # The left half is well, so the fault is in the right one; a run of that would only say so again.
+            suspects.append((right, known))
+        else:
+            probe(right)
+    return failed

@@ -1,0 +1,114 @@
+"""The queue entry: a request's rows, the outputs it wants, its deadline and the callback for its answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from frostline_server.errors import PredictionError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RowKind:
+    """What every row of a request is like; requests with equal `shapes` may share a batch.
+
+    Attributes:
+        shapes: for each input of the network, the shape of one row (of the whole tensor if the
+            network has no batch axis).
+        wire: for each input, the dtype the rows arrive in.
+        cast: for each input, the dtype the network takes.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    wire: tuple[np.dtype[Any], ...]
+    cast: tuple[np.dtype[Any], ...]
+
+
+class Entry:
+    """One request while it waits and runs: its rows, the outputs it wants, and where its answer goes.
+
+    Attributes:
+        kind: what each row is like.
+        rows: how many rows the request has.
+        data: for each input, the rows' elements: bytes as they came, or a view of them, or an array of objects for strings.
+        wanted: names of the outputs to compute.
+        deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
+        reply: takes the finished entries of one batch that share this reply; called once per entry. It may give an entry an
+            error that it cannot make an answer of.
+        call: whatever the caller needs to answer; the batcher never looks at it.
+        priority: the level it asks for, 1 being the highest; 0 for the model's default.
+        timeout_s: how long it may wait for the device, where the model lets a request say so; None or 0 for not said.
+        outputs: one array for each name in `wanted`, once the entry has run.
+        error: why it has no outputs.
+        arrived_s: when it was submitted, on the `time.monotonic` clock.
+        due_s: when it must have been answered; set by the queue, and only where there is an slo.
+        expires_s: when it has waited too long; set by the queue, and only where its level has timeouts.
+        level: the part of the queue it waits in, None when it does not wait. Owned by the queue.
+    """
+
+    __slots__ = (
+        "arrived_s",
+        "call",
+        "data",
+        "deadline_s",
+        "due_s",
+        "error",
+        "expires_s",
+        "kind",
+        "level",
+        "outputs",
+        "priority",
+        "reply",
+        "rows",
+        "timeout_s",
+        "wanted",
+    )
+
+    due_s: float
+    expires_s: float
+    level: Any
+
+    def __init__(
+        self,
+        kind: RowKind,
+        rows: int,
+        data: Sequence[bytes | memoryview | Array],
+        wanted: tuple[str, ...],
+        deadline_s: float | None,
+        reply: "Reply",
+        call: Any,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.kind = kind
+        self.rows = rows
+        self.data = data
+        self.wanted = wanted
+        self.deadline_s = deadline_s
+        self.reply = reply
+        self.call = call
+        self.priority = priority
+        self.timeout_s = timeout_s
+        self.arrived_s = 0.0
+        self.level = None
+        self.outputs: list[Array] = []
+        self.error: PredictionError | None = None
+
+    def rebind(self, other: "Entry") -> None:
+        """Become what `other` is, for another version's queue; whoever holds this entry goes on holding it."""
+        self.kind, self.rows, self.data, self.wanted, self.call, self.priority, self.timeout_s = (
+            other.kind,
+            other.rows,
+            other.data,
+            other.wanted,
+            other.call,
+            other.priority,
+            other.timeout_s,
+        )
+
+
+Reply = Callable[[list[Entry]], None]

@@ -1,0 +1,1 @@
+"""The message codec: request bytes to rows and outputs to response bytes; `codec.Codec` is its face."""

@@ -1,0 +1,339 @@
+"""The message codec of one version: requests to rows, and outputs to responses, for both APIs.
+
+It copies no elements: rows stay the bytes of the message.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from frostline.pb import inference_pb2, predictor_pb2
+from frostline.protocol import pack_bytes
+from frostline_server.batching.entry import RowKind
+from frostline_server.codec import parameters
+from frostline_server.codec.header_cache import RequestHeader
+from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
+from frostline_server.codec.shared_memory import Regions
+from frostline_server.codec.tensors import Array, Layouts, check_bytes, check_outputs, typed_contents
+from frostline_server.errors import InvalidInput, Unsupported
+from frostline_server.runtime.dtypes import NAMES
+from frostline_server.runtime.signature import Signature
+
+M = TypeVar("M", bound=Message)
+
+_MAX_CACHED = 4096
+"""Distinct answers remembered for each version, so that odd requests cannot grow the server."""
+
+# Tags of ModelInferResponse: field number and wire type 2 (length-delimited).
+_ID_TAG = bytes([3 << 3 | 2])
+_RAW_TAG = bytes([6 << 3 | 2])
+
+
+# A tuple, because making a frozen dataclass takes twice as long, and every request makes one.
+class DecodedRequest(NamedTuple):
+    """A decoded request: what the batcher needs to queue it, and how its outputs are delivered.
+
+    Attributes:
+        kind: what each row is like.
+        rows: how many there are.
+        data: for each input, the elements.
+        wanted: names of the outputs to compute.
+        priority: the request's own; 0 for the model's default.
+        timeout_s: how many seconds it may wait in the queue; None for as long as any.
+        deliveries: for each output wanted, how it is delivered; None if all simply go into the answer.
+    """
+
+    kind: RowKind
+    rows: int
+    data: Sequence[bytes | memoryview | Array]
+    wanted: tuple[str, ...]
+    priority: int = 0
+    timeout_s: float | None = None
+    deliveries: tuple[Delivery, ...] | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a request that differs in nothing but its elements is decoded to the same but for them.
+
+        Strings are taken apart anew each time, and a region of shared memory may be another by then.
+        """
+        return len(self.data) == 1 and isinstance(self.data[0], bytes) and self.deliveries is None
+
+
+def parse(message: type[M], payload: bytes) -> M:
+    """Parse a message.
+
+    Raises:
+        InvalidInput: the bytes are not one.
+    """
+    try:
+        return message.FromString(payload)
+    except DecodeError as error:
+        raise InvalidInput(
+            f"the message is not a valid {message.DESCRIPTOR.full_name}: {error} ({len(payload)} bytes)"
+        ) from error
+
+
+class Codec:
+    """Translates the messages of one version.
+
+    Args:
+        model: the model's name.
+        version: its number, in decimal.
+        signature: what the network takes and gives.
+        max_batch_size: the most rows in one request.
+        labels: names of the classes, or None.
+    """
+
+    def __init__(
+        self, model: str, version: str, signature: Signature, max_batch_size: int, labels: Sequence[str] | None
+    ) -> None:
+        self._model = model
+        self._version = version
+        self._signature = signature
+        self._labels = labels
+        self._layouts = Layouts(model, signature, max_batch_size)
+        self._specs = signature.inputs
+        self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {(): signature.own_outputs}
+        self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
+        self._recognised: dict[RequestHeader, DecodedRequest] = {}
+
+    # Open Inference Protocol
+
+    def decode_infer(self, request: inference_pb2.ModelInferRequest, regions: Regions) -> DecodedRequest:
+        """Check a request and find its rows.
+
+        Args:
+            request: the request.
+            regions: the shared memory its tensors may lie in.
+
+        Raises:
+            InvalidInput: it does not fit the network.
+            RegionNotFound: a tensor lies in shared memory that is not known.
+            Unsupported: it asks for a part of the protocol that is not answered.
+        """
+        inputs = request.inputs
+        layout = self._layouts.check(tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs]))
+        wanted = self._wanted.get(tuple([output.name for output in request.outputs]))
+        if wanted is None:
+            wanted = self._check_wanted(tuple([output.name for output in request.outputs]))
+        priority, timeout_s = parameters.scheduling(request.parameters) if request.parameters else (0, None)
+        deliveries = None
+        for output in request.outputs:
+            if output.parameters:
+                deliveries = plan_deliveries(self._model, self._signature, request.outputs, layout.rows, regions)
+                break
+        raw: Sequence[bytes | None] = request.raw_input_contents
+        places: Sequence[parameters.Place | None] = ()
+        for tensor in inputs:
+            if tensor.parameters:
+                places = [parameters.place(each.parameters, each.name) for each in inputs]
+                break
+        if raw:
+            if any([tensor.HasField("contents") for tensor in inputs]):
+                raise InvalidInput(
+                    f"contents field must not be specified when using raw_input_contents for model '{self._model}'"
+                )
+            expected = places.count(None) if places else len(inputs)
+            if len(raw) != expected:
+                raise InvalidInput(
+                    f"expected {expected} raw_input_contents for model '{self._model}', one for each input"
+                    f"{' that is not in shared memory' if expected < len(inputs) else ''}, got {len(raw)}"
+                )
+        if places:
+            raw = self._read(inputs, places, raw, regions)
+        data: list[bytes | Array] = []
+        for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True):
+            elements = raw[at] if raw else None
+            if elements is None:
+                data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
+            else:
+                data.append(check_bytes(self._model, spec, nbytes, count, elements))
+        return DecodedRequest(layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries)
+
+    def remember(self, header: RequestHeader, rows: DecodedRequest) -> None:
+        """Remember what was decoded from a request with this header; only what `repeats` may be."""
+        if len(self._recognised) >= _MAX_CACHED:
+            self._recognised.clear()
+        self._recognised[header] = rows._replace(data=())
+
+    def recognise(self, header: RequestHeader, elements: bytes | memoryview) -> DecodedRequest | None:
+        """What `decode_infer` would find in a request with a header that was remembered; None if it was not."""
+        rows = self._recognised.get(header)
+        if rows is None:
+            return None
+        kind, count, _, wanted, priority, timeout_s, _ = rows
+        return DecodedRequest(kind, count, (elements,), wanted, priority, timeout_s)
+
+    def _read(
+        self,
+        inputs: Sequence[inference_pb2.ModelInferRequest.InferInputTensor],
+        places: Sequence[parameters.Place | None],
+        raw: Sequence[bytes | None],
+        regions: Regions,
+    ) -> list[bytes | None]:
+        """For each input its bytes; those in shared memory take no slot of the raw contents. None if they are typed."""
+        slots = iter(raw)
+        elements: list[bytes | None] = []
+        for tensor, place in zip(inputs, places, strict=True):
+            if place is None:
+                elements.append(next(slots, None))
+            elif tensor.HasField("contents"):
+                raise InvalidInput(
+                    f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for model "
+                    f"'{self._model}'"
+                )
+            else:
+                elements.append(regions.read(place.region, place.offset, place.byte_size))
+        return elements
+
+    def _check_wanted(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_outputs(self._model, self._signature, names)
+        if len(self._wanted) >= _MAX_CACHED:
+            self._wanted = {(): self._signature.own_outputs}
+        # Equal requests share one tuple, so that the batcher's comparison is of identities.
+        return self._wanted.setdefault(names, names)
+
+    def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> bytes:
+        """A serialised ModelInferResponse, outputs raw.
+
+        All that is equal in answers of one shape is serialised once; an answer is that, the id, and the elements.
+        """
+        key = (wanted, tuple([array.shape for array in outputs]))
+        answer = self._answers.get(key)
+        if answer is None:
+            answer = self._prepare(wanted, outputs)
+            if len(self._answers) >= _MAX_CACHED:
+                self._answers.clear()
+            self._answers[key] = answer
+        head, raw_heads = answer
+        parts = [head]
+        if request_id:
+            encoded = request_id.encode()
+            parts += (_ID_TAG, varint(len(encoded)), encoded)
+        for raw_head, array in zip(raw_heads, outputs, strict=True):
+            if raw_head:
+                parts += (raw_head, array.tobytes())
+            else:
+                packed = pack_bytes(array.ravel())
+                parts += (_RAW_TAG, varint(len(packed)), packed)
+        return b"".join(parts)
+
+    def deliver_infer(
+        self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str, deliveries: Sequence[Delivery]
+    ) -> bytes:
+        """A serialised ModelInferResponse with each output delivered as its request says.
+
+        Raises:
+            InvalidInput: an output has no room in its shared memory; nothing was written to any.
+        """
+        response = inference_pb2.ModelInferResponse(model_name=self._model, model_version=self._version, id=request_id)
+        deliver(response, wanted, outputs, deliveries, self._labels, batched=self._signature.batched)
+        return response.SerializeToString()
+
+    def _prepare(self, wanted: tuple[str, ...], outputs: Sequence[Array]) -> tuple[bytes, list[bytes]]:
+        response = inference_pb2.ModelInferResponse(model_name=self._model, model_version=self._version)
+        raw_heads = []
+        for name, array in zip(wanted, outputs, strict=True):
+            response.outputs.add(name=name, datatype=NAMES[array.dtype.str], shape=array.shape)
+            raw_heads.append(b"" if array.dtype.hasobject else _RAW_TAG + varint(array.nbytes))
+        return response.SerializeToString(), raw_heads
+
+    # Frostline's typed API
+
+    def decode_predict(self, request: predictor_pb2.PredictRequest) -> DecodedRequest:
+        """Check a request and find its rows.
+
+        Raises:
+            InvalidInput: it does not fit the network.
+            Unsupported: the network does not end at logits.
+        """
+        heads = self._signature.heads
+        if heads is None:
+            raise Unsupported(
+                f"model '{self._model}' does not end at logits [N, C, ...], so it has no softmax or argmax; call ModelInfer instead"
+            )
+        lone = len(self._specs) == 1
+        headers = []
+        for tensor in request.inputs:
+            if tensor.dtype not in _TYPED:
+                raise InvalidInput(f"input '{tensor.name}' for model '{self._model}' has no dtype")
+            name = tensor.name or (self._specs[0].name if lone else "")
+            headers.append((name, _TYPED[tensor.dtype], tuple(tensor.shape)))
+        layout = self._layouts.check(tuple(headers))
+        data = [
+            check_bytes(self._model, spec, nbytes, count, request.inputs[at].data)
+            for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True)
+        ]
+        readings = dict(zip(_READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))
+        asked = request.outputs or ([] if request.top_k else _READINGS)
+        for reading in asked:
+            if reading not in readings:
+                raise InvalidInput(f"outputs must be LOGITS, SOFTMAX or ARGMAX, got {reading}")
+        names = dict.fromkeys(readings[reading] for reading in asked)
+        if request.top_k:
+            if not heads.confidence:
+                raise InvalidInput(
+                    f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for a row; ask "
+                    "for SOFTMAX instead of top_k"
+                )
+            names[heads.softmax] = None
+        return DecodedRequest(layout.kind, layout.rows, data, tuple(names))
+
+    def encode_predict(
+        self, request: predictor_pb2.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]
+    ) -> bytes:
+        """A serialised PredictResponse."""
+        heads = self._signature.heads
+        assert heads is not None, "decode_predict refuses models without heads"  # noqa: S101  an invariant, not a check
+        by_name = dict(zip(wanted, outputs, strict=True))
+        response = predictor_pb2.PredictResponse(model=self._model, version=self._version, id=request.id)
+        asked = request.outputs or ([] if request.top_k else _READINGS)
+        if predictor_pb2.LOGITS in asked:
+            response.logits.CopyFrom(_tensor(by_name[heads.logits]))
+        if predictor_pb2.SOFTMAX in asked:
+            response.softmax.CopyFrom(_tensor(by_name[heads.softmax]))
+        if predictor_pb2.ARGMAX in asked:
+            classes = by_name[heads.argmax]
+            response.argmax.CopyFrom(_tensor(classes))
+            if self._labels and heads.confidence:
+                response.labels.extend([self._label(int(index)) for index in classes])
+        if request.top_k:
+            response.top.extend(self._rankings(by_name[heads.softmax], request.top_k))
+        return response.SerializeToString()
+
+    def _rankings(self, softmax: Array, top_k: int) -> list[predictor_pb2.Ranking]:
+        # A stable sort of the negated probabilities leaves equal ones in order of their index.
+        order = np.argsort(-softmax, axis=1, kind="stable")[:, :top_k]
+        return [
+            predictor_pb2.Ranking(
+                classes=[
+                    predictor_pb2.Class(index=int(index), label=self._label(int(index)), probability=float(row[index]))
+                    for index in best
+                ]
+            )
+            for row, best in zip(softmax, order, strict=True)
+        ]
+
+    def _label(self, index: int) -> str:
+        return self._labels[index] if self._labels and index < len(self._labels) else ""
+
+
+_TYPED = {value: name for name, value in predictor_pb2.DataType.items() if value != predictor_pb2.DATA_TYPE_UNSPECIFIED}
+_READINGS = (predictor_pb2.LOGITS, predictor_pb2.SOFTMAX, predictor_pb2.ARGMAX)
+
+
+def _tensor(array: Array) -> predictor_pb2.Tensor:
+    return predictor_pb2.Tensor(dtype=NAMES[array.dtype.str], shape=array.shape, data=array.tobytes())
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's variable-length integer: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,0 +1,301 @@
+"""The validation of input tensors: headers against the signature, and bytes against headers.
+
+The headers of a request are checked once for each distinct set, and remembered.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from frostline_server.batching.entry import RowKind
+from frostline_server.errors import InvalidInput, Unsupported
+from frostline_server.runtime.dtypes import DTYPES
+from frostline_server.runtime.signature import Signature, TensorSpec, reshaped
+
+Array = np.ndarray[Any, Any]
+TensorHeader = tuple[str, str, tuple[int, ...]]
+"""A tensor's name, data type and shape, as the client gave them."""
+
+WIRE_CASTS: dict[str, frozenset[str]] = {"FP32": frozenset(("UINT8", "INT8", "FP16"))}
+"""Narrower types accepted for an input, cast without loss while the batch is assembled."""
+
+_MAX_LAYOUTS = 4096
+"""Distinct headers remembered for each version; a client that never repeats a shape must not grow the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A request's headers, checked.
+
+    Attributes:
+        kind: what each row is like.
+        rows: how many rows the request has; 1 for a network without a batch axis.
+        nbytes: for each input of the network, how many bytes it must have; -1 for strings.
+        count: for each input, how many elements it must have.
+        order: for each input, where in the request it is.
+    """
+
+    kind: RowKind
+    rows: int
+    nbytes: tuple[int, ...]
+    count: tuple[int, ...]
+    order: tuple[int, ...]
+
+
+class Layouts:
+    """Checks headers against a signature, each distinct set of headers once.
+
+    Args:
+        model: the model's name, for messages.
+        signature: what the network takes.
+        max_batch_size: the most rows in one request.
+    """
+
+    def __init__(self, model: str, signature: Signature, max_batch_size: int) -> None:
+        self._model = model
+        self._signature = signature
+        self._max_batch_size = max_batch_size
+        self._specs = {spec.name: spec for spec in signature.inputs}
+        self._known: dict[tuple[TensorHeader, ...], Layout] = {}
+        self._kinds: dict[RowKind, RowKind] = {}
+
+    def check(self, headers: tuple[TensorHeader, ...]) -> Layout:
+        """The layout of a request with these headers.
+
+        Raises:
+            InvalidInput: they do not fit the network; the message says what it expects and what came.
+        """
+        layout = self._known.get(headers)
+        if layout is None:
+            layout = self._check(headers)
+            if len(self._known) >= _MAX_LAYOUTS:
+                self._known.clear()
+                self._kinds.clear()
+            self._known[headers] = layout
+        return layout
+
+    def _check(self, headers: tuple[TensorHeader, ...]) -> Layout:
+        self._check_names([name for name, _, _ in headers])
+        place = {name: index for index, (name, _, _) in enumerate(headers)}
+        order = tuple(place[spec.name] for spec in self._signature.inputs)
+        shapes, wires, nbytes, counts = [], [], [], []
+        rows = None
+        for spec, index in zip(self._signature.inputs, order, strict=True):
+            _, datatype, shape = headers[index]
+            wire = self._wire_dtype(spec, datatype)
+            row_shape = self._row_shape(spec, shape)
+            if self._signature.batched:
+                self._check_rows(spec, shape[0], rows)
+                rows = shape[0]
+            count = math.prod(shape)
+            shapes.append(row_shape if spec.reshape is None else reshaped(row_shape, spec.shape, spec.reshape))
+            wires.append(wire)
+            counts.append(count)
+            nbytes.append(-1 if wire.hasobject else count * wire.itemsize)
+        kind = RowKind(tuple(shapes), tuple(wires), tuple(spec.dtype for spec in self._signature.inputs))
+        # Equal kinds are one object, so that the batcher compares them by identity.
+        kind = self._kinds.setdefault(kind, kind)
+        return Layout(kind, 1 if rows is None else rows, tuple(nbytes), tuple(counts), order)
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        expected = list(self._specs)
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise InvalidInput(f"input '{twice}' already exists in request for model '{self._model}'")
+        if len(names) > len(expected):
+            raise InvalidInput(
+                f"expected {len(expected)} inputs but got {len(names)} inputs for model '{self._model}'. Got input(s) "
+                f"{_listed(names)}, but it takes {_listed(expected)}"
+            )
+        for name in names:
+            if name not in self._specs:
+                raise InvalidInput(
+                    f"unexpected inference input '{name}' for model '{self._model}'; it takes {_listed(expected)}"
+                )
+        missing = [name for name in expected if name not in names]
+        if missing:
+            raise InvalidInput(
+                f"expected {len(expected)} inputs but got {len(names)} inputs for model '{self._model}'. Got input(s) "
+                f"{_listed(names)}, but missing required input(s) {_listed(missing)}. Please provide all required input(s)."
+            )
+
+    def _wire_dtype(self, spec: TensorSpec, datatype: str) -> np.dtype[Any]:
+        if datatype == spec.datatype or datatype in WIRE_CASTS.get(spec.datatype, ()):
+            return DTYPES[datatype]
+        also = "".join(f" or {name}" for name in sorted(WIRE_CASTS.get(spec.datatype, ())))
+        raise InvalidInput(
+            f"inference input '{spec.name}' data-type is '{datatype}', but model '{self._model}' expects '{spec.datatype}'"
+            + (f" (also taken:{also.removeprefix(' or')})" if also else "")
+        )
+
+    def _row_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+        batched = self._signature.batched
+        if batched and not shape:
+            raise InvalidInput(
+                f"input '{spec.name}' has no shape but model requires batch dimension for '{self._model}'"
+            )
+        row = shape[1:] if batched else shape
+        fits = len(row) == len(spec.shape) and all(
+            want in (None, got) for want, got in zip(spec.shape, row, strict=True)
+        )
+        if not fits or any(size < 0 for size in shape):
+            expected = [-1 if size is None else size for size in ((None, *spec.shape) if batched else spec.shape)]
+            note = " NOTE: the first axis is the batch axis and no axis may be negative." if batched else ""
+            raise InvalidInput(
+                f"unexpected shape for input '{spec.name}' for model '{self._model}'. Expected {_shape(expected)}, got "
+                f"{_shape(shape)}.{note}"
+            )
+        return row
+
+    def _check_rows(self, spec: TensorSpec, rows: int, others: int | None) -> None:
+        if others is not None and rows != others:
+            raise InvalidInput(
+                f"input '{spec.name}' batch size does not match other inputs for '{self._model}': {rows} rows, the others have "
+                f"{others}"
+            )
+        if rows > self._max_batch_size:
+            raise InvalidInput(
+                f"inference request batch-size must be <= {self._max_batch_size} for '{self._model}', got {rows} rows"
+            )
+        if rows == 0:
+            raise InvalidInput(f"inference request batch-size must be >= 1 for '{self._model}', got no rows")
+
+
+def check_outputs(model: str, signature: Signature, names: tuple[str, ...]) -> None:
+    """Check names of requested outputs.
+
+    Raises:
+        InvalidInput: a name is unknown or comes twice.
+    """
+    known = [spec.name for spec in signature.outputs]
+    for index, name in enumerate(names):
+        if name not in known:
+            raise InvalidInput(f"unexpected inference output '{name}' for model '{model}'; it has {_listed(known)}")
+        if name in names[:index]:
+            raise InvalidInput(f"output '{name}' already exists in request for model '{model}'")
+
+
+def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: bytes) -> bytes | Array:
+    """Check an input's bytes against its header; strings are taken apart.
+
+    Raises:
+        InvalidInput: there are too many or too few.
+    """
+    if nbytes >= 0:
+        if len(data) != nbytes:
+            raise InvalidInput(
+                f"input byte size mismatch for input '{spec.name}' for model '{model}'. Expected {nbytes}, got {len(data)}"
+            )
+        return data
+    return unpack_strings(model, spec.name, count, data)
+
+
+def unpack_strings(model: str, name: str, count: int, data: bytes) -> Array:
+    """The elements of a BYTES tensor: for each a 4-byte little-endian length, then its bytes, which must be UTF-8.
+
+    Raises:
+        InvalidInput: the lengths do not add up, the count is wrong, or an element is not text.
+    """
+    elements: list[str] = []
+    at = 0
+    while at < len(data) and len(elements) < count:
+        size = int.from_bytes(data[at : at + 4], "little")
+        at += 4
+        if at + size > len(data):
+            break
+        elements.append(_text(model, name, data[at : at + size]))
+        at += size
+    if at != len(data) or len(elements) != count:
+        raise InvalidInput(
+            f"input byte size mismatch for input '{name}' for model '{model}'. Expected {count} strings, each after its 4-byte "
+            f"length, got {len(data)} bytes that hold {len(elements)}"
+        )
+    return strings_array(elements)
+
+
+def strings_array(elements: Sequence[str]) -> Array:
+    """A 1-d array of Python strings, as ONNX Runtime takes them."""
+    array = np.empty(len(elements), object)
+    array[:] = elements
+    return array
+
+
+def _text(model: str, name: str, encoded: bytes) -> str:
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"input '{name}' for model '{model}' holds bytes that are not UTF-8, which ONNX strings must be: {error}"
+        ) from error
+
+
+def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, count: int) -> bytes | Array:
+    """An input's elements out of the typed field its data type belongs in.
+
+    Args:
+        model: the model's name, for messages.
+        spec: the input.
+        datatype: the data type the request gives.
+        contents: an `InferTensorContents`.
+        count: how many elements there must be.
+
+    Raises:
+        InvalidInput: nothing is there, or not that many, or a value does not fit the data type.
+        Unsupported: the data type has no typed field.
+    """
+    if datatype not in _TYPED_FIELDS:
+        raise Unsupported(f"{datatype} has no typed contents field; send input '{spec.name}' in raw_input_contents")
+    field = _TYPED_FIELDS[datatype]
+    values = getattr(contents, field)
+    if not values and count:
+        raise InvalidInput(
+            f"unable to find data for input tensor '{spec.name}' for model '{model}' in request; expected {count} elements in "
+            f"{field} or raw_input_contents"
+        )
+    if len(values) != count:
+        size = 1 if datatype == "BYTES" else DTYPES[datatype].itemsize
+        raise InvalidInput(
+            f"input byte size mismatch for input '{spec.name}' for model '{model}'. Expected {count * size}, got "
+            f"{len(values) * size} ({count} elements expected in {field}, {len(values)} came)"
+        )
+    if datatype == "BYTES":
+        return strings_array([_text(model, spec.name, value) for value in values])
+    dtype, wire = DTYPES[datatype], np.array(values, _WIDE.get(field, DTYPES[datatype]))
+    # Not left to the conversion: whether it refuses or wraps round depends on the releases of protobuf and NumPy.
+    outside = (wire < np.iinfo(dtype).min) | (wire > np.iinfo(dtype).max) if field in _WIDE else np.False_
+    if outside.any():
+        raise InvalidInput(
+            f"input '{spec.name}' for model '{model}' holds a value that is no {datatype}: {wire[outside][0]}"
+        )
+    return wire.astype(dtype, copy=False).tobytes()
+
+
+_WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}
+"""The fields that hold narrower types too, with what their numbers are on the wire."""
+
+_TYPED_FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "[" + ", ".join(f"'{name}'" for name in names) + "]"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "[" + ",".join(str(size) for size in shape) + "]"

@@ -1,0 +1,179 @@
+"""The server's settings, from command-line flags, environment variables and a TOML file.
+
+A flag wins over the environment, the environment over the file, and the file over the default.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from frostline_server.errors import ConfigError
+
+ENVIRONMENT = "FROSTLINE_"
+MAX_BATCH_SIZE = 65536
+"""No network gains from more rows in one run, and the memory for them would be the machine's."""
+RENAMED: Mapping[str, str] = {"canary_s": "probe_s"}
+"""Settings that are still accepted under their old name, by that name."""
+
+
+class ServerConfig(BaseModel):
+    """Every setting of a server. A flag wins over the environment, that over the file, that over the default.
+
+    In the environment a setting is FROSTLINE_ and its name in capitals; in the file (TOML) it is its name.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+
+    models: Path = Field(description="folder of models, Triton's layout: <name>/<version>/model.onnx")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on, or unix:/path/to.sock")
+    port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
+    metrics_port: int = Field(
+        8002, ge=0, le=65535, description="HTTP port of /metrics, /healthz and /readyz; 0 picks a free one"
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    transport: Literal["auto", "native", "grpcio"] = Field("auto", description="which front end owns the port")
+    max_batch_size: int = Field(64, ge=1, le=MAX_BATCH_SIZE, description="most rows in one batch and in one request")
+    max_queue_delay_s: float = Field(
+        0.0, ge=0, le=10, allow_inf_nan=False, description="seconds an incomplete batch waits for more rows"
+    )
+    slo_ms: float = Field(
+        0.0,
+        ge=0,
+        le=3_600_000,
+        allow_inf_nan=False,
+        description="milliseconds a request may take; what would take longer is refused at once; 0 for no limit",
+    )
+    max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
+    max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
+    compression: Literal["none", "gzip", "deflate"] = Field(
+        "none", description="how answers are compressed, for clients that take it; requests may always be"
+    )
+    shared_memory: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether clients may name shared memory; auto: where only this machine's clients reach the port",
+    )
+    grace_s: float = Field(
+        30.0, ge=0, le=86400, allow_inf_nan=False, description="seconds to finish accepted requests after SIGTERM"
+    )
+    require: str = Field(
+        "all", description="models without which the server is not ready: all, none, or names with commas"
+    )
+    threads: int = Field(0, ge=0, description="threads of one run on the CPU; 0 takes half the cores")
+    model_control: Literal["watch", "poll", "explicit", "none"] = Field(
+        "watch", description="when the models folder is looked at again"
+    )
+    poll_s: float = Field(15.0, ge=0.1, le=86400, allow_inf_nan=False, description="seconds between two looks")
+    load_models: str = Field("", description="with explicit control: models to load at the start, with commas, or *")
+    probe_s: float = Field(
+        10.0, ge=0, le=86400, allow_inf_nan=False, description="seconds between two probes of every model; 0 for none"
+    )
+    exit_on_fault: bool = Field(False, description="stop when a model's device goes on failing its probe")
+    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe level that is logged"
+    )
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; turns TLS on, with --tls-key")
+    tls_key: Path | None = Field(None, description="PEM private key")
+
+    _deprecated: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def deprecated(self) -> tuple[str, ...]:
+        """What to write instead of the old names that were used, a sentence for each."""
+        return self._deprecated
+
+    @classmethod
+    def load(cls, file: Path | None = None, environ: Mapping[str, str] = os.environ, **flags: Any) -> Self:
+        """Merge the sources.
+
+        Args:
+            file: a TOML file, or None.
+            environ: the environment.
+            flags: settings given on the command line; None means not given.
+
+        Raises:
+            ConfigError: a value makes no sense, or the file cannot be read.
+        """
+        from_file: dict[str, Any] = {}
+        if file is not None:
+            try:
+                from_file = tomllib.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"cannot read the configuration file {file}: {error}") from error
+        from_environ = {
+            name: environ[key]
+            for name in (*cls.model_fields, *RENAMED)
+            if (key := ENVIRONMENT + name.upper()) in environ
+        }
+        given = {name: value for name, value in flags.items() if value is not None}
+        sources = (from_file, from_environ, given)
+        old = [name for name in RENAMED if any(name in source for source in sources)]
+        merged: dict[str, Any] = {}
+        for source in sources:
+            renamed = {new: source[name] for name, new in RENAMED.items() if name in source}
+            merged |= renamed | {name: value for name, value in source.items() if name not in RENAMED}
+        try:
+            config = cls(**merged)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_sentence(problem) for problem in error.errors())) from error
+        config._deprecated = tuple(_instead(name, RENAMED[name]) for name in old)
+        return config
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: give both or neither")
+        if self.tls_cert and self.transport == "native":
+            raise ValueError("the native transport has no TLS; use --transport grpcio or auto")
+        if self.compression != "none" and self.transport == "native":
+            raise ValueError("the native transport does not compress answers; use --transport grpcio or auto")
+        return self
+
+    @property
+    def intra_op_threads(self) -> int:
+        """Threads of one run: as set, or half the cores, the other half being for reading requests."""
+        return self.threads or max(1, (os.cpu_count() or 1) // 2)
+
+    def required(self, name: str) -> bool:
+        """Whether the server is not ready without the model `name`."""
+        return self.require == "all" or (self.require != "none" and name in self.required_names)
+
+    @property
+    def required_names(self) -> frozenset[str]:
+        """The models named as required, whether or not they exist."""
+        if self.require in ("all", "none"):
+            return frozenset()
+        return _names(self.require)
+
+    @property
+    def models_at_start(self) -> frozenset[str] | None:
+        """The models to load at the start; None for all."""
+        if self.model_control != "explicit" or self.load_models.strip() == "*":
+            return None
+        return _names(self.load_models)
+
+
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _instead(old: str, new: str) -> str:
+    flag, variable = f"--{new.replace('_', '-')}", ENVIRONMENT + new.upper()
+    return f"the setting {old} is deprecated; use {new} ({flag}, {variable}) instead"
+
+
+def _sentence(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{name} is required; give --{name.replace('_', '-')} or set {ENVIRONMENT}{name.upper()}"
+    if problem["type"] == "extra_forbidden":
+        return f"there is no setting '{name}'"
+    if not name:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    if name == "device":
+        return f"device must be auto, cpu, cuda or cuda:N, got {problem['input']!r}"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"

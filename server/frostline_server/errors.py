@@ -1,0 +1,151 @@
+"""The exceptions of the server: how a prediction, a model or the server itself can fail.
+
+No exception here depends on gRPC. Each kind of failed prediction has the canonical status name that its client sees,
+and the reason under which Triton's failure counter counts it, so logs, metrics and clients agree.
+"""
+
+from typing import ClassVar
+
+
+class PredictionError(Exception):
+    """A request that cannot be answered; the message says what was expected and what came."""
+
+    code: ClassVar[str] = "UNKNOWN"
+    reason: ClassVar[str] = "OTHER"
+    pushback_ms: int | None = None
+    """After how many milliseconds the client may try again, where that is known."""
+
+
+class InvalidInput(PredictionError):
+    """The request contradicts the model's inputs, outputs or limits."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class MessageTooLarge(PredictionError):
+    """The message is larger than the server accepts."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
+class Unsupported(PredictionError):
+    """The request uses a part of the protocol that is not answered here."""
+
+    code = "UNIMPLEMENTED"
+
+
+class ModelNotFound(PredictionError):
+    """No such model, or no such version of it."""
+
+    code = "NOT_FOUND"
+
+
+class RegionNotFound(PredictionError):
+    """No region of shared memory is registered under that name."""
+
+    code = "NOT_FOUND"
+
+
+class AlreadyExists(PredictionError):
+    """The name is taken."""
+
+    code = "ALREADY_EXISTS"
+
+
+class TooManyRegions(PredictionError):
+    """As many regions of shared memory are registered as may be."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
+class ModelNotReady(PredictionError):
+    """The version exists and cannot answer now."""
+
+    code = "UNAVAILABLE"
+
+
+class QueueFull(PredictionError):
+    """As many rows wait as may wait."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class Overloaded(PredictionError):
+    """The answer would come later than the model's `slo_ms` allows, or than the client waits."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+    def __init__(self, message: str, pushback_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.pushback_ms = pushback_ms
+
+
+class QueueTimeout(PredictionError):
+    """The request waited for the device longer than its queue's policy lets it."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class ServerStopping(PredictionError):
+    """The server is draining and takes no new requests."""
+
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
+class BatcherClosed(ServerStopping):
+    """The version's queue is closing: it was replaced, or the server stops."""
+
+
+class ModelControlOff(PredictionError):
+    """Models are not loaded and unloaded by request on this server."""
+
+    code = "UNAVAILABLE"
+
+
+class LoadFailed(PredictionError):
+    """A model that was asked for could not be loaded."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class DeadlineExceeded(PredictionError):
+    """The client's deadline passed before the request reached the device."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "CANCELED"
+
+
+class Cancelled(PredictionError):
+    """The client gave the request up."""
+
+    code = "CANCELLED"
+    reason = "CANCELED"
+
+
+class RunFailed(PredictionError):
+    """The network itself failed on this batch."""
+
+    code = "INTERNAL"
+    reason = "BACKEND"
+
+
+class LoadError(Exception):
+    """A version that cannot be served; the message is the reason operators see."""
+
+
+class GraphsFailed(Exception):
+    """CUDA graphs could not be captured, and the session that tried must be given up; the message says why."""
+
+
+class ConfigError(Exception):
+    """A setting that makes no sense; one sentence for the person who set it."""
+
+
+class StartError(Exception):
+    """The server cannot start; one sentence saying why and what to do."""

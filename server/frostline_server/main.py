@@ -1,0 +1,75 @@
+"""The server process: its event loop, its signal handlers and its exit code.
+
+The first SIGTERM or SIGINT starts the drain; a second Ctrl-C ends the process at once.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+
+import structlog
+
+from frostline_server import logs
+from frostline_server.app import LINGER_S, Server
+from frostline_server.config import ServerConfig
+
+_log = structlog.get_logger(__name__)
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Returns:
+        The process's exit code: 0 when everything accepted was finished.
+
+    Raises:
+        StartError: the server cannot start.
+    """
+    logs.configure(config.log_format, config.log_level)
+    for sentence in config.deprecated:
+        _log.warning("configuration", warning=sentence)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(config))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415  not on every platform
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+async def _serve(config: ServerConfig) -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        if stopped.is_set():
+            # Ctrl-C again: whoever sits there does not want to wait for the drain.
+            os._exit(130)
+        stopped.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    server = Server(config)
+    starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        # Told to stop while models are still loading: the rest need not be.
+        server.hurry()
+        await asyncio.wait({starting}, timeout=LINGER_S)
+    if starting.done():
+        await starting
+    broken = asyncio.create_task(server.broken.wait())
+    await asyncio.wait({stopping, broken}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    broken.cancel()
+    code = 0 if await server.drain() and not server.broken.is_set() else 1
+    if server.reconciler.loading:
+        # It cannot be interrupted: waited for, it may take minutes, and left alone it would abort the process as that ends.
+        _log.warning("ending in the middle of a load")
+        sys.stderr.flush()
+        os._exit(code)
+    return code

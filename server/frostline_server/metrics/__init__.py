@@ -1,0 +1,1 @@
+"""The metrics endpoint: Prometheus families over HTTP; `prometheus.register` and `http.MetricsServer` are its face."""

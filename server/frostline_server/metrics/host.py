@@ -1,0 +1,91 @@
+"""Host metrics: CPU, memory and GPU of the machine, under the names that Triton's dashboards query."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.core import Metric
+
+_PROC = Path("/proc")
+
+
+class CpuClock:
+    """The share of the machine's CPU time that was busy since it was last asked."""
+
+    def __init__(self, proc: Path = _PROC) -> None:
+        self._proc = proc
+        self._last = self._read()
+
+    def utilization(self) -> float:
+        """Busy share since the last call, 0 to 1."""
+        busy, total = self._read()
+        last_busy, last_total = self._last
+        self._last = busy, total
+        return (busy - last_busy) / (total - last_total) if total > last_total else 0.0
+
+    def _read(self) -> tuple[int, int]:
+        try:
+            ticks = [int(word) for word in (self._proc / "stat").read_text().splitlines()[0].split()[1:9]]
+        except OSError:  # not Linux
+            return 0, 0
+        idle = ticks[3] + ticks[4]
+        return sum(ticks) - idle, sum(ticks)
+
+
+def host_families(cpu: CpuClock) -> Iterator[Metric]:
+    """CPU and memory of the machine and, where NVIDIA's management library is installed and finds one, its GPUs."""
+    yield _gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", cpu.utilization())
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * page
+    yield _gauge("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", total)
+    yield _gauge(
+        "nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", total - os.sysconf("SC_AVPHYS_PAGES") * page
+    )
+    yield from _gpu_families()
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    family = Metric(name, text, "gauge")
+    family.add_sample(name, {}, value)
+    return family
+
+
+def _gpu_families() -> Iterator[Metric]:
+    try:
+        import pynvml  # noqa: PLC0415  only the cuda extra brings it
+    except ImportError:
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver: nothing to report
+        return
+    try:
+        yield from _read_gpus(pynvml)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read_gpus(nvml: Any) -> Iterator[Metric]:
+    readings = {
+        "nv_gpu_utilization": ("GPU utilization rate [0.0 - 1.0)", lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100),
+        "nv_gpu_memory_total_bytes": ("GPU total memory, in bytes", lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total),
+        "nv_gpu_memory_used_bytes": ("GPU used memory, in bytes", lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used),
+        "nv_gpu_power_usage": ("GPU power usage in watts", lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
+        "nv_gpu_power_limit": ("GPU power management limit in watts", lambda gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000),
+        "nv_energy_consumption": ("GPU energy consumption in joules since the driver was loaded", lambda gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000),
+    }  # fmt: skip
+    gpus = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        try:
+            gpus.append(nvml.nvmlDeviceGetHandleByIndex(index))
+        except nvml.NVMLError:  # a GPU that fell off the bus must not take the whole page with it
+            continue
+    for name, (text, read) in readings.items():
+        family = Metric(name, text, "gauge")
+        for gpu in gpus:
+            try:
+                family.add_sample(name, {"gpu_uuid": str(nvml.nvmlDeviceGetUUID(gpu))}, read(gpu))  # type: ignore[no-untyped-call]  # the library has no annotations
+            except nvml.NVMLError:  # a reading this GPU does not offer
+                continue
+        yield family

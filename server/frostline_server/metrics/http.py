@@ -1,0 +1,100 @@
+"""The HTTP server for operators: /metrics for Prometheus, /healthz and /readyz for supervisors."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from frostline_server.errors import StartError
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A slow scraper must not keep a supervisor's probe waiting."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def server_bind(self) -> None:
+        """Bind without asking DNS for this machine's name, as the standard library's HTTP server would."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    # A connection that asks nothing must not hold its thread for ever.
+    timeout = 10
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the signature is wsgiref's
+        """A scrape every few seconds is not worth a line each."""
+
+
+class MetricsServer:
+    """Serves the registry and the probes from a thread of its own.
+
+    Args:
+        registry: what /metrics shows.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
+        unready: why the server is not ready, or "" when it is.
+    """
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int, unready: Callable[[], str]) -> None:
+        self._metrics = make_wsgi_app(registry)
+        self._host = host.strip("[]")  # an IPv6 address, as the gRPC front end takes it too
+        self._port = port
+        self._unready = unready
+
+    def start(self) -> str:
+        """Listen.
+
+        Returns:
+            The base URL.
+
+        Raises:
+            StartError: the address cannot be bound.
+        """
+        try:
+            kind = _ServerV6 if ":" in self._host else _Server
+            self._server = make_server(self._host, self._port, self._app, kind, _Quiet)
+        except OSError as error:
+            raise StartError(f"cannot listen on {self._host}:{self._port} for metrics: {error.strerror}") from error
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="scrape", daemon=True
+        )
+        self._thread.start()
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._server.server_port}"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            page: Iterable[bytes] = self._metrics(environ, start_response)
+            return page
+        if path == "/healthz":
+            return _text(start_response, "200 OK", "ok")
+        if path == "/readyz":
+            reason = self._unready()
+            return _text(start_response, "503 Service Unavailable" if reason else "200 OK", reason or "ready")
+        return _text(start_response, "404 Not Found", "there are /metrics, /healthz and /readyz")
+
+
+def _text(start_response: StartResponse, status: str, body: str) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [f"{body}\n".encode()]

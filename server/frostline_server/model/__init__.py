@@ -1,0 +1,1 @@
+"""One model version, loaded and verified; `loader.Loader` makes a `loaded_model.LoadedModel` of a folder."""

@@ -1,0 +1,240 @@
+"""The accumulators of a model: counts, sums and histograms, updated once for each batch under one lock.
+
+The hot path never touches a Prometheus object; `metrics.prometheus` reads these numbers at every scrape.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from frostline_server.batching.entry import Entry
+from frostline_server.errors import PredictionError
+
+Array = np.ndarray[Any, Any]
+
+SECONDS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Bucket bounds of durations: from a tenth of a millisecond, because a small network answers in that."""
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
+_PENDING_PREDICTIONS = 64
+"""Batches whose predictions are counted together: counting one array costs as much as counting many."""
+
+
+class Histogram:
+    """Counts of observations by upper bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Add one observation."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        """How many observations there were."""
+        return sum(self.counts)
+
+    def buckets(self, scale: float = 1.0) -> list[tuple[str, float]]:
+        """Cumulative counts by upper bound, as Prometheus wants them; bounds multiplied by `scale`."""
+        cumulative, total = [], 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            total += count
+            label = "+Inf" if bound == float("inf") else f"{bound * scale:.10g}"
+            cumulative.append((label, float(total)))
+        return cumulative
+
+
+@dataclass(slots=True)
+class BatchTimes:
+    """Batches of one size: how many ran, and how long each stage took in all."""
+
+    count: int = 0
+    assemble_s: float = 0.0
+    run_s: float = 0.0
+    answer_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """The totals of one version at one moment. Stage durations are summed over requests, as Triton sums them."""
+
+    codes: Counter[str]
+    reasons: Counter[str]
+    failed_s: float
+    succeeded: int
+    rows: int
+    executions: int
+    queue_s: float
+    request_s: float
+    assemble_s: float
+    run_s: float
+    answer_s: float
+    by_size: dict[int, BatchTimes]
+    last_inference_ms: int
+
+
+class ModelStats:
+    """What happened to one version of a model; the batcher's observer.
+
+    Args:
+        labels: names of the classes, or None; predictions of an unnamed class are counted by index.
+    """
+
+    def __init__(self, labels: Sequence[str] | None = None) -> None:
+        self._labels = labels
+        self._lock = threading.Lock()
+        self._codes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._failed_s = 0.0
+        self._rows = 0
+        self._assemble_s = 0.0
+        self._run_s = 0.0
+        self._answer_s = 0.0
+        self._last_inference_s = 0.0
+        self._by_size: dict[int, BatchTimes] = {}
+        self._pending: list[tuple[Array, Array]] = []
+        self._classes = np.zeros(0, np.int64)
+        self._confidence_counts = np.zeros(len(CONFIDENCE) + 1, np.int64)
+        self._confidence_total = 0.0
+        self.request_seconds = Histogram(SECONDS)
+        self.queue_seconds = Histogram(SECONDS)
+        self.run_seconds = Histogram(SECONDS)
+        self.batch_rows = Histogram(ROWS)
+
+    def batch(
+        self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
+    ) -> None:
+        """Count a batch that ran and was answered; times are on the `time.monotonic` clock.
+
+        An entry has an error if its answer could not be made; it counts as failed.
+        """
+        unanswered = [entry for entry in entries if entry.error is not None]
+        answered_rows = rows
+        if unanswered:
+            for entry in unanswered:
+                self.failed(entry.error, finished_s - entry.arrived_s)  # type: ignore[arg-type]  # which is why they are here
+            answered_rows -= sum([entry.rows for entry in unanswered])
+            entries = [entry for entry in entries if entry.error is None]
+        requests = len(entries)
+        with self._lock:
+            self._codes["OK"] += requests
+            self._rows += answered_rows
+            self._last_inference_s = time.time()
+            self._assemble_s += (assembled_s - started_s) * requests
+            self._run_s += (ran_s - assembled_s) * requests
+            self._answer_s += (finished_s - ran_s) * requests
+            self.run_seconds.observe(ran_s - assembled_s)
+            self.batch_rows.observe(rows)
+            queue, request = self.queue_seconds, self.request_seconds
+            for entry in entries:
+                arrived_s = entry.arrived_s
+                queue.observe(started_s - arrived_s)
+                request.observe(finished_s - arrived_s)
+            times = self._by_size.get(rows)
+            if times is None:
+                times = self._by_size[rows] = BatchTimes()
+            times.count += 1
+            times.assemble_s += assembled_s - started_s
+            times.run_s += ran_s - assembled_s
+            times.answer_s += finished_s - ran_s
+
+    def failed(self, error: PredictionError, seconds: float = 0.0) -> None:
+        """Count a request that ended without an answer, `seconds` after it came."""
+        with self._lock:
+            self._codes[error.code] += 1
+            self._reasons[error.reason] += 1
+            self._failed_s += seconds
+
+    def predicted(self, classes: Array, confidence: Array) -> None:
+        """Count a batch's predicted classes [rows] and their probabilities [rows]."""
+        with self._lock:
+            self._pending.append((classes, confidence))
+            if len(self._pending) >= _PENDING_PREDICTIONS:
+                self._count_predictions()
+
+    def _count_predictions(self) -> None:
+        if not self._pending:
+            return
+        classes = np.concatenate([classes for classes, _ in self._pending])
+        confidence = np.concatenate([confidence for _, confidence in self._pending])
+        self._pending.clear()
+        counts = np.bincount(classes, minlength=len(self._classes))
+        counts[: len(self._classes)] += self._classes
+        self._classes = counts
+        # Rounding may lift a probability a little above 1; it still belongs in the last bucket.
+        bins = np.searchsorted(CONFIDENCE, np.minimum(confidence, 1.0))
+        self._confidence_counts += np.bincount(bins, minlength=len(self._confidence_counts))
+        self._confidence_total += float(np.nansum(confidence, dtype=np.float64))
+
+    def predictions(self) -> tuple[dict[str, int], Histogram]:
+        """Rows by predicted label, and the histogram of the predicted class's probability."""
+        with self._lock:
+            self._count_predictions()
+            by_label: Counter[str] = Counter()
+            for index, count in enumerate(self._classes):
+                if count:
+                    # Two classes may share a name.
+                    by_label[self._label(index)] += int(count)
+            confidence = Histogram(CONFIDENCE)
+            confidence.counts = [int(count) for count in self._confidence_counts]
+            confidence.total = self._confidence_total
+        return by_label, confidence
+
+    def _label(self, index: int) -> str:
+        return self._labels[index] if self._labels and index < len(self._labels) else str(index)
+
+    def snapshot(self) -> Snapshot:
+        """The totals now."""
+        with self._lock:
+            succeeded = self._codes["OK"]
+            return Snapshot(
+                codes=Counter(self._codes),
+                reasons=Counter(self._reasons),
+                failed_s=self._failed_s,
+                succeeded=succeeded,
+                rows=self._rows,
+                executions=self.run_seconds.count,
+                queue_s=self.queue_seconds.total,
+                request_s=self.request_seconds.total,
+                assemble_s=self._assemble_s,
+                run_s=self._run_s,
+                answer_s=self._answer_s,
+                by_size={
+                    size: BatchTimes(times.count, times.assemble_s, times.run_s, times.answer_s)
+                    for size, times in sorted(self._by_size.items())
+                },
+                last_inference_ms=int(self._last_inference_s * 1000),
+            )
+
+
+class Unrouted:
+    """Requests that failed before it was known which model they are for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._codes: Counter[str] = Counter()
+
+    def failed(self, error: PredictionError) -> None:
+        """Count one."""
+        with self._lock:
+            self._codes[error.code] += 1
+
+    def codes(self) -> Counter[str]:
+        """Requests by status."""
+        with self._lock:
+            return Counter(self._codes)

@@ -1,0 +1,1 @@
+"""The model configuration: pure functions from a config.pbtxt to decisions."""

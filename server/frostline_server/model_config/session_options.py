@@ -1,0 +1,150 @@
+"""The session options of a model configuration, apart from execution providers."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from frostline.pb import model_config_pb2
+from frostline_server.errors import LoadError
+from frostline_server.runtime.tuning import GRAPH_LEVELS, Tuning
+
+T = TypeVar("T")
+
+SESSION_ENTRIES = frozenset(
+    f"session.{name}"
+    for name in (
+        "disable_prepacking", "use_env_allocators", "set_denormal_as_zero", "disable_quant_qdq",
+        "disable_double_qdq_remover", "enable_quant_qdq_cleanup", "enable_gelu_approximation",
+        "enable_cast_chain_elimination", "disable_aot_function_inlining", "use_device_allocator_for_initializers",
+        "inter_op.allow_spinning", "intra_op.allow_spinning", "intra_op_thread_affinities", "qdqisint8allowed",
+        "x64quantprecision", "dynamic_block_base", "force_spinning_stop", "strict_shape_type_inference",
+        "allow_released_opsets_only", "disable_cpu_ep_fallback", "qdq_matmulnbits_accuracy_level",
+        "use_memory_efficient_skip_layer_norm", "save_external_prepacked_constant_initializers",
+    )
+)  # fmt: skip
+"""Entries ONNX Runtime is known to read; it says nothing of those it does not."""
+
+MAX_THREADS = 1024
+"""ONNX Runtime would start any number at once."""
+
+_OWN_ENTRIES = frozenset(("session.model_external_initializers_file_folder_path",))
+
+
+def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
+    """What a configuration asks for, and warnings that name what in its `parameters` is not known here.
+
+    Raises:
+        LoadError: a value makes no sense.
+    """
+    level = config.optimization.graph.level
+    if level not in GRAPH_LEVELS:
+        raise LoadError(f"config.pbtxt sets optimization.graph.level {level}; it must be -1, 0, 1 or 2")
+    given = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    entries = {name: value for name, value in given.items() if name.startswith("session.") and name not in _OWN_ENTRIES}
+    tuning = Tuning(
+        intra_op_threads=_read(given, "intra_op_thread_count", threads, "0"),
+        inter_op_threads=_read(given, "inter_op_thread_count", threads, "0"),
+        parallel=_read(given, "execution_mode", switch, "0"),
+        graph_level=level,
+        cpu_arena=_read(given, "enable_mem_arena", switch, "1"),
+        memory_pattern=_read(given, "enable_mem_pattern", switch, "1"),
+        session=entries,
+        run={name: _arenas(f"parameters.{name}", given[name]) for name in (_SHRINK,) if name in given},
+    )
+    warnings = []
+    unknown = sorted(set(given) - {SLO, *_PARAMETERS, *CUDA_PARAMETERS, *entries})
+    if unknown:
+        names = ", ".join(f"parameters.{name}" for name in unknown)
+        warnings.append(f"config.pbtxt asks for what is not honoured: {names}")
+    passed_on = sorted(set(entries) - SESSION_ENTRIES)
+    if passed_on:
+        warnings.append(
+            f"config.pbtxt sets {', '.join(passed_on)}, passed on to ONNX Runtime, which ignores what it does not know"
+        )
+    return tuning, warnings
+
+
+_SHRINK = "memory.enable_memory_arena_shrinkage"
+SLO = "slo_ms"
+"""A parameter of ours, read with the rest of what a model's batches are like."""
+
+_PARAMETERS = (
+    "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", _SHRINK,
+)  # fmt: skip
+
+
+def _read(given: Mapping[str, str], name: str, read: Callable[[str, str], T], default: str) -> T:
+    return read(f"parameters.{name}", given.get(name, default))
+
+
+def threads(name: str, text: str) -> int:
+    """A number of threads."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= MAX_THREADS):
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a whole number from 0 to {MAX_THREADS}")
+    return int(text)
+
+
+def size(name: str, text: str) -> str:
+    """A number of bytes, as it was written."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 21 and int(text) < 2**64):
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a number of bytes")
+    return text
+
+
+def number(name: str, text: str) -> str:
+    """A whole number, as it was written."""
+    if not re.fullmatch(r"-?\d{1,9}", text, re.ASCII):
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be a whole number")
+    return text
+
+
+def switch(name: str, text: str) -> bool:
+    """Triton's truth values: 0, 1, false, true."""
+    value = {"1": True, "true": True, "0": False, "false": False}.get(text.lower())
+    if value is None:
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be 0 or 1")
+    return value
+
+
+def flag(name: str, text: str) -> str:
+    """A truth value as ONNX Runtime spells it: 0 or 1."""
+    return "1" if switch(name, text) else "0"
+
+
+def words(name: str, text: str) -> str:
+    """Any text but an empty one."""
+    if not text:
+        raise LoadError(f"config.pbtxt sets {name} to nothing; leave it out or give it a value")
+    return text
+
+
+def choice(*values: str) -> Callable[[str, str], str]:
+    """A reader of one of these values, or of its place among them, which is how Triton spells them."""
+    places = [str(place) for place in range(len(values))]
+
+    def read(name: str, text: str) -> str:
+        if text in values:
+            return text
+        if text in places:
+            return values[places.index(text)]
+        numbered = ", ".join(f"{place} ({value})" for place, value in enumerate(values))
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must be {numbered}")
+
+    return read
+
+
+def _arenas(name: str, text: str) -> str:
+    if not re.fullmatch(r"(cpu|gpu):\d+(;(cpu|gpu):\d+)*", text, re.ASCII):
+        raise LoadError(f"config.pbtxt sets {name} '{text}'; it must name devices, such as cpu:0;gpu:0")
+    return text
+
+
+CUDA_PARAMETERS: Mapping[str, Callable[[str, str], str]] = {
+    "cudnn_conv_algo_search": choice("EXHAUSTIVE", "HEURISTIC", "DEFAULT"),
+    "gpu_mem_limit": size,
+    "arena_extend_strategy": choice("kNextPowerOfTwo", "kSameAsRequested"),
+    "do_copy_in_default_stream": flag,
+    "use_tf32": flag,
+    "enable_cuda_graph": flag,
+}
+"""Parameters that are options of the CUDA provider, with what reads their values."""

@@ -1,0 +1,215 @@
+"""The registry: every version of every model with its state, and the lookup of the one a request means.
+
+LOADING -> READY -> UNLOADING -> UNLOADED, or FAILED with a reason; forward only.
+
+The reconciler writes to it; all others only read.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.pb import model_config_pb2
+from frostline_server.errors import InvalidInput, ModelNotFound, ModelNotReady
+from frostline_server.model.artifact import is_version
+from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.shadow import Counts
+from frostline_server.repository.plan import Fingerprint
+from frostline_server.repository.rollout import Routes
+from frostline_server.repository.routing_table import Shadows, Split, Table, build
+from frostline_server.repository.scan import Model
+
+
+@dataclass(slots=True, eq=False)
+class ModelVersion:
+    """One version of a model.
+
+    Attributes:
+        name: the model's name.
+        version: its number, in decimal.
+        path: its folder.
+        config: the model's own configuration.
+        fingerprint: of the files it was loaded from.
+        state: LOADING, READY, UNLOADING, UNLOADED or FAILED.
+        reason: why it is FAILED, or why newer files of a READY version are not served.
+        served: what it answers with, from READY until it is UNLOADED.
+        refused: the fingerprint of newer files that could not be loaded, or None.
+        load_s: how long loading took.
+    """
+
+    name: str
+    version: str
+    path: Path
+    config: model_config_pb2.ModelConfig
+    fingerprint: Fingerprint = ()
+    state: str = "LOADING"
+    reason: str = ""
+    served: LoadedModel | None = None
+    refused: Fingerprint | None = None
+    load_s: float = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be relied on: it is READY, and its device answers as it should."""
+        # It may be released meanwhile, so it is looked at once.
+        served = self.served
+        return self.state == "READY" and served is not None and not served.fault
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """A model's versions as they share its traffic.
+
+    Attributes:
+        routes: which one answers what.
+        problems: why something is not as the rollout says, one sentence each.
+    """
+
+    routes: Routes
+    problems: tuple[str, ...] = ()
+
+
+class Repository:
+    """Every version the server knows.
+
+    `put`, `forget` and `publish` are called by one thread at a time. Everything else only reads, from any thread, and never
+    waits.
+
+    Args:
+        draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.
+    """
+
+    def __init__(self, draw: Callable[[], float] = random.random) -> None:
+        self._draw = draw
+        # Replaced whole, level by level, so that readers need no lock.
+        self._versions: Mapping[str, Mapping[int, ModelVersion]] = {}
+        self._ready: Table = {}
+        self._traffic: Mapping[str, Traffic] = {}
+        self._labels: Mapping[str, list[str]] = {}
+        self._shadows = Shadows()
+        self.answered_before = 0
+        """Requests answered by versions that are UNLOADED."""
+
+    # What there is
+
+    def put(self, version: ModelVersion) -> None:
+        """Add a version, or replace the one of its number."""
+        versions = {**self._versions.get(version.name, {}), int(version.version): version}
+        self._versions = {**self._versions, version.name: versions}
+
+    def forget(self, name: str, numbers: Iterable[int]) -> None:
+        """Leave versions of a model out from now on."""
+        gone = set(numbers)
+        versions = {number: version for number, version in self.of(name).items() if number not in gone}
+        others = {other: known for other, known in self._versions.items() if other != name}
+        self._versions = {**others, name: versions} if versions else others
+
+    def publish(self, found: Mapping[str, Model]) -> None:
+        """Let requests go where versions' states and models' rollouts say, all at once.
+
+        Args:
+            found: the models folder as it was found.
+        """
+        served = {
+            name: {
+                number: version.served
+                for number, version in versions.items()
+                if version.state == "READY" and version.served is not None
+            }
+            for name, versions in self._versions.items()
+        }
+        models = {name: found.get(name) for name in served}
+        self._ready, ways = build(
+            (name, model.rollout if model else None, served[name]) for name, model in models.items()
+        )
+        self._shadows.follow(
+            {
+                name: (served[name][way.default], served[name][way.shadow])
+                for name, way in ways.items()
+                if way.default is not None and way.shadow is not None
+            }
+        )
+        traffic = {}
+        for name, model in models.items():
+            problems = (model.rollout_problem if model else "", *ways[name].problems, self._shadows.problem(name))
+            traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
+        self._traffic = traffic
+        self._labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
+
+    # Handing out
+
+    def get(self, name: str, version: str) -> LoadedModel:
+        """The version that answers a request.
+
+        Args:
+            name: the model.
+            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest that
+                is READY.
+
+        Raises:
+            ModelNotFound: there is none.
+            ModelNotReady: it exists and is not READY.
+            InvalidInput: the version is neither a number nor a label.
+        """
+        ready = self._ready
+        found: LoadedModel | None = ready.get((name, version))
+        if found is None:
+            split: Split | None = ready.get((name,)) if version in ("", "latest") else None
+            if split is None:
+                raise self._explain(name, version)
+            return split.choose(self._draw())
+        return found
+
+    def _explain(self, name: str, version: str) -> Exception:
+        versions = self._versions.get(name)
+        if versions is None:
+            return ModelNotFound(f"Request for unknown model: '{name}' is not found")
+        labels = self._labels.get(name, [])
+        if version in ("", "latest", *labels):
+            coming = [entry for entry in list(versions.values()) if entry.state != "FAILED"]
+            if coming:
+                return ModelNotReady(
+                    f"Request for unknown model: '{name}' version {coming[0].version} is not at ready state"
+                )
+            reasons = "; ".join(
+                f"version {entry.version} is FAILED: {entry.reason}" for entry in list(versions.values())
+            )
+            return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
+        if not is_version(version):
+            return InvalidInput(
+                f"failed to get model version from specified version string '{version}' for model '{name}', version should be an "
+                f"integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
+            )
+        entry = next((entry for entry in versions.values() if entry.version == version), None)
+        if entry is None:
+            return ModelNotFound(f"Request for unknown model: '{name}' version {version} is not found")
+        because = f": {entry.reason}" if entry.reason else ""
+        return ModelNotReady(
+            f"Request for unknown model: '{name}' version {version} is not at ready state (it is {entry.state}{because})"
+        )
+
+    def of(self, name: str) -> Mapping[int, ModelVersion]:
+        """A model's versions by number."""
+        return self._versions.get(name, {})
+
+    def names(self) -> Iterable[str]:
+        """Every model of which a version is known."""
+        return self._versions.keys()
+
+    def versions(self, name: str = "") -> list[ModelVersion]:
+        """Every version, of one model or of all, by name and number."""
+        models = {name: self.of(name)} if name else self._versions
+        return [version for _, versions in sorted(models.items()) for _, version in sorted(versions.items())]
+
+    def ready_versions(self, name: str) -> list[str]:
+        """Numbers of a model's versions that can be relied on, ascending."""
+        return [version.version for version in self.versions(name) if version.ready]
+
+    def traffic(self, name: str) -> Traffic:
+        """How a model's versions share its traffic."""
+        return self._traffic.get(name, Traffic(Routes(None)))
+
+    def shadows(self) -> list[tuple[str, str, str, Counts]]:
+        """For each shadow the model, its version, the live version, and what it has seen."""
+        return self._shadows.counts()

@@ -1,0 +1,329 @@
+"""The rollout of versions: reads and writes rollout.json, and assigns a model's traffic to its versions.
+
+Each step of a rollout is a pure function from the old rollout to the new one.
+"""
+
+import json
+import math
+import os
+import re
+import secrets
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from frostline_server.errors import ConfigError
+
+FILE = "rollout.json"
+STABLE = "stable"
+"""The label of the version that answers requests which name none."""
+CANARY = "canary"
+"""The label of a version on trial with a share of those requests."""
+
+_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+_MAX_PREVIOUS = 10
+"""Steps that can be taken back; a file must not grow for ever."""
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What a rollout.json says; one that makes no sense cannot be built.
+
+    Attributes:
+        labels: versions by label.
+        split: percent of the requests that name no version, by label; the rest goes to `stable`.
+        shadow: the version that gets a copy of what the stable one answers.
+        previous: versions that were stable before, the last one last.
+
+    Raises:
+        ConfigError: it contradicts itself.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    split: Mapping[str, float] = field(default_factory=dict)
+    shadow: int | None = None
+    previous: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for label, version in self.labels.items():
+            if not _LABEL.fullmatch(label) or label == "latest":
+                raise ConfigError(
+                    f"'{label}' cannot be a label: it begins with a letter, goes on with letters, digits, - and _, and is not latest"
+                )
+            _check_version(f"the label '{label}'", version)
+        for version in self.previous:
+            _check_version("previous", version)
+        for label, percent in self.split.items():
+            if label not in self.labels or label == STABLE:
+                others = sorted(set(self.labels) - {STABLE})
+                raise ConfigError(f"split names '{label}'; it may name the labels other than stable: {others}")
+            if not _is_number(percent) or not 0 < percent <= 100:
+                raise ConfigError(f"split gives '{label}' {percent!r}; expected a percentage above 0 and up to 100")
+        if sum(self.split.values()) > 100 + _ROUNDING:
+            raise ConfigError(f"split gives away {sum(self.split.values()):g} percent; at most 100 can be")
+        if self.shadow is not None:
+            _check_version("shadow", self.shadow)
+        if (self.split or self.shadow) and STABLE not in self.labels:
+            raise ConfigError("a split or a shadow needs a version that is labelled stable")
+        if self.shadow == self.labels.get(STABLE, 0):
+            raise ConfigError(f"version {self.shadow} is stable; it cannot be its own shadow")
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a version is being tried: as the canary, with a share of the traffic, or as the shadow."""
+        return bool(self.split) or self.shadow is not None or CANARY in self.labels
+
+
+def _check_version(what: str, version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ConfigError(f"{what} must be the number of a version, got {version!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# The file
+
+
+def parse(text: str) -> Rollout:
+    """Read what stands in a rollout.json.
+
+    Raises:
+        ConfigError: it is no rollout; the message says what was expected and what came.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"it is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"expected a JSON object, got {type(document).__name__}")
+    unknown = sorted(set(document) - {"labels", "split", "shadow", "previous"})
+    if unknown:
+        raise ConfigError(f"there is no {unknown[0]!r} in a rollout; there are labels, split, shadow and previous")
+    previous = document.get("previous", [])
+    if not isinstance(previous, list):
+        raise ConfigError(f"previous must be a list of versions, got {previous!r}")
+    return Rollout(_mapping(document, "labels"), _mapping(document, "split"), document.get("shadow"), tuple(previous))
+
+
+def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key, {})
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} must be an object, got {value!r}")
+    return value
+
+
+def to_text(rollout: Rollout) -> str:
+    """The file that says `rollout`; `parse` reads it back as it was."""
+    document: dict[str, Any] = {"labels": dict(rollout.labels)}
+    if rollout.split:
+        document["split"] = dict(rollout.split)
+    if rollout.shadow is not None:
+        document["shadow"] = rollout.shadow
+    if rollout.previous:
+        document["previous"] = list(rollout.previous)
+    return json.dumps(document, indent=2) + "\n"
+
+
+def read(folder: Path) -> Rollout | None:
+    """A model's rollout; None where there is no rollout.json.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no rollout.
+    """
+    try:
+        return parse((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{FILE} cannot be followed: {error}") from error
+
+
+def write(folder: Path, rollout: Rollout) -> None:
+    """Replace a model's rollout.json at once: a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    # Hidden while it is written, and on the same file system, so that the rename is atomic.
+    staging = folder / f".{FILE}-{secrets.token_hex(8)}"
+    try:
+        try:
+            with staging.open("x", encoding="utf-8") as file:
+                file.write(to_text(rollout))
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(folder / FILE)
+        finally:
+            staging.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {folder / FILE}: {error.strerror}") from error
+
+
+# The steps
+
+
+def promote(rollout: Rollout | None, version: int) -> Rollout:
+    """Make a version the stable one. Whatever was on trial no longer is."""
+    before = rollout or Rollout()
+    stable = before.labels.get(STABLE, version)
+    previous = before.previous if stable == version else (*before.previous, stable)
+    labels = {label: number for label, number in before.labels.items() if label != CANARY}
+    return Rollout({**labels, STABLE: version}, previous=previous[-_MAX_PREVIOUS:])
+
+
+def with_canary(rollout: Rollout | None, version: int, percent: float) -> Rollout:
+    """Give a version the label `canary` and a share of the traffic.
+
+    Raises:
+        ConfigError: no version is stable, this one is, or the share is no percentage that is left.
+    """
+    before = _with_stable(rollout, version)
+    labels, split = {**before.labels, CANARY: version}, {**before.split, CANARY: percent}
+    return replace(before, labels=labels, split=split)
+
+
+def with_shadow(rollout: Rollout | None, version: int) -> Rollout:
+    """Let a version get a copy of the stable one's traffic.
+
+    Raises:
+        ConfigError: no version is stable, or this one is.
+    """
+    return replace(_with_stable(rollout, version), shadow=version)
+
+
+def _with_stable(rollout: Rollout | None, version: int) -> Rollout:
+    stable = rollout.labels.get(STABLE) if rollout else None
+    if rollout is None or stable is None:
+        raise ConfigError("no version is stable yet, so none can be tried beside it; promote the one that serves first")
+    if stable == version:
+        raise ConfigError(f"version {version} is the stable one; only another can be tried beside it")
+    return rollout
+
+
+def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
+    """Take the last step back: end what is on trial or, when nothing is, make the version that was stable before so again.
+
+    Args:
+        rollout: as it is.
+        on_disk: versions there are; one that was stable and has been deleted is passed over.
+
+    Raises:
+        ConfigError: there is nothing to take back.
+    """
+    if rollout is None:
+        raise ConfigError(f"there is no {FILE}, so there is nothing to roll back")
+    if rollout.on_trial:
+        labels = {label: version for label, version in rollout.labels.items() if label != CANARY}
+        return replace(rollout, labels=labels, split={}, shadow=None)
+    previous = [version for version in rollout.previous if version in on_disk]
+    if not previous:
+        raise ConfigError(
+            "nothing is on trial, and no version that is still there was stable before, so there is nothing to roll back to"
+        )
+    return replace(rollout, labels={**rollout.labels, STABLE: previous[-1]}, previous=tuple(previous[:-1]))
+
+
+# Who answers
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Which READY version answers what.
+
+    Attributes:
+        default: the one that answers what names no version, but for the split; None when none is READY.
+        labels: the one that answers each label.
+        split: versions with the upper ends of their shares of what names no version, between 0 and 1, ascending; the last
+            is 1. Empty when `default` answers all of it.
+        shadow: the one that gets a copy of what `default` answers.
+        problems: why something is not as the rollout says, one sentence each.
+    """
+
+    default: int | None
+    labels: Mapping[str, int] = field(default_factory=dict)
+    split: tuple[tuple[float, int], ...] = ()
+    shadow: int | None = None
+    problems: tuple[str, ...] = ()
+
+    def choose(self, draw: float) -> int | None:
+        """The version that answers a request which names none; `draw` is evenly distributed in [0, 1)."""
+        if not self.split:
+            return self.default
+        ends = [end for end, _ in self.split]
+        return self.split[min(bisect_right(ends, draw), len(ends) - 1)][1]
+
+    def shares(self) -> dict[int, float]:
+        """The part of what names no version that each version answers, between 0 and 1."""
+        if not self.split:
+            return {} if self.default is None else {self.default: 1.0}
+        begins = [0.0, *(end for end, _ in self.split)]
+        return {version: end - begin for begin, (end, version) in zip(begins, self.split, strict=False)}
+
+
+def wanted(rollout: Rollout | None) -> set[int]:
+    """The versions a rollout needs, besides those the version policy asks for."""
+    if rollout is None:
+        return set()
+    return {*rollout.labels.values(), *([] if rollout.shadow is None else [rollout.shadow])}
+
+
+def standing(rollout: Rollout | None) -> tuple[int, ...]:
+    """The versions that are to answer what names none, the first that can: the stable one, then those before it, the last first."""
+    if rollout is None or STABLE not in rollout.labels:
+        return ()
+    return tuple(dict.fromkeys((rollout.labels[STABLE], *reversed(rollout.previous))))
+
+
+def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
+    """Which version answers what.
+
+    Without a rollout the newest READY version answers everything. A rollout that names a version which is not READY never
+    costs a request: in place of the stable version the one that was stable before answers, or else the nearest READY one, older
+    ones first, the shadow last; in place of any other, whatever answers for the stable one.
+    """
+    if not ready:
+        return Routes(None)
+    if rollout is None:
+        return Routes(max(ready))
+    problems = []
+    stable = rollout.labels.get(STABLE)
+    default = max(ready) if stable is None else _nearest(standing(rollout), ready, rollout.shadow)
+    if stable not in (None, default):
+        problems.append(f"version {stable} is stable and not ready: version {default} answers in its place")
+    labels = {}
+    for label, version in rollout.labels.items():
+        labels[label] = version if version in ready else default
+        if version not in ready and label != STABLE:
+            problems.append(f"version {version} is {label} and not ready: version {default} answers in its place")
+    shadow = rollout.shadow
+    if shadow is not None and (shadow not in ready or shadow == default):
+        why = "answers requests itself" if shadow == default else "is not ready"
+        problems.append(f"version {shadow} is the shadow and {why}: nothing is compared")
+        shadow = None
+    return Routes(default, labels, _ends(rollout.split, labels, default), shadow, tuple(problems))
+
+
+def _nearest(stable: Sequence[int], ready: Collection[int], shadow: int | None) -> int:
+    """The READY version that stands in: of `stable` the first, the next older, the next newer; the shadow only when it is alone."""
+    candidates = set(ready) - {shadow} or set(ready)
+    older = [number for number in candidates if number <= stable[0]]
+    return next((number for number in stable if number in candidates), max(older) if older else min(candidates))
+
+
+def _ends(split: Mapping[str, float], labels: Mapping[str, int], default: int) -> tuple[tuple[float, int], ...]:
+    """The split as ascending upper ends; empty when `default` gets everything."""
+    shares = {default: 100 - sum(split.values())}
+    for label, percent in split.items():
+        shares[labels[label]] = shares.get(labels[label], 0.0) + percent
+    # What rounding leaves over is nobody's share.
+    shares = {version: share for version, share in shares.items() if share > _ROUNDING}
+    if set(shares) == {default}:
+        return ()
+    ends = [end / 100 for end in accumulate(shares.values())]
+    return (*zip(ends[:-1], shares, strict=False), (1.0, list(shares)[-1]))

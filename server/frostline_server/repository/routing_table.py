@@ -1,0 +1,126 @@
+"""The routing table: from a request's model name and version to the version that answers.
+
+It is built anew and replaced as a whole, so that a lookup needs no lock.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch
+from frostline_server.repository.rollout import Rollout, Routes, routes
+
+Table = dict[tuple[str, ...], Any]
+"""What requests mean: a `LoadedModel` for each (name, version), and a `Split` for (name,) where what names no version is split.
+
+One dictionary for both, so that it can be replaced at once. Nothing a request says can be the key of a split.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Versions that share the requests naming none."""
+
+    routes: Routes
+    served: Mapping[int, LoadedModel]
+
+    def choose(self, draw: float) -> LoadedModel:
+        """The version for one request; `draw` is evenly distributed in [0, 1)."""
+        number = self.routes.choose(draw)
+        assert number is not None, "only what is served is split"  # noqa: S101  an invariant, not a check
+        return self.served[number]
+
+
+def build(models: Iterable[tuple[str, Rollout | None, Mapping[int, LoadedModel]]]) -> tuple[Table, dict[str, Routes]]:
+    """The table for these models.
+
+    Args:
+        models: for each its name, its rollout, and its READY versions.
+
+    Returns:
+        The table, and each model's routes.
+    """
+    table: Table = {}
+    found: dict[str, Routes] = {}
+    for name, rollout, served in models:
+        found[name] = ways = routes(rollout, served)
+        table.update({(name, str(number)): version for number, version in served.items()})
+        table.update({(name, label): served[number] for label, number in ways.labels.items()})
+        if ways.split:
+            table[name,] = Split(ways, served)
+        elif ways.default is not None:
+            table[name, ""] = table[name, "latest"] = served[ways.default]
+    return table, found
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    live: LoadedModel
+    candidate: LoadedModel
+    shadow: Shadow | None
+    problem: str
+
+
+class Shadows:
+    """Keeps shadows attached to the versions whose traffic they get a copy of.
+
+    `follow` is called by one thread at a time; everything else may be called at any time.
+    """
+
+    def __init__(self) -> None:
+        # Replaced whole, so that readers need no lock.
+        self._attached: dict[str, _Attached] = {}
+
+    def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]]) -> None:
+        """Attach and detach until exactly these are attached; waits for the run of a shadow that goes.
+
+        Args:
+            pairs: for each model the live version and its shadow.
+        """
+        before, after = self._attached, {}
+        for name, (live, candidate) in pairs.items():
+            old = before.get(name)
+            kept = old is not None and old.live is live and old.candidate is candidate
+            after[name] = old if kept and old is not None else _attach(live, candidate)
+        self._attached = after
+        for name, attached in before.items():
+            if after.get(name) is not attached and attached.shadow is not None:
+                if attached.live.tap.shadow is attached.shadow:
+                    attached.live.tap.shadow = None
+                attached.shadow.close()
+
+    def problem(self, name: str) -> str:
+        """Why a model's shadow cannot be compared with the live version, or ""."""
+        attached = self._attached.get(name)
+        return attached.problem if attached else ""
+
+    def counts(self) -> list[tuple[str, str, str, Counts]]:
+        """For each shadow the model, its version, the live version, and what it has seen."""
+        return [
+            (attached.live.name, attached.candidate.version, attached.live.version, attached.shadow.counts())
+            for attached in self._attached.values()
+            if attached.shadow is not None
+        ]
+
+
+def _attach(live: LoadedModel, candidate: LoadedModel) -> _Attached:
+    ours, theirs = live.session.signature, candidate.session.signature
+    problem = mismatch(ours, live.labels, theirs, candidate.labels)
+    if problem or theirs.heads is None:
+        return _Attached(
+            live,
+            candidate,
+            None,
+            f"version {candidate.version} cannot be compared with version {live.version}: {problem}",
+        )
+    shadow = Shadow(
+        candidate.session.run,
+        (theirs.heads.logits, theirs.heads.argmax),
+        input_order(ours, theirs),
+        max_batch_size=candidate.batching.max_batch_size if theirs.batched else None,
+        name=f"shadow-{candidate.name}-{candidate.version}",
+    )
+    shadow.start()
+    live.tap.shadow = shadow
+    return _Attached(live, candidate, shadow, "")

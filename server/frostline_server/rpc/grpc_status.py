@@ -1,0 +1,41 @@
+"""Translation of errors: from a failed prediction to the gRPC status its client sees.
+
+This is the only table of that kind.
+"""
+
+import grpc
+
+from frostline_server.errors import PredictionError
+
+# In bytes. The message travels in a header, where escaping may triple it, and clients refuse headers of more than 8 KiB.
+_MAX_MESSAGE = 2000
+_MAX_ID = 128
+
+
+def status(error: PredictionError, request_id: str = "") -> tuple[grpc.StatusCode, str]:
+    """The status code and message of an error; the message starts with the request's id if it has one."""
+    message = _cut(str(error), _MAX_MESSAGE)
+    if request_id:
+        message = f"[request id: {_cut(request_id, _MAX_ID)}] {message}"
+    return grpc.StatusCode[error.code], message
+
+
+def _cut(text: str, size: int) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= size else f"{encoded[:size].decode(errors='ignore')}..."
+
+
+PUSHBACK = "retry-pushback-ms"
+GRPC_PUSHBACK = f"grpc-{PUSHBACK}"
+"""What gRPC's own retries obey."""
+
+
+def trailers(error: PredictionError, *keys: str) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of an error: under each key, after how many milliseconds to try again, where that is known."""
+    return () if error.pushback_ms is None else tuple([(key, str(error.pushback_ms)) for key in keys])
+
+
+def status_number(error: PredictionError) -> int:
+    """The status code as it goes over the wire."""
+    number: int = grpc.StatusCode[error.code].value[0]
+    return number

@@ -1,0 +1,151 @@
+"""The logging and trace extensions: settings that clients change while the server runs.
+
+Names and values are Triton's. Log settings take effect; tracing is refused, because there is none.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from frostline.pb import inference_pb2 as pb
+from frostline_server import logs
+from frostline_server.errors import InvalidInput, Unsupported
+from frostline_server.repository.registry import Repository
+
+Setting = bool | int | str
+
+_KINDS = {"bool_param": "boolean", "uint32_param": "uint32", "string_param": "string"}
+_LOG_KINDS = {
+    "log_file": "string_param",
+    "log_info": "bool_param",
+    "log_warning": "bool_param",
+    "log_error": "bool_param",
+    "log_verbose_level": "uint32_param",
+    "log_format": "string_param",
+}
+
+_TRACE = {
+    "trace_level": ("OFF",),
+    "trace_rate": ("1000",),
+    "trace_count": ("-1",),
+    "log_frequency": ("0",),
+    "trace_file": ("",),
+    "trace_mode": ("triton",),
+}
+"""The trace settings and their values at the start, which are Triton's."""
+
+_TRACE_RANGES = {"trace_rate": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1), "log_frequency": (0, 2**32 - 1)}
+
+
+class LogControl:
+    """Answers LogSettings, and changes what is logged.
+
+    Args:
+        style: how lines look at the start: console or json.
+        level: the least severe level logged at the start.
+    """
+
+    def __init__(self, style: str, level: str) -> None:
+        # Triton's names of formats. Times in our lines are always ISO 8601.
+        self._styles = {"default": style, "ISO8601": "console", "json": "json"}
+        shown = logs.LEVELS[logs.LEVELS.index(level) :]
+        self._settings: dict[str, Setting] = {
+            "log_file": "",
+            "log_info": "info" in shown,
+            "log_warning": "warning" in shown,
+            "log_error": "error" in shown,
+            "log_verbose_level": int("debug" in shown),
+            "log_format": "default",
+        }
+
+    def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        """Change the settings given, all or none, and tell all.
+
+        Raises:
+            InvalidInput: a setting is unknown, or has the wrong type or a value that means nothing.
+            Unsupported: lines are to go to a file.
+        """
+        if request.settings:
+            changed = {name: self._checked(name, value) for name, value in request.settings.items()}
+            self._settings |= changed
+            levels = [level for level in ("info", "warning", "error") if self._settings[f"log_{level}"]]
+            if self._settings["log_verbose_level"]:
+                levels.append("debug")
+            logs.show(self._styles[str(self._settings["log_format"])], levels)
+        return pb.LogSettingsResponse(
+            settings={
+                name: pb.LogSettingsResponse.SettingValue(**{_LOG_KINDS[name]: value})  # type: ignore[arg-type]  # the names' own types
+                for name, value in self._settings.items()
+            }
+        )
+
+    def _checked(self, name: str, value: pb.LogSettingsRequest.SettingValue) -> Setting:
+        kind = _LOG_KINDS.get(name)
+        if kind is None:
+            raise InvalidInput(f"unknown log setting '{name}'; there are {', '.join(_LOG_KINDS)}")
+        if value.WhichOneof("parameter_choice") != kind:
+            raise InvalidInput(f"expect {_KINDS[kind]} for '{name}'")
+        setting: Setting = getattr(value, kind)
+        if name == "log_file" and setting:
+            raise Unsupported("log_file: lines always go to standard error; redirect it where the server is started")
+        if name == "log_format" and setting not in self._styles:
+            raise InvalidInput(f"invalid argument for log_format, got: {setting}; there are {', '.join(self._styles)}")
+        return setting
+
+
+class TraceControl:
+    """Answers TraceSetting. Settings are kept and told, but no trace is ever written, so the only level is OFF.
+
+    Args:
+        repository: the models, whose settings may differ from the server's.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        # By model; the server's own under "".
+        self._settings: dict[str, dict[str, Sequence[str]]] = {}
+
+    def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        """Change the settings given, all or none, and tell all. A setting without a value goes back to where it was.
+
+        Raises:
+            InvalidInput: a setting is unknown or has a value that means nothing.
+            ModelNotFound: there is no such model.
+            Unsupported: a trace is wanted.
+        """
+        if request.model_name:
+            self._repository.get(request.model_name, "")
+        changed = {name: tuple(value.value) for name, value in request.settings.items()}
+        for name, values in changed.items():
+            _check_trace(name, values)
+        if changed:
+            own = {**self._settings.get(request.model_name, {}), **changed}
+            self._settings[request.model_name] = {name: values for name, values in own.items() if values}
+        told: Mapping[str, Sequence[str]] = {
+            **_TRACE,
+            **self._settings.get("", {}),
+            **self._settings.get(request.model_name, {}),
+        }
+        return pb.TraceSettingResponse(
+            settings={name: pb.TraceSettingResponse.SettingValue(value=values) for name, values in told.items()}
+        )
+
+
+def _check_trace(name: str, values: Sequence[str]) -> None:
+    if name not in _TRACE:
+        raise InvalidInput(f"unknown trace setting '{name}'; there are {', '.join(_TRACE)}")
+    if not values:
+        return
+    if name == "trace_level" and list(values) != ["OFF"]:
+        raise Unsupported(f"trace_level {', '.join(values)}: this server writes no traces, so the only level is OFF")
+    if len(values) > 1:
+        raise InvalidInput(f"expect only 1 value for '{name}', got {len(values)}")
+    (value,) = values
+    if name == "trace_mode" and value != "triton":
+        raise Unsupported(f"trace_mode {value}: this server writes no traces, so the only mode is triton")
+    if name in _TRACE_RANGES:
+        least, most = _TRACE_RANGES[name]
+        try:
+            number = int(value)
+        except ValueError:
+            raise InvalidInput(f"Unable to parse '{name}', got: {value}") from None
+        if not least <= number <= most:
+            raise InvalidInput(f"Unable to parse '{name}', value is out of range [ {least}, {most} ], got: {value}")

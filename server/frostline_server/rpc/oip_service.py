@@ -1,0 +1,56 @@
+"""The Open Inference Protocol service on grpc.aio: every method but inference.
+
+It parses the request, calls the object that implements the method, and translates its errors.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
+from frostline.pb import inference_pb2 as pb
+from frostline_server.codec.codec import parse
+from frostline_server.errors import PredictionError
+from frostline_server.rpc.grpc_status import status
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+
+
+class InferenceService:
+    """The protocol's questions and commands.
+
+    Args:
+        parts: objects with a method for each method of the protocol that they answer, under its name. It takes the
+            request and returns the response, or raises a `PredictionError`. One that blocks is a coroutine.
+    """
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self._parts = parts
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Answer on `server`; a damaged message is refused as everywhere."""
+        handlers = {}
+        for method in SERVICE.methods:
+            for part in self._parts:
+                answer = getattr(part, method.name, None)
+                if answer is not None:
+                    handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                        _handler(GetMessageClass(method.input_type), answer),
+                        response_serializer=GetMessageClass(method.output_type).SerializeToString,
+                    )
+        server.add_registered_method_handlers(SERVICE.full_name, handlers)  # type: ignore[attr-defined]  # the stubs predate it
+
+
+def _handler(message: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes, Context], Awaitable[Any]]:
+    async def call(payload: bytes, context: Context) -> Any:
+        try:
+            response = answer(parse(message, payload))
+            return await response if inspect.isawaitable(response) else response
+        except PredictionError as error:
+            await context.abort(*status(error))
+
+    return call

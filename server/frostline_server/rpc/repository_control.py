@@ -1,0 +1,115 @@
+"""The model repository extension: the index, and loading and unloading of models on demand."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from frostline.pb import inference_pb2 as pb
+from frostline.pb import model_config_pb2
+from frostline_server.errors import InvalidInput, LoadError, Unsupported
+from frostline_server.model_config.pbtxt import parse_model_config
+from frostline_server.repository.reconciler import Reconciler
+from frostline_server.repository.registry import ModelVersion, Repository
+
+_PASSING = ("LOADING", "UNLOADING")
+
+
+class ModelControl:
+    """Answers for the repository.
+
+    Args:
+        repository: the models.
+        reconciler: loads and unloads them.
+    """
+
+    def __init__(self, repository: Repository, reconciler: Reconciler) -> None:
+        self._repository = repository
+        self._reconciler = reconciler
+        self._free = asyncio.Semaphore(1)
+
+    def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        """Every version, its state, and why it is not READY; and the name of each model that is not loaded."""
+        versions = self._repository.versions()
+        index = [_indexed(version) for version in versions if version.ready or not request.ready]
+        if not request.ready:
+            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._reconciler.unloaded()]
+        return pb.RepositoryIndexResponse(models=index)
+
+    async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        """Load a model, or load it anew; answers when it is READY.
+
+        Raises:
+            InvalidInput: a parameter is unknown or makes no sense.
+            LoadFailed: it cannot be served.
+            ModelControlOff: models are not loaded by request on this server.
+            ModelNotFound: it has no folder.
+            Unsupported: the model's files are in the request.
+        """
+        config, warnings = _configuration(request.model_name, request.parameters)
+        await self._work(lambda: self._reconciler.load_model(request.model_name, config, warnings))
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        """Unload every version of a model; answers when all that it had accepted is answered.
+
+        Raises:
+            InvalidInput: a parameter is unknown or makes no sense.
+            ModelControlOff: models are not unloaded by request on this server.
+            ModelNotFound: it is not loaded.
+        """
+        for name, value in request.parameters.items():
+            if name != "unload_dependents":
+                raise InvalidInput(f"unrecognized parameter '{name}' for unloading model '{request.model_name}'")
+            if value.WhichOneof("parameter_choice") != "bool_param":
+                raise InvalidInput("invalid value type for 'unload_dependents' parameter, expected bool_param.")
+        await self._work(lambda: self._reconciler.unload_model(request.model_name))
+        return pb.RepositoryModelUnloadResponse()
+
+    async def _work(self, work: Callable[[], None]) -> None:
+        """Do what takes seconds in a thread, one at a time: those that wait must not take the threads of others."""
+        await self._free.acquire()
+        task = asyncio.create_task(asyncio.to_thread(work))
+        # Not when this call ends: its client may go away before the work is done.
+        task.add_done_callback(self._done)
+        await asyncio.shield(task)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._free.release()
+        if not task.cancelled():
+            # Looked at, so that asyncio does not report what nobody waited for.
+            task.exception()
+
+
+def _configuration(
+    model: str, parameters: Mapping[str, pb.ModelRepositoryParameter]
+) -> tuple[model_config_pb2.ModelConfig | None, Sequence[str]]:
+    """The configuration in a request to load, or None if it has none; and warnings that name what in it is not honoured."""
+    config: model_config_pb2.ModelConfig | None = None
+    warnings: Sequence[str] = ()
+    for name, value in parameters.items():
+        if name.startswith("file:"):
+            raise Unsupported(
+                f"parameter '{name}': a model's files are not taken from a request; put them into the models folder"
+            )
+        if name != "config":
+            raise InvalidInput(f"unrecognized parameter '{name}' for loading model '{model}'; there is only 'config'")
+        if value.WhichOneof("parameter_choice") != "string_param":
+            raise InvalidInput("invalid value type for 'config' parameter, expected string_param.")
+        try:
+            config, warnings = parse_model_config(value.string_param)
+        except LoadError as error:
+            raise InvalidInput(f"parameter 'config' for model '{model}': {error}") from error
+        if config.name not in ("", model):
+            raise InvalidInput(f"parameter 'config' is the configuration of '{config.name}', not of '{model}'")
+    return config, warnings
+
+
+def _indexed(version: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:
+    served, state = version.served, version.state
+    fault = served.fault if served is not None else ""
+    return pb.RepositoryIndexResponse.ModelIndex(
+        name=version.name,
+        version=version.version,
+        # The protocol's word for what cannot be relied on, whatever this server calls it.
+        state=state if (state == "READY" and not fault) or state in _PASSING else "UNAVAILABLE",
+        reason=version.reason or fault,
+    )

@@ -1,0 +1,275 @@
+"""Streaming inference on grpc.aio: `ModelStreamInfer`.
+
+Many requests of one stream are in flight together, and each is answered as soon as its batch is finished, so the
+answers may come in another order than the requests.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from frostline.pb import inference_pb2 as pb
+from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
+from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.codec import varint
+from frostline_server.errors import PredictionError, ServerStopping
+from frostline_server.inference import Inference, Refused, encode, unexpected
+from frostline_server.rpc.grpc_status import status
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_OPEN = 256
+"""Requests of one stream that are accepted and whose answers have not left; beyond it the stream is not read."""
+
+MAX_OPEN_BYTES = 64 << 20
+"""The size of those requests and answers together; beyond it the stream is not read."""
+
+# Turns of the event loop, some microseconds each: without a new message, and in all, before what has come is run.
+_QUIET_TURNS = 2
+_MOST_TURNS = 64
+
+# ModelStreamInferResponse.infer_response: field 2, wire type 2 (length-delimited).
+_RESPONSE_TAG = bytes([2 << 3 | 2])
+
+# Triton marks each answer of a stream as its request's last. Two serialised messages in a row are one with the fields of both.
+_FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+
+
+class StreamFrontEnd:
+    """The streaming inference method, over message bytes.
+
+    Args:
+        inference: takes the requests.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        # One object, so that the batcher sees that entries share it.
+        self._reply = self._answer
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._to_help: list[Batcher] = []
+        self._turns = self._quiet_turns = 0
+        self._streams: dict[_Stream, asyncio.Task[Any]] = {}
+        self._stopping = False
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Answer the method on `server`."""
+        _, service, name = MODEL_STREAM_INFER.split("/")
+        handlers = {name: grpc.stream_stream_rpc_method_handler(self._call)}
+        server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Accept nothing more on any stream; each ends with UNAVAILABLE once what it accepted is answered.
+
+        Returns:
+            Whether all of them did within `timeout_s` seconds.
+        """
+        self._stopping = True
+        for stream in self._streams:
+            stream.stop()
+        if not self._streams:
+            return True
+        _, left = await asyncio.wait(list(self._streams.values()), timeout=timeout_s)
+        return not left
+
+    async def _call(self, _: Any, context: Context) -> None:
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        stream = _Stream(self._inference, context, self._reply, self._help_soon)
+        task = asyncio.current_task()
+        assert task is not None, "a handler runs in a task"  # noqa: S101  an invariant, not a check
+        self._streams[stream] = task
+        try:
+            if self._stopping:
+                stream.stop()
+            await stream.run()
+        finally:
+            del self._streams[stream]
+
+    def _help_soon(self, batcher: Batcher) -> None:
+        """Have a brief batch run by the loop once nothing more comes on any stream: that wakes no thread for each message."""
+        self._quiet_turns = 0
+        if batcher not in self._to_help:
+            self._to_help.append(batcher)
+            if len(self._to_help) == 1:
+                self._turns = 0
+                asyncio.get_running_loop().call_soon(self._help)
+
+    def _help(self) -> None:
+        self._turns += 1
+        self._quiet_turns += 1
+        if self._quiet_turns <= _QUIET_TURNS and self._turns < _MOST_TURNS:
+            asyncio.get_running_loop().call_soon(self._help)
+            return
+        batchers, self._to_help = self._to_help, []
+        for batcher in batchers:
+            batcher.run_inline()
+
+    def _answer(self, entries: list[Entry]) -> None:
+        """Deliver a whole batch, and wake the loop for it only once; runs in the device thread, or in the loop's own."""
+        answers = [(entry, encode(entry)) for entry in entries]
+        if threading.get_ident() == self._thread:
+            _deliver(answers)
+            return
+        assert self._loop is not None, "an entry can only come from a stream"  # noqa: S101  an invariant, not a check
+        self._loop.call_soon_threadsafe(_deliver, answers)
+
+
+class _Stream:
+    """One stream: a task that reads requests, and the handler's own, which writes answers.
+
+    Args:
+        inference: takes the requests.
+        context: the call.
+        reply: takes finished entries, whose token is this stream.
+        help_soon: takes the batcher of each entry that was queued.
+    """
+
+    def __init__(
+        self, inference: Inference, context: Context, reply: Reply, help_soon: Callable[[Batcher], None]
+    ) -> None:
+        self._inference = inference
+        self._context = context
+        self._reply = reply
+        self._help_soon = help_soon
+        left_s = context.time_remaining()
+        self._deadline_s = None if left_s is None else time.monotonic() + left_s
+        metadata = context.invocation_metadata() or ()
+        self._ends_on_error = any(tuple(entry) == ("triton_grpc_error", "true") for entry in metadata)
+        # Accepted and not answered, each with the size of its request.
+        self._accepted: dict[Entry, int] = {}
+        self._answers: deque[bytes] = deque()
+        # Requests whose answer has not left, and the bytes of them and of their answers.
+        self._open = 0
+        self._open_bytes = 0
+        self._read_all = False
+        self._broken = False
+        self._failure: tuple[PredictionError, str] | None = None
+        self._something = asyncio.Event()
+        self._room = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Answer until the client has sent its last request and all are answered, or the stream is to end."""
+        reader = self._reader = asyncio.create_task(self._read())
+        reader.add_done_callback(_looked_at)
+        if self._read_all:
+            reader.cancel()
+        try:
+            await self._write()
+            if self._failure is not None:
+                error, request_id = self._failure
+                # The server ends a call with a status, never by cancelling: that would leave the client waiting.
+                await self._context.abort(*status(error, request_id))
+            await reader
+        finally:
+            reader.cancel()
+            accepted, self._accepted = self._accepted, {}
+            for entry in accepted:
+                self._inference.cancel(entry)
+
+    def stop(self) -> None:
+        """Accept nothing more; end with UNAVAILABLE once what was accepted is answered."""
+        if not self._read_all and self._failure is None:
+            self._failure = ServerStopping("Server is stopping, it has stopped accepting new inference requests"), ""
+            self._end_reading()
+            if self._reader is not None:
+                self._reader.cancel()
+
+    def deliver(self, entry: Entry, response: bytes | None) -> None:
+        """Have a finished entry's answer written, or its error if it has none."""
+        size = self._accepted.pop(entry, None)
+        if size is None:  # the stream has ended
+            return
+        if response is not None:
+            self._answer(size, b"", response)
+        elif entry.error is not None:
+            self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
+
+    async def _read(self) -> None:
+        read = self._context.read
+        try:
+            while (payload := await read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs forget it
+                self._take(payload)
+                # A payload of a while ago must not be kept while waiting for the next.
+                del payload
+                while self._open >= MAX_OPEN or self._open_bytes >= MAX_OPEN_BYTES:
+                    # Not reading lets gRPC's flow control hold the client back.
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._end_reading()
+
+    def _end_reading(self) -> None:
+        self._read_all = True
+        self._something.set()
+
+    def _take(self, payload: bytes) -> None:
+        size = len(payload)
+        self._open += 1
+        self._open_bytes += size
+        try:
+            entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self)
+            batcher = self._inference.submit(entry, MODEL_INFER, payload, inline=True)
+        except Refused as refused:
+            self._refuse(size, refused.error, refused.request_id, refused.model)
+        except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
+            self._refuse(size, unexpected(error), "", "")
+        else:
+            # Its answer is delivered by the loop, so never before this line.
+            self._accepted[entry] = size
+            self._help_soon(batcher)
+
+    def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
+        if self._ends_on_error:
+            if not self._broken:
+                self._broken, self._failure = True, (error, request_id)
+                self._something.set()
+            return
+        _, message = status(error, request_id)
+        # Says to whom it belongs, because the answers of a stream come in any order.
+        response = pb.ModelInferResponse(model_name=model, id=request_id)
+        error_field = pb.ModelStreamInferResponse(error_message=message).SerializeToString()
+        self._answer(size, error_field, response.SerializeToString())
+
+    def _answer(self, size: int, error: bytes, response: bytes) -> None:
+        message = b"".join((error, _RESPONSE_TAG, varint(len(response) + len(_FINAL)), response, _FINAL))
+        self._open_bytes += len(message) - size
+        self._answers.append(message)
+        self._something.set()
+
+    async def _write(self) -> None:
+        answers, write, something = self._answers, self._context.write, self._something
+        while True:
+            while answers:
+                message = answers.popleft()
+                await write(message)
+                self._open -= 1
+                self._open_bytes -= len(message)
+                self._room.set()
+            if self._broken:
+                return
+            if self._read_all and not self._accepted and not answers:
+                return
+            something.clear()
+            await something.wait()
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from reporting what a reader met that nobody waited for: its stream had ended before."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _deliver(answers: list[tuple[Entry, bytes | None]]) -> None:
+    for entry, response in answers:
+        stream: _Stream = entry.call.token
+        stream.deliver(entry, response)

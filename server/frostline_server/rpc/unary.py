@@ -1,0 +1,85 @@
+"""Unary inference on grpc.aio: `ModelInfer` and `Predict`, one coroutine for each call.
+
+Both methods take and return message bytes, so grpc.aio neither parses nor serialises a message.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from frostline.protocol import MODEL_INFER, PREDICT
+from frostline_server.batching.entry import Entry
+from frostline_server.errors import PredictionError
+from frostline_server.inference import Call, Inference, Refused, encode, unexpected
+from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, trailers
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class UnaryFrontEnd:
+    """The two inference methods as coroutines over message bytes.
+
+    Args:
+        inference: takes the calls.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        # One object, so that the batcher sees that entries share it.
+        self._reply = self._answer
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Answer both methods on `server`, without (de)serialisers: the bytes are the inference's own business."""
+        for method in (MODEL_INFER, PREDICT):
+            _, service, name = method.split("/")
+            handlers = {name: grpc.unary_unary_rpc_method_handler(self._handler(method))}
+            server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
+
+    def _handler(self, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def call(payload: bytes, context: Context) -> bytes:
+            return await self._call(method, payload, context)
+
+        return call
+
+    async def _call(self, method: str, payload: bytes, context: Context) -> bytes:
+        self._loop = asyncio.get_running_loop()
+        answered: asyncio.Future[bytes | None] = self._loop.create_future()
+        left_s = context.time_remaining()
+        deadline_s = None if left_s is None else time.monotonic() + left_s
+        try:
+            entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
+            self._inference.submit(entry, method, payload)
+        except Refused as refused:
+            await _abort(context, refused.error, refused.request_id)
+        except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
+            await context.abort(*status(unexpected(error)))
+        try:
+            response = await answered
+        except asyncio.CancelledError:
+            self._inference.cancel(entry)
+            raise
+        if entry.error is not None:
+            # The server ends a call with a status, never by cancelling: that would leave the client waiting.
+            await _abort(context, entry.error, entry.call.request_id)
+        assert response is not None, "without an error there is an answer"  # noqa: S101  an invariant, not a check
+        return response
+
+    def _answer(self, entries: list[Entry]) -> None:
+        """Wake the loop once for a whole batch; runs in the device thread."""
+        assert self._loop is not None, "an entry can only come from a call"  # noqa: S101  an invariant, not a check
+        self._loop.call_soon_threadsafe(_set_answered, [(entry.call, encode(entry)) for entry in entries])
+
+
+async def _abort(context: Context, error: PredictionError, request_id: str) -> NoReturn:
+    """End a call with an error's status."""
+    await context.abort(*status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK))
+
+
+def _set_answered(answers: list[tuple[Call, bytes | None]]) -> None:
+    for call, response in answers:
+        if not call.token.done():
+            call.token.set_result(response)

@@ -1,0 +1,128 @@
+"""The golden sample: real inputs with the logits that PyTorch computed, and the comparison with other logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline_server.errors import LoadError
+from frostline_server.runtime.signature import Signature
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Real samples, and the logits PyTorch computed for them.
+
+    Attributes:
+        inputs: for each input of the network, [R, ...].
+        logits: [R, C].
+        rtol: allowed relative difference.
+        atol: allowed absolute difference.
+    """
+
+    inputs: dict[str, Array]
+    logits: Array
+    rtol: float
+    atol: float
+
+
+def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
+    """Compare logits with trained ones.
+
+    Args:
+        got: [R, ...], as served.
+        expected: [R, ...], as trained.
+        golden: the tolerances.
+        start: the number of the first of these rows in the sample, for messages.
+        size: how many rows the batch had.
+
+    Raises:
+        LoadError: they differ, with the largest difference and the row it is in.
+    """
+    if got.shape != expected.shape:
+        raise LoadError(
+            f"golden check failed: logits have shape {list(got.shape)}, golden.npz has {list(expected.shape)}"
+        )
+    difference = np.abs(got.astype(np.float64) - expected)
+    # Written so that a NaN on either side counts as a difference.
+    # An infinite logit would allow any answer.
+    wrong = ~(difference <= golden.atol + golden.rtol * np.abs(expected)) | ~np.isfinite(expected)
+    if wrong.any():
+        worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0)), wrong.shape)
+        row, *rest = (int(index) for index in worst)
+        raise LoadError(
+            f"golden check failed: the logits differ from PyTorch's by {difference[worst]:.3g} at row {(start + row) % len(golden.logits)}, class "
+            f"{rest[0] if rest else 0} (batch of {size}; served {got[worst]:.6g}, trained {expected[worst]:.6g}; "
+            f"allowed {golden.atol:g} + {golden.rtol:g} x |trained|); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
+        )
+
+
+def compare_classes(classes: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
+    """Check that classes are the best ones by trained logits, or as good within the tolerance.
+
+    Args:
+        classes: [R, ...], as served.
+        expected: [R, C, ...], logits as trained.
+        golden: the tolerances.
+        start: the number of the first of these rows in the sample, for messages.
+        size: how many rows the batch had.
+
+    Raises:
+        LoadError: one is not.
+    """
+    if classes.shape != (*expected.shape[:1], *expected.shape[2:]):
+        raise LoadError(
+            f"golden check failed: classes have shape {list(classes.shape)} for logits {list(expected.shape)}"
+        )
+    strange = (classes < 0) | (classes >= expected.shape[1])
+    places = np.expand_dims(np.where(strange, 0, classes), 1)
+    chosen, best = np.take_along_axis(expected, places, 1)[:, 0], expected.max(axis=1)
+    # Either logit may be off by what is allowed.
+    wrong = strange | (best - chosen > 2 * golden.atol + golden.rtol * (np.abs(best) + np.abs(chosen)))
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0][0])
+        raise LoadError(
+            f"golden check failed: another class than PyTorch's comes out at row {(start + row) % len(golden.logits)} (batch of "
+            f"{size}); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
+        )
+
+
+def golden_keys(inputs: Sequence[str]) -> dict[str, str]:
+    """The name in a golden.npz of each input's rows, by the input's name."""
+    return {name: "input" if len(inputs) == 1 else f"input.{name}" for name in inputs}
+
+
+def read_golden(path: Path, signature: Signature) -> Golden:
+    """Read a golden sample and check that it fits the network.
+
+    Raises:
+        LoadError: the file is damaged, or does not fit.
+    """
+    keys = golden_keys([spec.name for spec in signature.inputs])
+    try:
+        # Opened here, because numpy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in (*keys.values(), "logits", "rtol", "atol")}
+    except KeyError as error:
+        raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
+    except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
+        raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
+    logits = arrays["logits"]
+    rtol, atol = arrays["rtol"], arrays["atol"]
+    if any(array.dtype.kind not in "fiu" for array in (logits, rtol, atol)) or not np.isfinite(logits).all():
+        raise LoadError(f"golden check failed: {path.name} has logits or tolerances that are no finite numbers")
+    if rtol.ndim or atol.ndim or not (0 <= rtol < np.inf and 0 <= atol < np.inf):
+        raise LoadError(f"golden check failed: {path.name} has tolerances that are no finite numbers >= 0")
+    for spec in signature.inputs:
+        rows = arrays[keys[spec.name]]
+        if not rows.ndim or not logits.ndim or len(rows) != len(logits) or len(logits) == 0 or rows.dtype != spec.dtype:
+            raise LoadError(
+                f"golden check failed: {path.name} has input {rows.dtype} {list(rows.shape)} for logits {list(logits.shape)}; "
+                f"expected {spec.dtype} with as many rows"
+            )
+    inputs = {name: arrays[key] for name, key in keys.items()}
+    return Golden(inputs, logits, float(rtol), float(atol))

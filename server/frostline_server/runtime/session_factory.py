@@ -1,0 +1,175 @@
+"""Open an ONNX file as a session: weights found, heads appended, providers as asked for."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+from frostline_server.errors import LoadError
+from frostline_server.runtime.cuda_buckets import cast_network, graphs_wanted, with_graphs, with_precision
+from frostline_server.runtime.cuda_runner import DeviceRunner
+from frostline_server.runtime.cuda_thread import Captures, CudaThread
+from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
+from frostline_server.runtime.heads import add_heads
+from frostline_server.runtime.session import Session
+from frostline_server.runtime.signature import signature_of
+from frostline_server.runtime.tuning import Tuning
+
+
+def load_session(
+    path: Path,
+    providers: Sequence[Provider],
+    *,
+    threads: int,
+    strict: bool,
+    tuning: Tuning | None = None,
+    outputs: Collection[str] = (),
+    captures: Captures | None = None,
+    graphs: bool = True,
+) -> Session:
+    """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
+
+    Args:
+        path: the ONNX file; weights in files of their own are found beside it.
+        providers: from `choose_providers`, perhaps with others before them.
+        threads: threads of one run on the CPU.
+        strict: refuse a session that is not bound to the GPU among the providers.
+        tuning: what the model's configuration asks for.
+        outputs: the file's outputs that are wanted, all when empty; what only the others need is not computed.
+        captures: shared by all sessions of the process that may be on a CUDA device.
+        graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
+
+    Raises:
+        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
+    """
+    tuning = tuning or Tuning()
+    try:
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's and onnx's own errors, and the file system's
+        raise LoadError(f"{path.name} cannot be read: {error}") from error
+    if _keep(model.graph, outputs):
+        content = model.SerializeToString()
+    own_outputs = tuple(value.name for value in model.graph.output)
+    unranked = frozenset(
+        value.name
+        for value in (*model.graph.input, *model.graph.output)
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape")
+    )
+    external = external_files(model, path)
+    # Not serialised as a whole again: for a large network that would hold the interpreter lock for a second.
+    heads, addition = add_heads(model)
+    options = tuning.options(threads)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    index = next((options["device_id"] for name, options in providers if name == CUDA), None)
+    if index is not None and (lost := cuda_error(int(index))):
+        # ONNX Runtime ends the process when it is told to open a session there.
+        raise LoadError(f"the device cuda:{index} has failed, and only a new process can use it again: {lost}")
+    graphs = graphs and graphs_wanted(providers, model, tuning.run)
+    providers = with_graphs(with_precision(providers, model.graph), enabled=graphs)
+    session, problem = _open(path.name, content + addition, options, providers, strict=strict)
+    bound = session.get_providers()
+    if strict and index is not None and CUDA not in bound:
+        raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
+    signature = signature_of(session, own_outputs, heads, unranked)
+    if index is None or CUDA not in bound:
+        return Session(session, signature, external, "cpu", tuning.run_options())
+    runner = DeviceRunner(
+        session,
+        [spec.name for spec in signature.inputs],
+        partial(ort.OrtValue.ortvalue_from_shape_and_type, device_type="cuda", device_id=int(index)),
+        tuning.device_run_options,
+        partial(_caster, {name: options for name, options in providers if name == CUDA}),
+        graphs=graphs and not problem,
+        captures=captures or Captures(),
+        cuda_thread=CudaThread(f"cuda-{index}"),
+    )
+    runner.start()
+    remarks = [f"CUDA graphs are not captured: {problem}"] if problem else []
+    return Session(session, signature, external, f"cuda:{index}", None, runner, remarks)
+
+
+def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
+    """Take the other outputs off the graph, unless a wanted one is not among them; tells whether any was."""
+    kept = [value for value in graph.output if value.name in wanted]
+    if len({value.name for value in kept}) < len(set(wanted)) or len(kept) in (0, len(graph.output)):
+        return False
+    del graph.output[:]
+    graph.output.extend(kept)
+    return True
+
+
+def _open(
+    file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[Provider], *, strict: bool
+) -> tuple[ort.InferenceSession, str]:
+    """A session on the first of the `attempts` that succeeds, and why CUDA captures no graphs if only that had to be given up."""
+    problem: Exception | None = None
+    for attempt, given_up in attempts(providers, strict=strict):
+        try:
+            # ONNX Runtime's own fallback would silently go to the first GPU or the CPU, at any run.
+            session = ort.InferenceSession(model, options, providers=attempt, enable_fallback=0)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
+            problem = error
+        else:
+            return session, str(problem) if given_up == "graphs" else ""
+    raise LoadError(f"{file} cannot be run: {problem}") from problem
+
+
+def _caster(cuda: Mapping[str, dict[str, str]]) -> ort.InferenceSession:
+    """The network that casts bytes, on the device of these options."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    providers = [*with_graphs(list(cuda.items()), enabled=False), (CPU, {})]
+    return ort.InferenceSession(cast_network().SerializeToString(), options, providers=providers, enable_fallback=0)
+
+
+def attempts(providers: Sequence[Provider], *, strict: bool) -> list[tuple[list[Provider], str]]:
+    """The providers to try to open a session with, in turn, each with what is newly given up: "", graphs, accelerators or cuda.
+
+    Args:
+        providers: all that is wanted, best first.
+        strict: whether the GPU is demanded.
+    """
+    own = [provider for provider in providers if provider[0] in (CPU, CUDA)]
+    chosen: list[tuple[list[Provider], str]] = [(list(providers), "")]
+    if any(options.get("enable_cuda_graph") == "1" for _, options in providers):
+        chosen.append((with_graphs(providers, enabled=False), "graphs"))
+    if len(own) < len(providers):
+        chosen.append((with_graphs(own, enabled=False), "accelerators"))
+    if not strict and own[0][0] != CPU:
+        chosen.append(([(CPU, {})], "cuda"))
+    return chosen
+
+
+def external_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    """Names of the files beside the ONNX file `path` that hold its weights.
+
+    Raises:
+        LoadError: one is missing, or is not in the same folder.
+    """
+    names = dict.fromkeys(
+        entry.value
+        for tensor in _tensors(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    )
+    for name in names:
+        inside = Path(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise LoadError(f"{path.name} has weights in '{name}'; they must be in the version's own folder")
+        if not (path.parent / inside).is_file():
+            raise LoadError(f"{path.name} has weights in '{name}', which is missing from the version's folder")
+    return tuple(names)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)

@@ -1,0 +1,116 @@
+"""The signature of a network: its inputs and outputs, as the graph and as clients see them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from frostline_server.errors import LoadError
+from frostline_server.runtime.dtypes import DTYPES, ONNX_TYPES
+from frostline_server.runtime.heads import Heads
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes:
+        name: its name in the graph.
+        datatype: the protocol's name of its element type, such as FP32.
+        dtype: the same for numpy.
+        shape: the shape of one row, or of the whole tensor without a batch axis, as clients see it; None is an axis of
+            any size.
+        reshape: the same as the network sees it, where the model's configuration gives clients another.
+        ranked: whether the graph says how many axes there are.
+    """
+
+    name: str
+    datatype: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+    reshape: tuple[int | None, ...] | None = None
+    ranked: bool = True
+
+    @property
+    def graph_shape(self) -> tuple[int | None, ...]:
+        """`shape` as the network sees it."""
+        return self.shape if self.reshape is None else self.reshape
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a network takes and gives.
+
+    Attributes:
+        inputs: in graph order.
+        outputs: those clients may ask for, in graph order, appended heads last.
+        own_outputs: names of the outputs that answer a request which names none: the file's own.
+        batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
+        heads: the names that read the last layer, when heads were appended.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    own_outputs: tuple[str, ...]
+    batched: bool
+    heads: Heads | None
+
+    def repeated(self, row: Sequence[Array], rows: int) -> list[Array]:
+        """A request of so many rows, all of them this one; the row itself without a batch axis."""
+        return [np.repeat(array, rows, axis=0) if self.batched else array for array in row]
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes a network that ends at logits tells apart; None for others, and where the graph does not say."""
+        logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
+        return logits.graph_shape[0 if self.batched else 1] if logits else None
+
+
+def signature_of(
+    session: ort.InferenceSession, own_outputs: tuple[str, ...], heads: Heads | None, unranked: frozenset[str]
+) -> Signature:
+    """The signature of an open session.
+
+    Args:
+        session: ONNX Runtime's own session.
+        own_outputs: names of the file's own outputs.
+        heads: the appended heads, if there are any.
+        unranked: names of tensors whose number of axes the file does not say.
+
+    Raises:
+        LoadError: it takes or gives something that cannot be passed on.
+    """
+    outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
+    nodes = [*session.get_inputs(), *outputs]
+    batched = bool(session.get_inputs()) and all(node.shape and not isinstance(node.shape[0], int) for node in nodes)
+    return Signature(
+        inputs=tuple(_spec(node, unranked, batched=batched) for node in session.get_inputs()),
+        outputs=tuple(_spec(node, unranked, batched=batched) for node in outputs),
+        own_outputs=own_outputs,
+        batched=batched,
+        heads=heads,
+    )
+
+
+def reshaped(shape: Sequence[int], source: Shape, target: Shape) -> tuple[int, ...]:
+    """`shape`, which fits `source`, as `target` has it: the axes of any size keep their order."""
+    free = iter([size for size, known in zip(shape, source, strict=True) if known is None])
+    return tuple(next(free) if size is None else size for size in target)
+
+
+def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
+    if node.type not in ONNX_TYPES:
+        raise LoadError(
+            f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
+            "truth values and strings: cast it in the graph"
+        )
+    datatype = ONNX_TYPES[node.type]
+    shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+    # Where ONNX Runtime has inferred the axes, it does not matter that the file does not say them.
+    ranked = bool(shape) or node.name not in unranked
+    return TensorSpec(node.name, datatype, DTYPES[datatype], shape[1:] if batched else shape, ranked=ranked)

@@ -1,0 +1,411 @@
+"""The command line, as its users meet it: what it prints, and its exit codes."""
+
+import csv
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import frostline as package
+from frostline.cli import main as cli
+from frostline.client.errors import InvalidInput
+from frostline_server.config import ServerConfig
+from frostline_training.config import RECIPES, Mlp, Recipe
+from frostline_training.errors import TrainingError
+from tests.support.fake_server import LIMIT, MODEL, FakeServer, fake_server
+
+COMMANDS = ("train", "show", "serve", "predict", "models", "promote", "rollback", "demo", "tune")
+ROWS = [[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with fake_server() as fake:
+        yield fake
+
+
+@pytest.fixture
+def rows_npy(tmp_path: Path) -> str:
+    np.save(tmp_path / "rows.npy", np.array(ROWS))
+    return str(tmp_path / "rows.npy")
+
+
+def frostline(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "frostline", *arguments], input=stdin, capture_output=True, timeout=60, check=False
+    )
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and the one sentence of a command line that is refused."""
+    code = cli.run(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("frostline: ")
+    assert captured.err.count("\n") == 1
+    return code, captured.err.removeprefix("frostline: ").rstrip("\n")
+
+
+def test_a_table_of_predictions_has_rows_labels_and_probabilities(
+    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["predict", MODEL, rows_npy, "--server", server.address]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip("─ ")]
+    assert lines == [["row", "prediction", "probability"], ["0", "bee", "0.6652"], ["1", "ant", "0.4994"]]
+
+
+def test_csv_predictions_are_for_programs(
+    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["predict", MODEL, rows_npy, "--server", server.address, "--format", "csv", "--top", "2"]) == 0
+    answers = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(a["row"], a["rank"], a["prediction"]) for a in answers] == [
+        ("0", "1", "bee"),
+        ("0", "2", "cat"),
+        ("1", "1", "ant"),
+        ("1", "2", "cat"),
+    ]
+    assert float(answers[0]["probability"]) == pytest.approx(0.66524, abs=1e-5)
+
+
+def test_json_predictions_name_the_version_and_the_file_of_each_row(
+    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["predict", MODEL, rows_npy, rows_npy, "--server", server.address, "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["model"], answer["version"]) == (MODEL, "2")
+    assert [row["input"] for row in answer["rows"]] == [rows_npy] * 4
+    assert [row["top"][0]["prediction"] for row in answer["rows"]] == ["bee", "ant"] * 2
+
+
+def test_several_files_make_a_table_that_names_them(
+    server: FakeServer, rows_npy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.csv").write_text("0,0,9\n")
+    code = cli.run(
+        ["predict", MODEL, rows_npy, str(tmp_path / "one.csv"), "--server", server.address, "--format", "csv"]
+    )
+    answers = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert code == 0
+    # The first file holds float64 and the second what the model takes; both are sent as float32.
+    assert [(Path(a["input"]).name, a["prediction"]) for a in answers] == [
+        ("rows.npy", "bee"),
+        ("rows.npy", "ant"),
+        ("one.csv", "cat"),
+    ]
+
+
+def test_more_rows_than_the_server_takes_at_once_go_in_several_requests(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "many.npy", np.eye(3, dtype=np.float32)[np.arange(2 * LIMIT + 1) % 3])
+    assert cli.run(["predict", MODEL, str(tmp_path / "many.npy"), "--server", server.address, "--format", "csv"]) == 0
+    answers = [line.split(",")[:2] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert answers == [[str(i), ("ant", "bee", "cat")[i % 3]] for i in range(2 * LIMIT + 1)]
+    assert [request.inputs[0].shape[0] for request in server.requests] == [LIMIT, LIMIT, 1]
+
+
+def test_a_picture_is_one_row(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.row_shape = (1, 2, 2)
+    Image.fromarray(np.array([[1, 9], [2, 0]], np.uint8)).save(tmp_path / "picture.png")
+    arguments = ["predict", MODEL, str(tmp_path / "picture.png"), "--server", server.address, "--format", "csv"]
+    assert cli.run(arguments) == 0
+    assert "0,bee," in capsys.readouterr().out
+    server.row_shape = (1, 8, 8)
+    code, sentence = refusal(capsys, *arguments)
+    assert code == 2
+    assert sentence.endswith(
+        "is 2 x 2 pixels, but the model's input is input FP32 [any, 1, 8, 8]; pictures are never resized"
+    )
+
+
+def test_rows_can_be_piped_in_and_answers_out(server: FakeServer) -> None:
+    piped = frostline("predict", MODEL, "-", "--server", server.address, "--format", "csv", stdin=b"a,b,c\n0,2,1\n")
+    assert piped.stderr == b""
+    assert piped.stdout.startswith(b"row,prediction,probability\n0,bee,0.66")
+    assert piped.returncode == 0
+
+
+def test_a_given_version_is_asked_for(server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["predict", MODEL, rows_npy, "--server", server.address, "--model-version", "1"]) == 0
+    assert [request.version for request in server.requests] == ["1"]
+    assert "bee" in capsys.readouterr().out
+
+
+def test_models_shows_states_reasons_and_inputs(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["models", "--server", server.address]) == 0
+    table = capsys.readouterr().out
+    assert "broken" in table
+    assert "golden check: row 3 is off by 0.5" in table
+    assert "input FP32 [any, 3]" in table
+    assert cli.run(["models", "--server", server.address, "--format", "json"]) == 0
+    broken, echo = json.loads(capsys.readouterr().out)
+    assert (broken["state"], echo["state"]) == ("UNAVAILABLE", "READY")
+    assert echo["inputs"] == ["input FP32 [any, 3]"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["frobnicate"], "no such command 'frobnicate'"),
+        (["predict"], "missing argument 'model'"),
+        (["predict", "m", "x.npy", "--top", "0"], "'--top'"),
+        (["predict", "m", "x.npy", "--format", "xml"], "'xml' is not one of 'table', 'json', 'csv'"),
+        (["predict", "m", "x.npy", "--server", "http://box:8001"], "'http://box:8001' is a URL"),
+        (["predict", "m", "x.npy", "--tls-ca", "nowhere.pem"], "cannot read nowhere.pem: No such file"),
+        (["train", "foo"], "no such recipe 'foo'; there are: breast-cancer, digits"),
+        (["train"], "which recipe?; there are: breast-cancer, digits"),
+        (["train", "iris", "--set", "epoch=3"], "iris has no setting 'epoch'; there are: activation, batch_size"),
+        (["train", "iris", "--set", "epochs=many"], "epochs: Input should be a valid integer"),
+        (["train", "iris", "--set", "epochs"], "write it as name=value"),
+        (["train", "iris", "--precision", "fp4"], "precision 'fp4' is not one of fp16, int8"),
+        (["train", "nowhere.py"], "cannot read nowhere.py: No such file"),
+        (["serve"], "models"),
+        (["serve", "--models", "models", "--port", "99999"], "port"),
+        (["serve", "--models", "models", "--transport", "pigeon"], "transport"),
+        (["serve", "--config", "nowhere.toml"], "nowhere.toml"),
+        (["serve", "--models", "there-is-no-such-folder"], "there-is-no-such-folder"),
+    ],
+)
+def test_bad_usage_is_refused_with_one_sentence_and_code_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str], sentence: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("FROSTLINE_")]:
+        monkeypatch.delenv(name)
+    code, said = refusal(capsys, *arguments)
+    assert sentence in said
+    assert code == 2
+
+
+def test_a_file_that_is_not_there_is_bad_usage(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = refusal(capsys, "predict", MODEL, "nowhere.npy", "--server", server.address)
+    assert (code, said) == (2, "cannot read nowhere.npy: No such file or directory")
+
+
+def test_no_server_is_one_sentence_on_stderr_and_code_1() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        refused = frostline("models", "--server", address)
+    assert refused.returncode == 1
+    assert refused.stdout == b""
+    assert refused.stderr.decode() == (
+        f"frostline: no Frostline server answers at {address}; "
+        "start one with `frostline serve --models models` (Connection refused)\n"
+    )
+
+
+def test_an_unknown_model_is_one_sentence_and_code_1(
+    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = refusal(capsys, "predict", "ecco", rows_npy, "--server", server.address)
+    assert code == 1
+    assert said.endswith("the server has: broken version 1, echo version 2")
+
+
+def test_a_refused_input_is_one_sentence_and_code_1(
+    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InvalidInput("two\nlines.")
+
+    monkeypatch.setattr("frostline.client.connection.Client.model", refuse)
+    assert refusal(capsys, "predict", MODEL, rows_npy, "--server", server.address) == (1, "two lines")
+
+
+def test_ctrl_c_exits_with_130_and_without_a_traceback(server: FakeServer, rows_npy: str) -> None:
+    server.silent = True
+    with subprocess.Popen(
+        [sys.executable, "-m", "frostline", "predict", MODEL, rows_npy, "--server", server.address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert server.asked.wait(30)
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert complaints == b""
+    assert server.gone.wait(10)
+
+
+def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("frostline 0.")
+
+
+def test_nothing_typed_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([command, "--help"]) == 0
+    assert f"Examples:\n    frostline {command}" in capsys.readouterr().out
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert lines[3].split() == ["digits-lstm", "lstm", "on", "digits-rows"]
+
+
+def test_every_setting_of_the_server_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["serve", "--help"])
+    shown = capsys.readouterr().out
+    assert [name for name in ServerConfig.model_fields if f"--{name.replace('_', '-')} " not in shown] == []
+
+
+def test_flags_reach_the_server_and_its_exit_code_comes_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[ServerConfig] = []
+
+    def run(config: ServerConfig) -> int:
+        started.append(config)
+        return 1
+
+    monkeypatch.setattr("frostline_server.main.run", run)
+    assert cli.run(["serve", "--models", "m", "--port", "0", "--grace-s", "1.5", "--log-format", "json"]) == 1
+    assert (started[0].port, started[0].grace_s, started[0].log_format) == (0, 1.5, "json")
+    assert started[0].max_batch_size == ServerConfig(models=Path("m")).max_batch_size
+    assert capsys.readouterr().err == ""
+
+
+def test_the_old_flag_of_the_device_probe_still_reaches_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[ServerConfig] = []
+
+    def run(config: ServerConfig) -> int:
+        started.append(config)
+        return 0
+
+    monkeypatch.setattr("frostline_server.main.run", run)
+    assert cli.run(["serve", "--models", "m", "--canary-s", "2.5"]) == 0
+    assert (started[0].probe_s, len(started[0].deprecated)) == (2.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        (
+            "import frostline",
+            ("torch", "onnxruntime", "frostline_server", "frostline_training", "grpc", "numpy", "typer"),
+        ),
+        ("from frostline.pb import inference_pb2", ("grpc", "numpy", "frostline_server")),
+        (
+            "import frostline; frostline.connect",
+            ("torch", "onnxruntime", "frostline_server", "frostline_training", "typer", "rich"),
+        ),
+        (
+            "HELP('predict')",
+            ("torch", "onnxruntime", "frostline_server", "frostline_training", "grpc", "numpy", "rich"),
+        ),
+        ("HELP('serve')", ("torch", "onnxruntime", "frostline_server", "frostline_training", "grpc", "numpy", "rich")),
+        ("import frostline.cli.main, frostline_server.app", ("torch", "frostline_training", "sklearn", "matplotlib")),
+        (
+            "HELP('promote')",
+            ("torch", "onnxruntime", "frostline_server", "frostline_training", "grpc", "numpy", "rich"),
+        ),
+        ("HELP('train')", ("torch", "onnxruntime", "frostline_server", "frostline_training")),
+    ],
+)
+def test_nothing_is_loaded_that_is_not_needed(code: str, unwanted: Sequence[str]) -> None:
+    prelude = (
+        "import sys\ndef HELP(command):\n    from frostline.cli import main as cli\n    cli.run([command, '--help'])\n"
+    )
+    script = f"{prelude}{code}\nprint('LOADED', *[name for name in {unwanted!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED"
+
+
+def test_train_runs_the_recipe_with_the_seed_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[Recipe, Path, str]] = []
+
+    def run(recipe: Recipe, *, models: Path, device: str, **_: object) -> None:
+        trained.append((recipe, models, device))
+
+    monkeypatch.setattr("frostline_training.pipeline.run", run)
+    assert cli.run(["train", "iris", "--models", "here", "--device", "cpu", "--seed", "7"]) == 0
+    assert cli.run(["train", "iris"]) == 0
+    assert trained == [
+        (RECIPES["iris"].model_copy(update={"seed": 7}), Path("here"), "cpu"),
+        (RECIPES["iris"], Path("models"), "auto"),
+    ]
+
+
+def test_train_passes_on_what_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[dict[str, object]] = []
+
+    def run(recipe: Recipe, **options: object) -> None:
+        asked.append({"recipe": recipe, **options})
+
+    monkeypatch.setattr("frostline_training.pipeline.run", run)
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from frostline_training.config import Mlp, Recipe\nmine = Recipe(name='mine', data='iris', network=Mlp(hidden=(4,)))\n"
+    )
+    typed = [
+        "--set",
+        "epochs=5",
+        "--set",
+        "hidden=8,9",
+        "--resume",
+        "--precision",
+        "int8",
+        "--runs",
+        "there",
+        "--tensorboard",
+    ]
+    assert cli.run(["train", str(own), *typed]) == 0
+    recipe = asked[0].pop("recipe")
+    assert isinstance(recipe, Recipe)
+    assert isinstance(recipe.network, Mlp)
+    assert (recipe.name, recipe.hyperparameters.epochs, recipe.network.hidden) == ("mine", 5, (8, 9))
+    del asked[0]["console"]
+    assert asked == [
+        {
+            "models": Path("models"),
+            "device": "auto",
+            "runs": Path("there"),
+            "resume": True,
+            "precision": ("int8",),
+            "bound": 0.5,
+            "tensorboard": True,
+        }
+    ]
+
+
+def test_a_training_that_fails_is_one_sentence_and_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise TrainingError("the loss is not finite: lower the learning rate.")
+
+    monkeypatch.setattr("frostline_training.pipeline.run", run)
+    assert refusal(capsys, "train", "iris") == (1, "the loss is not finite: lower the learning rate")
+
+
+@pytest.mark.parametrize("command", [["train", "digits"], ["demo"]])
+def test_training_without_torch_says_what_to_install(command: Sequence[str]) -> None:
+    script = f"import sys\nsys.modules['torch'] = None\nfrom frostline.cli import main as cli\nsys.exit(cli.run({command!r}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ("frostline: training needs torch, which is not installed: pip install 'frostline[train]'\n")
+    assert done.returncode == 1
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    assert dir(package) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing  # type: ignore[attr-defined]  # that is the mistake

@@ -1,0 +1,227 @@
+"""Files to the rows a model takes."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.cli.inputs import InputError, read
+from frostline.client.catalog import Model, TensorSpec
+
+
+def model(*shape: int, datatype: str = "FP32", names: tuple[str, ...] = ("input",)) -> Model:
+    return Model("m", "1", "READY", inputs=tuple(TensorSpec(name, datatype, (-1, *shape)) for name in names))
+
+
+def stdin(content: bytes = b"") -> io.BytesIO:
+    return io.BytesIO(content)
+
+
+def npy(array: object) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(array))
+    return buffer.getvalue()
+
+
+def test_an_npy_file_keeps_its_type_and_values(tmp_path: Path) -> None:
+    rows = np.arange(6, dtype=np.float16).reshape(2, 3)
+    np.save(tmp_path / "rows.npy", rows)
+    arrays, sources = read([str(tmp_path / "rows.npy")], model(3), stdin())
+    np.testing.assert_array_equal(arrays["input"], rows)
+    assert arrays["input"].dtype == np.float16
+    assert sources == [str(tmp_path / "rows.npy")] * 2
+
+
+@pytest.mark.parametrize("header", ["", "a,b,c\n", "\ufeffa,b,c\n"])
+def test_a_csv_file_may_have_a_header(tmp_path: Path, header: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"{header}1,2,3\n\n4,5,6.5\n", encoding="utf-8")
+    arrays, _ = read([str(tmp_path / "rows.csv")], model(3), stdin())
+    assert arrays["input"].tolist() == [[1, 2, 3], [4, 5, 6.5]]
+    assert arrays["input"].dtype == np.float32
+
+
+def test_flat_csv_rows_fill_the_models_shape_in_row_major_order() -> None:
+    arrays, _ = read(["-"], model(1, 2, 2), stdin(b"1,2,3,4\n"))
+    assert arrays["input"].tolist() == [[[[1, 2], [3, 4]]]]
+
+
+def test_csv_numbers_take_the_type_of_the_input() -> None:
+    arrays, _ = read(["-"], model(2, datatype="INT64"), stdin(b"1,2\n"))
+    assert arrays["input"].dtype == np.int64
+    for content in (b"1,2.5\n", b"1,nan\n"):
+        with pytest.raises(InputError, match="numbers that are not INT64"):
+            read(["-"], model(2, datatype="INT64"), stdin(content))
+
+
+def test_standard_input_is_told_apart_by_its_first_bytes() -> None:
+    assert read(["-"], model(2), stdin(b"1,2\n"))[0]["input"].tolist() == [[1, 2]]
+    assert read(["-"], model(2), stdin(npy([[3.0, 4.0]])))[0]["input"].tolist() == [[3, 4]]
+    archive = io.BytesIO()
+    np.savez(archive, input=np.array([[5.0, 6.0]]))
+    assert read(["-"], model(2), stdin(archive.getvalue()))[0]["input"].tolist() == [[5, 6]]
+
+
+def test_an_npz_file_feeds_several_inputs_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    arrays_of_file: dict[str, Any] = {"left": [[1.0]], "input.right": [[2.0]], "logits": [[9.0]], "rtol": 0.1}
+    np.savez(tmp_path / "rows.npz", **arrays_of_file)
+    arrays, _ = read([str(tmp_path / "rows.npz")], model(1, names=("left", "right")), stdin())
+    assert {name: array.tolist() for name, array in arrays.items()} == {"left": [[1]], "right": [[2]]}
+
+
+def test_the_only_array_of_an_npz_file_needs_no_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", [[1.0]])
+    assert read([str(tmp_path / "rows.npz")], model(1), stdin())[0]["input"].tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("row_shape", "expected"),
+    [
+        ((1, 2, 3), (1, 1, 2, 3)),
+        ((2, 3), (1, 2, 3)),
+        ((2, 3, 1), (1, 2, 3, 1)),
+        ((6,), (1, 6)),
+        ((3, 2, 3), (1, 3, 2, 3)),
+        ((2, 3, 3), (1, 2, 3, 3)),
+        ((18,), (1, 18)),
+        ((1, -1, -1), (1, 1, 2, 3)),
+    ],
+)
+def test_a_picture_becomes_gray_or_colour_as_the_model_asks(
+    tmp_path: Path, row_shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    pixels = np.full((2, 3, 3), 90, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    array = read([str(tmp_path / "picture.png")], model(*row_shape), stdin())[0]["input"]
+    assert array.shape == expected
+    assert array.dtype == np.uint8
+    assert (array == 90).all()
+
+
+def test_a_pictures_pixels_are_scaled_to_what_white_is_to_the_model(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 51, 255]], np.uint8)).save(tmp_path / "picture.png")
+    array = read([str(tmp_path / "picture.png")], model(1, 3), stdin(), white=16)[0]["input"]
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array, [[[0, 3.2, 16]]], rtol=1e-6)
+
+
+def test_a_picture_of_another_size_is_never_resized(tmp_path: Path) -> None:
+    Image.new("L", (3, 2)).save(tmp_path / "picture.png")
+    with pytest.raises(InputError, match=r"is 3 x 2 pixels, but the model's input is input FP32 \[any, 1, 8, 8\]"):
+        read([str(tmp_path / "picture.png")], model(1, 8, 8), stdin())
+
+
+def test_a_deep_picture_is_refused_rather_than_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(InputError, match="16 bits a pixel"):
+        read([str(tmp_path / "deep.png")], model(2, 3), stdin())
+
+
+def test_rows_of_several_files_follow_each_other(tmp_path: Path) -> None:
+    for name, rows in {"a": [[1.0, 2.0]], "b": [[3.0, 4.0], [5.0, 6.0]]}.items():
+        np.save(tmp_path / f"{name}.npy", rows)
+    paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    arrays, sources = read(paths, model(2), stdin())
+    assert arrays["input"].tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert sources == [paths[0], paths[1], paths[1]]
+
+
+def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 2), np.float32))
+    np.save(tmp_path / "b.npy", np.zeros((1, 3), np.float32))
+    with pytest.raises(InputError, match=r"b.npy holds rows of float32 \[3\], but .*a.npy holds float32 \[2\]"):
+        read([str(tmp_path / "a.npy"), str(tmp_path / "b.npy")], model(-1), stdin())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("rows.npy", b"no", "rows.npy is not a NumPy array of plain numbers"),
+        ("rows.npy", b"", "rows.npy is not a NumPy array of plain numbers"),
+        ("rows.npz", b"PKno", "rows.npz is not an archive of NumPy arrays"),
+        ("rows.png", b"no", "rows.png is not a PNG picture"),
+        ("rows.csv", b"\xff\xfe", "rows.csv is not a csv file"),
+        ("rows.csv", b"", "rows.csv holds no rows"),
+        ("rows.csv", b"a,b\n", "rows.csv holds no rows"),
+        ("rows.csv", b"1,2\n3\n", "row 2 has 1 columns, but row 1 has 2"),
+        ("rows.csv", b"1,2\n3,x\n", "row 2 holds 'x' where a number was expected"),
+        ("rows.csv", b"1,2,3\n", r"holds an array of shape \[1, 3\], but m expects input FP32 \[any, 2\]"),
+        ("rows.txt", b"1,2\n", "it must end in .npy, .npz, .csv or .png"),
+        ("rows.npy", npy(5.0), r"array of shape \[\]"),
+        ("rows.npy", npy(np.zeros((0, 2))), "holds no rows"),
+    ],
+)
+def test_a_file_that_cannot_be_rows_is_refused_in_one_sentence(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        read([str(tmp_path / name)], model(2), stdin())
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(InputError, match=r"cannot read nowhere\.npy: No such file or directory"):
+        read(["nowhere.npy"], model(2), stdin())
+
+
+def test_several_inputs_need_an_npz_file_with_their_names_and_equal_rows(tmp_path: Path) -> None:
+    two = model(1, names=("left", "right"))
+    with pytest.raises(InputError, match=r"several inputs \(left, right\); give them in one .npz file"):
+        read(["-"], two, stdin(b"1\n"))
+    np.savez(tmp_path / "half.npz", left=[[1.0]])
+    with pytest.raises(InputError, match=r"half\.npz holds left, but m needs an array named right"):
+        read([str(tmp_path / "half.npz")], two, stdin())
+    np.savez(tmp_path / "odd.npz", left=[[1.0]], right=[[1.0], [2.0]])
+    with pytest.raises(InputError, match="disagree on the number of rows: left has 1, right has 2"):
+        read([str(tmp_path / "odd.npz")], two, stdin())
+
+
+def test_texts_cannot_come_from_csv() -> None:
+    with pytest.raises(InputError, match=r"give texts in an \.npy file"):
+        read(["-"], model(1, datatype="BYTES"), stdin(b"1\n"))
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    columns = [{"name": "age"}, {"name": "colour", "categories": ["(unknown)", "red", "blue"]}]
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps({"data": {"columns": columns}}))
+    return path
+
+
+def test_a_card_puts_columns_in_order_and_words_into_numbers(card: Path) -> None:
+    arrays, _ = read(["-"], model(2), stdin(b"colour,name,age\nblue,x,1.5\nred,y,\n,z,3\n"), card=card)
+    np.testing.assert_array_equal(arrays["input"], np.array([[1.5, 2], [np.nan, 1], [3, 0]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b"age,colour\n1,green\n",
+            "-, row 1, column 'colour': 'green' is no category that the model knows; it knows: red,",
+        ),
+        (b"age,colour\n1,(unknown)\n", "'\\(unknown\\)' is no category"),
+        (b"age,colour\n1,red\nold,red\n", "-, row 2, column 'age': 'old' is not a number"),
+        (b"age\n1\n", "- has no column 'colour'; it has: age"),
+        (b"age,colour\n1\n", "-: row 1 has 1 columns, but the header names 2"),
+        (b"age,colour\n", "- holds no rows"),
+        (b"", "- has no column 'age'; it has: none"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_card_is_refused_with_the_place(
+    card: Path, content: bytes, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read(["-"], model(2), stdin(content), card=card)
+
+
+def test_a_card_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*nowhere.json: No such file"):
+        read(["-"], model(2), stdin(b""), card=tmp_path / "nowhere.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match="is not the card of a model that was trained on a table"):
+        read(["-"], model(2), stdin(b""), card=tmp_path / "other.json")

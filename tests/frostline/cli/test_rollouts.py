@@ -1,0 +1,184 @@
+"""Promoting and rolling back from the command line, and how a rollout is shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import frostline
+from frostline.cli import main as cli
+from frostline_server.repository import rollout as rollouts
+from frostline_server.repository.rollout import Rollout
+from tests.support.fake_server import MODEL, fake_server
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder whose model `digits` has the versions 1, 2, 3 and 10, and what is none."""
+    for name in ("1", "2", "3", "10", ".staging-11", "012", "notes"):
+        (tmp_path / "digits" / name).mkdir(parents=True)
+    return tmp_path
+
+
+def done(models: Path, capsys: Capture, *arguments: str) -> tuple[str, Rollout | None]:
+    """What a command says, and the rollout after it."""
+    command, model, *rest = arguments
+    assert cli.run([command, model, *rest, "--models", str(models)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.rstrip("\n"), rollouts.read(models / model)
+
+
+def refused(models: Path, capsys: Capture, *arguments: str) -> str:
+    """The one sentence of a refusal, which changes nothing."""
+    before = sorted(path.read_bytes() for path in models.rglob("*") if path.is_file())
+    assert cli.run([*arguments, "--models", str(models)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert sorted(path.read_bytes() for path in models.rglob("*") if path.is_file()) == before
+    return captured.err.removeprefix("frostline: ").rstrip("\n")
+
+
+def test_a_version_is_tried_promoted_and_taken_back(models: Path, capsys: Capture) -> None:
+    said, rollout = done(models, capsys, "promote", "digits", "3")
+    assert (said, rollout) == ("digits: version 3 is stable", Rollout({"stable": 3}))
+    said, _ = done(models, capsys, "promote", "digits", "--shadow")
+    assert said == "digits: version 3 is stable, version 10 gets a copy of the traffic"
+    said, rollout = done(models, capsys, "promote", "digits", "--canary", "2.5")
+    assert rollout == Rollout({"stable": 3, "canary": 10}, {"canary": 2.5}, 10)
+    assert said == (
+        "digits: version 3 is stable, version 10 is canary with 2.5 % of the traffic, version 10 gets a copy of the traffic"
+    )
+    said, rollout = done(models, capsys, "promote", "digits")
+    assert (said, rollout) == ("digits: version 10 is stable", Rollout({"stable": 10}, previous=(3,)))
+    said, rollout = done(models, capsys, "rollback", "digits")
+    assert (said, rollout) == ("digits: version 3 is stable", Rollout({"stable": 3}))
+    assert "nothing to roll back to" in refused(models, capsys, "rollback", "digits")
+
+
+def test_a_promotion_without_a_version_takes_the_canary_then_the_shadow_then_the_newest(
+    models: Path, capsys: Capture
+) -> None:
+    done(models, capsys, "promote", "digits", "1")
+    done(models, capsys, "promote", "digits", "2", "--shadow")
+    done(models, capsys, "promote", "digits", "3", "--canary", "5")
+    for version in (3, 10):
+        _, rollout = done(models, capsys, "promote", "digits")
+        assert rollout is not None
+        assert rollout.labels == {"stable": version}
+    done(models, capsys, "promote", "digits", "2", "--shadow")
+    _, rollout = done(models, capsys, "promote", "digits")
+    assert rollout == Rollout({"stable": 2}, previous=(1, 3, 10))
+
+
+def test_a_canary_and_a_shadow_can_be_asked_for_at_once_and_taken_back_at_once(models: Path, capsys: Capture) -> None:
+    done(models, capsys, "promote", "digits", "2")
+    _, rollout = done(models, capsys, "promote", "digits", "3", "--canary", "5", "--shadow")
+    assert rollout == Rollout({"stable": 2, "canary": 3}, {"canary": 5}, 3)
+    _, rollout = done(models, capsys, "rollback", "digits")
+    assert rollout == Rollout({"stable": 2})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("promote", "digits", "7"), "model 'digits' has no version 7; it has: 1, 2, 3, 10"),
+        (("promote", "digits", "0"), "greater than or equal to 1"),
+        (("promote", "digits", "canary"), "valid integer"),
+        (("promote", "letters"), "has no model 'letters'; it has: digits"),
+        (("promote", "../digits"), "has no model '../digits'"),
+        (("promote", ""), "has no model ''"),
+        (("rollback", "letters"), "has no model 'letters'; it has: digits"),
+        (("rollback", "digits"), "digits: there is no rollout.json, so there is nothing to roll back"),
+        (("promote", "digits", "3", "--shadow"), "no version is stable yet"),
+        (("promote", "digits", "3", "--canary", "5"), "no version is stable yet"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(
+    models: Path, capsys: Capture, arguments: tuple[str, ...], words: str
+) -> None:
+    assert words in refused(models, capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("10", "--canary", "5"), "version 10 is the stable one; only another can be tried beside it"),
+        (("--shadow",), "version 10 is the stable one"),
+        (("3", "--canary", "0"), "expected a percentage above 0 and up to 100"),
+        (("3", "--canary", "101"), "expected a percentage above 0 and up to 100"),
+        (("3", "--canary", "nan"), "expected a percentage above 0 and up to 100"),
+    ],
+)
+def test_a_trial_that_cannot_be_is_refused(
+    models: Path, capsys: Capture, arguments: tuple[str, ...], words: str
+) -> None:
+    done(models, capsys, "promote", "digits", "10")
+    assert words in refused(models, capsys, "promote", "digits", *arguments)
+
+
+def test_a_damaged_rollout_is_not_written_over(models: Path, capsys: Capture) -> None:
+    (models / "digits" / rollouts.FILE).write_text('{"labels": {"stable": "3"}}')
+    for command in ("promote", "rollback"):
+        said = refused(models, capsys, command, "digits")
+        assert said == (
+            "digits: rollout.json cannot be followed: the label 'stable' must be the number of a version, got '3'"
+        )
+
+
+def test_a_model_without_versions_has_nothing_to_promote(models: Path, capsys: Capture) -> None:
+    (models / "empty").mkdir()
+    assert refused(models, capsys, "promote", "empty").endswith("has no version")
+
+
+# What a server says
+
+
+TRYING = {
+    "frostline.version": "2",
+    "frostline.version_labels": "canary eu",
+    "frostline.share": "0.05",
+    "frostline.shadow_of": "1",
+    "frostline.rollout_problem": "version 1 is stable and not ready: version 2 answers in its place",
+}
+
+
+def test_models_shows_each_versions_part_in_the_traffic_and_what_is_not_as_the_rollout_says(capsys: Capture) -> None:
+    with fake_server() as server:
+        server.parameters = TRYING
+        assert cli.run(["models", "--server", server.address]) == 0
+        shown = capsys.readouterr().out
+        assert cli.run(["models", "--server", server.address, "--format", "json"]) == 0
+        broken, echo = json.loads(capsys.readouterr().out)
+    assert "traffic" in shown.splitlines()[0]
+    assert "5 %, canary, eu" in shown
+    assert "shadow of 1" in shown
+    assert shown.splitlines()[-1] == f"{MODEL}: {TRYING['frostline.rollout_problem']}"
+    assert (echo["version_labels"], echo["share"], echo["shadow_of"]) == (["canary", "eu"], 0.05, "1")
+    assert echo["rollout_problem"] == TRYING["frostline.rollout_problem"]
+    assert (broken["version_labels"], broken["share"], broken["shadow_of"]) == ([], 0.0, "")
+
+
+def test_without_a_rollout_models_shows_no_column_of_it(capsys: Capture) -> None:
+    with fake_server() as server:
+        server.parameters = {"frostline.version": "2", "frostline.share": "1"}
+        assert cli.run(["models", "--server", server.address]) == 0
+    assert "traffic" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("asked", ["", "latest", "canary"])
+def test_a_client_learns_which_version_answers_a_label_and_asks_that_one_on(asked: str) -> None:
+    with fake_server() as server, frostline.connect(server.address) as client:
+        server.parameters = TRYING
+        model = client.model(MODEL, version=asked)
+        assert (model.version, model.version_labels, model.share) == ("2", ("canary", "eu"), 0.05)
+        assert [request.version for request in server.asked_metadata] == ["2"]
+
+
+def test_a_label_reaches_the_server_as_it_is_typed() -> None:
+    with fake_server() as server, frostline.connect(server.address) as client:
+        client.predict(MODEL, [[1.0, 2.0, 3.0]], version="canary")
+        assert [request.version for request in server.requests] == ["canary"]

@@ -1,0 +1,89 @@
+"""The asyncio client is the blocking client's twin."""
+
+import asyncio
+import inspect
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+
+import frostline
+from tests.support.fake_server import MODEL, FakeServer, fake_server
+
+ROWS = np.array([[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]], np.float32)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with fake_server() as fake:
+        yield fake
+
+
+async def test_a_prediction_is_the_one_the_blocking_client_gets(server: FakeServer) -> None:
+    async with frostline.connect_async(server.address) as client:
+        prediction = await client.predict(MODEL, ROWS, outputs=["logits", "argmax"], top_k=1)
+    with frostline.connect(server.address) as blocking:
+        twin = blocking.predict(MODEL, ROWS, outputs=["logits", "argmax"], top_k=1)
+    np.testing.assert_array_equal(prediction.logits, twin.logits)
+    assert prediction.labels == twin.labels
+    assert prediction.top() == twin.top()
+
+
+async def test_many_requests_at_once_each_get_their_own_answer(server: FakeServer) -> None:
+    rows = np.eye(3, dtype=np.float32)
+    async with frostline.connect_async(server.address) as client:
+        answers = await asyncio.gather(*(client.predict(MODEL, rows[[i % 3]]) for i in range(30)))
+    assert [answer.argmax.item() for answer in answers] == [i % 3 for i in range(30)]
+
+
+async def test_the_catalogue_is_the_same(server: FakeServer) -> None:
+    async with frostline.connect_async(server.address) as client:
+        models = await client.models()
+        model = await client.model(MODEL)
+        assert await client.ready()
+        assert await client.ready(MODEL)
+    with frostline.connect(server.address) as blocking:
+        assert models == blocking.models()
+        assert model == blocking.model(MODEL)
+
+
+async def test_failures_are_the_same(server: FakeServer) -> None:
+    async with frostline.connect_async(server.address) as client:
+        with pytest.raises(frostline.ModelNotFound, match="the server has: broken version 1, echo version 2"):
+            await client.predict("ecco", ROWS)
+        server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape")]
+        with pytest.raises(frostline.InvalidInput, match=r"unexpected shape; echo expects input FP32 \[any, 3\]"):
+            await client.predict(MODEL, ROWS)
+
+
+async def test_an_unavailable_server_is_tried_again_until_it_answers(server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")]
+    async with frostline.connect_async(server.address) as client:
+        assert (await client.predict(MODEL, ROWS)).argmax.tolist() == [1, 0]
+    assert len(server.requests) == 2
+
+
+async def test_a_late_answer_is_given_up(server: FakeServer) -> None:
+    server.silent = True
+    async with frostline.connect_async(server.address, timeout_s=0.1) as client:
+        with pytest.raises(frostline.DeadlineExceeded):
+            await client.predict(MODEL, ROWS)
+
+
+async def test_cancelling_the_task_cancels_the_call_on_the_server(server: FakeServer) -> None:
+    server.silent = True
+    async with frostline.connect_async(server.address) as client:
+        task = asyncio.ensure_future(client.predict(MODEL, ROWS))
+        assert await asyncio.to_thread(server.asked.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await asyncio.to_thread(server.gone.wait, 10)
+
+
+@pytest.mark.parametrize("method", ["predict", "models", "model", "ready"])
+def test_the_twins_take_the_same_arguments_and_return_the_same(method: str) -> None:
+    assert inspect.signature(getattr(frostline.Client, method)) == inspect.signature(
+        getattr(frostline.AsyncClient, method)
+    )

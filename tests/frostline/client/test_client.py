@@ -1,0 +1,326 @@
+"""The blocking client against a real socket."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+
+import frostline
+from frostline.client import messages
+from frostline.pb import predictor_pb2 as typed
+from tests.support.fake_server import LABELS, MODEL, FakeServer, fake_server
+
+ROWS = np.array([[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]], np.float32)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with fake_server() as fake:
+        yield fake
+
+
+@pytest.fixture
+def client(server: FakeServer) -> Iterator[frostline.Client]:
+    with frostline.connect(server.address) as connected:
+        yield connected
+
+
+def test_a_prediction_holds_logits_probabilities_classes_and_labels(client: frostline.Client) -> None:
+    prediction = client.predict(MODEL, ROWS)
+    np.testing.assert_array_equal(prediction.logits, ROWS)
+    np.testing.assert_allclose(prediction.softmax.sum(axis=1), 1, rtol=1e-6)
+    assert prediction.argmax.tolist() == [1, 0]
+    assert prediction.labels == ("bee", "ant")
+    assert (prediction.model, prediction.version, len(prediction)) == (MODEL, "2", 2)
+    assert repr(prediction) == "<Prediction of 2 rows by echo version 2>"
+
+
+def test_answers_are_views_of_the_message_with_their_declared_types(client: frostline.Client) -> None:
+    prediction = client.predict(MODEL, ROWS)
+    assert prediction.logits.dtype == np.float32
+    assert prediction.argmax.dtype == np.int64
+    assert not prediction.logits.flags.owndata
+    assert not prediction.logits.flags.writeable
+
+
+def test_a_reading_that_was_not_asked_for_says_how_to_ask(client: frostline.Client, server: FakeServer) -> None:
+    prediction = client.predict(MODEL, ROWS, outputs=["argmax"])
+    assert list(server.requests[0].outputs) == [typed.ARGMAX]
+    assert prediction.argmax.tolist() == [1, 0]
+    assert not hasattr(prediction, "softmax")
+    with pytest.raises(AttributeError, match=r"holds no logits: ask for it with predict\(\.\.\., outputs=\['logits'\]"):
+        _ = prediction.logits
+    with pytest.raises(AttributeError, match=r"ranking of 2 classes.*top_k=2"):
+        prediction.top(2)
+
+
+def test_an_unknown_output_is_refused_before_anything_is_sent(client: frostline.Client, server: FakeServer) -> None:
+    with pytest.raises(ValueError, match="no output 'logit'; there are: logits, softmax, argmax"):
+        client.predict(MODEL, ROWS, outputs=["logit"])  # type: ignore[list-item]  # that is the mistake
+    with pytest.raises(ValueError, match="top_k must be at least 0"):
+        client.predict(MODEL, ROWS, top_k=-1)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (ROWS.astype(np.float64), typed.FP32),
+        (ROWS.tolist(), typed.FP32),
+        ([[1, 2, 3]], typed.FP32),
+        (ROWS, typed.FP32),
+        (ROWS.astype(">f4"), typed.FP32),
+        (ROWS[:, ::-1], typed.FP32),
+        (ROWS.astype(np.float16), typed.FP16),
+        (np.array([[1, 2, 255]], np.uint8), typed.UINT8),
+        (np.array([[1, 2, 3]], np.int64), typed.INT64),
+    ],
+)
+def test_numbers_arrive_as_they_were_sent_and_only_float64_and_lists_change_type(
+    client: frostline.Client, server: FakeServer, value: object, dtype: typed.DataType
+) -> None:
+    prediction = client.predict(MODEL, value)  # type: ignore[arg-type]  # the point is that many types do
+    assert server.requests[0].inputs[0].dtype == dtype
+    np.testing.assert_array_equal(prediction.logits, np.asarray(value, np.float32))
+
+
+def test_texts_are_sent_with_their_lengths(client: frostline.Client, server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "no texts here")]
+    with pytest.raises(frostline.InvalidInput):
+        client.predict(MODEL, np.array([["né"], [b"x"]], dtype=object))
+    tensor = server.requests[0].inputs[0]
+    assert (tensor.dtype, list(tensor.shape)) == (typed.BYTES, [2, 1])
+    assert tensor.data == b"\x03\x00\x00\x00n\xc3\xa9\x01\x00\x00\x00x"
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ([[1.0], [1.0, 2.0]], "the input is not an array"),
+        (np.array([1j]), "the input has elements of type complex128"),
+        (np.array([None]), "the input holds a NoneType"),
+        ({"left": np.array([1j])}, "input 'left' has elements"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_with_its_name(
+    client: frostline.Client, server: FakeServer, value: object, sentence: str
+) -> None:
+    with pytest.raises(frostline.InvalidInput, match=sentence):
+        client.predict(MODEL, value)  # type: ignore[arg-type]  # that is the mistake
+    assert server.requests == []
+
+
+def test_several_inputs_go_by_name(client: frostline.Client, server: FakeServer) -> None:
+    client.predict(MODEL, {"left": ROWS, "right": np.array([[1], [2]], np.int64)}, version="7")
+    request = server.requests[0]
+    assert [(tensor.name, tensor.dtype) for tensor in request.inputs] == [("left", typed.FP32), ("right", typed.INT64)]
+    assert request.version == "7"
+
+
+def test_top_ranks_locally_by_index_and_breaks_ties_towards_the_lowest(client: frostline.Client) -> None:
+    best, tied = client.predict(MODEL, ROWS).top(2)
+    assert [what for what, _ in best] == [1, 2]
+    assert [what for what, _ in tied] == [0, 2]
+    assert tied[0][1] == tied[1][1]
+    assert len(client.predict(MODEL, ROWS).top(9)[0]) == 3
+    with pytest.raises(ValueError, match="at least 1"):
+        client.predict(MODEL, ROWS).top(0)
+
+
+def test_the_servers_ranking_brings_labels_and_the_same_order(client: frostline.Client, server: FakeServer) -> None:
+    prediction = client.predict(MODEL, ROWS, top_k=2)
+    assert [[what for what, _ in row] for row in prediction.top(2)] == [["bee", "cat"], ["ant", "cat"]]
+    assert [row[0][0] for row in prediction.top()] == ["bee", "ant"]
+    assert prediction.argmax.tolist() == [1, 0]
+    assert prediction.labels == ("bee", "ant")
+    assert len(prediction) == 2
+    server.labels = ()
+    unlabelled = client.predict(MODEL, ROWS, top_k=2)
+    assert [[what for what, _ in row] for row in unlabelled.top(2)] == [[1, 2], [0, 2]]
+    assert unlabelled.labels == ()
+
+
+def test_an_unknown_model_is_answered_with_the_ones_there_are(client: frostline.Client) -> None:
+    with pytest.raises(frostline.ModelNotFound) as caught:
+        client.predict("ecco", ROWS)
+    assert str(caught.value) == (
+        "Request for unknown model: 'ecco' is not found; the server has: broken version 1, echo version 2"
+    )
+    assert caught.value.code == "NOT_FOUND"
+    with pytest.raises(frostline.ModelNotFound, match="the server has: broken version 1, echo version 2"):
+        client.model("ecco")
+
+
+def test_a_bad_input_is_answered_with_the_one_expected(client: frostline.Client, server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input 'input'")]
+    with pytest.raises(frostline.InvalidInput) as caught:
+        client.predict(MODEL, ROWS)
+    assert str(caught.value) == "unexpected shape for input 'input'; echo expects input FP32 [any, 3]"
+
+
+def test_a_failure_is_reported_even_if_nothing_more_can_be_learnt(client: frostline.Client, server: FakeServer) -> None:
+    server.mute = True
+    with pytest.raises(
+        frostline.ModelNotFound, match="'ecco' is not found; list what is there with `frostline models`"
+    ):
+        client.predict("ecco", ROWS)
+    server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape")]
+    with pytest.raises(frostline.InvalidInput, match=r"^unexpected shape$"):
+        client.predict(MODEL, ROWS)
+
+
+def test_a_model_unloaded_while_the_list_is_made_is_left_out(client: frostline.Client, server: FakeServer) -> None:
+    server.unloaded = "gone"
+    assert [model.name for model in client.models()] == ["broken", MODEL]
+
+
+def test_an_answer_that_contradicts_itself_is_refused() -> None:
+    damaged = typed.PredictResponse(logits=typed.Tensor(dtype=typed.FP32, shape=[2, 3], data=bytes(4)))
+    with pytest.raises(frostline.FrostlineError, match="the server's answer is damaged: logits"):
+        messages.prediction(damaged, 0)
+
+
+def test_an_unavailable_server_is_tried_again_until_it_answers(client: frostline.Client, server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")] * 2
+    assert client.predict(MODEL, ROWS).argmax.tolist() == [1, 0]
+    attempts = [headers.get("grpc-previous-rpc-attempts") for headers in server.headers]
+    assert attempts == [None, "1", "2"]
+
+
+def test_a_large_request_is_tried_again_too(client: frostline.Client, server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")]
+    client.predict(MODEL, np.zeros((400_000, 3), np.float32), outputs=["argmax"])
+    assert len(server.requests) == 2
+
+
+def test_after_five_attempts_the_failure_is_reported(client: frostline.Client, server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")] * 9
+    with pytest.raises(frostline.Overloaded):
+        client.predict(MODEL, ROWS)
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("status", ["INTERNAL", "NOT_FOUND", "RESOURCE_EXHAUSTED", "ABORTED"])
+def test_no_other_failure_is_tried_again(client: frostline.Client, server: FakeServer, status: str) -> None:
+    server.failures = [(grpc.StatusCode[status], "no")]
+    with pytest.raises(frostline.FrostlineError):
+        client.predict(MODEL, ROWS)
+    assert len(server.requests) == 1
+
+
+def test_a_late_answer_is_given_up_and_the_server_is_told(client: frostline.Client, server: FakeServer) -> None:
+    server.silent = True
+    with pytest.raises(frostline.DeadlineExceeded, match=r"no answer from 127.0.0.1:\d+ within 0.1 s; allow more"):
+        client.predict(MODEL, ROWS, timeout_s=0.1)
+    assert server.gone.wait(10)
+
+
+def test_the_clients_own_timeout_holds_for_calls_without_one(server: FakeServer) -> None:
+    server.silent = True
+    with frostline.connect(server.address, timeout_s=0.1) as client, pytest.raises(frostline.DeadlineExceeded):
+        client.predict(MODEL, ROWS)
+
+
+def test_without_a_server_the_error_says_how_to_start_one() -> None:
+    address = _closed_port()
+    with frostline.connect(address) as client:
+        with pytest.raises(frostline.ServerUnavailable) as caught:
+            client.predict(MODEL, ROWS)
+        assert not client.ready()
+    assert str(caught.value) == (
+        f"no Frostline server answers at {address}; start one with `frostline serve --models models` "
+        "(Connection refused)"
+    )
+
+
+def test_a_request_over_the_servers_limit_says_what_to_change() -> None:
+    with (
+        fake_server(max_message_bytes=4096) as server,
+        frostline.connect(server.address) as client,
+        pytest.raises(frostline.MessageTooLarge, match="--max-message-bytes"),
+    ):
+        client.predict(MODEL, np.zeros((1000, 3), np.float32))
+
+
+def test_models_lists_states_reasons_and_inputs(client: frostline.Client) -> None:
+    broken, echo = client.models()
+    assert (broken.name, broken.state, broken.ready) == ("broken", "UNAVAILABLE", False)
+    assert broken.reason == "golden check: row 3 is off by 0.5"
+    assert echo == client.model(MODEL)
+    assert (echo.version, echo.ready, echo.max_batch_size) == ("2", True, 4)
+    assert echo.inputs == (frostline.TensorSpec("input", "FP32", (-1, 3)),)
+    assert str(echo.outputs[0]) == "logits FP32 [any, 3]"
+
+
+def test_ready_tells_about_the_server_and_about_one_model(client: frostline.Client, server: FakeServer) -> None:
+    assert client.ready()
+    assert client.ready(MODEL)
+    server.ready = False
+    assert not client.ready()
+    assert not client.ready(MODEL, version="2")
+    with pytest.raises(frostline.ModelNotFound):
+        client.ready("ecco")
+
+
+def test_metadata_goes_with_every_call(server: FakeServer) -> None:
+    with frostline.connect(server.address, metadata={"authorization": "Bearer x"}) as client:
+        client.predict(MODEL, ROWS)
+    assert server.headers[0]["authorization"] == "Bearer x"
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"), [("http://localhost:8001", "is a URL"), ("", "names no host"), (":8001", "names no host")]
+)
+def test_an_address_that_makes_no_sense_is_refused(address: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        frostline.connect(address)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_that_makes_no_sense_is_refused(client: frostline.Client, timeout_s: float) -> None:
+    with pytest.raises(ValueError, match="timeout_s must be positive and finite, but is"):
+        frostline.connect("localhost", timeout_s=timeout_s)
+    with pytest.raises(ValueError, match="timeout_s must be positive and finite, but is"):
+        client.predict(MODEL, ROWS, timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("box", "box:8001"),
+        ("127.0.0.1:9", "127.0.0.1:9"),
+        ("[::1]", "[::1]:8001"),
+        ("[::1]:9", "[::1]:9"),
+        ("unix:/run/frostline.sock", "unix:/run/frostline.sock"),
+        ("dns:///box:9", "dns:///box:9"),
+    ],
+)
+def test_the_port_is_8001_when_left_out(address: str, target: str) -> None:
+    with frostline.connect(address) as client:
+        assert client.address == target
+
+
+def test_a_certificate_file_turns_tls_on(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    roots = tmp_path / "roots.pem"
+    authority.cert_pem.write_to_path(str(roots))
+    credentials = grpc.ssl_server_credentials(
+        [(certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())]
+    )
+    with fake_server(credentials=credentials) as server:
+        address = server.address.replace("127.0.0.1", "localhost")
+        with frostline.connect(address, tls=roots) as client:
+            assert client.predict(MODEL, ROWS).labels == (LABELS[1], LABELS[0])
+        with frostline.connect(address) as client, pytest.raises(frostline.ServerUnavailable):
+            client.predict(MODEL, ROWS, timeout_s=10)
+
+
+def _closed_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"

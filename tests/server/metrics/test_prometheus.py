@@ -1,0 +1,325 @@
+"""The page Prometheus scrapes: the names the contract promises, Triton's names bare, and the numbers behind both."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from frostline_server.batching.admission import AdmissionController, Costs
+from frostline_server.errors import InvalidInput, ModelNotFound, Overloaded, QueueFull
+from frostline_server.metrics.prometheus import REASONS, STATES, ModelView, ServerView, ShadowView, register
+from frostline_server.model.shadow import DIFFERENCE, Counts
+from frostline_server.model.stats import Histogram, ModelStats
+from tests.support.puppet import make_entry
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+OWN = {
+    "frostline_requests", "frostline_request_seconds", "frostline_queue_seconds", "frostline_run_seconds",
+    "frostline_batch_rows", "frostline_rows", "frostline_queue_rows", "frostline_model_state",
+    "frostline_model_failure_info", "frostline_model_info", "frostline_model_load_seconds", "frostline_predictions",
+    "frostline_prediction_confidence", "frostline_ready", "frostline_build_info", "frostline_device_fallback",
+    "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
+    "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
+    "frostline_model_healthy", "frostline_shed", "frostline_run_slowness",
+    "frostline_model_bound_bytes", "frostline_model_cuda_graphs",
+}  # fmt: skip
+TRITON = {
+    "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
+    "nv_inference_request_duration_us", "nv_inference_queue_duration_us", "nv_inference_compute_input_duration_us",
+    "nv_inference_compute_infer_duration_us", "nv_inference_compute_output_duration_us",
+    "nv_inference_pending_request_count", "nv_model_load_duration_secs", "nv_cpu_utilization",
+    "nv_cpu_memory_total_bytes", "nv_cpu_memory_used_bytes",
+}  # fmt: skip
+TRITON_HISTOGRAMS = {
+    "nv_inference_request_duration_histogram_us",
+    "nv_inference_queue_duration_histogram_us",
+    "nv_inference_compute_infer_duration_histogram_us",
+}
+
+
+def view(
+    name: str = "digits",
+    version: str = "3",
+    state: str = "READY",
+    reason: str = "",
+    stats: ModelStats | None = None,
+    *,
+    healthy: bool = True,
+) -> ModelView:
+    loaded = state in ("READY", "UNLOADING")
+    return ModelView(
+        name=name,
+        version=version,
+        state=state,
+        reason=reason,
+        load_s=1.25,
+        healthy=healthy,
+        queued_rows=7,
+        provider="CPUExecutionProvider" if loaded else "",
+        device="cpu" if loaded else "",
+        sha256="abc",
+        verified=True,
+        stats=stats or ModelStats(),
+    )
+
+
+def server_of(*models: ModelView, ready: Callable[[], bool] = lambda: True, fallback: bool = False) -> ServerView:
+    return ServerView(
+        version="1.2.3", transport="native", ready=ready, models=lambda: models, device_fallback=lambda: fallback
+    )
+
+
+def page_of(server: ServerView) -> str:
+    registry = CollectorRegistry()
+    register(registry, server)
+    return generate_latest(registry).decode()
+
+
+def families_of(server: ServerView) -> list[Metric]:
+    return list(text_string_to_metric_families(page_of(server)))
+
+
+def samples_of(server: ServerView) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families_of(server)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+def values(samples: Samples, name: str) -> list[tuple[dict[str, str], float]]:
+    return [(dict(labels), number) for (found, labels), number in samples.items() if found == name]
+
+
+def busy() -> ModelStats:
+    """Two requests with three rows in one batch, one refused, one invalid."""
+    stats = ModelStats(["ant", "bee"])
+    entries = [make_entry(np.zeros((1, 1), np.float32), reply=lambda group: None) for _ in range(2)]
+    stats.batch(entries, rows=3, started_s=0.5, assembled_s=0.75, ran_s=2.75, finished_s=3.0)
+    stats.predicted(np.array([1, 1, 0]), np.array([0.9, 0.75, 0.7], np.float32))
+    stats.failed(QueueFull(""))
+    stats.failed(InvalidInput(""))
+    return stats
+
+
+def test_a_model_with_an_slo_tells_what_it_refused_and_how_slow_runs_are() -> None:
+    admission = AdmissionController(0.01, Costs({1: 0.02}, 1))
+    entry = make_entry(np.zeros((1, 1), np.float32), reply=lambda group: None)
+    entry.arrived_s = 0.0
+    admission.took(0.0, 1)
+    with pytest.raises(Overloaded):
+        admission.admit(entry, 0)
+    samples = samples_of(server_of(replace(view(), admission=admission), view("other")))
+    of = {"model": "digits", "version": "3"}
+    assert value(samples, "frostline_shed_total", **of, when="arrival") == 1
+    assert value(samples, "frostline_shed_total", **of, when="queued") == 0
+    assert value(samples, "frostline_run_slowness", **of) == 1
+    assert {labels["model"] for labels, _ in values(samples, "frostline_run_slowness")} == {"digits"}
+
+
+def test_the_families_are_exactly_those_that_are_promised() -> None:
+    families = {family.name for family in families_of(server_of(view()))}
+    assert {name for name in families if not name.startswith("nv_gpu") and name != "nv_energy_consumption"} == (
+        OWN | TRITON | TRITON_HISTOGRAMS
+    )
+
+
+def test_a_device_that_fails_its_probe_shows() -> None:
+    samples = samples_of(server_of(view(), view(version="4", healthy=False)))
+    assert value(samples, "frostline_model_healthy", model="digits", version="3") == 1
+    assert value(samples, "frostline_model_healthy", model="digits", version="4") == 0
+
+
+def test_the_page_is_also_valid_as_open_metrics() -> None:
+    registry = CollectorRegistry()
+    register(registry, server_of(view(stats=busy()), view("broken", state="FAILED", reason='no "such" file\n')))
+    page = generate_openmetrics(registry).decode()  # type: ignore[no-untyped-call]  # this part has no annotations
+    families = {family.name for family in parse_openmetrics(page)}  # type: ignore[no-untyped-call]  # nor this
+    assert families >= OWN | TRITON
+
+
+def test_every_family_explains_itself() -> None:
+    assert [family.name for family in families_of(server_of(view())) if not family.documentation] == []
+
+
+def test_an_empty_repository_still_shows_the_server() -> None:
+    samples = samples_of(server_of())
+    assert value(samples, "frostline_ready") == 1
+    assert values(samples, "frostline_requests_total") == []
+
+
+def test_requests_are_counted_by_status_with_ok_from_the_start() -> None:
+    samples = samples_of(server_of(view(stats=busy()), view("quiet", "1")))
+    requests = {(labels["model"], labels["code"]): n for labels, n in values(samples, "frostline_requests_total")}
+    assert requests == {
+        ("digits", "OK"): 2,
+        ("digits", "UNAVAILABLE"): 1,
+        ("digits", "INVALID_ARGUMENT"): 1,
+        ("quiet", "OK"): 0,
+    }
+
+
+def test_requests_for_no_known_model_have_empty_labels() -> None:
+    server = server_of(view())
+    server.unrouted.failed(ModelNotFound(""))
+    samples = samples_of(server)
+    assert value(samples, "frostline_requests_total", model="", version="", code="NOT_FOUND") == 1
+
+
+def test_rows_predictions_and_histograms_are_those_of_the_version() -> None:
+    samples = samples_of(server_of(view(stats=busy())))
+    of = {"model": "digits", "version": "3"}
+    assert value(samples, "frostline_rows_total", **of) == 3
+    assert value(samples, "frostline_predictions_total", **of, label="ant") == 1
+    assert value(samples, "frostline_predictions_total", **of, label="bee") == 2
+    assert value(samples, "frostline_batch_rows_bucket", **of, le="2") == 0
+    assert value(samples, "frostline_batch_rows_bucket", **of, le="4") == 1
+    assert value(samples, "frostline_run_seconds_sum", **of) == 2.0
+    assert value(samples, "frostline_run_seconds_count", **of) == 1
+    assert value(samples, "frostline_request_seconds_count", **of) == 2
+    assert value(samples, "frostline_queue_seconds_sum", **of) == 1.0
+    assert value(samples, "frostline_prediction_confidence_count", **of) == 3
+    assert value(samples, "frostline_prediction_confidence_bucket", **of, le="0.8") == 2
+    assert value(samples, "frostline_queue_rows", **of) == 7
+    assert value(samples, "frostline_model_load_seconds", **of) == 1.25
+
+
+def test_predictions_are_counted_at_the_scrape_even_while_few_batches_have_run() -> None:
+    stats = ModelStats()
+    server = server_of(view(stats=stats))
+    stats.predicted(np.array([1]), np.array([1.0]))
+    assert values(samples_of(server), "frostline_predictions_total")[0][1] == 1
+    stats.predicted(np.array([1]), np.array([1.0]))
+    assert values(samples_of(server), "frostline_predictions_total")[0][1] == 2
+
+
+def test_a_version_says_what_it_runs_on() -> None:
+    samples = samples_of(server_of(view()))
+    assert values(samples, "frostline_model_info") == [
+        (
+            {
+                "model": "digits", "version": "3", "provider": "CPUExecutionProvider", "device": "cpu",
+                "sha256": "abc", "verified": "true",
+            },
+            1,
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_version_is_in_exactly_one_state(state: str) -> None:
+    samples = samples_of(server_of(view(state=state)))
+    states = {labels["state"]: number for labels, number in values(samples, "frostline_model_state")}
+    assert states == {name: float(name == state) for name in ("LOADING", "READY", "UNLOADING", "FAILED")}
+
+
+def test_a_failed_version_is_shown_with_its_reason() -> None:
+    samples = samples_of(server_of(view("broken", "2", "FAILED", 'logits differ: "0.5"\n')))
+    assert values(samples, "frostline_model_failure_info") == [
+        ({"model": "broken", "version": "2", "reason": 'logits differ: "0.5"\n'}, 1)
+    ]
+
+
+@pytest.mark.parametrize("state", ["LOADING", "FAILED"])
+def test_a_version_that_is_not_loaded_has_no_numbers_it_never_had(state: str) -> None:
+    samples = samples_of(server_of(view(state=state)))
+    for name in ("frostline_model_info", "frostline_model_load_seconds", "nv_inference_count"):
+        assert values(samples, name) == []
+
+
+def test_a_version_that_drains_still_shows_its_numbers() -> None:
+    samples = samples_of(server_of(view(state="UNLOADING", stats=busy())))
+    assert value(samples, "nv_inference_count", model="digits", version="3") == 3
+
+
+def test_what_a_version_holds_of_a_gpu_is_shown_where_it_is_on_one() -> None:
+    on_gpu = replace(view(), device="cuda:0,cuda:1", bound_bytes=4096, cuda_graphs=14)
+    samples, of = samples_of(server_of(on_gpu, view("iris"))), {"model": "digits", "version": "3"}
+    assert values(samples, "frostline_model_bound_bytes") == [(of, 4096)]
+    assert values(samples, "frostline_model_cuda_graphs") == [(of, 14)]
+
+
+def test_versions_that_did_not_fail_have_no_failure() -> None:
+    assert values(samples_of(server_of(view())), "frostline_model_failure_info") == []
+
+
+def test_tritons_names_have_no_suffix() -> None:
+    samples = samples_of(server_of(view(stats=busy())))
+    names = {name for name, _ in samples}
+    assert names >= TRITON
+    assert not {f"{name}_total" for name in TRITON} & names
+    assert "# TYPE nv_inference_count untyped" in page_of(server_of(view()))
+
+
+def test_tritons_counters_agree_with_ours() -> None:
+    samples = samples_of(server_of(view(stats=busy())))
+    of = {"model": "digits", "version": "3"}
+    assert value(samples, "nv_inference_request_success", **of) == 2
+    assert value(samples, "nv_inference_count", **of) == 3
+    assert value(samples, "nv_inference_exec_count", **of) == 1
+    assert value(samples, "nv_inference_pending_request_count", **of) == 7
+    assert value(samples, "nv_model_load_duration_secs", **of) == 1.25
+    assert value(samples, "nv_inference_request_duration_us", **of) == 6_000_000
+    assert value(samples, "nv_inference_queue_duration_us", **of) == 1_000_000
+    assert value(samples, "nv_inference_compute_input_duration_us", **of) == 500_000
+    assert value(samples, "nv_inference_compute_infer_duration_us", **of) == 4_000_000
+    assert value(samples, "nv_inference_compute_output_duration_us", **of) == 500_000
+    assert value(samples, "nv_inference_compute_infer_duration_histogram_us_sum", **of) == 2_000_000
+    assert value(samples, "nv_inference_compute_infer_duration_histogram_us_bucket", **of, le="2500000") == 1
+    assert value(samples, "nv_inference_compute_infer_duration_histogram_us_bucket", **of, le="1000000") == 0
+
+
+def test_tritons_failures_have_all_four_reasons_from_the_start() -> None:
+    samples = samples_of(server_of(view(stats=busy())))
+    failures = {labels["reason"]: number for labels, number in values(samples, "nv_inference_request_failure")}
+    assert failures == {"REJECTED": 1, "CANCELED": 0, "BACKEND": 0, "OTHER": 1}
+    assert set(failures) == set(REASONS)
+
+
+def test_readiness_and_models_are_asked_at_every_scrape() -> None:
+    states = iter([True, False])
+    server = server_of(ready=lambda: next(states), fallback=True)
+    first, second = samples_of(server), samples_of(server)
+    assert (value(first, "frostline_ready"), value(second, "frostline_ready")) == (1, 0)
+    assert value(first, "frostline_device_fallback") == 1
+    assert value(first, "frostline_build_info", version="1.2.3", transport="native") == 1
+
+
+def test_a_shadow_shows_how_often_and_by_how_much_it_differs() -> None:
+    difference = Histogram(DIFFERENCE)
+    for seen in (0.0, 0.002, 3.0, 400.0):
+        difference.observe(seen)
+    server = server_of(view())
+    server.shadows = lambda: [ShadowView("digits", "4", "3", Counts(4, 1, 7, 2, difference))]
+    samples = samples_of(server)
+    of = {"model": "digits", "version": "4", "live_version": "3"}
+    assert value(samples, "frostline_shadow_rows_total", **of) == 4
+    assert value(samples, "frostline_shadow_disagreements_total", **of) == 1
+    assert value(samples, "frostline_shadow_dropped_rows_total", **of) == 7
+    assert value(samples, "frostline_shadow_failed_rows_total", **of) == 2
+    assert value(samples, "frostline_shadow_logit_difference_count", **of) == 4
+    assert value(samples, "frostline_shadow_logit_difference_sum", **of) == pytest.approx(403.002)
+    assert value(samples, "frostline_shadow_logit_difference_bucket", **of, le="0.0025") == 2
+    assert value(samples, "frostline_shadow_logit_difference_bucket", **of, le="100") == 3
+
+
+def test_without_a_shadow_there_are_no_numbers_of_one() -> None:
+    samples = samples_of(server_of(view()))
+    assert [name for name, _ in samples if name.startswith("frostline_shadow")] == []
+
+
+def test_two_servers_in_one_process_have_registries_of_their_own() -> None:
+    one, two = server_of(view(stats=busy())), server_of(view())
+    assert value(samples_of(one), "frostline_rows_total", model="digits", version="3") == 3
+    assert value(samples_of(two), "frostline_rows_total", model="digits", version="3") == 0

@@ -1,0 +1,267 @@
+"""A model's config.pbtxt: what is read from it, and that everything else in it is named."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
+from frostline_server.errors import LoadError
+from frostline_server.model_config.pbtxt import label_file, parse_model_config, read_model_config
+
+
+def read(folder: Path, content: str | bytes) -> tuple[ModelConfig, list[str]]:
+    path = folder / "config.pbtxt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_model_config(path)
+
+
+def refusal(folder: Path, content: str | bytes) -> str:
+    with pytest.raises(LoadError) as caught:
+        read(folder, content)
+    return str(caught.value)
+
+
+def unhonoured(folder: Path, content: str) -> list[str]:
+    """The names in the one warning, or none."""
+    _, warnings = read(folder, content)
+    if not warnings:
+        return []
+    (warning,) = warnings
+    head, _, names = warning.partition(": ")
+    assert head == "config.pbtxt asks for what is not honoured"
+    return names.split(", ")
+
+
+def test_a_configuration_that_is_honoured_in_full_has_no_warnings(tmp_path: Path) -> None:
+    config, warnings = read(
+        tmp_path, 'name: "m"\nplatform: "onnxruntime_onnx"\nmax_batch_size: 4\nversion_policy { all { } }\n'
+    )
+    assert (config.name, config.max_batch_size, config.version_policy.WhichOneof("policy_choice")) == ("m", 4, "all")
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ('{"name": "m", "maxBatchSize": 4, "dynamic_batching": {"preferred_batch_size": [2]}}', ""),
+        ('{"input": [{"name": "x", "is_shape_tensor": true, "allow_ragged_batch": false}]}', "input.is_shape_tensor"),
+        ('{"parameters": {"a": {"string_value": "b", "more": 1}}}', "parameters.a.more"),
+        ('{"batch_input": [], "cc_model_filenames": {}, "runtime": ""}', ""),
+        ('{"ensemble_scheduling": {"step": [{}]}}', "ensemble_scheduling"),
+        ('{"model_transaction_policy": {"decoupled": true}}', "model_transaction_policy.decoupled"),
+    ],
+)
+def test_a_configuration_in_json_is_read_and_what_is_not_honoured_in_it_is_named(fields: str, names: str) -> None:
+    _, warnings = parse_model_config(fields)
+    assert warnings == ([f"the configuration in the request asks for what is not honoured: {names}"] if names else [])
+
+
+NAMES = ["input", "dims", "name", "parameters", "optimization", "graph", "dynamic_batching", "priority_queue_policy", "versionPolicy", "x"]  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+)
+
+
+@given(JSON)
+def test_whatever_json_comes_is_read_or_refused(value: object) -> None:
+    try:
+        config, _ = parse_model_config(json.dumps(value))
+    except LoadError:
+        return
+    assert isinstance(config, ModelConfig)
+    assert isinstance(value, dict)
+
+
+def test_an_empty_configuration_is_one(tmp_path: Path) -> None:
+    config, warnings = read(tmp_path, "# nothing\n")
+    assert (config.ByteSize(), warnings) == (0, [])
+
+
+@pytest.mark.parametrize(("text", "written"), [("max_batch_size: 0", True), ("# max_batch_size: 0", False)])
+def test_a_batch_size_that_is_written_as_zero_is_told_from_one_that_is_not_written(
+    tmp_path: Path, text: str, *, written: bool
+) -> None:
+    config, _ = read(tmp_path, text)
+    assert (config.HasField("max_batch_size"), config.max_batch_size) == (written, 0)
+
+
+def test_tritons_usual_spellings_are_read(tmp_path: Path) -> None:
+    config, warnings = read(
+        tmp_path,
+        """
+        backend: "onnxruntime"
+        input [
+          { name: "a" data_type: TYPE_FP32 dims: [ 3, -1 ] },
+          { name: 'b', data_type: TYPE_INT64; dims: 1 dims: 2 reshape { shape: [ 2 ] } }
+        ]
+        output : [ < name: "o" "p" dims: [ ] > ]
+        parameters: { key: "intra_op_thread_count" value: { string_value: "a [ { # b" } }
+        parameters [ { key: "x" value { string_value: "y" } } ]
+        dynamic_batching { }
+        """,
+    )
+    first, second = config.input
+    assert (first.name, list(first.dims), second.name, list(second.dims), list(second.reshape.shape)) == (
+        "a", [3, -1], "b", [1, 2], [2],
+    )  # fmt: skip
+    assert config.output[0].name == "op"
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "intra_op_thread_count": "a [ { # b",
+        "x": "y",
+    }
+    assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("response_cache { enable: true }", ["response_cache.enable"]),
+        ("response_cache { }", ["response_cache"]),
+        (
+            "optimization { priority: PRIORITY_MAX cuda { graphs: true busy_wait_events: false } graph { level: 1 } }",
+            ["optimization.priority", "optimization.cuda.graphs", "optimization.cuda.busy_wait_events"],
+        ),
+        (
+            'input [ { name: "a" format: FORMAT_NCHW }, { name: "b" format: FORMAT_NHWC, optional: true } ]',
+            ["input.format", "input.optional"],
+        ),
+        ("instance_group [ { rate_limiter { priority: 2 } } ]", ["instance_group.rate_limiter.priority"]),
+        (
+            'sequence_batching { control_input [ { name: "S" control [ { kind: START int32_false_true: [ 0, 1 ] } ] } ] }',
+            [
+                "sequence_batching.control_input.name",
+                "sequence_batching.control_input.control.kind",
+                "sequence_batching.control_input.control.int32_false_true",
+            ],
+        ),
+        ('metric_tags { key: "a" value: "b" }; runtime: "x" "y"', ["metric_tags.key", "metric_tags.value", "runtime"]),
+        ("cc_model_filenames [ ]\nbatch_input: [ < kind: - 1 > ]", ["cc_model_filenames", "batch_input.kind"]),
+        ("model_transaction_policy { decoupled: true }", ["model_transaction_policy.decoupled"]),
+        ("model_transaction_policy { decoupled: false }", []),
+    ],
+)  # fmt: skip
+def test_every_field_that_is_not_honoured_is_named_by_its_path(tmp_path: Path, text: str, names: list[str]) -> None:
+    assert unhonoured(tmp_path, text) == names
+
+
+def test_what_stands_around_an_unknown_field_is_read(tmp_path: Path) -> None:
+    config, _ = read(
+        tmp_path,
+        'name: "m" ensemble_scheduling { step [ { model_name: "a [ }" } ] } max_batch_size: 8 # } ]\nbackend: "onnxruntime"',
+    )
+    assert (config.name, config.max_batch_size, config.backend) == ("m", 8, "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "max_batch_size", "max_batch_size: x", "max_batch_size: 3000000000", "{", "]", "instance_group { count: 2",
+        "unknown", "unknown: [", "unknown: [ 1 2 ]", "unknown: { a", "unknown: { : 1 }", "unknown { a: 1 >", 'unknown: "a',
+        "unknown: -", "[some.extension]: 1", "input [ { name: 'a' } { name: 'b' } ]", "input { data_type: TYPE_FP8 }",
+        'name: "a" name: "b"', "= 1", "dynamic_batching { } dynamic_batching 1",
+    ],
+)  # fmt: skip
+def test_what_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    assert refusal(tmp_path, content).startswith("config.pbtxt is not a model configuration: ")
+
+
+def test_a_mistake_is_shown_where_it_is_although_unknown_fields_stand_before_it(tmp_path: Path) -> None:
+    assert ": 3:17 :" in refusal(tmp_path, "response_cache {\n enable: true }\nmax_batch_size: many")
+    assert ": 2:11 :" in refusal(tmp_path, "# a comment\nunknown: [")
+
+
+@pytest.mark.parametrize("text", ["unknown {" * 5000, "optimization {" * 5000])
+def test_endless_nesting_is_refused(tmp_path: Path, text: str) -> None:
+    assert refusal(tmp_path, text).startswith("config.pbtxt is not a model configuration: ")
+
+
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert "cannot be read: " in refusal(tmp_path, b"\xff")
+    with pytest.raises(LoadError, match="cannot be read: "):
+        read_model_config(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('platform: "tensorrt_plan"', "config.pbtxt sets platform 'tensorrt_plan'; only ONNX files are served here, which are 'onnxruntime_onnx'"),
+        ('platform: "ensemble"', "config.pbtxt sets platform 'ensemble'; only ONNX files are served here, which are 'onnxruntime_onnx'"),
+        ('backend: "python"', "config.pbtxt sets backend 'python'; only ONNX files are served here, which are 'onnxruntime'"),
+    ],
+)  # fmt: skip
+def test_a_model_for_another_backend_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert refusal(tmp_path, text) == message
+
+
+def test_what_is_printed_from_the_contract_is_read_back(tmp_path: Path) -> None:
+    config = ModelConfig(name="m", max_batch_size=4, parameters={"a": ModelParameter(string_value='b"\n[ {')})
+    config.input.add(name="x", dims=[1, -1]).reshape.SetInParent()
+    config.model_warmup.add(name="w", inputs={"x": {"zero_data": True, "dims": [1, 2]}})
+    assert read(tmp_path, text_format.MessageToString(config)) == (config, [])
+
+
+TOKENS = [
+    "name", "max_batch_size", "input", "optimization", "graph", "level", "parameters", "key", "value", "string_value", "unknown",
+    "dims", ":", "{", "}", "[", "]", "<", ">", ",", ";", "-", "1", "-1", "1e5", "TYPE_FP32", '"text"', "'text'", '"', "#", "\n",
+    "/", "\0", "é",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
+def test_whatever_the_file_holds_it_is_read_or_refused(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            config, _ = read(Path(folder), text)
+        except LoadError:
+            return
+    assert isinstance(config, ModelConfig)
+
+
+@given(st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
+def test_a_text_protobuf_can_read_alone_is_read_as_protobuf_reads_it(text: str) -> None:
+    try:
+        expected = text_format.Parse(text, ModelConfig())
+    except text_format.ParseError:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        assert read(Path(folder), text) == (expected, [])
+
+
+# Labels
+
+
+def test_labels_stand_one_a_line(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("ant\n  bee \r\n\ncat\n\n", encoding="utf-8")
+    assert label_file(tmp_path, "labels.txt") == ("ant", "bee", "", "cat")
+    (tmp_path / "names").mkdir()
+    (tmp_path / "names" / "labels.txt").write_text("dog", encoding="utf-8")
+    assert label_file(tmp_path, "names/labels.txt") == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "/etc/hostname",
+            "config.pbtxt names the labels '/etc/hostname'; they must be a file in the model's own folder",
+        ),
+        ("nowhere.txt", "the labels nowhere.txt cannot be read: "),
+        ("bytes.txt", "the labels bytes.txt cannot be read: "),
+        (
+            "../labels.txt",
+            "config.pbtxt names the labels '../labels.txt'; they must be a file in the model's own folder",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_read_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(LoadError) as caught:
+        label_file(tmp_path, name)
+    assert str(caught.value).startswith(message)

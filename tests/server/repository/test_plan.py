@@ -1,0 +1,116 @@
+"""What to load and what to let go, as a table and as laws."""
+
+from collections.abc import Mapping
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frostline.pb import model_config_pb2
+from frostline_server.repository.plan import Fingerprint, Known, OnDisk, Plan, choose, plan
+
+
+def files(mark: int) -> Fingerprint:
+    return (("model.onnx", 1, mark, 1),)
+
+
+def policy(text: str) -> model_config_pb2.ModelVersionPolicy:
+    return text_format.Parse(text, model_config_pb2.ModelVersionPolicy())
+
+
+def on_disk(*numbers: int, text: str = "", named: frozenset[int] = frozenset(), mark: int = 0) -> OnDisk:
+    return OnDisk(policy(text), {number: files(mark) for number in numbers}, named)
+
+
+def known(ready: tuple[int, ...] = (), failed: tuple[int, ...] = (), mark: int = 0) -> Mapping[int, Known]:
+    return {
+        **{number: Known(ready=True, fingerprint=files(mark)) for number in ready},
+        **{number: Known(ready=False, fingerprint=files(mark)) for number in failed},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers", "failed", "chosen"),
+    [
+        ("", [], [], ()),
+        ("", [7], [], (7,)),
+        ("", [1, 3, 2], [], (3,)),
+        ("", [1, 3, 2], [3], (2,)),
+        ("", [1, 3, 2], [1, 2, 3], ()),
+        ("latest { num_versions: 0 }", [1, 2], [], (2,)),
+        ("latest { num_versions: 1 }", [9, 10], [], (10,)),
+        ("latest { num_versions: 2 }", [1, 2, 3, 4], [], (4, 3)),
+        ("latest { num_versions: 2 }", [1, 2, 3, 4], [4, 3], (2, 1)),
+        ("latest { num_versions: 9 }", [1, 2], [], (2, 1)),
+        ("all { }", [1, 3, 2], [], (3, 2, 1)),
+        ("all { }", [1, 3, 2], [2], (3, 1)),
+        ("specific { }", [1, 2], [], ()),
+        ("specific { versions: [1, 3] }", [1, 2, 3], [], (3, 1)),
+        ("specific { versions: [3] }", [1, 2, 3], [3], ()),
+        ("specific { versions: [4] }", [1, 2, 3], [], ()),
+    ],
+)
+def test_the_policy_says_which_versions_are_served_and_what_stands_in(
+    text: str, numbers: list[int], failed: list[int], chosen: tuple[int, ...]
+) -> None:
+    assert choose(on_disk(*numbers, text=text), set(failed)) == chosen
+
+
+def test_versions_named_elsewhere_are_served_besides_those_of_the_policy() -> None:
+    assert choose(on_disk(1, 2, 3, 4, named=frozenset((1, 9))), {3}) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("disk", "server", "expected"),
+    [
+        pytest.param(on_disk(1), known(), Plan(load=(1,)), id="a first version is loaded"),
+        pytest.param(on_disk(1), known(ready=(1,)), Plan(), id="what is served already is left alone"),
+        pytest.param(on_disk(1, 2), known(ready=(1,)), Plan(load=(2,)), id="the old one is kept until the new one is there"),
+        pytest.param(on_disk(1, 2), known(ready=(1, 2)), Plan(unload=(1,)), id="then it goes"),
+        pytest.param(on_disk(1, 2), known(ready=(1,), failed=(2,)), Plan(), id="a version that failed is not tried again"),
+        pytest.param(on_disk(1, 2), known(failed=(2,)), Plan(load=(1,)), id="the one before it stands in"),
+        pytest.param(on_disk(1, mark=5), known(failed=(1,)), Plan(load=(1,)), id="a failed one whose files change is tried"),
+        pytest.param(on_disk(1, mark=5), known(ready=(1,)), Plan(load=(1,)), id="a ready one whose files change is loaded anew"),
+        pytest.param(on_disk(1), known(ready=(1, 2)), Plan(unload=(2,)), id="a version that was deleted goes"),
+        pytest.param(on_disk(1), known(ready=(2,)), Plan(load=(1,), unload=(2,)), id="even if nothing else is there yet"),
+        pytest.param(on_disk(1), known(ready=(1,), failed=(2,)), Plan(forget=(2,)), id="a deleted failure is forgotten"),
+        pytest.param(None, known(ready=(1,), failed=(2,)), Plan(unload=(1,), forget=(2,)), id="a model that was deleted goes"),
+        pytest.param(on_disk(1, 2, text="specific { versions: [9] }"), known(ready=(1, 2)), Plan(), id="a policy that asks for nothing that is there takes nothing away"),
+        pytest.param(on_disk(2, text="specific { versions: [9] }"), known(ready=(1, 2)), Plan(unload=(1,)), id="but what is withdrawn goes all the same"),
+        pytest.param(on_disk(1, 2, 3, text="all { }"), known(ready=(2,)), Plan(load=(3, 1)), id="newest first"),
+    ],
+)  # fmt: skip
+def test_one_step(disk: OnDisk | None, server: Mapping[int, Known], expected: Plan) -> None:
+    assert plan(disk, server) == expected
+
+
+def test_new_files_that_were_refused_are_not_tried_again_and_newer_ones_are() -> None:
+    server = {1: Known(ready=True, fingerprint=files(0), refused=files(1))}
+    assert plan(on_disk(1, mark=1), server) == Plan()
+    assert plan(on_disk(1, mark=2), server) == Plan(load=(1,))
+    assert plan(on_disk(1, mark=0), server) == Plan()
+
+
+numbers = st.sets(st.integers(1, 6))
+
+
+@given(
+    numbers, numbers, st.sampled_from(["", "latest { num_versions: 2 }", "all { }", "specific { versions: [2, 4] }"])
+)
+def test_following_the_plan_ends_with_just_what_is_wanted_and_never_lets_go_too_early(
+    disk: set[int], bad: set[int], text: str
+) -> None:
+    server: dict[int, Known] = {}
+    found = on_disk(*disk, text=text)
+    for _ in range(2 * len(disk) + 2):
+        step = plan(found, server)
+        if step == Plan():
+            break
+        assert not (step.load and step.unload), "nothing that is on disk goes while something is still to be loaded"
+        for number in step.unload:
+            del server[number]
+        for number in step.load[:1]:
+            server[number] = Known(ready=number not in bad, fingerprint=files(0))
+    assert plan(found, server) == Plan()
+    assert {number for number, version in server.items() if version.ready} == set(choose(found, bad))

@@ -1,0 +1,603 @@
+"""Versions that come, change and go while others are served: nothing wrong is ever handed out, and nothing good is taken away."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+from frostline.pb import inference_pb2, model_config_pb2
+from frostline.protocol import MODEL_INFER
+from frostline_server.batching.request_queue import Batching
+from frostline_server.errors import (
+    BatcherClosed,
+    LoadFailed,
+    ModelControlOff,
+    ModelNotFound,
+    ModelNotReady,
+    PredictionError,
+)
+from frostline_server.inference import Inference, Refused
+from frostline_server.model.artifact import whole
+from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.loader import Loader
+from frostline_server.model.stats import Unrouted
+from frostline_server.repository.reconciler import Reconciler
+from frostline_server.repository.registry import ModelVersion, Repository
+from frostline_server.repository.stability import SETTLE_S
+from frostline_server.runtime.devices import CPU
+from tests.support import onnx_models
+from tests.support.onnx_models import write_artifact
+from tests.support.puppet import TIMEOUT_S, Replies, batching, make_entry
+from tests.support.signatures import NOWHERE
+
+Array = np.ndarray[Any, Any]
+
+BATCHING = batching(max_batch_size=16)
+
+
+class Shelf:
+    """A repository over a folder, with a clock that moves when told.
+
+    Attributes:
+        told: "name:version STATE" for every change, in order.
+        warnings: the text of every warning.
+        now_s: what the clock says.
+        watch: called at every change, before it is noted.
+    """
+
+    def __init__(self, root: Path, *, explicit: bool = False, batching: Batching = BATCHING) -> None:
+        self.told: list[str] = []
+        self.warnings: list[str] = []
+        self.now_s = 0.0
+        self.watch: Callable[[ModelVersion], None] = lambda version: None
+        self.repository = Repository()
+        self.reconciler = Reconciler(
+            root,
+            self.repository,
+            Loader([(CPU, {})], strict=True, threads=1, batching=batching, devices=0),
+            explicit=explicit,
+            on_change=self._changed,
+            on_warning=lambda _, text: self.warnings.append(text),
+            clock=lambda: self.now_s,
+        )
+
+    def _changed(self, version: ModelVersion) -> None:
+        self.watch(version)
+        self.told.append(f"{version.name}:{version.version} {version.state}")
+
+    def look(self) -> bool:
+        """Reconcile, and forget what was told before."""
+        self.told.clear()
+        return self.reconciler.reconcile()
+
+    def look_later(self) -> None:
+        """Reconcile, and again when what was seen then has been left alone for long enough."""
+        self.look()
+        self.now_s += SETTLE_S
+        self.look()
+
+    def states(self, name: str = "m") -> dict[str, str]:
+        return {version.version: version.state for version in self.repository.versions(name)}
+
+    def answer(self, x: Array, version: str = "") -> Array:
+        """What the model `m` answers now."""
+        return ask(self.repository.get("m", version), x)
+
+
+def ask(served: LoadedModel, x: Array) -> Array:
+    replies = Replies()
+    served.batcher.submit(make_entry(x, reply=replies, wanted=("logits",)))
+    (entry,) = replies.wait_for(1)
+    assert entry.error is None
+    return entry.outputs[0]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    built = Shelf(tmp_path)
+    yield built
+    assert built.reconciler.close(TIMEOUT_S)
+
+
+@pytest.fixture
+def explicit(tmp_path: Path) -> Iterator[Shelf]:
+    """A shelf on which models stand only when asked for."""
+    built = Shelf(tmp_path, explicit=True)
+    yield built
+    assert built.reconciler.close(TIMEOUT_S)
+
+
+def damage(folder: Path) -> None:
+    """Change a logit of a version's golden sample."""
+    with np.load(folder / "golden.npz") as archive:
+        arrays = dict(archive)
+    arrays["logits"][3, 1] += 0.5
+    np.savez(folder / "golden.npz", **arrays)
+
+
+def rewrite(folder: Path, shift: float) -> None:
+    """Put another network into a version's folder, its logits moved by `shift`."""
+    name, version, root = folder.parent.name, int(folder.name), folder.parent.parent
+    shutil.rmtree(folder)
+    write_artifact(root, name, version, onnx_models.linear(shift=shift))
+
+
+X = onnx_models.rows(3)
+
+
+def test_a_newer_version_takes_over_once_it_answers_and_only_then_the_old_one_goes(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    write_artifact(tmp_path, "m", 2, onnx_models.linear(shift=10))
+    answering: list[str] = []
+    shelf.watch = lambda version: answering.append(shelf.repository.get("m", "").version)
+    shelf.look()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+    assert answering == ["1", "2", "2", "2"]
+    assert shelf.states() == {"2": "READY"}
+    np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X) + 10, rtol=1e-5)
+
+
+def test_the_old_version_is_announced_as_going_while_it_still_answers(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    write_artifact(tmp_path, "m", 2)
+    old: list[str] = []
+
+    def watch(version: ModelVersion) -> None:
+        if (version.version, version.state) == ("1", "UNLOADING"):
+            old.append(shelf.repository.get("m", "1").version)
+
+    shelf.watch = watch
+    shelf.look()
+    assert old == ["1"]
+    with pytest.raises(ModelNotFound):
+        shelf.repository.get("m", "1")
+
+
+def test_a_newer_version_that_fails_leaves_the_old_one_serving_and_is_not_tried_again(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    damage(write_artifact(tmp_path, "m", 2))
+    shelf.look()
+    assert shelf.told == ["m:2 LOADING", "m:2 FAILED"]
+    np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X), rtol=1e-5)
+    shelf.look()
+    assert shelf.told == []
+
+
+def test_a_version_that_failed_is_tried_again_when_its_files_change(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    damage(write_artifact(tmp_path, "m", 2))
+    shelf.look()
+    assert shelf.states() == {"1": "READY", "2": "FAILED"}
+    rewrite(tmp_path / "m" / "2", shift=1)
+    shelf.look_later()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+
+
+def test_a_failure_whose_folder_is_deleted_is_forgotten(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    damage(write_artifact(tmp_path, "m", 2))
+    shelf.look()
+    shutil.rmtree(tmp_path / "m" / "2")
+    shelf.look()
+    assert shelf.states() == {"1": "READY"}
+
+
+def test_what_the_old_version_accepted_is_answered_by_it(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    # The device would wait for more rows, so the entries are surely still queued when the new version comes.
+    shelf = Shelf(tmp_path, batching=batching(max_batch_size=16, max_queue_delay_s=3600))
+    shelf.look()
+    replies = Replies()
+    old = shelf.repository.get("m", "")
+    for _ in range(3):
+        old.batcher.submit(make_entry(X, reply=replies, wanted=("logits",)))
+    write_artifact(tmp_path, "m", 2, onnx_models.linear(shift=10))
+    shelf.look()
+    assert [entry.error for entry in replies.entries] == [None] * 3
+    np.testing.assert_allclose(replies.entries[0].outputs[0], onnx_models.logits_of(X), rtol=1e-5)
+    assert shelf.repository.answered_before == 3
+    with pytest.raises(BatcherClosed):
+        old.batcher.submit(make_entry(X, reply=replies))
+    assert shelf.reconciler.close(TIMEOUT_S)
+
+
+def test_a_version_whose_folder_is_deleted_is_withdrawn_and_the_one_before_it_comes_back(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    write_artifact(tmp_path, "m", 1)
+    write_artifact(tmp_path, "m", 2)
+    shelf.look()
+    shutil.rmtree(tmp_path / "m" / "2")
+    shelf.look()
+    assert shelf.told == ["m:2 UNLOADING", "m:2 UNLOADED", "m:1 LOADING", "m:1 READY"]
+    shutil.rmtree(tmp_path / "m")
+    shelf.look()
+    assert shelf.states() == {}
+    with pytest.raises(ModelNotFound, match="Request for unknown model: 'm' is not found"):
+        shelf.repository.get("m", "")
+
+
+def test_a_version_whose_files_change_is_replaced_without_a_gap(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    before = shelf.repository.get("m", "1")
+    rewrite(folder, shift=5)
+    shelf.look_later()
+    # It was READY all the time, under the same number.
+    assert shelf.told == ["m:1 READY"]
+    np.testing.assert_allclose(shelf.answer(X, "1"), onnx_models.logits_of(X) + 5, rtol=1e-5)
+    with pytest.raises(BatcherClosed):
+        before.batcher.submit(make_entry(X, reply=Replies()))
+
+
+def test_a_version_whose_files_are_spoilt_goes_on_from_memory_and_says_so(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    (folder / "model.onnx").write_bytes(b"spoilt")
+    shelf.look_later()
+    (version,) = shelf.repository.versions()
+    assert version.state == "READY"
+    assert version.reason.startswith(
+        "its files have changed since it was loaded, and cannot be served: model.onnx is not"
+    )
+    np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X), rtol=1e-5)
+    shelf.look()
+    assert shelf.told == []
+    rewrite(folder, shift=5)
+    shelf.look_later()
+    (version,) = shelf.repository.versions()
+    assert (version.state, version.reason) == ("READY", "")
+    np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X) + 5, rtol=1e-5)
+
+
+def test_a_change_of_config_pbtxt_is_followed(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    write_artifact(tmp_path, "m", 2)
+    shelf.look()
+    (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 3\nversion_policy { all { } }")
+    shelf.look_later()
+    assert shelf.states() == {"1": "READY", "2": "READY"}
+    assert {shelf.repository.get("m", version).batching.max_batch_size for version in ("1", "2")} == {3}
+
+
+def test_a_config_pbtxt_that_cannot_be_followed_shows_and_what_is_served_stays(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: many")
+    shelf.look()
+    assert shelf.states() == {"0": "FAILED", "1": "READY"}
+    assert shelf.answer(X).shape == (3, 3)
+    shelf.look()
+    assert shelf.told == []
+    (tmp_path / "m" / "config.pbtxt").unlink()
+    shelf.look()
+    assert shelf.states() == {"1": "READY"}
+
+
+def test_a_models_folder_that_is_away_for_a_moment_takes_nothing_with_it(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    away = tmp_path.with_name(f"{tmp_path.name}-away")
+    tmp_path.rename(away)
+    assert shelf.look()
+    assert shelf.look()
+    away.rename(tmp_path)
+    # Said once, however often it is looked at.
+    assert [warning[:33] for warning in shelf.warnings] == ["the models folder cannot be read:"]
+    assert shelf.states() == {"1": "READY"}
+    assert not shelf.look()
+
+
+def test_files_that_do_not_say_what_they_must_be_are_left_alone_until_nobody_writes_them(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    folder = write_artifact(tmp_path, "m", 2, golden=False, card=False)
+    whole = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(whole[:100])
+    assert shelf.look()
+    shelf.now_s += SETTLE_S
+    (folder / "model.onnx").write_bytes(whole)
+    assert shelf.look()
+    assert shelf.told == []
+    shelf.now_s += SETTLE_S
+    assert not shelf.look()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+
+
+def test_a_version_that_is_copied_slowly_is_not_tried_before_it_is_whole(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    folder = write_artifact(tmp_path, "m", 2)
+    whole = (folder / "model.onnx").read_bytes()
+    for size in range(10, len(whole), 100):
+        (folder / "model.onnx").write_bytes(whole[:size])
+        assert shelf.look()
+        assert shelf.told == []
+        shelf.now_s += SETTLE_S / 2
+    (folder / "model.onnx").write_bytes(whole)
+    shelf.look_later()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+
+
+def test_a_version_that_stays_broken_is_tried_once_and_says_why(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    (write_artifact(tmp_path, "m", 2) / "model.onnx").write_bytes(b"half")
+    shelf.look_later()
+    assert shelf.told == ["m:2 LOADING", "m:2 FAILED"]
+    assert not shelf.look()
+    assert shelf.told == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: (folder / "golden.npz").write_bytes((folder / "golden.npz").read_bytes()[:-1]),
+        lambda folder: (folder / "golden.npz").unlink(),
+        lambda folder: (folder / "card.json").write_text("{}"),
+        lambda folder: (folder / "card.json").write_text("[]"),
+        lambda folder: (folder / "card.json").unlink(),
+        lambda folder: (folder / "model.onnx").unlink(),
+    ],
+)
+def test_a_version_is_whole_when_every_part_says_so(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    folder, config = write_artifact(tmp_path, "m", 1), model_config_pb2.ModelConfig()
+    assert whole(folder, config)
+    spoil(folder)
+    assert not whole(folder, config)
+
+
+def test_a_file_of_weights_that_is_not_there_yet_makes_a_version_not_whole(tmp_path: Path) -> None:
+    folder, config = write_artifact(tmp_path, "m", 1), model_config_pb2.ModelConfig()
+    card = json.loads((folder / "card.json").read_text())
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    (folder / "card.json").write_text(json.dumps({**card, "files": {"model.onnx.data": sha256}}))
+    assert not whole(folder, config)
+    (folder / "model.onnx.data").write_bytes(b"weights")
+    assert whole(folder, config)
+
+
+def test_files_that_are_put_back_as_they_were_take_the_complaint_with_them(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    served = shelf.repository.get("m", "")
+    (folder / "model.onnx").rename(tmp_path / ".kept")
+    (folder / "model.onnx").write_bytes(b"spoilt")
+    shelf.look_later()
+    assert shelf.repository.versions()[0].reason != ""
+    (tmp_path / ".kept").rename(folder / "model.onnx")
+    shelf.look()
+    assert (shelf.told, shelf.repository.versions()[0].reason) == (["m:1 READY"], "")
+    assert shelf.repository.get("m", "") is served
+
+
+def test_a_ready_version_that_is_being_rewritten_is_served_as_it_was(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1, golden=False, card=False)
+    shelf.look()
+    (folder / "model.onnx").write_bytes(b"half")
+    assert shelf.look()
+    assert (shelf.told, shelf.states()) == ([], {"1": "READY"})
+
+
+def test_warnings_are_told_once_and_again_when_they_change(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    config = tmp_path / "m" / "config.pbtxt"
+    config.write_text("version_policy { specific { versions: [1, 9] } }")
+    shelf.look()
+    shelf.look()
+    assert shelf.warnings == ["config.pbtxt asks for versions that are not there: [9]"]
+    config.write_text("version_policy { specific { versions: [1, 8] } }")
+    shelf.look()
+    assert shelf.warnings[1:] == ["config.pbtxt asks for versions that are not there: [8]"]
+
+
+def test_what_was_accepted_counts_as_finished_though_a_load_goes_on(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf = Shelf(tmp_path)
+    shelf.look()
+    write_artifact(tmp_path, "m", 2)
+    loading, go_on = threading.Event(), threading.Event()
+
+    def watch(version: ModelVersion) -> None:
+        if version.state == "LOADING":
+            loading.set()
+            assert go_on.wait(TIMEOUT_S)
+
+    shelf.watch = watch
+    thread = threading.Thread(target=shelf.look)
+    thread.start()
+    assert loading.wait(TIMEOUT_S)
+    assert shelf.reconciler.close(0.05)
+    assert shelf.states()["1"] == "UNLOADING"
+    go_on.set()
+    thread.join(TIMEOUT_S)
+    # It was given up, and nothing is said against it.
+    assert shelf.states() == {"1": "UNLOADING"}
+
+
+def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf = Shelf(tmp_path)
+    loading, go_on = threading.Event(), threading.Event()
+
+    def watch(version: ModelVersion) -> None:
+        if version.state == "LOADING":
+            loading.set()
+            assert go_on.wait(TIMEOUT_S)
+
+    shelf.watch = watch
+    thread = threading.Thread(target=shelf.look)
+    thread.start()
+    assert loading.wait(TIMEOUT_S)
+    assert shelf.reconciler.close(0.001)
+    go_on.set()
+    thread.join(TIMEOUT_S)
+    assert shelf.reconciler.close(TIMEOUT_S)
+
+
+# By request
+
+
+def test_with_explicit_control_nothing_is_served_until_it_is_asked_for(tmp_path: Path, explicit: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    write_artifact(tmp_path, "other", 1)
+    explicit.look()
+    assert explicit.repository.versions() == []
+    assert explicit.reconciler.unloaded() == ["m", "other"]
+    explicit.reconciler.load_model("m")
+    assert explicit.states() == {"1": "READY"}
+    assert explicit.reconciler.unloaded() == ["other"]
+    # What comes later waits for the next request too.
+    write_artifact(tmp_path, "m", 2)
+    explicit.reconciler.load_model("m")
+    assert explicit.states() == {"2": "READY"}
+    explicit.reconciler.unload_model("m")
+    assert explicit.told[-2:] == ["m:2 UNLOADING", "m:2 UNLOADED"]
+    assert explicit.reconciler.unloaded() == ["m", "other"]
+
+
+def test_a_load_that_is_asked_for_and_fails_says_why_and_what_goes_on(tmp_path: Path, explicit: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    explicit.reconciler.load_model("m")
+    folder = write_artifact(tmp_path, "m", 2)
+    damage(folder)
+    with pytest.raises(
+        LoadFailed, match=r"failed to load 'm', version 2: golden check failed: .*\(ready versions: 1\)"
+    ):
+        explicit.reconciler.load_model("m")
+    # Asked again it is tried again.
+    explicit.told.clear()
+    with pytest.raises(LoadFailed):
+        explicit.reconciler.load_model("m")
+    assert explicit.told == ["m:2 LOADING", "m:2 FAILED"]
+    rewrite(folder, shift=1)
+    explicit.reconciler.load_model("m")
+    assert explicit.states() == {"2": "READY"}
+
+
+def test_a_model_may_be_loaded_with_a_configuration_of_the_request(tmp_path: Path, explicit: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    explicit.reconciler.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
+    assert explicit.repository.get("m", "").batching.max_batch_size == 2
+    explicit.reconciler.load_model("m")
+    assert explicit.repository.get("m", "").batching.max_batch_size == BATCHING.max_batch_size
+
+
+@pytest.mark.parametrize("act", [Reconciler.load_model, Reconciler.unload_model])
+def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Reconciler, str], None]) -> None:
+    with pytest.raises(ModelNotFound, match=r"failed to (un)?load 'nobody'"):
+        act(explicit.reconciler, "nobody")
+
+
+@pytest.mark.parametrize("act", [Reconciler.load_model, Reconciler.unload_model])
+def test_where_the_folder_decides_requests_do_not(shelf: Shelf, act: Callable[[Reconciler, str], None]) -> None:
+    with pytest.raises(ModelControlOff, match="explicit model load / unload is not allowed if polling is enabled"):
+        act(shelf.reconciler, "m")
+
+
+def test_a_load_that_is_asked_for_while_the_folder_is_away_says_so(tmp_path: Path, explicit: Shelf) -> None:
+    tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
+    with pytest.raises(LoadFailed, match="failed to load 'm', the models folder cannot be read: "):
+        explicit.reconciler.load_model("m")
+
+
+# What a card says
+
+
+def test_labels_that_are_not_one_for_each_class_fail_the_version(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "labels": ["a", "b"]}))
+    shelf.look()
+    (version,) = shelf.repository.versions()
+    assert (version.state, version.reason) == ("FAILED", "there are 2 labels for 3 classes")
+    with pytest.raises(PredictionError) as caught:
+        shelf.repository.get("m", "1")
+    assert isinstance(caught.value, ModelNotReady)
+
+
+# Requests that meet a swap
+
+
+def infer_message(x: Array, version: str = "") -> bytes:
+    tensor = {"name": "input", "datatype": "FP32", "shape": x.shape}
+    request = inference_pb2.ModelInferRequest(
+        model_name="m", model_version=version, inputs=[tensor], raw_input_contents=[x.tobytes()]
+    )
+    return request.SerializeToString()
+
+
+def test_a_request_decoded_for_a_version_that_was_replaced_is_answered_by_its_successor(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    inference, replies, payload = Inference(shelf.repository, Unrouted(), 1 << 20, NOWHERE), Replies(), infer_message(X)
+    entry = inference.prepare(MODEL_INFER, payload, None, replies, token="call")
+    write_artifact(tmp_path, "m", 2, onnx_models.linear(shift=10))
+    shelf.look()
+    inference.submit(entry, MODEL_INFER, payload)
+    assert replies.wait_for(1) == [entry]
+    assert (entry.call.token, entry.call.served.version) == ("call", "2")
+    np.testing.assert_allclose(entry.outputs[0], onnx_models.logits_of(X) + 10, rtol=1e-5)
+
+
+def test_a_request_for_a_version_that_has_no_successor_is_refused_with_the_reason(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    inference, payload = Inference(shelf.repository, Unrouted(), 1 << 20, NOWHERE), infer_message(X, "1")
+    entry = inference.prepare(MODEL_INFER, payload, None, Replies(), token=None)
+    shutil.rmtree(tmp_path / "m")
+    shelf.look()
+    with pytest.raises(Refused) as caught:
+        inference.submit(entry, MODEL_INFER, payload)
+    assert isinstance(caught.value.error, ModelNotFound)
+
+
+def test_a_request_that_meets_a_closing_queue_nothing_has_replaced_is_refused(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    inference, payload = Inference(shelf.repository, Unrouted(), 1 << 20, NOWHERE), infer_message(X)
+    entry = inference.prepare(MODEL_INFER, payload, None, Replies(), token=None)
+    served = shelf.repository.get("m", "")
+    assert served.batcher.close(TIMEOUT_S)
+    with pytest.raises(Refused) as caught:
+        inference.submit(entry, MODEL_INFER, payload)
+    assert isinstance(caught.value.error, BatcherClosed)
+    assert served.stats.snapshot().codes["UNAVAILABLE"] == 1
+
+
+# Memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")
+def test_two_hundred_loads_and_fifty_failed_ones_leave_memory_where_it_was(tmp_path: Path) -> None:
+    # In a process of its own: the test run's memory is nobody's measure.
+    script = Path(onnx_models.__file__).with_name("cycles.py")
+    command = [sys.executable, str(script), str(tmp_path / "models"), "200", "50"]
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=250, env={**os.environ, "PYTHONPATH": root}
+    )
+    held = json.loads(done.stdout)
+    assert held["last"] <= 1.1 * held["first"], held
+    assert held["failed"] <= 1.1 * held["first"], held

@@ -1,0 +1,178 @@
+"""LogSettings and TraceSetting, through both front ends: Triton's names, real effects, clear refusals."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+
+from frostline.pb import inference_pb2 as pb
+from tests.support import onnx_models, process_logging
+from tests.support.calls import refused, stub
+from tests.support.servers import TIMEOUT_S, Running, running
+
+Capture = pytest.CaptureFixture[str]
+
+TRACE_AT_THE_START = {
+    "trace_level": ["OFF"],
+    "trace_rate": ["1000"],
+    "trace_count": ["-1"],
+    "log_frequency": ["0"],
+    "trace_file": [""],
+    "trace_mode": ["triton"],
+}
+
+
+@pytest.fixture(scope="module", params=["native", "grpcio"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    models = tmp_path_factory.mktemp("models")
+    onnx_models.write_artifact(models, "linear", 1)
+    onnx_models.write_artifact(models, "other", 1)
+    with running(models, transport=request.param, log_level="info") as instance:
+        yield instance
+
+
+@pytest.fixture
+def calls(server: Running) -> Iterator[Any]:
+    with process_logging.untouched(), grpc.insecure_channel(server.address) as channel:
+        yield stub(channel)
+
+
+def log(calls: Any, **settings: bool | int | str) -> dict[str, Any]:
+    """Change log settings; returns those that are told."""
+    kinds = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+    values: Any = {name: {kinds[type(value)]: value} for name, value in settings.items()}
+    told = calls.LogSettings(pb.LogSettingsRequest(settings=values), timeout=TIMEOUT_S).settings
+    return {name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in told.items()}
+
+
+def trace(calls: Any, model: str = "", **settings: list[str]) -> dict[str, list[str]]:
+    """Change trace settings; returns those that are told."""
+    values: Any = {name: {"value": value} for name, value in settings.items()}
+    told = calls.TraceSetting(pb.TraceSettingRequest(settings=values, model_name=model), timeout=TIMEOUT_S).settings
+    return {name: list(value.value) for name, value in told.items()}
+
+
+def test_log_settings_are_told_under_tritons_names(calls: Any) -> None:
+    assert log(calls) == {
+        "log_file": "",
+        "log_info": True,
+        "log_warning": True,
+        "log_error": True,
+        "log_verbose_level": 0,
+        "log_format": "default",
+    }
+
+
+def test_what_is_logged_changes_while_the_server_runs(calls: Any, capsys: Capture) -> None:
+    def shown() -> list[str]:
+        capsys.readouterr()
+        for level in ("debug", "info", "warning", "error"):
+            getattr(structlog.get_logger(), level)(f"a {level} line")
+        written = capsys.readouterr().err
+        return [level for level in ("debug", "info", "warning", "error") if f"a {level} line" in written]
+
+    assert log(calls, log_info=False, log_verbose_level=0)["log_info"] is False
+    assert shown() == ["warning", "error"]
+    log(calls, log_warning=False)
+    assert shown() == ["error"]
+    log(calls, log_info=True, log_warning=True, log_verbose_level=1)
+    assert shown() == ["debug", "info", "warning", "error"]
+    assert log(calls, log_verbose_level=0)["log_verbose_level"] == 0
+    assert shown() == ["info", "warning", "error"]
+
+
+def test_the_format_of_lines_changes_while_the_server_runs(calls: Any, capsys: Capture) -> None:
+    assert log(calls, log_format="json")["log_format"] == "json"
+    structlog.get_logger().error("a line")
+    assert capsys.readouterr().err.startswith("{")
+    log(calls, log_format="ISO8601")
+    structlog.get_logger().error("a line")
+    assert not capsys.readouterr().err.startswith("{")
+    assert log(calls, log_format="default")["log_format"] == "default"
+
+
+LOG_BAD: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
+    "an unknown name": ({"log_color": True}, grpc.StatusCode.INVALID_ARGUMENT, "unknown log setting 'log_color'"),
+    "a number for a switch": ({"log_info": 1}, grpc.StatusCode.INVALID_ARGUMENT, "expect boolean for 'log_info'"),
+    "a text for a number": (
+        {"log_verbose_level": "1"},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "expect uint32 for 'log_verbose_level'",
+    ),
+    "a switch for a text": ({"log_format": True}, grpc.StatusCode.INVALID_ARGUMENT, "expect string for 'log_format'"),
+    "an unknown format": (
+        {"log_format": "xml"},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "invalid argument for log_format, got: xml",
+    ),
+    "a file": ({"log_file": "/tmp/log"}, grpc.StatusCode.UNIMPLEMENTED, "log_file: lines always go to standard error"),
+}
+
+
+@pytest.mark.parametrize("name", LOG_BAD)
+def test_a_wrong_log_setting_changes_nothing(calls: Any, name: str) -> None:
+    settings, code, message = LOG_BAD[name]
+    before = log(calls)
+    got_code, got_message = refused(log, calls, log_error=False, **settings)
+    assert (got_code, got_message[: len(message)]) == (code, message)
+    assert log(calls) == before
+
+
+def test_trace_settings_are_told_under_tritons_names(calls: Any) -> None:
+    assert trace(calls) == TRACE_AT_THE_START
+
+
+def test_a_models_trace_settings_are_its_own_until_they_are_cleared(calls: Any) -> None:
+    assert trace(calls, trace_rate=["10"], trace_level=["OFF"])["trace_rate"] == ["10"]
+    assert trace(calls, "linear", trace_rate=["5"], trace_file=["trace.json"])["trace_rate"] == ["5"]
+    assert trace(calls, "other")["trace_rate"] == ["10"]
+    assert trace(calls, "linear", trace_rate=[])["trace_rate"] == ["10"]
+    assert trace(calls, "linear")["trace_file"] == ["trace.json"]
+    assert trace(calls, "linear", trace_file=[])["trace_file"] == [""]
+    assert trace(calls, trace_rate=[]) == TRACE_AT_THE_START
+
+
+TRACE_BAD: dict[str, tuple[dict[str, list[str]], grpc.StatusCode, str]] = {
+    "a trace": (
+        {"trace_level": ["TIMESTAMPS"]},
+        grpc.StatusCode.UNIMPLEMENTED,
+        "trace_level TIMESTAMPS: this server writes no traces",
+    ),
+    "a trace and none": (
+        {"trace_level": ["OFF", "TENSORS"]},
+        grpc.StatusCode.UNIMPLEMENTED,
+        "trace_level OFF, TENSORS: this server writes no traces",
+    ),
+    "another mode": (
+        {"trace_mode": ["opentelemetry"]},
+        grpc.StatusCode.UNIMPLEMENTED,
+        "trace_mode opentelemetry: this server writes no traces",
+    ),
+    "an unknown name": ({"rate": ["1"]}, grpc.StatusCode.INVALID_ARGUMENT, "unknown trace setting 'rate'"),
+    "two values": (
+        {"trace_rate": ["1", "2"]},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "expect only 1 value for 'trace_rate', got 2",
+    ),
+    "no number": ({"trace_rate": ["x"]}, grpc.StatusCode.INVALID_ARGUMENT, "Unable to parse 'trace_rate', got: x"),
+    "a number that is too small": (
+        {"trace_count": ["-2"]},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Unable to parse 'trace_count', value is out of range [ -1, 2147483647 ], got: -2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRACE_BAD)
+def test_a_wrong_trace_setting_changes_nothing(calls: Any, name: str) -> None:
+    settings, code, message = TRACE_BAD[name]
+    got_code, got_message = refused(trace, calls, log_frequency=["7"], **settings)
+    assert (got_code, got_message[: len(message)]) == (code, message)
+    assert trace(calls) == TRACE_AT_THE_START
+
+
+def test_trace_settings_of_an_unknown_model_are_not_found(calls: Any) -> None:
+    code, message = refused(trace, calls, "nobody")
+    assert (code, message) == (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'nobody' is not found")

@@ -1,0 +1,65 @@
+"""Which front end owns the port: the fast one only where every client is already trusted."""
+
+import pytest
+
+from frostline_server.errors import StartError
+from frostline_server.rpc.server import choose_transport
+
+
+@pytest.mark.parametrize(
+    ("asked", "host", "tls", "front_end", "why"),
+    [
+        ("auto", "127.0.0.1", False, "native", "127.0.0.1 has only local clients"),
+        ("auto", "127.8.9.1", False, "native", "127.8.9.1 has only local clients"),
+        ("auto", "localhost", False, "native", "localhost has only local clients"),
+        ("auto", "::1", False, "native", "::1 has only local clients"),
+        ("auto", "[::1]", False, "native", "[::1] has only local clients"),
+        ("auto", "unix:/run/frostline.sock", False, "native", "a Unix socket has only local clients"),
+        ("auto", "0.0.0.0", False, "grpcio", "0.0.0.0 is open to the network"),
+        ("auto", "::", False, "grpcio", ":: is open to the network"),
+        ("auto", "192.168.1.4", False, "grpcio", "192.168.1.4 is open to the network"),
+        ("auto", "models.example", False, "grpcio", "models.example is open to the network"),
+        ("auto", "localhost.example", False, "grpcio", "localhost.example is open to the network"),
+        ("auto", "127.0.0.1", True, "grpcio", "TLS is on, which only grpcio has"),
+        ("auto", "unix:/run/frostline.sock", True, "grpcio", "TLS is on, which only grpcio has"),
+        ("native", "0.0.0.0", False, "native", "asked for"),
+        ("grpcio", "127.0.0.1", False, "grpcio", "asked for"),
+        ("grpcio", "0.0.0.0", True, "grpcio", "asked for"),
+    ],
+)
+def test_the_front_end_follows_from_who_can_reach_the_port(
+    asked: str, host: str, tls: bool, front_end: str, why: str
+) -> None:
+    chosen, reason = choose_transport(asked, host, tls=tls)
+    assert chosen == front_end
+    assert reason.startswith(why)
+
+
+def test_compressed_answers_need_the_front_end_that_compresses() -> None:
+    chosen = choose_transport("auto", "127.0.0.1", tls=False, compression=True)
+    assert chosen == ("grpcio", "answers are compressed, which only grpcio does")
+
+
+def test_without_the_native_library_every_host_gets_the_other_front_end() -> None:
+    assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
+        "grpcio",
+        "pygrpc-native is not installed",
+    )
+    assert choose_transport("grpcio", "127.0.0.1", tls=False, native=False) == ("grpcio", "asked for")
+
+
+def test_a_native_front_end_that_was_asked_for_and_cannot_be_had_stops_the_start() -> None:
+    with pytest.raises(StartError, match="needs pygrpc-native, which is not installed; use --transport grpcio"):
+        choose_transport("native", "127.0.0.1", tls=False, native=False)
+
+
+def test_without_its_library_the_native_front_end_is_not_chosen() -> None:
+    assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
+        "grpcio",
+        "pygrpc-native is not installed",
+    )
+
+
+def test_the_native_front_end_cannot_be_demanded_without_its_library() -> None:
+    with pytest.raises(StartError, match="needs pygrpc-native, which is not installed"):
+        choose_transport("native", "127.0.0.1", tls=False, native=False)

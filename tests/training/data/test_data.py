@@ -1,0 +1,150 @@
+"""Data sets and their splits."""
+
+import numpy as np
+import pytest
+
+from frostline_training import data
+from frostline_training.config import find_recipe
+from frostline_training.data import Dataset, Rows, named, take
+from frostline_training.errors import DataError
+
+
+def _as_set(rows: Rows) -> set[bytes]:
+    return {row.tobytes() for row in named(rows.inputs)["input"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "classes"),
+    [
+        ("digits", (1, 8, 8), 10),
+        ("digits-rows", (8, 8), 10),
+        ("digits-flat", (64,), 10),
+        ("iris", (4,), 3),
+        ("wine", (13,), 3),
+        ("breast-cancer", (30,), 2),
+    ],
+)
+def test_a_data_set_holds_raw_float32_rows_with_a_label_for_every_class(
+    name: str, row: tuple[int, ...], classes: int
+) -> None:
+    dataset = data.load(name)
+    (inputs,) = named(dataset.rows.inputs).values()
+    assert inputs.dtype == np.float32
+    assert inputs.shape == (len(dataset.rows.targets), *row)
+    assert dataset.rows.targets.dtype == np.int64
+    assert sorted(set(dataset.rows.targets.tolist())) == list(range(classes))
+    assert len(dataset.labels) == classes
+
+
+def test_digits_are_ink_from_0_to_16_as_clients_send_them() -> None:
+    (inputs,) = named(data.load("digits").rows.inputs).values()
+    assert (inputs.min(), inputs.max()) == (0, 16)
+
+
+def test_only_sequences_have_a_time_axis_of_any_length() -> None:
+    assert data.load("digits-rows").dynamic == {"input": {1: "time"}}
+    assert data.load("digits").dynamic == data.load("wine").dynamic == {}
+
+
+def test_a_regression_has_no_classes() -> None:
+    dataset = data.load("diabetes")
+    assert (dataset.task, dataset.majority, dataset.rows.targets.shape) == ("regression", None, (442, 1))
+    split = data.split(dataset, seed=1, validation=0.2, test=0.2)
+    assert [len(part.targets) for part in (split.train, split.validation, split.test)] == [264, 89, 89]
+
+
+def test_the_text_set_has_as_many_snippets_of_each_kind_and_the_same_ones_every_time() -> None:
+    dataset = data.load("python-text")
+    (inputs,) = named(dataset.rows.inputs).values()
+    assert (str(inputs.dtype), inputs.shape) == ("uint8", (9000, 128))
+    assert dataset.majority == pytest.approx(1 / 3)
+    np.testing.assert_array_equal(inputs, named(data.load("python-text").rows.inputs)["input"])
+    assert len({row.tobytes() for row in inputs}) > 8900
+    code, comment, docstring = (inputs[dataset.rows.targets == index] for index in range(3))
+    share_of_hashes = [float((part == ord("#")).any(axis=1).mean()) for part in (code, comment, docstring)]
+    assert max(share_of_hashes) < 0.05
+
+
+def test_what_a_network_is_built_for_are_the_rows_it_trains_on(blobs: Dataset) -> None:
+    split = data.split(blobs, seed=1, validation=0.2, test=0.3)
+    assert split.dataset.rows is split.train
+    assert split.dataset.labels == blobs.labels
+
+
+def test_rows_of_several_inputs_stay_together() -> None:
+    rows = Rows({"a": np.arange(6).reshape(3, 2), "b": np.arange(3)}, np.array([5, 6, 7]))
+    taken = take(rows, np.array([2, 0]))
+    assert {name: array.tolist() for name, array in named(taken.inputs).items()} == {"a": [[4, 5], [0, 1]], "b": [2, 0]}
+    assert taken.targets.tolist() == [7, 5]
+
+
+def test_a_card_says_where_the_rows_come_from_and_what_always_guessing_scores(blobs: Dataset) -> None:
+    described = data.describe(data.split(blobs, seed=1, validation=0.2, test=0.3))
+    assert described == {
+        "name": "blobs",
+        "source": "made here",
+        "task": "single-label",
+        "rows": {"train": 60, "validation": 24, "test": 36},
+        "majority_baseline": pytest.approx(1 / 3),
+    }
+
+
+def test_an_unknown_data_set_is_refused_with_those_there_are() -> None:
+    with pytest.raises(
+        DataError, match=r"no data set is called 'mnist'; there are: breast-cancer, diabetes, digits, .*, wine"
+    ):
+        data.load("mnist")
+
+
+def test_every_row_is_in_exactly_one_part(blobs: Dataset) -> None:
+    split = data.split(blobs, seed=1, validation=0.2, test=0.3)
+    parts = [_as_set(part) for part in (split.train, split.validation, split.test)]
+    assert [len(part) for part in parts] == [60, 24, 36]
+    assert set.union(*parts) == _as_set(blobs.rows)
+
+
+def test_every_part_keeps_each_classs_share(blobs: Dataset) -> None:
+    split = data.split(blobs, seed=1, validation=0.2, test=0.3)
+    for part, each in ((split.train, 20), (split.validation, 8), (split.test, 12)):
+        assert np.bincount(part.targets).tolist() == [each] * 3
+
+
+def test_rows_keep_their_own_class(blobs: Dataset) -> None:
+    inputs = named(blobs.rows.inputs)["input"]
+    known = {row.tobytes(): target for row, target in zip(inputs, blobs.rows.targets, strict=True)}
+    test = data.split(blobs, seed=1, validation=0.2, test=0.3).test
+    assert [known[row.tobytes()] for row in named(test.inputs)["input"]] == test.targets.tolist()
+
+
+def test_the_seed_alone_decides_the_split(blobs: Dataset) -> None:
+    np.random.seed(0)  # the global state is what must not matter
+    first = data.split(blobs, seed=1, validation=0.2, test=0.3)
+    again = data.split(blobs, seed=1, validation=0.2, test=0.3)
+    other = data.split(blobs, seed=2, validation=0.2, test=0.3)
+    np.testing.assert_array_equal(named(first.test.inputs)["input"], named(again.test.inputs)["input"])
+    assert _as_set(first.test) != _as_set(other.test)
+
+
+def test_the_digits_recipe_holds_out_a_fifth() -> None:
+    split = data.prepare(find_recipe("digits"))
+    assert [len(part.targets) for part in (split.train, split.validation, split.test)] == [1167, 270, 360]
+
+
+def test_a_class_of_one_row_cannot_be_split(blobs: Dataset) -> None:
+    lonely = Dataset("lonely", take(blobs.rows, np.arange(41)), ("a", "b"), "", "")
+    with pytest.raises(
+        DataError, match="lonely: class 'b' has 1 row, and needs at least 3: to train on, to stop by and"
+    ):
+        data.split(lonely, seed=1, validation=0.2, test=0.2)
+
+
+def test_a_single_class_has_nothing_to_tell_apart(blobs: Dataset) -> None:
+    one = Dataset("one", take(blobs.rows, np.arange(40)), ("a",), "", "")
+    with pytest.raises(DataError, match="one has only the class 'a'"):
+        data.split(one, seed=1, validation=0.2, test=0.2)
+
+
+def test_parts_too_small_for_every_class_are_refused(blobs: Dataset) -> None:
+    few = Dataset("few", take(blobs.rows, np.arange(0, 120, 10)), ("a", "b", "c"), "", "")
+    with pytest.raises(DataError, match="cannot split 12 rows of 'few' class by class"):
+        data.split(few, seed=1, validation=0.1, test=0.1)

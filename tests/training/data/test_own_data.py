@@ -1,0 +1,289 @@
+"""Users' own files: what is read, and that whatever is wrong with them is one sentence that says where."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.cli import main as cli
+from frostline_training import data
+from frostline_training.data import Array, Dataset, named
+from frostline_training.errors import DataError
+from frostline_training.sources import CsvFile, ImageFolder, NpzFile, ParquetFile
+
+Listing = Callable[[Path], list[str]]
+
+FLOWERS = "length,colour,kind\n" + "1.5,red,rose\n2.5,blue,violet\n,red,rose\n0.5,,violet\n" * 5
+
+
+def _csv(folder: Path, text: str) -> Path:
+    path = folder / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _npz(folder: Path, **arrays: object) -> Path:
+    path = folder / "t.npz"
+    plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez(path, **plain)
+    return path
+
+
+def _pictures(folder: Path, *, classes: int = 2, each: int = 3) -> Path:
+    for label in range(classes):
+        (folder / f"class-{label}").mkdir(parents=True)
+        for number in range(each):
+            Image.new("RGB", (5, 4), (40 * label, number, 255)).save(folder / f"class-{label}" / f"{number}.png")
+    return folder
+
+
+def _input(dataset: Dataset) -> Array:
+    (array,) = named(dataset.rows.inputs).values()
+    return array
+
+
+def test_a_csv_files_columns_are_numbers_or_categories(tmp_path: Path) -> None:
+    dataset = data.load(CsvFile(path=_csv(tmp_path, FLOWERS), target="kind"))
+    np.testing.assert_array_equal(
+        _input(dataset)[:4], np.array([[1.5, 2], [2.5, 1], [np.nan, 2], [0.5, 0]], np.float32)
+    )
+    assert [column.categories for column in dataset.columns] == [None, ("(unknown)", "blue", "red")]
+    assert dataset.labels == ("rose", "violet")
+    assert dataset.rows.targets[:4].tolist() == [0, 1, 0, 1]
+    assert dataset.send == "length (a number, NaN where it is missing); colour (0 (unknown), 1 blue, 2 red)"
+
+
+def test_what_a_column_is_can_be_said(tmp_path: Path) -> None:
+    text = "zip,note,y\n" + "".join(f"{10 + index % 2},n{index},{index % 2}\n" for index in range(8))
+    dataset = data.load(CsvFile(path=_csv(tmp_path, text), target="y", columns={"zip": "category", "note": "skip"}))
+    assert [(column.name, column.categories) for column in dataset.columns] == [("zip", ("(unknown)", "10", "11"))]
+
+
+def test_labels_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    assert data.load(CsvFile(path=_csv(tmp_path, "x,y\n1,10\n2,9\n3,-1\n"), target="y")).labels == ("-1", "9", "10")
+
+
+def test_a_text_column_becomes_its_bytes(tmp_path: Path) -> None:
+    path = _csv(tmp_path, 'text,y\n"a, b",good\nüber,bad\n,bad\n')
+    dataset = data.load(CsvFile(path=path, target="y", columns={"text": "text"}, text_bytes=4))
+    assert [bytes(row) for row in _input(dataset)] == [b"a, b", "übe".encode(), b"\0\0\0\0"]
+    assert dataset.sequence
+
+
+def test_several_columns_of_0_and_1_are_several_labels(tmp_path: Path) -> None:
+    dataset = data.load(CsvFile(path=_csv(tmp_path, "x,a,b\n1,0,1\n2,1,1\n"), target=("a", "b"), task="multi-label"))
+    assert dataset.rows.targets.tolist() == [[0, 1], [1, 1]]
+    assert (str(dataset.rows.targets.dtype), dataset.labels) == ("float32", ("a", "b"))
+
+
+def test_a_number_can_be_what_is_predicted(tmp_path: Path) -> None:
+    dataset = data.load(CsvFile(path=_csv(tmp_path, "x,y\n1,0.5\n2,7\n"), target="y", task="regression"))
+    assert dataset.rows.targets.tolist() == [[0.5], [7]]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "t.csv is empty; its first line must name the columns"),
+        ("a,y\n", "holds column names, but no rows"),
+        ("a,b\n1,2\n", "has no target column 'y'; its columns are: a, b"),
+        ("a,y\n1,2\n1\n", "t.csv, row 2: 1 cells, but the header names 2 columns"),
+        ("a,y\n1,2\n1,2,3\n", "t.csv, row 2: 3 cells, but the header names 2 columns"),
+        ("a,a,y\n1,2,3\n", "more than one column 'a'"),
+        ("a,y\n1,u\n2,\n", "t.csv, row 2, column 'y': the target is missing"),
+        ("a,y\n1,u\nnan,v\n", "t.csv, row 2, column 'a': nan is no finite number; leave the cell empty"),
+        ("a,y\n1,u\n1e99,v\n", "t.csv, row 2, column 'a': 1e99 is no finite number"),
+        ("a,y\n" + "1,u\n" * 20 + "l,v\n", "t.csv, row 21, column 'a': 'l' is not a number, unlike 20 other cells"),
+        ("a,y\n,u\n,v\n", "column 'a' has no values; skip it"),
+        ("y\nu\nv\n", "has no columns to learn from"),
+        ("a,y\n" + "".join(f"n{index},u\n" for index in range(101)), "column 'a' holds 101 different texts"),
+        ('a,y\n"1,u\n', "is not a CSV file in UTF-8: unexpected end of data"),
+    ],
+)
+def test_a_wrong_csv_file_is_refused_with_the_place(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(DataError) as refusal:
+        data.load(CsvFile(path=_csv(tmp_path, text), target="y"))
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"columns": {"b": "skip"}}, "has no column 'b'; its columns are: a, c, y"),
+        ({"columns": {"a": "text"}}, "the text column 'a' must be the only one; skip c"),
+        ({"columns": {"c": "number"}}, "row 1, column 'c': 'p' is not a number"),
+        ({"task": "multi-label"}, "row 1, column 'y': 2 is neither 0 nor 1"),
+        ({"target": ("a", "y")}, "a single-label task has one target column, not 2"),
+        ({"target": "c", "task": "regression"}, "row 1, column 'c': 'p' is not a number"),
+    ],
+)
+def test_what_is_said_of_a_csv_file_must_fit_it(tmp_path: Path, options: Mapping[str, object], sentence: str) -> None:
+    source = CsvFile.model_validate({"path": _csv(tmp_path, "a,c,y\n1,p,2\n2,q,3\n"), "target": "y", **options})
+    with pytest.raises(DataError) as refusal:
+        data.load(source)
+    assert sentence in str(refusal.value)
+
+
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    for source in (
+        CsvFile(path=tmp_path / "n", target="y"),
+        NpzFile(path=tmp_path / "n"),
+        ImageFolder(path=tmp_path / "n"),
+    ):
+        with pytest.raises(DataError, match=r"cannot read .*n: No such file"):
+            data.load(source)
+
+
+def test_bytes_that_are_no_text_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"a,y\n\xff,1\n")
+    with pytest.raises(DataError, match="is not a CSV file in UTF-8"):
+        data.load(CsvFile(path=tmp_path / "t.csv", target="y"))
+
+
+def test_parquet_is_read_where_pyarrow_is(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table({"a": [1.5, None], "c": ["p", "q"], "y": ["u", "v"]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    dataset = data.load(ParquetFile(path=tmp_path / "t.parquet", target="y"))
+    np.testing.assert_array_equal(_input(dataset), np.array([[1.5, 1], [np.nan, 2]], np.float32))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(DataError, match="needs pyarrow, which is not installed: pip install pyarrow"):
+        data.load(ParquetFile(path=tmp_path / "t.parquet", target="y"))
+
+
+def test_an_archive_of_numbers_classes_and_lengths(tmp_path: Path) -> None:
+    path = _npz(tmp_path, input=np.ones((3, 4, 2)), target=["u", "v", "u"], lengths=[1, 4, 2])
+    dataset = data.load(NpzFile(path=path))
+    inputs = named(dataset.rows.inputs)
+    assert {name: (str(array.dtype), array.shape) for name, array in inputs.items()} == {
+        "input": ("float32", (3, 4, 2)),
+        "lengths": ("int64", (3,)),
+    }
+    assert (dataset.labels, dataset.rows.targets.tolist(), dataset.sequence) == (("u", "v"), [0, 1, 0], True)
+
+
+def test_whole_numbers_in_rows_are_tokens(tmp_path: Path) -> None:
+    path = _npz(tmp_path, input=np.arange(6, dtype=np.int32).reshape(3, 2), target=[0, 1, 1])
+    dataset = data.load(NpzFile(path=path, labels=("no", "yes")))
+    assert (str(_input(dataset).dtype), dataset.sequence, dataset.labels) == ("int64", True, ("no", "yes"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "sentence"),
+    [
+        ({"x": [1]}, {}, "has no array 'input'; it has: x"),
+        ({"input": np.ones((2, 2))}, {}, "has no array 'target'"),
+        ({"input": [[1.0, 2], [3, np.nan]], "target": [0, 1]}, {}, "t.npz, row 2, column 2, input: nan is no finite"),
+        ({"input": np.ones((2, 2)), "target": [0]}, {}, "has 2 rows of input, but 1 of target"),
+        ({"input": np.ones((0, 2)), "target": []}, {}, "input has shape [0, 2]"),
+        ({"input": np.ones(3), "target": [0, 0, 1]}, {}, "input has shape [3]"),
+        ({"input": [["a", "b"]], "target": [0]}, {}, "input is <U1, not numbers"),
+        ({"input": [[1, -2]], "target": [0]}, {}, "row 1, column 2, input: token -2 is negative"),
+        ({"input": np.ones((2, 2)), "target": [0.5, 1]}, {}, "target is float64 [2], not one class for each row"),
+        ({"input": np.ones((2, 2)), "target": [0, 2]}, {"labels": ("a", "b")}, "row 2, target: class 2"),
+        ({"input": np.ones((2, 2)), "target": ["u", "v"]}, {"labels": ("a",)}, "2 classes or values, but 1 labels"),
+        ({"input": np.ones((2, 3, 1)), "target": [0, 1], "lengths": [1, 4]}, {}, "row 2, lengths: 4 is not between 1"),
+        ({"input": np.ones((2, 3, 1)), "target": [0, 1], "lengths": [1.5, 2]}, {}, "lengths must be one whole number"),
+        (
+            {"input": np.ones((1, 2)), "target": [[0, 3]]},
+            {"task": "multi-label"},
+            "row 1, column 2, target: 3 is neither",
+        ),
+        ({"input": np.ones((1, 2)), "target": [np.inf]}, {"task": "regression"}, "row 1, column 1, target: inf is no"),
+    ],
+)
+def test_a_wrong_archive_is_refused_with_the_place(
+    tmp_path: Path, arrays: Mapping[str, object], options: Mapping[str, object], sentence: str
+) -> None:
+    source = NpzFile.model_validate({"path": _npz(tmp_path, **arrays), **options})
+    with pytest.raises(DataError) as refusal:
+        data.load(source)
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize(("content", "sentence"), [(b"", "t.npz is empty"), (b"PK no", "is not an archive of NumPy")])
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "t.npz").write_bytes(content)
+    with pytest.raises(DataError, match=sentence):
+        data.load(NpzFile(path=tmp_path / "t.npz"))
+
+
+@pytest.mark.parametrize(("color", "channels"), [("rgb", 3), ("grey", 1)])
+def test_an_image_folder_has_one_class_per_folder(tmp_path: Path, color: str, channels: int) -> None:
+    source = ImageFolder.model_validate({"path": _pictures(tmp_path / "p"), "size": (4, 5), "color": color})
+    dataset = data.load(source)
+    assert _input(dataset).shape == (6, channels, 4, 5)
+    assert (dataset.labels, dataset.rows.targets.tolist()) == (("class-0", "class-1"), [0, 0, 0, 1, 1, 1])
+    if color == "rgb":
+        assert _input(dataset)[4, :, 0, 0].tolist() == [40, 1, 255]
+
+
+def test_pictures_are_brought_to_one_size(tmp_path: Path) -> None:
+    assert _input(data.load(ImageFolder(path=_pictures(tmp_path / "p"), size=(8, 6)))).shape == (6, 3, 8, 6)
+
+
+def test_wrong_image_folders_are_refused_with_the_file(tmp_path: Path) -> None:
+    pictures = _pictures(tmp_path / "p")
+    (pictures / "class-1" / "notes.txt").write_text("no picture")
+    with pytest.raises(DataError, match=r"class-1/notes.txt is not a picture that can be read"):
+        data.load(ImageFolder(path=pictures))
+    (pictures / "class-2").mkdir()
+    (pictures / "class-1" / "notes.txt").unlink()
+    with pytest.raises(DataError, match=r"class-2 is empty: class 'class-2' has no pictures"):
+        data.load(ImageFolder(path=pictures))
+    (tmp_path / "q").mkdir()
+    with pytest.raises(DataError, match="q is empty: it must hold one folder of pictures for each class"):
+        data.load(ImageFolder(path=tmp_path / "q"))
+
+
+def _damage(kind: str, folder: Path) -> str:
+    rows = "".join(f"{index},{'uv'[index % 2]}\n" for index in range(20))
+    match kind:
+        case "missing target column":
+            return f"CsvFile(path={str(_csv(folder, 'a,b' + chr(10) + rows))!r}, target='y')"
+        case "ragged rows":
+            return f"CsvFile(path={str(_csv(folder, 'a,y' + chr(10) + rows + '1' + chr(10)))!r}, target='y')"
+        case "a class with one sample":
+            return f"CsvFile(path={str(_csv(folder, 'a,y' + chr(10) + rows + '1,w' + chr(10)))!r}, target='y')"
+        case "an empty file":
+            return f"CsvFile(path={str(_csv(folder, ''))!r}, target='y')"
+        case "NaN":
+            return f"NpzFile(path={str(_npz(folder, input=[[np.nan]] * 9, target=[0, 1, 0] * 3))!r})"
+        case _:
+            pictures = _pictures(folder / "p")
+            (pictures / "class-0" / "x.png").write_bytes(b"no picture")
+            return f"ImageFolder(path={str(pictures)!r})"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("missing target column", "has no target column 'y'"),
+        ("ragged rows", "row 21: 1 cells"),
+        ("a class with one sample", "class 'w' has 1 row"),
+        ("an empty file", "is empty"),
+        ("NaN", "row 1, column 1, input: nan is no finite number"),
+        ("a file that is no picture", "x.png is not a picture"),
+    ],
+)
+def test_bad_data_is_one_sentence_code_2_and_no_artifact(
+    tmp_path: Path, everything_under: Listing, capsys: pytest.CaptureFixture[str], kind: str, sentence: str
+) -> None:
+    recipe = tmp_path / "own.py"
+    recipe.write_text(
+        "from frostline_training.config import Mlp, Recipe\nfrom frostline_training.sources import CsvFile, ImageFolder, NpzFile\n"
+        f"recipe = Recipe(name='own', network=Mlp(), data={_damage(kind, tmp_path)})\n"
+    )
+    models, runs = tmp_path / "models", tmp_path / "runs"
+    assert cli.run(["train", str(recipe), "--models", str(models), "--runs", str(runs)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not models.exists()

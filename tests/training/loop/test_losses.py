@@ -1,0 +1,80 @@
+"""What a network is trained and judged by."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from frostline_training.loop.losses import Objective
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.5, 0.4, 3.0], [1.0, 0.0, 0.0]])
+CLASSES = torch.tensor([0, 1, 2, 1])
+
+
+def _fit(task: str, targets: Tensor, *, smoothing: float = 0.0, weights: bool = False) -> Objective:
+    return Objective.fit(task, targets, label_smoothing=smoothing, class_weights=weights)  # type: ignore[arg-type]
+
+
+def test_single_labels_are_learnt_by_cross_entropy_and_judged_without_smoothing() -> None:
+    objective = _fit("single-label", CLASSES, smoothing=0.1)
+    torch.testing.assert_close(objective.loss(LOGITS, CLASSES), cross_entropy(LOGITS, CLASSES, label_smoothing=0.1))
+    torch.testing.assert_close(objective.judge(LOGITS, CLASSES), cross_entropy(LOGITS, CLASSES) * 4)
+    assert objective.right(LOGITS, CLASSES) == 3
+
+
+def test_class_weights_make_every_class_count_the_same() -> None:
+    targets = torch.tensor([0] * 90 + [1] * 10)
+    objective = _fit("single-label", targets, weights=True)
+    assert objective.weights is not None
+    assert (objective.weights * torch.bincount(targets)).tolist() == pytest.approx([50, 50])
+    assert _fit("single-label", targets).weights is None
+
+
+def test_a_weighted_label_counts_its_ones_as_much_as_its_zeros() -> None:
+    targets = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    objective = _fit("multi-label", targets, weights=True)
+    assert objective.weights is not None
+    assert objective.weights.tolist() == pytest.approx([3, 1 / 3])
+
+
+def test_labels_are_right_one_by_one() -> None:
+    targets = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    objective = _fit("multi-label", targets)
+    outputs = torch.tensor([[3.0, -1.0], [-2.0, 1.0]])
+    assert objective.right(outputs, targets) == 1.5
+    loss = sum(math.log(1 + math.exp(value)) for value in (-3, -1, 2, -1)) / 4
+    assert objective.loss(outputs, targets).item() == pytest.approx(loss)
+    assert objective.judge(outputs, targets).item() == pytest.approx(loss * 2)
+
+
+def test_smoothed_labels_ask_for_less_than_certainty() -> None:
+    targets = torch.ones(1, 1)
+    objective = _fit("multi-label", targets, smoothing=0.2)
+    sure, less = (objective.loss(torch.tensor([[value]]), targets).item() for value in (20.0, math.log(9)))
+    assert less < sure
+    assert objective.judge(torch.tensor([[20.0]]), targets) < 1e-6
+
+
+def test_errors_of_a_regression_are_measured_in_deviations_of_the_target() -> None:
+    targets = torch.tensor([[100.0, 1.0], [300.0, 3.0]])
+    objective = _fit("regression", targets)
+    assert isinstance(objective.deviations, Tensor)
+    assert objective.deviations.tolist() == [100, 1]
+    off_by_half = targets + torch.tensor([50.0, 0.5])
+    assert objective.loss(off_by_half, targets).item() == pytest.approx(0.125)
+    assert objective.judge(off_by_half, targets).item() == pytest.approx(0.25)
+
+
+def test_a_regression_that_answers_the_mean_explains_nothing_of_the_variance() -> None:
+    targets = torch.tensor([[1.0], [2.0], [6.0]])
+    objective = _fit("regression", targets)
+    assert objective.right(targets, targets) == 3
+    assert objective.right(targets.mean(0).expand(3, 1), targets).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_target_that_never_varies_does_not_divide_by_zero() -> None:
+    targets = torch.full((4, 1), 7.0)
+    objective = _fit("regression", targets, weights=True)
+    assert objective.loss(targets + 1, targets).item() == pytest.approx(0.5)

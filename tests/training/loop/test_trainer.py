@@ -1,0 +1,259 @@
+"""The training loop."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from frostline_training.config import Hyperparameters, Mlp, Recipe
+from frostline_training.data import Rows, Split, take
+from frostline_training.errors import DivergedError
+from frostline_training.loop.losses import Objective
+from frostline_training.loop.progress import Epoch, Progress, Scores
+from frostline_training.loop.runs import start
+from frostline_training.loop.trainer import Trained, learning_rate_factor, scores_on, steps_per_epoch, train
+from frostline_training.sources import Task
+
+CPU = torch.device("cpu")
+
+
+class Recorder:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.epochs: list[Epoch] = []
+
+    def step(self) -> None:
+        self.steps += 1
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+
+
+def _train(recipe: Recipe, split: Split) -> Trained:
+    return train(recipe, split, device=CPU, watcher=Recorder())
+
+
+def _scores(network: nn.Module, rows: Rows) -> Scores:
+    return scores_on(network, rows, Objective("single-label"))
+
+
+def _same_weights(one: Trained, other: Trained) -> bool:
+    states = one.network.state_dict(), other.network.state_dict()
+    return all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def _recipe(*, epochs: int) -> Recipe:
+    hyper = Hyperparameters(epochs=epochs, batch_size=16, learning_rate=0.02, patience=epochs)
+    return Recipe(name="r", data="blobs", network=Mlp(hidden=(16,)), hyperparameters=hyper)
+
+
+def _changed(split: Split, task: Task, change: Callable[[Rows], Rows]) -> Split:
+    train, validation, test = (change(rows) for rows in (split.train, split.validation, split.test))
+    labels = tuple("ab"[: train.targets.shape[1]])
+    return Split(replace(split.dataset, rows=train, task=task, labels=labels), train, validation, test)
+
+
+def _with(recipe: Recipe, **hyperparameters: object) -> Recipe:
+    hyper = Hyperparameters.model_validate(recipe.hyperparameters.model_dump() | hyperparameters)
+    return recipe.model_copy(update={"hyperparameters": hyper})
+
+
+def test_training_lowers_the_loss_and_learns_the_classes(small: Recipe, blobs_split: Split) -> None:
+    trained = _train(_with(small, epochs=30), blobs_split)
+    assert trained.history[-1].train.loss < 0.3 * trained.history[0].train.loss
+    assert _scores(trained.network, blobs_split.test).accuracy > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Recipe, blobs_split: Split) -> None:
+    first = _train(small, blobs_split)
+    torch.manual_seed(999)
+    again = _train(small, blobs_split)
+    other = _train(small.model_copy(update={"seed": 1}), blobs_split)
+    assert _same_weights(first, again)
+    assert not _same_weights(first, other)
+
+
+def test_training_leaves_the_callers_random_state_and_settings_alone(small: Recipe, blobs_split: Split) -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    _train(small.model_copy(update={"threads": threads + 1}), blobs_split)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_best_weights_by_validation_are_kept(small: Recipe, blobs_split: Split) -> None:
+    # So fast that the loss goes up and down.
+    trained = _train(_with(small, epochs=25, learning_rate=0.5, patience=25), blobs_split)
+    losses = [epoch.validation.loss for epoch in trained.history]
+    assert trained.best.number - 1 == int(np.argmin(losses))
+    assert trained.best.number < len(losses)
+    assert _scores(trained.network, blobs_split.validation).loss == pytest.approx(min(losses), rel=1e-6)
+    assert not trained.network.training
+
+
+def test_training_stops_when_validation_has_not_improved_for_the_patience(small: Recipe, blobs_split: Split) -> None:
+    trained = _train(_with(small, epochs=200, learning_rate=0.5, patience=3), blobs_split)
+    assert len(trained.history) == trained.best.number + 3
+    assert not any(epoch.improved for epoch in trained.history[-3:])
+
+
+def test_the_watcher_sees_every_step_and_epoch(small: Recipe, blobs_split: Split) -> None:
+    watcher = Recorder()
+    trained = train(small, blobs_split, device=CPU, watcher=watcher)
+    assert tuple(watcher.epochs) == trained.history
+    assert [epoch.number for epoch in trained.history] == list(range(1, 9))
+    assert watcher.steps == 8 * steps_per_epoch(small, blobs_split) == 8 * (72 // 16)
+
+
+def test_the_training_computes_with_the_recipes_threads(small: Recipe, blobs_split: Split) -> None:
+    class Counting(Recorder):
+        def epoch(self, epoch: Epoch) -> None:
+            assert torch.get_num_threads() == 3
+            super().epoch(epoch)
+
+    watcher = Counting()
+    train(small.model_copy(update={"threads": 3}), blobs_split, device=CPU, watcher=watcher)
+    assert watcher.epochs
+
+
+def test_fewer_rows_than_a_batch_make_one_batch(small: Recipe, blobs_split: Split) -> None:
+    assert steps_per_epoch(_with(small, batch_size=1000), blobs_split) == 1
+    assert len(_train(_with(small, batch_size=1000), blobs_split).history) == 8
+
+
+def test_batch_norm_never_meets_a_batch_of_one_row(small: Recipe, blobs_split: Split) -> None:
+    few = take(blobs_split.train, np.arange(17))
+    recipe = _with(small, epochs=2).model_copy(update={"network": Mlp(hidden=(4,), norm="batch")})
+    assert len(_train(recipe, replace(blobs_split, train=few)).history) == 2
+
+
+def test_several_labels_are_learnt(blobs_split: Split) -> None:
+    def above(rows: Rows) -> Rows:
+        return Rows(rows.inputs, (np.asarray(rows.inputs) > [104, 0.3]).astype(np.float32))
+
+    trained = _train(_recipe(epochs=40), _changed(blobs_split, "multi-label", above))
+    assert trained.best.validation.accuracy > 0.9
+    assert trained.history[0].validation.accuracy < 0.9
+
+
+def test_values_are_learnt(blobs_split: Split) -> None:
+    def products(rows: Rows) -> Rows:
+        return Rows(rows.inputs, np.asarray(rows.inputs).prod(axis=1, keepdims=True))
+
+    trained = _train(_recipe(epochs=60), _changed(blobs_split, "regression", products))
+    assert trained.best.validation.accuracy > 0.9  # of the variance
+    assert trained.best.validation.loss < 0.1 * trained.history[0].validation.loss
+
+
+def test_class_weights_find_more_of_a_rare_class(small: Recipe, blobs_split: Split) -> None:
+    random = np.random.default_rng(1)
+    targets = np.repeat([0, 1], [300, 15])
+    rows = Rows((random.normal(size=(315, 2)) + targets[:, np.newaxis]).astype(np.float32), targets)
+    split = Split(replace(blobs_split.dataset, rows=rows, labels=("often", "rare")), rows, rows, rows)
+
+    def found(*, weighted: bool) -> int:
+        network = _train(_with(small, class_weights=weighted), split).network
+        return int(network(torch.from_numpy(rows.inputs))[targets == 1].argmax(1).sum())
+
+    assert found(weighted=True) > 2 * found(weighted=False)
+
+
+def test_gradients_are_clipped(small: Recipe, blobs_split: Split) -> None:
+    # AdamW takes its usual steps however short the gradients are, but for those far below its epsilon, 1e-8.
+    still = _train(_with(small, clip_norm=1e-14, weight_decay=0.0), blobs_split)
+    losses = [epoch.validation.loss for epoch in still.history]
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-4)
+
+
+def test_the_cpu_computes_in_fp32_whatever_precision_is_for_cuda(small: Recipe, blobs_split: Split) -> None:
+    full, half = (_train(_with(small, precision=precision), blobs_split) for precision in ("fp32", "fp16"))
+    assert _same_weights(full, half)
+
+
+def test_a_finished_training_is_resumed_without_another_step(small: Recipe, blobs_split: Split, tmp_path: Path) -> None:
+    run = start(tmp_path, "small")
+    whole = train(small, blobs_split, device=CPU, watcher=Recorder(), run=run)
+    watcher = Recorder()
+    resumed = train(small, blobs_split, device=CPU, watcher=watcher, run=run, resume=True)
+    assert watcher.steps == 0
+    assert resumed.history == whole.history
+    assert resumed.seconds == whole.seconds
+    assert _same_weights(resumed, whole)
+
+
+def test_a_run_folder_changes_nothing_in_the_weights(small: Recipe, blobs_split: Split, tmp_path: Path) -> None:
+    with_folder = train(small, blobs_split, device=CPU, watcher=Recorder(), run=start(tmp_path, "small"))
+    assert _same_weights(with_folder, _train(small, blobs_split))
+
+
+@pytest.mark.parametrize(("save_s", "saved"), [(0.0, [1, 2, 3, 4, 5]), (0.02, [1, 3, 5]), (10.0, [1, 5])])
+def test_checkpoints_take_a_small_share_of_the_time_and_the_last_epoch_has_one(
+    small: Recipe, blobs_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_s: float, saved: list[int]
+) -> None:
+    now_s, numbers = 0.0, []
+
+    def save(path: Path, origin: object, moving: object, progress: Progress) -> None:
+        nonlocal now_s
+        numbers.append(len(progress.history))
+        now_s += save_s
+
+    class Slow(Recorder):
+        def epoch(self, epoch: Epoch) -> None:
+            nonlocal now_s
+            now_s += 0.75
+
+    monkeypatch.setattr("frostline_training.loop.checkpoint.save", save)
+    monkeypatch.setattr("frostline_training.loop.trainer.time", SimpleNamespace(perf_counter=lambda: now_s))
+    train(_with(small, epochs=5), blobs_split, device=CPU, watcher=Slow(), run=start(tmp_path, "small"))
+    assert numbers == saved
+
+
+def test_a_loss_that_is_no_longer_a_number_ends_the_training(small: Recipe, blobs_split: Split) -> None:
+    poisoned = Rows(np.full_like(blobs_split.validation.inputs, np.inf), blobs_split.validation.targets)
+    split = Split(blobs_split.dataset, blobs_split.train, poisoned, blobs_split.test)
+    with pytest.raises(DivergedError, match=r"no longer a number in epoch 1: lower the learning rate \(0.02\)"):
+        _train(small, split)
+
+
+def test_an_interrupt_passes_through(small: Recipe, blobs_split: Split) -> None:
+    class Impatient(Recorder):
+        def step(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small, blobs_split, device=CPU, watcher=Impatient())
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_evaluating_in_parts_counts_every_row_once(small: Recipe, blobs_split: Split) -> None:
+    network = _train(small, blobs_split).network
+    many = Rows(np.tile(np.asarray(blobs_split.test.inputs), (50, 1)), np.tile(blobs_split.test.targets, 50))
+    once, often = _scores(network, blobs_split.test), _scores(network, many)
+    assert often.accuracy == pytest.approx(once.accuracy)
+    assert often.loss == pytest.approx(once.loss, rel=1e-5)
+
+
+def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:
+    factors = [learning_rate_factor(step, 100, 0.2) for step in range(101)]
+    assert factors[:20] == sorted(factors[:20])
+    assert factors[19] == factors[20] == 1
+    assert factors[20:] == sorted(factors[20:], reverse=True)
+    assert factors[0] == pytest.approx(0.05)
+    assert factors[-1] == pytest.approx(1e-3)
+
+
+def test_without_warmup_the_learning_rate_starts_at_its_full_value() -> None:
+    assert learning_rate_factor(0, 10, 0.0) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_cuda_learns_the_classes(small: Recipe, blobs_split: Split) -> None:
+    trained = train(_with(small, epochs=30), blobs_split, device=torch.device("cuda"), watcher=Recorder())
+    assert _scores(trained.network, blobs_split.test).accuracy > 0.9

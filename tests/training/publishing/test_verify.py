@@ -1,0 +1,255 @@
+"""The proof, on real ONNX files, some of them wrong on purpose."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional
+
+from frostline_training.errors import RefusedError
+from frostline_training.publishing.verify import HeldOut, Tolerance, check_file, check_network
+
+TOLERANCE = Tolerance(relative=1e-4, absolute=1e-5)
+
+
+class OwnStatistics(nn.Module):
+    """Batch-norm that always uses the batch's statistics."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return functional.batch_norm(rows, None, None, training=True)
+
+
+class ByBatchSize(nn.Module):
+    """Answers another thing to small batches."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows if len(rows) > 1 else rows + 0.5
+
+
+class AlwaysDropout(nn.Module):
+    """Dropout that evaluation mode does not switch off."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return functional.dropout(rows, 0.5, training=True)
+
+
+class Lambda(nn.Module):
+    """Any function as a network."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, rows: Tensor) -> object:
+        return self.function(rows)
+
+
+@pytest.fixture
+def held_out(linear: nn.Module, sample: Tensor) -> HeldOut:
+    return check_network(linear, sample.numpy(), TOLERANCE)
+
+
+@pytest.fixture
+def file(tmp_path: Path, frozen_linear: bytes) -> Path:
+    (tmp_path / "m.onnx").write_bytes(frozen_linear)
+    return tmp_path / "m.onnx"
+
+
+def _shift(file: Path, name_part: str, by: list[float]) -> None:
+    """Edit one constant of the file."""
+    model = onnx.load(file)
+    (constant,) = (tensor for tensor in model.graph.initializer if name_part in tensor.name)
+    constant.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(constant) + np.array(by, dtype=np.float32), constant.name)
+    )
+    onnx.save(model, file)
+
+
+def _hand_made(path: Path, *nodes: onnx.NodeProto, shape: tuple[int, ...] = (-1, 3)) -> Path:
+    """Write a file whose node or nodes turn `input` [N, 4] into `logits`; `shape` is a constant for Reshape."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array(shape, dtype=np.int64), "shape")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_the_networks_own_logits_are_the_reference(linear: nn.Module, sample: Tensor) -> None:
+    held_out = check_network(linear, sample.numpy(), TOLERANCE)
+    np.testing.assert_allclose(held_out.logits, linear(sample).detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_golden_rows_are_spread_over_all() -> None:
+    rows = np.zeros((1000, 1), np.float32)
+    golden = HeldOut({"input": rows}, rows).golden
+    assert len(golden) == len(set(golden.tolist())) == 64
+    assert (golden[0], golden[-1]) == (0, 999)
+    assert HeldOut({"input": rows[:5]}, rows[:5]).golden.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("network", [ByBatchSize(), nn.BatchNorm1d(4, track_running_stats=False).eval()])
+def test_a_network_that_answers_a_row_differently_alone_is_refused(network: nn.Module, sample: Tensor) -> None:
+    with pytest.raises(RefusedError, match="batch-norm"):
+        check_network(network, sample.numpy(), TOLERANCE)
+
+
+def test_the_refusal_says_how_far_apart_and_at_which_row(sample: Tensor) -> None:
+    with pytest.raises(RefusedError) as refusal:
+        check_network(ByBatchSize(), sample.numpy(), TOLERANCE)
+    assert refusal.value.largest == pytest.approx(0.5, rel=1e-5)
+    assert refusal.value.row is not None
+    assert f"(largest difference 0.5 at held-out row {refusal.value.row})" in str(refusal.value)
+
+
+def test_batch_norm_that_cannot_take_one_row_is_refused_with_that_cause(sample: Tensor) -> None:
+    with pytest.raises(RefusedError, match=r"fails on a batch of 1: ValueError: Expected more than 1.* batch-norm"):
+        check_network(OwnStatistics(), sample.numpy(), TOLERANCE)
+
+
+def test_dropout_that_stays_on_is_refused(sample: Tensor) -> None:
+    with pytest.raises(RefusedError, match=r"differently from run to run .* likely cause: dropout"):
+        check_network(AlwaysDropout(), sample.numpy(), TOLERANCE)
+
+
+def test_an_answer_that_is_not_finite_is_refused_with_its_row(sample: Tensor) -> None:
+    sample[13, 2] = torch.nan
+    with pytest.raises(RefusedError, match=r"1 of 70 held-out rows with infinity or NaN at held-out row 13"):
+        check_network(nn.Identity(), sample.numpy(), TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("function", "seen"),
+    [
+        (lambda rows: (rows, rows), "with tuple"),
+        (lambda rows: rows.double(), r"with torch.float64 \[64, 4\]"),
+        (lambda rows: rows[:, 0], r"with torch.float32 \[64\]"),
+        (lambda rows: rows[:1], r"with torch.float32 \[1, 4\]"),
+        (lambda rows: rows[:, :, None], r"with torch.float32 \[64, 4, 1\]"),
+    ],
+)
+def test_an_answer_that_is_not_one_row_of_logits_per_row_is_refused(
+    function: Callable[[Tensor], object], seen: str, sample: Tensor
+) -> None:
+    with pytest.raises(RefusedError, match=f"a batch of 64 {seen}, not with one float32 tensor"):
+        check_network(Lambda(function), sample.numpy(), TOLERANCE)
+
+
+def test_as_many_logits_as_rows_are_refused(sample: Tensor) -> None:
+    with pytest.raises(RefusedError, match=r"a batch of 1 with torch.float32 \[1, 1\], not .* tensor \[1, 64\]"):
+        check_network(Lambda(lambda rows: rows @ rows.T), sample.numpy(), TOLERANCE)
+
+
+def test_rows_that_do_not_fit_the_network_are_refused(linear: nn.Module) -> None:
+    with pytest.raises(RefusedError, match=r"fails on a batch of 64: RuntimeError: .*cause: rows that do not fit"):
+        check_network(linear, np.zeros((3, 5), np.float32), TOLERANCE)
+
+
+def test_a_right_file_is_proved_at_every_batch_size(file: Path, held_out: HeldOut) -> None:
+    proof = check_file(file, held_out, TOLERANCE)
+    assert list(proof.differences) == [1, 2, 7, 64]
+    assert proof.max_abs_difference == max(proof.whole_difference, *proof.differences.values()) < 1e-5
+    assert proof.near_ties == ()
+    np.testing.assert_array_equal(proof.classes, held_out.logits.argmax(axis=1))
+
+
+def test_few_held_out_rows_are_repeated_to_fill_every_batch_size(file: Path, held_out: HeldOut) -> None:
+    few = HeldOut({"input": held_out.inputs["input"][:3]}, held_out.logits[:3])
+    assert list(check_file(file, few, TOLERANCE).differences) == [1, 2, 7, 64]
+
+
+def test_an_edited_weight_is_refused_with_the_largest_difference_and_row(file: Path, held_out: HeldOut) -> None:
+    _shift(file, "bias", [0, 0.25, 0])
+    with pytest.raises(
+        RefusedError, match=r"disagrees with PyTorch .* an operator that the exporter converts"
+    ) as refusal:
+        check_file(file, held_out, TOLERANCE)
+    assert refusal.value.largest == pytest.approx(0.25, rel=1e-5)
+    assert refusal.value.row is not None
+
+
+def test_one_wrong_row_outside_the_golden_ones_is_found(file: Path, held_out: HeldOut) -> None:
+    (row, *_) = set(range(70)) - set(held_out.golden.tolist())
+    held_out.logits[row] += 0.125
+    with pytest.raises(RefusedError, match="on all held-out rows") as refusal:
+        check_file(file, held_out, TOLERANCE)
+    assert refusal.value.row == row
+    assert refusal.value.largest == pytest.approx(0.125, rel=1e-5)
+
+
+def test_a_tolerance_wide_enough_accepts_the_difference(file: Path, held_out: HeldOut) -> None:
+    _shift(file, "bias", [1e-4] * 3)
+    proof = check_file(file, held_out, Tolerance(relative=0, absolute=2e-4))
+    assert proof.max_abs_difference == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_a_near_tie_that_comes_out_the_other_way_is_reported_not_refused(file: Path, held_out: HeldOut) -> None:
+    best, second = np.argsort(held_out.logits[5])[::-1][:2]
+    held_out.logits[5, second] = held_out.logits[5, best] + 1e-6
+    proof = check_file(file, held_out, Tolerance(relative=0, absolute=10))
+    assert proof.near_ties == (5,)
+
+
+def test_however_loose_the_tolerance_another_class_is_refused(file: Path, held_out: HeldOut) -> None:
+    _shift(file, "bias", [0, 0, 0.5])
+    with pytest.raises(RefusedError, match="prefers another class than PyTorch") as refusal:
+        check_file(file, held_out, Tolerance(relative=0, absolute=1))
+    assert refusal.value.row is not None
+
+
+def test_randomness_in_the_file_is_named_as_the_cause(tmp_path: Path, sample: Tensor) -> None:
+    path = _hand_made(tmp_path / "m.onnx", helper.make_node("RandomNormalLike", ["input"], ["logits"]))
+    with pytest.raises(RefusedError, match=r"disagrees .* likely cause: dropout or other randomness"):
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+
+
+def test_a_file_that_fails_at_another_batch_size_is_refused_with_that_cause(tmp_path: Path, sample: Tensor) -> None:
+    path = _hand_made(tmp_path / "m.onnx", helper.make_node("Reshape", ["input", "shape"], ["logits"]), shape=(64, 4))
+    with pytest.raises(
+        RefusedError, match=r"fails on a batch of 1: .* likely cause: a number of rows frozen"
+    ) as refusal:
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_that_answers_with_another_number_of_rows_is_refused(tmp_path: Path, sample: Tensor) -> None:
+    path = _hand_made(tmp_path / "m.onnx", helper.make_node("Reshape", ["input", "shape"], ["logits"]), shape=(-1, 2))
+    with pytest.raises(RefusedError, match=r"answers a batch of 64 with \[128, 2\], not \[64, 4\]; .* frozen"):
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+
+
+def test_a_file_that_is_wrong_only_at_some_batch_sizes_is_refused_with_that_cause(
+    tmp_path: Path, sample: Tensor
+) -> None:
+    # input - (rows == 7): wrong by one in batches of 7 only.
+    path = _hand_made(
+        tmp_path / "m.onnx",
+        helper.make_node("Shape", ["input"], ["rows"], start=0, end=1),
+        helper.make_node("Equal", ["rows", "shape"], ["is_seven"]),
+        helper.make_node("Cast", ["is_seven"], ["one"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["input", "one"], ["logits"]),
+        shape=(7,),
+    )
+    with pytest.raises(RefusedError, match=r"in batches of 7 .* a number of rows frozen into the graph") as refusal:
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+    assert refusal.value.largest == pytest.approx(1)
+
+
+def test_a_file_that_answers_nan_is_refused(tmp_path: Path, sample: Tensor) -> None:
+    path = _hand_made(tmp_path / "m.onnx", helper.make_node("Sqrt", ["input"], ["logits"]))
+    with pytest.raises(RefusedError, match="largest difference inf"):
+        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+
+
+def test_a_file_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path, held_out: HeldOut) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    with pytest.raises(RefusedError, match="ONNX Runtime cannot load the exported file"):
+        check_file(tmp_path / "m.onnx", held_out, TOLERANCE)

@@ -1,0 +1,81 @@
+"""Recipes changed on the command line, and recipes in files."""
+
+from pathlib import Path
+
+import pytest
+
+from frostline_training.config import Cnn, Rnn, find_recipe
+from frostline_training.errors import SettingError, UnknownRecipeError
+from frostline_training.overrides import choose, precisions, settings, with_settings
+
+
+def test_settings_are_found_wherever_they_belong_and_keep_their_type() -> None:
+    recipe = choose("digits-lstm", ["epochs=5", "learning_rate=1e-4", "hidden=64,32", "bidirectional=false", "seed=9"])
+    assert isinstance(recipe.network, Rnn)
+    assert (recipe.network.hidden, recipe.network.bidirectional, recipe.network.kind) == ((64, 32), False, "lstm")
+    assert (recipe.hyperparameters.epochs, recipe.hyperparameters.learning_rate, recipe.seed) == (5, 1e-4, 9)
+
+
+def test_no_layers_can_be_said() -> None:
+    network = choose("digits", ["hidden="]).network
+    assert isinstance(network, Cnn)
+    assert network.hidden == ()
+
+
+def test_what_is_not_named_stays() -> None:
+    recipe = find_recipe("digits")
+    assert with_settings(recipe, []) == recipe
+    assert settings(with_settings(recipe, ["epochs=1"])) == settings(recipe) | {"epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("epochs=0", "epochs: Input should be greater than 0"),
+        ("epochs=2.5", "epochs: Input should be a valid integer"),
+        ("hidden=64,wide", "hidden: Input should be a valid integer"),
+        ("activation=swish", "activation: Input should be 'relu', 'sigmoid', 'tanh' or 'gelu'"),
+        ("validation=0.9", r"validation \(0.9\) and test \(0.2\) leave no rows"),
+        ("epochs", "--set epochs: write it as name=value"),
+        ("name=x", "digits has no setting 'name'; there are: activation, batch_size"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_its_name(assignment: str, sentence: str) -> None:
+    with pytest.raises(SettingError, match=sentence):
+        choose("digits", [assignment])
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(UnknownRecipeError, match="no recipe is called 'nowhere'"):
+        choose("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "must hold one Recipe, and holds none"),
+        (
+            "from frostline_training.config import *; a = find_recipe('iris'); b = find_recipe('wine')",
+            "one Recipe, and holds 2",
+        ),
+        ("1 / 0", "fails: ZeroDivisionError: division by zero"),
+        ("def (", "fails: SyntaxError: invalid syntax"),
+        (
+            "from frostline_training.config import Mlp; Mlp(hidden=(0,))",
+            "Mlp, hidden.0: Input should be greater than 0",
+        ),
+    ],
+)
+def test_a_file_without_one_recipe_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(SettingError, match=sentence) as refusal:
+        choose(str(path))
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_precisions_are_known_and_each_once() -> None:
+    assert precisions(["int8", "fp16", "int8"]) == ("fp16", "int8")
+    with pytest.raises(SettingError, match="precision 'fp4' is not one of fp16, int8"):
+        precisions(["fp4"])

@@ -1,0 +1,189 @@
+"""One whole training job, on real data."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from rich.console import Console
+
+from frostline_training import data, pipeline
+from frostline_training.config import Cnn, Hyperparameters, Mlp, Recipe
+from frostline_training.errors import DeviceError, TrainingError
+from frostline_training.loop import runs
+from frostline_training.loop.checkpoint import ResumeError
+from frostline_training.loop.progress import Epoch
+from frostline_training.publishing.publish import Published
+from frostline_training.report import LiveReport
+
+Listing = Callable[[Path], list[str]]
+
+IRIS = Recipe(
+    name="flowers",
+    data="iris",
+    network=Mlp(hidden=(32, 32), activation="tanh"),
+    hyperparameters=Hyperparameters(epochs=60, batch_size=16, learning_rate=1e-2, patience=30),
+)
+
+
+def _console() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+def _said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("job")
+
+
+@pytest.fixture(scope="module")
+def iris(folder: Path) -> tuple[Published, str]:
+    console = _console()
+    published = pipeline.run(IRIS, models=folder / "models", device="cpu", console=console, runs=folder / "runs")
+    return published, _said(console)
+
+
+def test_iris_is_learnt(iris: tuple[Published, str]) -> None:
+    assert iris[0].accuracy is not None
+    assert iris[0].accuracy >= 0.93
+
+
+def test_the_published_file_takes_raw_values_and_scores_as_the_card_says(iris: tuple[Published, str]) -> None:
+    card = json.loads((iris[0].path / "card.json").read_text())
+    test = data.prepare(IRIS).test
+    session = onnxruntime.InferenceSession(iris[0].path / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"input": test.inputs})
+    assert card["scores"]["test_accuracy"] == np.mean(logits.argmax(1) == test.targets)
+    assert card["data"]["rows"] == {"train": 97, "validation": 23, "test": 30}
+    assert card["labels"] == ["setosa", "versicolor", "virginica"]
+
+
+def test_the_golden_rows_are_rows_the_training_never_saw(iris: tuple[Published, str]) -> None:
+    split = data.prepare(IRIS)
+    with np.load(iris[0].path / "golden.npz") as golden:
+        np.testing.assert_array_equal(golden["input"], split.test.inputs)
+
+
+def test_the_summary_says_how_good_it_is_and_where_it_stands(iris: tuple[Published, str]) -> None:
+    published, said = iris
+    for word in ("97 rows to train on", "test accuracy", f"{published.accuracy:.2%}", "flowers version 1", "near-ties"):
+        assert word in said
+    assert published.sha256 in said
+
+
+def test_the_same_recipe_gives_the_same_file(iris: tuple[Published, str], tmp_path: Path) -> None:
+    again = pipeline.run(IRIS, models=tmp_path, device="auto", console=_console(), runs=None)
+    assert again.sha256 == iris[0].sha256
+
+
+def test_a_few_epochs_of_digits_with_batch_norm_are_learnt_and_published(tmp_path: Path) -> None:
+    quick = Recipe(
+        name="quick",
+        data="digits",
+        network=Cnn(channels=(8, 16), hidden=()),
+        hyperparameters=Hyperparameters(epochs=5, learning_rate=0.01),
+    )
+    published = pipeline.run(quick, models=tmp_path, device="cpu", console=_console(), runs=None)
+    assert published.rows == 360
+    assert published.accuracy is not None
+    assert published.accuracy > 0.9
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_else(tmp_path: Path, everything_under: Listing) -> None:
+    console = _console()
+    with pytest.raises(DeviceError):
+        pipeline.run(IRIS, models=tmp_path, device="tpu", console=console, runs=tmp_path / "runs")
+    assert _said(console) == ""
+    assert everything_under(tmp_path) == []
+
+
+def test_the_run_folder_holds_configuration_metrics_checkpoint_and_pictures(
+    iris: tuple[Published, str], folder: Path
+) -> None:
+    (run,) = (folder / "runs/flowers").iterdir()
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.json", "metrics.csv", "metrics.jsonl", "checkpoint.pt", "published.json", "pictures"}
+    config = json.loads((run / "config.json").read_text())
+    assert Recipe.model_validate(config["recipe"]) == IRIS
+    assert (config["device"], config["processes"]) == ("cpu", 1)
+    card = json.loads((iris[0].path / "card.json").read_text())
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == card["scores"]["epochs"]
+    pictures = {path.name for path in (run / "pictures").iterdir()}
+    assert {"network.svg", "learning-curves.png", "confusion.png"} <= pictures
+    assert pictures <= {path.name for path in iris[0].path.iterdir()}
+
+
+def test_the_card_says_how_far_probabilities_can_be_believed_before_and_after(iris: tuple[Published, str]) -> None:
+    scores = json.loads((iris[0].path / "card.json").read_text())["scores"]
+    assert scores["temperature"] > 0
+    assert 0 <= scores["ece"] <= 1
+    assert 0 <= scores["ece_before"] <= 1
+
+
+class _Interrupt:
+    """Stands in for LiveReport.epoch, and interrupts the training when it comes to the epoch `at`."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __call__(self, epoch: Epoch) -> None:
+        if epoch.number == self.at:
+            raise KeyboardInterrupt
+
+
+def _interrupted(recipe: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch, *, at: int) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveReport, "epoch", _Interrupt(at))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(recipe, models=folder / "models", device="cpu", console=_console(), runs=folder / "runs")
+
+
+def test_an_interrupted_job_leaves_no_version_and_goes_on_to_the_same_file(
+    iris: tuple[Published, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupted(IRIS, tmp_path, monkeypatch, at=7)
+    assert not (tmp_path / "models").exists()
+    console = _console()
+    again = pipeline.run(
+        IRIS, models=tmp_path / "models", device="cpu", console=console, runs=tmp_path / "runs", resume=True
+    )
+    assert "Going on with" in _said(console)
+    assert again.sha256 == iris[0].sha256
+    assert len(list((tmp_path / "runs/flowers").iterdir())) == 1
+
+
+def test_another_recipe_does_not_go_on_where_this_one_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupted(IRIS, tmp_path, monkeypatch, at=2)
+    other = IRIS.model_copy(update={"seed": 5, "validation": 0.2})
+    with pytest.raises(ResumeError, match=r"is of another recipe \(seed was 20, is 5, validation was 0.15, is 0.2\)"):
+        pipeline.run(
+            other, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs", resume=True
+        )
+    assert not (tmp_path / "models").exists()
+
+
+def test_resuming_starts_anew_where_nothing_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.start(tmp_path / "runs", "flowers").begin({})  # killed before its first epoch was over
+    console = _console()
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveReport, "epoch", _Interrupt(1))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(
+                IRIS, models=tmp_path / "models", device="cpu", console=console, runs=tmp_path / "runs", resume=True
+            )
+    assert "was interrupted after an epoch: starting anew" in _said(console)
+    assert len(list((tmp_path / "runs/flowers").iterdir())) == 2
+
+
+def test_without_run_folders_there_is_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="without a folder for runs there is no checkpoint to resume from"):
+        pipeline.run(IRIS, models=tmp_path, device="cpu", console=_console(), runs=None, resume=True)

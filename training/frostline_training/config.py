@@ -1,0 +1,219 @@
+"""Training recipes: all settings of a training run as one typed, frozen value."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from frostline_training.errors import UnknownRecipeError
+from frostline_training.sources import Source
+
+_VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Widths = tuple[PositiveInt, ...]
+
+
+class Mlp(BaseModel):
+    """Dense layers over inputs [N, ...]; `hidden` are their widths, from the input to the logits.
+
+    Tokens are embedded in `embedding` numbers each, and averaged.
+    """
+
+    model_config = _VALUE
+    family: Literal["mlp"] = "mlp"
+    hidden: Widths = (64, 64)
+    activation: Activation = "relu"
+    dropout: Dropout = 0.0
+    norm: Literal["none", "batch", "layer"] = "none"
+    embedding: PositiveInt = 32
+
+
+class Cnn(BaseModel):
+    """3x3 convolutions over images [N, C, H, W], then dense layers.
+
+    Every block of `channels` but the first halves the image. A residual block has two convolutions and adds
+    its input to their result.
+    """
+
+    model_config = _VALUE
+    family: Literal["cnn"] = "cnn"
+    channels: Annotated[Widths, Field(min_length=1)] = (32, 64, 64)
+    residual: bool = False
+    hidden: Widths = (64,)
+    activation: Activation = "relu"
+    dropout: Dropout = 0.0
+    norm: Literal["none", "batch", "layer"] = "batch"
+
+
+class Rnn(BaseModel):
+    """Recurrent layers over sequences [N, T, F] or tokens [N, T] of any length, then dense layers on the last state.
+
+    `activation` is that of the dense layers; of the recurrent ones only those of kind ``rnn`` have a choice,
+    and take it where it is ``relu`` (else ``tanh``).
+    """
+
+    model_config = _VALUE
+    family: Literal["rnn"] = "rnn"
+    kind: Literal["rnn", "lstm", "gru"] = "gru"
+    state: PositiveInt = 64
+    layers: PositiveInt = 1
+    bidirectional: bool = False
+    hidden: Widths = ()
+    activation: Activation = "tanh"
+    dropout: Dropout = 0.0
+    norm: Literal["none", "layer"] = "none"
+    embedding: PositiveInt = 32
+
+
+class Transformer(BaseModel):
+    """Self-attention layers over sequences [N, T, F] or tokens [N, T] of any length, averaged, then dense layers."""
+
+    model_config = _VALUE
+    family: Literal["transformer"] = "transformer"
+    width: PositiveInt = 64
+    heads: PositiveInt = 4
+    layers: PositiveInt = 2
+    feedforward: PositiveInt = 128
+    hidden: Widths = ()
+    activation: Activation = "gelu"
+    dropout: Dropout = 0.1
+
+    @model_validator(mode="after")
+    def _divide_the_width_among_the_heads(self) -> "Transformer":
+        if self.width % self.heads or self.width % 2:
+            raise ValueError(f"width ({self.width}) must be even, and a multiple of heads ({self.heads})")
+        return self
+
+
+Network = Annotated[Mlp | Cnn | Rnn | Transformer, Field(discriminator="family")]
+
+
+class Hyperparameters(BaseModel):
+    """What is chosen, as opposed to the parameters, which are learnt.
+
+    The learning rate rises over `warmup` of all steps to `learning_rate`, then falls to nearly zero on a cosine.
+    Gradients longer than `clip_norm` are shortened to it. `class_weights` makes every class count the same, however
+    many rows it has. Training stops when the validation loss has not improved for `patience` epochs. `precision` is
+    that of the arithmetic on CUDA; the CPU always computes in fp32.
+    """
+
+    model_config = _VALUE
+    epochs: PositiveInt = 60
+    batch_size: Annotated[int, Field(ge=2)] = 64  # batch-norm needs two rows to have a variance
+    learning_rate: PositiveFloat = 3e-3
+    weight_decay: NonNegativeFloat = 1e-2
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    clip_norm: PositiveFloat = 1.0
+    class_weights: bool = False
+    patience: PositiveInt = 15
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class Recipe(BaseModel):
+    """One training run: data, split, network and hyperparameters.
+
+    `data` is the name of a built-in data set, or says where the user's own is. `seed` decides the split, the first
+    weights and the order of the rows. `validation` and `test` are the fractions of all rows that are held out, class
+    by class. `calibrate` divides the logits by the temperature at which their probabilities fit validation best.
+    `threads` is how many CPU threads compute: the last digits of the weights depend on it, and small networks only
+    get slower with more than one.
+    """
+
+    model_config = _VALUE
+    name: str
+    data: str | Source
+    network: Network
+    hyperparameters: Hyperparameters = Hyperparameters()
+    calibrate: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 20
+    threads: PositiveInt = 1
+    validation: Fraction = 0.15
+    test: Fraction = 0.2
+
+    @model_validator(mode="after")
+    def _leave_rows_to_train_on(self) -> "Recipe":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation ({self.validation}) and test ({self.test}) leave no rows to train on")
+        return self
+
+
+def _sequence(name: str, network: Rnn | Transformer) -> Recipe:
+    return Recipe(
+        name=name,
+        data="digits-rows",
+        network=network,
+        hyperparameters=Hyperparameters(epochs=40, label_smoothing=0.05, patience=12, weight_decay=0.05),
+    )
+
+
+_BUILT_IN = (
+    Recipe(
+        name="digits",
+        data="digits",
+        network=Cnn(dropout=0.3),
+        hyperparameters=Hyperparameters(epochs=30, label_smoothing=0.05, patience=10),
+    ),
+    Recipe(
+        name="digits-mlp",
+        data="digits-flat",
+        network=Mlp(hidden=(128, 64), activation="gelu", dropout=0.2),
+        hyperparameters=Hyperparameters(epochs=40, label_smoothing=0.05),
+    ),
+    _sequence("digits-rnn", Rnn(kind="rnn", state=96, bidirectional=True, hidden=(64,), dropout=0.2)),
+    _sequence("digits-lstm", Rnn(kind="lstm", state=64, bidirectional=True, hidden=(64,), dropout=0.2)),
+    _sequence("digits-gru", Rnn(kind="gru", state=64, bidirectional=True, hidden=(64,), dropout=0.2)),
+    _sequence("digits-transformer", Transformer(width=64, layers=2)),
+    Recipe(
+        name="iris",
+        data="iris",
+        network=Mlp(hidden=(32, 32), activation="tanh"),
+        hyperparameters=Hyperparameters(epochs=150, batch_size=16, learning_rate=1e-2, patience=30),
+    ),
+    Recipe(
+        name="wine",
+        data="wine",
+        network=Mlp(hidden=(32,), dropout=0.2),
+        hyperparameters=Hyperparameters(epochs=100, batch_size=16, patience=30),
+    ),
+    Recipe(
+        name="breast-cancer",
+        data="breast-cancer",
+        network=Mlp(hidden=(32,), dropout=0.3, norm="batch"),
+        hyperparameters=Hyperparameters(epochs=60, batch_size=32, patience=20),
+    ),
+    Recipe(
+        name="text",
+        data="python-text",
+        network=Rnn(kind="lstm", state=64, dropout=0.3),
+        hyperparameters=Hyperparameters(epochs=10, learning_rate=5e-3, patience=4),
+    ),
+)
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _BUILT_IN})
+
+DEFAULT_RECIPE = "digits"
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe called `name`.
+
+    Raises:
+        UnknownRecipeError: There is none; the text lists those there are.
+    """
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise UnknownRecipeError(f"no recipe is called {name!r}; there are: {', '.join(sorted(RECIPES))}") from None

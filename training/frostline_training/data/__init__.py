@@ -1,0 +1,22 @@
+"""Data sets as arrays with targets, split once into training, validation and test rows."""
+
+from frostline_training.data.rows import INPUT, Array, Column, Dataset, Inputs, Rows, named, sample, take, tensors
+from frostline_training.data.splits import Split, describe, load, prepare, split
+
+__all__ = [
+    "INPUT",
+    "Array",
+    "Column",
+    "Dataset",
+    "Inputs",
+    "Rows",
+    "Split",
+    "describe",
+    "load",
+    "named",
+    "prepare",
+    "sample",
+    "split",
+    "take",
+    "tensors",
+]

@@ -1,0 +1,92 @@
+"""The built-in data sets: real data that needs no download."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from frostline_training.data.pythontext import python_text
+from frostline_training.data.rows import Column, Dataset, Rows
+
+
+def _digits(name: str, shape: tuple[int, ...], send: str) -> Dataset:
+    bunch = _bunch("load_digits")
+    return Dataset(
+        name=name,
+        rows=Rows(bunch.images.reshape(-1, *shape).astype(np.float32), bunch.target.astype(np.int64)),
+        labels=tuple(str(label) for label in bunch.target_names),
+        send=send,
+        source="UCI Optical Recognition of Handwritten Digits, as scikit-learn ships it",
+        sequence=name == "digits-rows",
+    )
+
+
+def _measurements(name: str, loader: str, send: str, source: str) -> Dataset:
+    bunch = _bunch(loader)
+    return Dataset(
+        name=name,
+        rows=Rows(bunch.data.astype(np.float32), bunch.target.astype(np.int64)),
+        labels=tuple(str(label) for label in bunch.target_names),
+        send=send,
+        source=f"{source}, as scikit-learn ships it",
+        columns=tuple(Column(str(column)) for column in bunch.feature_names),
+    )
+
+
+def _diabetes() -> Dataset:
+    bunch = _bunch("load_diabetes", scaled=False)
+    return Dataset(
+        name="diabetes",
+        rows=Rows(bunch.data.astype(np.float32), bunch.target.astype(np.float32)[:, np.newaxis]),
+        labels=("progression after one year",),
+        send="ten baseline measurements of a patient: age, sex, body mass index, blood pressure, six blood values",
+        source="Efron and others, Least Angle Regression (2004), as scikit-learn ships it",
+        task="regression",
+        columns=tuple(Column(str(column)) for column in bunch.feature_names),
+    )
+
+
+def _bunch(loader: str, **arguments: bool) -> Any:
+    # scikit-learn takes about a second to import; only training needs it.
+    from sklearn import datasets  # noqa: PLC0415
+
+    return getattr(datasets, loader)(**arguments)
+
+
+DATASETS: Mapping[str, Callable[[], Dataset]] = MappingProxyType(
+    {
+        "digits": partial(
+            _digits, "digits", (1, 8, 8), "one grey image of 8x8 pixels: [1, 8, 8], ink from 0 (none) to 16 (full)"
+        ),
+        "digits-rows": partial(
+            _digits,
+            "digits-rows",
+            (8, 8),
+            "rows of pixels from top to bottom, trained on 8: [8, 8], ink from 0 (none) to 16 (full)",
+        ),
+        "digits-flat": partial(
+            _digits, "digits-flat", (64,), "8x8 pixels row by row: [64], ink from 0 (none) to 16 (full)"
+        ),
+        "iris": partial(
+            _measurements,
+            "iris",
+            "load_iris",
+            "four lengths in cm: sepal length, sepal width, petal length, petal width",
+            "UCI Iris",
+        ),
+        "wine": partial(
+            _measurements, "wine", "load_wine", "thirteen chemical measurements of a wine", "UCI Wine Recognition"
+        ),
+        "breast-cancer": partial(
+            _measurements,
+            "breast-cancer",
+            "load_breast_cancer",
+            "thirty measurements of cell nuclei",
+            "UCI Breast Cancer Wisconsin (Diagnostic)",
+        ),
+        "diabetes": _diabetes,
+        "python-text": python_text,
+    }
+)

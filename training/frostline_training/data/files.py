@@ -1,0 +1,169 @@
+"""The readers of NumPy archives and image folders; an error names the file and the row."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline_training.data.rows import INPUT, Array, Dataset, Inputs, Rows
+from frostline_training.data.tables import in_order
+from frostline_training.errors import DataError
+from frostline_training.sources import ImageFolder, NpzFile
+
+LENGTHS = "lengths"
+_TARGET = "target"
+
+
+def load_npz(source: NpzFile) -> Dataset:
+    """Read arrays of inputs, targets and lengths.
+
+    Raises:
+        DataError: The file or an array in it is not what it must be.
+    """
+    arrays = _arrays(source.path)
+    for name in (INPUT, _TARGET):
+        if name not in arrays:
+            raise DataError(f"{source.path} has no array {name!r}; it has: {', '.join(arrays) or 'nothing'}")
+    values = _values(source.path, INPUT, arrays[INPUT])
+    tokens = np.issubdtype(values.dtype, np.integer)
+    labels, targets = _targets(source, arrays[_TARGET])
+    inputs: Inputs = values
+    if LENGTHS in arrays:
+        lengths = arrays[LENGTHS]
+        if values.ndim < 2 or not np.issubdtype(lengths.dtype, np.integer) or lengths.shape != values.shape[:1]:
+            raise DataError(f"{source.path}: lengths must be one whole number for each sequence")
+        wrong = np.flatnonzero((lengths < 1) | (lengths > values.shape[1]))
+        if wrong.size:
+            row = int(wrong[0])
+            raise DataError(
+                f"{source.path}, row {row + 1}, lengths: {lengths[row]} is not between 1 and {values.shape[1]}"
+            )
+        inputs = {INPUT: values, LENGTHS: lengths.astype(np.int64)}
+    for name, array in (("target", targets), (LENGTHS, arrays.get(LENGTHS, targets))):
+        if len(array) != len(values):
+            raise DataError(f"{source.path} has {len(values)} rows of input, but {len(array)} of {name}")
+    shape = ", ".join(["N", *(str(size) for size in values.shape[1:])])
+    return Dataset(
+        name=source.path.name,
+        rows=Rows(inputs, targets),
+        labels=labels,
+        send=f"{INPUT} [{shape}] {values.dtype}" + (f", and {LENGTHS} [N] int64" if LENGTHS in arrays else ""),
+        source=f"{len(values)} rows of {source.path.name}",
+        task=source.task,
+        sequence=values.ndim == (2 if tokens else 3),
+    )
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except FileNotFoundError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        raise DataError(f"{path} is empty" if empty else f"{path} is not an archive of NumPy arrays (.npz)") from error
+
+
+def _values(path: Path, name: str, array: Array) -> Array:
+    if array.ndim < 2 or len(array) == 0:
+        raise DataError(f"{path}: {name} has shape {list(array.shape)}, not [N, ...] with at least one row")
+    if np.issubdtype(array.dtype, np.integer) and array.ndim == 2:
+        if array.min() < 0:
+            row, column = np.argwhere(array < 0)[0]
+            raise DataError(
+                f"{path}, row {row + 1}, column {column + 1}, {name}: token {array[row, column]} is negative"
+            )
+        return array if array.dtype == np.uint8 else array.astype(np.int64)
+    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+        raise DataError(f"{path}: {name} is {array.dtype}, not numbers")
+    return _finite(path, name, array)
+
+
+def _finite(path: Path, name: str, array: Array) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    broken = np.argwhere(~np.isfinite(values))
+    if len(broken):
+        row, *rest = (int(place) for place in broken[0])
+        column = ", ".join(str(place + 1) for place in rest)
+        where = f", column {column}" if rest else ""
+        raise DataError(f"{path}, row {row + 1}{where}, {name}: {array[tuple(broken[0])]} is no finite number")
+    return values
+
+
+def _targets(source: NpzFile, array: Array) -> tuple[tuple[str, ...], Array]:
+    if source.task != "single-label":
+        if array.ndim not in (1, 2) or not (array.dtype == bool or np.issubdtype(array.dtype, np.number)):
+            raise DataError(f"{source.path}: target is {array.dtype} {list(array.shape)}, not numbers [N, K]")
+        values = _finite(source.path, _TARGET, array.reshape(len(array), -1))
+        if source.task == "multi-label" and not np.isin(values, (0, 1)).all():
+            row, column = np.argwhere(~np.isin(values, (0, 1)))[0]
+            raise DataError(
+                f"{source.path}, row {row + 1}, column {column + 1}, target: {values[row, column]:g} is neither 0 nor 1"
+            )
+        return _named_by(source, tuple(f"value {index}" for index in range(values.shape[1]))), values
+    if array.ndim != 1 or np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{source.path}: target is {array.dtype} {list(array.shape)}, not one class for each row")
+    texts = [str(value) for value in array]
+    if source.labels is not None and np.issubdtype(array.dtype, np.integer):
+        return _numbered(source, array, source.labels)
+    labels = in_order(set(texts))
+    place = {label: index for index, label in enumerate(labels)}
+    return _named_by(source, labels), np.array([place[text] for text in texts], dtype=np.int64)
+
+
+def _numbered(source: NpzFile, array: Array, labels: tuple[str, ...]) -> tuple[tuple[str, ...], Array]:
+    wrong = np.flatnonzero((array < 0) | (array >= len(labels)))
+    if wrong.size:
+        row = int(wrong[0])
+        raise DataError(f"{source.path}, row {row + 1}, target: class {array[row]}, but there are {len(labels)} labels")
+    return labels, array.astype(np.int64)
+
+
+def _named_by(source: NpzFile, names: tuple[str, ...]) -> tuple[str, ...]:
+    if source.labels is not None and len(source.labels) != len(names):
+        raise DataError(f"{source.path} has {len(names)} classes or values, but {len(source.labels)} labels are given")
+    return source.labels or names
+
+
+def load_images(source: ImageFolder) -> Dataset:
+    """Read the pictures of every class's folder.
+
+    Raises:
+        DataError: There is no such folder, a class has no pictures, or a file is none.
+    """
+    # Only those who train on pictures decode them.
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+
+    try:
+        folders = sorted(path for path in source.path.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read {source.path}: {error.strerror or error}") from error
+    if not folders:
+        raise DataError(f"{source.path} is empty: it must hold one folder of pictures for each class")
+    height, width = source.size
+    pictures: list[Array] = []
+    targets = []
+    for label, folder in enumerate(folders):
+        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        if not files:
+            raise DataError(f"{folder} is empty: class {folder.name!r} has no pictures")
+        for path in files:
+            try:
+                with Image.open(path) as image:
+                    resized = image.convert("L" if source.color == "grey" else "RGB").resize((width, height))
+            except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+                raise DataError(f"{path} is not a picture that can be read") from error
+            pixels = np.asarray(resized, dtype=np.float32)
+            pictures.append(pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+            targets.append(label)
+    channels = "1" if source.color == "grey" else "3"
+    return Dataset(
+        name=source.path.name,
+        rows=Rows(np.stack(pictures), np.array(targets, dtype=np.int64)),
+        labels=tuple(folder.name for folder in folders),
+        send=f"one {source.color} picture of {width}x{height} pixels: [{channels}, {height}, {width}], 0 (dark) to 255",
+        source=f"{len(targets)} pictures of the folder {source.path.name}",
+    )

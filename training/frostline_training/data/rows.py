@@ -1,0 +1,113 @@
+"""The data set: rows with their targets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline_training.sources import Task
+
+if TYPE_CHECKING:
+    import torch
+
+Array = NDArray[Any]
+Inputs = Array | Mapping[str, Array]
+
+INPUT = "input"
+UNKNOWN = "(unknown)"
+
+
+class Rows(NamedTuple):
+    """Rows with their targets.
+
+    Attributes:
+        inputs: [N, ...] as a client would send them, or several by name, in the order of the network's arguments.
+            Whole numbers [N, T] are tokens; 0 pads them on the right.
+        targets: Classes int64 [N]; for several labels float32 [N, C] of 0 and 1; for a regression float32 [N, K].
+    """
+
+    inputs: Inputs
+    targets: Array
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: As in the file's header.
+        categories: The category that each whole number stands for, 0 for any that is not known; None for a number,
+            which may be NaN where it is missing.
+    """
+
+    name: str
+    categories: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A whole data set.
+
+    Attributes:
+        name: What recipes call it.
+        rows: All rows; class (or column) `i` of the targets is called `labels[i]`.
+        labels: The names of the classes, or of the values.
+        send: What a client must send, in words (axes, units, range).
+        source: Where the rows come from.
+        task: What the targets are.
+        columns: What the input's columns are, where it is a table of numbers and categories.
+        sequence: Whether the first input's second axis is a time axis, of any length.
+    """
+
+    name: str
+    rows: Rows
+    labels: tuple[str, ...]
+    send: str
+    source: str
+    task: Task = "single-label"
+    columns: tuple[Column, ...] = ()
+    sequence: bool = False
+
+    @property
+    def dynamic(self) -> dict[str, dict[int, str]]:
+        """The inputs' open axes other than the first, by name."""
+        return {next(iter(named(self.rows.inputs))): {1: "time"}} if self.sequence else {}
+
+    @property
+    def majority(self) -> float | None:
+        """The accuracy of always answering the most frequent class; None where there are no classes."""
+        if self.task != "single-label":
+            return None
+        return float(np.bincount(self.rows.targets).max() / len(self.rows.targets))
+
+
+def named(inputs: Inputs) -> dict[str, Array]:
+    """Return `inputs` by name; one alone is called ``input``."""
+    return dict(inputs) if isinstance(inputs, Mapping) else {INPUT: inputs}
+
+
+def take(rows: Rows, index: NDArray[np.intp]) -> Rows:
+    """Return those of `rows` that `index` names, in its order."""
+    if isinstance(rows.inputs, Mapping):
+        return Rows({name: array[index] for name, array in rows.inputs.items()}, rows.targets[index])
+    return Rows(rows.inputs[index], rows.targets[index])
+
+
+def tensors(rows: Rows, device: "torch.device") -> "tuple[tuple[torch.Tensor, ...], torch.Tensor]":
+    """Return the inputs, in the order of the network's arguments, and the targets, all on `device`."""
+    # Recipes and data can be looked at without PyTorch, which takes seconds to import.
+    import torch  # noqa: PLC0415
+
+    inputs = tuple(torch.from_numpy(array).to(device) for array in named(rows.inputs).values())
+    return inputs, torch.from_numpy(rows.targets).to(device)
+
+
+def sample(rows: Rows) -> "torch.Tensor | dict[str, torch.Tensor]":
+    """Return the inputs as `frostline.publish` takes them: one tensor, or several by name."""
+    import torch  # noqa: PLC0415 as above
+
+    if isinstance(rows.inputs, Mapping):
+        return {name: torch.from_numpy(array) for name, array in rows.inputs.items()}
+    return torch.from_numpy(rows.inputs)

@@ -1,0 +1,130 @@
+"""The split of a data set into training, validation and test rows.
+
+The same arguments give the same split every time.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline_training.config import Recipe
+from frostline_training.data import builtin, files, tables
+from frostline_training.data.rows import Dataset, Rows, take
+from frostline_training.errors import DataError
+from frostline_training.sources import CsvFile, ImageFolder, NpzFile, ParquetFile, Source
+
+_PARTS = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set's rows, each in exactly one part. `dataset.rows` are those to train on: a network is made for them."""
+
+    dataset: Dataset
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
+def load(source: str | Source) -> Dataset:
+    """Return the built-in data set called `source`, without network access, or read the user's own.
+
+    Raises:
+        DataError: There is none; the text lists those there are. Or a file holds something wrong; the text says where.
+    """
+    match source:
+        case str():
+            if source not in builtin.DATASETS:
+                known = ", ".join(sorted(builtin.DATASETS))
+                raise DataError(f"no data set is called {source!r}; there are: {known}")
+            return builtin.DATASETS[source]()
+        case CsvFile() | ParquetFile():
+            return tables.load(source)
+        case NpzFile():
+            return files.load_npz(source)
+        case ImageFolder():
+            return files.load_images(source)
+
+
+def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Split:
+    """Split the rows at random, keeping each class's share (so every part knows every class).
+
+    The same arguments give the same parts, whatever else ran before.
+
+    Args:
+        dataset: What to split.
+        seed: Decides which row goes where.
+        validation: Fraction of all rows to stop training by.
+        test: Fraction of all rows that training never sees.
+
+    Raises:
+        DataError: Some class has too few rows to be in every part.
+    """
+    # scikit-learn takes about a second to import; only training needs it.
+    from sklearn.model_selection import train_test_split  # noqa: PLC0415
+
+    rows = dataset.rows
+    total = len(rows.targets)
+    _check_classes(dataset)
+    classes = rows.targets if dataset.task == "single-label" else None
+    counts = {part: _count(fraction, total) for part, fraction in (("validation", validation), ("test", test))}
+    try:
+        rest, judged = train_test_split(np.arange(total), test_size=counts["test"], stratify=classes, random_state=seed)
+        learnt, stopping = train_test_split(
+            rest,
+            test_size=counts["validation"],
+            stratify=None if classes is None else classes[rest],
+            random_state=seed,
+        )
+    except ValueError as error:
+        raise DataError(f"cannot split {total} rows of {dataset.name!r} class by class: {error}") from error
+    train = take(rows, learnt)
+    return Split(replace(dataset, rows=train), train, take(rows, stopping), take(rows, judged))
+
+
+def prepare(recipe: Recipe) -> Split:
+    """Load and split what `recipe` trains on: `.test` holds exactly the rows its training never sees."""
+    return split(load(recipe.data), seed=recipe.seed, validation=recipe.validation, test=recipe.test)
+
+
+def describe(split: Split) -> dict[str, object]:
+    """Return what a card says of the data: the source, how many rows, the baseline, and each column's categories."""
+    dataset = split.dataset
+    described: dict[str, object] = {
+        "name": dataset.name,
+        "source": dataset.source,
+        "task": dataset.task,
+        "rows": {part: len(getattr(split, part).targets) for part in ("train", "validation", "test")},
+    }
+    if dataset.majority is not None:
+        described["majority_baseline"] = dataset.majority
+    if dataset.columns:
+        described["columns"] = [
+            {"name": column.name} | ({} if column.categories is None else {"categories": list(column.categories)})
+            for column in dataset.columns
+        ]
+    return described
+
+
+def _check_classes(dataset: Dataset) -> None:
+    targets = dataset.rows.targets
+    if len(targets) < _PARTS:
+        raise DataError(f"{dataset.name} has {len(targets)} rows: too few to train on, to stop by and to judge by")
+    if dataset.task != "single-label":
+        return
+    rows: NDArray[np.intp] = np.bincount(targets, minlength=len(dataset.labels))
+    if len(dataset.labels) < 2:
+        raise DataError(f"{dataset.name} has only the class {dataset.labels[0]!r}: there is nothing to tell apart")
+    if rows.min() < _PARTS:
+        label = dataset.labels[int(rows.argmin())]
+        raise DataError(
+            f"{dataset.name}: class {label!r} has {rows.min()} row{'' if rows.min() == 1 else 's'}, and needs at least {_PARTS}: "
+            "to train on, to stop by and to judge by"
+        )
+
+
+def _count(fraction: float, rows: int) -> int:
+    # Rounded first: 0.2 * 120 must not become 25 because it is 24.000000000000004.
+    return math.ceil(round(fraction * rows, 6))

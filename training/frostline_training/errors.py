@@ -1,0 +1,55 @@
+"""The exceptions of training; each message is one clear sentence."""
+
+
+class TrainingError(Exception):
+    """Anything that ends a training run or a publication; its text says the fact and the fix."""
+
+
+class UnknownRecipeError(TrainingError):
+    """No recipe has that name."""
+
+
+class SettingError(TrainingError):
+    """A recipe has no such setting, or a setting cannot have that value; or a file holds no recipe."""
+
+
+class DataError(TrainingError):
+    """The data set does not exist, holds something wrong, or cannot be split as the recipe asks."""
+
+
+class DeviceError(TrainingError):
+    """The device asked for does not exist here."""
+
+
+class DivergedError(TrainingError):
+    """The loss stopped being a finite number."""
+
+
+class PublishError(TrainingError):
+    """The arguments of `publish` do not fit together; nothing was exported."""
+
+
+class RefusedError(PublishError):
+    """The network, or its exported file, does not answer as it must; nothing was published.
+
+    Attributes:
+        fact: What was seen.
+        cause: The likely cause, and what to do about it.
+        largest: The largest absolute difference seen, where numbers were compared.
+        row: The held-out row it was seen at (its index in the rows given to `publish`).
+    """
+
+    def __init__(self, fact: str, *, cause: str, largest: float | None = None, row: int | None = None) -> None:
+        where = "" if row is None else f" at held-out row {row}"
+        measured = f" (largest difference {largest:.3g}{where})" if largest is not None else where
+        super().__init__(f"{fact}{measured}; likely cause: {cause}. Nothing was published.")
+        self.fact = fact
+        self.cause = cause
+        self.largest = largest
+        self.row = row
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a foreign `error` says, or its kind where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

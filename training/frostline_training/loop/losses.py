@@ -1,0 +1,81 @@
+"""The losses and the metrics of each kind of task."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
+
+from frostline_training.sources import Task
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The losses of one task. Outputs are logits [N, C], or values [N, K] with regression.
+
+    Attributes:
+        task: ``single-label`` (targets int64 [N]), ``multi-label`` (targets 0 or 1, float32 [N, C]) or
+            ``regression`` (targets float32 [N, K]).
+        label_smoothing: How much of a label's probability is spread over all classes, while it learns.
+        weights: [C] of the classes, or of the ones of each label with a multi-label task, while it learns.
+        deviations: [K] of the targets, the unit that errors of regression are measured in.
+    """
+
+    task: Task
+    label_smoothing: float = 0.0
+    weights: Tensor | None = None
+    deviations: Tensor | float = 1.0
+
+    @classmethod
+    def fit(cls, task: Task, targets: Tensor, *, label_smoothing: float, class_weights: bool) -> "Objective":
+        """Measure what the losses need on the training `targets`.
+
+        With `class_weights` every class counts the same, however many rows it has.
+        """
+        match task:
+            case "single-label":
+                counts = torch.bincount(targets).clamp(min=1)
+                weights = len(targets) / (len(counts) * counts)
+            case "multi-label":
+                ones = targets.sum(0).clamp(min=1)
+                weights = (len(targets) - ones).clamp(min=1) / ones
+            case "regression":
+                deviations = targets.double().std(0, correction=0).float()
+                return cls(task, deviations=torch.where(deviations > 0, deviations, 1.0))
+        return cls(task, label_smoothing, weights.float() if class_weights else None)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over a batch: what the weights are moved against."""
+        match self.task:
+            case "single-label":
+                return cross_entropy(outputs, targets, self.weights, label_smoothing=self.label_smoothing)
+            case "multi-label":
+                smooth = targets + self.label_smoothing * (0.5 - targets)
+                return binary_cross_entropy_with_logits(outputs, smooth, pos_weight=self.weights)
+            case "regression":
+                return smooth_l1_loss(outputs / self.deviations, targets / self.deviations)
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum over the rows of the plain loss: no smoothing, no weights; what the best epoch is chosen by.
+
+        It is cross-entropy in nats (mean over the labels with a multi-label task), or the smooth L1 error in
+        deviations of the target.
+        """
+        match self.task:
+            case "single-label":
+                return cross_entropy(outputs, targets, reduction="sum")
+            case "multi-label":
+                return binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1).sum()
+            case "regression":
+                scaled, wanted = outputs / self.deviations, targets / self.deviations
+                return smooth_l1_loss(scaled, wanted, reduction="none").mean(1).sum()
+
+    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return how many rows of a batch are right: see `Scores.accuracy`, times the rows."""
+        match self.task:
+            case "single-label":
+                return (outputs.argmax(1) == targets).sum()
+            case "multi-label":
+                return ((outputs > 0) == (targets > 0.5)).float().mean(1).sum()
+            case "regression":
+                return (1 - ((outputs - targets) / self.deviations) ** 2).mean(1).sum()

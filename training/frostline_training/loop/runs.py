@@ -1,0 +1,154 @@
+"""The run folder: a training's configuration, metrics, checkpoint and pictures.
+
+``runs/<name>/<started>/`` holds ``config.json``, ``metrics.csv``, ``metrics.jsonl`` and ``checkpoint.pt``; once a
+version came of it also ``published.json`` and ``pictures/``. What a column called accuracy holds is said at
+`progress.Scores`.
+"""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from frostline_training.errors import TrainingError
+from frostline_training.loop.progress import Epoch
+
+_COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "improved",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training stood after its last whole epoch."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of its pictures."""
+        return self.folder / "pictures"
+
+    def begin(self, config: Mapping[str, object]) -> None:
+        """Write down what is run, and how."""
+        _write_json(self.folder / "config.json", config)
+
+    def log(self, epoch: Epoch) -> None:
+        """Add one epoch to the metrics."""
+        self._write((epoch,), "a")
+
+    def rewrite(self, history: Sequence[Epoch]) -> None:
+        """Bring the metrics to exactly `history`: a killed run may have noted an epoch that it will run again."""
+        self._write(history, "w")
+
+    def finish(self, published: Path, *, version: int) -> None:
+        """Note which version came of it, so that nobody resumes it, and keep the pictures of the `published` folder."""
+        _write_json(self.folder / "published.json", {"folder": str(published), "version": version})
+        for picture in (*published.glob("*.png"), *published.glob("*.svg")):
+            self.pictures.mkdir(exist_ok=True)
+            shutil.copy(picture, self.pictures)
+
+    @property
+    def finished(self) -> bool:
+        """Whether a version came of it."""
+        return (self.folder / "published.json").exists()
+
+    def _write(self, epochs: Sequence[Epoch], mode: str) -> None:
+        rows = [_row(epoch) for epoch in epochs]
+        with (self.folder / "metrics.jsonl").open(mode, encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        with (self.folder / "metrics.csv").open(mode, encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS)
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerows(rows)
+
+
+def start(runs: Path, name: str) -> Run:
+    """Make a new run's folder in `runs`, named by the time (UTC)."""
+    started = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    count = 1
+    while True:
+        folder = runs / name / (started if count == 1 else f"{started}-{count}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            count += 1
+        else:
+            return Run(folder)
+
+
+def unfinished(runs: Path, name: str) -> Run | None:
+    """Return the newest run of `name` in `runs`, if it has a checkpoint and no version came of it."""
+    folders = sorted((runs / name).glob("*/config.json"), key=lambda path: path.stat().st_mtime_ns)
+    newest = Run(folders[-1].parent) if folders else None
+    return newest if newest and newest.checkpoint.exists() and not newest.finished else None
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator["TensorBoard"]:
+    """Give a watcher that writes TensorBoard's logs into `folder`.
+
+    Raises:
+        TrainingError: The package is not installed.
+    """
+    try:
+        writer = import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+    except ImportError as error:
+        raise TrainingError("TensorBoard logs need its package: pip install tensorboard") from error
+    try:
+        yield TensorBoard(writer)
+    finally:
+        writer.close()
+
+
+class TensorBoard:
+    """A watcher that hands every epoch's numbers on to `writer`, a SummaryWriter."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+
+    def step(self) -> None:
+        """Batches are not logged."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Log one epoch."""
+        self._writer.add_scalar("learning_rate", epoch.learning_rate, epoch.number)
+        for name in ("loss", "accuracy"):
+            values = {part: getattr(getattr(epoch, part), name) for part in ("train", "validation")}
+            for part, value in values.items():
+                self._writer.add_scalar(f"{name}/{part}", value, epoch.number)
+
+
+def _row(epoch: Epoch) -> dict[str, object]:
+    values = (
+        epoch.number,
+        epoch.learning_rate,
+        epoch.train.loss,
+        epoch.train.accuracy,
+        epoch.validation.loss,
+        epoch.validation.accuracy,
+        epoch.improved,
+    )
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

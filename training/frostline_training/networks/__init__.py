@@ -1,0 +1,1 @@
+"""Neural network modules: the families a recipe may name; `families.build` makes one."""

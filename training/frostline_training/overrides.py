@@ -1,0 +1,103 @@
+"""Recipe overrides: a recipe as the command line names it, with some of its settings changed.
+
+The recipe is a built-in one or is in a user's file.
+"""
+
+import json
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from frostline_training.config import Recipe, find_recipe
+from frostline_training.errors import SettingError, TrainingError, first_line
+
+_OWN_SETTINGS = ("calibrate", "seed", "threads", "validation", "test")
+
+
+def choose(named: str, assignments: Sequence[str] = ()) -> Recipe:
+    """Return the built-in recipe called `named`, or the one in that file, changed by `assignments`.
+
+    Raises:
+        TrainingError: There is none, or a value cannot be changed so.
+    """
+    return with_settings(_in_file(Path(named)) if named.endswith(".py") else find_recipe(named), assignments)
+
+
+def precisions(named: Sequence[str]) -> tuple[Literal["fp16", "int8"], ...]:
+    """Return the precisions called so, each once.
+
+    Raises:
+        SettingError: There is no such precision.
+    """
+    known: tuple[Literal["fp16", "int8"], ...] = ("fp16", "int8")
+    for name in named:
+        if name not in known:
+            raise SettingError(f"precision {name!r} is not one of {', '.join(known)}")
+    return tuple(each for each in known if each in named)
+
+
+def settings(recipe: Recipe) -> dict[str, object]:
+    """Return what `with_settings` can change in `recipe`, with the present values."""
+    own = {name: getattr(recipe, name) for name in _OWN_SETTINGS}
+    network = recipe.network.model_dump(exclude={"family"})
+    return recipe.hyperparameters.model_dump() | network | own
+
+
+def with_settings(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """Return `recipe` with other values: ``epochs=5``, ``hidden=64,32``, ``bidirectional=true``.
+
+    Raises:
+        SettingError: There is no such setting, or its value is of the wrong type or out of range.
+    """
+    values = recipe.model_dump()
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingError(f"--set {assignment}: write it as name=value")
+        if key not in settings(recipe):
+            raise SettingError(
+                f"{recipe.name} has no setting {key!r}; there are: {', '.join(sorted(settings(recipe)))}"
+            )
+        owner = values if key in _OWN_SETTINGS else values["hyperparameters"]
+        owner = owner if key in owner else values["network"]
+        owner[key] = _parsed(text, like=owner[key])
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(next((part for part in reversed(first["loc"]) if isinstance(part, str)), ""))
+        told = where if where in settings(recipe) else ""
+        raise SettingError(f"{told or 'the settings'}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _parsed(text: str, *, like: object) -> object:
+    if isinstance(like, tuple):
+        return tuple(part.strip() for part in text.strip("[]() ").split(",") if part.strip())
+    if isinstance(like, str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # for the value's own type to refuse
+
+
+def _in_file(path: Path) -> Recipe:
+    try:
+        values = runpy.run_path(str(path))
+    except OSError as error:
+        raise SettingError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors()[0]["loc"])
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise SettingError(f"{path}: {error.title}{f', {place}' if place else ''}: {said}") from error
+    except TrainingError:
+        raise
+    except Exception as error:  # the user's own code: anything may come out
+        raise SettingError(f"{path} fails: {type(error).__name__}: {first_line(error)}") from error
+    found = {id(value): value for value in values.values() if isinstance(value, Recipe)}
+    if len(found) != 1:
+        raise SettingError(f"{path} must hold one Recipe, and holds {len(found) or 'none'}")
+    return next(iter(found.values()))

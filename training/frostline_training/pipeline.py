@@ -1,0 +1,218 @@
+"""The training pipeline: data, training, evaluation, publication."""
+
+import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from frostline_training import data, plots, report
+from frostline_training.config import Recipe
+from frostline_training.data import Split
+from frostline_training.errors import TrainingError
+from frostline_training.evaluation import calibrate, evaluate
+from frostline_training.evaluation.evaluate import Evaluation
+from frostline_training.loop import distributed
+from frostline_training.loop import runs as run_folders
+from frostline_training.loop.device import cpu_threads
+from frostline_training.loop.distributed import Group
+from frostline_training.loop.progress import Epoch
+from frostline_training.loop.runs import Run
+from frostline_training.loop.trainer import Trained, Watcher, steps_per_epoch, train
+from frostline_training.publishing import artifact, variants
+from frostline_training.publishing.publish import Published, publish
+from frostline_training.publishing.variants import Precision
+
+_SCORE = {"single-label": "accuracy", "multi-label": "labels_right", "regression": "r2"}  # what Scores.accuracy is
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a job finds and leaves things, and to whom it speaks."""
+
+    models: Path
+    runs: Path | None
+    device: torch.device
+    console: Console
+    group: Group
+
+
+def run(
+    recipe: Recipe,
+    *,
+    models: Path,
+    device: str,
+    console: Console,
+    runs: Path | None = Path("runs"),
+    resume: bool = False,
+    tensorboard: bool = False,
+    precision: Sequence[Precision] = (),
+    bound: float = 0.5,
+) -> Published:
+    """Train `recipe` and publish what came out as the next version of `recipe.name` in `models`.
+
+    Interrupting it at any time leaves nothing in `models`. Under ``torchrun`` all processes train together; the first
+    alone speaks, writes and publishes, and where it fails the others exit with 2.
+
+    Args:
+        recipe: What to train.
+        models: The models folder; it is made if need be.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        console: Where progress and the summary go.
+        runs: The folder of the run folders; without it there are no metrics and no checkpoints.
+        resume: Go on with the newest run of `recipe.name` if it was interrupted; else start a new one.
+        tensorboard: Write TensorBoard's logs into the run's folder.
+        precision: Smaller variants to publish too, each as a model of its own.
+        bound: How many points (hundredths) the test score of a variant may fall.
+
+    Raises:
+        TrainingError: One clear sentence.
+    """
+    with distributed.joined() as group:
+        try:
+            place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
+            split = data.prepare(recipe)
+            group.first(lambda: _check_writable(models, recipe.name))
+            report.print_start(place.console, recipe, split, str(place.device))
+            with cpu_threads(recipe.threads):
+                going_on, folder = group.first(lambda: _run_folder(recipe, place, resume=resume))
+                own = folder if group.leads else None
+                trained = _train(recipe, split, place, own, resume=going_on, tensorboard=tensorboard)
+                published = group.first(lambda: _publish(recipe, split, trained, place))
+                if own:
+                    own.finish(published.path, version=published.version)
+                group.first(lambda: _publish_variants(published, split, place, precision, bound))
+        except TrainingError:
+            if group.leads:
+                raise
+            raise SystemExit(2) from None  # the first process says why
+    return published
+
+
+def _check_writable(models: Path, name: str) -> None:
+    """Find out before the training, not after it, that nothing can be published."""
+    with artifact.staging(models / name):
+        pass
+
+
+def _run_folder(recipe: Recipe, place: _Place, *, resume: bool) -> tuple[bool, Run | None]:
+    if place.runs is None:
+        if resume:
+            raise TrainingError("without a folder for runs there is no checkpoint to resume from")
+        return False, None
+    interrupted = run_folders.unfinished(place.runs, recipe.name) if resume else None
+    if interrupted:
+        place.console.print(f"Going on with {interrupted.folder}", soft_wrap=True, markup=False)
+        return True, interrupted
+    if resume:
+        place.console.print(
+            f"No run in {place.runs / recipe.name} was interrupted after an epoch: starting anew",
+            soft_wrap=True,
+            markup=False,
+        )
+    folder = run_folders.start(place.runs, recipe.name)
+    folder.begin(
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "device": str(place.device),
+            "processes": place.group.size,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+    )
+    return False, folder
+
+
+def _train(
+    recipe: Recipe, split: Split, place: _Place, folder: Run | None, *, resume: bool, tensorboard: bool
+) -> Trained:
+    steps = steps_per_epoch(recipe, split)
+    live = report.LiveReport(place.console, epochs=recipe.hyperparameters.epochs, steps=steps, task=split.dataset.task)
+    with ExitStack() as stack:
+        watchers: list[Watcher] = []
+        if tensorboard and folder:
+            watchers.append(stack.enter_context(run_folders.tensorboard(folder.folder / "tensorboard")))
+        watchers.append(stack.enter_context(live))
+        return train(
+            recipe,
+            split,
+            device=place.device,
+            watcher=_All(watchers),
+            run=folder,
+            resume=resume,
+            group=place.group,
+        )
+
+
+def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> Published:
+    task, labels = split.dataset.task, split.dataset.labels
+    network, calibration = trained.network, {}
+    test = evaluate.evaluate(network, split.test, task)
+    uncalibrated: Evaluation | None = None
+    if recipe.calibrate and task != "regression":
+        logits = evaluate.answers(network, split.validation.inputs)
+        temperature = calibrate.temperature(logits, split.validation.targets)
+        network = calibrate.Tempered(network, temperature).eval()
+        uncalibrated, test = test, evaluate.evaluate(network, split.test, task)
+        calibration = {"temperature": temperature, "ece_before": uncalibrated.ece}
+
+    def draw(folder: Path) -> None:
+        plots.draw_all(folder, trained, test, split, title=recipe.name, uncalibrated=uncalibrated)
+
+    place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
+    published = publish(
+        network,
+        data.sample(split.test),
+        name=recipe.name,
+        labels=labels,
+        models=place.models,
+        test=split.test,
+        task=task,
+        dynamic=split.dataset.dynamic,
+        recipe=recipe,
+        scores={
+            **test.card(labels),
+            **calibration,
+            f"validation_{_SCORE[task]}": trained.best.validation.accuracy,
+            "validation_loss": trained.best.validation.loss,
+            "best_epoch": trained.best.number,
+            "epochs": len(trained.history),
+            "training_seconds": round(trained.seconds, 3),
+        },
+        data=data.describe(split),
+        send=split.dataset.send,
+        extras=draw,
+    )
+    report.print_summary(place.console, recipe, trained, test, published, labels=labels, uncalibrated=uncalibrated)
+    return published
+
+
+def _publish_variants(
+    published: Published, split: Split, place: _Place, precision: Sequence[Precision], bound: float
+) -> None:
+    for wanted in precision:
+        variant = variants.make(published, wanted, split, bound=bound)
+        place.console.print(
+            f"{variant.name} version {variant.version}: {variant.size:,} bytes instead of {variant.full_size:,}, "
+            f"test score {variant.score:.4f} instead of {variant.full_score:.4f}",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+class _All:
+    """Several watchers as one."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        self._watchers = watchers
+
+    def step(self) -> None:
+        for watcher in self._watchers:
+            watcher.step()
+
+    def epoch(self, epoch: Epoch) -> None:
+        for watcher in self._watchers:
+            watcher.epoch(epoch)

@@ -1,0 +1,131 @@
+"""The artifact folder: written under a hidden name and renamed last, so a version is complete or not there."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline_training.errors import PublishError
+
+MODEL_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+CARD_FILE = "card.json"
+
+_STAGING = ".staging-"
+_ATTEMPTS = 100
+_ABANDONED_S = 24 * 60 * 60.0  # no export takes a day; a killed one leaves its folder behind
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Give a new hidden folder inside `folder` (models/<name>), and remove whatever is left of it at the end.
+
+    Folders that were made for it and are empty at the end go too. Hidden folders of publishers that
+    died more than a day ago are removed first.
+    """
+    hidden = folder / f"{_STAGING}{secrets.token_hex(8)}"
+    made: list[Path] = []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        _remove_abandoned(folder)
+        _make(hidden)
+        yield hidden
+    except OSError as error:
+        raise PublishError(f"cannot write into {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)  # nothing is left of it where it was renamed
+        with suppress(OSError):  # not empty: it now holds a version, or another publisher's work
+            for path in made:
+                path.rmdir()
+
+
+def write_golden(
+    hidden: Path, inputs: Mapping[str, NDArray[Any]], logits: NDArray[np.float32], *, rtol: float, atol: float
+) -> None:
+    """Write the golden sample: `inputs` [R, ...] by name, the network's own `logits` [R, C], and the tolerances."""
+    arrays: dict[str, Any] = {"input" if len(inputs) == 1 else f"input.{name}": rows for name, rows in inputs.items()}
+    np.savez(
+        hidden / GOLDEN_FILE,
+        logits=logits,
+        rtol=np.float64(rtol),
+        atol=np.float64(atol),
+        **arrays,
+    )
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:
+    """Write `card` with the next free version number into `hidden`, then rename `hidden` to that number.
+
+    Returns:
+        The version, and its folder. Two publishers at once get two versions.
+    """
+    folder = hidden.parent
+    version = 1 + max((_version(entry.name) for entry in folder.iterdir()), default=0)
+    while True:
+        (hidden / CARD_FILE).write_text(
+            json.dumps({**card, "version": version}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        for path in (*hidden.rglob("*"), hidden):
+            _sync(path)
+        target = folder / str(version)
+        try:
+            hidden.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            version += 1  # somebody was faster
+        else:
+            _sync(folder)
+            return version, target
+
+
+def _version(name: str) -> int:
+    return int(name) if re.fullmatch(r"[1-9][0-9]*", name) else 0
+
+
+def _make(hidden: Path) -> None:
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            hidden.parent.mkdir(parents=True, exist_ok=True)
+            hidden.mkdir()
+        except FileNotFoundError:
+            # Another publisher may just now have removed the folders that it had made; where none can be, it stays so.
+            if not left:
+                raise
+        else:
+            return
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.glob(f"{_STAGING}*"):
+        with suppress(FileNotFoundError):  # somebody else was faster
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    # A rename may reach the disk before the bytes it names; after a power cut that would be a broken version.
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders, and does not need it
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,175 @@
+"""The ONNX export: a network as one file with a dynamic batch axis, and a dynamic time axis where it has one."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from frostline_training.errors import RefusedError, first_line
+
+Axes = Mapping[str, Mapping[int, str]]
+"""The open axes of inputs other than the first axis: input's name -> axis -> the axis' name."""
+
+BATCH = "batch"
+OUTPUT = "logits"
+OPSET = 20  # fixed, so that a new PyTorch does not silently ask for a newer runtime
+_LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need files of their own
+
+# Enough rows that none is special-cased (a batch of 1 is), and a number no usual axis has by accident.
+_TRACE_ROWS = 7
+
+
+class _Positional(nn.Module):
+    """`network` with its inputs in one tuple, however its forward() takes them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> object:
+        return self.network(*inputs)
+
+
+def freeze(
+    network: nn.Module,
+    sample: Mapping[str, Tensor],
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    dynamic: Axes = MappingProxyType({}),
+) -> None:
+    """Write `network`, in evaluation mode on the CPU, to `path`.
+
+    The file has the sample's inputs and one output ``logits``, all with the same dynamic first axis.
+
+    Args:
+        network: Takes the sample's tensors [N, ...] in their order, returns one [N, C].
+        sample: Real rows [N, ...], N >= 2, by the input's name.
+        path: The file to write; it need not be overwritten or removed on failure, that is the caller's folder.
+        metadata: Goes into the file's `metadata_props`.
+        dynamic: Further axes that stay open.
+
+    Raises:
+        RefusedError: The exporter cannot follow the network, or froze an axis.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    if size > _LARGEST_FILE:
+        raise RefusedError(
+            f"the network's weights take {size / 2**30:.1f} GiB", cause="a network larger than one ONNX file, 2 GiB"
+        )
+    traced = {name: tensor[:_TRACE_ROWS] for name, tensor in sample.items()}
+    model = _export(network, traced, dynamic)
+    _check_axes(model, traced, dynamic)
+    _forget_where_it_was_made(model)
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.save_model(model, path)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise RefusedError(
+            f"the exported file is not valid ONNX: {first_line(error)}", cause="a fault in PyTorch's exporter"
+        ) from error
+
+
+def _export(network: nn.Module, sample: Mapping[str, Tensor], dynamic: Axes) -> onnx.ModelProto:
+    open_axes = {name: torch.export.Dim(name, min=1) for name in (BATCH, *_axis_names(dynamic))}
+    shapes = tuple(
+        {0: open_axes[BATCH]} | {axis: open_axes[called] for axis, called in dynamic.get(name, {}).items()}
+        for name in sample
+    )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Positional(network).eval(),
+                (tuple(sample.values()),),
+                input_names=list(sample),
+                output_names=[OUTPUT],
+                dynamic_shapes=(shapes,),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter runs the user's code under tracing: anything may come out
+        innermost: BaseException = error
+        while innermost.__cause__ is not None:
+            innermost = innermost.__cause__
+        text = first_line(innermost)
+        raise RefusedError(f"PyTorch cannot export the network: {text}", cause=_why_not_exported(text)) from error
+    assert program is not None  # noqa: S101 for the type checker: None is what the older exporter returns
+    return program.model_proto
+
+
+def _why_not_exported(text: str) -> str:
+    if "data-dependent" in text:
+        return "forward() decides in Python by the values of a tensor; use torch.where instead"
+    if "No ONNX function" in text:
+        return "an operator that ONNX does not have; write it with others"
+    return "forward() does something that torch.export cannot follow"
+
+
+def _check_axes(model: onnx.ModelProto, sample: Mapping[str, Tensor], dynamic: Axes) -> None:
+    names = [value.name for value in (*model.graph.input, *model.graph.output)]
+    if names != [*sample, OUTPUT]:
+        raise RefusedError(
+            f"the exported file has inputs and outputs {names}, not {[*sample, OUTPUT]}",
+            cause="forward() ignores its input or returns more than one tensor",
+        )
+    *taken, given = (value.type.tensor_type.shape.dim for value in (*model.graph.input, *model.graph.output))
+    # The exporter does not complain when it freezes an axis it was asked to leave open: it only writes a number.
+    batch = taken[0][0].dim_param
+    if not batch or len(given) != 2 or any(shape[0].dim_param != batch for shape in (*taken, given)):
+        raise RefusedError(
+            f"the exported file takes or gives exactly {len(next(iter(sample.values())))} rows: its batch axis is frozen",
+            cause="forward() turns the number of rows into a Python number, or loops over the rows; "
+            "use x.shape[0] only inside reshape, or flatten(1)",
+        )
+    for (name, tensor), shape in zip(sample.items(), taken, strict=True):
+        for axis, called in dynamic.get(name, {}).items():
+            if not shape[axis].dim_param:
+                raise RefusedError(
+                    f"the exported file takes exactly {tensor.shape[axis]} along axis {axis} of {name}: its {called} axis is "
+                    "frozen",
+                    cause=f"forward() turns the length of the {called} axis into a Python number, or loops over it "
+                    "(which nn.RNN does when it is exported; nn.GRU and nn.LSTM do not)",
+                )
+
+
+def _axis_names(dynamic: Axes) -> list[str]:
+    return sorted({called for axes in dynamic.values() for called in axes.values()})
+
+
+def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
+    # The exporter notes source lines and stack traces, with the paths of this machine, on every node.
+    graph = model.graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    items: tuple[Any, ...] = (graph, *graph.node, *graph.initializer, *values)
+    for item in items:
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # What the exporter says is about its own inside; whether the file is right is measured afterwards.
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)  # "torchvision is not installed", dumps of half-traced graphs
+    try:
+        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            # PyTorch 2.13 copies its own deprecated tree class while it exports.
+            # That several inputs have the same batch axis is what was meant.
+            warnings.filterwarnings("ignore", message=r"# The axis name: .* will not be used", category=UserWarning)
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
