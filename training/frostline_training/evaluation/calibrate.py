@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from frostline_training.loop.device import device_of
+from frostline_training.evaluation.evaluate import device_of
 
 # How far the temperature may be from 1 on the word of a single row (a prior's deviation, of its logarithm).
 # Without it a validation split with every row right would ask for certainty: a temperature of 0.

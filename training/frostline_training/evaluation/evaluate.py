@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline_training.data import Inputs, Rows, named
-from frostline_training.loop.device import device_of
 from frostline_training.sources import Task
 
 Logits = NDArray[np.float32]
@@ -106,6 +105,11 @@ class Evaluation:
 def evaluate(network: nn.Module, rows: Rows, task: Task) -> Evaluation:
     """Run `network` on `rows` (inputs and targets), in evaluation mode on the device it is on, and score it."""
     return score(answers(network, rows.inputs), rows.targets, task)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Return the device that `network`'s parameters and buffers are on; the CPU where it has none."""
+    return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
 
 
 def answers(network: nn.Module, inputs: Inputs) -> Logits:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from frostline_training.errors import DeviceError
 
@@ -32,11 +31,6 @@ def choose_device(asked: str) -> torch.device:
     if index and int(index) >= torch.cuda.device_count():
         raise DeviceError(f"device {asked!r}: there are only {torch.cuda.device_count()} CUDA devices, counted from 0")
     return torch.device(asked)
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Return the device that `network`'s parameters and buffers are on; the CPU where it has none."""
-    return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
 
 
 @contextmanager

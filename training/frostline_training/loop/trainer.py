@@ -14,8 +14,9 @@ from frostline_training import data
 from frostline_training.config import Recipe
 from frostline_training.data import Rows, Split
 from frostline_training.errors import DivergedError
+from frostline_training.evaluation.evaluate import device_of
 from frostline_training.loop import checkpoint
-from frostline_training.loop.device import cpu_threads, device_of, repeatable
+from frostline_training.loop.device import cpu_threads, repeatable
 from frostline_training.loop.distributed import ALONE, Group
 from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch, Progress, Scores

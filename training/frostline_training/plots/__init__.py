@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from frostline_training.data import Split, take, tensors
-from frostline_training.evaluation.evaluate import Evaluation
-from frostline_training.loop.device import device_of
+from frostline_training.evaluation.evaluate import Evaluation, device_of
 from frostline_training.loop.trainer import Trained
 
 _SAMPLE_ROWS = 2
