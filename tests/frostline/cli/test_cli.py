@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -240,6 +242,13 @@ def test_ctrl_c_exits_with_130_and_without_a_traceback(server: FakeServer, rows_
 def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("frostline 0.")
+
+
+def test_the_changelog_begins_with_the_version_of_the_project() -> None:
+    root = Path(__file__).parents[3]
+    version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    newest = re.findall(r"^## \[(\d.*?)\]", (root / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[0]
+    assert newest == version
 
 
 def test_nothing_typed_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
