@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from frostline.cli import rollouts, show
+from frostline.cli import rollouts, serve, show
 from frostline.cli.usage import BadUsage, CannotDo
 
 if TYPE_CHECKING:
@@ -129,81 +129,14 @@ def train(
         raise CannotDo(str(error)) from error
 
 
-@app.command(
+app.command(
+    cls=serve.ServeCommand,
     epilog=_examples(
         "frostline serve --models models",
         "frostline serve --models /srv/models --host 0.0.0.0 --device cuda",
         "frostline serve --config frostline.toml --log-format json",
     ),
-)
-def serve(
-    *,
-    models: Annotated[Path | None, typer.Option(help="Folder of models.", show_default=False)] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on, or unix:/path/to.sock. [127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="gRPC port; 0 picks a free one. [8001]")] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="HTTP port of /metrics, /healthz and /readyz. [8002]")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")] = None,
-    transport: Annotated[str | None, typer.Option(help="auto, native or grpcio. [auto]")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags win over it.")] = None,
-    max_batch_size: Annotated[int | None, typer.Option(help="Most rows in one batch and one request. [64]")] = None,
-    max_queue_delay_s: Annotated[
-        float | None, typer.Option(help="Seconds an incomplete batch waits for more rows. [0]")
-    ] = None,
-    slo_ms: Annotated[
-        float | None,
-        typer.Option(
-            help="Milliseconds a request may take; what would take longer is refused at once; 0: no limit. [0]"
-        ),
-    ] = None,
-    max_queue_size: Annotated[int | None, typer.Option(help="Most rows that may wait, for each model. [4096]")] = None,
-    max_message_bytes: Annotated[int | None, typer.Option(help="Largest message accepted. [64 MiB]")] = None,
-    compression: Annotated[
-        str | None, typer.Option(help="none, gzip or deflate: how answers are compressed. [none]")
-    ] = None,
-    shared_memory: Annotated[
-        str | None, typer.Option(help="auto, on or off: whether clients may name shared memory. [auto]")
-    ] = None,
-    grace_s: Annotated[float | None, typer.Option(help="Seconds to finish requests after SIGTERM. [30]")] = None,
-    require: Annotated[
-        str | None, typer.Option(help="Models the server is not ready without: all, none, or names, with commas. [all]")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of one run; 0 takes half the cores. [0]")] = None,
-    model_control: Annotated[
-        str | None,
-        typer.Option(help="When the folder is looked at again: watch, poll, explicit (by request) or none. [watch]"),
-    ] = None,
-    poll_s: Annotated[float | None, typer.Option(help="Seconds between two looks at the folder. [15]")] = None,
-    load_models: Annotated[
-        str | None, typer.Option(help="With explicit control: models to load at the start, with commas, or *.")
-    ] = None,
-    probe_s: Annotated[
-        float | None, typer.Option(help="Seconds between two probes of every model; 0 for none. [10]")
-    ] = None,
-    canary_s: Annotated[float | None, typer.Option(help="Deprecated: use --probe-s.", hidden=True)] = None,
-    exit_on_fault: Annotated[
-        bool | None, typer.Option("--exit-on-fault", help="Stop when a model's device goes on failing its probe.")
-    ] = None,
-    log_format: Annotated[str | None, typer.Option(help="console or json. [console]")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; turns TLS on, with --tls-key.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
-) -> None:
-    """Serve a folder of models over gRPC until SIGTERM or Ctrl-C.
-
-    Every setting can also be given in the environment, as FROSTLINE_ and its name in capitals, or in a TOML file.
-    """
-    flags = {name: value for name, value in locals().items() if name != "config"}
-    from frostline_server import main as server
-    from frostline_server.config import ServerConfig
-    from frostline_server.errors import ConfigError, StartError
-
-    try:
-        code = server.run(ServerConfig.load(config, **flags))
-    except (ConfigError, StartError) as error:
-        raise BadUsage(str(error)) from error
-    raise typer.Exit(code)
+)(serve.serve)
 
 
 @app.command(
