@@ -161,6 +161,4 @@ def _show_next_steps(models: Path, version: Path, console: Console) -> None:
     console.print(f"  frostline serve --models {models}", highlight=False, soft_wrap=True)
     console.print(f"  frostline predict {RECIPE} {version}/golden.npz", highlight=False, soft_wrap=True)
     console.print("  frostline train --list", highlight=False)
-    console.print(
-        "  docs/clients.md: calls from Python, tritonclient, Node and other languages", highlight=False
-    )
+    console.print("  docs/clients.md: calls from Python, tritonclient, Node and other languages", highlight=False)
