@@ -49,6 +49,13 @@ class Histogram:
         """How many observations there were."""
         return sum(self.counts)
 
+    def copy(self) -> "Histogram":
+        """The same counts, which no later observation changes."""
+        copied = Histogram(self.bounds)
+        copied.counts = list(self.counts)
+        copied.total = self.total
+        return copied
+
     def buckets(self, scale: float = 1.0) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound, as Prometheus wants them; bounds multiplied by `scale`."""
         cumulative, total = [], 0
@@ -71,21 +78,44 @@ class BatchTimes:
 
 @dataclass(slots=True)
 class Snapshot:
-    """The totals of one version at one moment. Stage durations are summed over requests, as Triton sums them."""
+    """The totals and histograms of one version at one moment.
+
+    Stage durations are summed over requests, as Triton sums them.
+    """
 
     codes: Counter[str]
     reasons: Counter[str]
     failed_s: float
-    succeeded: int
     rows: int
-    executions: int
-    queue_s: float
-    request_s: float
     assemble_s: float
     run_s: float
     answer_s: float
     by_size: dict[int, BatchTimes]
     last_inference_ms: int
+    request_seconds: Histogram
+    queue_seconds: Histogram
+    run_seconds: Histogram
+    batch_rows: Histogram
+
+    @property
+    def succeeded(self) -> int:
+        """Requests that were answered."""
+        return self.codes["OK"]
+
+    @property
+    def executions(self) -> int:
+        """Batches that ran."""
+        return self.run_seconds.count
+
+    @property
+    def request_s(self) -> float:
+        """Seconds from arrival to answer, of all answered requests."""
+        return self.request_seconds.total
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds that all answered requests waited."""
+        return self.queue_seconds.total
 
 
 class ModelStats:
@@ -199,18 +229,13 @@ class ModelStats:
         return self._labels[index] if self._labels and index < len(self._labels) else str(index)
 
     def snapshot(self) -> Snapshot:
-        """The totals now."""
+        """The totals and histograms now."""
         with self._lock:
-            succeeded = self._codes["OK"]
             return Snapshot(
                 codes=Counter(self._codes),
                 reasons=Counter(self._reasons),
                 failed_s=self._failed_s,
-                succeeded=succeeded,
                 rows=self._rows,
-                executions=self.run_seconds.count,
-                queue_s=self.queue_seconds.total,
-                request_s=self.request_seconds.total,
                 assemble_s=self._assemble_s,
                 run_s=self._run_s,
                 answer_s=self._answer_s,
@@ -219,6 +244,10 @@ class ModelStats:
                     for size, times in sorted(self._by_size.items())
                 },
                 last_inference_ms=int(self._last_inference_s * 1000),
+                request_seconds=self.request_seconds.copy(),
+                queue_seconds=self.queue_seconds.copy(),
+                run_seconds=self.run_seconds.copy(),
+                batch_rows=self.batch_rows.copy(),
             )
 
 

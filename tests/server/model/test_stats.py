@@ -100,6 +100,8 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
     stats.batch(arrived(0.0), rows=1, started_s=1.0, assembled_s=1.0, ran_s=1.0, finished_s=1.0)
     stats.failed(QueueFull(""))
     assert (before.codes, before.reasons, before.by_size[1].count) == ({"OK": 1}, {}, 1)
+    histograms = (before.request_seconds, before.queue_seconds, before.run_seconds, before.batch_rows)
+    assert [(histogram.count, histogram.total) for histogram in histograms] == [(1, 1.0), (1, 1.0), (1, 0.0), (1, 1.0)]
 
 
 def test_predictions_are_counted_by_label_and_by_confidence() -> None:
