@@ -6,7 +6,6 @@ It is the only module that creates the other rooms' objects and connects them.
 import asyncio
 import gc
 import time
-from collections.abc import Iterable
 from importlib.metadata import version as installed_version
 
 import onnxruntime
@@ -18,11 +17,12 @@ from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
 from frostline_server.inference import Inference
+from frostline_server.metrics.families import Sources
 from frostline_server.metrics.http import MetricsServer
-from frostline_server.metrics.prometheus import ModelView, ServerView, ShadowView, register
+from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
-from frostline_server.model.stats import ModelStats, Unrouted
+from frostline_server.model.stats import Unrouted
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -120,8 +120,7 @@ class Server:
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
         register(
-            registry,
-            ServerView(release, self._transport.name, self.ready, self._views, self.fell_back, unrouted, self._shadows),
+            registry, Sources(self.repository, unrouted, release, self._transport.name, self.ready, self.fell_back)
         )
         metrics_host = "127.0.0.1" if config.host.startswith("unix:") else config.host
         self._scrape = MetricsServer(registry, metrics_host, config.metrics_port, self.unready)
@@ -299,30 +298,6 @@ class Server:
         # What is loaded stays: the collector need never look at it again.
         gc.collect()
         gc.freeze()
-
-    def _views(self) -> Iterable[ModelView]:
-        for version in self.repository.versions():
-            served = version.served
-            yield ModelView(
-                name=version.name,
-                version=version.version,
-                state=version.state,
-                reason=version.reason,
-                load_s=version.load_s,
-                healthy=version.ready,
-                queued_rows=served.batcher.queued_rows if served else 0,
-                provider=served.provider if served else "",
-                device=served.device if served else "",
-                sha256=served.sha256 if served else "",
-                verified=bool(served and served.golden),
-                stats=served.stats if served else ModelStats(),
-                admission=served.admission if served else None,
-                bound_bytes=served.bound_bytes if served else 0,
-                cuda_graphs=served.cuda_graphs if served else 0,
-            )
-
-    def _shadows(self) -> Iterable[ShadowView]:
-        return [ShadowView(*shadow) for shadow in self.repository.shadows()]
 
 
 def _log_rollout(model: str, traffic: Traffic) -> None:
