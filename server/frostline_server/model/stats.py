@@ -198,11 +198,16 @@ class ModelStats:
                 self._count_predictions()
 
     def _count_predictions(self) -> None:
-        if not self._pending:
+        # A graph may answer with another rank than it declares. Such a batch has no class for each row: it is not counted.
+        pending = [
+            (classes, confidence) for classes, confidence in self._pending if classes.ndim == confidence.ndim == 1
+        ]
+        # Before anything can fail: what cannot be counted must neither pile up nor fail the next request.
+        self._pending = []
+        if not pending:
             return
-        classes = np.concatenate([classes for classes, _ in self._pending])
-        confidence = np.concatenate([confidence for _, confidence in self._pending])
-        self._pending.clear()
+        classes = np.concatenate([classes for classes, _ in pending])
+        confidence = np.concatenate([confidence for _, confidence in pending])
         counts = np.bincount(classes, minlength=len(self._classes))
         counts[: len(self._classes)] += self._classes
         self._classes = counts

@@ -135,6 +135,17 @@ def test_predictions_that_nobody_scrapes_do_not_pile_up() -> None:
         assert len(stats._pending) < 64
 
 
+def test_batches_without_one_class_a_row_are_left_out_and_neither_fail_a_request_nor_a_scrape() -> None:
+    stats = ModelStats(["ant", "bee"])
+    predict(stats, [1])
+    for _ in range(200):
+        stats.predicted(np.zeros((2, 3), np.int64), np.ones((2, 3), np.float32))
+        assert len(stats._pending) < 64
+    predict(stats, [1])
+    by_label, confidence = stats.predictions()
+    assert (by_label, confidence.count) == ({"bee": 2}, 2)
+
+
 def test_a_class_seen_for_the_first_time_late_joins_the_counts() -> None:
     stats = ModelStats()
     predict(stats, [0])
