@@ -157,7 +157,7 @@ class ModelStats:
         answered_rows = rows
         if unanswered:
             for entry in unanswered:
-                self.failed(entry.error, finished_s - entry.arrived_s)  # type: ignore[arg-type]  # which is why they are here
+                self.failed(entry.error, finished_s - entry.arrived_s)  # type: ignore[arg-type]  # never None here
             answered_rows -= sum([entry.rows for entry in unanswered])
             entries = [entry for entry in entries if entry.error is None]
         requests = len(entries)
@@ -198,7 +198,7 @@ class ModelStats:
                 self._count_predictions()
 
     def _count_predictions(self) -> None:
-        # A graph may answer with another rank than it declares. Such a batch has no class for each row: it is not counted.
+        # A graph may answer with another rank than it declares; such a batch has no class for each row.
         pending = [
             (classes, confidence) for classes, confidence in self._pending if classes.ndim == confidence.ndim == 1
         ]

@@ -116,8 +116,8 @@ class Traffic:
 class Repository:
     """Every version the server knows.
 
-    `put`, `forget` and `publish` are called by one thread at a time. Everything else only reads, from any thread, and never
-    waits.
+    `put`, `forget` and `publish` are called by one thread at a time. Everything else only reads, from any thread, and
+    never waits for that one.
 
     Args:
         draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.
@@ -187,8 +187,8 @@ class Repository:
 
         Args:
             name: the model.
-            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest that
-                is READY.
+            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest
+                that is READY.
 
         Raises:
             ModelNotFound: there is none.
@@ -221,15 +221,16 @@ class Repository:
             return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
         if not is_version(version):
             return InvalidInput(
-                f"failed to get model version from specified version string '{version}' for model '{name}', version should be an "
-                f"integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
+                f"failed to get model version from specified version string '{version}' for model '{name}', "
+                f"version should be an integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
             )
         entry = next((entry for entry in versions.values() if entry.version == version), None)
         if entry is None:
             return ModelNotFound(f"Request for unknown model: '{name}' version {version} is not found")
         because = f": {entry.reason}" if entry.reason else ""
         return ModelNotReady(
-            f"Request for unknown model: '{name}' version {version} is not at ready state (it is {entry.state}{because})"
+            f"Request for unknown model: '{name}' version {version} is not at ready state "
+            f"(it is {entry.state}{because})"
         )
 
     def of(self, name: str) -> Mapping[int, ModelVersion]:
