@@ -120,13 +120,9 @@ LOADED: tuple[Family[LoadedSnapshot], ...] = (
            "Rows by predicted label."),
     Family("frostline_prediction_confidence", "histogram", (), lambda v: v.predictions[1],
            "Softmax probability of the predicted class."),
-)  # fmt: skip
-
-# Read from every loaded version that runs on a GPU. Labels: model, version, and the row's.
-ON_GPU: tuple[Family[LoadedSnapshot], ...] = (
-    Family("frostline_model_bound_bytes", "gauge", (), lambda v: v.model.bound_bytes,
+    Family("frostline_model_bound_bytes", "gauge", (), lambda v: v.model.bound_bytes if _on_gpu(v) else None,
            "Device memory of the buffers a version's batches are bound to."),
-    Family("frostline_model_cuda_graphs", "gauge", (), lambda v: v.model.cuda_graphs,
+    Family("frostline_model_cuda_graphs", "gauge", (), lambda v: v.model.cuda_graphs if _on_gpu(v) else None,
            "CUDA graphs a version replays."),
 )  # fmt: skip
 
@@ -182,3 +178,7 @@ ERRORS: tuple[Family[int], ...] = (
     Family("frostline_scrape_errors_total", "counter", (), lambda errors: errors,
            "Metric families that a scrape left out for one model, because they could not be rendered."),
 )  # fmt: skip
+
+
+def _on_gpu(version: LoadedSnapshot) -> bool:
+    return "cuda" in version.model.device

@@ -52,7 +52,6 @@ class Collector:
         yield from self._fill(families.REQUESTS, [({"model": "", "version": ""}, sources.unrouted.codes()), *codes])
         yield from self._fill(families.VERSION, known)
         yield from self._fill(families.LOADED, loaded)
-        yield from self._fill(families.ON_GPU, [(labels, v) for labels, v in loaded if "cuda" in v.model.device])
         yield from self._fill(families.SHADOW, shadows)
         yield from self._fill(families.TRITON, loaded)
         yield from self._fill(families.ERRORS, [({}, self._errors)])
