@@ -1,1 +1,4 @@
-"""The metrics endpoint: Prometheus families over HTTP; `prometheus.register` and `http.MetricsServer` are its face."""
+"""The metrics endpoint: Prometheus families over HTTP.
+
+Its face is `families.Sources`, `prometheus.register` and `http.MetricsServer`.
+"""

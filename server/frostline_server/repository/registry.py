@@ -8,6 +8,7 @@ The reconciler writes to it; all others only read.
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from frostline.pb import model_config_pb2
@@ -15,6 +16,7 @@ from frostline_server.errors import InvalidInput, ModelNotFound, ModelNotReady
 from frostline_server.model.artifact import is_version
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts
+from frostline_server.model.stats import Histogram, Snapshot
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Routes
 from frostline_server.repository.routing_table import Shadows, Split, Table, build
@@ -57,6 +59,47 @@ class ModelVersion:
         return self.state == "READY" and served is not None and not served.fault
 
 
+@dataclass(frozen=True)
+class LoadedSnapshot:
+    """What a loaded version had done at one moment.
+
+    Attributes:
+        model: what it answers with.
+        load_s: how long loading took.
+        ready: whether it can be relied on.
+        stats: its totals and histograms.
+    """
+
+    model: LoadedModel
+    load_s: float
+    ready: bool
+    stats: Snapshot
+
+    @cached_property
+    def predictions(self) -> tuple[dict[str, int], Histogram]:
+        """Rows by predicted label, and the histogram of its probability; counted when first read, which may fail."""
+        return self.model.stats.predictions()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSnapshot:
+    """One version at one moment.
+
+    Attributes:
+        name: the model's name.
+        version: its number, in decimal.
+        state: as in `ModelVersion`.
+        reason: as in `ModelVersion`.
+        loaded: what it had done, or None while it is not loaded.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+    loaded: LoadedSnapshot | None
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """A model's versions as they share its traffic.
@@ -73,8 +116,8 @@ class Traffic:
 class Repository:
     """Every version the server knows.
 
-    `put`, `forget` and `publish` are called by one thread at a time. Everything else only reads, from any thread, and never
-    waits.
+    `put`, `forget` and `publish` are called by one thread at a time. Everything else only reads, from any thread, and
+    never waits for that one.
 
     Args:
         draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.
@@ -144,8 +187,8 @@ class Repository:
 
         Args:
             name: the model.
-            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest that
-                is READY.
+            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest
+                that is READY.
 
         Raises:
             ModelNotFound: there is none.
@@ -178,15 +221,16 @@ class Repository:
             return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
         if not is_version(version):
             return InvalidInput(
-                f"failed to get model version from specified version string '{version}' for model '{name}', version should be an "
-                f"integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
+                f"failed to get model version from specified version string '{version}' for model '{name}', "
+                f"version should be an integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
             )
         entry = next((entry for entry in versions.values() if entry.version == version), None)
         if entry is None:
             return ModelNotFound(f"Request for unknown model: '{name}' version {version} is not found")
         because = f": {entry.reason}" if entry.reason else ""
         return ModelNotReady(
-            f"Request for unknown model: '{name}' version {version} is not at ready state (it is {entry.state}{because})"
+            f"Request for unknown model: '{name}' version {version} is not at ready state "
+            f"(it is {entry.state}{because})"
         )
 
     def of(self, name: str) -> Mapping[int, ModelVersion]:
@@ -206,6 +250,10 @@ class Repository:
         """Numbers of a model's versions that can be relied on, ascending."""
         return [version.version for version in self.versions(name) if version.ready]
 
+    def snapshot(self) -> list[VersionSnapshot]:
+        """Every version as it is now, by name and number."""
+        return [_snapshot(version) for version in self.versions()]
+
     def traffic(self, name: str) -> Traffic:
         """How a model's versions share its traffic."""
         return self._traffic.get(name, Traffic(Routes(None)))
@@ -213,3 +261,10 @@ class Repository:
     def shadows(self) -> list[tuple[str, str, str, Counts]]:
         """For each shadow the model, its version, the live version, and what it has seen."""
         return self._shadows.counts()
+
+
+def _snapshot(version: ModelVersion) -> VersionSnapshot:
+    # It may be released meanwhile, so it is looked at once.
+    served = version.served
+    loaded = LoadedSnapshot(served, version.load_s, version.ready, served.stats.snapshot()) if served else None
+    return VersionSnapshot(version.name, version.version, version.state, version.reason, loaded)
