@@ -1,7 +1,15 @@
 """The inference service: one prediction, from request bytes to response bytes.
 
-It decodes the request, finds the model version, queues the rows and encodes the answer. Both front ends call it, so a
-message means the same on each of them.
+This is the file to read first. All front ends call it, so a message means the same on each of them. The life of a request:
+
+1. Front end: takes the bytes of a call.                  `rpc/native.py`, `rpc/unary.py`, `rpc/stream.py`
+2. Read: checks the size; finds the model's name.         `Inference.prepare`, `codec/decoder.py`, `codec/header_cache.py`
+3. Look up: finds the version that answers.               `Inference.prepare`, `repository/registry.py`
+4. Decode: checks the tensors, finds the rows.            `Inference.prepare`, `codec/codec.py`, `codec/tensors.py`
+5. Queue: admits the request and puts it in line.         `Inference.submit`, `batching/request_queue.py`
+6. Run: joins rows into a batch and runs the network.     `batching/batcher.py`, `model/instance.py`, `runtime/session.py`
+7. Answer: serialises the outputs; the front end sends.   `encode`, `codec/codec.py`, the front end
+8. Count: adds to the model's numbers.                    `model/stats.py`
 """
 
 import math
@@ -10,12 +18,10 @@ from typing import Any
 
 import structlog
 
-from frostline.pb import inference_pb2, predictor_pb2
-from frostline.protocol import MODEL_INFER
+from frostline.pb import predictor_pb2
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
-from frostline_server.codec.codec import parse
-from frostline_server.codec.header_cache import Headers
+from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.outputs import Delivery
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.errors import BatcherClosed, MessageTooLarge, PredictionError, RunFailed, ServerStopping
@@ -62,36 +68,6 @@ class Refused(Exception):
         self.model = model
 
 
-def encode(entry: Entry) -> bytes | None:
-    """The serialised response of a finished entry, or None if it has an error.
-
-    An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the entry's
-    error. So call this before the batcher goes on and counts it.
-    """
-    if entry.error is not None:
-        return None
-    call: Call = entry.call
-    codec = call.served.codec
-    try:
-        if call.request is None:
-            return codec.encode_infer(entry.wanted, entry.outputs, call.request_id)
-        if isinstance(call.request, tuple):
-            return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
-        return codec.encode_predict(call.request, entry.wanted, entry.outputs)
-    except PredictionError as error:
-        # Its traceback would tie entry and error into a cycle.
-        entry.error = error.with_traceback(None)
-    except Exception as error:  # noqa: BLE001  a defect in one answer must not end the others
-        entry.error = unexpected(error)
-    return None
-
-
-def unexpected(error: Exception) -> RunFailed:
-    """What becomes of a defect in one request's path: that request's failure, logged where it is being handled."""
-    _log.exception("request failed unexpectedly")
-    return RunFailed(f"unexpected {type(error).__name__}: {error}")
-
-
 class Inference:
     """Takes requests off the front ends' hands.
 
@@ -106,14 +82,13 @@ class Inference:
         self._repository = repository
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
-        self._regions = regions
-        self._headers = Headers()
+        self._decoder = RequestDecoder(regions)
         self._stopping = False
         self.refused_s = -math.inf
         """When a request was last refused because of the stop, on the `time.monotonic` clock."""
 
     def prepare(self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any) -> Entry:
-        """Turn a serialised request into an entry, ready to be submitted.
+        """Turn a serialised request into an entry, ready to be submitted: steps 2 to 4.
 
         Args:
             method: `MODEL_INFER` or `PREDICT`.
@@ -125,7 +100,7 @@ class Inference:
         Raises:
             Refused: the request cannot be answered.
         """
-        request_id = model = ""
+        model = request_id = ""
         served: LoadedModel | None = None
         try:
             if self._stopping:
@@ -135,47 +110,19 @@ class Inference:
                 raise MessageTooLarge(
                     f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
                 )
-            if method == MODEL_INFER:
-                rows = None
-                seen = self._headers.find(payload)
-                if seen is not None:
-                    header, request_id, elements = seen
-                    model = header.model
-                    served = self._repository.get(model, header.version)
-                    rows = served.codec.recognise(header, elements)
-                if served is None or rows is None:
-                    infer = parse(inference_pb2.ModelInferRequest, payload)
-                    request_id, model = infer.id, infer.model_name
-                    # Asked once for each request: where traffic is split, the next answer may be another version.
-                    served = served or self._repository.get(model, infer.model_version)
-                    rows = served.codec.decode_infer(infer, self._regions)
-                    unseen = self._headers.remember(payload, infer) if rows.repeats else None
-                    if unseen is not None:
-                        served.codec.remember(unseen, rows)
-                call = Call(token, request_id, served, rows.deliveries)
-            else:
-                predict = parse(predictor_pb2.PredictRequest, payload)
-                request_id = predict.id
-                served = self._repository.get(predict.model, predict.version)
-                rows = served.codec.decode_predict(predict)
-                call = Call(token, request_id, served, predict)
+            model, version, request_id, body = self._decoder.read(method, payload)
+            # Asked once for each request: where traffic is split, the next answer may be another version.
+            served = self._repository.get(model, version)
+            decoded = self._decoder.decode(served.codec, body, payload)
         except PredictionError as error:
             (self._unrouted if served is None else served.stats).failed(error)
             raise Refused(error, request_id, model) from error
-        return Entry(
-            rows.kind,
-            rows.rows,
-            rows.data,
-            rows.wanted,
-            deadline_s,
-            reply,
-            call,
-            priority=rows.priority,
-            timeout_s=rows.timeout_s,
-        )
+        kind, rows, data, wanted, priority, timeout_s, deliveries = decoded
+        call = Call(token, request_id, served, deliveries)
+        return Entry(kind, rows, data, wanted, deadline_s, reply, call, priority=priority, timeout_s=timeout_s)
 
     def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
-        """Queue a prepared entry; its reply will be called exactly once, unless this raises.
+        """Queue a prepared entry: step 5. Its reply will be called exactly once, unless this raises.
 
         Args:
             entry: from `prepare`.
@@ -215,3 +162,33 @@ class Inference:
     def stop(self) -> None:
         """Refuse every further request; what was accepted goes on."""
         self._stopping = True
+
+
+def encode(entry: Entry) -> bytes | None:
+    """The serialised response of a finished entry, or None if it has an error: step 7.
+
+    An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the entry's
+    error. So call this before the batcher goes on and counts it.
+    """
+    if entry.error is not None:
+        return None
+    call: Call = entry.call
+    codec = call.served.codec
+    try:
+        if call.request is None:
+            return codec.encode_infer(entry.wanted, entry.outputs, call.request_id)
+        if isinstance(call.request, tuple):
+            return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
+        return codec.encode_predict(call.request, entry.wanted, entry.outputs)
+    except PredictionError as error:
+        # Its traceback would tie entry and error into a cycle.
+        entry.error = error.with_traceback(None)
+    except Exception as error:  # noqa: BLE001  a defect in one answer must not end the others
+        entry.error = unexpected(error)
+    return None
+
+
+def unexpected(error: Exception) -> RunFailed:
+    """What becomes of a defect in one request's path: that request's failure, logged where it is being handled."""
+    _log.exception("request failed unexpectedly")
+    return RunFailed(f"unexpected {type(error).__name__}: {error}")
