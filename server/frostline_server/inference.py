@@ -1,15 +1,16 @@
 """The inference service: one prediction, from request bytes to response bytes.
 
-This is the file to read first. All front ends call it, so a message means the same on each of them. The life of a request:
+This is the file to read first. All front ends call it, so a message means the same on each of them. The life of a
+request has eight steps:
 
-1. Front end: takes the bytes of a call.                  `rpc/native.py`, `rpc/unary.py`, `rpc/stream.py`
-2. Read: checks the size; finds the model's name.         `Inference.prepare`, `codec/decoder.py`, `codec/header_cache.py`
-3. Look up: finds the version that answers.               `Inference.prepare`, `repository/registry.py`
-4. Decode: checks the tensors, finds the rows.            `Inference.prepare`, `codec/codec.py`, `codec/tensors.py`
-5. Queue: admits the request and puts it in line.         `Inference.submit`, `batching/request_queue.py`
-6. Run: joins rows into a batch and runs the network.     `batching/batcher.py`, `model/instance.py`, `runtime/session.py`
-7. Answer: serialises the outputs; the front end sends.   `encode`, `codec/codec.py`, the front end
-8. Count: adds to the model's numbers.                    `model/stats.py`
+1. Front end. It takes the bytes of a call: `rpc/native.py`, `rpc/unary.py`, `rpc/stream.py`.
+2. Read. `Inference.prepare` checks the size and reads which model the message names: `codec/decoder.py`.
+3. Look up. `Inference.prepare` finds the version that answers: `repository/registry.py`.
+4. Decode. `Inference.prepare` checks the tensors and finds the rows: `codec/codec.py`, `codec/tensors.py`.
+5. Queue. `Inference.submit` admits the request and queues it: `batching/request_queue.py`, `batching/admission.py`.
+6. Run. A device thread joins rows into a batch and runs the network: `batching/batcher.py`, `runtime/session.py`.
+7. Answer. `encode` serialises the outputs: `codec/codec.py`. The front end sends them.
+8. Count. The batcher adds to the model's numbers, after the answers have left: `model/stats.py`.
 """
 
 import math
@@ -39,8 +40,8 @@ class Call:
         token: the front end's own handle of the call.
         request_id: the client's id of the request.
         served: what answers it.
-        request: what else the answer depends on: the request itself in the typed API, how the outputs are delivered where
-            the protocol's request says so, or None.
+        request: what else the answer depends on: the request itself in the typed API, how the outputs are delivered
+            where the protocol's request says so, or None.
     """
 
     __slots__ = ("request", "request_id", "served", "token")
@@ -142,7 +143,7 @@ class Inference:
             try:
                 batcher.submit(entry, inline=inline)
             except BatcherClosed as error:
-                # The version was replaced since the entry was prepared: the request goes to the one that took its place.
+                # The version was replaced since the entry was prepared: its successor answers the request.
                 again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
                 if again.call.served is call.served:  # closing, and nothing took its place yet
                     call.served.stats.failed(error)
@@ -167,8 +168,8 @@ class Inference:
 def encode(entry: Entry) -> bytes | None:
     """The serialised response of a finished entry, or None if it has an error: step 7.
 
-    An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the entry's
-    error. So call this before the batcher goes on and counts it.
+    An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the
+    entry's error. So call this before the batcher goes on and counts it.
     """
     if entry.error is not None:
         return None

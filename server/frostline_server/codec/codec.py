@@ -43,8 +43,8 @@ class DecodedRequest(NamedTuple):
         wanted: names of the outputs to compute.
         priority: the request's own; 0 for the model's default.
         timeout_s: how many seconds it may wait in the queue; None for as long as any.
-        deliveries: for each output wanted, how it is delivered, which in the typed API the request itself says; None if
-            all simply go into the answer.
+        deliveries: how the outputs are delivered: one for each output wanted, or in the typed API the request itself;
+            None if all simply go into the answer.
     """
 
     kind: RowKind
@@ -188,8 +188,8 @@ class Codec:
                 elements.append(next(slots, None))
             elif tensor.HasField("contents"):
                 raise InvalidInput(
-                    f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for model "
-                    f"'{self._model}'"
+                    f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for "
+                    f"model '{self._model}'"
                 )
             else:
                 elements.append(regions.read(place.region, place.offset, place.byte_size))
@@ -259,7 +259,8 @@ class Codec:
         heads = self._signature.heads
         if heads is None:
             raise Unsupported(
-                f"model '{self._model}' does not end at logits [N, C, ...], so it has no softmax or argmax; call ModelInfer instead"
+                f"model '{self._model}' does not end at logits [N, C, ...], so it has no softmax or argmax; call "
+                "ModelInfer instead"
             )
         lone = len(self._specs) == 1
         headers = []
@@ -282,8 +283,8 @@ class Codec:
         if request.top_k:
             if not heads.confidence:
                 raise InvalidInput(
-                    f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for a row; ask "
-                    "for SOFTMAX instead of top_k"
+                    f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for "
+                    "a row; ask for SOFTMAX instead of top_k"
                 )
             names[heads.softmax] = None
         return _decoded((layout.kind, layout.rows, data, tuple(names), 0, None, request))

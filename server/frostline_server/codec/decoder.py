@@ -1,8 +1,8 @@
 """The request decoder: message bytes to rows, for both APIs and all models.
 
-It works in two steps, because the message itself names the model, and the model version's codec must decode it. A message
-is parsed only if its header is new. Otherwise the first step recognises the header, and the second knows what it decodes
-to: that takes a request's Python from 5.3 to 1.5 microseconds.
+It works in two steps, because only the message says which model it is for, and so which version's codec must decode it.
+A message is parsed only if its header is new. Otherwise the first step recognises the header, and the second knows what
+it decodes to: that takes a request's Python from 5.3 to 1.5 microseconds.
 """
 
 from frostline.pb import inference_pb2, predictor_pb2
@@ -34,7 +34,8 @@ class RequestDecoder:
             payload: the message.
 
         Returns:
-            The model's name, the version as the client gave it, the client's id of the request, and what `decode` needs.
+            The model's name, the version as the client gave it, the client's id of the request, and what `decode`
+            needs of the message.
 
         Raises:
             InvalidInput: the bytes are not a message of this method.
