@@ -70,11 +70,11 @@ class Refused(Exception):
 
 
 class Inference:
-    """Takes requests off the front ends' hands.
+    """Prepares, queues and cancels the requests of all front ends.
 
     Args:
         repository: the models.
-        unrouted: counts requests that failed before their model was known.
+        unrouted: counts requests that failed before their version was known.
         max_message_bytes: the largest message accepted.
         regions: the shared memory that tensors may lie in.
     """
