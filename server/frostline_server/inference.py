@@ -1,7 +1,16 @@
 """The inference service: one prediction, from request bytes to response bytes.
 
-It decodes the request, finds the model version, queues the rows and encodes the answer. Both front ends call it, so a
-message means the same on each of them.
+This is the file to read first. All front ends call it, so a message means the same on each of them. The life of a
+request has eight steps:
+
+1. Front end. It takes the bytes of a call: `rpc/native.py`, `rpc/unary.py`, `rpc/stream.py`.
+2. Read. `Inference.prepare` checks the size and reads which model the message names: `codec/decoder.py`.
+3. Look up. `Inference.prepare` finds the version that answers: `repository/registry.py`.
+4. Decode. `Inference.prepare` checks the tensors and finds the rows: `codec/codec.py`, `codec/tensors.py`.
+5. Queue. `Inference.submit` admits the request and queues it: `batching/request_queue.py`, `batching/admission.py`.
+6. Run. A device thread joins rows into a batch and runs the network: `batching/batcher.py`, `runtime/session.py`.
+7. Answer. `encode` serialises the outputs: `codec/codec.py`. The front end sends them.
+8. Count. The batcher adds to the model's numbers, after the answers have left: `model/stats.py`.
 """
 
 import math
@@ -10,12 +19,10 @@ from typing import Any
 
 import structlog
 
-from frostline.pb import inference_pb2, predictor_pb2
-from frostline.protocol import MODEL_INFER
+from frostline.pb import predictor_pb2
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
-from frostline_server.codec.codec import parse
-from frostline_server.codec.header_cache import Headers
+from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.outputs import Delivery
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.errors import BatcherClosed, MessageTooLarge, PredictionError, RunFailed, ServerStopping
@@ -33,8 +40,8 @@ class Call:
         token: the front end's own handle of the call.
         request_id: the client's id of the request.
         served: what answers it.
-        request: what else the answer depends on: the request itself in the typed API, how the outputs are delivered where
-            the protocol's request says so, or None.
+        request: what else the answer depends on: the request itself in the typed API, how the outputs are delivered
+            where the protocol's request says so, or None.
     """
 
     __slots__ = ("request", "request_id", "served", "token")
@@ -62,11 +69,107 @@ class Refused(Exception):
         self.model = model
 
 
-def encode(entry: Entry) -> bytes | None:
-    """The serialised response of a finished entry, or None if it has an error.
+class Inference:
+    """Prepares, queues and cancels the requests of all front ends.
 
-    An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the entry's
-    error. So call this before the batcher goes on and counts it.
+    Args:
+        repository: the models.
+        unrouted: counts requests that failed before their version was known.
+        max_message_bytes: the largest message accepted.
+        regions: the shared memory that tensors may lie in.
+    """
+
+    def __init__(self, repository: Repository, unrouted: Unrouted, max_message_bytes: int, regions: Regions) -> None:
+        self._repository = repository
+        self._unrouted = unrouted
+        self._max_message_bytes = max_message_bytes
+        self._decoder = RequestDecoder(regions)
+        self._stopping = False
+        self.refused_s = -math.inf
+        """When a request was last refused because of the stop, on the `time.monotonic` clock."""
+
+    def prepare(self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any) -> Entry:
+        """Turn a serialised request into an entry, ready to be submitted: steps 2 to 4.
+
+        Args:
+            method: `MODEL_INFER` or `PREDICT`.
+            payload: the message.
+            deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
+            reply: takes the entry once it is finished, from the device thread; its `call` is a `Call`.
+            token: becomes `Call.token`.
+
+        Raises:
+            Refused: the request cannot be answered.
+        """
+        model = request_id = ""
+        served: LoadedModel | None = None
+        try:
+            if self._stopping:
+                self.refused_s = time.monotonic()
+                raise ServerStopping("Server is stopping, it has stopped accepting new inference requests")
+            if len(payload) > self._max_message_bytes:
+                raise MessageTooLarge(
+                    f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
+                )
+            model, version, request_id, body = self._decoder.read(method, payload)
+            # Asked once for each request: where traffic is split, the next answer may be another version.
+            served = self._repository.get(model, version)
+            decoded = self._decoder.decode(served.codec, body, payload)
+        except PredictionError as error:
+            (self._unrouted if served is None else served.stats).failed(error)
+            raise Refused(error, request_id, model) from error
+        kind, rows, data, wanted, priority, timeout_s, deliveries = decoded
+        call = Call(token, request_id, served, deliveries)
+        return Entry(kind, rows, data, wanted, deadline_s, reply, call, priority=priority, timeout_s=timeout_s)
+
+    def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
+        """Queue a prepared entry: step 5. Its reply will be called exactly once, unless this raises.
+
+        Args:
+            entry: from `prepare`.
+            method: as given to `prepare`.
+            payload: as given to `prepare`.
+            inline: whether the caller will call `run_inline` of what this returns; see `Batcher.submit`.
+
+        Returns:
+            The batcher in whose queue the entry is.
+
+        Raises:
+            Refused: the queue is full, or the server is stopping.
+        """
+        while True:
+            call: Call = entry.call
+            batcher = call.served.batcher
+            try:
+                batcher.submit(entry, inline=inline)
+            except BatcherClosed as error:
+                # The version was replaced since the entry was prepared: its successor answers the request.
+                again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
+                if again.call.served is call.served:  # closing, and nothing took its place yet
+                    call.served.stats.failed(error)
+                    raise Refused(error, call.request_id, call.served.name) from error
+                entry.rebind(again)
+            except PredictionError as error:
+                call.served.stats.failed(error)
+                raise Refused(error, call.request_id, call.served.name) from error
+            else:
+                return batcher
+
+    @staticmethod
+    def cancel(entry: Entry) -> None:
+        """Give an entry up; see `Batcher.cancel`."""
+        entry.call.served.batcher.cancel(entry)
+
+    def stop(self) -> None:
+        """Refuse every further request; what was accepted goes on."""
+        self._stopping = True
+
+
+def encode(entry: Entry) -> bytes | None:
+    """The serialised response of a finished entry, or None if it has an error: step 7.
+
+    An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the
+    entry's error. So call this before the batcher goes on and counts it.
     """
     if entry.error is not None:
         return None
@@ -90,128 +193,3 @@ def unexpected(error: Exception) -> RunFailed:
     """What becomes of a defect in one request's path: that request's failure, logged where it is being handled."""
     _log.exception("request failed unexpectedly")
     return RunFailed(f"unexpected {type(error).__name__}: {error}")
-
-
-class Inference:
-    """Takes requests off the front ends' hands.
-
-    Args:
-        repository: the models.
-        unrouted: counts requests that failed before their model was known.
-        max_message_bytes: the largest message accepted.
-        regions: the shared memory that tensors may lie in.
-    """
-
-    def __init__(self, repository: Repository, unrouted: Unrouted, max_message_bytes: int, regions: Regions) -> None:
-        self._repository = repository
-        self._unrouted = unrouted
-        self._max_message_bytes = max_message_bytes
-        self._regions = regions
-        self._headers = Headers()
-        self._stopping = False
-        self.refused_s = -math.inf
-        """When a request was last refused because of the stop, on the `time.monotonic` clock."""
-
-    def prepare(self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any) -> Entry:
-        """Turn a serialised request into an entry, ready to be submitted.
-
-        Args:
-            method: `MODEL_INFER` or `PREDICT`.
-            payload: the message.
-            deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
-            reply: takes the entry once it is finished, from the device thread; its `call` is a `Call`.
-            token: becomes `Call.token`.
-
-        Raises:
-            Refused: the request cannot be answered.
-        """
-        request_id = model = ""
-        served: LoadedModel | None = None
-        try:
-            if self._stopping:
-                self.refused_s = time.monotonic()
-                raise ServerStopping("Server is stopping, it has stopped accepting new inference requests")
-            if len(payload) > self._max_message_bytes:
-                raise MessageTooLarge(
-                    f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
-                )
-            if method == MODEL_INFER:
-                rows = None
-                seen = self._headers.find(payload)
-                if seen is not None:
-                    header, request_id, elements = seen
-                    model = header.model
-                    served = self._repository.get(model, header.version)
-                    rows = served.codec.recognise(header, elements)
-                if served is None or rows is None:
-                    infer = parse(inference_pb2.ModelInferRequest, payload)
-                    request_id, model = infer.id, infer.model_name
-                    # Asked once for each request: where traffic is split, the next answer may be another version.
-                    served = served or self._repository.get(model, infer.model_version)
-                    rows = served.codec.decode_infer(infer, self._regions)
-                    unseen = self._headers.remember(payload, infer) if rows.repeats else None
-                    if unseen is not None:
-                        served.codec.remember(unseen, rows)
-                call = Call(token, request_id, served, rows.deliveries)
-            else:
-                predict = parse(predictor_pb2.PredictRequest, payload)
-                request_id = predict.id
-                served = self._repository.get(predict.model, predict.version)
-                rows = served.codec.decode_predict(predict)
-                call = Call(token, request_id, served, predict)
-        except PredictionError as error:
-            (self._unrouted if served is None else served.stats).failed(error)
-            raise Refused(error, request_id, model) from error
-        return Entry(
-            rows.kind,
-            rows.rows,
-            rows.data,
-            rows.wanted,
-            deadline_s,
-            reply,
-            call,
-            priority=rows.priority,
-            timeout_s=rows.timeout_s,
-        )
-
-    def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
-        """Queue a prepared entry; its reply will be called exactly once, unless this raises.
-
-        Args:
-            entry: from `prepare`.
-            method: as given to `prepare`.
-            payload: as given to `prepare`.
-            inline: whether the caller will call `run_inline` of what this returns; see `Batcher.submit`.
-
-        Returns:
-            The batcher in whose queue the entry is.
-
-        Raises:
-            Refused: the queue is full, or the server is stopping.
-        """
-        while True:
-            call: Call = entry.call
-            batcher = call.served.batcher
-            try:
-                batcher.submit(entry, inline=inline)
-            except BatcherClosed as error:
-                # The version was replaced since the entry was prepared: the request goes to the one that took its place.
-                again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
-                if again.call.served is call.served:  # closing, and nothing took its place yet
-                    call.served.stats.failed(error)
-                    raise Refused(error, call.request_id, call.served.name) from error
-                entry.rebind(again)
-            except PredictionError as error:
-                call.served.stats.failed(error)
-                raise Refused(error, call.request_id, call.served.name) from error
-            else:
-                return batcher
-
-    @staticmethod
-    def cancel(entry: Entry) -> None:
-        """Give an entry up; see `Batcher.cancel`."""
-        entry.call.served.batcher.cancel(entry)
-
-    def stop(self) -> None:
-        """Refuse every further request; what was accepted goes on."""
-        self._stopping = True

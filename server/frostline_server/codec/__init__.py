@@ -1,1 +1,4 @@
-"""The message codec: request bytes to rows and outputs to response bytes; `codec.Codec` is its face."""
+"""The message codec: request bytes to rows and outputs to response bytes.
+
+`decoder.RequestDecoder` decodes for all models; `codec.Codec` is of one version.
+"""

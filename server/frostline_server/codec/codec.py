@@ -4,6 +4,7 @@ It copies no elements: rows stay the bytes of the message.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -42,7 +43,8 @@ class DecodedRequest(NamedTuple):
         wanted: names of the outputs to compute.
         priority: the request's own; 0 for the model's default.
         timeout_s: how many seconds it may wait in the queue; None for as long as any.
-        deliveries: for each output wanted, how it is delivered; None if all simply go into the answer.
+        deliveries: how the outputs are delivered: one for each output wanted, or in the typed API the request itself;
+            None if all simply go into the answer.
     """
 
     kind: RowKind
@@ -51,7 +53,7 @@ class DecodedRequest(NamedTuple):
     wanted: tuple[str, ...]
     priority: int = 0
     timeout_s: float | None = None
-    deliveries: tuple[Delivery, ...] | None = None
+    deliveries: tuple[Delivery, ...] | predictor_pb2.PredictRequest | None = None
 
     @property
     def repeats(self) -> bool:
@@ -60,6 +62,10 @@ class DecodedRequest(NamedTuple):
         Strings are taken apart anew each time, and a region of shared memory may be another by then.
         """
         return len(self.data) == 1 and isinstance(self.data[0], bytes) and self.deliveries is None
+
+
+_decoded = partial(tuple.__new__, DecodedRequest)
+"""Makes a DecodedRequest of all its fields; the constructor of a named tuple takes twice as long."""
 
 
 def parse(message: type[M], payload: bytes) -> M:
@@ -151,7 +157,7 @@ class Codec:
                 data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
             else:
                 data.append(check_bytes(self._model, spec, nbytes, count, elements))
-        return DecodedRequest(layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries)
+        return _decoded((layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries))
 
     def remember(self, header: RequestHeader, rows: DecodedRequest) -> None:
         """Remember what was decoded from a request with this header; only what `repeats` may be."""
@@ -165,7 +171,7 @@ class Codec:
         if rows is None:
             return None
         kind, count, _, wanted, priority, timeout_s, _ = rows
-        return DecodedRequest(kind, count, (elements,), wanted, priority, timeout_s)
+        return _decoded((kind, count, (elements,), wanted, priority, timeout_s, None))
 
     def _read(
         self,
@@ -182,8 +188,8 @@ class Codec:
                 elements.append(next(slots, None))
             elif tensor.HasField("contents"):
                 raise InvalidInput(
-                    f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for model "
-                    f"'{self._model}'"
+                    f"unexpected 'content' provided when using shared memory for input tensor '{tensor.name}' for "
+                    f"model '{self._model}'"
                 )
             else:
                 elements.append(regions.read(place.region, place.offset, place.byte_size))
@@ -253,7 +259,8 @@ class Codec:
         heads = self._signature.heads
         if heads is None:
             raise Unsupported(
-                f"model '{self._model}' does not end at logits [N, C, ...], so it has no softmax or argmax; call ModelInfer instead"
+                f"model '{self._model}' does not end at logits [N, C, ...], so it has no softmax or argmax; call "
+                "ModelInfer instead"
             )
         lone = len(self._specs) == 1
         headers = []
@@ -276,11 +283,11 @@ class Codec:
         if request.top_k:
             if not heads.confidence:
                 raise InvalidInput(
-                    f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for a row; ask "
-                    "for SOFTMAX instead of top_k"
+                    f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for "
+                    "a row; ask for SOFTMAX instead of top_k"
                 )
             names[heads.softmax] = None
-        return DecodedRequest(layout.kind, layout.rows, data, tuple(names))
+        return _decoded((layout.kind, layout.rows, data, tuple(names), 0, None, request))
 
     def encode_predict(
         self, request: predictor_pb2.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]

@@ -122,8 +122,8 @@ def deliver(
 def _check_room(output: str, room: int, needed: int) -> None:
     if needed > room:
         raise InvalidInput(
-            f"shared memory size specified with the request for output '{output}' ({room} bytes) should be at least {needed} "
-            "bytes to hold the results"
+            f"shared memory size specified with the request for output '{output}' ({room} bytes) should be at least "
+            f"{needed} bytes to hold the results"
         )
 
 
@@ -135,7 +135,8 @@ def check_classes(model: str, spec: TensorSpec) -> None:
     """
     if spec.dtype.kind not in "fiu":
         raise InvalidInput(
-            f"class result not available for output '{spec.name}' of model '{model}' due to unsupported type '{spec.datatype}'"
+            f"class result not available for output '{spec.name}' of model '{model}' due to unsupported type "
+            f"'{spec.datatype}'"
         )
 
 
@@ -149,8 +150,8 @@ def best_classes(array: Array, count: int, labels: Sequence[str] | None, *, batc
         batched: whether the first axis is that of the rows.
 
     Returns:
-        Strings `value:index` or `value:index:label`, [rows, min(count, classes)], or without the first axis. Equal values
-        are in order of their index, and what is not a number comes last.
+        Strings `value:index` or `value:index:label`, [rows, min(count, classes)], or without the first axis. Equal
+        values are in order of their index, and what is not a number comes last.
     """
     rows = array.shape[0] if batched else 1
     values = array.reshape(rows, math.prod(array.shape[1:] if batched else array.shape))
@@ -161,8 +162,8 @@ def best_classes(array: Array, count: int, labels: Sequence[str] | None, *, batc
     # As C's %f and %d print them.
     pattern = "{:.6f}:{}" if values.dtype.kind == "f" else "{}:{}"
     names: Sequence[str] = labels or ()
-    # A row of several axes has a class at each of many places, and one of a single number has none; a list of labels that
-    # ends early names the first classes, as in Triton.
+    # A row of several axes has a class at each of many places, and one of a single number has none; a list of labels
+    # that ends early names the first classes, as in Triton.
     one_axis = array.ndim == 1 + batched
     if len(names) > classes or (len(names) < classes and not one_axis):
         names = ()

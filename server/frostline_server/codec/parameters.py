@@ -75,7 +75,8 @@ def delivery(parameters: Parameters, tensor: str) -> tuple[int, Place | None]:
     count = _value(parameters, "classification", f" for output '{tensor}'", ("int64_param",))
     if count <= 0:
         raise InvalidInput(
-            f"invalid value for 'classification' parameter for output '{tensor}', expected how many classes, > 0, got {count}"
+            f"invalid value for 'classification' parameter for output '{tensor}', expected how many classes, > 0, got "
+            f"{count}"
         )
     return count, None
 
@@ -100,8 +101,8 @@ def _refuse_sequences(parameters: Parameters) -> None:
     for name, types in none.items():
         if name in parameters and _value(parameters, name, "", types):
             raise Unsupported(
-                f"parameter '{name}' is not supported: this server keeps no state between requests, so it has no sequences; "
-                "send each sequence whole, in one request"
+                f"parameter '{name}' is not supported: this server keeps no state between requests, so it has no "
+                "sequences; send each sequence whole, in one request"
             )
 
 

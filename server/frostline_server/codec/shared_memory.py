@@ -62,12 +62,13 @@ class Region:
         """
         if offset < 0 or offset > self.byte_size:
             raise InvalidInput(
-                f"Invalid offset for shared memory region: '{self.name}': it has {self.byte_size} bytes, got offset {offset}"
+                f"Invalid offset for shared memory region: '{self.name}': it has {self.byte_size} bytes, got offset "
+                f"{offset}"
             )
         if byte_size < 0 or offset + byte_size > self.byte_size:
             raise InvalidInput(
-                f"Invalid offset + byte size for shared memory region: '{self.name}': it has {self.byte_size} bytes, got "
-                f"{offset} + {byte_size}"
+                f"Invalid offset + byte size for shared memory region: '{self.name}': it has {self.byte_size} bytes, "
+                f"got {offset} + {byte_size}"
             )
 
     def read(self, offset: int, byte_size: int) -> bytes:
@@ -99,8 +100,8 @@ class Region:
 
     def _shrunk(self, end: int) -> InvalidInput:
         return InvalidInput(
-            f"shared memory region '{self.name}' was registered with {self.byte_size} bytes, but its object '{self.key}' no "
-            f"longer has the first {end} of them"
+            f"shared memory region '{self.name}' was registered with {self.byte_size} bytes, but its object "
+            f"'{self.key}' no longer has the first {end} of them"
         )
 
 
@@ -135,7 +136,8 @@ class Regions:
         """
         if not self._enabled:
             raise Unsupported(
-                "system shared memory is off on this server; it is started with --shared-memory on, or on a loopback address"
+                "system shared memory is off on this server; it is started with --shared-memory on, or on a loopback "
+                "address"
             )
         if not FOLDER.is_dir():
             raise Unsupported(f"system shared memory needs {FOLDER}, which this server's machine does not have")
@@ -212,8 +214,8 @@ def _open(name: str, key: str) -> int:
     file = key.removeprefix("/")
     if not file or "/" in file or "\0" in file or file in (".", "..") or len(file.encode()) > _MAX_KEY:
         raise InvalidInput(
-            f"failed to register shared memory region '{name}': the key must be the name of a shared memory object, such as "
-            f"'/tensors', got '{key}'"
+            f"failed to register shared memory region '{name}': the key must be the name of a shared memory object, "
+            f"such as '/tensors', got '{key}'"
         )
     try:
         descriptor = os.open(FOLDER / file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

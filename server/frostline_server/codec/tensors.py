@@ -120,7 +120,8 @@ class Layouts:
         if missing:
             raise InvalidInput(
                 f"expected {len(expected)} inputs but got {len(names)} inputs for model '{self._model}'. Got input(s) "
-                f"{_listed(names)}, but missing required input(s) {_listed(missing)}. Please provide all required input(s)."
+                f"{_listed(names)}, but missing required input(s) {_listed(missing)}. Please provide all required "
+                "input(s)."
             )
 
     def _wire_dtype(self, spec: TensorSpec, datatype: str) -> np.dtype[Any]:
@@ -128,8 +129,8 @@ class Layouts:
             return DTYPES[datatype]
         also = "".join(f" or {name}" for name in sorted(WIRE_CASTS.get(spec.datatype, ())))
         raise InvalidInput(
-            f"inference input '{spec.name}' data-type is '{datatype}', but model '{self._model}' expects '{spec.datatype}'"
-            + (f" (also taken:{also.removeprefix(' or')})" if also else "")
+            f"inference input '{spec.name}' data-type is '{datatype}', but model '{self._model}' expects "
+            f"'{spec.datatype}'" + (f" (also taken:{also.removeprefix(' or')})" if also else "")
         )
 
     def _row_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -154,8 +155,8 @@ class Layouts:
     def _check_rows(self, spec: TensorSpec, rows: int, others: int | None) -> None:
         if others is not None and rows != others:
             raise InvalidInput(
-                f"input '{spec.name}' batch size does not match other inputs for '{self._model}': {rows} rows, the others have "
-                f"{others}"
+                f"input '{spec.name}' batch size does not match other inputs for '{self._model}': {rows} rows, the "
+                f"others have {others}"
             )
         if rows > self._max_batch_size:
             raise InvalidInput(
@@ -188,7 +189,8 @@ def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: byt
     if nbytes >= 0:
         if len(data) != nbytes:
             raise InvalidInput(
-                f"input byte size mismatch for input '{spec.name}' for model '{model}'. Expected {nbytes}, got {len(data)}"
+                f"input byte size mismatch for input '{spec.name}' for model '{model}'. Expected {nbytes}, got "
+                f"{len(data)}"
             )
         return data
     return unpack_strings(model, spec.name, count, data)
@@ -211,8 +213,8 @@ def unpack_strings(model: str, name: str, count: int, data: bytes) -> Array:
         at += size
     if at != len(data) or len(elements) != count:
         raise InvalidInput(
-            f"input byte size mismatch for input '{name}' for model '{model}'. Expected {count} strings, each after its 4-byte "
-            f"length, got {len(data)} bytes that hold {len(elements)}"
+            f"input byte size mismatch for input '{name}' for model '{model}'. Expected {count} strings, each after "
+            f"its 4-byte length, got {len(data)} bytes that hold {len(elements)}"
         )
     return strings_array(elements)
 
@@ -253,8 +255,8 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
     values = getattr(contents, field)
     if not values and count:
         raise InvalidInput(
-            f"unable to find data for input tensor '{spec.name}' for model '{model}' in request; expected {count} elements in "
-            f"{field} or raw_input_contents"
+            f"unable to find data for input tensor '{spec.name}' for model '{model}' in request; expected {count} "
+            f"elements in {field} or raw_input_contents"
         )
     if len(values) != count:
         size = 1 if datatype == "BYTES" else DTYPES[datatype].itemsize

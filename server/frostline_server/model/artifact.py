@@ -5,6 +5,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,49 @@ from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import MODEL_FILE
 
 
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A version's files, the ONNX file being the one that the card describes.
+
+    Attributes:
+        folder: the version's folder, named by its number.
+        file: the ONNX file.
+        card: the version's card; empty when there is none.
+        sha256: of the ONNX file.
+    """
+
+    folder: Path
+    file: Path
+    card: Mapping[str, Any]
+    sha256: str
+
+    @property
+    def golden_file(self) -> Path | None:
+        """The golden sample's file, if there is one."""
+        path = self.folder / "golden.npz"
+        return path if path.is_file() else None
+
+
 def is_version(name: str) -> bool:
     """Whether a folder's name is a version number: a positive decimal without leading zeros."""
     return name.isdecimal() and name.isascii() and not name.startswith("0")
+
+
+def check_artifact(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact:
+    """The artifact in a version's folder, its ONNX file checked against its card.
+
+    Args:
+        folder: the version's folder, named by its number.
+        config: the model's own configuration.
+
+    Raises:
+        LoadError: a file cannot be read, or the ONNX file is not the one the card describes.
+    """
+    file, card = model_file(folder, config), read_card(folder / "card.json")
+    digest = sha256(file)
+    if card.get("sha256", digest) != digest:
+        raise LoadError(f"{file.name} is not the file its card describes: sha256 {digest}, card says {card['sha256']}")
+    return Artifact(folder, file, card, digest)
 
 
 def read_card(path: Path) -> Mapping[str, Any]:
@@ -78,7 +119,9 @@ def sha256(path: Path) -> str:
 
 
 def whole(folder: Path, config: model_config_pb2.ModelConfig) -> bool:
-    """Whether a version proves that all of it is there: its files are those its card describes, and the golden sample has its end.
+    """Whether a version proves that all of it is there.
+
+    Its files are those its card describes, and the golden sample's file has its end.
 
     Args:
         folder: the version's folder.
@@ -105,7 +148,8 @@ def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
         raise LoadError(f"config.pbtxt names the file '{file}'; it must be one in the version's own folder")
     path = folder / file
     # Triton's layout for a network with weights in files of their own.
-    return path / MODEL_FILE if os.path.isdir(path) else path  # noqa: PTH112  a folder that cannot be read is found out by who reads
+    # pathlib would raise for a folder that cannot be read, which whoever reads the file finds out.
+    return path / MODEL_FILE if os.path.isdir(path) else path  # noqa: PTH112  as above
 
 
 def check_weights(path: Path, external: Sequence[str], card: Mapping[str, Any], warn: Callable[[str], None]) -> None:

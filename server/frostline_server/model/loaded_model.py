@@ -14,7 +14,7 @@ from frostline_server.runtime.golden import Golden
 from frostline_server.runtime.session import Session
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class LoadedModel:
     """What a READY version answers with.
 

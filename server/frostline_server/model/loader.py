@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import onnxruntime
 
@@ -16,13 +16,13 @@ from frostline_server.batching.admission import AdmissionController, Costs, Lear
 from frostline_server.batching.batcher import Batcher, Observer
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
-from frostline_server.errors import GraphsFailed, LoadError
-from frostline_server.model.artifact import check_weights, model_file, read_card, read_labels, sha256
+from frostline_server.errors import LoadError
+from frostline_server.model.artifact import Artifact, check_artifact, check_weights, read_labels
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
-from frostline_server.model.warmup import Sample, samples_of
+from frostline_server.model.warmup import batch_sizes, samples_of, warm_and_prove
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
 from frostline_server.model_config.pbtxt import label_file
 from frostline_server.model_config.scheduling import model_batching, model_slo_s, placements
@@ -34,8 +34,15 @@ from frostline_server.runtime.golden import Golden, read_golden
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 
-MAX_WARM_SIZE = 1024
-"""Larger batches are not run before READY: filling memory for them would cost more than their first run."""
+Warn = Callable[[str], None]
+"""Is told of what could not be done and is not a failure."""
+
+
+class Opener(Protocol):
+    """Opens sessions of one artifact."""
+
+    def __call__(self, providers: Sequence[Provider], /, *, graphs: bool = True) -> Session:
+        """Open one on these execution providers, best first; without `graphs`, none is captured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class Loader:
         folder: Path,
         name: str,
         config: model_config_pb2.ModelConfig,
-        warn: Callable[[str], None],
+        warn: Warn,
         given_up: Callable[[], bool] = lambda: False,
     ) -> LoadedModel:
         """Load, warm and prove one version; its batcher is started.
@@ -80,89 +87,66 @@ class Loader:
         Raises:
             LoadError: it cannot be served, or was given up.
         """
+        warn, go_on = _once(warn), _unless(given_up)
+        artifact = check_artifact(folder, config)
 
-        def go_on() -> None:
-            if given_up():
-                raise LoadError("given up, because the server stops")
+        places = self._places(config, warn)
+        open_on = self._opener(artifact, config, warn)
+        sessions = open_all(open_on, places, go_on)
+        signature = sessions[0].signature
+        check_weights(artifact.file, sessions[0].external, artifact.card, warn)
 
-        warn = _once(warn)
-        path, version = model_file(folder, config), folder.name
-        card = read_card(folder / "card.json")
-        digest = sha256(path)
-        if card.get("sha256", digest) != digest:
-            raise LoadError(
-                f"{path.name} is not the file its card describes: sha256 {digest}, card says {card['sha256']}"
-            )
+        batching = model_batching(config, self.batching, batched=signature.batched)
+        golden = read_golden(artifact.golden_file, signature) if artifact.golden_file else None
+        samples = samples_of(config, signature, batching.max_batch_size, folder.parent)
+        for index, place in enumerate(places):
+            reopen = partial(open_on, place, graphs=False)
+            sessions[index] = warm_and_prove(sessions[index], reopen, batching, golden, samples, warn, go_on)
+
+        labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
+        stats, tap = ModelStats(labels), Tap()
+        admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
+        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, tap, admission)
+        codec = Codec(name, folder.name, signature, batching.max_batch_size, labels)
+        batcher.start()
+        return LoadedModel(
+            name=name,
+            version=folder.name,
+            config=config,
+            stats=stats,
+            sessions=sessions,
+            codec=codec,
+            batcher=batcher,
+            batching=batching,
+            golden=golden,
+            sha256=artifact.sha256,
+            labels=labels,
+            fell_back=fell_back(places, sessions),
+            tap=tap,
+            admission=admission,
+        )
+
+    def _places(self, config: model_config_pb2.ModelConfig, warn: Warn) -> list[Sequence[Provider]]:
+        """The execution providers of each instance, best first."""
         places, warnings = placements(config.instance_group, self.providers, self.devices)
         for warning in warnings:
             warn(warning)
-        opened = partial(
-            open_session, path, config, threads=self.threads, strict=self.strict, warn=warn, captures=self.captures
-        )
-        sessions = []
-        for place in places:
-            go_on()
-            sessions.append(opened(place))
-        session, signature = sessions[0], sessions[0].signature
-        check_weights(path, session.external, card, warn)
-        batching = model_batching(config, self.batching, batched=signature.batched)
-        golden: Golden | None = None
-        if (folder / "golden.npz").is_file():
-            golden = read_golden(folder / "golden.npz", signature)
-        samples = samples_of(config, signature, batching.max_batch_size, folder.parent)
-        for index, place in enumerate(places):
-            try:
-                warmed = warm(sessions[index], batching, golden, samples, go_on)
-            except GraphsFailed as error:
-                warn(f"CUDA graphs are not captured: {error}")
-                sessions[index] = opened(place, graphs=False)
-                warmed = warm(sessions[index], batching, golden, samples, go_on)
-            instance = sessions[index]
-            if not warmed:
-                warn(
-                    "the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup"
-                )
-            for remark in instance.remarks:
-                warn(remark)
-            if golden is not None:
-                instance.check_golden(golden, batching.max_batch_size)
-        labels = labels_of(folder.parent, card, session, config, warn)
-        stats, tap = ModelStats(labels), Tap()
-        admission = _admission(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
-        observer: Observer = stats if admission is None else LearningObserver(stats, admission)
-        batcher = Batcher(
-            [instance_run(instance, stats, tap) for instance in sessions],
-            observer,
-            batching,
-            batched=signature.batched,
-            name=f"device-{name}-{version}",
-            admission=admission,
-            uncast=frozenset.intersection(*[instance.uncast for instance in sessions]),
-        )
-        codec = Codec(name, version, signature, batching.max_batch_size, labels)
-        fell_back = any(
-            place[0][0] != CPU and instance.provider == CPU for place, instance in zip(places, sessions, strict=True)
-        )
-        batcher.start()
-        return LoadedModel(
-            name,
-            version,
+        return places
+
+    def _opener(self, artifact: Artifact, config: model_config_pb2.ModelConfig, warn: Warn) -> Opener:
+        """What opens a session of this artifact on given execution providers."""
+        return partial(
+            open_session,
+            artifact.file,
             config,
-            stats,
-            sessions,
-            codec,
-            batcher,
-            batching,
-            golden,
-            digest,
-            labels,
-            fell_back,
-            tap,
-            admission,
+            threads=self.threads,
+            strict=self.strict,
+            warn=warn,
+            captures=self.captures,
         )
 
 
-def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
+def _once(warn: Warn) -> Warn:
     """`warn` that is told nothing twice, however many sessions a version has."""
     told: set[str] = set()
 
@@ -174,6 +158,29 @@ def _once(warn: Callable[[str], None]) -> Callable[[str], None]:
     return tell
 
 
+def _unless(given_up: Callable[[], bool]) -> Callable[[], None]:
+    """What raises once the version is given up, to be called between runs."""
+
+    def go_on() -> None:
+        if given_up():
+            raise LoadError("given up, because the server stops")
+
+    return go_on
+
+
+def open_all(open_on: Opener, places: Sequence[Sequence[Provider]], go_on: Callable[[], None]) -> list[Session]:
+    """One session for each instance.
+
+    Raises:
+        LoadError: one cannot be opened, or the version was given up.
+    """
+    sessions = []
+    for place in places:
+        go_on()
+        sessions.append(open_on(place))
+    return sessions
+
+
 def open_session(
     path: Path,
     config: model_config_pb2.ModelConfig,
@@ -181,7 +188,7 @@ def open_session(
     *,
     threads: int,
     strict: bool,
-    warn: Callable[[str], None],
+    warn: Warn,
     captures: Captures | None = None,
     graphs: bool = True,
 ) -> Session:
@@ -215,41 +222,13 @@ def open_session(
         outputs=outputs,
         captures=captures,
         graphs=graphs,
+        agree=partial(agreed, config=config),
     )
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]
     for name in unbound:
         warn(f"ONNX Runtime could not load {name}, which config.pbtxt asks for: {why_unbound(name)}")
-    session.signature = agreed(session.signature, config)
     return session
-
-
-def warm(
-    session: Session,
-    batching: Batching,
-    golden: Golden | None,
-    samples: Sequence[Sample],
-    go_on: Callable[[], None] = lambda: None,
-) -> bool:
-    """Run every batch size and every sample of the configuration.
-
-    Args:
-        session: the network.
-        batching: how its requests are batched.
-        golden: where rows come from, if there is one.
-        samples: the configuration's own.
-        go_on: called before each run; raises when that is no longer wanted.
-
-    Returns:
-        False when nothing could be run, because the shape of a row is not known.
-
-    Raises:
-        LoadError: the network failed.
-    """
-    warmed = session.warm_up(batch_sizes(batching), golden, samples[0].row if samples else None, go_on)
-    for sample in samples:
-        sample.run(session, go_on)
-    return warmed
 
 
 def labels_of(
@@ -257,7 +236,7 @@ def labels_of(
     card: Mapping[str, Any],
     session: Session,
     config: model_config_pb2.ModelConfig,
-    warn: Callable[[str], None],
+    warn: Warn,
 ) -> Sequence[str] | None:
     """Names of the classes: the card's, or the ONNX file's own, or those in a `label_filename` of the model's folder.
 
@@ -279,15 +258,8 @@ def labels_of(
     return from_file
 
 
-def batch_sizes(batching: Batching) -> list[int]:
-    """The sizes to warm: powers of two up to the most rows of a batch, that, and the preferred; none above `MAX_WARM_SIZE`."""
-    most = min(batching.max_batch_size, MAX_WARM_SIZE)
-    powers = {2**power for power in range(most.bit_length()) if 2**power < most}
-    return sorted(powers | {most} | {size for size in batching.preferred_sizes if size <= most})
-
-
-def _admission(
-    sessions: Sequence[Session], batching: Batching, slo_s: float, golden: Golden | None, warn: Callable[[str], None]
+def admission_of(
+    sessions: Sequence[Session], batching: Batching, slo_s: float, golden: Golden | None, warn: Warn
 ) -> AdmissionController | None:
     """What keeps a model's answers within its slo; None without one."""
     if not slo_s:
@@ -296,3 +268,29 @@ def _admission(
     if run_s and run_s[1] > slo_s:
         warn(f"slo_ms {slo_s * 1000:g} cannot be met: a run of one row takes {run_s[1] * 1000:.3g} ms here")
     return AdmissionController(slo_s, Costs(run_s, batching.max_batch_size), len(sessions))
+
+
+def batcher_of(
+    name: str,
+    sessions: Sequence[Session],
+    batching: Batching,
+    stats: ModelStats,
+    tap: Tap,
+    admission: AdmissionController | None,
+) -> Batcher:
+    """The request queue in front of the instances, not started."""
+    observer: Observer = stats if admission is None else LearningObserver(stats, admission)
+    return Batcher(
+        [instance_run(session, stats, tap) for session in sessions],
+        observer,
+        batching,
+        batched=sessions[0].signature.batched,
+        name=name,
+        admission=admission,
+        uncast=frozenset.intersection(*[session.uncast for session in sessions]),
+    )
+
+
+def fell_back(places: Sequence[Sequence[Provider]], sessions: Sequence[Session]) -> bool:
+    """Whether an instance that should be on a GPU is on the CPU."""
+    return any(place[0][0] != CPU and session.provider == CPU for place, session in zip(places, sessions, strict=True))

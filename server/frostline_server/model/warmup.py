@@ -1,7 +1,10 @@
-"""Model warm-up: the requests that a configuration wants run before the version is READY."""
+"""Model warm-up: what is run before a version is READY, and the proof that it answers as PyTorch did.
+
+Every batch size is run once, and so are the requests that the configuration wants run.
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from frostline.pb import model_config_pb2
+from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.tensors import unpack_strings
-from frostline_server.errors import InvalidInput, LoadError
+from frostline_server.errors import GraphsFailed, InvalidInput, LoadError
 from frostline_server.model_config.tensor_config import data_type, type_name
+from frostline_server.runtime.golden import Golden
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, TensorSpec, reshaped
 
@@ -19,6 +24,9 @@ Array = np.ndarray[Any, Any]
 
 MAX_COUNT = 10_000
 """More runs of one sample are a slip of the pen."""
+
+MAX_WARM_SIZE = 1024
+"""Larger batches are not run before READY: filling memory for them would cost more than their first run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,85 @@ class Sample:
                 session.run_and_check(inputs, self.rows)
             except LoadError as error:
                 raise LoadError(f"model_warmup '{self.name}': {error}") from error
+
+
+def warm_and_prove(
+    session: Session,
+    reopen: Callable[[], Session],
+    batching: Batching,
+    golden: Golden | None,
+    samples: Sequence[Sample],
+    warn: Callable[[str], None],
+    go_on: Callable[[], None],
+) -> Session:
+    """Run one instance at every batch size, and compare its answers with the golden sample's.
+
+    Args:
+        session: the instance's.
+        reopen: opens it again without CUDA graphs; called if they cannot be captured.
+        batching: how its requests are batched.
+        golden: its golden sample, if there is one.
+        samples: the configuration's own.
+        warn: told of what could not be done and is not a failure.
+        go_on: called before each run; raises when that is no longer wanted.
+
+    Returns:
+        The session that is warm and proved: the given one, or the one opened again.
+
+    Raises:
+        LoadError: the network failed, or answered something else than PyTorch.
+    """
+    try:
+        warmed = warm(session, batching, golden, samples, go_on)
+    except GraphsFailed as error:
+        warn(f"CUDA graphs are not captured: {error}")
+        session = reopen()
+        warmed = warm(session, batching, golden, samples, go_on)
+    if not warmed:
+        warn("the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup")
+    for remark in session.remarks:
+        warn(remark)
+    if golden is not None:
+        session.check_golden(golden, batching.max_batch_size)
+    return session
+
+
+def warm(
+    session: Session,
+    batching: Batching,
+    golden: Golden | None,
+    samples: Sequence[Sample],
+    go_on: Callable[[], None] = lambda: None,
+) -> bool:
+    """Run every batch size and every sample of the configuration.
+
+    Args:
+        session: the network.
+        batching: how its requests are batched.
+        golden: where rows come from, if there is one.
+        samples: the configuration's own.
+        go_on: called before each run; raises when that is no longer wanted.
+
+    Returns:
+        False when nothing could be run, because the shape of a row is not known.
+
+    Raises:
+        LoadError: the network failed.
+    """
+    warmed = session.warm_up(batch_sizes(batching), golden, samples[0].row if samples else None, go_on)
+    for sample in samples:
+        sample.run(session, go_on)
+    return warmed
+
+
+def batch_sizes(batching: Batching) -> list[int]:
+    """The sizes to warm: powers of two up to the most rows of a batch, that, and the preferred sizes.
+
+    None is above `MAX_WARM_SIZE`.
+    """
+    most = min(batching.max_batch_size, MAX_WARM_SIZE)
+    powers = {2**power for power in range(most.bit_length()) if 2**power < most}
+    return sorted(powers | {most} | {size for size in batching.preferred_sizes if size <= most})
 
 
 def samples_of(

@@ -1,6 +1,6 @@
 """Open an ONNX file as a session: weights found, heads appended, providers as asked for."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
 from frostline_server.runtime.heads import add_heads
 from frostline_server.runtime.session import Session
-from frostline_server.runtime.signature import signature_of
+from frostline_server.runtime.signature import Signature, signature_of
 from frostline_server.runtime.tuning import Tuning
 
 
@@ -29,6 +29,7 @@ def load_session(
     outputs: Collection[str] = (),
     captures: Captures | None = None,
     graphs: bool = True,
+    agree: Callable[[Signature], Signature] = lambda signature: signature,
 ) -> Session:
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
@@ -41,9 +42,10 @@ def load_session(
         outputs: the file's outputs that are wanted, all when empty; what only the others need is not computed.
         captures: shared by all sessions of the process that may be on a CUDA device.
         graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
+        agree: makes the session's signature of the graph's, as the model's configuration wants it.
 
     Raises:
-        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
+        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded; or from `agree`.
     """
     tuning = tuning or Tuning()
     try:
@@ -74,7 +76,7 @@ def load_session(
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
         raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
-    signature = signature_of(session, own_outputs, heads, unranked)
+    signature = agree(signature_of(session, own_outputs, heads, unranked))
     if index is None or CUDA not in bound:
         return Session(session, signature, external, "cpu", tuning.run_options())
     runner = DeviceRunner(
@@ -105,7 +107,10 @@ def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
 def _open(
     file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[Provider], *, strict: bool
 ) -> tuple[ort.InferenceSession, str]:
-    """A session on the first of the `attempts` that succeeds, and why CUDA captures no graphs if only that had to be given up."""
+    """A session on the first of the `attempts` that succeeds.
+
+    With it comes why CUDA captures no graphs, if only that had to be given up, else "".
+    """
     problem: Exception | None = None
     for attempt, given_up in attempts(providers, strict=strict):
         try:
@@ -127,7 +132,9 @@ def _caster(cuda: Mapping[str, dict[str, str]]) -> ort.InferenceSession:
 
 
 def attempts(providers: Sequence[Provider], *, strict: bool) -> list[tuple[list[Provider], str]]:
-    """The providers to try to open a session with, in turn, each with what is newly given up: "", graphs, accelerators or cuda.
+    """The providers to try to open a session with, in turn.
+
+    Each comes with what is newly given up: "", graphs, accelerators or cuda.
 
     Args:
         providers: all that is wanted, best first.

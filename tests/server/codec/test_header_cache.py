@@ -295,7 +295,7 @@ def test_an_equal_request_is_not_parsed_again_and_its_id_and_elements_are_its_ow
     ((_, _, elements, _, *_), _) = outcome(inference, FIRST.SerializeToString())
     assert elements == [ROW]
     # Whoever parses now fails.
-    monkeypatch.setattr("frostline_server.inference.parse", None)
+    monkeypatch.setattr("frostline_server.codec.decoder.parse", None)
     second = request_of(
         ROW[::-1], id="secnd", outputs=[{"name": "softmax"}], parameters={"priority": {"uint64_param": 2}}
     )
@@ -326,7 +326,7 @@ def test_two_versions_that_share_a_header_both_keep_knowing_it(monkeypatch: pyte
     repository.load("2")
     outcome(inference, payload)
     canary = repository.served
-    monkeypatch.setattr("frostline_server.inference.parse", None)
+    monkeypatch.setattr("frostline_server.codec.decoder.parse", None)
     for served in (stable, canary, stable):
         repository.served = served
         assert outcome(inference, payload)[1][2] == served.version

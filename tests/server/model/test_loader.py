@@ -1,6 +1,7 @@
 """One version's folder: its session as the configuration wants it, its weights, its labels, its warm-up."""
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.errors import LoadError
-from frostline_server.model.artifact import check_weights, model_file
+from frostline_server.model.artifact import check_artifact, check_weights, model_file
 from frostline_server.model.instance import instance_run
-from frostline_server.model.loader import labels_of, open_session, warm
+from frostline_server.model.loader import labels_of, open_session
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
-from frostline_server.model.warmup import samples_of
+from frostline_server.model.warmup import samples_of, warm
 from frostline_server.model_config.accelerators import TENSORRT
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.session import Session
@@ -59,6 +60,26 @@ def test_a_folder_in_the_files_place_holds_the_file_as_in_triton(tmp_path: Path)
 def test_a_file_somewhere_else_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(LoadError, match="it must be one in the version's own folder"):
         model_file(tmp_path, configured(f'default_model_filename: "{name}"'))
+
+
+def test_an_artifact_without_a_card_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"network")
+    artifact = check_artifact(tmp_path, ModelConfig())
+    assert (artifact.folder, artifact.file, artifact.golden_file) == (tmp_path, tmp_path / "model.onnx", None)
+    assert (artifact.card, artifact.sha256) == ({}, hashlib.sha256(b"network").hexdigest())
+
+
+def test_an_artifact_whose_file_is_not_the_cards_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"network")
+    (tmp_path / "golden.npz").touch()
+    card, digest = tmp_path / "card.json", hashlib.sha256(b"network").hexdigest()
+    card.write_text(json.dumps({"sha256": digest}), encoding="utf-8")
+    assert check_artifact(tmp_path, ModelConfig()).golden_file == tmp_path / "golden.npz"
+    card.write_text('{"sha256": "00"}', encoding="utf-8")
+    with pytest.raises(
+        LoadError, match=f"^model.onnx is not the file its card describes: sha256 {digest}, card says 00"
+    ):
+        check_artifact(tmp_path, ModelConfig())
 
 
 # The session

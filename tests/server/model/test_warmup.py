@@ -1,5 +1,6 @@
 """The requests of `model_warmup`: what they consist of, that they run, and which are refused."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,7 @@ from tests.support import onnx_models
 def session_of(folder: Path, model: onnx.ModelProto, config: ModelConfig) -> Session:
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    session = load_session(path, [(CPU, {})], threads=1, strict=True)
-    session.signature = agreed(session.signature, config)
-    return session
+    return load_session(path, [(CPU, {})], threads=1, strict=True, agree=partial(agreed, config=config))
 
 
 def samples(folder: Path, text: str, model: onnx.ModelProto | None = None) -> tuple[Session, list[Sample]]:

@@ -26,7 +26,8 @@ from frostline_server.errors import (
 )
 from frostline_server.model.artifact import read_card, read_labels
 from frostline_server.model.loaded_model import LoadedModel
-from frostline_server.model.loader import Loader, batch_sizes
+from frostline_server.model.loader import Loader
+from frostline_server.model.warmup import batch_sizes
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.scan import scan

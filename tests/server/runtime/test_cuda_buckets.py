@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline_server.batching.request_queue import Batching, QueuePolicy
-from frostline_server.model.loader import batch_sizes
+from frostline_server.model.warmup import batch_sizes
 from frostline_server.runtime.cuda_buckets import (
     BindingPlan,
     affordable,

