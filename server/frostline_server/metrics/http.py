@@ -92,7 +92,7 @@ class MetricsServer:
         if path == "/readyz":
             reason = self._unready()
             return _text(start_response, "503 Service Unavailable" if reason else "200 OK", reason or "ready")
-        return _text(start_response, "404 Not Found", "there are /metrics, /healthz and /readyz")
+        return _text(start_response, "404 Not Found", "the paths are /metrics, /healthz and /readyz")
 
 
 def _text(start_response: StartResponse, status: str, body: str) -> Iterable[bytes]:

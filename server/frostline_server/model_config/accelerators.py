@@ -57,7 +57,7 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
             # Triton's older spelling yields to the one in the accelerator.
             cuda.setdefault(name, read(f"parameters.{name}", given[name].string_value))
     unknown += unknown_cpu
-    warnings = [f"config.pbtxt asks for what is not honoured: {', '.join(unknown)}"] if unknown else []
+    warnings = [f"config.pbtxt has options that this server does not support: {', '.join(unknown)}"] if unknown else []
     return Accelerators(gpu, cpu, cuda), warnings
 
 
@@ -90,7 +90,9 @@ def providers_for(
             else:
                 missing.append(f"{entry.name} needs an ONNX Runtime built with {entry.provider}")
         chosen.append((name, own))
-    return chosen, [f"config.pbtxt asks for what cannot be had here: {'; '.join(missing)}"] if missing else []
+    return chosen, [
+        f"config.pbtxt asks for execution providers that are not available: {'; '.join(missing)}"
+    ] if missing else []
 
 
 _CUDA_OPTIONS: Mapping[str, Callable[[str, str], str]] = {

@@ -70,10 +70,10 @@ def parse_model_config(text: str) -> tuple[model_config_pb2.ModelConfig, list[st
     try:
         fields = json.loads(text)
         if not isinstance(fields, dict):
-            raise LoadError(f"it is no model configuration: expected a JSON object, got {text[:20]}")
+            raise LoadError(f"it is not a model configuration: expected a JSON object, got {text[:20]}")
         json_format.ParseDict(_known_fields(fields, _CONTRACT, "", unknown), config)
     except (ValueError, json_format.ParseError, RecursionError) as error:
-        raise LoadError(f"it is no model configuration: {error}") from error
+        raise LoadError(f"it is not a model configuration: {error}") from error
     _check_kind("it", config)
     return config, _warnings("the configuration in the request", config, unknown)
 
@@ -107,13 +107,15 @@ def _warnings(source: str, config: model_config_pb2.ModelConfig, unknown: Iterab
     names = list(dict.fromkeys(unknown))
     if config.model_transaction_policy.decoupled:
         names.append("model_transaction_policy.decoupled")
-    return [f"{source} asks for what is not honoured: {', '.join(names)}"] if names else []
+    return [f"{source} has fields that this server does not support: {', '.join(names)}"] if names else []
 
 
 def _check_kind(file: str, config: model_config_pb2.ModelConfig) -> None:
     for field, given, known in (("platform", config.platform, PLATFORM), ("backend", config.backend, BACKEND)):
         if given not in ("", known):
-            raise LoadError(f"{file} sets {field} '{given}'; only ONNX files are served here, which are '{known}'")
+            raise LoadError(
+                f"{file} sets {field} '{given}'; this server serves only ONNX files, so it must be '{known}'"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +257,11 @@ def label_file(folder: Path, filename: str) -> tuple[str, ...]:
         LoadError: it cannot be read, or is not in that folder.
     """
     if Path(filename).is_absolute() or ".." in Path(filename).parts:
-        raise LoadError(f"config.pbtxt names the labels '{filename}'; they must be a file in the model's own folder")
+        raise LoadError(f"config.pbtxt names the label file '{filename}'; it must be in the model's own folder")
     try:
         lines = (folder / filename).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"the labels {filename} cannot be read: {error}") from error
+        raise LoadError(f"the label file {filename} cannot be read: {error}") from error
     while lines and not lines[-1].strip():
         lines.pop()
     return tuple(line.strip() for line in lines)

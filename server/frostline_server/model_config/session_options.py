@@ -55,11 +55,11 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
     unknown = sorted(set(given) - {SLO, *_PARAMETERS, *CUDA_PARAMETERS, *entries})
     if unknown:
         names = ", ".join(f"parameters.{name}" for name in unknown)
-        warnings.append(f"config.pbtxt asks for what is not honoured: {names}")
+        warnings.append(f"config.pbtxt has options that this server does not support: {names}")
     passed_on = sorted(set(entries) - SESSION_ENTRIES)
     if passed_on:
         warnings.append(
-            f"config.pbtxt sets {', '.join(passed_on)}, passed on to ONNX Runtime, which ignores what it does not know"
+            f"config.pbtxt sets {', '.join(passed_on)}; the server passes these on to ONNX Runtime, which ignores entries that it does not know"
         )
     return tuning, warnings
 
@@ -114,7 +114,7 @@ def flag(name: str, text: str) -> str:
 def words(name: str, text: str) -> str:
     """Any text but an empty one."""
     if not text:
-        raise LoadError(f"config.pbtxt sets {name} to nothing; leave it out or give it a value")
+        raise LoadError(f"config.pbtxt sets {name} to an empty value; remove it or give it a value")
     return text
 
 

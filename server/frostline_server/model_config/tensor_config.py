@@ -27,7 +27,7 @@ def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signat
     outputs = _by_name("output", config.output, signature.outputs)
     missing = [spec.name for spec in signature.inputs if inputs and spec.name not in inputs]
     if missing:
-        raise LoadError(f"config.pbtxt declares the inputs {list(inputs)}, the graph also takes {missing}")
+        raise LoadError(f"config.pbtxt declares the inputs {list(inputs)}, but the graph also takes {missing}")
     batched = _batched(signature, config, {**inputs, **outputs})
     offered = [spec for spec in signature.outputs if not outputs or _offered(spec.name, outputs, signature)]
     return replace(
@@ -106,7 +106,7 @@ def _by_name(kind: str, declared: Iterable[Declared], specs: Iterable[TensorSpec
     by_name: dict[str, Declared] = {}
     for tensor in declared:
         if tensor.name not in in_graph:
-            raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}', the graph has {in_graph}")
+            raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}', but the graph has {in_graph}")
         if tensor.name in by_name:
             raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}' twice")
         by_name[tensor.name] = tensor
@@ -124,7 +124,7 @@ def _batched(signature: Signature, config: model_config_pb2.ModelConfig, declare
         if fixed or not signature.inputs:
             raise LoadError(
                 f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input "
-                f"and output: {', '.join(fixed) or 'it takes no input'}; write max_batch_size: 0 to serve it whole"
+                f"and output: {', '.join(fixed) or 'it takes no input'}; write max_batch_size: 0 to serve it without a batch axis"
             )
         return True
     if config.HasField("max_batch_size"):
@@ -184,7 +184,7 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
     heads = signature.heads
     if heads is not None and spec.name in (heads.softmax, heads.argmax):
         raise LoadError(
-            f"config.pbtxt reshapes '{spec.name}', which this server appends to the network and answers as it is"
+            f"config.pbtxt reshapes '{spec.name}', which this server adds to the network and cannot reshape"
         )
     if _pieces(dims) != _pieces(own):
         raise LoadError(
@@ -197,7 +197,7 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
 def _check_type(kind: str, spec: TensorSpec, declared: Declared) -> None:
     if declared.data_type not in (model_config_pb2.TYPE_INVALID, data_type(spec)):
         raise LoadError(
-            f"config.pbtxt declares the {kind} '{spec.name}' as {type_name(declared.data_type)}, the graph has "
+            f"config.pbtxt declares the {kind} '{spec.name}' as {type_name(declared.data_type)}, but the graph has "
             f"{type_name(data_type(spec))}"
         )
 

@@ -294,7 +294,7 @@ class Reconciler:
             self._fail(version, reason)
         else:
             replaced.refused = version.fingerprint
-            replaced.reason = f"its files have changed since it was loaded, and cannot be served: {reason}"
+            replaced.reason = f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
             self._on_change(replaced)
         _give_memory_back()
 

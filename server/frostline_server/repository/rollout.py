@@ -52,7 +52,7 @@ class Rollout:
         for label, version in self.labels.items():
             if not _LABEL.fullmatch(label) or label == "latest":
                 raise ConfigError(
-                    f"'{label}' cannot be a label: it begins with a letter, goes on with letters, digits, - and _, and is not latest"
+                    f"'{label}' is not a valid label: a label begins with a letter, has only letters, digits, - and _, and is not latest"
                 )
             _check_version(f"the label '{label}'", version)
         for version in self.previous:
@@ -60,11 +60,11 @@ class Rollout:
         for label, percent in self.split.items():
             if label not in self.labels or label == STABLE:
                 others = sorted(set(self.labels) - {STABLE})
-                raise ConfigError(f"split names '{label}'; it may name the labels other than stable: {others}")
+                raise ConfigError(f"split names '{label}'; it can name only labels other than stable: {others}")
             if not _is_number(percent) or not 0 < percent <= 100:
                 raise ConfigError(f"split gives '{label}' {percent!r}; expected a percentage above 0 and up to 100")
         if sum(self.split.values()) > 100 + _ROUNDING:
-            raise ConfigError(f"split gives away {sum(self.split.values()):g} percent; at most 100 can be")
+            raise ConfigError(f"split assigns {sum(self.split.values()):g} percent; the maximum is 100")
         if self.shadow is not None:
             _check_version("shadow", self.shadow)
         if (self.split or self.shadow) and STABLE not in self.labels:
@@ -104,7 +104,7 @@ def parse(text: str) -> Rollout:
         raise ConfigError(f"expected a JSON object, got {type(document).__name__}")
     unknown = sorted(set(document) - {"labels", "split", "shadow", "previous"})
     if unknown:
-        raise ConfigError(f"there is no {unknown[0]!r} in a rollout; there are labels, split, shadow and previous")
+        raise ConfigError(f"unknown key {unknown[0]!r}; the keys are labels, split, shadow and previous")
     previous = document.get("previous", [])
     if not isinstance(previous, list):
         raise ConfigError(f"previous must be a list of versions, got {previous!r}")
@@ -141,7 +141,7 @@ def read(folder: Path) -> Rollout | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{FILE} cannot be followed: {error}") from error
+        raise ConfigError(f"{FILE} cannot be used: {error}") from error
 
 
 def write(folder: Path, rollout: Rollout) -> None:
@@ -200,9 +200,9 @@ def with_shadow(rollout: Rollout | None, version: int) -> Rollout:
 def _with_stable(rollout: Rollout | None, version: int) -> Rollout:
     stable = rollout.labels.get(STABLE) if rollout else None
     if rollout is None or stable is None:
-        raise ConfigError("no version is stable yet, so none can be tried beside it; promote the one that serves first")
+        raise ConfigError("no version is stable yet; first promote the version that answers now")
     if stable == version:
-        raise ConfigError(f"version {version} is the stable one; only another can be tried beside it")
+        raise ConfigError(f"version {version} is the stable version; only another version can be tried beside it")
     return rollout
 
 
@@ -224,7 +224,7 @@ def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
     previous = [version for version in rollout.previous if version in on_disk]
     if not previous:
         raise ConfigError(
-            "nothing is on trial, and no version that is still there was stable before, so there is nothing to roll back to"
+            "no version is on trial, and no previous stable version exists, so there is nothing to roll back to"
         )
     return replace(rollout, labels={**rollout.labels, STABLE: previous[-1]}, previous=tuple(previous[:-1]))
 

@@ -95,10 +95,10 @@ def _read(folder: Path, before: Model | None) -> Model | None:
         except LoadError as error:
             problem = str(error)
     if config.name and config.name != folder.name:
-        problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
+        problem = f"config.pbtxt names the model '{config.name}', but its folder is '{folder.name}'"
     absent = sorted(set(config.version_policy.specific.versions) - set(versions))
     if absent:
-        warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
+        warnings = [*warnings, f"config.pbtxt asks for versions that do not exist: {absent}"]
     if not (versions or problem or absent):
         return None
     return Model(folder.name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem)
@@ -110,7 +110,7 @@ def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
         return rollouts.read(folder), ""
     except ConfigError as error:
         last = before.rollout if before else None
-        instead = "the one before stays in force" if last else "the newest version answers"
+        instead = "the previous one stays in force" if last else "the newest version answers"
         return last, f"{error}; {instead}"
 
 

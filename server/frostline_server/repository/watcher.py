@@ -60,7 +60,7 @@ class Watcher:
             try:
                 again = self._reconcile()
             except Exception:  # noqa: BLE001  one bad look must not be the last
-                _log.exception("looking at the models folder failed", models=str(self._root))
+                _log.exception("reconciling the models folder failed", models=str(self._root))
                 again = False
 
     def _listen(self) -> None:
@@ -69,7 +69,7 @@ class Watcher:
                 self._changed.set()
         except Exception as error:  # noqa: BLE001  watchfiles raises what the system gives: no watches left, no folder
             _log.warning(
-                "the file system does not tell of changes, so the models folder is only looked at now and then",
+                "the file system reports no changes, so the models folder is only scanned at intervals",
                 models=str(self._root),
                 poll_s=self._poll_s,
                 error=str(error),

@@ -80,14 +80,16 @@ class LogControl:
     def _checked(self, name: str, value: pb.LogSettingsRequest.SettingValue) -> Setting:
         kind = _LOG_KINDS.get(name)
         if kind is None:
-            raise InvalidInput(f"unknown log setting '{name}'; there are {', '.join(_LOG_KINDS)}")
+            raise InvalidInput(f"unknown log setting '{name}'; the log settings are {', '.join(_LOG_KINDS)}")
         if value.WhichOneof("parameter_choice") != kind:
             raise InvalidInput(f"expect {_KINDS[kind]} for '{name}'")
         setting: Setting = getattr(value, kind)
         if name == "log_file" and setting:
-            raise Unsupported("log_file: lines always go to standard error; redirect it where the server is started")
+            raise Unsupported("log_file: log lines always go to standard error; redirect it where you start the server")
         if name == "log_format" and setting not in self._styles:
-            raise InvalidInput(f"invalid argument for log_format, got: {setting}; there are {', '.join(self._styles)}")
+            raise InvalidInput(
+                f"invalid argument for log_format, got: {setting}; the formats are {', '.join(self._styles)}"
+            )
         return setting
 
 
@@ -131,7 +133,7 @@ class TraceControl:
 
 def _check_trace(name: str, values: Sequence[str]) -> None:
     if name not in _TRACE:
-        raise InvalidInput(f"unknown trace setting '{name}'; there are {', '.join(_TRACE)}")
+        raise InvalidInput(f"unknown trace setting '{name}'; the trace settings are {', '.join(_TRACE)}")
     if not values:
         return
     if name == "trace_level" and list(values) != ["OFF"]:

@@ -88,10 +88,12 @@ def _configuration(
     for name, value in parameters.items():
         if name.startswith("file:"):
             raise Unsupported(
-                f"parameter '{name}': a model's files are not taken from a request; put them into the models folder"
+                f"parameter '{name}': a request cannot carry a model's files; put them into the models folder"
             )
         if name != "config":
-            raise InvalidInput(f"unrecognized parameter '{name}' for loading model '{model}'; there is only 'config'")
+            raise InvalidInput(
+                f"unrecognized parameter '{name}' for loading model '{model}'; the only parameter is 'config'"
+            )
         if value.WhichOneof("parameter_choice") != "string_param":
             raise InvalidInput("invalid value type for 'config' parameter, expected string_param.")
         try:

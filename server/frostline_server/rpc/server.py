@@ -67,14 +67,19 @@ def choose_transport(
     if asked != "auto":
         return asked, "asked for"
     if tls or compression:
-        return "grpcio", "TLS is on, which only grpcio has" if tls else "answers are compressed, which only grpcio does"
+        return (
+            "grpcio",
+            "TLS is on, and only grpcio supports it"
+            if tls
+            else "compression is on, and only grpcio compresses answers",
+        )
     if not native:
         return "grpcio", "pygrpc-native is not installed"
     if host.startswith("unix:"):
-        return "native", "a Unix socket has only local clients"
+        return "native", "only local clients can reach a Unix socket"
     if _is_loopback(host):
-        return "native", f"{host} has only local clients"
-    return "grpcio", f"{host} is open to the network, and only grpcio bounds a message before buffering it"
+        return "native", f"only local clients can reach {host}"
+    return "grpcio", f"other machines can reach {host}, and only grpcio limits a message before it buffers it"
 
 
 def local_only(host: str) -> bool:
@@ -203,7 +208,9 @@ class Transport:
             pair = (self._config.tls_key.read_bytes(), self._config.tls_cert.read_bytes())
             return self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except ssl.SSLError as error:
-            raise StartError(f"the TLS files hold no certificate with its key: {error.reason or error}") from error
+            raise StartError(
+                f"tls_cert and tls_key are not a certificate and its private key: {error.reason or error}"
+            ) from error
         except OSError as error:
             raise StartError(f"cannot read the TLS files: {error}") from error
         except RuntimeError as error:

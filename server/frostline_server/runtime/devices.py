@@ -99,7 +99,7 @@ def why_unbound(provider: str) -> str:
         ctypes.CDLL(str(libraries / f"libonnxruntime_providers_{name}.so"))
     except OSError as error:
         return str(error)
-    return "its libraries can be loaded, so it is the device or the driver"
+    return "its libraries can be loaded, so the cause is the device or the driver"
 
 
 def choose_providers(device: str, available: Sequence[str], devices: int) -> list[Provider]:
@@ -127,4 +127,4 @@ def choose_providers(device: str, available: Sequence[str], devices: int) -> lis
         return [(CUDA, {"device_id": str(index), **CUDA_DEFAULTS}), (CPU, {})]
     if device == "auto":
         return [(CPU, {})]
-    raise StartError(f"device {device} was demanded, but {obstacle}; use --device auto to fall back to the CPU")
+    raise StartError(f"device {device} was requested, but {obstacle}; use --device auto to fall back to the CPU")

@@ -86,7 +86,7 @@ def compare_classes(classes: Array, expected: Array, golden: Golden, start: int,
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])
         raise LoadError(
-            f"golden check failed: another class than PyTorch's comes out at row {(start + row) % len(golden.logits)} (batch of "
+            f"golden check failed: the class differs from PyTorch's at row {(start + row) % len(golden.logits)} (batch of "
             f"{size}); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
         )
 
@@ -114,9 +114,9 @@ def read_golden(path: Path, signature: Signature) -> Golden:
     logits = arrays["logits"]
     rtol, atol = arrays["rtol"], arrays["atol"]
     if any(array.dtype.kind not in "fiu" for array in (logits, rtol, atol)) or not np.isfinite(logits).all():
-        raise LoadError(f"golden check failed: {path.name} has logits or tolerances that are no finite numbers")
+        raise LoadError(f"golden check failed: {path.name} has logits or tolerances that are not finite numbers")
     if rtol.ndim or atol.ndim or not (0 <= rtol < np.inf and 0 <= atol < np.inf):
-        raise LoadError(f"golden check failed: {path.name} has tolerances that are no finite numbers >= 0")
+        raise LoadError(f"golden check failed: {path.name} has tolerances that are not finite numbers >= 0")
     for spec in signature.inputs:
         rows = arrays[keys[spec.name]]
         if not rows.ndim or not logits.ndim or len(rows) != len(logits) or len(logits) == 0 or rows.dtype != spec.dtype:

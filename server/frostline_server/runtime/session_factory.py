@@ -72,7 +72,7 @@ def load_session(
     session, problem = _open(path.name, content + addition, options, providers, strict=strict)
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
-        raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
+        raise LoadError(f"{CUDA} was requested, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
     signature = signature_of(session, own_outputs, heads, unranked)
     if index is None or CUDA not in bound:
         return Session(session, signature, external, "cpu", tuning.run_options())

@@ -107,7 +107,7 @@ def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
     if node.type not in ONNX_TYPES:
         raise LoadError(
             f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
-            "truth values and strings: cast it in the graph"
+            "booleans and strings: cast it in the graph"
         )
     datatype = ONNX_TYPES[node.type]
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
