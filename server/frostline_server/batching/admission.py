@@ -1,9 +1,9 @@
 """Admission control: it refuses a request whose answer would come later than the model's latency limit.
 
-It learns what a batch costs from the batches that ran. A request is admitted only if its answer would be in time even
-if its batch fills up after it. A batch may take little more than half the time a request has, so that a request that
-arrives while one batch runs still makes the next. Without that reserve, requests reach the device with no time left
-and run alone, because no larger batch is in time, and the gain of batches is lost just when it is needed.
+It learns the cost of a batch from the batches that ran. It admits a request only if its answer would be in time even if
+later requests fill its batch. A batch may take little more than half of a request's time limit, so that a request that
+arrives during one batch can still join the next. Without that reserve, requests would reach the device with no time left
+and run alone, because no larger batch would be in time. Batching would then be lost just when the load needs it.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The bounded request queue, with priorities, deadlines and one queue for each row shape.
+"""The bounded request queue, with priorities, deadlines and a separate lane for each row shape.
 
 It knows neither threads nor clocks: its owner holds a lock and passes the time.
 """
@@ -20,13 +20,13 @@ _ANY: Shapes = ()
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """The bounds of one priority's queue.
+    """The limits of one priority's queue.
 
     Attributes:
-        max_rows: the most rows that may wait; further requests are refused at once.
-        timeout_s: how long a request may wait, in seconds; 0 for ever.
-        delay: what becomes of one that waited longer: True runs it after the others of its priority, False refuses it.
-        allow_override: whether a request's own timeout counts where it is shorter.
+        max_rows: the most rows that may be queued; further requests are refused at once.
+        timeout_s: how long a request may be queued, in seconds; 0 for no limit.
+        delay: what happens after the timeout: True runs the request after the others of its priority, False refuses it.
+        allow_override: whether a request's own timeout counts if it is shorter.
     """
 
     max_rows: int

@@ -1,1 +1,1 @@
-"""The metrics endpoint: Prometheus families over HTTP; `prometheus.register` and `http.MetricsServer` are its face."""
+"""The metrics endpoint: Prometheus families over HTTP; `prometheus.register` and `http.MetricsServer` are its interface."""

@@ -15,13 +15,13 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A slow scraper must not keep a supervisor's probe waiting."""
+    """An HTTP server with one thread for each connection, so that a slow scraper does not delay a supervisor's probe."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def server_bind(self) -> None:
-        """Bind without asking DNS for this machine's name, as the standard library's HTTP server would."""
+        """Bind without a DNS query for this machine's name, which the standard library's HTTP server would make."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
@@ -36,7 +36,7 @@ class _Quiet(WSGIRequestHandler):
     timeout = 10
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the signature is wsgiref's
-        """A scrape every few seconds is not worth a line each."""
+        """Log nothing: a line for each scrape, every few seconds, would be noise."""
 
 
 class MetricsServer:
@@ -56,7 +56,7 @@ class MetricsServer:
         self._unready = unready
 
     def start(self) -> str:
-        """Listen.
+        """Start to listen.
 
         Returns:
             The base URL.

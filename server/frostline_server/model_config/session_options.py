@@ -1,4 +1,4 @@
-"""The session options of a model configuration, apart from execution providers."""
+"""The session options of a model configuration, except execution providers."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -31,10 +31,10 @@ _OWN_ENTRIES = frozenset(("session.model_external_initializers_file_folder_path"
 
 
 def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
-    """What a configuration asks for, and warnings that name what in its `parameters` is not known here.
+    """The session options of a configuration, and warnings that name unknown `parameters`.
 
     Raises:
-        LoadError: a value makes no sense.
+        LoadError: a value is invalid.
     """
     level = config.optimization.graph.level
     if level not in GRAPH_LEVELS:
@@ -119,7 +119,7 @@ def words(name: str, text: str) -> str:
 
 
 def choice(*values: str) -> Callable[[str, str], str]:
-    """A reader of one of these values, or of its place among them, which is how Triton spells them."""
+    """A reader of one of these values, or of its index among them, which is Triton's spelling."""
     places = [str(place) for place in range(len(values))]
 
     def read(name: str, text: str) -> str:

@@ -15,13 +15,13 @@ Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
 
 
 def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signature:
-    """The graph's signature with the configuration's word where it has one.
+    """The graph's signature, changed where the configuration declares something else.
 
-    Whether rows of several requests share a run: a `max_batch_size` above 0 says yes, one that is written as 0 says
-    no; where it is not written, a tensor declared with as many dims as the graph has says no, and else the graph decides.
+    Whether there is a batch axis: yes if `max_batch_size` is above 0, no if it is given as 0. If it is not given, the answer is
+    no if a tensor is declared with as many dims as the graph has; otherwise the graph decides.
 
     Raises:
-        LoadError: they contradict each other, with what was expected and what the graph has.
+        LoadError: they contradict each other; the message says what was expected and what the graph has.
     """
     inputs = _by_name("input", config.input, signature.inputs)
     outputs = _by_name("output", config.output, signature.outputs)
@@ -44,12 +44,12 @@ def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signat
 
 
 def complete(config: model_config_pb2.ModelConfig, signature: Signature, device: str) -> None:
-    """Fill in what a configuration leaves to the graph and the server: every tensor, and where it runs.
+    """Fill in what a configuration does not declare: every tensor, and the device.
 
     Args:
         config: the model's own configuration with its name, changed in place.
-        signature: what is served.
-        device: where it is served, such as cpu or cuda:0.
+        signature: of the loaded model.
+        device: where it runs, such as cpu or cuda:0.
     """
     if not config.instance_group:
         kind, _, index = device.partition(":")
@@ -80,12 +80,12 @@ def data_type(spec: TensorSpec) -> int:
 
 
 def type_name(number: int) -> str:
-    """An element type in words, or its number where it is none."""
+    """The name of an element type, or its number if it is not a known type."""
     return {known: name for name, known in model_config_pb2.DataType.items()}.get(number, str(number))
 
 
 def _offered(name: str, outputs: Iterable[str], signature: Signature) -> bool:
-    """As in Triton, a list of outputs is the list of what can be asked for; the appended heads are not part of it."""
+    """The outputs that clients may request: as in Triton those declared, and always the appended heads."""
     heads = signature.heads
     return name in outputs or (heads is not None and name in (heads.logits, heads.softmax, heads.argmax))
 
@@ -145,7 +145,7 @@ def _whole(spec: TensorSpec, signature: Signature) -> Shape:
 
 
 def _dims(declared: Declared) -> tuple[Shape, Shape]:
-    """The shape clients see, and the graph's, as they are declared."""
+    """The declared shape for clients, and the declared shape for the graph."""
     dims = tuple(None if size == -1 else size for size in declared.dims)
     if not declared.HasField("reshape"):
         return dims, dims
@@ -213,7 +213,7 @@ def _narrowed(declared: Shape, graph: Shape) -> Shape:
 
 
 def _pieces(shape: Shape) -> list[int]:
-    """Numbers of elements between the axes of any size: two shapes hold the same elements when these are equal."""
+    """Numbers of elements between axes of any size; two shapes hold the same elements if these are equal."""
     pieces: list[list[int]] = [[]]
     for size in shape:
         if size is None:

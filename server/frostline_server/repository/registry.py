@@ -1,8 +1,8 @@
-"""The registry: every version of every model with its state, and the lookup of the one a request means.
+"""The model registry: every version of every model with its state, and the lookup of the version that a request means.
 
 LOADING -> READY -> UNLOADING -> UNLOADED, or FAILED with a reason; forward only.
 
-The reconciler writes to it; all others only read.
+Only the reconciler writes to it; all other threads read without a lock.
 """
 
 import random
@@ -33,8 +33,8 @@ class ModelVersion:
         fingerprint: of the files it was loaded from.
         state: LOADING, READY, UNLOADING, UNLOADED or FAILED.
         reason: why it is FAILED, or why newer files of a READY version are not served.
-        served: what it answers with, from READY until it is UNLOADED.
-        refused: the fingerprint of newer files that could not be loaded, or None.
+        served: the loaded model, from READY until it is UNLOADED.
+        refused: the fingerprint of newer files that failed to load, or None.
         load_s: how long loading took.
     """
 
@@ -51,7 +51,7 @@ class ModelVersion:
 
     @property
     def ready(self) -> bool:
-        """Whether it can be relied on: it is READY, and its device answers as it should."""
+        """Whether it is READY and its device passes its probe."""
         # It may be released meanwhile, so it is looked at once.
         served = self.served
         return self.state == "READY" and served is not None and not served.fault
@@ -59,11 +59,11 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A model's versions as they share its traffic.
+    """How a model's traffic is divided among its versions.
 
     Attributes:
-        routes: which one answers what.
-        problems: why something is not as the rollout says, one sentence each.
+        routes: which version answers which requests.
+        problems: deviations from the rollout and their reasons, one sentence each.
     """
 
     routes: Routes
@@ -71,10 +71,9 @@ class Traffic:
 
 
 class Repository:
-    """Every version the server knows.
+    """Every version that the server knows.
 
-    `put`, `forget` and `publish` are called by one thread at a time. Everything else only reads, from any thread, and never
-    waits.
+    One thread at a time calls `put`, `forget` and `publish`. All other methods only read, from any thread, and never block.
 
     Args:
         draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.
@@ -94,22 +93,22 @@ class Repository:
     # What there is
 
     def put(self, version: ModelVersion) -> None:
-        """Add a version, or replace the one of its number."""
+        """Add a version, or replace the version of the same number."""
         versions = {**self._versions.get(version.name, {}), int(version.version): version}
         self._versions = {**self._versions, version.name: versions}
 
     def forget(self, name: str, numbers: Iterable[int]) -> None:
-        """Leave versions of a model out from now on."""
+        """Remove versions of a model."""
         gone = set(numbers)
         versions = {number: version for number, version in self.of(name).items() if number not in gone}
         others = {other: known for other, known in self._versions.items() if other != name}
         self._versions = {**others, name: versions} if versions else others
 
     def publish(self, found: Mapping[str, Model]) -> None:
-        """Let requests go where versions' states and models' rollouts say, all at once.
+        """Replace the routing table, from the states of the versions and the models' rollouts.
 
         Args:
-            found: the models folder as it was found.
+            found: the scanned models folder.
         """
         served = {
             name: {
@@ -144,8 +143,8 @@ class Repository:
 
         Args:
             name: the model.
-            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest that
-                is READY.
+            version: a number in decimal, or a label; "" or "latest" for the stable version or, without one, the highest that is
+                READY.
 
         Raises:
             ModelNotFound: there is none.
@@ -194,7 +193,7 @@ class Repository:
         return self._versions.get(name, {})
 
     def names(self) -> Iterable[str]:
-        """Every model of which a version is known."""
+        """The names of all models that have a version."""
         return self._versions.keys()
 
     def versions(self, name: str = "") -> list[ModelVersion]:
@@ -203,11 +202,11 @@ class Repository:
         return [version for _, versions in sorted(models.items()) for _, version in sorted(versions.items())]
 
     def ready_versions(self, name: str) -> list[str]:
-        """Numbers of a model's versions that can be relied on, ascending."""
+        """Numbers of a model's ready versions, ascending."""
         return [version.version for version in self.versions(name) if version.ready]
 
     def traffic(self, name: str) -> Traffic:
-        """How a model's versions share its traffic."""
+        """How a model's traffic is divided among its versions."""
         return self._traffic.get(name, Traffic(Routes(None)))
 
     def shadows(self) -> list[tuple[str, str, str, Counts]]:

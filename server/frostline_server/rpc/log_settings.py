@@ -1,6 +1,6 @@
 """The logging and trace extensions: settings that clients change while the server runs.
 
-Names and values are Triton's. Log settings take effect; tracing is refused, because there is none.
+Names and values are Triton's. Log settings take effect; the server refuses tracing, because it writes no traces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,11 +57,11 @@ class LogControl:
         }
 
     def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Change the settings given, all or none, and tell all.
+        """Change the given settings, all or none, and return all settings.
 
         Raises:
-            InvalidInput: a setting is unknown, or has the wrong type or a value that means nothing.
-            Unsupported: lines are to go to a file.
+            InvalidInput: a setting is unknown, or has the wrong type or an invalid value.
+            Unsupported: the client asks for a log file.
         """
         if request.settings:
             changed = {name: self._checked(name, value) for name, value in request.settings.items()}
@@ -94,7 +94,7 @@ class LogControl:
 
 
 class TraceControl:
-    """Answers TraceSetting. Settings are kept and told, but no trace is ever written, so the only level is OFF.
+    """Answers TraceSetting. It stores and returns settings, but never writes a trace, so the only level is OFF.
 
     Args:
         repository: the models, whose settings may differ from the server's.
@@ -106,12 +106,12 @@ class TraceControl:
         self._settings: dict[str, dict[str, Sequence[str]]] = {}
 
     def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change the settings given, all or none, and tell all. A setting without a value goes back to where it was.
+        """Change the given settings, all or none, and return all. A setting without a value returns to its initial value.
 
         Raises:
-            InvalidInput: a setting is unknown or has a value that means nothing.
+            InvalidInput: a setting is unknown or has an invalid value.
             ModelNotFound: there is no such model.
-            Unsupported: a trace is wanted.
+            Unsupported: the client asks for a trace.
         """
         if request.model_name:
             self._repository.get(request.model_name, "")

@@ -7,7 +7,7 @@ from frostline_server.repository.registry import Repository
 
 
 class Statistics:
-    """Answers for the counters.
+    """Answers ModelStatistics.
 
     Args:
         repository: the models.

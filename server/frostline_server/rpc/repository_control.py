@@ -1,4 +1,4 @@
-"""The model repository extension: the index, and loading and unloading of models on demand."""
+"""The model repository extension: the index, and loading and unloading of models at a client's request."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ _PASSING = ("LOADING", "UNLOADING")
 
 
 class ModelControl:
-    """Answers for the repository.
+    """Answers the methods of the extension.
 
     Args:
         repository: the models.
@@ -35,10 +35,10 @@ class ModelControl:
         return pb.RepositoryIndexResponse(models=index)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        """Load a model, or load it anew; answers when it is READY.
+        """Load or reload a model; returns when it is READY.
 
         Raises:
-            InvalidInput: a parameter is unknown or makes no sense.
+            InvalidInput: a parameter is unknown or invalid.
             LoadFailed: it cannot be served.
             ModelControlOff: models are not loaded by request on this server.
             ModelNotFound: it has no folder.
@@ -49,10 +49,10 @@ class ModelControl:
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
-        """Unload every version of a model; answers when all that it had accepted is answered.
+        """Unload every version of a model; returns when all accepted requests are answered.
 
         Raises:
-            InvalidInput: a parameter is unknown or makes no sense.
+            InvalidInput: a parameter is unknown or invalid.
             ModelControlOff: models are not unloaded by request on this server.
             ModelNotFound: it is not loaded.
         """
@@ -65,7 +65,7 @@ class ModelControl:
         return pb.RepositoryModelUnloadResponse()
 
     async def _work(self, work: Callable[[], None]) -> None:
-        """Do what takes seconds in a thread, one at a time: those that wait must not take the threads of others."""
+        """Run work that takes seconds in a thread, one at a time, so that waiting work does not occupy other threads."""
         await self._free.acquire()
         task = asyncio.create_task(asyncio.to_thread(work))
         # Not when this call ends: its client may go away before the work is done.
@@ -82,7 +82,7 @@ class ModelControl:
 def _configuration(
     model: str, parameters: Mapping[str, pb.ModelRepositoryParameter]
 ) -> tuple[model_config_pb2.ModelConfig | None, Sequence[str]]:
-    """The configuration in a request to load, or None if it has none; and warnings that name what in it is not honoured."""
+    """The configuration in a load request, or None; and warnings that name its unsupported fields."""
     config: model_config_pb2.ModelConfig | None = None
     warnings: Sequence[str] = ()
     for name, value in parameters.items():

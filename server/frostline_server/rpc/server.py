@@ -46,8 +46,8 @@ def choose_transport(
 ) -> tuple[str, str]:
     """Which front end owns the port, and why.
 
-    The native front end buffers a whole message before a limit of ours can refuse it, so by itself it is chosen only where
-    every client is already trusted with this machine's memory.
+    The native front end buffers a whole message before the server's limit can refuse it. So `auto` chooses it only where
+    every client can use this machine's memory anyway.
 
     Args:
         asked: auto, native or grpcio.
@@ -83,7 +83,7 @@ def choose_transport(
 
 
 def local_only(host: str) -> bool:
-    """Whether only clients on this machine reach an address."""
+    """Whether only clients on this machine can reach an address."""
     return host.startswith("unix:") or _is_loopback(host)
 
 
@@ -97,7 +97,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _contracts() -> DescriptorPool:
-    """Every contract that is served, in one pool; the project's own are in another than the libraries'."""
+    """The contracts of all services in one descriptor pool; the project's own and the libraries' are in different ones."""
     pool = DescriptorPool()
     for module in (health_pb2, reflection_pb2, model_config_pb2, inference_pb2, predictor_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
@@ -105,7 +105,7 @@ def _contracts() -> DescriptorPool:
 
 
 class Transport:
-    """Everything that listens for gRPC.
+    """The gRPC server with its front ends: it listens, drains and stops.
 
     Args:
         config: the server's settings.
@@ -132,7 +132,7 @@ class Transport:
         self._folder: str | None = None
 
     async def start(self) -> str:
-        """Listen.
+        """Start to listen.
 
         Returns:
             The address clients connect to.
@@ -166,7 +166,7 @@ class Transport:
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     async def drain(self, timeout_s: float) -> bool:
-        """End open streams of inference requests once what they accepted is answered.
+        """End open streams once all their accepted requests are answered.
 
         Returns:
             Whether all of them ended within `timeout_s` seconds.

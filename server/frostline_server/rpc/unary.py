@@ -33,7 +33,7 @@ class UnaryFrontEnd:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Answer both methods on `server`, without (de)serialisers: the bytes are the inference's own business."""
+        """Register both methods with `server`, without (de)serialisers: `Inference` parses and serialises the bytes."""
         for method in (MODEL_INFER, PREDICT):
             _, service, name = method.split("/")
             handlers = {name: grpc.unary_unary_rpc_method_handler(self._handler(method))}

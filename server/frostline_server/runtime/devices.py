@@ -1,4 +1,4 @@
-"""Which devices there are, and the execution providers to ask for on one of them."""
+"""Device discovery: the CUDA devices of this machine, and the execution providers for a device."""
 
 import contextlib
 import ctypes
@@ -27,7 +27,7 @@ CUDA_DEFAULTS: Mapping[str, str] = {
 
 
 def cuda_devices() -> int:
-    """How many CUDA devices the driver shows; 0 where there is no driver."""
+    """The number of CUDA devices that the driver reports; 0 without a driver."""
     cuda, count = _driver(), ctypes.c_int(0)
     if cuda is None or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
@@ -62,7 +62,7 @@ def cuda_error(index: int) -> str:
 
 
 def _driver() -> ctypes.CDLL | None:
-    """NVIDIA's driver, where there is one that works."""
+    """NVIDIA's driver, or None if none works."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -103,7 +103,7 @@ def why_unbound(provider: str) -> str:
 
 
 def choose_providers(device: str, available: Sequence[str], devices: int) -> list[Provider]:
-    """The execution providers to ask for, best first.
+    """The execution providers to request, best first.
 
     Args:
         device: auto, cpu, cuda or cuda:N.
@@ -111,7 +111,7 @@ def choose_providers(device: str, available: Sequence[str], devices: int) -> lis
         devices: how many CUDA devices there are.
 
     Raises:
-        StartError: a CUDA device was demanded and cannot be had.
+        StartError: a CUDA device was requested and is not available.
     """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:

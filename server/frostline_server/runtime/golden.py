@@ -1,4 +1,7 @@
-"""The golden sample: real inputs with the logits that PyTorch computed, and the comparison with other logits."""
+"""The golden sample, a regression test of a model: real inputs, and the logits that PyTorch computed for them.
+
+The server compares its own logits with these within the sample's tolerances.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Real samples, and the logits PyTorch computed for them.
+    """Real inputs, and the logits that PyTorch computed for them.
 
     Attributes:
         inputs: for each input of the network, [R, ...].
@@ -31,17 +34,17 @@ class Golden:
 
 
 def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
-    """Compare logits with trained ones.
+    """Compare logits with PyTorch's.
 
     Args:
-        got: [R, ...], as served.
-        expected: [R, ...], as trained.
+        got: [R, ...], the served logits.
+        expected: [R, ...], PyTorch's logits.
         golden: the tolerances.
         start: the number of the first of these rows in the sample, for messages.
         size: how many rows the batch had.
 
     Raises:
-        LoadError: they differ, with the largest difference and the row it is in.
+        LoadError: they differ; the message has the largest difference and its row.
     """
     if got.shape != expected.shape:
         raise LoadError(
@@ -62,17 +65,17 @@ def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) 
 
 
 def compare_classes(classes: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
-    """Check that classes are the best ones by trained logits, or as good within the tolerance.
+    """Check that each class has the largest of PyTorch's logits, within the tolerance.
 
     Args:
-        classes: [R, ...], as served.
-        expected: [R, C, ...], logits as trained.
+        classes: [R, ...], the served classes.
+        expected: [R, C, ...], PyTorch's logits.
         golden: the tolerances.
         start: the number of the first of these rows in the sample, for messages.
         size: how many rows the batch had.
 
     Raises:
-        LoadError: one is not.
+        LoadError: a class does not.
     """
     if classes.shape != (*expected.shape[:1], *expected.shape[2:]):
         raise LoadError(
@@ -92,12 +95,12 @@ def compare_classes(classes: Array, expected: Array, golden: Golden, start: int,
 
 
 def golden_keys(inputs: Sequence[str]) -> dict[str, str]:
-    """The name in a golden.npz of each input's rows, by the input's name."""
+    """The key of each input's rows in a golden.npz, by the input's name."""
     return {name: "input" if len(inputs) == 1 else f"input.{name}" for name in inputs}
 
 
 def read_golden(path: Path, signature: Signature) -> Golden:
-    """Read a golden sample and check that it fits the network.
+    """Read a golden sample and check that it matches the network's signature.
 
     Raises:
         LoadError: the file is damaged, or does not fit.

@@ -1,4 +1,7 @@
-"""Open an ONNX file as a session: weights found, heads appended, providers as asked for."""
+"""The session factory: it opens an ONNX file as an inference session.
+
+It finds the weights, appends the classification heads, and tries the requested execution providers in order.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,17 +35,17 @@ def load_session(
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
     Args:
-        path: the ONNX file; weights in files of their own are found beside it.
+        path: the ONNX file; weights in separate files are found beside it.
         providers: from `choose_providers`, perhaps with others before them.
         threads: threads of one run on the CPU.
         strict: refuse a session that is not bound to the GPU among the providers.
-        tuning: what the model's configuration asks for.
-        outputs: the file's outputs that are wanted, all when empty; what only the others need is not computed.
+        tuning: the session options of the model's configuration.
+        outputs: the file's outputs to serve, all when empty; nodes that only the others need are not computed.
         captures: shared by all sessions of the process that may be on a CUDA device.
         graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
 
     Raises:
-        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
+        LoadError: the file is damaged, cannot be run, or is not bound to the requested device.
     """
     tuning = tuning or Tuning()
     try:

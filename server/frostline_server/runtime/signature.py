@@ -44,7 +44,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a network takes and gives.
+    """The inputs and outputs of a network.
 
     Attributes:
         inputs: in graph order.
@@ -61,7 +61,7 @@ class Signature:
     heads: Heads | None
 
     def repeated(self, row: Sequence[Array], rows: int) -> list[Array]:
-        """A request of so many rows, all of them this one; the row itself without a batch axis."""
+        """A batch of so many copies of this row; the row itself without a batch axis."""
         return [np.repeat(array, rows, axis=0) if self.batched else array for array in row]
 
     @property
@@ -83,7 +83,7 @@ def signature_of(
         unranked: names of tensors whose number of axes the file does not say.
 
     Raises:
-        LoadError: it takes or gives something that cannot be passed on.
+        LoadError: an input or output has an unsupported type.
     """
     outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
     nodes = [*session.get_inputs(), *outputs]

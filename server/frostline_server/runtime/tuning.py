@@ -1,4 +1,4 @@
-"""Session options: how ONNX Runtime opens and runs one model's sessions, apart from providers."""
+"""The session options: how ONNX Runtime opens and runs one model's sessions, except execution providers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ class Tuning:
 
     Attributes:
         intra_op_threads: threads within an operator; 0 takes the server's setting.
-        inter_op_threads: threads across operators, where they run in parallel; 0 leaves it to ONNX Runtime.
-        parallel: whether operators that do not wait for each other run side by side.
+        inter_op_threads: threads across operators, if they run in parallel; 0 leaves the number to ONNX Runtime.
+        parallel: whether independent operators run in parallel.
         graph_level: how far the graph is rewritten; a key of `GRAPH_LEVELS`.
         cpu_arena: whether the CPU's memory is kept between runs.
         memory_pattern: whether memory is planned ahead for a known shape.
