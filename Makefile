@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench growth overload profile bench-gpu bench-training recipes fmt constraints
+.PHONY: help setup demo serve test lint proto bench growth overload profile bench-gpu bench-training recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench-training: setup  ## measure what the training loop costs over one written 
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
 	$(BIN)/python -m frostline_training.table
+
+settings: setup  ## write the table of settings of docs/operating.md
+	$(BIN)/python -m frostline.cli.settings
 
 constraints: setup  ## write the versions installed now to constraints.txt
 	$(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' > constraints.txt

@@ -1,8 +1,9 @@
 """The server on a GPU against ONNX Runtime's CUDA provider in a process of its own: `python -m bench.gpu`.
 
-Networks of ResNet-50's and BERT-base's shape with random weights. The floors are ONNX Runtime with IO binding and the server's own
-options, in this process: once copying its input from the host for every run, in bytes as the server's clients send it, and once running
-again and again on what is already there. Each section prints its table as soon as it is measured.
+Networks of ResNet-50's and BERT-base's shape with random weights. The floors are ONNX Runtime with IO binding and the
+server's own options, in this process. One floor copies its input from the host for every run, in bytes as the server's
+clients send it. The other runs again and again on what is already on the device. Each section prints its table as soon as it
+is measured.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from bench.measure.harness import Lab, Sample
 from bench.measure.report import Sheet, console_of_width
 from bench.measure.scenarios import MLP, TINY
 from frostline.pb import inference_pb2 as pb
-from frostline_server.runtime.cuda_buckets import with_graphs, with_precision
+from frostline_server.runtime.cuda_options import with_graphs, with_precision
 from frostline_server.runtime.devices import (
     CPU,
     CUDA,

@@ -1,4 +1,4 @@
-"""The `frostline demo` command: train, publish, serve, predict and measure, on real data."""
+"""The `frostline demo` command: train, publish, serve and predict on real data, and show the metrics."""
 
 import asyncio
 import urllib.request
@@ -20,7 +20,7 @@ from frostline_training.data import Rows
 
 RECIPE = "digits"
 LEAST_ACCURACY = 0.98
-# How many pictures are drawn; wrong answers come first, at most half of them.
+# How many pictures are drawn. At most half of them are pictures with a wrong answer, and these come first.
 DRAWN = 4
 
 Labels = tuple[tuple[str, str], ...]
@@ -28,20 +28,20 @@ Series = dict[tuple[str, Labels], float]
 
 
 class DemoFailed(Exception):
-    """The journey ended early; the message says where."""
+    """A step of the demo failed. The message says which one."""
 
 
 def run(*, models: Path, device: str, seed: int | None, console: Console) -> None:
-    """Trains, publishes, serves and predicts handwritten digits, showing every step.
+    """Trains, publishes and serves a model of handwritten digits, and shows every step.
 
     Args:
-        models: Where to publish, and what to serve.
+        models: The folder to publish into and to serve.
         device: Where to train and serve: `auto`, `cpu`, `cuda` or `cuda:N`.
-        seed: Seed of everything random; None for the recipe's own.
-        console: Where to show it.
+        seed: The seed of all random numbers; None for the recipe's seed.
+        console: Where to print.
 
     Raises:
-        DemoFailed: A step did not do what it promises.
+        DemoFailed: A step failed, or too few answers are right.
         frostline_training.errors.TrainingError: Training or publishing failed.
     """
     _head("1  Train, freeze, verify, publish", console)
@@ -49,10 +49,10 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     published = pipeline.run(recipe, models=models, device=device, console=console)
-    # Derived again from the seed alone, and never trained on.
+    # The same split again, because it depends on the seed alone. Training never used these rows.
     held_out = data.prepare(recipe).test
 
-    _head("2  Serve: a real server on a real socket", console)
+    _head("2  Serve: a real server on a real port", console)
     flags = ["--models", str(models), "--device", device, "--require", RECIPE]
     try:
         with server_process.serve(flags, lambda event: _show_event(event, console)) as served:
@@ -60,7 +60,7 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
             _head(f"3  Predict {len(held_out.targets)} held-out pictures, one request each, all at once", console)
             predicted, confidence = asyncio.run(_predict(served.address, data.named(held_out.inputs)["input"]))
             _show_answers(held_out, predicted, confidence, console)
-            _head("4  What the server measured meanwhile", console)
+            _head("4  The metrics of the server, before and after the requests", console)
             _show_metrics(before, _scrape(served.metrics), console)
             _head("5  Stop: SIGTERM", console)
     except server_process.ServerFailed as error:
@@ -112,7 +112,7 @@ def _show_answers(
     console.print(f"\n[bold]{right / len(predicted):.2%}[/] right: {right} of {len(predicted)} held-out pictures")
 
 
-# A character is twice as high as wide, so a pixel is two of them.
+# A character is twice as high as it is wide, so each pixel is drawn as two characters.
 def _draw(picture: NDArray[np.float32], console: Console) -> Text:
     shades = np.array(list(" ░▒▓█" if console.encoding.lower().startswith("utf") else " .:+#"))
     levels = (picture / picture.max() * (len(shades) - 1)).round().astype(int)
@@ -120,7 +120,7 @@ def _draw(picture: NDArray[np.float32], console: Console) -> Text:
 
 
 def _scrape(address: str) -> Series:
-    # The server is on this machine: no proxy of the environment has a say.
+    # The server is on this machine, so a proxy from the environment must not be used.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{address}/metrics", timeout=10) as response:
         text = response.read().decode()
@@ -161,4 +161,4 @@ def _show_next_steps(models: Path, version: Path, console: Console) -> None:
     console.print(f"  frostline serve --models {models}", highlight=False, soft_wrap=True)
     console.print(f"  frostline predict {RECIPE} {version}/golden.npz", highlight=False, soft_wrap=True)
     console.print("  frostline train --list", highlight=False)
-    console.print("  docs/clients.md: calling it from Python, tritonclient, Node and anything else", highlight=False)
+    console.print("  docs/clients.md: calls from Python, tritonclient, Node and other languages", highlight=False)

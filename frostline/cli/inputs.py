@@ -1,4 +1,4 @@
-"""The input files of `frostline predict`: from files and standard input to a model's arrays."""
+"""Readers of the input files of `frostline predict`: from files and standard input to NumPy arrays."""
 
 import csv
 import io
@@ -18,12 +18,12 @@ from frostline.client.catalog import Model, TensorSpec
 Arrays = dict[str, NDArray[Any]]
 Reader = Callable[[str, bytes, TensorSpec], NDArray[Any]]
 
-# The Open Inference Protocol's names that NumPy spells otherwise.
+# The element types that have another name in NumPy than in the Open Inference Protocol.
 _FLOATS = {"FP16": "float16", "FP32": "float32", "FP64": "float64"}
 
 
 class InputError(Exception):
-    """A file cannot be turned into rows of the model; the message is one sentence for the user."""
+    """A file cannot be converted to rows of the model. The message is one sentence for the user."""
 
 
 def read(
@@ -32,18 +32,17 @@ def read(
     """Reads rows from files.
 
     Args:
-        paths: `.npy`, `.npz`, `.csv` and `.png` files; `-` for csv or npy on standard input.
-        model: The model the rows are for.
+        paths: `.npy`, `.npz`, `.csv` and `.png` files; `-` for csv, npy or npz on standard input.
+        model: The model that will get the rows.
         stdin: Standard input.
-        white: What a white pixel of a picture is to the model, black being 0; None sends pixels as they are, 0 to 255.
-        card: The model's card.json. With it, csv files may have their columns in any order and hold words where the model
-            has categories.
+        white: The value of a white pixel for the model; black is 0. None leaves the pixels unchanged, 0 to 255.
+        card: The model's card.json. With it, csv columns may have any order, and categories are given as words.
 
     Returns:
-        The model's inputs by name, with the rows of all files one after the other; and the file each row is from.
+        The model's inputs by name, with the rows of all files in order; and for each row the file that it comes from.
 
     Raises:
-        InputError: A file is missing or holds something else than rows of this model.
+        InputError: A file is missing, or does not contain rows of this model.
     """
     columns = _columns(card) if card else ()
     files = [_read_one(path, model, stdin, white, columns) for path in paths]
@@ -102,7 +101,7 @@ def _npy(path: str, content: bytes, _: TensorSpec) -> NDArray[Any]:
     return np.asarray(array)
 
 
-# golden.npz can be given as it is: what is no input of the model is left alone.
+# Arrays that are not inputs of the model are ignored, so that golden.npz can be used unchanged.
 def _npz(path: str, content: bytes, model: Model) -> Arrays:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -144,7 +143,7 @@ def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
         array = values.astype(_FLOATS.get(spec.datatype, spec.datatype.lower()))
     if spec.datatype not in _FLOATS and not np.array_equal(array, values):
         raise InputError(f"{path} holds numbers that are not {spec.datatype}, which the model's input is")
-    # A row of a file is flat; a row of the model need not be.
+    # A csv row is flat, but the model's row may have several axes.
     shape = spec.shape[1:]
     if len(shape) > 1 and shape.count(-1) == 0 and int(np.prod(shape)) == array.shape[1]:
         return array.reshape(len(array), *shape)
@@ -188,7 +187,7 @@ def _table(path: str, content: bytes, _: TensorSpec, *, columns: Sequence[Mappin
 def _cell(where: str, column: Mapping[str, Any], text: str) -> float:
     known = column["categories"]
     if known is not None:
-        # An empty cell is what the first category, the unknown one, is for.
+        # The first category stands for unknown values, such as an empty cell.
         if text and text not in known[1:]:
             raise InputError(
                 f"{where}, column {column['name']!r}: {text!r} is no category that the model knows; it knows: "
@@ -209,7 +208,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) -> NDArray[Any]:
-    # Decoding pictures is for those who send them.
+    # Imported here, because only commands that send pictures need it.
     from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
 
     try:
@@ -232,7 +231,7 @@ def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) ->
 
 def _checked(path: str, array: NDArray[Any], spec: TensorSpec, model: str) -> NDArray[Any]:
     if array.ndim and _fits(array.shape[1:], spec.shape[1:]):
-        # As the client would send it, so that rows of several files can be joined.
+        # The client would send float64 as float32; converted here, so that rows of several files can be joined.
         return array.astype(np.float32) if array.dtype == np.float64 else array
     raise InputError(f"{path} holds an array of shape {list(array.shape)}, but {model} expects {spec}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from frostline.cli import rollouts, show
+from frostline.cli import rollouts, serve, show
 from frostline.cli.usage import BadUsage, CannotDo
 
 if TYPE_CHECKING:
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="frostline",
-    help="Train networks in PyTorch, and serve them over gRPC with the proof that they answer as trained.",
+    help="Train neural networks in PyTorch, and serve them over gRPC with proof that they answer as trained.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-Models = Annotated[Path, typer.Option(help="Folder of models.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.  [the recipe's own]")]
-Server = Annotated[str, typer.Option(help="The server's address, host:port.", envvar="FROSTLINE_SERVER")]
-TlsCa = Annotated[Path | None, typer.Option(help="PEM certificates to trust; turns TLS on.")]
-TimeoutS = Annotated[float, typer.Option(min=0.001, help="Seconds a call may take.")]
+Models = Annotated[Path, typer.Option(help="The folder of models.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="The seed of all random numbers.  [default: the recipe's seed]")]
+Server = Annotated[str, typer.Option(help="The address of the server, host:port.", envvar="FROSTLINE_SERVER")]
+TlsCa = Annotated[Path | None, typer.Option(help="A PEM file of trusted certificates. Turns TLS on.")]
+TimeoutS = Annotated[float, typer.Option(min=0.001, help="The time limit of each call, in seconds.")]
 
 
 def _examples(*lines: str) -> str:
-    # The backspace keeps the command line's formatter from joining the lines.
+    # The backspace keeps the formatter of the help text from joining the lines.
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -72,7 +72,7 @@ def _frostline(
 )
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe's name, or a file.py that holds one; --list names all.", show_default=False)
+        str, typer.Argument(help="The name of a recipe, or a Python file that contains one.", show_default=False)
     ] = "",
     *,
     models: Models = Path("models"),
@@ -80,19 +80,23 @@ def train(
     seed: Seed = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe; may be given again."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe. Can be repeated."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     precision: Annotated[
         list[str] | None,
-        typer.Option(metavar="fp16|int8", help="Also publish a smaller variant of the model; may be given again."),
+        typer.Option(metavar="fp16|int8", help="Also publish a smaller variant of the model. Can be repeated."),
     ] = None,
-    bound: Annotated[float, typer.Option(min=0, help="Points of the test score that a variant may lose.")] = 0.5,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard's logs too.")] = False,
-    runs: Annotated[Path, typer.Option(help="Folder of runs: metrics and checkpoints.")] = Path("runs"),
-    show_list: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    bound: Annotated[float, typer.Option(min=0, help="How many points of the test score a variant may lose.")] = 0.5,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard.")] = False,
+    runs: Annotated[Path, typer.Option(help="The folder of runs, for metrics and checkpoints.")] = Path("runs"),
+    show_list: Annotated[bool, typer.Option("--list", help="List the built-in recipes and exit.")] = False,
 ) -> None:
-    """Train a recipe, check the frozen network against PyTorch, and publish it as the model's next version."""
+    """Train a recipe and publish the result as a new version.
+
+    Frostline exports the trained network to ONNX and compares the answers of this file with PyTorch's. It publishes the
+    file only if they agree.
+    """
     from rich.console import Console
 
     try:
@@ -129,81 +133,14 @@ def train(
         raise CannotDo(str(error)) from error
 
 
-@app.command(
+app.command(
+    cls=serve.ServeCommand,
     epilog=_examples(
         "frostline serve --models models",
         "frostline serve --models /srv/models --host 0.0.0.0 --device cuda",
         "frostline serve --config frostline.toml --log-format json",
     ),
-)
-def serve(
-    *,
-    models: Annotated[Path | None, typer.Option(help="Folder of models.", show_default=False)] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on, or unix:/path/to.sock. [127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="gRPC port; 0 picks a free one. [8001]")] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="HTTP port of /metrics, /healthz and /readyz. [8002]")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N. [auto]")] = None,
-    transport: Annotated[str | None, typer.Option(help="auto, native or grpcio. [auto]")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings; flags win over it.")] = None,
-    max_batch_size: Annotated[int | None, typer.Option(help="Most rows in one batch and one request. [64]")] = None,
-    max_queue_delay_s: Annotated[
-        float | None, typer.Option(help="Seconds an incomplete batch waits for more rows. [0]")
-    ] = None,
-    slo_ms: Annotated[
-        float | None,
-        typer.Option(
-            help="Milliseconds a request may take; what would take longer is refused at once; 0: no limit. [0]"
-        ),
-    ] = None,
-    max_queue_size: Annotated[int | None, typer.Option(help="Most rows that may wait, for each model. [4096]")] = None,
-    max_message_bytes: Annotated[int | None, typer.Option(help="Largest message accepted. [64 MiB]")] = None,
-    compression: Annotated[
-        str | None, typer.Option(help="none, gzip or deflate: how answers are compressed. [none]")
-    ] = None,
-    shared_memory: Annotated[
-        str | None, typer.Option(help="auto, on or off: whether clients may name shared memory. [auto]")
-    ] = None,
-    grace_s: Annotated[float | None, typer.Option(help="Seconds to finish requests after SIGTERM. [30]")] = None,
-    require: Annotated[
-        str | None, typer.Option(help="Models the server is not ready without: all, none, or names, with commas. [all]")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of one run; 0 takes half the cores. [0]")] = None,
-    model_control: Annotated[
-        str | None,
-        typer.Option(help="When the folder is looked at again: watch, poll, explicit (by request) or none. [watch]"),
-    ] = None,
-    poll_s: Annotated[float | None, typer.Option(help="Seconds between two looks at the folder. [15]")] = None,
-    load_models: Annotated[
-        str | None, typer.Option(help="With explicit control: models to load at the start, with commas, or *.")
-    ] = None,
-    probe_s: Annotated[
-        float | None, typer.Option(help="Seconds between two probes of every model; 0 for none. [10]")
-    ] = None,
-    canary_s: Annotated[float | None, typer.Option(help="Deprecated: use --probe-s.", hidden=True)] = None,
-    exit_on_fault: Annotated[
-        bool | None, typer.Option("--exit-on-fault", help="Stop when a model's device goes on failing its probe.")
-    ] = None,
-    log_format: Annotated[str | None, typer.Option(help="console or json. [console]")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; turns TLS on, with --tls-key.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM private key.")] = None,
-) -> None:
-    """Serve a folder of models over gRPC until SIGTERM or Ctrl-C.
-
-    Every setting can also be given in the environment, as FROSTLINE_ and its name in capitals, or in a TOML file.
-    """
-    flags = {name: value for name, value in locals().items() if name != "config"}
-    from frostline_server import main as server
-    from frostline_server.config import ServerConfig
-    from frostline_server.errors import ConfigError, StartError
-
-    try:
-        code = server.run(ServerConfig.load(config, **flags))
-    except (ConfigError, StartError) as error:
-        raise BadUsage(str(error)) from error
-    raise typer.Exit(code)
+)(serve.serve)
 
 
 @app.command(
@@ -217,32 +154,39 @@ def serve(
     ),
 )
 def predict(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: Annotated[str, typer.Argument(help="The name of the model.")],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="Files of rows: npy, npz, csv or png; - reads csv or npy.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT", help="Files with rows: npy, npz, csv or png. - reads csv, npy or npz from standard input."
+        ),
     ],
     *,
     server: Server = "localhost:8001",
     model_version: Annotated[
-        str, typer.Option(help="The version: a number or a label; if not given, the one that answers such requests.")
+        str, typer.Option(help="The version: a number or a label. By default, the server chooses the version.")
     ] = "",
     top: Annotated[
-        int, typer.Option(min=1, max=2**32 - 1, help="Show this many of each row's most probable classes.")
+        int, typer.Option(min=1, max=2**32 - 1, help="How many of the most probable classes to show for each row.")
     ] = 1,
-    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="How to show them.")] = "table",
+    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="The output format.")] = "table",
     white: Annotated[
-        float | None, typer.Option(help="What a white pixel of a picture is to the model; 255, as it is, if not given.")
+        float | None,
+        typer.Option(help="The value of a white pixel for the model. By default, pixels are sent unchanged, 0 to 255."),
     ] = None,
     card: Annotated[
-        Path | None, typer.Option(help="The model's card.json: csv columns by name, and words where it has categories.")
+        Path | None,
+        typer.Option(help="The model's card.json. With it, csv columns go by name, and categories are words."),
     ] = None,
     tls_ca: TlsCa = None,
     timeout_s: TimeoutS = 30.0,
 ) -> None:
-    """Send rows to a server and show what they are.
+    """Send rows to a server and show the predictions.
 
-    A csv file may have a header, and its columns fill the model's input in row-major order.  A picture is sent as
-    gray or colour, as the model's input asks, its pixels as they are or scaled by --white; it is never resized.
+    A csv file may have a header. Its columns fill the model's input in row-major order.
+
+    A picture is converted to gray or colour, depending on the model's input. Its pixels are sent unchanged, or scaled
+    by --white. It is never resized.
     """
     from frostline.cli import inputs as files
     from frostline.tables import write_predictions
@@ -265,11 +209,14 @@ def predict(
 @app.command(name="models", epilog=_examples("frostline models", "frostline models --server gpu-box:8001"))
 def list_models(
     server: Server = "localhost:8001",
-    form: Annotated[Literal["table", "json"], typer.Option("--format", help="How to show them.")] = "table",
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="The output format.")] = "table",
     tls_ca: TlsCa = None,
     timeout_s: TimeoutS = 30.0,
 ) -> None:
-    """Show every model version of a server: its state, and its input or why it is not ready."""
+    """List the model versions of a server, with their states.
+
+    For a version that is ready, the list shows its input. For any other version, it shows why it is not ready.
+    """
     from frostline.tables import write_models
 
     with _client(server, tls_ca, timeout_s) as client:
@@ -291,7 +238,10 @@ app.command(epilog=_examples("frostline rollback digits"))(rollouts.rollback)
 
 @app.command(epilog=_examples("frostline demo", "frostline demo --models /tmp/models"))
 def demo(models: Models = Path("models"), device: Device = "auto", seed: Seed = None) -> None:
-    """Train on real data, publish, serve, predict held-out pictures, and show the answers and the metrics."""
+    """Train, publish and serve a model on real data.
+
+    The demo then sends held-out pictures to the server, and shows the answers and the server's metrics.
+    """
     from rich.console import Console
 
     try:
@@ -312,23 +262,24 @@ def demo(models: Models = Path("models"), device: Device = "auto", seed: Seed = 
     )
 )
 def tune(
-    model: Annotated[str, typer.Argument(help="The model's name.")],
+    model: Annotated[str, typer.Argument(help="The name of the model.")],
     *,
     models: Models = Path("models"),
     slo_ms: Annotated[
-        float, typer.Option(min=0.01, help="Milliseconds within which 99 % of the answers must be.")
+        float, typer.Option(min=0.01, help="The time limit in milliseconds, for 99 % of the answers.")
     ] = 10.0,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of load for each candidate.")] = 6.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to load each candidate, in seconds.")] = 6.0,
     device: Device = "auto",
-    picture: Annotated[Path | None, typer.Option(help="Where to draw it.  [MODEL-tune.png]")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the best configuration and do not write it.")
-    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="The file for the chart.  [default: MODEL-tune.png]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the best settings, but do not write them.")] = False,
 ) -> None:
-    """Find the batch size, instances and threads with which a model answers most requests within a limit.
+    """Find the fastest settings of a model within a time limit.
 
-    Each candidate is a real server under open-loop load, so nothing else should run on the machine.  The best one's
-    settings are written to the model's config.pbtxt; everything else in that file stays.
+    The command tries batch sizes, numbers of instances and numbers of threads. For each candidate it starts a real
+    server and sends requests without waiting for the answers (open-loop load). Run nothing else on the machine
+    meanwhile.
+
+    The command writes the best settings to the model's config.pbtxt. Everything else in that file stays.
     """
     from rich.console import Console
 
@@ -348,7 +299,7 @@ def tune(
 
 
 def _client(server: str, tls_ca: Path | None, timeout_s: float) -> "Client":
-    # gRPC's own log would come between the user and the one sentence that says what is wrong.
+    # The user sees one sentence that says what is wrong; gRPC's own log lines would hide it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from frostline.client.connection import connect
 
@@ -371,10 +322,10 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command line.
 
     Args:
-        arguments: What was typed after `frostline`.
+        arguments: The arguments after `frostline`.
 
     Returns:
-        The exit code: 0 when it was done, 1 when it could not be, 2 when it was typed wrongly, 130 after Ctrl-C.
+        The exit code: 0 for success, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
     """
     from frostline.client.errors import FrostlineError
 
@@ -400,5 +351,5 @@ def _refuse(sentence: str, code: int) -> int:
 
 
 def main() -> NoReturn:
-    """Runs the command line of this process and exits."""
+    """Runs the command line with the arguments of this process, and exits."""
     sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The `frostline promote` and `frostline rollback` commands: each changes the model's rollout.json."""
+"""The `frostline promote` and `frostline rollback` commands. Each changes the rollout.json of a model."""
 
 # ruff: noqa: PLC0415 - the command line imports this module for its options alone
 
@@ -13,8 +13,8 @@ from frostline.cli.usage import BadUsage
 if TYPE_CHECKING:
     from frostline_server.repository.rollout import Rollout
 
-Name = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
-Models = Annotated[Path, typer.Option(help="Folder of models.")]
+Name = Annotated[str, typer.Argument(help="The name of the model.", show_default=False)]
+Models = Annotated[Path, typer.Option(help="The folder of models.")]
 
 
 def promote(
@@ -23,7 +23,7 @@ def promote(
         int | None,
         typer.Argument(
             min=1,
-            help="The version; if not given, the one on trial or the newest, and to try one the newest.",
+            help="The version. By default, the version being tested, or the newest if there is no test.",
             show_default=False,
         ),
     ] = None,
@@ -31,16 +31,20 @@ def promote(
     models: Models = Path("models"),
     canary: Annotated[
         float | None,
-        typer.Option(metavar="PERCENT", help="Only give it this share of the traffic, and the label canary."),
+        typer.Option(metavar="PERCENT", help="Test the version: give it this share of the traffic."),
     ] = None,
     shadow: Annotated[
         bool,
-        typer.Option("--shadow", help="Only give it a copy of the traffic, and count where it would answer otherwise."),
+        typer.Option("--shadow", help="Test the version: give it a copy of the traffic and count different answers."),
     ] = False,
 ) -> None:
-    """Make a version the one that answers requests which name none, or try it beside the one that does.
+    """Make a version stable, or test it beside the stable version.
 
-    The running servers of the folder follow within a moment, and no request fails on the way.
+    The stable version answers the requests that name no version. With --canary, the tested version answers a share of
+    these requests and has the label canary. With --shadow, its answers are compared and never sent to clients. By
+    default, the newest version is tested.
+
+    The running servers of the folder notice the change. No request fails because of it.
     """
     from frostline_server.repository.rollout import CANARY, with_canary, with_shadow
     from frostline_server.repository.rollout import promote as promoted
@@ -62,7 +66,11 @@ def promote(
 
 
 def rollback(model: Name, *, models: Models = Path("models")) -> None:
-    """End what is on trial or, when nothing is, return to the version that was stable before."""
+    """End the test of a version, or return to the previous version.
+
+    If a version is being tested, the test ends and the stable version stays. Otherwise, the previous stable version
+    becomes stable again.
+    """
     from frostline_server.repository.rollout import rollback as rolled_back
 
     _change(models, model, rolled_back)
@@ -91,7 +99,7 @@ def _change(models: Path, model: str, step: "Callable[[Rollout | None, list[int]
 
 
 def describe(rollout: "Rollout") -> str:
-    """A rollout in words."""
+    """A rollout as one line of text."""
     parts = []
     for label, version in rollout.labels.items():
         share = f" with {rollout.split[label]:g} % of the traffic" if label in rollout.split else ""

@@ -1,4 +1,4 @@
-"""The `frostline show` command: prints a model's card and the paths of its pictures."""
+"""The `frostline show` command: prints the card of a model version and the paths of its pictures."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ _MOST_CLASSES = 40
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
-    models: Annotated[Path, typer.Option(help="Folder of models.")] = Path("models"),
-    model_version: Annotated[str, typer.Option(help="The version; the highest if not given.")] = "",
-    open_pictures: Annotated[bool, typer.Option("--open", help="Open the pictures with the desktop's viewer.")] = False,
+    model: Annotated[str, typer.Argument(help="The name of the model.", show_default=False)],
+    models: Annotated[Path, typer.Option(help="The folder of models.")] = Path("models"),
+    model_version: Annotated[str, typer.Option(help="The version to show. By default, the highest.")] = "",
+    open_pictures: Annotated[bool, typer.Option("--open", help="Open the pictures in the desktop's viewer.")] = False,
 ) -> None:
-    """Show what a model's card says, and where its pictures are."""
+    """Show the card of a model version, and the paths of its pictures."""
     # ruff: noqa: PLC0415 - rich is slow to load, and the command line imports this module for its options alone
     from rich.console import Console
 
@@ -34,7 +34,7 @@ def command(
 
 
 def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
-    """Print the card of the version in `folder`, then its pictures' paths."""
+    """Print the card of the version in `folder`, then the paths of its pictures."""
     from rich.table import Table
 
     facts = Table(
@@ -58,7 +58,7 @@ def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """Return the pictures beside the card, by name."""
+    """Return the paths of the pictures in the version's folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix in _PICTURES)
 
 
@@ -191,7 +191,7 @@ def _plain(text: str) -> str:
 
 
 def _open(folder: Path) -> None:
-    # One of each: a viewer opens the PNG better than the SVG of the same name.
+    # Where a picture exists as PNG and SVG, open the PNG: more viewers can show it.
     found = [path for path in pictures(folder) if path.suffix == ".png" or not path.with_suffix(".png").exists()]
     if not found:
         raise CannotDo(f"{folder} has no pictures to open")

@@ -1,9 +1,9 @@
-"""The errors of the command line, each with the exit code it ends the command with."""
+"""The exceptions of the command line, one for each exit code of a failed command."""
 
 
 class BadUsage(Exception):
-    """What was typed cannot be done; the message is one sentence.  The command exits with 2."""
+    """The command was used wrongly. The message is one sentence, and the exit code is 2."""
 
 
 class CannotDo(Exception):
-    """What was typed is right, but cannot be done here and now.  The command exits with 1."""
+    """The command was used correctly but failed. The message is one sentence, and the exit code is 1."""

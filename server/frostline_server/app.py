@@ -1,12 +1,12 @@
 """The application object: it starts, serves and drains one server.
 
-It is the only module that creates the other rooms' objects and connects them.
+It is the only module that creates the other rooms' objects and connects them. It reads from top to bottom: what `start`
+creates and starts, what the server's state is, what happens while it serves, and how it ends.
 """
 
 import asyncio
 import gc
 import time
-from collections.abc import Iterable
 from importlib.metadata import version as installed_version
 
 import onnxruntime
@@ -18,11 +18,12 @@ from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
 from frostline_server.inference import Inference
+from frostline_server.metrics.families import Sources
 from frostline_server.metrics.http import MetricsServer
-from frostline_server.metrics.prometheus import ModelView, ServerView, ShadowView, register
+from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
-from frostline_server.model.stats import ModelStats, Unrouted
+from frostline_server.model.stats import Unrouted
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -46,7 +47,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Server:
-    """One server; `start`, then wait for `stopped`, then `drain`.
+    """One server: `start` it, and when it is to end, `drain` it.
 
     Args:
         config: its settings.
@@ -59,8 +60,13 @@ class Server:
         """Set when a device goes on failing and the configuration says to stop then."""
         self.address = ""
         self.metrics_url = ""
+        self.repository = Repository()
+        self._unrouted = Unrouted()
+        self._health = Health()
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
+
+    # Start
 
     async def start(self) -> None:
         """Open the ports, then load every model; returns when that is done, ready or not.
@@ -68,43 +74,71 @@ class Server:
         Raises:
             StartError: a port, the models folder or the device cannot be had.
         """
-        config, started_s = self._config, time.monotonic()
+        started_s = time.monotonic()
         self._loop = asyncio.get_running_loop()
+        release = installed_version("frostline")
+        self._create_reconciler()
+        self._create_front_end(release)
+        self._create_metrics(release)
+        await self._open_ports()
+        self._start_watcher()
+        await self._loop.run_in_executor(None, self._load)
+        if self._phase != "starting":  # told to end meanwhile
+            return
+        self._phase = "serving"
+        self._announce()
+        self._after_load()
+        self._start_probe()
+        _log.info(
+            "ready" if self.ready() else "not ready",
+            address=self.address,
+            metrics=self.metrics_url,
+            transport=self._transport.name,
+            reason=self._transport.reason,
+            device=self._config.device,
+            models=[f"{v.name}:{v.version}" for v in self.repository.versions() if v.state == "READY"],
+            seconds=round(time.monotonic() - started_s, 3),
+            **({} if self.ready() else {"unready": self.unready()}),
+        )
+
+    def _create_reconciler(self) -> None:
+        """Choose the devices, and create what loads models onto them."""
+        config = self._config
         if not config.models.is_dir():
             raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
-        # Its own log is not JSON, and what it calls an error there it raises too, or tries something else: on a GPU an "error" for
-        # every convolution that cuDNN has no fastest plan for. Only what is fatal it cannot raise.
+        # Its own log is not JSON, and what it calls an error there it raises too, or tries something else: on a GPU an
+        # "error" for every convolution that cuDNN has no fastest plan for. Only what is fatal it cannot raise.
         onnxruntime.set_default_logger_severity(4)
         available, devices = onnxruntime.get_available_providers(), cuda_devices()
         self._providers = choose_providers(config.device, available, devices)
         if self._providers[0][0] != CPU and (missing := load_cuda_libraries()):
             _log.warning("CUDA libraries", warning=missing)
-        release = installed_version("frostline")
-        batching = Batching(
-            config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
+        loader = Loader(
+            self._providers,
+            strict=config.device.startswith("cuda"),
+            threads=config.intra_op_threads,
+            batching=Batching(
+                config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
+            ),
+            devices=devices,
+            slo_s=config.slo_ms / 1000,
         )
-        self.repository = Repository()
         self.reconciler = Reconciler(
             config.models,
             self.repository,
-            Loader(
-                self._providers,
-                config.device.startswith("cuda"),
-                config.intra_op_threads,
-                batching,
-                devices,
-                config.slo_ms / 1000,
-            ),
+            loader,
             explicit=config.model_control == "explicit",
             on_change=self._on_change,
-            on_warning=lambda model, warning: _log.warning("model configuration", model=model, warning=warning),
+            on_warning=_log_warning,
             on_rollout=_log_rollout,
         )
-        unrouted = Unrouted()
-        self._health = Health()
+
+    def _create_front_end(self, release: str) -> None:
+        """Create what answers gRPC: the predictions, and every other method of the protocol."""
+        config = self._config
         shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
         self.regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
-        self._inference = Inference(self.repository, unrouted, config.max_message_bytes, self.regions)
+        self._inference = Inference(self.repository, self._unrouted, config.max_message_bytes, self.regions)
         service = InferenceService(
             (
                 Metadata(self.repository, self.ready, release, shared_memory=shared),
@@ -116,52 +150,35 @@ class Server:
             )
         )
         self._transport = Transport(config, self._inference, service, self._health)
+
+    def _create_metrics(self, release: str) -> None:
+        """Create what answers /metrics, /healthz and /readyz."""
         registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
-        register(
-            registry,
-            ServerView(release, self._transport.name, self.ready, self._views, self.fell_back, unrouted, self._shadows),
-        )
-        metrics_host = "127.0.0.1" if config.host.startswith("unix:") else config.host
-        self._scrape = MetricsServer(registry, metrics_host, config.metrics_port, self.unready)
-        self.metrics_url = self._scrape.start()
+        transport = self._transport.name
+        register(registry, Sources(self.repository, self._unrouted, release, transport, self.ready, self.fell_back))
+        host = "127.0.0.1" if self._config.host.startswith("unix:") else self._config.host
+        self._metrics = MetricsServer(registry, host, self._config.metrics_port, self.unready)
+
+    async def _open_ports(self) -> None:
+        """Listen for scrapes, probes and requests; all are told "not ready" until the models are loaded."""
+        self.metrics_url = self._metrics.start()
         try:
             self._announce()
             self.address = await self._transport.start()
         except StartError:
-            self._scrape.close()
+            self._metrics.close()
             raise
+
+    def _start_watcher(self) -> None:
+        """Follow changes of the models folder, if the configuration says so."""
+        config = self._config
         if config.model_control in ("watch", "poll"):
             # Before the first look, so that nothing can come between the two.
             notified = config.model_control == "watch"
             self._watcher = Watcher(config.models, self.reconciler.reconcile, config.poll_s, notified=notified)
             self._watcher.start()
-        await self._loop.run_in_executor(None, self._load)
-        if self._phase != "starting":  # told to end meanwhile
-            return
-        self._phase = "serving"
-        self._announce()
-        self._after_load()
-        if config.probe_s:
-            self._probe = DeviceProbe(self._served, self._on_fault, config.probe_s)
-            self._probe.start()
-        _log.info(
-            "ready" if self.ready() else "not ready",
-            address=self.address,
-            metrics=self.metrics_url,
-            transport=self._transport.name,
-            reason=self._transport.reason,
-            device=config.device,
-            models=[f"{v.name}:{v.version}" for v in self.repository.versions() if v.state == "READY"],
-            seconds=round(time.monotonic() - started_s, 3),
-            **({} if self.ready() else {"unready": self.unready()}),
-        )
-
-    def hurry(self) -> None:
-        """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
-        self._phase = "draining"
-        self.reconciler.stop_loading()
 
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
@@ -175,13 +192,23 @@ class Server:
             except PredictionError as error:
                 _log.error("model", model=name, state="FAILED", reason=str(error))
 
-    def _served(self) -> list[LoadedModel]:
-        return [version.served for version in self.repository.versions() if version.served and version.state == "READY"]
+    def _after_load(self) -> None:
+        """Warn of what an operator should see at once, and keep what is loaded out of garbage collection."""
+        if self.fell_back():
+            _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
+        if not self.repository.versions():
+            _log.warning("the models folder has no models", models=str(self._config.models))
+        # What is loaded stays: the garbage collector need never look at it again.
+        gc.collect()
+        gc.freeze()
 
-    def fell_back(self) -> bool:
-        """Whether device=auto ended on the CPU: no GPU was found, or a version could not be bound to it."""
-        fallen = any(version.served.fell_back for version in self.repository.versions() if version.served)
-        return self._config.device == "auto" and (self._providers[0][0] == CPU or fallen)
+    def _start_probe(self) -> None:
+        """Check now and then that every device still answers, if the configuration says so."""
+        if self._config.probe_s:
+            self._probe = DeviceProbe(self._served, self._on_fault, self._config.probe_s)
+            self._probe.start()
+
+    # State
 
     def ready(self) -> bool:
         """Whether the server is ready for traffic."""
@@ -198,6 +225,85 @@ class Server:
             name for name in sorted(names) if self._config.required(name) and not self.repository.ready_versions(name)
         ]
         return "" if not missing else f"required models without a ready version: {', '.join(missing)}"
+
+    def fell_back(self) -> bool:
+        """Whether device=auto ended on the CPU: no GPU was found, or a version could not be bound to it."""
+        # A version may be released meanwhile, so what it answers with is looked at once.
+        fallen = any(served.fell_back for version in self.repository.versions() if (served := version.served))
+        return self._config.device == "auto" and (self._providers[0][0] == CPU or fallen)
+
+    def _served(self) -> list[LoadedModel]:
+        """What READY versions answer with."""
+        return [
+            served
+            for version in self.repository.versions()
+            if version.state == "READY" and (served := version.served) is not None
+        ]
+
+    # What happens while it serves
+
+    def _on_change(self, version: ModelVersion) -> None:
+        """Announce and log a change of state; called from the thread that loads."""
+        self._announce_from_thread()
+        fields = {"model": version.name, "version": version.version, "state": version.state}
+        if version.state == "FAILED" or version.reason:
+            _log.error("model", **fields, reason=version.reason)
+        elif version.state == "UNLOADED":
+            _log.info("model", **fields)
+        elif version.state == "READY" and version.served:
+            _log.info(
+                "model",
+                **fields,
+                provider=version.served.provider,
+                device=version.served.device,
+                verified=version.served.golden is not None,
+                seconds=round(version.load_s, 3),
+            )
+        else:
+            _log.debug("model", **fields)
+
+    def _on_fault(self, served: LoadedModel) -> None:
+        """A model's device began or ceased to fail its probe; called from the probe's thread."""
+        if served.fault:
+            _log.error("device fault", model=served.name, version=served.version, reason=served.fault)
+            if self._config.exit_on_fault:
+                self._loop.call_soon_threadsafe(
+                    self._loop.call_later, 2 * self._config.probe_s, self._give_up_on, served
+                )
+        else:
+            _log.info("device recovered", model=served.name, version=served.version)
+        self._announce_from_thread()
+
+    def _give_up_on(self, served: LoadedModel) -> None:
+        # A version that was replaced took its fault with it.
+        if served.fault and served in self._served() and self._phase == "serving":
+            _log.error("giving up: the fault has not gone away", model=served.name, reason=served.fault)
+            self.broken.set()
+
+    def _announce(self) -> None:
+        """Tell the health service where the server, every model and every version stand; on the event loop."""
+        serving = self._phase == "serving"
+        known: dict[str, bool] = {}
+        for version in self.repository.versions():
+            known[version.name] = known.get(version.name, False) or (serving and version.ready)
+            known[f"{version.name}/{version.version}"] = serving and version.ready
+        # Last: a model may be called like a service.
+        self._health.update(known | dict.fromkeys(("", *SERVICES), self.ready()))
+
+    def _announce_from_thread(self) -> None:
+        """Have a change announced before the thread that made it goes on."""
+
+        async def announce() -> None:
+            self._announce()
+
+        asyncio.run_coroutine_threadsafe(announce(), self._loop).result()
+
+    # End
+
+    def hurry(self) -> None:
+        """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
+        self._phase = "draining"
+        self.reconciler.stop_loading()
 
     async def drain(self) -> bool:
         """Not ready, refuse new requests, finish the accepted ones, close the ports.
@@ -218,11 +324,9 @@ class Server:
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         await self._transport.stop(_CLOSE_S)
-        self._scrape.close()
-        answered = self.repository.answered_before + sum(
-            version.served.stats.snapshot().succeeded for version in self.repository.versions() if version.served
-        )
-        _log.info("stopped", finished=finished, answered=answered)
+        self._metrics.close()
+        answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
+        _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished
 
     async def _linger(self) -> None:
@@ -236,93 +340,9 @@ class Server:
         while time.monotonic() < min(began_s + LINGER_S, max(began_s, self._inference.refused_s) + _QUIET_S):
             await asyncio.sleep(_QUIET_S / 5)
 
-    def _announce(self) -> None:
-        """Tell the health service where the server, every model and every version stand; on the event loop."""
-        serving = self._phase == "serving"
-        known: dict[str, bool] = {}
-        for version in self.repository.versions():
-            known[version.name] = known.get(version.name, False) or (serving and version.ready)
-            known[f"{version.name}/{version.version}"] = serving and version.ready
-        # Last: a model may be called like a service.
-        self._health.update(known | dict.fromkeys(("", *SERVICES), self.ready()))
 
-    def _announced(self) -> None:
-        """Have the change announced before the thread that made it goes on."""
-        asyncio.run_coroutine_threadsafe(self._announce_soon(), self._loop).result()
-
-    async def _announce_soon(self) -> None:
-        self._announce()
-
-    def _on_fault(self, served: LoadedModel) -> None:
-        """A model's device began or ceased to fail its probe; called from the probe's thread."""
-        if served.fault:
-            _log.error("device fault", model=served.name, version=served.version, reason=served.fault)
-            if self._config.exit_on_fault:
-                self._loop.call_soon_threadsafe(
-                    self._loop.call_later, 2 * self._config.probe_s, self._give_up_on, served
-                )
-        else:
-            _log.info("device recovered", model=served.name, version=served.version)
-        self._announced()
-
-    def _give_up_on(self, served: LoadedModel) -> None:
-        # A version that was replaced took its fault with it.
-        if served.fault and served in self._served() and self._phase == "serving":
-            _log.error("giving up: the fault has not gone away", model=served.name, reason=served.fault)
-            self.broken.set()
-
-    def _on_change(self, version: ModelVersion) -> None:
-        """Announce and log a change of state; called from the thread that loads."""
-        self._announced()
-        fields = {"model": version.name, "version": version.version, "state": version.state}
-        if version.state == "FAILED" or version.reason:
-            _log.error("model", **fields, reason=version.reason)
-        elif version.state == "UNLOADED":
-            _log.info("model", **fields)
-        elif version.state == "READY" and version.served:
-            _log.info(
-                "model",
-                **fields,
-                provider=version.served.provider,
-                device=version.served.device,
-                verified=version.served.golden is not None,
-                seconds=round(version.load_s, 3),
-            )
-        else:
-            _log.debug("model", **fields)
-
-    def _after_load(self) -> None:
-        if self.fell_back():
-            _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
-        if not self.repository.versions():
-            _log.warning("the models folder has no models", models=str(self._config.models))
-        # What is loaded stays: the collector need never look at it again.
-        gc.collect()
-        gc.freeze()
-
-    def _views(self) -> Iterable[ModelView]:
-        for version in self.repository.versions():
-            served = version.served
-            yield ModelView(
-                name=version.name,
-                version=version.version,
-                state=version.state,
-                reason=version.reason,
-                load_s=version.load_s,
-                healthy=version.ready,
-                queued_rows=served.batcher.queued_rows if served else 0,
-                provider=served.provider if served else "",
-                device=served.device if served else "",
-                sha256=served.sha256 if served else "",
-                verified=bool(served and served.golden),
-                stats=served.stats if served else ModelStats(),
-                admission=served.admission if served else None,
-                bound_bytes=served.bound_bytes if served else 0,
-                cuda_graphs=served.cuda_graphs if served else 0,
-            )
-
-    def _shadows(self) -> Iterable[ShadowView]:
-        return [ShadowView(*shadow) for shadow in self.repository.shadows()]
+def _log_warning(model: str, warning: str) -> None:
+    _log.warning("model configuration", model=model, warning=warning)
 
 
 def _log_rollout(model: str, traffic: Traffic) -> None:

@@ -23,61 +23,155 @@ RENAMED: Mapping[str, str] = {"canary_s": "probe_s"}
 class ServerConfig(BaseModel):
     """Every setting of a server. A flag wins over the environment, that over the file, that over the default.
 
-    In the environment a setting is FROSTLINE_ and its name in capitals; in the file (TOML) it is its name.
+    In the environment a setting is FROSTLINE_ and its name in capitals; in the file (TOML) it is its name. The flags of
+    `frostline serve`, their help and the table in docs/operating.md are generated from these fields: a description is
+    one phrase in which `backticks` mark what is typed, `group` is its heading in the help, and `see` the section of the
+    guide that says more.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
-    models: Path = Field(description="folder of models, Triton's layout: <name>/<version>/model.onnx")
-    host: str = Field("127.0.0.1", min_length=1, description="address to listen on, or unix:/path/to.sock")
-    port: int = Field(8001, ge=0, le=65535, description="gRPC port; 0 picks a free one")
-    metrics_port: int = Field(
-        8002, ge=0, le=65535, description="HTTP port of /metrics, /healthz and /readyz; 0 picks a free one"
+    models: Path = Field(
+        description="folder of models: `<name>/<version>/model.onnx`", json_schema_extra={"group": "Models"}
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    transport: Literal["auto", "native", "grpcio"] = Field("auto", description="which front end owns the port")
-    max_batch_size: int = Field(64, ge=1, le=MAX_BATCH_SIZE, description="most rows in one batch and in one request")
+    model_control: Literal["watch", "poll", "explicit", "none"] = Field(
+        "watch",
+        description="how the server learns what to load and unload; with `explicit`, requests say it",
+        json_schema_extra={"group": "Models", "see": "Models that come and go"},
+    )
+    poll_s: float = Field(
+        15.0,
+        ge=0.1,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds between two looks at the folder, besides what the file system tells",
+        json_schema_extra={"group": "Models"},
+    )
+    load_models: str = Field(
+        "",
+        description="with `model_control` explicit: models to load at the start, with commas, or `*`",
+        json_schema_extra={"group": "Models"},
+    )
+    require: str = Field(
+        "all",
+        description="models without which the server is not ready: `all`, `none`, or names with commas",
+        json_schema_extra={"group": "Models"},
+    )
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="address to listen on, or `unix:/path/to.sock`",
+        json_schema_extra={"group": "Network"},
+    )
+    port: int = Field(
+        8001, ge=0, le=65535, description="gRPC port; 0 picks a free one", json_schema_extra={"group": "Network"}
+    )
+    metrics_port: int = Field(
+        8002,
+        ge=0,
+        le=65535,
+        description="HTTP port of `/metrics`, `/healthz` and `/readyz`; 0 picks a free one",
+        json_schema_extra={"group": "Network"},
+    )
+    transport: Literal["auto", "native", "grpcio"] = Field(
+        "auto",
+        description="which front end owns the gRPC port",
+        json_schema_extra={"group": "Network", "see": "Transports"},
+    )
+    max_message_bytes: int = Field(
+        64 * 2**20,
+        ge=1024,
+        le=2**31 - 1,
+        description="largest message accepted, in bytes",
+        json_schema_extra={"group": "Network"},
+    )
+    compression: Literal["none", "gzip", "deflate"] = Field(
+        "none",
+        description="how answers are compressed, on `grpcio` only; compressed requests are always understood",
+        json_schema_extra={"group": "Network"},
+    )
+    shared_memory: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether clients may name shared memory; `auto` allows it if only this machine can reach the port",
+        json_schema_extra={"group": "Network", "see": "Shared memory"},
+    )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM certificate chain; turns TLS on, together with `tls_key`",
+        json_schema_extra={"group": "Network"},
+    )
+    tls_key: Path | None = Field(None, description="PEM private key", json_schema_extra={"group": "Network"})
+    max_batch_size: int = Field(
+        64,
+        ge=1,
+        le=MAX_BATCH_SIZE,
+        description="most rows in one batch, and in one request",
+        json_schema_extra={"group": "Batches and queues"},
+    )
     max_queue_delay_s: float = Field(
-        0.0, ge=0, le=10, allow_inf_nan=False, description="seconds an incomplete batch waits for more rows"
+        0.0,
+        ge=0,
+        le=10,
+        allow_inf_nan=False,
+        description="seconds an incomplete batch waits for more rows; at 0 a batch is whatever queued while the device "
+        "was busy",
+        json_schema_extra={"group": "Batches and queues"},
+    )
+    max_queue_size: int = Field(
+        4096,
+        ge=1,
+        description="most rows that may wait, for each model; beyond it requests are refused with `UNAVAILABLE`",
+        json_schema_extra={"group": "Batches and queues"},
     )
     slo_ms: float = Field(
         0.0,
         ge=0,
         le=3_600_000,
         allow_inf_nan=False,
-        description="milliseconds a request may take; what would take longer is refused at once; 0 for no limit",
+        description="milliseconds a request may take; what would take longer is refused at once; 0 is no limit",
+        json_schema_extra={"group": "Batches and queues", "see": "One knob: slo_ms"},
     )
-    max_queue_size: int = Field(4096, ge=1, description="most rows that may wait, for each model")
-    max_message_bytes: int = Field(64 * 2**20, ge=1024, le=2**31 - 1, description="largest message accepted, in bytes")
-    compression: Literal["none", "gzip", "deflate"] = Field(
-        "none", description="how answers are compressed, for clients that take it; requests may always be"
-    )
-    shared_memory: Literal["auto", "on", "off"] = Field(
+    device: str = Field(
         "auto",
-        description="whether clients may name shared memory; auto: where only this machine's clients reach the port",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="where models run: `auto`, `cpu`, `cuda` or `cuda:N`",
+        json_schema_extra={"group": "Devices", "see": "Devices"},
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="threads of one run on the CPU; 0 takes half the cores, the other half being for reading requests",
+        json_schema_extra={"group": "Devices"},
+    )
+    probe_s: float = Field(
+        10.0,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds between two probes of every model on its device; 0 for none",
+        json_schema_extra={"group": "Devices"},
+    )
+    exit_on_fault: bool = Field(
+        False,
+        description="stop, with exit code 1, when a device goes on failing its probe for two more periods",
+        json_schema_extra={"group": "Devices"},
     )
     grace_s: float = Field(
-        30.0, ge=0, le=86400, allow_inf_nan=False, description="seconds to finish accepted requests after SIGTERM"
+        30.0,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds to finish accepted requests after SIGTERM",
+        json_schema_extra={"group": "Shutdown and logs"},
     )
-    require: str = Field(
-        "all", description="models without which the server is not ready: all, none, or names with commas"
+    log_format: Literal["console", "json"] = Field(
+        "console",
+        description="how log lines look; `json` is one object a line",
+        json_schema_extra={"group": "Shutdown and logs"},
     )
-    threads: int = Field(0, ge=0, description="threads of one run on the CPU; 0 takes half the cores")
-    model_control: Literal["watch", "poll", "explicit", "none"] = Field(
-        "watch", description="when the models folder is looked at again"
-    )
-    poll_s: float = Field(15.0, ge=0.1, le=86400, allow_inf_nan=False, description="seconds between two looks")
-    load_models: str = Field("", description="with explicit control: models to load at the start, with commas, or *")
-    probe_s: float = Field(
-        10.0, ge=0, le=86400, allow_inf_nan=False, description="seconds between two probes of every model; 0 for none"
-    )
-    exit_on_fault: bool = Field(False, description="stop when a model's device goes on failing its probe")
-    log_format: Literal["console", "json"] = Field("console", description="how log lines look")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe level that is logged"
+        "info", description="least severe level that is logged", json_schema_extra={"group": "Shutdown and logs"}
     )
-    tls_cert: Path | None = Field(None, description="PEM certificate chain; turns TLS on, with --tls-key")
-    tls_key: Path | None = Field(None, description="PEM private key")
 
     _deprecated: tuple[str, ...] = PrivateAttr(())
 

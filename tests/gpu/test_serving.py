@@ -275,7 +275,7 @@ def break_device(client: frostline.Client) -> str:
 
 def serve_until_it_breaks(models: Path, on_gpu: Serving, events: list[Any]) -> None:
     with (
-        on_gpu(models, "--canary-s", "0.5", "--exit-on-fault") as running,
+        on_gpu(models, "--probe-s", "0.5", "--exit-on-fault") as running,
         frostline.connect(running.address) as client,
     ):
         events.append(running.events)
@@ -296,7 +296,7 @@ def test_a_device_that_died_turns_the_server_unwell_and_nothing_is_loaded_on_it(
 ) -> None:
     networks.publish(tmp_path, {"breaking": breaking(), "other": onnx_models.linear()})
     with (
-        on_gpu(tmp_path, "--canary-s", "0.5", "--poll-s", "0.2", "--grace-s", "5") as running,
+        on_gpu(tmp_path, "--probe-s", "0.5", "--poll-s", "0.2", "--grace-s", "5") as running,
         frostline.connect(running.address) as client,
     ):
         break_device(client)

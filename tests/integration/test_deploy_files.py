@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from frostline.cli import settings
 from frostline.cli.main import run as frostline
 from frostline_server.config import ENVIRONMENT, ServerConfig
 
@@ -448,13 +449,23 @@ def test_prometheus_can_parse_every_query(dashboard: Path, tool: Callable[[str],
 
 
 def test_the_guide_lists_every_setting_with_its_default() -> None:
-    settings = {
+    expected = {
         name: "required"
         if info.is_required()
         else f"`{info.default}`".replace("`None`", "none").replace("``", "none").replace("`False`", "`false`")
         for name, info in ServerConfig.model_fields.items()
     }
-    assert documented("Settings") == settings
+    assert documented("Settings") == expected
+
+
+def test_the_guides_table_of_settings_is_what_make_settings_writes() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    assert settings.with_table(text) == text
+
+
+def test_sections_that_settings_refer_to_are_in_the_guide() -> None:
+    headings = re.findall(r"^#+ (.+)$", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {each.see for each in settings.settings()} - {"", *headings} == set()
 
 
 def test_commands_of_the_guide_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:

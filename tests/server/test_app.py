@@ -2,13 +2,17 @@
 
 import shutil
 import threading
+import urllib.request
 from pathlib import Path
 
 import grpc
+import numpy as np
+import onnx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from frostline_server.repository.registry import ModelVersion
+from tests.support.calls import row_request, stub
 from tests.support.onnx_models import linear, write_artifact
 from tests.support.servers import TIMEOUT_S, Running, running
 
@@ -106,3 +110,37 @@ def test_a_server_that_is_told_to_end_while_it_loads_never_says_that_it_is_ready
     assert instance.call(instance.server.drain())
     instance.close_loop()
     shutil.rmtree(tmp_path / "m")
+
+
+def test_a_model_whose_output_has_another_rank_than_it_declares_breaks_neither_requests_nor_metrics(
+    tmp_path: Path,
+) -> None:
+    # A classifier's output as it is declared; its true rank is the request's choice.
+    liar = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        liar (float[1, n] input, int64[rank] shape) => (float[1, m] y) { y = Reshape (input, shape) }
+    """)
+    (tmp_path / "liar" / "1").mkdir(parents=True)
+    onnx.save(liar, tmp_path / "liar" / "1" / "model.onnx")
+    write_artifact(tmp_path, "good")
+    with (
+        running(tmp_path, model_control="none", log_level="error") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        x, shape = np.ones((1, 4), np.float32), np.array([1, 2, 2])
+        tensors = [("input", "FP32", x), ("shape", "INT64", shape)]
+        lie = row_request(
+            x,
+            model="liar",
+            inputs=[{"name": name, "datatype": kind, "shape": array.shape} for name, kind, array in tensors],
+            raw_input_contents=[array.tobytes() for _, _, array in tensors],
+        )
+        # Predictions of 64 batches are counted together.
+        for _ in range(65):
+            assert stub(channel).ModelInfer(lie, timeout=TIMEOUT_S).outputs[0].shape == [1, 2, 2]
+        stub(channel).ModelInfer(row_request(x, model="good"), timeout=TIMEOUT_S)
+        with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=TIMEOUT_S) as page:
+            text = page.read().decode()
+    assert 'frostline_model_state{model="liar",state="READY",version="1"} 1.0' in text
+    assert 'frostline_predictions_total{label="ant",model="good",version="1"} 1.0' in text
+    assert "frostline_scrape_errors_total 0.0" in text

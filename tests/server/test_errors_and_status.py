@@ -5,7 +5,7 @@ import pytest
 
 from frostline_server import errors
 from frostline_server.errors import ConfigError, LoadError, PredictionError, StartError
-from frostline_server.metrics.prometheus import REASONS
+from frostline_server.metrics.families import REASONS
 from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
 
 TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [

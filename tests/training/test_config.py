@@ -3,13 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
-from frostline_training.config import DEFAULT_RECIPE, RECIPES, Cnn, Hyperparameters, Mlp, Recipe, find_recipe
+from frostline_training.config import RECIPES, Cnn, Hyperparameters, Mlp, Recipe, find_recipe
 from frostline_training.errors import UnknownRecipeError
 
 
 def test_every_recipe_is_found_under_its_own_name() -> None:
     assert {name: find_recipe(name).name for name in RECIPES} == {name: name for name in RECIPES}
-    assert DEFAULT_RECIPE in RECIPES
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:

@@ -1,6 +1,8 @@
 """Recipes changed on the command line, and recipes in files."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -73,6 +75,44 @@ def test_a_file_without_one_recipe_is_refused_in_one_sentence(tmp_path: Path, te
         choose(str(path))
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ("from training import publish", "from frostline import publish"),
+        ("from training.config import Mlp, Recipe", "from frostline_training.config import Mlp, Recipe"),
+        ("from training.sources import (\n    CsvFile,\n)", "from frostline_training.sources import ..."),
+        ("import training.config as recipes", "import frostline_training.config as recipes"),
+        ("import server.app", "import frostline_server.app"),
+        ("def later():\n    from server import config\nlater()", "from frostline_server import config"),
+    ],
+)
+def test_an_import_of_version_0_1_is_refused_with_what_to_write_now(tmp_path: Path, text: str, instead: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(SettingError) as refusal:
+        choose(str(path))
+    assert str(refusal.value).startswith(f"{path} fails: ")
+    assert "Error: " in str(refusal.value)
+    assert str(refusal.value).endswith(f"; since version 0.2, write: {instead}")
+
+
+def test_an_old_import_that_finds_a_package_of_the_users_is_refused_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "training", ModuleType("training"))
+    path = tmp_path / "mine.py"
+    path.write_text("from training import publish")
+    with pytest.raises(SettingError, match=r"ImportError: cannot import name 'publish'.*write: from frostline import"):
+        choose(str(path))
+
+
+def test_another_import_that_fails_is_not_called_an_old_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import trainings")
+    with pytest.raises(SettingError, match=r"No module named 'trainings'$"):
+        choose(str(path))
 
 
 def test_precisions_are_known_and_each_once() -> None:

@@ -8,16 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from frostline_training.publishing.publish import Published, publish
+    from frostline_training.publishing.publish import publish
 
 # ONNX Runtime's own wheels report usage to their maker unless this is set before they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["Published", "publish"]
+__all__ = ["publish"]
 
 
 def __getattr__(name: str) -> object:
     # Late, so that `frostline_training.config` (recipes, for `--help` and the like) does not cost the import of PyTorch.
-    if name in __all__:
-        return getattr(import_module("frostline_training.publishing.publish"), name)
+    if name == "publish":
+        return import_module("frostline_training.publishing.publish").publish
     raise AttributeError(f"module 'frostline_training' has no attribute {name!r}")

@@ -204,8 +204,6 @@ _BUILT_IN = (
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _BUILT_IN})
 
-DEFAULT_RECIPE = "digits"
-
 
 def find_recipe(name: str) -> Recipe:
     """Return the recipe called `name`.

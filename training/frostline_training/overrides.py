@@ -4,8 +4,10 @@ The recipe is a built-in one or is in a user's file.
 """
 
 import json
+import re
 import runpy
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ from frostline_training.config import Recipe, find_recipe
 from frostline_training.errors import SettingError, TrainingError, first_line
 
 _OWN_SETTINGS = ("calibrate", "seed", "threads", "validation", "test")
+_RENAMED: Mapping[str, str] = {"server": "frostline_server", "training": "frostline_training"}
+"""The packages that version 0.1 put into site-packages under names that users need themselves."""
 
 
 def choose(named: str, assignments: Sequence[str] = ()) -> Recipe:
@@ -96,8 +100,22 @@ def _in_file(path: Path) -> Recipe:
     except TrainingError:
         raise
     except Exception as error:  # the user's own code: anything may come out
-        raise SettingError(f"{path} fails: {type(error).__name__}: {first_line(error)}") from error
+        said = f"{path} fails: {type(error).__name__}: {first_line(error)}"
+        instead = _import_now(error)
+        raise SettingError(f"{said}; since version 0.2, write: {instead}" if instead else said) from error
     found = {id(value): value for value in values.values() if isinstance(value, Recipe)}
     if len(found) != 1:
         raise SettingError(f"{path} must hold one Recipe, and holds {len(found) or 'none'}")
     return next(iter(found.values()))
+
+
+def _import_now(error: Exception) -> str:
+    """Return what to write instead of the import that failed; nothing if it is not one of version 0.1's packages."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if package not in _RENAMED:
+        return ""
+    # The frames of the import system are not in an import error's traceback: the last one is the import statement.
+    statement = re.sub(r"\($", "...", traceback.extract_tb(error.__traceback__)[-1].line or "")
+    if re.match(r"from training import \(?publish\b", statement):
+        return "from frostline import publish"
+    return re.sub(rf"^(from|import) {package}\b", rf"\1 {_RENAMED[package]}", statement)

@@ -1,1 +1,4 @@
-"""The metrics endpoint: Prometheus families over HTTP; `prometheus.register` and `http.MetricsServer` are its interface."""
+"""The metrics endpoint: Prometheus families over HTTP.
+
+Its interface is `families.Sources`, `prometheus.register` and `http.MetricsServer`.
+"""

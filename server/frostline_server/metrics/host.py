@@ -1,7 +1,7 @@
 """Host metrics: CPU, memory and GPU of the machine, under the names that Triton's dashboards query."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,25 +67,32 @@ def _gpu_families() -> Iterator[Metric]:
 
 
 def _read_gpus(nvml: Any) -> Iterator[Metric]:
-    readings = {
-        "nv_gpu_utilization": ("GPU utilization rate [0.0 - 1.0)", lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100),
-        "nv_gpu_memory_total_bytes": ("GPU total memory, in bytes", lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total),
-        "nv_gpu_memory_used_bytes": ("GPU used memory, in bytes", lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used),
-        "nv_gpu_power_usage": ("GPU power usage in watts", lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000),
-        "nv_gpu_power_limit": ("GPU power management limit in watts", lambda gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000),
-        "nv_energy_consumption": ("GPU energy consumption in joules since the driver was loaded", lambda gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000),
-    }  # fmt: skip
-    gpus = []
+    rows: tuple[tuple[str, Callable[[Any], float], str], ...] = (
+        ("nv_gpu_utilization", lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,
+         "GPU utilization rate [0.0 - 1.0)"),
+        ("nv_gpu_memory_total_bytes", lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total,
+         "GPU total memory, in bytes"),
+        ("nv_gpu_memory_used_bytes", lambda gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+         "GPU used memory, in bytes"),
+        ("nv_gpu_power_usage", lambda gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+         "GPU power usage in watts"),
+        ("nv_gpu_power_limit", lambda gpu: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) / 1000,
+         "GPU power management limit in watts"),
+        ("nv_energy_consumption", lambda gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000,
+         "GPU energy consumption in joules since the driver was loaded"),
+    )  # fmt: skip
+    gpus = {}
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            gpus.append(nvml.nvmlDeviceGetHandleByIndex(index))
+            gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+            gpus[str(nvml.nvmlDeviceGetUUID(gpu))] = gpu
         except nvml.NVMLError:  # a GPU that fell off the bus must not take the whole page with it
             continue
-    for name, (text, read) in readings.items():
+    for name, read, text in rows:
         family = Metric(name, text, "gauge")
-        for gpu in gpus:
+        for uuid, gpu in gpus.items():
             try:
-                family.add_sample(name, {"gpu_uuid": str(nvml.nvmlDeviceGetUUID(gpu))}, read(gpu))  # type: ignore[no-untyped-call]  # the library has no annotations
+                family.add_sample(name, {"gpu_uuid": uuid}, read(gpu))
             except nvml.NVMLError:  # a reading this GPU does not offer
                 continue
         yield family

@@ -49,6 +49,13 @@ class Histogram:
         """How many observations there were."""
         return sum(self.counts)
 
+    def copy(self) -> "Histogram":
+        """The same counts, which no later observation changes."""
+        copied = Histogram(self.bounds)
+        copied.counts = list(self.counts)
+        copied.total = self.total
+        return copied
+
     def buckets(self, scale: float = 1.0) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound, as Prometheus wants them; bounds multiplied by `scale`."""
         cumulative, total = [], 0
@@ -71,21 +78,44 @@ class BatchTimes:
 
 @dataclass(slots=True)
 class Snapshot:
-    """The totals of one version at one moment. Stage durations are summed over requests, as Triton sums them."""
+    """The totals and histograms of one version at one moment.
+
+    Stage durations are summed over requests, as Triton sums them.
+    """
 
     codes: Counter[str]
     reasons: Counter[str]
     failed_s: float
-    succeeded: int
     rows: int
-    executions: int
-    queue_s: float
-    request_s: float
     assemble_s: float
     run_s: float
     answer_s: float
     by_size: dict[int, BatchTimes]
     last_inference_ms: int
+    request_seconds: Histogram
+    queue_seconds: Histogram
+    run_seconds: Histogram
+    batch_rows: Histogram
+
+    @property
+    def succeeded(self) -> int:
+        """Requests that were answered."""
+        return self.codes["OK"]
+
+    @property
+    def executions(self) -> int:
+        """Batches that ran."""
+        return self.run_seconds.count
+
+    @property
+    def request_s(self) -> float:
+        """Seconds from arrival to answer, of all answered requests."""
+        return self.request_seconds.total
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds that all answered requests waited."""
+        return self.queue_seconds.total
 
 
 class ModelStats:
@@ -127,7 +157,7 @@ class ModelStats:
         answered_rows = rows
         if unanswered:
             for entry in unanswered:
-                self.failed(entry.error, finished_s - entry.arrived_s)  # type: ignore[arg-type]  # which is why they are here
+                self.failed(entry.error, finished_s - entry.arrived_s)  # type: ignore[arg-type]  # never None here
             answered_rows -= sum([entry.rows for entry in unanswered])
             entries = [entry for entry in entries if entry.error is None]
         requests = len(entries)
@@ -168,11 +198,16 @@ class ModelStats:
                 self._count_predictions()
 
     def _count_predictions(self) -> None:
-        if not self._pending:
+        # A graph may answer with another rank than it declares; such a batch has no class for each row.
+        pending = [
+            (classes, confidence) for classes, confidence in self._pending if classes.ndim == confidence.ndim == 1
+        ]
+        # Before anything can fail: what cannot be counted must neither pile up nor fail the next request.
+        self._pending = []
+        if not pending:
             return
-        classes = np.concatenate([classes for classes, _ in self._pending])
-        confidence = np.concatenate([confidence for _, confidence in self._pending])
-        self._pending.clear()
+        classes = np.concatenate([classes for classes, _ in pending])
+        confidence = np.concatenate([confidence for _, confidence in pending])
         counts = np.bincount(classes, minlength=len(self._classes))
         counts[: len(self._classes)] += self._classes
         self._classes = counts
@@ -199,18 +234,13 @@ class ModelStats:
         return self._labels[index] if self._labels and index < len(self._labels) else str(index)
 
     def snapshot(self) -> Snapshot:
-        """The totals now."""
+        """The totals and histograms now."""
         with self._lock:
-            succeeded = self._codes["OK"]
             return Snapshot(
                 codes=Counter(self._codes),
                 reasons=Counter(self._reasons),
                 failed_s=self._failed_s,
-                succeeded=succeeded,
                 rows=self._rows,
-                executions=self.run_seconds.count,
-                queue_s=self.queue_seconds.total,
-                request_s=self.request_seconds.total,
                 assemble_s=self._assemble_s,
                 run_s=self._run_s,
                 answer_s=self._answer_s,
@@ -219,6 +249,10 @@ class ModelStats:
                     for size, times in sorted(self._by_size.items())
                 },
                 last_inference_ms=int(self._last_inference_s * 1000),
+                request_seconds=self.request_seconds.copy(),
+                queue_seconds=self.queue_seconds.copy(),
+                run_seconds=self.run_seconds.copy(),
+                batch_rows=self.batch_rows.copy(),
             )
 
 

@@ -8,6 +8,7 @@ Only the reconciler writes to it; all other threads read without a lock.
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from frostline.pb import model_config_pb2
@@ -15,6 +16,7 @@ from frostline_server.errors import InvalidInput, ModelNotFound, ModelNotReady
 from frostline_server.model.artifact import is_version
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts
+from frostline_server.model.stats import Histogram, Snapshot
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Routes
 from frostline_server.repository.routing_table import Shadows, Split, Table, build
@@ -55,6 +57,47 @@ class ModelVersion:
         # It may be released meanwhile, so it is looked at once.
         served = self.served
         return self.state == "READY" and served is not None and not served.fault
+
+
+@dataclass(frozen=True)
+class LoadedSnapshot:
+    """What a loaded version had done at one moment.
+
+    Attributes:
+        model: what it answers with.
+        load_s: how long loading took.
+        ready: whether it can be relied on.
+        stats: its totals and histograms.
+    """
+
+    model: LoadedModel
+    load_s: float
+    ready: bool
+    stats: Snapshot
+
+    @cached_property
+    def predictions(self) -> tuple[dict[str, int], Histogram]:
+        """Rows by predicted label, and the histogram of its probability; counted when first read, which may fail."""
+        return self.model.stats.predictions()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSnapshot:
+    """One version at one moment.
+
+    Attributes:
+        name: the model's name.
+        version: its number, in decimal.
+        state: as in `ModelVersion`.
+        reason: as in `ModelVersion`.
+        loaded: what it had done, or None while it is not loaded.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+    loaded: LoadedSnapshot | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +186,8 @@ class Repository:
 
         Args:
             name: the model.
-            version: a number in decimal, or a label; "" or "latest" for the stable version or, without one, the highest that is
-                READY.
+            version: a number in decimal, or a label; "" or "latest" for the stable version or, without one, the highest
+                that is READY.
 
         Raises:
             ModelNotFound: there is none.
@@ -177,15 +220,16 @@ class Repository:
             return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
         if not is_version(version):
             return InvalidInput(
-                f"failed to get model version from specified version string '{version}' for model '{name}', version should be an "
-                f"integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
+                f"failed to get model version from specified version string '{version}' for model '{name}', "
+                f"version should be an integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
             )
         entry = next((entry for entry in versions.values() if entry.version == version), None)
         if entry is None:
             return ModelNotFound(f"Request for unknown model: '{name}' version {version} is not found")
         because = f": {entry.reason}" if entry.reason else ""
         return ModelNotReady(
-            f"Request for unknown model: '{name}' version {version} is not at ready state (it is {entry.state}{because})"
+            f"Request for unknown model: '{name}' version {version} is not at ready state "
+            f"(it is {entry.state}{because})"
         )
 
     def of(self, name: str) -> Mapping[int, ModelVersion]:
@@ -205,6 +249,10 @@ class Repository:
         """Numbers of a model's ready versions, ascending."""
         return [version.version for version in self.versions(name) if version.ready]
 
+    def snapshot(self) -> list[VersionSnapshot]:
+        """Every version as it is now, by name and number."""
+        return [_snapshot(version) for version in self.versions()]
+
     def traffic(self, name: str) -> Traffic:
         """How a model's traffic is divided among its versions."""
         return self._traffic.get(name, Traffic(Routes(None)))
@@ -212,3 +260,10 @@ class Repository:
     def shadows(self) -> list[tuple[str, str, str, Counts]]:
         """For each shadow the model, its version, the live version, and what it has seen."""
         return self._shadows.counts()
+
+
+def _snapshot(version: ModelVersion) -> VersionSnapshot:
+    # It may be released meanwhile, so it is looked at once.
+    served = version.served
+    loaded = LoadedSnapshot(served, version.load_s, version.ready, served.stats.snapshot()) if served else None
+    return VersionSnapshot(version.name, version.version, version.state, version.reason, loaded)

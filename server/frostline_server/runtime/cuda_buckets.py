@@ -1,30 +1,29 @@
-"""What is bound and captured for a network on a CUDA device: which sizes, which outputs, under which ids, at what cost in memory.
+"""The buffer plan of a session on a CUDA device: batch sizes, sets of outputs, graph ids, and the memory that they take.
 
-Everything here is decided from a signature and numbers; `frostline_server.runtime.cuda_runner` acts on it.
+All of it follows from the network's signature; `frostline_server.runtime.cuda_runner` acts on it.
 """
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from frostline_server.runtime.devices import CUDA, Provider
 from frostline_server.runtime.signature import Signature, TensorSpec
 
 NO_GRAPH = "-1"
-"""The `gpu_graph_id` of a run that is neither captured nor replayed. Left out it would mean graph 0, and a capture."""
+"""The `gpu_graph_id` of a run that is neither captured nor replayed. A run without an id would capture graph 0."""
 
 MAX_BYTES = 1 << 30
-"""Device memory for the bound buffers of one session, besides ONNX Runtime's own; larger batches are run without them."""
+"""The most device memory that the buffers of one session take; batches that are too large for it run without buffers."""
 
 MIN_CAST_BYTES = 4096
-"""Smaller rows of single precision are made from bytes on the host: the kernel's launch would cost more than the bytes."""
+"""The host casts smaller rows: launching a kernel would cost more than the bytes that it saves."""
 
 WIRE = np.dtype(np.uint8)
-"""The type that is cast on the device: images come in it. The others a client may send are cast on the host."""
+"""The type that the device casts, because images come in it. The host casts the other types that a client may send."""
 
 Names = tuple[str, ...]
 
@@ -64,7 +63,7 @@ class BindingPlan:
         return {pair: str(number) for number, pair in enumerate(pairs, start=1)}
 
 
-def plan(signature: Signature, sizes: Sequence[int], max_bytes: int = MAX_BYTES) -> BindingPlan | None:
+def binding_plan(signature: Signature, sizes: Sequence[int], max_bytes: int = MAX_BYTES) -> BindingPlan | None:
     """What to bind of a network; None when its tensors are not of fixed size, or not numbers.
 
     Args:
@@ -108,7 +107,7 @@ def tensor_bytes(spec: TensorSpec) -> int:
 
 
 def cast_on_device(spec: TensorSpec) -> bool:
-    """Whether rows of bytes for this input cross to the device as they came: a quarter of the bytes, and none written by the host."""
+    """Whether the device casts rows of bytes for this input: a quarter of the bytes cross, and the host writes none."""
     return spec.datatype == "FP32" and tensor_bytes(spec) >= MIN_CAST_BYTES
 
 
@@ -150,109 +149,3 @@ def output_sets(signature: Signature) -> tuple[Names, ...]:
     return tuple(
         sorted((chosen for chosen in sets if set(chosen) <= set(names)), key=lambda chosen: (len(chosen), chosen))
     )
-
-
-def graphs_wanted(providers: Sequence[Provider], model: onnx.ModelProto, run_entries: Mapping[str, str]) -> bool:
-    """Whether capturing CUDA graphs is worth trying; whether it works, ONNX Runtime says when the session is opened.
-
-    Args:
-        providers: of the session, best first.
-        model: the network.
-        run_entries: of every run's configuration.
-    """
-    name, options = providers[0]
-    if name != CUDA or options.get("enable_cuda_graph", "1") != "1":
-        return False
-    # Shrinking the arena after a run would take the memory from under the graphs.
-    if any("gpu" in value for value in run_entries.values()):
-        return False
-    return replayable(model)
-
-
-def replayable(model: onnx.ModelProto) -> bool:
-    """Whether a run does the same work whatever its input holds, so that a captured one can be replayed for another input.
-
-    It does where the batch decides the size of every tensor. A kernel whose output is as long as the data make it (NonZero, say)
-    asks the device how long that is, and gets nonsense while a graph is captured: the graph then reads memory that is nobody's, and
-    the CUDA context of the whole process is lost. What draws random numbers would draw the same ones in every replay.
-    """
-    graph = model.graph
-    if not graph.input or any(node.op_type in _RANDOM or _has_body(node) for node in graph.node):
-        return False
-    try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph
-    except Exception:  # noqa: BLE001  of no public class; whoever opens the session says what is wrong with the network
-        return False
-    known = {value.name for value in (*inferred.value_info, *inferred.output) if _fixed_size(value)}
-    return all(_fixed_size(value) for value in inferred.input) and all(
-        name in known for node in graph.node for name in node.output if name
-    )
-
-
-_RANDOM = frozenset(
-    ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-)
-_SMALL = 1024
-"""Elements of a constant that may be a shape; what larger ones hold decides no size."""
-_SOME_ROWS = 3
-
-
-def _has_body(node: onnx.NodeProto) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
-
-
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network without the contents of its weights, and with a batch of some size."""
-    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    graph = skeleton.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    for constant in model.graph.initializer:
-        if math.prod(constant.dims) <= _SMALL and constant.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(constant)
-        else:
-            graph.initializer.add(name=constant.name, dims=constant.dims, data_type=constant.data_type)
-    constants = {constant.name for constant in model.graph.initializer}
-    for value in graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if dims and value.name not in constants and not dims[0].HasField("dim_value"):
-            dims[0].dim_value = _SOME_ROWS
-    for value in graph.output:
-        # What the file says of them may be less than what follows.
-        value.type.tensor_type.ClearField("shape")
-    return skeleton
-
-
-def _fixed_size(value: onnx.ValueInfoProto) -> bool:
-    tensor = value.type.tensor_type
-    return tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
-
-
-def with_precision(providers: Sequence[Provider], graph: onnx.GraphProto) -> list[Provider]:
-    """The same providers, with CUDA told not to shorten numbers to TensorFloat-32 unless the network's own are as short.
-
-    It keeps 10 bits of a number, and logits move by more than a golden sample's usual tolerance. Half precision has no more bits to
-    lose, and what switches TensorFloat-32 off makes ONNX Runtime look for convolutions without tensor cores first, in vain for these.
-
-    Args:
-        providers: of the session, best first; an option that is set already stays.
-        graph: the network's.
-    """
-    if any(constant.data_type in _HALF and len(constant.dims) > 1 for constant in graph.initializer):
-        return list(providers)
-    return [(name, {"use_tf32": "0", **options} if name == CUDA else options) for name, options in providers]
-
-
-_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-
-
-def with_graphs(providers: Sequence[Provider], *, enabled: bool) -> list[Provider]:
-    """The same providers, with CUDA told to capture graphs, or not to, which is its own default."""
-    return [(name, _switched(options, enabled=enabled) if name == CUDA else options) for name, options in providers]
-
-
-def _switched(options: Mapping[str, str], *, enabled: bool) -> dict[str, str]:
-    others = {name: value for name, value in options.items() if name != "enable_cuda_graph"}
-    return {**others, "enable_cuda_graph": "1"} if enabled else others

@@ -1,4 +1,7 @@
-"""Run a session on a CUDA device from buffers that are bound once: one copy in, a run or a captured graph, and only what was asked for out."""
+"""IO binding on a CUDA device: a session runs from buffers that are bound once, or replays a captured CUDA graph.
+
+A batch is one copy into the device, and only the outputs that were asked for are copied out of it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from frostline_server.runtime.signature import Signature, TensorSpec
 Array = np.ndarray[Any, Any]
 
 Allocate = Callable[[Sequence[int], Any], Any]
-"""Makes a value on the device from a shape and a numpy type: `OrtValue.ortvalue_from_shape_and_type`, its device given."""
+"""Makes a value on the device from a shape and a NumPy type, as `OrtValue.ortvalue_from_shape_and_type` does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +56,7 @@ class _Bucket:
 class DeviceRunner:
     """A session on a CUDA device, whoever calls: everything is done by one thread, one call after the other.
 
-    That makes bound buffers and captured graphs safe while a probe comes in between, and keeps graphs where they were captured.
+    So a probe between two batches cannot disturb bound buffers, and a graph is replayed by the thread that captured it.
 
     Args:
         session: ONNX Runtime's own.
@@ -161,8 +164,8 @@ class DeviceRunner:
             for name in names:
                 binding.bind_ortvalue_output(name, outputs[name])
             bucket.bindings[names] = binding, self._plain
-            # Before a capture, which cannot bear it, libraries choose their algorithms and memory is taken: by a first run
-            # as it comes, and by a second one as ONNX Runtime laid it out after the first.
+            # A capture can neither allocate memory nor choose algorithms. The first run chooses; the second one allocates as
+            # ONNX Runtime planned the memory after the first.
             for _ in range(2):
                 self._session.run_with_iobinding(binding, self._plain)
         return bucket

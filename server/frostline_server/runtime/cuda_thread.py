@@ -1,9 +1,9 @@
-"""The threads that CUDA work is done on: one for each session, and none of them while another one captures a graph.
+"""Thread confinement of CUDA work: each session has one thread, and a graph is captured while no other session runs.
 
-Two properties of ONNX Runtime's CUDA provider make both necessary. It keeps captured graphs, and the handles of CUDA's libraries with
-them, for each thread that ever ran the session: a graph that one thread captured is not there for another, and every thread that comes and goes
-leaves device memory behind. And it captures in CUDA's global mode: while one thread captures, an allocation or a copy by any other thread
-of the process fails, and spoils the capture.
+Two properties of ONNX Runtime's CUDA provider require this. First, it keeps captured graphs and library handles for each
+thread that ran the session: another thread cannot replay a graph, and each thread that ends leaves device memory behind.
+Second, it captures in CUDA's global mode: while one thread captures, an allocation or a copy by any other thread of the
+process fails and makes the capture fail.
 """
 
 import queue
@@ -128,7 +128,7 @@ class CudaThread:
         weakref.finalize(owner, self._calls.put, None).atexit = False
 
     def do(self, work: Callable[[], T]) -> T:
-        """Have `work` done by the thread, after what it was given before, and return what it returns or raise what it raises."""
+        """Let the thread do `work` after all earlier work, and return or raise what it returns or raises."""
         call = _Call(work)
         self._calls.put(call)  # type: ignore[arg-type]  # whoever waits for the result knows its type
         return call.result()

@@ -73,8 +73,8 @@ def _driver() -> ctypes.CDLL | None:
 def load_cuda_libraries() -> str:
     """Load NVIDIA's libraries from the Python packages that the extra `cuda` installs.
 
-    The system's linker does not look there, and ONNX Runtime asks only the linker: without this its CUDA provider cannot be loaded.
-    Libraries that the system itself has are taken where there are no such packages.
+    The system's linker does not search there, and ONNX Runtime asks only the linker. Without this call it cannot load its CUDA
+    provider. Where there are no such packages, the system's own libraries are loaded.
 
     Returns:
         What could not be loaded; "" where everything was.
@@ -87,9 +87,9 @@ def load_cuda_libraries() -> str:
 
 
 def why_unbound(provider: str) -> str:
-    """Why ONNX Runtime binds no session to an execution provider that it was built with, as the system's linker says it.
+    """Why ONNX Runtime binds no session to an execution provider, in the words of the system's linker.
 
-    ONNX Runtime itself leaves such a provider out without raising anything.
+    ONNX Runtime itself leaves out a provider that it cannot load, and raises nothing.
     """
     libraries = Path(onnxruntime.__file__).parent / "capi"
     name = provider.removesuffix("ExecutionProvider").lower()

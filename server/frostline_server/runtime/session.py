@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from frostline_server.errors import LoadError, RunFailed
-from frostline_server.runtime.cuda_buckets import BindingPlan, plan
+from frostline_server.runtime.cuda_buckets import BindingPlan, binding_plan
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.golden import Golden, compare, compare_classes
 from frostline_server.runtime.signature import Signature, TensorSpec
@@ -138,7 +138,7 @@ class Session:
 
     def _bind(self, sizes: Sequence[int], row: Sequence[Array]) -> None:
         """Bind the sizes to buffers on the device, where there is one and the network allows it."""
-        chosen = plan(self.signature, sizes) if self._runner is not None else None
+        chosen = binding_plan(self.signature, sizes) if self._runner is not None else None
         if self._runner is None or chosen is None:
             return
         if chosen.left_out:

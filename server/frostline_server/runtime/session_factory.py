@@ -11,7 +11,8 @@ import onnx
 import onnxruntime as ort
 
 from frostline_server.errors import LoadError
-from frostline_server.runtime.cuda_buckets import cast_network, graphs_wanted, with_graphs, with_precision
+from frostline_server.runtime.cuda_buckets import cast_network
+from frostline_server.runtime.cuda_options import graphs_wanted, with_graphs, with_precision
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound

@@ -4,10 +4,12 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -242,6 +244,13 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("frostline 0.")
 
 
+def test_the_changelog_begins_with_the_version_of_the_project() -> None:
+    root = Path(__file__).parents[3]
+    version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    newest = re.findall(r"^## \[(\d.*?)\]", (root / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[0]
+    assert newest == version
+
+
 def test_nothing_typed_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([]) == 0
     shown = capsys.readouterr().out
@@ -311,7 +320,11 @@ def test_the_old_flag_of_the_device_probe_still_reaches_the_server(monkeypatch: 
             "HELP('predict')",
             ("torch", "onnxruntime", "frostline_server", "frostline_training", "grpc", "numpy", "rich"),
         ),
-        ("HELP('serve')", ("torch", "onnxruntime", "frostline_server", "frostline_training", "grpc", "numpy", "rich")),
+        # The settings themselves are read: the flags are generated from them.
+        (
+            "HELP('serve')",
+            ("torch", "onnxruntime", "frostline_server.app", "frostline_training", "grpc", "numpy", "rich"),
+        ),
         ("import frostline.cli.main, frostline_server.app", ("torch", "frostline_training", "sklearn", "matplotlib")),
         (
             "HELP('promote')",

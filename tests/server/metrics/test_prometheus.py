@@ -1,7 +1,10 @@
 """The page Prometheus scrapes: the names the contract promises, Triton's names bare, and the numbers behind both."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,11 +14,15 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.batching.admission import AdmissionController, Costs
 from frostline_server.errors import InvalidInput, ModelNotFound, Overloaded, QueueFull
-from frostline_server.metrics.prometheus import REASONS, STATES, ModelView, ServerView, ShadowView, register
-from frostline_server.model.shadow import DIFFERENCE, Counts
-from frostline_server.model.stats import Histogram, ModelStats
+from frostline_server.metrics.families import REASONS, STATES, Sources
+from frostline_server.metrics.prometheus import register
+from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.shadow import DIFFERENCE, Counts, Tap
+from frostline_server.model.stats import Histogram, ModelStats, Unrouted
+from frostline_server.repository.registry import ModelVersion, Repository
 from tests.support.puppet import make_entry
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -28,7 +35,7 @@ OWN = {
     "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness",
-    "frostline_model_bound_bytes", "frostline_model_cuda_graphs",
+    "frostline_model_bound_bytes", "frostline_model_cuda_graphs", "frostline_scrape_errors",
 }  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -52,41 +59,50 @@ def view(
     stats: ModelStats | None = None,
     *,
     healthy: bool = True,
-) -> ModelView:
-    loaded = state in ("READY", "UNLOADING")
-    return ModelView(
-        name=name,
-        version=version,
-        state=state,
-        reason=reason,
-        load_s=1.25,
-        healthy=healthy,
-        queued_rows=7,
-        provider="CPUExecutionProvider" if loaded else "",
-        device="cpu" if loaded else "",
-        sha256="abc",
-        verified=True,
-        stats=stats or ModelStats(),
-    )
+    sessions: Sequence[Any] = (SimpleNamespace(provider="CPUExecutionProvider", device="cpu"),),
+    admission: AdmissionController | None = None,
+) -> ModelVersion:
+    """A version as the registry has it; what a loaded one answers with is a stand-in."""
+    known = ModelVersion(name, version, Path(), ModelConfig(), state=state, reason=reason, load_s=1.25)
+    if state in ("READY", "UNLOADING"):
+        known.served = LoadedModel(
+            name,
+            version,
+            ModelConfig(),
+            stats or ModelStats(),
+            sessions,
+            codec=cast("Any", None),
+            batcher=cast("Any", SimpleNamespace(queued_rows=7)),
+            batching=cast("Any", None),
+            golden=cast("Any", object()),
+            sha256="abc",
+            labels=None,
+            fell_back=False,
+            tap=Tap(),
+            admission=admission,
+            fault="" if healthy else "dead",
+        )
+    return known
 
 
-def server_of(*models: ModelView, ready: Callable[[], bool] = lambda: True, fallback: bool = False) -> ServerView:
-    return ServerView(
-        version="1.2.3", transport="native", ready=ready, models=lambda: models, device_fallback=lambda: fallback
-    )
+def server_of(*versions: ModelVersion, ready: Callable[[], bool] = lambda: True, fallback: bool = False) -> Sources:
+    repository = Repository()
+    for version in versions:
+        repository.put(version)
+    return Sources(repository, Unrouted(), "1.2.3", "native", ready, fell_back=lambda: fallback)
 
 
-def page_of(server: ServerView) -> str:
+def page_of(server: Sources) -> str:
     registry = CollectorRegistry()
     register(registry, server)
     return generate_latest(registry).decode()
 
 
-def families_of(server: ServerView) -> list[Metric]:
+def families_of(server: Sources) -> list[Metric]:
     return list(text_string_to_metric_families(page_of(server)))
 
 
-def samples_of(server: ServerView) -> Samples:
+def samples_of(server: Sources) -> Samples:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in families_of(server)
@@ -120,7 +136,7 @@ def test_a_model_with_an_slo_tells_what_it_refused_and_how_slow_runs_are() -> No
     admission.took(0.0, 1)
     with pytest.raises(Overloaded):
         admission.admit(entry, 0)
-    samples = samples_of(server_of(replace(view(), admission=admission), view("other")))
+    samples = samples_of(server_of(view(admission=admission), view("other")))
     of = {"model": "digits", "version": "3"}
     assert value(samples, "frostline_shed_total", **of, when="arrival") == 1
     assert value(samples, "frostline_shed_total", **of, when="queued") == 0
@@ -244,8 +260,11 @@ def test_a_version_that_drains_still_shows_its_numbers() -> None:
 
 
 def test_what_a_version_holds_of_a_gpu_is_shown_where_it_is_on_one() -> None:
-    on_gpu = replace(view(), device="cuda:0,cuda:1", bound_bytes=4096, cuda_graphs=14)
-    samples, of = samples_of(server_of(on_gpu, view("iris"))), {"model": "digits", "version": "3"}
+    gpus = [
+        SimpleNamespace(provider="CUDAExecutionProvider", device=f"cuda:{index}", bound=bound, cuda_graphs=7)
+        for index, bound in enumerate([SimpleNamespace(bytes=4096), None])
+    ]
+    samples, of = samples_of(server_of(view(sessions=gpus), view("iris"))), {"model": "digits", "version": "3"}
     assert values(samples, "frostline_model_bound_bytes") == [(of, 4096)]
     assert values(samples, "frostline_model_cuda_graphs") == [(of, 14)]
 
@@ -296,12 +315,13 @@ def test_readiness_and_models_are_asked_at_every_scrape() -> None:
     assert value(first, "frostline_build_info", version="1.2.3", transport="native") == 1
 
 
-def test_a_shadow_shows_how_often_and_by_how_much_it_differs() -> None:
+def test_a_shadow_shows_how_often_and_by_how_much_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     difference = Histogram(DIFFERENCE)
     for seen in (0.0, 0.002, 3.0, 400.0):
         difference.observe(seen)
     server = server_of(view())
-    server.shadows = lambda: [ShadowView("digits", "4", "3", Counts(4, 1, 7, 2, difference))]
+    shadows = [("digits", "4", "3", Counts(4, 1, 7, 2, difference))]
+    monkeypatch.setattr(server.repository, "shadows", lambda: shadows)
     samples = samples_of(server)
     of = {"model": "digits", "version": "4", "live_version": "3"}
     assert value(samples, "frostline_shadow_rows_total", **of) == 4
@@ -323,3 +343,57 @@ def test_two_servers_in_one_process_have_registries_of_their_own() -> None:
     one, two = server_of(view(stats=busy())), server_of(view())
     assert value(samples_of(one), "frostline_rows_total", model="digits", version="3") == 3
     assert value(samples_of(two), "frostline_rows_total", model="digits", version="3") == 0
+
+
+def dead() -> int:
+    raise RuntimeError("the queue is gone")
+
+
+def broken() -> ModelVersion:
+    """A version whose queue cannot be asked, in the middle of others."""
+    version = view("broken", stats=busy())
+    assert version.served is not None
+    version.served.batcher = cast("Any", type("Batcher", (), {"queued_rows": property(lambda self: dead())})())
+    return version
+
+
+def test_a_family_that_fails_for_one_model_is_left_out_for_that_model_only() -> None:
+    server = server_of(view("ant"), broken(), view("cat"))
+    samples = samples_of(server)
+    whole = samples_of(server_of(view("ant"), view("broken", stats=busy()), view("cat")))
+    missing = {name for name, labels in whole.keys() - samples.keys() if dict(labels)["model"] == "broken"}
+    assert missing == {"frostline_queue_rows", "nv_inference_pending_request_count"}
+    assert len(whole) == len(samples) + len(missing)
+
+
+def test_families_that_are_left_out_are_counted_and_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    registry = CollectorRegistry()
+    register(registry, server_of(broken()))
+    counts = [registry.get_sample_value("frostline_scrape_errors_total") for _ in range(3)]
+    # What a scrape leaves out is in its own count.
+    assert counts == [2, 4, 6]
+    told = capsys.readouterr().out
+    assert told.count("a metric was left out") == 2
+    assert "the queue is gone" in told
+
+
+def test_a_scrape_without_errors_says_so() -> None:
+    assert value(samples_of(server_of(view())), "frostline_scrape_errors_total") == 0
+
+
+def test_text_that_utf8_cannot_hold_takes_only_its_own_family_from_the_page() -> None:
+    bad = view("bad", "1", "FAILED", reason=f"no such file: {os.fsdecode(b'caf' + bytes([0xE9]))}")
+    samples = samples_of(server_of(bad, view()))
+    assert values(samples, "frostline_model_failure_info") == []
+    assert value(samples, "frostline_model_state", model="bad", version="1", state="FAILED") == 1
+    assert value(samples, "frostline_rows_total", model="digits", version="3") == 0
+    assert value(samples, "frostline_scrape_errors_total") == 1
+
+
+def test_a_histogram_is_taken_at_the_same_moment_as_the_totals() -> None:
+    stats = busy()
+    server = server_of(view(stats=stats))
+    (version,) = server.repository.snapshot()
+    stats.batch([], rows=5, started_s=0.0, assembled_s=0.0, ran_s=1.0, finished_s=1.0)
+    assert version.loaded is not None
+    assert (version.loaded.stats.rows, version.loaded.stats.batch_rows.count) == (3, 1)

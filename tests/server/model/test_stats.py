@@ -100,6 +100,8 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
     stats.batch(arrived(0.0), rows=1, started_s=1.0, assembled_s=1.0, ran_s=1.0, finished_s=1.0)
     stats.failed(QueueFull(""))
     assert (before.codes, before.reasons, before.by_size[1].count) == ({"OK": 1}, {}, 1)
+    histograms = (before.request_seconds, before.queue_seconds, before.run_seconds, before.batch_rows)
+    assert [(histogram.count, histogram.total) for histogram in histograms] == [(1, 1.0), (1, 1.0), (1, 0.0), (1, 1.0)]
 
 
 def test_predictions_are_counted_by_label_and_by_confidence() -> None:
@@ -131,6 +133,17 @@ def test_predictions_that_nobody_scrapes_do_not_pile_up() -> None:
     for _ in range(200):
         predict(stats, [0])
         assert len(stats._pending) < 64
+
+
+def test_batches_without_one_class_a_row_are_left_out_and_neither_fail_a_request_nor_a_scrape() -> None:
+    stats = ModelStats(["ant", "bee"])
+    predict(stats, [1])
+    for _ in range(200):
+        stats.predicted(np.zeros((2, 3), np.int64), np.ones((2, 3), np.float32))
+        assert len(stats._pending) < 64
+    predict(stats, [1])
+    by_label, confidence = stats.predictions()
+    assert (by_label, confidence.count) == ({"bee": 2}, 2)
 
 
 def test_a_class_seen_for_the_first_time_late_joins_the_counts() -> None:

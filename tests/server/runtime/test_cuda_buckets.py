@@ -1,37 +1,27 @@
 """What is bound and captured on a CUDA device; decided without one."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto
 
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.model.loader import batch_sizes
-from frostline_server.model_config.accelerators import TENSORRT
 from frostline_server.runtime.cuda_buckets import (
     BindingPlan,
     affordable,
+    binding_plan,
     cast_on_device,
     computed,
     fixed,
-    graphs_wanted,
     output_sets,
-    plan,
-    replayable,
     tensor_bytes,
-    with_graphs,
-    with_precision,
 )
-from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.heads import Heads
 from frostline_server.runtime.signature import Signature, TensorSpec
-from tests.support import onnx_models
 
 
 def spec(name: str, *shape: int | None, dtype: Any = "f4", ranked: bool = True) -> TensorSpec:
@@ -64,14 +54,14 @@ def test_rows_go_into_the_smallest_bucket_that_holds_them(rows: int, sizes: set[
 
 def test_the_buckets_are_powers_of_two_the_most_rows_and_the_preferred_sizes() -> None:
     batching = Batching(48, (QueuePolicy(100),), preferred_sizes=(24,))
-    made = plan(CLASSIFIER, batch_sizes(batching))
+    made = binding_plan(CLASSIFIER, batch_sizes(batching))
     assert made is not None
     assert made.sizes == (1, 2, 4, 8, 16, 24, 32, 48)
 
 
 @given(rows=st.integers(1, 64))
 def test_less_than_half_of_a_bucket_is_padding(rows: int) -> None:
-    made = plan(CLASSIFIER, batch_sizes(Batching(64, (QueuePolicy(100),))))
+    made = binding_plan(CLASSIFIER, batch_sizes(Batching(64, (QueuePolicy(100),))))
     assert made is not None
     size = made.size(rows)
     assert size is not None
@@ -80,7 +70,7 @@ def test_less_than_half_of_a_bucket_is_padding(rows: int) -> None:
 
 def test_a_network_without_a_batch_axis_has_one_bucket() -> None:
     whole = replace(CLASSIFIER, batched=False, inputs=(spec("input", 1, 3, 8, 8),))
-    made = plan(whole, [1, 2, 4])
+    made = binding_plan(whole, [1, 2, 4])
     assert made is not None
     assert made.sizes == (1,)
 
@@ -89,7 +79,7 @@ def test_a_network_without_a_batch_axis_has_one_bucket() -> None:
 
 
 def test_the_memory_of_a_plan_is_that_of_every_buffer() -> None:
-    made = plan(CLASSIFIER, [1, 4])
+    made = binding_plan(CLASSIFIER, [1, 4])
     row = 3 * 8 * 8 * 4 + 10 * 4 + 10 * 4 + 8 + 4
     assert made is not None
     assert made.bytes == 5 * row
@@ -101,7 +91,7 @@ def test_bytes_are_cast_on_the_device_where_a_row_has_many_of_them() -> None:
     assert cast_on_device(image)
     assert not cast_on_device(IMAGE)
     assert not cast_on_device(TensorSpec("input", "FP16", np.dtype("f2"), (3, 224, 224)))
-    made = plan(replace(FOREIGN, inputs=(image, IMAGE)), [1])
+    made = binding_plan(replace(FOREIGN, inputs=(image, IMAGE)), [1])
     assert made is not None
     assert made.casts == (True, False)
     assert made.bytes == 5 * 3 * 32 * 32 + 4 * 3 * 8 * 8 + 4 * (5 * 4 + 5)
@@ -119,10 +109,10 @@ def test_as_many_of_the_small_sizes_are_kept_as_have_room(sizes: set[int], row_b
 
 
 def test_what_has_no_room_is_named_and_nothing_is_bound_where_nothing_has() -> None:
-    made = plan(CLASSIFIER, [1, 2, 4], max_bytes=3000)
+    made = binding_plan(CLASSIFIER, [1, 2, 4], max_bytes=3000)
     assert made is not None
     assert (made.sizes, made.left_out, made.size(3)) == ((1, 2), (4,), None)
-    assert plan(CLASSIFIER, [1, 2, 4], max_bytes=800) is None
+    assert binding_plan(CLASSIFIER, [1, 2, 4], max_bytes=800) is None
 
 
 @pytest.mark.parametrize(
@@ -137,7 +127,7 @@ def test_what_has_no_room_is_named_and_nothing_is_bound_where_nothing_has() -> N
     ids=["any size", "strings", "no inputs", "an output of any size", "an unknown number of axes"],
 )
 def test_only_numbers_of_a_known_count_are_bound(changed: dict[str, Any]) -> None:
-    assert plan(replace(FOREIGN, **changed), [1, 2]) is None
+    assert binding_plan(replace(FOREIGN, **changed), [1, 2]) is None
 
 
 def test_a_reshaped_tensor_is_bound_as_the_network_sees_it() -> None:
@@ -172,7 +162,7 @@ def test_a_network_without_heads_computes_everything() -> None:
     ],
 )
 def test_a_run_takes_the_smallest_set_with_all_it_needs(wanted: tuple[str, ...], chosen: int | None) -> None:
-    made = plan(CLASSIFIER, [1])
+    made = binding_plan(CLASSIFIER, [1])
     assert made is not None
     assert made.covering(wanted) == (None if chosen is None else made.outputs[chosen])
 
@@ -189,121 +179,10 @@ def test_the_probability_has_a_number_for_each_row_in_the_logits_type() -> None:
 
 @given(sizes=st.sets(st.integers(1, 1024), min_size=1))
 def test_every_size_and_set_of_outputs_has_a_graph_of_its_own_and_none_is_the_default_one(sizes: set[int]) -> None:
-    made = plan(CLASSIFIER, sorted(sizes))
+    made = binding_plan(CLASSIFIER, sorted(sizes))
     assert made is not None
     ids = made.graph_ids()
     assert set(ids) == {(size, names) for size in sizes for names in made.outputs}
     assert len(set(ids.values())) == len(ids)
     # 0 is what a run has that names none, -1 is none.
     assert all(int(number) > 0 for number in ids.values())
-
-
-# Graphs
-
-GPU: list[Provider] = [(CUDA, {"device_id": "0"}), (CPU, {})]
-
-
-@pytest.mark.parametrize(
-    ("providers", "model", "entries", "wanted"),
-    [
-        (GPU, onnx_models.linear(), {}, True),
-        (GPU, onnx_models.two_inputs(), {}, True),
-        (GPU, onnx_models.fixed_batch(), {}, True),
-        ([(CUDA, {"device_id": "0", "enable_cuda_graph": "0"}), (CPU, {})], onnx_models.linear(), {}, False),
-        ([(TENSORRT, {}), *GPU], onnx_models.linear(), {}, False),
-        ([(CPU, {})], onnx_models.linear(), {}, False),
-        (GPU, onnx_models.dynamic_inner(), {}, False),
-        (GPU, onnx_models.constant(), {}, False),
-        (GPU, onnx_models.linear(), {"memory.enable_memory_arena_shrinkage": "cpu:0;gpu:0"}, False),
-        (GPU, onnx_models.linear(), {"memory.enable_memory_arena_shrinkage": "cpu:0"}, True),
-    ],
-)
-def test_graphs_are_captured_where_shapes_are_fixed_and_memory_stays(
-    providers: list[Provider], model: Any, entries: dict[str, str], wanted: bool
-) -> None:
-    assert graphs_wanted(providers, model, entries) is wanted
-
-
-def network(*nodes: onnx.NodeProto, constants: Sequence[onnx.TensorProto] = ()) -> onnx.ModelProto:
-    """Input `input` [rows, 4] to logits [rows, 4], whatever the nodes make of it."""
-    ends = [onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4]) for name in ("input", "logits")]
-    graph = onnx.helper.make_graph(nodes, "some", ends[:1], ends[1:], constants)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
-
-
-node = onnx.helper.make_node
-
-BY_DATA = network(
-    node("NonZero", ["input"], ["places"]),
-    node("Cast", ["places"], ["numbers"], to=TensorProto.FLOAT),
-    node("ReduceSum", ["numbers"], ["sum"], keepdims=0),
-    node("Add", ["input", "sum"], ["logits"]),
-)
-"""As many places as the data say: captured, it made a real GPU read memory that was nobody's."""
-
-RANDOM = network(node("RandomNormalLike", ["input"], ["noise"]), node("Add", ["input", "noise"], ["logits"]))
-
-
-def branch(name: str, kind: str) -> onnx.GraphProto:
-    output = onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 4])
-    return onnx.helper.make_graph([node(kind, ["input"], [name])], name, [], [output])
-
-
-BRANCHING = network(
-    node("ReduceSum", ["input"], ["sum"], keepdims=0),
-    node("Cast", ["sum"], ["so"], to=TensorProto.BOOL),
-    onnx.helper.make_node(
-        "If", ["so"], ["logits"], then_branch=branch("negated", "Neg"), else_branch=branch("absolute", "Abs")
-    ),
-)
-
-OF_ANOTHER_DOMAIN = network(node("FastGelu", ["input"], ["logits"], domain="com.microsoft"))
-
-RESHAPED = network(
-    node("Shape", ["input"], ["shape"], end=1),
-    node("Concat", ["shape", "inner"], ["wanted"], axis=0),
-    node("Reshape", ["input", "wanted"], ["folded"]),
-    node("Reshape", ["folded", "flat"], ["logits"]),
-    constants=[
-        onnx.numpy_helper.from_array(np.array([2, 2]), "inner"),
-        onnx.numpy_helper.from_array(np.array([0, 4]), "flat"),
-    ],
-)
-
-
-@pytest.mark.parametrize(
-    ("model", "fixed"),
-    [(BY_DATA, False), (RANDOM, False), (BRANCHING, False), (OF_ANOTHER_DOMAIN, False), (RESHAPED, True)],
-    ids=["as long as the data make it", "random", "branching", "of another domain", "reshaped by the batch"],
-)
-def test_only_what_does_the_same_work_for_any_input_is_replayed(model: onnx.ModelProto, fixed: bool) -> None:
-    assert replayable(model) is fixed
-
-
-def test_what_large_weights_hold_is_not_looked_at() -> None:
-    model = onnx_models.product(np.zeros((4, 5000), np.float32))
-    for weight in model.graph.initializer:
-        weight.ClearField("raw_data")
-    assert replayable(model)
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "told"),
-    [
-        (onnx_models.linear(), {}, "0"),
-        (onnx_models.linear(), {"use_tf32": "1"}, "1"),
-        (onnx_models.linear(element=TensorProto.FLOAT16), {}, None),
-        (onnx_models.linear(element=TensorProto.FLOAT16), {"use_tf32": "0"}, "0"),
-    ],
-)
-def test_single_precision_is_not_shortened_unless_a_configuration_says_so(
-    model: onnx.ModelProto, options: dict[str, str], told: str | None
-) -> None:
-    (_, cuda), (_, cpu) = with_precision([(CUDA, {"device_id": "0", **options}), (CPU, {})], model.graph)
-    assert (cuda.get("use_tf32"), cpu) == (told, {})
-
-
-def test_only_cuda_is_told_of_graphs() -> None:
-    mixed: list[Provider] = [(CUDA, {"device_id": "1", "enable_cuda_graph": "1"}), (CPU, {})]
-    assert with_graphs(GPU, enabled=True) == [(CUDA, {"device_id": "0", "enable_cuda_graph": "1"}), (CPU, {})]
-    assert with_graphs(mixed, enabled=False) == [(CUDA, {"device_id": "1"}), (CPU, {})]

@@ -419,7 +419,9 @@ def test_buffers_that_have_no_room_cost_the_copies_and_not_the_model(tmp_path: P
 def test_sizes_beyond_the_memory_for_buffers_are_named(
     tmp_path: Path, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frostline_server.runtime.session.plan", partial(cuda_buckets.plan, max_bytes=200))
+    monkeypatch.setattr(
+        "frostline_server.runtime.session.binding_plan", partial(cuda_buckets.binding_plan, max_bytes=200)
+    )
     session = warmed(tmp_path)
     assert session.bound is not None
     assert session.bound.sizes == (1, 2)
@@ -521,7 +523,7 @@ def prepared(folder: Path, model: onnx.ModelProto) -> tuple[DeviceRunner, Sessio
     plain = load_session(path, [(CPU, {})], threads=1, strict=True)
     # The heads are only in the session that was loaded.
     session = plain._compute.__self__
-    chosen = cuda_buckets.plan(plain.signature, SIZES)
+    chosen = cuda_buckets.binding_plan(plain.signature, SIZES)
     assert chosen is not None
     runner = DeviceRunner(
         session,

@@ -38,7 +38,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the training stood after its last whole epoch."""
+        """Where the training stood after the last epoch that has a checkpoint; the first and the last always have one."""
         return self.folder / "checkpoint.pt"
 
     @property

@@ -1,0 +1,184 @@
+"""The metric families on /metrics: one row for each, with its name, type, labels, source and HELP text.
+
+To add a metric, add a row here. A table is named for what its rows read. Each number has Frostline's name and, where
+Triton has one, Triton's name too. The collector in `prometheus` does the rest; only the machine's own metrics are
+elsewhere, in `host`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from frostline_server.model.shadow import Counts
+from frostline_server.model.stats import Histogram, Unrouted
+from frostline_server.repository.registry import LoadedSnapshot, Repository, VersionSnapshot
+
+STATES = ("LOADING", "READY", "UNLOADING", "FAILED")
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+T = TypeVar("T")
+Reading = float | Histogram | Mapping[str, float] | tuple[str, ...] | None
+"""What a row reads: a number; a histogram; a number for each value of the row's label; only the values of all its
+labels, which are shown with the number 1; or None, where there is nothing to show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the collector finds its numbers; all of it is read anew at every scrape.
+
+    Attributes:
+        repository: every version, with its counts.
+        unrouted: requests for no known model.
+        release: Frostline's version.
+        transport: the front end in use.
+        ready: whether the server is ready.
+        fell_back: whether a GPU was wanted and the CPU is used.
+    """
+
+    repository: Repository
+    unrouted: Unrouted
+    release: str
+    transport: str
+    ready: Callable[[], bool]
+    fell_back: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Family(Generic[T]):
+    """A metric family: one row of a table.
+
+    Attributes:
+        name: as it is on the page.
+        type: counter, gauge, histogram, or unknown for Triton's counters, because a counter's name would gain a suffix
+            that Triton's dashboards lack.
+        labels: besides those of its table.
+        read: gives its present value.
+        help: its HELP text.
+        scale: what a histogram's bounds and sum are multiplied by.
+    """
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    read: Callable[[T], Reading]
+    help: str
+    scale: float = 1.0
+
+
+# Read from the server as a whole. Labels: the row's only.
+SERVER: tuple[Family[Sources], ...] = (
+    Family("frostline_ready", "gauge", (), lambda server: server.ready(),
+           "1 when the server is ready for traffic."),
+    Family("frostline_device_fallback", "gauge", (), lambda server: server.fell_back(),
+           "1 when device=auto found no usable GPU and models run on the CPU."),
+    Family("frostline_build_info", "gauge", ("version", "transport"), lambda server: (server.release, server.transport),
+           "The release and the front end in use."),
+)  # fmt: skip
+
+# Read from the requests by status of every known version, and of no known model. Labels: model, version, and the row's.
+REQUESTS: tuple[Family[Mapping[str, int]], ...] = (
+    Family("frostline_requests_total", "counter", ("code",), lambda codes: codes,
+           "Requests by the gRPC status they ended with."),
+)  # fmt: skip
+
+# Read from every known version. Labels: model, version, and the row's.
+VERSION: tuple[Family[VersionSnapshot], ...] = (
+    Family("frostline_rows_total", "counter", (), lambda v: v.loaded.stats.rows if v.loaded else 0,
+           "Rows answered."),
+    Family("frostline_model_state", "gauge", ("state",), lambda v: {state: state == v.state for state in STATES},
+           "1 for the version's present state."),
+    Family("frostline_model_failure_info", "gauge", ("reason",), lambda v: (v.reason,) if v.state == "FAILED" else None,
+           "Why a version is FAILED."),
+)  # fmt: skip
+
+# Read from every version that is loaded. Labels: model, version, and the row's.
+LOADED: tuple[Family[LoadedSnapshot], ...] = (
+    Family("frostline_model_info", "gauge", ("provider", "device", "sha256", "verified"),
+           lambda v: (v.model.provider, v.model.device, v.model.sha256, "true" if v.model.golden else "false"),
+           "What a version runs on: the execution provider actually bound, its device, the file's sha256, and "
+           "whether its golden sample was reproduced."),
+    Family("frostline_model_healthy", "gauge", (), lambda v: v.ready,
+           "1 when the version's device answers its golden row as it should."),
+    Family("frostline_model_load_seconds", "gauge", (), lambda v: v.load_s,
+           "Time from reading the file to READY."),
+    Family("frostline_queue_rows", "gauge", (), lambda v: v.model.batcher.queued_rows,
+           "Rows waiting for the device."),
+    Family("frostline_shed_total", "counter", ("when",),
+           lambda v: {"arrival": a.refused, "queued": a.shed} if (a := v.model.admission) else None,
+           "Requests refused because their answer would be too late: on arrival, or after they had waited."),
+    Family("frostline_run_slowness", "gauge", (), lambda v: v.model.admission.slowness if v.model.admission else None,
+           "How much longer runs take now than at warm-up, an allowance for surprises included; only with slo_ms."),
+    Family("frostline_request_seconds", "histogram", (), lambda v: v.stats.request_seconds,
+           "From a request's arrival to its answer."),
+    Family("frostline_queue_seconds", "histogram", (), lambda v: v.stats.queue_seconds,
+           "A request's wait for the device."),
+    Family("frostline_run_seconds", "histogram", (), lambda v: v.stats.run_seconds,
+           "The network's run of one batch."),
+    Family("frostline_batch_rows", "histogram", (), lambda v: v.stats.batch_rows,
+           "Rows in one batch."),
+    Family("frostline_predictions_total", "counter", ("label",), lambda v: v.predictions[0],
+           "Rows by predicted label."),
+    Family("frostline_prediction_confidence", "histogram", (), lambda v: v.predictions[1],
+           "Softmax probability of the predicted class."),
+    Family("frostline_model_bound_bytes", "gauge", (), lambda v: v.model.bound_bytes if _on_gpu(v) else None,
+           "Device memory of the buffers a version's batches are bound to."),
+    Family("frostline_model_cuda_graphs", "gauge", (), lambda v: v.model.cuda_graphs if _on_gpu(v) else None,
+           "CUDA graphs a version replays."),
+)  # fmt: skip
+
+# Read from every shadow. Labels: model, version, live_version, and the row's.
+SHADOW: tuple[Family[Counts], ...] = (
+    Family("frostline_shadow_rows_total", "counter", (), lambda shadow: shadow.rows,
+           "Rows answered by the live version that its shadow answered too."),
+    Family("frostline_shadow_disagreements_total", "counter", (), lambda shadow: shadow.disagreements,
+           "Of those, rows with another argmax."),
+    Family("frostline_shadow_dropped_rows_total", "counter", (), lambda shadow: shadow.dropped,
+           "Rows the shadow had no time for."),
+    Family("frostline_shadow_failed_rows_total", "counter", (), lambda shadow: shadow.failed,
+           "Rows the shadow failed on."),
+    Family("frostline_shadow_logit_difference", "histogram", (), lambda shadow: shadow.difference,
+           "A row's largest absolute difference of a logit."),
+)  # fmt: skip
+
+# Triton's names, read from every version that is loaded. Labels: model, version, and the row's.
+TRITON: tuple[Family[LoadedSnapshot], ...] = (
+    Family("nv_inference_request_success", "unknown", (), lambda v: v.stats.succeeded,
+           "Number of successful inference requests, all batch sizes"),
+    Family("nv_inference_request_failure", "unknown", ("reason",),
+           lambda v: {reason: v.stats.reasons[reason] for reason in REASONS},
+           "Number of failed inference requests, all batch sizes"),
+    Family("nv_inference_count", "unknown", (), lambda v: v.stats.rows,
+           "Number of inferences performed (does not include cached requests)"),
+    Family("nv_inference_exec_count", "unknown", (), lambda v: v.stats.executions,
+           "Number of model executions performed"),
+    Family("nv_inference_request_duration_us", "unknown", (), lambda v: int(v.stats.request_s * 1e6),
+           "Cumulative inference request duration in microseconds"),
+    Family("nv_inference_queue_duration_us", "unknown", (), lambda v: int(v.stats.queue_s * 1e6),
+           "Cumulative inference queuing duration in microseconds"),
+    Family("nv_inference_compute_input_duration_us", "unknown", (), lambda v: int(v.stats.assemble_s * 1e6),
+           "Cumulative compute input duration in microseconds"),
+    Family("nv_inference_compute_infer_duration_us", "unknown", (), lambda v: int(v.stats.run_s * 1e6),
+           "Cumulative compute inference duration in microseconds"),
+    Family("nv_inference_compute_output_duration_us", "unknown", (), lambda v: int(v.stats.answer_s * 1e6),
+           "Cumulative inference compute output duration in microseconds"),
+    Family("nv_inference_pending_request_count", "gauge", (), lambda v: v.model.batcher.queued_rows,
+           "Instantaneous number of pending requests awaiting execution"),
+    Family("nv_model_load_duration_secs", "gauge", (), lambda v: v.load_s,
+           "Model load time in seconds"),
+    Family("nv_inference_request_duration_histogram_us", "histogram", (), lambda v: v.stats.request_seconds,
+           "Inference request duration in microseconds", scale=1e6),
+    Family("nv_inference_queue_duration_histogram_us", "histogram", (), lambda v: v.stats.queue_seconds,
+           "Inference queuing duration in microseconds", scale=1e6),
+    Family("nv_inference_compute_infer_duration_histogram_us", "histogram", (), lambda v: v.stats.run_seconds,
+           "Compute inference duration in microseconds", scale=1e6),
+)  # fmt: skip
+
+# Read after all others, from the number of families that were left out, so that it counts those of the same scrape.
+ERRORS: tuple[Family[int], ...] = (
+    Family("frostline_scrape_errors_total", "counter", (), lambda errors: errors,
+           "Metric families that a scrape left out for one model, because they could not be rendered."),
+)  # fmt: skip
+
+
+def _on_gpu(version: LoadedSnapshot) -> bool:
+    return "cuda" in version.model.device
