@@ -61,12 +61,12 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class LoadedSnapshot:
-    """What a loaded version had done at one moment.
+    """A snapshot of a loaded version and its counts.
 
     Attributes:
-        model: what it answers with.
+        model: the loaded model.
         load_s: how long loading took.
-        ready: whether it can be relied on.
+        ready: as in `ModelVersion`.
         stats: its totals and histograms.
     """
 
@@ -83,14 +83,14 @@ class LoadedSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class VersionSnapshot:
-    """One version at one moment.
+    """A snapshot of one version.
 
     Attributes:
         name: the model's name.
         version: its number, in decimal.
         state: as in `ModelVersion`.
         reason: as in `ModelVersion`.
-        loaded: what it had done, or None while it is not loaded.
+        loaded: the loaded model and its counts, or None while it is not loaded.
     """
 
     name: str
@@ -250,7 +250,7 @@ class Repository:
         return [version.version for version in self.versions(name) if version.ready]
 
     def snapshot(self) -> list[VersionSnapshot]:
-        """Every version as it is now, by name and number."""
+        """A snapshot of every version, by name and number."""
         return [_snapshot(version) for version in self.versions()]
 
     def traffic(self, name: str) -> Traffic:
