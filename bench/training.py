@@ -1,8 +1,9 @@
 """The training study: the time of Frostline's training loop against a loop written by hand.
 
-Both train a recipe's network on its rows with the same steps: shuffle, forward, loss, backward, clip, update, the learning
-rate's schedule, validation and the best weights after every epoch. Frostline's loop also reports progress, writes metrics
-and a checkpoint, and uses deterministic algorithms. The loops take turns, so that other load on the machine affects both.
+Both train a recipe's network on its rows with the same steps: shuffle, forward, loss, backward, clip, update, the
+learning rate's schedule, validation and the best weights after every epoch. Frostline's loop also reports progress,
+writes metrics and a checkpoint, and uses deterministic algorithms. The loops take turns, so that other load on the
+machine affects both.
 
 `resnet` is a residual network of four stages over 8192 random images of 32 x 32 pixels, a workload for a GPU.
 """
@@ -64,7 +65,7 @@ def resnet_recipe(folder: Path) -> Recipe:
 
 
 def ours(recipe: Recipe, split: Split, folder: Path, device: torch.device) -> tuple[list[float], float]:
-    """Train with `frostline_training.loop.trainer`; returns each epoch's seconds except the first's, and the best accuracy."""
+    """Train with `frostline_training.loop.trainer`; returns each epoch's seconds but the first's, and the best score."""
     watch = Stopwatch()
     train(recipe, split, device=device, watcher=watch, run=runs.start(folder, recipe.name))
     return seconds(watch.ends), watch.best

@@ -80,7 +80,7 @@ def run(
 
 
 def _report(command: list[str], seconds: float) -> str:
-    """The output of h2load. It never ends if its time is over before it has opened all connections; then it is run again."""
+    """The output of h2load, which runs again if it does not end: its time was over before all connections were open."""
     for _ in range(_ATTEMPTS):
         try:
             return subprocess.run(

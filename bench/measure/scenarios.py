@@ -68,7 +68,7 @@ def _cnn_on_two(lab: Lab) -> Samples:
 
 
 def _open(lab: Lab) -> Samples:
-    """Open-loop load at a share of the peak measured just before; the echoes under the same load show the client's own part."""
+    """Open-loop load at a share of the peak; the echoes under the same load show the client's own part."""
     questions = ask("mlp", MLP, [784])
     server = lab.server("mlp", {"mlp": MLP})
     peak = max(lab.closed(server, questions, in_flight)["rate"] for in_flight in (64, 256))

@@ -2,8 +2,8 @@
 
 It learns the cost of a batch from the batches that ran. It admits a request only if its answer would be in time even if
 later requests fill its batch. A batch may take little more than half of a request's time limit, so that a request that
-arrives during one batch can still join the next. Without that reserve, requests would reach the device with no time left
-and run alone, because no larger batch would be in time. Batching would then be lost just when the load needs it.
+arrives during one batch can still join the next. Without that reserve, requests would reach the device with no time
+left and run alone, because no larger batch would be in time. Batching would then be lost just when the load needs it.
 """
 
 import math
@@ -36,7 +36,7 @@ _TABLE = 4096
 
 
 class Costs:
-    """The cost model of a batch, from taking it to its last answer: c(rows) = slowness x run(rows) + fixed + row x rows.
+    """The cost model of a batch, until its last answer: c(rows) = slowness x run(rows) + fixed + row x rows.
 
     Args:
         run_s: measured run times, in seconds, by number of rows; empty if nothing could be measured.

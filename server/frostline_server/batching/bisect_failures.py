@@ -13,9 +13,9 @@ MAX_STREAK = 128
 def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) -> list[tuple[list[T], E]]:
     """Run a failed batch in halves, and halves of those that fail, until single entries fail.
 
-    One failing entry among n costs at most 2 log2 n further runs; any number of them costs less than 2 n. The smallest part
-    that is known to fail is divided first, so that a run succeeds soon if any entry is good. After `MAX_STREAK` failed runs
-    in a row, every entry that has not run apart from a failing one fails with it.
+    One failing entry among n costs at most 2 log2 n further runs; any number of them costs less than 2 n. The smallest
+    part that is known to fail is divided first, so that a run succeeds soon if any entry is good. After `MAX_STREAK`
+    failed runs in a row, every entry that has not run apart from a failing one fails with it.
 
     Args:
         batch: the entries, two or more.

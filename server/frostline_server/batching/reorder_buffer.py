@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 class ReorderBuffer:
     """Gives each batch a sequence number (a turn), and holds back answers that finish before their turn.
 
-    No thread waits for a turn: the thread that finishes the batch whose turn it is also sends the held-back answers behind it.
+    No thread waits for a turn: the thread that finishes the batch whose turn it is also sends the held-back answers
+    behind it.
     """
 
     def __init__(self) -> None:

@@ -224,8 +224,8 @@ class RequestQueue:
             closing: no entry will be added any more, so batches do not wait for more rows.
 
         Returns:
-            The batch; the entries that expired, each with its error; and, if there are neither, after how many seconds to
-            call again if nothing arrives, which may be infinity.
+            The batch; the entries that expired, each with its error; and, if there are neither, after how many seconds
+            to call again if nothing arrives, which may be infinity.
         """
         ended: list[Entry] = []
         if self._next_expiry_s <= now:

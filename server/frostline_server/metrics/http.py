@@ -15,7 +15,7 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """An HTTP server with one thread for each connection, so that a slow scraper does not delay a supervisor's probe."""
+    """An HTTP server with a thread for each connection, so that a slow scraper does not delay a probe."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -32,7 +32,7 @@ class _ServerV6(_Server):
 
 
 class _Quiet(WSGIRequestHandler):
-    # A connection that asks nothing must not hold its thread for ever.
+    # A connection without a request must not occupy its thread without limit.
     timeout = 10
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the signature is wsgiref's

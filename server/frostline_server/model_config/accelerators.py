@@ -54,7 +54,7 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
     cpu, unknown_cpu = _for_cpu(wanted.cpu_execution_accelerator)
     for name, read in CUDA_PARAMETERS.items():
         if name in given:
-            # Triton's older spelling yields to the one in the accelerator.
+            # The accelerator's own parameter overrides Triton's older spelling.
             cuda.setdefault(name, read(f"parameters.{name}", given[name].string_value))
     unknown += unknown_cpu
     warnings = [f"config.pbtxt has options that this server does not support: {', '.join(unknown)}"] if unknown else []
@@ -64,7 +64,7 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
 def providers_for(
     wanted: Accelerators, providers: Sequence[Provider], available: Iterable[str]
 ) -> tuple[list[Provider], list[str]]:
-    """The execution providers of one session, best first: the GPU's accelerators, CUDA, the CPU's accelerators, the CPU.
+    """The execution providers of one session, best first: accelerators, CUDA, the CPU's accelerators, the CPU.
 
     Args:
         wanted: the providers that the model's configuration requests.

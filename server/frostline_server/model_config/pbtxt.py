@@ -218,7 +218,7 @@ class _Walk:
 
     def _scalar(self) -> None:
         if self._kind() == "text":
-            # Texts that follow each other are one value.
+            # Adjacent strings are one value.
             while self._kind() == "text":
                 self._at += 1
             return

@@ -161,7 +161,8 @@ def placements(
             )
         elif kind == "KIND_MODEL":
             warnings.append(
-                "config.pbtxt has an instance_group of KIND_MODEL, which is not possible for an ONNX model; the server uses KIND_AUTO"
+                "config.pbtxt has an instance_group of KIND_MODEL, which is not possible for an ONNX model; the server "
+                "uses KIND_AUTO"
             )
         if len(instances) + count * len(places) > MAX_INSTANCES:
             raise LoadError(f"config.pbtxt asks for more than {MAX_INSTANCES} instances of the model")

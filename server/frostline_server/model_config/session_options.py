@@ -22,10 +22,10 @@ SESSION_ENTRIES = frozenset(
         "use_memory_efficient_skip_layer_norm", "save_external_prepacked_constant_initializers",
     )
 )  # fmt: skip
-"""Entries ONNX Runtime is known to read; it says nothing of those it does not."""
+"""Entries that ONNX Runtime is known to read; it silently ignores unknown ones."""
 
 MAX_THREADS = 1024
-"""ONNX Runtime would start any number at once."""
+"""A limit of our own: ONNX Runtime would start any number of threads at once."""
 
 _OWN_ENTRIES = frozenset(("session.model_external_initializers_file_folder_path",))
 
@@ -59,14 +59,15 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
     passed_on = sorted(set(entries) - SESSION_ENTRIES)
     if passed_on:
         warnings.append(
-            f"config.pbtxt sets {', '.join(passed_on)}; the server passes these on to ONNX Runtime, which ignores entries that it does not know"
+            f"config.pbtxt sets {', '.join(passed_on)}; the server passes these on to ONNX Runtime, which ignores "
+            "entries that it does not know"
         )
     return tuning, warnings
 
 
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 SLO = "slo_ms"
-"""A parameter of ours, read with the rest of what a model's batches are like."""
+"""Frostline's own parameter; `scheduling` reads it."""
 
 _PARAMETERS = (
     "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", _SHRINK,

@@ -17,8 +17,8 @@ Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
 def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signature:
     """The graph's signature, changed where the configuration declares something else.
 
-    Whether there is a batch axis: yes if `max_batch_size` is above 0, no if it is given as 0. If it is not given, the answer is
-    no if a tensor is declared with as many dims as the graph has; otherwise the graph decides.
+    Whether there is a batch axis: yes if `max_batch_size` is above 0, no if it is given as 0. If it is not given, the
+    answer is no if a tensor is declared with as many dims as the graph has; otherwise the graph decides.
 
     Raises:
         LoadError: they contradict each other; the message says what was expected and what the graph has.
@@ -91,7 +91,7 @@ def _offered(name: str, outputs: Iterable[str], signature: Signature) -> bool:
 
 
 def _with_heads(signature: Signature, outputs: tuple[TensorSpec, ...], batched: bool) -> tuple[TensorSpec, ...]:
-    """The appended heads have the shape their logits are agreed to have."""
+    """Give the appended heads the shape of their logits."""
     heads = signature.heads
     if heads is None:
         return outputs
@@ -124,7 +124,8 @@ def _batched(signature: Signature, config: model_config_pb2.ModelConfig, declare
         if fixed or not signature.inputs:
             raise LoadError(
                 f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input "
-                f"and output: {', '.join(fixed) or 'it takes no input'}; write max_batch_size: 0 to serve it without a batch axis"
+                f"and output: {', '.join(fixed) or 'it takes no input'}; write max_batch_size: 0 to serve it "
+                "without a batch axis"
             )
         return True
     if config.HasField("max_batch_size"):
@@ -179,7 +180,7 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
             f"config.pbtxt declares the {kind} '{spec.name}' as {declared_as} but the graph has {_text(graph)}{batch}"
         )
     if own == dims:
-        # Of an input, the narrower word counts; of an output, the person's: graphs are wrong about theirs at times.
+        # For an input the narrower size counts; for an output the declared one, because graphs are sometimes wrong.
         return replace(spec, shape=_narrowed(dims, graph) if kind == "input" and spec.ranked else dims, ranked=True)
     heads = signature.heads
     if heads is not None and spec.name in (heads.softmax, heads.argmax):

@@ -73,7 +73,7 @@ class DeviceProbe:
         if served in self._hanging:
             return served.fault
         found: list[str] = []
-        # In a thread of its own: a run on a dead device may never return.
+        # In a separate thread: a run on a failed device may never return.
         thread = threading.Thread(target=lambda: found.append(probe(served)), name="device-probe-run", daemon=True)
         thread.start()
         patience_s = max(self._period_s, _PATIENCE_S)

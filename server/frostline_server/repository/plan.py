@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from frostline.pb import model_config_pb2
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""What a folder's files are: for each its path, size, time of change and inode. Equal fingerprints mean equal files."""
+"""The path, size, modification time and inode of each file in a folder. Equal fingerprints mean equal files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class OnDisk:
         policy: which of its versions to serve.
         versions: the fingerprint of every version, by number.
         named: version numbers to serve in addition to the policy's.
-        stable: candidates for requests that name no version; the first one that can be served answers, and is loaded first.
-            If none can be served, the next version older than the first candidate answers.
+        stable: candidates for requests that name no version; the first one that can be served answers, and is loaded
+            first. If none can be served, the next version older than the first candidate answers.
     """
 
     policy: model_config_pb2.ModelVersionPolicy
@@ -63,9 +63,9 @@ class Plan:
 def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     """What to do next for one model.
 
-    A version that failed is not tried again until its files change; the previous version takes its place. A ready version
-    is unloaded only after every wanted version is loaded, and never because a policy names only versions that do not exist.
-    A version that is no longer on disk was withdrawn, and is unloaded at once.
+    A version that failed is not tried again until its files change; the previous version takes its place. A ready
+    version is unloaded only after every wanted version is loaded, and never because a policy names only versions that
+    do not exist. A version that is no longer on disk was withdrawn, and is unloaded at once.
 
     Args:
         on_disk: the model's folder, or None if the model has no folder or must not be served.
@@ -79,7 +79,7 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     failed = {number for number, version in known.items() if _failed(version, versions.get(number))}
     wanted = choose(on_disk, failed)
     load = tuple(number for number in wanted if _differs(known.get(number), versions[number]))
-    # Before the stable version is there, a newer one would answer in its place.
+    # The stable version first: until it is loaded, a newer version would answer in its place.
     first = _stand_in(on_disk.stable, wanted)
     load = tuple(sorted(load, key=lambda number: number != first))
     if load:

@@ -22,7 +22,7 @@ from frostline_server.repository.scan import Model, scan
 from frostline_server.repository.stability import StabilityCheck
 
 _DRAIN_S = 60.0
-"""How long requests that a replaced version had accepted may take; what is left then is refused."""
+"""How long the accepted requests of a replaced version may take; the rest is refused after that."""
 
 
 class Reconciler:
@@ -82,11 +82,11 @@ class Reconciler:
             try:
                 self._models = scan(self._root, before)
             except OSError as error:
-                # What is served stays: a file system that is away for a moment must not take every model with it.
+                # The versions in service stay: a file system that is briefly unavailable must not unload every model.
                 self._complain(f"the models folder cannot be read: {error}")
                 return True
             self._complain("")
-            # A change of who answers does not wait for what is to be loaded.
+            # A change of the routes does not wait for versions that must be loaded.
             self._repository.publish(self._models)
             for name in sorted({*self._models, *self._repository.names()}):
                 self._warn(self._models.get(name), before.get(name))
@@ -114,7 +114,7 @@ class Reconciler:
             return True
 
         def proves() -> bool:
-            # What is known already is being changed, and its card may be of what it was.
+            # A known version is being changed, and its card may describe the old files.
             return known is None and whole(model.path / str(number), model.config)
 
         return self._settling.settled((model.name, number), files, proves)
@@ -147,7 +147,7 @@ class Reconciler:
             chosen[name] = config
             for warning in warnings:
                 self._on_warning(name, warning)
-            # Asked again, a version that failed gets another chance.
+            # A client's load request retries a version that failed.
             self._repository.forget(
                 name, [int(version.version) for version in self._repository.versions(name) if version.state == "FAILED"]
             )
@@ -221,7 +221,7 @@ class Reconciler:
             if self._settled(model, number):
                 versions[number] = files if override is None else (*files, _identity(override))
             elif number in known:
-                # As it was when it was last tried.
+                # Its files as they were at the last try.
                 versions[number] = known[number].refused or known[number].fingerprint
         config = model.config if override is None else override
         return OnDisk(config.version_policy, versions, wanted(model.rollout), standing(model.rollout))
@@ -273,13 +273,13 @@ class Reconciler:
         finally:
             self.loading = False
         if version.served is None:
-            # Only here, because until its handler ends an exception holds on to all that was loaded.
+            # Only here: until its handler ends, an exception keeps a reference to everything that was loaded.
             self._refuse(version, replaced, reason)
             return
         version.load_s = time.monotonic() - started_s
         version.state = "READY"
         self._repository.put(version)
-        # It answers before anybody is told that it does.
+        # It can answer before watchers are told.
         self._repository.publish(self._models)
         self._on_change(version)
         if replaced is not None:
@@ -287,7 +287,7 @@ class Reconciler:
 
     def _refuse(self, version: ModelVersion, replaced: ModelVersion | None, reason: str) -> None:
         if self._closing:
-            # It may well be good: that it was given up says nothing about it.
+            # A load that was given up says nothing about the version, so it is not FAILED.
             if replaced is None:
                 self._repository.forget(version.name, [int(version.version)])
         elif replaced is None:
@@ -300,7 +300,7 @@ class Reconciler:
 
     def _retire(self, version: ModelVersion) -> None:
         version.state = "UNLOADING"
-        # Whoever watches is told before a request can be refused.
+        # Watchers are told before a request can be refused.
         self._on_change(version)
         self._repository.publish(self._models)
         self._drain(version)
@@ -352,7 +352,7 @@ class Reconciler:
         """
         deadline_s = time.monotonic() + timeout_s
         self._closing = True
-        # What was accepted is answered while a load under way ends, and what that load brought is let go after it.
+        # Accepted requests are answered while a load in progress ends; a version that it loaded is released after that.
         finished = self._finish(deadline_s)
         if self._working.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
             try:
@@ -367,7 +367,7 @@ class Reconciler:
                 version.state = "UNLOADING"
                 self._on_change(version)
         self._repository.publish(self._models)
-        # Every queue drains at the same time; each is only waited for in turn.
+        # All queues drain at the same time; this waits for one after the other.
         served = [version.served for version in self._repository.versions() if version.served is not None]
         return all([entry.batcher.close(max(0.0, deadline_s - time.monotonic())) for entry in served])
 

@@ -54,7 +54,7 @@ class ModelVersion:
     @property
     def ready(self) -> bool:
         """Whether it is READY and its device passes its probe."""
-        # It may be released meanwhile, so it is looked at once.
+        # It may be released meanwhile, so read the attribute once.
         served = self.served
         return self.state == "READY" and served is not None and not served.fault
 
@@ -116,7 +116,8 @@ class Traffic:
 class Repository:
     """Every version that the server knows.
 
-    One thread at a time calls `put`, `forget` and `publish`. All other methods only read, from any thread, and never block.
+    One thread at a time calls `put`, `forget` and `publish`. All other methods only read, from any thread, and never
+    block.
 
     Args:
         draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.
@@ -124,7 +125,7 @@ class Repository:
 
     def __init__(self, draw: Callable[[], float] = random.random) -> None:
         self._draw = draw
-        # Replaced whole, level by level, so that readers need no lock.
+        # Each level is replaced as a whole, so that readers need no lock.
         self._versions: Mapping[str, Mapping[int, ModelVersion]] = {}
         self._ready: Table = {}
         self._traffic: Mapping[str, Traffic] = {}
@@ -133,7 +134,7 @@ class Repository:
         self.answered_before = 0
         """Requests answered by versions that are UNLOADED."""
 
-    # What there is
+    # Versions
 
     def put(self, version: ModelVersion) -> None:
         """Add a version, or replace the version of the same number."""
@@ -179,7 +180,7 @@ class Repository:
         self._traffic = traffic
         self._labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
 
-    # Handing out
+    # Lookups
 
     def get(self, name: str, version: str) -> LoadedModel:
         """The version that answers a request.
@@ -263,7 +264,7 @@ class Repository:
 
 
 def _snapshot(version: ModelVersion) -> VersionSnapshot:
-    # It may be released meanwhile, so it is looked at once.
+    # It may be released meanwhile, so read the attribute once.
     served = version.served
     loaded = LoadedSnapshot(served, version.load_s, version.ready, served.stats.snapshot()) if served else None
     return VersionSnapshot(version.name, version.version, version.state, version.reason, loaded)

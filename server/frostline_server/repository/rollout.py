@@ -25,7 +25,7 @@ CANARY = "canary"
 
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _MAX_PREVIOUS = 10
-"""Steps that can be taken back; a file must not grow for ever."""
+"""The number of steps that can be rolled back, so that the file does not grow without limit."""
 _ROUNDING = 1e-9
 
 
@@ -52,7 +52,8 @@ class Rollout:
         for label, version in self.labels.items():
             if not _LABEL.fullmatch(label) or label == "latest":
                 raise ConfigError(
-                    f"'{label}' is not a valid label: a label begins with a letter, has only letters, digits, - and _, and is not latest"
+                    f"'{label}' is not a valid label: a label begins with a letter, has only letters, digits, - and "
+                    "_, and is not latest"
                 )
             _check_version(f"the label '{label}'", version)
         for version in self.previous:
@@ -150,7 +151,7 @@ def write(folder: Path, rollout: Rollout) -> None:
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    # Hidden while it is written, and on the same file system, so that the rename is atomic.
+    # A hidden file on the same file system, so that the rename is atomic.
     staging = folder / f".{FILE}-{secrets.token_hex(8)}"
     try:
         try:
@@ -165,7 +166,7 @@ def write(folder: Path, rollout: Rollout) -> None:
         raise ConfigError(f"cannot write {folder / FILE}: {error.strerror}") from error
 
 
-# The steps
+# Steps of a rollout
 
 
 def promote(rollout: Rollout | None, version: int) -> Rollout:
@@ -229,7 +230,7 @@ def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
     return replace(rollout, labels={**rollout.labels, STABLE: previous[-1]}, previous=tuple(previous[:-1]))
 
 
-# Who answers
+# Routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +240,8 @@ class Routes:
     Attributes:
         default: the version for requests that name none, except for the split; None when none is READY.
         labels: the version that answers each label.
-        split: versions with the cumulative upper bounds of their shares of requests that name no version, ascending from 0
-            to 1. Empty when `default` answers all of them.
+        split: versions with the cumulative upper bounds of their shares of requests that name no version, ascending
+            from 0 to 1. Empty when `default` answers all of them.
         shadow: the version that gets a copy of the requests that `default` answers.
         problems: deviations from the rollout and their reasons, one sentence each.
     """
@@ -274,7 +275,7 @@ def wanted(rollout: Rollout | None) -> set[int]:
 
 
 def standing(rollout: Rollout | None) -> tuple[int, ...]:
-    """The candidates for requests that name no version: the stable version, then previous stable versions, latest first."""
+    """The candidates for requests that name no version: the stable version, then the previous ones, latest first."""
     if rollout is None or STABLE not in rollout.labels:
         return ()
     return tuple(dict.fromkeys((rollout.labels[STABLE], *reversed(rollout.previous))))
@@ -283,9 +284,10 @@ def standing(rollout: Rollout | None) -> tuple[int, ...]:
 def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
     """Which version answers which requests.
 
-    Without a rollout the newest READY version answers everything. If a rollout names a version that is not READY, no request
-    fails. In place of the stable version the previous stable version answers, or else the nearest READY version, older
-    versions first, the shadow last. In place of any other version, the version that answers for the stable one does.
+    Without a rollout the newest READY version answers everything. If a rollout names a version that is not READY, no
+    request fails. In place of the stable version the previous stable version answers, or else the nearest READY
+    version, older versions first, the shadow last. In place of any other version, the version that answers for the
+    stable one does.
     """
     if not ready:
         return Routes(None)
@@ -310,7 +312,7 @@ def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
 
 
 def _nearest(stable: Sequence[int], ready: Collection[int], shadow: int | None) -> int:
-    """The READY version used instead: the first of `stable`, the next older, the next newer; the shadow only if alone."""
+    """The READY version used instead: of `stable`, else the next older, else the next newer; a shadow only if alone."""
     candidates = set(ready) - {shadow} or set(ready)
     older = [number for number in candidates if number <= stable[0]]
     return next((number for number in stable if number in candidates), max(older) if older else min(candidates))
@@ -321,7 +323,7 @@ def _ends(split: Mapping[str, float], labels: Mapping[str, int], default: int) -
     shares = {default: 100 - sum(split.values())}
     for label, percent in split.items():
         shares[labels[label]] = shares.get(labels[label], 0.0) + percent
-    # What rounding leaves over is nobody's share.
+    # A remainder that rounding left is not a share.
     shares = {version: share for version, share in shares.items() if share > _ROUNDING}
     if set(shares) == {default}:
         return ()

@@ -69,7 +69,7 @@ class Shadows:
     """
 
     def __init__(self) -> None:
-        # Replaced whole, so that readers need no lock.
+        # Replaced as a whole, so that readers need no lock.
         self._attached: dict[str, _Attached] = {}
 
     def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]]) -> None:

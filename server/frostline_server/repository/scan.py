@@ -68,7 +68,7 @@ def _read(folder: Path, before: Model | None) -> Model | None:
     """The model in a folder; None if the folder is not a model."""
     config = model_config_pb2.ModelConfig()
     if not folder.name.isprintable():
-        # Such a name fits neither into a message nor into a metric, so an escaped one stands for it.
+        # Messages and metrics cannot hold such a name, so they show an escaped one.
         name = folder.name.encode("unicode_escape", "backslashreplace").decode()
         return Model(name, folder, (), config, {}, (), "the folder's name is not printable text; rename it")
     try:
@@ -115,9 +115,9 @@ def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
 
 
 NOT_CONTENT = frozenset((rollouts.FILE,))
-"""Files of a model's folder that say which version answers, and not what a version is."""
+"""Files of a model's folder that select versions and do not change them."""
 _UNREADABLE = -1
-"""The size of what cannot be read."""
+"""The size in a fingerprint of a file that cannot be read."""
 
 
 def fingerprint(folder: Path, folders: Sequence[str] | None = None) -> Fingerprint:

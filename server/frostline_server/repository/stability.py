@@ -24,7 +24,7 @@ class StabilityCheck:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # Files that were first seen, and when; None before the first look, when nobody is believed to be writing.
+        # Fingerprints, and when each was first seen; None before the first scan, when all files count as complete.
         self._seen: dict[Key, tuple[Fingerprint, float]] | None = None
 
     def settled(self, key: Key, files: Fingerprint, whole: Callable[[], bool]) -> bool:
@@ -41,7 +41,7 @@ class StabilityCheck:
         if seen is None and whole():
             seen = files, -math.inf
         elif seen is None or seen[0] != files:
-            # Whether they are whole is not asked again: to read a file that grows at every look would take for ever.
+            # `whole` is not called again: to read a growing file at every scan would take too long.
             seen = files, now_s
         self._seen[key] = seen
         return now_s - seen[1] >= SETTLE_S

@@ -19,8 +19,8 @@ _log = structlog.get_logger(__name__)
 class Watcher:
     """Calls `reconcile` from its own thread, whenever the folder may have changed.
 
-    The file system does not report every change (not those made on another machine, or behind a link), so `reconcile` is
-    also called every `poll_s` seconds.
+    The file system does not report every change (not those made on another machine, or behind a link), so `reconcile`
+    is also called every `poll_s` seconds.
 
     Args:
         root: the folder of models.

@@ -106,7 +106,7 @@ class TraceControl:
         self._settings: dict[str, dict[str, Sequence[str]]] = {}
 
     def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change the given settings, all or none, and return all. A setting without a value returns to its initial value.
+        """Change the given settings, all or none, and return all. A setting without a value is reset.
 
         Raises:
             InvalidInput: a setting is unknown or has an invalid value.

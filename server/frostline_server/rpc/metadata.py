@@ -22,10 +22,10 @@ EXTENSIONS = (
     "statistics",
     "trace",
 )
-"""Protocol extensions that are always answered, by the protocol's names for them."""
+"""The protocol extensions that the server always supports, by the protocol's names."""
 
 SHARED_MEMORY = "system_shared_memory"
-"""And one that is answered where it is on."""
+"""The extension that the server supports only if shared memory is on."""
 
 
 class Metadata:
@@ -57,7 +57,7 @@ class Metadata:
         return pb.ServerMetadataResponse(name="frostline", version=self._version, extensions=self._extensions)
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether a version is READY. A model that does not exist is an error; a model that failed to load is not ready."""
+        """Whether a version is READY; an unknown model is an error, a model that failed to load is not ready."""
         if not self._repository.versions(request.name):
             self._repository.get(request.name, request.version)
         try:

@@ -65,17 +65,17 @@ class ModelControl:
         return pb.RepositoryModelUnloadResponse()
 
     async def _work(self, work: Callable[[], None]) -> None:
-        """Run work that takes seconds in a thread, one at a time, so that waiting work does not occupy other threads."""
+        """Run work that takes seconds in a thread, one at a time, so that waiting work occupies no thread."""
         await self._free.acquire()
         task = asyncio.create_task(asyncio.to_thread(work))
-        # Not when this call ends: its client may go away before the work is done.
+        # Not when this call ends: its client may disconnect before the work is done.
         task.add_done_callback(self._done)
         await asyncio.shield(task)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._free.release()
         if not task.cancelled():
-            # Looked at, so that asyncio does not report what nobody waited for.
+            # Read the exception, so that asyncio does not report it as never retrieved.
             task.exception()
 
 
@@ -111,7 +111,7 @@ def _indexed(version: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:
     return pb.RepositoryIndexResponse.ModelIndex(
         name=version.name,
         version=version.version,
-        # The protocol's word for what cannot be relied on, whatever this server calls it.
+        # The protocol's word for every state other than ready.
         state=state if (state == "READY" and not fault) or state in _PASSING else "UNAVAILABLE",
         reason=version.reason or fault,
     )

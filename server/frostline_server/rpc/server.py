@@ -46,8 +46,8 @@ def choose_transport(
 ) -> tuple[str, str]:
     """Which front end owns the port, and why.
 
-    The native front end buffers a whole message before the server's limit can refuse it. So `auto` chooses it only where
-    every client can use this machine's memory anyway.
+    The native front end buffers a whole message before the server's limit can refuse it. So `auto` chooses it only
+    where every client can use this machine's memory anyway.
 
     Args:
         asked: auto, native or grpcio.
@@ -97,7 +97,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _contracts() -> DescriptorPool:
-    """The contracts of all services in one descriptor pool; the project's own and the libraries' are in different ones."""
+    """The contracts of all services in one descriptor pool; by default the libraries' are in another one."""
     pool = DescriptorPool()
     for module in (health_pb2, reflection_pb2, model_config_pb2, inference_pb2, predictor_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
@@ -188,7 +188,7 @@ class Transport:
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
-                # Two servers on one port would each get half the clients without a word.
+                # Otherwise two servers on one port would silently share the clients.
                 ("grpc.so_reuseport", 0),
             ],
         )

@@ -55,7 +55,8 @@ class SharedMemory:
     ) -> pb.CudaSharedMemoryRegisterResponse:
         """Always refused."""
         raise Unsupported(
-            f"failed to register CUDA shared memory region '{request.name}': this server does not support CUDA shared memory; "
+            f"failed to register CUDA shared memory region '{request.name}': this server does not support CUDA "
+            "shared memory; "
             "use system shared memory, or send them in the message"
         )
 

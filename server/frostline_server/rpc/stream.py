@@ -68,7 +68,7 @@ class StreamFrontEnd:
         server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
 
     async def drain(self, timeout_s: float) -> bool:
-        """Accept no more requests on any stream; each stream ends with UNAVAILABLE once its accepted requests are answered.
+        """Accept no more requests; each stream ends with UNAVAILABLE once its accepted requests are answered.
 
         Returns:
             Whether all of them did within `timeout_s` seconds.

@@ -28,7 +28,7 @@ class UnaryFrontEnd:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        # One object, so that the batcher sees that entries share it.
+        # One bound method, so that the batcher recognises entries that share it.
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -63,7 +63,7 @@ class UnaryFrontEnd:
             self._inference.cancel(entry)
             raise
         if entry.error is not None:
-            # The server ends a call with a status, never by cancelling: that would leave the client waiting.
+            # The server ends a call with a status and never cancels it: the client would keep waiting.
             await _abort(context, entry.error, entry.call.request_id)
         assert response is not None, "without an error there is an answer"  # noqa: S101  an invariant, not a check
         return response

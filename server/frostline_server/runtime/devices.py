@@ -23,7 +23,7 @@ CUDA_DEFAULTS: Mapping[str, str] = {
     # An exhaustive search takes seconds for every convolution and every batch size, and gigabytes while it lasts.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
-"""Options of the CUDA provider where a model's configuration says nothing."""
+"""Default options of the CUDA provider."""
 
 
 def cuda_devices() -> int:

@@ -84,13 +84,13 @@ def compare_classes(classes: Array, expected: Array, golden: Golden, start: int,
     strange = (classes < 0) | (classes >= expected.shape[1])
     places = np.expand_dims(np.where(strange, 0, classes), 1)
     chosen, best = np.take_along_axis(expected, places, 1)[:, 0], expected.max(axis=1)
-    # Either logit may be off by what is allowed.
+    # Either logit may differ by the tolerance.
     wrong = strange | (best - chosen > 2 * golden.atol + golden.rtol * (np.abs(best) + np.abs(chosen)))
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])
         raise LoadError(
-            f"golden check failed: the class differs from PyTorch's at row {(start + row) % len(golden.logits)} (batch of "
-            f"{size}); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
+            f"golden check failed: the class differs from PyTorch's at row {(start + row) % len(golden.logits)} "
+            f"(batch of {size}); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
         )
 
 

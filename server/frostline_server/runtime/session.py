@@ -275,7 +275,7 @@ class Session:
         for size in sorted(sizes):
             # One row at a time shows a broken batch axis as well as the first few rows do.
             for start in range(0, min(rows, 4) if size == 1 else rows, size):
-                # Over and over where there are not enough rows to fill a bucket.
+                # Repeated if there are not enough rows to fill a bucket.
                 part = (
                     np.arange(start, start + size) % rows if size > rows else np.arange(start, min(start + size, rows))
                 )
@@ -287,5 +287,5 @@ class Session:
                     raise LoadError(f"golden check failed: {error}") from error
                 compare(got, golden.logits[part], golden, start, size)
                 if classes is not None:
-                    # They come from a graph of their own.
+                    # They have their own CUDA graph.
                     compare_classes(classes, golden.logits[part], golden, start, size)

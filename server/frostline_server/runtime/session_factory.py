@@ -96,7 +96,7 @@ def load_session(
 
 
 def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
-    """Take the other outputs off the graph, unless a wanted one is not among them; tells whether any was."""
+    """Remove the other outputs from the graph, unless a wanted one does not exist; returns whether any was removed."""
     kept = [value for value in graph.output if value.name in wanted]
     if len({value.name for value in kept}) < len(set(wanted)) or len(kept) in (0, len(graph.output)):
         return False
@@ -108,11 +108,11 @@ def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
 def _open(
     file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[Provider], *, strict: bool
 ) -> tuple[ort.InferenceSession, str]:
-    """A session on the first of the `attempts` that succeeds, and why CUDA captures no graphs if only that had to be given up."""
+    """A session from the first of the `attempts` that succeeds; and why no CUDA graphs, if only these were given up."""
     problem: Exception | None = None
     for attempt, given_up in attempts(providers, strict=strict):
         try:
-            # ONNX Runtime's own fallback would silently go to the first GPU or the CPU, at any run.
+            # ONNX Runtime's own fallback would silently move to the first GPU or the CPU, at any run.
             session = ort.InferenceSession(model, options, providers=attempt, enable_fallback=0)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             problem = error

@@ -98,7 +98,7 @@ def signature_of(
 
 
 def reshaped(shape: Sequence[int], source: Shape, target: Shape) -> tuple[int, ...]:
-    """`shape`, which fits `source`, as `target` has it: the axes of any size keep their order."""
+    """`shape`, which matches `source`, reshaped to match `target`; axes of any size keep their order."""
     free = iter([size for size, known in zip(shape, source, strict=True) if known is None])
     return tuple(next(free) if size is None else size for size in target)
 
@@ -111,6 +111,6 @@ def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
         )
     datatype = ONNX_TYPES[node.type]
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
-    # Where ONNX Runtime has inferred the axes, it does not matter that the file does not say them.
+    # If ONNX Runtime inferred the axes, the file need not declare them.
     ranked = bool(shape) or node.name not in unranked
     return TensorSpec(node.name, datatype, DTYPES[datatype], shape[1:] if batched else shape, ranked=ranked)

@@ -56,9 +56,9 @@ class Tuning:
         options.graph_optimization_level = GRAPH_LEVELS[self.graph_level]
         options.enable_cpu_mem_arena = self.cpu_arena
         options.enable_mem_pattern = self.memory_pattern
-        # It raises what it calls an error, too; only what is fatal it cannot.
+        # ONNX Runtime also raises its errors; only fatal ones it cannot raise.
         options.log_severity_level = 4
-        # A spinning pool would take the core that the next requests are read on.
+        # A spinning thread pool would occupy the core that reads the next requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for name, value in self.session.items():
             try:
