@@ -117,7 +117,7 @@ class RequestQueue:
 
     @property
     def rows(self) -> int:
-        """Rows queued now."""
+        """Rows waiting now."""
         return sum([level.rows for level in self._levels])
 
     @property
