@@ -85,7 +85,7 @@ class LogControl:
             raise InvalidInput(f"expect {_KINDS[kind]} for '{name}'")
         setting: Setting = getattr(value, kind)
         if name == "log_file" and setting:
-            raise Unsupported("log_file: log lines always go to standard error; redirect it where you start the server")
+            raise Unsupported("log_file: lines always go to standard error; redirect it where you start the server")
         if name == "log_format" and setting not in self._styles:
             raise InvalidInput(
                 f"invalid argument for log_format, got: {setting}; the formats are {', '.join(self._styles)}"

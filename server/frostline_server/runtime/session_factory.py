@@ -46,7 +46,7 @@ def load_session(
         graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
 
     Raises:
-        LoadError: the file is damaged, cannot be run, or is not bound to the requested device.
+        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded.
     """
     tuning = tuning or Tuning()
     try:
@@ -108,7 +108,10 @@ def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
 def _open(
     file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[Provider], *, strict: bool
 ) -> tuple[ort.InferenceSession, str]:
-    """A session from the first of the `attempts` that succeeds; and why no CUDA graphs, if only these were given up."""
+    """A session on the first of the `attempts` that succeeds.
+
+    With it comes why CUDA captures no graphs, if only that had to be given up, else "".
+    """
     problem: Exception | None = None
     for attempt, given_up in attempts(providers, strict=strict):
         try:
