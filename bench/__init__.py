@@ -1,4 +1,7 @@
-"""Benchmarks: they measure a running server from outside, as its users would."""
+"""Benchmarks of the server and of training.
+
+They measure a running server from outside, as its users would.
+"""
 
 import os
 

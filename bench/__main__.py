@@ -1,7 +1,7 @@
-"""The benchmark of `frostline serve` on this machine, beside its baselines: `python -m bench --help`.
+"""The benchmark suite of `frostline serve`, with its baselines: `python -m bench --help`.
 
-Servers are started as users start them, in processes of their own. Each round measures every row once, so that what
-changes on the machine in between strikes all of them; medians over the rounds are shown.
+It starts servers as users start them, in separate processes. Each round measures every row once, so that a change on
+the machine affects all rows alike. The report shows medians over the rounds.
 """
 
 import argparse
@@ -17,10 +17,10 @@ CHART = document.IMAGES / "concurrency.png"
 
 
 def chosen(asked: str | None) -> list[str]:
-    """The names of rows in a list with commas, in the order of a round; all of them if there is no list.
+    """The names of rows in a comma-separated list, in the order of a round; all rows without a list.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: a row does not exist.
     """
     if asked is None:
         return list(ROWS)
@@ -42,19 +42,19 @@ def markdown(results: Results, missing: dict[str, str], how: str) -> str:
 
 
 def main() -> None:
-    """Parse the command line, measure, tell."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description=__doc__.partition("\n")[0],
         epilog="example: python -m bench --only mlp@64,cnn@64 --rounds 3 -- --transport grpcio",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how often each row is measured (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default 5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one load (default 2)")
     parser.add_argument("--only", metavar="ROW[,ROW]", help=f"some of the rows: {', '.join(ROWS)}")
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that everything runs")
+    parser.add_argument("--quick", action="store_true", help="one short round, to check that everything runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's numbers")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw throughput and p99 against requests in flight")
-    parser.add_argument("--write", action="store_true", help=f"write the tables and the chart into {document.DOCUMENT}")
+    parser.add_argument("--write", action="store_true", help=f"write the tables and the chart to {document.DOCUMENT}")
     parser.add_argument("flags", nargs="*", help="further flags of every server, after --")
     options = parser.parse_args()
     try:
@@ -67,7 +67,7 @@ def main() -> None:
     console = report.console_of_width()
     load = machine.load()
     if load > machine.QUIET:
-        console.print(f"the machine is busy (load {load:.1f}): these numbers will be of no use")
+        console.print(f"the machine is busy (load {load:.1f}): these numbers are not usable")
     record = measure({name: ROWS[name] for name in names}, rounds, seconds, options.flags, console)
     how = (
         f"{machine.described()}; medians of {rounds} interleaved rounds of {seconds:g} s; the load generators share the "

@@ -1,8 +1,8 @@
-"""The overload study: what a server does with more load than it can carry.
+"""The overload study: a server's answers, refusals and memory under more load than it can carry.
 
-A first server, without a limit, shows the capacity in closed loop. A second one, with whatever flags are given, then
-gets a multiple of that in open loop: how much is answered inside the limit, how fast the rest is refused, what it
-does to memory.
+A first server, without a limit, shows the capacity in closed loop. A second server, with the given flags, then gets a
+multiple of the capacity in open loop. The study shows how many requests are answered within the limit, how fast the
+others are refused, and how much memory the server uses.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _PUSHBACK = "retry-pushback-ms"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done.
+    """The parameters of the study.
 
     Attributes:
         network: one of `NETWORKS`.
@@ -93,7 +93,7 @@ def overload(lab: Lab, plan: Plan) -> Samples:
 
 
 def summary(outcome: Outcome, seconds: float, slo_ms: float) -> Sample:
-    """What became of the requests, after the first fifth of the time.
+    """The outcomes of the requests, without the first fifth of the time.
 
     Returns:
         A second: offered, inside (answered within the limit), outside (answered later), refused, unanswered; a number
@@ -140,18 +140,18 @@ def numbers(results: Results, title: str) -> Sheet:
 
 
 def main() -> None:
-    """Parse the command line, measure, tell."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.overload",
         description=__doc__.partition("\n")[0],
         epilog="example: python -m bench.overload --slo-ms 10 -- --slo-ms 10",
     )
-    parser.add_argument("--network", choices=NETWORKS, default="cnn", help="what is served (default cnn)")
+    parser.add_argument("--network", choices=NETWORKS, default="cnn", help="the served network (default cnn)")
     parser.add_argument("--factor", type=float, default=2.0, help="offered load over capacity (default 2)")
     parser.add_argument("--slo-ms", type=float, default=10.0, help="limit on an answer's latency (default 10)")
-    parser.add_argument("--deadline", action="store_true", help="let calls carry the limit as their deadline")
+    parser.add_argument("--deadline", action="store_true", help="give calls the limit as their deadline")
     parser.add_argument("--config", default="", help="text of the model's config.pbtxt")
-    parser.add_argument("--rounds", type=int, default=3, help="how often (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default 3)")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one load (default 5)")
     parser.add_argument("--write", action="store_true", help=f"write the result into {document.DOCUMENT}")
     parser.add_argument("flags", nargs="*", help="flags of the server with the limit, after --")

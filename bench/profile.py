@@ -1,8 +1,8 @@
-"""The profile of the server: where the microseconds of a request go.
+"""The CPU profile of the server: by thread, by library and by line, for one request.
 
-Linux says how much CPU each thread takes for a request. In runs of their own, because a watched process is slower,
-perf says in which libraries it is spent and py-spy on which lines of the server. py-spy reads a thread's stack a
-moment after it saw it run, so lines on which threads fall asleep get more than their due; perf has no such moment.
+Linux counts the CPU time of each thread. In separate runs, because a profiled process is slower, perf samples the
+libraries and py-spy samples the lines of the server. py-spy reads a thread's stack a moment after it saw the thread
+run, so it overstates lines on which threads fall asleep; perf has no such delay.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Micros = Mapping[str, Mapping[str, float]]
 def per_request(
     samples: Mapping[int, Counter[str]], names: Mapping[int, str], spent: Mapping[int, ThreadTime], requests: float
 ) -> Micros:
-    """Share the CPU time of threads out by their samples; of a thread without samples it has no place.
+    """Divide the CPU time of threads by their samples; the time of a thread without samples has no place.
 
     Args:
         samples: by the kernel's thread id and place.
@@ -90,7 +90,7 @@ def _code(place: str) -> str:
 
 
 def profiled(lab: Lab, in_flight: int) -> tuple[Sample, list[Sheet], Path]:
-    """Load a server four times: unwatched, under perf, and under py-spy for its lines and for a flame graph."""
+    """Put load on a server four times: unprofiled, under perf, and under py-spy for lines and for a flame graph."""
     questions = ask("mlp", MLP, [784])
     server = lab.server("mlp", {"mlp": MLP})
     load = partial(lab.closed, server, questions, in_flight)
@@ -115,11 +115,11 @@ def profiled(lab: Lab, in_flight: int) -> tuple[Sample, list[Sheet], Path]:
 
 
 def main() -> None:
-    """Parse the command line, profile, tell."""
+    """Parse the command line, profile, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__.partition("\n")[0])
     parser.add_argument("--in-flight", type=int, default=64, help="requests in flight (default 64)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each of four loads (default 6)")
-    parser.add_argument("--write", choices=("before", "after"), help=f"write into that part of {document.DOCUMENT}")
+    parser.add_argument("--write", choices=("before", "after"), help=f"write into this section of {document.DOCUMENT}")
     parser.add_argument("flags", nargs="*", help="further flags of the server, after --")
     options = parser.parse_args()
     console = console_of_width()

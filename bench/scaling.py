@@ -47,7 +47,7 @@ class Growth:
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """The line a + b x that comes closest to `y` in proportion, as a, b, and its largest relative error."""
+    """The line a + b x with the least relative error to `y`: a, b, and the largest relative error."""
     at, values = np.asarray(x, float), np.asarray(y, float)
     b, a = np.polyfit(at, values, 1, w=1 / values)
     return float(a), float(b), float(np.max(np.abs(a + b * at - values) / values))
@@ -142,11 +142,11 @@ def sheet(growths: Sequence[Growth]) -> Sheet:
 
 
 def main() -> None:
-    """Parse the command line, measure, tell."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one load (default 3)")
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that everything runs")
+    parser.add_argument("--quick", action="store_true", help="one short round, to check that everything runs")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the four charts")
     parser.add_argument("--write", action="store_true", help=f"write charts and sentences into {document.DOCUMENT}")
     parser.add_argument("flags", nargs="*", help="further flags of every server, after --")

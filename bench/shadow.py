@@ -1,9 +1,9 @@
-"""The shadow study: what a shadow costs the version it follows.
+"""The shadow study: the latency that a shadow adds to the live version.
 
-One server; `h2load` sends one-row ModelInfer requests without a pause, and the shadow is taken off and put back
-several times a second meanwhile, so that whatever else the machine does meets both alike. The requests' own log tells
-which began when: the ratio of the two median times is the answer. The first part of each turn does not count, because
-the shadow still works off its queue then.
+`h2load` sends one-row ModelInfer requests to one server without a pause. Meanwhile the study detaches and attaches the
+shadow several times a second, so that noise of the machine affects both cases alike. h2load's log has the start of
+each request; the result is the ratio of the two median latencies. The first part of each period does not count,
+because the shadow still works off its queue then.
 """
 
 import argparse
@@ -42,7 +42,7 @@ Array = np.ndarray[Any, Any]
 
 @contextmanager
 def serving(models: Path, transport: str) -> Iterator[Server]:
-    """A server in this process, so that its shadow can be taken off faster than a folder is looked at."""
+    """A server in this process, so that its shadow can be detached faster than a folder is scanned."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -60,7 +60,7 @@ def serving(models: Path, transport: str) -> Iterator[Server]:
 
 
 def measure(h2load: str, server: Server, body: Path, in_flight: int, seconds: int) -> tuple[Array, Array]:
-    """Times of requests in microseconds, without and with the shadow; every request must have succeeded."""
+    """Latencies of requests in microseconds, without and with the shadow; every request must succeed."""
     log = body.with_suffix(".log")
     log.unlink(missing_ok=True)
     command = [
@@ -104,7 +104,7 @@ def measure(h2load: str, server: Server, body: Path, in_flight: int, seconds: in
 
 
 def main() -> None:
-    """Parse the command line, measure, print."""
+    """Parse the command line, measure, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.shadow", description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--layers", default="784,256,128,10", help="layer sizes of both networks (default 784,256,128,10)"

@@ -1,10 +1,11 @@
-"""The training study: what the training loop costs over a loop written by hand.
+"""The training study: the time of Frostline's training loop against a loop written by hand.
 
-Both train a recipe's network on its rows with the same steps: shuffle, forward, loss, backward, clip, update, the learning
-rate's schedule, validation and the best weights after every epoch. Ours also watches, writes metrics and a checkpoint, and
-computes with deterministic algorithms. They take turns, so that a busy machine is busy for both.
+Both train a recipe's network on its rows with the same steps: shuffle, forward, loss, backward, clip, update, the
+learning rate's schedule, validation and the best weights after every epoch. Frostline's loop also reports progress,
+writes metrics and a checkpoint, and uses deterministic algorithms. The loops take turns, so that other load on the
+machine affects both.
 
-`resnet` is a residual network of four stages over 8192 random images of 32 x 32 pixels: what a GPU is for.
+`resnet` is a residual network of four stages over 8192 random images of 32 x 32 pixels, a workload for a GPU.
 """
 
 import argparse
@@ -33,23 +34,23 @@ _HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Stopwatch:
-    """A watcher that notes when every epoch ended, and the best accuracy."""
+    """A progress watcher that records the end of every epoch, and the best accuracy."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
         self.best = 0.0
 
     def step(self) -> None:
-        """Steps are not timed."""
+        """Do nothing: steps are not timed."""
 
     def epoch(self, epoch: Epoch) -> None:
-        """Note the time."""
+        """Record the end of an epoch."""
         self.ends.append(time.perf_counter())
         self.best = max(self.best, epoch.validation.accuracy)
 
 
 def resnet_recipe(folder: Path) -> Recipe:
-    """A residual network over random images, each with its class's faint pattern in it; they are written into `folder`."""
+    """A residual network over random images that contain a faint pattern of their class; writes them into `folder`."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 10, 8192)
     patterns = rng.normal(0, 0.3, (10, 3, 32, 32))
@@ -64,14 +65,14 @@ def resnet_recipe(folder: Path) -> Recipe:
 
 
 def ours(recipe: Recipe, split: Split, folder: Path, device: torch.device) -> tuple[list[float], float]:
-    """Train with `frostline_training.loop.trainer`: each epoch's seconds but the first's, and the best accuracy on validation."""
+    """Train with `frostline_training.loop.trainer`; returns each epoch's seconds but the first's, and the best score."""
     watch = Stopwatch()
     train(recipe, split, device=device, watcher=watch, run=runs.start(folder, recipe.name))
     return seconds(watch.ends), watch.best
 
 
 def by_hand(recipe: Recipe, split: Split, device: torch.device) -> tuple[list[float], float]:
-    """Train with the shortest loop that makes the same steps, and tell the same."""
+    """Train with the shortest loop that makes the same steps; returns the same."""
     hyper = recipe.hyperparameters
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, split.dataset).to(device)
@@ -121,12 +122,12 @@ def by_hand(recipe: Recipe, split: Split, device: torch.device) -> tuple[list[fl
 
 
 def seconds(ends: list[float]) -> list[float]:
-    """Return the time between each end and the next."""
+    """The seconds between consecutive ends."""
     return [after - before for before, after in itertools.pairwise(ends)]
 
 
 def main() -> None:
-    """Measure, and print the ratio."""
+    """Parse the command line, measure, and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="digits", help="resnet, or one of frostline train --list")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -148,7 +149,7 @@ def main() -> None:
 
 
 def compare(recipe: Recipe, split: Split, folder: Path, device: torch.device, rounds: int) -> None:
-    """Train with both loops in turn, and print what an epoch took with each."""
+    """Train with both loops in turn, and print the time of an epoch with each."""
     times: dict[str, list[float]] = {"ours": [], "by hand": []}
     best: dict[str, list[float]] = {"ours": [], "by hand": []}
     with cpu_threads(recipe.threads):

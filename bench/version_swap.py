@@ -1,7 +1,7 @@
-"""The version swap study: what callers notice while versions are replaced, as p99 with and without, in one run.
+"""The version swap study: the clients' p99 latency with and without replacements of versions, in one run.
 
-The server is started as users start it, 32 one-row requests are in flight all the time, and windows in which a new
-version appears every half second (one in four of them wrong) take turns with windows in which none does.
+The server is started as users start it, with 32 one-row requests in flight at all times. Windows in which a new version
+appears every half second (one in four is wrong) alternate with windows without new versions.
 """
 
 import argparse
@@ -33,7 +33,7 @@ IN_FLIGHT = 32
 
 
 def write_version(folder: Path, model: onnx.ModelProto, *, good: bool) -> None:
-    """An artifact as training publishes it; a bad one's golden sample is not what the network answers."""
+    """Write an artifact as training publishes it; a bad one has a golden sample that the network does not reproduce."""
     folder.mkdir(parents=True)
     data = model.SerializeToString()
     (folder / "model.onnx").write_bytes(data)
@@ -46,7 +46,7 @@ def write_version(folder: Path, model: onnx.ModelProto, *, good: bool) -> None:
 
 @contextmanager
 def publishing(publish: Sequence[tuple[Path, Path]], seconds: float) -> Iterator[None]:
-    """Rename each of `publish` into place while the block runs, evenly over that time."""
+    """Rename each of `publish` into place during the block, at equal intervals."""
     ended = threading.Event()
 
     def work() -> None:
@@ -66,7 +66,7 @@ def publishing(publish: Sequence[tuple[Path, Path]], seconds: float) -> Iterator
 
 
 def main() -> None:
-    """Measure, and print the medians and their ratio."""
+    """Parse the command line, measure, and print the medians and their ratio."""
     parser = argparse.ArgumentParser(prog="python -m bench.version_swap", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="windows of each kind")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")

@@ -1,1 +1,1 @@
-"""Workloads and load generators: the networks, the requests and the programs that send them."""
+"""The workload and the load generators: networks, requests, and the programs that send them."""

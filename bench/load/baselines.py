@@ -1,6 +1,6 @@
 """The baselines of the benchmark: echo servers of the same bytes, and ONNX Runtime in this process.
 
-They are measured beside the server, in the same rounds.
+They are measured in the same rounds as the server.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _BUILT = Path(__file__).parents[1] / "results"
 
 @dataclass(frozen=True)
 class Target:
-    """Something to load.
+    """A server under load.
 
     Attributes:
         address: host:port.
@@ -48,10 +48,10 @@ class Target:
 
 @contextmanager
 def echo(kind: str) -> Iterator[Target]:
-    """Run an echo server for as long as the block.
+    """Run an echo server for the duration of the block.
 
     Raises:
-        NotMeasured: it is the C++ one and cannot be compiled here.
+        NotMeasured: the C++ echo cannot be compiled here.
     """
     program = [str(_compiled())] if kind == CPP else [sys.executable, "-m", "bench.load.echo"]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -65,7 +65,7 @@ def echo(kind: str) -> Iterator[Target]:
 
 
 def _compiled() -> Path:
-    """The C++ echo; compiled once for each state of its source."""
+    """The path of the C++ echo; compiled once for each version of its source."""
     source = _SOURCE.read_bytes()
     program = _BUILT / f"echo-{hashlib.sha256(source).hexdigest()[:12]}"
     if program.exists():
@@ -87,7 +87,7 @@ def _compiled() -> Path:
 
 
 def rows_per_second(model: onnx.ModelProto, row: Sequence[int], batch: int, seconds: float, threads: int = 1) -> float:
-    """Rows a second of ONNX Runtime in this process, nothing around it, in batches of `batch` random rows."""
+    """Rows a second of ONNX Runtime alone in this process, in batches of `batch` random rows."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

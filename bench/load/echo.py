@@ -1,6 +1,6 @@
 """An echo server on the library of the native front end: `python -m bench.load.echo`.
 
-It is a baseline of the transport. It prints its port, and serves until its standard input closes.
+It is the baseline of the transport. It prints its port, and serves until its standard input closes.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Closed-loop load by h2load, a generator in C: a new request for every answer."""
+"""The closed-loop load generator: h2load, a program in C, which sends a new request for every answer."""
 
 import re
 import shutil
@@ -20,12 +20,12 @@ _ATTEMPTS = 3
 
 
 class LoadFailed(Exception):
-    """The generator is missing, or not every request was answered as it must be."""
+    """The load generator is missing, or a request was not answered correctly."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """The result of one run.
 
     Attributes:
         answered: all requests that were answered, those of the warm-up too.
@@ -80,7 +80,7 @@ def run(
 
 
 def _report(command: list[str], seconds: float) -> str:
-    """What h2load prints. It never ends if its time was over before the last of many connections was made, so it is run again then."""
+    """The output of h2load, which runs again if it does not end: its time was over before all connections were open."""
     for _ in range(_ATTEMPTS):
         try:
             return subprocess.run(
@@ -97,7 +97,7 @@ def checked(out: str, in_flight: int, answer_bytes: int) -> int:
     """The number of answers in h2load's report.
 
     Raises:
-        LoadFailed: requests failed, or the answers are not of the right size.
+        LoadFailed: requests failed, or the answers have the wrong size.
     """
     requests = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", out)
     traffic = re.search(r"\((\d+)\) data$", out, re.MULTILINE)

@@ -52,7 +52,7 @@ def cnn(channels: int = 40, blocks: int = 3) -> onnx.ModelProto:
 
 
 def image() -> onnx.ModelProto:
-    """Next to no arithmetic behind a large input: the mean of each channel, [N, 3, 224, 224] to logits [N, 10]."""
+    """Almost no arithmetic for a large input: the mean of each channel, [N, 3, 224, 224] to logits [N, 10]."""
     rng = np.random.default_rng(0)
     return _model(_pooled("input"), IMAGE_SHAPE, 10, {"w": rng.normal(size=(3, 10)), "b": rng.normal(size=10)})
 
@@ -196,7 +196,7 @@ def bert(
 
 
 def first(count: int = 16) -> onnx.ModelProto:
-    """A network that reads the first `count` of as many features as a client likes to send, [N, any] to logits [N, 10].
+    """A network that reads the first `count` of any number of features, [N, any] to logits [N, 10].
 
     Its own time does not depend on the size of the message.
     """

@@ -1,4 +1,4 @@
-"""The correctness probe: it checks answers of a server while the server is under load."""
+"""The correctness probe: it checks a server's answers while the server is under load."""
 
 import select
 import threading
@@ -16,11 +16,11 @@ _UNIMPLEMENTED = 12
 
 
 class NotMeasured(Exception):
-    """The server under test does not have what a row measures."""
+    """The server under test does not support what a row measures."""
 
 
 def ask_one(connection: Connection, questions: Asked, index: int) -> Answer:
-    """Ask one question and check the answer.
+    """Send one request and check the answer.
 
     Raises:
         WrongAnswer: the server answered wrongly, with an error, or not at all.
@@ -51,7 +51,7 @@ def ask_one(connection: Connection, questions: Asked, index: int) -> Answer:
 
 @contextmanager
 def probing(address: str, method: str, questions: Asked) -> Iterator[int]:
-    """Ask before and, from a thread, all through the block; yields the size of an answer in bytes, prefix included.
+    """Probe before the block and, from a thread, during it; yields the size of an answer in bytes, with its prefix.
 
     Raises:
         WrongAnswer: at the end of the block, if any answer was wrong.

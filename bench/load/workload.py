@@ -17,7 +17,7 @@ _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 
 class WrongAnswer(Exception):
-    """A server answered otherwise than ONNX Runtime; nothing measured there counts."""
+    """A server's answer differs from ONNX Runtime's; the measurement is invalid."""
 
 
 class Asked(Protocol):
@@ -35,7 +35,7 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Questions:
-    """Requests to one model, and what ONNX Runtime answers.
+    """Requests to one model, and ONNX Runtime's answers.
 
     Attributes:
         messages: serialised ModelInferRequests, all of one size.
@@ -54,7 +54,7 @@ class Questions:
             stream: which of them.
 
         Raises:
-            WrongAnswer: it is another answer, or none.
+            WrongAnswer: the answer differs, or is none.
         """
         try:
             if stream:
@@ -65,7 +65,7 @@ class Questions:
             else:
                 response = pb.ModelInferResponse.FromString(message)
         except DecodeError as error:
-            raise WrongAnswer(f"an answer of {len(message)} bytes is no response: {error}") from error
+            raise WrongAnswer(f"an answer of {len(message)} bytes is not a response: {error}") from error
         expected = self.logits[index]
         outputs = [output.name for output in response.outputs]
         if outputs[:1] != ["logits"] or len(response.raw_output_contents[0]) != expected.nbytes:
@@ -108,7 +108,7 @@ def ask(
 
 
 def framed(message: bytes) -> bytes:
-    """A message as gRPC sends it: whether it is compressed, its length, itself."""
+    """A message with gRPC's length prefix: compression flag, length, message."""
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 

@@ -1,4 +1,4 @@
-"""The charts of the results."""
+"""The charts of the results, drawn with matplotlib."""
 
 import math
 import statistics
@@ -22,8 +22,8 @@ class Curves:
     """One chart with logarithmic axes.
 
     Attributes:
-        title: what it shows.
-        x_label: what lies to the right.
+        title: of the chart.
+        x_label: the title of the x axis.
         x: its values.
         y: by the name of a curve, its values; the first is drawn strongest.
     """

@@ -1,4 +1,4 @@
-"""The results in docs/performance.md: each between two markers, and replaced by the next measurement."""
+"""The generated sections of docs/performance.md: each between two markers, and replaced by the next measurement."""
 
 from pathlib import Path
 

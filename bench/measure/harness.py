@@ -1,4 +1,4 @@
-"""The benchmark harness: servers and baselines, started when first needed, and the loads to put on them."""
+"""The benchmark harness: it starts servers and baselines when they are first needed, and puts load on them."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ Samples = dict[str, Sample]
 
 
 class Lab:
-    """A round; leaving it ends what it started.
+    """One round, as a context manager; leaving it ends every process that it started.
 
     Args:
         seconds: how long one load lasts.
@@ -49,7 +49,7 @@ class Lab:
         self._open.close()
 
     def server(self, key: str, models: dict[str, onnx.ModelProto], *flags: str, config: str = "") -> Target:
-        """The server with these models; `key` tells it from others, so that a row finds the one another row started.
+        """The server with these models; a later row with the same `key` gets the same server.
 
         Args:
             key: the name of the server within this round.
@@ -79,11 +79,11 @@ class Lab:
         stream_of: int = 1,
         connections: int = 1,
     ) -> Sample:
-        """Load a server in closed loop, and check a sample of its answers meanwhile.
+        """Put closed-loop load on a server, and check a sample of its answers meanwhile.
 
         Args:
             target: the server.
-            questions: the first is what is asked all the time; all are asked by the probe.
+            questions: the load sends the first one; the probe sends all.
             in_flight: calls in flight.
             method: of the calls.
             stream_of: messages in one call; the rate and the CPU time are for messages then.
@@ -97,30 +97,30 @@ class Lab:
         return sample
 
     def echo(self, kind: str, message: bytes, in_flight: int) -> Sample:
-        """Load an echo with a message.
+        """Put load on an echo with one message.
 
         Raises:
-            NotMeasured: it cannot be had here.
+            NotMeasured: it is not available here.
         """
         body = framed(message)
         return self._load(self.echo_server(kind), baselines.ECHO, body, in_flight, len(body), 1)
 
     def echo_server(self, kind: str) -> Target:
-        """An echo.
+        """The address and process of an echo.
 
         Raises:
-            NotMeasured: it cannot be had here.
+            NotMeasured: it is not available here.
         """
         if kind not in self._targets:
             self._targets[kind] = self._open.enter_context(baselines.echo(kind))
         return self._targets[kind]
 
     def echoes(self, name: str, message: bytes, in_flight: int) -> Samples:
-        """Both echoes' samples, those that can be had, by "`name` `kind`"."""
+        """The samples of the available echoes, by "`name` `kind`"."""
         return {f"{name} {kind}": self.echo(kind, message, in_flight) for kind in self.echo_kinds()}
 
     def echo_kinds(self) -> list[str]:
-        """The echoes that can be had here; why another cannot is said once a round."""
+        """The echoes that are available here; prints once a round why another is not."""
         if self._kinds is None:
             self._kinds = []
             for kind in (baselines.CPP, baselines.NATIVE):
@@ -154,6 +154,6 @@ class Lab:
 
 
 def _errors_only(event: dict[str, Any]) -> None:
-    """Pass on errors, and lines that are no events: what is said before the log begins, such as a flag that is unknown."""
+    """Print error events, and lines that are not events, such as a message about an unknown flag."""
     if event.get("level", "error") == "error":
         sys.stderr.write((json.dumps(event) if "level" in event else str(event["event"])) + "\n")

@@ -1,4 +1,4 @@
-"""The description of the machine and the time of a measurement, in one sentence."""
+"""The environment of a measurement: machine, versions and date, in one sentence."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ QUIET = 0.5
 
 
 def described() -> str:
-    """The processor, its cores, what ran, and the date."""
+    """The date, the processor, its cores, and the versions of Python and ONNX Runtime."""
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {processor()} ({os.cpu_count()} cores), Python {platform.python_version()}, "
         f"ONNX Runtime {ort.__version__}"
@@ -28,5 +28,5 @@ def processor() -> str:
 
 
 def load() -> float:
-    """How many programs wanted the processor in the last minute."""
+    """The machine's load average over the last minute."""
     return os.getloadavg()[0]

@@ -1,4 +1,4 @@
-"""The cost of a process, as Linux counts it: memory, and CPU time in all and of each thread."""
+"""The resource use of a process, as Linux counts it: memory, and CPU time in total and for each thread."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Interleaved rounds: every scenario runs once in each round, so that noise of the machine meets all alike."""
+"""Interleaved rounds: every scenario runs once in each round, so that noise of the machine affects all alike."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,7 +12,7 @@ from frostline.server_process import ServerFailed
 
 
 class Record:
-    """What was measured so far."""
+    """The samples measured so far."""
 
     def __init__(self) -> None:
         self.results: dict[str, dict[str, list[float]]] = {}
@@ -30,11 +30,11 @@ class Record:
 def measure(
     rows: Mapping[str, Callable[[Lab], Samples]], rounds: int, seconds: float, flags: Sequence[str], console: Console
 ) -> Record:
-    """Measure rows, by their names.
+    """Measure rows in interleaved rounds, by name.
 
     Args:
         rows: each measures one thing.
-        rounds: how often.
+        rounds: number of rounds.
         seconds: how long one load lasts.
         flags: further flags of every server.
         console: shows what is being measured.

@@ -15,7 +15,7 @@ _RATE = 250
 
 @dataclass(frozen=True)
 class Stacks:
-    """What py-spy saw of one thread.
+    """py-spy's samples of one thread.
 
     Attributes:
         name: the thread's, as Python knows it.
@@ -69,7 +69,7 @@ def spy(pid: int, load: Callable[[], object], seconds: float, form: str, path: P
     """Let py-spy watch a process while `load` runs, and return its output.
 
     Raises:
-        SystemExit: py-spy is missing or may not.
+        SystemExit: py-spy is missing or lacks the permission.
     """
     program = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
     if program is None:
@@ -83,7 +83,7 @@ def perf(pid: int, load: Callable[[], object], seconds: float) -> str | None:
     """Let perf watch a process while `load` runs; its samples as `libraries` takes them, None where there is no perf.
 
     Raises:
-        SystemExit: perf may not.
+        SystemExit: perf lacks the permission.
     """
     program = shutil.which("perf")
     if program is None:

@@ -68,7 +68,7 @@ def _cnn_on_two(lab: Lab) -> Samples:
 
 
 def _open(lab: Lab) -> Samples:
-    """A share of the peak measured just before; and the same load on the echoes, which is the client's own part of it."""
+    """Open-loop load at a share of the peak; the echoes under the same load show the client's own part."""
     questions = ask("mlp", MLP, [784])
     server = lab.server("mlp", {"mlp": MLP})
     peak = max(lab.closed(server, questions, in_flight)["rate"] for in_flight in (64, 256))
@@ -95,7 +95,7 @@ def poisson(lab: Lab, address: str, method: str, questions: Questions, rate: flo
     """Put open-loop load on a server; with `check`, a sample of the answers must be right.
 
     Returns:
-        As `Lab.closed`, less what it costs the server, with the client's own p99 of lateness.
+        As `Lab.closed` without the server's costs, and with the p99 of the client's lateness.
     """
 
     def on_answer(number: int, answer: Answer) -> None:

@@ -30,7 +30,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a goal.
+    """The result of a goal.
 
     Attributes:
         goal: the goal.

@@ -36,7 +36,7 @@ def test_a_wrong_answer_is_caught() -> None:
     ):
         with pytest.raises(WrongAnswer, match=complaint):
             questions.check(0, message.SerializeToString())
-    with pytest.raises(WrongAnswer, match="no response"):
+    with pytest.raises(WrongAnswer, match="not a response"):
         questions.check(0, b"\xff")
     failed = pb.ModelStreamInferResponse(error_message="no such model")
     with pytest.raises(WrongAnswer, match="no such model"):

@@ -160,7 +160,7 @@ def refused(*flags: str, **environment: str) -> tuple[int, str]:
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     code, said = refused("--models", str(tmp_path), "--device", "cuda:7")
     assert code == 2
-    assert "device cuda:7 was demanded, but 1 CUDA devices were found" in said
+    assert "device cuda:7 was requested, but 1 CUDA devices were found" in said
 
 
 def test_a_hidden_gpu_is_refused_when_demanded(tmp_path: Path) -> None:

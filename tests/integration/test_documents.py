@@ -43,3 +43,10 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 def test_no_line_is_longer_than_120_characters(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     assert [number for number, line in enumerate(lines, start=1) if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - set(SHORT)), ids=name_of)
+def test_no_sentence_is_on_a_line_of_more_than_120_characters(page: Path) -> None:
+    written = re.sub(r"^<!-- (?:bench|settings): .*?^<!-- end of ", "", prose(page), flags=re.DOTALL | re.MULTILINE)
+    lines = [line for line in written.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 120] == []

@@ -1,1 +1,1 @@
-"""Dynamic batching: a bounded request queue before device threads; `batcher.Batcher` is its face."""
+"""Dynamic batching: a bounded request queue before device threads; `batcher.Batcher` is its interface."""

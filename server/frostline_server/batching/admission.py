@@ -1,9 +1,9 @@
 """Admission control: it refuses a request whose answer would come later than the model's latency limit.
 
-It learns what a batch costs from the batches that ran. A request is admitted only if its answer would be in time even
-if its batch fills up after it. A batch may take little more than half the time a request has, so that a request that
-arrives while one batch runs still makes the next. Without that reserve, requests reach the device with no time left
-and run alone, because no larger batch is in time, and the gain of batches is lost just when it is needed.
+It learns the cost of a batch from the batches that ran. It admits a request only if its answer would be in time even if
+later requests fill its batch. A batch may take little more than half of a request's time limit, so that a request that
+arrives during one batch can still join the next. Without that reserve, requests would reach the device with no time
+left and run alone, because no larger batch would be in time. Batching would then be lost just when the load needs it.
 """
 
 import math
@@ -36,10 +36,10 @@ _TABLE = 4096
 
 
 class Costs:
-    """What a batch costs from the moment it is taken to its last answer: c(rows) = slowness x run(rows) + fixed + row x rows.
+    """The cost model of a batch, until its last answer: c(rows) = slowness x run(rows) + fixed + row x rows.
 
     Args:
-        run_s: measured run times, in seconds, by number of rows; empty where nothing could be measured.
+        run_s: measured run times, in seconds, by number of rows; empty if nothing could be measured.
         max_rows: the most rows of a batch.
     """
 
@@ -55,11 +55,11 @@ class Costs:
         self._row_s = 0.0
 
     def of(self, rows: int) -> float:
-        """Seconds a batch of so many rows will take."""
+        """The predicted time of a batch of so many rows, in seconds."""
         return self._run(rows) * self.slowness + self._fixed_s + self._row_s * rows
 
     def probably(self, rows: int) -> float:
-        """The same without the allowance for surprises."""
+        """The same without the allowance for unexpected delays."""
         return self._run(rows) * self._mean + self._fixed_s + self._row_s * rows
 
     def _run(self, rows: int) -> float:
@@ -68,7 +68,7 @@ class Costs:
         return table[rows] if rows <= last else table[last] * rows / last
 
     def most(self, seconds: float) -> int:
-        """The most rows of a batch that takes no longer; at least 1."""
+        """The most rows of a batch that takes at most this time; at least 1."""
         return max(1, bisect_right(range(self._max_rows + 1), seconds, key=self.of) - 1)
 
     def learn(self, rows: int, run_s: float, around_s: float, *, afresh: bool) -> None:
@@ -78,7 +78,7 @@ class Costs:
             rows: of the batch.
             run_s: the network's own time.
             around_s: the time for assembling and answering.
-            afresh: what was known is old, and counts for less.
+            afresh: earlier measurements are old, and get less weight.
         """
         ratio = run_s / max(self._run(rows), 1e-9)
         if not self._known:
@@ -135,16 +135,16 @@ class AdmissionController:
 
     @property
     def slowness(self) -> float:
-        """How much longer runs take now than they were measured to at warm-up."""
+        """How much longer runs take now than measured at warm-up."""
         return self._costs.slowness
 
     def admit(self, entry: Entry, ahead: int, lanes: int = 1) -> None:
-        """Let an entry in, from its `arrived_s` on, and say until when it must be answered: its `due_s`.
+        """Admit an entry at its `arrived_s`, and set the time when its answer is due, `due_s`.
 
         Args:
             entry: what arrived.
-            ahead: rows that wait and go before it.
-            lanes: how many kinds of rows wait, which cannot share a batch.
+            ahead: queued rows that go before it.
+            lanes: number of queued row shapes, which cannot share a batch.
 
         Raises:
             Overloaded: its answer would be late.
@@ -186,7 +186,7 @@ class AdmissionController:
             raise Overloaded(self._refusal, self._pushback_ms(late_s))
 
     def give_up(self) -> Overloaded:
-        """Why an entry that waited does not run any more."""
+        """The error of a queued entry that can no longer be answered in time."""
         self.shed += 1
         return Overloaded(self._refusal, self._pushback_ms(0.0))
 
@@ -204,15 +204,15 @@ class AdmissionController:
         return [0.0] * (self._devices - len(left)) + left
 
     def finish_s(self, now: float, rows: int) -> float:
-        """When a batch that is taken now will have been answered."""
+        """When a batch that is taken now will be answered."""
         return now + self._costs.of(rows)
 
     def begin_s(self, due_s: float, rows: int) -> float:
-        """When a batch should be taken at the latest to be answered in time, with time to spare for a clock that wakes late."""
+        """The latest time to take a batch so that it is answered in time, with a margin for a timer that fires late."""
         return due_s - self._costs.of(rows) - (LATEST - AIM) * self.slo_s
 
     def spoils(self, left_s: float, waiting: int) -> bool:
-        """Whether a batch that is to be answered in `left_s` seconds is too small for the number of rows that wait."""
+        """Whether a batch that must be answered in `left_s` seconds is too small for the number of queued rows."""
         rows, whole = self._costs.most(left_s), min(waiting, self._batch)
         return rows < whole and rows * self._costs.of(whole) < THRIFT * whole * self._costs.of(rows)
 

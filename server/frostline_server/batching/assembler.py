@@ -19,12 +19,12 @@ touching fresh pages costs ten times the copy. Below it a join into new memory i
 
 
 class Assembler:
-    """Joins the rows of a batch; keeps the memory of large ones, so one belongs to one device thread.
+    """Joins the rows of a batch; reuses the memory of large batches, so each device thread has its own assembler.
 
     Args:
         batched: whether the network has a batch axis; without one every batch is a single entry.
-        reused_bytes: from which size on a batch is copied into memory that is kept.
-        uncast: places of the inputs whose rows stay bytes where all of a batch came as bytes: the device casts them.
+        reused_bytes: batches of at least this size are copied into reused memory.
+        uncast: indices of the inputs that the device casts: their rows stay bytes if all rows of a batch are bytes.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Assembler:
         return whole
 
     def settle(self, outputs: Sequence[Array]) -> None:
-        """Give up kept memory that outputs of a run still look into, for the next batch would overwrite them."""
+        """Give up reused memory that outputs of a run still refer to, because the next batch would overwrite them."""
         if not self._kept:
             return
         for index, kept in list(self._kept.items()):
@@ -90,7 +90,7 @@ class Assembler:
 
 
 def union(batch: list[Entry]) -> tuple[str, ...]:
-    """The outputs that somebody in the batch wants, each once."""
+    """The union of the outputs that the entries of a batch want."""
     first = batch[0].wanted
     if len(batch) == 1 or all([entry.wanted == first for entry in batch]):
         return first
@@ -98,11 +98,11 @@ def union(batch: list[Entry]) -> tuple[str, ...]:
 
 
 def split(batch: list[Entry], rows: int, wanted: tuple[str, ...], outputs: list[Array], *, batched: bool) -> None:
-    """Give every entry its own rows of the outputs it wants.
+    """Give each entry its own rows of the outputs it wants.
 
     Raises:
-        RunFailed: an output has not as many rows as the batch.
-        ValueError: there are not as many outputs as names.
+        RunFailed: an output has another number of rows than the batch.
+        ValueError: the numbers of outputs and names differ.
     """
     for name, output in zip(wanted, outputs, strict=True):
         if batched and (not output.ndim or len(output) != rows):

@@ -13,17 +13,17 @@ MAX_STREAK = 128
 def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) -> list[tuple[list[T], E]]:
     """Run a failed batch in halves, and halves of those that fail, until single entries fail.
 
-    One guilty entry among n costs at most 2 log2 n further runs, any number of them less than 2 n. The smallest part that is
-    known to fail is looked into first, so that runs succeed soon wherever there is anyone innocent. After `MAX_STREAK` failed
-    runs in a row, whoever has not run apart from a guilty one fails with it.
+    One failing entry among n costs at most 2 log2 n further runs; any number of them costs less than 2 n. The smallest
+    part that is known to fail is divided first, so that a run succeeds soon if any entry is good. After `MAX_STREAK`
+    failed runs in a row, every entry that has not run apart from a failing one fails with it.
 
     Args:
         batch: the entries, two or more.
-        error: what they ran into together.
-        attempt: runs a part; returns what that ran into, or None once the part is answered.
+        error: the error of the whole batch.
+        attempt: runs a part; returns its error, or None once the part is answered.
 
     Returns:
-        The parts that failed, and what each ran into.
+        The parts that failed, each with its error.
     """
     streak = 0
     failed: list[tuple[list[T], E]] = []

@@ -13,7 +13,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class RowKind:
-    """What every row of a request is like; requests with equal `shapes` may share a batch.
+    """The shape and types of a request's rows; requests with equal `shapes` may share a batch.
 
     Attributes:
         shapes: for each input of the network, the shape of one row (of the whole tensor if the
@@ -28,25 +28,25 @@ class RowKind:
 
 
 class Entry:
-    """One request while it waits and runs: its rows, the outputs it wants, and where its answer goes.
+    """One queued or running request: its rows, the outputs it wants, and the callback for its answer.
 
     Attributes:
-        kind: what each row is like.
+        kind: shape and types of each row.
         rows: how many rows the request has.
         data: for each input, the rows' elements: bytes as they came, or a view of them, or an array of objects for strings.
         wanted: names of the outputs to compute.
         deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
-        reply: takes the finished entries of one batch that share this reply; called once per entry. It may give an entry an
-            error that it cannot make an answer of.
-        call: whatever the caller needs to answer; the batcher never looks at it.
-        priority: the level it asks for, 1 being the highest; 0 for the model's default.
-        timeout_s: how long it may wait for the device, where the model lets a request say so; None or 0 for not said.
+        reply: takes the finished entries of one batch that share this reply; called once per entry. If it cannot make
+            an answer of an entry, it may set the entry's error.
+        call: data that the caller needs for the answer; the batcher does not use it.
+        priority: the requested priority level, 1 is the highest; 0 for the model's default.
+        timeout_s: how long it may be queued, if the model allows a request to set it; None or 0 if not set.
         outputs: one array for each name in `wanted`, once the entry has run.
         error: why it has no outputs.
         arrived_s: when it was submitted, on the `time.monotonic` clock.
-        due_s: when it must have been answered; set by the queue, and only where there is an slo.
-        expires_s: when it has waited too long; set by the queue, and only where its level has timeouts.
-        level: the part of the queue it waits in, None when it does not wait. Owned by the queue.
+        due_s: when its answer is due; set by the queue, only with a latency limit.
+        expires_s: when its timeout ends; set by the queue, only if its level has timeouts.
+        level: the priority level that it is queued in, None when it is not queued. Owned by the queue.
     """
 
     __slots__ = (
@@ -99,7 +99,7 @@ class Entry:
         self.error: PredictionError | None = None
 
     def rebind(self, other: "Entry") -> None:
-        """Become what `other` is, for another version's queue; whoever holds this entry goes on holding it."""
+        """Take over all fields of `other`, for another version's queue; references to this entry stay valid."""
         self.kind, self.rows, self.data, self.wanted, self.call, self.priority, self.timeout_s = (
             other.kind,
             other.rows,

@@ -1,13 +1,14 @@
-"""The reorder buffer: answers of parallel batches leave in the order in which the batches were taken."""
+"""The reorder buffer: it releases the answers of parallel batches in the order in which the batches were taken."""
 
 import threading
 from collections.abc import Callable, Sequence
 
 
 class ReorderBuffer:
-    """Gives out turns, and holds back what is done before its turn.
+    """Gives each batch a sequence number (a turn), and holds back answers that finish before their turn.
 
-    Nobody waits for a turn: whoever finishes the batch whose turn it is answers those behind it that are done already.
+    No thread waits for a turn: the thread that finishes the batch whose turn it is also sends the held-back answers
+    behind it.
     """
 
     def __init__(self) -> None:
@@ -18,12 +19,12 @@ class ReorderBuffer:
         self._busy = False
 
     def take(self) -> int:
-        """The next turn; every turn that is taken must leave."""
+        """Take the next turn; call `leave` once for every turn that is taken."""
         self._given += 1
         return self._given - 1
 
     def leave(self, turn: int, answers: Sequence[Callable[[], None]]) -> None:
-        """Call `answers` once every earlier turn's have been called; perhaps later, and from another thread.
+        """Call `answers` after those of every earlier turn; possibly later, and from another thread.
 
         Raises:
             Exception: whatever one of them raised.

@@ -1,6 +1,6 @@
-"""The bounded request queue, with priorities, deadlines and one queue for each row shape.
+"""The bounded request queue, with priorities, deadlines and a separate lane for each row shape.
 
-It knows neither threads nor clocks: its owner holds a lock and passes the time.
+It uses neither threads nor clocks: its owner holds a lock and passes the time.
 """
 
 import math
@@ -20,13 +20,13 @@ _ANY: Shapes = ()
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
-    """The bounds of one priority's queue.
+    """The limits of one priority's queue.
 
     Attributes:
-        max_rows: the most rows that may wait; further requests are refused at once.
-        timeout_s: how long a request may wait, in seconds; 0 for ever.
-        delay: what becomes of one that waited longer: True runs it after the others of its priority, False refuses it.
-        allow_override: whether a request's own timeout counts where it is shorter.
+        max_rows: the most rows that may be queued; further requests are refused at once.
+        timeout_s: how long a request may be queued, in seconds; 0 for no limit.
+        delay: what happens after the timeout: True runs the request after the others of its priority, False refuses it.
+        allow_override: whether a request's own timeout counts if it is shorter.
     """
 
     max_rows: int
@@ -41,12 +41,12 @@ class Batching:
 
     Attributes:
         max_batch_size: the most rows in one run.
-        policies: the queue of each priority, the highest first; a single one where there are no priorities.
-        default_priority: the priority, from 1, of requests that name none; 0 where there are no priorities, and then a
-            request's own is ignored.
+        policies: the queue policy of each priority, the highest first; a single one without priorities.
+        default_priority: the priority, from 1, of requests that name none; 0 without priorities: then a request's own
+            priority is ignored.
         max_queue_delay_s: how long an incomplete batch waits for more rows while a device is idle, in seconds.
         preferred_sizes: numbers of rows at which a batch does not wait; the largest that can be formed is run.
-        preserve_ordering: whether answers leave in the order in which the requests came, with several instances too.
+        preserve_ordering: whether answers leave in the order of the requests, with several instances too.
     """
 
     max_batch_size: int
@@ -91,7 +91,7 @@ class RequestQueue:
     Args:
         batching: how they are batched.
         batched: False for a network without a batch axis: every entry then runs alone.
-        admission: says who can be answered in time, where there is an slo.
+        admission: decides which requests can be answered in time, with a latency limit.
     """
 
     def __init__(self, batching: Batching, *, batched: bool, admission: AdmissionController | None = None) -> None:
@@ -122,23 +122,23 @@ class RequestQueue:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether the queue is empty."""
         return not any([lanes for _, lanes in self._ranks])
 
     @property
     def first(self) -> Entry | None:
-        """The entry that `take` would begin with if none has ended and no batch waits for company; None if nothing waits."""
+        """The entry that `take` would begin with if none has ended and no batch waits for more rows; None if empty."""
         for _, lanes in self._ranks:
             if lanes:
                 return lanes[_next_shapes(lanes)][0]
         return None
 
     def push(self, entry: Entry) -> None:
-        """Let an entry wait, from its `arrived_s` on.
+        """Queue an entry at its `arrived_s`.
 
         Raises:
-            InvalidInput: it has more rows than a batch, or the queue, ever takes.
-            QueueFull: as many rows wait as may wait.
+            InvalidInput: it has more rows than a batch or the queue can take.
+            QueueFull: the queue is full.
             Overloaded: its answer would be late.
         """
         rows = entry.rows
@@ -184,10 +184,10 @@ class RequestQueue:
         self._next_expiry_s = min(self._next_expiry_s, entry.expires_s)
 
     def remove(self, entry: Entry) -> bool:
-        """Take an entry out.
+        """Remove an entry.
 
         Returns:
-            Whether it still waited.
+            Whether it was still queued.
         """
         level: _Level | None = entry.level
         if level is None:
@@ -204,7 +204,7 @@ class RequestQueue:
         return True
 
     def clear(self) -> list[Entry]:
-        """Take everything out."""
+        """Remove and return all entries."""
         entries: list[Entry] = []
         for level, lanes in self._ranks:
             for lane in lanes.values():
@@ -221,11 +221,11 @@ class RequestQueue:
 
         Args:
             now: on the `time.monotonic` clock.
-            closing: nobody will join any more, so that waiting for company is in vain.
+            closing: no entry will be added any more, so batches do not wait for more rows.
 
         Returns:
-            The batch; the entries that waited too long, each with its error; and, where there are neither, after how many
-            seconds to ask again if nothing arrives, which may be infinity.
+            The batch; the entries that expired, each with its error; and, if there are neither, after how many seconds
+            to call again if nothing arrives, which may be infinity.
         """
         ended: list[Entry] = []
         if self._next_expiry_s <= now:

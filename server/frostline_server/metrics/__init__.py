@@ -1,4 +1,4 @@
 """The metrics endpoint: Prometheus families over HTTP.
 
-Its face is `families.Sources`, `prometheus.register` and `http.MetricsServer`.
+Its interface is `families.Sources`, `prometheus.register` and `http.MetricsServer`.
 """

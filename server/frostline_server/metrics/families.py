@@ -24,7 +24,7 @@ labels, which are shown with the number 1; or None, where there is nothing to sh
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the collector finds its numbers; all of it is read anew at every scrape.
+    """The sources of the collector's numbers; it reads all of them at every scrape.
 
     Attributes:
         repository: every version, with its counts.
@@ -48,11 +48,11 @@ class Family(Generic[T]):
     """A metric family: one row of a table.
 
     Attributes:
-        name: as it is on the page.
+        name: as it appears on the page.
         type: counter, gauge, histogram, or unknown for Triton's counters, because a counter's name would gain a suffix
             that Triton's dashboards lack.
         labels: besides those of its table.
-        read: gives its present value.
+        read: returns its present value.
         help: its HELP text.
         scale: what a histogram's bounds and sum are multiplied by.
     """
@@ -98,22 +98,22 @@ LOADED: tuple[Family[LoadedSnapshot], ...] = (
            "What a version runs on: the execution provider actually bound, its device, the file's sha256, and "
            "whether its golden sample was reproduced."),
     Family("frostline_model_healthy", "gauge", (), lambda v: v.ready,
-           "1 when the version's device answers its golden row as it should."),
+           "1 when the version is READY and its device passes its probe."),
     Family("frostline_model_load_seconds", "gauge", (), lambda v: v.load_s,
            "Time from reading the file to READY."),
     Family("frostline_queue_rows", "gauge", (), lambda v: v.model.batcher.queued_rows,
            "Rows waiting for the device."),
     Family("frostline_shed_total", "counter", ("when",),
            lambda v: {"arrival": a.refused, "queued": a.shed} if (a := v.model.admission) else None,
-           "Requests refused because their answer would be too late: on arrival, or after they had waited."),
+           "Requests refused because their answer would be late, on arrival or after they were queued."),
     Family("frostline_run_slowness", "gauge", (), lambda v: v.model.admission.slowness if v.model.admission else None,
-           "How much longer runs take now than at warm-up, an allowance for surprises included; only with slo_ms."),
+           "How much longer runs take now than at warm-up, with an allowance for unexpected delays; only with slo_ms."),
     Family("frostline_request_seconds", "histogram", (), lambda v: v.stats.request_seconds,
-           "From a request's arrival to its answer."),
+           "Time from a request's arrival to its answer."),
     Family("frostline_queue_seconds", "histogram", (), lambda v: v.stats.queue_seconds,
-           "A request's wait for the device."),
+           "Time that a request waits for the device."),
     Family("frostline_run_seconds", "histogram", (), lambda v: v.stats.run_seconds,
-           "The network's run of one batch."),
+           "Time of the network's run of one batch."),
     Family("frostline_batch_rows", "histogram", (), lambda v: v.stats.batch_rows,
            "Rows in one batch."),
     Family("frostline_predictions_total", "counter", ("label",), lambda v: v.predictions[0],
@@ -133,9 +133,9 @@ SHADOW: tuple[Family[Counts], ...] = (
     Family("frostline_shadow_disagreements_total", "counter", (), lambda shadow: shadow.disagreements,
            "Of those, rows with another argmax."),
     Family("frostline_shadow_dropped_rows_total", "counter", (), lambda shadow: shadow.dropped,
-           "Rows the shadow had no time for."),
+           "Rows that the shadow had no time for."),
     Family("frostline_shadow_failed_rows_total", "counter", (), lambda shadow: shadow.failed,
-           "Rows the shadow failed on."),
+           "Rows on which the shadow failed."),
     Family("frostline_shadow_logit_difference", "histogram", (), lambda shadow: shadow.difference,
            "A row's largest absolute difference of a logit."),
 )  # fmt: skip

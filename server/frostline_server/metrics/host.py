@@ -11,7 +11,7 @@ _PROC = Path("/proc")
 
 
 class CpuClock:
-    """The share of the machine's CPU time that was busy since it was last asked."""
+    """The machine's CPU utilisation since the last call."""
 
     def __init__(self, proc: Path = _PROC) -> None:
         self._proc = proc
@@ -34,7 +34,7 @@ class CpuClock:
 
 
 def host_families(cpu: CpuClock) -> Iterator[Metric]:
-    """CPU and memory of the machine and, where NVIDIA's management library is installed and finds one, its GPUs."""
+    """CPU and memory of the machine, and its GPUs if NVIDIA's management library is installed and finds any."""
     yield _gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", cpu.utilization())
     page = os.sysconf("SC_PAGE_SIZE")
     total = os.sysconf("SC_PHYS_PAGES") * page

@@ -15,13 +15,13 @@ StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A slow scraper must not keep a supervisor's probe waiting."""
+    """An HTTP server with a thread for each connection, so that a slow scraper does not delay a probe."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def server_bind(self) -> None:
-        """Bind without asking DNS for this machine's name, as the standard library's HTTP server would."""
+        """Bind without a DNS query for this machine's name, which the standard library's HTTP server would make."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
@@ -32,11 +32,11 @@ class _ServerV6(_Server):
 
 
 class _Quiet(WSGIRequestHandler):
-    # A connection that asks nothing must not hold its thread for ever.
+    # A connection without a request must not occupy its thread without limit.
     timeout = 10
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the signature is wsgiref's
-        """A scrape every few seconds is not worth a line each."""
+        """Log nothing: a line for each scrape, every few seconds, would be noise."""
 
 
 class MetricsServer:
@@ -56,7 +56,7 @@ class MetricsServer:
         self._unready = unready
 
     def start(self) -> str:
-        """Listen.
+        """Start to listen.
 
         Returns:
             The base URL.
@@ -92,7 +92,7 @@ class MetricsServer:
         if path == "/readyz":
             reason = self._unready()
             return _text(start_response, "503 Service Unavailable" if reason else "200 OK", reason or "ready")
-        return _text(start_response, "404 Not Found", "there are /metrics, /healthz and /readyz")
+        return _text(start_response, "404 Not Found", "the paths are /metrics, /healthz and /readyz")
 
 
 def _text(start_response: StartResponse, status: str, body: str) -> Iterable[bytes]:

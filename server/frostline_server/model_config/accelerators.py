@@ -1,4 +1,4 @@
-"""The execution providers of a model configuration: which come before the device's own, with which options."""
+"""The execution providers of a model configuration, with their options, in the order in which they are tried."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ OPENVINO = "OpenVINOExecutionProvider"
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """An execution provider to put before the ordinary one of its device.
+    """An execution provider that is tried before the device's own.
 
     Attributes:
         name: as config.pbtxt spells it.
@@ -29,11 +29,11 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Accelerators:
-    """What one model asks for.
+    """The execution providers that one model requests.
 
     Attributes:
-        gpu: providers to put before CUDA.
-        cpu: providers to put before the CPU's own.
+        gpu: providers tried before CUDA.
+        cpu: providers tried before the CPU's own.
         cuda: options of the CUDA provider itself.
     """
 
@@ -43,10 +43,10 @@ class Accelerators:
 
 
 def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators, list[str]]:
-    """What a configuration asks for, and warnings that name what in it is not known here.
+    """The providers that a configuration requests, and warnings that name unknown options.
 
     Raises:
-        LoadError: a value makes no sense.
+        LoadError: a value is invalid.
     """
     wanted = config.optimization.execution_accelerators
     given = config.parameters
@@ -54,25 +54,25 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
     cpu, unknown_cpu = _for_cpu(wanted.cpu_execution_accelerator)
     for name, read in CUDA_PARAMETERS.items():
         if name in given:
-            # Triton's older spelling yields to the one in the accelerator.
+            # The accelerator's own parameter overrides Triton's older spelling.
             cuda.setdefault(name, read(f"parameters.{name}", given[name].string_value))
     unknown += unknown_cpu
-    warnings = [f"config.pbtxt asks for what is not honoured: {', '.join(unknown)}"] if unknown else []
+    warnings = [f"config.pbtxt has options that this server does not support: {', '.join(unknown)}"] if unknown else []
     return Accelerators(gpu, cpu, cuda), warnings
 
 
 def providers_for(
     wanted: Accelerators, providers: Sequence[Provider], available: Iterable[str]
 ) -> tuple[list[Provider], list[str]]:
-    """The execution providers of one session, best first, in Triton's order: for the GPU, CUDA, for the CPU, the CPU.
+    """The execution providers of one session, best first: accelerators, CUDA, the CPU's accelerators, the CPU.
 
     Args:
-        wanted: what the model's configuration asks for.
+        wanted: the providers that the model's configuration requests.
         providers: the device's own, from `choose_providers`.
         available: the providers this ONNX Runtime was built with.
 
     Returns:
-        The providers, and warnings that name what cannot be had.
+        The providers, and warnings that name those that are not available.
     """
     on_gpu = providers[0][0] == CUDA
     missing = [] if on_gpu else [f"{entry.name} needs a GPU" for entry in wanted.gpu]
@@ -90,7 +90,9 @@ def providers_for(
             else:
                 missing.append(f"{entry.name} needs an ONNX Runtime built with {entry.provider}")
         chosen.append((name, own))
-    return chosen, [f"config.pbtxt asks for what cannot be had here: {'; '.join(missing)}"] if missing else []
+    return chosen, [
+        f"config.pbtxt asks for execution providers that are not available: {'; '.join(missing)}"
+    ] if missing else []
 
 
 _CUDA_OPTIONS: Mapping[str, Callable[[str, str], str]] = {

@@ -1,6 +1,6 @@
-"""The parser of config.pbtxt: it reads a model's configuration as Triton does.
+"""The parser of config.pbtxt, Triton's text format of a model's configuration.
 
-It also names every field that this server does not honour.
+It also reports every field that this server does not support, by its path.
 """
 
 import json
@@ -35,10 +35,10 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
     """Read a config.pbtxt.
 
     Returns:
-        The part that is honoured, and warnings that name what is not.
+        The supported fields, and warnings that name the others.
 
     Raises:
-        LoadError: the file is not Triton's text format, or asks for something other than ONNX Runtime.
+        LoadError: the file is not in Triton's text format, or requests a backend other than ONNX Runtime.
     """
     config = model_config_pb2.ModelConfig()
     try:
@@ -57,29 +57,29 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
 
 
 def parse_model_config(text: str) -> tuple[model_config_pb2.ModelConfig, list[str]]:
-    """Read a configuration in JSON, as requests to load a model bring it.
+    """Read a configuration in JSON, as in a request to load a model.
 
     Returns:
-        The part that is honoured, and warnings that name what is not.
+        The supported fields, and warnings that name the others.
 
     Raises:
-        LoadError: it is not a configuration, or asks for something other than ONNX Runtime.
+        LoadError: it is not a configuration, or requests a backend other than ONNX Runtime.
     """
     config = model_config_pb2.ModelConfig()
     unknown: list[str] = []
     try:
         fields = json.loads(text)
         if not isinstance(fields, dict):
-            raise LoadError(f"it is no model configuration: expected a JSON object, got {text[:20]}")
+            raise LoadError(f"it is not a model configuration: expected a JSON object, got {text[:20]}")
         json_format.ParseDict(_known_fields(fields, _CONTRACT, "", unknown), config)
     except (ValueError, json_format.ParseError, RecursionError) as error:
-        raise LoadError(f"it is no model configuration: {error}") from error
+        raise LoadError(f"it is not a model configuration: {error}") from error
     _check_kind("it", config)
     return config, _warnings("the configuration in the request", config, unknown)
 
 
 def _known_fields(fields: Mapping[str, Any], descriptor: Descriptor, path: str, unknown: list[str]) -> dict[str, Any]:
-    """A message's fields without those its contract does not have, whose paths are added to `unknown` if they say anything."""
+    """A message's known fields; adds the paths of the others to `unknown`, unless they are empty."""
     known = {}
     for name, value in fields.items():
         field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
@@ -107,21 +107,23 @@ def _warnings(source: str, config: model_config_pb2.ModelConfig, unknown: Iterab
     names = list(dict.fromkeys(unknown))
     if config.model_transaction_policy.decoupled:
         names.append("model_transaction_policy.decoupled")
-    return [f"{source} asks for what is not honoured: {', '.join(names)}"] if names else []
+    return [f"{source} has fields that this server does not support: {', '.join(names)}"] if names else []
 
 
 def _check_kind(file: str, config: model_config_pb2.ModelConfig) -> None:
     for field, given, known in (("platform", config.platform, PLATFORM), ("backend", config.backend, BACKEND)):
         if given not in ("", known):
-            raise LoadError(f"{file} sets {field} '{given}'; only ONNX files are served here, which are '{known}'")
+            raise LoadError(
+                f"{file} sets {field} '{given}'; this server serves only ONNX files, so it must be '{known}'"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownField:
-    """A field that the contract does not have.
+    """A field that is not in the contract.
 
     Attributes:
-        names: paths of the innermost fields in it, such as `optimization.cuda.graphs`.
+        names: paths of its innermost fields, such as `optimization.cuda.graphs`.
         start: where it begins in the text.
         end: where it ends.
     """
@@ -132,7 +134,7 @@ class UnknownField:
 
 
 def unknown_fields(text: str, descriptor: Descriptor) -> list[UnknownField]:
-    """Every field of a text-format message that its contract does not have, in order.
+    """Every field of a text-format message that is not in its contract, in order.
 
     Raises:
         text_format.ParseError: the text is not a message.
@@ -143,7 +145,7 @@ def unknown_fields(text: str, descriptor: Descriptor) -> list[UnknownField]:
 
 
 def _blanked(text: str, unknown: list[UnknownField]) -> str:
-    """The text without these fields, which are in order; everything else stays at its line and column."""
+    """The text with these fields replaced by blanks, so that everything else keeps its line and column."""
     kept: list[str] = []
     at = 0
     for field in unknown:
@@ -159,7 +161,7 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
 
 
 class _Walk:
-    """One pass over a text: messages by their descriptors, unknown fields by their names alone."""
+    """One pass over a text; it follows the descriptors, and the names alone inside unknown fields."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -216,7 +218,7 @@ class _Walk:
 
     def _scalar(self) -> None:
         if self._kind() == "text":
-            # Texts that follow each other are one value.
+            # Adjacent strings are one value.
             while self._kind() == "text":
                 self._at += 1
             return
@@ -249,17 +251,17 @@ class _Walk:
 
 
 def label_file(folder: Path, filename: str) -> tuple[str, ...]:
-    """The labels in a file of the model's folder, one a line.
+    """Read the labels from a file in the model's folder, one a line.
 
     Raises:
         LoadError: it cannot be read, or is not in that folder.
     """
     if Path(filename).is_absolute() or ".." in Path(filename).parts:
-        raise LoadError(f"config.pbtxt names the labels '{filename}'; they must be a file in the model's own folder")
+        raise LoadError(f"config.pbtxt names the label file '{filename}'; it must be in the model's own folder")
     try:
         lines = (folder / filename).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"the labels {filename} cannot be read: {error}") from error
+        raise LoadError(f"the label file {filename} cannot be read: {error}") from error
     while lines and not lines[-1].strip():
         lines.pop()
     return tuple(line.strip() for line in lines)

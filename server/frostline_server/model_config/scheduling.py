@@ -1,4 +1,4 @@
-"""The scheduling of a model configuration: its batching and its instances, over the server's own settings."""
+"""The scheduling of a model configuration: its batching, latency limit and instances, with the server's defaults."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,11 +20,11 @@ _KINDS = {_Group.KIND_AUTO: "KIND_AUTO", _Group.KIND_GPU: "KIND_GPU", _Group.KIN
 
 
 def model_batching(config: model_config_pb2.ModelConfig, defaults: Batching, *, batched: bool) -> Batching:
-    """How a model's requests are batched: its own configuration over the server's defaults.
+    """How a model's requests are batched: its own configuration, and the server's defaults for the rest.
 
     Args:
         config: the model's own configuration.
-        defaults: what holds where it says nothing; its first policy bounds every queue without a bound.
+        defaults: the server's settings; their first policy limits every queue that has no limit of its own.
         batched: whether the graph has a batch axis.
 
     Raises:
@@ -56,10 +56,10 @@ def model_batching(config: model_config_pb2.ModelConfig, defaults: Batching, *, 
 
 
 def model_slo_s(config: model_config_pb2.ModelConfig, default_s: float) -> float:
-    """How long a request to a model may take, in seconds: its parameter `slo_ms`, or the server's; 0 for no limit.
+    """The latency limit of a model in seconds: its parameter `slo_ms`, or the server's; 0 for no limit.
 
     Raises:
-        LoadError: it is no such number.
+        LoadError: the parameter is not a valid number.
     """
     return _number(config, SLO, default_s * 1000, MAX_SLO_MS) / 1000
 
@@ -129,10 +129,10 @@ def _check_order(batching: Batching) -> None:
 def placements(
     groups: Sequence[model_config_pb2.ModelInstanceGroup], providers: Sequence[Provider], devices: int
 ) -> tuple[list[Sequence[Provider]], list[str]]:
-    """Where the instances of a model run.
+    """The execution providers of each instance of a model.
 
     Args:
-        groups: the configuration's `instance_group`; empty for one instance wherever the server runs its models.
+        groups: the configuration's `instance_group`; empty for one instance on the server's device.
         providers: the server's own execution providers, best first.
         devices: how many CUDA devices there are.
 
@@ -140,7 +140,7 @@ def placements(
         The execution providers of each instance, best first; and warnings.
 
     Raises:
-        LoadError: a group asks for what there is not, or for more than is sensible.
+        LoadError: a group names a device that does not exist, or too many instances.
     """
     instances: list[Sequence[Provider]] = []
     warnings: list[str] = []
@@ -161,7 +161,8 @@ def placements(
             )
         elif kind == "KIND_MODEL":
             warnings.append(
-                "config.pbtxt has an instance_group of KIND_MODEL, which an ONNX model cannot follow; it is taken as KIND_AUTO"
+                "config.pbtxt has an instance_group of KIND_MODEL, which is not possible for an ONNX model; the server "
+                "uses KIND_AUTO"
             )
         if len(instances) + count * len(places) > MAX_INSTANCES:
             raise LoadError(f"config.pbtxt asks for more than {MAX_INSTANCES} instances of the model")

@@ -1,4 +1,4 @@
-"""The session options of a model configuration, apart from execution providers."""
+"""The session options of a model configuration, except execution providers."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,19 +22,19 @@ SESSION_ENTRIES = frozenset(
         "use_memory_efficient_skip_layer_norm", "save_external_prepacked_constant_initializers",
     )
 )  # fmt: skip
-"""Entries ONNX Runtime is known to read; it says nothing of those it does not."""
+"""Entries that ONNX Runtime is known to read; it silently ignores unknown ones."""
 
 MAX_THREADS = 1024
-"""ONNX Runtime would start any number at once."""
+"""A limit of our own: ONNX Runtime would start any number of threads at once."""
 
 _OWN_ENTRIES = frozenset(("session.model_external_initializers_file_folder_path",))
 
 
 def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
-    """What a configuration asks for, and warnings that name what in its `parameters` is not known here.
+    """The session options of a configuration, and warnings that name unknown `parameters`.
 
     Raises:
-        LoadError: a value makes no sense.
+        LoadError: a value is invalid.
     """
     level = config.optimization.graph.level
     if level not in GRAPH_LEVELS:
@@ -55,18 +55,19 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
     unknown = sorted(set(given) - {SLO, *_PARAMETERS, *CUDA_PARAMETERS, *entries})
     if unknown:
         names = ", ".join(f"parameters.{name}" for name in unknown)
-        warnings.append(f"config.pbtxt asks for what is not honoured: {names}")
+        warnings.append(f"config.pbtxt has options that this server does not support: {names}")
     passed_on = sorted(set(entries) - SESSION_ENTRIES)
     if passed_on:
         warnings.append(
-            f"config.pbtxt sets {', '.join(passed_on)}, passed on to ONNX Runtime, which ignores what it does not know"
+            f"config.pbtxt sets {', '.join(passed_on)}; the server passes these on to ONNX Runtime, which ignores "
+            "entries that it does not know"
         )
     return tuning, warnings
 
 
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 SLO = "slo_ms"
-"""A parameter of ours, read with the rest of what a model's batches are like."""
+"""Frostline's own parameter; `scheduling` reads it."""
 
 _PARAMETERS = (
     "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", _SHRINK,
@@ -114,12 +115,12 @@ def flag(name: str, text: str) -> str:
 def words(name: str, text: str) -> str:
     """Any text but an empty one."""
     if not text:
-        raise LoadError(f"config.pbtxt sets {name} to nothing; leave it out or give it a value")
+        raise LoadError(f"config.pbtxt sets {name} to an empty value; remove it or give it a value")
     return text
 
 
 def choice(*values: str) -> Callable[[str, str], str]:
-    """A reader of one of these values, or of its place among them, which is how Triton spells them."""
+    """A reader of one of these values, or of its index among them, which is Triton's spelling."""
     places = [str(place) for place in range(len(values))]
 
     def read(name: str, text: str) -> str:

@@ -15,19 +15,19 @@ Declared = model_config_pb2.ModelInput | model_config_pb2.ModelOutput
 
 
 def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signature:
-    """The graph's signature with the configuration's word where it has one.
+    """The graph's signature, changed where the configuration declares something else.
 
-    Whether rows of several requests share a run: a `max_batch_size` above 0 says yes, one that is written as 0 says
-    no; where it is not written, a tensor declared with as many dims as the graph has says no, and else the graph decides.
+    Whether there is a batch axis: yes if `max_batch_size` is above 0, no if it is given as 0. If it is not given, the
+    answer is no if a tensor is declared with as many dims as the graph has; otherwise the graph decides.
 
     Raises:
-        LoadError: they contradict each other, with what was expected and what the graph has.
+        LoadError: they contradict each other; the message says what was expected and what the graph has.
     """
     inputs = _by_name("input", config.input, signature.inputs)
     outputs = _by_name("output", config.output, signature.outputs)
     missing = [spec.name for spec in signature.inputs if inputs and spec.name not in inputs]
     if missing:
-        raise LoadError(f"config.pbtxt declares the inputs {list(inputs)}, the graph also takes {missing}")
+        raise LoadError(f"config.pbtxt declares the inputs {list(inputs)}, but the graph also takes {missing}")
     batched = _batched(signature, config, {**inputs, **outputs})
     offered = [spec for spec in signature.outputs if not outputs or _offered(spec.name, outputs, signature)]
     return replace(
@@ -44,12 +44,12 @@ def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signat
 
 
 def complete(config: model_config_pb2.ModelConfig, signature: Signature, device: str) -> None:
-    """Fill in what a configuration leaves to the graph and the server: every tensor, and where it runs.
+    """Fill in what a configuration does not declare: every tensor, and the device.
 
     Args:
         config: the model's own configuration with its name, changed in place.
-        signature: what is served.
-        device: where it is served, such as cpu or cuda:0.
+        signature: of the loaded model.
+        device: where it runs, such as cpu or cuda:0.
     """
     if not config.instance_group:
         kind, _, index = device.partition(":")
@@ -80,18 +80,18 @@ def data_type(spec: TensorSpec) -> int:
 
 
 def type_name(number: int) -> str:
-    """An element type in words, or its number where it is none."""
+    """The name of an element type, or its number if it is not a known type."""
     return {known: name for name, known in model_config_pb2.DataType.items()}.get(number, str(number))
 
 
 def _offered(name: str, outputs: Iterable[str], signature: Signature) -> bool:
-    """As in Triton, a list of outputs is the list of what can be asked for; the appended heads are not part of it."""
+    """The outputs that clients may request: as in Triton those declared, and always the appended heads."""
     heads = signature.heads
     return name in outputs or (heads is not None and name in (heads.logits, heads.softmax, heads.argmax))
 
 
 def _with_heads(signature: Signature, outputs: tuple[TensorSpec, ...], batched: bool) -> tuple[TensorSpec, ...]:
-    """The appended heads have the shape their logits are agreed to have."""
+    """Give the appended heads the shape of their logits."""
     heads = signature.heads
     if heads is None:
         return outputs
@@ -106,7 +106,7 @@ def _by_name(kind: str, declared: Iterable[Declared], specs: Iterable[TensorSpec
     by_name: dict[str, Declared] = {}
     for tensor in declared:
         if tensor.name not in in_graph:
-            raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}', the graph has {in_graph}")
+            raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}', but the graph has {in_graph}")
         if tensor.name in by_name:
             raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}' twice")
         by_name[tensor.name] = tensor
@@ -124,7 +124,8 @@ def _batched(signature: Signature, config: model_config_pb2.ModelConfig, declare
         if fixed or not signature.inputs:
             raise LoadError(
                 f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input "
-                f"and output: {', '.join(fixed) or 'it takes no input'}; write max_batch_size: 0 to serve it whole"
+                f"and output: {', '.join(fixed) or 'it takes no input'}; write max_batch_size: 0 to serve it "
+                "without a batch axis"
             )
         return True
     if config.HasField("max_batch_size"):
@@ -145,7 +146,7 @@ def _whole(spec: TensorSpec, signature: Signature) -> Shape:
 
 
 def _dims(declared: Declared) -> tuple[Shape, Shape]:
-    """The shape clients see, and the graph's, as they are declared."""
+    """The declared shape for clients, and the declared shape for the graph."""
     dims = tuple(None if size == -1 else size for size in declared.dims)
     if not declared.HasField("reshape"):
         return dims, dims
@@ -179,12 +180,12 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
             f"config.pbtxt declares the {kind} '{spec.name}' as {declared_as} but the graph has {_text(graph)}{batch}"
         )
     if own == dims:
-        # Of an input, the narrower word counts; of an output, the person's: graphs are wrong about theirs at times.
+        # For an input the narrower size counts; for an output the declared one, because graphs are sometimes wrong.
         return replace(spec, shape=_narrowed(dims, graph) if kind == "input" and spec.ranked else dims, ranked=True)
     heads = signature.heads
     if heads is not None and spec.name in (heads.softmax, heads.argmax):
         raise LoadError(
-            f"config.pbtxt reshapes '{spec.name}', which this server appends to the network and answers as it is"
+            f"config.pbtxt reshapes '{spec.name}', which this server adds to the network and cannot reshape"
         )
     if _pieces(dims) != _pieces(own):
         raise LoadError(
@@ -197,7 +198,7 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
 def _check_type(kind: str, spec: TensorSpec, declared: Declared) -> None:
     if declared.data_type not in (model_config_pb2.TYPE_INVALID, data_type(spec)):
         raise LoadError(
-            f"config.pbtxt declares the {kind} '{spec.name}' as {type_name(declared.data_type)}, the graph has "
+            f"config.pbtxt declares the {kind} '{spec.name}' as {type_name(declared.data_type)}, but the graph has "
             f"{type_name(data_type(spec))}"
         )
 
@@ -213,7 +214,7 @@ def _narrowed(declared: Shape, graph: Shape) -> Shape:
 
 
 def _pieces(shape: Shape) -> list[int]:
-    """Numbers of elements between the axes of any size: two shapes hold the same elements when these are equal."""
+    """Numbers of elements between axes of any size; two shapes hold the same elements if these are equal."""
     pieces: list[list[int]] = [[]]
     for size in shape:
         if size is None:

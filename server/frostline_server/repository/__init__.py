@@ -1,1 +1,4 @@
-"""The model repository: keeps what is served in line with the models folder; `registry.Repository` answers lookups."""
+"""The model repository: the versions in service, reconciled with the models folder.
+
+Its interface is `registry.Repository`, which looks versions up.
+"""

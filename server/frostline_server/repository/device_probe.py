@@ -1,6 +1,6 @@
 """The liveness probe of devices: it runs every served model's golden row at intervals.
 
-A device that has failed is found this way before a client meets it.
+So the server detects a failed device even when no client sends requests.
 """
 
 import threading
@@ -10,13 +10,13 @@ from frostline_server.errors import LoadError, RunFailed
 from frostline_server.model.loaded_model import LoadedModel
 
 _PATIENCE_S = 10.0
-"""How long one row may take at least before its device counts as hanging."""
+"""The least time that a row may take before its device counts as hanging."""
 
 
 def probe(served: LoadedModel) -> str:
-    """Why a model's device does not answer as it should, or "".
+    """Why a model's device fails its probe, or "".
 
-    A fault that is gone when asked again at once is not one.
+    A failure that does not repeat at once does not count.
     """
     for session in served.sessions:
         try:
@@ -30,11 +30,11 @@ def probe(served: LoadedModel) -> str:
 
 
 class DeviceProbe:
-    """Probes in a thread of its own, each model in turn.
+    """Probes each model in turn, in its own thread.
 
     Args:
-        served: what is served now.
-        on_change: told of each whose `fault` came or went.
+        served: returns the models in service.
+        on_change: called for each model whose `fault` changed.
         period_s: seconds between two rounds.
     """
 
@@ -49,11 +49,11 @@ class DeviceProbe:
         self._thread = threading.Thread(target=self._loop, name="device-probe", daemon=True)
 
     def start(self) -> None:
-        """Begin; the first round is one period from now."""
+        """Start; the first round is one period from now."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop; a probe under way is not waited for."""
+        """Stop; does not wait for a probe in progress."""
         self._stop.set()
 
     def _loop(self) -> None:
@@ -61,7 +61,7 @@ class DeviceProbe:
             self.look()
 
     def look(self) -> None:
-        """One round."""
+        """Probe each model once."""
         self._hanging = {served: thread for served, thread in self._hanging.items() if thread.is_alive()}
         for served in self._served():
             fault = self._ask(served)
@@ -73,7 +73,7 @@ class DeviceProbe:
         if served in self._hanging:
             return served.fault
         found: list[str] = []
-        # In a thread of its own: a run on a dead device may never return.
+        # In a separate thread: a run on a failed device may never return.
         thread = threading.Thread(target=lambda: found.append(probe(served)), name="device-probe-run", daemon=True)
         thread.start()
         patience_s = max(self._period_s, _PATIENCE_S)

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from frostline.pb import model_config_pb2
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""What a folder's files are: for each its path, size, time of change and inode. Equal fingerprints mean equal files."""
+"""The path, size, modification time and inode of each file in a folder. Equal fingerprints mean equal files."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """A model as its folder has it.
+    """A model as its folder describes it.
 
     Attributes:
-        policy: which of its versions are to be served.
+        policy: which of its versions to serve.
         versions: the fingerprint of every version, by number.
-        named: numbers to be served whatever the policy says.
-        stable: those that are to answer what names no version, the first of them that can be served; it is loaded first. If
-            none can be, the next older one than the first takes its place.
+        named: version numbers to serve in addition to the policy's.
+        stable: candidates for requests that name no version; the first one that can be served answers, and is loaded
+            first. If none can be served, the next version older than the first candidate answers.
     """
 
     policy: model_config_pb2.ModelVersionPolicy
@@ -32,12 +32,12 @@ class OnDisk:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A version as the server has it.
+    """A version as the server knows it.
 
     Attributes:
         ready: whether it answers.
-        fingerprint: of what was loaded, or could not be.
-        refused: of newer files of a ready version that could not be loaded, or None.
+        fingerprint: of the files that were loaded, or that failed to load.
+        refused: of newer files of a ready version that failed to load, or None.
     """
 
     ready: bool
@@ -51,8 +51,8 @@ class Plan:
 
     Attributes:
         load: numbers to load, the first one first.
-        unload: numbers of ready versions to let go.
-        forget: numbers of failed versions that no longer mean anything.
+        unload: numbers of ready versions to unload.
+        forget: numbers of failed versions that no longer exist on disk.
     """
 
     load: tuple[int, ...] = ()
@@ -63,13 +63,13 @@ class Plan:
 def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     """What to do next for one model.
 
-    A version that failed is not tried again until its files change; the one before it takes its place. Nothing that
-    answers is let go before all that is wanted is loaded, or because a policy asks only for what is not there; except what is
-    no longer on disk: that was withdrawn.
+    A version that failed is not tried again until its files change; the previous version takes its place. A ready
+    version is unloaded only after every wanted version is loaded, and never because a policy names only versions that
+    do not exist. A version that is no longer on disk was withdrawn, and is unloaded at once.
 
     Args:
-        on_disk: the model's folder, or None if it has none or is not to be served.
-        known: its versions as the server has them, by number.
+        on_disk: the model's folder, or None if the model has no folder or must not be served.
+        known: its versions as the server knows them, by number.
     """
     versions = on_disk.versions if on_disk else {}
     withdrawn = tuple(sorted(number for number, version in known.items() if version.ready and number not in versions))
@@ -79,7 +79,7 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     failed = {number for number, version in known.items() if _failed(version, versions.get(number))}
     wanted = choose(on_disk, failed)
     load = tuple(number for number in wanted if _differs(known.get(number), versions[number]))
-    # Before the stable version is there, a newer one would answer in its place.
+    # The stable version first: until it is loaded, a newer version would answer in its place.
     first = _stand_in(on_disk.stable, wanted)
     load = tuple(sorted(load, key=lambda number: number != first))
     if load:
@@ -91,7 +91,7 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
 
 
 def choose(on_disk: OnDisk, failed: Set[int]) -> tuple[int, ...]:
-    """The versions to be served, newest first, given those that cannot be."""
+    """The versions to serve, newest first, given the versions that failed."""
     usable = sorted((number for number in on_disk.versions if number not in failed), reverse=True)
     policy = on_disk.policy
     choice = policy.WhichOneof("policy_choice")

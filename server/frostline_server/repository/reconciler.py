@@ -22,23 +22,23 @@ from frostline_server.repository.scan import Model, scan
 from frostline_server.repository.stability import StabilityCheck
 
 _DRAIN_S = 60.0
-"""How long requests that a replaced version had accepted may take; what is left then is refused."""
+"""How long the accepted requests of a replaced version may take; the rest is refused after that."""
 
 
 class Reconciler:
     """Loads and unloads versions.
 
-    Every method blocks and may be called from any thread; one works at a time.
+    Every method blocks and may be called from any thread; only one runs at a time.
 
     Args:
         root: the folder of models.
-        repository: what is served.
+        repository: the versions in service.
         loader: loads versions.
-        explicit: whether models are served only when asked for, by `load_model`.
-        on_change: told of each version whose state has changed, before anything further is done.
-        on_warning: told of a model's name and of what in its configuration is not honoured.
-        on_rollout: told of a model's name and of how its versions share its traffic, when that has changed.
-        clock: seconds that only grow.
+        explicit: whether only models that `load_model` names are served.
+        on_change: called for each version whose state changed, before anything else is done.
+        on_warning: called with a model's name and a warning about its configuration.
+        on_rollout: called with a model's name and its traffic, when the traffic's split changed.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -70,23 +70,23 @@ class Reconciler:
         """Whether a version is being loaded; what ONNX Runtime does then cannot be interrupted."""
 
     def reconcile(self) -> bool:
-        """Look at the folder, and load and unload until what is served is what it asks for.
+        """Scan the folder, then load and unload until the versions in service match it.
 
         Failures become states, never exceptions.
 
         Returns:
-            Whether to look again soon: files were seen that may still be being written.
+            Whether to scan again soon, because some files may still be being written.
         """
         with self._working:
             before = self._models
             try:
                 self._models = scan(self._root, before)
             except OSError as error:
-                # What is served stays: a file system that is away for a moment must not take every model with it.
+                # The versions in service stay: a file system that is briefly unavailable must not unload every model.
                 self._complain(f"the models folder cannot be read: {error}")
                 return True
             self._complain("")
-            # A change of who answers does not wait for what is to be loaded.
+            # A change of the routes does not wait for versions that must be loaded.
             self._repository.publish(self._models)
             for name in sorted({*self._models, *self._repository.names()}):
                 self._warn(self._models.get(name), before.get(name))
@@ -99,13 +99,13 @@ class Reconciler:
             return any([not self._settled(self._models[name], number) for name, number in present])
 
     def _complain(self, complaint: str) -> None:
-        """Tell what is wrong with the models folder, once until that changes."""
+        """Report a problem with the models folder, once until it changes."""
         if complaint and complaint != self._complaint:
             self._on_warning("", complaint)
         self._complaint = complaint
 
     def _settled(self, model: Model, number: int) -> bool:
-        """Whether a version can be tried as it is: nobody writes its files any more."""
+        """Whether a version can be loaded: its files are no longer being written."""
         if self._chosen is not None:
             return True
         known = self._repository.of(model.name).get(number)
@@ -114,7 +114,7 @@ class Reconciler:
             return True
 
         def proves() -> bool:
-            # What is known already is being changed, and its card may be of what it was.
+            # A known version is being changed, and its card may describe the old files.
             return known is None and whole(model.path / str(number), model.config)
 
         return self._settling.settled((model.name, number), files, proves)
@@ -122,17 +122,17 @@ class Reconciler:
     def load_model(
         self, name: str, config: model_config_pb2.ModelConfig | None = None, warnings: Iterable[str] = ()
     ) -> None:
-        """Serve a model from now on; one that is served already is loaded anew if its files or `config` have changed.
+        """Serve a model from now on. A model in service is reloaded if its files or `config` changed.
 
         Args:
             name: the model.
             config: used instead of its config.pbtxt, if given.
-            warnings: of what in `config` is not honoured.
+            warnings: about unsupported fields of `config`.
 
         Raises:
-            ModelControlOff: models are not loaded by request here.
+            ModelControlOff: clients cannot load models on this server.
             ModelNotFound: it has no folder.
-            LoadFailed: its newest version cannot be served; the message says what is served instead.
+            LoadFailed: its newest version cannot be served; the message names the versions that are.
         """
         with self._working:
             chosen = self._controlled()
@@ -147,7 +147,7 @@ class Reconciler:
             chosen[name] = config
             for warning in warnings:
                 self._on_warning(name, warning)
-            # Asked again, a version that failed gets another chance.
+            # A client's load request retries a version that failed.
             self._repository.forget(
                 name, [int(version.version) for version in self._repository.versions(name) if version.state == "FAILED"]
             )
@@ -164,10 +164,10 @@ class Reconciler:
                 raise LoadFailed(f"failed to load '{name}', {reasons} (ready versions: {ready})")
 
     def unload_model(self, name: str) -> None:
-        """Serve a model no more; returns when what it had accepted is answered.
+        """Stop serving a model; returns when all accepted requests are answered.
 
         Raises:
-            ModelControlOff: models are not unloaded by request here.
+            ModelControlOff: clients cannot unload models on this server.
             ModelNotFound: it is not served.
         """
         with self._working:
@@ -179,13 +179,13 @@ class Reconciler:
                 pass
 
     def _controlled(self) -> dict[str, model_config_pb2.ModelConfig | None]:
-        """The models to serve, where requests say which."""
+        """The models that clients asked for, with explicit control."""
         if self._chosen is None:
             raise ModelControlOff("explicit model load / unload is not allowed if polling is enabled")
         return self._chosen
 
     def _step(self, name: str) -> bool:
-        """Do what is next for one model; False when there is nothing."""
+        """Take the next action for one model; False when there is none."""
         if self._closing:
             return False
         model = self._models.get(name)
@@ -206,7 +206,7 @@ class Reconciler:
         return True
 
     def _look_again(self, name: str) -> None:
-        """Look at one model's folder: a newer version may have come while one was loaded, and then it is the next one."""
+        """Scan one model's folder again, because a newer version may have appeared while another was loaded."""
         others = {other: model for other, model in self._models.items() if other != name}
         self._models = others | scan(self._root, self._models, only=name)
 
@@ -221,24 +221,24 @@ class Reconciler:
             if self._settled(model, number):
                 versions[number] = files if override is None else (*files, _identity(override))
             elif number in known:
-                # As it was when it was last tried.
+                # Its files as they were at the last try.
                 versions[number] = known[number].refused or known[number].fingerprint
         config = model.config if override is None else override
         return OnDisk(config.version_policy, versions, wanted(model.rollout), standing(model.rollout))
 
     def _override(self, name: str) -> model_config_pb2.ModelConfig | None:
-        """The configuration that a request gave a model instead of its own."""
+        """The configuration that a client gave for a model, used instead of its own."""
         return self._chosen.get(name) if self._chosen else None
 
     def _forgive(self, on_disk: OnDisk | None, known: Mapping[int, ModelVersion]) -> None:
-        """Take back what was said of newer files, where there are again those that are served."""
+        """Clear the failure of newer files, if the files on disk are again those in service."""
         for number, version in known.items():
             if version.refused is not None and on_disk and on_disk.versions.get(number) == version.fingerprint:
                 version.refused, version.reason = None, ""
                 self._on_change(version)
 
     def _problem(self, model: Model, known: Mapping[int, ModelVersion]) -> bool:
-        """Show why a model's folder cannot be followed; what is served of it stays."""
+        """Show why a model's folder cannot be used; its versions in service stay."""
         if 0 in known and known[0].reason == model.problem:
             return False
         version = ModelVersion(model.name, "0", model.path, model.config, model.fingerprint)
@@ -273,13 +273,13 @@ class Reconciler:
         finally:
             self.loading = False
         if version.served is None:
-            # Only here, because until its handler ends an exception holds on to all that was loaded.
+            # Only here: until its handler ends, an exception keeps a reference to everything that was loaded.
             self._refuse(version, replaced, reason)
             return
         version.load_s = time.monotonic() - started_s
         version.state = "READY"
         self._repository.put(version)
-        # It answers before anybody is told that it does.
+        # It can answer before watchers are told.
         self._repository.publish(self._models)
         self._on_change(version)
         if replaced is not None:
@@ -287,20 +287,20 @@ class Reconciler:
 
     def _refuse(self, version: ModelVersion, replaced: ModelVersion | None, reason: str) -> None:
         if self._closing:
-            # It may well be good: that it was given up says nothing about it.
+            # A load that was given up says nothing about the version, so it is not FAILED.
             if replaced is None:
                 self._repository.forget(version.name, [int(version.version)])
         elif replaced is None:
             self._fail(version, reason)
         else:
             replaced.refused = version.fingerprint
-            replaced.reason = f"its files have changed since it was loaded, and cannot be served: {reason}"
+            replaced.reason = f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
             self._on_change(replaced)
         _give_memory_back()
 
     def _retire(self, version: ModelVersion) -> None:
         version.state = "UNLOADING"
-        # Whoever watches is told before a request can be refused.
+        # Watchers are told before a request can be refused.
         self._on_change(version)
         self._repository.publish(self._models)
         self._drain(version)
@@ -309,7 +309,7 @@ class Reconciler:
         self._on_change(version)
 
     def _drain(self, version: ModelVersion) -> None:
-        """Finish what a version had accepted, and release it."""
+        """Finish the accepted requests of a version, and release it."""
         assert version.served is not None, "only what was READY is drained"  # noqa: S101  an invariant, not a check
         version.served.batcher.close(_DRAIN_S)
         self._repository.answered_before += version.served.stats.snapshot().succeeded
@@ -322,7 +322,7 @@ class Reconciler:
         self._on_change(version)
 
     def _tell(self) -> None:
-        """Tell of every model with a rollout whose traffic is shared otherwise than it was."""
+        """Report every model with a rollout whose traffic changed."""
         before = self._told
         self._told = {name: self._repository.traffic(name) for name in self._repository.names()}
         for name, traffic in self._told.items():
@@ -337,22 +337,22 @@ class Reconciler:
                 self._on_warning(model.name if model else "", warning)
 
     def unloaded(self) -> list[str]:
-        """Names of models in the folder of which nothing is served or was tried; only with explicit control."""
+        """Names of models in the folder that no version was loaded of; only with explicit control."""
         return sorted(set(self._models) - set(self._repository.names())) if self._chosen is not None else []
 
     def stop_loading(self) -> None:
-        """Have the load under way given up as soon as it can be, and load and let go nothing more."""
+        """Give up the load in progress as soon as possible, and start no other load or unload."""
         self._closing = True
 
     def close(self, timeout_s: float) -> bool:
-        """Finish what is queued for every version and release them; blocks at most `timeout_s` seconds.
+        """Finish the queued requests of every version and release it; blocks at most `timeout_s` seconds.
 
         Returns:
-            Whether everything accepted was finished.
+            Whether every accepted request was finished.
         """
         deadline_s = time.monotonic() + timeout_s
         self._closing = True
-        # What was accepted is answered while a load under way ends, and what that load brought is let go after it.
+        # Accepted requests are answered while a load in progress ends; a version that it loaded is released after that.
         finished = self._finish(deadline_s)
         if self._working.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
             try:
@@ -367,7 +367,7 @@ class Reconciler:
                 version.state = "UNLOADING"
                 self._on_change(version)
         self._repository.publish(self._models)
-        # Every queue drains at the same time; each is only waited for in turn.
+        # All queues drain at the same time; this waits for one after the other.
         served = [version.served for version in self._repository.versions() if version.served is not None]
         return all([entry.batcher.close(max(0.0, deadline_s - time.monotonic())) for entry in served])
 
@@ -377,12 +377,12 @@ def _known(version: ModelVersion) -> Known:
 
 
 def _identity(config: model_config_pb2.ModelConfig) -> tuple[str, int, int, int]:
-    """A configuration that came by request, as a file's place in a fingerprint."""
+    """A client's configuration, as an entry of a fingerprint."""
     return config.SerializeToString(deterministic=True).hex(), 0, 0, 0
 
 
 def _give_memory_back() -> None:
-    """Return freed memory to the system, where the C library would keep it for its own next allocation."""
+    """Return freed memory to the system; the C library would keep it for later allocations."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

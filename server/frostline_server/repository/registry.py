@@ -1,8 +1,8 @@
-"""The registry: every version of every model with its state, and the lookup of the one a request means.
+"""The model registry: every version of every model with its state, and the lookup of the version that a request means.
 
 LOADING -> READY -> UNLOADING -> UNLOADED, or FAILED with a reason; forward only.
 
-The reconciler writes to it; all others only read.
+Only the reconciler writes to it; all other threads read without a lock.
 """
 
 import random
@@ -35,8 +35,8 @@ class ModelVersion:
         fingerprint: of the files it was loaded from.
         state: LOADING, READY, UNLOADING, UNLOADED or FAILED.
         reason: why it is FAILED, or why newer files of a READY version are not served.
-        served: what it answers with, from READY until it is UNLOADED.
-        refused: the fingerprint of newer files that could not be loaded, or None.
+        served: the loaded model, from READY until it is UNLOADED.
+        refused: the fingerprint of newer files that failed to load, or None.
         load_s: how long loading took.
     """
 
@@ -53,20 +53,20 @@ class ModelVersion:
 
     @property
     def ready(self) -> bool:
-        """Whether it can be relied on: it is READY, and its device answers as it should."""
-        # It may be released meanwhile, so it is looked at once.
+        """Whether it is READY and its device passes its probe."""
+        # It may be released meanwhile, so read the attribute once.
         served = self.served
         return self.state == "READY" and served is not None and not served.fault
 
 
 @dataclass(frozen=True)
 class LoadedSnapshot:
-    """What a loaded version had done at one moment.
+    """A snapshot of a loaded version and its counts.
 
     Attributes:
-        model: what it answers with.
+        model: the loaded model.
         load_s: how long loading took.
-        ready: whether it can be relied on.
+        ready: as in `ModelVersion`.
         stats: its totals and histograms.
     """
 
@@ -83,14 +83,14 @@ class LoadedSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class VersionSnapshot:
-    """One version at one moment.
+    """A snapshot of one version.
 
     Attributes:
         name: the model's name.
         version: its number, in decimal.
         state: as in `ModelVersion`.
         reason: as in `ModelVersion`.
-        loaded: what it had done, or None while it is not loaded.
+        loaded: the loaded model and its counts, or None while it is not loaded.
     """
 
     name: str
@@ -102,11 +102,11 @@ class VersionSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A model's versions as they share its traffic.
+    """How a model's traffic is divided among its versions.
 
     Attributes:
-        routes: which one answers what.
-        problems: why something is not as the rollout says, one sentence each.
+        routes: which version answers which requests.
+        problems: deviations from the rollout and their reasons, one sentence each.
     """
 
     routes: Routes
@@ -114,10 +114,10 @@ class Traffic:
 
 
 class Repository:
-    """Every version the server knows.
+    """Every version that the server knows.
 
-    `put`, `forget` and `publish` are called by one thread at a time. Everything else only reads, from any thread, and
-    never waits for that one.
+    One thread at a time calls `put`, `forget` and `publish`. All other methods only read, from any thread, and never
+    block.
 
     Args:
         draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.
@@ -125,7 +125,7 @@ class Repository:
 
     def __init__(self, draw: Callable[[], float] = random.random) -> None:
         self._draw = draw
-        # Replaced whole, level by level, so that readers need no lock.
+        # Each level is replaced as a whole, so that readers need no lock.
         self._versions: Mapping[str, Mapping[int, ModelVersion]] = {}
         self._ready: Table = {}
         self._traffic: Mapping[str, Traffic] = {}
@@ -134,25 +134,25 @@ class Repository:
         self.answered_before = 0
         """Requests answered by versions that are UNLOADED."""
 
-    # What there is
+    # Versions
 
     def put(self, version: ModelVersion) -> None:
-        """Add a version, or replace the one of its number."""
+        """Add a version, or replace the version of the same number."""
         versions = {**self._versions.get(version.name, {}), int(version.version): version}
         self._versions = {**self._versions, version.name: versions}
 
     def forget(self, name: str, numbers: Iterable[int]) -> None:
-        """Leave versions of a model out from now on."""
+        """Remove versions of a model."""
         gone = set(numbers)
         versions = {number: version for number, version in self.of(name).items() if number not in gone}
         others = {other: known for other, known in self._versions.items() if other != name}
         self._versions = {**others, name: versions} if versions else others
 
     def publish(self, found: Mapping[str, Model]) -> None:
-        """Let requests go where versions' states and models' rollouts say, all at once.
+        """Replace the routing table, from the states of the versions and the models' rollouts.
 
         Args:
-            found: the models folder as it was found.
+            found: the scanned models folder.
         """
         served = {
             name: {
@@ -180,14 +180,14 @@ class Repository:
         self._traffic = traffic
         self._labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
 
-    # Handing out
+    # Lookups
 
     def get(self, name: str, version: str) -> LoadedModel:
         """The version that answers a request.
 
         Args:
             name: the model.
-            version: a number in decimal, or a label; "" or "latest" for the stable one or, where none is, the highest
+            version: a number in decimal, or a label; "" or "latest" for the stable version or, without one, the highest
                 that is READY.
 
         Raises:
@@ -238,7 +238,7 @@ class Repository:
         return self._versions.get(name, {})
 
     def names(self) -> Iterable[str]:
-        """Every model of which a version is known."""
+        """The names of all models that have a version."""
         return self._versions.keys()
 
     def versions(self, name: str = "") -> list[ModelVersion]:
@@ -247,15 +247,15 @@ class Repository:
         return [version for _, versions in sorted(models.items()) for _, version in sorted(versions.items())]
 
     def ready_versions(self, name: str) -> list[str]:
-        """Numbers of a model's versions that can be relied on, ascending."""
+        """Numbers of a model's ready versions, ascending."""
         return [version.version for version in self.versions(name) if version.ready]
 
     def snapshot(self) -> list[VersionSnapshot]:
-        """Every version as it is now, by name and number."""
+        """A snapshot of every version, by name and number."""
         return [_snapshot(version) for version in self.versions()]
 
     def traffic(self, name: str) -> Traffic:
-        """How a model's versions share its traffic."""
+        """How a model's traffic is divided among its versions."""
         return self._traffic.get(name, Traffic(Routes(None)))
 
     def shadows(self) -> list[tuple[str, str, str, Counts]]:
@@ -264,7 +264,7 @@ class Repository:
 
 
 def _snapshot(version: ModelVersion) -> VersionSnapshot:
-    # It may be released meanwhile, so it is looked at once.
+    # It may be released meanwhile, so read the attribute once.
     served = version.served
     loaded = LoadedSnapshot(served, version.load_s, version.ready, served.stats.snapshot()) if served else None
     return VersionSnapshot(version.name, version.version, version.state, version.reason, loaded)

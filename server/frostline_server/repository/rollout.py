@@ -25,19 +25,19 @@ CANARY = "canary"
 
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _MAX_PREVIOUS = 10
-"""Steps that can be taken back; a file must not grow for ever."""
+"""The number of steps that can be rolled back, so that the file does not grow without limit."""
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What a rollout.json says; one that makes no sense cannot be built.
+    """The content of a rollout.json; an invalid one cannot be constructed.
 
     Attributes:
         labels: versions by label.
         split: percent of the requests that name no version, by label; the rest goes to `stable`.
-        shadow: the version that gets a copy of what the stable one answers.
-        previous: versions that were stable before, the last one last.
+        shadow: the version that gets a copy of the requests that the stable version answers.
+        previous: previous stable versions, the latest last.
 
     Raises:
         ConfigError: it contradicts itself.
@@ -52,7 +52,8 @@ class Rollout:
         for label, version in self.labels.items():
             if not _LABEL.fullmatch(label) or label == "latest":
                 raise ConfigError(
-                    f"'{label}' cannot be a label: it begins with a letter, goes on with letters, digits, - and _, and is not latest"
+                    f"'{label}' is not a valid label: a label begins with a letter, has only letters, digits, - and "
+                    "_, and is not latest"
                 )
             _check_version(f"the label '{label}'", version)
         for version in self.previous:
@@ -60,11 +61,11 @@ class Rollout:
         for label, percent in self.split.items():
             if label not in self.labels or label == STABLE:
                 others = sorted(set(self.labels) - {STABLE})
-                raise ConfigError(f"split names '{label}'; it may name the labels other than stable: {others}")
+                raise ConfigError(f"split names '{label}'; it can name only labels other than stable: {others}")
             if not _is_number(percent) or not 0 < percent <= 100:
                 raise ConfigError(f"split gives '{label}' {percent!r}; expected a percentage above 0 and up to 100")
         if sum(self.split.values()) > 100 + _ROUNDING:
-            raise ConfigError(f"split gives away {sum(self.split.values()):g} percent; at most 100 can be")
+            raise ConfigError(f"split assigns {sum(self.split.values()):g} percent; the maximum is 100")
         if self.shadow is not None:
             _check_version("shadow", self.shadow)
         if (self.split or self.shadow) and STABLE not in self.labels:
@@ -74,7 +75,7 @@ class Rollout:
 
     @property
     def on_trial(self) -> bool:
-        """Whether a version is being tried: as the canary, with a share of the traffic, or as the shadow."""
+        """Whether a version is on trial: as the canary, with a share of the traffic, or as the shadow."""
         return bool(self.split) or self.shadow is not None or CANARY in self.labels
 
 
@@ -91,10 +92,10 @@ def _is_number(value: object) -> bool:
 
 
 def parse(text: str) -> Rollout:
-    """Read what stands in a rollout.json.
+    """Parse the text of a rollout.json.
 
     Raises:
-        ConfigError: it is no rollout; the message says what was expected and what came.
+        ConfigError: it is not a rollout; the message says what was expected and what was found.
     """
     try:
         document = json.loads(text)
@@ -104,7 +105,7 @@ def parse(text: str) -> Rollout:
         raise ConfigError(f"expected a JSON object, got {type(document).__name__}")
     unknown = sorted(set(document) - {"labels", "split", "shadow", "previous"})
     if unknown:
-        raise ConfigError(f"there is no {unknown[0]!r} in a rollout; there are labels, split, shadow and previous")
+        raise ConfigError(f"unknown key {unknown[0]!r}; the keys are labels, split, shadow and previous")
     previous = document.get("previous", [])
     if not isinstance(previous, list):
         raise ConfigError(f"previous must be a list of versions, got {previous!r}")
@@ -119,7 +120,7 @@ def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def to_text(rollout: Rollout) -> str:
-    """The file that says `rollout`; `parse` reads it back as it was."""
+    """The text of a rollout.json for `rollout`; `parse` is its inverse."""
     document: dict[str, Any] = {"labels": dict(rollout.labels)}
     if rollout.split:
         document["split"] = dict(rollout.split)
@@ -131,26 +132,26 @@ def to_text(rollout: Rollout) -> str:
 
 
 def read(folder: Path) -> Rollout | None:
-    """A model's rollout; None where there is no rollout.json.
+    """A model's rollout; None if there is no rollout.json.
 
     Raises:
-        ConfigError: the file cannot be read, or is no rollout.
+        ConfigError: the file cannot be read, or is not a rollout.
     """
     try:
         return parse((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, ConfigError) as error:
-        raise ConfigError(f"{FILE} cannot be followed: {error}") from error
+        raise ConfigError(f"{FILE} cannot be used: {error}") from error
 
 
 def write(folder: Path, rollout: Rollout) -> None:
-    """Replace a model's rollout.json at once: a reader sees the old file or the new one, never half of one.
+    """Replace a model's rollout.json atomically: a reader sees the old file or the new one, never a part.
 
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    # Hidden while it is written, and on the same file system, so that the rename is atomic.
+    # A hidden file on the same file system, so that the rename is atomic.
     staging = folder / f".{FILE}-{secrets.token_hex(8)}"
     try:
         try:
@@ -165,11 +166,11 @@ def write(folder: Path, rollout: Rollout) -> None:
         raise ConfigError(f"cannot write {folder / FILE}: {error.strerror}") from error
 
 
-# The steps
+# Steps of a rollout
 
 
 def promote(rollout: Rollout | None, version: int) -> Rollout:
-    """Make a version the stable one. Whatever was on trial no longer is."""
+    """Make a version the stable version, and end the trial of any other."""
     before = rollout or Rollout()
     stable = before.labels.get(STABLE, version)
     previous = before.previous if stable == version else (*before.previous, stable)
@@ -181,7 +182,7 @@ def with_canary(rollout: Rollout | None, version: int, percent: float) -> Rollou
     """Give a version the label `canary` and a share of the traffic.
 
     Raises:
-        ConfigError: no version is stable, this one is, or the share is no percentage that is left.
+        ConfigError: no version is stable, this version is, or the share is not a valid percentage.
     """
     before = _with_stable(rollout, version)
     labels, split = {**before.labels, CANARY: version}, {**before.split, CANARY: percent}
@@ -189,7 +190,7 @@ def with_canary(rollout: Rollout | None, version: int, percent: float) -> Rollou
 
 
 def with_shadow(rollout: Rollout | None, version: int) -> Rollout:
-    """Let a version get a copy of the stable one's traffic.
+    """Give a version a copy of the stable version's traffic.
 
     Raises:
         ConfigError: no version is stable, or this one is.
@@ -200,21 +201,21 @@ def with_shadow(rollout: Rollout | None, version: int) -> Rollout:
 def _with_stable(rollout: Rollout | None, version: int) -> Rollout:
     stable = rollout.labels.get(STABLE) if rollout else None
     if rollout is None or stable is None:
-        raise ConfigError("no version is stable yet, so none can be tried beside it; promote the one that serves first")
+        raise ConfigError("no version is stable yet; first promote the version that answers now")
     if stable == version:
-        raise ConfigError(f"version {version} is the stable one; only another can be tried beside it")
+        raise ConfigError(f"version {version} is the stable version; only another version can be tried beside it")
     return rollout
 
 
 def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
-    """Take the last step back: end what is on trial or, when nothing is, make the version that was stable before so again.
+    """Undo the last step: end the trial or, without a trial, make the previous stable version stable again.
 
     Args:
-        rollout: as it is.
-        on_disk: versions there are; one that was stable and has been deleted is passed over.
+        rollout: the present rollout.
+        on_disk: versions that exist; a previous stable version that was deleted is skipped.
 
     Raises:
-        ConfigError: there is nothing to take back.
+        ConfigError: there is nothing to roll back.
     """
     if rollout is None:
         raise ConfigError(f"there is no {FILE}, so there is nothing to roll back")
@@ -224,25 +225,25 @@ def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
     previous = [version for version in rollout.previous if version in on_disk]
     if not previous:
         raise ConfigError(
-            "nothing is on trial, and no version that is still there was stable before, so there is nothing to roll back to"
+            "no version is on trial, and no previous stable version exists, so there is nothing to roll back to"
         )
     return replace(rollout, labels={**rollout.labels, STABLE: previous[-1]}, previous=tuple(previous[:-1]))
 
 
-# Who answers
+# Routes
 
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Which READY version answers what.
+    """Which READY version answers which requests.
 
     Attributes:
-        default: the one that answers what names no version, but for the split; None when none is READY.
-        labels: the one that answers each label.
-        split: versions with the upper ends of their shares of what names no version, between 0 and 1, ascending; the last
-            is 1. Empty when `default` answers all of it.
-        shadow: the one that gets a copy of what `default` answers.
-        problems: why something is not as the rollout says, one sentence each.
+        default: the version for requests that name none, except for the split; None when none is READY.
+        labels: the version that answers each label.
+        split: versions with the cumulative upper bounds of their shares of requests that name no version, ascending
+            from 0 to 1. Empty when `default` answers all of them.
+        shadow: the version that gets a copy of the requests that `default` answers.
+        problems: deviations from the rollout and their reasons, one sentence each.
     """
 
     default: int | None
@@ -252,14 +253,14 @@ class Routes:
     problems: tuple[str, ...] = ()
 
     def choose(self, draw: float) -> int | None:
-        """The version that answers a request which names none; `draw` is evenly distributed in [0, 1)."""
+        """The version for a request that names none; `draw` is uniformly distributed in [0, 1)."""
         if not self.split:
             return self.default
         ends = [end for end, _ in self.split]
         return self.split[min(bisect_right(ends, draw), len(ends) - 1)][1]
 
     def shares(self) -> dict[int, float]:
-        """The part of what names no version that each version answers, between 0 and 1."""
+        """Each version's share of the requests that name no version, between 0 and 1."""
         if not self.split:
             return {} if self.default is None else {self.default: 1.0}
         begins = [0.0, *(end for end, _ in self.split)]
@@ -267,25 +268,26 @@ class Routes:
 
 
 def wanted(rollout: Rollout | None) -> set[int]:
-    """The versions a rollout needs, besides those the version policy asks for."""
+    """The versions that a rollout needs, in addition to those of the version policy."""
     if rollout is None:
         return set()
     return {*rollout.labels.values(), *([] if rollout.shadow is None else [rollout.shadow])}
 
 
 def standing(rollout: Rollout | None) -> tuple[int, ...]:
-    """The versions that are to answer what names none, the first that can: the stable one, then those before it, the last first."""
+    """The candidates for requests that name no version: the stable version, then the previous ones, latest first."""
     if rollout is None or STABLE not in rollout.labels:
         return ()
     return tuple(dict.fromkeys((rollout.labels[STABLE], *reversed(rollout.previous))))
 
 
 def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
-    """Which version answers what.
+    """Which version answers which requests.
 
-    Without a rollout the newest READY version answers everything. A rollout that names a version which is not READY never
-    costs a request: in place of the stable version the one that was stable before answers, or else the nearest READY one, older
-    ones first, the shadow last; in place of any other, whatever answers for the stable one.
+    Without a rollout the newest READY version answers everything. If a rollout names a version that is not READY, no
+    request fails. In place of the stable version the previous stable version answers, or else the nearest READY
+    version, older versions first, the shadow last. In place of any other version, the version that answers for the
+    stable one does.
     """
     if not ready:
         return Routes(None)
@@ -310,18 +312,18 @@ def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
 
 
 def _nearest(stable: Sequence[int], ready: Collection[int], shadow: int | None) -> int:
-    """The READY version that stands in: of `stable` the first, the next older, the next newer; the shadow only when it is alone."""
+    """The READY version used instead: of `stable`, else the next older, else the next newer; a shadow only if alone."""
     candidates = set(ready) - {shadow} or set(ready)
     older = [number for number in candidates if number <= stable[0]]
     return next((number for number in stable if number in candidates), max(older) if older else min(candidates))
 
 
 def _ends(split: Mapping[str, float], labels: Mapping[str, int], default: int) -> tuple[tuple[float, int], ...]:
-    """The split as ascending upper ends; empty when `default` gets everything."""
+    """The split as cumulative upper bounds; empty when `default` gets everything."""
     shares = {default: 100 - sum(split.values())}
     for label, percent in split.items():
         shares[labels[label]] = shares.get(labels[label], 0.0) + percent
-    # What rounding leaves over is nobody's share.
+    # A remainder that rounding left is not a share.
     shares = {version: share for version, share in shares.items() if share > _ROUNDING}
     if set(shares) == {default}:
         return ()

@@ -1,6 +1,6 @@
 """The routing table: from a request's model name and version to the version that answers.
 
-It is built anew and replaced as a whole, so that a lookup needs no lock.
+A change builds a new table and replaces the old one as a whole, so that a lookup needs no lock.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,20 +20,20 @@ One dictionary for both, so that it can be replaced at once. Nothing a request s
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Versions that share the requests naming none."""
+    """A traffic split: versions that share the requests that name no version."""
 
     routes: Routes
     served: Mapping[int, LoadedModel]
 
     def choose(self, draw: float) -> LoadedModel:
-        """The version for one request; `draw` is evenly distributed in [0, 1)."""
+        """The version for one request; `draw` is uniformly distributed in [0, 1)."""
         number = self.routes.choose(draw)
         assert number is not None, "only what is served is split"  # noqa: S101  an invariant, not a check
         return self.served[number]
 
 
 def build(models: Iterable[tuple[str, Rollout | None, Mapping[int, LoadedModel]]]) -> tuple[Table, dict[str, Routes]]:
-    """The table for these models.
+    """Build the table for these models.
 
     Args:
         models: for each its name, its rollout, and its READY versions.
@@ -63,17 +63,17 @@ class _Attached:
 
 
 class Shadows:
-    """Keeps shadows attached to the versions whose traffic they get a copy of.
+    """Attaches each shadow to the live version whose traffic it copies.
 
-    `follow` is called by one thread at a time; everything else may be called at any time.
+    One thread at a time calls `follow`; all other methods may be called at any time.
     """
 
     def __init__(self) -> None:
-        # Replaced whole, so that readers need no lock.
+        # Replaced as a whole, so that readers need no lock.
         self._attached: dict[str, _Attached] = {}
 
     def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]]) -> None:
-        """Attach and detach until exactly these are attached; waits for the run of a shadow that goes.
+        """Attach exactly these shadows and detach all others; waits for the run of a detached shadow.
 
         Args:
             pairs: for each model the live version and its shadow.
@@ -96,7 +96,7 @@ class Shadows:
         return attached.problem if attached else ""
 
     def counts(self) -> list[tuple[str, str, str, Counts]]:
-        """For each shadow the model, its version, the live version, and what it has seen."""
+        """For each shadow: the model, its version, the live version, and its counts."""
         return [
             (attached.live.name, attached.candidate.version, attached.live.version, attached.shadow.counts())
             for attached in self._attached.values()

@@ -1,6 +1,6 @@
 """The scan of the models folder: models, versions, fingerprints, configurations and rollouts.
 
-It only reads: what should be loaded is decided by `plan`.
+It only reads; `plan` decides which versions to load.
 """
 
 import errno
@@ -22,18 +22,18 @@ from frostline_server.repository.rollout import Rollout
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model's folder as it was found.
+    """A model's folder as the scan found it.
 
     Attributes:
         name: the folder's name.
         path: the folder.
-        fingerprint: of the files that are the model's own, its configuration among them.
+        fingerprint: of the model's own files, including its configuration.
         config: its own configuration, empty without a config.pbtxt.
         versions: the fingerprint of every version by number; it covers the model's own files too.
-        warnings: what in its configuration is not honoured.
-        problem: why nothing of it can be served, or "".
-        rollout: how its versions share its traffic; the last one that could be followed, or None.
-        rollout_problem: why its rollout.json cannot be followed, or "".
+        warnings: about unsupported fields of its configuration.
+        problem: why none of its versions can be served, or "".
+        rollout: how its traffic is divided among its versions; the last valid one, or None.
+        rollout_problem: why its rollout.json cannot be used, or "".
     """
 
     name: str
@@ -52,8 +52,8 @@ def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: s
 
     Args:
         root: the folder of models.
-        before: what the last scan found; configurations whose files have not changed are not read again.
-        only: the name of the one model to look for, if not all.
+        before: the result of the last scan; unchanged configurations are not read again.
+        only: the name of a model, to scan no other; all models when None.
 
     Raises:
         OSError: the folder cannot be read.
@@ -65,10 +65,10 @@ def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: s
 
 
 def _read(folder: Path, before: Model | None) -> Model | None:
-    """The model in a folder; None where nothing asks for one."""
+    """The model in a folder; None if the folder is not a model."""
     config = model_config_pb2.ModelConfig()
     if not folder.name.isprintable():
-        # Such a name fits neither into a message nor into a metric, so an escaped one stands for it.
+        # Messages and metrics cannot hold such a name, so they show an escaped one.
         name = folder.name.encode("unicode_escape", "backslashreplace").decode()
         return Model(name, folder, (), config, {}, (), "the folder's name is not printable text; rename it")
     try:
@@ -95,39 +95,39 @@ def _read(folder: Path, before: Model | None) -> Model | None:
         except LoadError as error:
             problem = str(error)
     if config.name and config.name != folder.name:
-        problem = f"config.pbtxt names the model '{config.name}', its folder is '{folder.name}'"
+        problem = f"config.pbtxt names the model '{config.name}', but its folder is '{folder.name}'"
     absent = sorted(set(config.version_policy.specific.versions) - set(versions))
     if absent:
-        warnings = [*warnings, f"config.pbtxt asks for versions that are not there: {absent}"]
+        warnings = [*warnings, f"config.pbtxt asks for versions that do not exist: {absent}"]
     if not (versions or problem or absent):
         return None
     return Model(folder.name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem)
 
 
 def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
-    """The rollout to follow, and why that is not what stands in the file, or ""."""
+    """The rollout to use, and why it is not the content of the file, or ""."""
     try:
         return rollouts.read(folder), ""
     except ConfigError as error:
         last = before.rollout if before else None
-        instead = "the one before stays in force" if last else "the newest version answers"
+        instead = "the previous one stays in force" if last else "the newest version answers"
         return last, f"{error}; {instead}"
 
 
 NOT_CONTENT = frozenset((rollouts.FILE,))
-"""Files of a model's folder that say which version answers, and not what a version is."""
+"""Files of a model's folder that select versions and do not change them."""
 _UNREADABLE = -1
-"""The size of what cannot be read."""
+"""The size in a fingerprint of a file that cannot be read."""
 
 
 def fingerprint(folder: Path, folders: Sequence[str] | None = None) -> Fingerprint:
-    """What the files below a folder are; hidden ones do not count.
+    """The fingerprint of all files below a folder, except hidden ones.
 
-    What cannot be read is marked, so that the fingerprint changes when it can.
+    Unreadable files are marked, so that the fingerprint changes when they become readable.
 
     Args:
         folder: the folder.
-        folders: the only folders in it that count; all when None.
+        folders: the only subfolders to include; all when None.
 
     Raises:
         OSError: the folder cannot be read.
@@ -159,11 +159,11 @@ def _walk(folder: Path, folders: Sequence[str] | None, above: Set[tuple[int, int
 
 
 def _inside(folder: Path, above: Set[tuple[int, int]]) -> Fingerprint:
-    """The fingerprint of a folder in another one, which must not hide the others when it cannot be read.
+    """The fingerprint of a subfolder; a subfolder that cannot be read does not affect the others.
 
     Args:
         folder: the folder.
-        above: device and inode of the folders it is in: a link to one of them leads round in circles.
+        above: device and inode of its parent folders, to detect links to one of them.
     """
     try:
         place = folder.stat()
@@ -179,7 +179,7 @@ def _unreadable(path: Path | str) -> Fingerprint:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder. What is there and cannot be looked at counts, so that it shows what is wrong with it."""
+    """Whether it is a folder. An entry that cannot be read counts as one, so that its problem is shown."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):

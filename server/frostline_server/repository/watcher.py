@@ -1,6 +1,6 @@
 """The file watcher: it reports that the models folder has changed.
 
-It uses the file system's notifications where it has them, and looks at intervals otherwise.
+It uses the file system's notifications if there are any, and always scans at intervals as well.
 """
 
 import threading
@@ -11,22 +11,22 @@ import structlog
 import watchfiles
 
 _LOOK_AGAIN_MS = 500
-"""How soon files that may still be being written are looked at again."""
+"""How soon files that may still be being written are scanned again."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Watcher:
-    """Calls `reconcile` from a thread of its own, whenever there may be something new.
+    """Calls `reconcile` from its own thread, whenever the folder may have changed.
 
-    The file system does not tell of everything (changes made on another machine, behind a link), so the folder is also looked
-    at every `poll_s` seconds.
+    The file system does not report every change (not those made on another machine, or behind a link), so `reconcile`
+    is also called every `poll_s` seconds.
 
     Args:
         root: the folder of models.
-        reconcile: looks, and acts; True asks to be called again soon.
-        poll_s: seconds between two looks.
-        notified: whether to be told by the file system as well.
+        reconcile: scans the folder and acts; True asks to be called again soon.
+        poll_s: seconds between two calls.
+        notified: whether to use the file system's notifications as well.
     """
 
     def __init__(self, root: Path, reconcile: Callable[[], bool], poll_s: float, *, notified: bool) -> None:
@@ -41,12 +41,12 @@ class Watcher:
             self._threads.append(threading.Thread(target=self._listen, name="models-watch", daemon=True))
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to watch."""
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Stop watching; a `reconcile` under way is not waited for."""
+        """Stop watching; does not wait for a `reconcile` in progress."""
         self._stop.set()
         self._changed.set()
 
@@ -60,7 +60,7 @@ class Watcher:
             try:
                 again = self._reconcile()
             except Exception:  # noqa: BLE001  one bad look must not be the last
-                _log.exception("looking at the models folder failed", models=str(self._root))
+                _log.exception("reconciling the models folder failed", models=str(self._root))
                 again = False
 
     def _listen(self) -> None:
@@ -69,12 +69,12 @@ class Watcher:
                 self._changed.set()
         except Exception as error:  # noqa: BLE001  watchfiles raises what the system gives: no watches left, no folder
             _log.warning(
-                "the file system does not tell of changes, so the models folder is only looked at now and then",
+                "the file system reports no changes, so the models folder is only scanned at intervals",
                 models=str(self._root),
                 poll_s=self._poll_s,
                 error=str(error),
             )
 
     def _counts(self, _: watchfiles.Change, path: str) -> bool:
-        """Whether a change can matter: hidden files and folders are what publishers write before they publish."""
+        """Whether a change counts: publishers write into hidden files and folders before they publish."""
         return not any(part.startswith(".") for part in Path(path).parts[len(self._root.parts) :])

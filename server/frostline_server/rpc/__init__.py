@@ -1,1 +1,1 @@
-"""The gRPC front end: every method of the Open Inference Protocol; `server.Transport` starts and stops it."""
+"""The gRPC server: every method of the Open Inference Protocol; `server.Transport` starts and stops it."""

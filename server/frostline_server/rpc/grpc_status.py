@@ -1,6 +1,6 @@
-"""Translation of errors: from a failed prediction to the gRPC status its client sees.
+"""The gRPC status mapping: from a failed prediction to the status that its client sees.
 
-This is the only table of that kind.
+No other module translates errors to statuses.
 """
 
 import grpc
@@ -27,11 +27,11 @@ def _cut(text: str, size: int) -> str:
 
 PUSHBACK = "retry-pushback-ms"
 GRPC_PUSHBACK = f"grpc-{PUSHBACK}"
-"""What gRPC's own retries obey."""
+"""The key that gRPC's own retries obey."""
 
 
 def trailers(error: PredictionError, *keys: str) -> tuple[tuple[str, str], ...]:
-    """The trailing metadata of an error: under each key, after how many milliseconds to try again, where that is known."""
+    """The trailing metadata of an error: under each key, the milliseconds to wait before a retry, if known."""
     return () if error.pushback_ms is None else tuple([(key, str(error.pushback_ms)) for key in keys])
 
 

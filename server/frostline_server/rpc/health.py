@@ -1,6 +1,6 @@
 """The gRPC health service (grpc.health.v1): the state of the server, of each model and of each version.
 
-A watcher gets every change, and a slow watcher holds up nobody.
+Every watcher gets every change, and a slow watcher does not delay others.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ _STATUSES: dict[bool | None, int] = {
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the library has no annotations
-    """Answers Check and Watch. Unlike the library's, no watcher can miss a change, or hold up another.
+    """Answers Check and Watch. Unlike in the library's service, no watcher misses a change or delays another.
 
-    Used on the event loop only.
+    Use it on the event loop only.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
         self._watchers: dict[str, set[asyncio.Queue[int]]] = {}
 
     def update(self, serving: Mapping[str, bool]) -> None:
-        """Replace what is known of every service; names that are missing are unknown from now on."""
+        """Replace the state of every service; names that are missing are unknown from now on."""
         changed = {name for name in {*self._serving, *serving} if self._serving.get(name) != serving.get(name)}
         self._serving = dict(serving)
         for name in changed:
@@ -46,7 +46,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
         return _STATUSES[self._serving.get(name)]
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
-        """Where a service stands now."""
+        """The state of a service now."""
         if request.service not in self._serving:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no such service: '{request.service}'")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
@@ -54,7 +54,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Where a service stands now, and again whenever that changes."""
+        """The state of a service now, and again whenever it changes."""
         queue: asyncio.Queue[int] = asyncio.Queue(_MAX_WAITING)
         queue.put_nowait(self._status(request.service))
         watchers = self._watchers.setdefault(request.service, set())

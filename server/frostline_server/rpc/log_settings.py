@@ -1,6 +1,6 @@
 """The logging and trace extensions: settings that clients change while the server runs.
 
-Names and values are Triton's. Log settings take effect; tracing is refused, because there is none.
+Names and values are Triton's. Log settings take effect; the server refuses tracing, because it writes no traces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,11 +57,11 @@ class LogControl:
         }
 
     def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        """Change the settings given, all or none, and tell all.
+        """Change the given settings, all or none, and return all settings.
 
         Raises:
-            InvalidInput: a setting is unknown, or has the wrong type or a value that means nothing.
-            Unsupported: lines are to go to a file.
+            InvalidInput: a setting is unknown, or has the wrong type or an invalid value.
+            Unsupported: the client asks for a log file.
         """
         if request.settings:
             changed = {name: self._checked(name, value) for name, value in request.settings.items()}
@@ -80,19 +80,21 @@ class LogControl:
     def _checked(self, name: str, value: pb.LogSettingsRequest.SettingValue) -> Setting:
         kind = _LOG_KINDS.get(name)
         if kind is None:
-            raise InvalidInput(f"unknown log setting '{name}'; there are {', '.join(_LOG_KINDS)}")
+            raise InvalidInput(f"unknown log setting '{name}'; the log settings are {', '.join(_LOG_KINDS)}")
         if value.WhichOneof("parameter_choice") != kind:
             raise InvalidInput(f"expect {_KINDS[kind]} for '{name}'")
         setting: Setting = getattr(value, kind)
         if name == "log_file" and setting:
-            raise Unsupported("log_file: lines always go to standard error; redirect it where the server is started")
+            raise Unsupported("log_file: lines always go to standard error; redirect it where you start the server")
         if name == "log_format" and setting not in self._styles:
-            raise InvalidInput(f"invalid argument for log_format, got: {setting}; there are {', '.join(self._styles)}")
+            raise InvalidInput(
+                f"invalid argument for log_format, got: {setting}; the formats are {', '.join(self._styles)}"
+            )
         return setting
 
 
 class TraceControl:
-    """Answers TraceSetting. Settings are kept and told, but no trace is ever written, so the only level is OFF.
+    """Answers TraceSetting. It stores and returns settings, but never writes a trace, so the only level is OFF.
 
     Args:
         repository: the models, whose settings may differ from the server's.
@@ -104,12 +106,12 @@ class TraceControl:
         self._settings: dict[str, dict[str, Sequence[str]]] = {}
 
     def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change the settings given, all or none, and tell all. A setting without a value goes back to where it was.
+        """Change the given settings, all or none, and return all. A setting without a value is reset.
 
         Raises:
-            InvalidInput: a setting is unknown or has a value that means nothing.
+            InvalidInput: a setting is unknown or has an invalid value.
             ModelNotFound: there is no such model.
-            Unsupported: a trace is wanted.
+            Unsupported: the client asks for a trace.
         """
         if request.model_name:
             self._repository.get(request.model_name, "")
@@ -131,7 +133,7 @@ class TraceControl:
 
 def _check_trace(name: str, values: Sequence[str]) -> None:
     if name not in _TRACE:
-        raise InvalidInput(f"unknown trace setting '{name}'; there are {', '.join(_TRACE)}")
+        raise InvalidInput(f"unknown trace setting '{name}'; the trace settings are {', '.join(_TRACE)}")
     if not values:
         return
     if name == "trace_level" and list(values) != ["OFF"]:

@@ -22,14 +22,14 @@ EXTENSIONS = (
     "statistics",
     "trace",
 )
-"""Protocol extensions that are always answered, by the protocol's names for them."""
+"""The protocol extensions that the server always supports, by the protocol's names."""
 
 SHARED_MEMORY = "system_shared_memory"
-"""And one that is answered where it is on."""
+"""The extension that the server supports only if shared memory is on."""
 
 
 class Metadata:
-    """Answers for health, identity, tensors and configuration.
+    """Answers the methods for health, identity, tensors and configuration.
 
     Args:
         repository: the models.
@@ -57,7 +57,7 @@ class Metadata:
         return pb.ServerMetadataResponse(name="frostline", version=self._version, extensions=self._extensions)
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether a version is READY; a model that does not exist is an error, one that failed to load is just not ready."""
+        """Whether a version is READY; an unknown model is an error, a model that failed to load is not ready."""
         if not self._repository.versions(request.name):
             self._repository.get(request.name, request.version)
         try:
@@ -117,7 +117,7 @@ def _config(served: LoadedModel) -> model_config_pb2.ModelConfig:
 
 
 def _part(version: str, traffic: Traffic) -> dict[str, str]:
-    """What a client is told of a version's part in its model's traffic."""
+    """A version's part in its model's traffic, as clients see it."""
     number, ways = int(version), traffic.routes
     labels = [label for label, labelled in ways.labels.items() if labelled == number]
     return {

@@ -7,7 +7,7 @@ from frostline_server.repository.registry import Repository
 
 
 class Statistics:
-    """Answers for the counters.
+    """Answers ModelStatistics.
 
     Args:
         repository: the models.
@@ -18,12 +18,12 @@ class Statistics:
 
     def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         """The counters of one version, of every version of a model, or of all."""
-        # Refuses what does not exist, and tells which version "latest" is.
+        # Raises if the version does not exist, and resolves "latest".
         asked = self._repository.get(request.name, request.version).version if request.name else ""
         ready = [
             served
             for version in self._repository.versions(request.name)
-            # It may be released meanwhile, so it is looked at once.
+            # It may be released meanwhile, so read the attribute once.
             if version.state == "READY" and (served := version.served) is not None
         ]
         return pb.ModelStatisticsResponse(

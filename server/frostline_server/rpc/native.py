@@ -1,8 +1,8 @@
 """The native front end: unary inference on the low-level API of pygrpc-native, without a coroutine for each call.
 
-The library's front owns the port. It hands the two inference methods to this module as events, many in one call, and
+The library owns the port. It delivers calls of the two inference methods to this module as events, many at a time, and
 passes every other call to the grpc.aio server behind it. One thread receives the events and runs brief batches
-itself; all other answers leave from the device threads.
+itself; the device threads send all other answers.
 """
 
 import threading
@@ -19,7 +19,7 @@ from frostline_server.rpc.grpc_status import PUSHBACK, status, status_number, tr
 
 _METHODS = (MODEL_INFER, PREDICT)
 _EVENTS = 256
-"""Calls taken in one trip across the interpreter lock, at most."""
+"""The most calls taken while the interpreter lock is acquired once."""
 
 
 class NativeFrontEnd:
@@ -41,7 +41,7 @@ class NativeFrontEnd:
         self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
 
     def start(self) -> int:
-        """Bind and begin to answer.
+        """Bind the address and start to answer.
 
         Returns:
             The port; 0 for a Unix socket.
@@ -65,7 +65,7 @@ class NativeFrontEnd:
         return self._front.bound_port
 
     def close(self) -> None:
-        """Close the port and every connection. Whoever drains must have seen the queues empty before."""
+        """Close the port and every connection. Call it only after all queues are empty."""
         self._front.close()
         self._thread.join()
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol service on grpc.aio: every method but inference.
+"""The Open Inference Protocol service on grpc.aio: every method except inference.
 
 It parses the request, calls the object that implements the method, and translates its errors.
 """
@@ -21,18 +21,18 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
 class InferenceService:
-    """The protocol's questions and commands.
+    """Serves every method of the protocol that is not inference.
 
     Args:
-        parts: objects with a method for each method of the protocol that they answer, under its name. It takes the
-            request and returns the response, or raises a `PredictionError`. One that blocks is a coroutine.
+        parts: objects that implement methods of the protocol, each under the method's name. An implementation takes the
+            request and returns the response, or raises a `PredictionError`. If it blocks, it is a coroutine.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self._parts = parts
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Answer on `server`; a damaged message is refused as everywhere."""
+        """Register the methods with `server`; a damaged message is refused as in inference."""
         handlers = {}
         for method in SERVICE.methods:
             for part in self._parts:

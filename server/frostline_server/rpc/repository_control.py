@@ -1,4 +1,4 @@
-"""The model repository extension: the index, and loading and unloading of models on demand."""
+"""The model repository extension: the index, and loading and unloading of models at a client's request."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ _PASSING = ("LOADING", "UNLOADING")
 
 
 class ModelControl:
-    """Answers for the repository.
+    """Answers the methods of the extension.
 
     Args:
         repository: the models.
@@ -35,10 +35,10 @@ class ModelControl:
         return pb.RepositoryIndexResponse(models=index)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        """Load a model, or load it anew; answers when it is READY.
+        """Load or reload a model; returns when it is READY.
 
         Raises:
-            InvalidInput: a parameter is unknown or makes no sense.
+            InvalidInput: a parameter is unknown or invalid.
             LoadFailed: it cannot be served.
             ModelControlOff: models are not loaded by request on this server.
             ModelNotFound: it has no folder.
@@ -49,10 +49,10 @@ class ModelControl:
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
-        """Unload every version of a model; answers when all that it had accepted is answered.
+        """Unload every version of a model; returns when all accepted requests are answered.
 
         Raises:
-            InvalidInput: a parameter is unknown or makes no sense.
+            InvalidInput: a parameter is unknown or invalid.
             ModelControlOff: models are not unloaded by request on this server.
             ModelNotFound: it is not loaded.
         """
@@ -65,33 +65,35 @@ class ModelControl:
         return pb.RepositoryModelUnloadResponse()
 
     async def _work(self, work: Callable[[], None]) -> None:
-        """Do what takes seconds in a thread, one at a time: those that wait must not take the threads of others."""
+        """Run work that takes seconds in a thread, one at a time, so that waiting work occupies no thread."""
         await self._free.acquire()
         task = asyncio.create_task(asyncio.to_thread(work))
-        # Not when this call ends: its client may go away before the work is done.
+        # Not when this call ends: its client may disconnect before the work is done.
         task.add_done_callback(self._done)
         await asyncio.shield(task)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._free.release()
         if not task.cancelled():
-            # Looked at, so that asyncio does not report what nobody waited for.
+            # Read the exception, so that asyncio does not report it as never retrieved.
             task.exception()
 
 
 def _configuration(
     model: str, parameters: Mapping[str, pb.ModelRepositoryParameter]
 ) -> tuple[model_config_pb2.ModelConfig | None, Sequence[str]]:
-    """The configuration in a request to load, or None if it has none; and warnings that name what in it is not honoured."""
+    """The configuration in a load request, or None; and warnings that name its unsupported fields."""
     config: model_config_pb2.ModelConfig | None = None
     warnings: Sequence[str] = ()
     for name, value in parameters.items():
         if name.startswith("file:"):
             raise Unsupported(
-                f"parameter '{name}': a model's files are not taken from a request; put them into the models folder"
+                f"parameter '{name}': a request cannot carry a model's files; put them into the models folder"
             )
         if name != "config":
-            raise InvalidInput(f"unrecognized parameter '{name}' for loading model '{model}'; there is only 'config'")
+            raise InvalidInput(
+                f"unrecognized parameter '{name}' for loading model '{model}'; the only parameter is 'config'"
+            )
         if value.WhichOneof("parameter_choice") != "string_param":
             raise InvalidInput("invalid value type for 'config' parameter, expected string_param.")
         try:
@@ -109,7 +111,7 @@ def _indexed(version: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:
     return pb.RepositoryIndexResponse.ModelIndex(
         name=version.name,
         version=version.version,
-        # The protocol's word for what cannot be relied on, whatever this server calls it.
+        # The protocol's word for every state other than ready.
         state=state if (state == "READY" and not fault) or state in _PASSING else "UNAVAILABLE",
         reason=version.reason or fault,
     )

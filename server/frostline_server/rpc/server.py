@@ -46,8 +46,8 @@ def choose_transport(
 ) -> tuple[str, str]:
     """Which front end owns the port, and why.
 
-    The native front end buffers a whole message before a limit of ours can refuse it, so by itself it is chosen only where
-    every client is already trusted with this machine's memory.
+    The native front end buffers a whole message before the server's limit can refuse it. So `auto` chooses it only
+    where every client can use this machine's memory anyway.
 
     Args:
         asked: auto, native or grpcio.
@@ -67,18 +67,23 @@ def choose_transport(
     if asked != "auto":
         return asked, "asked for"
     if tls or compression:
-        return "grpcio", "TLS is on, which only grpcio has" if tls else "answers are compressed, which only grpcio does"
+        return (
+            "grpcio",
+            "TLS is on, and only grpcio supports it"
+            if tls
+            else "compression is on, and only grpcio compresses answers",
+        )
     if not native:
         return "grpcio", "pygrpc-native is not installed"
     if host.startswith("unix:"):
-        return "native", "a Unix socket has only local clients"
+        return "native", "only local clients can reach a Unix socket"
     if _is_loopback(host):
-        return "native", f"{host} has only local clients"
-    return "grpcio", f"{host} is open to the network, and only grpcio bounds a message before buffering it"
+        return "native", f"only local clients can reach {host}"
+    return "grpcio", f"other machines can reach {host}, and only grpcio limits a message before it buffers it"
 
 
 def local_only(host: str) -> bool:
-    """Whether only clients on this machine reach an address."""
+    """Whether only clients on this machine can reach an address."""
     return host.startswith("unix:") or _is_loopback(host)
 
 
@@ -92,7 +97,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _contracts() -> DescriptorPool:
-    """Every contract that is served, in one pool; the project's own are in another than the libraries'."""
+    """The contracts of all services in one descriptor pool; by default the libraries' are in another one."""
     pool = DescriptorPool()
     for module in (health_pb2, reflection_pb2, model_config_pb2, inference_pb2, predictor_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
@@ -100,7 +105,7 @@ def _contracts() -> DescriptorPool:
 
 
 class Transport:
-    """Everything that listens for gRPC.
+    """The gRPC server with its front ends: it listens, drains and stops.
 
     Args:
         config: the server's settings.
@@ -127,7 +132,7 @@ class Transport:
         self._folder: str | None = None
 
     async def start(self) -> str:
-        """Listen.
+        """Start to listen.
 
         Returns:
             The address clients connect to.
@@ -161,7 +166,7 @@ class Transport:
         return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
     async def drain(self, timeout_s: float) -> bool:
-        """End open streams of inference requests once what they accepted is answered.
+        """End open streams once all their accepted requests are answered.
 
         Returns:
             Whether all of them ended within `timeout_s` seconds.
@@ -183,7 +188,7 @@ class Transport:
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
-                # Two servers on one port would each get half the clients without a word.
+                # Otherwise two servers on one port would silently share the clients.
                 ("grpc.so_reuseport", 0),
             ],
         )
@@ -203,7 +208,9 @@ class Transport:
             pair = (self._config.tls_key.read_bytes(), self._config.tls_cert.read_bytes())
             return self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         except ssl.SSLError as error:
-            raise StartError(f"the TLS files hold no certificate with its key: {error.reason or error}") from error
+            raise StartError(
+                f"tls_cert and tls_key are not a certificate and its private key: {error.reason or error}"
+            ) from error
         except OSError as error:
             raise StartError(f"cannot read the TLS files: {error}") from error
         except RuntimeError as error:

@@ -1,6 +1,6 @@
 """The shared memory extensions: registration of system shared memory.
 
-CUDA shared memory is refused, because there is none.
+The server refuses CUDA shared memory, because it does not support it.
 """
 
 from frostline.pb import inference_pb2 as pb
@@ -9,7 +9,7 @@ from frostline_server.errors import RegionNotFound, Unsupported
 
 
 class SharedMemory:
-    """Answers for shared memory.
+    """Answers the methods of the extensions.
 
     Args:
         regions: those of system shared memory.
@@ -33,14 +33,14 @@ class SharedMemory:
     def SystemSharedMemoryRegister(
         self, request: pb.SystemSharedMemoryRegisterRequest
     ) -> pb.SystemSharedMemoryRegisterResponse:
-        """Make a region known."""
+        """Register a region."""
         self._regions.register(request.name, request.key, request.offset, request.byte_size)
         return pb.SystemSharedMemoryRegisterResponse()
 
     def SystemSharedMemoryUnregister(
         self, request: pb.SystemSharedMemoryUnregisterRequest
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        """Forget one region, or all."""
+        """Unregister one region, or all."""
         self._regions.unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
@@ -55,12 +55,13 @@ class SharedMemory:
     ) -> pb.CudaSharedMemoryRegisterResponse:
         """Always refused."""
         raise Unsupported(
-            f"failed to register CUDA shared memory region '{request.name}': tensors in CUDA shared memory are not served; "
+            f"failed to register CUDA shared memory region '{request.name}': this server does not support CUDA "
+            "shared memory; "
             "use system shared memory, or send them in the message"
         )
 
     def CudaSharedMemoryUnregister(
         self, request: pb.CudaSharedMemoryUnregisterRequest
     ) -> pb.CudaSharedMemoryUnregisterResponse:
-        """Nothing to forget, so this always succeeds."""
+        """Always succeeds, because no region can be registered."""
         return pb.CudaSharedMemoryUnregisterResponse()

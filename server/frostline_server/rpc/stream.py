@@ -1,7 +1,7 @@
 """Streaming inference on grpc.aio: `ModelStreamInfer`.
 
-Many requests of one stream are in flight together, and each is answered as soon as its batch is finished, so the
-answers may come in another order than the requests.
+Many requests of one stream are in flight together. Each is answered when its batch finishes, so answers may leave in
+another order than the requests came.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class StreamFrontEnd:
         server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
 
     async def drain(self, timeout_s: float) -> bool:
-        """Accept nothing more on any stream; each ends with UNAVAILABLE once what it accepted is answered.
+        """Accept no more requests; each stream ends with UNAVAILABLE once its accepted requests are answered.
 
         Returns:
             Whether all of them did within `timeout_s` seconds.
@@ -177,7 +177,7 @@ class _Stream:
                 self._inference.cancel(entry)
 
     def stop(self) -> None:
-        """Accept nothing more; end with UNAVAILABLE once what was accepted is answered."""
+        """Accept no more requests; end with UNAVAILABLE once all accepted requests are answered."""
         if not self._read_all and self._failure is None:
             self._failure = ServerStopping("Server is stopping, it has stopped accepting new inference requests"), ""
             self._end_reading()
@@ -185,7 +185,7 @@ class _Stream:
                 self._reader.cancel()
 
     def deliver(self, entry: Entry, response: bytes | None) -> None:
-        """Have a finished entry's answer written, or its error if it has none."""
+        """Queue the answer of a finished entry, or its error, to be written."""
         size = self._accepted.pop(entry, None)
         if size is None:  # the stream has ended
             return
@@ -264,7 +264,7 @@ class _Stream:
 
 
 def _looked_at(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from reporting what a reader met that nobody waited for: its stream had ended before."""
+    """Keep asyncio from reporting an exception of a reader that nobody awaits, because its stream ended before."""
     if not task.cancelled():
         task.exception()
 

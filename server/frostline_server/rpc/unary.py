@@ -28,12 +28,12 @@ class UnaryFrontEnd:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        # One object, so that the batcher sees that entries share it.
+        # One bound method, so that the batcher recognises entries that share it.
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
-        """Answer both methods on `server`, without (de)serialisers: the bytes are the inference's own business."""
+        """Register both methods with `server`, without (de)serialisers: `Inference` parses and serialises the bytes."""
         for method in (MODEL_INFER, PREDICT):
             _, service, name = method.split("/")
             handlers = {name: grpc.unary_unary_rpc_method_handler(self._handler(method))}
@@ -63,7 +63,7 @@ class UnaryFrontEnd:
             self._inference.cancel(entry)
             raise
         if entry.error is not None:
-            # The server ends a call with a status, never by cancelling: that would leave the client waiting.
+            # The server ends a call with a status and never cancels it: the client would keep waiting.
             await _abort(context, entry.error, entry.call.request_id)
         assert response is not None, "without an error there is an answer"  # noqa: S101  an invariant, not a check
         return response

@@ -1,4 +1,4 @@
-"""Which devices there are, and the execution providers to ask for on one of them."""
+"""Device discovery: the CUDA devices of this machine, and the execution providers for a device."""
 
 import contextlib
 import ctypes
@@ -23,11 +23,11 @@ CUDA_DEFAULTS: Mapping[str, str] = {
     # An exhaustive search takes seconds for every convolution and every batch size, and gigabytes while it lasts.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
-"""Options of the CUDA provider where a model's configuration says nothing."""
+"""Default options of the CUDA provider."""
 
 
 def cuda_devices() -> int:
-    """How many CUDA devices the driver shows; 0 where there is no driver."""
+    """The number of CUDA devices that the driver reports; 0 without a driver."""
     cuda, count = _driver(), ctypes.c_int(0)
     if cuda is None or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
@@ -62,7 +62,7 @@ def cuda_error(index: int) -> str:
 
 
 def _driver() -> ctypes.CDLL | None:
-    """NVIDIA's driver, where there is one that works."""
+    """NVIDIA's driver, or None if none works."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -99,11 +99,11 @@ def why_unbound(provider: str) -> str:
         ctypes.CDLL(str(libraries / f"libonnxruntime_providers_{name}.so"))
     except OSError as error:
         return str(error)
-    return "its libraries can be loaded, so it is the device or the driver"
+    return "its libraries can be loaded, so the cause is the device or the driver"
 
 
 def choose_providers(device: str, available: Sequence[str], devices: int) -> list[Provider]:
-    """The execution providers to ask for, best first.
+    """The execution providers to request, best first.
 
     Args:
         device: auto, cpu, cuda or cuda:N.
@@ -111,7 +111,7 @@ def choose_providers(device: str, available: Sequence[str], devices: int) -> lis
         devices: how many CUDA devices there are.
 
     Raises:
-        StartError: a CUDA device was demanded and cannot be had.
+        StartError: a CUDA device was requested and is not available.
     """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:
@@ -127,4 +127,4 @@ def choose_providers(device: str, available: Sequence[str], devices: int) -> lis
         return [(CUDA, {"device_id": str(index), **CUDA_DEFAULTS}), (CPU, {})]
     if device == "auto":
         return [(CPU, {})]
-    raise StartError(f"device {device} was demanded, but {obstacle}; use --device auto to fall back to the CPU")
+    raise StartError(f"device {device} was requested, but {obstacle}; use --device auto to fall back to the CPU")

@@ -1,4 +1,7 @@
-"""The golden sample: real inputs with the logits that PyTorch computed, and the comparison with other logits."""
+"""The golden sample, a regression test of a model: real inputs, and the logits that PyTorch computed for them.
+
+The server compares its own logits with these within the sample's tolerances.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Real samples, and the logits PyTorch computed for them.
+    """Real inputs, and the logits that PyTorch computed for them.
 
     Attributes:
         inputs: for each input of the network, [R, ...].
@@ -31,17 +34,17 @@ class Golden:
 
 
 def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
-    """Compare logits with trained ones.
+    """Compare logits with PyTorch's.
 
     Args:
-        got: [R, ...], as served.
-        expected: [R, ...], as trained.
+        got: [R, ...], the served logits.
+        expected: [R, ...], PyTorch's logits.
         golden: the tolerances.
         start: the number of the first of these rows in the sample, for messages.
         size: how many rows the batch had.
 
     Raises:
-        LoadError: they differ, with the largest difference and the row it is in.
+        LoadError: they differ; the message has the largest difference and its row.
     """
     if got.shape != expected.shape:
         raise LoadError(
@@ -62,17 +65,17 @@ def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) 
 
 
 def compare_classes(classes: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
-    """Check that classes are the best ones by trained logits, or as good within the tolerance.
+    """Check that each class has the largest of PyTorch's logits, within the tolerance.
 
     Args:
-        classes: [R, ...], as served.
-        expected: [R, C, ...], logits as trained.
+        classes: [R, ...], the served classes.
+        expected: [R, C, ...], PyTorch's logits.
         golden: the tolerances.
         start: the number of the first of these rows in the sample, for messages.
         size: how many rows the batch had.
 
     Raises:
-        LoadError: one is not.
+        LoadError: a class does not.
     """
     if classes.shape != (*expected.shape[:1], *expected.shape[2:]):
         raise LoadError(
@@ -81,23 +84,23 @@ def compare_classes(classes: Array, expected: Array, golden: Golden, start: int,
     strange = (classes < 0) | (classes >= expected.shape[1])
     places = np.expand_dims(np.where(strange, 0, classes), 1)
     chosen, best = np.take_along_axis(expected, places, 1)[:, 0], expected.max(axis=1)
-    # Either logit may be off by what is allowed.
+    # Either logit may differ by the tolerance.
     wrong = strange | (best - chosen > 2 * golden.atol + golden.rtol * (np.abs(best) + np.abs(chosen)))
     if wrong.any():
         row = int(np.argwhere(wrong)[0][0])
         raise LoadError(
-            f"golden check failed: another class than PyTorch's comes out at row {(start + row) % len(golden.logits)} (batch of "
-            f"{size}); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
+            f"golden check failed: the class differs from PyTorch's at row {(start + row) % len(golden.logits)} "
+            f"(batch of {size}); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
         )
 
 
 def golden_keys(inputs: Sequence[str]) -> dict[str, str]:
-    """The name in a golden.npz of each input's rows, by the input's name."""
+    """The key of each input's rows in a golden.npz, by the input's name."""
     return {name: "input" if len(inputs) == 1 else f"input.{name}" for name in inputs}
 
 
 def read_golden(path: Path, signature: Signature) -> Golden:
-    """Read a golden sample and check that it fits the network.
+    """Read a golden sample and check that it matches the network's signature.
 
     Raises:
         LoadError: the file is damaged, or does not fit.
@@ -114,9 +117,9 @@ def read_golden(path: Path, signature: Signature) -> Golden:
     logits = arrays["logits"]
     rtol, atol = arrays["rtol"], arrays["atol"]
     if any(array.dtype.kind not in "fiu" for array in (logits, rtol, atol)) or not np.isfinite(logits).all():
-        raise LoadError(f"golden check failed: {path.name} has logits or tolerances that are no finite numbers")
+        raise LoadError(f"golden check failed: {path.name} has logits or tolerances that are not finite numbers")
     if rtol.ndim or atol.ndim or not (0 <= rtol < np.inf and 0 <= atol < np.inf):
-        raise LoadError(f"golden check failed: {path.name} has tolerances that are no finite numbers >= 0")
+        raise LoadError(f"golden check failed: {path.name} has tolerances that are not finite numbers >= 0")
     for spec in signature.inputs:
         rows = arrays[keys[spec.name]]
         if not rows.ndim or not logits.ndim or len(rows) != len(logits) or len(logits) == 0 or rows.dtype != spec.dtype:

@@ -1,4 +1,4 @@
-"""Classification heads: softmax and argmax, appended to the graph behind its logits.
+"""Classification heads: softmax and argmax nodes, appended to the graph after its logits.
 
 They run on the device with the network.
 
@@ -65,7 +65,7 @@ def _add_heads(model: onnx.ModelProto, added: onnx.GraphProto) -> Heads | None:
     if tensor.elem_type not in _FLOATS or len(shape) < 2 or shape[1] == 0:
         return None
     if len(shape) > 2 and not isinstance(shape[1], int):
-        # An axis of any size, as time is, cannot be that of the classes.
+        # An axis of any size, such as time, cannot be the class axis.
         return None
     taken = {name for node in graph.node for name in node.output}
     taken |= {value.name for value in graph.input} | {constant.name for constant in graph.initializer}
@@ -102,7 +102,7 @@ def _add_heads(model: onnx.ModelProto, added: onnx.GraphProto) -> Heads | None:
 def _softmax(logits: str, rank: int, opset: int) -> list[onnx.NodeProto]:
     if rank == 2 or opset >= 13:
         return [helper.make_node("Softmax", [logits], [SOFTMAX], name=f"{SOFTMAX}_head", axis=1)]
-    # Before opset 13 Softmax ran over all axes from the given one on, so the classes go last and come back.
+    # Before opset 13 Softmax ran over all axes from the given one on, so the class axis moves last and back.
     there, back = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
     last, probabilities = f"{SOFTMAX}_last", f"{SOFTMAX}_probabilities"
     return [

@@ -1,4 +1,7 @@
-"""Run one network on one device, and vouch for it: warm, and proved against its golden sample."""
+"""The inference session: one network on one device.
+
+It also warms the network up, measures its run time, and proves it against its golden sample.
+"""
 
 import math
 import time
@@ -30,7 +33,7 @@ class Session:
         device: where it runs, such as cpu or cuda:0.
         run_options: options of every run.
         runner: what runs it on a CUDA device; None elsewhere.
-        remarks: what about it is not as it could be.
+        remarks: warnings about the session.
 
     Attributes:
         remarks: as given, and what came to light while it was warmed up.
@@ -80,7 +83,7 @@ class Session:
         return frozenset(place for place, cast in enumerate(casts) if cast)
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
-        """Run the network once.
+        """Run the network on one batch.
 
         Args:
             inputs: one array for each input, in graph order; [rows, ...] when batched.
@@ -90,7 +93,7 @@ class Session:
             One array for each name.
 
         Raises:
-            RunFailed: the network refused the batch.
+            RunFailed: the network failed on the batch.
         """
         try:
             if self._runner is not None:
@@ -107,7 +110,7 @@ class Session:
         sample: Sequence[Array] | None = None,
         go_on: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Run every batch size once, so that no request pays for a first time, and see that the batch axis is one.
+        """Run every batch size once, so that no request pays for a first run, and check that the batch axis is one.
 
         Args:
             sizes: numbers of rows.
@@ -151,7 +154,7 @@ class Session:
     def measure(
         self, sizes: Sequence[int], golden: Golden | None, clock: Callable[[], float] = time.perf_counter
     ) -> dict[int, float]:
-        """How long a run takes at each batch size that is warm: the fastest of a few, for a second in all.
+        """Measure the time of a run at each warm batch size: the fastest of a few runs, for at most a second.
 
         Args:
             sizes: numbers of rows, ascending.
@@ -186,7 +189,7 @@ class Session:
         return measured
 
     def probe(self, golden: Golden | None) -> None:
-        """Run one row (or as many as the graph fixes), and compare it with what PyTorch computed if that is known.
+        """Run one row (or a fixed batch), and compare the logits with PyTorch's if there is a golden sample.
 
         Raises:
             RunFailed: the device failed.
@@ -205,7 +208,7 @@ class Session:
         return self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
 
     def run_and_check(self, inputs: Sequence[Array], rows: int) -> None:
-        """Run once with everything that can be asked for, and check what comes out.
+        """Run once with all outputs, and check their names, types and shapes.
 
         Raises:
             LoadError: the network failed, or answered with something else than it says it gives.
@@ -254,10 +257,10 @@ class Session:
         return 1 if self.signature.batched or not lead else lead
 
     def check_golden(self, golden: Golden, max_batch_size: int) -> None:
-        """Prove that this session answers as PyTorch did, one row at a time and in full batches; where it is bound, in every size.
+        """Prove that this session computes PyTorch's logits: row by row, in full batches and, if bound, in every size.
 
         Raises:
-            LoadError: it does not, with the largest difference and the row it is in.
+            LoadError: it does not; the message has the largest difference and its row.
         """
         logits = self._logits()
         rows, step = len(golden.logits), self._golden_step
@@ -272,7 +275,7 @@ class Session:
         for size in sorted(sizes):
             # One row at a time shows a broken batch axis as well as the first few rows do.
             for start in range(0, min(rows, 4) if size == 1 else rows, size):
-                # Over and over where there are not enough rows to fill a bucket.
+                # Repeated if there are not enough rows to fill a bucket.
                 part = (
                     np.arange(start, start + size) % rows if size > rows else np.arange(start, min(start + size, rows))
                 )
@@ -284,5 +287,5 @@ class Session:
                     raise LoadError(f"golden check failed: {error}") from error
                 compare(got, golden.logits[part], golden, start, size)
                 if classes is not None:
-                    # They come from a graph of their own.
+                    # They have their own CUDA graph.
                     compare_classes(classes, golden.logits[part], golden, start, size)

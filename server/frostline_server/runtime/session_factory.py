@@ -1,4 +1,7 @@
-"""Open an ONNX file as a session: weights found, heads appended, providers as asked for."""
+"""The session factory: it opens an ONNX file as an inference session.
+
+It finds the weights, appends the classification heads, and tries the requested execution providers in order.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,12 +37,12 @@ def load_session(
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
     Args:
-        path: the ONNX file; weights in files of their own are found beside it.
+        path: the ONNX file; weights in separate files are found beside it.
         providers: from `choose_providers`, perhaps with others before them.
         threads: threads of one run on the CPU.
         strict: refuse a session that is not bound to the GPU among the providers.
-        tuning: what the model's configuration asks for.
-        outputs: the file's outputs that are wanted, all when empty; what only the others need is not computed.
+        tuning: the session options of the model's configuration.
+        outputs: the file's outputs to serve, all when empty; nodes that only the others need are not computed.
         captures: shared by all sessions of the process that may be on a CUDA device.
         graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
         agree: makes the session's signature of the graph's, as the model's configuration wants it.
@@ -75,7 +78,7 @@ def load_session(
     session, problem = _open(path.name, content + addition, options, providers, strict=strict)
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
-        raise LoadError(f"{CUDA} was demanded, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
+        raise LoadError(f"{CUDA} was requested, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
     signature = agree(signature_of(session, own_outputs, heads, unranked))
     if index is None or CUDA not in bound:
         return Session(session, signature, external, "cpu", tuning.run_options())
@@ -95,7 +98,7 @@ def load_session(
 
 
 def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
-    """Take the other outputs off the graph, unless a wanted one is not among them; tells whether any was."""
+    """Remove the other outputs from the graph, unless a wanted one does not exist; returns whether any was removed."""
     kept = [value for value in graph.output if value.name in wanted]
     if len({value.name for value in kept}) < len(set(wanted)) or len(kept) in (0, len(graph.output)):
         return False
@@ -114,7 +117,7 @@ def _open(
     problem: Exception | None = None
     for attempt, given_up in attempts(providers, strict=strict):
         try:
-            # ONNX Runtime's own fallback would silently go to the first GPU or the CPU, at any run.
+            # ONNX Runtime's own fallback would silently move to the first GPU or the CPU, at any run.
             session = ort.InferenceSession(model, options, providers=attempt, enable_fallback=0)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             problem = error

@@ -44,7 +44,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a network takes and gives.
+    """The inputs and outputs of a network.
 
     Attributes:
         inputs: in graph order.
@@ -61,7 +61,7 @@ class Signature:
     heads: Heads | None
 
     def repeated(self, row: Sequence[Array], rows: int) -> list[Array]:
-        """A request of so many rows, all of them this one; the row itself without a batch axis."""
+        """A batch of so many copies of this row; the row itself without a batch axis."""
         return [np.repeat(array, rows, axis=0) if self.batched else array for array in row]
 
     @property
@@ -83,7 +83,7 @@ def signature_of(
         unranked: names of tensors whose number of axes the file does not say.
 
     Raises:
-        LoadError: it takes or gives something that cannot be passed on.
+        LoadError: an input or output has an unsupported type.
     """
     outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
     nodes = [*session.get_inputs(), *outputs]
@@ -98,7 +98,7 @@ def signature_of(
 
 
 def reshaped(shape: Sequence[int], source: Shape, target: Shape) -> tuple[int, ...]:
-    """`shape`, which fits `source`, as `target` has it: the axes of any size keep their order."""
+    """`shape`, which matches `source`, reshaped to match `target`; axes of any size keep their order."""
     free = iter([size for size, known in zip(shape, source, strict=True) if known is None])
     return tuple(next(free) if size is None else size for size in target)
 
@@ -107,10 +107,10 @@ def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
     if node.type not in ONNX_TYPES:
         raise LoadError(
             f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
-            "truth values and strings: cast it in the graph"
+            "booleans and strings: cast it in the graph"
         )
     datatype = ONNX_TYPES[node.type]
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
-    # Where ONNX Runtime has inferred the axes, it does not matter that the file does not say them.
+    # If ONNX Runtime inferred the axes, the file need not declare them.
     ranked = bool(shape) or node.name not in unranked
     return TensorSpec(node.name, datatype, DTYPES[datatype], shape[1:] if batched else shape, ranked=ranked)

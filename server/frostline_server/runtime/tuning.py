@@ -1,4 +1,4 @@
-"""Session options: how ONNX Runtime opens and runs one model's sessions, apart from providers."""
+"""The session options: how ONNX Runtime opens and runs one model's sessions, except execution providers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ class Tuning:
 
     Attributes:
         intra_op_threads: threads within an operator; 0 takes the server's setting.
-        inter_op_threads: threads across operators, where they run in parallel; 0 leaves it to ONNX Runtime.
-        parallel: whether operators that do not wait for each other run side by side.
+        inter_op_threads: threads across operators, if they run in parallel; 0 leaves the number to ONNX Runtime.
+        parallel: whether independent operators run in parallel.
         graph_level: how far the graph is rewritten; a key of `GRAPH_LEVELS`.
         cpu_arena: whether the CPU's memory is kept between runs.
         memory_pattern: whether memory is planned ahead for a known shape.
@@ -56,9 +56,9 @@ class Tuning:
         options.graph_optimization_level = GRAPH_LEVELS[self.graph_level]
         options.enable_cpu_mem_arena = self.cpu_arena
         options.enable_mem_pattern = self.memory_pattern
-        # It raises what it calls an error, too; only what is fatal it cannot.
+        # ONNX Runtime also raises its errors; only fatal ones it cannot raise.
         options.log_severity_level = 4
-        # A spinning pool would take the core that the next requests are read on.
+        # A spinning thread pool would occupy the core that reads the next requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         for name, value in self.session.items():
             try:

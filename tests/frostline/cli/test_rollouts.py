@@ -106,8 +106,8 @@ def test_what_cannot_be_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("10", "--canary", "5"), "version 10 is the stable one; only another can be tried beside it"),
-        (("--shadow",), "version 10 is the stable one"),
+        (("10", "--canary", "5"), "version 10 is the stable version; only another version can be tried beside it"),
+        (("--shadow",), "version 10 is the stable version"),
         (("3", "--canary", "0"), "expected a percentage above 0 and up to 100"),
         (("3", "--canary", "101"), "expected a percentage above 0 and up to 100"),
         (("3", "--canary", "nan"), "expected a percentage above 0 and up to 100"),
@@ -125,7 +125,7 @@ def test_a_damaged_rollout_is_not_written_over(models: Path, capsys: Capture) ->
     for command in ("promote", "rollback"):
         said = refused(models, capsys, command, "digits")
         assert said == (
-            "digits: rollout.json cannot be followed: the label 'stable' must be the number of a version, got '3'"
+            "digits: rollout.json cannot be used: the label 'stable' must be the number of a version, got '3'"
         )
 
 

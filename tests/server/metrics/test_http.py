@@ -82,7 +82,7 @@ def test_readiness_is_asked_each_time() -> None:
 def test_any_other_path_is_not_found_and_names_the_ones_there_are(path: str) -> None:
     with scraping() as url:
         status, _, body = get(url + path)
-    assert (status, body) == (404, "there are /metrics, /healthz and /readyz\n")
+    assert (status, body) == (404, "the paths are /metrics, /healthz and /readyz\n")
 
 
 def test_a_query_does_not_hide_the_path() -> None:

@@ -52,7 +52,7 @@ SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
 }
 
 CANNOT_PASS = (
-    "which this server cannot pass to ONNX Runtime; it takes tensors of numbers, truth values and strings: cast it"
+    "which this server cannot pass to ONNX Runtime; it takes tensors of numbers, booleans and strings: cast it"
 )
 NOT_THE_BATCH = (
     "has shape [0, 2] for a batch of 1 rows, so its first axis is not the batch; write `max_batch_size: 0` into"

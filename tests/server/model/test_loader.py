@@ -97,10 +97,10 @@ def test_everything_a_configuration_asks_for_in_vain_is_told(tmp_path: Path) -> 
     opened(tmp_path, text, warn=told.append)
     path = "optimization.execution_accelerators.gpu_execution_accelerator.tensorrt.a"
     assert told == [
-        "config.pbtxt asks for what is not honoured: parameters.share_session_between_instances",
-        "config.pbtxt sets session.x, passed on to ONNX Runtime, which ignores what it does not know",
-        f"config.pbtxt asks for what is not honoured: {path}",
-        f"config.pbtxt asks for what cannot be had here: tensorrt needs a GPU; {NO_OPENVINO}",
+        "config.pbtxt has options that this server does not support: parameters.share_session_between_instances",
+        "config.pbtxt sets session.x; the server passes these on to ONNX Runtime, which ignores entries that it does not know",
+        f"config.pbtxt has options that this server does not support: {path}",
+        f"config.pbtxt asks for execution providers that are not available: tensorrt needs a GPU; {NO_OPENVINO}",
     ]
 
 
@@ -120,7 +120,7 @@ def test_one_listed_output_of_logits_gets_its_heads(tmp_path: Path) -> None:
 
 
 def test_a_listed_output_the_graph_lacks_is_told_with_all_it_has(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"names the output 'x', the graph has \['double', 'total'\]"):
+    with pytest.raises(LoadError, match=r"names the output 'x', but the graph has \['double', 'total'\]"):
         opened(tmp_path, 'output [ { name: "double" }, { name: "x" } ]', onnx_models.two_outputs())
 
 
@@ -276,7 +276,7 @@ def test_the_artifacts_own_labels_win_over_a_label_file(tmp_path: Path) -> None:
 
 
 def test_a_label_file_that_is_missing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"the labels labels.txt cannot be read: "):
+    with pytest.raises(LoadError, match=r"the label file labels.txt cannot be read: "):
         labels(tmp_path, LABELLED, {"labels": ["a", "b", "c"]})
 
 

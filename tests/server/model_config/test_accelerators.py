@@ -94,7 +94,7 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_used(
 ) -> None:
     wanted, _ = accelerators_of(config)
     assert providers_for(wanted, own, (CUDA, CPU)) == (
-        own, [f"config.pbtxt asks for what cannot be had here: {missing}"],
+        own, [f"config.pbtxt asks for execution providers that are not available: {missing}"],
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def test_the_newer_spelling_of_a_setting_of_cuda_wins() -> None:
 )
 def test_what_is_not_known_is_named(config: ModelConfig, name: str) -> None:
     _, warnings = accelerators_of(config)
-    assert warnings == [f"config.pbtxt asks for what is not honoured: {PATH}.{name}"]
+    assert warnings == [f"config.pbtxt has options that this server does not support: {PATH}.{name}"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_what_is_not_known_is_named(config: ModelConfig, name: str) -> None:
         (gpu("tensorrt", max_workspace_size_bytes="1GB"), f"{PATH}.gpu_execution_accelerator.tensorrt.max_workspace_size_bytes '1GB'; it must be a number of bytes"),
         (gpu("tensorrt", trt_dla_core="x"), f"{PATH}.gpu_execution_accelerator.tensorrt.trt_dla_core 'x'; it must be a whole number"),
         (gpu("tensorrt", trt_dla_enable="x"), f"{PATH}.gpu_execution_accelerator.tensorrt.trt_dla_enable 'x'; it must be 0 or 1"),
-        (gpu("tensorrt", trt_engine_cache_path=""), f"{PATH}.gpu_execution_accelerator.tensorrt.trt_engine_cache_path to nothing; leave it out or give it a value"),
+        (gpu("tensorrt", trt_engine_cache_path=""), f"{PATH}.gpu_execution_accelerator.tensorrt.trt_engine_cache_path to an empty value; remove it or give it a value"),
         (parameters(cudnn_conv_algo_search="3"), "parameters.cudnn_conv_algo_search '3'; it must be 0 (EXHAUSTIVE), 1 (HEURISTIC), 2 (DEFAULT)"),
         (parameters(gpu_mem_limit="-1"), "parameters.gpu_mem_limit '-1'; it must be a number of bytes"),
     ],

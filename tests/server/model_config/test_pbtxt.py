@@ -33,7 +33,7 @@ def unhonoured(folder: Path, content: str) -> list[str]:
         return []
     (warning,) = warnings
     head, _, names = warning.partition(": ")
-    assert head == "config.pbtxt asks for what is not honoured"
+    assert head == "config.pbtxt has fields that this server does not support"
     return names.split(", ")
 
 
@@ -58,7 +58,9 @@ def test_a_configuration_that_is_honoured_in_full_has_no_warnings(tmp_path: Path
 )
 def test_a_configuration_in_json_is_read_and_what_is_not_honoured_in_it_is_named(fields: str, names: str) -> None:
     _, warnings = parse_model_config(fields)
-    assert warnings == ([f"the configuration in the request asks for what is not honoured: {names}"] if names else [])
+    assert warnings == (
+        [f"the configuration in the request has fields that this server does not support: {names}"] if names else []
+    )
 
 
 NAMES = ["input", "dims", "name", "parameters", "optimization", "graph", "dynamic_batching", "priority_queue_policy", "versionPolicy", "x"]  # fmt: skip
@@ -191,9 +193,9 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('platform: "tensorrt_plan"', "config.pbtxt sets platform 'tensorrt_plan'; only ONNX files are served here, which are 'onnxruntime_onnx'"),
-        ('platform: "ensemble"', "config.pbtxt sets platform 'ensemble'; only ONNX files are served here, which are 'onnxruntime_onnx'"),
-        ('backend: "python"', "config.pbtxt sets backend 'python'; only ONNX files are served here, which are 'onnxruntime'"),
+        ('platform: "tensorrt_plan"', "config.pbtxt sets platform 'tensorrt_plan'; this server serves only ONNX files, so it must be 'onnxruntime_onnx'"),
+        ('platform: "ensemble"', "config.pbtxt sets platform 'ensemble'; this server serves only ONNX files, so it must be 'onnxruntime_onnx'"),
+        ('backend: "python"', "config.pbtxt sets backend 'python'; this server serves only ONNX files, so it must be 'onnxruntime'"),
     ],
 )  # fmt: skip
 def test_a_model_for_another_backend_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -250,13 +252,13 @@ def test_labels_stand_one_a_line(tmp_path: Path) -> None:
     [
         (
             "/etc/hostname",
-            "config.pbtxt names the labels '/etc/hostname'; they must be a file in the model's own folder",
+            "config.pbtxt names the label file '/etc/hostname'; it must be in the model's own folder",
         ),
-        ("nowhere.txt", "the labels nowhere.txt cannot be read: "),
-        ("bytes.txt", "the labels bytes.txt cannot be read: "),
+        ("nowhere.txt", "the label file nowhere.txt cannot be read: "),
+        ("bytes.txt", "the label file bytes.txt cannot be read: "),
         (
             "../labels.txt",
-            "config.pbtxt names the labels '../labels.txt'; they must be a file in the model's own folder",
+            "config.pbtxt names the label file '../labels.txt'; it must be in the model's own folder",
         ),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_group_for_any_gpu_on_a_server_without_one_runs_on_the_cpu_and_says_so
 def test_a_group_left_to_the_model_is_taken_as_automatic_and_says_so() -> None:
     places, (warning,) = devices("instance_group { kind: KIND_MODEL }", ON_GPU)
     assert places == ["cuda:1"]
-    assert "it is taken as KIND_AUTO" in warning
+    assert "the server uses KIND_AUTO" in warning
 
 
 @pytest.mark.parametrize(

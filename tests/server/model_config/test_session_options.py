@@ -80,7 +80,7 @@ def test_an_entry_onnx_runtime_may_ignore_is_passed_on_with_a_warning() -> None:
     tuning, warnings = tuning_of(configured(**{"session.frobnicate": "1"}))
     assert tuning.options(1).get_session_config_entry("session.frobnicate") == "1"
     assert warnings == [
-        "config.pbtxt sets session.frobnicate, passed on to ONNX Runtime, which ignores what it does not know"
+        "config.pbtxt sets session.frobnicate; the server passes these on to ONNX Runtime, which ignores entries that it does not know"
     ]
 
 
@@ -88,7 +88,7 @@ def test_parameters_that_are_not_known_are_all_named() -> None:
     own = "session.model_external_initializers_file_folder_path"
     _, (warning,) = tuning_of(configured(share_session_between_instances="true", a="1", **{own: "/"}))
     assert warning == (
-        f"config.pbtxt asks for what is not honoured: parameters.a, parameters.{own}, "
+        f"config.pbtxt has options that this server does not support: parameters.a, parameters.{own}, "
         "parameters.share_session_between_instances"
     )
 

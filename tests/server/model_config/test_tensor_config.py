@@ -79,7 +79,7 @@ def test_a_batch_size_for_a_graph_without_a_free_batch_axis_is_refused(
 ) -> None:
     assert refusal(tmp_path, build(), "max_batch_size: 4") == (
         "config.pbtxt sets max_batch_size 4, but the graph has no free batch axis on every input and output: "
-        f"{listed}; write max_batch_size: 0 to serve it whole"
+        f"{listed}; write max_batch_size: 0 to serve it without a batch axis"
     )
 
 
@@ -103,17 +103,17 @@ def test_dims_without_the_batch_axis_contradict_a_batch_size_of_zero(tmp_path: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('input { name: "x" }', "config.pbtxt names the input 'x', the graph has ['input']"),
-        ('output { name: "y" }', "config.pbtxt names the output 'y', the graph has ['logits', 'softmax', 'argmax']"),
+        ('input { name: "x" }', "config.pbtxt names the input 'x', but the graph has ['input']"),
+        ('output { name: "y" }', "config.pbtxt names the output 'y', but the graph has ['logits', 'softmax', 'argmax']"),
         ('input { name: "input" } input { name: "input" }', "config.pbtxt names the input 'input' twice"),
-        ('input { name: "input" data_type: TYPE_FP16 }', "config.pbtxt declares the input 'input' as TYPE_FP16, the graph has TYPE_FP32"),
-        ('output { name: "argmax" data_type: TYPE_INT32 }', "config.pbtxt declares the output 'argmax' as TYPE_INT32, the graph has TYPE_INT64"),
-        ('input { name: "input" data_type: 99 }', "config.pbtxt declares the input 'input' as 99, the graph has TYPE_FP32"),
+        ('input { name: "input" data_type: TYPE_FP16 }', "config.pbtxt declares the input 'input' as TYPE_FP16, but the graph has TYPE_FP32"),
+        ('output { name: "argmax" data_type: TYPE_INT32 }', "config.pbtxt declares the output 'argmax' as TYPE_INT32, but the graph has TYPE_INT64"),
+        ('input { name: "input" data_type: 99 }', "config.pbtxt declares the input 'input' as 99, but the graph has TYPE_FP32"),
         ('input { name: "input" dims: [ 5 ] }', "config.pbtxt declares the input 'input' as [5] but the graph has [4] without the batch axis"),
         ('input { name: "input" dims: [ 1, 1, 4 ] }', "config.pbtxt declares the input 'input' as [1, 1, 4] but the graph has [4] without the batch axis"),
         ('input { name: "input" dims: [ -2 ] }', "config.pbtxt declares the input 'input' with dims [-2]; only -1 stands for any size"),
         ('input { name: "input" dims: [ 2, 2 ] reshape { shape: [ 5 ] } }', "config.pbtxt declares the input 'input' as [5], by its reshape, but the graph has [4] without the batch axis"),
-        ('output { name: "argmax" dims: 1 reshape { shape: [ ] } }', "config.pbtxt reshapes 'argmax', which this server appends to the network and answers as it is"),
+        ('output { name: "argmax" dims: 1 reshape { shape: [ ] } }', "config.pbtxt reshapes 'argmax', which this server adds to the network and cannot reshape"),
         ('input { name: "input" dims: [ 3, 2 ] reshape { shape: [ 4 ] } }', "config.pbtxt reshapes the input 'input' from [3, 2] to [4], which have different numbers of elements"),
     ],
 )  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_declared_size_narrows_what_is_taken_and_a_declared_any_widens_what_ma
 
 def test_all_inputs_are_declared_or_none(tmp_path: Path) -> None:
     assert refusal(tmp_path, onnx_models.two_inputs(), 'input { name: "left" }') == (
-        "config.pbtxt declares the inputs ['left'], the graph also takes ['right']"
+        "config.pbtxt declares the inputs ['left'], but the graph also takes ['right']"
     )
 
 

@@ -255,7 +255,7 @@ def test_a_version_whose_files_are_spoilt_goes_on_from_memory_and_says_so(tmp_pa
     (version,) = shelf.repository.versions()
     assert version.state == "READY"
     assert version.reason.startswith(
-        "its files have changed since it was loaded, and cannot be served: model.onnx is not"
+        "its files changed after it was loaded, and the new ones cannot be served: model.onnx is not"
     )
     np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X), rtol=1e-5)
     shelf.look()
@@ -404,10 +404,10 @@ def test_warnings_are_told_once_and_again_when_they_change(tmp_path: Path, shelf
     config.write_text("version_policy { specific { versions: [1, 9] } }")
     shelf.look()
     shelf.look()
-    assert shelf.warnings == ["config.pbtxt asks for versions that are not there: [9]"]
+    assert shelf.warnings == ["config.pbtxt asks for versions that do not exist: [9]"]
     config.write_text("version_policy { specific { versions: [1, 8] } }")
     shelf.look()
-    assert shelf.warnings[1:] == ["config.pbtxt asks for versions that are not there: [8]"]
+    assert shelf.warnings[1:] == ["config.pbtxt asks for versions that do not exist: [8]"]
 
 
 def test_what_was_accepted_counts_as_finished_though_a_load_goes_on(tmp_path: Path) -> None:

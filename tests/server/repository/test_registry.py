@@ -370,7 +370,7 @@ def test_an_option_that_is_not_honoured_is_a_warning_and_the_rest_is_honoured(tm
     configure(tmp_path, "m", "response_cache { enable: true }\nmax_batch_size: 4\n")
     shelf = open_shelf()
     assert shelf.get("m").batching.max_batch_size == 4
-    assert shelf.warnings == [("m", "config.pbtxt asks for what is not honoured: response_cache.enable")]
+    assert shelf.warnings == [("m", "config.pbtxt has fields that this server does not support: response_cache.enable")]
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_an_option_that_is_not_honoured_is_a_warning_and_the_rest_is_honoured(tm
     [
         ("max_batch_size: 4 }", "config.pbtxt is not a model configuration: "),
         ("max_batch_size: many", "config.pbtxt is not a model configuration: "),
-        ('name: "other"', "config.pbtxt names the model 'other', its folder is 'm'"),
+        ('name: "other"', "config.pbtxt names the model 'other', but its folder is 'm'"),
     ],
 )
 def test_a_configuration_that_cannot_be_followed_fails_the_model(
@@ -402,8 +402,8 @@ def test_a_configuration_in_no_known_encoding_fails_the_model(tmp_path: Path, op
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('input { name: "pixels" }', "config.pbtxt names the input 'pixels', the graph has ['input']"),
-        ('output { name: "scores" }', "config.pbtxt names the output 'scores', the graph has ['logits', 'softmax', 'argmax']"),
+        ('input { name: "pixels" }', "config.pbtxt names the input 'pixels', but the graph has ['input']"),
+        ('output { name: "scores" }', "config.pbtxt names the output 'scores', but the graph has ['logits', 'softmax', 'argmax']"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_contradicts_the_graph_fails_the_version(
@@ -658,7 +658,7 @@ def test_a_version_that_is_named_and_absent_is_a_warning(tmp_path: Path) -> None
     onnx_models.write_artifact(tmp_path, "linear")
     (tmp_path / "linear" / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
     (model,) = scan(tmp_path).values()
-    assert model.warnings == ("config.pbtxt asks for versions that are not there: [9]",)
+    assert model.warnings == ("config.pbtxt asks for versions that do not exist: [9]",)
 
 
 def test_a_folder_whose_name_is_not_text_fails_under_an_escaped_name(tmp_path: Path) -> None:

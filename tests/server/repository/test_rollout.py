@@ -76,7 +76,7 @@ def test_what_is_written_is_read_back(rollout: Rollout) -> None:
         ("[" * 100_000, "not JSON"),
         ("9" * 5000, "not JSON"),
         ("[]", "expected a JSON object, got list"),
-        ('{"splitt": {}}', "no 'splitt' in a rollout; there are labels, split, shadow and previous"),
+        ('{"splitt": {}}', "unknown key 'splitt'; the keys are labels, split, shadow and previous"),
         ('{"labels": ["stable"]}', "labels must be an object, got ['stable']"),
         ('{"split": 5}', "split must be an object, got 5"),
         ('{"previous": 2}', "previous must be a list of versions, got 2"),
@@ -85,10 +85,10 @@ def test_what_is_written_is_read_back(rollout: Rollout) -> None:
         ('{"labels": {"stable": true}}', "the label 'stable' must be the number of a version, got True"),
         ('{"labels": {"stable": 3.0}}', "the label 'stable' must be the number of a version, got 3.0"),
         ('{"labels": {"stable": 0}}', "the label 'stable' must be the number of a version, got 0"),
-        ('{"labels": {"7": 3}}', "'7' cannot be a label"),
-        ('{"labels": {"": 3}}', "'' cannot be a label"),
-        ('{"labels": {"latest": 3}}', "'latest' cannot be a label"),
-        ('{"labels": {"a b": 3}}', "'a b' cannot be a label"),
+        ('{"labels": {"7": 3}}', "'7' is not a valid label"),
+        ('{"labels": {"": 3}}', "'' is not a valid label"),
+        ('{"labels": {"latest": 3}}', "'latest' is not a valid label"),
+        ('{"labels": {"a b": 3}}', "'a b' is not a valid label"),
         ('{"labels": {"stable": 3}, "split": {"canary": 5}}', "split names 'canary'"),
         ('{"labels": {"stable": 3}, "split": {"stable": 5}}', "split names 'stable'"),
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": 0}}', "percentage above 0 and up to 100"),
@@ -96,7 +96,7 @@ def test_what_is_written_is_read_back(rollout: Rollout) -> None:
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": true}}', "gives 'canary' True"),
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": NaN}}', "gives 'canary' nan"),
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": 1e999}}', "gives 'canary' inf"),
-        ('{"labels": {"stable": 3, "a": 4, "b": 5}, "split": {"a": 60, "b": 60}}', "gives away 120 percent"),
+        ('{"labels": {"stable": 3, "a": 4, "b": 5}, "split": {"a": 60, "b": 60}}', "split assigns 120 percent"),
         ('{"labels": {"canary": 4}, "split": {"canary": 5}}', "needs a version that is labelled stable"),
         ('{"shadow": 5}', "needs a version that is labelled stable"),
         ('{"labels": {"stable": 3}, "shadow": 3}', "version 3 is stable; it cannot be its own shadow"),
@@ -143,7 +143,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was_and_says_so(tmp_path: Pa
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{}}"])
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / rollouts.FILE).write_bytes(content)
-    assert "rollout.json cannot be followed" in refusal(lambda: rollouts.read(tmp_path))
+    assert "rollout.json cannot be used" in refusal(lambda: rollouts.read(tmp_path))
 
 
 # The steps
@@ -172,7 +172,7 @@ def test_a_canary_and_a_shadow_are_tried_beside_the_stable_version() -> None:
 def test_nothing_is_tried_beside_itself_or_without_a_stable_version(step: Callable[[Rollout | None], Rollout]) -> None:
     assert "no version is stable yet" in refusal(lambda: step(None))
     assert "no version is stable yet" in refusal(lambda: step(Rollout({"eu": 2})))
-    assert "version 3 is the stable one" in refusal(lambda: step(Rollout({STABLE: 3})))
+    assert "version 3 is the stable version" in refusal(lambda: step(Rollout({STABLE: 3})))
 
 
 @pytest.mark.parametrize("percent", [0, -1, 101, float("nan")])

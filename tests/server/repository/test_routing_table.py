@@ -321,7 +321,7 @@ def test_a_damaged_file_changes_nothing_and_is_told_once(shelf: Shelf) -> None:
         shelf.reconciler.reconcile()
     assert shelf.answers() == "2"
     assert shelf.problems == (
-        "rollout.json cannot be followed: the label 'stable' must be the number of a version, got 0; the one before stays in force",
+        "rollout.json cannot be used: the label 'stable' must be the number of a version, got 0; the previous one stays in force",
     )
     assert [traffic.problems for _, traffic in shelf.told] == [shelf.problems]
     shelf.roll(Rollout({"stable": 3}))

@@ -117,7 +117,7 @@ def test_a_look_that_fails_is_logged_and_not_the_last(tmp_path: Path) -> None:
     looks.answers = [RuntimeError("out of order")]
     with structlog.testing.capture_logs() as logged, watching(tmp_path, looks, poll_s=0.001, notified=False):
         looks.wait_for(2)
-    assert logged[0]["event"] == "looking at the models folder failed"
+    assert logged[0]["event"] == "reconciling the models folder failed"
 
 
 def test_where_the_file_system_tells_nothing_the_operator_is_told(

@@ -790,7 +790,7 @@ def test_files_that_hold_no_certificate_stop_the_start_in_one_sentence(tmp_path:
         (tmp_path / name).write_text("not PEM")
     instance = Running(tmp_path, tls_cert=tmp_path / "cert", tls_key=tmp_path / "key")
     try:
-        with pytest.raises(StartError, match="the TLS files hold no certificate with its key"):
+        with pytest.raises(StartError, match="tls_cert and tls_key are not a certificate and its private key"):
             instance.start()
     finally:
         instance.close_loop()

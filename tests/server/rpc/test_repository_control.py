@@ -94,7 +94,9 @@ def test_a_configuration_of_tritons_is_taken_and_what_is_not_honoured_is_named(
     load(calls, "other", config={"string_param": json.dumps(config)})
     assert calls.ModelConfig(pb.ModelConfigRequest(name="other"), timeout=TIMEOUT_S).config.max_batch_size == 7
     names = "optimization.cuda, response_cache"
-    assert warnings == [("other", f"the configuration in the request asks for what is not honoured: {names}")]
+    assert warnings == [
+        ("other", f"the configuration in the request has fields that this server does not support: {names}")
+    ]
 
 
 def test_a_model_that_cannot_be_served_says_why(calls: Any) -> None:
@@ -110,7 +112,7 @@ BAD_LOADS: dict[str, tuple[str, dict[str, Any], grpc.StatusCode, str]] = {
         "linear",
         {"file:1/model.onnx": {"bytes_param": b"onnx"}},
         grpc.StatusCode.UNIMPLEMENTED,
-        "parameter 'file:1/model.onnx': a model's files are not taken from a request",
+        "parameter 'file:1/model.onnx': a request cannot carry a model's files",
     ),
     "an unknown parameter": (
         "linear",
@@ -128,31 +130,31 @@ BAD_LOADS: dict[str, tuple[str, dict[str, Any], grpc.StatusCode, str]] = {
         "linear",
         {"config": {"string_param": "max_batch_size: 5"}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear': it is no model configuration",
+        "parameter 'config' for model 'linear': it is not a model configuration",
     ),
     "a configuration nested without end": (
         "linear",
         {"config": {"string_param": "[" * 100_000}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear': it is no model configuration",
+        "parameter 'config' for model 'linear': it is not a model configuration",
     ),
     "a configuration that is a list": (
         "linear",
         {"config": {"string_param": "[]"}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear': it is no model configuration: expected a JSON object, got []",
+        "parameter 'config' for model 'linear': it is not a model configuration: expected a JSON object, got []",
     ),
     "a configuration with a value of the wrong type": (
         "linear",
         {"config": {"string_param": '{"max_batch_size": "many"}'}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear': it is no model configuration",
+        "parameter 'config' for model 'linear': it is not a model configuration",
     ),
     "the configuration of another backend": (
         "linear",
         {"config": {"string_param": '{"backend": "python"}'}},
         grpc.StatusCode.INVALID_ARGUMENT,
-        "parameter 'config' for model 'linear': it sets backend 'python'; only ONNX files are served here",
+        "parameter 'config' for model 'linear': it sets backend 'python'; this server serves only ONNX files",
     ),
     "another model's configuration": (
         "linear",

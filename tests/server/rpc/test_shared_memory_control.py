@@ -117,7 +117,9 @@ def test_cuda_regions_are_refused_with_a_reason_and_there_are_none(channel: grpc
     request = pb.CudaSharedMemoryRegisterRequest(name="g", raw_handle=b"x", byte_size=64)
     code, message = refused(calls.CudaSharedMemoryRegister, request, timeout=TIMEOUT_S)
     assert code == grpc.StatusCode.UNIMPLEMENTED
-    assert message.startswith("failed to register CUDA shared memory region 'g': tensors in CUDA shared memory")
+    assert message.startswith(
+        "failed to register CUDA shared memory region 'g': this server does not support CUDA shared memory"
+    )
     code, _ = refused(calls.CudaSharedMemoryStatus, pb.CudaSharedMemoryStatusRequest(name="g"), timeout=TIMEOUT_S)
     assert code == grpc.StatusCode.NOT_FOUND
 

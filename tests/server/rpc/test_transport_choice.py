@@ -9,19 +9,19 @@ from frostline_server.rpc.server import choose_transport
 @pytest.mark.parametrize(
     ("asked", "host", "tls", "front_end", "why"),
     [
-        ("auto", "127.0.0.1", False, "native", "127.0.0.1 has only local clients"),
-        ("auto", "127.8.9.1", False, "native", "127.8.9.1 has only local clients"),
-        ("auto", "localhost", False, "native", "localhost has only local clients"),
-        ("auto", "::1", False, "native", "::1 has only local clients"),
-        ("auto", "[::1]", False, "native", "[::1] has only local clients"),
-        ("auto", "unix:/run/frostline.sock", False, "native", "a Unix socket has only local clients"),
-        ("auto", "0.0.0.0", False, "grpcio", "0.0.0.0 is open to the network"),
-        ("auto", "::", False, "grpcio", ":: is open to the network"),
-        ("auto", "192.168.1.4", False, "grpcio", "192.168.1.4 is open to the network"),
-        ("auto", "models.example", False, "grpcio", "models.example is open to the network"),
-        ("auto", "localhost.example", False, "grpcio", "localhost.example is open to the network"),
-        ("auto", "127.0.0.1", True, "grpcio", "TLS is on, which only grpcio has"),
-        ("auto", "unix:/run/frostline.sock", True, "grpcio", "TLS is on, which only grpcio has"),
+        ("auto", "127.0.0.1", False, "native", "only local clients can reach 127.0.0.1"),
+        ("auto", "127.8.9.1", False, "native", "only local clients can reach 127.8.9.1"),
+        ("auto", "localhost", False, "native", "only local clients can reach localhost"),
+        ("auto", "::1", False, "native", "only local clients can reach ::1"),
+        ("auto", "[::1]", False, "native", "only local clients can reach [::1]"),
+        ("auto", "unix:/run/frostline.sock", False, "native", "only local clients can reach a Unix socket"),
+        ("auto", "0.0.0.0", False, "grpcio", "other machines can reach 0.0.0.0"),
+        ("auto", "::", False, "grpcio", "other machines can reach ::"),
+        ("auto", "192.168.1.4", False, "grpcio", "other machines can reach 192.168.1.4"),
+        ("auto", "models.example", False, "grpcio", "other machines can reach models.example"),
+        ("auto", "localhost.example", False, "grpcio", "other machines can reach localhost.example"),
+        ("auto", "127.0.0.1", True, "grpcio", "TLS is on, and only grpcio supports it"),
+        ("auto", "unix:/run/frostline.sock", True, "grpcio", "TLS is on, and only grpcio supports it"),
         ("native", "0.0.0.0", False, "native", "asked for"),
         ("grpcio", "127.0.0.1", False, "grpcio", "asked for"),
         ("grpcio", "0.0.0.0", True, "grpcio", "asked for"),
@@ -37,7 +37,7 @@ def test_the_front_end_follows_from_who_can_reach_the_port(
 
 def test_compressed_answers_need_the_front_end_that_compresses() -> None:
     chosen = choose_transport("auto", "127.0.0.1", tls=False, compression=True)
-    assert chosen == ("grpcio", "answers are compressed, which only grpcio does")
+    assert chosen == ("grpcio", "compression is on, and only grpcio compresses answers")
 
 
 def test_without_the_native_library_every_host_gets_the_other_front_end() -> None:

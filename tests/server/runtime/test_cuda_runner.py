@@ -467,7 +467,7 @@ def test_a_graph_of_classes_that_answers_wrongly_is_found(
             binding.outputs["argmax"].buffer[2] = (binding.outputs["argmax"].buffer[2] + 1) % 3
 
     monkeypatch.setattr(CudaSession, "_compute", broken)
-    with pytest.raises(LoadError, match=r"another class than PyTorch's comes out at row 2 \(batch of 4\)"):
+    with pytest.raises(LoadError, match=r"the class differs from PyTorch's at row 2 \(batch of 4\)"):
         session.check_golden(golden(5), 8)
 
 

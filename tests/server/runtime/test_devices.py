@@ -63,7 +63,7 @@ def test_a_gpu_that_was_demanded_and_is_not_there_stops_the_start(
 ) -> None:
     with pytest.raises(StartError) as caught:
         choose_providers(device, available, devices)
-    assert str(caught.value) == (f"device {device} was demanded, but {why}; use --device auto to fall back to the CPU")
+    assert str(caught.value) == (f"device {device} was requested, but {why}; use --device auto to fall back to the CPU")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "cuda:x", "", "CPU"])

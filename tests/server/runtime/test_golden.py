@@ -28,7 +28,7 @@ def test_a_class_as_good_within_the_tolerance_of_both_logits_passes(tolerances: 
     ("classes", "row"), [([2, 0], 0), ([1, 1], 1), ([1, -1], 1), ([3, 0], 0)], ids=["near", "far", "below", "above"]
 )
 def test_another_class_is_found_with_its_row(classes: list[int], row: int) -> None:
-    with pytest.raises(LoadError, match=rf"another class than PyTorch's comes out at row {row} \(batch of 2\); 1 rows"):
+    with pytest.raises(LoadError, match=rf"the class differs from PyTorch's at row {row} \(batch of 2\); 1 rows"):
         compare_classes(np.array(classes), LOGITS, golden(atol=0.01), 0, 2)
 
 
