@@ -98,7 +98,7 @@ class Batcher:
         batching: who waits, how long, and with whom.
         batched: False for a network without a batch axis: every entry then runs alone.
         name: the device threads' name.
-        admission: says who can be answered in time, where there is an slo.
+        admission: says who can be answered in time, where there is an slo; learns from every batch.
         uncast: places of the inputs that every run takes as bytes too.
     """
 
@@ -194,8 +194,7 @@ class Batcher:
             ):
                 device.wake.release()
                 return
-            batch, ended, _ = self._queue.take(now)
-            turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
+            batch, ended, turn, _ = self._take(device, now)
         try:
             self._work(device, batch, ended, turn)
         finally:
@@ -206,8 +205,6 @@ class Batcher:
                 if self._closing or not self._queue.empty:
                     device.wake.release()
                 else:
-                    if self._admission is not None:
-                        self._admission.freed()
                     self._asleep.append(device)
 
     def cancel(self, entry: Entry) -> None:
@@ -255,12 +252,11 @@ class Batcher:
         """Take and run one batch; False at the end. A frame of its own, so that an idle thread holds no entry."""
         while True:
             with self._lock:
-                batch, ended, wait_s = self._queue.take(time.monotonic(), closing=self._closing)
+                batch, ended, turn, wait_s = self._take(device, time.monotonic())
                 if batch or ended:
                     if self._asleep and not self._queue.empty:
                         # One arrival may have made two batches ready, or left one that is timed.
                         self._asleep.pop().wake.release()
-                    turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
                     break
                 if self._closing:
                     return False
@@ -268,6 +264,17 @@ class Batcher:
             self._sleep(device, wait_s)
         self._work(device, batch, ended, turn)
         return True
+
+    def _take(self, device: _Device, now: float) -> tuple[list[Entry], list[Entry], int | None, float]:
+        """Take the next batch for a device, which is busy from now on; as `RequestQueue.take`, and the batch's turn."""
+        batch, ended, wait_s = self._queue.take(now, closing=self._closing)
+        turn = None
+        if batch:
+            if self._reorder_buffer is not None:
+                turn = self._reorder_buffer.take()
+            if self._admission is not None:
+                self._admission.took(device, now, sum([entry.rows for entry in batch]))
+        return batch, ended, turn, wait_s
 
     def _sleep(self, device: _Device, wait_s: float) -> None:
         if device.wake.acquire(timeout=min(wait_s, _LONGEST_SLEEP_S)):
@@ -280,7 +287,7 @@ class Batcher:
         device.wake.acquire()
 
     def _work(self, device: _Device, batch: list[Entry], ended: list[Entry], turn: int | None) -> None:
-        """Answer what has ended, and run a batch."""
+        """Answer what has ended, and run a batch; the device is free afterwards, however that went."""
         try:
             if ended:
                 self._end(ended)
@@ -288,6 +295,9 @@ class Batcher:
                 self._execute(device.run, device.assembler, batch, turn)
         except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
             _log.exception("the observer failed", thread=threading.current_thread().name)
+        finally:
+            if self._admission is not None:
+                self._admission.freed(device)
 
     def _execute(self, run: Run, assembler: Assembler, batch: list[Entry], turn: int | None) -> None:
         answers: Answers | None = None if turn is None else []
@@ -342,7 +352,10 @@ class Batcher:
 
     def _answer(self, batch: list[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float) -> None:
         _reply(batch)
-        self._observer.batch(batch, rows, started_s, assembled_s, ran_s, time.monotonic())
+        finished_s = time.monotonic()
+        if self._admission is not None:
+            self._admission.learn(rows, started_s, assembled_s, ran_s, finished_s)
+        self._observer.batch(batch, rows, started_s, assembled_s, ran_s, finished_s)
 
     def _fail(self, entries: list[Entry], error: PredictionError, answers: Answers | None = None) -> None:
         if not entries:

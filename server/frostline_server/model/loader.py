@@ -12,8 +12,8 @@ from typing import Any
 import onnxruntime
 
 from frostline.pb import model_config_pb2
-from frostline_server.batching.admission import AdmissionController, Costs, LearningObserver
-from frostline_server.batching.batcher import Batcher, Observer
+from frostline_server.batching.admission import AdmissionController, Costs
+from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import GraphsFailed, LoadError
@@ -129,10 +129,9 @@ class Loader:
         labels = labels_of(folder.parent, card, session, config, warn)
         stats, tap = ModelStats(labels), Tap()
         admission = _admission(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
-        observer: Observer = stats if admission is None else LearningObserver(stats, admission)
         batcher = Batcher(
             [instance_run(instance, stats, tap) for instance in sessions],
-            observer,
+            stats,
             batching,
             batched=signature.batched,
             name=f"device-{name}-{version}",
