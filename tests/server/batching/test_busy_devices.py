@@ -31,12 +31,11 @@ class Limited(Stage):
         """How many devices admission control takes for busy."""
         return len(self.admission._ends)
 
-    def warm(self) -> None:
-        """Run one row without blocking, so that runs are known to be brief."""
+    def make_brief(self, instances: int) -> None:
+        """Block no more, and make the batcher believe that runs are brief."""
         self.puppet.release_all()
-        self.submit(self.entry([0.0]))
-        self.replies.wait_for(1)
-        self.wait_until_idle()
+        self.wait_until_idle(instances)
+        self.batcher._inline.ran(8, ((1,),), 0.0)
 
     def assert_free(self, instances: int = 1) -> None:
         """An hour later, a request is promised its answer as on the first day."""
@@ -76,13 +75,13 @@ def limited() -> Iterator[Callable[..., Limited]]:
 
 def test_an_inline_run_that_fails_while_others_wait_leaves_no_device_busy(limited: Callable[..., Limited]) -> None:
     on = limited(max_batch_size=1)
-    on.warm()
+    on.make_brief(1)
     guilty, innocent = on.entry([BROKEN]), on.entry([2.0])
     on.batcher.submit(guilty, inline=True)
     on.batcher.submit(innocent, inline=True)
     on.batcher.run_inline()
-    on.replies.wait_for(3)
-    assert isinstance(guilty.error, RunFailed)
+    assert isinstance(guilty.error, RunFailed), "it ran in this thread"
+    on.replies.wait_for(2)
     assert rows_of(innocent) == [[2.0]]
     on.assert_free()
 
@@ -151,25 +150,27 @@ def test_an_inline_run_whose_answers_another_thread_sends_leaves_no_device_busy(
     limited: Callable[..., Limited],
 ) -> None:
     on = limited(instances=2, max_batch_size=1, preserve_ordering=True)
-    on.puppet.release_all()
-    on.submit(on.entry([0.0]))
-    on.replies.wait_for(1)
-    on.wait_until_idle(2)
+    on.make_brief(2)
     first, second, third = on.entry([1.0]), on.entry([2.0]), on.entry([3.0])
     may_end = threading.Event()
+    inline: list[float] = []
 
     def answer(inputs: Any, wanted: Any) -> Any:
-        if inputs[0][0][0] == 1.0:
+        value = inputs[0][0][0]
+        if threading.current_thread() is threading.main_thread():
+            inline.append(value)
+        if value == 1.0:
             assert may_end.wait(TIMEOUT_S)
         return computed(inputs, wanted)
 
     on.puppet.answer = answer
     on.submit(first)
-    on.puppet.wait_for(2)
+    on.puppet.wait_for(1)
     # Ends before the first, whose device's thread therefore sends its answer.
     on.batcher.submit(second, inline=True)
     on.batcher.submit(third, inline=True)
     on.batcher.run_inline()
+    assert inline == [2.0]
     may_end.set()
-    assert on.replies.wait_for(4)[1:] == [first, second, third]
+    assert on.replies.wait_for(3) == [first, second, third]
     on.assert_free(2)
