@@ -27,9 +27,9 @@ class InlineExecution:
 
     def __init__(self, max_rows: int, *, enabled: bool) -> None:
         self._max_rows = max_rows
-        # The shape of the latest run, and the most rows of that shape that are known to run briefly. One object, because
-        # several threads write and read it.
-        self._brief: tuple[Shapes, int] = (), 0
+        # The shape of the latest run, and the most rows of that shape that are known to run briefly, infinity once a full
+        # batch is. One object, because several threads write and read it.
+        self._brief: tuple[Shapes, float] = (), 0
         self._suspended_until_s = -math.inf if enabled else math.inf
 
     def allows(self, rows: int, shapes: Shapes, now: float) -> bool:
@@ -41,14 +41,18 @@ class InlineExecution:
             now: on the `time.monotonic` clock.
         """
         known, brief_rows = self._brief
-        return min(rows, self._max_rows) <= brief_rows and shapes == known and now >= self._suspended_until_s
+        return rows <= brief_rows and now >= self._suspended_until_s and shapes == known
 
     def ran(self, rows: int, shapes: Shapes, seconds: float) -> None:
         """A batch ran, in any thread, and took so long on the device."""
         known, brief_rows = self._brief
         if shapes != known:
             brief_rows = 0
-        self._brief = shapes, max(brief_rows, rows) if seconds <= BRIEF_S else min(brief_rows, rows - 1)
+        if seconds > BRIEF_S:
+            brief_rows = min(brief_rows, rows - 1)
+        elif rows > brief_rows:
+            brief_rows = rows if rows < self._max_rows else math.inf
+        self._brief = shapes, brief_rows
 
     def held(self, from_s: float, until_s: float) -> None:
         """A front end's thread was held by a batch it ran; on the `time.monotonic` clock."""

@@ -118,6 +118,8 @@ class RequestQueue:
     @property
     def rows(self) -> int:
         """Rows waiting now."""
+        if self._only is not None:
+            return self._only.rows
         return sum([level.rows for level in self._levels])
 
     @property
