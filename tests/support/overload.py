@@ -71,7 +71,7 @@ def simulate(
     device = 0
     sizes = [2**power for power in range(max_rows.bit_length())]
     costs = Costs({size: run_s(size) for size in sizes} if believed_s is None else believed_s, max_rows)
-    admission = AdmissionController(slo_s, costs, devices, spread=rnd.random, thread=lambda: device)
+    admission = AdmissionController(slo_s, costs, devices, spread=rnd.random)
     waiting = RequestQueue(batching(max_batch_size=max_rows, max_queue_size=10**6), batched=True, admission=admission)
     row = np.zeros((1, 1), np.float32)
     outcome = Outcome()
@@ -81,6 +81,7 @@ def simulate(
         device = min(busy, key=lambda each: busy[each][0], default=-1)
         if busy and busy[device][0] <= arrival:
             now, batch, took_s, ran_s = busy.pop(device)
+            admission.freed(device)
             admission.learn(len(batch), took_s, took_s + AROUND_S, ran_s, ran_s)
             for entry in batch:
                 outcome.latency_s[entry.arrived_s] = now - entry.arrived_s
@@ -101,6 +102,7 @@ def simulate(
                 outcome.shed += len(ended)
                 if batch:
                     outcome.sizes.append(len(batch))
+                    admission.took(device, now, len(batch))
                     ran_s = now + AROUND_S + run_s(len(batch)) * slower(now, rnd)
                     busy[device] = (ran_s, batch, now, ran_s)
                 elif not ended:

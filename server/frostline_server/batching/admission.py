@@ -9,12 +9,10 @@ left and run alone, because no larger batch would be in time. Batching would the
 import math
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from threading import get_ident
-from typing import Protocol
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from frostline_server.batching.entry import Entry
-from frostline_server.errors import Overloaded, PredictionError
+from frostline_server.errors import Overloaded
 
 AIM = 0.75
 """The part of the time a request has in which its answer is aimed at; the rest is for the network and for surprises."""
@@ -98,14 +96,15 @@ class Costs:
 
 
 class AdmissionController:
-    """Decides who is let in, and how large a batch may be. Whoever owns it calls it under one lock, except for `learn`.
+    """Decides who is let in, and how large a batch may be.
+
+    Whoever owns it calls it under one lock, except for `learn` and `freed`.
 
     Args:
         slo_s: how long a request may take, in seconds.
         costs: what batches cost.
         devices: how many batches can run side by side.
         spread: gives numbers in [0, 1), so that clients that were refused together do not come back together.
-        thread: tells the threads apart that run batches.
     """
 
     def __init__(
@@ -114,15 +113,13 @@ class AdmissionController:
         costs: Costs,
         devices: int = 1,
         spread: Callable[[], float] = random.random,
-        thread: Callable[[], int] = get_ident,
     ) -> None:
         self.slo_s = slo_s
         self._costs = costs
         self._devices = devices
         self._spread = spread
-        self._thread = thread
-        # When what each thread runs is expected to be answered.
-        self._ends: dict[int, float] = {}
+        # When what each busy device runs is expected to be answered.
+        self._ends: dict[Hashable, float] = {}
         self._batch = costs.most(slo_s * AIM * SHARE)
         self._batch_s = costs.of(self._batch)
         self._learned_s = self._active_s = -math.inf
@@ -216,59 +213,23 @@ class AdmissionController:
         rows, whole = self._costs.most(left_s), min(waiting, self._batch)
         return rows < whole and rows * self._costs.of(whole) < THRIFT * whole * self._costs.of(rows)
 
-    def took(self, now: float, rows: int) -> None:
-        """The calling thread takes a batch to run."""
+    def took(self, device: Hashable, now: float, rows: int) -> None:
+        """A device takes a batch to run; it counts as busy until it is `freed`."""
         self._active_s = now
-        self._ends[self._thread()] = now + self._costs.of(rows)
+        self._ends[device] = now + self._costs.of(rows)
 
-    def freed(self) -> None:
-        """The calling thread finds nothing to run."""
-        self._ends.pop(self._thread(), None)
+    def freed(self, device: Hashable) -> None:
+        """A device is done with its batch, however that ended."""
+        self._ends.pop(device, None)
 
     def learn(self, rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float) -> None:
-        """The calling thread ran a batch and answered it; all times on the `time.monotonic` clock."""
-        self.freed()
+        """A batch ran and was answered; all times on the `time.monotonic` clock."""
         afresh = started_s - self._learned_s >= TRIAL_S
         self._costs.learn(rows, ran_s - assembled_s, assembled_s - started_s + finished_s - ran_s, afresh=afresh)
         self._learned_s = finished_s
         self._active_s = max(self._active_s, finished_s)
         self._batch = self._costs.most(self.slo_s * AIM * SHARE)
         self._batch_s = self._costs.of(self._batch)
-
-
-class Recorder(Protocol):
-    """What a batcher tells of its work; see `Observer` there."""
-
-    def batch(
-        self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
-    ) -> None:
-        """A batch ran and was answered."""
-        ...
-
-    def failed(self, error: PredictionError, seconds: float) -> None:
-        """An entry ended without outputs."""
-        ...
-
-
-class LearningObserver:
-    """An observer of a batcher that lets admission control learn from what it passes on.
-
-    Args:
-        observer: told of everything.
-        admission: learns from every batch.
-    """
-
-    def __init__(self, observer: Recorder, admission: AdmissionController) -> None:
-        self._observer = observer
-        self._admission = admission
-        self.failed = observer.failed
-
-    def batch(
-        self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
-    ) -> None:
-        """A batch ran and was answered; see `Observer`."""
-        self._admission.learn(rows, started_s, assembled_s, ran_s, finished_s)
-        self._observer.batch(entries, rows, started_s, assembled_s, ran_s, finished_s)
 
 
 def _table(run_s: Mapping[int, float], most: int) -> list[float]:

@@ -4,11 +4,10 @@ A batch is what was queued while the devices were busy: back-pressure gathers ro
 shape share a batch. The batcher gets a callable for each device and knows neither ONNX, asyncio nor gRPC: it has one
 thread for each callable, one bounded queue, and entries that carry their own reply.
 
-A device is a run with the thread that calls it. While that thread sleeps, the thread that submits may use the device
-for a batch (`run_inline`): for a run that is shorter than waking a thread, that is faster.
+A device is a run with the thread that calls it. While that thread sleeps, the thread that submits may run a batch on
+the device itself (`run_inline`); `inline_execution` has the rule.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +21,9 @@ from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.assembler import Assembler, split, union
 from frostline_server.batching.bisect_failures import isolate
 from frostline_server.batching.entry import Entry, Reply
+from frostline_server.batching.inline_execution import InlineExecution
 from frostline_server.batching.reorder_buffer import ReorderBuffer
-from frostline_server.batching.request_queue import Batching, RequestQueue, Shapes
+from frostline_server.batching.request_queue import Batching, RequestQueue
 from frostline_server.errors import (
     BatcherClosed,
     Cancelled,
@@ -42,14 +42,6 @@ Answers = list[Callable[[], None]]
 
 _LONGEST_SLEEP_S = 3600.0
 """The platform's locks cannot wait for as long as a configuration can say."""
-
-BRIEF_S = 0.0005
-"""A batch expected to run for no longer may run inline, in the thread that submits: a front end reads nothing meanwhile."""
-
-_SURPRISE_S = 10 * BRIEF_S
-_REST = 100
-"""After an inline run that took longer than that, nothing runs inline for this many times as long. The time of a run may
-depend on the elements, which nobody can foresee; so this costs a front end a hundredth of its time at most."""
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +90,7 @@ class Batcher:
         batching: who waits, how long, and with whom.
         batched: False for a network without a batch axis: every entry then runs alone.
         name: the device threads' name.
-        admission: says who can be answered in time, where there is an slo.
+        admission: says who can be answered in time, where there is an slo; learns from every batch.
         uncast: places of the inputs that every run takes as bytes too.
     """
 
@@ -122,10 +114,7 @@ class Batcher:
         self._queue = RequestQueue(batching, batched=batched, admission=admission)
         self._admission = admission
         self._asleep: list[_Device] = []
-        # How long one row of the latest batch took to run, in seconds, and of what shape it was: nothing is known of others.
-        self._row_s = math.inf
-        self._row_shapes: Shapes = ()
-        self._resting_until_s = -math.inf
+        self._inline = InlineExecution(batching.max_batch_size if batched else 1, enabled=self._queue.eager)
         self._closing = False
         self._reorder_buffer = ReorderBuffer() if batching.preserve_ordering and len(self._runs) > 1 else None
         self._threads: list[threading.Thread] = []
@@ -156,7 +145,8 @@ class Batcher:
 
         Args:
             entry: the request.
-            inline: whether the caller will call `run_inline` soon, so that no thread need be woken for a brief run.
+            inline: whether the caller will call `run_inline` soon, so that no thread need be woken for a run that may be
+                inline.
 
         Raises:
             InvalidInput: it has more rows than a batch, or the queue, ever takes.
@@ -171,11 +161,13 @@ class Batcher:
                     "Server is stopping, scheduler for model has stopped accepting new inference requests"
                 )
             self._queue.push(entry)
-            if self._asleep and not (inline and self._row_s * self._queue.rows <= BRIEF_S):
+            if self._asleep and not (
+                inline and self._inline.allows(self._queue.rows, entry.kind.shapes, entry.arrived_s)
+            ):
                 self._asleep.pop().wake.release()
 
     def run_inline(self) -> None:
-        """Run one batch of what waits in this thread, if a device is idle and the run will be brief; or wake the device.
+        """Run one batch of what waits in this thread, if a device is idle and the rule allows it, or wake the device.
 
         Replies are called before this returns.
         """
@@ -185,29 +177,18 @@ class Batcher:
                 return
             device = self._asleep.pop()
             now = time.monotonic()
-            if (
-                self._row_s * self._queue.rows > BRIEF_S
-                or first.kind.shapes != self._row_shapes
-                or now < self._resting_until_s
-                or not self._queue.eager
-                or self._closing
-            ):
+            if not self._inline.allows(self._queue.rows, first.kind.shapes, now):
                 device.wake.release()
                 return
-            batch, ended, _ = self._queue.take(now)
-            turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
+            batch, ended, turn, _ = self._take(device, now)
         try:
             self._work(device, batch, ended, turn)
         finally:
-            ended_s = time.monotonic()
-            if ended_s - now > _SURPRISE_S:
-                self._resting_until_s = ended_s + _REST * (ended_s - now)
+            self._inline.held(now, time.monotonic())
             with self._lock:
                 if self._closing or not self._queue.empty:
                     device.wake.release()
                 else:
-                    if self._admission is not None:
-                        self._admission.freed()
                     self._asleep.append(device)
 
     def cancel(self, entry: Entry) -> None:
@@ -255,12 +236,11 @@ class Batcher:
         """Take and run one batch; False at the end. A frame of its own, so that an idle thread holds no entry."""
         while True:
             with self._lock:
-                batch, ended, wait_s = self._queue.take(time.monotonic(), closing=self._closing)
+                batch, ended, turn, wait_s = self._take(device, time.monotonic())
                 if batch or ended:
                     if self._asleep and not self._queue.empty:
                         # One arrival may have made two batches ready, or left one that is timed.
                         self._asleep.pop().wake.release()
-                    turn = self._reorder_buffer.take() if batch and self._reorder_buffer is not None else None
                     break
                 if self._closing:
                     return False
@@ -269,6 +249,17 @@ class Batcher:
         self._work(device, batch, ended, turn)
         return True
 
+    def _take(self, device: _Device, now: float) -> tuple[list[Entry], list[Entry], int | None, float]:
+        """Take the next batch for a device, which is busy from now on; as `RequestQueue.take`, and the batch's turn."""
+        batch, ended, wait_s = self._queue.take(now, closing=self._closing)
+        turn = None
+        if batch:
+            if self._reorder_buffer is not None:
+                turn = self._reorder_buffer.take()
+            if self._admission is not None:
+                self._admission.took(device, now, sum([entry.rows for entry in batch]))
+        return batch, ended, turn, wait_s
+
     def _sleep(self, device: _Device, wait_s: float) -> None:
         if device.wake.acquire(timeout=min(wait_s, _LONGEST_SLEEP_S)):
             return
@@ -276,11 +267,11 @@ class Batcher:
             if device in self._asleep:
                 self._asleep.remove(device)
                 return
-        # Woken at the last moment, or borrowed: then it is given back, or its thread is woken.
+        # Woken at the last moment, or in use by an inline run: that puts the device back to sleep, or wakes this thread.
         device.wake.acquire()
 
     def _work(self, device: _Device, batch: list[Entry], ended: list[Entry], turn: int | None) -> None:
-        """Answer what has ended, and run a batch."""
+        """Answer what has ended, and run a batch; the device is free afterwards, however that went."""
         try:
             if ended:
                 self._end(ended)
@@ -288,6 +279,9 @@ class Batcher:
                 self._execute(device.run, device.assembler, batch, turn)
         except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
             _log.exception("the observer failed", thread=threading.current_thread().name)
+        finally:
+            if self._admission is not None:
+                self._admission.freed(device)
 
     def _execute(self, run: Run, assembler: Assembler, batch: list[Entry], turn: int | None) -> None:
         answers: Answers | None = None if turn is None else []
@@ -315,7 +309,7 @@ class Batcher:
             assembled_s = time.monotonic()
             outputs = run(inputs, wanted)
             ran_s = time.monotonic()
-            self._row_s, self._row_shapes = (ran_s - assembled_s) / rows, batch[0].kind.shapes
+            self._inline.ran(rows, batch[0].kind.shapes, ran_s - assembled_s)
             split(batch, rows, wanted, outputs, batched=self._batched)
             assembler.settle(outputs)
         except PredictionError as error:
@@ -342,7 +336,10 @@ class Batcher:
 
     def _answer(self, batch: list[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float) -> None:
         _reply(batch)
-        self._observer.batch(batch, rows, started_s, assembled_s, ran_s, time.monotonic())
+        finished_s = time.monotonic()
+        if self._admission is not None:
+            self._admission.learn(rows, started_s, assembled_s, ran_s, finished_s)
+        self._observer.batch(batch, rows, started_s, assembled_s, ran_s, finished_s)
 
     def _fail(self, entries: list[Entry], error: PredictionError, answers: Answers | None = None) -> None:
         if not entries:

@@ -118,6 +118,8 @@ class RequestQueue:
     @property
     def rows(self) -> int:
         """Rows waiting now."""
+        if self._only is not None:
+            return self._only.rows
         return sum([level.rows for level in self._levels])
 
     @property
@@ -235,7 +237,7 @@ class RequestQueue:
         for _, lanes in self._ranks:
             if lanes:
                 return self._fill(_next_shapes(lanes), self._max_batch, now, ended), ended, 0.0
-        return self._nothing(ended, math.inf)
+        return [], ended, math.inf
 
     def _fill_all(self, shapes: Shapes, room: int, now: float, ended: list[Entry]) -> list[Entry]:
         batch: list[Entry] = []
@@ -303,8 +305,6 @@ class RequestQueue:
             if lane:
                 break
             del lanes[shapes]
-        if batch:
-            admission.took(now, total)
         return batch
 
     def _choose(self, now: float, ended: list[Entry]) -> tuple[list[Entry], list[Entry], float]:
@@ -315,11 +315,6 @@ class RequestQueue:
             if left_s <= 0:
                 return self._fill(shapes, rows, now, ended), ended, 0.0
             wait_s = min(wait_s, left_s)
-        return self._nothing(ended, wait_s)
-
-    def _nothing(self, ended: list[Entry], wait_s: float) -> tuple[list[Entry], list[Entry], float]:
-        if self._admission is not None:
-            self._admission.freed()
         return [], ended, wait_s
 
     def _in_turn(self) -> list[Shapes]:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import onnxruntime
 
 from frostline.pb import model_config_pb2
-from frostline_server.batching.admission import AdmissionController, Costs, LearningObserver
-from frostline_server.batching.batcher import Batcher, Observer
+from frostline_server.batching.admission import AdmissionController, Costs
+from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError
@@ -279,10 +279,9 @@ def batcher_of(
     admission: AdmissionController | None,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
-    observer: Observer = stats if admission is None else LearningObserver(stats, admission)
     return Batcher(
         [instance_run(session, stats, tap) for session in sessions],
-        observer,
+        stats,
         batching,
         batched=sessions[0].signature.batched,
         name=name,

@@ -73,7 +73,7 @@ class NativeFrontEnd:
         front, active, inference, reply = self._front, self._active, self._inference, self._reply
         while (events := front.recv_batch_details(_EVENTS)) is not None:
             now = time.monotonic()
-            helped: list[Batcher] = []
+            batchers: list[Batcher] = []
             for kind, call_id, method, payload, _, details in events:
                 if kind == EVENT_CANCEL:
                     entry = active.pop(call_id, None)
@@ -87,8 +87,8 @@ class NativeFrontEnd:
                     # Known before it is queued, because it may be answered before `submit` returns.
                     active[call_id] = entry
                     batcher = inference.submit(entry, _METHODS[method], payload, inline=True)  # type: ignore[arg-type]  # as above
-                    if batcher not in helped:
-                        helped.append(batcher)
+                    if batcher not in batchers:
+                        batchers.append(batcher)
                 except Refused as refused:
                     active.pop(call_id, None)
                     self._fail(call_id, refused.error, refused.request_id)
@@ -96,8 +96,8 @@ class NativeFrontEnd:
                     active.pop(call_id, None)
                     self._fail(call_id, unexpected(error), "")
 
-            # What is in no thread's hands yet is run here, if that is brief.
-            for batcher in helped:
+            # What no device's thread was woken for is run here, or wakes one now.
+            for batcher in batchers:
                 batcher.run_inline()
             # While this thread waits for the next call, nothing may keep the last one's message alive.
             del events, payload, details

@@ -30,9 +30,8 @@ MAX_OPEN = 256
 MAX_OPEN_BYTES = 64 << 20
 """The size of those requests and answers together; beyond it the stream is not read."""
 
-# Turns of the event loop, some microseconds each: without a new message, and in all, before what has come is run.
-_QUIET_TURNS = 2
 _MOST_TURNS = 64
+"""Turns of the event loop, some microseconds each, in which messages are gathered before they are run, at most."""
 
 # ModelStreamInferResponse.infer_response: field 2, wire type 2 (length-delimited).
 _RESPONSE_TAG = bytes([2 << 3 | 2])
@@ -56,8 +55,9 @@ class StreamFrontEnd:
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._to_help: list[Batcher] = []
-        self._turns = self._quiet_turns = 0
+        # Whose queues have something new that is not offered yet, and whether any of it came in this turn of the loop.
+        self._batchers: list[Batcher] = []
+        self._more = False
         self._streams: dict[_Stream, asyncio.Task[Any]] = {}
         self._stopping = False
 
@@ -83,7 +83,7 @@ class StreamFrontEnd:
 
     async def _call(self, _: Any, context: Context) -> None:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        stream = _Stream(self._inference, context, self._reply, self._help_soon)
+        stream = _Stream(self._inference, context, self._reply, self._run_soon)
         task = asyncio.current_task()
         assert task is not None, "a handler runs in a task"  # noqa: S101  an invariant, not a check
         self._streams[stream] = task
@@ -94,22 +94,23 @@ class StreamFrontEnd:
         finally:
             del self._streams[stream]
 
-    def _help_soon(self, batcher: Batcher) -> None:
-        """Have a brief batch run by the loop once nothing more comes on any stream: that wakes no thread for each message."""
-        self._quiet_turns = 0
-        if batcher not in self._to_help:
-            self._to_help.append(batcher)
-            if len(self._to_help) == 1:
-                self._turns = 0
-                asyncio.get_running_loop().call_soon(self._help)
+    def _run_soon(self, batcher: Batcher) -> None:
+        """Offer to run what has come, once a turn of the loop brings nothing more on any stream.
 
-    def _help(self) -> None:
-        self._turns += 1
-        self._quiet_turns += 1
-        if self._quiet_turns <= _QUIET_TURNS and self._turns < _MOST_TURNS:
-            asyncio.get_running_loop().call_soon(self._help)
+        So messages that come in a row share a batch: a run for each of them doubles a stream's CPU time.
+        """
+        self._more = True
+        if batcher not in self._batchers:
+            self._batchers.append(batcher)
+            if len(self._batchers) == 1:
+                asyncio.get_running_loop().call_soon(self._run_inline, _MOST_TURNS)
+
+    def _run_inline(self, turns: int) -> None:
+        if self._more and turns:
+            self._more = False
+            asyncio.get_running_loop().call_soon(self._run_inline, turns - 1)
             return
-        batchers, self._to_help = self._to_help, []
+        batchers, self._batchers = self._batchers, []
         for batcher in batchers:
             batcher.run_inline()
 
@@ -130,16 +131,16 @@ class _Stream:
         inference: takes the requests.
         context: the call.
         reply: takes finished entries, whose token is this stream.
-        help_soon: takes the batcher of each entry that was queued.
+        run_soon: takes the batcher of each entry that was queued.
     """
 
     def __init__(
-        self, inference: Inference, context: Context, reply: Reply, help_soon: Callable[[Batcher], None]
+        self, inference: Inference, context: Context, reply: Reply, run_soon: Callable[[Batcher], None]
     ) -> None:
         self._inference = inference
         self._context = context
         self._reply = reply
-        self._help_soon = help_soon
+        self._run_soon = run_soon
         left_s = context.time_remaining()
         self._deadline_s = None if left_s is None else time.monotonic() + left_s
         metadata = context.invocation_metadata() or ()
@@ -226,7 +227,7 @@ class _Stream:
         else:
             # Its answer is delivered by the loop, so never before this line.
             self._accepted[entry] = size
-            self._help_soon(batcher)
+            self._run_soon(batcher)
 
     def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
         if self._ends_on_error:

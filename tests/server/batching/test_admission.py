@@ -17,6 +17,7 @@ from tests.support.puppet import batching, make_entry
 
 SLO_S = 0.010
 MS = 0.001
+DEVICE = "the only one"
 
 
 def linear(rows: int) -> float:
@@ -26,7 +27,7 @@ def linear(rows: int) -> float:
 def pace_of(run_s: dict[int, float] | None = None, max_rows: int = 64, devices: int = 1) -> AdmissionController:
     """A millisecond a row, unless said otherwise."""
     table = {2**power: linear(2**power) for power in range(7)} if run_s is None else run_s
-    return AdmissionController(SLO_S, Costs(table, max_rows), devices, spread=lambda: 0.5, thread=lambda: 0)
+    return AdmissionController(SLO_S, Costs(table, max_rows), devices, spread=lambda: 0.5)
 
 
 def arriving(at: float = 0.0, *, rows: int = 1, **options: Any) -> Entry:
@@ -84,7 +85,7 @@ def test_where_nothing_could_be_measured_everybody_is_let_in_until_the_first_bat
 def test_a_request_that_would_be_answered_too_late_is_refused_with_a_push_back() -> None:
     admission = pace_of()
     admission.admit(arriving(), 3)
-    admission.took(0.0, 3)
+    admission.took(DEVICE, 0.0, 3)
     admission.admit(arriving(), 0)
     with pytest.raises(Overloaded, match=r"10 ms \(slo_ms\)") as caught:
         admission.admit(arriving(), 10)
@@ -95,7 +96,7 @@ def test_a_request_that_would_be_answered_too_late_is_refused_with_a_push_back()
 
 def test_a_request_that_is_too_large_for_its_time_is_told_so() -> None:
     admission = pace_of()
-    admission.took(0.0, 1)
+    admission.took(DEVICE, 0.0, 1)
     with pytest.raises(Overloaded, match=r"30 rows take about 30 ms now, and 10 ms are allowed .*; send fewer rows"):
         admission.admit(arriving(rows=30), 0)
     with pytest.raises(Overloaded, match=r"5 rows take about 5 ms now, and 4 ms are allowed"):
@@ -104,7 +105,7 @@ def test_a_request_that_is_too_large_for_its_time_is_told_so() -> None:
 
 def test_a_clients_own_deadline_counts_where_it_is_earlier() -> None:
     admission = pace_of()
-    admission.took(0.0, 2)
+    admission.took(DEVICE, 0.0, 2)
     admission.admit(arriving(deadline_s=1.0), 0)
     entry = arriving(deadline_s=8 * MS)
     admission.admit(entry, 0)
@@ -123,7 +124,7 @@ def test_rows_that_cannot_share_a_batch_are_batches_of_their_own() -> None:
 def test_a_second_device_takes_what_the_first_one_cannot() -> None:
     one, two = pace_of(), pace_of(devices=2)
     for admission in (one, two):
-        admission.took(0.0, 5)
+        admission.took(DEVICE, 0.0, 5)
     with pytest.raises(Overloaded):
         one.admit(arriving(), 3)
     two.admit(arriving(), 3)
@@ -131,17 +132,17 @@ def test_a_second_device_takes_what_the_first_one_cannot() -> None:
 
 def test_a_run_that_takes_longer_than_expected_is_expected_to_take_as_much_longer_again() -> None:
     admission = pace_of()
-    admission.took(0.0, 4)
+    admission.took(DEVICE, 0.0, 4)
     admission.admit(arriving(5 * MS), 0)
     with pytest.raises(Overloaded):
         admission.admit(arriving(15 * MS), 0)
-    admission.freed()
+    admission.freed(DEVICE)
     admission.admit(arriving(15 * MS), 0)
 
 
 def test_a_run_of_which_nobody_hears_again_does_not_refuse_everybody_for_ever() -> None:
     admission = pace_of()
-    admission.took(0.0, 5)
+    admission.took(DEVICE, 0.0, 5)
     with pytest.raises(Overloaded):
         admission.admit(arriving(0.02), 0)
     entry = arriving(TRIAL_S)
@@ -153,8 +154,9 @@ def test_a_run_of_which_nobody_hears_again_does_not_refuse_everybody_for_ever() 
 
 def test_who_has_answered_a_batch_is_free() -> None:
     admission = pace_of()
-    admission.took(0.0, 5)
+    admission.took(DEVICE, 0.0, 5)
     admission.learn(5, 0.0, 0.0, 5 * MS, 5 * MS)
+    admission.freed(DEVICE)
     admission.admit(arriving(5 * MS), 3)
 
 

@@ -28,6 +28,11 @@ from tests.support.puppet import (
 # Devices that are lent
 
 
+def believe(on: Stage, run_s: float, rows: int = 8, width: int = 1) -> None:
+    """Make the batcher believe that its latest run had so many rows of so many numbers, and took so long."""
+    on.batcher._inline.ran(rows, ((width,),), run_s)
+
+
 def brief(on: Stage, instances: int = 1) -> Stage:
     """A stage whose runs are known to be brief, and do not block."""
     on.puppet.release_all()
@@ -35,7 +40,7 @@ def brief(on: Stage, instances: int = 1) -> Stage:
     on.submit(first)
     on.replies.wait_for(1)
     on.wait_until_idle(instances)
-    on.batcher._row_s = 0.0
+    believe(on, 0.0)
     return on
 
 
@@ -91,15 +96,15 @@ def test_a_lent_device_whose_run_failed_counts_as_free_again() -> None:
 def test_a_run_that_would_take_long_is_left_to_the_devices_thread(staging: Staging) -> None:
     on = brief(staging())
     threads = witnessed(on)
-    on.batcher._row_s = 1.0
+    believe(on, 1.0, rows=1)
     on.batcher.submit(on.entry([1]), inline=True)
     on.batcher.run_inline()
     on.replies.wait_for(2)
     # Brief when it was queued, and long by the time help came.
     on.wait_until_idle()
-    on.batcher._row_s = 0.0
+    believe(on, 0.0)
     on.batcher.submit(on.entry([2]), inline=True)
-    on.batcher._row_s = 1.0
+    believe(on, 1.0, rows=1)
     on.batcher.run_inline()
     on.replies.wait_for(3)
     assert threads == ["device", "device"]
@@ -121,7 +126,7 @@ def test_how_long_rows_of_another_shape_take_is_not_guessed(staging: Staging) ->
     on.batcher.run_inline()
     on.replies.wait_for(2)
     on.wait_until_idle()
-    on.batcher._row_s = 0.0
+    believe(on, 0.0, width=2)
     # Known by now, unlike the shape before it.
     on.batcher.submit(on.entry([3, 4]), inline=True)
     on.batcher.run_inline()
@@ -151,7 +156,7 @@ def test_a_helper_that_was_held_long_helps_no_more_for_a_hundred_times_as_long(
 
         on.puppet.answer = run
         on.wait_until_idle()
-        on.batcher._row_s = 0.0
+        believe(on, 0.0)
         on.batcher.submit(on.entry([value]), inline=True)
         on.batcher.run_inline()
         on.replies.wait_for(1 + value)
@@ -199,7 +204,7 @@ def test_a_batcher_that_closes_while_its_device_is_lent_ends_its_threads(staging
 def test_a_batch_that_waits_for_company_is_not_helped_along(staging: Staging) -> None:
     on = staging(max_batch_size=2, max_queue_delay_s=HOUR_S)
     on.puppet.release_all()
-    on.batcher._row_s = 0.0
+    believe(on, 0.0)
     on.batcher.submit(on.entry([1]), inline=True)
     on.batcher.run_inline()
     assert on.puppet.ran == []

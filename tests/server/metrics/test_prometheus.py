@@ -66,11 +66,11 @@ def view(
     known = ModelVersion(name, version, Path(), ModelConfig(), state=state, reason=reason, load_s=1.25)
     if state in ("READY", "UNLOADING"):
         known.served = LoadedModel(
-            name,
-            version,
-            ModelConfig(),
-            stats or ModelStats(),
-            sessions,
+            name=name,
+            version=version,
+            config=ModelConfig(),
+            stats=stats or ModelStats(),
+            sessions=sessions,
             codec=cast("Any", None),
             batcher=cast("Any", SimpleNamespace(queued_rows=7)),
             batching=cast("Any", None),
@@ -133,7 +133,7 @@ def test_a_model_with_an_slo_tells_what_it_refused_and_how_slow_runs_are() -> No
     admission = AdmissionController(0.01, Costs({1: 0.02}, 1))
     entry = make_entry(np.zeros((1, 1), np.float32), reply=lambda group: None)
     entry.arrived_s = 0.0
-    admission.took(0.0, 1)
+    admission.took("device", 0.0, 1)
     with pytest.raises(Overloaded):
         admission.admit(entry, 0)
     samples = samples_of(server_of(view(admission=admission), view("other")))
