@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions on the CPU and on CUDA devices; `session_factory.load_session` opens one."""
+"""The inference runtime: ONNX Runtime sessions on the CPU and on CUDA; `session_factory.load_session` opens one."""
