@@ -63,9 +63,10 @@ class _Level:
     Attributes:
         policy: its bounds.
         timed: whether its entries can wait too long.
-        guarded: whether there is more to see to than its bound, when an entry joins.
-        fresh: those that have not.
-        late: those that have, and are run after the fresh ones.
+        max_rows: the most rows that may wait here.
+        guarded: whether more than that bound is checked when an entry joins.
+        fresh: the entries that have not waited too long.
+        late: the entries that have; they are run after the fresh ones.
         rows: how many rows wait here.
         last_shapes: the shape of the newest entry; most entries are of one, and comparing is cheaper than hashing.
         last_lane: its lane, which is in `fresh` unless it is empty.

@@ -1,6 +1,6 @@
-"""The gRPC status mapping: from a failed prediction to the status that its client sees.
+"""The gRPC status mapping: it translates a prediction error into the status that the client sees.
 
-No other module translates errors to statuses.
+Each class in `errors` names its own code. No other module translates errors into statuses.
 """
 
 import grpc
