@@ -1,8 +1,8 @@
 """The dynamic batcher: it runs many concurrent requests as few batches of one callable.
 
-A batch is what was queued while the devices were busy: back-pressure gathers rows, not a clock. Only rows of equal
-shape share a batch. The batcher gets a callable for each device and knows neither ONNX, asyncio nor gRPC: it has one
-thread for each callable, one bounded queue, and entries that carry their own reply.
+A batch is what was queued while the devices were busy: back-pressure, not a timer, collects rows. Only rows of equal
+shape share a batch. The batcher gets a callable for each device and does not depend on ONNX, asyncio or gRPC: it has
+one thread for each callable, one bounded queue, and entries that carry their own reply callback.
 
 A device is a run with the thread that calls it. While that thread sleeps, the thread that submits may run a batch on
 the device itself (`run_inline`); `inline_execution` has the rule.
@@ -65,14 +65,14 @@ class _Device:
 
 
 class Observer(Protocol):
-    """What the batcher tells of its work; called from the device threads, or from whoever submits."""
+    """The observer of a batcher; called from the device threads, or from the thread that submits."""
 
     def batch(
         self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
     ) -> None:
         """A batch ran and was answered; all times on the `time.monotonic` clock.
 
-        An entry whose answer could not be made has an error by now.
+        An entry whose answer could not be made already has an error.
         """
         ...
 
@@ -86,12 +86,12 @@ class Batcher:
 
     Args:
         runs: computes a batch; each is only ever called from one thread at a time.
-        observer: told of every batch and every failed entry.
-        batching: who waits, how long, and with whom.
+        observer: called for every batch and every failed entry.
+        batching: batch sizes, priorities, and the limits of the queues.
         batched: False for a network without a batch axis: every entry then runs alone.
         name: the device threads' name.
-        admission: says who can be answered in time, where there is an slo; learns from every batch.
-        uncast: places of the inputs that every run takes as bytes too.
+        admission: decides which requests can be answered in time, with a latency limit; learns from every batch.
+        uncast: indices of the inputs that every run also takes as bytes.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Batcher:
 
     @property
     def queued_rows(self) -> int:
-        """Rows waiting now."""
+        """Rows queued now."""
         return self._queue.rows
 
     def submit(self, entry: Entry, *, inline: bool = False) -> None:
@@ -149,8 +149,8 @@ class Batcher:
                 inline.
 
         Raises:
-            InvalidInput: it has more rows than a batch, or the queue, ever takes.
-            QueueFull: as many rows wait as may wait.
+            InvalidInput: it has more rows than a batch or the queue can take.
+            QueueFull: the queue is full.
             Overloaded: its answer would be late.
             BatcherClosed: the batcher is closing.
         """
@@ -192,9 +192,9 @@ class Batcher:
                     self._asleep.append(device)
 
     def cancel(self, entry: Entry) -> None:
-        """Give an entry up. If it still waits it never reaches the device; `reply` is then not called.
+        """Cancel an entry. If it is still queued, it never reaches the device and `reply` is not called.
 
-        An entry that already runs is finished with its batch and `reply` is called as usual.
+        An entry that already runs finishes with its batch, and `reply` is called as usual.
         """
         with self._lock:
             if not self._queue.remove(entry):
@@ -204,8 +204,8 @@ class Batcher:
     def close(self, timeout_s: float) -> bool:
         """Refuse new entries, finish the queued ones, and end the threads; may be called again.
 
-        Entries still queued after `timeout_s` seconds are failed with `ServerStopping`. A thread whose run never returns
-        is left to itself.
+        Entries still queued after `timeout_s` seconds fail with `ServerStopping`. A thread whose run never returns is
+        abandoned.
 
         Returns:
             Whether everything queued was finished in time.
@@ -361,7 +361,7 @@ class Batcher:
 
 
 def _reply(entries: list[Entry]) -> None:
-    """Hand finished entries over, those that share a reply together: a front end is woken once a batch."""
+    """Call the replies of finished entries, once for those that share one: a front end is woken once a batch."""
     first = entries[0].reply
     if all([entry.reply is first for entry in entries]):
         _hand_over(first, entries)

@@ -118,7 +118,7 @@ class RequestQueue:
 
     @property
     def rows(self) -> int:
-        """Rows waiting now."""
+        """Rows queued now."""
         if self._only is not None:
             return self._only.rows
         return sum([level.rows for level in self._levels])

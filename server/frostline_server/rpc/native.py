@@ -36,7 +36,7 @@ class NativeFrontEnd:
         self._address = address
         self._fallback = fallback
         self._active: dict[int, Entry] = {}
-        # One object, so that the batcher sees that entries share it.
+        # One bound method, so that the batcher recognises entries that share it.
         self._reply = self._answer
         self._thread = threading.Thread(target=self._receive, name="native-front", daemon=True)
 
@@ -54,7 +54,7 @@ class NativeFrontEnd:
                 self._address,
                 [(method, False) for method in _METHODS],
                 call_details=True,
-                # As a grpc.aio server has it: ping only connections with calls.
+                # As in a grpc.aio server: only connections with calls may send pings.
                 keepalive_permit_without_calls=False,
             )
         except (OSError, ValueError) as error:
@@ -84,7 +84,7 @@ class NativeFrontEnd:
                 deadline_s = None if left_s is None else now + left_s
                 try:
                     entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)  # type: ignore[arg-type]  # and a payload
-                    # Known before it is queued, because it may be answered before `submit` returns.
+                    # Registered before it is queued, because it may be answered before `submit` returns.
                     active[call_id] = entry
                     batcher = inference.submit(entry, _METHODS[method], payload, inline=True)  # type: ignore[arg-type]  # as above
                     if batcher not in batchers:
@@ -99,7 +99,7 @@ class NativeFrontEnd:
             # What no device's thread was woken for is run here, or wakes one now.
             for batcher in batchers:
                 batcher.run_inline()
-            # While this thread waits for the next call, nothing may keep the last one's message alive.
+            # While this thread waits for the next call, it must not keep the last message in memory.
             del events, payload, details
 
     def _answer(self, entries: list[Entry]) -> None:
@@ -116,5 +116,5 @@ class NativeFrontEnd:
 
     def _fail(self, call_id: int, error: PredictionError, request_id: str) -> None:
         _, message = status(error, request_id)
-        # The front keeps keys that begin with grpc- to itself.
+        # The library does not send keys that begin with grpc-.
         self._front.fail(call_id, status_number(error), message, trailers(error, PUSHBACK))

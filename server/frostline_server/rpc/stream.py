@@ -25,10 +25,10 @@ from frostline_server.rpc.grpc_status import status
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_OPEN = 256
-"""Requests of one stream that are accepted and whose answers have not left; beyond it the stream is not read."""
+"""The most accepted requests of one stream whose answers have not left; beyond it the stream is not read."""
 
 MAX_OPEN_BYTES = 64 << 20
-"""The size of those requests and answers together; beyond it the stream is not read."""
+"""The largest size of those requests and answers together; beyond it the stream is not read."""
 
 _MOST_TURNS = 64
 """Turns of the event loop, some microseconds each, in which messages are gathered before they are run, at most."""
@@ -36,7 +36,7 @@ _MOST_TURNS = 64
 # ModelStreamInferResponse.infer_response: field 2, wire type 2 (length-delimited).
 _RESPONSE_TAG = bytes([2 << 3 | 2])
 
-# Triton marks each answer of a stream as its request's last. Two serialised messages in a row are one with the fields of both.
+# Triton marks each answer of a stream as its request's last. Two concatenated messages are one with both's fields.
 _FINAL = pb.ModelInferResponse(
     parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
 ).SerializeToString()
@@ -51,7 +51,7 @@ class StreamFrontEnd:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        # One object, so that the batcher sees that entries share it.
+        # One bound method, so that the batcher recognises entries that share it.
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -168,7 +168,7 @@ class _Stream:
             await self._write()
             if self._failure is not None:
                 error, request_id = self._failure
-                # The server ends a call with a status, never by cancelling: that would leave the client waiting.
+                # The server ends a call with a status and never cancels it: the client would keep waiting.
                 await self._context.abort(*status(error, request_id))
             await reader
         finally:
@@ -200,10 +200,10 @@ class _Stream:
         try:
             while (payload := await read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs forget it
                 self._take(payload)
-                # A payload of a while ago must not be kept while waiting for the next.
+                # An old payload must not stay in memory while this waits for the next.
                 del payload
                 while self._open >= MAX_OPEN or self._open_bytes >= MAX_OPEN_BYTES:
-                    # Not reading lets gRPC's flow control hold the client back.
+                    # While the stream is not read, gRPC's flow control holds the client back.
                     self._room.clear()
                     await self._room.wait()
         finally:
@@ -236,7 +236,7 @@ class _Stream:
                 self._something.set()
             return
         _, message = status(error, request_id)
-        # Says to whom it belongs, because the answers of a stream come in any order.
+        # It names its request, because the answers of a stream come in any order.
         response = pb.ModelInferResponse(model_name=model, id=request_id)
         error_field = pb.ModelStreamInferResponse(error_message=message).SerializeToString()
         self._answer(size, error_field, response.SerializeToString())
