@@ -36,25 +36,25 @@ class ServerConfig(BaseModel):
     )
     model_control: Literal["watch", "poll", "explicit", "none"] = Field(
         "watch",
-        description="how the server learns what to load and unload; with `explicit`, requests say it",
-        json_schema_extra={"group": "Models", "see": "Models that come and go"},
+        description="how the server decides what to load and unload; with `explicit`, clients request it",
+        json_schema_extra={"group": "Models", "see": "Loading and unloading models"},
     )
     poll_s: float = Field(
         15.0,
         ge=0.1,
         le=86400,
         allow_inf_nan=False,
-        description="seconds between two looks at the folder, besides what the file system tells",
+        description="seconds between two reads of the folder; with `watch`, file system events cause further reads",
         json_schema_extra={"group": "Models"},
     )
     load_models: str = Field(
         "",
-        description="with `model_control` explicit: models to load at the start, with commas, or `*`",
+        description="with `model_control` explicit: models to load at the start, separated by commas, or `*`",
         json_schema_extra={"group": "Models"},
     )
     require: str = Field(
         "all",
-        description="models without which the server is not ready: `all`, `none`, or names with commas",
+        description="models that must be ready before the server is: `all`, `none`, or names separated by commas",
         json_schema_extra={"group": "Models"},
     )
     host: str = Field(
@@ -113,14 +113,14 @@ class ServerConfig(BaseModel):
         ge=0,
         le=10,
         allow_inf_nan=False,
-        description="seconds an incomplete batch waits for more rows; at 0 a batch is whatever queued while the device "
-        "was busy",
+        description="seconds that an incomplete batch waits for more rows; with 0 a batch holds the rows that were queued "
+        "while the device was busy",
         json_schema_extra={"group": "Batches and queues"},
     )
     max_queue_size: int = Field(
         4096,
         ge=1,
-        description="most rows that may wait, for each model; beyond it requests are refused with `UNAVAILABLE`",
+        description="largest number of queued rows, for each model; if the queue is full, requests get `UNAVAILABLE`",
         json_schema_extra={"group": "Batches and queues"},
     )
     slo_ms: float = Field(
@@ -128,8 +128,8 @@ class ServerConfig(BaseModel):
         ge=0,
         le=3_600_000,
         allow_inf_nan=False,
-        description="milliseconds a request may take; what would take longer is refused at once; 0 is no limit",
-        json_schema_extra={"group": "Batches and queues", "see": "One knob: slo_ms"},
+        description="time limit of a request in milliseconds; one that would take longer is refused at once; 0 means no limit",
+        json_schema_extra={"group": "Batches and queues", "see": "The latency limit: slo_ms"},
     )
     device: str = Field(
         "auto",
@@ -153,7 +153,7 @@ class ServerConfig(BaseModel):
     )
     exit_on_fault: bool = Field(
         False,
-        description="stop, with exit code 1, when a device goes on failing its probe for two more periods",
+        description="stop with exit code 1 if a device fails its probe and then fails for two more periods",
         json_schema_extra={"group": "Devices"},
     )
     grace_s: float = Field(
@@ -166,7 +166,7 @@ class ServerConfig(BaseModel):
     )
     log_format: Literal["console", "json"] = Field(
         "console",
-        description="how log lines look; `json` is one object a line",
+        description="format of log lines; with `json`, each line is one JSON object",
         json_schema_extra={"group": "Shutdown and logs"},
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
