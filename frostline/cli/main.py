@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="frostline",
-    help="Train neural networks in PyTorch, and serve them over gRPC with proof that they answer as trained.",
+    help="Train neural networks in PyTorch and serve them over gRPC. Frostline proves that a served network answers as trained.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -158,7 +158,8 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT", help="Files with rows: npy, npz, csv or png. - reads csv, npy or npz from standard input."
+            metavar="INPUT",
+            help='Files with rows: npy, npz, csv or png. Use "-" to read csv, npy or npz from standard input.',
         ),
     ],
     *,
@@ -176,7 +177,9 @@ def predict(
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option(help="The model's card.json. With it, csv columns go by name, and categories are words."),
+        typer.Option(
+            help="The model's card.json. With it, csv columns are matched by name, and categories are given as words."
+        ),
     ] = None,
     tls_ca: TlsCa = None,
     timeout_s: TimeoutS = 30.0,
@@ -276,8 +279,8 @@ def tune(
     """Find the fastest settings of a model within a time limit.
 
     The command tries batch sizes, numbers of instances and numbers of threads. For each candidate it starts a real
-    server and sends requests without waiting for the answers (open-loop load). Run nothing else on the machine
-    meanwhile.
+    server and sends requests without waiting for the answers (open-loop load). Run nothing else on the
+    machine while the command runs.
 
     The command writes the best settings to the model's config.pbtxt. Everything else in that file stays.
     """

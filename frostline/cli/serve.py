@@ -74,7 +74,7 @@ def _flags() -> list[Any]:
         _flag(old, known[new].type, typer.Option(help=f"Deprecated: use {known[new].flag}.", hidden=True))
         for old, new in RENAMED.items()
     ]
-    flags.append(_flag("config", Path, typer.Option(help="TOML file of settings; flags win over it.")))
+    flags.append(_flag("config", Path, typer.Option(help="TOML file of settings. Flags override it.")))
 
     def signed(**_: Any) -> None:
         """Nothing: Typer reads the signature."""
