@@ -87,7 +87,12 @@ def train(
         list[str] | None,
         typer.Option(metavar="fp16|int8", help="Also publish a smaller variant of the model. Can be repeated."),
     ] = None,
-    bound: Annotated[float, typer.Option(min=0, help="How many points of the test score a variant may lose.")] = 0.5,
+    bound: Annotated[
+        float,
+        typer.Option(
+            min=0, help="How many points the test score of a variant may be lower. One point is 0.01 of the score."
+        ),
+    ] = 0.5,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard.")] = False,
     runs: Annotated[Path, typer.Option(help="The folder of runs, for metrics and checkpoints.")] = Path("runs"),
     show_list: Annotated[bool, typer.Option("--list", help="List the built-in recipes and exit.")] = False,

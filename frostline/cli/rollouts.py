@@ -23,7 +23,7 @@ def promote(
         int | None,
         typer.Argument(
             min=1,
-            help="The version. By default, the version being tested, or the newest if there is no test.",
+            help="The version. By default, the newest; without --canary and --shadow, the version being tested, if there is one.",
             show_default=False,
         ),
     ] = None,

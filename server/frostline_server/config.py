@@ -92,7 +92,7 @@ class ServerConfig(BaseModel):
     )
     shared_memory: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="whether clients may name shared memory; `auto` allows it if only this machine can reach the port",
+        description="whether clients may use shared memory; `auto` allows it if only this machine can reach the port",
         json_schema_extra={"group": "Network", "see": "Shared memory"},
     )
     tls_cert: Path | None = Field(
@@ -153,7 +153,7 @@ class ServerConfig(BaseModel):
     )
     exit_on_fault: bool = Field(
         False,
-        description="stop with exit code 1 if a device fails its probe and then fails for two more periods",
+        description="stop with exit code 1 if a device fails its probe and has not recovered after two more periods of `probe_s`",
         json_schema_extra={"group": "Devices"},
     )
     grace_s: float = Field(
