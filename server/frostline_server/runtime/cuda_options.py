@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 import onnx
+import onnx.inliner
+import onnx.shape_inference
 
 from frostline_server.runtime.devices import CUDA, Provider
 
@@ -33,16 +35,17 @@ def replayable(model: onnx.ModelProto) -> bool:
     nobody, and the CUDA context of the whole process is lost. A network that draws random numbers would draw the same numbers
     in every replay.
     """
-    graph = model.graph
-    if not graph.input or any(node.op_type in _RANDOM or _has_body(node) for node in graph.node):
-        return False
     try:
-        inferred = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True).graph
+        # A function's nodes count as the graph's own.
+        skeleton = onnx.inliner.inline_local_functions(_skeleton(model))
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     except Exception:  # noqa: BLE001  of no public class; whoever opens the session says what is wrong with the network
+        return False
+    if not inferred.input or any(node.op_type in _RANDOM or _has_body(node) for node in inferred.node):
         return False
     known = {value.name for value in (*inferred.value_info, *inferred.output) if _fixed_size(value)}
     return all(_fixed_size(value) for value in inferred.input) and all(
-        name in known for node in graph.node for name in node.output if name
+        name in known for node in inferred.node for name in node.output if name
     )
 
 
@@ -50,7 +53,7 @@ _RANDOM = frozenset(
     ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 )
 _SMALL = 1024
-"""Elements of a constant that may be a shape; what larger ones hold decides no size."""
+"""Elements of a constant that may be a shape. The contents of larger constants decide no size, and are left out."""
 _SOME_ROWS = 3
 
 

@@ -18,9 +18,9 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
 CUDA_DEFAULTS: Mapping[str, str] = {
-    # What a batch needs is what it takes, and not the next power of two.
+    # The arena grows by what a batch needs, and not to the next power of two.
     "arena_extend_strategy": "kSameAsRequested",
-    # An exhaustive search takes seconds for every convolution and every batch size, and gigabytes while it lasts.
+    # An exhaustive search found nothing faster for a ResNet-50 on an H100.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
 """Default options of the CUDA provider."""

@@ -84,10 +84,42 @@ RESHAPED = network(
 )
 
 
+def in_a_function(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network, all of it in a function of the file's own."""
+    wrapped = onnx.ModelProto()
+    wrapped.CopyFrom(model)
+    opset = onnx.helper.make_opsetid("", 18)
+    body = onnx.helper.make_function("own", "whole", ["input"], ["logits"], model.graph.node, [opset])
+    wrapped.functions.append(body)
+    wrapped.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    del wrapped.graph.node[:]
+    wrapped.graph.node.append(node("whole", ["input"], ["logits"], domain="own"))
+    return wrapped
+
+
+DOUBLED = network(node("Add", ["input", "input"], ["logits"]))
+
+
 @pytest.mark.parametrize(
     ("model", "fixed"),
-    [(BY_DATA, False), (RANDOM, False), (BRANCHING, False), (OF_ANOTHER_DOMAIN, False), (RESHAPED, True)],
-    ids=["as long as the data make it", "random", "branching", "of another domain", "reshaped by the batch"],
+    [
+        (BY_DATA, False),
+        (RANDOM, False),
+        (BRANCHING, False),
+        (OF_ANOTHER_DOMAIN, False),
+        (in_a_function(BY_DATA), False),
+        (in_a_function(DOUBLED), True),
+        (RESHAPED, True),
+    ],
+    ids=[
+        "as long as the data make it",
+        "random",
+        "branching",
+        "of another domain",
+        "as long as the data make it, in a function",
+        "in a function",
+        "reshaped by the batch",
+    ],
 )
 def test_only_what_does_the_same_work_for_any_input_is_replayed(model: onnx.ModelProto, fixed: bool) -> None:
     assert replayable(model) is fixed
