@@ -14,165 +14,25 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError
-from onnx import TensorProto
 from rich.console import Console
 
 from bench.load import networks
 from bench.load.baselines import Target
-from bench.load.workload import WrongAnswer, ask
+from bench.load.gpu_workload import LENGTHS, Images, texts
+from bench.load.workload import ask
 from bench.measure import machine
+from bench.measure.gpu_baselines import Floors, Memory, gpu_name, obstacle, watched
 from bench.measure.harness import Lab, Sample
 from bench.measure.report import Sheet, console_of_width
 from bench.measure.scenarios import MLP, TINY
-from frostline.pb import inference_pb2 as pb
-from frostline_server.runtime.cuda_options import with_graphs, with_precision
-from frostline_server.runtime.devices import (
-    CPU,
-    CUDA,
-    CUDA_DEFAULTS,
-    Provider,
-    cuda_devices,
-    load_cuda_libraries,
-    why_unbound,
-)
-from frostline_server.runtime.heads import add_heads
-
-Array = np.ndarray[Any, Any]
+from frostline_server.runtime.devices import CPU
 
 _NO_GPU = 2
-_MIB = 2**20
-_DISTINCT = 16
-"""Images that requests are put together from: the CPU computes their classes."""
-
-LENGTHS = (16, 32, 64, 128)
-"""Tokens of a text, as clients pad theirs."""
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Requests for a class, and the logits it must be the best of.
-
-    Attributes:
-        messages: serialised ModelInferRequests, all of one size.
-        logits: [len(messages), rows, C], as ONNX Runtime computes them on the CPU.
-        slack: by how much of the logits' spread a class may be worse than the best one: precisions differ.
-    """
-
-    messages: tuple[bytes, ...]
-    logits: Array
-    slack: float = 0.05
-
-    def check(self, index: int, message: bytes, *, stream: bool = False) -> None:
-        """Compare an answer's classes with the logits.
-
-        Raises:
-            WrongAnswer: one is not among the best, or there are none.
-        """
-        if stream:
-            raise WrongAnswer("classes are not asked for in streams")
-        try:
-            response = pb.ModelInferResponse.FromString(message)
-        except DecodeError as error:
-            raise WrongAnswer(f"an answer of {len(message)} bytes is no response: {error}") from error
-        logits = self.logits[index]
-        if [output.name for output in response.outputs] != ["argmax"] or len(
-            response.raw_output_contents[0]
-        ) != 8 * len(logits):
-            raise WrongAnswer(f"an answer holds {[output.name for output in response.outputs]}, expected argmax")
-        classes = np.frombuffer(response.raw_output_contents[0], "<i8")
-        if classes.min() < 0 or classes.max() >= logits.shape[1]:
-            raise WrongAnswer(f"there are no such classes: {classes.tolist()[:8]}")
-        behind = logits.max(axis=1) - logits[np.arange(len(logits)), classes]
-        if (behind > self.slack * np.ptp(logits, axis=1)).any():
-            raise WrongAnswer(f"classes are not the best ones: {behind.max():.3g} behind")
-
-
-class Images:
-    """A network over images, some of them, and the logits that a CPU computes for those.
-
-    Args:
-        model: input `input` [N, 3, side, side] of numbers from 0 to 255, and `logits`.
-    """
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.row = tuple(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:])
-        self.pixels = np.random.default_rng(1).integers(0, 256, (_DISTINCT, *self.row)).astype(np.uint8)
-        session = ort.InferenceSession(model.SerializeToString(), providers=[CPU])
-        # One by one: a CPU has no use for the memory of a large batch.
-        rows = self.pixels.astype(np.float32)
-        self.logits = np.concatenate([session.run(["logits"], {"input": row[None]})[0] for row in rows])
-
-    def classes(self, name: str, rows: int, count: int = 4) -> Classes:
-        """Requests to the model `name` with `rows` of these images each, in bytes, asking for the class only."""
-        rng = np.random.default_rng(2)
-        chosen = rng.integers(0, len(self.pixels), (count, rows))
-        messages = []
-        for places in chosen:
-            tensor = {"name": "input", "datatype": "UINT8", "shape": (rows, *self.row)}
-            request = pb.ModelInferRequest(
-                model_name=name,
-                inputs=[tensor],
-                outputs=[{"name": "argmax"}],
-                raw_input_contents=[self.pixels[places].tobytes()],
-            )
-            messages.append(request.SerializeToString())
-        return Classes(tuple(messages), self.logits[chosen])
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Requests to a model with one text of `length` tokens each, and what a CPU answers in single precision.
-
-    Attributes:
-        messages: serialised ModelInferRequests, all of one size.
-        logits: [len(messages), 1, C].
-        tolerance: by how much logits may differ: precisions do.
-    """
-
-    messages: tuple[bytes, ...]
-    logits: Array
-    tolerance: float = 0.05
-
-    def check(self, index: int, message: bytes, *, stream: bool = False) -> None:
-        """Compare an answer's logits.
-
-        Raises:
-            WrongAnswer: they are others, or none.
-        """
-        if stream:
-            raise WrongAnswer("texts are not asked in streams")
-        response = pb.ModelInferResponse.FromString(message)
-        if [output.name for output in response.outputs] != ["logits"]:
-            raise WrongAnswer(f"an answer holds {[output.name for output in response.outputs]}, expected logits")
-        got = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(self.logits[index].shape)
-        if not np.allclose(got, self.logits[index], atol=self.tolerance, rtol=0):
-            raise WrongAnswer(f"logits differ by {np.abs(got - self.logits[index]).max():.3g}")
-
-
-def texts(name: str, session: ort.InferenceSession, length: int, vocabulary: int, count: int = 4) -> Texts:
-    """Random texts of one length, and what `session` answers."""
-    rng = np.random.default_rng(length)
-    messages, logits = [], []
-    for _ in range(count):
-        feed = {"input_ids": rng.integers(0, vocabulary, (1, length)), "attention_mask": np.ones((1, length), np.int64)}
-        request = pb.ModelInferRequest(
-            model_name=name,
-            inputs=[{"name": key, "datatype": "INT64", "shape": (1, length)} for key in feed],
-            outputs=[{"name": "logits"}],
-            raw_input_contents=[array.tobytes() for array in feed.values()],
-        )
-        messages.append(request.SerializeToString())
-        logits.append(session.run(["logits"], feed)[0])
-    return Texts(tuple(messages), np.stack(logits))
 
 
 def config(*, graphs: bool, instances: int) -> str:
@@ -181,146 +41,6 @@ def config(*, graphs: bool, instances: int) -> str:
         f'parameters {{ key: "enable_cuda_graph" value: {{ string_value: "{int(graphs)}" }} }}\n'
         f"instance_group [ {{ count: {instances} kind: KIND_GPU }} ]\n"
     )
-
-
-@dataclass
-class Memory:
-    """Used device memory over time.
-
-    Attributes:
-        mib: one reading every `PERIOD_S`.
-    """
-
-    mib: list[float] = field(default_factory=list)
-    PERIOD_S = 0.25
-
-    def sample(self) -> Sample:
-        """The first reading, the largest and the last, in MiB; NaN where nothing was read."""
-        mib = self.mib or [float("nan")]
-        return {"gpu_first_mib": mib[0], "gpu_most_mib": max(mib), "gpu_last_mib": mib[-1]}
-
-
-@contextmanager
-def watched(nvml: Any, memory: Memory) -> Iterator[None]:
-    """Read the first GPU's used memory all through the block."""
-    over = Event()
-    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
-
-    def read() -> None:
-        while not over.wait(memory.PERIOD_S):
-            memory.mib.append(nvml.nvmlDeviceGetMemoryInfo(gpu).used / _MIB)
-
-    thread = Thread(target=read, name="memory")
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def of_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network, whose first node casts its input, given bytes."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    changed.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
-    return changed
-
-
-class Floors:
-    """ONNX Runtime in this process, on the device that is measured.
-
-    Args:
-        device: cuda or cpu; the second only to try the benchmark out.
-        seconds: how long one floor is measured.
-    """
-
-    def __init__(self, device: str, seconds: float) -> None:
-        self.device = device
-        self._seconds = seconds
-
-    def session(self, model: onnx.ModelProto, *, graphs: bool = False) -> ort.InferenceSession:
-        """A network with the server's heads and options."""
-        _, addition = add_heads(model)
-        data = model.SerializeToString() + addition
-        if self.device == "cpu":
-            return ort.InferenceSession(data, providers=[CPU])
-        cuda: list[Provider] = [(CUDA, {"device_id": "0", **CUDA_DEFAULTS}), (CPU, {})]
-        providers = with_graphs(with_precision(cuda, model.graph), enabled=graphs)
-        session = ort.InferenceSession(data, providers=providers, enable_fallback=0)
-        if CUDA not in session.get_providers():
-            raise SystemExit(f"ONNX Runtime did not bind {CUDA}: {why_unbound(CUDA)}. Install the extra `cuda`")
-        return session
-
-    def images(self, model: onnx.ModelProto, batch: int, *, graphs: bool = True, copying: bool = True) -> Sample:
-        """Classes of batches of images.
-
-        Args:
-            model: the network, without heads.
-            batch: rows of a batch.
-            graphs: whether a CUDA graph is captured and replayed.
-            copying: whether each run copies its images from the host, as bytes.
-        """
-        session = self.session(of_bytes(model), graphs=graphs)
-        row = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
-        images = np.random.default_rng(2).integers(0, 256, (batch, *row)).astype(np.uint8)
-        value = ort.OrtValue.ortvalue_from_numpy(images, self.device, 0)
-        answer = ort.OrtValue.ortvalue_from_shape_and_type([batch], np.int64, self.device, 0)
-        binding = session.io_binding()
-        binding.bind_ortvalue_input("input", value)
-        binding.bind_ortvalue_output("argmax", answer)
-        options = ort.RunOptions()
-        options.add_run_config_entry("gpu_graph_id", "1" if graphs else "-1")
-
-        def once() -> None:
-            if copying:
-                value.update_inplace(images)
-            session.run_with_iobinding(binding, options)
-            answer.numpy()
-
-        return self.timed(once, batch)
-
-    def texts(self, session: ort.InferenceSession, length: int, batch: int, vocabulary: int) -> Sample:
-        """Logits of batches of texts, copied from the host for each run."""
-        rng = np.random.default_rng(3)
-        feed = {
-            "input_ids": rng.integers(0, vocabulary, (batch, length)),
-            "attention_mask": np.ones((batch, length), np.int64),
-        }
-        values = {name: ort.OrtValue.ortvalue_from_numpy(array, self.device, 0) for name, array in feed.items()}
-        answer = ort.OrtValue.ortvalue_from_shape_and_type([batch, 2], np.float32, self.device, 0)
-        binding = session.io_binding()
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_output("logits", answer)
-
-        def once() -> None:
-            for name, value in values.items():
-                value.update_inplace(feed[name])
-            session.run_with_iobinding(binding)
-            answer.numpy()
-
-        return self.timed(once, batch)
-
-    def timed(self, once: Callable[[], None], rows: int) -> Sample:
-        """`timed` after three calls that warm up."""
-        for _ in range(3):
-            once()
-        return timed(once, rows, self._seconds)
-
-
-def timed(once: Callable[[], None], rows: int, seconds: float) -> Sample:
-    """Call again and again: rate is rows a second; p50_ms and p99_ms are of a call."""
-    took: list[float] = []
-    clock = time.perf_counter
-    start = last = clock()
-    while last - start < seconds or not took:
-        once()
-        now = clock()
-        took.append(now - last)
-        last = now
-    p50, p99 = np.percentile(took, [50, 99]) * 1000
-    return {"rate": rows * len(took) / (last - start), "p50_ms": float(p50), "p99_ms": float(p99)}
 
 
 class Study:
@@ -584,30 +304,6 @@ SECTIONS: Mapping[str, Callable[[Study], Sheet]] = {
     "small": small,
     "front-end": front_end,
 }
-
-
-def gpu_name(nvml: Any) -> str:
-    """The first GPU's exact name, its memory and the driver."""
-    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
-    total = nvml.nvmlDeviceGetMemoryInfo(gpu).total / _MIB
-    return f"{_text(nvml.nvmlDeviceGetName(gpu))} ({total:,.0f} MiB, driver {_text(nvml.nvmlSystemGetDriverVersion())})"
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def obstacle() -> str:
-    """Why nothing can be measured here; "" where it can."""
-    if CUDA not in ort.get_available_providers():
-        return "this ONNX Runtime was built without CUDA; install onnxruntime-gpu"
-    if not cuda_devices():
-        return "no CUDA device was found"
-    try:
-        import pynvml  # noqa: F401, PLC0415  only the cuda extra brings it
-    except ImportError:
-        return "nvidia-ml-py is missing; install the extra `cuda`"
-    return load_cuda_libraries()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,9 +13,12 @@ from google.protobuf import text_format
 from rich.console import Console
 
 from bench import gpu
-from bench.gpu import LENGTHS, Classes, Floors, Images, Memory, Study
-from bench.load import networks
+from bench.gpu import Study
+from bench.load import gpu_workload, networks
+from bench.load.gpu_workload import LENGTHS, Classes, Images
 from bench.load.workload import WrongAnswer
+from bench.measure import gpu_baselines
+from bench.measure.gpu_baselines import Floors, Memory
 from frostline.pb import inference_pb2 as pb
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.model_config.accelerators import accelerators_of
@@ -73,7 +76,9 @@ def test_the_networks_own_classes_are_right_answers() -> None:
 
 def test_a_network_given_bytes_answers_as_it_does_given_numbers() -> None:
     x = images(2)
-    bytes_in = ort.InferenceSession(gpu.of_bytes(small()).SerializeToString(), providers=["CPUExecutionProvider"])
+    bytes_in = ort.InferenceSession(
+        gpu_workload.of_bytes(small()).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     np.testing.assert_array_equal(bytes_in.run(["logits"], {"input": x})[0], logits(small(), x.astype(np.float32)))
 
 
@@ -82,7 +87,7 @@ def test_texts_of_every_length_are_compared_with_what_single_precision_answers()
         networks.bert(layers=1, width=16, heads=2, vocabulary=50).SerializeToString(),
         providers=["CPUExecutionProvider"],
     )
-    asked = gpu.texts("bert", session, 7, 50, count=2)
+    asked = gpu_workload.texts("bert", session, 7, 50, count=2)
     request = pb.ModelInferRequest.FromString(asked.messages[1])
     assert [(tensor.name, list(tensor.shape)) for tensor in request.inputs] == [
         ("input_ids", [1, 7]),
@@ -141,7 +146,7 @@ def test_the_servers_configuration_is_one_it_understands(graphs: bool) -> None:
 
 def test_a_timed_call_is_counted_in_rows() -> None:
     calls = list[int]()
-    sample = gpu.timed(lambda: calls.append(1), 4, 0.0)
+    sample = gpu_baselines.timed(lambda: calls.append(1), 4, 0.0)
     assert len(calls) == 1
     assert sample["rate"] > 0
     assert sample["p50_ms"] == sample["p99_ms"]
@@ -170,13 +175,13 @@ class Nvml:
 
 
 def test_the_gpu_is_told_by_its_exact_name() -> None:
-    assert gpu.gpu_name(Nvml()) == "NVIDIA Example 80GB (81,920 MiB, driver 1.2)"
+    assert gpu_baselines.gpu_name(Nvml()) == "NVIDIA Example 80GB (81,920 MiB, driver 1.2)"
 
 
 def test_used_memory_is_read_while_something_is_done() -> None:
     memory = Memory()
     memory.PERIOD_S = 0.0
-    with gpu.watched(Nvml(), memory):
+    with gpu_baselines.watched(Nvml(), memory):
         while not memory.mib:
             pass
     assert set(memory.mib) == {2048.0}
@@ -261,18 +266,18 @@ def test_a_section_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[st
 def test_without_a_gpu_it_says_so_and_ends_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.gpu.cuda_devices", lambda: 0)
+    monkeypatch.setattr("bench.measure.gpu_baselines.cuda_devices", lambda: 0)
     assert gpu.main([]) == 2
     assert capsys.readouterr().err == "nothing was measured: no CUDA device was found\n"
 
 
 def test_without_cuda_in_onnx_runtime_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert gpu.obstacle().endswith("install onnxruntime-gpu")
+    assert gpu_baselines.obstacle().endswith("install onnxruntime-gpu")
 
 
 def test_without_the_drivers_library_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr("bench.gpu.cuda_devices", lambda: 1)
+    monkeypatch.setattr("bench.measure.gpu_baselines.cuda_devices", lambda: 1)
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
-    assert gpu.obstacle() == "nvidia-ml-py is missing; install the extra `cuda`"
+    assert gpu_baselines.obstacle() == "nvidia-ml-py is missing; install the extra `cuda`"

@@ -6,10 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,34 +19,20 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 import frostline
 from bench.load import networks
 from frostline import server_process
 from frostline_server.runtime.devices import load_cuda_libraries
-from frostline_training import data, publish
-from frostline_training.config import RECIPES
-from frostline_training.networks.families import build
 from frostline_training.publishing.variants import make
 from tests.support import onnx_models
+from tests.support.families import Family, Question, publish_families, questions
 
 Array = np.ndarray[Any, Any]
 Serving = Callable[..., AbstractContextManager[Any]]
 
-FAMILIES = ("digits", "digits-mlp", "digits-rnn", "digits-lstm", "digits-gru", "digits-transformer", "text")
-SEQUENCES = ("digits-rnn", "digits-lstm", "digits-gru", "digits-transformer", "text")
-ROWS = (1, 3, 64)
-LENGTHS = (2, 8, 21)
 FOREIGN = "resnet"
-
-
-@dataclass(frozen=True)
-class Family:
-    network: nn.Module
-    rows: Mapping[str, Array]
 
 
 @pytest.fixture(scope="module")
@@ -57,30 +42,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def families(models: Path) -> dict[str, Family]:
-    """Untrained networks of every family, the digits in half precision and in 8 bits too, and a graph without an artifact."""
-    built = {}
-    for name in FAMILIES:
-        split = data.prepare(RECIPES[name])
-        torch.manual_seed(1)
-        network = build(RECIPES[name].network, split.dataset).eval()
-        few = data.take(split.test, np.arange(80))
-        full = publish(network, data.sample(few), name=name, models=models, test=few, dynamic=split.dataset.dynamic)
-        built[name] = Family(network, data.named(few.inputs))
-        if name == "digits":
-            # An untrained network guesses; how well is not what is asked here.
-            make(full, "fp16", split, bound=100)
-            make(full, "int8", split, bound=100)
+    """Networks of every family, the digits in half precision and in 8 bits too, and a graph without an artifact."""
+    built = publish_families(models)
+    for precision in ("fp16", "int8"):
+        # An untrained network guesses; how well is not what is asked here.
+        make(built["digits"].published, precision, built["digits"].split, bound=100)
     networks.publish(models, {FOREIGN: networks.resnet50(size=64, width=8, classes=10)})
     return built
-
-
-def asked(name: str, family: Family, rows: int, length: int) -> tuple[dict[str, Array], Array]:
-    inputs = {key: array[:rows] for key, array in family.rows.items()}
-    if name in SEQUENCES:
-        steps = inputs["input"].shape[1]
-        inputs["input"] = np.ascontiguousarray(inputs["input"].take(np.arange(length) % steps, 1))
-    with torch.inference_mode():
-        return inputs, family.network(*(torch.from_numpy(array) for array in inputs.values())).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -90,21 +58,16 @@ def server(models: Path, families: dict[str, Family], on_gpu: Serving) -> Any:
 
 
 def test_every_family_answers_as_pytorch_at_any_batch_and_length(server: Any, families: dict[str, Family]) -> None:
-    questions = [
-        (name, *asked(name, family, rows, length))
-        for rows in ROWS
-        for length in LENGTHS
-        for name, family in families.items()
-    ] * 3
+    asked = questions(families) * 3
     with frostline.connect(server.address, timeout_s=120) as client, ThreadPoolExecutor(32) as pool:
 
-        def ask(question: tuple[str, dict[str, Array], Array]) -> Any:
-            name, inputs, _ = question
-            return client.predict(name, inputs if len(inputs) > 1 else next(iter(inputs.values())), outputs=["logits"])
+        def ask(question: Question) -> Any:
+            inputs = question.inputs if len(question.inputs) > 1 else question.inputs["input"]
+            return client.predict(question.model, inputs, outputs=["logits"])
 
-        answers = list(pool.map(ask, questions))
-    for (name, _, logits), answer in zip(questions, answers, strict=True):
-        np.testing.assert_allclose(answer.logits, logits, rtol=1e-4, atol=1e-4, err_msg=name)
+        answers = list(pool.map(ask, asked))
+    for question, answer in zip(asked, answers, strict=True):
+        np.testing.assert_allclose(answer.logits, question.logits, rtol=1e-4, atol=1e-4, err_msg=question.model)
 
 
 def test_every_version_is_really_bound_to_cuda(server: Any, families: dict[str, Family]) -> None:
