@@ -172,10 +172,7 @@ class Shadow:
     def counts(self) -> Counts:
         """What it has seen until now."""
         with self._counting:
-            difference = Histogram(DIFFERENCE)
-            difference.counts = list(self._difference.counts)
-            difference.total = self._difference.total
-            return Counts(self._rows, self._disagreements, self._dropped, self._failed, difference)
+            return Counts(self._rows, self._disagreements, self._dropped, self._failed, self._difference.copy())
 
     def _loop(self) -> None:
         pause_s = _PERIOD_S

@@ -33,7 +33,6 @@ class Watcher:
         self._root = root.resolve()
         self._reconcile = reconcile
         self._poll_s = poll_s
-        self._notified = notified
         self._stop = threading.Event()
         self._changed = threading.Event()
         self._threads = [threading.Thread(target=self._act, name="models", daemon=True)]
