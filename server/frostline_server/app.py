@@ -37,6 +37,7 @@ from frostline_server.rpc.repository_control import ModelControl
 from frostline_server.rpc.server import SERVICES, Transport, local_only
 from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
+from frostline_server.runtime.host_limits import memory_limit_bytes
 
 LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
@@ -122,6 +123,7 @@ class Server:
             ),
             devices=devices,
             slo_s=config.slo_ms / 1000,
+            max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4,
         )
         self.reconciler = Reconciler(
             config.models,

@@ -143,6 +143,13 @@ class ServerConfig(BaseModel):
         description="threads of one run on the CPU; 0 takes half the cores, the other half being for reading requests",
         json_schema_extra={"group": "Devices"},
     )
+    max_run_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory that one run may take, in bytes; a model's batches are made no larger than it allows, as measured "
+        "before READY; 0 takes a quarter of the memory that the process may use",
+        json_schema_extra={"group": "Batches and queues"},
+    )
     probe_s: float = Field(
         10.0,
         ge=0,

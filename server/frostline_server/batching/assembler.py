@@ -98,18 +98,21 @@ def union(batch: list[Entry]) -> tuple[str, ...]:
 
 
 def split(batch: list[Entry], rows: int, wanted: tuple[str, ...], outputs: list[Array], *, batched: bool) -> None:
-    """Give each entry its own rows of the outputs it wants.
+    """Give each entry its own rows of the outputs it wants; an entry that ran alone gets them as they are.
 
     Raises:
-        RunFailed: an output has another number of rows than the batch.
+        RunFailed: an output has another number of rows than the batch, so whose they are is not known. Each entry must run
+            alone.
         ValueError: the numbers of outputs and names differ.
     """
+    if len(batch) == 1:
+        if len(outputs) != len(wanted):
+            raise ValueError(f"{len(outputs)} outputs for {len(wanted)} names")
+        batch[0].outputs = outputs
+        return
     for name, output in zip(wanted, outputs, strict=True):
         if batched and (not output.ndim or len(output) != rows):
             raise RunFailed(f"output '{name}' has shape {list(output.shape)} for a batch of {rows} rows")
-    if len(batch) == 1:
-        batch[0].outputs = outputs
-        return
     if len(wanted) == 1:
         (output,) = outputs
         if len(batch) == rows:

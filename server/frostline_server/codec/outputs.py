@@ -68,7 +68,7 @@ def plan_deliveries(
         region = regions.find(place.region)
         region.check(place.offset, place.byte_size)
         row = [size for size in spec.shape if size is not None]
-        if len(row) == len(spec.shape) and not spec.dtype.hasobject:
+        if spec.ranked and len(row) == len(spec.shape) and not spec.dtype.hasobject:
             # Known before anything is computed.
             needed = math.prod(row) * spec.dtype.itemsize * (rows if signature.batched else 1)
             _check_room(output.name, place.byte_size, needed)

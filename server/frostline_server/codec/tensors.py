@@ -140,8 +140,8 @@ class Layouts:
                 f"input '{spec.name}' has no shape but model requires batch dimension for '{self._model}'"
             )
         row = shape[1:] if batched else shape
-        fits = len(row) == len(spec.shape) and all(
-            want in (None, got) for want, got in zip(spec.shape, row, strict=True)
+        fits = not spec.ranked or (
+            len(row) == len(spec.shape) and all(want in (None, got) for want, got in zip(spec.shape, row, strict=True))
         )
         if not fits or any(size < 0 for size in shape):
             expected = [-1 if size is None else size for size in ((None, *spec.shape) if batched else spec.shape)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from frostline_server.batching.batcher import Run
+from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.runtime.session import Session
@@ -16,9 +17,24 @@ from frostline_server.runtime.signature import Signature, reshaped
 Array = np.ndarray[Any, Any]
 
 
-def instance_run(session: Session, stats: ModelStats, tap: Tap) -> Run:
-    """The session's run as the batcher wants it, with predictions counted and outputs shaped as clients see them."""
-    return _shaped(_observed(session, stats, tap), session.signature)
+def instance_run(session: Session, stats: ModelStats, tap: Tap, recent: RecentRow) -> Run:
+    """The session's run as the batcher wants it.
+
+    Predictions are counted, outputs have the shapes that clients see, and a row is kept for the device probe when it wants one.
+    """
+    return _shaped(_kept(_observed(session, stats, tap), session.signature, recent), session.signature)
+
+
+def _kept(run: Run, signature: Signature, recent: RecentRow) -> Run:
+    """`run` that leaves a row for the device probe."""
+
+    def kept(inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
+        outputs = run(inputs, wanted)
+        if recent.wanted:
+            recent.keep(inputs, signature)
+        return outputs
+
+    return kept
 
 
 def _shaped(run: Run, signature: Signature) -> Run:

@@ -8,6 +8,7 @@ from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
+from frostline_server.model.sample_rows import RecentRow, Row
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.runtime.golden import Golden
@@ -28,6 +29,8 @@ class LoadedModel:
         batcher: its queue.
         batching: how its requests are batched.
         golden: its golden sample, if it has one.
+        probe_row: a real row that the device probe runs, from the golden sample or `model_warmup`; None without one.
+        recent: the latest row that was answered, for the probe of a model without a `probe_row`.
         sha256: of its ONNX file.
         labels: names of its classes.
         fell_back: whether an instance that should be on a GPU is on the CPU.
@@ -45,6 +48,8 @@ class LoadedModel:
     batcher: Batcher
     batching: Batching
     golden: Golden | None
+    probe_row: Row | None
+    recent: RecentRow
     sha256: str
     labels: Sequence[str] | None
     fell_back: bool

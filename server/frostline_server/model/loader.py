@@ -4,7 +4,8 @@ A loaded model has files that match its card, is warm, and has answered its gold
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,13 +17,23 @@ from frostline_server.batching.admission import AdmissionController, Costs
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
-from frostline_server.errors import LoadError
+from frostline_server.errors import LoadError, PredictionError
 from frostline_server.model.artifact import Artifact, check_artifact, check_weights, read_labels
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.row_independence import RowsDepend, Verdict, examine
+from frostline_server.model.sample_rows import (
+    Array,
+    RecentRow,
+    SampleRows,
+    generated_rows,
+    golden_rows,
+    warmup_rows,
+)
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
-from frostline_server.model.warmup import batch_sizes, samples_of, warm_and_prove
+from frostline_server.model.warmup import Warmup, batch_sizes, cycled
+from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
 from frostline_server.model_config.pbtxt import label_file
 from frostline_server.model_config.scheduling import model_batching, model_slo_s, placements
@@ -56,6 +67,7 @@ class Loader:
         batching: of models whose configuration does not say.
         devices: how many CUDA devices there are.
         slo_s: how long a request may take, in seconds, where a model's configuration does not say; 0 for no limit.
+        max_run_bytes: memory that one run may take; batches are made no larger than it allows.
         captures: keeps runs and captures of CUDA graphs apart; one for the process.
     """
 
@@ -65,6 +77,7 @@ class Loader:
     batching: Batching
     devices: int = 0
     slo_s: float = 0.0
+    max_run_bytes: int = 1 << 40
     captures: Captures = field(default_factory=Captures)
 
     def load(
@@ -96,18 +109,27 @@ class Loader:
         signature = sessions[0].signature
         check_weights(artifact.file, sessions[0].external, artifact.card, warn)
 
-        batching = model_batching(config, self.batching, batched=signature.batched)
         golden = read_golden(artifact.golden_file, signature) if artifact.golden_file else None
-        samples = samples_of(config, signature, batching.max_batch_size, folder.parent)
-        for index, place in enumerate(places):
-            reopen = partial(open_on, place, graphs=False)
-            sessions[index] = warm_and_prove(sessions[index], reopen, batching, golden, samples, warn, go_on)
+        batching = model_batching(config, self.batching, batched=signature.batched)
+        requests = warmup_requests(config, signature, batching.max_batch_size, folder.parent)
+        rows, verdict = _examined(sessions[0], golden, requests, go_on)
+        warmup = Warmup(batching, rows, requests, golden, self.max_run_bytes, warn, go_on)
+        if signature.batched and not may_batch(config, verdict, warn):
+            warmup = _served_whole(sessions, warmup)
+        try:
+            most = _prove_all(sessions, places, open_on, warmup)
+        except RowsDepend as found:
+            may_batch(config, Verdict(independent=False, disproved=True, reason=str(found)), warn)
+            warmup = _served_whole(sessions, warmup)
+            most = _prove_all(sessions, places, open_on, warmup)
+        batching = replace(warmup.batching, max_batch_size=most)
 
         labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
         stats, tap = ModelStats(labels), Tap()
-        admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
-        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, tap, admission)
-        codec = Codec(name, folder.name, signature, batching.max_batch_size, labels)
+        admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
+        recent = RecentRow()
+        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, tap, recent, admission)
+        codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels)
         batcher.start()
         return LoadedModel(
             name=name,
@@ -119,6 +141,8 @@ class Loader:
             batcher=batcher,
             batching=batching,
             golden=golden,
+            probe_row=rows.rows[0] if rows is not None and rows.real else None,
+            recent=recent,
             sha256=artifact.sha256,
             labels=labels,
             fell_back=fell_back(places, sessions),
@@ -166,6 +190,84 @@ def _unless(given_up: Callable[[], bool]) -> Callable[[], None]:
             raise LoadError("given up, because the server stops")
 
     return go_on
+
+
+def _examined(
+    session: Session, golden: Golden | None, requests: Sequence[WarmupRequest], go_on: Callable[[], None]
+) -> tuple[SampleRows | None, Verdict]:
+    """Rows that the network answers, and whether they are independent.
+
+    Raises:
+        LoadError: the network does not answer a real row.
+    """
+    signature = session.signature
+    real = (
+        golden_rows(golden, signature, session.golden_step)
+        if golden is not None
+        else warmup_rows([request.row for request in requests])
+    )
+
+    def run(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        go_on()
+        return session.run(inputs, outputs)
+
+    try:
+        # A golden sample that fills no run is refused later, when it is compared.
+        return examine(run, signature, [real] if real is not None and real.rows else generated_rows(signature))
+    except PredictionError as error:
+        raise LoadError(f"warm-up with 1 rows failed: {error}") from error
+
+
+def may_batch(config: model_config_pb2.ModelConfig, verdict: Verdict, warn: Warn) -> bool:
+    """Whether rows of several requests may share a run, for a graph with a free batch axis.
+
+    Raises:
+        LoadError: the configuration demands batches, and rows are not independent.
+    """
+    if verdict.independent:
+        return True
+    most = config.max_batch_size
+    if not most:
+        remedy = (
+            "" if verdict.disproved else "; rows in a golden.npz or a model_warmup may prove that they may share one"
+        )
+        warn(f"each request runs alone, as with max_batch_size: 0, because {verdict.reason}{remedy}")
+        return False
+    if verdict.disproved:
+        raise LoadError(
+            f"config.pbtxt sets max_batch_size {most}, but rows of several requests must not share a run: {verdict.reason}; "
+            "write max_batch_size: 0 to serve each request alone"
+        )
+    warn(f"batches are made because config.pbtxt says so; that rows are independent is not proved: {verdict.reason}")
+    return True
+
+
+def _served_whole(sessions: Sequence[Session], warmup: Warmup) -> Warmup:
+    """Let each request run alone from now on."""
+    for session in sessions:
+        session.serve_whole()
+    return replace(warmup, batching=replace(warmup.batching, max_batch_size=1))
+
+
+def _prove_all(sessions: list[Session], places: Sequence[Sequence[Provider]], open_on: Opener, warmup: Warmup) -> int:
+    """Warm and prove every instance; returns the most rows of a batch, which memory may limit.
+
+    Raises:
+        LoadError: see `Warmup.prove`.
+        RowsDepend: see `Warmup.prove`.
+    """
+    most = warmup.batching.max_batch_size
+    for index, place in enumerate(places):
+
+        def reopened(place: Sequence[Provider] = place, whole: bool = not sessions[index].signature.batched) -> Session:
+            session = open_on(place, graphs=False)
+            if whole and session.signature.batched:
+                session.serve_whole()
+            return session
+
+        sessions[index], fitting = warmup.prove(sessions[index], reopened)
+        most = min(most, fitting)
+    return most
 
 
 def open_all(open_on: Opener, places: Sequence[Sequence[Provider]], go_on: Callable[[], None]) -> list[Session]:
@@ -259,12 +361,20 @@ def labels_of(
 
 
 def admission_of(
-    sessions: Sequence[Session], batching: Batching, slo_s: float, golden: Golden | None, warn: Warn
+    sessions: Sequence[Session], batching: Batching, slo_s: float, rows: SampleRows | None, warn: Warn
 ) -> AdmissionController | None:
     """What keeps a model's answers within its slo; None without one."""
     if not slo_s:
         return None
-    run_s = sessions[0].measure(batch_sizes(batching), golden)
+    session, run_s = sessions[0], dict[int, float]()
+    # What a generated row of any size costs says nothing about real ones.
+    if rows is not None and (rows.real or all(None not in spec.graph_shape for spec in session.signature.inputs)):
+        sizes = batch_sizes(batching) if session.signature.batched else [1]
+        # A generated row may be refused in another order; then the costs are learned from requests.
+        with suppress(PredictionError):
+            run_s = session.measure(
+                sizes, lambda size: cycled(rows, size) if session.signature.batched else rows.rows[0]
+            )
     if run_s and run_s[1] > slo_s:
         warn(f"slo_ms {slo_s * 1000:g} cannot be met: a run of one row takes {run_s[1] * 1000:.3g} ms here")
     return AdmissionController(slo_s, Costs(run_s, batching.max_batch_size), len(sessions))
@@ -276,11 +386,12 @@ def batcher_of(
     batching: Batching,
     stats: ModelStats,
     tap: Tap,
+    recent: RecentRow,
     admission: AdmissionController | None,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
     return Batcher(
-        [instance_run(session, stats, tap) for session in sessions],
+        [instance_run(session, stats, tap, recent) for session in sessions],
         stats,
         batching,
         batched=sessions[0].signature.batched,

@@ -67,10 +67,15 @@ def complete(config: model_config_pb2.ModelConfig, signature: Signature, device:
 
 def _fill(declared: Declared, spec: TensorSpec) -> None:
     declared.data_type = data_type(spec)  # type: ignore[assignment]  # the stub wants the enum, which is a number
-    declared.dims.extend(-1 if size is None else size for size in spec.shape)
+    declared.dims.extend(protocol_shape(spec))
     if spec.reshape is not None:
         declared.reshape.SetInParent()
         declared.reshape.shape.extend(-1 if size is None else size for size in spec.reshape)
+
+
+def protocol_shape(spec: TensorSpec) -> list[int]:
+    """`shape` as the protocol writes it: -1 is an axis of any size, and [-1] is also a tensor of any shape."""
+    return [-1 if size is None else size for size in spec.shape] if spec.ranked else [-1]
 
 
 def data_type(spec: TensorSpec) -> int:
@@ -156,9 +161,14 @@ def _dims(declared: Declared) -> tuple[Shape, Shape]:
 def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared | None, batched: bool) -> TensorSpec:
     whole = _whole(spec, signature)
     if not spec.ranked and (declared is None or not declared.dims):
-        raise LoadError(
-            f"the graph does not say the shape of the {kind} '{spec.name}'; declare its dims in config.pbtxt"
-        )
+        if batched:
+            raise LoadError(
+                f"config.pbtxt sets max_batch_size, but the graph does not say the shape of the {kind} '{spec.name}'; declare "
+                "its dims in config.pbtxt"
+            )
+        if declared is not None:
+            _check_type(kind, spec, declared)
+        return spec
     graph = whole[1:] if batched else whole
     if declared is None:
         return replace(spec, shape=graph)

@@ -1,4 +1,4 @@
-"""The liveness probe of devices: it runs every served model's golden row at intervals.
+"""The liveness probe of devices: it runs a row that every served model has answered before, at intervals.
 
 So the server detects a failed device even when no client sends requests.
 """
@@ -6,7 +6,7 @@ So the server detects a failed device even when no client sends requests.
 import threading
 from collections.abc import Callable, Iterable
 
-from frostline_server.errors import LoadError, RunFailed
+from frostline_server.errors import LoadError, PredictionError, RunFailed
 from frostline_server.model.loaded_model import LoadedModel
 
 _PATIENCE_S = 10.0
@@ -16,17 +16,32 @@ _PATIENCE_S = 10.0
 def probe(served: LoadedModel) -> str:
     """Why a model's device fails its probe, or "".
 
-    A failure that does not repeat at once does not count.
+    The row is one that the network has answered before: of the golden sample, of `model_warmup`, or the latest of a
+    request. Without one there is nothing to run. A failure that does not repeat at once does not count, nor does one that
+    the data of the row causes.
     """
+    golden, row = (served.golden, served.probe_row) if served.probe_row is not None else (None, served.recent.row)
+    served.recent.wanted = served.probe_row is None
+    if row is None:
+        return ""
     for session in served.sessions:
         try:
-            session.probe(served.golden)
+            session.probe(row, golden)
         except (LoadError, RunFailed):
             try:
-                session.probe(served.golden)
+                session.probe(row, golden)
             except (LoadError, RunFailed) as error:
                 return str(error)
     return ""
+
+
+def _probed(served: LoadedModel) -> str:
+    try:
+        return probe(served)
+    except PredictionError:  # the data of the row, which says nothing about the device
+        return ""
+    except Exception as error:  # noqa: BLE001  whatever it is, operators should read it
+        return f"the probe failed: {type(error).__name__}: {error}"
 
 
 class DeviceProbe:
@@ -74,7 +89,7 @@ class DeviceProbe:
             return served.fault
         found: list[str] = []
         # In a separate thread: a run on a failed device may never return.
-        thread = threading.Thread(target=lambda: found.append(probe(served)), name="device-probe-run", daemon=True)
+        thread = threading.Thread(target=lambda: found.append(_probed(served)), name="device-probe-run", daemon=True)
         thread.start()
         patience_s = max(self._period_s, _PATIENCE_S)
         thread.join(patience_s)

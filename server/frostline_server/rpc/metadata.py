@@ -7,7 +7,7 @@ from frostline.pb import model_config_pb2
 from frostline_server.errors import PredictionError
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model_config.pbtxt import BACKEND, MODEL_FILE, PLATFORM
-from frostline_server.model_config.tensor_config import complete
+from frostline_server.model_config.tensor_config import complete, protocol_shape
 from frostline_server.repository.registry import Repository, Traffic
 from frostline_server.runtime.signature import TensorSpec
 
@@ -88,9 +88,9 @@ class Metadata:
 
 
 def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.TensorMetadata:
-    shape = (None, *spec.shape) if batched else spec.shape
+    lead = [-1] if batched else []
     return pb.ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=spec.datatype, shape=[-1 if size is None else size for size in shape]
+        name=spec.name, datatype=spec.datatype, shape=[*lead, *protocol_shape(spec)]
     )
 
 

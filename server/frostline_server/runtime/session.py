@@ -1,6 +1,6 @@
 """The inference session: one network on one device.
 
-It also warms the network up, measures its run time, and proves it against its golden sample.
+It also measures the network's run time, and proves it against its golden sample.
 """
 
 import math
@@ -15,7 +15,7 @@ from frostline_server.errors import LoadError, RunFailed
 from frostline_server.runtime.cuda_buckets import BindingPlan, binding_plan
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.golden import Golden, compare, compare_classes
-from frostline_server.runtime.signature import Signature, TensorSpec
+from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
 
@@ -103,41 +103,20 @@ class Session:
             raise RunFailed(f"the network failed: {error}") from error
         return arrays
 
-    def warm_up(
-        self,
-        sizes: Sequence[int],
-        golden: Golden | None,
-        sample: Sequence[Array] | None = None,
-        go_on: Callable[[], None] = lambda: None,
-    ) -> bool:
-        """Run every batch size once, so that no request pays for a first run, and check that the batch axis is one.
+    def serve_whole(self) -> None:
+        """Take the first axis of every tensor for a part of the request, which then runs alone."""
+        self.signature = self.signature.whole()
+
+    def bind(self, sizes: Sequence[int], row: Sequence[Array]) -> None:
+        """Bind batches of these sizes to buffers on the device, where there is one and the network allows it.
 
         Args:
             sizes: numbers of rows.
-            golden: where real rows come from.
-            sample: where rows come from without it: for each input one row, [1, ...] when batched. Zeros of the
-                input's shape stand in when there is neither.
-            go_on: called before each run; raises when that is no longer wanted.
-
-        Returns:
-            False when the shape of a row is not known and so nothing could be run.
+            row: for each input one row, [1, ...] when batched.
 
         Raises:
-            LoadError: the network failed on a size, or answered with something else than it says it gives.
             GraphsFailed: a CUDA graph could not be captured; another session must be opened, without graphs.
         """
-        row = self._sample_row(golden) if golden is not None or sample is None else sample
-        if row is None:
-            return False
-        self._bind(sizes, row)
-        for size in sizes if self.signature.batched else (1,):
-            go_on()
-            inputs = self.signature.repeated(row, size)
-            self.run_and_check(inputs, size)
-        return True
-
-    def _bind(self, sizes: Sequence[int], row: Sequence[Array]) -> None:
-        """Bind the sizes to buffers on the device, where there is one and the network allows it."""
         chosen = binding_plan(self.signature, sizes) if self._runner is not None else None
         if self._runner is None or chosen is None:
             return
@@ -151,35 +130,42 @@ class Session:
             return
         self.bound = chosen
 
+    def shrink(self, row: Sequence[Array]) -> None:
+        """Give back the memory that large batches took, by a run of one row; on the CPU, where runs share it otherwise."""
+        if self._runner is not None:
+            return
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._compute(self.signature.own_outputs, dict(zip(self._names, row, strict=True)), options)
+
     def measure(
-        self, sizes: Sequence[int], golden: Golden | None, clock: Callable[[], float] = time.perf_counter
+        self,
+        sizes: Sequence[int],
+        batch: Callable[[int], Sequence[Array]],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> dict[int, float]:
-        """Measure the time of a run at each warm batch size: the fastest of a few runs, for at most a second.
+        """Measure the time of a run of each size: the fastest of a few runs, for at most a second in all.
 
         Args:
             sizes: numbers of rows, ascending.
-            golden: where real rows come from, as for `warm_up`.
+            batch: makes the inputs of so many rows.
             clock: gives seconds.
 
         Returns:
-            Seconds by number of rows, the sizes for which there was no time left out; empty when the shape of a row is
-            not known.
+            Seconds by number of rows, the sizes for which there was no time left out.
 
         Raises:
-            LoadError: the network failed on a size.
+            PredictionError: the network failed on a batch.
         """
-        row = self._sample_row(golden)
         measured: dict[int, float] = {}
-        if row is None:
-            return measured
-        sizes = sizes if self.signature.batched else (1,)
+        outputs = self.all_outputs
         end_s = clock() + _MEASURE_S
         for size in sizes:
-            inputs = self.signature.repeated(row, size)
+            inputs = batch(size)
             share_s = clock() + _MEASURE_S / len(sizes)
             for _ in range(_MEASURE_RUNS):
                 began_s = clock()
-                self.run_and_check(inputs, size)
+                self.run(inputs, outputs)
                 now_s = clock()
                 measured[size] = min(measured.get(size, math.inf), now_s - began_s)
                 if now_s > share_s:
@@ -188,69 +174,55 @@ class Session:
                 break
         return measured
 
-    def probe(self, golden: Golden | None) -> None:
+    def probe(self, row: Sequence[Array], golden: Golden | None) -> None:
         """Run one row (or a fixed batch), and compare the logits with PyTorch's if there is a golden sample.
 
+        Args:
+            row: for each input; of the golden sample its first rows.
+            golden: the golden sample.
+
         Raises:
-            RunFailed: the device failed.
+            PredictionError: the run failed.
             LoadError: the answer is wrong.
         """
-        row = self._sample_row(golden)
-        if row is None:  # nothing that fits is known
-            return
         if golden is None:
-            self.run(row, list(self.signature.own_outputs))
+            self.run(row, self.signature.own_outputs)
             return
         (got,) = self.run(row, [self._logits()])
         compare(got, golden.logits[: len(row[0])], golden, 0, len(row[0]))
 
+    @property
+    def all_outputs(self) -> tuple[str, ...]:
+        """Names of all outputs that the server may ask for: what clients may, and what the metrics need."""
+        heads = self.signature.heads
+        names = tuple(spec.name for spec in self.signature.outputs)
+        return (*names, heads.confidence) if heads and heads.confidence else names
+
     def _logits(self) -> str:
         return self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
 
-    def run_and_check(self, inputs: Sequence[Array], rows: int) -> None:
-        """Run once with all outputs, and check their names, types and shapes.
+    def check_shapes(self, outputs: Sequence[Array], rows: int) -> str:
+        """How the shape of an output differs from what is said of it; "" if none does.
 
-        Raises:
-            LoadError: the network failed, or answered with something else than it says it gives.
+        Args:
+            outputs: one array for each of `all_outputs`.
+            rows: of the batch; 1 without a batch axis.
         """
-        heads = self.signature.heads
-        outputs = [spec.name for spec in self.signature.outputs]
-        try:
-            arrays = self.run(inputs, [*outputs, heads.confidence] if heads and heads.confidence else outputs)
-        except RunFailed as error:
-            raise LoadError(f"warm-up with {rows} rows failed: {error}") from error
-        for spec, array in zip(self.signature.outputs, arrays, strict=False):
-            self._check_answer(spec, array, rows)
-
-    def _check_answer(self, spec: TensorSpec, array: Array, rows: int) -> None:
-        if self.signature.batched and array.shape[:1] != (rows,):
-            raise LoadError(
-                f"output '{spec.name}' has shape {list(array.shape)} for a batch of {rows} rows, so its first axis is not the "
-                "batch; write `max_batch_size: 0` into config.pbtxt to serve each request alone"
-            )
-        expected = (rows, *spec.graph_shape) if self.signature.batched else spec.graph_shape
-        if len(array.shape) != len(expected) or any(
-            want not in (None, got) for want, got in zip(expected, array.shape, strict=True)
-        ):
-            raise LoadError(
-                f"output '{spec.name}' has shape {list(array.shape)} where the graph or config.pbtxt says "
-                f"{[-1 if size is None else size for size in expected]}; declare its dims in config.pbtxt, -1 for any size"
-            )
-
-    def _sample_row(self, golden: Golden | None) -> list[Array] | None:
-        if golden is not None:
-            return [golden.inputs[name][: self._golden_step] for name in self._names]
-        lead = (1,) if self.signature.batched else ()
-        row = []
-        for spec in self.signature.inputs:
-            shape = [size for size in spec.graph_shape if size is not None]
-            if len(shape) != len(spec.graph_shape):
-                return None
-            row.append(np.full((*lead, *shape), "" if spec.dtype.hasobject else 0, spec.dtype))
-        return row
+        lead = (rows,) if self.signature.batched else ()
+        for spec, array in zip(self.signature.outputs, outputs, strict=False):
+            expected = (*lead, *spec.graph_shape)
+            if spec.ranked and (
+                len(array.shape) != len(expected)
+                or any(want not in (None, got) for want, got in zip(expected, array.shape, strict=True))
+            ):
+                return (
+                    f"output '{spec.name}' has shape {list(array.shape)} where the graph or config.pbtxt says "
+                    f"{[-1 if size is None else size for size in expected]}; it is answered as it is"
+                )
+        return ""
 
     @property
-    def _golden_step(self) -> int:
+    def golden_step(self) -> int:
         """Rows of a golden sample that make the smallest run: as many as a fixed batch axis has, or one."""
         leads = {spec.graph_shape[0] if spec.graph_shape else None for spec in self.signature.inputs}
         lead = leads.pop() if len(leads) == 1 else None
@@ -263,7 +235,7 @@ class Session:
             LoadError: it does not; the message has the largest difference and its row.
         """
         logits = self._logits()
-        rows, step = len(golden.logits), self._golden_step
+        rows, step = len(golden.logits), self.golden_step
         if rows % step:
             raise LoadError(
                 f"golden check failed: {rows} golden rows do not fill batches of {step}, which the graph fixes"

@@ -1,7 +1,7 @@
 """The signature of a network: its inputs and outputs, as the graph and as clients see them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ class TensorSpec:
         shape: the shape of one row, or of the whole tensor without a batch axis, as clients see it; None is an axis of
             any size.
         reshape: the same as the network sees it, where the model's configuration gives clients another.
-        ranked: whether the graph says how many axes there are.
+        ranked: whether it is known how many axes there are; if not, any shape is taken and `shape` is empty.
+        axis_names: the file's names of all axes of the graph's tensor, with the batch axis; "" where it has none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     reshape: tuple[int | None, ...] | None = None
     ranked: bool = True
+    axis_names: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def graph_shape(self) -> tuple[int | None, ...]:
@@ -59,6 +61,20 @@ class Signature:
     own_outputs: tuple[str, ...]
     batched: bool
     heads: Heads | None
+
+    def whole(self) -> "Signature":
+        """The same network served without a batch axis: each request runs alone, and its first axis is part of it."""
+
+        def widened(spec: TensorSpec) -> TensorSpec:
+            reshape = None if spec.reshape is None else (None, *spec.reshape)
+            return replace(spec, shape=(None, *spec.shape), reshape=reshape)
+
+        return replace(
+            self,
+            inputs=tuple(widened(spec) for spec in self.inputs),
+            outputs=tuple(widened(spec) for spec in self.outputs),
+            batched=False,
+        )
 
     def repeated(self, row: Sequence[Array], rows: int) -> list[Array]:
         """A batch of so many copies of this row; the row itself without a batch axis."""
@@ -113,4 +129,6 @@ def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)
     # If ONNX Runtime inferred the axes, the file need not declare them.
     ranked = bool(shape) or node.name not in unranked
-    return TensorSpec(node.name, datatype, DTYPES[datatype], shape[1:] if batched else shape, ranked=ranked)
+    names = tuple(size if isinstance(size, str) else "" for size in node.shape)
+    row = shape[1:] if batched else shape
+    return TensorSpec(node.name, datatype, DTYPES[datatype], row, ranked=ranked, axis_names=names)

@@ -21,6 +21,14 @@ from tests.support.servers import TIMEOUT_S, Running, running
 Array = np.ndarray[Any, Any]
 passed_through = onnx_models.passed_through
 
+MISDECLARED = """
+    output { name: "output" dims: [ 1, 2, 3 ] }
+    model_warmup {
+      inputs { key: "input" value { data_type: TYPE_FP32 dims: [ 3, 4 ] zero_data: true } }
+      inputs { key: "shape" value { data_type: TYPE_INT64 dims: 1 input_data_file: "shape" } }
+    }
+"""
+
 SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
     "tokens": (onnx_models.tokens(), ""),
     "text": (onnx_models.strings(), ""),
@@ -35,12 +43,14 @@ SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
     "outputs": (onnx_models.two_outputs(), ""),
     "total": (onnx_models.total(), ""),
     "truths": (onnx_models.truths(), ""),
-    "found": (onnx_models.places(), "max_batch_size: 0"),
+    "found": (onnx_models.places(), ""),
     "shaped": (onnx_models.unranked(), 'output { name: "output" data_type: TYPE_FP32 dims: [ -1, -1 ] }'),
+    "shapeless": (onnx_models.unranked(), ""),
+    "misdeclared": (onnx_models.unranked(), MISDECLARED),
     "empty": (passed_through(["rows", "any"], element=TensorProto.INT32, output="same"), ""),
     "nothing": (passed_through(["rows", 0], output="same"), ""),
     "constant": (onnx_models.constant(), ""),
-    "alone": (onnx_models.averaging(), "max_batch_size: 0"),
+    "alone": (onnx_models.averaging(), ""),
     "number": (
         onnx_models.numbers(),
         """
@@ -54,17 +64,7 @@ SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
 CANNOT_PASS = (
     "which this server cannot pass to ONNX Runtime; it takes tensors of numbers, booleans and strings: cast it"
 )
-NOT_THE_BATCH = (
-    "has shape [0, 2] for a batch of 1 rows, so its first axis is not the batch; write `max_batch_size: 0` into"
-)
-MISDECLARED = """
-    output { name: "output" dims: [ 1, 2, 3 ] }
-    model_warmup {
-      inputs { key: "input" value { data_type: TYPE_FP32 dims: [ 3, 4 ] zero_data: true } }
-      inputs { key: "shape" value { data_type: TYPE_INT64 dims: 1 input_data_file: "shape" } }
-    }
-"""
-
+NOT_THE_BATCH = "rows of several requests must not share a run: output 'places' has shape"
 REFUSED: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "bf16": (
         passed_through(["rows", 2], element=TensorProto.BFLOAT16),
@@ -74,14 +74,8 @@ REFUSED: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "sequence": (onnx_models.sequences(), "", f"'parts' is a seq(tensor(float)), {CANNOT_PASS}"),
     "not-the-batch": (
         onnx_models.places(),
-        'input { name: "input" dims: 4 }',
-        f"output 'places' {NOT_THE_BATCH}",
-    ),
-    "shapeless": (onnx_models.unranked(), "", "the graph does not say the shape of the output 'output'"),
-    "misdeclared": (
-        onnx_models.unranked(),
-        MISDECLARED,
-        "output 'output' has shape [12] where the graph or config.pbtxt says [1, 2, 3]",
+        "max_batch_size: 4",
+        NOT_THE_BATCH,
     ),
     "op": (onnx_models.unknown_operator(), "", "No Op registered for Frobnicate"),
     "batched-by-word": (onnx_models.fixed_batch(8), "max_batch_size: 8", "the graph has no free batch axis"),
@@ -202,6 +196,8 @@ WORDS = np.array([["a", ""], ["é", "word"]], object)
         ("found", {"input": onnx_models.rows(3)}),
         ("found", {"input": np.zeros((2, 4), np.float32)}),
         ("shaped", {"input": onnx_models.rows(3), "shape": np.array([6, 2])}),
+        ("shapeless", {"input": onnx_models.rows(3), "shape": np.array([2, 3, 2])}),
+        ("misdeclared", {"input": onnx_models.rows(3), "shape": np.array([6, 2])}),
         ("empty", {"input": np.zeros((2, 0), np.int32)}),
         ("empty", {"input": np.ones((2, 3), np.int32)}),
         ("nothing", {"input": np.zeros((3, 0), np.float32)}),

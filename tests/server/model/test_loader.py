@@ -17,14 +17,13 @@ from frostline_server.errors import LoadError
 from frostline_server.model.artifact import check_artifact, check_weights, model_file
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loader import labels_of, open_session
+from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
-from frostline_server.model.warmup import samples_of, warm
 from frostline_server.model_config.accelerators import TENSORRT
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.session import Session
 from tests.support import onnx_models
-from tests.support.puppet import batching
 
 ON_CPU: list[Provider] = [(CPU, {})]
 NO_OPENVINO = "openvino needs an ONNX Runtime built with OpenVINOExecutionProvider"
@@ -309,48 +308,22 @@ def test_a_network_of_any_number_of_classes_takes_any_number_of_labels(tmp_path:
     assert labels(tmp_path, "", {"labels": ["a"]}, model) == ["a"]
 
 
-# Warm-up
-
-
-def test_a_sample_of_the_configuration_warms_a_network_whose_rows_are_of_any_size(tmp_path: Path) -> None:
-    config = 'model_warmup { name: "w" inputs { key: "ids" value { data_type: TYPE_INT64 dims: 3 zero_data: true } } }'
-    session = opened(tmp_path, config, onnx_models.tokens())
-    assert not warm(session, batching(max_batch_size=4), None, [])
-    assert warm(
-        session, batching(max_batch_size=4), None, samples_of(configured(config), session.signature, 4, tmp_path)
-    )
-
-
-def test_a_graph_that_is_wrong_about_its_output_is_refused_unless_the_output_is_declared(tmp_path: Path) -> None:
-    model = onnx_models.unranked()
-    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, [None, 5]))
-    # A shape of zeros copies the input's.
-    sample = """
-        max_batch_size: 0
-        model_warmup { name: "w"
-          inputs { key: "input" value { data_type: TYPE_FP32 dims: [ 3, 4 ] zero_data: true } }
-          inputs { key: "shape" value { data_type: TYPE_INT64 dims: 2 zero_data: true } } }
-    """
-
-    def warmed(text: str) -> bool:
-        session = opened(tmp_path, text, model)
-        return warm(
-            session, batching(max_batch_size=4), None, samples_of(configured(text), session.signature, 4, tmp_path)
-        )
-
-    with pytest.raises(
-        LoadError, match=r"'output' has shape \[3, 4\] where .* says \[-1, 5\]; declare its dims in config.pbtxt"
-    ):
-        warmed(sample)
-    assert warmed(sample + 'output { name: "output" dims: [ -1, -1 ] }')
-
-
 # What the batcher runs
 
 
-def test_a_run_without_reshaped_outputs_has_nothing_between_it_and_the_session(tmp_path: Path) -> None:
-    session = opened(tmp_path, model=onnx_models.two_outputs())
-    assert instance_run(session, ModelStats(), Tap()) == session.run
+def test_a_row_is_kept_for_the_device_probe_when_it_wants_one(tmp_path: Path) -> None:
+    recent = RecentRow()
+    run = instance_run(opened(tmp_path, model=onnx_models.two_outputs()), ModelStats(), Tap(), recent)
+    x = onnx_models.rows(3)
+    run([x], ("total",))
+    assert recent.row is not None
+    np.testing.assert_array_equal(recent.row[0], x[:1])
+    assert not np.shares_memory(recent.row[0], x)
+    run([x + 1], ("total",))
+    np.testing.assert_array_equal(recent.row[0], x[:1])
+    recent.wanted = True
+    run([x + 1], ("total",))
+    np.testing.assert_array_equal(recent.row[0], x[:1] + 1)
 
 
 def test_outputs_come_in_the_shape_clients_see(tmp_path: Path) -> None:
@@ -359,19 +332,19 @@ def test_outputs_come_in_the_shape_clients_see(tmp_path: Path) -> None:
     """
     session = opened(tmp_path, text, onnx_models.two_outputs())
     x = onnx_models.rows(3)
-    total, double = instance_run(session, ModelStats(), Tap())([x], ("total", "double"))
+    total, double = instance_run(session, ModelStats(), Tap(), RecentRow())([x], ("total", "double"))
     np.testing.assert_array_equal(total, x.sum(axis=1).reshape(3, 1))
     np.testing.assert_array_equal(double, (x + x).reshape(3, 2, 2))
     scalar = opened(tmp_path, 'output { name: "total" dims: 1 }', onnx_models.total())
-    (total,) = instance_run(scalar, ModelStats(), Tap())([x], ("total",))
+    (total,) = instance_run(scalar, ModelStats(), Tap(), RecentRow())([x], ("total",))
     assert total.shape == (1,)
 
 
 def test_predictions_are_counted_for_rows_and_not_for_places(tmp_path: Path) -> None:
     stats = ModelStats()
-    instance_run(opened(tmp_path), stats, Tap())([onnx_models.rows(5)], ("logits",))
+    instance_run(opened(tmp_path), stats, Tap(), RecentRow())([onnx_models.rows(5)], ("logits",))
     assert sum(stats.predictions()[0].values()) == 5
     stats = ModelStats()
     session = opened(tmp_path, model=onnx_models.dense())
-    instance_run(session, stats, Tap())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
+    instance_run(session, stats, Tap(), RecentRow())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
     assert stats.predictions()[0] == {}

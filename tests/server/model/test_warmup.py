@@ -1,171 +1,171 @@
-"""The requests of `model_warmup`: what they consist of, that they run, and which are refused."""
+"""What is run before a version is READY, how large its batches may be, and what it costs to be wrong about a row."""
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from google.protobuf import text_format
 
-from frostline.pb.model_config_pb2 import ModelConfig
-from frostline_server.errors import LoadError
-from frostline_server.model.warmup import Sample, samples_of
-from frostline_server.model_config.tensor_config import agreed
+from frostline_server.errors import LoadError, RunFailed
+from frostline_server.model import warmup
+from frostline_server.model.row_independence import RowsDepend
+from frostline_server.model.sample_rows import SampleRows
+from frostline_server.model.warmup import Warmup, cycled
 from frostline_server.runtime.devices import CPU
+from frostline_server.runtime.memory_growth import MemoryGrowth
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 from tests.support import onnx_models
+from tests.support.puppet import batching
+
+Array = np.ndarray[Any, Any]
+
+ROWS = SampleRows(tuple((row[None],) for row in onnx_models.rows(3)), "golden.npz", real=True)
 
 
-def session_of(folder: Path, model: onnx.ModelProto, config: ModelConfig) -> Session:
-    path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())
-    return load_session(path, [(CPU, {})], threads=1, strict=True, agree=partial(agreed, config=config))
+def load(folder: Path, model: onnx.ModelProto | None = None) -> Session:
+    (folder / "model.onnx").write_bytes((model or onnx_models.linear()).SerializeToString())
+    return load_session(folder / "model.onnx", [(CPU, {})], threads=1, strict=True)
 
 
-def samples(folder: Path, text: str, model: onnx.ModelProto | None = None) -> tuple[Session, list[Sample]]:
-    config = text_format.Parse(text, ModelConfig())
-    session = session_of(folder, onnx_models.linear() if model is None else model, config)
-    return session, samples_of(config, session.signature, 8, folder)
+def warm(
+    session: Session, rows: SampleRows | None = ROWS, *, most: int = 8, budget_bytes: int = 1 << 40
+) -> tuple[int, list[str]]:
+    """The most rows of a batch, and the warnings."""
+    told: list[str] = []
+    plan = Warmup(batching(max_batch_size=most), rows, [], None, budget_bytes, told.append, lambda: None)
+    _, fitting = plan.prove(session, lambda: pytest.fail("there are no graphs"))
+    return fitting, told
 
 
-def refusal(folder: Path, text: str, model: onnx.ModelProto | None = None) -> str:
-    with pytest.raises(LoadError) as caught:
-        samples(folder, text, model)
-    return str(caught.value)
+class Watched:
+    """The sizes of a session's runs, with an error for some of them."""
+
+    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch, errors: dict[int, str] | None = None) -> None:
+        self.sizes: list[int] = []
+        run = session.run
+
+        def watched(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+            self.sizes.append(len(inputs[0]))
+            if errors and len(inputs[0]) in errors:
+                raise RunFailed(errors[len(inputs[0])])
+            return run(inputs, outputs)
+
+        monkeypatch.setattr(session, "run", watched)
 
 
-def warmup(inner: str, *, data_type: str = "TYPE_FP32", dims: str = "4", more: str = "batch_size: 1") -> str:
-    """A `model_warmup` of one sample with the one input `input`."""
-    return (
-        f'model_warmup [ {{ name: "w" {more} inputs {{ key: "input" value: {{ data_type: {data_type} dims: [ {dims} ] {inner} }} }} '
-        "} ]"
+def test_every_size_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(tmp_path)
+    watched = Watched(session, monkeypatch)
+    assert warm(session, most=12) == (12, [])
+    assert watched.sizes == [1, 1, 1, 2, 4, 8, 12]
+
+
+def test_a_batch_holds_the_different_rows_in_turn() -> None:
+    (batch,) = cycled(ROWS, 5)
+    np.testing.assert_array_equal(batch, onnx_models.rows(3)[[0, 1, 2, 0, 1]])
+
+
+def test_without_a_known_row_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(tmp_path)
+    watched = Watched(session, monkeypatch)
+    most, (warning,) = warm(session, None)
+    assert most == 8
+    assert warning.startswith("no row is known that the network answers")
+    assert watched.sizes == []
+
+
+def test_a_network_without_a_batch_axis_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(tmp_path, onnx_models.no_batch_axis())
+    watched = Watched(session, monkeypatch)
+    row = SampleRows(((onnx_models.rows(4, 1).ravel(),),), "generated values", real=False)
+    warm(session, row)
+    assert watched.sizes == [4]
+
+
+def test_a_row_that_is_answered_otherwise_in_a_large_batch_is_found(tmp_path: Path) -> None:
+    # The rows of a batch of three are independent; from four on each row sees the batch's size.
+    session = load(tmp_path, sees_large_batches())
+    with pytest.raises(RowsDepend, match="output 'y' of a row among 4 is not the one that the row gets alone"):
+        warm(session)
+
+
+def test_a_network_that_fails_on_a_size_depends_on_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(tmp_path)
+    Watched(session, monkeypatch, {4: "no such reshape"})
+    with pytest.raises(RowsDepend, match="it fails on 4 rows: no such reshape"):
+        warm(session)
+
+
+def test_a_network_that_fails_on_a_row_it_answered_before_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = load(tmp_path)
+    Watched(session, monkeypatch, {1: "no more"})
+    with pytest.raises(LoadError, match="warm-up with 1 rows failed: no more"):
+        warm(session)
+
+
+def test_batches_for_which_there_is_no_memory_are_neither_run_nor_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter([1000, 1010, 1020, 1040])
+    monkeypatch.setattr(warmup, "MemoryGrowth", lambda budget: MemoryGrowth(budget, lambda: next(peaks), lambda: None))
+    session = load(tmp_path)
+    watched = Watched(session, monkeypatch)
+    most, (warning,) = warm(session, most=64, budget_bytes=50)
+    assert most == 4
+    assert watched.sizes == [1, 1, 1, 2, 4]
+    assert warning == (
+        "batches have at most 4 rows, not 64: more would take more than 0 MiB of memory, the limit max_run_bytes"
     )
 
 
-def test_zeros_are_zeros_and_strings_empty(tmp_path: Path) -> None:
-    _, (sample,) = samples(tmp_path, warmup("zero_data: true"))
-    np.testing.assert_array_equal(sample.row[0], np.zeros((1, 4), np.float32))
-    text = warmup("zero_data: true", data_type="TYPE_STRING", dims="2")
-    _, (sample,) = samples(tmp_path, text, onnx_models.strings())
-    assert sample.row[0].tolist() == [["", ""]]
+def test_a_batch_that_runs_out_of_memory_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = load(tmp_path)
+    Watched(session, monkeypatch, {8: "Failed to allocate memory for requested buffer of size 1"})
+    most, (warning,) = warm(session)
+    assert most == 4
+    assert "at most 4 rows, not 8" in warning
 
 
-def test_random_numbers_are_the_same_at_every_load_and_random_strings_empty(tmp_path: Path) -> None:
-    _, (first,) = samples(tmp_path, warmup("random_data: true"))
-    _, (second,) = samples(tmp_path, warmup("random_data: true"))
-    assert first.row[0].dtype == np.float32
-    assert 0 < first.row[0].min() < first.row[0].max() < 1
-    np.testing.assert_array_equal(first.row[0], second.row[0])
-    text = warmup("random_data: true", data_type="TYPE_STRING", dims="2")
-    _, (sample,) = samples(tmp_path, text, onnx_models.strings())
-    assert sample.row[0].tolist() == [["", ""]]
+def test_batches_that_would_take_too_long_wait_for_their_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warmup, "PATIENCE_S", 0.0)
+    session = load(tmp_path)
+    watched = Watched(session, monkeypatch)
+    assert warm(session) == (8, [])
+    assert watched.sizes == [1, 1, 1]
 
 
-def test_random_whole_numbers_are_places_every_table_has(tmp_path: Path) -> None:
-    text = warmup("random_data: true", data_type="TYPE_INT64", dims="50").replace('"input"', '"ids"')
-    session, (sample,) = samples(tmp_path, text, onnx_models.tokens())
-    assert set(sample.row[0].ravel().tolist()) == {0, 1}
-    sample.run(session)
+def test_a_real_row_whose_answer_has_another_shape_is_told_and_a_guess_is_not(tmp_path: Path) -> None:
+    model = onnx_models.passed_through(["n", None], output="same")
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, ["n", 7]))
+    session = load(tmp_path, model)
+    _, told = warm(session)
+    assert set(told) == {
+        "output 'same' has shape [1, 4] where the graph or config.pbtxt says [1, 7]; it is answered as it is"
+    }
+    assert warm(session, SampleRows(ROWS.rows, "generated values", real=False)) == (8, [])
 
 
-def test_a_file_of_elements_is_read_from_the_folder_warmup(tmp_path: Path) -> None:
-    (tmp_path / "warmup").mkdir()
-    (tmp_path / "warmup" / "row.bin").write_bytes(np.arange(4, dtype="<f4").tobytes())
-    _, (sample,) = samples(tmp_path, warmup('input_data_file: "row.bin"'))
-    np.testing.assert_array_equal(sample.row[0], [[0, 1, 2, 3]])
-
-
-def test_a_file_of_strings_has_a_length_before_each(tmp_path: Path) -> None:
-    (tmp_path / "warmup").mkdir()
-    (tmp_path / "warmup" / "words.bin").write_bytes(b"\x02\0\0\0ab\0\0\0\0")
-    text = warmup('input_data_file: "words.bin"', data_type="TYPE_STRING", dims="2")
-    session, (sample,) = samples(tmp_path, text, onnx_models.strings())
-    assert sample.row[0].tolist() == [["ab", ""]]
-    sample.run(session)
-
-
-class Counting:
-    """A session that counts its rehearsals."""
-
-    def __init__(self, session: Session) -> None:
-        self.signature = session.signature
-        self.shapes: list[tuple[int, ...]] = []
-
-    def run_and_check(self, inputs: list[np.ndarray], rows: int) -> None:
-        self.shapes.append(inputs[0].shape)
-
-
-def test_a_sample_is_run_as_often_and_with_as_many_rows_as_it_says(tmp_path: Path) -> None:
-    text = warmup("zero_data: true", more="batch_size: 3 count: 2")
-    session, (sample,) = samples(tmp_path, text)
-    counting = Counting(session)
-    sample.run(counting)  # type: ignore[arg-type]  # all of a session that a sample needs
-    assert counting.shapes == [(3, 4), (3, 4)]
-
-
-def test_a_sample_for_a_network_without_a_batch_axis_has_its_whole_shape(tmp_path: Path) -> None:
-    for more in ("", "batch_size: 0", "batch_size: 1"):
-        session, (sample,) = samples(tmp_path, warmup("zero_data: true", more=more), onnx_models.no_batch_axis())
-        assert sample.row[0].shape == (4,)
-        sample.run(session)
-
-
-def test_a_sample_has_the_shape_clients_send_and_the_network_gets_its_own(tmp_path: Path) -> None:
-    text = 'input { name: "input" dims: [ 2, 2 ] reshape { shape: [ 4 ] } } ' + warmup("zero_data: true", dims="2, 2")
-    session, (sample,) = samples(tmp_path, text)
-    assert sample.row[0].shape == (1, 4)
-    sample.run(session)
-
-
-def test_several_inputs_are_taken_in_graph_order(tmp_path: Path) -> None:
-    text = """
-        model_warmup { name: "w" batch_size: 2
-          inputs: { key: "right" value: { data_type: TYPE_FP32 dims: [ 2, 2 ] zero_data: true } }
-          inputs: { key: "left" value: { data_type: TYPE_FP32 dims: [ 4 ] random_data: true } } }
-    """
-    session, (sample,) = samples(tmp_path, text, onnx_models.two_inputs())
-    assert [array.shape for array in sample.row] == [(1, 4), (1, 2, 2)]
-    sample.run(session)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (warmup("zero_data: true", more="batch_size: 9"), "model_warmup 'w' has batch_size 9; at most 8 is possible"),
-        (warmup("zero_data: true", more="count: 10001"), "model_warmup 'w' has count 10001; at most 10000 is possible"),
-        ('model_warmup { name: "w" }', "model_warmup 'w' has the inputs []; the network takes ['input']"),
-        (warmup("zero_data: true").replace('"input"', '"x"'), "model_warmup 'w' has the inputs ['x']; the network takes ['input']"),
-        (warmup("zero_data: true", data_type="TYPE_FP16"), "model_warmup 'w': input 'input' is TYPE_FP16; the network takes TYPE_FP32"),
-        (warmup("zero_data: true", data_type="99"), "model_warmup 'w': input 'input' is 99; the network takes TYPE_FP32"),
-        (warmup("zero_data: true", dims="1, 4"), "model_warmup 'w': input 'input' has dims [1, 4]; expected [4], each of a certain size"),
-        (warmup("zero_data: true", dims="-1"), "model_warmup 'w': input 'input' has dims [-1]; expected [4], each of a certain size"),
-        (warmup(""), "model_warmup 'w': input 'input' says not where its elements come from: zero_data, random_data or input_data_file"),
-        (warmup('input_data_file: "none.bin"'), "model_warmup 'w': input 'input': warmup/none.bin cannot be read: No such file or directory"),
-        (warmup('input_data_file: "../model.onnx"'), "model_warmup 'w': input 'input' names the file '../model.onnx'; it must be in the model's folder warmup"),
-        (warmup('input_data_file: "short.bin"'), "model_warmup 'w': input 'input': warmup/short.bin has 3 bytes; expected 16 for one row"),
-    ],
-)  # fmt: skip
-def test_a_sample_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "warmup").mkdir()
-    (tmp_path / "warmup" / "short.bin").write_bytes(b"abc")
-    assert refusal(tmp_path, text) == message
-
-
-def test_a_file_of_strings_that_is_cut_off_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "warmup").mkdir()
-    (tmp_path / "warmup" / "cut.bin").write_bytes(b"\x09\0\0\0ab")
-    text = warmup('input_data_file: "cut.bin"', data_type="TYPE_STRING", dims="2")
-    assert "warmup/cut.bin: input byte size mismatch" in refusal(tmp_path, text, onnx_models.strings())
-
-
-def test_a_sample_the_network_fails_on_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "warmup").mkdir()
-    (tmp_path / "warmup" / "ids.bin").write_bytes(np.array([99], "<i8").tobytes())
-    text = warmup('input_data_file: "ids.bin"', data_type="TYPE_INT64", dims="1").replace('"input"', '"ids"')
-    session, (sample,) = samples(tmp_path, text, onnx_models.tokens())
-    with pytest.raises(
-        LoadError, match=r"^model_warmup 'w': warm-up with 1 rows failed: .*indices element out of data bounds"
-    ):
-        sample.run(session)
+def sees_large_batches() -> onnx.ModelProto:
+    """Input `x` [n, 4] to `y` [n, 4], which is x + (n > 3)."""
+    nodes = [
+        onnx.helper.make_node("Shape", ["x"], ["n"], start=0, end=1),
+        onnx.helper.make_node("Greater", ["n", "three"], ["large"]),
+        onnx.helper.make_node("Cast", ["large"], ["one"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Add", ["x", "one"], ["y"]),
+    ]
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [tensor("x", onnx.TensorProto.FLOAT, ["n", 4])],
+        [tensor("y", onnx.TensorProto.FLOAT, ["n", 4])],
+        [onnx.numpy_helper.from_array(np.array([3], np.int64), "three")],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)

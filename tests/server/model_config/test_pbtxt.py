@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
@@ -216,6 +216,7 @@ TOKENS = [
 ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
 def test_whatever_the_file_holds_it_is_read_or_refused(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -226,6 +227,7 @@ def test_whatever_the_file_holds_it_is_read_or_refused(text: str) -> None:
     assert isinstance(config, ModelConfig)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
 def test_a_text_protobuf_can_read_alone_is_read_as_protobuf_reads_it(text: str) -> None:
     try:

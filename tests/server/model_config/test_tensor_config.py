@@ -197,9 +197,19 @@ def test_elements_cannot_change_sides_of_an_axis_of_any_size(tmp_path: Path) -> 
 # Graphs that do not say
 
 
-def test_a_tensor_whose_axes_the_graph_does_not_say_is_refused_with_the_fix(tmp_path: Path) -> None:
-    assert refusal(tmp_path, onnx_models.unranked(), "") == (
-        "the graph does not say the shape of the output 'output'; declare its dims in config.pbtxt"
+def test_a_tensor_whose_axes_the_graph_does_not_say_may_have_any(tmp_path: Path) -> None:
+    signature = agree(tmp_path, onnx_models.unranked(), "")
+    assert [(spec.name, spec.ranked) for spec in signature.outputs] == [("output", False)]
+    assert not signature.batched
+    config = ModelConfig(name="m")
+    complete(config, signature, "cpu")
+    assert list(config.output[0].dims) == [-1]
+
+
+def test_batches_of_a_tensor_whose_axes_nobody_says_are_refused_with_the_fix(tmp_path: Path) -> None:
+    assert refusal(tmp_path, onnx_models.unranked(), "max_batch_size: 4") == (
+        "config.pbtxt sets max_batch_size, but the graph does not say the shape of the output 'output'; declare its dims in "
+        "config.pbtxt"
     )
 
 

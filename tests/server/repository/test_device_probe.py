@@ -1,23 +1,26 @@
 """A device that stops answering as it should is noticed, shown, and forgiven when it recovers."""
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf import text_format
 
 from frostline.pb import model_config_pb2
-from frostline_server.errors import LoadError, RunFailed
+from frostline_server.errors import InvalidInput, LoadError, RunFailed
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
+from frostline_server.model.sample_rows import RecentRow, Row
 from frostline_server.repository.device_probe import DeviceProbe, probe
 from frostline_server.runtime.devices import CPU
 from tests.support import onnx_models
 from tests.support.onnx_models import write_artifact
-from tests.support.puppet import TIMEOUT_S, batching
+from tests.support.puppet import TIMEOUT_S, Replies, batching, make_entry
 
 
 class Device:
@@ -26,8 +29,10 @@ class Device:
     def __init__(self) -> None:
         self.failures: list[Exception] = []
         self.hold: threading.Event | None = None
+        self.rows: list[Row] = []
 
-    def probe(self, golden: object) -> None:
+    def probe(self, row: Row, golden: object) -> None:
+        self.rows.append(row)
         if self.hold is not None:
             assert self.hold.wait(TIMEOUT_S)
         if self.failures:
@@ -40,6 +45,8 @@ class Model:
 
     sessions: list[Device]
     golden: None = None
+    probe_row: Row = (np.zeros(1),)
+    recent: RecentRow = field(default_factory=RecentRow)
     fault: str = ""
 
 
@@ -66,14 +73,72 @@ def test_a_network_that_answers_otherwise_has_one(served: LoadedModel) -> None:
     assert probe(served).startswith("golden check failed: the logits differ from PyTorch's by 1 at row 0, class 2")
 
 
-@pytest.mark.parametrize("build", [onnx_models.strings, onnx_models.no_batch_axis, onnx_models.dynamic_inner])
-def test_without_a_golden_sample_a_row_of_zeros_must_at_least_run(tmp_path: Path, build: Any) -> None:
+@pytest.fixture
+def loaded(tmp_path: Path) -> Iterator[Callable[..., LoadedModel]]:
+    """Loads a network without a golden sample."""
+    models: list[LoadedModel] = []
 
-    folder = write_artifact(tmp_path, "m", 1, build(), golden=False, labels=None)
-    loader = Loader([(CPU, {})], strict=True, threads=1, batching=batching(), devices=0)
-    loaded = loader.load(folder, "m", model_config_pb2.ModelConfig(), print)
-    assert probe(loaded) == ""
-    assert loaded.batcher.close(TIMEOUT_S)
+    def load(build: onnx.ModelProto, config: str = "") -> LoadedModel:
+        folder = write_artifact(tmp_path, "m", 1, build, golden=False, labels=None)
+        loader = Loader([(CPU, {})], strict=True, threads=1, batching=batching(), devices=0)
+        models.append(loader.load(folder, "m", text_format.Parse(config, model_config_pb2.ModelConfig()), print))
+        return models[-1]
+
+    yield load
+    for model in models:
+        assert model.batcher.close(TIMEOUT_S)
+
+
+def test_without_a_row_that_was_answered_nothing_is_run(loaded: Callable[..., LoadedModel]) -> None:
+    served = loaded(onnx_models.lookup())
+    served.sessions = (device := Device(),)  # type: ignore[assignment]  # all of a session that a probe needs
+    device.failures = [RunFailed("a row of zeros")]
+    assert probe(served) == ""
+    assert device.failures
+
+
+def test_the_row_of_a_request_is_run_once_one_was_answered(loaded: Callable[..., LoadedModel]) -> None:
+    served = loaded(onnx_models.lookup())
+    replies = Replies()
+    tokens = np.array([[3, 1]], np.int64)
+    served.batcher.submit(make_entry(tokens, reply=replies, wanted=("doubled",)))
+    replies.wait_for(1)
+    assert served.recent.row is not None
+    np.testing.assert_array_equal(served.recent.row[0], tokens)
+    assert probe(served) == ""
+    served.sessions = (device := Device(),)  # type: ignore[assignment]  # all of a session that a probe needs
+    device.failures = [RunFailed("dead"), RunFailed("dead")]
+    assert probe(served) == "dead"
+    assert device.rows[0] is served.recent.row
+
+
+def test_the_row_of_a_warmup_request_is_run(loaded: Callable[..., LoadedModel]) -> None:
+    config = (
+        'model_warmup { name: "w" inputs { key: "tokens" value { data_type: TYPE_INT64 dims: 2 zero_data: true } } }'
+    )
+    served = loaded(onnx_models.lookup(), config)
+    served.sessions = (device := Device(),)  # type: ignore[assignment]  # all of a session that a probe needs
+    assert probe(served) == ""
+    np.testing.assert_array_equal(device.rows[0][0], [[0, 0]])
+
+
+def test_what_the_data_causes_is_no_fault_of_the_device() -> None:
+    device = Device()
+    device.failures = [InvalidInput("indices element out of data bounds")]
+    models = [model(device)]
+    device_probe = DeviceProbe(lambda: models, lambda served: pytest.fail(served.fault), 3600)
+    device_probe.look()
+    assert device.failures == []
+
+
+def test_a_probe_that_dies_of_something_else_says_of_what() -> None:
+    device = Device()
+    device.failures = [KeyError("row")]
+    models = [model(device)]
+    told: list[str] = []
+    device_probe = DeviceProbe(lambda: models, lambda served: told.append(served.fault), 3600)
+    device_probe.look()
+    assert told == ["the probe failed: KeyError: 'row'"]
 
 
 def test_a_fault_that_is_gone_when_asked_again_is_none() -> None:
@@ -136,6 +201,7 @@ def test_it_looks_once_a_period_until_it_is_closed() -> None:
 
 def test_a_golden_row_that_cannot_be_compared_is_a_load_error(served: LoadedModel) -> None:
     assert served.golden is not None
+    assert served.probe_row is not None
     served.golden.logits[0] = np.nan
     with pytest.raises(LoadError):
-        served.session.probe(served.golden)
+        served.session.probe(served.probe_row, served.golden)

@@ -212,11 +212,14 @@ def test_networks_without_a_golden_sample_are_served(
 
 
 def test_a_network_that_cannot_be_warmed_up_is_served_with_a_warning(tmp_path: Path, open_shelf: Open) -> None:
-    write_artifact(tmp_path, "m", model=onnx_models.dynamic_inner(), golden=False)
+    write_artifact(tmp_path, "m", model=onnx_models.unranked(), golden=False, labels=None)
     shelf = open_shelf()
     assert shelf.states() == {"1": "READY"}
     assert shelf.warnings == [
-        ("m", "the shape of a row is not known, so it could not be warmed up; add a golden.npz or a model_warmup")
+        (
+            "m",
+            "no row is known that the network answers, so it could not be warmed up; add a golden.npz or a model_warmup",
+        )
     ]
 
 
@@ -428,7 +431,7 @@ def test_a_model_with_several_instances_has_each_loaded_warmed_and_proved(
     write_artifact(tmp_path, "m")
     configure(tmp_path, "m", "max_batch_size: 2\ninstance_group { count: 2 kind: KIND_CPU }")
     done: list[tuple[str, Session]] = []
-    for step in ("warm_up", "check_golden"):
+    for step in ("bind", "check_golden"):
         original = getattr(Session, step)
 
         def watched(self: Session, *arguments: Any, step: str = step, original: Any = original) -> Any:
@@ -439,7 +442,7 @@ def test_a_model_with_several_instances_has_each_loaded_warmed_and_proved(
     served = open_shelf().get("m")
     first, second = served.sessions
     assert first is not second
-    assert done == [("warm_up", first), ("check_golden", first), ("warm_up", second), ("check_golden", second)]
+    assert done == [("bind", first), ("check_golden", first), ("bind", second), ("check_golden", second)]
     assert (served.device, served.provider, served.fell_back) == ("cpu", CPU, False)
     replies = Replies()
     for _ in range(8):

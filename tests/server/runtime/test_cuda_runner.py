@@ -19,6 +19,7 @@ from frostline_server.errors import GraphsFailed, LoadError, RunFailed
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
+from frostline_server.model.sample_rows import RecentRow, Row, generated_rows
 from frostline_server.model.shadow import Shadow, Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.runtime import cuda_buckets
@@ -55,8 +56,13 @@ def load(folder: Path, model: onnx.ModelProto | None = None, **options: Any) -> 
 
 def warmed(folder: Path, model: onnx.ModelProto | None = None, **options: Any) -> Session:
     session = load(folder, model, **options)
-    assert session.warm_up(SIZES, None)
+    session.bind(SIZES, row_of(session))
     return session
+
+
+def row_of(session: Session) -> Row:
+    """A row to fill the buffers with."""
+    return next(generated_rows(session.signature)).rows[0]
 
 
 def golden(rows: int = 5, **changed: Any) -> Golden:
@@ -77,12 +83,12 @@ def counts(device: Cuda) -> tuple[int, int, int, int]:
 def test_every_bucket_and_set_of_outputs_is_captured_once_before_it_serves(tmp_path: Path, cuda: Cuda) -> None:
     session = warmed(tmp_path)
     captured, replayed, bound, plain = counts(cuda)
-    # Two sets of outputs; two runs of each before its capture, one rehearsal of each size after it.
-    assert (captured, replayed, bound, plain) == (8, 4, 16, 0)
+    # Two sets of outputs of four sizes; two runs of each before its capture.
+    assert (captured, replayed, bound, plain) == (8, 0, 16, 0)
     for rows in range(1, 9):
         for wanted in (["logits"], WATCHED, ["softmax", *WATCHED]):
             session.run([onnx_models.rows(rows)], wanted)
-    assert counts(cuda) == (8, 4 + 24, 16, 0)
+    assert counts(cuda) == (8, 24, 16, 0)
     assert session.remarks == []
 
 
@@ -199,17 +205,23 @@ def test_several_inputs_are_each_padded(tmp_path: Path, cuda: Cuda) -> None:
 @pytest.mark.parametrize("build", [onnx_models.fixed_batch, onnx_models.no_batch_axis, onnx_models.half, onnx_models.dense, onnx_models.truths, onnx_models.tokens])  # fmt: skip
 def test_networks_of_every_kind_are_warmed_and_replayed(tmp_path: Path, cuda: Cuda, build: Any) -> None:
     session = load(tmp_path, build())
-    if session.warm_up(SIZES, None) and session.bound:
+    row = row_of(session)
+    session.bind(SIZES, row)
+    session.run(row, session.all_outputs)
+    if session.bound:
         assert counts(cuda)[1] > 0
 
 
 @pytest.mark.parametrize("build", [onnx_models.dynamic_inner, onnx_models.strings])
 def test_networks_without_fixed_numbers_run_unbound_and_uncaptured(tmp_path: Path, cuda: Cuda, build: Any) -> None:
     session = load(tmp_path, build())
-    session.warm_up(SIZES, None, [onnx_models.rows(1, 5, 4)] if build is onnx_models.dynamic_inner else None)
+    row = row_of(session)
+    before = counts(cuda)[3]
+    session.bind(SIZES, row)
+    session.run(row, session.all_outputs)
     assert session.bound is None
     assert counts(cuda)[:3] == (0, 0, 0)
-    assert counts(cuda)[3] == 4
+    assert counts(cuda)[3] == before + 1
 
 
 # Bytes for an input of single precision
@@ -294,7 +306,7 @@ class Listening:
 def test_a_shadow_sees_bytes_as_the_numbers_they_stand_for(tmp_path: Path, cuda: Cuda) -> None:
     session, tap, listening = warmed(tmp_path, wide()), Tap(), Listening()
     tap.shadow = cast("Shadow", listening)
-    run = instance_run(session, ModelStats(), tap)
+    run = instance_run(session, ModelStats(), tap, RecentRow())
     run([bytes_of(2)], ("argmax",))
     run([bytes_of(2).astype(np.float32)], ("argmax",))
     assert listening.dtypes == [np.dtype(np.float32)] * 2
@@ -309,7 +321,7 @@ def test_whoever_calls_one_thread_runs_so_graphs_are_found_and_no_memory_is_left
     session = warmed(tmp_path)
     captured = counts(cuda)[0]
     for _ in range(5):
-        thread = threading.Thread(target=session.probe, args=(golden(),))
+        thread = threading.Thread(target=session.probe, args=([onnx_models.rows(1)], golden()))
         thread.start()
         thread.join(TIMEOUT_S)
     assert counts(cuda)[0] == captured
@@ -337,7 +349,7 @@ def test_a_probe_never_meets_a_batch_in_the_buffers(tmp_path: Path, cuda: Cuda) 
 
     def probe() -> None:
         for _ in range(20):
-            session.probe(golden())
+            session.probe([onnx_models.rows(5)[:1]], golden())
 
     threads = [threading.Thread(target=ask, args=(base,)) for base in (0, 100, 200)]
     threads.append(threading.Thread(target=probe))
@@ -395,7 +407,7 @@ def test_a_session_that_is_let_go_ends_its_thread(tmp_path: Path, cuda: Cuda) ->
 def test_a_network_of_which_a_part_is_on_the_cpu_runs_bound_without_graphs(tmp_path: Path, cuda: Cuda) -> None:
     cuda.refuse_graphs = "all compute graph nodes have not been partitioned to the CUDAExecutionProvider"
     session = warmed(tmp_path)
-    assert counts(cuda) == (0, 0, 16 + 4, 0)
+    assert counts(cuda) == (0, 0, 16, 0)
     assert session.remarks == [f"CUDA graphs are not captured: {cuda.refuse_graphs}"]
 
 
@@ -403,7 +415,7 @@ def test_a_failed_capture_gives_the_session_up(tmp_path: Path, cuda: Cuda) -> No
     cuda.refuse_capture = "CUDA error 900: operation not permitted when stream is capturing"
     session = load(tmp_path)
     with pytest.raises(GraphsFailed, match="the run of 1 rows to argmax, frostline_confidence could not be captured"):
-        session.warm_up(SIZES, None)
+        session.bind(SIZES, [onnx_models.rows(1)])
 
 
 def test_buffers_that_have_no_room_cost_the_copies_and_not_the_model(tmp_path: Path, cuda: Cuda) -> None:

@@ -249,23 +249,6 @@ def test_what_the_network_refuses_is_a_failed_run(tmp_path: Path) -> None:
 # Warming up
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        onnx_models.linear,
-        onnx_models.two_inputs,
-        onnx_models.strings,
-        onnx_models.half,
-        onnx_models.fixed_batch,
-        onnx_models.no_batch_axis,
-        onnx_models.dense,
-        onnx_models.constant,
-    ],
-)
-def test_without_samples_a_network_is_warmed_with_zeros(tmp_path: Path, build: Callable[[], onnx.ModelProto]) -> None:
-    assert load(tmp_path, build()).warm_up([1, 2, 4], None)
-
-
 def measured(session: Session, sizes: Sequence[int], run_s: Callable[[int, int], float]) -> dict[int, float]:
     """What is measured where the nth run, of so many rows, takes as long as `run_s(n, rows)` says."""
     now, runs = 0.0, 0
@@ -277,7 +260,7 @@ def measured(session: Session, sizes: Sequence[int], run_s: Callable[[int, int],
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session, "run", run)
-        times = session.measure(sizes, None, lambda: now)
+        times = session.measure(sizes, lambda rows: [onnx_models.rows(rows)], lambda: now)
     assert now < 3.0, "it ends soon after a second"
     return times
 
@@ -292,51 +275,24 @@ def test_sizes_for_which_there_is_no_time_are_not_measured(tmp_path: Path) -> No
     assert set(measured(load(tmp_path), [1, 2, 4, 8, 16, 32], lambda number, rows: rows * 0.2)) == {1, 2, 4}
 
 
-def test_what_cannot_be_warmed_up_cannot_be_measured_and_without_a_batch_axis_one_run_counts(tmp_path: Path) -> None:
-    assert load(tmp_path, onnx_models.dynamic_inner()).measure([1, 2], None) == {}
-    assert set(load(tmp_path, onnx_models.no_batch_axis()).measure([1, 2], None)) == {1}
-
-
-def test_a_row_of_unknown_size_cannot_be_made_up(tmp_path: Path) -> None:
-    assert not load(tmp_path, onnx_models.dynamic_inner()).warm_up([1], None)
-
-
-def test_a_row_of_unknown_size_is_taken_from_the_golden_sample(tmp_path: Path) -> None:
-    x = onnx_models.rows(2, 6, 4)
-    session = load(tmp_path, onnx_models.dynamic_inner())
-    assert session.warm_up([1, 8], golden(inputs={"input": x}))
-
-
-def test_a_network_that_fails_on_a_batch_size_is_not_served(tmp_path: Path) -> None:
-    pairs = onnx_models.rows(1, 5)
-    with pytest.raises(LoadError, match=r"^warm-up with 4 rows failed: "):
-        load(tmp_path).warm_up([4], golden(inputs={"input": pairs}))
-
-
-@pytest.mark.parametrize("sizes", [[2], [1, 4]])
-def test_an_output_whose_first_axis_is_not_the_batch_is_found_out(tmp_path: Path, sizes: list[int]) -> None:
-    session = load(tmp_path, onnx_models.places())
-    with pytest.raises(
-        LoadError, match=r"^output 'places' has shape \[.*, 2\] for a batch of \d rows, so its first axis is"
-    ):
-        session.warm_up(sizes, None)
-
-
-def test_what_comes_out_is_compared_with_what_is_said_to_come_out(tmp_path: Path) -> None:
+def test_an_answer_of_another_shape_is_described(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(onnx_models.linear().SerializeToString())
     two_classes = (spec("logits", "FP32", "f4", 2),)
     session = load_session(
         tmp_path / "model.onnx", ON_CPU, threads=1, strict=True, agree=lambda graph: replace(graph, outputs=two_classes)
     )
-    with pytest.raises(
-        LoadError, match=r"^output 'logits' has shape \[1, 3\] where the graph or config.pbtxt says \[1, 2\]"
-    ):
-        session.warm_up([1], None)
+    outputs = session.run([onnx_models.rows(4)], ["logits"])
+    assert session.check_shapes(outputs, 4) == (
+        "output 'logits' has shape [4, 3] where the graph or config.pbtxt says [4, 2]; it is answered as it is"
+    )
+    assert load(tmp_path).check_shapes(outputs, 4) == ""
 
 
-def test_a_sample_stands_in_for_a_row_of_unknown_size(tmp_path: Path) -> None:
-    session = load(tmp_path, onnx_models.dynamic_inner())
-    assert session.warm_up([1, 4], None, [onnx_models.rows(1, 5, 4)])
+def test_memory_that_large_batches_took_is_given_back(tmp_path: Path) -> None:
+    session = load(tmp_path)
+    session.shrink([onnx_models.rows(1)])
+    (logits,) = session.run([onnx_models.rows(3)], ["logits"])
+    np.testing.assert_allclose(logits, onnx_models.logits_of(onnx_models.rows(3)), rtol=1e-6)
 
 
 # The golden sample
@@ -344,7 +300,6 @@ def test_a_sample_stands_in_for_a_row_of_unknown_size(tmp_path: Path) -> None:
 
 def test_a_network_of_a_fixed_batch_is_proved_in_such_batches(tmp_path: Path) -> None:
     session = load(tmp_path, onnx_models.fixed_batch(4))
-    assert session.warm_up([1], golden(8))
     session.check_golden(golden(8), 1)
     logits = golden(8).logits.copy()
     logits[6, 1] += 0.5

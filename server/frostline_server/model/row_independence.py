@@ -1,0 +1,203 @@
+"""The proof of row independence: rows may share a batch only if each is answered as it is answered alone.
+
+A free first axis does not say that. It may be time, the network may normalise over it, or each row may see the others.
+So different rows are run alone and in company, at different places of a batch, and their answers are compared.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from frostline_server.errors import PredictionError
+from frostline_server.model.sample_rows import MOST, Row, SampleRows, names_an_axis
+from frostline_server.runtime.signature import Signature
+
+Array = np.ndarray[Any, Any]
+Run = Callable[[Sequence[Array], Sequence[str]], list[Array]]
+
+TOLERANCE = 1e-3
+"""How far an answer in company may be from the one alone, as a part of the answer's largest number. Other orders of
+summation change the last digits; another row changes more than that."""
+_HALF_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known about the rows of a network.
+
+    Attributes:
+        independent: whether it is proved that rows may share a batch.
+        disproved: whether it is proved that they may not; neither is known where no sample row could show it.
+        reason: why it is not proved; "" where it is.
+    """
+
+    independent: bool
+    disproved: bool = False
+    reason: str = ""
+
+
+class RowsDepend(Exception):
+    """Rows must not share a batch; the message says what showed it."""
+
+
+def examine(run: Run, signature: Signature, samples: Iterable[SampleRows]) -> tuple[SampleRows | None, Verdict]:
+    """Look for rows that the network answers and, with a batch axis, for a proof that they are independent.
+
+    Args:
+        run: runs a batch, as `Session.run`.
+        signature: what the network takes and gives.
+        samples: tried in turn until there is a proof or its contrary; all are tried where there is neither.
+
+    Returns:
+        The last rows that the network answered, if there are any, and the verdict.
+
+    Raises:
+        PredictionError: the network does not answer the first of real rows.
+    """
+    outputs = signature.own_outputs
+    named = _named_otherwise(signature) if signature.batched else ""
+    answered: SampleRows | None = None
+    # What all samples together have shown: outputs whose answers differ from row to row.
+    telling: set[str] = set()
+    problem = "no sample row was answered"
+    for sample in samples:
+        rows, alone, refusal = _alone(run, outputs, sample)
+        if refusal is not None:
+            problem = f"{sample.origin} were refused: {refusal}"
+            continue
+        answered = SampleRows(rows, sample.origin, sample.real)
+        if named or not signature.batched:
+            break
+        try:
+            _in_company(run, outputs, rows, alone)
+        except RowsDepend as found:
+            return answered, Verdict(independent=False, disproved=True, reason=str(found))
+        telling |= _telling(outputs, alone)
+        silent = _silent(outputs, alone, telling)
+        if not silent:
+            return answered, Verdict(independent=True)
+        problem = f"different rows of {sample.origin} all got the same '{silent}'"
+    return answered, Verdict(independent=False, disproved=bool(named), reason=named or problem)
+
+
+def _named_otherwise(signature: Signature) -> str:
+    """What the names of the axes say against a batch: it cannot be an axis inside a row too. "" if they say nothing."""
+    inner = {name for spec in signature.inputs for name in spec.axis_names[1:] if names_an_axis(name)}
+    for spec in signature.inputs:
+        if spec.axis_names[:1] and spec.axis_names[0] in inner:
+            return (
+                f"the first axis of input '{spec.name}' is '{spec.axis_names[0]}', which is also an axis inside a row"
+            )
+    return ""
+
+
+def _alone(
+    run: Run, outputs: Sequence[str], sample: SampleRows
+) -> tuple[tuple[Row, ...], list[list[Array]], PredictionError | None]:
+    """The rows that the network answers, their answers, and why it refused the first."""
+    rows: list[Row] = []
+    alone: list[list[Array]] = []
+    for row in sample.rows:
+        try:
+            alone.append(run(row, outputs))
+        except PredictionError as error:
+            if not rows and sample.real:
+                raise
+            if not rows:
+                return (), [], error
+        else:
+            rows.append(row)
+    return tuple(rows), alone, None
+
+
+def _in_company(run: Run, outputs: Sequence[str], rows: Sequence[Row], alone: Sequence[Sequence[Array]]) -> None:
+    """Run batches of different rows in different orders.
+
+    Raises:
+        RowsDepend: an answer is not the one that its row gets alone.
+    """
+    for name, answer in zip(outputs, alone[0], strict=True):
+        if answer.shape[:1] != (1,):
+            raise RowsDepend(f"output '{name}' has shape {list(answer.shape)} for one row")
+    again = run(rows[0], outputs)
+    for name, one, other in zip(outputs, alone[0], again, strict=True):
+        if not alike(one, other):
+            raise RowsDepend(f"output '{name}' differs from run to run for the same row")
+    for offset, size in enumerate(company_sizes(rows[0]), start=1):
+        order = [(offset + place) % len(rows) for place in range(size)]
+        try:
+            together = run(joined([rows[index] for index in order]), outputs)
+        except PredictionError as error:
+            raise RowsDepend(f"it fails on {size} rows, each of which it answers alone: {error}") from error
+        check_company(outputs, [alone[index] for index in order], together, range(size))
+
+
+def company_sizes(row: Row) -> list[int]:
+    """Two numbers of rows, from 2 on, that are no size of an axis inside a row."""
+    inner = {size for array in row for size in array.shape[1:]}
+    return [size for size in range(2, 2 * MOST + len(inner)) if size not in inner][:2]
+
+
+def joined(rows: Sequence[Row]) -> list[Array]:
+    """One array [rows, ...] for each input."""
+    return [np.concatenate(arrays) for arrays in zip(*rows, strict=True)]
+
+
+def check_company(
+    outputs: Sequence[str], alone: Sequence[Sequence[Array]], together: Sequence[Array], places: Sequence[int]
+) -> None:
+    """Compare the answers of a batch with those that its rows get alone.
+
+    Args:
+        outputs: their names.
+        alone: for each row of the batch, one array [1, ...] for each output.
+        together: one array [rows, ...] for each output.
+        places: of the rows to compare.
+
+    Raises:
+        RowsDepend: one is another.
+    """
+    size = len(alone)
+    for number, (name, batch) in enumerate(zip(outputs, together, strict=True)):
+        if batch.shape[:1] != (size,):
+            raise RowsDepend(f"output '{name}' has shape {list(batch.shape)} for {size} rows")
+        for place in places:
+            if not alike(alone[place][number], batch[place : place + 1]):
+                raise RowsDepend(f"output '{name}' of a row among {size} is not the one that the row gets alone")
+
+
+def alike(one: Array, other: Array) -> bool:
+    """Whether two answers are the same but for the last digits of a sum."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.dtype.kind != "f":
+        return bool((one == other).all())
+    tolerance = _HALF_TOLERANCE if one.dtype.itemsize == 2 else TOLERANCE
+    left, right = one.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(left)
+    if not np.array_equal(left[~finite], right[~finite], equal_nan=True) or not np.isfinite(right[finite]).all():
+        return False
+    largest = np.abs(left[finite]).max(initial=0.0)
+    return bool((np.abs(left[finite] - right[finite]) <= tolerance * largest).all())
+
+
+def _telling(outputs: Sequence[str], alone: Sequence[Sequence[Array]]) -> set[str]:
+    """Outputs that differ from row to row; only these can show that rows mix."""
+    return {
+        name
+        for place, name in enumerate(outputs)
+        if any(not _equal(alone[0][place], answers[place]) for answers in alone[1:])
+    }
+
+
+def _equal(one: Array, other: Array) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def _silent(outputs: Sequence[str], alone: Sequence[Sequence[Array]], telling: set[str]) -> str:
+    """The first output that has shown nothing yet; a class or a flag need not where a number has."""
+    numbers = {name for name, answer in zip(outputs, alone[0], strict=True) if answer.dtype.kind == "f"}
+    needed = (numbers or set(outputs)) - telling
+    return next((name for name in outputs if name in needed), "")

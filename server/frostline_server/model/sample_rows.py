@@ -1,0 +1,214 @@
+"""Sample rows: inputs to run a network with before a client has sent any.
+
+Real rows come from the golden sample or from `model_warmup`. Without them rows are generated. A generated row is a
+guess: the network may refuse it, which says nothing about the network.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from typing import Any
+
+import numpy as np
+
+from frostline_server.runtime.golden import Golden
+from frostline_server.runtime.signature import Signature, TensorSpec
+
+Array = np.ndarray[Any, Any]
+Row = tuple[Array, ...]
+"""For each input, in graph order, one row: [1, ...], or the whole tensor without a batch axis."""
+
+MOST = 3
+"""As many different rows show whether rows depend on each other."""
+
+_NAMELESS = frozenset(("", "?", "-1", "None", "none", "unk", "unknown"))
+"""What exporters write for an axis that has no name of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRows:
+    """Rows of one shape.
+
+    Attributes:
+        rows: at least one; different ones first.
+        origin: where they come from, for messages.
+        real: whether the network must be able to answer the first.
+    """
+
+    rows: tuple[Row, ...]
+    origin: str
+    real: bool
+
+
+def names_an_axis(name: str) -> bool:
+    """Whether a file's name of an axis says something: equal names are then equal sizes."""
+    return name not in _NAMELESS and not name.startswith("unk_")
+
+
+def golden_rows(golden: Golden, signature: Signature, step: int) -> SampleRows:
+    """The first different rows of a golden sample.
+
+    Args:
+        golden: the sample.
+        signature: what the network takes.
+        step: how many of its rows make the smallest run.
+    """
+    names = [spec.name for spec in signature.inputs]
+    starts = range(0, len(golden.logits) - step + 1, step)
+    rows = (tuple(golden.inputs[name][at : at + step] for name in names) for at in starts)
+    return SampleRows(_different(rows), "golden.npz", real=True)
+
+
+def warmup_rows(requests: Sequence[Row]) -> SampleRows | None:
+    """The rows of `model_warmup` that have the first one's shape, and the first one with its elements in other orders.
+
+    Shuffled elements stay in the range that the network can take, such as that of an index.
+    """
+    if not requests:
+        return None
+    first = requests[0]
+    shapes = [array.shape for array in first]
+    alike = (row for row in requests if [array.shape for array in row] == shapes)
+    return SampleRows(_different(chain(alike, _shuffled(first))), "model_warmup", real=True)
+
+
+def _shuffled(row: Row) -> Iterator[Row]:
+    random = np.random.default_rng(0)
+    for _ in range(2 * MOST):
+        yield tuple(random.permutation(array.ravel()).reshape(array.shape) for array in row)
+
+
+def _different(rows: Iterator[Row]) -> tuple[Row, ...]:
+    found: list[Row] = []
+    for row in islice(rows, 64):
+        if not any(_same(row, other) for other in found):
+            found.append(row)
+        if len(found) == MOST:
+            break
+    return tuple(found)
+
+
+def _same(left: Row, right: Row) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(left, right, strict=True))
+
+
+def generated_rows(signature: Signature) -> Iterator[SampleRows]:
+    """Guesses, the likeliest first; nothing in them differs from one load to the next.
+
+    Axes that the file gives one name have one size. No free axis has a size as small as a batch of `MOST` rows, so that
+    an axis that is not the batch cannot pass for it.
+    """
+    free = any(None in spec.graph_shape for spec in signature.inputs)
+    for values, sizes in _GUESSES:
+        if not free and sizes is not _PRIMES:
+            continue
+        random = np.random.default_rng(0)
+        axes = _axis_sizes(signature, sizes)
+        shapes = [(*((1,) if signature.batched else ()), *shape) for shape in axes]
+        if sum(math.prod(shape) for shape in shapes) > _MOST_ELEMENTS:
+            continue
+        rows = tuple(
+            tuple(
+                _values(values, spec.dtype, shape, random) for spec, shape in zip(signature.inputs, shapes, strict=True)
+            )
+            for _ in range(MOST if signature.batched else 1)
+        )
+        yield SampleRows(rows, "generated values", real=False)
+
+
+_MOST_ELEMENTS = 1 << 26
+_PRIMES = "primes"
+_GUESSES = (
+    ("unit", _PRIMES),
+    ("unit", 32),
+    ("zero", _PRIMES),
+    ("small", _PRIMES),
+    ("wide", _PRIMES),
+    ("small", 32),
+    ("unit", 64),
+    ("one", _PRIMES),
+    ("unit", 224),
+    ("zero", 64),
+)
+"""Kinds of values, see `_values`, with sizes of free axes: a prime number for each name, or the same number for all."""
+
+
+def _axis_sizes(signature: Signature, sizes: str | int) -> list[tuple[int, ...]]:
+    """For each input a shape without free axes."""
+    primes = iter((5, 7, 11, 13, 17, 19, 23))
+    by_name: dict[str, int] = {}
+    unnamed = count()
+
+    def size(known: int | None, name: str) -> int:
+        if known is not None:
+            return known
+        key = name if names_an_axis(name) else f"\0{next(unnamed)}"
+        if key not in by_name:
+            by_name[key] = sizes if isinstance(sizes, int) else next(primes, 29)
+        return by_name[key]
+
+    return [
+        tuple(size(known, name) for known, name in zip(spec.graph_shape, _names(spec), strict=True))
+        for spec in signature.inputs
+    ]
+
+
+def _names(spec: TensorSpec) -> Sequence[str]:
+    """The file's names of the axes of `spec.graph_shape`; empty ones where the configuration reshapes them."""
+    rank = len(spec.graph_shape)
+    names = spec.axis_names[len(spec.axis_names) - rank :]
+    return names if len(names) == rank else ("",) * rank
+
+
+def _values(kind: str, dtype: np.dtype[Any], shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    """Elements of one kind.
+
+    - unit: numbers in [0, 1), whole numbers 0 and 1, digits as text
+    - zero: numbers in [0, 1), whole numbers 0, words
+    - small: numbers around 0 in steps of any size, whole numbers from 1 to 4
+    - wide: numbers around 0 of sizes from 0.1 to 100, whole numbers from 1 to 100
+    - one: numbers in [1, 2), whole numbers 1, empty texts
+    """
+    if dtype.hasobject:
+        texts = {"zero": ("a", "b", "the", "of"), "one": ("",)}.get(kind, ("0", "1", "2", "3"))
+        return np.array(texts, object)[random.integers(0, len(texts), shape)]
+    if dtype.kind == "f":
+        numbers = random.random(shape)
+        if kind in ("small", "wide"):
+            numbers = random.standard_normal(shape) * (10.0 ** random.uniform(-1, 2, shape) if kind == "wide" else 1.0)
+        return np.asarray(numbers + (kind == "one")).astype(dtype)
+    if dtype.kind == "b":
+        return random.integers(0, 2, shape).astype(dtype)
+    low, high = {"unit": (0, 2), "zero": (0, 1), "small": (1, 5), "wide": (1, 101), "one": (1, 2)}[kind]
+    if dtype.itemsize == 1 and kind == "unit":
+        high = 128
+    return random.integers(low, high, shape).astype(dtype)
+
+
+class RecentRow:
+    """The latest row that a network answered, for the device probe; a copy is made only when one is wanted.
+
+    Attributes:
+        wanted: whether the next run is to leave its first row here.
+        row: that row, or None.
+    """
+
+    __slots__ = ("row", "wanted")
+
+    def __init__(self) -> None:
+        self.wanted = True
+        self.row: Row | None = None
+
+    def keep(self, inputs: Sequence[Array], signature: Signature) -> None:
+        """Keep the first row of a batch that was answered, unless it is large."""
+        self.wanted = False
+        rows = [array[:1] if signature.batched else array for array in inputs]
+        if sum(row.nbytes for row in rows) <= _MOST_BYTES:
+            # A device that casts by itself was given bytes.
+            self.row = tuple(
+                row.astype(spec.dtype, copy=True) for row, spec in zip(rows, signature.inputs, strict=True)
+            )
+
+
+_MOST_BYTES = 16 << 20

@@ -1,0 +1,249 @@
+"""Rows share a batch only where it is proved that each is answered as it is answered alone."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from frostline_server.errors import RunFailed
+from frostline_server.model.row_independence import RowsDepend, Verdict, alike, check_company, company_sizes, examine
+from frostline_server.model.sample_rows import SampleRows, generated_rows
+from frostline_server.runtime.devices import CPU
+from frostline_server.runtime.session import Session
+from frostline_server.runtime.session_factory import load_session
+from tests.support import onnx_models
+
+Array = np.ndarray[Any, Any]
+
+
+def graph(
+    nodes: Sequence[tuple[str, Sequence[str], Sequence[str], dict[str, Any]]],
+    inputs: dict[str, Sequence[Any]],
+    outputs: dict[str, Sequence[Any]],
+    elements: dict[str, int] | None = None,
+    **constants: Array,
+) -> onnx.ModelProto:
+    """A network of nodes (operator, inputs, outputs, attributes), of single precision where `elements` says nothing else."""
+    elements = elements or {}
+
+    def values(tensors: dict[str, Sequence[Any]]) -> list[onnx.ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(name, elements.get(name, TensorProto.FLOAT), shape)
+            for name, shape in tensors.items()
+        ]
+
+    made = [helper.make_node(op, ins, outs, **attributes) for op, ins, outs, attributes in nodes]
+    constant = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    built = helper.make_graph(made, "g", values(inputs), values(outputs), constant)
+    return helper.make_model(built, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def simple(op: str, **attributes: Any) -> onnx.ModelProto:
+    return graph([(op, ["x"], ["y"], attributes)], {"x": ["n", 3]}, {"y": ["n", 3]})
+
+
+def load(folder: Path, model: onnx.ModelProto) -> Session:
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return load_session(folder / "model.onnx", [(CPU, {})], threads=1, strict=True)
+
+
+def verdict(folder: Path, model: onnx.ModelProto, *samples: SampleRows) -> Verdict:
+    session = load(folder, model)
+    assert session.signature.batched, "otherwise there is nothing to prove"
+    _, found = examine(session.run, session.signature, samples or generated_rows(session.signature))
+    return found
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        onnx_models.linear,
+        onnx_models.half,
+        onnx_models.two_inputs,
+        onnx_models.two_outputs,
+        onnx_models.dynamic_inner,
+        onnx_models.dense,
+        onnx_models.tokens,
+        onnx_models.lookup,
+        onnx_models.numbers,
+        onnx_models.strings,
+    ],
+)
+def test_rows_that_are_answered_one_by_one_are_independent(
+    tmp_path: Path, build: Callable[[], onnx.ModelProto]
+) -> None:
+    assert verdict(tmp_path, build()) == Verdict(independent=True)
+
+
+TIME_MAJOR = graph(
+    [("Transpose", ["x"], ["y"], {"perm": [2, 0, 1]})], {"x": ["batch", 3, "time"]}, {"y": ["time", "batch", 3]}
+)
+EYE = graph(
+    [("EyeLike", ["x"], ["eye"], {}), ("Add", ["x", "eye"], ["y"], {})], {"x": ["n", 3]}, {"y": ["n", 3]}
+)  # the row's place in the batch decides
+GRAM = graph([("Transpose", ["x"], ["t"], {}), ("MatMul", ["x", "t"], ["y"], {})], {"x": ["n", 3]}, {"y": ["n", "m"]})
+PICKED = graph(
+    [("Gather", ["x", "place"], ["y"], {})],
+    {"x": ["n", 3], "place": ["n"]},
+    {"y": ["n", 3]},
+    {"place": TensorProto.INT64},
+)
+CENTRED = graph(
+    [("ReduceMean", ["x", "axes"], ["mean"], {}), ("Sub", ["x", "mean"], ["y"], {})],
+    {"x": ["n", 3]},
+    {"y": ["n", 3]},
+    axes=np.array([0], np.int64),
+)
+ALONE_ONLY = graph(
+    [("Reshape", ["x", "one"], ["first"], {}), ("Add", ["x", "first"], ["y"], {})],
+    {"x": ["n", 3]},
+    {"y": ["n", 3]},
+    one=np.array([1, 3], np.int64),
+)
+QUANTISED = graph(
+    [
+        ("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"], {}),
+        ("DequantizeLinear", ["q", "scale", "zero"], ["y"], {}),
+    ],
+    {"x": ["n", 3]},
+    {"y": ["n", 3]},
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (simple("Softmax", axis=0), "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (CENTRED, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (TIME_MAJOR, "output 'y' has shape [5, 1, 3] for one row"),
+        (EYE, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (GRAM, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (PICKED, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (QUANTISED, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (ALONE_ONLY, "it fails on 2 rows, each of which it answers alone"),
+        (simple("RandomNormalLike", seed=1.0), "output 'y' differs from run to run for the same row"),
+        (onnx_models.places(), "output 'places' has shape"),
+        (onnx_models.averaging(), "of a row among 2 is not the one that the row gets alone"),
+        (
+            graph([("Identity", ["x"], ["y"], {})], {"x": ["n", "n"]}, {"y": ["n", "n"]}),
+            "the first axis of input 'x' is 'n', which is also an axis inside a row",
+        ),
+    ],
+)
+def test_rows_that_see_each_other_are_found_out(tmp_path: Path, model: onnx.ModelProto, reason: str) -> None:
+    found = verdict(tmp_path, model)
+    assert (found.independent, found.disproved) == (False, True)
+    assert reason in found.reason
+
+
+def test_an_axis_that_exporters_call_by_no_name_says_nothing(tmp_path: Path) -> None:
+    model = graph([("Identity", ["x"], ["y"], {})], {"x": ["?", "?"]}, {"y": ["?", "?"]})
+    assert verdict(tmp_path, model).independent
+
+
+def test_rows_that_are_all_answered_alike_prove_nothing(tmp_path: Path) -> None:
+    model = graph(
+        [("Greater", ["x", "much"], ["y"], {})],
+        {"x": ["n", 3]},
+        {"y": ["n", 3]},
+        {"y": TensorProto.BOOL},
+        much=np.array(1e9, np.float32),
+    )
+    assert verdict(tmp_path, model) == Verdict(
+        independent=False, reason="different rows of generated values all got the same 'y'"
+    )
+
+
+def test_a_class_that_never_changes_needs_no_proof_where_its_numbers_have_one(tmp_path: Path) -> None:
+    model = graph(
+        [("Add", ["x", "far"], ["y"], {}), ("ArgMax", ["y"], ["class"], {"axis": 1, "keepdims": 0})],
+        {"x": ["n", 3]},
+        {"y": ["n", 3], "class": ["n"]},
+        {"class": TensorProto.INT64},
+        far=np.array([1e4, 0, 0], np.float32),
+    )
+    assert verdict(tmp_path, model).independent
+
+
+def test_rows_that_the_network_refuses_prove_nothing(tmp_path: Path) -> None:
+    model = graph(
+        [("Gather", ["table", "x"], ["y"], {})],
+        {"x": ["n", 2]},
+        {"y": ["n", 2]},
+        {"x": TensorProto.INT64},
+        table=np.zeros(0, np.float32),
+    )
+    found = verdict(tmp_path, model)
+    assert (found.independent, found.disproved) == (False, False)
+    assert found.reason.startswith("generated values were refused: ")
+
+
+def test_a_real_row_that_the_network_refuses_is_an_error(tmp_path: Path) -> None:
+    session = load(tmp_path, onnx_models.lookup())
+    row = (np.array([[99, 0]], np.int64),)
+    with pytest.raises(RunFailed, match="indices element out of data bounds"):
+        examine(session.run, session.signature, [SampleRows((row,), "golden.npz", real=True)])
+
+
+def test_real_rows_of_which_one_is_answered_alone_prove_nothing(tmp_path: Path) -> None:
+    session = load(tmp_path, onnx_models.lookup())
+    rows = tuple((np.array([ids], np.int64),) for ids in ([3, 0], [99, 0]))
+    answered, found = examine(session.run, session.signature, [SampleRows(rows, "model_warmup", real=True)])
+    assert answered is not None
+    assert answered.rows == rows[:1]
+    assert found == Verdict(independent=False, reason="different rows of model_warmup all got the same 'doubled'")
+
+
+def test_without_a_batch_axis_a_row_that_is_answered_is_enough(tmp_path: Path) -> None:
+    session = load(tmp_path, onnx_models.no_batch_axis())
+    answered, found = examine(session.run, session.signature, generated_rows(session.signature))
+    assert answered is not None
+    assert answered.rows[0][0].shape == (4,)
+    assert not found.disproved
+
+
+def test_batches_have_no_size_that_an_axis_inside_a_row_has() -> None:
+    assert company_sizes((np.zeros((1, 5)),)) == [2, 3]
+    assert company_sizes((np.zeros((1, 2, 4)), np.zeros((1, 3)))) == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ([1.0, 100.0], [1.0, 100.00001], True),
+        ([1.0, 100.0], [1.0, 100.5], False),
+        ([np.nan, 1.0], [np.nan, 1.0], True),
+        ([np.nan, 1.0], [0.0, 1.0], False),
+        ([np.inf, 1.0], [np.inf, 1.0], True),
+        ([np.inf, 1.0], [-np.inf, 1.0], False),
+        ([0.0, 1.0], [np.nan, 1.0], False),
+        ([0.0, 0.0], [0.0, 1e-9], False),
+        ([], [], True),
+    ],
+)
+def test_numbers_may_differ_in_their_last_digits(one: list[float], other: list[float], same: bool) -> None:
+    assert alike(np.array(one, np.float32), np.array(other, np.float32)) is same
+
+
+def test_all_else_must_be_equal() -> None:
+    assert alike(np.array([1, 2]), np.array([1, 2]))
+    assert not alike(np.array([1, 2]), np.array([1, 3]))
+    assert not alike(np.array(["a"], object), np.array(["b"], object))
+    assert not alike(np.zeros((1, 2)), np.zeros((2, 1)))
+    assert not alike(np.zeros(2, np.float32), np.zeros(2, np.float64))
+    assert alike(np.array([1.0, 2.0], np.float16), np.array([1.0, 2.01], np.float16))
+
+
+def test_the_row_that_differs_is_found_at_any_place() -> None:
+    alone = [[np.full((1, 2), float(row))] for row in range(4)]
+    together = np.repeat(np.arange(4.0)[:, None], 2, axis=1)
+    check_company(["y"], alone, [together], range(4))
+    together[3, 1] = 2
+    with pytest.raises(RowsDepend, match="output 'y' of a row among 4"):
+        check_company(["y"], alone, [together], range(4))
+    with pytest.raises(RowsDepend, match=r"output 'y' has shape \[3, 2\] for 4 rows"):
+        check_company(["y"], alone, [together[:3]], range(4))
