@@ -20,6 +20,7 @@ from frostline_server.errors import InvalidInput, ModelNotFound, Overloaded, Que
 from frostline_server.metrics.families import REASONS, STATES, Sources
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import DIFFERENCE, Counts, Tap
 from frostline_server.model.stats import Histogram, ModelStats, Unrouted
 from frostline_server.repository.registry import ModelVersion, Repository
@@ -75,6 +76,8 @@ def view(
             batcher=cast("Any", SimpleNamespace(queued_rows=7)),
             batching=cast("Any", None),
             golden=cast("Any", object()),
+            probe_row=None,
+            recent=RecentRow(),
             sha256="abc",
             labels=None,
             fell_back=False,
