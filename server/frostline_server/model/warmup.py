@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from frostline_server.batching.request_queue import Batching
 from frostline_server.errors import GraphsFailed, LoadError, PredictionError
+from frostline_server.model.memory_growth import MemoryGrowth
 from frostline_server.model.row_independence import RowsDepend, check_company, joined
 from frostline_server.model.sample_rows import MOST, Array, SampleRows
 from frostline_server.model.warmup_requests import WarmupRequest
 from frostline_server.runtime.golden import Golden
-from frostline_server.runtime.memory_growth import MemoryGrowth
 from frostline_server.runtime.session import Session
 
 MAX_WARM_SIZE = 1024

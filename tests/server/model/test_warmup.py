@@ -10,11 +10,11 @@ import pytest
 
 from frostline_server.errors import LoadError, RunFailed
 from frostline_server.model import warmup
+from frostline_server.model.memory_growth import MemoryGrowth
 from frostline_server.model.row_independence import RowsDepend
 from frostline_server.model.sample_rows import SampleRows
 from frostline_server.model.warmup import Warmup, cycled
 from frostline_server.runtime.devices import CPU
-from frostline_server.runtime.memory_growth import MemoryGrowth
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 from tests.support import onnx_models

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from frostline_server.runtime.memory_growth import MemoryGrowth, peak_bytes, reset_peak
+from frostline_server.model.memory_growth import MemoryGrowth, peak_bytes, reset_peak
 
 
 def growth(budget_bytes: int, *peaks: int) -> MemoryGrowth:
