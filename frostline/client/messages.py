@@ -32,6 +32,15 @@ _DTYPES = {
 }
 
 
+_READINGS: dict[int, np.dtype[Any]] = {
+    pb.FP16: np.dtype("<f2"),
+    pb.FP32: np.dtype("<f4"),
+    pb.FP64: np.dtype("<f8"),
+    pb.INT64: np.dtype("<i8"),
+}
+"""Types of the last layer's readings: scores come in the network's own precision, classes as whole numbers."""
+
+
 def tensor(value: ArrayLike, name: str = "") -> pb.Tensor:
     """Packs an array into a message.
 
@@ -117,7 +126,7 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
         FrostlineError: The message contradicts itself.
     """
     rankings = tuple(tuple((c.index, c.label, c.probability) for c in row.classes) for row in response.top)
-    argmax = _array(response, "argmax", np.int64)
+    argmax = _array(response, "argmax")
     labels = tuple(response.labels)
     if argmax is None and rankings:
         argmax = np.array([ranking[0][0] for ranking in rankings], np.int64)
@@ -125,8 +134,8 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
     return Prediction(
         model=response.model,
         version=response.version,
-        _logits=_array(response, "logits", np.float32),
-        _softmax=_array(response, "softmax", np.float32),
+        _logits=_array(response, "logits"),
+        _softmax=_array(response, "softmax"),
         _argmax=argmax,
         _labels=labels,
         _rankings=rankings,
@@ -134,14 +143,18 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
     )
 
 
-def _array(
-    response: pb.PredictResponse, field: Literal["logits", "softmax", "argmax"], dtype: type[Any]
-) -> NDArray[Any] | None:
+def _array(response: pb.PredictResponse, field: Literal["logits", "softmax", "argmax"]) -> NDArray[Any] | None:
     if not response.HasField(field):
         return None
     message: pb.Tensor = getattr(response, field)
     try:
-        return np.frombuffer(message.data, np.dtype(dtype).newbyteorder("<")).reshape(tuple(message.shape))
+        dtype = _READINGS[message.dtype]
+        return np.frombuffer(message.data, dtype).reshape(tuple(message.shape))
+    except KeyError as error:
+        name = pb.DataType.Name(message.dtype)
+        raise FrostlineError(
+            f"the server's answer has {field} of type {name}, which is no reading", "INTERNAL"
+        ) from error
     except ValueError as error:
         raise FrostlineError(f"the server's answer is damaged: {field}: {error}", "INTERNAL") from error
 
@@ -152,7 +165,15 @@ def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
 
 def _strings(array: NDArray[Any], what: str) -> bytes:
     elements = array.ravel().tolist()
-    for element in elements:
-        if not isinstance(element, str | bytes):
-            raise InvalidInput(f"{what} holds a {type(element).__name__} where a number or a text was expected")
+    # NumPy makes objects of numbers among which one is something else, or too large.
+    texts = any(isinstance(element, str | bytes) for element in elements)
+    for place, element in enumerate(elements):
+        if not isinstance(element, str | bytes if texts else int | float | np.number | np.bool_):
+            at = [int(index) for index in np.unravel_index(place, array.shape)]
+            wanted = "a text" if texts else "a number"
+            missing = "; a missing number is float('nan'), where the model takes one"
+            hint = missing if element is None and not texts else ""
+            raise InvalidInput(f"{what} holds {element!r:.40} at {at} where {wanted} was expected{hint}")
+    if elements and not texts:
+        raise InvalidInput(f"{what} holds numbers of no type that a network takes, such as {elements[0]!r:.40}")
     return pack_bytes(elements)

@@ -26,21 +26,21 @@ class Prediction:
 
     model: str
     version: str
-    _logits: NDArray[np.float32] | None = None
-    _softmax: NDArray[np.float32] | None = None
+    _logits: NDArray[np.floating] | None = None
+    _softmax: NDArray[np.floating] | None = None
     _argmax: NDArray[np.int64] | None = None
     _labels: tuple[str, ...] = ()
     _rankings: tuple[Ranking, ...] = ()
     _top_k: int = 0
 
     @property
-    def logits(self) -> NDArray[np.float32]:
-        """The raw scores, [rows, classes]."""
+    def logits(self) -> NDArray[np.floating]:
+        """The raw scores, [rows, classes], in the network's own precision."""
         return _asked_for(self._logits, "logits", "outputs=['logits']")
 
     @property
-    def softmax(self) -> NDArray[np.float32]:
-        """The probabilities, [rows, classes]; each row sums to 1."""
+    def softmax(self) -> NDArray[np.floating]:
+        """The probabilities, [rows, classes], in the network's own precision; each row sums to 1."""
         return _asked_for(self._softmax, "softmax", "outputs=['softmax']")
 
     @property

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -102,7 +103,7 @@ def test_texts_are_sent_with_their_lengths(client: frostline.Client, server: Fak
     [
         ([[1.0], [1.0, 2.0]], "the input is not an array"),
         (np.array([1j]), "the input has elements of type complex128"),
-        (np.array([None]), "the input holds a NoneType"),
+        (np.array([None]), r"the input holds None at \[0\] where a number was expected"),
         ({"left": np.array([1j])}, "input 'left' has elements"),
     ],
 )
@@ -182,6 +183,43 @@ def test_an_answer_that_contradicts_itself_is_refused() -> None:
     damaged = typed.PredictResponse(logits=typed.Tensor(dtype=typed.FP32, shape=[2, 3], data=bytes(4)))
     with pytest.raises(frostline.FrostlineError, match="the server's answer is damaged: logits"):
         messages.prediction(damaged, 0)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
+def test_readings_come_in_the_networks_own_precision(dtype: str) -> None:
+    names: dict[str, typed.DataType] = {"<f2": typed.FP16, "<f4": typed.FP32, "<f8": typed.FP64}
+    scores = np.array([[0.1, 0.9], [0.7, 0.3]], dtype)
+    reading = typed.Tensor(dtype=names[dtype], shape=[2, 2], data=scores.tobytes())
+    classes = typed.Tensor(dtype=typed.INT64, shape=[2], data=np.array([1, 0], "<i8").tobytes())
+    made = messages.prediction(typed.PredictResponse(logits=reading, softmax=reading, argmax=classes), 0)
+    assert made.softmax.dtype == made.logits.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(made.softmax, scores)
+    assert made.argmax.tolist() == [1, 0]
+
+
+def test_a_reading_of_a_type_that_none_has_is_refused() -> None:
+    texts = typed.PredictResponse(logits=typed.Tensor(dtype=typed.BYTES, shape=[1], data=bytes(4)))
+    with pytest.raises(frostline.FrostlineError, match="the server's answer has logits of type BYTES"):
+        messages.prediction(texts, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            [[1, None, 3]],
+            "the input holds None at [0, 1] where a number was expected; a missing number is float('nan')",
+        ),
+        ([[1, 2], [{}, 4]], "the input holds {} at [1, 0] where a number was expected"),
+        (np.array([["a", 1.5]], object), "the input holds 1.5 at [0, 1] where a text was expected"),
+        (np.array([["a", None]], object), "the input holds None at [0, 1] where a text was expected"),
+        ([2**70], "the input holds numbers of no type that a network takes, such as 1180591620717411303424"),
+    ],
+)
+def test_an_element_that_is_neither_number_nor_text_is_named_with_its_place(value: Any, message: str) -> None:
+    with pytest.raises(frostline.InvalidInput) as caught:
+        messages.tensor(value)
+    assert str(caught.value).startswith(message)
 
 
 def test_an_unavailable_server_is_tried_again_until_it_answers(client: frostline.Client, server: FakeServer) -> None:
