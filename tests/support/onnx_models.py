@@ -280,6 +280,43 @@ def averaging() -> onnx.ModelProto:
     )
 
 
+def time_major() -> onnx.ModelProto:
+    """Input `input` [batch, 3, time] to `output` [time, batch, 3]."""
+    return _model(
+        [helper.make_node("Transpose", ["input"], ["output"], perm=[2, 0, 1])],
+        inputs=[_float("input", ["batch", 3, "time"])],
+        outputs=[_float("output", ["time", "batch", 3])],
+    )
+
+
+def picked() -> onnx.ModelProto:
+    """Inputs `input` [rows, 4] and `places` [rows] to `output` [rows, 4], the rows of `input` at these places."""
+    return _model(
+        [helper.make_node("Gather", ["input", "places"], ["output"])],
+        inputs=[_float("input", ["rows", 4]), helper.make_tensor_value_info("places", TensorProto.INT64, ["rows"])],
+        outputs=[_float("output", ["rows", 4])],
+    )
+
+
+def sees_large_batches() -> onnx.ModelProto:
+    """Input `x` [n, 4] to `y` [n, 4], which is x + (n > 3)."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"], start=0, end=1),
+        helper.make_node("Greater", ["n", "three"], ["large"]),
+        helper.make_node("Cast", ["large"], ["one"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "one"], ["y"]),
+    ]
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [tensor("x", TensorProto.FLOAT, ["n", 4])],
+        [tensor("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(np.array([3], np.int64), "three")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
 def unknown_operator() -> onnx.ModelProto:
     """A graph whose one node no runtime knows."""
     return _model(

@@ -51,6 +51,9 @@ SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
     "nothing": (passed_through(["rows", 0], output="same"), ""),
     "constant": (onnx_models.constant(), ""),
     "alone": (onnx_models.averaging(), ""),
+    "time-major": (onnx_models.time_major(), ""),
+    "picked": (onnx_models.picked(), ""),
+    "independent": (onnx_models.linear(), ""),
     "number": (
         onnx_models.numbers(),
         """
@@ -218,6 +221,38 @@ def test_the_answer_is_onnx_runtimes_own(ask: Ask, model: str, arrays: dict[str,
             np.testing.assert_allclose(got, expected, rtol=1e-6)
         else:
             np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "make"),
+    [
+        ("alone", lambda caller: onnx_models.rows(2) + caller),
+        ("time-major", lambda caller: onnx_models.rows(1, 3, 2) + caller),
+        ("independent", lambda caller: onnx_models.rows(2) + caller),
+        ("picked", lambda caller: onnx_models.rows(2) * (caller + 1)),
+    ],
+)
+def test_callers_at_once_get_their_own_answers(stub: Any, model: str, make: Callable[[int], Array]) -> None:
+    session = ort.InferenceSession(SERVED[model][0].SerializeToString(), providers=["CPUExecutionProvider"])
+    (name,) = [output.name for output in session.get_outputs()]
+    sent, expected = [], []
+    for caller in range(8):
+        arrays = {"input": make(caller).astype(np.float32)}
+        if model == "picked":
+            arrays["places"] = np.array([1, 0], np.int64)
+        request = pb.ModelInferRequest(model_name=model)
+        for key, array in arrays.items():
+            request.inputs.add(name=key, datatype={"f": "FP32", "i": "INT64"}[array.dtype.kind], shape=array.shape)
+            request.raw_input_contents.append(array.tobytes())
+        sent.append(request)
+        expected.append(session.run([name], arrays)[0])
+    for _ in range(10):
+        calls = [stub.ModelInfer.future(request, timeout=TIMEOUT_S) for request in sent]
+        for call, answer in zip(calls, expected, strict=True):
+            response = call.result()
+            got = tensor_of(response.outputs[0], response.raw_output_contents[0])
+            assert got.shape == answer.shape
+            np.testing.assert_allclose(got, answer, rtol=1e-6)
 
 
 def test_a_number_for_each_row_may_be_a_column_to_clients(ask: Ask, stub: Any) -> None:

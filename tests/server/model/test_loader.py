@@ -12,11 +12,14 @@ import onnxruntime as ort
 import pytest
 from google.protobuf import text_format
 
+from frostline.pb import inference_pb2
 from frostline.pb.model_config_pb2 import ModelConfig
-from frostline_server.errors import LoadError
+from frostline_server.codec.shared_memory import Regions
+from frostline_server.errors import InvalidInput, LoadError
 from frostline_server.model.artifact import check_artifact, check_weights, model_file
 from frostline_server.model.instance import instance_run
-from frostline_server.model.loader import labels_of, open_session
+from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.loader import Loader, labels_of, open_session
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
@@ -24,6 +27,7 @@ from frostline_server.model_config.accelerators import TENSORRT
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.session import Session
 from tests.support import onnx_models
+from tests.support.puppet import TIMEOUT_S, batching
 
 ON_CPU: list[Provider] = [(CPU, {})]
 NO_OPENVINO = "openvino needs an ONNX Runtime built with OpenVINOExecutionProvider"
@@ -348,3 +352,122 @@ def test_predictions_are_counted_for_rows_and_not_for_places(tmp_path: Path) -> 
     session = opened(tmp_path, model=onnx_models.dense())
     instance_run(session, stats, Tap(), RecentRow())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
     assert stats.predictions()[0] == {}
+
+
+# Whether requests share a run
+
+
+def loaded(folder: Path, model: onnx.ModelProto, config: str = "", **options: Any) -> tuple[LoadedModel, list[str]]:
+    """A loaded version without a golden sample, and the warnings."""
+    told: list[str] = []
+    version = onnx_models.write_artifact(folder, "m", 1, model, golden=False, labels=None)
+    loader = Loader(ON_CPU, strict=True, threads=1, batching=batching(max_batch_size=8), **options)
+    served = loader.load(version, "m", configured(config), told.append)
+    assert served.batcher.close(TIMEOUT_S)
+    return served, told
+
+
+def test_rows_that_are_proved_independent_share_batches(tmp_path: Path) -> None:
+    served, told = loaded(tmp_path, onnx_models.linear())
+    assert (served.session.signature.batched, served.batching.max_batch_size, told) == (True, 8, [])
+
+
+def test_rows_that_depend_on_each_other_are_served_whole_with_one_warning(tmp_path: Path) -> None:
+    served, (warning,) = loaded(tmp_path, onnx_models.averaging(), "instance_group { count: 2 kind: KIND_CPU }")
+    assert [session.signature.batched for session in served.sessions] == [False, False]
+    assert served.batching.max_batch_size == 1
+    assert [spec.shape for spec in served.session.signature.inputs] == [(None, 4)]
+    assert warning.startswith(
+        "each request runs alone, as with max_batch_size: 0, because output 'logits' of a row among"
+    )
+
+
+def test_batches_that_are_demanded_of_rows_that_depend_on_each_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError) as caught:
+        loaded(tmp_path, onnx_models.averaging(), "max_batch_size: 4")
+    assert str(caught.value).startswith(
+        "config.pbtxt sets max_batch_size 4, but rows of several requests must not share a run: output 'logits' of a row"
+    )
+    assert str(caught.value).endswith("; write max_batch_size: 0 to serve each request alone")
+
+
+def unproved() -> onnx.ModelProto:
+    """Input `ids` [rows, 1] to `found` [rows, 1], from a table of 1,000 to 1,001 that no generated row hits."""
+    nodes = [
+        onnx.helper.make_node("Sub", ["ids", "first"], ["places"]),
+        onnx.helper.make_node("Gather", ["table", "places"], ["found"]),
+    ]
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [tensor("ids", onnx.TensorProto.INT64, ["rows", 1])],
+        [tensor("found", onnx.TensorProto.FLOAT, ["rows", 1])],
+        [
+            onnx.numpy_helper.from_array(np.array(1000, np.int64), "first"),
+            onnx.numpy_helper.from_array(np.array([3, 5], np.float32), "table"),
+        ],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+
+
+def test_without_a_row_that_could_prove_it_each_request_runs_alone(tmp_path: Path) -> None:
+    served, told = loaded(tmp_path, unproved())
+    assert not served.session.signature.batched
+    assert told[0].startswith(
+        "each request runs alone, as with max_batch_size: 0, because generated values were refused"
+    )
+    assert told[0].endswith("; rows in a golden.npz or a model_warmup may prove that they may share one")
+    assert told[1].startswith("no row is known that the network answers")
+    assert served.probe_row is None
+
+
+def test_without_a_proof_the_configurations_word_counts(tmp_path: Path) -> None:
+    served, told = loaded(tmp_path, unproved(), "max_batch_size: 4")
+    assert (served.session.signature.batched, served.batching.max_batch_size) == (True, 4)
+    assert told[0].startswith(
+        "batches are made because config.pbtxt says so; that rows are independent is not proved: "
+    )
+
+
+def test_warmup_requests_prove_what_generated_rows_cannot(tmp_path: Path) -> None:
+    def request(name: str) -> str:
+        tensor = f'data_type: TYPE_INT64 dims: 1 input_data_file: "{name}"'
+        return f'model_warmup {{ name: "{name}" inputs {{ key: "ids" value {{ {tensor} }} }} }}'
+
+    (tmp_path / "m" / "warmup").mkdir(parents=True)
+    for name, number in (("a", 1000), ("b", 1001)):
+        (tmp_path / "m" / "warmup" / name).write_bytes(np.array([number], "<i8").tobytes())
+    served, told = loaded(tmp_path, unproved(), request("a") + request("b"))
+    assert (served.session.signature.batched, told) == (True, [])
+    assert served.probe_row is not None
+    assert served.probe_row[0].tolist() == [[1000]]
+
+
+def test_a_large_batch_that_changes_a_rows_answer_is_found_and_served_whole(tmp_path: Path) -> None:
+    served, (warning,) = loaded(tmp_path, onnx_models.sees_large_batches())
+    assert not served.session.signature.batched
+    assert "output 'y' of a row among 4 is not the one that the row gets alone" in warning
+    with pytest.raises(LoadError, match="of a row among 4"):
+        loaded(tmp_path / "demanded", onnx_models.sees_large_batches(), "max_batch_size: 8")
+
+
+def test_the_largest_batch_is_what_memory_allows(tmp_path: Path) -> None:
+    served, (warning,) = loaded(tmp_path, onnx_models.linear(), max_run_bytes=-1)
+    assert served.batching.max_batch_size == 1
+    assert warning.startswith("batches have at most 1 rows, not 8: ")
+    with pytest.raises(InvalidInput, match="batch-size must be <= 1"):
+        served.codec.decode_infer(
+            inference_pb2.ModelInferRequest(
+                inputs=[{"name": "input", "datatype": "FP32", "shape": [2, 4]}], raw_input_contents=[bytes(32)]
+            ),
+            Regions(enabled=False, max_tensor_bytes=1),
+        )
+
+
+def test_what_a_generated_row_costs_is_no_measure_of_rows_of_any_size(tmp_path: Path) -> None:
+    served, _ = loaded(tmp_path, onnx_models.dynamic_inner(), slo_s=10.0)
+    fixed, _ = loaded(tmp_path / "fixed", onnx_models.linear(), slo_s=10.0)
+    assert served.admission is not None
+    assert fixed.admission is not None
+    assert (served.admission.slowness, fixed.admission.slowness) == (0.0, 1.0)

@@ -87,7 +87,7 @@ def test_a_network_without_a_batch_axis_is_run_once(tmp_path: Path, monkeypatch:
 
 def test_a_row_that_is_answered_otherwise_in_a_large_batch_is_found(tmp_path: Path) -> None:
     # The rows of a batch of three are independent; from four on each row sees the batch's size.
-    session = load(tmp_path, sees_large_batches())
+    session = load(tmp_path, onnx_models.sees_large_batches())
     with pytest.raises(RowsDepend, match="output 'y' of a row among 4 is not the one that the row gets alone"):
         warm(session)
 
@@ -150,22 +150,3 @@ def test_a_real_row_whose_answer_has_another_shape_is_told_and_a_guess_is_not(tm
         "output 'same' has shape [1, 4] where the graph or config.pbtxt says [1, 7]; it is answered as it is"
     }
     assert warm(session, SampleRows(ROWS.rows, "generated values", real=False)) == (8, [])
-
-
-def sees_large_batches() -> onnx.ModelProto:
-    """Input `x` [n, 4] to `y` [n, 4], which is x + (n > 3)."""
-    nodes = [
-        onnx.helper.make_node("Shape", ["x"], ["n"], start=0, end=1),
-        onnx.helper.make_node("Greater", ["n", "three"], ["large"]),
-        onnx.helper.make_node("Cast", ["large"], ["one"], to=onnx.TensorProto.FLOAT),
-        onnx.helper.make_node("Add", ["x", "one"], ["y"]),
-    ]
-    tensor = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        nodes,
-        "g",
-        [tensor("x", onnx.TensorProto.FLOAT, ["n", 4])],
-        [tensor("y", onnx.TensorProto.FLOAT, ["n", 4])],
-        [onnx.numpy_helper.from_array(np.array([3], np.int64), "three")],
-    )
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
