@@ -17,11 +17,6 @@ from frostline_server.runtime.signature import Signature
 Array = np.ndarray[Any, Any]
 Run = Callable[[Sequence[Array], Sequence[str]], list[Array]]
 
-TOLERANCE = 1e-3
-"""How far an answer in company may be from the one alone, as a part of the answer's largest number. Other orders of
-summation change the last digits; another row changes more than that."""
-_HALF_TOLERANCE = 1e-2
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -71,7 +66,7 @@ def examine(run: Run, signature: Signature, samples: Iterable[SampleRows]) -> tu
         if named or not signature.batched:
             break
         try:
-            _in_company(run, outputs, rows, alone)
+            _in_company(run, signature, rows, alone)
         except RowsDepend as found:
             return answered, Verdict(independent=False, disproved=True, reason=str(found))
         telling |= _telling(outputs, alone)
@@ -112,18 +107,19 @@ def _alone(
     return tuple(rows), alone, None
 
 
-def _in_company(run: Run, outputs: Sequence[str], rows: Sequence[Row], alone: Sequence[Sequence[Array]]) -> None:
+def _in_company(run: Run, signature: Signature, rows: Sequence[Row], alone: Sequence[Sequence[Array]]) -> None:
     """Run batches of different rows in different orders.
 
     Raises:
         RowsDepend: an answer is not the one that its row gets alone.
     """
+    outputs, rounding = signature.own_outputs, signature.rounding
     for name, answer in zip(outputs, alone[0], strict=True):
         if answer.shape[:1] != (1,):
             raise RowsDepend(f"output '{name}' has shape {list(answer.shape)} for one row")
     again = run(rows[0], outputs)
     for name, one, other in zip(outputs, alone[0], again, strict=True):
-        if not alike(one, other):
+        if not alike(one, other, rounding):
             raise RowsDepend(f"output '{name}' differs from run to run for the same row")
     for offset, size in enumerate(company_sizes(rows[0]), start=1):
         order = [(offset + place) % len(rows) for place in range(size)]
@@ -131,7 +127,7 @@ def _in_company(run: Run, outputs: Sequence[str], rows: Sequence[Row], alone: Se
             together = run(joined([rows[index] for index in order]), outputs)
         except PredictionError as error:
             raise RowsDepend(f"it fails on {size} rows, each of which it answers alone: {error}") from error
-        check_company(outputs, [alone[index] for index in order], together, range(size))
+        check_company(outputs, [alone[index] for index in order], together, range(size), rounding)
 
 
 def company_sizes(row: Row) -> list[int]:
@@ -146,7 +142,11 @@ def joined(rows: Sequence[Row]) -> list[Array]:
 
 
 def check_company(
-    outputs: Sequence[str], alone: Sequence[Sequence[Array]], together: Sequence[Array], places: Sequence[int]
+    outputs: Sequence[str],
+    alone: Sequence[Sequence[Array]],
+    together: Sequence[Array],
+    places: Sequence[int],
+    rounding: float,
 ) -> None:
     """Compare the answers of a batch with those that its rows get alone.
 
@@ -155,6 +155,7 @@ def check_company(
         alone: for each row of the batch, one array [1, ...] for each output.
         together: one array [rows, ...] for each output.
         places: of the rows to compare.
+        rounding: the network's own, see `Signature`.
 
     Raises:
         RowsDepend: one is another.
@@ -164,17 +165,17 @@ def check_company(
         if batch.shape[:1] != (size,):
             raise RowsDepend(f"output '{name}' has shape {list(batch.shape)} for {size} rows")
         for place in places:
-            if not alike(alone[place][number], batch[place : place + 1]):
+            if not alike(alone[place][number], batch[place : place + 1], rounding):
                 raise RowsDepend(f"output '{name}' of a row among {size} is not the one that the row gets alone")
 
 
-def alike(one: Array, other: Array) -> bool:
-    """Whether two answers are the same but for the last digits of a sum."""
+def alike(one: Array, other: Array, rounding: float) -> bool:
+    """Whether two answers are the same but for the network's rounding."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if one.dtype.kind != "f":
         return bool((one == other).all())
-    tolerance = _HALF_TOLERANCE if one.dtype.itemsize == 2 else TOLERANCE
+    tolerance = max(rounding, 4 * float(np.finfo(one.dtype).eps))
     left, right = one.astype(np.float64), other.astype(np.float64)
     finite = np.isfinite(left)
     if not np.array_equal(left[~finite], right[~finite], equal_nan=True) or not np.isfinite(right[finite]).all():

@@ -130,7 +130,9 @@ class Warmup:
             growth.ran(size)
             company = [alone[place % len(alone)] for place in range(size)]
             places = sorted({*range(min(MOST, size)), size - 1})
-            check_company(own, company, [outputs[names.index(name)] for name in own], places)
+            check_company(
+                own, company, [outputs[names.index(name)] for name in own], places, session.signature.rounding
+            )
         if growth.predicted(ran) > _SHRINK_BYTES:
             session.shrink(rows.rows[0])
         fitting = [size for size in (*sizes, self.batching.max_batch_size) if size <= ran or growth.fits(size)]

@@ -18,7 +18,7 @@ from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
 from frostline_server.runtime.heads import add_heads
 from frostline_server.runtime.session import Session
-from frostline_server.runtime.signature import Signature, signature_of
+from frostline_server.runtime.signature import ROUNDING, Signature, signature_of
 from frostline_server.runtime.tuning import Tuning
 
 
@@ -79,7 +79,7 @@ def load_session(
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
         raise LoadError(f"{CUDA} was requested, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
-    signature = agree(signature_of(session, own_outputs, heads, unranked))
+    signature = agree(signature_of(session, own_outputs, heads, unranked, rounding_of(model.graph)))
     if index is None or CUDA not in bound:
         return Session(session, signature, external, "cpu", tuning.run_options())
     runner = DeviceRunner(
@@ -95,6 +95,19 @@ def load_session(
     runner.start()
     remarks = [f"CUDA graphs are not captured: {problem}"] if problem else []
     return Session(session, signature, external, f"cuda:{index}", None, runner, remarks)
+
+
+def rounding_of(graph: onnx.GraphProto) -> float:
+    """How far the network's answers to one row may be apart by rounding: see `Signature`.
+
+    A difference in the last digit may become one step of a coarser number on the way.
+    """
+    types = {tensor.data_type for tensor in _tensors(graph)}
+    if onnx.TensorProto.BFLOAT16 in types:
+        return 5e-2
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        return 2e-2
+    return 1e-2 if onnx.TensorProto.FLOAT16 in types else ROUNDING
 
 
 def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:

@@ -11,6 +11,9 @@ from frostline_server.errors import LoadError
 from frostline_server.runtime.dtypes import DTYPES, ONNX_TYPES
 from frostline_server.runtime.heads import Heads
 
+ROUNDING = 1e-3
+"""Of a network in single precision: sums in another order differ in the sixth digit, and deep networks lose some of them."""
+
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | None, ...]
 
@@ -54,6 +57,8 @@ class Signature:
         own_outputs: names of the outputs that answer a request which names none: the file's own.
         batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
         heads: the names that read the last layer, when heads were appended.
+        rounding: how far the answers to one row in batches of different sizes may be apart by rounding, as a part of an
+            answer's largest number.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -61,6 +66,7 @@ class Signature:
     own_outputs: tuple[str, ...]
     batched: bool
     heads: Heads | None
+    rounding: float = ROUNDING
 
     def whole(self) -> "Signature":
         """The same network served without a batch axis: each request runs alone, and its first axis is part of it."""
@@ -88,7 +94,11 @@ class Signature:
 
 
 def signature_of(
-    session: ort.InferenceSession, own_outputs: tuple[str, ...], heads: Heads | None, unranked: frozenset[str]
+    session: ort.InferenceSession,
+    own_outputs: tuple[str, ...],
+    heads: Heads | None,
+    unranked: frozenset[str],
+    rounding: float = ROUNDING,
 ) -> Signature:
     """The signature of an open session.
 
@@ -97,6 +107,7 @@ def signature_of(
         own_outputs: names of the file's own outputs.
         heads: the appended heads, if there are any.
         unranked: names of tensors whose number of axes the file does not say.
+        rounding: see `Signature`.
 
     Raises:
         LoadError: an input or output has an unsupported type.
@@ -110,6 +121,7 @@ def signature_of(
         own_outputs=own_outputs,
         batched=batched,
         heads=heads,
+        rounding=rounding,
     )
 
 

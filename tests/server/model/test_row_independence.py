@@ -226,24 +226,24 @@ def test_batches_have_no_size_that_an_axis_inside_a_row_has() -> None:
     ],
 )
 def test_numbers_may_differ_in_their_last_digits(one: list[float], other: list[float], same: bool) -> None:
-    assert alike(np.array(one, np.float32), np.array(other, np.float32)) is same
+    assert alike(np.array(one, np.float32), np.array(other, np.float32), 1e-3) is same
 
 
 def test_all_else_must_be_equal() -> None:
-    assert alike(np.array([1, 2]), np.array([1, 2]))
-    assert not alike(np.array([1, 2]), np.array([1, 3]))
-    assert not alike(np.array(["a"], object), np.array(["b"], object))
-    assert not alike(np.zeros((1, 2)), np.zeros((2, 1)))
-    assert not alike(np.zeros(2, np.float32), np.zeros(2, np.float64))
-    assert alike(np.array([1.0, 2.0], np.float16), np.array([1.0, 2.01], np.float16))
+    assert alike(np.array([1, 2]), np.array([1, 2]), 1e-3)
+    assert not alike(np.array([1, 2]), np.array([1, 3]), 1.0)
+    assert not alike(np.array(["a"], object), np.array(["b"], object), 1.0)
+    assert not alike(np.zeros((1, 2)), np.zeros((2, 1)), 1.0)
+    assert not alike(np.zeros(2, np.float32), np.zeros(2, np.float64), 1.0)
+    assert alike(np.array([1.0, 2.0], np.float16), np.array([1.0, 2.002], np.float16), 1e-6)
 
 
 def test_the_row_that_differs_is_found_at_any_place() -> None:
     alone = [[np.full((1, 2), float(row))] for row in range(4)]
     together = np.repeat(np.arange(4.0)[:, None], 2, axis=1)
-    check_company(["y"], alone, [together], range(4))
+    check_company(["y"], alone, [together], range(4), 1e-3)
     together[3, 1] = 2
     with pytest.raises(RowsDepend, match="output 'y' of a row among 4"):
-        check_company(["y"], alone, [together], range(4))
+        check_company(["y"], alone, [together], range(4), 1e-3)
     with pytest.raises(RowsDepend, match=r"output 'y' has shape \[3, 2\] for 4 rows"):
-        check_company(["y"], alone, [together[:3]], range(4))
+        check_company(["y"], alone, [together[:3]], range(4), 1e-3)

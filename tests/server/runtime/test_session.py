@@ -16,7 +16,7 @@ from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.golden import Golden, read_golden
 from frostline_server.runtime.heads import Heads
 from frostline_server.runtime.session import Session
-from frostline_server.runtime.session_factory import load_session
+from frostline_server.runtime.session_factory import load_session, rounding_of
 from frostline_server.runtime.signature import TensorSpec
 from tests.support import onnx_models
 
@@ -543,3 +543,25 @@ def test_a_constant_named_softmax_keeps_the_graph_as_it_is(tmp_path: Path) -> No
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     session = load_session(tmp_path / "model.onnx", [(CPU, {})], threads=1, strict=True)
     assert session.signature.heads is None
+
+
+# Rounding
+
+
+@pytest.mark.parametrize(
+    ("element", "rounding"),
+    [
+        (TensorProto.FLOAT, 1e-3),
+        (TensorProto.DOUBLE, 1e-3),
+        (TensorProto.FLOAT16, 1e-2),
+        (TensorProto.BFLOAT16, 5e-2),
+    ],
+)
+def test_coarser_weights_round_more(element: int, rounding: float) -> None:
+    assert rounding_of(onnx_models.linear(element=element).graph) == rounding
+
+
+def test_quantised_activations_round_more_than_weights() -> None:
+    model = onnx_models.linear()
+    model.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["logits", "scale", "zero"], ["q"]))
+    assert rounding_of(model.graph) == 2e-2
