@@ -52,7 +52,7 @@ def examine(run: Run, signature: Signature, samples: Iterable[SampleRows]) -> tu
         PredictionError: the network does not answer the first of real rows.
     """
     outputs = signature.own_outputs
-    named = _named_otherwise(signature) if signature.batched else ""
+    known = _known_otherwise(signature) if signature.batched else ""
     answered: SampleRows | None = None
     # What all samples together have shown: outputs whose answers differ from row to row.
     telling: set[str] = set()
@@ -63,7 +63,7 @@ def examine(run: Run, signature: Signature, samples: Iterable[SampleRows]) -> tu
             problem = f"{sample.origin} were refused: {refusal}"
             continue
         answered = SampleRows(rows, sample.origin, sample.real)
-        if named or not signature.batched:
+        if known or not signature.batched:
             break
         try:
             _in_company(run, signature, rows, alone)
@@ -74,11 +74,16 @@ def examine(run: Run, signature: Signature, samples: Iterable[SampleRows]) -> tu
         if not silent:
             return answered, Verdict(independent=True)
         problem = f"different rows of {sample.origin} all got the same '{silent}'"
-    return answered, Verdict(independent=False, disproved=bool(named), reason=named or problem)
+    return answered, Verdict(independent=False, disproved=bool(known), reason=known or problem)
 
 
-def _named_otherwise(signature: Signature) -> str:
-    """What the names of the axes say against a batch: it cannot be an axis inside a row too. "" if they say nothing."""
+def _known_otherwise(signature: Signature) -> str:
+    """What the file itself says against a batch; "" if it says nothing.
+
+    By its name, the batch cannot be an axis inside a row too.
+    """
+    if signature.batch_wide:
+        return f"its operator {signature.batch_wide} computes with all rows of a batch"
     inner = {name for spec in signature.inputs for name in spec.axis_names[1:] if names_an_axis(name)}
     for spec in signature.inputs:
         if spec.axis_names[:1] and spec.axis_names[0] in inner:

@@ -3,7 +3,7 @@
 It finds the weights, appends the classification heads, and tries the requested execution providers in order.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +79,16 @@ def load_session(
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
         raise LoadError(f"{CUDA} was requested, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
-    signature = agree(signature_of(session, own_outputs, heads, unranked, rounding_of(model.graph)))
+    signature = agree(
+        signature_of(
+            session,
+            own_outputs,
+            heads,
+            unranked,
+            rounding=rounding_of(model.graph),
+            batch_wide=batch_wide_operator(model),
+        )
+    )
     if index is None or CUDA not in bound:
         return Session(session, signature, external, "cpu", tuning.run_options())
     runner = DeviceRunner(
@@ -108,6 +117,24 @@ def rounding_of(graph: onnx.GraphProto) -> float:
     if any(node.op_type == "QuantizeLinear" for node in graph.node):
         return 2e-2
     return 1e-2 if onnx.TensorProto.FLOAT16 in types else ROUNDING
+
+
+def batch_wide_operator(model: onnx.ModelProto) -> str:
+    """The first operator that takes a number from all rows of a batch at once; "" without one.
+
+    Dynamic quantisation takes its scale so. It moves an answer by as little as rounding does, which no comparison of
+    answers can tell apart.
+    """
+    bodies = [list(_nodes(model.graph.node)), *(list(_nodes(function.node)) for function in model.functions)]
+    return next((node.op_type for body in bodies for node in body if node.op_type.startswith("DynamicQuantize")), "")
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes(graph.node)
 
 
 def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:

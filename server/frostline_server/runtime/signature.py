@@ -59,6 +59,7 @@ class Signature:
         heads: the names that read the last layer, when heads were appended.
         rounding: how far the answers to one row in batches of different sizes may be apart by rounding, as a part of an
             answer's largest number.
+        batch_wide: an operator of the network that looks at all rows of a batch whatever the axes say; "" without one.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -67,6 +68,7 @@ class Signature:
     batched: bool
     heads: Heads | None
     rounding: float = ROUNDING
+    batch_wide: str = ""
 
     def whole(self) -> "Signature":
         """The same network served without a batch axis: each request runs alone, and its first axis is part of it."""
@@ -98,7 +100,9 @@ def signature_of(
     own_outputs: tuple[str, ...],
     heads: Heads | None,
     unranked: frozenset[str],
+    *,
     rounding: float = ROUNDING,
+    batch_wide: str = "",
 ) -> Signature:
     """The signature of an open session.
 
@@ -108,6 +112,7 @@ def signature_of(
         heads: the appended heads, if there are any.
         unranked: names of tensors whose number of axes the file does not say.
         rounding: see `Signature`.
+        batch_wide: see `Signature`.
 
     Raises:
         LoadError: an input or output has an unsupported type.
@@ -122,6 +127,7 @@ def signature_of(
         batched=batched,
         heads=heads,
         rounding=rounding,
+        batch_wide=batch_wide,
     )
 
 

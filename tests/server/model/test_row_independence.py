@@ -114,6 +114,15 @@ QUANTISED = graph(
 )
 
 
+def quantised_in_a_function() -> onnx.ModelProto:
+    """`QUANTISED` with its operators in a function of the file."""
+    model = graph([("Quantised", ["x"], ["y"], {"domain": "own"})], {"x": ["n", 3]}, {"y": ["n", 3]})
+    opset = helper.make_opsetid("", 18)
+    model.functions.append(helper.make_function("own", "Quantised", ["x"], ["y"], list(QUANTISED.graph.node), [opset]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
@@ -123,7 +132,8 @@ QUANTISED = graph(
         (EYE, "output 'y' of a row among 2 is not the one that the row gets alone"),
         (GRAM, "output 'y' of a row among 2 is not the one that the row gets alone"),
         (PICKED, "output 'y' of a row among 2 is not the one that the row gets alone"),
-        (QUANTISED, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (QUANTISED, "its operator DynamicQuantizeLinear computes with all rows of a batch"),
+        (quantised_in_a_function(), "its operator DynamicQuantizeLinear computes with all rows of a batch"),
         (ALONE_ONLY, "it fails on 2 rows, each of which it answers alone"),
         (simple("RandomNormalLike", seed=1.0), "output 'y' differs from run to run for the same row"),
         (onnx_models.places(), "output 'places' has shape"),
