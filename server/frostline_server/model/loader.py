@@ -18,6 +18,7 @@ from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError
 from frostline_server.model.artifact import Artifact, check_artifact, check_weights, read_labels
+from frostline_server.model.failure_log import FailureLog
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Tap
@@ -106,7 +107,8 @@ class Loader:
         labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
         stats, tap = ModelStats(labels), Tap()
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
-        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, tap, admission)
+        failures = FailureLog(name, folder.name)
+        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, tap, admission, failures)
         codec = Codec(name, folder.name, signature, batching.max_batch_size, labels)
         batcher.start()
         return LoadedModel(
@@ -277,6 +279,7 @@ def batcher_of(
     stats: ModelStats,
     tap: Tap,
     admission: AdmissionController | None,
+    failures: FailureLog,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
     return Batcher(
@@ -286,6 +289,7 @@ def batcher_of(
         batched=sessions[0].signature.batched,
         name=name,
         admission=admission,
+        on_failure=failures,
         uncast=frozenset.intersection(*[session.uncast for session in sessions]),
     )
 
