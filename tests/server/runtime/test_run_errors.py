@@ -5,87 +5,38 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
 
 from frostline_server.errors import InvalidData, OutOfMemory, RunFailed
 from frostline_server.runtime.run_errors import MAX_MESSAGE, cleaned, run_error
+from tests.support import bad_data
+from tests.support.bad_data import BAD
 
-FP32, INT64, BYTES = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
-ML = "ai.onnx.ml"
+Array = np.ndarray[Any, Any]
 
 DATA = "the network does not take this data: "
-CASES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "Gather": ("x i", {"x": np.zeros((3, 2)), "i": np.array([7])}, "indices element out of data bounds, idx=7 must be within the inclusive range [-3,2]"),
-    "GatherElements": ("x i", {"x": np.zeros((3, 2)), "i": np.array([[7, 0]])}, "GatherElements op: Out of range value in index tensor"),
-    "ScatterND": ("x i u", {"x": np.zeros((3, 2)), "i": np.array([[7]]), "u": np.zeros((1, 2))}, "invalid indice found, indice = 7"),
-    "Div": ("i j", {"i": np.array([1]), "j": np.array([0])}, "Integer division by zero"),
-    "Mod": ("i j", {"i": np.array([1]), "j": np.array([0])}, "Integer modulo by zero"),
-    "Reshape": ("x i", {"x": np.zeros((2, 3)), "i": np.array([4, 5])}, "The input tensor cannot be reshaped to the requested shape. Input shape:{2,3}, requested shape:{4,5}"),
-    "Expand": ("x i", {"x": np.zeros((2, 3)), "i": np.array([4, 5])}, "invalid expand shape"),
-    "Concat": ("x u", {"x": np.zeros((2, 3)), "u": np.zeros((2, 4))}, "Non concat axis dimensions must match: Axis 1 has mismatched dimensions of 4 and 3"),
-    "Add": ("x u", {"x": np.zeros(2), "u": np.zeros(3)}, "Attempting to broadcast an axis by a dimension other than 1. 2 by 3"),
-    "MatMul": ("x u", {"x": np.zeros((2, 3)), "u": np.zeros((4, 5))}, "MatMul dimension mismatch"),
-    "Tile": ("x i", {"x": np.zeros(2), "i": np.array([-1])}, "Tile repeat value must be non-negative, got: -1"),
-    "TopK": ("x i", {"x": np.zeros((1, 3)), "i": np.array([9])}, "k argument [9] should not be greater than specified axis dim value [3]"),
-    "Squeeze": ("x i", {"x": np.zeros((3, 2)), "i": np.array([0])}, "Dimension of input 0 must be 1 instead of 3. shape={3,2}"),
-    "ConstantOfShape": ("i", {"i": np.array([-3])}, "Tensor shape.Size() must be >= 0"),
-    "Cast": ("t", {"t": np.array(["abc"], object)}, "a text is not a number that fits (stod)"),
-    "SplitToSequence": ("x i", {"x": np.zeros(2), "i": np.array(-9)}, "Split should be > 0"),
-    "ArgMax": ("x", {"x": np.zeros(0)}, "no reason given"),
-    "OneHotEncoder": ("t", {"t": np.array(["zzz"], object)}, "Unknown Category and zeros = 0."),
-    "ArrayFeatureExtractor": ("x i", {"x": np.zeros((1, 2)), "i": np.array([9])}, "Invalid Y argument: index is out of range: Y[0] (9) must be in [0, 2)"),
-    "TreeEnsembleRegressor": ("x", {"x": np.zeros((1, 2))}, "One path in the graph requests feature 3 but input tensor has 2 features."),
-}  # fmt: skip
-
-TREE = {
-    "nodes_falsenodeids": [2, 0, 0], "nodes_featureids": [3, 0, 0], "nodes_hitrates": [1.0] * 3,
-    "nodes_missing_value_tracks_true": [0] * 3, "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"],
-    "nodes_nodeids": [0, 1, 2], "nodes_treeids": [0] * 3, "nodes_truenodeids": [1, 0, 0], "nodes_values": [0.5, 0.0, 0.0],
-    "target_ids": [0, 0], "target_nodeids": [1, 2], "target_treeids": [0, 0], "target_weights": [1.0, 2.0], "n_targets": 1,
-}  # fmt: skip
-ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "Cast": {"to": FP32},
-    "Concat": {"axis": 0},
-    "OneHotEncoder": {"domain": ML, "cats_strings": ["a"], "zeros": 0},
-    "ArrayFeatureExtractor": {"domain": ML},
-    "TreeEnsembleRegressor": {"domain": ML, **TREE},
-}
 
 
-def failure_of(operator: str, inputs: str, fed: dict[str, Any]) -> Exception:
+def failure_of(operator: str, inputs: dict[str, Array]) -> Exception:
     """What ONNX Runtime raises for a network of one operator."""
-    element = {"x": FP32, "u": FP32, "i": INT64, "j": INT64, "t": BYTES}
-    outputs = ["y", "z"] if operator == "TopK" else ["y"]
-    nodes = [
-        helper.make_node(operator, inputs.split(), outputs, name=f"the {operator}", **ATTRIBUTES.get(operator, {}))
-    ]
-    given = [helper.make_tensor_value_info(name, element[name], ["?"] * np.ndim(value)) for name, value in fed.items()]
-    kind = INT64 if operator in ("ArgMax", "Div", "Mod") else FP32
-    shown = helper.make_tensor_value_info("y", kind, None)
-    if operator == "SplitToSequence":
-        shown = helper.make_tensor_sequence_value_info("y", FP32, None)
-    imports = [helper.make_opsetid("", 18), helper.make_opsetid(ML, 3)]
-    model = helper.make_model(helper.make_graph(nodes, "g", given, [shown]), opset_imports=imports, ir_version=9)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    fed = {name: value.astype(np.float32) if element[name] == FP32 else value for name, value in fed.items()}
+    model = bad_data.network(operator).SerializeToString()
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     with pytest.raises(Exception, match="Non-zero status code") as caught:
-        session.run(None, fed)
+        session.run(None, inputs)
     return caught.value
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize("operator", BAD)
 def test_what_the_data_causes_is_the_requests_in_words_without_source_code(operator: str) -> None:
-    inputs, fed, words = CASES[operator]
-    error = run_error(failure_of(operator, inputs, fed), "cpu")
+    error = run_error(failure_of(operator, BAD[operator].inputs), "cpu")
     assert type(error) is InvalidData
-    assert str(error) == f"{DATA}{operator} node 'the {operator}': {words}"
+    assert str(error) == f"{DATA}{operator} node 'the {operator}': {BAD[operator].words}"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 def test_memory_that_cannot_be_had_is_neither_bad_data_nor_a_broken_device(device: str) -> None:
-    error = run_error(failure_of("ConstantOfShape", "i", {"i": np.array([2**50])}), device)
+    error = run_error(failure_of("ConstantOfShape", {"i": np.array([2**50])}), device)
     assert type(error) is OutOfMemory
     assert str(error) == (
         "the network ran out of memory: ConstantOfShape node 'the ConstantOfShape': Failed to allocate memory for requested "
