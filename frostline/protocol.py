@@ -1,10 +1,13 @@
-"""The wire protocol beside its messages: the paths of the gRPC methods, and the layout of a BYTES tensor."""
+"""The wire protocol beside its messages: paths of gRPC methods, the key of an error's kind, the layout of BYTES tensors."""
 
 from collections.abc import Iterable
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 PREDICT = "/frostline.v1.Predictor/Predict"
+
+ERROR_KIND = "frostline-error"
+"""The key of an error's kind in the trailing metadata: one word, such as queue_full, where a status code says too little."""
 
 
 def pack_bytes(elements: Iterable[str | bytes]) -> bytes:

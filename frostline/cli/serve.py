@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - the command line imports this module for its name alone; its flags need pydantic
 
+import os
 from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -49,14 +50,28 @@ class ServeCommand(TyperCommand):
 
 
 def _run(config: Path | None, **flags: Any) -> None:
-    from frostline_server import main as server
+    import structlog
+
     from frostline_server.config import ServerConfig
     from frostline_server.errors import ConfigError, StartError
 
     try:
-        code = server.run(ServerConfig.load(config, **flags))
-    except (ConfigError, StartError) as error:
+        settings = ServerConfig.load(config, **flags)
+    except ConfigError as error:
         raise BadUsage(str(error)) from error
+    if settings.log_format == "json":
+        # gRPC's core writes lines of its own, such as one for each TLS handshake that fails, unless this is set before it is
+        # imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from frostline_server import main as server
+
+    try:
+        code = server.run(settings)
+    except StartError as error:
+        if settings.log_format != "json":
+            raise BadUsage(str(error)) from error
+        structlog.get_logger(__name__).critical("cannot start", reason=str(error))
+        code = 2
     raise typer.Exit(code)
 
 

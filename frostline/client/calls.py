@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from frostline.client import catalog, messages
 from frostline.client.catalog import Model
-from frostline.client.errors import FrostlineError, InvalidInput, ModelNotFound, ServerUnavailable
+from frostline.client.errors import FrostlineError, InvalidInput, ModelNotFound, ModelNotReady, ServerUnavailable
 from frostline.client.prediction import Prediction
 from frostline.pb import inference_pb2 as pb
 from frostline.pb.predictor_pb2 import PredictRequest
@@ -40,11 +40,10 @@ def predict(request: PredictRequest, timeout_s: float | None) -> Conversation[Pr
     try:
         response = yield Call("Predict", request, timeout_s)
     except ModelNotFound as error:
-        raise ModelNotFound(f"{error}; {(yield from _what_is_there())}") from error.__cause__
+        raise (yield from _with_what_is_there(error)) from error.__cause__
     except InvalidInput as error:
-        raise InvalidInput(
-            f"{error}{(yield from _what_it_expects(request.model, request.version))}"
-        ) from error.__cause__
+        expected = yield from _what_it_expects(request.model, request.version)
+        raise InvalidInput(f"{error}{expected}", error.code, error.kind) from error.__cause__
     return messages.prediction(response, request.top_k)
 
 
@@ -56,7 +55,7 @@ def describe(name: str, version: str, timeout_s: float | None) -> Conversation[M
         version = catalog.answering(version, config)
         metadata = yield Call("ModelMetadata", pb.ModelMetadataRequest(name=name, version=version), timeout_s)
     except ModelNotFound as error:
-        raise ModelNotFound(f"{error}; {(yield from _what_is_there())}") from error.__cause__
+        raise (yield from _with_what_is_there(error)) from error.__cause__
     return catalog.described(version, metadata, config)
 
 
@@ -82,9 +81,13 @@ def is_ready(model: str, version: str, timeout_s: float | None) -> Conversation[
             answer = yield Call("ModelReady", pb.ModelReadyRequest(name=model, version=version), timeout_s)
         else:
             answer = yield Call("ServerReady", pb.ServerReadyRequest(), timeout_s)
-    except ServerUnavailable:
+    except (ServerUnavailable, ModelNotReady):
         return False
     return bool(answer.ready)
+
+
+def _with_what_is_there(error: ModelNotFound) -> Conversation[ModelNotFound]:
+    return ModelNotFound(f"{error}; {(yield from _what_is_there())}", error.code, error.kind)
 
 
 def _what_is_there() -> Conversation[str]:

@@ -19,14 +19,21 @@ from frostline.client.messages import OutputName
 from frostline.client.prediction import Prediction
 from frostline.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from frostline.pb.predictor_pb2_grpc import PredictorStub
+from frostline.protocol import ERROR_KIND
 
 T = TypeVar("T")
 
 DEFAULT_PORT = 8001
 DEFAULT_TIMEOUT_S = 30.0
 
-# UNAVAILABLE alone is retried: the server did not start on such a request.  "Is it ready" wants the answer of now.
+# Only UNAVAILABLE is retried.  It does not mean that a request was not run: the connection may have been lost while the
+# answer was on its way.  A second run does no harm, because a call changes nothing on the server; only a network that draws
+# random numbers answers it differently.  "Is it ready" wants the answer of now.
 _SERVICE_CONFIG = {
+    # Each attempt that fails takes a token, each call that succeeds gives back a tenth; with half of them left, or fewer,
+    # nothing is tried again.  So a server that is broken gets 50 attempts at most beyond the calls themselves, and one that
+    # answers now and then a tenth more than those.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
     "methodConfig": [
         {
             "name": [{"service": "frostline.v1.Predictor"}, {"service": "inference.GRPCInferenceService"}],
@@ -44,7 +51,7 @@ _SERVICE_CONFIG = {
                 {"service": "inference.GRPCInferenceService", "method": "ModelReady"},
             ]
         },
-    ]
+    ],
 }
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
@@ -322,7 +329,8 @@ def _methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[...
 
 
 def _translated(error: Any, address: str, timeout_s: float) -> FrostlineError:
-    return from_status(error.code().name, error.details() or "", address=address, timeout_s=timeout_s)
+    kind = dict(error.trailing_metadata() or ()).get(ERROR_KIND, "")
+    return from_status(error.code().name, error.details() or "", kind=kind, address=address, timeout_s=timeout_s)
 
 
 def _channel_arguments(

@@ -6,24 +6,26 @@ class FrostlineError(Exception):
 
     Attributes:
         code: The gRPC status name, such as `NOT_FOUND`.
+        kind: The server's own word for the failure, such as `queue_full`; "" where no Frostline server said one.
     """
 
     code = "UNKNOWN"
 
-    def __init__(self, message: str, code: str | None = None) -> None:
+    def __init__(self, message: str, code: str | None = None, kind: str = "") -> None:
         super().__init__(message)
         if code is not None:
             self.code = code
+        self.kind = kind
 
 
 class ServerUnavailable(FrostlineError):
-    """No server answers at the address, or the one that does is stopping."""
+    """No server answers at the address, or the one that does takes no calls now."""
 
     code = "UNAVAILABLE"
 
 
 class Overloaded(FrostlineError):
-    """The model's queue is full, or an answer would come too late; the request was refused and may be sent again later."""
+    """The model's queue is full, or an answer would come too late; the request was not run and may be sent again later."""
 
     code = "UNAVAILABLE"
 
@@ -41,7 +43,7 @@ class ModelNotFound(FrostlineError):
 
 
 class InvalidInput(FrostlineError):
-    """The input does not fit the model, or cannot be sent at all."""
+    """The input does not fit the model, holds values that its network cannot use, or cannot be sent at all."""
 
     code = "INVALID_ARGUMENT"
 
@@ -64,30 +66,31 @@ class PredictionFailed(FrostlineError):
     code = "INTERNAL"
 
 
-def from_status(code: str, details: str, *, address: str, timeout_s: float) -> FrostlineError:
-    """Translates a gRPC status into the error to raise.
+# A kind and its remedy decide more exactly than a status: UNAVAILABLE alone is a full queue, a model that loads, a server
+# that stops, or no server at all.
+_OVERLOADED = (Overloaded, "{sentence}; the server at {address} is overloaded: send less at once, or try again later")
+_STOPPING = (ServerUnavailable, "the server at {address} is stopping: {sentence}")
+_BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
+    "queue_full": _OVERLOADED,
+    "queue_timeout": _OVERLOADED,
+    "overloaded": (Overloaded, "{sentence}; the server at {address} has more to do than its limit allows"),
+    "model_not_ready": (
+        ModelNotReady,
+        "{sentence}; see its state and the reason with `frostline models --server {address}`",
+    ),
+    "server_stopping": _STOPPING,
+    "version_closing": _STOPPING,
+    "out_of_memory": (PredictionFailed, "the server failed while answering: {sentence}"),
+    # The model is served, but not by this call.
+    "unsupported": (InvalidInput, "{sentence}"),
+}
 
-    Args:
-        code: The status name.
-        details: The status message.
-        address: Where the call went.
-        timeout_s: The time the call was allowed.
+_NO_SERVER = "no Frostline server answers at {address}; start one with `frostline serve --models models` ({reason})"
+_DROPPED = (
+    "the connection to {address} was dropped ({reason}); is TLS on at one end only, or its certificate not trusted?"
+)
 
-    Returns:
-        The error, naming the fact and the fix.
-    """
-    sentence = details.rstrip(". ") or code
-    if code == "UNAVAILABLE":
-        return _unavailable(sentence, address)
-    if code == "RESOURCE_EXHAUSTED" and "overloaded:" in sentence.lower():
-        return Overloaded(f"{sentence}; the server at {address} has more to do than its limit allows", code)
-    if code == "UNIMPLEMENTED" and sentence.startswith("model "):
-        # The model is served, but not by this call.
-        return InvalidInput(sentence, code)
-    kind, template = _BY_CODE.get(code, (FrostlineError, "{code} from {address}: {sentence}"))
-    return kind(template.format(sentence=sentence, code=code, address=address, timeout_s=timeout_s), code)
-
-
+# What a status means where no kind came with it: from gRPC itself, a proxy, or another server of the protocol.
 _BY_CODE: dict[str, tuple[type[FrostlineError], str]] = {
     "NOT_FOUND": (ModelNotFound, "{sentence}"),
     "INVALID_ARGUMENT": (InvalidInput, "{sentence}"),
@@ -100,27 +103,34 @@ _BY_CODE: dict[str, tuple[type[FrostlineError], str]] = {
         "{sentence}; send fewer rows in one call, or raise the limit with `frostline serve --max-message-bytes`",
     ),
     "INTERNAL": (PredictionFailed, "the server failed while answering: {sentence}"),
+    "UNAVAILABLE": (ServerUnavailable, _NO_SERVER),
     "UNIMPLEMENTED": (FrostlineError, "what answers at {address} is not a Frostline server: {sentence}"),
 }
 
 
-# gRPC uses UNAVAILABLE for its own connection troubles, and the protocol uses it for three conditions of the server
-# that are told apart only by their sentences.
-def _unavailable(sentence: str, address: str) -> FrostlineError:
-    lowered = sentence.lower()
-    if "queue" in lowered or "request timeout expired" in lowered:
-        return Overloaded(f"{sentence}; the server at {address} is overloaded: send less at once, or try again later")
-    if "ready state" in lowered or "not ready" in lowered:
-        return ModelNotReady(f"{sentence}; see its state and the reason with `frostline models --server {address}`")
-    if "stopping" in lowered or "draining" in lowered:
-        return ServerUnavailable(f"the server at {address} is stopping: {sentence}")
+def from_status(code: str, details: str, *, kind: str, address: str, timeout_s: float) -> FrostlineError:
+    """Translates a gRPC status into the error to raise.
+
+    Args:
+        code: The status name.
+        details: The status message.
+        kind: The server's word for the failure, from the trailing metadata; "" if there is none.
+        address: Where the call went.
+        timeout_s: The time the call was allowed.
+
+    Returns:
+        The error, naming the fact and the fix.
+    """
+    sentence = details.rstrip(". ") or code
     # gRPC nests its reasons, the innermost last: "failed to connect to all addresses; ...: Connection refused".
     reason = sentence.rpartition(": ")[2]
-    if reason in ("OK", "Socket closed"):
-        # What gRPC says when the two ends do not speak the same protocol.
-        return ServerUnavailable(
-            f"the connection to {address} was dropped ({reason}); is TLS on at one end only, or its certificate not trusted?"
-        )
-    return ServerUnavailable(
-        f"no Frostline server answers at {address}; start one with `frostline serve --models models` ({reason})"
-    )
+    error, template = _BY_KIND.get(kind) or _BY_CODE.get(code) or (FrostlineError, "{code} from {address}: {sentence}")
+    if template is _NO_SERVER:
+        if kind:
+            # A server of a later release, with a word of its own.
+            template = "the server at {address} cannot answer now: {sentence}"
+        elif reason in ("OK", "Socket closed"):
+            # What gRPC says when the two ends do not speak the same protocol.
+            template = _DROPPED
+    words = template.format(sentence=sentence, reason=reason, code=code, address=address, timeout_s=timeout_s)
+    return error(words, code, kind)

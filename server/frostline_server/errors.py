@@ -1,7 +1,7 @@
 """The exceptions of the server: how a prediction, a model or the server itself can fail.
 
-No exception here depends on gRPC. Each kind of failed prediction has the canonical status name that its client sees,
-and the reason under which Triton's failure counter counts it, so logs, metrics and clients agree.
+No exception here depends on gRPC. Each kind of failed prediction has a word for clients, the canonical status name that
+they see, and the reason under which Triton's failure counter counts it, so logs, metrics and clients agree.
 """
 
 from typing import ClassVar
@@ -10,6 +10,8 @@ from typing import ClassVar
 class PredictionError(Exception):
     """A request that cannot be answered; the message says what was expected and what came."""
 
+    kind: ClassVar[str] = "unknown"
+    """The class as one word that clients can rely on; see docs/clients.md. No two classes have the same."""
     code: ClassVar[str] = "UNKNOWN"
     reason: ClassVar[str] = "OTHER"
     pushback_ms: int | None = None
@@ -19,12 +21,14 @@ class PredictionError(Exception):
 class InvalidInput(PredictionError):
     """The request contradicts the model's inputs, outputs or limits."""
 
+    kind = "invalid_input"
     code = "INVALID_ARGUMENT"
 
 
 class MessageTooLarge(PredictionError):
     """The message is larger than the server accepts."""
 
+    kind = "message_too_large"
     code = "RESOURCE_EXHAUSTED"
     reason = "REJECTED"
 
@@ -32,30 +36,35 @@ class MessageTooLarge(PredictionError):
 class Unsupported(PredictionError):
     """The request uses a part of the protocol that is not answered here."""
 
+    kind = "unsupported"
     code = "UNIMPLEMENTED"
 
 
 class ModelNotFound(PredictionError):
     """No such model, or no such version of it."""
 
+    kind = "model_not_found"
     code = "NOT_FOUND"
 
 
 class RegionNotFound(PredictionError):
     """No region of shared memory is registered under that name."""
 
+    kind = "region_not_found"
     code = "NOT_FOUND"
 
 
 class AlreadyExists(PredictionError):
     """The name is taken."""
 
+    kind = "already_exists"
     code = "ALREADY_EXISTS"
 
 
 class TooManyRegions(PredictionError):
     """As many regions of shared memory are registered as may be."""
 
+    kind = "too_many_regions"
     code = "RESOURCE_EXHAUSTED"
     reason = "REJECTED"
 
@@ -63,12 +72,14 @@ class TooManyRegions(PredictionError):
 class ModelNotReady(PredictionError):
     """The version exists and cannot answer now."""
 
+    kind = "model_not_ready"
     code = "UNAVAILABLE"
 
 
 class QueueFull(PredictionError):
     """As many rows wait as may wait."""
 
+    kind = "queue_full"
     code = "UNAVAILABLE"
     reason = "REJECTED"
 
@@ -76,6 +87,7 @@ class QueueFull(PredictionError):
 class Overloaded(PredictionError):
     """The answer would come later than the model's `slo_ms` allows, or than the client waits."""
 
+    kind = "overloaded"
     code = "RESOURCE_EXHAUSTED"
     reason = "REJECTED"
 
@@ -87,6 +99,7 @@ class Overloaded(PredictionError):
 class QueueTimeout(PredictionError):
     """The request waited for the device longer than its queue's policy lets it."""
 
+    kind = "queue_timeout"
     code = "UNAVAILABLE"
     reason = "REJECTED"
 
@@ -94,6 +107,7 @@ class QueueTimeout(PredictionError):
 class ServerStopping(PredictionError):
     """The server is draining and takes no new requests."""
 
+    kind = "server_stopping"
     code = "UNAVAILABLE"
     reason = "REJECTED"
 
@@ -101,22 +115,27 @@ class ServerStopping(PredictionError):
 class BatcherClosed(ServerStopping):
     """The version's queue is closing: it was replaced, or the server stops."""
 
+    kind = "version_closing"
+
 
 class ModelControlOff(PredictionError):
     """Models are not loaded and unloaded by request on this server."""
 
+    kind = "model_control_off"
     code = "UNAVAILABLE"
 
 
 class LoadFailed(PredictionError):
     """A model that was asked for could not be loaded."""
 
+    kind = "load_failed"
     code = "INVALID_ARGUMENT"
 
 
 class DeadlineExceeded(PredictionError):
     """The client's deadline passed before the request reached the device."""
 
+    kind = "deadline_exceeded"
     code = "DEADLINE_EXCEEDED"
     reason = "CANCELED"
 
@@ -124,15 +143,34 @@ class DeadlineExceeded(PredictionError):
 class Cancelled(PredictionError):
     """The client gave the request up."""
 
+    kind = "cancelled"
     code = "CANCELLED"
     reason = "CANCELED"
 
 
 class RunFailed(PredictionError):
-    """The network itself failed on this batch."""
+    """The network itself failed on this batch: the server, its device or the file is at fault."""
 
+    kind = "run_failed"
     code = "INTERNAL"
     reason = "BACKEND"
+
+
+class InvalidData(RunFailed):
+    """The network failed on the values or shapes of this batch, and would fail on them again."""
+
+    kind = "invalid_data"
+    code = "INVALID_ARGUMENT"
+
+
+class OutOfMemory(RunFailed):
+    """There was not enough memory to run this batch; a smaller one may run, now or later.
+
+    Not INTERNAL, because one request can ask for more memory than any machine has.
+    """
+
+    kind = "out_of_memory"
+    code = "RESOURCE_EXHAUSTED"
 
 
 class LoadError(Exception):

@@ -1,11 +1,15 @@
 """Logging: configures how log lines look.
 
-Lines are readable text on a console and one JSON object each for machines; they always go to standard error.
+Lines are readable text on a console and one JSON object each for machines; they always go to standard error. That
+holds for this server's lines, for those of libraries, and for what Python itself would write there: warnings, and
+exceptions that nothing catches.
 """
 
 import logging
 import sys
+import threading
 from collections.abc import Collection
+from typing import Any
 
 import structlog
 
@@ -14,6 +18,8 @@ LEVELS = ("debug", "info", "warning", "error")
 
 # Without local variables: they hold what clients sent.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+_log = structlog.get_logger(__name__)
 
 
 def configure(style: str, level: str) -> None:
@@ -24,6 +30,10 @@ def configure(style: str, level: str) -> None:
         level: debug, info, warning or error.
     """
     show(style, LEVELS[LEVELS.index(level) :])
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _uncaught_in_thread
 
 
 def show(style: str, levels: Collection[str]) -> None:
@@ -43,26 +53,61 @@ def show(style: str, levels: Collection[str]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if style == "json":
-        shared += [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        last: list[structlog.typing.Processor] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
-        shared.append(
+        last = [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        )
+        ]
     structlog.configure(
-        processors=shared,
+        processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         # Lines written before this call must not fix how lines look after it.
         cache_logger_on_first_use=False,
     )
-    # Libraries, grpc among them, log through the standard library.
-    logging.basicConfig(stream=sys.stderr, level=max(threshold, logging.WARNING), force=True)
+    # Libraries, grpc and asyncio among them, log through the standard library.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    handler.addFilter(lambda record: _shown(record.levelname.lower(), levels))
+    # A record whose arguments do not fit its text would otherwise be a traceback between the lines.
+    handler.handleError = _unwritable  # type: ignore[method-assign]  # the standard library's own way is a subclass
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
 
 
 def _only(levels: Collection[str]) -> structlog.typing.Processor:
     def drop(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        if event["level"] in LEVELS and event["level"] not in levels:
+        if not _shown(event["level"], levels):
             raise structlog.DropEvent
         return event
 
     return drop
+
+
+def _shown(level: str, levels: Collection[str]) -> bool:
+    return level not in LEVELS or level in levels
+
+
+def _unwritable(record: logging.LogRecord) -> None:
+    _log.error("a log line could not be written", logger=record.name, line=str(record.msg))
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    _log.critical("uncaught exception", exc_info=(kind, error, trace))
+
+
+def _uncaught_in_thread(what: threading.ExceptHookArgs) -> None:
+    if what.exc_type is SystemExit or what.exc_value is None:
+        return
+    name = what.thread.name if what.thread else None
+    _log.critical("uncaught exception", thread=name, exc_info=(what.exc_type, what.exc_value, what.exc_traceback))
+
+
+def _unraisable(what: Any) -> None:
+    # As when `__del__` raises, and nobody can be told.
+    error = what.exc_value
+    _log.error(what.err_msg or "exception ignored", where=repr(what.object), exc_info=error is not None and error)

@@ -1,5 +1,8 @@
 """Every way a prediction can fail, the status its client sees, and the reason Triton's counter files it under."""
 
+import re
+from pathlib import Path
+
 import grpc
 import pytest
 
@@ -8,34 +11,39 @@ from frostline_server.errors import ConfigError, LoadError, PredictionError, Sta
 from frostline_server.metrics.families import REASONS
 from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
 
-TABLE: list[tuple[type[PredictionError], grpc.StatusCode, int, str]] = [
-    (errors.PredictionError, grpc.StatusCode.UNKNOWN, 2, "OTHER"),
-    (errors.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
-    (errors.MessageTooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
-    (errors.Unsupported, grpc.StatusCode.UNIMPLEMENTED, 12, "OTHER"),
-    (errors.ModelNotFound, grpc.StatusCode.NOT_FOUND, 5, "OTHER"),
-    (errors.RegionNotFound, grpc.StatusCode.NOT_FOUND, 5, "OTHER"),
-    (errors.AlreadyExists, grpc.StatusCode.ALREADY_EXISTS, 6, "OTHER"),
-    (errors.TooManyRegions, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
-    (errors.ModelNotReady, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
-    (errors.QueueFull, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
-    (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
-    (errors.QueueTimeout, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
-    (errors.ServerStopping, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
-    (errors.BatcherClosed, grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
-    (errors.ModelControlOff, grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
-    (errors.LoadFailed, grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
-    (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 4, "CANCELED"),
-    (errors.Cancelled, grpc.StatusCode.CANCELLED, 1, "CANCELED"),
-    (errors.RunFailed, grpc.StatusCode.INTERNAL, 13, "BACKEND"),
+CLIENTS = Path(__file__).parents[2] / "docs" / "clients.md"
+
+TABLE: list[tuple[type[PredictionError], str, grpc.StatusCode, int, str]] = [
+    (errors.PredictionError, "unknown", grpc.StatusCode.UNKNOWN, 2, "OTHER"),
+    (errors.InvalidInput, "invalid_input", grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
+    (errors.MessageTooLarge, "message_too_large", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
+    (errors.Unsupported, "unsupported", grpc.StatusCode.UNIMPLEMENTED, 12, "OTHER"),
+    (errors.ModelNotFound, "model_not_found", grpc.StatusCode.NOT_FOUND, 5, "OTHER"),
+    (errors.RegionNotFound, "region_not_found", grpc.StatusCode.NOT_FOUND, 5, "OTHER"),
+    (errors.AlreadyExists, "already_exists", grpc.StatusCode.ALREADY_EXISTS, 6, "OTHER"),
+    (errors.TooManyRegions, "too_many_regions", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
+    (errors.ModelNotReady, "model_not_ready", grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
+    (errors.QueueFull, "queue_full", grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.Overloaded, "overloaded", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
+    (errors.QueueTimeout, "queue_timeout", grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.ServerStopping, "server_stopping", grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.BatcherClosed, "version_closing", grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
+    (errors.ModelControlOff, "model_control_off", grpc.StatusCode.UNAVAILABLE, 14, "OTHER"),
+    (errors.LoadFailed, "load_failed", grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
+    (errors.DeadlineExceeded, "deadline_exceeded", grpc.StatusCode.DEADLINE_EXCEEDED, 4, "CANCELED"),
+    (errors.Cancelled, "cancelled", grpc.StatusCode.CANCELLED, 1, "CANCELED"),
+    (errors.RunFailed, "run_failed", grpc.StatusCode.INTERNAL, 13, "BACKEND"),
+    (errors.InvalidData, "invalid_data", grpc.StatusCode.INVALID_ARGUMENT, 3, "BACKEND"),
+    (errors.OutOfMemory, "out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "BACKEND"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "code", "number", "reason"), TABLE)
-def test_every_failure_has_its_status_its_number_and_its_reason(
-    kind: type[PredictionError], code: grpc.StatusCode, number: int, reason: str
+@pytest.mark.parametrize(("failure", "kind", "code", "number", "reason"), TABLE)
+def test_every_failure_has_its_kind_its_status_its_number_and_its_reason(
+    failure: type[PredictionError], kind: str, code: grpc.StatusCode, number: int, reason: str
 ) -> None:
-    error = kind("what happened")
+    error = failure("what happened")
+    assert trailers(error) == (("frostline-error", kind),)
     assert status(error) == (code, "what happened")
     assert status_number(error) == number
     assert error.reason == reason
@@ -48,17 +56,26 @@ def test_no_failure_is_missing_from_the_table() -> None:
     assert defined == {kind for kind, *_ in TABLE}
 
 
+def test_no_two_failures_are_of_one_kind_and_the_page_for_clients_has_each() -> None:
+    kinds = [kind for _, kind, *_ in TABLE]
+    assert len(set(kinds)) == len(kinds)
+    documented = re.findall(r"^\| `(\w+)` \|", CLIENTS.read_text(), re.MULTILINE)
+    assert set(kinds) - {"unknown"} <= set(documented)
+
+
 def test_every_reason_is_one_that_tritons_counter_has() -> None:
     assert {kind.reason for kind, *_ in TABLE} <= set(REASONS)
 
 
-def test_a_push_back_is_trailing_metadata_and_nothing_else_is() -> None:
-    assert trailers(errors.Overloaded("later", 12), PUSHBACK) == (("retry-pushback-ms", "12"),)
+def test_a_push_back_is_trailing_metadata_beside_the_kind() -> None:
+    kind = ("frostline-error", "overloaded")
+    assert trailers(errors.Overloaded("later", 12), PUSHBACK) == (kind, ("retry-pushback-ms", "12"))
     assert trailers(errors.Overloaded("later", 12), PUSHBACK, GRPC_PUSHBACK) == (
+        kind,
         ("retry-pushback-ms", "12"),
         ("grpc-retry-pushback-ms", "12"),
     )
-    assert trailers(errors.QueueFull("later"), PUSHBACK) == ()
+    assert trailers(errors.QueueFull("later"), PUSHBACK) == (("frostline-error", "queue_full"),)
 
 
 def test_the_message_starts_with_the_clients_id_if_it_gave_one() -> None:

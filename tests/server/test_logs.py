@@ -2,8 +2,13 @@
 
 import json
 import logging
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
@@ -146,3 +151,77 @@ def test_with_no_level_shown_only_the_critical_is(capsys: Capture) -> None:
     structlog.get_logger().error("hidden")
     logging.getLogger("library").error("hidden")
     assert capsys.readouterr().err == ""
+
+
+def events(capsys: Capture) -> list[dict[str, Any]]:
+    """The lines on standard error, all of them JSON."""
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_libraries_lines_look_like_our_own(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    logging.getLogger("grpc.server").error("it is %s,\nin two lines", "bad")
+    try:
+        int("bad weather")
+    except ValueError:
+        logging.getLogger("asyncio").exception("lost")
+    first, second = events(capsys)
+    assert datetime.fromisoformat(first.pop("timestamp")).tzinfo is not None
+    assert first == {"event": "it is bad,\nin two lines", "level": "error", "logger": "grpc.server"}
+    (exception,) = second["exception"]
+    assert (second["event"], exception["exc_type"]) == ("lost", "ValueError")
+    assert "locals" not in json.dumps(second)
+
+
+def test_a_library_line_that_cannot_be_written_is_said_so(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    logging.getLogger("library").warning("%d of %d", "one")  # noqa: PLE1206  that is the mistake
+    (line,) = events(capsys)
+    assert (line["event"], line["logger"], line["line"]) == ("a log line could not be written", "library", "%d of %d")
+
+
+def test_libraries_are_silent_at_levels_that_are_not_shown(capsys: Capture) -> None:
+    logs.show("json", ("error",))
+    library = logging.getLogger("library")
+    library.warning("careful")
+    library.error("broken")
+    library.critical("gone")
+    logs.show("json", ("warning",))
+    library.error("hidden")
+    library.warning("seen")
+    assert [line["event"] for line in events(capsys)] == ["broken", "gone", "seen"]
+
+
+def test_warnings_are_lines(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("old ways", UserWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    (line,) = events(capsys)
+    assert (line["level"], line["logger"]) == ("warning", "py.warnings")
+    assert "UserWarning: old ways" in line["event"]
+
+
+def test_what_nothing_catches_is_a_line(capsys: Capture) -> None:
+    logs.configure("json", "info")
+    thread = threading.Thread(target=lambda: int("in a thread"), name="worker")
+    thread.start()
+    thread.join()
+    quiet = threading.Thread(target=sys.exit)
+    quiet.start()
+    quiet.join()
+    try:
+        int("at the end")
+    except ValueError as error:
+        sys.excepthook(ValueError, error, error.__traceback__)
+        what: Any = SimpleNamespace(exc_value=error, err_msg="Exception ignored in", object=len)
+        sys.unraisablehook(what)
+    in_thread, at_the_end, ignored = events(capsys)
+    assert (in_thread["level"], in_thread["event"], in_thread["thread"]) == ("critical", "uncaught exception", "worker")
+    assert "in a thread" in in_thread["exception"][0]["exc_value"]
+    assert (at_the_end["level"], at_the_end["event"]) == ("critical", "uncaught exception")
+    assert "at the end" in at_the_end["exception"][0]["exc_value"]
+    assert (ignored["level"], ignored["event"], ignored["where"]) == ("error", "Exception ignored in", repr(len))
+    assert "at the end" in ignored["exception"][0]["exc_value"]

@@ -26,6 +26,7 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
 
     Attributes:
         failures: Statuses for the next calls of Predict, in turn; an exhausted list means success.
+        trailers: The trailing metadata of those failures.
         requests: The Predict requests seen, attempts of one call counted each.
         headers: The metadata of those.
         silent: When set, Predict answers nothing until its caller has gone.
@@ -40,6 +41,7 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
     def __init__(self) -> None:
         self.address = ""
         self.failures: list[Failure] = []
+        self.trailers: dict[str, str] = {}
         self.requests: list[typed.PredictRequest] = []
         self.headers: list[dict[str, str]] = []
         self.labels: tuple[str, ...] = LABELS
@@ -62,6 +64,7 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
             context.add_callback(self.gone.set)
             self.gone.wait()
         if self.failures:
+            context.set_trailing_metadata(tuple(self.trailers.items()))
             context.abort(*self.failures.pop(0))
         if request.model != MODEL:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.model}' is not found")

@@ -28,6 +28,7 @@ from frostline_server.errors import (
     BatcherClosed,
     Cancelled,
     DeadlineExceeded,
+    OutOfMemory,
     PredictionError,
     RunFailed,
     ServerStopping,
@@ -92,6 +93,7 @@ class Batcher:
         name: the device threads' name.
         admission: decides which requests can be answered in time, with a latency limit; learns from every batch.
         uncast: indices of the inputs that every run also takes as bytes.
+        on_failure: called with the error of each part of a batch that failed, and its number of requests.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class Batcher:
         name: str = "device",
         admission: AdmissionController | None = None,
         uncast: frozenset[int] = frozenset(),
+        on_failure: Callable[[PredictionError, int], None] = lambda *_: None,
     ) -> None:
         self._runs = tuple(runs)
+        self._on_failure = on_failure
         self._observer = observer
         self._batched = batched
         self._uncast = uncast
@@ -294,6 +298,7 @@ class Batcher:
             )
             for part, found in parts:
                 self._fail([entry for entry in part if entry.error is None], found, answers)
+                self._on_failure(found, len(part))
         if self._reorder_buffer is not None and turn is not None:
             self._reorder_buffer.leave(turn, answers or ())
 
@@ -315,6 +320,8 @@ class Batcher:
         except PredictionError as error:
             # Its traceback would tie entries and error into a cycle.
             return error.with_traceback(None)
+        except MemoryError as error:
+            return OutOfMemory(f"not enough memory for a batch of {rows} rows: {error}; send fewer rows in one request")
         except Exception as error:  # noqa: BLE001  whatever the network throws belongs to this batch alone
             return RunFailed(f"the network failed on a batch of {rows} rows: {error}")
         if answers is None:

@@ -7,9 +7,12 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from frostline_server.errors import StartError
+
+_log = structlog.get_logger(__name__)
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
@@ -25,6 +28,10 @@ class _Server(ThreadingMixIn, WSGIServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  the signature is socketserver's
+        """A connection that breaks is a line of our log, where the standard library prints a traceback."""
+        _log.warning("an HTTP connection failed", client=str(client_address), exc_info=True)
 
 
 class _ServerV6(_Server):
@@ -83,6 +90,13 @@ class MetricsServer:
         self._server.server_close()
 
     def _app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return self._page(environ, start_response)
+        except Exception:  # noqa: BLE001  the standard library's server would print it
+            _log.exception("a page failed", path=environ["PATH_INFO"])
+            return _text(start_response, "500 Internal Server Error", "the server's log says why")
+
+    def _page(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             page: Iterable[bytes] = self._metrics(environ, start_response)

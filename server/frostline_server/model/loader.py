@@ -19,6 +19,7 @@ from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError, PredictionError
 from frostline_server.model.artifact import Artifact, check_artifact, check_weights, read_labels
+from frostline_server.model.failure_log import FailureLog
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.row_independence import RowsDepend, Verdict, examine
@@ -127,8 +128,10 @@ class Loader:
         labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
         stats, tap = ModelStats(labels), Tap()
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
-        recent = RecentRow()
-        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, tap, recent, admission)
+        recent, failures = RecentRow(), FailureLog(name, folder.name)
+        batcher = batcher_of(
+            f"device-{name}-{folder.name}", sessions, batching, stats, tap, recent, admission, failures
+        )
         codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels)
         batcher.start()
         return LoadedModel(
@@ -388,6 +391,7 @@ def batcher_of(
     tap: Tap,
     recent: RecentRow,
     admission: AdmissionController | None,
+    failures: FailureLog,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
     return Batcher(
@@ -397,6 +401,7 @@ def batcher_of(
         batched=sessions[0].signature.batched,
         name=name,
         admission=admission,
+        on_failure=failures,
         uncast=frozenset.intersection(*[session.uncast for session in sessions]),
     )
 

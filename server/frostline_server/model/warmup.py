@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from frostline_server.batching.request_queue import Batching
-from frostline_server.errors import GraphsFailed, LoadError, PredictionError
+from frostline_server.errors import GraphsFailed, LoadError, OutOfMemory, PredictionError
 from frostline_server.model.memory_growth import MemoryGrowth
 from frostline_server.model.row_independence import RowsDepend, check_company, joined
 from frostline_server.model.sample_rows import MOST, Array, SampleRows
@@ -123,7 +123,7 @@ class Warmup:
             try:
                 outputs = session.run(cycled(rows, size), names)
             except PredictionError as error:
-                if out_of_memory(error):
+                if isinstance(error, OutOfMemory):
                     return self._limited(ran, growth)
                 raise RowsDepend(f"it fails on {size} rows: {error}") from error
             took_s, ran = time.monotonic() - started_s, size
@@ -156,13 +156,6 @@ class Warmup:
 def cycled(rows: SampleRows, size: int) -> list[Array]:
     """A batch of so many rows, one after the other and again from the first; for each input an array [size, ...]."""
     return joined([rows.rows[index % len(rows.rows)] for index in range(size)])
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a run failed because there was not enough memory."""
-    return any(
-        word in str(error).lower() for word in ("allocate memory", "bad_alloc", "bad allocation", "out of memory")
-    )
 
 
 def batch_sizes(batching: Batching) -> list[int]:

@@ -6,7 +6,7 @@ So the server detects a failed device even when no client sends requests.
 import threading
 from collections.abc import Callable, Iterable
 
-from frostline_server.errors import LoadError, PredictionError, RunFailed
+from frostline_server.errors import InvalidData, LoadError, RunFailed
 from frostline_server.model.loaded_model import LoadedModel
 
 _PATIENCE_S = 10.0
@@ -27,6 +27,8 @@ def probe(served: LoadedModel) -> str:
     for session in served.sessions:
         try:
             session.probe(row, golden)
+        except InvalidData:
+            continue
         except (LoadError, RunFailed):
             try:
                 session.probe(row, golden)
@@ -38,8 +40,6 @@ def probe(served: LoadedModel) -> str:
 def _probed(served: LoadedModel) -> str:
     try:
         return probe(served)
-    except PredictionError:  # the data of the row, which says nothing about the device
-        return ""
     except Exception as error:  # noqa: BLE001  whatever it is, operators should read it
         return f"the probe failed: {type(error).__name__}: {error}"
 

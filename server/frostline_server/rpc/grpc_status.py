@@ -5,6 +5,7 @@ Each class in `errors` names its own code. No other module translates errors int
 
 import grpc
 
+from frostline.protocol import ERROR_KIND
 from frostline_server.errors import PredictionError
 
 # In bytes. The message travels in a header, where escaping may triple it, and clients refuse headers of more than 8 KiB.
@@ -31,8 +32,9 @@ GRPC_PUSHBACK = f"grpc-{PUSHBACK}"
 
 
 def trailers(error: PredictionError, *keys: str) -> tuple[tuple[str, str], ...]:
-    """The trailing metadata of an error: under each key, the milliseconds to wait before a retry, if known."""
-    return () if error.pushback_ms is None else tuple([(key, str(error.pushback_ms)) for key in keys])
+    """The trailing metadata of an error: its kind, and under each of `keys` the milliseconds to wait before a retry, if known."""
+    waits = () if error.pushback_ms is None else tuple([(key, str(error.pushback_ms)) for key in keys])
+    return ((ERROR_KIND, error.kind), *waits)
 
 
 def status_number(error: PredictionError) -> int:

@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from frostline.pb import inference_pb2 as pb
 from frostline_server.codec.codec import parse
 from frostline_server.errors import PredictionError
-from frostline_server.rpc.grpc_status import status
+from frostline_server.rpc.grpc_status import status, trailers
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -51,6 +51,6 @@ def _handler(message: type[Any], answer: Callable[[Any], Any]) -> Callable[[byte
             response = answer(parse(message, payload))
             return await response if inspect.isawaitable(response) else response
         except PredictionError as error:
-            await context.abort(*status(error))
+            await context.abort(*status(error), trailers(error))
 
     return call

@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 
 from frostline.pb import inference_pb2 as pb
-from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
+from frostline.protocol import ERROR_KIND, MODEL_INFER, MODEL_STREAM_INFER
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.codec import varint
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode, unexpected
-from frostline_server.rpc.grpc_status import status
+from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, trailers
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -169,7 +169,7 @@ class _Stream:
             if self._failure is not None:
                 error, request_id = self._failure
                 # The server ends a call with a status and never cancels it: the client would keep waiting.
-                await self._context.abort(*status(error, request_id))
+                await self._context.abort(*status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK))
             await reader
         finally:
             reader.cancel()
@@ -237,7 +237,9 @@ class _Stream:
             return
         _, message = status(error, request_id)
         # It names its request, because the answers of a stream come in any order.
-        response = pb.ModelInferResponse(model_name=model, id=request_id)
+        response = pb.ModelInferResponse(
+            model_name=model, id=request_id, parameters={ERROR_KIND: pb.InferParameter(string_param=error.kind)}
+        )
         error_field = pb.ModelStreamInferResponse(error_message=message).SerializeToString()
         self._answer(size, error_field, response.SerializeToString())
 

@@ -56,7 +56,7 @@ class UnaryFrontEnd:
         except Refused as refused:
             await _abort(context, refused.error, refused.request_id)
         except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
-            await context.abort(*status(unexpected(error)))
+            await _abort(context, unexpected(error), "")
         try:
             response = await answered
         except asyncio.CancelledError:

@@ -13,6 +13,7 @@ import numpy as np
 from frostline_server.errors import GraphsFailed
 from frostline_server.runtime.cuda_buckets import NO_GRAPH, WIRE, BindingPlan, Names, computed
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
+from frostline_server.runtime.run_errors import cleaned
 from frostline_server.runtime.signature import Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -136,7 +137,7 @@ class DeviceRunner:
                 with self._captures.running():
                     buckets[size] = self._bind(signature, plan, size, specs, row)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
-            return f"batches could not be bound to buffers on the device: {error}"
+            return f"batches could not be bound to buffers on the device: {cleaned(str(error))}"
         if self.graphs:
             for (size, names), number in ids.items():
                 self._capture(buckets[size], names, number, size)
@@ -193,7 +194,7 @@ class DeviceRunner:
                 self._session.run_with_iobinding(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions share no public base class
                 raise GraphsFailed(
-                    f"the run of {size} rows to {', '.join(names)} could not be captured as a CUDA graph: {error}"
+                    f"the run of {size} rows to {', '.join(names)} could not be captured as a CUDA graph: {cleaned(str(error))}"
                 ) from error
         bucket.bindings[names] = binding, options
 

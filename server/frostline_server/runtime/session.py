@@ -15,6 +15,7 @@ from frostline_server.errors import LoadError, RunFailed
 from frostline_server.runtime.cuda_buckets import BindingPlan, binding_plan
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.golden import Golden, compare, compare_classes
+from frostline_server.runtime.run_errors import run_error
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -93,15 +94,18 @@ class Session:
             One array for each name.
 
         Raises:
-            RunFailed: the network failed on the batch.
+            RunFailed: the network failed on the batch; `InvalidData` or `OutOfMemory` where that is known.
         """
         try:
             if self._runner is not None:
                 return self._runner.run(inputs, outputs)
             arrays: list[Array] = self._compute(outputs, dict(zip(self._names, inputs, strict=True)), self._run_options)
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise RunFailed(f"the network failed: {error}") from error
-        return arrays
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
+            failure = run_error(error, self.device)
+        else:
+            return arrays
+        # Here, so that the error does not keep the batch: ONNX Runtime's own would hold this frame.
+        raise failure
 
     def serve_whole(self) -> None:
         """Take the first axis of every tensor for a part of the request, which then runs alone."""

@@ -17,6 +17,7 @@ from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
 from frostline_server.runtime.heads import add_heads
+from frostline_server.runtime.run_errors import cleaned
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import ROUNDING, Signature, signature_of
 from frostline_server.runtime.tuning import Tuning
@@ -162,8 +163,8 @@ def _open(
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             problem = error
         else:
-            return session, str(problem) if given_up == "graphs" else ""
-    raise LoadError(f"{file} cannot be run: {problem}") from problem
+            return session, cleaned(str(problem)) if given_up == "graphs" else ""
+    raise LoadError(f"{file} cannot be run: {cleaned(str(problem))}") from problem
 
 
 def _caster(cuda: Mapping[str, dict[str, str]]) -> ort.InferenceSession:

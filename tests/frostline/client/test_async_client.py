@@ -64,6 +64,15 @@ async def test_an_unavailable_server_is_tried_again_until_it_answers(server: Fak
     assert len(server.requests) == 2
 
 
+async def test_the_trailer_tells_what_failed(server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")]
+    server.trailers = {"frostline-error": "overloaded"}
+    async with frostline.connect_async(server.address) as client:
+        with pytest.raises(frostline.Overloaded) as caught:
+            await client.predict(MODEL, ROWS)
+    assert (caught.value.code, caught.value.kind) == ("RESOURCE_EXHAUSTED", "overloaded")
+
+
 async def test_a_late_answer_is_given_up(server: FakeServer) -> None:
     server.silent = True
     async with frostline.connect_async(server.address, timeout_s=0.1) as client:

@@ -237,9 +237,72 @@ def test_a_large_request_is_tried_again_too(client: frostline.Client, server: Fa
 
 def test_after_five_attempts_the_failure_is_reported(client: frostline.Client, server: FakeServer) -> None:
     server.failures = [(grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size")] * 9
-    with pytest.raises(frostline.Overloaded):
+    server.trailers = {"frostline-error": "queue_full"}
+    with pytest.raises(frostline.Overloaded) as caught:
         client.predict(MODEL, ROWS)
+    assert (caught.value.code, caught.value.kind) == ("UNAVAILABLE", "queue_full")
     assert len(server.requests) == 5
+
+
+def test_a_server_that_keeps_failing_is_not_tried_again_until_it_answers(
+    client: frostline.Client, server: FakeServer
+) -> None:
+    refusal = (grpc.StatusCode.UNAVAILABLE, "no capacity")
+    # Told not to try again, the client reports each failure at once, and remembers it like any other.
+    server.trailers = {"grpc-retry-pushback-ms": "-1"}
+    server.failures = [refusal] * 60
+    for _ in range(60):
+        with pytest.raises(frostline.ServerUnavailable):
+            client.predict(MODEL, ROWS)
+    server.trailers, server.requests, server.failures = {}, [], [refusal]
+    with pytest.raises(frostline.ServerUnavailable):
+        client.predict(MODEL, ROWS)
+    assert len(server.requests) == 1
+    # 39 tokens are left, a success gives a tenth back, and more than half of the hundred allow a retry.
+    for _ in range(121):
+        client.predict(MODEL, ROWS)
+    server.requests, server.failures = [], [refusal]
+    client.predict(MODEL, ROWS)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "trailers", "kind"),
+    [
+        # A model may be called `queue-router`, or `stopping`: only the trailer says what failed.
+        ("UNAVAILABLE", {"frostline-error": "model_not_ready"}, frostline.ModelNotReady),
+        ("UNAVAILABLE", {}, frostline.ServerUnavailable),
+        ("RESOURCE_EXHAUSTED", {"frostline-error": "overloaded"}, frostline.Overloaded),
+        ("RESOURCE_EXHAUSTED", {}, frostline.MessageTooLarge),
+    ],
+)
+def test_the_trailer_tells_what_failed_and_words_do_not(
+    client: frostline.Client,
+    server: FakeServer,
+    status: str,
+    trailers: dict[str, str],
+    kind: type[frostline.FrostlineError],
+) -> None:
+    words = "model 'queue-router' version 1 is not at ready state, Overloaded: stopping"
+    server.failures = [(grpc.StatusCode[status], words)] * 5
+    server.trailers = {**trailers, "grpc-retry-pushback-ms": "-1"}
+    with pytest.raises(frostline.FrostlineError) as caught:
+        client.predict(MODEL, ROWS)
+    assert type(caught.value) is kind
+    assert caught.value.kind == trailers.get("frostline-error", "")
+
+
+def test_what_is_added_to_an_error_keeps_its_kind(client: frostline.Client, server: FakeServer) -> None:
+    server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "idx=7 must be within the inclusive range [-3,2]")]
+    server.trailers = {"frostline-error": "invalid_data"}
+    with pytest.raises(frostline.InvalidInput, match="; echo expects input FP32") as caught:
+        client.predict(MODEL, ROWS)
+    assert (caught.value.code, caught.value.kind) == ("INVALID_ARGUMENT", "invalid_data")
+    server.failures = [(grpc.StatusCode.NOT_FOUND, "gone")]
+    server.trailers = {"frostline-error": "model_not_found"}
+    with pytest.raises(frostline.ModelNotFound, match="gone; the server has: ") as missing:
+        client.predict(MODEL, ROWS)
+    assert missing.value.kind == "model_not_found"
 
 
 @pytest.mark.parametrize("status", ["INTERNAL", "NOT_FOUND", "RESOURCE_EXHAUSTED", "ABORTED"])

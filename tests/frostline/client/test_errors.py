@@ -1,37 +1,71 @@
-"""From gRPC statuses to errors that say what to do."""
+"""From gRPC statuses, and the server's words for failures, to errors that say what to do."""
 
 import pytest
 
 import frostline
 from frostline.client.errors import from_status
 
-QUEUE = "[request id: 7] Exceeds maximum queue size"
 UPSTREAM = "upstream connect error. reset reason: connection termination"
+ROUTER = "[request id: 7] Request for unknown model: 'queue-router' version 1 is not at ready state"
 
 
 @pytest.mark.parametrize(
-    ("code", "details", "kind", "sentence"),
+    ("code", "kind", "details", "error", "sentence"),
+    [
+        ("NOT_FOUND", "model_not_found", "'m' is not found", frostline.ModelNotFound, "is not found"),
+        ("INVALID_ARGUMENT", "invalid_input", "unexpected shape.", frostline.InvalidInput, "unexpected shape"),
+        ("INVALID_ARGUMENT", "invalid_data", "idx=9", frostline.InvalidInput, "^idx=9$"),
+        ("INTERNAL", "run_failed", "CUDA is gone", frostline.PredictionFailed, "failed while answering: CUDA is gone"),
+        ("RESOURCE_EXHAUSTED", "out_of_memory", "no", frostline.PredictionFailed, "failed while answering: no"),
+        ("RESOURCE_EXHAUSTED", "message_too_large", "big", frostline.MessageTooLarge, "big; send fewer rows"),
+        ("RESOURCE_EXHAUSTED", "overloaded", "late", frostline.Overloaded, "late; the server at box:1 has more to do"),
+        ("UNAVAILABLE", "queue_full", "Exceeds", frostline.Overloaded, "box:1 is overloaded: send less at once"),
+        ("UNAVAILABLE", "queue_timeout", "expired", frostline.Overloaded, "box:1 is overloaded: send less at once"),
+        ("UNAVAILABLE", "model_not_ready", ROUTER, frostline.ModelNotReady, "frostline models --server box:1"),
+        ("UNAVAILABLE", "server_stopping", "queue", frostline.ServerUnavailable, "the server at box:1 is stopping"),
+        ("UNAVAILABLE", "version_closing", "queue", frostline.ServerUnavailable, "the server at box:1 is stopping"),
+        (
+            "UNAVAILABLE",
+            "a_later_word",
+            "why",
+            frostline.ServerUnavailable,
+            "^the server at box:1 cannot answer now: why",
+        ),
+        ("UNIMPLEMENTED", "unsupported", "model 'm' does not end", frostline.InvalidInput, "^model 'm' does not end$"),
+        ("ABORTED", "a_later_word", "why", frostline.FrostlineError, "^ABORTED from box:1: why"),
+    ],
+)
+def test_each_kind_of_failure_has_its_error_with_the_way_out(
+    code: str, kind: str, details: str, error: type[frostline.FrostlineError], sentence: str
+) -> None:
+    found = from_status(code, details, kind=kind, address="box:1", timeout_s=2.5)
+    assert type(found) is error
+    assert (found.code, found.kind) == (code, kind)
+    with pytest.raises(frostline.FrostlineError, match=sentence):
+        raise found
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "error", "sentence"),
     [
         ("NOT_FOUND", "Request for unknown model: 'm' is not found", frostline.ModelNotFound, "is not found"),
         ("INVALID_ARGUMENT", "unexpected shape.", frostline.InvalidInput, "unexpected shape"),
         ("INTERNAL", "CUDA is gone", frostline.PredictionFailed, "the server failed while answering: CUDA is gone"),
-        ("RESOURCE_EXHAUSTED", "too big", frostline.MessageTooLarge, "too big; send fewer rows"),
+        ("RESOURCE_EXHAUSTED", "Overloaded: too big", frostline.MessageTooLarge, "too big; send fewer rows"),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", frostline.DeadlineExceeded, "no answer from box:1 within 2.5 s"),
-        ("UNAVAILABLE", QUEUE, frostline.Overloaded, "box:1 is overloaded: send less at once"),
-        ("UNAVAILABLE", "version 1 is not at ready state", frostline.ModelNotReady, "frostline models --server box:1"),
+        ("UNAVAILABLE", "Exceeds maximum queue size", frostline.ServerUnavailable, r"\(Exceeds maximum queue size\)"),
+        ("UNAVAILABLE", ROUTER, frostline.ServerUnavailable, "no Frostline server answers at box:1"),
         ("UNAVAILABLE", "failed: OK", frostline.ServerUnavailable, r"box:1 was dropped \(OK\); is TLS on"),
-        ("UNIMPLEMENTED", "model 'm' does not end", frostline.InvalidInput, "^model 'm' does not end$"),
-        ("UNAVAILABLE", "Server is stopping", frostline.ServerUnavailable, "the server at box:1 is stopping"),
         ("UNAVAILABLE", UPSTREAM, frostline.ServerUnavailable, r"no Frostline server.*\(connection termination\)"),
-        ("UNIMPLEMENTED", "Method not found!", frostline.FrostlineError, "box:1 is not a Frostline server"),
+        ("UNIMPLEMENTED", "model 'm' does not end", frostline.FrostlineError, "box:1 is not a Frostline server"),
         ("UNAUTHENTICATED", "", frostline.FrostlineError, "UNAUTHENTICATED from box:1: UNAUTHENTICATED"),
     ],
 )
-def test_each_status_has_its_error_with_the_way_out(
-    code: str, details: str, kind: type[frostline.FrostlineError], sentence: str
+def test_without_a_kind_the_status_alone_decides(
+    code: str, details: str, error: type[frostline.FrostlineError], sentence: str
 ) -> None:
-    error = from_status(code, details, address="box:1", timeout_s=2.5)
-    assert type(error) is kind
-    assert error.code == code
+    found = from_status(code, details, kind="", address="box:1", timeout_s=2.5)
+    assert type(found) is error
+    assert (found.code, found.kind) == (code, "")
     with pytest.raises(frostline.FrostlineError, match=sentence):
-        raise error
+        raise found

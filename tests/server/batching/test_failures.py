@@ -12,6 +12,7 @@ from frostline_server.batching.entry import Entry
 from frostline_server.errors import (
     DeadlineExceeded,
     InvalidInput,
+    OutOfMemory,
     PredictionError,
     RunFailed,
 )
@@ -21,6 +22,7 @@ from tests.support.puppet import (
     Puppet,
     Replies,
     Staging,
+    Witness,
     batching,
     computed,
     make_entry,
@@ -206,6 +208,38 @@ def test_an_error_of_a_run_does_not_keep_the_batch_alive(staging: Staging) -> No
     on.finish()
     assert entry.error is not None
     assert entry.error.__traceback__ is None
+
+
+def test_memory_that_a_batch_cannot_have_is_no_fault_of_the_network(staging: Staging) -> None:
+    on = staging()
+
+    def too_much(inputs: Any, wanted: Any) -> Any:
+        raise MemoryError("Unable to allocate 8 EiB")
+
+    on.puppet.answer = too_much
+    entry = on.entry([1])
+    on.submit(entry)
+    on.finish()
+    assert isinstance(entry.error, OutOfMemory)
+    assert str(entry.error) == (
+        "not enough memory for a batch of 1 rows: Unable to allocate 8 EiB; send fewer rows in one request"
+    )
+
+
+def test_each_part_of_a_batch_that_failed_is_told_once_with_its_requests() -> None:
+    told: list[tuple[str, int]] = []
+    puppet, replies = Puppet(), Replies()
+    puppet.answer = spoilt
+    batcher = Batcher(
+        [puppet], Witness(), batching(), on_failure=lambda error, requests: told.append((str(error), requests))
+    )
+    batcher.start()
+    for value in (0, 1, -2, 3, -4):
+        batcher.submit(make_entry(np.full((1, 1), value, np.float32), reply=replies))
+    puppet.release_all()
+    replies.wait_for(5)
+    assert batcher.close(TIMEOUT_S)
+    assert told == [("the network failed on a batch of 1 rows: a negative row", 1)] * 2
 
 
 # Whoever is told fails

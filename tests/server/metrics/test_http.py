@@ -1,6 +1,7 @@
 """The HTTP port over a real socket."""
 
 import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -168,3 +170,32 @@ def test_a_bracketed_ipv6_host_is_taken() -> None:
     url = server.start()
     server.close()
     assert url.startswith("http://[::1]:")
+
+
+def test_a_page_that_fails_is_a_line_of_the_log_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> str:
+        raise ValueError("nobody knows")
+
+    with structlog.testing.capture_logs() as lines, scraping(broken) as url:
+        status, _, body = get(f"{url}/readyz")
+    assert (status, body) == (500, "the server's log says why\n")
+    assert [(line["event"], line["path"], line["log_level"]) for line in lines] == [
+        ("a page failed", "/readyz", "error")
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_connection_that_breaks_is_a_line_of_the_log_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with structlog.testing.capture_logs() as lines, scraping() as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as rude:
+            rude.sendall(b"GET /metrics")
+            # Closing sends a reset where the server waits for the rest of the line.
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        waited = threading.Event()
+        for _ in range(int(TIMEOUT_S * 100)):
+            if lines:
+                break
+            waited.wait(0.01)
+    assert [(line["event"], line["log_level"]) for line in lines] == [("an HTTP connection failed", "warning")]
+    assert capsys.readouterr().err == ""

@@ -277,11 +277,14 @@ def test_a_shape_that_is_not_the_models_is_refused(ask: Ask, model: str, shape: 
     assert expected in message
 
 
-def test_an_output_that_turns_out_as_something_else_fails_that_request_alone(ask: Ask) -> None:
+def test_values_that_the_graph_cannot_use_fail_that_request_alone(ask: Ask) -> None:
     x = onnx_models.rows(3)
     code, message = refused(lambda: ask("shaped", input=x, shape=np.array([5, 5])))
-    assert code == grpc.StatusCode.INTERNAL
-    assert "the network failed" in message
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert message == (
+        "the network does not take this data: Reshape node: The input tensor cannot be reshaped to the requested shape. "
+        "Input shape:{3,4}, requested shape:{5,5}"
+    )
     assert ask("shaped", input=x, shape=np.array([4, 3]))["output"].shape == (4, 3)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from frostline_server.errors import LoadError, RunFailed
+from frostline_server.errors import LoadError, OutOfMemory, RunFailed
 from frostline_server.model import warmup
 from frostline_server.model.memory_growth import MemoryGrowth
 from frostline_server.model.row_independence import RowsDepend
@@ -43,14 +43,16 @@ def warm(
 class Watched:
     """The sizes of a session's runs, with an error for some of them."""
 
-    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch, errors: dict[int, str] | None = None) -> None:
+    def __init__(
+        self, session: Session, monkeypatch: pytest.MonkeyPatch, errors: dict[int, RunFailed] | None = None
+    ) -> None:
         self.sizes: list[int] = []
         run = session.run
 
         def watched(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
             self.sizes.append(len(inputs[0]))
             if errors and len(inputs[0]) in errors:
-                raise RunFailed(errors[len(inputs[0])])
+                raise errors[len(inputs[0])]
             return run(inputs, outputs)
 
         monkeypatch.setattr(session, "run", watched)
@@ -94,7 +96,7 @@ def test_a_row_that_is_answered_otherwise_in_a_large_batch_is_found(tmp_path: Pa
 
 def test_a_network_that_fails_on_a_size_depends_on_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path)
-    Watched(session, monkeypatch, {4: "no such reshape"})
+    Watched(session, monkeypatch, {4: RunFailed("no such reshape")})
     with pytest.raises(RowsDepend, match="it fails on 4 rows: no such reshape"):
         warm(session)
 
@@ -103,7 +105,7 @@ def test_a_network_that_fails_on_a_row_it_answered_before_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = load(tmp_path)
-    Watched(session, monkeypatch, {1: "no more"})
+    Watched(session, monkeypatch, {1: RunFailed("no more")})
     with pytest.raises(LoadError, match="warm-up with 1 rows failed: no more"):
         warm(session)
 
@@ -125,7 +127,7 @@ def test_batches_for_which_there_is_no_memory_are_neither_run_nor_served(
 
 def test_a_batch_that_runs_out_of_memory_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(tmp_path)
-    Watched(session, monkeypatch, {8: "Failed to allocate memory for requested buffer of size 1"})
+    Watched(session, monkeypatch, {8: OutOfMemory("Failed to allocate memory for requested buffer of size 1")})
     most, (warning,) = warm(session)
     assert most == 4
     assert "at most 4 rows, not 8" in warning

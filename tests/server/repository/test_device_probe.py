@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import text_format
 
 from frostline.pb import model_config_pb2
-from frostline_server.errors import InvalidInput, LoadError, RunFailed
+from frostline_server.errors import InvalidData, LoadError, RunFailed
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.sample_rows import RecentRow, Row
@@ -124,7 +124,7 @@ def test_the_row_of_a_warmup_request_is_run(loaded: Callable[..., LoadedModel]) 
 
 def test_what_the_data_causes_is_no_fault_of_the_device() -> None:
     device = Device()
-    device.failures = [InvalidInput("indices element out of data bounds")]
+    device.failures = [InvalidData("indices element out of data bounds")]
     models = [model(device)]
     device_probe = DeviceProbe(lambda: models, lambda served: pytest.fail(served.fault), 3600)
     device_probe.look()

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from frostline_server.errors import LoadError, RunFailed
+from frostline_server.errors import InvalidData, LoadError, RunFailed
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.golden import Golden, read_golden
 from frostline_server.runtime.heads import Heads
@@ -240,10 +240,19 @@ def test_inputs_are_given_in_graph_order(tmp_path: Path) -> None:
 
 def test_what_the_network_refuses_is_a_failed_run(tmp_path: Path) -> None:
     session = load(tmp_path)
-    with pytest.raises(RunFailed, match=r"^the network failed: "):
+    with pytest.raises(InvalidData, match=r"^the network does not take this data: Got invalid dimensions"):
         session.run([onnx_models.rows(1, 5)], ["logits"])
+    with pytest.raises(RunFailed, match=r"^the network failed: "):
+        session.run([onnx_models.rows(1)], ["no such output"])
     with pytest.raises(RunFailed):
         session.run([], ["logits"])
+
+
+def test_a_failed_run_keeps_nothing_of_its_batch(tmp_path: Path) -> None:
+    session = load(tmp_path)
+    with pytest.raises(InvalidData) as caught:
+        session.run([onnx_models.rows(1, 5)], ["logits"])
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
 # Warming up
@@ -387,7 +396,7 @@ def test_logits_of_another_shape_are_found(tmp_path: Path) -> None:
 
 
 def test_inputs_the_network_refuses_are_found(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"^golden check failed: the network failed: "):
+    with pytest.raises(LoadError, match=r"^golden check failed: the network does not take this data: "):
         load(tmp_path).check_golden(golden(inputs={"input": onnx_models.rows(8, 5)}), 64)
 
 
