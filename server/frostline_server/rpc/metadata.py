@@ -90,7 +90,7 @@ class Metadata:
 def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.TensorMetadata:
     shape = (None, *spec.shape) if batched else spec.shape
     return pb.ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=spec.datatype, shape=[-1 if size is None else size for size in shape]
+        name=spec.client_name, datatype=spec.datatype, shape=[-1 if size is None else size for size in shape]
     )
 
 

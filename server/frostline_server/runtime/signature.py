@@ -1,7 +1,7 @@
 """The signature of a network: its inputs and outputs, as the graph and as clients see them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class TensorSpec:
             any size.
         reshape: the same as the network sees it, where the model's configuration gives clients another.
         ranked: whether the graph says how many axes there are.
+        alias: what clients call it, if that is not its name in the graph.
     """
 
     name: str
@@ -35,6 +36,12 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     reshape: tuple[int | None, ...] | None = None
     ranked: bool = True
+    alias: str = ""
+
+    @property
+    def client_name(self) -> str:
+        """Its name for clients."""
+        return self.alias or self.name
 
     @property
     def graph_shape(self) -> tuple[int | None, ...]:
@@ -51,7 +58,7 @@ class Signature:
         outputs: those clients may ask for, in graph order, appended heads last.
         own_outputs: names of the outputs that answer a request which names none: the file's own.
         batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
-        heads: the names that read the last layer, when heads were appended.
+        heads: the names in the graph of what tells the classes, when heads were appended.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -66,7 +73,7 @@ class Signature:
 
     @property
     def classes(self) -> int | None:
-        """How many classes a network that ends at logits tells apart; None for others, and where the graph does not say."""
+        """How many classes a classifier tells apart; None for others, and where the graph does not say."""
         logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
         return logits.graph_shape[0 if self.batched else 1] if logits else None
 
@@ -85,12 +92,16 @@ def signature_of(
     Raises:
         LoadError: an input or output has an unsupported type.
     """
-    outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
+    offered = heads.offered(own_outputs) if heads else {name: name for name in own_outputs}
+    outputs = [node for node in session.get_outputs() if node.name in offered]
     nodes = [*session.get_inputs(), *outputs]
     batched = bool(session.get_inputs()) and all(node.shape and not isinstance(node.shape[0], int) for node in nodes)
     return Signature(
         inputs=tuple(_spec(node, unranked, batched=batched) for node in session.get_inputs()),
-        outputs=tuple(_spec(node, unranked, batched=batched) for node in outputs),
+        outputs=tuple(
+            replace(spec, alias="" if offered[spec.name] == spec.name else offered[spec.name])
+            for spec in (_spec(node, unranked, batched=batched) for node in outputs)
+        ),
         own_outputs=own_outputs,
         batched=batched,
         heads=heads,
