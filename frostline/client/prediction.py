@@ -35,7 +35,7 @@ class Prediction:
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """The raw scores, [rows, classes]."""
+        """The network's own output, [rows, classes]: raw scores, or probabilities where its file ends at a softmax."""
         return _asked_for(self._logits, "logits", "outputs=['logits']")
 
     @property
