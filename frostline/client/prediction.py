@@ -35,7 +35,10 @@ class Prediction:
 
     @property
     def logits(self) -> NDArray[np.floating]:
-        """The raw scores, [rows, classes], in the network's own precision."""
+        """The network's own output, [rows, classes]: raw scores, or probabilities where its file ends at a softmax.
+
+        In the network's own precision.
+        """
         return _asked_for(self._logits, "logits", "outputs=['logits']")
 
     @property

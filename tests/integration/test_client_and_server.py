@@ -35,7 +35,7 @@ def test_the_clients_errors_follow_the_servers_sentences(tmp_path: Path, front_e
             client.predict("nobody", rows)
         with pytest.raises(frostline.InvalidInput, match=r"Expected \[-1,4\], got \[2,3\]"):
             client.predict("linear", rows[:, :3])
-        with pytest.raises(frostline.InvalidInput, match="does not end at logits"):
+        with pytest.raises(frostline.InvalidInput, match="does not choose one of several classes"):
             client.predict("text", rows)
         with (
             server.held("linear") as device,

@@ -11,12 +11,16 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from frostline_server.runtime.heads import Heads
+
 Array = np.ndarray[Any, Any]
 Dim = str | int | None
 
 WEIGHTS = np.array([[1, 0, -1], [0, 2, 1], [3, -1, 0], [-2, 1, 1]], np.float32)
 BIAS = np.array([0.5, 0.0, -0.5], np.float32)
 LABELS = ("ant", "bee", "cat")
+HEADS = Heads("logits", "frostline_softmax", "frostline_argmax", "frostline_confidence")
+"""What is appended to `linear`, and to any graph with an output `logits` [N, C] and no name that begins so."""
 
 
 def rows(count: int, *shape: int, dtype: Any = np.float32) -> Array:
@@ -235,6 +239,66 @@ def unranked() -> onnx.ModelProto:
         [helper.make_node("Reshape", ["input", "shape"], ["output"])],
         inputs=[_float("input", ["rows", 4]), helper.make_tensor_value_info("shape", TensorProto.INT64, ["axes"])],
         outputs=[helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
+    )
+
+
+def zeros(declared: Sequence[Dim], *, opset: int = 18) -> onnx.ModelProto:
+    """Any `shape` INT64 [axes] to an `output` of that many zeros, whatever shape the file declares."""
+    return _model(
+        [helper.make_node("ConstantOfShape", ["shape"], ["output"])],
+        inputs=[helper.make_tensor_value_info("shape", TensorProto.INT64, ["axes"])],
+        outputs=[_float("output", declared)],
+        opset=opset,
+    )
+
+
+def learner(
+    operator: str,
+    *,
+    label: int = TensorProto.INT64,
+    classes: Dim = 3,
+    normalised: bool = False,
+    opset: int = 1,
+    **attributes: Any,
+) -> onnx.ModelProto:
+    """An operator of ai.onnx.ml as converters write it: `input` [rows, 4] to `label` [rows] and `probabilities` [rows, classes].
+
+    Args:
+        operator: its name.
+        label: the type of the labels.
+        classes: what the file says of their number.
+        normalised: whether the scores are divided by their sum.
+        opset: of ai.onnx.ml; the file names no other operator set.
+        attributes: the operator's.
+    """
+    domain = "ai.onnx.ml"
+    scores = "scores" if normalised else "probabilities"
+    nodes = [helper.make_node(operator, ["input"], ["label", scores], domain=domain, **attributes)]
+    if normalised:
+        nodes.append(helper.make_node("Normalizer", ["scores"], ["probabilities"], domain=domain, norm="L1"))
+    graph = helper.make_graph(
+        nodes,
+        "learner",
+        [_float("input", ["rows", 4])],
+        [helper.make_tensor_value_info("label", label, ["rows"]), _float("probabilities", ["rows", classes])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, opset)], ir_version=8)
+
+
+def ending(
+    nodes: Sequence[onnx.NodeProto], shape: Sequence[Dim], *, opset: int = 18, **constants: Array
+) -> onnx.ModelProto:
+    """The scores that `linear` computes from `input` [rows, 4], then these nodes from `scores` to `probabilities` of this shape."""
+    return _model(
+        [
+            helper.make_node("MatMul", ["input", "weights"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["scores"]),
+            *nodes,
+        ],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[_float("probabilities", shape)],
+        constants={"weights": WEIGHTS, "bias": BIAS, **constants},
+        opset=opset,
     )
 
 

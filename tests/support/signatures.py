@@ -5,7 +5,7 @@ from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.heads import Heads
 from frostline_server.runtime.signature import Signature, TensorSpec
 
-HEADS = Heads(logits="logits")
+HEADS = Heads("logits", "softmax", "argmax", "frostline_confidence")
 
 
 def spec(name: str, datatype: str, *shape: int | None) -> TensorSpec:

@@ -40,7 +40,7 @@ class DecodedRequest(NamedTuple):
         kind: what each row is like.
         rows: how many there are.
         data: for each input, the elements.
-        wanted: names of the outputs to compute.
+        wanted: names of the outputs to compute, in the graph.
         priority: the request's own; 0 for the model's default.
         timeout_s: how many seconds it may wait in the queue; None for as long as any.
         deliveries: how the outputs are delivered: one for each output wanted, or in the typed API the request itself;
@@ -102,6 +102,9 @@ class Codec:
         self._labels = labels
         self._layouts = Layouts(model, signature, max_batch_size)
         self._specs = signature.inputs
+        self._in_graph = {spec.client_name: spec.name for spec in signature.outputs}
+        self._aliases = {spec.name: spec.alias for spec in signature.outputs if spec.alias}
+        # By the names that a request gives.
         self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {(): signature.own_outputs}
         self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
         self._recognised: dict[RequestHeader, DecodedRequest] = {}
@@ -200,7 +203,7 @@ class Codec:
         if len(self._wanted) >= _MAX_CACHED:
             self._wanted = {(): self._signature.own_outputs}
         # Equal requests share one tuple, so that the batcher's comparison is of identities.
-        return self._wanted.setdefault(names, names)
+        return self._wanted.setdefault(names, tuple([self._in_graph[name] for name in names]))
 
     def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> bytes:
         """A serialised ModelInferResponse, outputs raw.
@@ -236,14 +239,15 @@ class Codec:
             InvalidInput: an output has no room in its shared memory; nothing was written to any.
         """
         response = inference_pb2.ModelInferResponse(model_name=self._model, model_version=self._version, id=request_id)
-        deliver(response, wanted, outputs, deliveries, self._labels, batched=self._signature.batched)
+        names = [self._aliases.get(name, name) for name in wanted]
+        deliver(response, names, outputs, deliveries, self._labels, batched=self._signature.batched)
         return response.SerializeToString()
 
     def _prepare(self, wanted: tuple[str, ...], outputs: Sequence[Array]) -> tuple[bytes, list[bytes]]:
         response = inference_pb2.ModelInferResponse(model_name=self._model, model_version=self._version)
         raw_heads = []
         for name, array in zip(wanted, outputs, strict=True):
-            response.outputs.add(name=name, datatype=NAMES[array.dtype.str], shape=array.shape)
+            response.outputs.add(name=self._aliases.get(name, name), datatype=NAMES[array.dtype.str], shape=array.shape)
             raw_heads.append(b"" if array.dtype.hasobject else _RAW_TAG + varint(array.nbytes))
         return response.SerializeToString(), raw_heads
 
@@ -254,13 +258,13 @@ class Codec:
 
         Raises:
             InvalidInput: it does not fit the network.
-            Unsupported: the network does not end at logits.
+            Unsupported: the network is no classifier.
         """
         heads = self._signature.heads
         if heads is None:
             raise Unsupported(
-                f"model '{self._model}' does not end at logits [N, C, ...], so it has no softmax or argmax; call "
-                "ModelInfer instead"
+                f"model '{self._model}' does not choose one of several classes, so it has no logits, softmax or argmax; "
+                f"call ModelInfer, which answers with its outputs {[spec.client_name for spec in self._signature.outputs]}"
             )
         lone = len(self._specs) == 1
         headers = []

@@ -55,7 +55,7 @@ def plan_deliveries(
         InvalidInput: a parameter is wrong, or an output has no room in its shared memory.
         RegionNotFound: an output is to go to shared memory that is not known.
     """
-    specs = {spec.name: spec for spec in signature.outputs}
+    specs = {spec.client_name: spec for spec in signature.outputs}
     deliveries = []
     for output in outputs:
         spec = specs[output.name]
@@ -135,7 +135,7 @@ def check_classes(model: str, spec: TensorSpec) -> None:
     """
     if spec.dtype.kind not in "fiu":
         raise InvalidInput(
-            f"class result not available for output '{spec.name}' of model '{model}' due to unsupported type "
+            f"class result not available for output '{spec.client_name}' of model '{model}' due to unsupported type "
             f"'{spec.datatype}'"
         )
 

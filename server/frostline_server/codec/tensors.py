@@ -172,7 +172,7 @@ def check_outputs(model: str, signature: Signature, names: tuple[str, ...]) -> N
     Raises:
         InvalidInput: a name is unknown or comes twice.
     """
-    known = [spec.name for spec in signature.outputs]
+    known = [spec.client_name for spec in signature.outputs]
     for index, name in enumerate(names):
         if name not in known:
             raise InvalidInput(f"unexpected inference output '{name}' for model '{model}'; it has {_listed(known)}")

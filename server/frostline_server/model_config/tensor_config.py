@@ -29,16 +29,16 @@ def agreed(signature: Signature, config: model_config_pb2.ModelConfig) -> Signat
     if missing:
         raise LoadError(f"config.pbtxt declares the inputs {list(inputs)}, but the graph also takes {missing}")
     batched = _batched(signature, config, {**inputs, **outputs})
-    offered = [spec for spec in signature.outputs if not outputs or _offered(spec.name, outputs, signature)]
+    offered = [spec for spec in signature.outputs if not outputs or _offered(spec, outputs, signature)]
     return replace(
         signature,
         inputs=tuple(_agree("input", spec, signature, inputs.get(spec.name), batched) for spec in signature.inputs),
         outputs=_with_heads(
             signature,
-            tuple(_agree("output", spec, signature, outputs.get(spec.name), batched) for spec in offered),
+            tuple(_agree("output", spec, signature, outputs.get(spec.client_name), batched) for spec in offered),
             batched,
         ),
-        own_outputs=tuple(spec.name for spec in offered if spec.name in outputs) or signature.own_outputs,
+        own_outputs=tuple(spec.name for spec in offered if spec.client_name in outputs) or signature.own_outputs,
         batched=batched,
     )
 
@@ -62,7 +62,7 @@ def complete(config: model_config_pb2.ModelConfig, signature: Signature, device:
     for spec in signature.inputs:
         _fill(config.input.add(name=spec.name), spec)
     for spec in signature.outputs:
-        _fill(config.output.add(name=spec.name, label_filename=labels.get(spec.name, "")), spec)
+        _fill(config.output.add(name=spec.client_name, label_filename=labels.get(spec.client_name, "")), spec)
 
 
 def _fill(declared: Declared, spec: TensorSpec) -> None:
@@ -89,10 +89,11 @@ def type_name(number: int) -> str:
     return {known: name for name, known in model_config_pb2.DataType.items()}.get(number, str(number))
 
 
-def _offered(name: str, outputs: Iterable[str], signature: Signature) -> bool:
+def _offered(spec: TensorSpec, outputs: Iterable[str], signature: Signature) -> bool:
     """The outputs that clients may request: as in Triton those declared, and always the appended heads."""
     heads = signature.heads
-    return name in outputs or (heads is not None and name in (heads.logits, heads.softmax, heads.argmax))
+    always = heads is not None and spec.name in (heads.logits, heads.softmax, heads.argmax)
+    return spec.client_name in outputs or always
 
 
 def _with_heads(signature: Signature, outputs: tuple[TensorSpec, ...], batched: bool) -> tuple[TensorSpec, ...]:
@@ -103,15 +104,18 @@ def _with_heads(signature: Signature, outputs: tuple[TensorSpec, ...], batched: 
     logits = next(spec.graph_shape for spec in outputs if spec.name == heads.logits)
     lead = 0 if batched else 1
     shapes = {heads.softmax: logits, heads.argmax: logits[:lead] + logits[lead + 1 :]}
-    return tuple(replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in outputs)
+    return tuple(
+        replace(spec, shape=shapes[spec.name]) if spec.name in shapes and spec.name != heads.logits else spec
+        for spec in outputs
+    )
 
 
 def _by_name(kind: str, declared: Iterable[Declared], specs: Iterable[TensorSpec]) -> dict[str, Declared]:
-    in_graph = [spec.name for spec in specs]
+    known = [spec.client_name for spec in specs]
     by_name: dict[str, Declared] = {}
     for tensor in declared:
-        if tensor.name not in in_graph:
-            raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}', but the graph has {in_graph}")
+        if tensor.name not in known:
+            raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}', but the graph has {known}")
         if tensor.name in by_name:
             raise LoadError(f"config.pbtxt names the {kind} '{tensor.name}' twice")
         by_name[tensor.name] = tensor
@@ -122,7 +126,7 @@ def _batched(signature: Signature, config: model_config_pb2.ModelConfig, declare
     specs = [*signature.inputs, *signature.outputs]
     if config.max_batch_size > 0:
         fixed = [
-            f"'{spec.name}' {_text(_whole(spec, signature))}"
+            f"'{spec.client_name}' {_text(_whole(spec, signature))}"
             for spec in specs
             if spec.ranked and _whole(spec, signature)[:1] != (None,)
         ]
@@ -138,9 +142,9 @@ def _batched(signature: Signature, config: model_config_pb2.ModelConfig, declare
     whole = [
         spec
         for spec in specs
-        if spec.name in declared
+        if spec.client_name in declared
         and spec.ranked
-        and len(_dims(declared[spec.name])[1]) == len(_whole(spec, signature)) > 0
+        and len(_dims(declared[spec.client_name])[1]) == len(_whole(spec, signature)) > 0
     ]
     return signature.batched and not whole
 
@@ -163,8 +167,8 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
     if not spec.ranked and (declared is None or not declared.dims):
         if batched:
             raise LoadError(
-                f"config.pbtxt sets max_batch_size, but the graph does not say the shape of the {kind} '{spec.name}'; declare "
-                "its dims in config.pbtxt"
+                f"config.pbtxt sets max_batch_size, but the graph does not say the shape of the {kind} '{spec.client_name}'; "
+                "declare its dims in config.pbtxt"
             )
         if declared is not None:
             _check_type(kind, spec, declared)
@@ -176,7 +180,7 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
     dims, own = _dims(declared)
     if any(size is not None and size < 0 for size in (*dims, *own)):
         raise LoadError(
-            f"config.pbtxt declares the {kind} '{spec.name}' with dims {_text(dims)}; only -1 stands for any size"
+            f"config.pbtxt declares the {kind} '{spec.client_name}' with dims {_text(dims)}; only -1 stands for any size"
         )
     if not dims and not declared.HasField("reshape"):
         return replace(spec, shape=graph)
@@ -187,19 +191,19 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
         batch = " without the batch axis" if batched else ""
         declared_as = f"{_text(own)}, by its reshape," if declared.HasField("reshape") else _text(own)
         raise LoadError(
-            f"config.pbtxt declares the {kind} '{spec.name}' as {declared_as} but the graph has {_text(graph)}{batch}"
+            f"config.pbtxt declares the {kind} '{spec.client_name}' as {declared_as} but the graph has {_text(graph)}{batch}"
         )
     if own == dims:
         # For an input the narrower size counts; for an output the declared one, because graphs are sometimes wrong.
         return replace(spec, shape=_narrowed(dims, graph) if kind == "input" and spec.ranked else dims, ranked=True)
     heads = signature.heads
-    if heads is not None and spec.name in (heads.softmax, heads.argmax):
+    if heads is not None and spec.name != heads.logits and spec.name in (heads.softmax, heads.argmax):
         raise LoadError(
-            f"config.pbtxt reshapes '{spec.name}', which this server adds to the network and cannot reshape"
+            f"config.pbtxt reshapes '{spec.client_name}', which this server adds to the network and cannot reshape"
         )
     if _pieces(dims) != _pieces(own):
         raise LoadError(
-            f"config.pbtxt reshapes the {kind} '{spec.name}' from {_text(dims)} to {_text(own)}, which have different numbers of "
+            f"config.pbtxt reshapes the {kind} '{spec.client_name}' from {_text(dims)} to {_text(own)}, which have different numbers of "
             "elements"
         )
     return replace(spec, shape=dims, reshape=own, ranked=True)
@@ -208,7 +212,7 @@ def _agree(kind: str, spec: TensorSpec, signature: Signature, declared: Declared
 def _check_type(kind: str, spec: TensorSpec, declared: Declared) -> None:
     if declared.data_type not in (model_config_pb2.TYPE_INVALID, data_type(spec)):
         raise LoadError(
-            f"config.pbtxt declares the {kind} '{spec.name}' as {type_name(declared.data_type)}, but the graph has "
+            f"config.pbtxt declares the {kind} '{spec.client_name}' as {type_name(declared.data_type)}, but the graph has "
             f"{type_name(data_type(spec))}"
         )
 

@@ -90,7 +90,7 @@ class Metadata:
 def _metadata(spec: TensorSpec, *, batched: bool) -> pb.ModelMetadataResponse.TensorMetadata:
     lead = [-1] if batched else []
     return pb.ModelMetadataResponse.TensorMetadata(
-        name=spec.name, datatype=spec.datatype, shape=[*lead, *protocol_shape(spec)]
+        name=spec.client_name, datatype=spec.datatype, shape=[*lead, *protocol_shape(spec)]
     )
 
 

@@ -1,13 +1,11 @@
 """Options of the CUDA execution provider for one network: CUDA graphs and the precision of its arithmetic."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import onnx
-import onnx.inliner
-import onnx.shape_inference
 
 from frostline_server.runtime.devices import CUDA, Provider
+from frostline_server.runtime.shape_inference import inferred
 
 
 def graphs_wanted(providers: Sequence[Provider], model: onnx.ModelProto, run_entries: Mapping[str, str]) -> bool:
@@ -36,53 +34,25 @@ def replayable(model: onnx.ModelProto) -> bool:
     in every replay.
     """
     try:
-        # A function's nodes count as the graph's own.
-        skeleton = onnx.inliner.inline_local_functions(_skeleton(model))
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        graph = inferred(model, _SOME_ROWS)
     except Exception:  # noqa: BLE001  of no public class; whoever opens the session says what is wrong with the network
         return False
-    if not inferred.input or any(node.op_type in _RANDOM or _has_body(node) for node in inferred.node):
+    if not graph.input or any(node.op_type in _RANDOM or _has_body(node) for node in graph.node):
         return False
-    known = {value.name for value in (*inferred.value_info, *inferred.output) if _fixed_size(value)}
-    return all(_fixed_size(value) for value in inferred.input) and all(
-        name in known for node in inferred.node for name in node.output if name
+    known = {value.name for value in (*graph.value_info, *graph.output) if _fixed_size(value)}
+    return all(_fixed_size(value) for value in graph.input) and all(
+        name in known for node in graph.node for name in node.output if name
     )
 
 
 _RANDOM = frozenset(
     ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 )
-_SMALL = 1024
-"""Elements of a constant that may be a shape. The contents of larger constants decide no size, and are left out."""
 _SOME_ROWS = 3
 
 
 def _has_body(node: onnx.NodeProto) -> bool:
     return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
-
-
-def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network without the contents of its weights, and with a batch of some size."""
-    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
-    graph = skeleton.graph
-    graph.name = model.graph.name
-    graph.node.extend(model.graph.node)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    for constant in model.graph.initializer:
-        if math.prod(constant.dims) <= _SMALL and constant.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(constant)
-        else:
-            graph.initializer.add(name=constant.name, dims=constant.dims, data_type=constant.data_type)
-    constants = {constant.name for constant in model.graph.initializer}
-    for value in graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if dims and value.name not in constants and not dims[0].HasField("dim_value"):
-            dims[0].dim_value = _SOME_ROWS
-    for value in graph.output:
-        # What the file says of them may be less than what follows.
-        value.type.tensor_type.ClearField("shape")
-    return skeleton
 
 
 def _fixed_size(value: onnx.ValueInfoProto) -> bool:

@@ -1,122 +1,211 @@
-"""Classification heads: softmax and argmax nodes, appended to the graph after its logits.
+"""Classification heads: softmax and argmax nodes, appended to the graph after its last layer.
 
-They run on the device with the network.
-
-The rule for which graphs get heads: exactly one output, a float tensor [N, C] or, as for a class at each pixel, [N,
-C, ...] with C fixed, and no `frostline.task` in the file's metadata that says it is something else than one class for
-each row (a regression, several labels at once). The classes are axis 1. Softmax subtracts the true maximum (ONNX
-Runtime's kernel does), and argmax takes the lowest index on a tie.
+They run on the device with the network, and have names that the file does not use: clients know them by others. Which
+graphs get heads, and whether they end at logits or at probabilities, `frostline_server.runtime.last_layer` decides. Softmax
+subtracts the true maximum (ONNX Runtime's kernel does), and argmax takes the lowest index on a tie.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
 
-SINGLE_LABEL = "single-label"
+from frostline_server.runtime.last_layer import LastLayer, Meaning, last_layer
+
 SOFTMAX = "softmax"
 ARGMAX = "argmax"
-CONFIDENCE = "frostline_confidence"
-"""The predicted class's probability, [N]; computed for the metrics, never offered to clients.
-
-Not for a class at each pixel: moving all of them off the device for every batch would cost more than the answer.
-"""
-
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Names of the outputs that read one network's last layer.
+    """Names in the graph of the outputs that tell a network's classes.
 
     Attributes:
-        logits: the network's own output, [N, C, ...].
+        logits: the file's own output, [N, C, ...]. Where it ends at a softmax, these are probabilities.
         softmax: probabilities, [N, C, ...].
         argmax: indices of the most probable classes, [N, ...].
-        confidence: their probabilities, [N]; "" where there is more than one class for each row.
+        confidence: their probabilities, [N]; computed for the metrics, never offered to clients. "" where there is more
+            than one class for each row: moving all of them off the device for every batch would cost more than the
+            answer.
     """
 
     logits: str
-    softmax: str = SOFTMAX
-    argmax: str = ARGMAX
-    confidence: str = CONFIDENCE
+    softmax: str
+    argmax: str
+    confidence: str = ""
+
+    def offered(self, own_outputs: tuple[str, ...]) -> dict[str, str]:
+        """By what name clients may ask for each of these: an output of the file keeps its own."""
+        names = {self.softmax: SOFTMAX, self.argmax: ARGMAX}
+        return {name: name for name in own_outputs} | {
+            name: public for name, public in names.items() if public not in own_outputs
+        }
 
 
 def add_heads(model: onnx.ModelProto) -> tuple[Heads | None, bytes]:
-    """The heads of a network whose one output is a float tensor [N, C] or [N, C, ...].
+    """The heads of a network that chooses one of several classes.
 
     Returns:
         The outputs' names, and what to append to the serialised network to add them: protobuf merges messages that follow
         each other. None and nothing when the graph is to be served as it is.
     """
+    layer = last_layer(model)
     addition = onnx.ModelProto()
-    heads = _add_heads(model, addition.graph)
-    return heads, addition.SerializeToString() if heads else b""
+    opset = _opset(model, addition)
+    if layer is None or opset is None or (not layer.certain and opset < _OPSET_OF_IF):
+        return None, b""
+    heads = _names(model, layer)
+    nodes, values = _nodes(layer, heads, opset)
+    if not layer.certain:
+        nodes = _guarded(layer, heads, opset)
+        for value in values:
+            for dim in value.type.tensor_type.shape.dim:
+                dim.Clear()
+    addition.graph.node.extend(nodes)
+    addition.graph.output.extend(values)
+    return heads, addition.SerializeToString()
 
 
-def _add_heads(model: onnx.ModelProto, added: onnx.GraphProto) -> Heads | None:
-    graph = model.graph
-    if len(graph.output) != 1 or _task(model) != SINGLE_LABEL:
+def _opset(model: onnx.ModelProto, addition: onnx.ModelProto) -> int | None:
+    """The version of the default operator set; added where the file has none. None where that could change the file's meaning."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if versions:
+        return max(versions)
+    if any(node.domain in ("", "ai.onnx") for graph in _graphs(model.graph) for node in graph.node):
+        # ONNX Runtime takes its newest for these.
         return None
-    logits = graph.output[0]
-    tensor = logits.type.tensor_type
-    shape = [_dimension(dim) for dim in tensor.shape.dim]
-    if tensor.elem_type not in _FLOATS or len(shape) < 2 or shape[1] == 0:
-        return None
-    if len(shape) > 2 and not isinstance(shape[1], int):
-        # An axis of any size, such as time, cannot be the class axis.
-        return None
-    taken = {name for node in graph.node for name in node.output}
-    taken |= {value.name for value in graph.input} | {constant.name for constant in graph.initializer}
-    if taken & {SOFTMAX, ARGMAX, CONFIDENCE}:
-        return None
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    opset = 13 if model.ir_version >= _IR_OF_OPSET_13 else 7
+    addition.opset_import.add(domain="", version=opset)
+    return opset
+
+
+_IR_OF_OPSET_13 = 7
+_OPSET_OF_IF = 11
+"""From this operator set on, the branches of an If may have different shapes."""
+
+
+def _names(model: onnx.ModelProto, layer: LastLayer) -> Heads:
+    """Names of the heads that begin as no name in the file does."""
+    taken = {name for graph in _graphs(model.graph) for name in _names_in(graph)}
+    prefix = "frostline_"
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "_"
+    own = layer.meaning is Meaning.PROBABILITIES and layer.name == SOFTMAX
+    return Heads(
+        logits=layer.name,
+        softmax=layer.name if own else f"{prefix}softmax",
+        argmax=f"{prefix}argmax",
+        confidence="" if len(layer.shape) > 2 else f"{prefix}confidence",
+    )
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from _graphs(inner)
+
+
+def _names_in(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield node.name
+        yield from node.input
+        yield from node.output
+    for value in (*graph.input, *graph.output):
+        yield value.name
+    for constant in graph.initializer:
+        yield constant.name
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name
+
+
+def _nodes(layer: LastLayer, heads: Heads, opset: int) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:
+    """The nodes of the heads, and their outputs."""
+    element, shape = layer.element, layer.shape
+    nodes, values = [], []
+    if heads.softmax != layer.name:
+        nodes += _softmax(layer, heads.softmax, opset)
+        values.append(helper.make_tensor_value_info(heads.softmax, element, shape))
     # Which of equal maxima ArgMax picks is part of its definition only from opset 12 on.
     first_index: dict[str, Any] = {"select_last_index": 0} if opset >= 12 else {}
-    added.node.extend(_softmax(logits.name, len(shape), opset))
-    added.node.append(
-        helper.make_node("ArgMax", [logits.name], [ARGMAX], name=f"{ARGMAX}_head", axis=1, keepdims=0, **first_index)
-    )
-    added.output.extend(
-        [
-            helper.make_tensor_value_info(SOFTMAX, tensor.elem_type, shape),
-            helper.make_tensor_value_info(ARGMAX, TensorProto.INT64, [shape[0], *shape[2:]]),
-        ]
-    )
-    if len(shape) > 2:
-        return Heads(logits.name, confidence="")
-    # ReduceMax took its axes as an attribute before opset 18 and as an input since.
-    axes: dict[str, Any] = {"axes": [1]} if opset < 18 else {}
-    inputs = [SOFTMAX]
-    if opset >= 18:
-        inputs.append(f"{CONFIDENCE}_axes")
-        added.initializer.append(helper.make_tensor(inputs[1], TensorProto.INT64, [1], [1]))
-    added.node.append(
-        helper.make_node("ReduceMax", inputs, [CONFIDENCE], name=f"{CONFIDENCE}_head", keepdims=0, **axes)
-    )
-    added.output.append(helper.make_tensor_value_info(CONFIDENCE, tensor.elem_type, shape[:1]))
-    return Heads(logits.name)
+    nodes.append(_node("ArgMax", [layer.name], heads.argmax, axis=1, keepdims=0, **first_index))
+    values.append(helper.make_tensor_value_info(heads.argmax, TensorProto.INT64, [shape[0], *shape[2:]]))
+    if heads.confidence:
+        # ReduceMax took its axes as an attribute before opset 18 and as an input since.
+        inputs, axes = [heads.softmax], {"axes": [1]}
+        if opset >= 18:
+            inputs.append(f"{heads.confidence}_axes")
+            nodes.append(_constant(inputs[1], [1], [1]))
+            axes = {}
+        nodes.append(_node("ReduceMax", inputs, heads.confidence, keepdims=0, **axes))
+        values.append(helper.make_tensor_value_info(heads.confidence, element, shape[:1]))
+    return nodes, values
 
 
-def _softmax(logits: str, rank: int, opset: int) -> list[onnx.NodeProto]:
+def _softmax(layer: LastLayer, softmax: str, opset: int) -> list[onnx.NodeProto]:
+    logits, rank = layer.name, len(layer.shape)
+    if layer.meaning is Meaning.PROBABILITIES:
+        return [_node("Identity", [logits], softmax)]
     if rank == 2 or opset >= 13:
-        return [helper.make_node("Softmax", [logits], [SOFTMAX], name=f"{SOFTMAX}_head", axis=1)]
+        return [_node("Softmax", [logits], softmax, axis=1)]
     # Before opset 13 Softmax ran over all axes from the given one on, so the class axis moves last and back.
     there, back = [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
-    last, probabilities = f"{SOFTMAX}_last", f"{SOFTMAX}_probabilities"
+    last, probabilities = f"{softmax}_last", f"{softmax}_probabilities"
     return [
-        helper.make_node("Transpose", [logits], [last], name=f"{SOFTMAX}_there", perm=there),
-        helper.make_node("Softmax", [last], [probabilities], name=f"{SOFTMAX}_head", axis=rank - 1),
-        helper.make_node("Transpose", [probabilities], [SOFTMAX], name=f"{SOFTMAX}_back", perm=back),
+        _node("Transpose", [logits], last, perm=there),
+        _node("Softmax", [last], probabilities, axis=rank - 1),
+        _node("Transpose", [probabilities], softmax, perm=back),
     ]
 
 
-def _task(model: onnx.ModelProto) -> str:
-    return next((entry.value for entry in model.metadata_props if entry.key == "frostline.task"), SINGLE_LABEL)
+def _guarded(layer: LastLayer, heads: Heads, opset: int) -> list[onnx.NodeProto]:
+    """The same, for a network that may answer with another shape than its file says: the heads are empty then.
+
+    ArgMax fails on an axis that is missing or has no elements, and would fail the run with it.
+    """
+    guard, rank, classes = f"{heads.argmax}_guard", len(layer.shape), int(layer.shape[1] or 0)
+    inner = Heads(heads.logits, *[name and f"{name}_there" for name in (heads.softmax, heads.argmax, heads.confidence)])
+    if heads.softmax == layer.name:
+        inner = replace(inner, softmax=layer.name)
+    there, values = _nodes(layer, inner, opset)
+    kinds = [(value.name.removesuffix("_there"), value.type.tensor_type) for value in values]
+    absent = [_constant(f"{name}_absent", [0] * len(kind.shape.dim), [], kind.elem_type) for name, kind in kinds]
+    branches: dict[str, Any] = {
+        "then_branch": helper.make_graph(there, f"{guard}_there", [], values),
+        "else_branch": helper.make_graph(
+            absent,
+            f"{guard}_absent",
+            [],
+            [
+                helper.make_tensor_value_info(f"{name}_absent", kind.elem_type, [0] * len(kind.shape.dim))
+                for name, kind in kinds
+            ],
+        ),
+    }
+    return [
+        _node("Shape", [layer.name], f"{guard}_shape"),
+        _node("Size", [f"{guard}_shape"], f"{guard}_rank"),
+        _constant(f"{guard}_rank_wanted", [], [rank]),
+        _node("Equal", [f"{guard}_rank", f"{guard}_rank_wanted"], f"{guard}_rank_fits"),
+        # So that there is a second size.
+        _constant(f"{guard}_padding", [2], [-1, -1]),
+        _node("Concat", [f"{guard}_shape", f"{guard}_padding"], f"{guard}_sizes", axis=0),
+        _constant(f"{guard}_axis", [], [1]),
+        _node("Gather", [f"{guard}_sizes", f"{guard}_axis"], f"{guard}_classes", axis=0),
+        _constant(f"{guard}_classes_wanted", [], [classes]),
+        _node("Equal", [f"{guard}_classes", f"{guard}_classes_wanted"], f"{guard}_classes_fit"),
+        _node("And", [f"{guard}_rank_fits", f"{guard}_classes_fit"], f"{guard}_fits"),
+        helper.make_node("If", [f"{guard}_fits"], [name for name, _ in kinds], name=guard, **branches),
+    ]
 
 
-def _dimension(dim: onnx.TensorShapeProto.Dimension) -> str | int | None:
-    if dim.HasField("dim_value"):
-        return dim.dim_value
-    return dim.dim_param or None
+def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [output], name=output, **attributes)
+
+
+def _constant(name: str, dims: list[int], elements: list[int], element: int = TensorProto.INT64) -> onnx.NodeProto:
+    return _node("Constant", [], name, value=helper.make_tensor(name, element, dims, elements))

@@ -220,7 +220,7 @@ class Session:
                 or any(want not in (None, got) for want, got in zip(expected, array.shape, strict=True))
             ):
                 return (
-                    f"output '{spec.name}' has shape {list(array.shape)} where the graph or config.pbtxt says "
+                    f"output '{spec.client_name}' has shape {list(array.shape)} where the graph or config.pbtxt says "
                     f"{[-1 if size is None else size for size in expected]}; it is answered as it is"
                 )
         return ""

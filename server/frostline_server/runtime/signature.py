@@ -31,6 +31,7 @@ class TensorSpec:
         reshape: the same as the network sees it, where the model's configuration gives clients another.
         ranked: whether it is known how many axes there are; if not, any shape is taken and `shape` is empty.
         axis_names: the file's names of all axes of the graph's tensor, with the batch axis; "" where it has none.
+        alias: what clients call it, if that is not its name in the graph.
     """
 
     name: str
@@ -40,6 +41,12 @@ class TensorSpec:
     reshape: tuple[int | None, ...] | None = None
     ranked: bool = True
     axis_names: tuple[str, ...] = field(default=(), compare=False)
+    alias: str = ""
+
+    @property
+    def client_name(self) -> str:
+        """Its name for clients."""
+        return self.alias or self.name
 
     @property
     def graph_shape(self) -> tuple[int | None, ...]:
@@ -56,7 +63,7 @@ class Signature:
         outputs: those clients may ask for, in graph order, appended heads last.
         own_outputs: names of the outputs that answer a request which names none: the file's own.
         batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
-        heads: the names that read the last layer, when heads were appended.
+        heads: the names in the graph of what tells the classes, when heads were appended.
         rounding: how far the answers to one row in batches of different sizes may be apart by rounding, as a part of an
             answer's largest number.
         batch_wide: an operator of the network that looks at all rows of a batch whatever the axes say; "" without one.
@@ -90,7 +97,7 @@ class Signature:
 
     @property
     def classes(self) -> int | None:
-        """How many classes a network that ends at logits tells apart; None for others, and where the graph does not say."""
+        """How many classes a classifier tells apart; None for others, and where the graph does not say."""
         logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
         return logits.graph_shape[0 if self.batched else 1] if logits else None
 
@@ -117,12 +124,16 @@ def signature_of(
     Raises:
         LoadError: an input or output has an unsupported type.
     """
-    outputs = [node for node in session.get_outputs() if not (heads and node.name == heads.confidence)]
+    offered = heads.offered(own_outputs) if heads else {name: name for name in own_outputs}
+    outputs = [node for node in session.get_outputs() if node.name in offered]
     nodes = [*session.get_inputs(), *outputs]
     batched = bool(session.get_inputs()) and all(node.shape and not isinstance(node.shape[0], int) for node in nodes)
     return Signature(
         inputs=tuple(_spec(node, unranked, batched=batched) for node in session.get_inputs()),
-        outputs=tuple(_spec(node, unranked, batched=batched) for node in outputs),
+        outputs=tuple(
+            replace(spec, alias="" if offered[spec.name] == spec.name else offered[spec.name])
+            for spec in (_spec(node, unranked, batched=batched) for node in outputs)
+        ),
         own_outputs=own_outputs,
         batched=batched,
         heads=heads,

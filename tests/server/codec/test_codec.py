@@ -458,7 +458,10 @@ def test_a_typed_request_that_does_not_fit_is_refused(change: Any, message: str)
 
 
 def test_a_network_without_logits_has_no_typed_api() -> None:
-    with pytest.raises(Unsupported, match=r"^model 'm' does not end at logits .* call ModelInfer instead$"):
+    with pytest.raises(
+        Unsupported,
+        match=r"^model 'm' does not choose .*; call ModelInfer, which answers with its outputs \['echo', 'size'\]$",
+    ):
         codec_of(TEXT).decode_predict(predict_request(ROW))
 
 

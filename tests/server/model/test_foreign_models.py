@@ -326,7 +326,9 @@ def test_there_is_no_ranking_of_a_row_that_has_a_class_at_each_place(channel: gr
 def test_a_network_without_one_output_of_logits_has_no_typed_answer(channel: grpc.Channel) -> None:
     code, message = refused(lambda: predict(channel, "outputs", onnx_models.rows(1)))
     assert code == grpc.StatusCode.UNIMPLEMENTED
-    assert message.startswith("model 'outputs' does not end at logits [N, C, ...], so it has no softmax or argmax")
+    assert message.startswith(
+        "model 'outputs' does not choose one of several classes, so it has no logits, softmax or argmax; call ModelInfer"
+    )
 
 
 def test_a_fixed_batch_has_its_typed_answer_too(channel: grpc.Channel) -> None:

@@ -118,7 +118,7 @@ def test_an_output_that_cannot_be_answered_is_no_obstacle_when_others_are_listed
 
 def test_one_listed_output_of_logits_gets_its_heads(tmp_path: Path) -> None:
     session = opened(tmp_path, 'output { name: "double" }', onnx_models.two_outputs())
-    assert [spec.name for spec in session.signature.outputs] == ["double", "softmax", "argmax"]
+    assert [spec.client_name for spec in session.signature.outputs] == ["double", "softmax", "argmax"]
     assert session.signature.own_outputs == ("double",)
 
 
@@ -350,7 +350,7 @@ def test_predictions_are_counted_for_rows_and_not_for_places(tmp_path: Path) -> 
     assert sum(stats.predictions()[0].values()) == 5
     stats = ModelStats()
     session = opened(tmp_path, model=onnx_models.dense())
-    instance_run(session, stats, Tap(), RecentRow())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
+    instance_run(session, stats, Tap(), RecentRow())([onnx_models.rows(5, 2, 3, 3)], ("frostline_softmax",))
     assert stats.predictions()[0] == {}
 
 

@@ -367,14 +367,22 @@ def ask(served: LoadedModel, x: Array, wanted: tuple[str, ...]) -> list[Array]:
     return entry.outputs
 
 
-@pytest.mark.parametrize("wanted", [("argmax",), ("logits",), ("softmax", "argmax"), ("logits", "softmax")])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        (onnx_models.HEADS.argmax,),
+        ("logits",),
+        (onnx_models.HEADS.softmax, onnx_models.HEADS.argmax),
+        ("logits", onnx_models.HEADS.softmax),
+    ],
+)
 def test_a_tapped_version_answers_as_before_and_its_shadow_sees_logits_whatever_was_asked_for(
     load: Load, wanted: tuple[str, ...]
 ) -> None:
     served = load()
     x = rows(5)
     before = ask(served, x, wanted)
-    shadow = Shadow(served.session.run, ("logits", "argmax"), [0], max_batch_size=16)
+    shadow = Shadow(served.session.run, ("logits", onnx_models.HEADS.argmax), [0], max_batch_size=16)
     served.tap.shadow = shadow
     after = ask(served, x, wanted)
     served.tap.shadow = None
@@ -389,7 +397,7 @@ def test_a_tapped_version_answers_as_before_and_its_shadow_sees_logits_whatever_
 
 def test_a_version_without_heads_has_no_use_for_a_tap(load: Load) -> None:
     served = load(onnx_models.two_outputs())
-    served.tap.shadow = Shadow(served.session.run, ("logits", "argmax"), [0], max_batch_size=16)
+    served.tap.shadow = Shadow(served.session.run, ("logits", onnx_models.HEADS.argmax), [0], max_batch_size=16)
     (total,) = ask(served, rows(2), ("total",))
     np.testing.assert_array_equal(total, rows(2).sum(axis=1))
     assert served.tap.shadow.counts().rows == 0

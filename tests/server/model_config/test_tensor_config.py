@@ -32,7 +32,7 @@ def refusal(folder: Path, model: onnx.ModelProto, text: str) -> str:
 
 
 def shapes(signature: Signature) -> dict[str, tuple[int | None, ...]]:
-    return {spec.name: spec.shape for spec in (*signature.inputs, *signature.outputs)}
+    return {spec.client_name: spec.shape for spec in (*signature.inputs, *signature.outputs)}
 
 
 def test_a_configuration_that_declares_nothing_leaves_the_graphs_signature(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_outputs_that_are_not_listed_are_not_offered_as_in_triton(tmp_path: Path
 
 def test_the_appended_heads_stay_whatever_is_listed(tmp_path: Path) -> None:
     signature = agree(tmp_path, onnx_models.linear(), 'output { name: "softmax" data_type: TYPE_FP32 dims: [ 3 ] }')
-    assert [spec.name for spec in signature.outputs] == ["logits", "softmax", "argmax"]
-    assert signature.own_outputs == ("softmax",)
+    assert [spec.client_name for spec in signature.outputs] == ["logits", "softmax", "argmax"]
+    assert signature.own_outputs == (onnx_models.HEADS.softmax,)
 
 
 # Reshaping

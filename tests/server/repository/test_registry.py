@@ -544,7 +544,8 @@ def test_predictions_are_counted_whatever_the_clients_asked_for(tmp_path: Path, 
     served = open_shelf().get("m")
     x = onnx_models.rows(3)
     replies = Replies()
-    for count, wanted in enumerate((("logits",), ("argmax",), ("softmax", "argmax"), ("logits",)), 1):
+    softmax, argmax = onnx_models.HEADS.softmax, onnx_models.HEADS.argmax
+    for count, wanted in enumerate((("logits",), (argmax,), (softmax, argmax), ("logits",)), 1):
         served.batcher.submit(make_entry(x, reply=replies, wanted=wanted))
         entries = replies.wait_for(count)
     logits = onnx_models.logits_of(x)

@@ -401,7 +401,9 @@ def test_a_shadow_that_cannot_be_compared_is_told_and_disturbs_nothing(shelf: Sh
     )
     assert shelf.repository.get("m", "").tap.shadow is None
     replies = Replies()
-    shelf.repository.get("m", "").batcher.submit(make_entry(onnx_models.rows(1), reply=replies, wanted=("argmax",)))
+    shelf.repository.get("m", "").batcher.submit(
+        make_entry(onnx_models.rows(1), reply=replies, wanted=(onnx_models.HEADS.argmax,))
+    )
     assert replies.wait_for(1)[0].error is None
 
 

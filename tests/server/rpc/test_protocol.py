@@ -369,7 +369,7 @@ PREDICT_BAD: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
     "a network without logits": (
         {"model": "text"},
         grpc.StatusCode.UNIMPLEMENTED,
-        "model 'text' does not end at logits [N, C, ...]",
+        "model 'text' does not choose one of several classes",
     ),
 }  # fmt: skip
 

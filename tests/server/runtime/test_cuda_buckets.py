@@ -30,14 +30,18 @@ def spec(name: str, *shape: int | None, dtype: Any = "f4", ranked: bool = True) 
 
 IMAGE = spec("input", 3, 8, 8)
 CLASSIFIER = Signature(
-    (IMAGE,), (spec("logits", 10), spec("softmax", 10), spec("argmax", dtype="i8")), ("logits",), True, Heads("logits")
+    (IMAGE,),
+    (spec("logits", 10), spec("softmax", 10), spec("argmax", dtype="i8")),
+    ("logits",),
+    True,
+    Heads("logits", "softmax", "argmax", "frostline_confidence"),
 )
 PIXELS = Signature(
     (IMAGE,),
     (spec("logits", 4, 8, 8), spec("softmax", 4, 8, 8), spec("argmax", 8, 8, dtype="i8")),
     ("logits",),
     True,
-    Heads("logits", confidence=""),
+    Heads("logits", "softmax", "argmax"),
 )
 FOREIGN = Signature((IMAGE,), (spec("boxes", 5, 4), spec("scores", 5)), ("boxes", "scores"), True, None)
 CONFIDENCE = "frostline_confidence"

@@ -38,7 +38,7 @@ Array = np.ndarray[Any, Any]
 
 GPU: list[Provider] = [(CUDA, {"device_id": "0"}), (CPU, {})]
 SIZES = [1, 2, 4, 8]
-WATCHED = ["argmax", "frostline_confidence"]
+WATCHED = ["frostline_argmax", "frostline_confidence"]
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_every_bucket_and_set_of_outputs_is_captured_once_before_it_serves(tmp_p
     # Two sets of outputs of four sizes; two runs of each before its capture.
     assert (captured, replayed, bound, plain) == (8, 0, 16, 0)
     for rows in range(1, 9):
-        for wanted in (["logits"], WATCHED, ["softmax", *WATCHED]):
+        for wanted in (["logits"], WATCHED, ["frostline_softmax", *WATCHED]):
             session.run([onnx_models.rows(rows)], wanted)
     assert counts(cuda) == (8, 24, 16, 0)
     assert session.remarks == []
@@ -120,7 +120,7 @@ def test_answers_are_those_of_an_unbound_session_whatever_the_number_of_rows(
 ) -> None:
     session = warmed(tmp_path)
     x = onnx_models.rows(rows)
-    argmax, logits, softmax = session.run([x], ["argmax", "logits", "softmax"])
+    argmax, logits, softmax = session.run([x], ["frostline_argmax", "logits", "frostline_softmax"])
     expected = onnx_models.logits_of(x)
     np.testing.assert_allclose(logits, expected, rtol=1e-6)
     np.testing.assert_allclose(softmax, onnx_models.softmax_of(expected), rtol=1e-5)
@@ -146,14 +146,14 @@ def test_the_lent_inputs_are_not_written_to(tmp_path: Path, cuda: Cuda) -> None:
 def test_only_what_is_asked_for_leaves_the_device(tmp_path: Path, cuda: Cuda) -> None:
     session = warmed(tmp_path)
     before = cuda.copied_out
-    session.run([onnx_models.rows(8)], ["argmax"])
+    session.run([onnx_models.rows(8)], ["frostline_argmax"])
     assert cuda.copied_out - before == 8 * 8
 
 
 def test_a_batch_crosses_to_the_device_in_one_copy_of_its_bucket(tmp_path: Path, cuda: Cuda) -> None:
     session = warmed(tmp_path)
     before = cuda.copied_in
-    session.run([onnx_models.rows(5)], ["argmax"])
+    session.run([onnx_models.rows(5)], ["frostline_argmax"])
     assert cuda.copied_in - before == 8 * 4 * 4
 
 
@@ -285,7 +285,7 @@ def test_requests_of_bytes_are_batched_as_bytes_and_answered(tmp_path: Path, cud
     served, told = loaded(tmp_path, model=wide(), inputs={"input": x}, labels=None, close=False)
     kind = RowKind(((1024,),), (np.dtype(np.uint8),), (np.dtype("<f4"),))
     replies, before = Replies(), cuda.copied_in
-    served.batcher.submit(Entry(kind, 2, [bytes_of(2).tobytes()], ("argmax",), None, replies, None))
+    served.batcher.submit(Entry(kind, 2, [bytes_of(2).tobytes()], ("frostline_argmax",), None, replies, None))
     (entry,) = replies.wait_for(1)
     assert served.batcher.close(TIMEOUT_S)
     assert entry.error is None
@@ -307,8 +307,8 @@ def test_a_shadow_sees_bytes_as_the_numbers_they_stand_for(tmp_path: Path, cuda:
     session, tap, listening = warmed(tmp_path, wide()), Tap(), Listening()
     tap.shadow = cast("Shadow", listening)
     run = instance_run(session, ModelStats(), tap, RecentRow())
-    run([bytes_of(2)], ("argmax",))
-    run([bytes_of(2).astype(np.float32)], ("argmax",))
+    run([bytes_of(2)], ("frostline_argmax",))
+    run([bytes_of(2).astype(np.float32)], ("frostline_argmax",))
     assert listening.dtypes == [np.dtype(np.float32)] * 2
 
 
@@ -414,7 +414,9 @@ def test_a_network_of_which_a_part_is_on_the_cpu_runs_bound_without_graphs(tmp_p
 def test_a_failed_capture_gives_the_session_up(tmp_path: Path, cuda: Cuda) -> None:
     cuda.refuse_capture = "CUDA error 900: operation not permitted when stream is capturing"
     session = load(tmp_path)
-    with pytest.raises(GraphsFailed, match="the run of 1 rows to argmax, frostline_confidence could not be captured"):
+    with pytest.raises(
+        GraphsFailed, match="the run of 1 rows to frostline_argmax, frostline_confidence could not be captured"
+    ):
         session.bind(SIZES, [onnx_models.rows(1)])
 
 
@@ -475,8 +477,8 @@ def test_a_graph_of_classes_that_answers_wrongly_is_found(
 
     def broken(self: CudaSession, binding: Any) -> None:
         compute(self, binding)
-        if list(binding.outputs) == WATCHED and len(binding.outputs["argmax"].buffer) == 4:
-            binding.outputs["argmax"].buffer[2] = (binding.outputs["argmax"].buffer[2] + 1) % 3
+        if list(binding.outputs) == WATCHED and len(binding.outputs["frostline_argmax"].buffer) == 4:
+            binding.outputs["frostline_argmax"].buffer[2] = (binding.outputs["frostline_argmax"].buffer[2] + 1) % 3
 
     monkeypatch.setattr(CudaSession, "_compute", broken)
     with pytest.raises(LoadError, match=r"the class differs from PyTorch's at row 2 \(batch of 4\)"):
@@ -514,7 +516,7 @@ def test_a_version_whose_capture_fails_is_loaded_again_without_graphs_and_says_s
     assert [session.captures for session in cuda.sessions] == [True, False]
     (warning,) = told
     assert warning.startswith(
-        "CUDA graphs are not captured: the run of 1 rows to argmax, frostline_confidence could not "
+        "CUDA graphs are not captured: the run of 1 rows to frostline_argmax, frostline_confidence could not "
     )
     assert warning.endswith(": CUDA error 900")
 
@@ -558,7 +560,7 @@ def prepared(folder: Path, model: onnx.ModelProto) -> tuple[DeviceRunner, Sessio
 def test_onnx_runtimes_own_binding_gives_the_answers_of_its_plain_run(tmp_path: Path, rows: int) -> None:
     runner, plain = prepared(tmp_path, onnx_models.linear())
     x = onnx_models.rows(rows)
-    names = ["softmax", "argmax", "logits"]
+    names = ["frostline_softmax", "frostline_argmax", "logits"]
     first = runner.run([x], names)
     runner.run([x * 3], names)
     for got, expected in zip(first, plain.run([x], names), strict=True):

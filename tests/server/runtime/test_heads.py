@@ -7,14 +7,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from frostline_server.runtime.heads import Heads, add_heads
 from tests.support import onnx_models
 
 Array = np.ndarray[Any, Any]
 
-NAMES = ["logits", "softmax", "argmax", "frostline_confidence"]
+NAMES = ["logits", "frostline_softmax", "frostline_argmax", "frostline_confidence"]
+DENSE = Heads(*NAMES[:3])
 
 
 def with_heads(model: onnx.ModelProto) -> tuple[Heads | None, onnx.ModelProto]:
@@ -37,7 +38,7 @@ def readings(model: onnx.ModelProto, x: Array) -> list[Array]:
 def of_logits(logits: Any, element: int = TensorProto.FLOAT, opset: int = 18) -> list[Array]:
     """The readings of given logits."""
     array = np.array(logits, onnx.helper.tensor_dtype_to_np_dtype(element))
-    return readings(onnx_models.passed_through(["rows", "classes"], element=element, opset=opset), array)
+    return readings(onnx_models.passed_through(["rows", array.shape[1]], element=element, opset=opset), array)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_graph_whose_one_output_is_a_float_matrix_gets_heads(build: Callable[[
     model = build()
     name = model.graph.output[0].name
     heads, model = with_heads(model)
-    assert heads == Heads(logits=name)
+    assert heads == Heads(name, *NAMES[1:])
     assert [output.name for output in model.graph.output] == [name, *NAMES[1:]]
 
 
@@ -70,26 +71,20 @@ def test_a_graph_whose_one_output_is_a_float_matrix_gets_heads(build: Callable[[
         lambda: onnx_models.passed_through(["rows", "time", 5]),
         lambda: onnx_models.passed_through(["rows", 0]),
         onnx_models.no_batch_axis,
-        onnx_models.already_softmax,
+        lambda: onnx_models.passed_through(["rows", "found"]),
+        lambda: onnx_models.passed_through(["rows", 1]),
+        lambda: onnx_models.passed_through(["rows", 1, 5, 5]),
         onnx_models.sequences,
         lambda: onnx_models.passed_through(["rows", 3], element=TensorProto.INT64),
         lambda: onnx_models.passed_through(["rows", 3], element=TensorProto.BFLOAT16),
-        lambda: onnx_models.linear(output="argmax"),
-        lambda: onnx_models.linear(output="frostline_confidence"),
     ],
     ids=[
-        "two outputs", "strings", "a row for each moment", "no classes", "a vector", "a softmax of its own", "a sequence", "whole numbers",
-        "brain floats", "an argmax of its own", "a name of ours",
+        "two outputs", "strings", "a row for each moment", "no classes", "a vector", "as many as are found", "one number",
+        "one number for each pixel", "a sequence", "whole numbers", "brain floats",
     ],
 )  # fmt: skip
 def test_any_other_graph_is_left_as_it_is(build: Callable[[], onnx.ModelProto]) -> None:
     assert add_heads(build()) == (None, b"")
-
-
-def test_an_input_that_is_called_softmax_keeps_the_graph_as_it_is() -> None:
-    model = onnx_models.linear()
-    model.graph.input[0].name = model.graph.node[0].input[0] = "softmax"
-    assert add_heads(model) == (None, b"")
 
 
 @pytest.mark.parametrize("opset", [7, 11, 12, 13, 17, 18, 21])
@@ -136,17 +131,12 @@ def test_of_equal_logits_argmax_takes_the_lowest_index(opset: int, logits: list[
     assert argmax.tolist() == [lowest, lowest]
 
 
-def test_a_network_of_one_class_is_always_sure() -> None:
-    _, softmax, argmax, confidence = of_logits([[-3.5], [0]])
-    assert (softmax.tolist(), argmax.tolist(), confidence.tolist()) == ([[1], [1]], [0, 0], [1, 1])
-
-
 def test_asking_for_argmax_alone_is_allowed() -> None:
     model = onnx_models.linear()
     _, model = with_heads(model)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     x = onnx_models.rows(3)
-    (argmax,) = session.run(["argmax"], {"input": x})
+    (argmax,) = session.run(["frostline_argmax"], {"input": x})
     assert argmax.tolist() == onnx_models.logits_of(x).argmax(axis=1).tolist()
 
 
@@ -165,11 +155,11 @@ def test_a_map_of_logits_is_read_over_the_classes_at_each_place(
 ) -> None:
     model = onnx_models.passed_through(["rows", 3, *shape], element=element, opset=opset)
     heads, model = with_heads(model)
-    assert heads == Heads("logits", confidence="")
+    assert heads == DENSE
     onnx.checker.check_model(model, full_check=True)
     x = np.random.default_rng(0).normal(size=(2, 3, *shape)).astype(onnx.helper.tensor_dtype_to_np_dtype(element))
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    softmax, argmax = session.run(["softmax", "argmax"], {"input": x})
+    softmax, argmax = session.run(["frostline_softmax", "frostline_argmax"], {"input": x})
     np.testing.assert_allclose(softmax, onnx_models.softmax_of(x), rtol=2e-3 if x.dtype == np.float16 else 1e-5)
     np.testing.assert_array_equal(argmax, x.argmax(axis=1))
     assert (softmax.dtype, argmax.shape) == (x.dtype, (2, *shape))
@@ -179,7 +169,7 @@ def test_of_equal_logits_at_a_place_argmax_takes_the_lowest_index() -> None:
     model = onnx_models.dense()
     _, model = with_heads(model)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (argmax,) = session.run(["argmax"], {"input": np.ones((2, 2, 3, 3), np.float32)})
+    (argmax,) = session.run(["frostline_argmax"], {"input": np.ones((2, 2, 3, 3), np.float32)})
     assert not argmax.any()
 
 
@@ -187,7 +177,7 @@ def test_a_map_with_any_number_of_places_has_heads_too() -> None:
     model = onnx_models.passed_through(["rows", 2, "height", "width"])
     _, model = with_heads(model)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (argmax,) = session.run(["argmax"], {"input": onnx_models.rows(2, 2, 5, 4)})
+    (argmax,) = session.run(["frostline_argmax"], {"input": onnx_models.rows(2, 2, 5, 4)})
     assert argmax.shape == (2, 5, 4)
 
 
@@ -198,3 +188,133 @@ def test_only_networks_that_choose_one_class_get_heads(task: str, *, gets_heads:
     model = onnx_models.linear()
     onnx.helper.set_model_props(model, {"frostline.task": task})
     assert (add_heads(model)[0] is not None) is gets_heads
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name", ["softmax", "argmax", "frostline_confidence", "frostline_softmax", "frostline__argmax"]
+)
+@pytest.mark.parametrize("place", ["input", "weights", "product", "logits", "node"])
+def test_no_name_in_a_file_is_in_the_way_of_its_heads(name: str, place: str) -> None:
+    model = onnx_models.linear()
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [name if one == place else one for one in node.input]
+        node.output[:] = [name if one == place else one for one in node.output]
+    if place == "node":
+        graph.node[0].name = name
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = name if value.name == place else value.name
+    heads, model = with_heads(model)
+    assert heads is not None
+    onnx.checker.check_model(model, full_check=True)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = onnx_models.rows(5)
+    asked = [heads.logits, heads.softmax, heads.argmax, heads.confidence]
+    logits, softmax, argmax, confidence = session.run(asked, {graph.input[0].name: x})
+    np.testing.assert_array_equal(logits, onnx_models.logits_of(x))
+    np.testing.assert_allclose(softmax, onnx_models.softmax_of(logits), rtol=1e-5)
+    assert (argmax.tolist(), confidence.tolist()) == (logits.argmax(axis=1).tolist(), softmax.max(axis=1).tolist())
+
+
+def test_names_inside_the_bodies_of_a_graph_are_not_taken_either() -> None:
+    scores = helper.make_tensor_value_info("frostline_softmax", TensorProto.FLOAT, ["rows", 3])
+    body = helper.make_graph([helper.make_node("Neg", ["product"], ["frostline_softmax"])], "body", [], [scores])
+    other = helper.make_graph([helper.make_node("Abs", ["product"], ["frostline_softmax_"])], "other", [], [])
+    other.output.add().CopyFrom(scores)
+    other.output[0].name = "frostline_softmax_"
+    model = onnx_models.linear()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    branch = helper.make_node("If", ["yes"], ["chosen"], then_branch=body, else_branch=other)
+    last = helper.make_node("Add", ["chosen", "bias"], ["logits"])
+    model.graph.node[1].CopyFrom(branch)
+    model.graph.node.append(last)
+    heads, _ = with_heads(model)
+    assert heads is not None
+    assert heads.softmax == "frostline__softmax"
+    x = onnx_models.rows(2)
+    logits, softmax, _, _ = readings(model, x)
+    np.testing.assert_allclose(softmax, onnx_models.softmax_of(logits), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("own", "offered"),
+    [
+        ("logits", {"logits": "logits", "frostline_softmax": "softmax", "frostline_argmax": "argmax"}),
+        ("softmax", {"softmax": "softmax", "frostline_argmax": "argmax"}),
+        ("argmax", {"argmax": "argmax", "frostline_softmax": "softmax"}),
+    ],
+)
+def test_an_output_of_the_file_keeps_its_name_for_clients(own: str, offered: dict[str, str]) -> None:
+    heads, _ = with_heads(onnx_models.linear(output=own))
+    assert heads is not None
+    assert heads.offered((own,)) == offered
+
+
+# Operator sets
+
+
+@pytest.mark.parametrize(("ir", "opset"), [(4, 7), (6, 7), (7, 13), (8, 13), (10, 13)])
+def test_a_file_without_the_default_operator_set_gets_one_that_fits_its_format(ir: int, opset: int) -> None:
+    model = onnx_models.learner(
+        "LinearClassifier",
+        coefficients=onnx_models.WEIGHTS.T.ravel().tolist(),
+        intercepts=onnx_models.BIAS.tolist(),
+        classlabels_ints=[0, 1, 2],
+        post_transform="SOFTMAX",
+    )
+    model.ir_version = ir
+    heads, model = with_heads(model)
+    assert heads == Heads("probabilities", *NAMES[1:])
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("ai.onnx.ml", 1), ("", opset)]
+    x = onnx_models.rows(5)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    label, softmax, argmax, confidence = session.run(["label", *NAMES[1:]], {"input": x})
+    expected = onnx_models.softmax_of(onnx_models.logits_of(x))
+    np.testing.assert_allclose(softmax, expected, rtol=1e-5, atol=1e-7)
+    assert label.tolist() == argmax.tolist() == expected.argmax(axis=1).tolist()
+    np.testing.assert_array_equal(confidence, softmax.max(axis=1))
+
+
+def test_operators_whose_set_the_file_does_not_name_keep_the_one_onnx_runtime_takes() -> None:
+    model = onnx_models.linear()
+    del model.opset_import[:]
+    model.opset_import.add(domain="ai.onnx.ml", version=1)
+    assert add_heads(model) == (None, b"")
+
+
+# Answers of another shape than the file says
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("declared", [["rows", 3], ["rows", 3, "width"]])
+@pytest.mark.parametrize("shape", [[12], [4, 3], [3, 4], [2, 3, 2], [2, 2, 3], [1, 2, 3, 2], [0, 3], [3, 0], [0], []])
+def test_an_answer_of_another_shape_than_the_file_says_is_given_as_it_is(
+    opset: int, declared: list[int | str], shape: list[int]
+) -> None:
+    heads, model = with_heads(onnx_models.zeros(declared, opset=opset))
+    assert heads is not None
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [heads.logits, heads.softmax, heads.argmax, *([heads.confidence] if heads.confidence else [])]
+    output, softmax, argmax, *confidence = session.run(names, {"shape": np.array(shape, np.int64)})
+    assert output.shape == tuple(shape)
+    fits = len(shape) == len(declared) and shape[1] == 3
+    assert softmax.shape == (output.shape if fits else (0,) * len(declared))
+    np.testing.assert_allclose(softmax, np.full(softmax.shape, 1 / 3), rtol=1e-6)
+    assert argmax.shape == ((*shape[:1], *shape[2:]) if fits else (0,) * (len(declared) - 1))
+    assert [one.shape for one in confidence] == [argmax.shape][: len(confidence)]
+
+
+def test_before_branches_could_differ_in_shape_such_a_file_is_left_as_it_is() -> None:
+    assert add_heads(onnx_models.zeros(["rows", 3], opset=9)) == (None, b"")
+
+
+def test_a_file_that_contradicts_its_own_graph_is_left_as_it_is() -> None:
+    for shape in (["rows", 4], ["rows", 3, 1], ["rows"]):
+        model = onnx_models.linear()
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape))
+        assert add_heads(model) == (None, b"")

@@ -105,7 +105,11 @@ def spec(name: str, datatype: str, dtype: Any, *shape: int | None) -> TensorSpec
     return TensorSpec(name, datatype, np.dtype(dtype), shape)
 
 
-HEADED = (spec("logits", "FP32", "f4", 3), spec("softmax", "FP32", "f4", 3), spec("argmax", "INT64", "i8"))
+def head(alias: str, datatype: str, dtype: Any, *shape: int | None) -> TensorSpec:
+    return replace(spec(f"frostline_{alias}", datatype, dtype, *shape), alias=alias)
+
+
+HEADED = (spec("logits", "FP32", "f4", 3), head("softmax", "FP32", "f4", 3), head("argmax", "INT64", "i8"))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ HEADED = (spec("logits", "FP32", "f4", 3), spec("softmax", "FP32", "f4", 3), spe
         (
             onnx_models.half,
             (spec("input", "FP16", "f2", 4),),
-            (spec("logits", "FP16", "f2", 3), spec("softmax", "FP16", "f2", 3), spec("argmax", "INT64", "i8")),
+            (spec("logits", "FP16", "f2", 3), head("softmax", "FP16", "f2", 3), head("argmax", "INT64", "i8")),
             True,
         ),
         (
@@ -130,8 +134,8 @@ HEADED = (spec("logits", "FP32", "f4", 3), spec("softmax", "FP32", "f4", 3), spe
             (spec("input", "FP32", "f4", 1, 4),),
             (
                 spec("logits", "FP32", "f4", 1, 3),
-                spec("softmax", "FP32", "f4", 1, 3),
-                spec("argmax", "INT64", "i8", 1),
+                head("softmax", "FP32", "f4", 1, 3),
+                head("argmax", "INT64", "i8", 1),
             ),
             False,
         ),
@@ -148,15 +152,15 @@ HEADED = (spec("logits", "FP32", "f4", 3), spec("softmax", "FP32", "f4", 3), spe
             (spec("input", "FP32", "f4", 2, 3, 3),),
             (
                 spec("logits", "FP32", "f4", 2, 3, 3),
-                spec("softmax", "FP32", "f4", 2, 3, 3),
-                spec("argmax", "INT64", "i8", 3, 3),
+                head("softmax", "FP32", "f4", 2, 3, 3),
+                head("argmax", "INT64", "i8", 3, 3),
             ),
             True,
         ),
         (
             onnx_models.already_softmax,
             (spec("input", "FP32", "f4", 4),),
-            (spec("softmax", "FP32", "f4", 3),),
+            (spec("softmax", "FP32", "f4", 3), head("argmax", "INT64", "i8")),
             True,
         ),
     ],
@@ -174,9 +178,12 @@ def test_the_signature_is_that_of_the_graph_and_its_heads(
     assert signature.outputs == outputs
     assert signature.batched is batched
     assert signature.own_outputs == tuple(output.name for output in model.graph.output)
-    confidence = "" if build is onnx_models.dense else "frostline_confidence"
-    headed = "argmax" in [output.name for output in outputs]
-    assert signature.heads == (Heads("logits", confidence=confidence) if headed else None)
+    expected = {
+        onnx_models.dense: Heads("logits", "frostline_softmax", "frostline_argmax"),
+        onnx_models.already_softmax: Heads("softmax", "softmax", "frostline_argmax", "frostline_confidence"),
+    }
+    headed = "argmax" in [output.alias for output in outputs]
+    assert signature.heads == (expected.get(build, onnx_models.HEADS) if headed else None)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +224,9 @@ def test_a_type_the_protocol_does_not_know_is_refused(tmp_path: Path) -> None:
 def test_axes_onnx_runtime_can_infer_need_not_be_in_the_file(tmp_path: Path) -> None:
     model = onnx_models.linear()
     model.graph.output[0].type.tensor_type.ClearField("shape")
-    (logits,) = load(tmp_path, model).signature.outputs
-    assert (logits.shape, logits.ranked) == ((3,), True)
+    logits, softmax, argmax = load(tmp_path, model).signature.outputs
+    assert (logits.shape, logits.ranked) == (softmax.shape, softmax.ranked) == ((3,), True)
+    assert (argmax.shape, argmax.ranked) == ((), True)
     assert [given.ranked for given in load(tmp_path, onnx_models.unranked()).signature.outputs] == [False]
 
 
@@ -227,7 +235,7 @@ def test_axes_onnx_runtime_can_infer_need_not_be_in_the_file(tmp_path: Path) -> 
 
 def test_a_run_computes_the_outputs_asked_for_in_their_order(tmp_path: Path) -> None:
     x = onnx_models.rows(3)
-    argmax, logits = load(tmp_path).run([x], ["argmax", "logits"])
+    argmax, logits = load(tmp_path).run([x], ["frostline_argmax", "logits"])
     np.testing.assert_array_equal(logits, onnx_models.logits_of(x))
     np.testing.assert_array_equal(argmax, onnx_models.logits_of(x).argmax(axis=1))
 
@@ -546,12 +554,14 @@ def test_odd_golden_arrays_are_refused_with_a_reason(tmp_path: Path, changed: di
         read_golden(folder / "golden.npz", session.signature)
 
 
-def test_a_constant_named_softmax_keeps_the_graph_as_it_is(tmp_path: Path) -> None:
+def test_a_constant_named_softmax_is_in_nobodys_way(tmp_path: Path) -> None:
     model = onnx_models.linear()
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "softmax"))
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     session = load_session(tmp_path / "model.onnx", [(CPU, {})], threads=1, strict=True)
-    assert session.signature.heads is None
+    x = onnx_models.rows(3)
+    (softmax,) = session.run([x], [onnx_models.HEADS.softmax])
+    np.testing.assert_allclose(softmax, onnx_models.softmax_of(onnx_models.logits_of(x)), rtol=1e-5)
 
 
 # Rounding
