@@ -37,6 +37,7 @@ from frostline_server.rpc.repository_control import ModelControl
 from frostline_server.rpc.server import SERVICES, Transport, local_only
 from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
+from frostline_server.runtime.host_limits import cpu_count
 
 LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
@@ -116,7 +117,7 @@ class Server:
         loader = Loader(
             self._providers,
             strict=config.device.startswith("cuda"),
-            threads=config.intra_op_threads,
+            threads=_threads(config.threads, cpu_count()),
             batching=Batching(
                 config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
             ),
@@ -339,6 +340,11 @@ class Server:
         # Never less than the quiet: the last answers must leave before the port closes.
         while time.monotonic() < min(began_s + LINGER_S, max(began_s, self._inference.refused_s) + _QUIET_S):
             await asyncio.sleep(_QUIET_S / 5)
+
+
+def _threads(asked: int, cpus: int) -> int:
+    """Threads of one run: as asked, or half the CPUs, the other half being for reading requests."""
+    return asked or max(1, cpus // 2)
 
 
 def _log_warning(model: str, warning: str) -> None:
