@@ -54,8 +54,8 @@ class NativeFrontEnd:
                 self._address,
                 [(method, False) for method in _METHODS],
                 call_details=True,
-                # As in a grpc.aio server: only connections with calls may send pings.
-                keepalive_permit_without_calls=False,
+                # As in the grpc.aio server: connections without calls are kept alive too.
+                keepalive_permit_without_calls=True,
             )
         except (OSError, ValueError) as error:
             raise StartError(f"cannot listen on {self._address}: {error}") from error
