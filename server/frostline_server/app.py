@@ -173,13 +173,13 @@ class Server:
             raise
 
     def _start_watcher(self) -> None:
-        """Follow changes of the models folder, if the configuration says so."""
+        """Follow changes of the models folder, as far as the configuration says so, and scan it when `reload` asks."""
         config = self._config
-        if config.model_control in ("watch", "poll"):
-            # Before the first look, so that nothing can come between the two.
-            notified = config.model_control == "watch"
-            self._watcher = Watcher(config.models, self.reconciler.reconcile, config.poll_s, notified=notified)
-            self._watcher.start()
+        poll_s = config.poll_s if config.model_control in ("watch", "poll") else None
+        # Before the first look, so that nothing can come between the two.
+        notified = config.model_control == "watch"
+        self._watcher = Watcher(config.models, self.reconciler.reconcile, poll_s, notified=notified)
+        self._watcher.start()
 
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
@@ -242,6 +242,14 @@ class Server:
         ]
 
     # What happens while it serves
+
+    def reload(self) -> None:
+        """Read the models folder and the certificate again; on the event loop."""
+        _log.info("reading the models folder and the certificate again")
+        # While it still starts, both are read for the first time.
+        if self._watcher is not None:
+            self._watcher.look()
+            self._transport.reload()
 
     def _on_change(self, version: ModelVersion) -> None:
         """Announce and log a change of state; called from the thread that loads."""
