@@ -201,15 +201,16 @@ def predict(
     with _client(server, tls_ca, timeout_s) as client:
         served = client.model(model, version=model_version)
         try:
-            arrays, sources = files.read(inputs, served, sys.stdin.buffer, white=white, card=card)
+            requests = files.requests(inputs, served, sys.stdin.buffer, white=white, card=card)
         except files.InputError as error:
             raise BadUsage(str(error)) from error
-        step = served.max_batch_size or len(sources)
-        rows = []
-        for start in range(0, len(sources), step):
-            part = {name: array[start : start + step] for name, array in arrays.items()}
-            # All parts are answered by the version whose limits and shapes they were made for.
-            rows += client.predict(model, part, version=served.version, top_k=top).top(top)
+        rows, sources = [], []
+        for arrays, origins in requests:
+            # All are answered by the version whose limits and shapes they were made for.
+            answered = client.predict(model, arrays, version=served.version, top_k=top).top(top)
+            rows += answered
+            # Without a batch axis an answer has as many rows as it has.
+            sources += origins if served.batched else origins * len(answered)
     write_predictions(rows, sources, served, form, sys.stdout)
 
 
