@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +29,10 @@ GRAPHS: Mapping[str, str] = {
     "halved": """halved (float x, float[N, 2] z) => (float[N, 2] y) { y = Mul (z, x) }""",
     "texts": """texts (string[N, 1] x) => (string[N, 1] y) { y = Identity (x) }""",
 }
+
+
+def floats(*values: object) -> np.ndarray[Any, Any]:
+    return np.array(values, np.float32)
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])
@@ -73,7 +78,7 @@ class Ask:
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_an_answer_of_more_rows_than_the_input_is_shown_whole(ask: Ask, form: str) -> None:
-    code, out, err = ask("outer", np.float32([[3, 1, 2]]), form=form, top=1)
+    code, out, err = ask("outer", floats([3, 1, 2]), form=form, top=1)
     assert (code, err) == (0, "")
     if form == "json":
         assert [row["top"][0]["prediction"] for row in json.loads(out)["rows"]] == [0, 0, 0]
@@ -87,7 +92,7 @@ def test_an_answer_of_more_rows_than_the_input_is_shown_whole(ask: Ask, form: st
 
 
 def test_each_file_is_a_request_where_there_is_no_batch_axis(ask: Ask) -> None:
-    code, out, _ = ask("outer", np.float32([[3, 1]]), np.float32([[1, 2, 3]]), top=1)
+    code, out, _ = ask("outer", floats([3, 1]), floats([1, 2, 3]), top=1)
     rows = list(csv.DictReader(io.StringIO(out)))
     assert code == 0
     assert [(Path(row["input"]).name, row["prediction"]) for row in rows] == [
@@ -100,7 +105,7 @@ def test_each_file_is_a_request_where_there_is_no_batch_axis(ask: Ask) -> None:
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 @pytest.mark.parametrize("count", [0, 2])
 def test_whatever_comes_back_is_no_traceback(ask: Ask, model: str, form: str, count: int) -> None:
-    code, out, err = ask(model, np.float32([1] * count + [-1]), form=form)
+    code, out, err = ask(model, floats(*[1] * count, -1), form=form)
     assert (code, bool(out), bool(err)) in {(0, True, False), (1, False, True)}
     assert err.count("\n") <= 1
     assert "unexpected" not in err
@@ -128,7 +133,7 @@ def test_a_model_without_classes_says_so(ask: Ask, model: str, rows: object) -> 
 
 
 def test_scalars_beside_rows_are_read_from_one_file(ask: Ask) -> None:
-    code, out, err = ask("halved", {"x": np.float32(0.5), "z": np.float32([[2, 4], [6, 2]])}, top=1)
+    code, out, err = ask("halved", {"x": np.float32(0.5), "z": floats([2, 4], [6, 2])}, top=1)
     assert (code, err) == (0, "")
     answered = list(csv.DictReader(io.StringIO(out)))
     assert [row["prediction"] for row in answered] == ["1", "0"]

@@ -525,9 +525,9 @@ def test_of_many_equal_classes_the_lowest_indices_come_first() -> None:
 
 def test_an_answer_of_another_rank_than_the_graph_declares_has_no_ranking_and_no_labels() -> None:
     codec, odd = codec_of(), np.zeros((1, 2, 2), np.float32)
-    outputs = {"softmax": odd, "argmax": np.zeros((1, 2), np.int64)}
     request = predict_request(ROW, outputs=["SOFTMAX", "ARGMAX"])
-    response = typed.PredictResponse.FromString(codec.encode_predict(request, tuple(outputs), list(outputs.values())))
+    answer = codec.encode_predict(request, ("softmax", "argmax"), [odd, np.zeros((1, 2), np.int64)])
+    response = typed.PredictResponse.FromString(answer)
     assert (list(response.softmax.shape), list(response.argmax.shape)) == ([1, 2, 2], [1, 2])
     assert not response.labels
     with pytest.raises(InvalidInput, match=r"with shape \[1, 2, 2\], so there is no ranking"):
