@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from frostline_server.runtime.host_limits import cpu_count
+
 QUIET = 0.5
 """The load above which a machine is too busy to measure on."""
 
@@ -14,7 +16,7 @@ QUIET = 0.5
 def described() -> str:
     """The date, the processor, its cores, and the versions of Python and ONNX Runtime."""
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {processor()} ({os.cpu_count()} cores), Python {platform.python_version()}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor()} ({cpu_count()} cores), Python {platform.python_version()}, "
         f"ONNX Runtime {ort.__version__}"
     )
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,10 +25,10 @@ class InputError(Exception):
     """A file cannot be converted to rows of the model. The message is one sentence for the user."""
 
 
-def read(
+def requests(
     paths: Sequence[str], model: Model, stdin: BinaryIO, *, white: float | None = None, card: Path | None = None
-) -> tuple[Arrays, list[str]]:
-    """Reads rows from files.
+) -> list[tuple[Arrays, list[str]]]:
+    """Reads what to send from files: their rows, or where the model has no batch axis the whole input of each file.
 
     Args:
         paths: `.npy`, `.npz`, `.csv` and `.png` files; `-` for csv, npy or npz on standard input.
@@ -39,17 +38,34 @@ def read(
         card: The model's card.json. With it, csv columns may have any order, and categories are given as words.
 
     Returns:
-        The model's inputs by name, with the rows of all files in order; and for each row the file that it comes from.
+        For each request the model's inputs by name; and for each of its rows the file that it comes from, or just the
+        file where there is no batch axis. No request has more rows than the model takes.
 
     Raises:
-        InputError: A file is missing, or does not contain rows of this model.
+        InputError: A file is missing, or does not contain what this model takes.
     """
+    if not model.inputs:
+        raise InputError(f"{model.name} takes no inputs, so there is nothing that could be sent to it")
     columns = _columns(card) if card else ()
     files = [_read_one(path, model, stdin, white, columns) for path in paths]
+    if not model.batched:
+        return [(arrays, [path]) for path, arrays in zip(paths, files, strict=True)]
+    arrays, sources = _joined(paths, files)
+    step = model.max_batch_size
+    return [
+        ({name: array[start : start + step] for name, array in arrays.items()}, sources[start : start + step])
+        for start in range(0, len(sources), step)
+    ]
+
+
+def _joined(paths: Sequence[str], files: Sequence[Arrays]) -> tuple[Arrays, list[str]]:
+    """The rows of all files in order; and for each row the file that it comes from."""
     for path, arrays in zip(paths, files, strict=True):
         for name, array in arrays.items():
             first = files[0][name]
-            if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
+            # NumPy's type of a text has the length of the longest in the array.
+            alike = array.dtype == first.dtype or {array.dtype.kind, first.dtype.kind} <= set("SU")
+            if array.shape[1:] != first.shape[1:] or not alike:
                 raise InputError(
                     f"{path} holds rows of {array.dtype} {list(array.shape[1:])}, "
                     f"but {paths[0]} holds {first.dtype} {list(first.shape[1:])}"
@@ -81,7 +97,7 @@ def _read_one(
         ".png": partial(_png, white=white),
     }
     spec = model.inputs[0]
-    return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model.name)}
+    return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model)}
 
 
 def _kind(path: str, content: bytes) -> str:
@@ -96,7 +112,7 @@ def _kind(path: str, content: bytes) -> str:
 def _npy(path: str, content: bytes, _: TensorSpec) -> NDArray[Any]:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # what NumPy raises of a damaged file has no class in common
         raise InputError(f"{path} is not a NumPy array of plain numbers") from error
     return np.asarray(array)
 
@@ -106,7 +122,7 @@ def _npz(path: str, content: bytes, model: Model) -> Arrays:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             stored: Arrays = dict(archive)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as above, and what zipfile and zlib raise
         raise InputError(f"{path} is not an archive of NumPy arrays of plain numbers") from error
     arrays: Arrays = {}
     for spec in model.inputs:
@@ -116,7 +132,9 @@ def _npz(path: str, content: bytes, model: Model) -> Arrays:
         if name is None:
             has = ", ".join(stored) or "nothing"
             raise InputError(f"{path} holds {has}, but {model.name} needs an array named {spec.name}")
-        arrays[spec.name] = _checked(path, stored[name], spec, model.name)
+        arrays[spec.name] = _checked(path, stored[name], spec, model)
+    if not model.batched:
+        return arrays
     rows = {name: len(array) for name, array in arrays.items()}
     if len(set(rows.values())) > 1:
         counts = ", ".join(f"{name} has {n}" for name, n in rows.items())
@@ -209,16 +227,16 @@ def _is_number(cell: str) -> bool:
 
 def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) -> NDArray[Any]:
     # Imported here, because only commands that send pictures need it.
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
 
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if image.mode.startswith("I"):
-                raise InputError(f"{path} has 16 bits a pixel, and only 8 are read; convert it first")
-            gray = np.asarray(image.convert("L"))
-            color = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+        image = Image.open(io.BytesIO(content), formats=["PNG"])
+        image.load()
+    except Exception as error:  # what Pillow raises of a damaged file has no class in common
         raise InputError(f"{path} is not a PNG picture") from error
+    if image.mode.startswith("I"):
+        raise InputError(f"{path} has 16 bits a pixel, and only 8 are read; convert it first")
+    gray, color = np.asarray(image.convert("L")), np.asarray(image.convert("RGB"))
     layouts = (gray, gray[None], gray[:, :, None], color.transpose(2, 0, 1), color, gray.ravel(), color.ravel())
     for pixels in layouts:
         if _fits(pixels.shape, spec.shape[1:]):
@@ -229,11 +247,14 @@ def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) ->
     )
 
 
-def _checked(path: str, array: NDArray[Any], spec: TensorSpec, model: str) -> NDArray[Any]:
-    if array.ndim and _fits(array.shape[1:], spec.shape[1:]):
+def _checked(path: str, array: NDArray[Any], spec: TensorSpec, model: Model) -> NDArray[Any]:
+    fits = (
+        array.ndim > 0 and _fits(array.shape[1:], spec.shape[1:]) if model.batched else _fits(array.shape, spec.shape)
+    )
+    if fits:
         # The client would send float64 as float32; converted here, so that rows of several files can be joined.
         return array.astype(np.float32) if array.dtype == np.float64 else array
-    raise InputError(f"{path} holds an array of shape {list(array.shape)}, but {model} expects {spec}")
+    raise InputError(f"{path} holds an array of shape {list(array.shape)}, but {model.name} expects {spec}")
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

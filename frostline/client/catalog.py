@@ -34,7 +34,7 @@ class Model:
         reason: Why the version is not ready; empty when it is.
         inputs: The inputs; empty unless the version is ready.
         outputs: The outputs; empty unless the version is ready.
-        max_batch_size: The most rows in one request; 0 when unknown.
+        max_batch_size: The most rows in one request; 0 for a model without a batch axis, and when unknown.
         version_labels: The labels under which it answers, such as `stable`.
         share: The part of the requests naming no version that it answers, 0 to 1.
         shadow_of: The version of whose traffic it gets a copy; empty when it gets none.
@@ -52,6 +52,11 @@ class Model:
     share: float = 0.0
     shadow_of: str = ""
     rollout_problem: str = ""
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first axis of all inputs and outputs is the batch; only told of a version that is ready."""
+        return self.max_batch_size > 0
 
     @property
     def ready(self) -> bool:

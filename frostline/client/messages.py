@@ -128,7 +128,8 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
     rankings = tuple(tuple((c.index, c.label, c.probability) for c in row.classes) for row in response.top)
     argmax = _array(response, "argmax")
     labels = tuple(response.labels)
-    if argmax is None and rankings:
+    # An answer without classes has empty rankings.
+    if argmax is None and rankings and all(rankings):
         argmax = np.array([ranking[0][0] for ranking in rankings], np.int64)
         labels = tuple(ranking[0][1] for ranking in rankings if ranking[0][1])
     return Prediction(

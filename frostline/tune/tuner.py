@@ -5,7 +5,6 @@ It tries each candidate on a real server under load.
 
 import difflib
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from frostline.tune.http2 import ConnectionBroken, connected
 from frostline.tune.sweep import Point, Setting, Trial
 from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.golden import golden_keys
+from frostline_server.runtime.host_limits import cpu_count
 
 CONNECTIONS = 4
 IN_FLIGHT = 64
@@ -116,7 +116,7 @@ def _trials(job: Job, text: str, console: Console) -> list[Trial]:
         body = _request(model, job.models / job.model / model.version / "golden.npz")
         gpu = provider.startswith("CUDA")
         most = model.max_batch_size
-        shapes = sweep.shapes(os.cpu_count() or 1, gpu=gpu)
+        shapes = sweep.shapes(cpu_count(), gpu=gpu)
         sizes = sweep.sizes(most) if most else []
         progress.update(task, total=len(shapes) + len(sizes))
         trials: list[Trial] = []

@@ -37,7 +37,7 @@ from frostline_server.rpc.repository_control import ModelControl
 from frostline_server.rpc.server import SERVICES, Transport, local_only
 from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
-from frostline_server.runtime.host_limits import memory_limit_bytes
+from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
 
 LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
@@ -117,7 +117,7 @@ class Server:
         loader = Loader(
             self._providers,
             strict=config.device.startswith("cuda"),
-            threads=config.intra_op_threads,
+            threads=_threads(config.threads, cpu_count()),
             batching=Batching(
                 config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
             ),
@@ -174,13 +174,13 @@ class Server:
             raise
 
     def _start_watcher(self) -> None:
-        """Follow changes of the models folder, if the configuration says so."""
+        """Follow changes of the models folder, as far as the configuration says so, and scan it when `reload` asks."""
         config = self._config
-        if config.model_control in ("watch", "poll"):
-            # Before the first look, so that nothing can come between the two.
-            notified = config.model_control == "watch"
-            self._watcher = Watcher(config.models, self.reconciler.reconcile, config.poll_s, notified=notified)
-            self._watcher.start()
+        poll_s = config.poll_s if config.model_control in ("watch", "poll") else None
+        # Before the first look, so that nothing can come between the two.
+        notified = config.model_control == "watch"
+        self._watcher = Watcher(config.models, self.reconciler.reconcile, poll_s, notified=notified)
+        self._watcher.start()
 
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
@@ -243,6 +243,14 @@ class Server:
         ]
 
     # What happens while it serves
+
+    def reload(self) -> None:
+        """Read the models folder and the certificate again; on the event loop."""
+        _log.info("reading the models folder and the certificate again")
+        # While it still starts, both are read for the first time.
+        if self._watcher is not None:
+            self._watcher.look()
+            self._transport.reload()
 
     def _on_change(self, version: ModelVersion) -> None:
         """Announce and log a change of state; called from the thread that loads."""
@@ -341,6 +349,11 @@ class Server:
         # Never less than the quiet: the last answers must leave before the port closes.
         while time.monotonic() < min(began_s + LINGER_S, max(began_s, self._inference.refused_s) + _QUIET_S):
             await asyncio.sleep(_QUIET_S / 5)
+
+
+def _threads(asked: int, cpus: int) -> int:
+    """Threads of one run: as asked, or half the CPUs, the other half being for reading requests."""
+    return asked or max(1, cpus // 2)
 
 
 def _log_warning(model: str, warning: str) -> None:

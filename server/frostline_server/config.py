@@ -140,7 +140,7 @@ class ServerConfig(BaseModel):
     threads: int = Field(
         0,
         ge=0,
-        description="threads of one run on the CPU; 0 takes half the cores, the other half being for reading requests",
+        description="threads of one run on the CPU; 0 takes half the CPUs that the process may use, the other half being for reading requests",
         json_schema_extra={"group": "Devices"},
     )
     max_run_bytes: int = Field(
@@ -233,11 +233,6 @@ class ServerConfig(BaseModel):
         if self.compression != "none" and self.transport == "native":
             raise ValueError("the native transport does not compress answers; use --transport grpcio or auto")
         return self
-
-    @property
-    def intra_op_threads(self) -> int:
-        """Threads of one run: as set, or half the cores, the other half being for reading requests."""
-        return self.threads or max(1, (os.cpu_count() or 1) // 2)
 
     def required(self, name: str) -> bool:
         """Whether the server is not ready without the model `name`."""

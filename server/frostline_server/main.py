@@ -1,6 +1,7 @@
 """The server process: its event loop, its signal handlers and its exit code.
 
-The first SIGTERM or SIGINT starts the drain; a second Ctrl-C ends the process at once.
+The first SIGTERM or SIGINT starts the drain; a second Ctrl-C ends the process at once. SIGHUP has the server read what
+may have changed on the disk.
 """
 
 import asyncio
@@ -51,9 +52,12 @@ async def _serve(config: ServerConfig) -> int:
             os._exit(130)
         stopped.set()
 
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
-    loop.add_signal_handler(signal.SIGINT, interrupted)
     server = Server(config)
+    handlers = {signal.SIGTERM: stopped.set, signal.SIGINT: interrupted, signal.SIGHUP: server.reload}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    # Whoever started this process may have held them back, as `frostline serve` does from its first moment.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
     starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

@@ -1,5 +1,6 @@
 """What the server as a whole says of itself: ready, not ready, and when it gives up."""
 
+import os
 import shutil
 import threading
 import urllib.request
@@ -12,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from frostline_server.repository.registry import ModelVersion
+from frostline_server.runtime import host_limits
 from tests.support.calls import row_request, stub
 from tests.support.onnx_models import linear, write_artifact
 from tests.support.servers import TIMEOUT_S, Running, running
@@ -144,3 +146,16 @@ def test_a_model_whose_output_has_another_rank_than_it_declares_breaks_neither_r
     assert 'frostline_model_state{model="liar",state="READY",version="1"} 1.0' in text
     assert 'frostline_predictions_total{label="ant",model="good",version="1"} 1.0' in text
     assert "frostline_scrape_errors_total 0.0" in text
+
+
+@pytest.mark.parametrize(("asked", "cpus", "expected"), [(0, 8, 4), (0, 1, 1), (0, 3, 1), (5, 2, 5)])
+def test_a_run_gets_half_the_cpus_that_the_process_may_use_unless_told_otherwise(
+    asked: int, cpus: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    monkeypatch.setattr(host_limits, "_quotas", lambda _: iter(()))
+    write_artifact(tmp_path, "m")
+    with running(tmp_path, model_control="none", log_level="error", threads=asked) as server:
+        options = server.server.repository.get("m", "").session._compute.__self__.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (expected, expected)

@@ -1,6 +1,5 @@
 """The server's settings: which source wins, what is refused and in which words."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +221,3 @@ def test_the_models_without_which_the_server_is_not_ready(require: str, required
     config = load(require=require)
     assert {name for name in ("a", "b", "all") if config.required(name)} == required
     assert config.required_names == names
-
-
-@pytest.mark.parametrize(("threads", "cores", "expected"), [(0, 8, 4), (0, 1, 1), (0, None, 1), (0, 3, 1), (5, 2, 5)])
-def test_a_run_gets_half_the_cores_unless_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch, threads: int, cores: int | None, expected: int
-) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert load(threads=threads).intra_op_threads == expected

@@ -296,7 +296,11 @@ class Codec:
     def encode_predict(
         self, request: predictor_pb2.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]
     ) -> bytes:
-        """A serialised PredictResponse."""
+        """A serialised PredictResponse.
+
+        Raises:
+            InvalidInput: it is to rank classes, and the answer has not one axis of them.
+        """
         heads = self._signature.heads
         assert heads is not None, "decode_predict refuses models without heads"  # noqa: S101  an invariant, not a check
         by_name = dict(zip(wanted, outputs, strict=True))
@@ -309,13 +313,18 @@ class Codec:
         if predictor_pb2.ARGMAX in asked:
             classes = by_name[heads.argmax]
             response.argmax.CopyFrom(_tensor(classes))
-            if self._labels and heads.confidence:
+            if self._labels and heads.confidence and classes.ndim == 1:
                 response.labels.extend([self._label(int(index)) for index in classes])
         if request.top_k:
             response.top.extend(self._rankings(by_name[heads.softmax], request.top_k))
         return response.SerializeToString()
 
     def _rankings(self, softmax: Array, top_k: int) -> list[predictor_pb2.Ranking]:
+        if softmax.ndim != 2:  # whatever the graph declares
+            raise InvalidInput(
+                f"model '{self._model}' answered this request with shape {list(softmax.shape)}, so there is no ranking of "
+                "classes for a row; ask for SOFTMAX instead of top_k"
+            )
         # A stable sort of the negated probabilities leaves equal ones in order of their index.
         order = np.argsort(-softmax, axis=1, kind="stable")[:, :top_k]
         return [

@@ -140,6 +140,9 @@ class Layouts:
                 f"input '{spec.name}' has no shape but model requires batch dimension for '{self._model}'"
             )
         row = shape[1:] if batched else shape
+        if row == (1,) and spec.shape == () and spec.ranked:
+            # Triton has no empty dims: it describes a scalar as one axis of 1, and its clients send it so.
+            row = ()
         fits = not spec.ranked or (
             len(row) == len(spec.shape) and all(want in (None, got) for want, got in zip(spec.shape, row, strict=True))
         )

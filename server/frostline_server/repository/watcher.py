@@ -25,11 +25,11 @@ class Watcher:
     Args:
         root: the folder of models.
         reconcile: scans the folder and acts; True asks to be called again soon.
-        poll_s: seconds between two calls.
+        poll_s: seconds between two calls; None for no calls but those that `look` asks for.
         notified: whether to use the file system's notifications as well.
     """
 
-    def __init__(self, root: Path, reconcile: Callable[[], bool], poll_s: float, *, notified: bool) -> None:
+    def __init__(self, root: Path, reconcile: Callable[[], bool], poll_s: float | None, *, notified: bool) -> None:
         self._root = root.resolve()
         self._reconcile = reconcile
         self._poll_s = poll_s
@@ -43,6 +43,10 @@ class Watcher:
         """Start to watch."""
         for thread in self._threads:
             thread.start()
+
+    def look(self) -> None:
+        """Have the folder scanned now; does not wait for it."""
+        self._changed.set()
 
     def close(self) -> None:
         """Stop watching; does not wait for a `reconcile` in progress."""

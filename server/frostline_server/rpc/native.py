@@ -7,6 +7,8 @@ itself; the device threads send all other answers.
 
 import threading
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
@@ -16,6 +18,9 @@ from frostline_server.batching.entry import Entry
 from frostline_server.errors import PredictionError, StartError
 from frostline_server.inference import Call, Inference, Refused, encode, unexpected
 from frostline_server.rpc.grpc_status import PUSHBACK, status, status_number, trailers
+
+if TYPE_CHECKING:
+    from pygrpc_native._native import DetailedEvent
 
 _METHODS = (MODEL_INFER, PREDICT)
 _EVENTS = 256
@@ -54,8 +59,8 @@ class NativeFrontEnd:
                 self._address,
                 [(method, False) for method in _METHODS],
                 call_details=True,
-                # As in a grpc.aio server: only connections with calls may send pings.
-                keepalive_permit_without_calls=False,
+                # As in the grpc.aio server: connections without calls are kept alive too.
+                keepalive_permit_without_calls=True,
             )
         except (OSError, ValueError) as error:
             raise StartError(f"cannot listen on {self._address}: {error}") from error
@@ -70,37 +75,47 @@ class NativeFrontEnd:
         self._thread.join()
 
     def _receive(self) -> None:
-        front, active, inference, reply = self._front, self._active, self._inference, self._reply
-        while (events := front.recv_batch_details(_EVENTS)) is not None:
-            now = time.monotonic()
-            batchers: list[Batcher] = []
-            for kind, call_id, method, payload, _, details in events:
-                if kind == EVENT_CANCEL:
-                    entry = active.pop(call_id, None)
-                    if entry is not None:
-                        inference.cancel(entry)
-                    continue
-                left_s = details[2]  # type: ignore[index]  # a call always has details
-                deadline_s = None if left_s is None else now + left_s
-                try:
-                    entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)  # type: ignore[arg-type]  # and a payload
-                    # Registered before it is queued, because it may be answered before `submit` returns.
-                    active[call_id] = entry
-                    batcher = inference.submit(entry, _METHODS[method], payload, inline=True)  # type: ignore[arg-type]  # as above
-                    if batcher not in batchers:
-                        batchers.append(batcher)
-                except Refused as refused:
-                    active.pop(call_id, None)
-                    self._fail(call_id, refused.error, refused.request_id)
-                except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the front end
-                    active.pop(call_id, None)
-                    self._fail(call_id, unexpected(error), "")
+        receive = self._front.recv_batch_details
+        while self._take(receive(_EVENTS)):
+            pass
 
-            # What no device's thread was woken for is run here, or wakes one now.
-            for batcher in batchers:
-                batcher.run_inline()
-            # While this thread waits for the next call, it must not keep the last message in memory.
-            del events, payload, details
+    def _take(self, events: "Sequence[DetailedEvent] | None") -> bool:
+        """Queue calls and run what is brief; False at the end.
+
+        A frame of its own, so that while the thread waits for the next call it holds neither the last message nor the
+        version that answered it.
+        """
+        if events is None:
+            return False
+        active, inference, reply = self._active, self._inference, self._reply
+        now = time.monotonic()
+        batchers: list[Batcher] = []
+        for kind, call_id, method, payload, _, details in events:
+            if kind == EVENT_CANCEL:
+                entry = active.pop(call_id, None)
+                if entry is not None:
+                    inference.cancel(entry)
+                continue
+            left_s = details[2]  # type: ignore[index]  # a call always has details
+            deadline_s = None if left_s is None else now + left_s
+            try:
+                entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)  # type: ignore[arg-type]  # and a payload
+                # Registered before it is queued, because it may be answered before `submit` returns.
+                active[call_id] = entry
+                batcher = inference.submit(entry, _METHODS[method], payload, inline=True)  # type: ignore[arg-type]  # as above
+                if batcher not in batchers:
+                    batchers.append(batcher)
+            except Refused as refused:
+                active.pop(call_id, None)
+                self._fail(call_id, refused.error, refused.request_id)
+            except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the front end
+                active.pop(call_id, None)
+                self._fail(call_id, unexpected(error), "")
+
+        # What no device's thread was woken for is run here, or wakes one now.
+        for batcher in batchers:
+            batcher.run_inline()
+        return True
 
     def _answer(self, entries: list[Entry]) -> None:
         """Answer one batch's entries; runs in the device thread, so it must not raise."""

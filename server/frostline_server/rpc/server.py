@@ -6,7 +6,6 @@ grpc.aio. `choose_transport` decides which of them owns the port.
 
 import ipaddress
 import shutil
-import ssl
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +20,12 @@ from frostline.pb import inference_pb2, model_config_pb2, predictor_pb2
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.inference import Inference
+from frostline_server.rpc.certificate import Certificate
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.oip_service import InferenceService
 from frostline_server.rpc.stream import StreamFrontEnd
 from frostline_server.rpc.unary import UnaryFrontEnd
+from frostline_server.rpc.unix_socket import SocketFile, folder_for_sockets, is_unix
 
 if TYPE_CHECKING:
     from frostline_server.rpc.native import NativeFrontEnd
@@ -34,6 +35,9 @@ SERVICES = (
     predictor_pb2.DESCRIPTOR.services_by_name["Predictor"].full_name,
 )
 
+_PING_MS = 500
+"""How often a connection without data may be pinged; who pings more often loses it after the third ping."""
+
 _COMPRESSIONS = {
     "none": grpc.Compression.NoCompression,
     "gzip": grpc.Compression.Gzip,
@@ -42,7 +46,7 @@ _COMPRESSIONS = {
 
 
 def choose_transport(
-    asked: str, host: str, *, tls: bool, compression: bool = False, native: bool = True
+    asked: str, host: str, *, tls: bool, compression: bool = False, native: bool = True, folder: bool = True
 ) -> tuple[str, str]:
     """Which front end owns the port, and why.
 
@@ -55,6 +59,7 @@ def choose_transport(
         tls: whether TLS is on.
         compression: whether answers are to be compressed.
         native: whether the native front end's library is installed; not every platform has it.
+        folder: whether there is a folder for the private socket that the native front end needs.
 
     Returns:
         native or grpcio, and the reason in words.
@@ -64,27 +69,29 @@ def choose_transport(
     """
     if asked == "native" and not native:
         raise StartError("the native transport needs pygrpc-native, which is not installed; use --transport grpcio")
+    if asked == "native" and not folder:
+        raise StartError(
+            "the native transport needs a folder for a private socket, and finds none that is writable; set TMPDIR to "
+            "one, or use --transport grpcio"
+        )
     if asked != "auto":
         return asked, "asked for"
-    if tls or compression:
-        return (
-            "grpcio",
-            "TLS is on, and only grpcio supports it"
-            if tls
-            else "compression is on, and only grpcio compresses answers",
-        )
-    if not native:
-        return "grpcio", "pygrpc-native is not installed"
-    if host.startswith("unix:"):
-        return "native", "only local clients can reach a Unix socket"
-    if _is_loopback(host):
-        return "native", f"only local clients can reach {host}"
-    return "grpcio", f"other machines can reach {host}, and only grpcio limits a message before it buffers it"
+    obstacles = {
+        "TLS is on, and only grpcio supports it": tls,
+        "compression is on, and only grpcio compresses answers": compression,
+        "pygrpc-native is not installed": not native,
+        "no folder is writable, and the native transport needs one for a private socket": not folder,
+        f"other machines can reach {host}, and only grpcio limits a message before it buffers it": not local_only(host),
+    }
+    for reason, there in obstacles.items():
+        if there:
+            return "grpcio", reason
+    return "native", f"only local clients can reach {'a Unix socket' if is_unix(host) else host}"
 
 
 def local_only(host: str) -> bool:
     """Whether only clients on this machine can reach an address."""
-    return host.startswith("unix:") or _is_loopback(host)
+    return is_unix(host) or _is_loopback(host)
 
 
 def _is_loopback(host: str) -> bool:
@@ -121,15 +128,19 @@ class Transport:
         self._health = health
         self._streams = StreamFrontEnd(inference)
         native = find_spec("pygrpc_native") is not None
+        self._socket = SocketFile(config.host) if is_unix(config.host) else None
+        self._parent = folder_for_sockets(*([self._socket.folder] if self._socket else []))
         self.name, self.reason = choose_transport(
             config.transport,
             config.host,
             tls=bool(config.tls_cert),
             compression=config.compression != "none",
             native=native,
+            folder=self._parent is not None,
         )
         self._native: NativeFrontEnd | None = None
         self._folder: str | None = None
+        self._certificate = Certificate(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
 
     async def start(self) -> str:
         """Start to listen.
@@ -140,30 +151,52 @@ class Transport:
         Raises:
             StartError: the address cannot be bound, or the certificate cannot be read.
         """
-        address = self._config.host
-        if not address.startswith("unix:"):
-            host = f"[{address}]" if ":" in address and not address.startswith("[") else address
-            address = f"{host}:{self._config.port}"
+        host = self._config.host
+        if self._socket is not None:
+            self._socket.claim()
+            await self._listen(self._socket.private_address)
+            try:
+                self._socket.publish()
+            except StartError:
+                await self.stop(0)
+                raise
+            return host
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"{host}:{await self._listen(f'{host}:{self._config.port}')}"
+
+    async def _listen(self, address: str) -> int:
+        """Have the front end that was chosen listen on an address; returns the port, if it has one."""
         if self.name == "grpcio":
             self._server = self._build()
             port = self._bind(address)
             await self._server.start()
-        else:
-            self._folder = tempfile.mkdtemp(prefix="frostline-")
-            fallback = str(Path(self._folder) / "grpcio.sock")
-            self._server = self._build()
-            self._server.add_insecure_port(f"unix:{fallback}")
-            await self._server.start()
-            from frostline_server.rpc.native import NativeFrontEnd  # noqa: PLC0415  its library is not on every platform
+            return port
+        try:
+            # Hidden, should it be in the models folder.
+            self._folder = tempfile.mkdtemp(prefix=".frostline-", dir=self._parent)
+        except OSError as error:
+            raise StartError(
+                f"cannot make a private folder in {self._parent}: {error}; set TMPDIR to another"
+            ) from error
+        fallback = str(Path(self._folder) / "grpcio.sock")
+        self._server = self._build()
+        self._server.add_insecure_port(f"unix:{fallback}")
+        await self._server.start()
+        from frostline_server.rpc.native import NativeFrontEnd  # noqa: PLC0415  its library is not on every platform
 
-            native = NativeFrontEnd(self._inference, address, fallback)
-            try:
-                port = native.start()
-            except StartError:
-                await self.stop(0)
-                raise
-            self._native = native
-        return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        native = NativeFrontEnd(self._inference, address, fallback)
+        try:
+            port = native.start()
+        except StartError:
+            await self.stop(0)
+            raise
+        self._native = native
+        return port
+
+    def reload(self) -> None:
+        """Read the certificate again if its files have changed."""
+        if self._certificate is not None:
+            self._certificate.look()
 
     async def drain(self, timeout_s: float) -> bool:
         """End open streams once all their accepted requests are answered.
@@ -175,6 +208,8 @@ class Transport:
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
+        if self._socket is not None:
+            self._socket.remove()
         if self._native is not None:
             self._native.close()
         await self._server.stop(grace_s)
@@ -190,6 +225,10 @@ class Transport:
                 ("grpc.max_send_message_length", -1),
                 # Otherwise two servers on one port would silently share the clients.
                 ("grpc.so_reuseport", 0),
+                # Clients may ping to find out that a connection is dead, also while they have no call, as Triton's
+                # keepalive does. By default gRPC ends the calls of one that pings more often than every 5 minutes.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS),
             ],
         )
         self._service.register(server)
@@ -202,16 +241,8 @@ class Transport:
 
     def _bind(self, address: str) -> int:
         try:
-            if self._config.tls_cert is None or self._config.tls_key is None:
+            if self._certificate is None:
                 return self._server.add_insecure_port(address)
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._config.tls_cert, self._config.tls_key)
-            pair = (self._config.tls_key.read_bytes(), self._config.tls_cert.read_bytes())
-            return self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-        except ssl.SSLError as error:
-            raise StartError(
-                f"tls_cert and tls_key are not a certificate and its private key: {error.reason or error}"
-            ) from error
-        except OSError as error:
-            raise StartError(f"cannot read the TLS files: {error}") from error
+            return self._server.add_secure_port(address, self._certificate.credentials())
         except RuntimeError as error:
             raise StartError(f"cannot listen on {address}: {error}") from error

@@ -170,6 +170,8 @@ def _open(
 def _caster(cuda: Mapping[str, dict[str, str]]) -> ort.InferenceSession:
     """The network that casts bytes, on the device of these options."""
     options = ort.SessionOptions()
+    # Otherwise it starts a thread for every core of the host.
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4
     providers = [*with_graphs(list(cuda.items()), enabled=False), (CPU, {})]
     return ort.InferenceSession(cast_network().SerializeToString(), options, providers=providers, enable_fallback=0)

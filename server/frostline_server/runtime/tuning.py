@@ -22,7 +22,7 @@ class Tuning:
 
     Attributes:
         intra_op_threads: threads within an operator; 0 takes the server's setting.
-        inter_op_threads: threads across operators, if they run in parallel; 0 leaves the number to ONNX Runtime.
+        inter_op_threads: threads across operators, if they run in parallel; 0 takes the server's setting.
         parallel: whether independent operators run in parallel.
         graph_level: how far the graph is rewritten; a key of `GRAPH_LEVELS`.
         cpu_arena: whether the CPU's memory is kept between runs.
@@ -44,14 +44,15 @@ class Tuning:
         """Options for a new session.
 
         Args:
-            threads: within an operator, where the model does not say.
+            threads: within an operator and across operators, where the model does not say.
 
         Raises:
             LoadError: ONNX Runtime refuses an entry.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.intra_op_threads or threads
-        options.inter_op_num_threads = self.inter_op_threads
+        # ONNX Runtime's own choice would be the cores of the host.
+        options.inter_op_num_threads = self.inter_op_threads or threads
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL if self.parallel else ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = GRAPH_LEVELS[self.graph_level]
         options.enable_cpu_mem_arena = self.cpu_arena

@@ -1,7 +1,11 @@
 """Files to the rows a model takes."""
 
+import contextlib
 import io
 import json
+import random
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +13,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.cli.inputs import InputError, read
+from frostline.cli.inputs import Arrays, InputError, requests
 from frostline.client.catalog import Model, TensorSpec
 
 
 def model(*shape: int, datatype: str = "FP32", names: tuple[str, ...] = ("input",)) -> Model:
-    return Model("m", "1", "READY", inputs=tuple(TensorSpec(name, datatype, (-1, *shape)) for name in names))
+    inputs = tuple(TensorSpec(name, datatype, (-1, *shape)) for name in names)
+    return Model("m", "1", "READY", inputs=inputs, max_batch_size=64)
+
+
+def unbatched(*shapes: tuple[int, ...], datatype: str = "FP32") -> Model:
+    """A model without a batch axis, whose inputs are `a`, `b`, ..."""
+    return Model(
+        "m", "1", "READY", inputs=tuple(TensorSpec(n, datatype, s) for n, s in zip("abc", shapes, strict=False))
+    )
+
+
+def read(*arguments: Any, **options: Any) -> tuple[Arrays, list[str]]:
+    """The one request there is."""
+    [request] = requests(*arguments, **options)
+    return request
 
 
 def stdin(content: bytes = b"") -> io.BytesIO:
@@ -225,3 +243,59 @@ def test_a_card_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(InputError, match="is not the card of a model that was trained on a table"):
         read(["-"], model(2), stdin(b""), card=tmp_path / "other.json")
+
+
+def test_rows_go_in_requests_that_the_model_takes(tmp_path: Path) -> None:
+    for name, first in (("a", 0), ("b", 3)):
+        np.save(tmp_path / f"{name}.npy", np.arange(first, first + 3, dtype=np.float32)[:, None])
+    small = replace(model(1), max_batch_size=4)
+    paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    sent = [(arrays["input"].ravel().tolist(), sources) for arrays, sources in requests(paths, small, stdin())]
+    assert sent == [([0, 1, 2, 3], [*[paths[0]] * 3, paths[1]]), ([4, 5], [paths[1]] * 2)]
+
+
+def test_texts_of_different_lengths_are_joined(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([["a"]]))
+    np.save(tmp_path / "b.npy", np.array([["longer"]]))
+    arrays, _ = read([str(tmp_path / "a.npy"), str(tmp_path / "b.npy")], model(1, datatype="BYTES"), stdin())
+    assert arrays["input"].tolist() == [["a"], ["longer"]]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (1, 0)])
+def test_without_a_batch_axis_each_file_is_a_whole_input(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    array = np.ones(shape, np.float32)
+    paths = [str(tmp_path / name) for name in ("a.npy", "b.npy")]
+    for path in paths:
+        np.save(path, array)
+    sent = requests(paths, unbatched(shape), stdin())
+    assert [(arrays["a"].shape, sources) for arrays, sources in sent] == [(shape, [path]) for path in paths]
+    with pytest.raises(InputError, match="but m expects a FP32"):
+        requests(paths, unbatched((*shape, 5)), stdin())
+
+
+def test_without_a_batch_axis_inputs_need_not_have_equally_many_rows(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.float32(2), b=np.ones((3, 1), np.float32))
+    arrays, sources = read([str(tmp_path / "x.npz")], unbatched((), (-1, 1)), stdin())
+    assert {name: array.shape for name, array in arrays.items()} == {"a": (), "b": (3, 1)}
+    assert sources == [str(tmp_path / "x.npz")]
+
+
+def test_a_model_without_inputs_is_one_clear_sentence() -> None:
+    with pytest.raises(InputError, match="m takes no inputs"):
+        requests(["-"], unbatched(), stdin(b"1\n"))
+
+
+def test_a_damaged_file_is_one_clear_sentence(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "rows.npz", input=np.arange(300, dtype=np.float32).reshape(100, 3))
+    np.save(tmp_path / "rows.npy", np.ones((2, 3), np.float32))
+    Image.fromarray(np.ones((1, 3), np.uint8)).save(tmp_path / "rows.png")
+    choose = random.Random(7)
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        for _ in range(300):
+            damaged = bytearray(content)
+            damaged[choose.randrange(len(damaged))] = choose.randrange(256)
+            path.write_bytes(damaged)
+            # Damage that nothing can see is read.
+            with contextlib.suppress(InputError), warnings.catch_warnings(action="ignore"):
+                requests([str(path)], model(3), stdin())

@@ -526,6 +526,24 @@ def test_of_many_equal_classes_the_lowest_indices_come_first() -> None:
     assert [best.index for best in response.top[0].classes] == [1, 3, 5]
 
 
+def test_an_answer_of_another_rank_than_the_graph_declares_has_no_ranking_and_no_labels() -> None:
+    codec, odd = codec_of(), np.zeros((1, 2, 2), np.float32)
+    request = predict_request(ROW, outputs=["SOFTMAX", "ARGMAX"])
+    answer = codec.encode_predict(request, ("softmax", "argmax"), [odd, np.zeros((1, 2), np.int64)])
+    response = typed.PredictResponse.FromString(answer)
+    assert (list(response.softmax.shape), list(response.argmax.shape)) == ([1, 2, 2], [1, 2])
+    assert not response.labels
+    with pytest.raises(InvalidInput, match=r"with shape \[1, 2, 2\], so there is no ranking"):
+        codec.encode_predict(predict_request(ROW, top_k=1), ("softmax",), [odd])
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_an_answer_without_classes_has_empty_rankings(classes: int) -> None:
+    softmax = np.zeros((2, classes), np.float32)
+    answer = codec_of(labels=None).encode_predict(predict_request(ROW, top_k=3), ("softmax",), [softmax])
+    assert [len(ranking.classes) for ranking in typed.PredictResponse.FromString(answer).top] == [classes, classes]
+
+
 @pytest.mark.parametrize("top_k", [3, 4, 2**32 - 1])
 def test_no_more_classes_come_than_there_are(top_k: int) -> None:
     response = predict_response(codec_of(), predict_request(ROW, top_k=top_k))

@@ -1,5 +1,6 @@
 """A request's headers against a network's signature, and its bytes against its headers."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,41 @@ def refusal(signature: Signature, *headers: TensorHeader) -> str:
 
 
 # Headers that fit
+
+
+SCALAR = Signature((spec("input", "FP32"),), (spec("output", "FP32"),), ("output",), batched=False, heads=None)
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_scalar_may_have_an_axis_of_one(shape: tuple[int, ...]) -> None:
+    layout = check(SCALAR, ("input", "FP32", shape))
+    assert (layout.kind.shapes, layout.rows, layout.count, layout.nbytes) == (((),), 1, (1,), (4,))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_rows_that_are_scalars_may_have_an_axis_of_one(shape: tuple[int, ...]) -> None:
+    layout = check(replace(SCALAR, batched=True), ("input", "FP32", shape))
+    assert (layout.kind.shapes, layout.rows, layout.count, layout.nbytes) == (((),), 3, (3,), (12,))
+
+
+@pytest.mark.parametrize(
+    ("batched", "shape", "expected"),
+    [
+        (False, (2,), "[]"),
+        (False, (1, 1), "[]"),
+        (False, (0,), "[]"),
+        (True, (3, 2), "[-1]"),
+        (True, (3, 1, 1), "[-1]"),
+    ],
+)
+def test_a_scalar_has_no_other_axes(batched: bool, shape: tuple[int, ...], expected: str) -> None:
+    message = refusal(replace(SCALAR, batched=batched), ("input", "FP32", shape))
+    assert f"Expected {expected}, got " in message
+
+
+def test_a_row_of_one_element_is_not_taken_for_a_scalar() -> None:
+    layout = check(classifier(spec("input", "FP32", 1)), ("input", "FP32", (3, 1)))
+    assert layout.kind.shapes == ((1,),)
 
 
 def test_headers_become_rows_counts_and_bytes() -> None:

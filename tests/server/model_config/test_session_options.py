@@ -26,7 +26,7 @@ def configured(optimization: str = "", **parameters: str) -> ModelConfig:
 def test_a_model_that_asks_for_nothing_gets_the_servers_own_settings() -> None:
     assert tuning_of(ModelConfig()) == (Tuning(), [])
     options = Tuning().options(threads=3)
-    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 0)
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 3)
     assert options.execution_mode == ort.ExecutionMode.ORT_SEQUENTIAL
     assert options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (True, True)

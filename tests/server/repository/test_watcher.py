@@ -102,6 +102,16 @@ def test_without_the_file_systems_help_the_folder_is_looked_at_now_and_then(tmp_
         looks.wait_for(3)
 
 
+def test_without_intervals_the_folder_is_looked_at_when_it_is_asked_for(tmp_path: Path) -> None:
+    looks = Looks()
+    watch = Watcher(tmp_path, looks, None, notified=False)
+    watch.start()
+    for count in (1, 2):
+        watch.look()
+        looks.wait_for(count)
+    watch.close()
+
+
 def test_a_look_that_asks_for_another_gets_it_soon(tmp_path: Path) -> None:
     looks = Looks()
     looks.answers = [True, False]

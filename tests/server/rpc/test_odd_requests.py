@@ -5,12 +5,18 @@ from typing import Any
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
 from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, Running, running
+
+SCALARS = {
+    name: f'<ir_version: 8, opset_import: ["": 17]> {name} ({given} input) => ({given} y) {{ y = Neg (input) }}'
+    for name, given in {"scalar": "float", "scalars": "float[N]"}.items()
+}
 
 
 @pytest.fixture(scope="module", params=["native", "grpcio"])
@@ -20,6 +26,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     onnx_models.write_artifact(models, "sequence", 1, onnx_models.dynamic_inner(), golden=False)
     onnx_models.write_artifact(models, "text", 1, onnx_models.strings(), golden=False, labels=None)
     onnx_models.write_artifact(models, "half", 1, onnx_models.half(), golden=False)
+    for name, graph in SCALARS.items():
+        (models / name / "1").mkdir(parents=True)
+        onnx.save(onnx.parser.parse_model(graph), models / name / "1" / "model.onnx")
     with running(models, transport=request.param, log_level="error", max_batch_size=8) as instance:
         yield instance
 
@@ -33,6 +42,28 @@ def stub(server: Running) -> Iterator[Any]:
 def request_of(model: str, shape: Any, datatype: str = "FP32", **fields: Any) -> pb.ModelInferRequest:
     tensor = {"name": "input", "datatype": datatype, "shape": shape}
     return pb.ModelInferRequest(model_name=model, **{"inputs": [tensor], **fields})
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "answered", "declared"),
+    [
+        ("scalar", [], [], []),
+        ("scalar", [1], [], []),
+        ("scalars", [3], [3], [-1]),
+        ("scalars", [3, 1], [3], [-1]),
+    ],
+)
+def test_a_scalar_may_have_an_axis_of_one_as_tritons_clients_send_it(
+    stub: Any, model: str, shape: list[int], answered: list[int], declared: list[int]
+) -> None:
+    metadata = stub.ModelMetadata(pb.ModelMetadataRequest(name=model), timeout=TIMEOUT_S)
+    assert list(metadata.inputs[0].shape) == declared
+    for start in (2.0, 5.0):
+        x = np.arange(start, start + (answered or [1])[0], dtype=np.float32)
+        request = request_of(model, shape, raw_input_contents=[x.tobytes()])
+        response = stub.ModelInfer(request, timeout=TIMEOUT_S)
+        assert list(response.outputs[0].shape) == answered
+        assert response.raw_output_contents[0] == (-x).tobytes()
 
 
 IDS = ["", "0", "größe 🙂", "line\nbreak", "nul\0nul", "x" * 5000, "[request id: 1] "]

@@ -53,6 +53,17 @@ def test_a_native_front_end_that_was_asked_for_and_cannot_be_had_stops_the_start
         choose_transport("native", "127.0.0.1", tls=False, native=False)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "unix:/run/frostline.sock"])
+def test_without_a_folder_for_its_private_socket_the_native_front_end_is_not_chosen(host: str) -> None:
+    assert choose_transport("auto", host, tls=False, folder=False) == (
+        "grpcio",
+        "no folder is writable, and the native transport needs one for a private socket",
+    )
+    assert choose_transport("grpcio", host, tls=False, folder=False) == ("grpcio", "asked for")
+    with pytest.raises(StartError, match="set TMPDIR to one, or use --transport grpcio"):
+        choose_transport("native", host, tls=False, folder=False)
+
+
 def test_without_its_library_the_native_front_end_is_not_chosen() -> None:
     assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
         "grpcio",

@@ -1,0 +1,326 @@
+"""The commands of `frostline`, apart from those that have a module of their own."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs and nothing else: torch, ONNX Runtime and gRPC are slow to load
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from frostline.cli import rollouts, serve, show
+from frostline.cli.usage import BadUsage, CannotDo
+
+if TYPE_CHECKING:
+    from frostline.client.connection import Client
+
+app = typer.Typer(
+    name="frostline",
+    help="Train neural networks in PyTorch and serve them over gRPC. Frostline proves that a served network answers as trained.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Models = Annotated[Path, typer.Option(help="The folder of models.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="The seed of all random numbers.  [default: the recipe's seed]")]
+Server = Annotated[str, typer.Option(help="The address of the server, host:port.", envvar="FROSTLINE_SERVER")]
+TlsCa = Annotated[Path | None, typer.Option(help="A PEM file of trusted certificates. Turns TLS on.")]
+TimeoutS = Annotated[float, typer.Option(min=0.001, help="The time limit of each call, in seconds.")]
+
+
+def _examples(*lines: str) -> str:
+    # The backspace keeps the formatter of the help text from joining the lines.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from frostline import __version__
+
+        typer.echo(f"frostline {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog=_examples("frostline demo", "frostline train digits", "frostline serve --models models"),
+)
+def _frostline(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(
+    epilog=_examples(
+        "frostline train digits",
+        "frostline train --list",
+        "frostline train digits-lstm --set epochs=5 --set hidden=64,32",
+        "frostline train my_recipe.py --models models --device cuda",
+        "frostline train digits --resume",
+    ),
+)
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="The name of a recipe, or a Python file that contains one.", show_default=False)
+    ] = "",
+    *,
+    models: Models = Path("models"),
+    device: Device = "auto",
+    seed: Seed = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe. Can be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(metavar="fp16|int8", help="Also publish a smaller variant of the model. Can be repeated."),
+    ] = None,
+    bound: Annotated[
+        float,
+        typer.Option(
+            min=0, help="How many points the test score of a variant may be lower. One point is 0.01 of the score."
+        ),
+    ] = 0.5,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard.")] = False,
+    runs: Annotated[Path, typer.Option(help="The folder of runs, for metrics and checkpoints.")] = Path("runs"),
+    show_list: Annotated[bool, typer.Option("--list", help="List the built-in recipes and exit.")] = False,
+) -> None:
+    """Train a recipe and publish the result as a new version.
+
+    Frostline exports the trained network to ONNX and compares the answers of this file with PyTorch's. It publishes the
+    file only if they agree.
+    """
+    from rich.console import Console
+
+    try:
+        from frostline_training.config import RECIPES
+
+        if show_list:
+            for name, each in RECIPES.items():
+                typer.echo(f"{name:20} {getattr(each.network, 'kind', each.network.family):12} on {each.data}")
+            return
+        if not recipe.endswith(".py") and recipe not in RECIPES:
+            missing = f"no such recipe {recipe!r}" if recipe else "which recipe?"
+            raise BadUsage(f"{missing}; there are: {', '.join(sorted(RECIPES))}")
+        from frostline_training import overrides
+        from frostline_training import pipeline as job
+        from frostline_training.errors import DataError, SettingError, TrainingError
+    except ModuleNotFoundError as error:
+        _needs_training(error)
+    wanted = [*(changes or ()), *([] if seed is None else [f"seed={seed}"])]
+    try:
+        job.run(
+            overrides.choose(recipe, wanted),
+            models=models,
+            device=device,
+            console=Console(),
+            runs=runs,
+            resume=resume,
+            tensorboard=tensorboard,
+            precision=overrides.precisions(precision or ()),
+            bound=bound,
+        )
+    except (DataError, SettingError) as error:
+        raise BadUsage(str(error)) from error
+    except TrainingError as error:
+        raise CannotDo(str(error)) from error
+
+
+app.command(
+    cls=serve.ServeCommand,
+    epilog=_examples(
+        "frostline serve --models models",
+        "frostline serve --models /srv/models --host 0.0.0.0 --device cuda",
+        "frostline serve --config frostline.toml --log-format json",
+    ),
+)(serve.serve)
+
+
+@app.command(
+    epilog=_examples(
+        "frostline predict photos cat.png --top 3",
+        "frostline predict digits seven.png --white 16",
+        "frostline predict digits models/digits/1/golden.npz",
+        "frostline predict iris flowers.csv --format csv > answers.csv",
+        "frostline predict churn customers.csv --card models/churn/1/card.json",
+        "cat rows.npy | frostline predict digits - --server gpu-box:8001 --format json",
+    ),
+)
+def predict(
+    model: Annotated[str, typer.Argument(help="The name of the model.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help='Files with rows: npy, npz, csv or png. Use "-" to read csv, npy or npz from standard input.',
+        ),
+    ],
+    *,
+    server: Server = "localhost:8001",
+    model_version: Annotated[
+        str, typer.Option(help="The version: a number or a label. By default, the server chooses the version.")
+    ] = "",
+    top: Annotated[
+        int, typer.Option(min=1, max=2**32 - 1, help="How many of the most probable classes to show for each row.")
+    ] = 1,
+    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="The output format.")] = "table",
+    white: Annotated[
+        float | None,
+        typer.Option(help="The value of a white pixel for the model. By default, pixels are sent unchanged, 0 to 255."),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model's card.json. With it, csv columns are matched by name, and categories are given as words."
+        ),
+    ] = None,
+    tls_ca: TlsCa = None,
+    timeout_s: TimeoutS = 30.0,
+) -> None:
+    """Send rows to a server and show the predictions.
+
+    A csv file may have a header. Its columns fill the model's input in row-major order.
+
+    A picture is converted to gray or colour, depending on the model's input. Its pixels are sent unchanged, or scaled
+    by --white. It is never resized.
+    """
+    from frostline.cli import inputs as files
+    from frostline.tables import write_predictions
+
+    with _client(server, tls_ca, timeout_s) as client:
+        served = client.model(model, version=model_version)
+        try:
+            requests = files.requests(inputs, served, sys.stdin.buffer, white=white, card=card)
+        except files.InputError as error:
+            raise BadUsage(str(error)) from error
+        rows, sources = [], []
+        for arrays, origins in requests:
+            # All are answered by the version whose limits and shapes they were made for.
+            answered = client.predict(model, arrays, version=served.version, top_k=top).top(top)
+            rows += answered
+            # Without a batch axis an answer has as many rows as it has.
+            sources += origins if served.batched else origins * len(answered)
+    write_predictions(rows, sources, served, form, sys.stdout)
+
+
+@app.command(name="models", epilog=_examples("frostline models", "frostline models --server gpu-box:8001"))
+def list_models(
+    server: Server = "localhost:8001",
+    form: Annotated[Literal["table", "json"], typer.Option("--format", help="The output format.")] = "table",
+    tls_ca: TlsCa = None,
+    timeout_s: TimeoutS = 30.0,
+) -> None:
+    """List the model versions of a server, with their states.
+
+    For a version that is ready, the list shows its input. For any other version, it shows why it is not ready.
+    """
+    from frostline.tables import write_models
+
+    with _client(server, tls_ca, timeout_s) as client:
+        write_models(client.models(), form, sys.stdout)
+
+
+app.command(name="show", epilog=_examples("frostline show digits", "frostline show digits --open"))(show.command)
+
+app.command(
+    epilog=_examples(
+        "frostline promote digits 3",
+        "frostline promote digits 4 --shadow",
+        "frostline promote digits 4 --canary 5",
+        "frostline promote digits",
+    )
+)(rollouts.promote)
+app.command(epilog=_examples("frostline rollback digits"))(rollouts.rollback)
+
+
+@app.command(epilog=_examples("frostline demo", "frostline demo --models /tmp/models"))
+def demo(models: Models = Path("models"), device: Device = "auto", seed: Seed = None) -> None:
+    """Train, publish and serve a model on real data.
+
+    The demo then sends held-out pictures to the server, and shows the answers and the server's metrics.
+    """
+    from rich.console import Console
+
+    try:
+        from frostline.cli import demo as shown
+        from frostline_training.errors import TrainingError
+    except ModuleNotFoundError as error:
+        _needs_training(error)
+    try:
+        shown.run(models=models, device=device, seed=seed, console=Console())
+    except (shown.DemoFailed, TrainingError) as error:
+        raise CannotDo(str(error)) from error
+
+
+@app.command(
+    epilog=_examples(
+        "frostline tune digits --slo-ms 5",
+        "frostline tune digits --models /srv/models --slo-ms 20 --seconds 15 --dry-run",
+    )
+)
+def tune(
+    model: Annotated[str, typer.Argument(help="The name of the model.")],
+    *,
+    models: Models = Path("models"),
+    slo_ms: Annotated[
+        float, typer.Option(min=0.01, help="The time limit in milliseconds, for 99 % of the answers.")
+    ] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to load each candidate, in seconds.")] = 6.0,
+    device: Device = "auto",
+    picture: Annotated[Path | None, typer.Option(help="The file for the chart.  [default: MODEL-tune.png]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the best settings, but do not write them.")] = False,
+) -> None:
+    """Find the fastest settings of a model within a time limit.
+
+    The command tries batch sizes, numbers of instances and numbers of threads. For each candidate it starts a real
+    server and sends requests without waiting for the answers (open-loop load). Run nothing else on the
+    machine while the command runs.
+
+    The command writes the best settings to the model's config.pbtxt. Everything else in that file stays.
+    """
+    from rich.console import Console
+
+    try:
+        from frostline.tune import tuner
+    except ModuleNotFoundError as error:
+        if error.name != "hpack":
+            raise
+        raise CannotDo("tuning needs hpack, which is not installed: pip install 'frostline[tune]'") from error
+    job = tuner.Job(models, model, slo_ms, seconds, device, not dry_run, picture or Path(f"{model}-tune.png"))
+    try:
+        tuner.run(job, Console())
+    except tuner.NoSuchModel as error:
+        raise BadUsage(str(error)) from error
+    except tuner.CannotTune as error:
+        raise CannotDo(str(error)) from error
+
+
+def _client(server: str, tls_ca: Path | None, timeout_s: float) -> "Client":
+    # The user sees one sentence that says what is wrong; gRPC's own log lines would hide it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from frostline.client.connection import connect
+
+    try:
+        return connect(server, timeout_s=timeout_s, tls=tls_ca or False)
+    except ValueError as error:
+        raise BadUsage(str(error)) from error
+    except OSError as error:
+        raise BadUsage(f"cannot read {tls_ca}: {error.strerror}") from error
+
+
+def _needs_training(error: ModuleNotFoundError) -> NoReturn:
+    package = (error.name or "").partition(".")[0]
+    if package.startswith("frostline"):
+        raise error
+    raise CannotDo(f"training needs {package}, which is not installed: pip install 'frostline[train]'") from error

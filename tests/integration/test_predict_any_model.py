@@ -1,0 +1,154 @@
+"""`frostline predict` against a real server: whatever model it serves, the command shows its classes or says why not."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from frostline.cli import main as cli
+from tests.support.servers import Running, running
+
+GRAPHS: Mapping[str, str] = {
+    # An answer has as many rows as the input has columns.
+    "outer": """outer (float[1, n] x) => (float[n, n] y) { t = Transpose <perm = [1, 0]> (x) y = MatMul (t, x) }""",
+    # It may have no rows, or no classes.
+    "positive": """positive (float[n] x) => (float[k, 1] y)
+        { zero = Constant <value_float = 0.0> () p = Greater (x, zero) w = NonZero (p) f = Cast <to = 1> (w)
+          y = Transpose <perm = [1, 0]> (f) }""",
+    "columns": """columns (float[n] x) => (float[1, k] y)
+        { zero = Constant <value_float = 0.0> () p = Greater (x, zero) w = NonZero (p) y = Cast <to = 1> (w) }""",
+    # Not the rank that it declares.
+    "liar": """liar (float[1, n] x, int64[r] shape) => (float[1, m] y) { y = Reshape (x, shape) }""",
+    "scalar": """scalar (float x) => (float y) { y = Neg (x) }""",
+    "halved": """halved (float x, float[N, 2] z) => (float[N, 2] y) { y = Mul (z, x) }""",
+    "texts": """texts (string[N, 1] x) => (string[N, 1] y) { y = Identity (x) }""",
+}
+
+
+def floats(*values: object) -> np.ndarray[Any, Any]:
+    return np.array(values, np.float32)
+
+
+@pytest.fixture(scope="module", params=["native", "grpcio"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    models = tmp_path_factory.mktemp("models")
+    for name, graph in GRAPHS.items():
+        (models / name / "1").mkdir(parents=True)
+        header = '<ir_version: 8, opset_import: ["": 17]>'
+        onnx.save(onnx.parser.parse_model(f"{header}\n{graph}"), models / name / "1" / "model.onnx")
+    settings = {"require": "none", "model_control": "none", "log_level": "error", "transport": request.param}
+    with running(models, **settings) as instance:
+        yield instance
+
+
+@pytest.fixture
+def ask(server: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> "Ask":
+    return Ask(server.address, tmp_path, capsys)
+
+
+class Ask:
+    """Runs the command on arrays."""
+
+    def __init__(self, address: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._address = address
+        self._folder = folder
+        self._capsys = capsys
+
+    def __call__(self, model: str, *rows: object, form: str = "csv", top: int = 2) -> tuple[int, str, str]:
+        """Exit code, output and error; rows are an array for an npy file, or arrays by name for an npz file."""
+        paths = []
+        for number, content in enumerate(rows):
+            if isinstance(content, dict):
+                paths.append(self._folder / f"{number}.npz")
+                np.savez(paths[-1], **content)
+            else:
+                paths.append(self._folder / f"{number}.npy")
+                np.save(paths[-1], np.asarray(content))
+        arguments = ["predict", model, *map(str, paths), "--server", self._address, "--format", form, "--top", str(top)]
+        code = cli.run(arguments)
+        said = self._capsys.readouterr()
+        return code, said.out, said.err
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_an_answer_of_more_rows_than_the_input_is_shown_whole(ask: Ask, form: str) -> None:
+    code, out, err = ask("outer", floats([3, 1, 2]), form=form, top=1)
+    assert (code, err) == (0, "")
+    if form == "json":
+        assert [row["top"][0]["prediction"] for row in json.loads(out)["rows"]] == [0, 0, 0]
+    elif form == "csv":
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert [(row["row"], row["prediction"]) for row in rows] == [("0", "0"), ("1", "0"), ("2", "0")]
+        # Row 0 has the logits 9, 3, 6.
+        assert float(rows[0]["probability"]) == pytest.approx(np.exp(9) / np.exp([9, 3, 6]).sum(), rel=1e-5)
+    else:
+        assert [line.split()[:2] for line in out.splitlines()[2:]] == [["0", "0"], ["1", "0"], ["2", "0"]]
+
+
+def test_each_file_is_a_request_where_there_is_no_batch_axis(ask: Ask) -> None:
+    code, out, _ = ask("outer", floats([3, 1]), floats([1, 2, 3]), top=1)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert [(Path(row["input"]).name, row["prediction"]) for row in rows] == [
+        *[("0.npy", "0")] * 2,
+        *[("1.npy", "2")] * 3,
+    ]
+
+
+@pytest.mark.parametrize("model", ["positive", "columns"])
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+@pytest.mark.parametrize("count", [0, 2])
+def test_whatever_comes_back_is_no_traceback(ask: Ask, model: str, form: str, count: int) -> None:
+    code, out, err = ask(model, floats(*[1] * count, -1), form=form)
+    assert (code, bool(out), bool(err)) in {(0, True, False), (1, False, True)}
+    assert err.count("\n") <= 1
+    assert "unexpected" not in err
+
+
+def test_an_answer_of_another_rank_than_it_declares_has_no_ranking(ask: Ask) -> None:
+    given = {"x": np.arange(4, dtype=np.float32)[None], "shape": np.array([1, 2, 2])}
+    code, out, err = ask("liar", given)
+    assert (code, out) == (1, "")
+    assert "unexpected" not in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "rows"),
+    [
+        ("scalar", np.float32(2)),
+        ("texts", np.array([["a"], ["longer"]])),
+    ],
+)
+def test_a_model_without_classes_says_so(ask: Ask, model: str, rows: object) -> None:
+    code, out, err = ask(model, rows)
+    assert (code, out) == (1, "")
+    assert "call ModelInfer" in err
+
+
+def test_scalars_beside_rows_are_read_from_one_file(ask: Ask) -> None:
+    code, out, err = ask("halved", {"x": np.float32(0.5), "z": floats([2, 4], [6, 2])}, top=1)
+    assert (code, err) == (0, "")
+    answered = list(csv.DictReader(io.StringIO(out)))
+    assert [row["prediction"] for row in answered] == ["1", "0"]
+    assert float(answered[0]["probability"]) == pytest.approx(np.exp(2) / np.exp([1, 2]).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "words"),
+    [
+        ("outer", np.ones((2, 3), np.float32), "expects x FP32 [1, any]"),
+        ("outer", np.float32(1), "expects x FP32 [1, any]"),
+        ("scalar", np.ones((1, 1), np.float32), "expects x FP32 []"),
+    ],
+)
+def test_a_file_of_another_shape_is_one_clear_sentence(ask: Ask, model: str, rows: object, words: str) -> None:
+    code, out, err = ask(model, rows)
+    assert (code, out) == (2, "")
+    assert words in err

@@ -1,0 +1,90 @@
+"""A server that finds no folder to write to, as in a pod with readOnlyRootFilesystem."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.support.calls import row_request, stub
+from tests.support.onnx_models import write_artifact
+from tests.support.servers import TIMEOUT_S
+
+READ_ONLY = """
+set -e
+mount --make-rprivate /
+for folder in "$TMPDIR" /tmp /var/tmp /usr/tmp /dev/shm "$PWD" {models}; do
+    [ -d "$folder" ] && mount --bind "$folder" "$folder" && mount -o remount,bind,ro "$folder"
+done
+exec "$@"
+"""
+FLAGS = ["--port", "0", "--metrics-port", "0", "--device", "cpu", "--log-format", "json"]
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> list[str]:
+    """What starts a program with every folder that it could write to mounted read-only."""
+    command = ["unshare", "--mount", "bash", "-c", READ_ONLY.format(models=tmp_path), "_"]
+    try:
+        tried = subprocess.run([*command, "true"], check=False, capture_output=True, cwd=tmp_path)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if tried.returncode:
+        pytest.skip("needs root, for a mount namespace")
+    return command
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    write_artifact(tmp_path, "linear")
+    return tmp_path
+
+
+def serve(prefix: list[str], models: Path, *flags: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "frostline", "serve", "--models", str(models), *FLAGS, *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=models,
+        env=environment | {"TMPDIR": tempfile.gettempdir()},
+    )
+
+
+def events(process: subprocess.Popen[str]) -> Iterator[dict[str, str]]:
+    assert process.stderr is not None
+    for line in process.stderr:
+        yield json.loads(line)
+
+
+def test_without_a_folder_to_write_to_the_other_front_end_answers(read_only: list[str], models: Path) -> None:
+    with serve(read_only, models) as process:
+        told = events(process)
+        ready = next(event for event in told if event["event"] == "ready")
+        assert (ready["transport"], ready["reason"]) == (
+            "grpcio",
+            "no folder is writable, and the native transport needs one for a private socket",
+        )
+        with grpc.insecure_channel(ready["address"]) as channel:
+            answer = stub(channel).ModelInfer(row_request(np.ones((1, 4), np.float32)), timeout=TIMEOUT_S)
+        assert answer.outputs[0].shape == [1, 3]
+        process.terminate()
+        assert [event["event"] for event in told][-1] == "stopped"
+        assert process.wait(TIMEOUT_S) == 0
+
+
+def test_a_front_end_that_was_asked_for_and_has_no_folder_stops_the_start_in_one_sentence(
+    read_only: list[str], models: Path
+) -> None:
+    with serve(read_only, models, "--transport", "native") as process:
+        assert process.stderr is not None
+        *_, last = process.stderr
+        assert process.wait(TIMEOUT_S) == 2
+    assert last.startswith("frostline: the native transport needs a folder for a private socket")
+    assert last.endswith("set TMPDIR to one, or use --transport grpcio\n")
