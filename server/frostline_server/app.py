@@ -122,6 +122,7 @@ class Server:
             ),
             devices=devices,
             slo_s=config.slo_ms / 1000,
+            max_class_series=config.max_class_series,
         )
         self.reconciler = Reconciler(
             config.models,

@@ -34,11 +34,18 @@ from frostline_server.errors import (
 )
 
 Array = np.ndarray[Any, Any]
-Run = Callable[[list[Array], tuple[str, ...]], list[Array]]
-"""Takes one array for each input, [rows, ...], and names of outputs; returns an array [rows, ...] for each name. The
-inputs are only lent: a run must not keep them."""
+Afterwards = Callable[[], None] | None
+"""What is left to do with a batch once it is answered, such as to count it; called at most once, by the same thread."""
+Run = Callable[[list[Array], tuple[str, ...]], tuple[list[Array], Afterwards]]
+"""Takes one array for each input, [rows, ...], and names of outputs; returns an array [rows, ...] for each name, and what
+is to be done afterwards. The inputs are only lent: neither may keep them."""
 
 Answers = list[Callable[[], None]]
+
+# A client whose time is over cancels its call, a little before the time is over here: its clock began earlier, and
+# gRPC rounds timeouts up, by one percent at most.
+_EARLY_S = 0.002
+_EARLY = 0.02
 
 _LONGEST_SLEEP_S = 3600.0
 """The platform's locks cannot wait for as long as a configuration can say."""
@@ -140,6 +147,12 @@ class Batcher:
         """Rows queued now."""
         return self._queue.rows
 
+    @property
+    def queued_requests(self) -> int:
+        """Requests queued now."""
+        with self._lock:
+            return self._queue.requests
+
     def submit(self, entry: Entry, *, inline: bool = False) -> None:
         """Queue an entry; its `reply` will be called exactly once, unless this raises.
 
@@ -199,7 +212,8 @@ class Batcher:
         with self._lock:
             if not self._queue.remove(entry):
                 return
-        self._observer.failed(Cancelled("cancelled by the client"), time.monotonic() - entry.arrived_s)
+        now = time.monotonic()
+        _tell(self._observer.failed, _given_up(entry, now), now - entry.arrived_s)
 
     def close(self, timeout_s: float) -> bool:
         """Refuse new entries, finish the queued ones, and end the threads; may be called again.
@@ -257,7 +271,7 @@ class Batcher:
             if self._reorder_buffer is not None:
                 turn = self._reorder_buffer.take()
             if self._admission is not None:
-                self._admission.took(device, now, sum([entry.rows for entry in batch]))
+                _tell(self._admission.took, device, now, sum([entry.rows for entry in batch]))
         return batch, ended, turn, wait_s
 
     def _sleep(self, device: _Device, wait_s: float) -> None:
@@ -278,7 +292,7 @@ class Batcher:
             if batch:
                 self._execute(device.run, device.assembler, batch, turn)
         except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
-            _log.exception("the observer failed", thread=threading.current_thread().name)
+            _log.exception("a batch failed", thread=threading.current_thread().name)
         finally:
             if self._admission is not None:
                 self._admission.freed(device)
@@ -307,7 +321,7 @@ class Batcher:
             wanted = union(batch)
             inputs = assembler.assemble(batch, rows)
             assembled_s = time.monotonic()
-            outputs = run(inputs, wanted)
+            outputs, afterwards = run(inputs, wanted)
             ran_s = time.monotonic()
             self._inline.ran(rows, batch[0].kind.shapes, ran_s - assembled_s)
             split(batch, rows, wanted, outputs, batched=self._batched)
@@ -321,6 +335,9 @@ class Batcher:
             self._answer(batch, rows, started_s, assembled_s, ran_s)
         else:
             answers.append(partial(self._answer, batch, rows, started_s, assembled_s, ran_s))
+        if afterwards is not None:
+            # Answers that wait for their turn leave later; the inputs are this batch's only until the next one is assembled.
+            _tell(afterwards)
         return None
 
     def _attempt_again(
@@ -338,8 +355,8 @@ class Batcher:
         _reply(batch)
         finished_s = time.monotonic()
         if self._admission is not None:
-            self._admission.learn(rows, started_s, assembled_s, ran_s, finished_s)
-        self._observer.batch(batch, rows, started_s, assembled_s, ran_s, finished_s)
+            _tell(self._admission.learn, rows, started_s, assembled_s, ran_s, finished_s)
+        _tell(self._observer.batch, batch, rows, started_s, assembled_s, ran_s, finished_s)
 
     def _fail(self, entries: list[Entry], error: PredictionError, answers: Answers | None = None) -> None:
         if not entries:
@@ -357,7 +374,14 @@ class Batcher:
         now = time.monotonic()
         for entry in entries:
             if entry.error is not None:
-                self._observer.failed(entry.error, now - entry.arrived_s)
+                _tell(self._observer.failed, entry.error, now - entry.arrived_s)
+
+
+def _given_up(entry: Entry, now: float) -> PredictionError:
+    """Why a client no longer waits for a queued entry."""
+    if entry.deadline_s is not None and entry.deadline_s - now <= _EARLY_S + _EARLY * (now - entry.arrived_s):
+        return DeadlineExceeded("Deadline exceeded while the request was queued")
+    return Cancelled("cancelled by the client")
 
 
 def _reply(entries: list[Entry]) -> None:
@@ -376,5 +400,16 @@ def _reply(entries: list[Entry]) -> None:
 def _hand_over(reply: Reply, entries: list[Entry]) -> None:
     try:
         reply(entries)
-    except Exception:  # noqa: BLE001  one front end's defect must not end the device thread for all
+    except Exception as error:  # noqa: BLE001  one front end's defect must not end the device thread for all
         _log.exception("a reply failed", requests=len(entries))
+        # Nobody knows how far it came; an answer that may not have left does not count as one.
+        for entry in entries:
+            entry.error = entry.error or RunFailed(f"the answer could not be sent: {error}")
+
+
+def _tell(told: Callable[..., None], *about: Any) -> None:
+    """Tell what only counts or learns; a defect there must not keep any answer back."""
+    try:
+        told(*about)
+    except Exception:  # noqa: BLE001  as the docstring says
+        _log.exception("an observer failed", thread=threading.current_thread().name)

@@ -20,6 +20,7 @@ from frostline_server.errors import LoadError
 from frostline_server.model.artifact import Artifact, check_artifact, check_weights, read_labels
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.predictions import Predictions
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.model.warmup import batch_sizes, samples_of, warm_and_prove
@@ -57,6 +58,7 @@ class Loader:
         devices: how many CUDA devices there are.
         slo_s: how long a request may take, in seconds, where a model's configuration does not say; 0 for no limit.
         captures: keeps runs and captures of CUDA graphs apart; one for the process.
+        max_class_series: the most classes of a model that are counted by themselves.
     """
 
     providers: Sequence[Provider]
@@ -66,6 +68,7 @@ class Loader:
     devices: int = 0
     slo_s: float = 0.0
     captures: Captures = field(default_factory=Captures)
+    max_class_series: int = 100
 
     def load(
         self,
@@ -104,9 +107,10 @@ class Loader:
             sessions[index] = warm_and_prove(sessions[index], reopen, batching, golden, samples, warn, go_on)
 
         labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
-        stats, tap = ModelStats(labels), Tap()
+        stats, tap = ModelStats(), Tap()
+        predictions = Predictions(labels, signature.classes, self.max_class_series)
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), golden, warn)
-        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, tap, admission)
+        batcher = batcher_of(f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, admission)
         codec = Codec(name, folder.name, signature, batching.max_batch_size, labels)
         batcher.start()
         return LoadedModel(
@@ -114,6 +118,7 @@ class Loader:
             version=folder.name,
             config=config,
             stats=stats,
+            predictions=predictions,
             sessions=sessions,
             codec=codec,
             batcher=batcher,
@@ -275,12 +280,13 @@ def batcher_of(
     sessions: Sequence[Session],
     batching: Batching,
     stats: ModelStats,
+    predictions: Predictions,
     tap: Tap,
     admission: AdmissionController | None,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
     return Batcher(
-        [instance_run(session, stats, tap) for session in sessions],
+        [instance_run(session, predictions, tap) for session in sessions],
         stats,
         batching,
         batched=sessions[0].signature.batched,

@@ -17,8 +17,8 @@ from frostline_server.errors import LoadError
 from frostline_server.model.artifact import check_artifact, check_weights, model_file
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loader import labels_of, open_session
+from frostline_server.model.predictions import Predictions
 from frostline_server.model.shadow import Tap
-from frostline_server.model.stats import ModelStats
 from frostline_server.model.warmup import samples_of, warm
 from frostline_server.model_config.accelerators import TENSORRT
 from frostline_server.runtime.devices import CPU, CUDA, Provider
@@ -348,9 +348,13 @@ def test_a_graph_that_is_wrong_about_its_output_is_refused_unless_the_output_is_
 # What the batcher runs
 
 
-def test_a_run_without_reshaped_outputs_has_nothing_between_it_and_the_session(tmp_path: Path) -> None:
+def test_a_run_without_heads_and_reshaped_outputs_is_the_sessions_own(tmp_path: Path) -> None:
     session = opened(tmp_path, model=onnx_models.two_outputs())
-    assert instance_run(session, ModelStats(), Tap()) == session.run
+    x = onnx_models.rows(3)
+    outputs, afterwards = instance_run(session, Predictions(), Tap())([x], ("double", "total"))
+    for got, want in zip(outputs, session.run([x], ("double", "total")), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert afterwards is None
 
 
 def test_outputs_come_in_the_shape_clients_see(tmp_path: Path) -> None:
@@ -359,19 +363,22 @@ def test_outputs_come_in_the_shape_clients_see(tmp_path: Path) -> None:
     """
     session = opened(tmp_path, text, onnx_models.two_outputs())
     x = onnx_models.rows(3)
-    total, double = instance_run(session, ModelStats(), Tap())([x], ("total", "double"))
+    (total, double), _ = instance_run(session, Predictions(), Tap())([x], ("total", "double"))
     np.testing.assert_array_equal(total, x.sum(axis=1).reshape(3, 1))
     np.testing.assert_array_equal(double, (x + x).reshape(3, 2, 2))
     scalar = opened(tmp_path, 'output { name: "total" dims: 1 }', onnx_models.total())
-    (total,) = instance_run(scalar, ModelStats(), Tap())([x], ("total",))
+    (total,), _ = instance_run(scalar, Predictions(), Tap())([x], ("total",))
     assert total.shape == (1,)
 
 
 def test_predictions_are_counted_for_rows_and_not_for_places(tmp_path: Path) -> None:
-    stats = ModelStats()
-    instance_run(opened(tmp_path), stats, Tap())([onnx_models.rows(5)], ("logits",))
-    assert sum(stats.predictions()[0].values()) == 5
-    stats = ModelStats()
+    predictions = Predictions()
+    _, count = instance_run(opened(tmp_path), predictions, Tap())([onnx_models.rows(5)], ("logits",))
+    # Not within the run, whose time is told.
+    assert predictions.counts()[0] == {}
+    assert count is not None
+    count()
+    assert sum(predictions.counts()[0].values()) == 5
     session = opened(tmp_path, model=onnx_models.dense())
-    instance_run(session, stats, Tap())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
-    assert stats.predictions()[0] == {}
+    _, count = instance_run(session, Predictions(), Tap())([onnx_models.rows(5, 2, 3, 3)], ("softmax",))
+    assert count is None
