@@ -161,7 +161,7 @@ class ServerConfig(BaseModel):
         ge=0,
         le=100_000,
         description="most classes of a model with a series of their own in `frostline_predictions_total`; the rest share one",
-        json_schema_extra={"group": "Metrics", "see": "Metrics"},
+        json_schema_extra={"group": "Metrics", "see": "Predictions of many classes"},
     )
     grace_s: float = Field(
         30.0,

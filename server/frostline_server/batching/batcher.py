@@ -125,6 +125,7 @@ class Batcher:
         self._closing = False
         self._reorder_buffer = ReorderBuffer() if batching.preserve_ordering and len(self._runs) > 1 else None
         self._threads: list[threading.Thread] = []
+        self._defects: set[type[Exception]] = set()
 
     def start(self) -> None:
         """Start the device threads."""
@@ -213,7 +214,7 @@ class Batcher:
             if not self._queue.remove(entry):
                 return
         now = time.monotonic()
-        _tell(self._observer.failed, _given_up(entry, now), now - entry.arrived_s)
+        self._tell(self._observer.failed, _given_up(entry, now), now - entry.arrived_s)
 
     def close(self, timeout_s: float) -> bool:
         """Refuse new entries, finish the queued ones, and end the threads; may be called again.
@@ -271,7 +272,7 @@ class Batcher:
             if self._reorder_buffer is not None:
                 turn = self._reorder_buffer.take()
             if self._admission is not None:
-                _tell(self._admission.took, device, now, sum([entry.rows for entry in batch]))
+                self._tell(self._admission.took, device, now, sum([entry.rows for entry in batch]))
         return batch, ended, turn, wait_s
 
     def _sleep(self, device: _Device, wait_s: float) -> None:
@@ -337,7 +338,7 @@ class Batcher:
             answers.append(partial(self._answer, batch, rows, started_s, assembled_s, ran_s))
         if afterwards is not None:
             # Answers that wait for their turn leave later; the inputs are this batch's only until the next one is assembled.
-            _tell(afterwards)
+            self._tell(afterwards)
         return None
 
     def _attempt_again(
@@ -355,8 +356,8 @@ class Batcher:
         _reply(batch)
         finished_s = time.monotonic()
         if self._admission is not None:
-            _tell(self._admission.learn, rows, started_s, assembled_s, ran_s, finished_s)
-        _tell(self._observer.batch, batch, rows, started_s, assembled_s, ran_s, finished_s)
+            self._tell(self._admission.learn, rows, started_s, assembled_s, ran_s, finished_s)
+        self._tell(self._observer.batch, batch, rows, started_s, assembled_s, ran_s, finished_s)
 
     def _fail(self, entries: list[Entry], error: PredictionError, answers: Answers | None = None) -> None:
         if not entries:
@@ -374,7 +375,17 @@ class Batcher:
         now = time.monotonic()
         for entry in entries:
             if entry.error is not None:
-                _tell(self._observer.failed, entry.error, now - entry.arrived_s)
+                self._tell(self._observer.failed, entry.error, now - entry.arrived_s)
+
+    def _tell(self, told: Callable[..., None], *about: Any) -> None:
+        """Tell what only counts or learns; a defect there must not keep any answer back."""
+        try:
+            told(*about)
+        except Exception as error:  # noqa: BLE001  as the docstring says
+            # Once for each kind, because the next batch would bring it again.
+            if type(error) not in self._defects:
+                self._defects.add(type(error))
+                _log.exception("an observer failed", thread=threading.current_thread().name)
 
 
 def _given_up(entry: Entry, now: float) -> PredictionError:
@@ -405,11 +416,3 @@ def _hand_over(reply: Reply, entries: list[Entry]) -> None:
         # Nobody knows how far it came; an answer that may not have left does not count as one.
         for entry in entries:
             entry.error = entry.error or RunFailed(f"the answer could not be sent: {error}")
-
-
-def _tell(told: Callable[..., None], *about: Any) -> None:
-    """Tell what only counts or learns; a defect there must not keep any answer back."""
-    try:
-        told(*about)
-    except Exception:  # noqa: BLE001  as the docstring says
-        _log.exception("an observer failed", thread=threading.current_thread().name)

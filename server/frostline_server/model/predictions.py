@@ -6,6 +6,7 @@ Prometheus keeps a time series for every label it ever saw, so the number of lab
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ OTHER = "other"
 EARNED_AT = 10
 """How often a class of many is predicted before it is counted by itself: the most frequent classes get there first."""
 
+_BOUNDS = np.array(CONFIDENCE)
+_INDICES = (np.int64, np.int32)
 # Counting one array costs as much as counting many, and what waits is memory.
 _PENDING_BATCHES = 64
 _PENDING_ROWS = 4096
@@ -58,15 +61,13 @@ class Predictions:
         self._confidence_total = 0.0
 
     def add(self, classes: Array, confidence: Array) -> None:
-        """Count a batch's predicted classes [rows] and their probabilities [rows].
+        """Count a batch's predicted classes [rows], integers, and their probabilities [rows], floats.
 
-        A graph may answer with another rank than it declares; a batch without one class for each row is left out.
+        A graph may answer with another rank than it declares; a batch of anything else is left out.
         """
-        if classes.ndim != 1 or confidence.shape != classes.shape:
-            return
         with self._lock:
             self._pending.append((classes, confidence))
-            self._pending_rows += len(classes)
+            self._pending_rows += classes.size
             if len(self._pending) >= _PENDING_BATCHES or self._pending_rows >= _PENDING_ROWS:
                 self._count()
 
@@ -89,34 +90,31 @@ class Predictions:
         return self._labels[index] if 0 <= index < len(self._labels) else str(index)
 
     def _count(self) -> None:
-        # Emptied before anything can fail: what cannot be counted must neither pile up nor fail the next batch.
+        # Emptied before anything can fail: what could not be counted would pile up, and fail every batch after it.
         pending, self._pending, self._pending_rows = self._pending, [], 0
-        if not pending:
+        classes, confidence = _joined(pending)
+        if not classes.size:
             return
-        classes = np.concatenate([classes for classes, _ in pending])
-        confidence = np.concatenate([confidence for _, confidence in pending])
-        if classes.dtype.kind not in "iu" or confidence.dtype.kind != "f":
-            return
-        indices, rows = np.unique(classes, return_counts=True)
-        self._count_classes(dict(zip(indices.tolist(), rows.tolist(), strict=True)))
+        self._many = self._many or classes.min() < 0 or classes.max() >= self._max_series
+        if self._many:
+            indices, rows = np.unique(classes, return_counts=True)
+            self._count_many(dict(zip(indices.tolist(), rows.tolist(), strict=True)))
+        else:
+            for index, count in enumerate(np.bincount(classes).tolist()):
+                if count:
+                    self._own[index] = self._own.get(index, 0) + count
         self._count_confidence(confidence)
 
-    def _count_classes(self, rows: dict[int, int]) -> None:
+    def _count_many(self, rows: dict[int, int]) -> None:
         own = self._own
-        others = {}
-        for index, count in rows.items():
+        # Those seen most first, because there may be less room than there are classes that have earned it.
+        for index, count in sorted(rows.items(), key=itemgetter(1), reverse=True):
             if index in own:
                 own[index] += count
+            elif len(own) < self._max_series and self._earned(index, count):
+                own[index] = count
             else:
-                others[index] = count
-        if not others:
-            return
-        self._many = self._many or min(others) < 0 or max(others) >= self._max_series
-        for index in sorted(others, key=others.__getitem__, reverse=True):
-            if len(own) < self._max_series and (not self._many or self._earned(index, others[index])):
-                own[index] = others[index]
-            else:
-                self._rest += others[index]
+                self._rest += count
         if len(own) >= self._max_series:
             self._candidates = {}
 
@@ -133,7 +131,34 @@ class Predictions:
 
     def _count_confidence(self, confidence: Array) -> None:
         # Rounding may lift a probability a little above 1; it still belongs in the last bucket.
-        values = np.clip(confidence.astype(np.float64), 0.0, 1.0)
-        bins = np.searchsorted(CONFIDENCE, values)
+        values = np.minimum(np.maximum(confidence, 0.0, dtype=np.float64), 1.0)
+        bins = np.searchsorted(_BOUNDS, values)
         self._confidence_counts += np.bincount(bins, minlength=len(self._confidence_counts))
-        self._confidence_total += float(np.nansum(values))
+        self._confidence_total += float(values[~np.isnan(values)].sum())
+
+
+def _joined(pending: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """All classes and all probabilities, of the batches that have one of each for each row."""
+    try:
+        joined = _concatenated(pending)
+        fits = _one_for_each_row(*joined)
+    except (TypeError, ValueError):
+        fits = False
+    # Looked at one by one only if something is odd, because this is done for every batch.
+    return joined if fits else _concatenated([pair for pair in pending if _one_for_each_row(*pair)])
+
+
+def _concatenated(pending: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    if not pending:
+        return np.zeros(0, np.int64), np.zeros(0)
+    classes = np.concatenate([classes for classes, _ in pending])
+    return classes, np.concatenate([confidence for _, confidence in pending])
+
+
+def _one_for_each_row(classes: Array, confidence: Array) -> bool:
+    return (
+        classes.ndim == 1
+        and classes.shape == confidence.shape
+        and classes.dtype in _INDICES
+        and confidence.dtype.kind == "f"
+    )

@@ -6,22 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.bisect_failures import MAX_STREAK
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import (
     DeadlineExceeded,
     InvalidInput,
-    PredictionError,
     RunFailed,
 )
 from tests.support.puppet import (
     HOUR_S,
-    TIMEOUT_S,
-    Puppet,
-    Replies,
     Staging,
-    batching,
     computed,
     make_entry,
     rows_of,
@@ -221,26 +215,3 @@ def test_a_reply_that_raises_does_not_end_the_device_thread(staging: Staging) ->
     on.submit(after)
     on.finish()
     assert rows_of(after) == [[5]]
-
-
-class Broken:
-    """An observer that raises whatever it is told."""
-
-    def batch(self, *told: Any) -> None:
-        raise RuntimeError("the counter is gone")
-
-    def failed(self, error: PredictionError, seconds: float) -> None:
-        raise RuntimeError("the counter is gone")
-
-
-@pytest.mark.parametrize("ordered", [True, False])
-def test_an_observer_that_raises_does_not_end_the_device_thread(ordered: bool) -> None:
-    puppet, replies = Puppet(blocking=False), Replies()
-    batcher = Batcher([puppet, puppet], Broken(), batching(preserve_ordering=ordered))
-    batcher.start()
-    entries = [make_entry(np.full((1, 1), n, np.float32), reply=replies) for n in range(4)]
-    for count, entry in enumerate(entries, 1):
-        batcher.submit(entry)
-        replies.wait_for(count)
-    assert batcher.close(TIMEOUT_S)
-    assert [rows_of(entry) for entry in entries] == [[[0]], [[1]], [[2]], [[3]]]
