@@ -124,6 +124,7 @@ class Server:
             devices=devices,
             slo_s=config.slo_ms / 1000,
             max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4,
+            max_class_series=config.max_class_series,
         )
         self.reconciler = Reconciler(
             config.models,

@@ -163,6 +163,13 @@ class ServerConfig(BaseModel):
         description="stop with exit code 1 if a device fails its probe and has not recovered after two more periods of `probe_s`",
         json_schema_extra={"group": "Devices"},
     )
+    max_class_series: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        description="most classes of a model with a series of their own in `frostline_predictions_total`; the rest share one",
+        json_schema_extra={"group": "Metrics", "see": "Predictions of many classes"},
+    )
     grace_s: float = Field(
         30.0,
         ge=0,

@@ -10,7 +10,7 @@ request has eight steps:
 5. Queue. `Inference.submit` admits the request and queues it: `batching/request_queue.py`, `batching/admission.py`.
 6. Run. A device thread joins rows into a batch and runs the network: `batching/batcher.py`, `runtime/session.py`.
 7. Answer. `encode` serialises the outputs: `codec/codec.py`. The front end sends them.
-8. Count. The batcher adds to the model's numbers, after the answers have left: `model/stats.py`.
+8. Count. The batcher adds to the model's numbers, after the answers have left: `model/stats.py`, `model/predictions.py`.
 """
 
 import math
@@ -99,25 +99,26 @@ class Inference:
             token: becomes `Call.token`.
 
         Raises:
-            Refused: the request cannot be answered.
+            Refused: the request cannot be answered; it is counted. Nothing else is raised, whatever the message.
         """
         model = request_id = ""
         served: LoadedModel | None = None
         try:
             if self._stopping:
                 self.refused_s = time.monotonic()
-                raise ServerStopping("Server is stopping, it has stopped accepting new inference requests")
+                raise ServerStopping(  # noqa: TRY301  the one handler counts it
+                    "Server is stopping, it has stopped accepting new inference requests"
+                )
             if len(payload) > self._max_message_bytes:
-                raise MessageTooLarge(
+                raise MessageTooLarge(  # noqa: TRY301  as above
                     f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
                 )
             model, version, request_id, body = self._decoder.read(method, payload)
             # Asked once for each request: where traffic is split, the next answer may be another version.
             served = self._repository.get(model, version)
             decoded = self._decoder.decode(served.codec, body, payload)
-        except PredictionError as error:
-            (self._unrouted if served is None else served.stats).failed(error)
-            raise Refused(error, request_id, model) from error
+        except Exception as error:
+            raise self._refused(error, served, request_id, model) from error
         kind, rows, data, wanted, priority, timeout_s, deliveries = decoded
         call = Call(token, request_id, served, deliveries)
         return Entry(kind, rows, data, wanted, deadline_s, reply, call, priority=priority, timeout_s=timeout_s)
@@ -135,7 +136,7 @@ class Inference:
             The batcher in whose queue the entry is.
 
         Raises:
-            Refused: the queue is full, or the server is stopping.
+            Refused: as in `prepare`; the queue is full, or the server is stopping.
         """
         while True:
             call: Call = entry.call
@@ -146,14 +147,18 @@ class Inference:
                 # The version was replaced since the entry was prepared: its successor answers the request.
                 again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
                 if again.call.served is call.served:  # closing, and nothing took its place yet
-                    call.served.stats.failed(error)
-                    raise Refused(error, call.request_id, call.served.name) from error
+                    raise self._refused(error, call.served, call.request_id, call.served.name) from error
                 entry.rebind(again)
-            except PredictionError as error:
-                call.served.stats.failed(error)
-                raise Refused(error, call.request_id, call.served.name) from error
+            except Exception as error:
+                raise self._refused(error, call.served, call.request_id, call.served.name) from error
             else:
                 return batcher
+
+    def _refused(self, error: Exception, served: LoadedModel | None, request_id: str, model: str) -> Refused:
+        """What to raise for a request that ends before it is queued; counts it under the version that was to answer."""
+        failure = error if isinstance(error, PredictionError) else unexpected(error)
+        (self._unrouted if served is None else served.stats).failed(failure)
+        return Refused(failure, request_id, model)
 
     @staticmethod
     def cancel(entry: Entry) -> None:

@@ -62,6 +62,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
+        "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -71,6 +72,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "probe_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
+        "max_class_series": 20, "max_run_bytes": 1000000,
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Every way a prediction can fail, the status its client sees, and the reason Triton's counter files it under."""
 
+import os
 import re
 from pathlib import Path
 
@@ -86,3 +87,8 @@ def test_the_message_starts_with_the_clients_id_if_it_gave_one() -> None:
 def test_failures_of_loading_starting_and_settings_are_no_predictions() -> None:
     for kind in (LoadError, ConfigError, StartError):
         assert not issubclass(kind, PredictionError)
+
+
+def test_text_that_utf8_cannot_hold_is_escaped_and_not_another_failure() -> None:
+    error = errors.ModelNotFound(f"no such file: {os.fsdecode(b'caf' + bytes([0xE9]))}")
+    assert status(error) == (grpc.StatusCode.NOT_FOUND, "no such file: caf\\udce9")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.batcher import Afterwards, Batcher
 from frostline_server.batching.entry import Entry, RowKind
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.errors import PredictionError
@@ -51,18 +51,24 @@ class Puppet:
     Attributes:
         ran: the calls so far, the one that blocks included.
         answer: computes a call's outputs; may raise.
+        afterwards: what each call leaves to do once its batch is answered.
     """
 
     def __init__(self, *, blocking: bool = True) -> None:
         self.ran: list[Ran] = []
         self.answer: Callable[[Sequence[Array], Sequence[str]], list[Array]] = computed
+        self.afterwards: Afterwards = None
         self._blocking = blocking
         self._permits = 0
         self._changed = threading.Condition()
 
-    def __call__(self, inputs: list[Array], wanted: tuple[str, ...]) -> list[Array]:
+    def __call__(self, inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:
+        return self.outputs(inputs, wanted), self.afterwards
+
+    def outputs(self, inputs: Sequence[Array], wanted: Sequence[str]) -> list[Array]:
+        """The same without what is left to do, as a session runs."""
         with self._changed:
-            self.ran.append(Ran(inputs, wanted))
+            self.ran.append(Ran(list(inputs), tuple(wanted)))
             self._changed.notify_all()
             released = self._changed.wait_for(lambda: not self._blocking or self._permits > 0, TIMEOUT_S)
             assert released, "the test never released the run"

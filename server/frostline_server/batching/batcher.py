@@ -35,11 +35,18 @@ from frostline_server.errors import (
 )
 
 Array = np.ndarray[Any, Any]
-Run = Callable[[list[Array], tuple[str, ...]], list[Array]]
-"""Takes one array for each input, [rows, ...], and names of outputs; returns an array [rows, ...] for each name. The
-inputs are only lent: a run must not keep them."""
+Afterwards = Callable[[], None] | None
+"""What is left to do with a batch once it is answered, such as to count it; called at most once, by the same thread."""
+Run = Callable[[list[Array], tuple[str, ...]], tuple[list[Array], Afterwards]]
+"""Takes one array for each input, [rows, ...], and names of outputs; returns an array [rows, ...] for each name, and what
+is to be done afterwards. The inputs are only lent: neither may keep them."""
 
 Answers = list[Callable[[], None]]
+
+# A client whose time is over cancels its call, a little before the time is over here: its clock began earlier, and
+# gRPC rounds timeouts up, by one percent at most.
+_EARLY_S = 0.002
+_EARLY = 0.02
 
 _LONGEST_SLEEP_S = 3600.0
 """The platform's locks cannot wait for as long as a configuration can say."""
@@ -122,6 +129,7 @@ class Batcher:
         self._closing = False
         self._reorder_buffer = ReorderBuffer() if batching.preserve_ordering and len(self._runs) > 1 else None
         self._threads: list[threading.Thread] = []
+        self._defects: set[type[Exception]] = set()
 
     def start(self) -> None:
         """Start the device threads."""
@@ -143,6 +151,12 @@ class Batcher:
     def queued_rows(self) -> int:
         """Rows queued now."""
         return self._queue.rows
+
+    @property
+    def queued_requests(self) -> int:
+        """Requests queued now."""
+        with self._lock:
+            return self._queue.requests
 
     def submit(self, entry: Entry, *, inline: bool = False) -> None:
         """Queue an entry; its `reply` will be called exactly once, unless this raises.
@@ -203,7 +217,8 @@ class Batcher:
         with self._lock:
             if not self._queue.remove(entry):
                 return
-        self._observer.failed(Cancelled("cancelled by the client"), time.monotonic() - entry.arrived_s)
+        now = time.monotonic()
+        self._tell(self._observer.failed, _given_up(entry, now), now - entry.arrived_s)
 
     def close(self, timeout_s: float) -> bool:
         """Refuse new entries, finish the queued ones, and end the threads; may be called again.
@@ -261,7 +276,7 @@ class Batcher:
             if self._reorder_buffer is not None:
                 turn = self._reorder_buffer.take()
             if self._admission is not None:
-                self._admission.took(device, now, sum([entry.rows for entry in batch]))
+                self._tell(self._admission.took, device, now, sum([entry.rows for entry in batch]))
         return batch, ended, turn, wait_s
 
     def _sleep(self, device: _Device, wait_s: float) -> None:
@@ -282,7 +297,7 @@ class Batcher:
             if batch:
                 self._execute(device.run, device.assembler, batch, turn)
         except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
-            _log.exception("the observer failed", thread=threading.current_thread().name)
+            _log.exception("a batch failed", thread=threading.current_thread().name)
         finally:
             if self._admission is not None:
                 self._admission.freed(device)
@@ -312,7 +327,7 @@ class Batcher:
             wanted = union(batch)
             inputs = assembler.assemble(batch, rows)
             assembled_s = time.monotonic()
-            outputs = run(inputs, wanted)
+            outputs, afterwards = run(inputs, wanted)
             ran_s = time.monotonic()
             self._inline.ran(rows, batch[0].kind.shapes, ran_s - assembled_s)
             split(batch, rows, wanted, outputs, batched=self._batched)
@@ -328,6 +343,9 @@ class Batcher:
             self._answer(batch, rows, started_s, assembled_s, ran_s)
         else:
             answers.append(partial(self._answer, batch, rows, started_s, assembled_s, ran_s))
+        if afterwards is not None:
+            # Answers that wait for their turn leave later; the inputs are this batch's only until the next one is assembled.
+            self._tell(afterwards)
         return None
 
     def _attempt_again(
@@ -345,8 +363,8 @@ class Batcher:
         _reply(batch)
         finished_s = time.monotonic()
         if self._admission is not None:
-            self._admission.learn(rows, started_s, assembled_s, ran_s, finished_s)
-        self._observer.batch(batch, rows, started_s, assembled_s, ran_s, finished_s)
+            self._tell(self._admission.learn, rows, started_s, assembled_s, ran_s, finished_s)
+        self._tell(self._observer.batch, batch, rows, started_s, assembled_s, ran_s, finished_s)
 
     def _fail(self, entries: list[Entry], error: PredictionError, answers: Answers | None = None) -> None:
         if not entries:
@@ -364,7 +382,24 @@ class Batcher:
         now = time.monotonic()
         for entry in entries:
             if entry.error is not None:
-                self._observer.failed(entry.error, now - entry.arrived_s)
+                self._tell(self._observer.failed, entry.error, now - entry.arrived_s)
+
+    def _tell(self, told: Callable[..., None], *about: Any) -> None:
+        """Tell what only counts or learns; a defect there must not keep any answer back."""
+        try:
+            told(*about)
+        except Exception as error:  # noqa: BLE001  as the docstring says
+            # Once for each kind, because the next batch would bring it again.
+            if type(error) not in self._defects:
+                self._defects.add(type(error))
+                _log.exception("an observer failed", thread=threading.current_thread().name)
+
+
+def _given_up(entry: Entry, now: float) -> PredictionError:
+    """Why a client no longer waits for a queued entry."""
+    if entry.deadline_s is not None and entry.deadline_s - now <= _EARLY_S + _EARLY * (now - entry.arrived_s):
+        return DeadlineExceeded("Deadline exceeded while the request was queued")
+    return Cancelled("cancelled by the client")
 
 
 def _reply(entries: list[Entry]) -> None:
@@ -383,5 +418,8 @@ def _reply(entries: list[Entry]) -> None:
 def _hand_over(reply: Reply, entries: list[Entry]) -> None:
     try:
         reply(entries)
-    except Exception:  # noqa: BLE001  one front end's defect must not end the device thread for all
+    except Exception as error:  # noqa: BLE001  one front end's defect must not end the device thread for all
         _log.exception("a reply failed", requests=len(entries))
+        # Nobody knows how far it came; an answer that may not have left does not count as one.
+        for entry in entries:
+            entry.error = entry.error or RunFailed(f"the answer could not be sent: {error}")

@@ -124,6 +124,11 @@ class RequestQueue:
         return sum([level.rows for level in self._levels])
 
     @property
+    def requests(self) -> int:
+        """Requests queued now; counted when asked, because only scrapes do."""
+        return sum([len(lane) for _, lanes in self._ranks for lane in lanes.values()])
+
+    @property
     def empty(self) -> bool:
         """Whether the queue is empty."""
         return not any([lanes for _, lanes in self._ranks])

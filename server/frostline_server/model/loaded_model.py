@@ -8,6 +8,7 @@ from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
+from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow, Row
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
@@ -24,6 +25,7 @@ class LoadedModel:
         version: its number, in decimal.
         config: the model's own configuration.
         stats: what happened to it.
+        predictions: what it predicted.
         sessions: the network on its devices, one for each instance.
         codec: its messages.
         batcher: its queue.
@@ -43,6 +45,7 @@ class LoadedModel:
     version: str
     config: model_config_pb2.ModelConfig
     stats: ModelStats
+    predictions: Predictions
     sessions: Sequence[Session]
     codec: Codec
     batcher: Batcher

@@ -22,6 +22,7 @@ from frostline_server.model.artifact import Artifact, check_artifact, check_weig
 from frostline_server.model.failure_log import FailureLog
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.predictions import Predictions
 from frostline_server.model.row_independence import RowsDepend, Verdict, examine
 from frostline_server.model.sample_rows import (
     Array,
@@ -70,6 +71,7 @@ class Loader:
         slo_s: how long a request may take, in seconds, where a model's configuration does not say; 0 for no limit.
         max_run_bytes: memory that one run may take; batches are made no larger than it allows.
         captures: keeps runs and captures of CUDA graphs apart; one for the process.
+        max_class_series: the most classes of a model that are counted by themselves.
     """
 
     providers: Sequence[Provider]
@@ -80,6 +82,7 @@ class Loader:
     slo_s: float = 0.0
     max_run_bytes: int = 1 << 40
     captures: Captures = field(default_factory=Captures)
+    max_class_series: int = 100
 
     def load(
         self,
@@ -126,11 +129,12 @@ class Loader:
         batching = replace(warmup.batching, max_batch_size=most)
 
         labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
-        stats, tap = ModelStats(labels), Tap()
+        stats, tap = ModelStats(), Tap()
+        predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series)
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
         recent, failures = RecentRow(), FailureLog(name, folder.name)
         batcher = batcher_of(
-            f"device-{name}-{folder.name}", sessions, batching, stats, tap, recent, admission, failures
+            f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures
         )
         codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels)
         batcher.start()
@@ -139,6 +143,7 @@ class Loader:
             version=folder.name,
             config=config,
             stats=stats,
+            predictions=predictions,
             sessions=sessions,
             codec=codec,
             batcher=batcher,
@@ -388,6 +393,7 @@ def batcher_of(
     sessions: Sequence[Session],
     batching: Batching,
     stats: ModelStats,
+    predictions: Predictions,
     tap: Tap,
     recent: RecentRow,
     admission: AdmissionController | None,
@@ -395,7 +401,7 @@ def batcher_of(
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
     return Batcher(
-        [instance_run(session, stats, tap, recent) for session in sessions],
+        [instance_run(session, predictions, tap, recent) for session in sessions],
         stats,
         batching,
         batched=sessions[0].signature.batched,

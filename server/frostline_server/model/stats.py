@@ -9,24 +9,15 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import PredictionError
-
-Array = np.ndarray[Any, Any]
 
 SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 """Bucket bounds of durations: from a tenth of a millisecond, because a small network answers in that."""
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
-CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-
-_PENDING_PREDICTIONS = 64
-"""Batches whose predictions are counted together: counting one array costs as much as counting many."""
 
 
 class Histogram:
@@ -119,14 +110,9 @@ class Snapshot:
 
 
 class ModelStats:
-    """What happened to one version of a model; the batcher's observer.
+    """What happened to one version of a model; the batcher's observer."""
 
-    Args:
-        labels: names of the classes, or None; predictions of an unnamed class are counted by index.
-    """
-
-    def __init__(self, labels: Sequence[str] | None = None) -> None:
-        self._labels = labels
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._codes: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
@@ -137,10 +123,6 @@ class ModelStats:
         self._answer_s = 0.0
         self._last_inference_s = 0.0
         self._by_size: dict[int, BatchTimes] = {}
-        self._pending: list[tuple[Array, Array]] = []
-        self._classes = np.zeros(0, np.int64)
-        self._confidence_counts = np.zeros(len(CONFIDENCE) + 1, np.int64)
-        self._confidence_total = 0.0
         self.request_seconds = Histogram(SECONDS)
         self.queue_seconds = Histogram(SECONDS)
         self.run_seconds = Histogram(SECONDS)
@@ -189,49 +171,6 @@ class ModelStats:
             self._codes[error.code] += 1
             self._reasons[error.reason] += 1
             self._failed_s += seconds
-
-    def predicted(self, classes: Array, confidence: Array) -> None:
-        """Count a batch's predicted classes [rows] and their probabilities [rows]."""
-        with self._lock:
-            self._pending.append((classes, confidence))
-            if len(self._pending) >= _PENDING_PREDICTIONS:
-                self._count_predictions()
-
-    def _count_predictions(self) -> None:
-        # A graph may answer with another rank than it declares; such a batch has no class for each row.
-        pending = [
-            (classes, confidence) for classes, confidence in self._pending if classes.ndim == confidence.ndim == 1
-        ]
-        # Before anything can fail: what cannot be counted must neither pile up nor fail the next request.
-        self._pending = []
-        if not pending:
-            return
-        classes = np.concatenate([classes for classes, _ in pending])
-        confidence = np.concatenate([confidence for _, confidence in pending])
-        counts = np.bincount(classes, minlength=len(self._classes))
-        counts[: len(self._classes)] += self._classes
-        self._classes = counts
-        # Rounding may lift a probability a little above 1; it still belongs in the last bucket.
-        bins = np.searchsorted(CONFIDENCE, np.minimum(confidence, 1.0))
-        self._confidence_counts += np.bincount(bins, minlength=len(self._confidence_counts))
-        self._confidence_total += float(np.nansum(confidence, dtype=np.float64))
-
-    def predictions(self) -> tuple[dict[str, int], Histogram]:
-        """Rows by predicted label, and the histogram of the predicted class's probability."""
-        with self._lock:
-            self._count_predictions()
-            by_label: Counter[str] = Counter()
-            for index, count in enumerate(self._classes):
-                if count:
-                    # Two classes may share a name.
-                    by_label[self._label(index)] += int(count)
-            confidence = Histogram(CONFIDENCE)
-            confidence.counts = [int(count) for count in self._confidence_counts]
-            confidence.total = self._confidence_total
-        return by_label, confidence
-
-    def _label(self, index: int) -> str:
-        return self._labels[index] if self._labels and index < len(self._labels) else str(index)
 
     def snapshot(self) -> Snapshot:
         """The totals and histograms now."""

@@ -78,7 +78,7 @@ class LoadedSnapshot:
     @cached_property
     def predictions(self) -> tuple[dict[str, int], Histogram]:
         """Rows by predicted label, and the histogram of its probability; counted when first read, which may fail."""
-        return self.model.stats.predictions()
+        return self.model.predictions.counts()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ def status(error: PredictionError, request_id: str = "") -> tuple[grpc.StatusCod
 
 
 def _cut(text: str, size: int) -> str:
-    encoded = text.encode()
-    return text if len(encoded) <= size else f"{encoded[:size].decode(errors='ignore')}..."
+    # A file's name, and so an error that quotes it, may hold what UTF-8 cannot.
+    encoded = text.encode(errors="backslashreplace")
+    return encoded.decode() if len(encoded) <= size else f"{encoded[:size].decode(errors='ignore')}..."
 
 
 PUSHBACK = "retry-pushback-ms"

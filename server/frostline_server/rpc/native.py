@@ -108,9 +108,6 @@ class NativeFrontEnd:
             except Refused as refused:
                 active.pop(call_id, None)
                 self._fail(call_id, refused.error, refused.request_id)
-            except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the front end
-                active.pop(call_id, None)
-                self._fail(call_id, unexpected(error), "")
 
         # What no device's thread was woken for is run here, or wakes one now.
         for batcher in batchers:
@@ -125,11 +122,18 @@ class NativeFrontEnd:
             active.pop(call.token, None)
             response = encode(entry)
             if response is not None:
-                respond(call.token, response)
-            elif entry.error is not None:
+                try:
+                    respond(call.token, response)
+                except Exception as error:  # noqa: BLE001  one answer that cannot be sent must not keep back the others
+                    entry.error = unexpected(error)
+            if entry.error is not None:
                 self._fail(call.token, entry.error, call.request_id)
 
     def _fail(self, call_id: int, error: PredictionError, request_id: str) -> None:
-        _, message = status(error, request_id)
-        # The library does not send keys that begin with grpc-.
-        self._front.fail(call_id, status_number(error), message, trailers(error, PUSHBACK))
+        """End a call with an error's status; does not raise, because other calls wait behind this one."""
+        try:
+            _, message = status(error, request_id)
+            # The library does not send keys that begin with grpc-.
+            self._front.fail(call_id, status_number(error), message, trailers(error, PUSHBACK))
+        except Exception as defect:  # noqa: BLE001  as the docstring says
+            self._front.fail(call_id, status_number(error), f"{unexpected(defect)!r}")

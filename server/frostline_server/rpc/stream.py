@@ -19,7 +19,7 @@ from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.codec import varint
 from frostline_server.errors import PredictionError, ServerStopping
-from frostline_server.inference import Inference, Refused, encode, unexpected
+from frostline_server.inference import Inference, Refused, encode
 from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, trailers
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -222,8 +222,6 @@ class _Stream:
             batcher = self._inference.submit(entry, MODEL_INFER, payload, inline=True)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
-        except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
-            self._refuse(size, unexpected(error), "", "")
         else:
             # Its answer is delivered by the loop, so never before this line.
             self._accepted[entry] = size

@@ -13,7 +13,7 @@ import grpc
 from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import PredictionError
-from frostline_server.inference import Call, Inference, Refused, encode, unexpected
+from frostline_server.inference import Call, Inference, Refused, encode
 from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, trailers
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -55,8 +55,6 @@ class UnaryFrontEnd:
             self._inference.submit(entry, method, payload)
         except Refused as refused:
             await _abort(context, refused.error, refused.request_id)
-        except Exception as error:  # noqa: BLE001  a defect in one request's path is that request's failure
-            await _abort(context, unexpected(error), "")
         try:
             response = await answered
         except asyncio.CancelledError:

@@ -13,7 +13,6 @@ from frostline_server.errors import (
     DeadlineExceeded,
     InvalidInput,
     OutOfMemory,
-    PredictionError,
     RunFailed,
 )
 from tests.support.puppet import (
@@ -256,26 +255,3 @@ def test_a_reply_that_raises_does_not_end_the_device_thread(staging: Staging) ->
     on.submit(after)
     on.finish()
     assert rows_of(after) == [[5]]
-
-
-class Broken:
-    """An observer that raises whatever it is told."""
-
-    def batch(self, *told: Any) -> None:
-        raise RuntimeError("the counter is gone")
-
-    def failed(self, error: PredictionError, seconds: float) -> None:
-        raise RuntimeError("the counter is gone")
-
-
-@pytest.mark.parametrize("ordered", [True, False])
-def test_an_observer_that_raises_does_not_end_the_device_thread(ordered: bool) -> None:
-    puppet, replies = Puppet(blocking=False), Replies()
-    batcher = Batcher([puppet, puppet], Broken(), batching(preserve_ordering=ordered))
-    batcher.start()
-    entries = [make_entry(np.full((1, 1), n, np.float32), reply=replies) for n in range(4)]
-    for count, entry in enumerate(entries, 1):
-        batcher.submit(entry)
-        replies.wait_for(count)
-    assert batcher.close(TIMEOUT_S)
-    assert [rows_of(entry) for entry in entries] == [[[0]], [[1]], [[2]], [[3]]]

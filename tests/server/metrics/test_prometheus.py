@@ -20,6 +20,7 @@ from frostline_server.errors import InvalidInput, ModelNotFound, Overloaded, Que
 from frostline_server.metrics.families import REASONS, STATES, Sources
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import DIFFERENCE, Counts, Tap
 from frostline_server.model.stats import Histogram, ModelStats, Unrouted
@@ -59,6 +60,7 @@ def view(
     reason: str = "",
     stats: ModelStats | None = None,
     *,
+    predictions: Predictions | None = None,
     healthy: bool = True,
     sessions: Sequence[Any] = (SimpleNamespace(provider="CPUExecutionProvider", device="cpu"),),
     admission: AdmissionController | None = None,
@@ -71,9 +73,10 @@ def view(
             version=version,
             config=ModelConfig(),
             stats=stats or ModelStats(),
+            predictions=predictions or Predictions(),
             sessions=sessions,
             codec=cast("Any", None),
-            batcher=cast("Any", SimpleNamespace(queued_rows=7)),
+            batcher=cast("Any", SimpleNamespace(queued_rows=7, queued_requests=3)),
             batching=cast("Any", None),
             golden=cast("Any", object()),
             probe_row=None,
@@ -123,10 +126,9 @@ def values(samples: Samples, name: str) -> list[tuple[dict[str, str], float]]:
 
 def busy() -> ModelStats:
     """Two requests with three rows in one batch, one refused, one invalid."""
-    stats = ModelStats(["ant", "bee"])
+    stats = ModelStats()
     entries = [make_entry(np.zeros((1, 1), np.float32), reply=lambda group: None) for _ in range(2)]
     stats.batch(entries, rows=3, started_s=0.5, assembled_s=0.75, ran_s=2.75, finished_s=3.0)
-    stats.predicted(np.array([1, 1, 0]), np.array([0.9, 0.75, 0.7], np.float32))
     stats.failed(QueueFull(""))
     stats.failed(InvalidInput(""))
     return stats
@@ -197,7 +199,9 @@ def test_requests_for_no_known_model_have_empty_labels() -> None:
 
 
 def test_rows_predictions_and_histograms_are_those_of_the_version() -> None:
-    samples = samples_of(server_of(view(stats=busy())))
+    predictions = Predictions(["ant", "bee"])
+    predictions.add(np.array([1, 1, 0]), np.array([0.9, 0.75, 0.7], np.float32))
+    samples = samples_of(server_of(view(stats=busy(), predictions=predictions)))
     of = {"model": "digits", "version": "3"}
     assert value(samples, "frostline_rows_total", **of) == 3
     assert value(samples, "frostline_predictions_total", **of, label="ant") == 1
@@ -215,11 +219,11 @@ def test_rows_predictions_and_histograms_are_those_of_the_version() -> None:
 
 
 def test_predictions_are_counted_at_the_scrape_even_while_few_batches_have_run() -> None:
-    stats = ModelStats()
-    server = server_of(view(stats=stats))
-    stats.predicted(np.array([1]), np.array([1.0]))
+    predictions = Predictions()
+    server = server_of(view(predictions=predictions))
+    predictions.add(np.array([1]), np.array([1.0]))
     assert values(samples_of(server), "frostline_predictions_total")[0][1] == 1
-    stats.predicted(np.array([1]), np.array([1.0]))
+    predictions.add(np.array([1]), np.array([1.0]))
     assert values(samples_of(server), "frostline_predictions_total")[0][1] == 2
 
 
@@ -290,7 +294,7 @@ def test_tritons_counters_agree_with_ours() -> None:
     assert value(samples, "nv_inference_request_success", **of) == 2
     assert value(samples, "nv_inference_count", **of) == 3
     assert value(samples, "nv_inference_exec_count", **of) == 1
-    assert value(samples, "nv_inference_pending_request_count", **of) == 7
+    assert value(samples, "nv_inference_pending_request_count", **of) == 3
     assert value(samples, "nv_model_load_duration_secs", **of) == 1.25
     assert value(samples, "nv_inference_request_duration_us", **of) == 6_000_000
     assert value(samples, "nv_inference_queue_duration_us", **of) == 1_000_000
@@ -356,7 +360,8 @@ def broken() -> ModelVersion:
     """A version whose queue cannot be asked, in the middle of others."""
     version = view("broken", stats=busy())
     assert version.served is not None
-    version.served.batcher = cast("Any", type("Batcher", (), {"queued_rows": property(lambda self: dead())})())
+    gone = property(lambda self: dead())
+    version.served.batcher = cast("Any", type("Batcher", (), {"queued_rows": gone, "queued_requests": gone})())
     return version
 
 

@@ -20,9 +20,9 @@ from frostline_server.model.artifact import check_artifact, check_weights, model
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader, labels_of, open_session
+from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Tap
-from frostline_server.model.stats import ModelStats
 from frostline_server.model_config.accelerators import TENSORRT
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.session import Session
@@ -317,7 +317,7 @@ def test_a_network_of_any_number_of_classes_takes_any_number_of_labels(tmp_path:
 
 def test_a_row_is_kept_for_the_device_probe_when_it_wants_one(tmp_path: Path) -> None:
     recent = RecentRow()
-    run = instance_run(opened(tmp_path, model=onnx_models.two_outputs()), ModelStats(), Tap(), recent)
+    run = instance_run(opened(tmp_path, model=onnx_models.two_outputs()), Predictions(), Tap(), recent)
     x = onnx_models.rows(3)
     run([x], ("total",))
     assert recent.row is not None
@@ -330,28 +330,42 @@ def test_a_row_is_kept_for_the_device_probe_when_it_wants_one(tmp_path: Path) ->
     np.testing.assert_array_equal(recent.row[0], x[:1] + 1)
 
 
+def test_a_run_without_heads_and_reshaped_outputs_is_the_sessions_own(tmp_path: Path) -> None:
+    session = opened(tmp_path, model=onnx_models.two_outputs())
+    x = onnx_models.rows(3)
+    outputs, afterwards = instance_run(session, Predictions(), Tap(), RecentRow())([x], ("double", "total"))
+    for got, want in zip(outputs, session.run([x], ("double", "total")), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert afterwards is None
+
+
 def test_outputs_come_in_the_shape_clients_see(tmp_path: Path) -> None:
     text = """
         output [ { name: "double" dims: [ 2, 2 ] reshape { shape: [ 4 ] } }, { name: "total" dims: 1 reshape { shape: [ ] } } ]
     """
     session = opened(tmp_path, text, onnx_models.two_outputs())
     x = onnx_models.rows(3)
-    total, double = instance_run(session, ModelStats(), Tap(), RecentRow())([x], ("total", "double"))
+    (total, double), _ = instance_run(session, Predictions(), Tap(), RecentRow())([x], ("total", "double"))
     np.testing.assert_array_equal(total, x.sum(axis=1).reshape(3, 1))
     np.testing.assert_array_equal(double, (x + x).reshape(3, 2, 2))
     scalar = opened(tmp_path, 'output { name: "total" dims: 1 }', onnx_models.total())
-    (total,) = instance_run(scalar, ModelStats(), Tap(), RecentRow())([x], ("total",))
+    (total,), _ = instance_run(scalar, Predictions(), Tap(), RecentRow())([x], ("total",))
     assert total.shape == (1,)
 
 
 def test_predictions_are_counted_for_rows_and_not_for_places(tmp_path: Path) -> None:
-    stats = ModelStats()
-    instance_run(opened(tmp_path), stats, Tap(), RecentRow())([onnx_models.rows(5)], ("logits",))
-    assert sum(stats.predictions()[0].values()) == 5
-    stats = ModelStats()
+    predictions = Predictions()
+    _, count = instance_run(opened(tmp_path), predictions, Tap(), RecentRow())([onnx_models.rows(5)], ("logits",))
+    # Not within the run, whose time is told.
+    assert predictions.counts()[0] == {}
+    assert count is not None
+    count()
+    assert sum(predictions.counts()[0].values()) == 5
     session = opened(tmp_path, model=onnx_models.dense())
-    instance_run(session, stats, Tap(), RecentRow())([onnx_models.rows(5, 2, 3, 3)], ("frostline_softmax",))
-    assert stats.predictions()[0] == {}
+    _, count = instance_run(session, Predictions(), Tap(), RecentRow())(
+        [onnx_models.rows(5, 2, 3, 3)], ("frostline_softmax",)
+    )
+    assert count is None
 
 
 # Whether requests share a run

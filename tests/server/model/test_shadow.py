@@ -80,7 +80,7 @@ def test_disagreeing_rows_and_the_largest_difference_of_each_row_are_counted() -
 def test_small_batches_are_run_together_up_to_a_batch_of_the_shadow() -> None:
     puppet = Puppet(blocking=False)
     puppet.answer = doubled
-    shadow = shadow_of(puppet)
+    shadow = shadow_of(puppet.outputs)
     for size in (1, 2, 2, 1, 3):
         offer(shadow, LOGITS[:size])
     assert all_compared(shadow).rows == 9
@@ -90,7 +90,7 @@ def test_small_batches_are_run_together_up_to_a_batch_of_the_shadow() -> None:
 def test_a_batch_larger_than_the_shadow_takes_is_run_in_parts() -> None:
     puppet = Puppet(blocking=False)
     puppet.answer = doubled
-    shadow = shadow_of(puppet, max_batch_size=3)
+    shadow = shadow_of(puppet.outputs, max_batch_size=3)
     offer(shadow, LOGITS)
     offer(shadow, LOGITS[:1])
     assert all_compared(shadow).rows == 5
@@ -100,7 +100,7 @@ def test_a_batch_larger_than_the_shadow_takes_is_run_in_parts() -> None:
 def test_rows_of_other_shapes_do_not_share_a_run() -> None:
     puppet = Puppet(blocking=False)
     puppet.answer = lambda inputs, outputs: [inputs[0].mean(axis=1), inputs[0].mean(axis=1).argmax(axis=1)]
-    shadow = shadow_of(puppet)
+    shadow = shadow_of(puppet.outputs)
     for length in (2, 2, 5):
         inputs = np.ones((1, length, 3), np.float32)
         shadow.offer([inputs], inputs.mean(axis=1), np.zeros(1, np.int64))
@@ -111,7 +111,7 @@ def test_rows_of_other_shapes_do_not_share_a_run() -> None:
 def test_without_a_batch_axis_every_batch_runs_alone_and_whole() -> None:
     puppet = Puppet(blocking=False)
     puppet.answer = lambda inputs, outputs: [LOGITS[:2], LOGITS[:2].argmax(axis=1)]
-    shadow = shadow_of(puppet, max_batch_size=None)
+    shadow = shadow_of(puppet.outputs, max_batch_size=None)
     for _ in range(2):
         shadow.offer([np.ones((7, 5), np.float32)], LOGITS[:2], LOGITS[:2].argmax(axis=1))
     assert all_compared(shadow).rows == 4
@@ -121,7 +121,7 @@ def test_without_a_batch_axis_every_batch_runs_alone_and_whole() -> None:
 def test_inputs_reach_the_shadow_in_its_own_order() -> None:
     puppet = Puppet(blocking=False)
     puppet.answer = lambda inputs, outputs: [inputs[1] - inputs[0], (inputs[1] - inputs[0]).argmax(axis=1)]
-    shadow = Shadow(puppet, ("logits", "argmax"), [1, 0], max_batch_size=4)
+    shadow = Shadow(puppet.outputs, ("logits", "argmax"), [1, 0], max_batch_size=4)
     shadow.offer([LOGITS, np.zeros_like(LOGITS)], LOGITS, LOGITS.argmax(axis=1))
     assert (all_compared(shadow).rows, shadow.counts().disagreements) == (4, 0)
 
@@ -171,7 +171,7 @@ def of_another_shape(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Ar
 def test_a_shadow_that_fails_is_counted_told_once_and_tried_again(run: Answer, reason: str) -> None:
     puppet = Puppet(blocking=False)
     puppet.answer = run
-    shadow = shadow_of(puppet)
+    shadow = shadow_of(puppet.outputs)
     with capture_logs() as lines:
         for _ in range(3):
             offer(shadow, LOGITS)
@@ -248,7 +248,7 @@ def test_an_idle_shadow_looks_now_and_then() -> None:
 def test_the_thread_compares_what_is_offered_while_offering_goes_on() -> None:
     puppet = Puppet()
     puppet.answer = doubled
-    shadow = shadow_of(puppet, share=1.0)
+    shadow = shadow_of(puppet.outputs, share=1.0)
     shadow.start()
     offer(shadow, LOGITS)
     puppet.wait_for(1)
@@ -265,7 +265,7 @@ def test_the_thread_compares_what_is_offered_while_offering_goes_on() -> None:
 def test_closing_gives_up_what_waits_and_ends_the_thread() -> None:
     puppet = Puppet()
     puppet.answer = doubled
-    shadow = shadow_of(puppet, name="shadow-test-1")
+    shadow = shadow_of(puppet.outputs, name="shadow-test-1")
     shadow.start()
     for _ in range(3):
         offer(shadow, LOGITS)
@@ -283,7 +283,7 @@ def test_closing_gives_up_what_waits_and_ends_the_thread() -> None:
 def test_a_shadow_whose_device_hangs_does_not_keep_anybody_from_closing_it() -> None:
     puppet = Puppet()
     puppet.answer = doubled
-    shadow = shadow_of(puppet)
+    shadow = shadow_of(puppet.outputs)
     shadow.start()
     offer(shadow, LOGITS)
     puppet.wait_for(1)
@@ -392,7 +392,7 @@ def test_a_tapped_version_answers_as_before_and_its_shadow_sees_logits_whatever_
     counts = all_compared(shadow)
     assert (counts.rows, counts.disagreements, counts.difference.total) == (5, 0, 0.0)
     # What the shadow runs is not counted as predictions of anybody.
-    assert sum(served.stats.predictions()[0].values()) == 15
+    assert sum(served.predictions.counts()[0].values()) == 15
 
 
 def test_a_version_without_heads_has_no_use_for_a_tap(load: Load) -> None:

@@ -1,13 +1,10 @@
 """The accumulators: what is counted, under which name, and that nothing is lost between scrapes."""
 
-from collections.abc import Sequence
-
 import numpy as np
-import pytest
 
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import Cancelled, InvalidInput, QueueFull, RunFailed
-from frostline_server.model.stats import CONFIDENCE, BatchTimes, Histogram, ModelStats, Unrouted
+from frostline_server.model.stats import BatchTimes, Histogram, ModelStats, Unrouted
 from tests.support.puppet import make_entry
 
 
@@ -17,11 +14,6 @@ def arrived(*moments_s: float) -> list[Entry]:
     for entry, moment_s in zip(entries, moments_s, strict=True):
         entry.arrived_s = moment_s
     return entries
-
-
-def predict(stats: ModelStats, classes: Sequence[int], confidence: Sequence[float] | None = None) -> None:
-    given = [0.5] * len(classes) if confidence is None else confidence
-    stats.predicted(np.array(classes), np.array(given, np.float32))
 
 
 def test_a_histograms_buckets_are_cumulative_and_end_with_all_observations() -> None:
@@ -104,83 +96,6 @@ def test_a_snapshot_does_not_change_afterwards() -> None:
     assert [(histogram.count, histogram.total) for histogram in histograms] == [(1, 1.0), (1, 1.0), (1, 0.0), (1, 1.0)]
 
 
-def test_predictions_are_counted_by_label_and_by_confidence() -> None:
-    stats = ModelStats(["ant", "bee", "cat"])
-    predict(stats, [0, 2, 2], [0.05, 0.5, 1.0])
-    by_label, confidence = stats.predictions()
-    assert by_label == {"ant": 1, "cat": 2}
-    assert confidence.bounds == CONFIDENCE
-    assert dict(confidence.buckets()) == {
-        "0.1": 1, "0.2": 1, "0.3": 1, "0.4": 1, "0.5": 2, "0.6": 2, "0.7": 2, "0.8": 2, "0.9": 2, "0.95": 2,
-        "0.99": 2, "1": 3, "+Inf": 3,
-    }  # fmt: skip
-    assert confidence.total == pytest.approx(1.55)
-
-
-@pytest.mark.parametrize("batches", [1, 63, 64, 65, 200])
-def test_predictions_counted_in_bulk_lose_nothing_however_many_batches_there_were(batches: int) -> None:
-    stats = ModelStats(["ant", "bee"])
-    for _ in range(batches):
-        predict(stats, [0, 1, 1])
-    by_label, confidence = stats.predictions()
-    assert by_label == {"ant": batches, "bee": 2 * batches}
-    assert confidence.count == 3 * batches
-    assert stats.predictions()[0] == by_label
-
-
-def test_predictions_that_nobody_scrapes_do_not_pile_up() -> None:
-    stats = ModelStats()
-    for _ in range(200):
-        predict(stats, [0])
-        assert len(stats._pending) < 64
-
-
-def test_batches_without_one_class_a_row_are_left_out_and_neither_fail_a_request_nor_a_scrape() -> None:
-    stats = ModelStats(["ant", "bee"])
-    predict(stats, [1])
-    for _ in range(200):
-        stats.predicted(np.zeros((2, 3), np.int64), np.ones((2, 3), np.float32))
-        assert len(stats._pending) < 64
-    predict(stats, [1])
-    by_label, confidence = stats.predictions()
-    assert (by_label, confidence.count) == ({"bee": 2}, 2)
-
-
-def test_a_class_seen_for_the_first_time_late_joins_the_counts() -> None:
-    stats = ModelStats()
-    predict(stats, [0])
-    assert stats.predictions()[0] == {"0": 1}
-    predict(stats, [3])
-    assert stats.predictions()[0] == {"0": 1, "3": 1}
-    predict(stats, [1])
-    assert stats.predictions()[0] == {"0": 1, "1": 1, "3": 1}
-
-
-def test_a_class_beyond_the_labels_is_counted_under_its_index() -> None:
-    stats = ModelStats(["ant"])
-    predict(stats, [0, 2])
-    assert stats.predictions()[0] == {"ant": 1, "2": 1}
-
-
-def test_before_the_first_prediction_there_is_nothing_to_show() -> None:
-    by_label, confidence = ModelStats().predictions()
-    assert by_label == {}
-    assert confidence.count == 0
-
-
-def test_a_probability_that_rounding_lifted_above_one_is_still_in_the_last_bucket() -> None:
-    stats = ModelStats()
-    predict(stats, [0], [np.nextafter(np.float32(1), np.float32(2))])
-    assert dict(stats.predictions()[1].buckets())["1"] == 1
-
-
-def test_half_precision_probabilities_are_summed_without_overflow() -> None:
-    stats = ModelStats()
-    for _ in range(64):
-        stats.predicted(np.zeros(2000, np.int64), np.ones(2000, np.float16))
-    assert stats.predictions()[1].total == 128_000
-
-
 def test_requests_for_no_known_model_are_counted_by_status() -> None:
     unrouted = Unrouted()
     unrouted.failed(InvalidInput(""))
@@ -188,21 +103,3 @@ def test_requests_for_no_known_model_are_counted_by_status() -> None:
     codes = unrouted.codes()
     unrouted.failed(QueueFull(""))
     assert codes == {"INVALID_ARGUMENT": 2}
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes", "expected"),
-    [(["crane", "x", "crane"], [0, 0, 2], {"crane": 3}), (["1"], [0, 1, 1], {"1": 3})],
-)
-def test_classes_that_share_a_name_are_counted_together(
-    labels: list[str], classes: list[int], expected: dict[str, int]
-) -> None:
-    stats = ModelStats(labels)
-    stats.predicted(np.array(classes), np.ones(len(classes)))
-    assert stats.predictions()[0] == expected
-
-
-def test_one_prediction_that_is_no_number_does_not_spoil_the_sum() -> None:
-    stats = ModelStats()
-    stats.predicted(np.array([0, 0]), np.array([np.nan, 0.5], np.float32))
-    assert stats.predictions()[1].total == 0.5

@@ -552,7 +552,9 @@ def test_predictions_are_counted_whatever_the_clients_asked_for(tmp_path: Path, 
     assert [entry.error for entry in entries] == [None] * 4
     np.testing.assert_allclose(entries[0].outputs[0], logits, rtol=1e-6)
     assert entries[1].outputs[0].tolist() == logits.argmax(axis=1).tolist()
-    by_label, confidence = served.stats.predictions()
+    # Counted once the answers have left.
+    assert served.batcher.close(TIMEOUT_S)
+    by_label, confidence = served.predictions.counts()
     counts = np.bincount(logits.argmax(axis=1), minlength=3) * 4
     expected = {label: int(n) for label, n in zip(onnx_models.LABELS, counts, strict=True) if n}
     assert by_label == expected
@@ -567,13 +569,13 @@ def test_a_network_without_heads_counts_no_predictions(tmp_path: Path, open_shel
     served.batcher.submit(make_entry(onnx_models.rows(2), reply=replies, wanted=("total",)))
     (entry,) = replies.wait_for(1)
     np.testing.assert_allclose(entry.outputs[0], onnx_models.rows(2).sum(axis=1))
-    assert served.stats.predictions()[0] == {}
+    assert served.predictions.counts()[0] == {}
 
 
 def test_warming_up_and_proving_count_as_no_traffic(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m")
-    stats = open_shelf().get("m").stats
-    assert (stats.snapshot().executions, stats.predictions()[0]) == (0, {})
+    served = open_shelf().get("m")
+    assert (served.stats.snapshot().executions, served.predictions.counts()[0]) == (0, {})
 
 
 # Closing

@@ -133,7 +133,7 @@ def test_the_client_raises_what_the_kind_says_whatever_the_model_is_called(serve
         with pytest.raises(frostline.ModelNotFound) as missing:
             client.model("queue")
         assert missing.value.kind == "model_not_found"
-        with pytest.raises(frostline.InvalidInput, match="'text' does not end") as odd:
+        with pytest.raises(frostline.InvalidInput, match="'text' does not choose one of several classes") as odd:
             client.predict("text", np.array([["a", "b"]], object))
         assert (odd.value.code, odd.value.kind) == ("UNIMPLEMENTED", "unsupported")
         with pytest.raises(frostline.InvalidInput, match="; lookup expects tokens INT64") as bad:

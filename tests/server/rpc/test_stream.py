@@ -397,7 +397,9 @@ async def test_a_defect_in_one_requests_path_is_that_requests_failure(capsys: py
     client.taking.set()
     await door_over(Repository())._call(None, client)  # type: ignore[arg-type]  # a call by hand
     answers = [pb.ModelStreamInferResponse.FromString(message) for message in client.written]
-    assert [answer.error_message for answer in answers] == ["unexpected RuntimeError: house: is haunted"] * 2
+    assert [answer.error_message for answer in answers] == [
+        "[request id: 1] unexpected RuntimeError: house: is haunted"
+    ] * 2
     assert "request failed unexpectedly" in capsys.readouterr().out
 
 

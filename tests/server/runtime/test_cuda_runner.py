@@ -19,9 +19,9 @@ from frostline_server.errors import GraphsFailed, LoadError, RunFailed
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
+from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow, Row, generated_rows
 from frostline_server.model.shadow import Shadow, Tap
-from frostline_server.model.stats import ModelStats
 from frostline_server.runtime import cuda_buckets
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
@@ -306,9 +306,11 @@ class Listening:
 def test_a_shadow_sees_bytes_as_the_numbers_they_stand_for(tmp_path: Path, cuda: Cuda) -> None:
     session, tap, listening = warmed(tmp_path, wide()), Tap(), Listening()
     tap.shadow = cast("Shadow", listening)
-    run = instance_run(session, ModelStats(), tap, RecentRow())
-    run([bytes_of(2)], ("frostline_argmax",))
-    run([bytes_of(2).astype(np.float32)], ("frostline_argmax",))
+    run = instance_run(session, Predictions(), tap, RecentRow())
+    for batch in (bytes_of(2), bytes_of(2).astype(np.float32)):
+        _, show = run([batch], ("frostline_argmax",))
+        assert show is not None
+        show()
     assert listening.dtypes == [np.dtype(np.float32)] * 2
 
 

@@ -42,7 +42,7 @@ def chain(*steps: tuple[str, dict[str, Any]]) -> list[onnx.NodeProto]:
 
 def meaning(model: onnx.ModelProto) -> Meaning | None:
     layer = last_layer(model)
-    return layer and layer.meaning
+    return layer.meaning if layer is not None else None
 
 
 def answers(model: onnx.ModelProto, x: Array = X) -> list[Array]:
