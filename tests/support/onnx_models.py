@@ -242,12 +242,16 @@ def unranked() -> onnx.ModelProto:
     )
 
 
-def zeros(declared: Sequence[Dim], *, opset: int = 18) -> onnx.ModelProto:
+def zeros(declared: Sequence[Dim], *, element: int = TensorProto.FLOAT, opset: int = 18) -> onnx.ModelProto:
     """Any `shape` INT64 [axes] to an `output` of that many zeros, whatever shape the file declares."""
     return _model(
-        [helper.make_node("ConstantOfShape", ["shape"], ["output"])],
+        [
+            helper.make_node(
+                "ConstantOfShape", ["shape"], ["output"], value=helper.make_tensor("zero", element, [1], [0])
+            )
+        ],
         inputs=[helper.make_tensor_value_info("shape", TensorProto.INT64, ["axes"])],
-        outputs=[_float("output", declared)],
+        outputs=[helper.make_tensor_value_info("output", element, declared)],
         opset=opset,
     )
 

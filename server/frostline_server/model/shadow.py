@@ -277,8 +277,8 @@ def mismatch(
     live: Signature, live_labels: Sequence[str] | None, shadow: Signature, shadow_labels: Sequence[str] | None
 ) -> str:
     """Why one version's answers cannot be compared with another's; "" when they can."""
-    if not all([signature.heads and signature.heads.confidence for signature in (live, shadow)]):
-        return "only classifiers, which end at logits for each row, can be compared"
+    if why := _other_heads(live, shadow):
+        return why
     if live.batched != shadow.batched:
         return "only one of the two has a batch axis"
     if why := _other_inputs(live, shadow):
@@ -288,6 +288,15 @@ def mismatch(
         return f"its logits are {list(others)} for each row, the live version's {list(classes)}"
     if live_labels and shadow_labels and list(live_labels) != list(shadow_labels):
         return "its labels are not the live version's"
+    return ""
+
+
+def _other_heads(live: Signature, shadow: Signature) -> str:
+    ours, theirs = live.heads, shadow.heads
+    if not (ours and theirs and ours.confidence and theirs.confidence):
+        return "only classifiers, with one class for each row, can be compared"
+    if ours.probabilities != theirs.probabilities:
+        return "only one of the two ends at a softmax; the other one's logits are no probabilities"
     return ""
 
 

@@ -29,12 +29,14 @@ class Heads:
         confidence: their probabilities, [N]; computed for the metrics, never offered to clients. "" where there is more
             than one class for each row: moving all of them off the device for every batch would cost more than the
             answer.
+        probabilities: whether the file's own output is.
     """
 
     logits: str
     softmax: str
     argmax: str
     confidence: str = ""
+    probabilities: bool = False
 
     def offered(self, own_outputs: tuple[str, ...]) -> dict[str, str]:
         """By what name clients may ask for each of these: an output of the file keeps its own."""
@@ -98,6 +100,7 @@ def _names(model: onnx.ModelProto, layer: LastLayer) -> Heads:
         softmax=layer.name if own else f"{prefix}softmax",
         argmax=f"{prefix}argmax",
         confidence="" if len(layer.shape) > 2 else f"{prefix}confidence",
+        probabilities=layer.meaning is Meaning.PROBABILITIES,
     )
 
 
@@ -168,9 +171,12 @@ def _guarded(layer: LastLayer, heads: Heads, opset: int) -> list[onnx.NodeProto]
     ArgMax fails on an axis that is missing or has no elements, and would fail the run with it.
     """
     guard, rank, classes = f"{heads.argmax}_guard", len(layer.shape), int(layer.shape[1] or 0)
-    inner = Heads(heads.logits, *[name and f"{name}_there" for name in (heads.softmax, heads.argmax, heads.confidence)])
-    if heads.softmax == layer.name:
-        inner = replace(inner, softmax=layer.name)
+    inner = replace(
+        heads,
+        softmax=heads.softmax if heads.softmax == layer.name else f"{heads.softmax}_there",
+        argmax=f"{heads.argmax}_there",
+        confidence=heads.confidence and f"{heads.confidence}_there",
+    )
     there, values = _nodes(layer, inner, opset)
     kinds = [(value.name.removesuffix("_there"), value.type.tensor_type) for value in values]
     absent = [_constant(f"{name}_absent", [0] * len(kind.shape.dim), [], kind.elem_type) for name, kind in kinds]

@@ -319,11 +319,23 @@ def _is_distribution(node: onnx.NodeProto) -> bool:
     if after in ("SOFTMAX", "SOFTMAX_ZERO", 1, 3):
         return True
     if after == "LOGISTIC":
-        # Of two classes each has what the other leaves; more are answered independently of each other.
-        return node.op_type.endswith("Classifier") and len(_classes(node)) == 2
+        # Each of two classes has what the other leaves, if there is but one score; others are independent of each other.
+        return len(_classes(node)) == 2 and _has_one_score(attributes)
     if node.op_type == "SVMClassifier":
         return bool(attributes.get("prob_a"))
     return node.op_type == "TreeEnsembleClassifier" and after == "NONE" and _votes(attributes)
+
+
+def _has_one_score(attributes: Mapping[str, Any]) -> bool:
+    """Whether the second class's score, of a linear classifier or of trees, is the first one's with the sign turned, or missing."""
+    ids = _numbers(attributes, "class_ids", np.int64)
+    intercepts = _numbers(attributes, "intercepts", np.float64)
+    weights = _numbers(attributes, "coefficients", np.float64)
+    if len(ids) or not len(weights):
+        return len(np.unique(ids)) == 1
+    if len(intercepts) != 2 or len(weights) % 2:
+        return len(intercepts) == 1
+    return not weights.reshape(2, -1).sum(axis=0).any() and not intercepts.sum()
 
 
 def _votes(attributes: Mapping[str, Any]) -> bool:

@@ -336,7 +336,8 @@ def test_two_versions_of_one_network_can_be_compared(load: Load) -> None:
     [
         (onnx_models.linear, onnx_models.two_outputs, "only classifiers"),
         (onnx_models.two_outputs, onnx_models.linear, "only classifiers"),
-        (onnx_models.dense, onnx_models.dense, "only classifiers, which end at logits for each row"),
+        (onnx_models.dense, onnx_models.dense, "only classifiers, with one class for each row"),
+        (onnx_models.linear, onnx_models.already_softmax, "only one of the two ends at a softmax"),
         (onnx_models.linear, onnx_models.fixed_batch, "only one of the two has a batch axis"),
         (onnx_models.linear, onnx_models.two_inputs, "its inputs are ['left', 'right'], the live version's are ['input']"),
         (onnx_models.linear, onnx_models.half, "its input 'input' is FP16 [4], the live version's FP32 [4]"),

@@ -397,7 +397,7 @@ def test_a_shadow_that_cannot_be_compared_is_told_and_disturbs_nothing(shelf: Sh
     write_artifact(shelf.root, "m", 5, onnx_models.two_outputs(), golden=False)
     shelf.roll(Rollout({"stable": 2}, shadow=5))
     assert shelf.problems == (
-        "version 5 cannot be compared with version 2: only classifiers, which end at logits for each row, can be compared",
+        "version 5 cannot be compared with version 2: only classifiers, with one class for each row, can be compared",
     )
     assert shelf.repository.get("m", "").tap.shadow is None
     replies = Replies()

@@ -1,6 +1,7 @@
 """Softmax and argmax behind the logits: for which graphs, and that they compute what numpy computes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from tests.support import onnx_models
 Array = np.ndarray[Any, Any]
 
 NAMES = ["logits", "frostline_softmax", "frostline_argmax", "frostline_confidence"]
-DENSE = Heads(*NAMES[:3])
+LINEAR = onnx_models.HEADS
+DENSE = replace(LINEAR, confidence="")
 
 
 def with_heads(model: onnx.ModelProto) -> tuple[Heads | None, onnx.ModelProto]:
@@ -59,7 +61,7 @@ def test_a_graph_whose_one_output_is_a_float_matrix_gets_heads(build: Callable[[
     model = build()
     name = model.graph.output[0].name
     heads, model = with_heads(model)
-    assert heads == Heads(name, *NAMES[1:])
+    assert heads == replace(LINEAR, logits=name)
     assert [output.name for output in model.graph.output] == [name, *NAMES[1:]]
 
 
@@ -205,7 +207,8 @@ def test_no_name_in_a_file_is_in_the_way_of_its_heads(name: str, place: str) -> 
         node.output[:] = [name if one == place else one for one in node.output]
     if place == "node":
         graph.node[0].name = name
-    for value in (*graph.input, *graph.output, *graph.initializer):
+    values: list[Any] = [*graph.input, *graph.output, *graph.initializer]
+    for value in values:
         value.name = name if value.name == place else value.name
     heads, model = with_heads(model)
     assert heads is not None
@@ -267,7 +270,7 @@ def test_a_file_without_the_default_operator_set_gets_one_that_fits_its_format(i
     )
     model.ir_version = ir
     heads, model = with_heads(model)
-    assert heads == Heads("probabilities", *NAMES[1:])
+    assert heads == replace(LINEAR, logits="probabilities", probabilities=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("ai.onnx.ml", 1), ("", opset)]
     x = onnx_models.rows(5)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -309,12 +312,24 @@ def test_an_answer_of_another_shape_than_the_file_says_is_given_as_it_is(
     assert [one.shape for one in confidence] == [argmax.shape][: len(confidence)]
 
 
+@pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+def test_heads_that_may_be_empty_keep_the_networks_own_precision(element: int) -> None:
+    heads, model = with_heads(onnx_models.zeros(["rows", 3], element=element))
+    assert heads is not None
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for shape, expected in (([2, 3], [1 / 3] * 2), ([6], [])):
+        softmax, confidence = session.run([heads.softmax, heads.confidence], {"shape": np.array(shape)})
+        assert softmax.dtype == confidence.dtype == helper.tensor_dtype_to_np_dtype(element)
+        np.testing.assert_allclose(confidence, expected, rtol=1e-3)
+
+
 def test_before_branches_could_differ_in_shape_such_a_file_is_left_as_it_is() -> None:
     assert add_heads(onnx_models.zeros(["rows", 3], opset=9)) == (None, b"")
 
 
 def test_a_file_that_contradicts_its_own_graph_is_left_as_it_is() -> None:
-    for shape in (["rows", 4], ["rows", 3, 1], ["rows"]):
+    shapes: list[list[str | int | None]] = [["rows", 4], ["rows", 3, 1], ["rows"]]
+    for shape in shapes:
         model = onnx_models.linear()
         model.graph.output[0].CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape))
         assert add_heads(model) == (None, b"")

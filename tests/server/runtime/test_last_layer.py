@@ -42,7 +42,7 @@ def chain(*steps: tuple[str, dict[str, Any]]) -> list[onnx.NodeProto]:
 
 def meaning(model: onnx.ModelProto) -> Meaning | None:
     layer = last_layer(model)
-    return layer.meaning if layer is not None else None
+    return None if layer is None else layer.meaning
 
 
 def answers(model: onnx.ModelProto, x: Array = X) -> list[Array]:
@@ -96,8 +96,8 @@ SOFTMAX = ("Softmax", {"axis": 1})
     ids=lambda steps: "-".join(operator for operator, _ in steps),
 )
 def test_operators_that_keep_the_meaning_are_looked_through(steps: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    constants = {
-        "floor": np.float32(0), "one": np.float32(1), "keep": np.array([0, 3]), "axes": np.array([2]), "one_axis": np.array([1]),
+    constants: dict[str, Any] = {
+        "floor": np.array(0, np.float32), "one": np.array(1, np.float32), "keep": np.array([0, 3]), "axes": np.array([2]), "one_axis": np.array([1]),
         "single": np.array([0, 3, 1, 1]), "middle": np.array([0, 1, 3]),
     }  # fmt: skip
     check_probabilities(onnx_models.ending(chain(*steps), ["rows", 3], **constants))
@@ -163,7 +163,7 @@ def test_a_softmax_inside_a_network_is_not_its_end() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_choice_of_one_class_gets_no_heads(nodes: Sequence[onnx.NodeProto], shape: list[Any]) -> None:
-    model = onnx_models.ending(nodes, shape, one=np.float32(1), first=np.array([0]))
+    model = onnx_models.ending(nodes, shape, one=np.array(1, np.float32), first=np.array([0]))
     assert last_layer(model) is None
     assert add_heads(model) == (None, b"")
 
@@ -241,17 +241,31 @@ def test_independent_scores_become_probabilities_where_they_are_divided_by_their
     check_probabilities(model, SIGMOID / SIGMOID.sum(axis=1, keepdims=True))
 
 
+BINARY: dict[str, Any] = {"classes": 2, "classlabels_ints": [0, 1], "post_transform": "LOGISTIC"}
+
+
 def test_two_classes_share_one_logistic_score() -> None:
     weights = onnx_models.WEIGHTS[:, 0]
-    model = onnx_models.learner(
-        "LinearClassifier",
-        classes=2,
-        coefficients=[*(-weights).tolist(), *weights.tolist()],
-        intercepts=[-0.5, 0.5],
-        classlabels_ints=[0, 1],
-        post_transform="LOGISTIC",
+    expected = np.stack([1 - SIGMOID[:, 0], SIGMOID[:, 0]], axis=1)
+    both: dict[str, Any] = {"coefficients": [*(-weights).tolist(), *weights.tolist()], "intercepts": [-0.5, 0.5]}
+    check_probabilities(onnx_models.learner("LinearClassifier", **both, **BINARY), expected)
+    one: dict[str, Any] = {"coefficients": weights.tolist(), "intercepts": [0.5]}
+    check_probabilities(onnx_models.learner("LinearClassifier", **one, **BINARY), expected)
+
+
+def test_two_logistic_scores_of_their_own_are_no_probabilities() -> None:
+    weights = onnx_models.WEIGHTS[:, :2].T.ravel().tolist()
+    assert (
+        last_layer(onnx_models.learner("LinearClassifier", coefficients=weights, intercepts=[0.5, 0.0], **BINARY))
+        is None
     )
-    check_probabilities(model, np.stack([1 - SIGMOID[:, 0], SIGMOID[:, 0]], axis=1))
+
+
+def test_the_logistic_score_of_trees_is_the_probability_of_the_second_class() -> None:
+    labels: dict[str, Any] = {"classes": 2, "classlabels_int64s": [0, 1], "post_transform": "LOGISTIC"}
+    second = 1 / (1 + np.exp(-np.where(YES, 2.0, -1.0)))
+    check_probabilities(forest([[2.0], [-1.0]], **labels), np.stack([1 - second, second], axis=1))
+    assert last_layer(forest([[2.0, 1.0], [-1.0, 0.0]], **labels)) is None
 
 
 @pytest.mark.parametrize("operator", ["LinearClassifier", "SVMClassifier"])

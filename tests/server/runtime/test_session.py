@@ -180,7 +180,9 @@ def test_the_signature_is_that_of_the_graph_and_its_heads(
     assert signature.own_outputs == tuple(output.name for output in model.graph.output)
     expected = {
         onnx_models.dense: Heads("logits", "frostline_softmax", "frostline_argmax"),
-        onnx_models.already_softmax: Heads("softmax", "softmax", "frostline_argmax", "frostline_confidence"),
+        onnx_models.already_softmax: Heads(
+            "softmax", "softmax", "frostline_argmax", "frostline_confidence", probabilities=True
+        ),
     }
     headed = "argmax" in [output.alias for output in outputs]
     assert signature.heads == (expected.get(build, onnx_models.HEADS) if headed else None)
