@@ -17,7 +17,7 @@ from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError
-from frostline_server.model.artifact import Artifact, check_artifact, check_weights, read_labels
+from frostline_server.model.artifact import Artifact, check_artifact, read_labels
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Tap
@@ -74,6 +74,7 @@ class Loader:
         config: model_config_pb2.ModelConfig,
         warn: Warn,
         given_up: Callable[[], bool] = lambda: False,
+        artifact: Artifact | None = None,
     ) -> LoadedModel:
         """Load, warm and prove one version; its batcher is started.
 
@@ -83,18 +84,21 @@ class Loader:
             config: the model's own configuration.
             warn: told of what could not be done and is not a failure.
             given_up: asked between runs whether it is wanted no more.
+            artifact: what is in the folder, if it was checked already.
 
         Raises:
             LoadError: it cannot be served, or was given up.
         """
         warn, go_on = _once(warn), _unless(given_up)
-        artifact = check_artifact(folder, config)
+        if artifact is None:
+            artifact = check_artifact(folder, config)
 
         places = self._places(config, warn)
         open_on = self._opener(artifact, config, warn)
         sessions = open_all(open_on, places, go_on)
         signature = sessions[0].signature
-        check_weights(artifact.file, sessions[0].external, artifact.card, warn)
+        artifact.check_weights(sessions[0].external, warn)
+        artifact.release()
 
         batching = model_batching(config, self.batching, batched=signature.batched)
         golden = read_golden(artifact.golden_file, signature) if artifact.golden_file else None
@@ -143,6 +147,7 @@ class Loader:
             strict=self.strict,
             warn=warn,
             captures=self.captures,
+            artifact=artifact,
         )
 
 
@@ -191,6 +196,7 @@ def open_session(
     warn: Warn,
     captures: Captures | None = None,
     graphs: bool = True,
+    artifact: Artifact | None = None,
 ) -> Session:
     """One session of an ONNX file, made as the model's configuration wants it.
 
@@ -203,6 +209,7 @@ def open_session(
         warn: told of what could not be done and is not a failure.
         captures: shared by all sessions of the process.
         graphs: whether CUDA graphs may be captured.
+        artifact: gives the content of the files, if it was checked; by default they are read.
 
     Raises:
         LoadError: it cannot be run, or the configuration contradicts the graph.
@@ -223,6 +230,7 @@ def open_session(
         captures=captures,
         graphs=graphs,
         agree=partial(agreed, config=config),
+        files=artifact,
     )
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]

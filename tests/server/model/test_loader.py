@@ -14,7 +14,7 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.errors import LoadError
-from frostline_server.model.artifact import check_artifact, check_weights, model_file
+from frostline_server.model.artifact import Artifact, check_artifact, model_file
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loader import labels_of, open_session
 from frostline_server.model.shadow import Tap
@@ -225,33 +225,98 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
         open_session(path, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail)
 
 
-@pytest.mark.parametrize("elsewhere", ["../model.onnx.data", "/etc/passwd"])
-def test_weights_outside_the_versions_folder_are_refused(tmp_path: Path, elsewhere: str) -> None:
-    path = with_weights(tmp_path)
+def relocated(path: Path, elsewhere: str) -> Path:
+    """The same ONNX file, saying that its weights are elsewhere."""
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = elsewhere
     path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("elsewhere", ["../model.onnx.data", "/etc/passwd"])
+def test_weights_outside_the_versions_folder_are_refused(tmp_path: Path, elsewhere: str) -> None:
+    path = relocated(with_weights(tmp_path), elsewhere)
     with pytest.raises(LoadError, match=f"has weights in '{elsewhere}'; they must be in the version's own folder"):
         open_session(path, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail)
+
+
+def loaded(artifact: Artifact) -> Any:
+    return open_session(
+        artifact.file, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail, artifact=artifact
+    )
 
 
 def test_weights_are_compared_with_the_card(tmp_path: Path) -> None:
     path, told = with_weights(tmp_path), list[str]()
     digest = hashlib.sha256((tmp_path / "model.onnx.data").read_bytes()).hexdigest()
-    check_weights(path, ["model.onnx.data"], {"sha256": "x", "files": {"model.onnx.data": digest}}, told.append)
-    check_weights(path, ["model.onnx.data"], {}, told.append)
+
+    def carded(card: dict[str, Any]) -> Artifact:
+        return Artifact(tmp_path, path, card, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    loaded(carded({"files": {"model.onnx.data": digest}}))
+    carded({"sha256": "x", "files": {"model.onnx.data": digest}}).check_weights(["model.onnx.data"], told.append)
+    carded({}).check_weights(["model.onnx.data"], told.append)
     assert told == []
-    check_weights(path, ["model.onnx.data"], {"sha256": "x"}, told.append)
+    carded({"sha256": "x"}).check_weights(["model.onnx.data"], told.append)
     assert told == ["the card has no sha256 of model.onnx.data, which holds weights of model.onnx"]
     with pytest.raises(
         LoadError, match=f"model.onnx.data is not the file its card describes: sha256 {digest}, card says 00"
     ):
-        check_weights(path, ["model.onnx.data"], {"files": {"model.onnx.data": "00"}}, told.append)
+        loaded(carded({"files": {"model.onnx.data": "00"}}))
     with pytest.raises(LoadError, match=r"card.json has files that are no object"):
-        check_weights(path, ["model.onnx.data"], {"files": ["model.onnx.data"]}, told.append)
+        loaded(carded({"files": ["model.onnx.data"]}))
+
+
+def test_what_is_served_is_what_was_checked(tmp_path: Path) -> None:
+    path = with_weights(tmp_path)
+    weights, digest = tmp_path / "model.onnx.data", hashlib.sha256((tmp_path / "model.onnx.data").read_bytes())
+    (tmp_path / "card.json").write_text(json.dumps({"files": {weights.name: digest.hexdigest()}}))
+    artifact, x = check_artifact(tmp_path, ModelConfig()), onnx_models.rows(3)
+    before = loaded(artifact).run([x], ["logits"])[0]
+    # Both files change after they were checked; another instance's session is opened.
+    weights.write_bytes(bytes(weights.stat().st_size))
+    np.testing.assert_array_equal(loaded(artifact).run([x], ["logits"])[0], before)
+    path.write_bytes(onnx_models.linear().SerializeToString())
+    with pytest.raises(LoadError, match=r"model.onnx changed while it was being loaded"):
+        loaded(artifact)
+
+
+@pytest.mark.parametrize("how", ["files", "folder"])
+def test_a_cache_whose_files_are_links_to_blobs_is_loaded(tmp_path: Path, how: str) -> None:
+    """As Hugging Face's: snapshots/<revision>/<file> is a link to ../../blobs/<digest>, and the weights are apart."""
+    snapshot, blobs, version = tmp_path / "snapshots" / "abc", tmp_path / "blobs", tmp_path / "models" / "m" / "1"
+    for folder in (snapshot, blobs, version.parent):
+        folder.mkdir(parents=True)
+    with_weights(blobs)
+    for name, blob in (("model.onnx", "1111"), ("model.onnx.data", "2222")):
+        (blobs / name).rename(blobs / blob)
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    if how == "folder":
+        version.symlink_to(snapshot)
+    else:
+        version.mkdir()
+        for name in ("model.onnx", "model.onnx.data"):
+            (version / name).symlink_to(snapshot / name)
+    x = onnx_models.rows(3)
+    (logits,) = loaded(check_artifact(version, ModelConfig())).run([x], ["logits"])
+    np.testing.assert_allclose(logits, onnx_models.logits_of(x), rtol=1e-5)
+
+
+def test_weights_cannot_be_reached_through_a_linked_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "1").mkdir()
+    path = relocated(with_weights(tmp_path / "1"), "there/secret")
+    (tmp_path / "1" / "model.onnx.data").rename(tmp_path / "outside" / "secret")
+    (tmp_path / "1" / "there").symlink_to(tmp_path / "outside")
+    with pytest.raises(LoadError, match="has weights in 'there/secret', but 'there' is a link to another folder"):
+        loaded(check_artifact(path.parent, ModelConfig()))
+    # A folder of its own is no link.
+    (tmp_path / "1" / "there").unlink()
+    (tmp_path / "outside").rename(tmp_path / "1" / "there")
+    loaded(check_artifact(path.parent, ModelConfig()))
 
 
 # Labels
