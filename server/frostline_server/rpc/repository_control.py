@@ -27,10 +27,23 @@ class ModelControl:
         self._free = asyncio.Semaphore(1)
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        """Every version, its state, and why it is not READY; and the name of each model that is not loaded."""
+        """Every version, its state, and why it is not READY; and the name of each model that is not loaded.
+
+        What looks like a version and is none has no number here, and a reason.
+        """
         versions = self._repository.versions()
         index = [_indexed(version) for version in versions if version.ready or not request.ready]
         if not request.ready:
+            index += [
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=name, version=version, state="LOADING", reason="waits to be loaded"
+                )
+                for name, version in self._repository.waiting()
+            ]
+            index += [
+                pb.RepositoryIndexResponse.ModelIndex(name=name, state="UNAVAILABLE", reason=remark)
+                for name, remark in self._reconciler.remarks()
+            ]
             index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._reconciler.unloaded()]
         return pb.RepositoryIndexResponse(models=index)
 
