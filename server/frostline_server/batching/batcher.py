@@ -313,7 +313,8 @@ class Batcher:
             split(batch, rows, wanted, outputs, batched=self._batched)
             assembler.settle(outputs)
         except PredictionError as error:
-            # Its traceback would tie entries and error into a cycle.
+            # Their tracebacks would tie the entries, the error and the session into a cycle.
+            error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
         except Exception as error:  # noqa: BLE001  whatever the network throws belongs to this batch alone
             return RunFailed(f"the network failed on a batch of {rows} rows: {error}")

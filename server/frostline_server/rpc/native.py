@@ -7,6 +7,8 @@ itself; the device threads send all other answers.
 
 import threading
 import time
+from collections.abc import Iterable
+from typing import Any
 
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
@@ -70,37 +72,42 @@ class NativeFrontEnd:
         self._thread.join()
 
     def _receive(self) -> None:
-        front, active, inference, reply = self._front, self._active, self._inference, self._reply
+        front = self._front
         while (events := front.recv_batch_details(_EVENTS)) is not None:
-            now = time.monotonic()
-            batchers: list[Batcher] = []
-            for kind, call_id, method, payload, _, details in events:
-                if kind == EVENT_CANCEL:
-                    entry = active.pop(call_id, None)
-                    if entry is not None:
-                        inference.cancel(entry)
-                    continue
-                left_s = details[2]  # type: ignore[index]  # a call always has details
-                deadline_s = None if left_s is None else now + left_s
-                try:
-                    entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)  # type: ignore[arg-type]  # and a payload
-                    # Registered before it is queued, because it may be answered before `submit` returns.
-                    active[call_id] = entry
-                    batcher = inference.submit(entry, _METHODS[method], payload, inline=True)  # type: ignore[arg-type]  # as above
-                    if batcher not in batchers:
-                        batchers.append(batcher)
-                except Refused as refused:
-                    active.pop(call_id, None)
-                    self._fail(call_id, refused.error, refused.request_id)
-                except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the front end
-                    active.pop(call_id, None)
-                    self._fail(call_id, unexpected(error), "")
-
-            # What no device's thread was woken for is run here, or wakes one now.
-            for batcher in batchers:
-                batcher.run_inline()
+            self._take(events)
             # While this thread waits for the next call, it must not keep the last message in memory.
-            del events, payload, details
+            del events
+
+    def _take(self, events: Iterable[Any]) -> None:
+        """Queue what was received together, and run it; a frame of its own, so that an idle thread holds no version."""
+        active, inference, reply = self._active, self._inference, self._reply
+        now = time.monotonic()
+        batchers: list[Batcher] = []
+        for kind, call_id, method, payload, _, details in events:
+            if kind == EVENT_CANCEL:
+                entry = active.pop(call_id, None)
+                if entry is not None:
+                    inference.cancel(entry)
+                continue
+            left_s = details[2]
+            deadline_s = None if left_s is None else now + left_s
+            try:
+                entry = inference.prepare(_METHODS[method], payload, deadline_s, reply, call_id)
+                # Registered before it is queued, because it may be answered before `submit` returns.
+                active[call_id] = entry
+                batcher = inference.submit(entry, _METHODS[method], payload, inline=True)
+                if batcher not in batchers:
+                    batchers.append(batcher)
+            except Refused as refused:
+                active.pop(call_id, None)
+                self._fail(call_id, refused.error, refused.request_id)
+            except Exception as error:  # noqa: BLE001  a defect in one request's path must not end the front end
+                active.pop(call_id, None)
+                self._fail(call_id, unexpected(error), "")
+
+        # What no device's thread was woken for is run here, or wakes one now.
+        for batcher in batchers:
+            batcher.run_inline()
 
     def _answer(self, entries: list[Entry]) -> None:
         """Answer one batch's entries; runs in the device thread, so it must not raise."""
