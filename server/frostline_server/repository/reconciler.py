@@ -487,7 +487,7 @@ class Reconciler:
         return [
             (name, remark)
             for name, model in sorted(self._models.items())
-            if model.versions or not model.problem  # which says the same
+            if model.versions or _FOLDER not in self._repository.of(name)  # which is FAILED for the same reasons
             for remark in model.remarks
         ]
 

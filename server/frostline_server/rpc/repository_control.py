@@ -33,18 +33,21 @@ class ModelControl:
         """
         versions = self._repository.versions()
         index = [_indexed(version) for version in versions if version.ready or not request.ready]
-        if not request.ready:
-            index += [
-                pb.RepositoryIndexResponse.ModelIndex(
-                    name=name, version=version, state="LOADING", reason="waits to be loaded"
-                )
-                for name, version in self._repository.waiting()
-            ]
-            index += [
-                pb.RepositoryIndexResponse.ModelIndex(name=name, state="UNAVAILABLE", reason=remark)
-                for name, remark in self._reconciler.remarks()
-            ]
-            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._reconciler.unloaded()]
+        if request.ready:
+            return pb.RepositoryIndexResponse(models=index)
+        waiting, remarks = self._repository.waiting(), self._reconciler.remarks()
+        index += [
+            pb.RepositoryIndexResponse.ModelIndex(
+                name=name, version=version, state="LOADING", reason="waits to be loaded"
+            )
+            for name, version in waiting
+        ]
+        index += [
+            pb.RepositoryIndexResponse.ModelIndex(name=name, state="UNAVAILABLE", reason=remark)
+            for name, remark in remarks
+        ]
+        unloaded = set(self._reconciler.unloaded()) - {name for name, _ in (*waiting, *remarks)}
+        index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in sorted(unloaded)]
         return pb.RepositoryIndexResponse(models=index)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:

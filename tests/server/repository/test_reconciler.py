@@ -618,6 +618,73 @@ def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> 
     assert shelf.reconciler.close(TIMEOUT_S)
 
 
+# What is no version
+
+
+def misnamed(root: Path, model: str, folder: str) -> Path:
+    """A version in a folder that does not have a version's name."""
+    path = write_artifact(root, model, 7)
+    return path.rename(root / model / folder)
+
+
+def test_what_looks_like_a_version_and_is_none_is_warned_of_once_it_stays(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    folder = misnamed(tmp_path, "m", "02")
+    assert shelf.look()
+    # It may be a version that is about to be renamed.
+    assert shelf.warnings == []
+    shelf.now_s += SETTLE_S
+    assert not shelf.look()
+    shelf.look()
+    assert [warning[:29] for warning in shelf.warnings] == ["the folder '02' is not a vers"]
+    assert shelf.reconciler.remarks() == [("m", shelf.warnings[0])]
+    folder.rename(tmp_path / "m" / "2")
+    shelf.look()
+    assert (shelf.states(), shelf.reconciler.remarks()) == ({"2": "READY"}, [])
+
+
+def test_a_model_with_nothing_but_misnamed_versions_is_failed_and_says_how_to_name_them(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    folder = misnamed(tmp_path, "m", "v7")
+    shelf.look()
+    (version,) = shelf.repository.versions()
+    assert (version.version, version.state) == ("0", "FAILED")
+    assert version.reason.endswith("so rename it, for example to '7'")
+    assert shelf.warnings == []
+    shelf.look_later()
+    assert shelf.told == []
+    folder.rename(tmp_path / "m" / "7")
+    shelf.look_later()
+    assert shelf.states() == {"7": "READY"}
+
+
+def test_a_model_whose_versions_are_misnamed_later_is_withdrawn_and_says_why(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1).parent.joinpath("config.pbtxt").write_text("")
+    shelf.look()
+    (tmp_path / "m" / "1").rename(tmp_path / "m" / "old1")
+    shelf.look()
+    assert shelf.states() == {"1": "READY"}
+    shelf.now_s += SETTLE_S
+    shelf.look()
+    assert shelf.told == ["m:1 UNLOADING", "m:1 UNLOADED", "m:0 FAILED"]
+    shutil.rmtree(tmp_path / "m")
+    shelf.look()
+    assert shelf.states() == {}
+
+
+def test_a_folder_with_nothing_in_it_is_a_remark_and_no_failure(tmp_path: Path, shelf: Shelf, explicit: Shelf) -> None:
+    (tmp_path / "m").mkdir()
+    remark = "the folder has no version; put the network into 1/model.onnx, or remove the folder"
+    for each in (shelf, explicit):
+        each.look()
+        assert (each.warnings, each.states(), each.reconciler.remarks()) == ([remark], {}, [("m", remark)])
+    assert explicit.reconciler.unloaded() == []
+    with pytest.raises(ModelNotFound, match=remark):
+        explicit.reconciler.load_model("m")
+
+
 # By request
 
 
