@@ -267,6 +267,53 @@ def dead(*_: object) -> None:
     raise RunFailed("the network failed: CUDA error 700: an illegal memory access was encountered")
 
 
+# Swaps
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("proved", [True, False])
+def test_a_models_folder_that_a_link_swaps_again_and_again_leaves_no_gap(
+    front_end: str, proved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each release holds one version and not the one before; nothing but the file system tells the server."""
+    monkeypatch.setattr(stability, "SETTLE_S", 0.1)
+    releases = range(1, 4)
+    for version in releases:
+        release = tmp_path / f"release-{version}"
+        onnx_models.write_artifact(release, "m", version, onnx_models.linear(shift=version), golden=proved, card=proved)
+    link, done, seen = tmp_path / "models", threading.Event(), set[str]()
+    link.symlink_to("release-1")
+
+    def call(channel: grpc.Channel) -> int:
+        stub, count = inference_pb2_grpc.GRPCInferenceServiceStub(channel), 0
+        while not done.is_set():
+            seen.add(infer(stub, onnx_models.rows(1)).model_version)
+            count += 1
+        return count
+
+    tick = threading.Event()
+    settings = {"transport": front_end, "log_level": "error", "poll_s": 3600.0}
+    with (
+        running(link, **settings) as server,
+        grpc.insecure_channel(server.address) as channel,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        callers = [pool.submit(call, channel) for _ in range(4)]
+        try:
+            for version in releases:
+                (tmp_path / "next").symlink_to(f"release-{version}")
+                (tmp_path / "next").rename(link)
+                for _ in range(int(TIMEOUT_S * 100)):
+                    if str(version) in seen and server.server.repository.ready_versions("m") == [str(version)]:
+                        break
+                    tick.wait(0.01)
+        finally:
+            done.set()
+        # A call that failed raises here.
+        assert all(caller.result(TIMEOUT_S) for caller in callers)
+    assert seen == {str(version) for version in releases}
+
+
 # Memory
 
 
