@@ -151,7 +151,7 @@ def test_before_the_folder_was_read_every_model_is_waited_for(
         gate.pass_through()
         return scan(*arguments, **options)
 
-    monkeypatch.setattr("frostline_server.repository.reconciler.scan", gated)
+    monkeypatch.setattr("frostline_server.repository.models_folder.scan", gated)
     with (
         starting(tmp_path, gate, transport=front_end) as (server, started),
         grpc.insecure_channel(server.address) as channel,

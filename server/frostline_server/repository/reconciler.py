@@ -9,27 +9,19 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError, LoadFailed, ModelControlOff, ModelNotFound
-from frostline_server.model.artifact import Artifact, whole
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
-from frostline_server.repository.plan import Fingerprint, Known, OnDisk, Plan, awaited, plan
+from frostline_server.repository.models_folder import FOLDER, ModelsFolder
+from frostline_server.repository.plan import Fingerprint, OnDisk, Plan, awaited, plan
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
-from frostline_server.repository.rollout import standing, wanted
-from frostline_server.repository.scan import Model, scan
-from frostline_server.repository.stability import Key, StabilityCheck
+from frostline_server.repository.scan import Model
 
 _DRAIN_S = 60.0
 """How long the accepted requests of a replaced version may take; the rest is refused after that."""
-_FOLDER = 0
-"""Stands for a model's folder as a whole where versions have their numbers."""
-_REMARKS = -1
-"""Stands for the remarks about a model's folder."""
 _GONE = "its folder is gone; it stays in service because no version that is on disk can take its place"
 
 
@@ -61,7 +53,6 @@ class Reconciler:
         on_rollout: Callable[[str, Traffic], None] = lambda _name, _traffic: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root = root
         self._repository = repository
         self._loader = loader
         self._chosen: dict[str, model_config_pb2.ModelConfig | None] | None = {} if explicit else None
@@ -69,10 +60,7 @@ class Reconciler:
         self._on_warning = on_warning
         self._on_rollout = on_rollout
         self._working = threading.RLock()
-        self._models: dict[str, Model] = {}
-        self._settling = StabilityCheck(clock)
-        # What was read of the version that is to be loaded next, to prove that it is complete.
-        self._proved: tuple[Key, Artifact] | None = None
+        self._folder = ModelsFolder(root, repository, clock, settles=not explicit)
         self._expected: dict[str, set[int]] = {}
         self._told: dict[str, Traffic] = {}
         self._warned: dict[str, tuple[str, ...]] = {}
@@ -90,48 +78,27 @@ class Reconciler:
             Whether to scan again soon, because some files may still be being written.
         """
         with self._working:
-            before = self._models
+            before = self._folder.models
             try:
-                self._models = self._scan()
+                self._folder.scan()
             except OSError as error:
                 # The versions in service stay: a file system that is briefly unavailable must not unload every model.
                 self._complain(f"the models folder cannot be read: {error}")
                 return True
             self._complain("")
             # A change of the routes does not wait for versions that must be loaded.
-            self._repository.publish(self._models)
-            names = sorted({*self._models, *self._repository.names()})
+            self._repository.publish(self._folder.models)
+            names = sorted({*self._folder.models, *self._repository.names()})
             if self._chosen is None:
                 self._expected.clear()
                 self._expect(names)
             for name in names:
-                self._warn(self._models.get(name), before.get(name))
-                self._pass_on_remarks(self._models.get(name))
+                self._warn(name, before.get(name))
                 if self._chosen is None or name in self._chosen:
                     self._follow(name)
-            self._repository.publish(self._models)
+            self._repository.publish(self._folder.models)
             self._tell()
-            present = {
-                (name, number)
-                for name, model in self._models.items()
-                for number in (*(model.versions or (_FOLDER,)), *((_REMARKS,) if model.remarks else ()))
-            }
-            self._settling.looked(present)
-            return any([not self._settled(self._models[name], number) for name, number in present])
-
-    def _scan(self, only: str = "") -> dict[str, Model]:
-        """Every model in the folder, or those of the last scan with one of them looked at again.
-
-        A model whose folder is gone stays for a moment, as one without versions: another deployment may delete the folder
-        and write it anew.
-        """
-        found = scan(self._root, self._models, only=only)
-        if only:
-            found = {name: model for name, model in self._models.items() if name != only} | found
-        for name, model in self._models.items() if self._chosen is None else ():
-            if name not in found and not self._settling.settled((name, _FOLDER), model.fingerprint):
-                found[name] = replace(model, versions={}, problem="", warnings=(), remarks=())
-        return found
+            return self._folder.looked()
 
     def _complain(self, complaint: str) -> None:
         """Report a problem with the models folder, once until it changes."""
@@ -144,7 +111,6 @@ class Reconciler:
         self._expect([name])
         while self._step(name):
             pass
-        self._proved = None
         self._expect([name])
 
     def expect(self, names: Iterable[str]) -> None:
@@ -153,8 +119,8 @@ class Reconciler:
         Until this or `reconcile` was called, clients wait for every model. With explicit control only this counts.
         """
         with self._working:
-            found = {name: set(model.versions) for name in names if (model := self._models.get(name)) is not None}
-            self._expected.update(found)
+            models = self._folder.models
+            self._expected.update({name: set(models[name].versions) for name in names if name in models})
             self._repository.expect(dict(self._expected))
 
     def _expect(self, names: Iterable[str]) -> None:
@@ -164,27 +130,10 @@ class Reconciler:
 
     def _coming(self, name: str) -> set[int]:
         """The versions of a model that will be loaded, as far as is known."""
-        on_disk, known = self._on_disk(name), self._known(name)
-        if on_disk is None or self._unusable(name):
+        on_disk, known = self._on_disk(name), self._folder.known(name)
+        if on_disk is None or self._folder.problem(name):
             return set()
         return {*plan(on_disk, known).load, *awaited(on_disk, known)}
-
-    def _settled(self, model: Model, number: int) -> bool:
-        """Whether a version can be loaded: its files are no longer being written.
-
-        Number 0 asks whether a folder without versions stays one, -1 whether the remarks about a folder stay true.
-        """
-        if self._chosen is not None:
-            return True
-        if number == _REMARKS:
-            files: Fingerprint = tuple((remark, 0, 0, 0) for remark in model.remarks)
-        else:
-            files = model.versions.get(number, model.fingerprint)
-        key, known = (model.name, number), self._repository.of(model.name).get(number)
-        if known is not None and files in (known.fingerprint, known.refused):
-            self._settling.trust(key, files)
-            return True
-        return self._settling.settled(key, files)
 
     def load_model(
         self, name: str, config: model_config_pb2.ModelConfig | None = None, warnings: Iterable[str] = ()
@@ -204,10 +153,10 @@ class Reconciler:
         with self._working:
             chosen = self._controlled()
             try:
-                self._models = scan(self._root, self._models)
+                self._folder.scan()
             except OSError as error:
                 raise LoadFailed(f"failed to load '{name}', the models folder cannot be read: {error}") from error
-            model = self._models.get(name)
+            model = self._folder.models.get(name)
             if model is None or not (model.versions or model.problem):
                 self._expect([name])
                 reason = "; ".join(model.remarks) if model else "it has no such model"
@@ -222,7 +171,7 @@ class Reconciler:
             for version in self._repository.versions(name):
                 version.refused, version.reason = None, ""
             self._follow(name)
-            self._repository.publish(self._models)
+            self._repository.publish(self._folder.models)
             self._tell()
             refused = {version.version: version.reason for version in self._repository.versions(name) if version.reason}
             if refused:
@@ -254,12 +203,13 @@ class Reconciler:
         """Take the next action for one model; False when there is none."""
         if self._closing:
             return False
-        model, versions = self._models.get(name), self._repository.of(name)
-        if model is not None and (problem := self._unusable(name)):
+        model, versions, on_disk = self._folder.models.get(name), self._repository.of(name), self._on_disk(name)
+        if model is not None and self._is_chosen(name) and (problem := self._folder.problem(name)):
             return self._problem(model, problem, versions)
-        if model is not None:
-            self._prove(model)
-        on_disk, known = self._on_disk(name), self._known(name)
+        if on_disk is not None and on_disk.settling:
+            self._folder.prove(name)
+            on_disk = self._on_disk(name)
+        known = self._folder.known(name)
         todo = plan(on_disk, known)
         self._remark(on_disk, versions, settled=todo == Plan() and not (on_disk and awaited(on_disk, known)))
         if todo == Plan():
@@ -270,66 +220,17 @@ class Reconciler:
         if todo.load and model is not None:
             self._load(model, todo.load[0], on_disk.versions[todo.load[0]] if on_disk else ())
             if self._chosen is None:
-                self._look_again(name)
+                # A newer version may have appeared meanwhile.
+                self._folder.scan(only=name)
         return True
-
-    def _unusable(self, name: str) -> str:
-        """Why nothing that is in a model's folder can be loaded, or ""."""
-        model = self._models.get(name)
-        if model is None or (self._chosen is not None and name not in self._chosen):
-            return ""
-        if not model.versions:
-            known = self._repository.of(name)
-            if any(version.state == "READY" for version in known.values()):
-                return ""
-            if not self._settled(model, _FOLDER):
-                return known[_FOLDER].reason if _FOLDER in known else ""
-        return model.problem
-
-    def _prove(self, model: Model) -> None:
-        """Let the new versions that are to be loaded prove that they are complete: those that can need not settle."""
-        on_disk = self._on_disk(model.name)
-        for number in sorted(awaited(on_disk, self._known(model.name))) if on_disk else ():
-            key = model.name, number
-            self._settling.prove(key, model.versions[number], partial(self._is_whole, model, key))
-
-    def _is_whole(self, model: Model, key: Key) -> bool:
-        artifact = whole(model.path / str(key[1]), model.config)
-        if artifact is None:
-            return False
-        # The newest, which is the one that is loaded first without a rollout; it need not be read again.
-        self._proved = key, artifact
-        return True
-
-    def _look_again(self, name: str) -> None:
-        """Scan one model's folder again, because a newer version may have appeared while another was loaded."""
-        self._models = self._scan(only=name)
 
     def _on_disk(self, name: str) -> OnDisk | None:
-        model = self._models.get(name)
-        if self._chosen is not None and name not in self._chosen:
-            return None
-        if model is None:
-            return None
-        if not model.versions:
-            return None if self._settled(model, _FOLDER) else OnDisk(model.config.version_policy, {})
-        known = self._repository.of(name)
-        override = self._override(name)
-        versions: dict[int, Fingerprint] = {}
-        settling: set[int] = set()
-        for number, files in model.versions.items():
-            if self._settled(model, number):
-                versions[number] = files if override is None else (*files, _identity(override))
-            elif number in known:
-                # Its files as they were at the last try.
-                versions[number] = known[number].refused or known[number].fingerprint
-            else:
-                settling.add(number)
-        config = model.config if override is None else override
-        return OnDisk(config.version_policy, versions, wanted(model.rollout), standing(model.rollout), settling)
+        """A model as the plan sees it, or None if it must not be served."""
+        return self._folder.on_disk(name, self._override(name)) if self._is_chosen(name) else None
 
-    def _known(self, name: str) -> dict[int, Known]:
-        return {number: _known(version) for number, version in self._repository.of(name).items()}
+    def _is_chosen(self, name: str) -> bool:
+        """Whether a model is to be served if it can be: always, unless clients decide."""
+        return self._chosen is None or name in self._chosen
 
     def _override(self, name: str) -> model_config_pb2.ModelConfig | None:
         """The configuration that a client gave for a model, used instead of its own."""
@@ -357,9 +258,9 @@ class Reconciler:
 
     def _problem(self, model: Model, problem: str, known: Mapping[int, ModelVersion]) -> bool:
         """Show why a model's folder cannot be used; its versions in service stay."""
-        if _FOLDER in known and known[_FOLDER].reason == problem:
+        if FOLDER in known and known[FOLDER].reason == problem:
             return False
-        version = ModelVersion(model.name, str(_FOLDER), model.path, model.config, model.fingerprint)
+        version = ModelVersion(model.name, str(FOLDER), model.path, model.config, model.fingerprint)
         self._repository.put(version)
         self._fail(version, problem)
         return True
@@ -384,7 +285,7 @@ class Reconciler:
                 config,
                 lambda warning: self._on_warning(version.name, warning),
                 lambda: self._closing,
-                self._take_proved((model.name, number)),
+                self._folder.take((model.name, number)),
             )
         except LoadError as error:
             reason = str(error)
@@ -400,17 +301,12 @@ class Reconciler:
         version.served, version.state = loaded, "READY"
         self._repository.put(version)
         # It can answer before watchers are told.
-        self._repository.publish(self._models)
+        self._repository.publish(self._folder.models)
         self._on_change(version)
         if replaced is not None:
             self._drain(replaced)
         # What loading took for a while, such as the file's own content.
         _give_memory_back()
-
-    def _take_proved(self, key: Key) -> Artifact | None:
-        """What was read of a version to prove that it is complete, if it was the last one."""
-        proved, self._proved = self._proved, None
-        return proved[1] if proved is not None and proved[0] == key else None
 
     def _refuse(self, version: ModelVersion, replaced: ModelVersion | None, reason: str) -> None:
         if self._closing:
@@ -429,7 +325,7 @@ class Reconciler:
         version.state = "UNLOADING"
         # Watchers are told before a request can be refused.
         self._on_change(version)
-        self._repository.publish(self._models)
+        self._repository.publish(self._folder.models)
         self._drain(version)
         version.state = "UNLOADED"
         self._repository.forget(version.name, [int(version.version)])
@@ -455,41 +351,35 @@ class Reconciler:
         before = self._told
         self._told = {name: self._repository.traffic(name) for name in self._repository.names()}
         for name, traffic in self._told.items():
-            model = self._models.get(name)
+            model = self._folder.models.get(name)
             was = before.get(name)
             if traffic != was and (traffic.problems or (model and model.rollout) or (was and was.routes.labels)):
                 self._on_rollout(name, traffic)
 
-    def _warn(self, model: Model | None, before: Model | None) -> None:
+    def _warn(self, name: str, before: Model | None) -> None:
+        """Report each warning about a model's configuration and each remark about its folder once."""
+        model, told = self._folder.models.get(name), self._warned.get(name, ())
         for warning in model.warnings if model else ():
             if before is None or warning not in before.warnings:
-                self._on_warning(model.name if model else "", warning)
-
-    def _pass_on_remarks(self, model: Model | None) -> None:
-        """Warn of what looks like a version and is none, once it has not changed for a while: it may be one soon."""
-        if model is None or not self._settled(model, _REMARKS):
-            return
-        remarks = model.remarks if model.versions or not model.problem else ()  # which says the same
+                self._on_warning(name, warning)
+        # What a model is FAILED for is reported as such.
+        failed = model is not None and not model.versions and model.problem and self._is_chosen(name)
+        remarks = () if failed else self._folder.remarks(name, settled=True)
         for remark in remarks:
-            if remark not in self._warned.get(model.name, ()):
-                self._on_warning(model.name, remark)
-        self._warned[model.name] = remarks
+            if remark not in told:
+                self._on_warning(name, remark)
+        self._warned[name] = remarks
 
     def unloaded(self) -> list[str]:
         """Names of models in the folder that no version was loaded of; only with explicit control."""
         if self._chosen is None:
             return []
-        found = [name for name, model in self._models.items() if model.versions or model.problem]
+        found = [name for name, model in self._folder.models.items() if model.versions or model.problem]
         return sorted(set(found) - set(self._repository.names()))
 
     def remarks(self) -> list[tuple[str, str]]:
         """What looks like a version in a model's folder and is none: the model's name and a sentence for each."""
-        return [
-            (name, remark)
-            for name, model in sorted(self._models.items())
-            if model.versions or _FOLDER not in self._repository.of(name)  # which is FAILED for the same reasons
-            for remark in model.remarks
-        ]
+        return [(name, remark) for name in sorted(self._folder.models) for remark in self._folder.remarks(name)]
 
     def stop_loading(self) -> None:
         """Give up the load in progress as soon as possible, and start no other load or unload."""
@@ -517,20 +407,11 @@ class Reconciler:
             if version.state == "READY":
                 version.state = "UNLOADING"
                 self._on_change(version)
-        self._repository.publish(self._models)
+        self._repository.publish(self._folder.models)
         # All queues drain at the same time; this waits for one after the other.
         released = [version.served for version in self._repository.versions()]
         served = [loaded for loaded in released if loaded is not None]
         return all([loaded.batcher.close(max(0.0, deadline_s - time.monotonic())) for loaded in served])
-
-
-def _known(version: ModelVersion) -> Known:
-    return Known(version.state == "READY", version.fingerprint, version.refused)
-
-
-def _identity(config: model_config_pb2.ModelConfig) -> tuple[str, int, int, int]:
-    """A client's configuration, as an entry of a fingerprint."""
-    return config.SerializeToString(deterministic=True).hex(), 0, 0, 0
 
 
 def _give_memory_back() -> None:
