@@ -102,6 +102,17 @@ def index(stub: Any) -> dict[int, tuple[str, str]]:
     return {int(entry.version): (entry.state, entry.reason) for entry in listed}
 
 
+def final_index(stub: Any) -> dict[int, tuple[str, str]]:
+    """The index once a version that was replaced has answered what it had accepted."""
+    waited = threading.Event()
+    for _ in range(int(TIMEOUT_S * 100)):
+        states = index(stub)
+        if all(state != "UNLOADING" for state, _ in states.values()):
+            return states
+        waited.wait(0.01)
+    raise AssertionError("a version is unloading for ever")
+
+
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_twenty_versions_under_load_and_five_of_them_wrong(front_end: str, tmp_path: Path) -> None:
     models = tmp_path / "models"
@@ -154,7 +165,7 @@ def test_twenty_versions_under_load_and_five_of_them_wrong(front_end: str, tmp_p
         operator.result(TIMEOUT_S * len(VERSIONS))
         for caller in callers:
             caller.result(TIMEOUT_S)
-        states = index(inference_pb2_grpc.GRPCInferenceServiceStub(channels[4]))
+        states = final_index(inference_pb2_grpc.GRPCInferenceServiceStub(channels[4]))
         for channel in channels:
             channel.close()
     assert seen.wrong == []

@@ -109,9 +109,12 @@ class Reconciler:
     def _follow(self, name: str) -> None:
         """Load and unload versions of one model until nothing is left to do."""
         self._expect([name])
+        worked = False
         while self._step(name):
-            pass
+            worked = True
         self._expect([name])
+        if worked:
+            _give_memory_back()
 
     def expect(self, names: Iterable[str]) -> None:
         """Have clients wait for these models, which will be loaded by request.
@@ -305,8 +308,6 @@ class Reconciler:
         self._on_change(version)
         if replaced is not None:
             self._drain(replaced)
-        # What loading took for a while, such as the file's own content.
-        _give_memory_back()
 
     def _refuse(self, version: ModelVersion, replaced: ModelVersion | None, reason: str) -> None:
         if self._closing:
@@ -319,7 +320,6 @@ class Reconciler:
             replaced.refused = version.fingerprint
             replaced.reason = f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
             self._on_change(replaced)
-        _give_memory_back()
 
     def _retire(self, version: ModelVersion) -> None:
         version.state = "UNLOADING"
@@ -337,9 +337,7 @@ class Reconciler:
         assert served is not None, "only what was READY is drained"  # noqa: S101  an invariant, not a check
         served.batcher.close(_DRAIN_S)
         self._repository.answered_before += served.stats.snapshot().succeeded
-        # Both, or else its memory is not free yet.
-        version.served = served = None
-        _give_memory_back()
+        version.served = None
 
     def _fail(self, version: ModelVersion, reason: str) -> None:
         version.reason = reason
