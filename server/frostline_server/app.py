@@ -188,8 +188,10 @@ class Server:
         self.reconciler.reconcile()
         if self._config.model_control != "explicit":
             return
-        names = self._config.models_at_start
-        for name in self.reconciler.unloaded() if names is None else sorted(names):
+        wanted = self._config.models_at_start
+        names = self.reconciler.unloaded() if wanted is None else sorted(wanted)
+        self.reconciler.expect(names)
+        for name in names:
             try:
                 self.reconciler.load_model(name)
             except PredictionError as error:
@@ -256,18 +258,19 @@ class Server:
     def _on_change(self, version: ModelVersion) -> None:
         """Announce and log a change of state; called from the thread that loads."""
         self._announce_from_thread()
+        served = version.served  # read once: it may be released meanwhile
         fields = {"model": version.name, "version": version.version, "state": version.state}
         if version.state == "FAILED" or version.reason:
             _log.error("model", **fields, reason=version.reason)
         elif version.state == "UNLOADED":
             _log.info("model", **fields)
-        elif version.state == "READY" and version.served:
+        elif version.state == "READY" and served is not None:
             _log.info(
                 "model",
                 **fields,
-                provider=version.served.provider,
-                device=version.served.device,
-                verified=version.served.golden is not None,
+                provider=served.provider,
+                device=served.device,
+                verified=served.golden is not None,
                 seconds=round(version.load_s, 3),
             )
         else:
@@ -295,11 +298,14 @@ class Server:
         """Tell the health service where the server, every model and every version stand; on the event loop."""
         serving = self._phase == "serving"
         known: dict[str, bool] = {}
+        for name, number in self.repository.waiting():
+            known |= {name: False, f"{name}/{number}": False}
         for version in self.repository.versions():
             known[version.name] = known.get(version.name, False) or (serving and version.ready)
             known[f"{version.name}/{version.version}"] = serving and version.ready
         # Last: a model may be called like a service.
-        self._health.update(known | dict.fromkeys(("", *SERVICES), self.ready()))
+        services = dict.fromkeys(("", *SERVICES), self.ready())
+        self._health.update(known | services, complete=self.repository.scanned)
 
     def _announce_from_thread(self) -> None:
         """Have a change announced before the thread that made it goes on."""

@@ -187,7 +187,8 @@ def encode(entry: Entry) -> bytes | None:
             return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
         return codec.encode_predict(call.request, entry.wanted, entry.outputs)
     except PredictionError as error:
-        # Its traceback would tie entry and error into a cycle.
+        # Their tracebacks would tie entry and error into a cycle.
+        error.__cause__ = error.__context__ = None
         entry.error = error.with_traceback(None)
     except Exception as error:  # noqa: BLE001  a defect in one answer must not end the others
         entry.error = unexpected(error)

@@ -313,7 +313,7 @@ class Batcher:
             )
             for part, found in parts:
                 self._fail([entry for entry in part if entry.error is None], found, answers)
-                self._on_failure(found, len(part))
+                self._tell(self._on_failure, found, len(part))
         if self._reorder_buffer is not None and turn is not None:
             self._reorder_buffer.leave(turn, answers or ())
 
@@ -333,7 +333,8 @@ class Batcher:
             split(batch, rows, wanted, outputs, batched=self._batched)
             assembler.settle(outputs)
         except PredictionError as error:
-            # Its traceback would tie entries and error into a cycle.
+            # Their tracebacks would tie the entries, the error and the session into a cycle.
+            error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
         except MemoryError as error:
             return OutOfMemory(f"not enough memory for a batch of {rows} rows: {error}; send fewer rows in one request")

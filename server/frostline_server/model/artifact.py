@@ -2,19 +2,21 @@
 
 import hashlib
 import json
+import mmap
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import MODEL_FILE
+from frostline_server.runtime.session_factory import weights_file
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Artifact:
     """A version's files, the ONNX file being the one that the card describes.
 
@@ -29,12 +31,74 @@ class Artifact:
     file: Path
     card: Mapping[str, Any]
     sha256: str
+    _content: bytes | None = None
+    _weights: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def golden_file(self) -> Path | None:
         """The golden sample's file, if there is one."""
         path = self.folder / "golden.npz"
         return path if path.is_file() else None
+
+    def read(self) -> bytes:
+        """The content of the ONNX file, whose SHA-256 is `sha256`.
+
+        The file was read to be checked, and the first call gives that content away, so that no copy of it stays in
+        memory. Further calls, for further sessions, read the file again.
+
+        Raises:
+            LoadError: it cannot be read, or is no longer the file that was checked.
+        """
+        content, self._content = self._content, None
+        if content is None:
+            content, digest = _read(self.file)
+            if digest != self.sha256:
+                raise LoadError(f"{self.file.name} changed while it was being loaded")
+        return content
+
+    def weights(self, name: str) -> bytes | mmap.mmap | None:
+        """The content of a file that holds weights, or None: ONNX Runtime then finds and maps the file itself.
+
+        Given are a file that the card lists, since what was checked must be what is served; and one that is a link out
+        of the folder, as in a cache of Hugging Face's, which ONNX Runtime refuses to follow. What a link that lies in
+        the folder leads to is its owner's choice, unlike the names in the ONNX file.
+
+        Args:
+            name: as in the ONNX file or the card.
+
+        Raises:
+            LoadError: it is not in the folder, cannot be read, or is not the file that the card describes.
+        """
+        if name in self._weights:
+            return self._weights[name]
+        path, listed = weights_file(self.file, name), self._files.get(name)
+        if listed is None:
+            inside = path.resolve().is_relative_to(self.file.parent.resolve())
+            return None if inside else _mapped(path)
+        content, digest = _read(path)
+        if listed != digest:
+            raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {listed}")
+        self._weights[name] = content
+        return content
+
+    def release(self) -> None:
+        """Give up what is kept of the files, once the sessions are open."""
+        self._content = None
+        self._weights.clear()
+
+    def check_weights(self, external: Sequence[str], warn: Callable[[str], None]) -> None:
+        """Warn of files that hold weights and that the card does not list, if there is one that lists the ONNX file."""
+        for name in external:
+            if name not in self._files and "sha256" in self.card:
+                warn(f"the card has no sha256 of {name}, which holds weights of {self.file.name}")
+
+    @property
+    def _files(self) -> Mapping[str, str]:
+        """The SHA-256 of each file of weights that the card lists."""
+        files = self.card.get("files", {})
+        if not isinstance(files, Mapping):
+            raise LoadError("card.json has files that are no object of names and sha256")
+        return files
 
 
 def is_version(name: str) -> bool:
@@ -43,7 +107,7 @@ def is_version(name: str) -> bool:
 
 
 def check_artifact(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact:
-    """The artifact in a version's folder, its ONNX file checked against its card.
+    """The artifact in a version's folder, its ONNX file read and checked against its card.
 
     Args:
         folder: the version's folder, named by its number.
@@ -53,10 +117,10 @@ def check_artifact(folder: Path, config: model_config_pb2.ModelConfig) -> Artifa
         LoadError: a file cannot be read, or the ONNX file is not the one the card describes.
     """
     file, card = model_file(folder, config), read_card(folder / "card.json")
-    digest = sha256(file)
+    content, digest = _read(file)
     if card.get("sha256", digest) != digest:
         raise LoadError(f"{file.name} is not the file its card describes: sha256 {digest}, card says {card['sha256']}")
-    return Artifact(folder, file, card, digest)
+    return Artifact(folder, file, card, digest, content)
 
 
 def read_card(path: Path) -> Mapping[str, Any]:
@@ -105,21 +169,35 @@ def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: i
     return labels
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal.
+def _read(path: Path) -> tuple[bytes, str]:
+    """A file's content and its SHA-256 in hexadecimal.
+
+    Raises:
+        LoadError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path.name} cannot be read: {error}") from error
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """A file's content, which takes no memory of its own.
 
     Raises:
         LoadError: it cannot be read.
     """
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            # What is empty cannot be mapped.
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
     except OSError as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
 
 
-def whole(folder: Path, config: model_config_pb2.ModelConfig) -> bool:
-    """Whether a version proves that all of it is there.
+def whole(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact | None:
+    """The artifact in a version's folder if it proves that all of it is there, else None.
 
     Its files are those its card describes, and the golden sample's file has its end.
 
@@ -128,13 +206,16 @@ def whole(folder: Path, config: model_config_pb2.ModelConfig) -> bool:
         config: the model's own configuration.
     """
     try:
-        path, card = model_file(folder, config), read_card(folder / "card.json")
-        files = {**card.get("files", {}), path.name: card["sha256"]}
-        return zipfile.is_zipfile(folder / "golden.npz") and all(
-            sha256(path.parent / name) == digest for name, digest in files.items()
-        )
-    except (LoadError, KeyError, TypeError):
-        return False
+        # First what costs nothing: most versions that prove nothing have no card, or are half copied.
+        card = read_card(folder / "card.json")
+        if not ("sha256" in card and zipfile.is_zipfile(folder / "golden.npz")):
+            return None
+        artifact = check_artifact(folder, config)
+        for name in artifact.card.get("files", ()):
+            artifact.weights(name)
+    except (LoadError, TypeError):
+        return None
+    return artifact
 
 
 def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
@@ -150,22 +231,3 @@ def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:
     # Triton's layout for a network with weights in files of their own.
     # pathlib would raise for a folder that cannot be read, which whoever reads the file finds out.
     return path / MODEL_FILE if os.path.isdir(path) else path  # noqa: PTH112  as above
-
-
-def check_weights(path: Path, external: Sequence[str], card: Mapping[str, Any], warn: Callable[[str], None]) -> None:
-    """Check the files that hold an ONNX file's weights against the card's `files`: their sha256 by name.
-
-    Raises:
-        LoadError: one is not the file the card describes.
-    """
-    files = card.get("files", {})
-    if not isinstance(files, Mapping):
-        raise LoadError("card.json has files that are no object of names and sha256")
-    for name in external:
-        if name not in files:
-            if "sha256" in card:
-                warn(f"the card has no sha256 of {name}, which holds weights of {path.name}")
-            continue
-        digest = sha256(path.parent / name)
-        if files[name] != digest:
-            raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {files[name]}")

@@ -18,7 +18,7 @@ from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError, PredictionError
-from frostline_server.model.artifact import Artifact, check_artifact, check_weights, read_labels
+from frostline_server.model.artifact import Artifact, check_artifact, read_labels
 from frostline_server.model.failure_log import FailureLog
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
@@ -91,6 +91,7 @@ class Loader:
         config: model_config_pb2.ModelConfig,
         warn: Warn,
         given_up: Callable[[], bool] = lambda: False,
+        artifact: Artifact | None = None,
     ) -> LoadedModel:
         """Load, warm and prove one version; its batcher is started.
 
@@ -100,18 +101,21 @@ class Loader:
             config: the model's own configuration.
             warn: told of what could not be done and is not a failure.
             given_up: asked between runs whether it is wanted no more.
+            artifact: what is in the folder, if it was checked already.
 
         Raises:
             LoadError: it cannot be served, or was given up.
         """
         warn, go_on = _once(warn), _unless(given_up)
-        artifact = check_artifact(folder, config)
+        if artifact is None:
+            artifact = check_artifact(folder, config)
 
         places = self._places(config, warn)
         open_on = self._opener(artifact, config, warn)
         sessions = open_all(open_on, places, go_on)
         signature = sessions[0].signature
-        check_weights(artifact.file, sessions[0].external, artifact.card, warn)
+        artifact.check_weights(sessions[0].external, warn)
+        artifact.release()
 
         golden = read_golden(artifact.golden_file, signature) if artifact.golden_file else None
         batching = model_batching(config, self.batching, batched=signature.batched)
@@ -175,6 +179,7 @@ class Loader:
             strict=self.strict,
             warn=warn,
             captures=self.captures,
+            artifact=artifact,
         )
 
 
@@ -301,6 +306,7 @@ def open_session(
     warn: Warn,
     captures: Captures | None = None,
     graphs: bool = True,
+    artifact: Artifact | None = None,
 ) -> Session:
     """One session of an ONNX file, made as the model's configuration wants it.
 
@@ -313,6 +319,7 @@ def open_session(
         warn: told of what could not be done and is not a failure.
         captures: shared by all sessions of the process.
         graphs: whether CUDA graphs may be captured.
+        artifact: gives the content of the files, if it was checked; by default they are read.
 
     Raises:
         LoadError: it cannot be run, or the configuration contradicts the graph.
@@ -333,6 +340,7 @@ def open_session(
         captures=captures,
         graphs=graphs,
         agree=partial(agreed, config=config),
+        files=artifact,
     )
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]

@@ -4,7 +4,7 @@ It is a pure function of what is on disk and what is loaded.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from frostline.pb import model_config_pb2
 
@@ -18,16 +18,18 @@ class OnDisk:
 
     Attributes:
         policy: which of its versions to serve.
-        versions: the fingerprint of every version, by number.
+        versions: the fingerprint of every version that can be loaded, by number.
         named: version numbers to serve in addition to the policy's.
         stable: candidates for requests that name no version; the first one that can be served answers, and is loaded
             first. If none can be served, the next version older than the first candidate answers.
+        settling: numbers of new versions whose files may still be being written.
     """
 
     policy: model_config_pb2.ModelVersionPolicy
     versions: Mapping[int, Fingerprint]
     named: Set[int] = frozenset()
     stable: Sequence[int] = ()
+    settling: Set[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +66,43 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     """What to do next for one model.
 
     A version that failed is not tried again until its files change; the previous version takes its place. A ready
-    version is unloaded only after every wanted version is loaded, and never because a policy names only versions that
-    do not exist. A version that is no longer on disk was withdrawn, and is unloaded at once.
+    version is unloaded only after every wanted version is ready, whether or not its own folder is still there: so a
+    deployment that replaces a folder by another one leaves no gap. If nothing that is on disk can be served, because all
+    of it failed or because a policy names only versions that do not exist, what is ready stays.
 
     Args:
         on_disk: the model's folder, or None if the model has no folder or must not be served.
         known: its versions as the server knows them, by number.
     """
     versions = on_disk.versions if on_disk else {}
-    withdrawn = tuple(sorted(number for number, version in known.items() if version.ready and number not in versions))
+    ready = {number for number, version in known.items() if version.ready}
     forget = tuple(sorted(number for number, version in known.items() if not version.ready and number not in versions))
     if on_disk is None:
-        return Plan((), withdrawn, forget)
-    failed = {number for number, version in known.items() if _failed(version, versions.get(number))}
-    wanted = choose(on_disk, failed)
+        return Plan((), tuple(sorted(ready)), forget)
+    wanted = choose(on_disk, _failures(on_disk, known))
     load = tuple(number for number in wanted if _differs(known.get(number), versions[number]))
     # The stable version first: until it is loaded, a newer version would answer in its place.
     first = _stand_in(on_disk.stable, wanted)
     load = tuple(sorted(load, key=lambda number: number != first))
-    if load:
-        return Plan(load, withdrawn, forget)
-    if not wanted:  # a slip of the pen in the policy is no reason to serve nothing
-        return Plan((), withdrawn, forget)
-    spare = {number for number, version in known.items() if version.ready and number not in wanted}
-    return Plan((), tuple(sorted({*withdrawn, *spare})), forget)
+    if load or awaited(on_disk, known):
+        return Plan(load, (), forget)
+    if wanted:
+        spare = ready.difference(wanted)
+    else:
+        # Only what was deleted, and only if something is left to answer.
+        gone = ready.difference(versions)
+        spare = gone if gone != ready else set()
+    return Plan((), tuple(sorted(spare)), forget)
+
+
+def awaited(on_disk: OnDisk, known: Mapping[int, Known]) -> set[int]:
+    """The new versions that will be served once their files have settled, if they can be loaded."""
+    versions = {**on_disk.versions, **dict.fromkeys(on_disk.settling, ())}
+    return set(choose(replace(on_disk, versions=versions), _failures(on_disk, known))) & on_disk.settling
+
+
+def _failures(on_disk: OnDisk, known: Mapping[int, Known]) -> set[int]:
+    return {number for number, version in known.items() if _failed(version, on_disk.versions.get(number))}
 
 
 def choose(on_disk: OnDisk, failed: Set[int]) -> tuple[int, ...]:

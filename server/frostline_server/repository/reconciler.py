@@ -1,8 +1,8 @@
 """The reconciler: it loads and unloads versions until what is served matches the models folder or the last request.
 
 A version becomes READY after it is loaded, warm and proved against its golden sample. Only then is the previous
-version unloaded, after it has finished the requests it had accepted. If a version fails, the previous version stays
-or is loaded again, so one bad publication never takes a model away.
+version unloaded, after it has finished the requests it had accepted, and whether or not its folder still exists. If a
+version fails, the previous version stays or is loaded again, so one bad publication never takes a model away.
 """
 
 import ctypes
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError, LoadFailed, ModelControlOff, ModelNotFound
-from frostline_server.model.artifact import whole
+from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
-from frostline_server.repository.plan import Fingerprint, Known, OnDisk, Plan, plan
+from frostline_server.repository.models_folder import FOLDER, ModelsFolder
+from frostline_server.repository.plan import Fingerprint, OnDisk, Plan, awaited, plan
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
-from frostline_server.repository.rollout import standing, wanted
-from frostline_server.repository.scan import Model, scan
-from frostline_server.repository.stability import StabilityCheck
+from frostline_server.repository.scan import Model
 
 _DRAIN_S = 60.0
 """How long the accepted requests of a replaced version may take; the rest is refused after that."""
+_GONE = "its folder is gone; it stays in service because no version that is on disk can take its place"
 
 
 class Reconciler:
@@ -53,7 +53,6 @@ class Reconciler:
         on_rollout: Callable[[str, Traffic], None] = lambda _name, _traffic: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root = root
         self._repository = repository
         self._loader = loader
         self._chosen: dict[str, model_config_pb2.ModelConfig | None] | None = {} if explicit else None
@@ -61,9 +60,10 @@ class Reconciler:
         self._on_warning = on_warning
         self._on_rollout = on_rollout
         self._working = threading.RLock()
-        self._models: dict[str, Model] = {}
-        self._settling = StabilityCheck(clock)
+        self._folder = ModelsFolder(root, repository, clock, settles=not explicit)
+        self._expected: dict[str, set[int]] = {}
         self._told: dict[str, Traffic] = {}
+        self._warned: dict[str, tuple[str, ...]] = {}
         self._complaint = ""
         self._closing = False
         self.loading = False
@@ -78,25 +78,27 @@ class Reconciler:
             Whether to scan again soon, because some files may still be being written.
         """
         with self._working:
-            before = self._models
+            before = self._folder.models
             try:
-                self._models = scan(self._root, before)
+                self._folder.scan()
             except OSError as error:
                 # The versions in service stay: a file system that is briefly unavailable must not unload every model.
                 self._complain(f"the models folder cannot be read: {error}")
                 return True
             self._complain("")
             # A change of the routes does not wait for versions that must be loaded.
-            self._repository.publish(self._models)
-            for name in sorted({*self._models, *self._repository.names()}):
-                self._warn(self._models.get(name), before.get(name))
-                while self._step(name):
-                    pass
-            self._repository.publish(self._models)
+            self._repository.publish(self._folder.models)
+            names = sorted({*self._folder.models, *self._repository.names()})
+            if self._chosen is None:
+                self._expected.clear()
+                self._expect(names)
+            for name in names:
+                self._warn(name, before.get(name))
+                if self._chosen is None or name in self._chosen:
+                    self._follow(name)
+            self._repository.publish(self._folder.models)
             self._tell()
-            present = {(name, number) for name, model in self._models.items() for number in model.versions}
-            self._settling.looked(present)
-            return any([not self._settled(self._models[name], number) for name, number in present])
+            return self._folder.looked()
 
     def _complain(self, complaint: str) -> None:
         """Report a problem with the models folder, once until it changes."""
@@ -104,20 +106,37 @@ class Reconciler:
             self._on_warning("", complaint)
         self._complaint = complaint
 
-    def _settled(self, model: Model, number: int) -> bool:
-        """Whether a version can be loaded: its files are no longer being written."""
-        if self._chosen is not None:
-            return True
-        known = self._repository.of(model.name).get(number)
-        files = model.versions[number]
-        if known is not None and files in (known.fingerprint, known.refused):
-            return True
+    def _follow(self, name: str) -> None:
+        """Load and unload versions of one model until nothing is left to do."""
+        self._expect([name])
+        worked = False
+        while self._step(name):
+            worked = True
+        self._expect([name])
+        if worked:
+            _give_memory_back()
 
-        def proves() -> bool:
-            # A known version is being changed, and its card may describe the old files.
-            return known is None and whole(model.path / str(number), model.config)
+    def expect(self, names: Iterable[str]) -> None:
+        """Have clients wait for these models, which will be loaded by request.
 
-        return self._settling.settled((model.name, number), files, proves)
+        Until this or `reconcile` was called, clients wait for every model. With explicit control only this counts.
+        """
+        with self._working:
+            models = self._folder.models
+            self._expected.update({name: set(models[name].versions) for name in names if name in models})
+            self._repository.expect(dict(self._expected))
+
+    def _expect(self, names: Iterable[str]) -> None:
+        """Have clients wait for what will be loaded of these models, and no longer for what was loaded or failed."""
+        self._expected.update({name: self._coming(name) for name in names})
+        self._repository.expect(dict(self._expected))
+
+    def _coming(self, name: str) -> set[int]:
+        """The versions of a model that will be loaded, as far as is known."""
+        on_disk, known = self._on_disk(name), self._folder.known(name)
+        if on_disk is None or self._folder.problem(name):
+            return set()
+        return {*plan(on_disk, known).load, *awaited(on_disk, known)}
 
     def load_model(
         self, name: str, config: model_config_pb2.ModelConfig | None = None, warnings: Iterable[str] = ()
@@ -137,13 +156,14 @@ class Reconciler:
         with self._working:
             chosen = self._controlled()
             try:
-                self._models = scan(self._root, self._models)
+                self._folder.scan()
             except OSError as error:
                 raise LoadFailed(f"failed to load '{name}', the models folder cannot be read: {error}") from error
-            if name not in self._models:
-                raise ModelNotFound(
-                    f"failed to load '{name}', failed to poll from model repository: it has no such model"
-                )
+            model = self._folder.models.get(name)
+            if model is None or not (model.versions or model.problem):
+                self._expect([name])
+                reason = "; ".join(model.remarks) if model else "it has no such model"
+                raise ModelNotFound(f"failed to load '{name}', failed to poll from model repository: {reason}")
             chosen[name] = config
             for warning in warnings:
                 self._on_warning(name, warning)
@@ -153,9 +173,8 @@ class Reconciler:
             )
             for version in self._repository.versions(name):
                 version.refused, version.reason = None, ""
-            while self._step(name):
-                pass
-            self._repository.publish(self._models)
+            self._follow(name)
+            self._repository.publish(self._folder.models)
             self._tell()
             refused = {version.version: version.reason for version in self._repository.versions(name) if version.reason}
             if refused:
@@ -175,8 +194,7 @@ class Reconciler:
             if name not in chosen:
                 raise ModelNotFound(f"failed to unload '{name}': it is not loaded")
             del chosen[name]
-            while self._step(name):
-                pass
+            self._follow(name)
 
     def _controlled(self) -> dict[str, model_config_pb2.ModelConfig | None]:
         """The models that clients asked for, with explicit control."""
@@ -188,62 +206,66 @@ class Reconciler:
         """Take the next action for one model; False when there is none."""
         if self._closing:
             return False
-        model = self._models.get(name)
-        on_disk, known = self._on_disk(name), self._repository.of(name)
-        if model is not None and model.problem and on_disk is not None:
-            return self._problem(model, known)
-        self._forgive(on_disk, known)
-        todo = plan(on_disk, {number: _known(version) for number, version in known.items()})
+        model, versions, on_disk = self._folder.models.get(name), self._repository.of(name), self._on_disk(name)
+        if model is not None and self._is_chosen(name) and (problem := self._folder.problem(name)):
+            return self._problem(model, problem, versions)
+        if on_disk is not None and on_disk.settling:
+            self._folder.prove(name)
+            on_disk = self._on_disk(name)
+        known = self._folder.known(name)
+        todo = plan(on_disk, known)
+        self._remark(on_disk, versions, settled=todo == Plan() and not (on_disk and awaited(on_disk, known)))
         if todo == Plan():
             return False
         self._repository.forget(name, todo.forget)
         for number in todo.unload:
-            self._retire(known[number])
+            self._retire(versions[number])
         if todo.load and model is not None:
             self._load(model, todo.load[0], on_disk.versions[todo.load[0]] if on_disk else ())
             if self._chosen is None:
-                self._look_again(name)
+                # A newer version may have appeared meanwhile.
+                self._folder.scan(only=name)
         return True
 
-    def _look_again(self, name: str) -> None:
-        """Scan one model's folder again, because a newer version may have appeared while another was loaded."""
-        others = {other: model for other, model in self._models.items() if other != name}
-        self._models = others | scan(self._root, self._models, only=name)
-
     def _on_disk(self, name: str) -> OnDisk | None:
-        model = self._models.get(name)
-        if model is None or (self._chosen is not None and name not in self._chosen):
-            return None
-        known = self._repository.of(name)
-        override = self._override(name)
-        versions: dict[int, Fingerprint] = {}
-        for number, files in model.versions.items():
-            if self._settled(model, number):
-                versions[number] = files if override is None else (*files, _identity(override))
-            elif number in known:
-                # Its files as they were at the last try.
-                versions[number] = known[number].refused or known[number].fingerprint
-        config = model.config if override is None else override
-        return OnDisk(config.version_policy, versions, wanted(model.rollout), standing(model.rollout))
+        """A model as the plan sees it, or None if it must not be served."""
+        return self._folder.on_disk(name, self._override(name)) if self._is_chosen(name) else None
+
+    def _is_chosen(self, name: str) -> bool:
+        """Whether a model is to be served if it can be: always, unless clients decide."""
+        return self._chosen is None or name in self._chosen
 
     def _override(self, name: str) -> model_config_pb2.ModelConfig | None:
         """The configuration that a client gave for a model, used instead of its own."""
         return self._chosen.get(name) if self._chosen else None
 
-    def _forgive(self, on_disk: OnDisk | None, known: Mapping[int, ModelVersion]) -> None:
-        """Clear the failure of newer files, if the files on disk are again those in service."""
-        for number, version in known.items():
-            if version.refused is not None and on_disk and on_disk.versions.get(number) == version.fingerprint:
-                version.refused, version.reason = None, ""
-                self._on_change(version)
+    def _remark(self, on_disk: OnDisk | None, known: Mapping[int, ModelVersion], *, settled: bool) -> None:
+        """Show why a READY version is not what is on disk, and no longer once it is.
 
-    def _problem(self, model: Model, known: Mapping[int, ModelVersion]) -> bool:
+        Args:
+            on_disk: the model's folder.
+            known: the model's versions.
+            settled: whether nothing that is on disk will be loaded.
+        """
+        for number, version in known.items():
+            files = on_disk.versions.get(number) if on_disk else None
+            if (version.refused is not None and files == version.fingerprint) or (
+                version.reason == _GONE and files is not None
+            ):
+                version.refused, version.reason = None, ""
+            elif settled and on_disk and on_disk.versions and files is None and version.reason != _GONE:
+                version.reason = _GONE
+            else:
+                continue
+            self._on_change(version)
+
+    def _problem(self, model: Model, problem: str, known: Mapping[int, ModelVersion]) -> bool:
         """Show why a model's folder cannot be used; its versions in service stay."""
-        if 0 in known and known[0].reason == model.problem:
+        if FOLDER in known and known[FOLDER].reason == problem:
             return False
-        version = ModelVersion(model.name, "0", model.path, model.config, model.fingerprint)
+        version = ModelVersion(model.name, str(FOLDER), model.path, model.config, model.fingerprint)
         self._repository.put(version)
-        self._fail(version, model.problem)
+        self._fail(version, problem)
         return True
 
     def _load(self, model: Model, number: int, files: Fingerprint) -> None:
@@ -257,14 +279,16 @@ class Reconciler:
             self._on_change(version)
         started_s = time.monotonic()
         reason = ""
+        loaded: LoadedModel | None = None
         self.loading = True
         try:
-            version.served = self._loader.load(
+            loaded = self._loader.load(
                 version.path,
                 version.name,
                 config,
                 lambda warning: self._on_warning(version.name, warning),
                 lambda: self._closing,
+                self._folder.take((model.name, number)),
             )
         except LoadError as error:
             reason = str(error)
@@ -272,15 +296,15 @@ class Reconciler:
             reason = f"unexpected {type(error).__name__} while loading: {error}"
         finally:
             self.loading = False
-        if version.served is None:
+        if loaded is None:
             # Only here: until its handler ends, an exception keeps a reference to everything that was loaded.
             self._refuse(version, replaced, reason)
             return
         version.load_s = time.monotonic() - started_s
-        version.state = "READY"
+        version.served, version.state = loaded, "READY"
         self._repository.put(version)
         # It can answer before watchers are told.
-        self._repository.publish(self._models)
+        self._repository.publish(self._folder.models)
         self._on_change(version)
         if replaced is not None:
             self._drain(replaced)
@@ -296,13 +320,12 @@ class Reconciler:
             replaced.refused = version.fingerprint
             replaced.reason = f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
             self._on_change(replaced)
-        _give_memory_back()
 
     def _retire(self, version: ModelVersion) -> None:
         version.state = "UNLOADING"
         # Watchers are told before a request can be refused.
         self._on_change(version)
-        self._repository.publish(self._models)
+        self._repository.publish(self._folder.models)
         self._drain(version)
         version.state = "UNLOADED"
         self._repository.forget(version.name, [int(version.version)])
@@ -310,11 +333,11 @@ class Reconciler:
 
     def _drain(self, version: ModelVersion) -> None:
         """Finish the accepted requests of a version, and release it."""
-        assert version.served is not None, "only what was READY is drained"  # noqa: S101  an invariant, not a check
-        version.served.batcher.close(_DRAIN_S)
-        self._repository.answered_before += version.served.stats.snapshot().succeeded
+        served = version.served
+        assert served is not None, "only what was READY is drained"  # noqa: S101  an invariant, not a check
+        served.batcher.close(_DRAIN_S)
+        self._repository.answered_before += served.stats.snapshot().succeeded
         version.served = None
-        _give_memory_back()
 
     def _fail(self, version: ModelVersion, reason: str) -> None:
         version.reason = reason
@@ -326,19 +349,35 @@ class Reconciler:
         before = self._told
         self._told = {name: self._repository.traffic(name) for name in self._repository.names()}
         for name, traffic in self._told.items():
-            model = self._models.get(name)
+            model = self._folder.models.get(name)
             was = before.get(name)
             if traffic != was and (traffic.problems or (model and model.rollout) or (was and was.routes.labels)):
                 self._on_rollout(name, traffic)
 
-    def _warn(self, model: Model | None, before: Model | None) -> None:
+    def _warn(self, name: str, before: Model | None) -> None:
+        """Report each warning about a model's configuration and each remark about its folder once."""
+        model, told = self._folder.models.get(name), self._warned.get(name, ())
         for warning in model.warnings if model else ():
             if before is None or warning not in before.warnings:
-                self._on_warning(model.name if model else "", warning)
+                self._on_warning(name, warning)
+        # What a model is FAILED for is reported as such.
+        failed = model is not None and not model.versions and model.problem and self._is_chosen(name)
+        remarks = () if failed else self._folder.remarks(name, settled=True)
+        for remark in remarks:
+            if remark not in told:
+                self._on_warning(name, remark)
+        self._warned[name] = remarks
 
     def unloaded(self) -> list[str]:
         """Names of models in the folder that no version was loaded of; only with explicit control."""
-        return sorted(set(self._models) - set(self._repository.names())) if self._chosen is not None else []
+        if self._chosen is None:
+            return []
+        found = [name for name, model in self._folder.models.items() if model.versions or model.problem]
+        return sorted(set(found) - set(self._repository.names()))
+
+    def remarks(self) -> list[tuple[str, str]]:
+        """What looks like a version in a model's folder and is none: the model's name and a sentence for each."""
+        return [(name, remark) for name in sorted(self._folder.models) for remark in self._folder.remarks(name)]
 
     def stop_loading(self) -> None:
         """Give up the load in progress as soon as possible, and start no other load or unload."""
@@ -366,19 +405,11 @@ class Reconciler:
             if version.state == "READY":
                 version.state = "UNLOADING"
                 self._on_change(version)
-        self._repository.publish(self._models)
+        self._repository.publish(self._folder.models)
         # All queues drain at the same time; this waits for one after the other.
-        served = [version.served for version in self._repository.versions() if version.served is not None]
-        return all([entry.batcher.close(max(0.0, deadline_s - time.monotonic())) for entry in served])
-
-
-def _known(version: ModelVersion) -> Known:
-    return Known(version.state == "READY", version.fingerprint, version.refused)
-
-
-def _identity(config: model_config_pb2.ModelConfig) -> tuple[str, int, int, int]:
-    """A client's configuration, as an entry of a fingerprint."""
-    return config.SerializeToString(deterministic=True).hex(), 0, 0, 0
+        released = [version.served for version in self._repository.versions()]
+        served = [loaded for loaded in released if loaded is not None]
+        return all([loaded.batcher.close(max(0.0, deadline_s - time.monotonic())) for loaded in served])
 
 
 def _give_memory_back() -> None:

@@ -6,7 +6,7 @@ Only the reconciler writes to it; all other threads read without a lock.
 """
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,7 +116,7 @@ class Traffic:
 class Repository:
     """Every version that the server knows.
 
-    One thread at a time calls `put`, `forget` and `publish`. All other methods only read, from any thread, and never
+    One thread at a time calls `put`, `forget`, `publish` and `expect`. All other methods only read, from any thread, and never
     block.
 
     Args:
@@ -131,6 +131,7 @@ class Repository:
         self._traffic: Mapping[str, Traffic] = {}
         self._labels: Mapping[str, list[str]] = {}
         self._shadows = Shadows()
+        self._coming: Mapping[str, Set[int]] | None = None
         self.answered_before = 0
         """Requests answered by versions that are UNLOADED."""
 
@@ -156,9 +157,9 @@ class Repository:
         """
         served = {
             name: {
-                number: version.served
+                number: loaded
                 for number, version in versions.items()
-                if version.state == "READY" and version.served is not None
+                if version.state == "READY" and (loaded := version.served) is not None
             }
             for name, versions in self._versions.items()
         }
@@ -179,6 +180,14 @@ class Repository:
             traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
         self._traffic = traffic
         self._labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
+
+    def expect(self, coming: Mapping[str, Set[int]]) -> None:
+        """Replace what will be loaded; before the first call, every model may be.
+
+        Args:
+            coming: numbers of versions by model; what is LOADING or FAILED already may be among them.
+        """
+        self._coming = coming
 
     # Lookups
 
@@ -205,33 +214,53 @@ class Repository:
         return found
 
     def _explain(self, name: str, version: str) -> Exception:
-        versions = self._versions.get(name)
-        if versions is None:
-            return ModelNotFound(f"Request for unknown model: '{name}' is not found")
+        """Why no version answers."""
+        versions, expected = list(self.of(name).values()), self._coming
+        coming = [str(number) for number in sorted((expected or {}).get(name, ()))]
+        if not versions and not coming:
+            if expected is not None:
+                return ModelNotFound(f"Request for unknown model: '{name}' is not found")
+            return ModelNotReady(
+                f"Request for unknown model: '{name}' is not at ready state (the server starts, and has not read the models "
+                "folder yet)"
+            )
         labels = self._labels.get(name, [])
         if version in ("", "latest", *labels):
-            coming = [entry for entry in list(versions.values()) if entry.state != "FAILED"]
+            coming = [entry.version for entry in versions if entry.state != "FAILED"] + coming
             if coming:
-                return ModelNotReady(
-                    f"Request for unknown model: '{name}' version {coming[0].version} is not at ready state"
-                )
-            reasons = "; ".join(
-                f"version {entry.version} is FAILED: {entry.reason}" for entry in list(versions.values())
-            )
+                return ModelNotReady(f"Request for unknown model: '{name}' version {coming[0]} is not at ready state")
+            reasons = "; ".join(f"version {entry.version} is FAILED: {entry.reason}" for entry in versions)
             return ModelNotFound(f"Request for unknown model: '{name}' has no available versions ({reasons})")
+        return self._explain_version(name, version, versions, coming, labels)
+
+    @staticmethod
+    def _explain_version(
+        name: str, version: str, versions: Sequence[ModelVersion], coming: Sequence[str], labels: Sequence[str]
+    ) -> Exception:
+        """Why the version that a request names does not answer."""
         if not is_version(version):
             return InvalidInput(
                 f"failed to get model version from specified version string '{version}' for model '{name}', "
                 f"version should be an integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
             )
-        entry = next((entry for entry in versions.values() if entry.version == version), None)
-        if entry is None:
+        state = next((_state(entry) for entry in versions if entry.version == version), None)
+        if state is None and version not in coming:
             return ModelNotFound(f"Request for unknown model: '{name}' version {version} is not found")
-        because = f": {entry.reason}" if entry.reason else ""
         return ModelNotReady(
-            f"Request for unknown model: '{name}' version {version} is not at ready state "
-            f"(it is {entry.state}{because})"
+            f"Request for unknown model: '{name}' version {version} is not at ready state ({state or 'it waits to be loaded'})"
         )
+
+    @property
+    def scanned(self) -> bool:
+        """Whether the models folder has been read, so that it is known which models there are."""
+        return self._coming is not None
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Name and number of each version that will be loaded and is in no state yet."""
+        coming = sorted((self._coming or {}).items())
+        return [
+            (name, str(number)) for name, numbers in coming for number in sorted(numbers) if number not in self.of(name)
+        ]
 
     def of(self, name: str) -> Mapping[int, ModelVersion]:
         """A model's versions by number."""
@@ -261,6 +290,10 @@ class Repository:
     def shadows(self) -> list[tuple[str, str, str, Counts]]:
         """For each shadow the model, its version, the live version, and what it has seen."""
         return self._shadows.counts()
+
+
+def _state(version: ModelVersion) -> str:
+    return f"it is {version.state}{f': {version.reason}' if version.reason else ''}"
 
 
 def _snapshot(version: ModelVersion) -> VersionSnapshot:

@@ -6,7 +6,7 @@ It only reads; `plan` decides which versions to load.
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from frostline.pb import model_config_pb2
 from frostline_server.errors import ConfigError, LoadError
 from frostline_server.model.artifact import is_version
-from frostline_server.model_config.pbtxt import read_model_config
+from frostline_server.model_config.pbtxt import MODEL_FILE, read_model_config
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Rollout
@@ -29,11 +29,13 @@ class Model:
         path: the folder.
         fingerprint: of the model's own files, including its configuration.
         config: its own configuration, empty without a config.pbtxt.
-        versions: the fingerprint of every version by number; it covers the model's own files too.
-        warnings: about unsupported fields of its configuration.
+        versions: the fingerprint of every version by number; it covers the model's own files too. Of a folder that cannot
+            be read, those of the last scan.
+        warnings: about its configuration and its folder.
         problem: why none of its versions can be served, or "".
         rollout: how its traffic is divided among its versions; the last valid one, or None.
         rollout_problem: why its rollout.json cannot be used, or "".
+        remarks: what looks like a version in its folder and is none, or that there is nothing in it; a sentence for each.
     """
 
     name: str
@@ -45,10 +47,14 @@ class Model:
     problem: str = ""
     rollout: Rollout | None = None
     rollout_problem: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: str = "") -> dict[str, Model]:
     """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions.
+
+    A folder without versions is found too, with a remark or a problem that says so. Left out are a folder that is being
+    published, in which everything is hidden, and what the file system keeps at the root of a volume.
 
     Args:
         root: the folder of models.
@@ -59,7 +65,9 @@ def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: s
         OSError: the folder cannot be read.
     """
     paths = [root / only] if only else root.iterdir()
-    folders = sorted(path for path in paths if not path.name.startswith(".") and _is_folder(path))
+    folders = sorted(
+        path for path in paths if not path.name.startswith(".") and path.name != _RESCUED and _is_folder(path)
+    )
     found = [_read(folder, before.get(folder.name)) for folder in folders]
     return {model.name: model for model in found if model is not None}
 
@@ -72,26 +80,38 @@ def _read(folder: Path, before: Model | None) -> Model | None:
         name = folder.name.encode("unicode_escape", "backslashreplace").decode()
         return Model(name, folder, (), config, {}, (), "the folder's name is not printable text; rename it")
     try:
-        own = fingerprint(folder, folders=("warmup",))
+        own = fingerprint(folder, folders=(_WARMUP,))
+        entries = sorted(folder.iterdir())
         versions = {
             int(path.name): own + _inside(path, frozenset())
-            for path in folder.iterdir()
+            for path in entries
             if is_version(path.name) and _is_folder(path)
         }
+        if entries and not versions and all(path.name.startswith(".") for path in entries):
+            return None  # its first version is being published
+        remarks = _remarks(entries, versions)
     except FileNotFoundError:  # gone since it was listed
         return None
     except OSError as error:
-        rollout = before.rollout if before else None
+        rollout, versions = (before.rollout, dict(before.versions)) if before else (None, {})
         problem = f"the folder cannot be read: {error.strerror}"
-        return Model(folder.name, folder, _unreadable(folder), config, {}, (), problem, rollout)
+        return Model(folder.name, folder, _unreadable(folder), config, versions, (), problem, rollout)
     rollout, rollout_problem = _rollout(folder, before)
-    if before is not None and before.fingerprint == own and before.versions.keys() == versions.keys():
+    if not versions and rollout is None and before is not None:
+        # What is still in service keeps its labels while the folder is written anew.
+        rollout = before.rollout
+    if (
+        before is not None
+        and before.fingerprint == own
+        and before.versions.keys() == versions.keys()
+        and before.remarks == remarks
+    ):
         return replace(before, versions=versions, rollout=rollout, rollout_problem=rollout_problem)
     warnings: list[str] = []
     problem = ""
-    if (folder / "config.pbtxt").is_file():
+    if (folder / _CONFIG).is_file():
         try:
-            config, warnings = read_model_config(folder / "config.pbtxt")
+            config, warnings = read_model_config(folder / _CONFIG)
         except LoadError as error:
             problem = str(error)
     if config.name and config.name != folder.name:
@@ -99,9 +119,48 @@ def _read(folder: Path, before: Model | None) -> Model | None:
     absent = sorted(set(config.version_policy.specific.versions) - set(versions))
     if absent:
         warnings = [*warnings, f"config.pbtxt asks for versions that do not exist: {absent}"]
-    if not (versions or problem or absent):
-        return None
-    return Model(folder.name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem)
+    if not versions and (remarks != (_EMPTY,) or (folder / _CONFIG).is_file()):
+        # It was meant to be a model.
+        problem = problem or "; ".join(remarks)
+    return Model(
+        folder.name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem, remarks
+    )
+
+
+def _remarks(entries: Sequence[Path], versions: Collection[int]) -> tuple[str, ...]:
+    """What looks like a version in a model's folder and is none, or that there is nothing; a sentence for each.
+
+    Args:
+        entries: all that is in the folder.
+        versions: the versions among it.
+    """
+    remarks = []
+    free = max(versions, default=0) + 1
+    for path in entries:
+        name = path.name
+        if name.startswith(".") or name == _WARMUP or (is_version(name) and int(name) in versions):
+            continue
+        if path.is_symlink() and not path.exists():
+            if is_version(name):
+                remarks.append(f"'{name}' is not a version, because it is a link to nothing")
+        elif not _is_folder(path):
+            if path.suffix == ".onnx":
+                remarks.append(
+                    f"'{name}' is not served, because it is in no version's folder; move it to {free}/{name}"
+                )
+            elif is_version(name):
+                remarks.append(
+                    f"'{name}' is not a version, because it is a file; a version is a folder with {MODEL_FILE}"
+                )
+        elif name.isdecimal() or any(path.glob("*.onnx")):
+            digits = "".join(character for character in name if character.isdecimal())[:_MAX_DIGITS]
+            number = int(digits or "0")
+            number = free if number == 0 or number in versions else number
+            remarks.append(
+                f"the folder '{name}' is not a version; the name of a version is a whole number above 0 without leading "
+                f"zeros, so rename it, for example to '{number}'"
+            )
+    return tuple(remarks) if remarks or versions else (_EMPTY,)
 
 
 def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
@@ -114,6 +173,13 @@ def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
         return last, f"{error}; {instead}"
 
 
+_CONFIG = "config.pbtxt"
+_WARMUP = "warmup"
+_RESCUED = "lost+found"
+"""Where a file system's repair puts what it finds, at the root of a volume."""
+_EMPTY = f"the folder has no version; put the network into 1/{MODEL_FILE}, or remove the folder"
+_MAX_DIGITS = 18
+"""More digits are no version's number, but a date or a hash."""
 NOT_CONTENT = frozenset((rollouts.FILE,))
 """Files of a model's folder that select versions and do not change them."""
 _UNREADABLE = -1

@@ -1,10 +1,13 @@
 """The file watcher: it reports that the models folder has changed.
 
-It uses the file system's notifications if there are any, and always scans at intervals as well.
+It uses the file system's notifications if there are any, and always scans at intervals as well. Notifications belong to
+folders and not to paths, so when a link leads elsewhere, as in a deployment that swaps one, it watches anew.
 """
 
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -12,15 +15,107 @@ import watchfiles
 
 _LOOK_AGAIN_MS = 500
 """How soon files that may still be being written are scanned again."""
+_MAX_LINKS = 40
+"""As many links one after the other as Linux follows."""
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where changes of the models folder happen.
+
+    Attributes:
+        folders: the folder and all folders in it, links followed, except hidden ones; what changes in them counts. Each
+            comes with its device and inode: a watch does not go on in another folder of the same name.
+        entries: links that lead to these folders or to files in them, and what they lead to, if that is a file. They may
+            be in other folders, where nothing else counts.
+    """
+
+    folders: Mapping[Path, tuple[int, int]]
+    entries: frozenset[Path]
+
+    @property
+    def watched(self) -> list[Path]:
+        """The folders to watch, without those inside them."""
+        return sorted({*self.folders, *(entry.parent for entry in self.entries)})
+
+    def counts(self, _: watchfiles.Change, path: str) -> bool:
+        """Whether a change counts: publishers write into hidden files and folders before they publish."""
+        changed = Path(path)
+        if changed in self.entries or changed in self.folders:
+            return True
+        return changed.parent in self.folders and not changed.name.startswith(".")
+
+
+def places_of(root: Path) -> Places:
+    """Where changes of a models folder happen.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+    """
+    real, links = _follow(root)
+    if not real.is_dir():
+        raise FileNotFoundError(f"no such folder: {root}")
+    folders: dict[Path, tuple[int, int]] = {}
+    entries, left = set(links), [real]
+    while left:
+        folder = left.pop()
+        if folder in folders:
+            continue
+        try:
+            found, status = list(os.scandir(folder)), folder.stat()
+        except OSError:  # gone since it was listed, or unreadable
+            continue
+        folders[folder] = status.st_dev, status.st_ino
+        for entry in found:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink():
+                target, links = _follow(Path(entry.path))
+                entries.update(links)
+                if target.is_dir():
+                    left.append(target)
+                else:
+                    entries.add(target)
+            elif entry.is_dir():
+                left.append(Path(entry.path))
+    return Places(folders, frozenset(entry for entry in entries if entry.parent.is_dir()))
+
+
+def _follow(path: Path) -> tuple[Path, list[Path]]:
+    """Where a path leads, and every link on the way."""
+    links: list[Path] = []
+    here, left = Path(path.anchor or Path.cwd()), [part for part in reversed(path.parts) if part != path.anchor]
+    if not path.anchor:
+        here = here.resolve()
+    while left:
+        part = left.pop()
+        if part == "..":
+            here = here.parent
+            continue
+        here /= part
+        if len(links) < _MAX_LINKS and here.is_symlink():
+            links.append(here)
+            target = here.readlink()
+            here = Path(target.anchor) if target.anchor else here.parent
+            left += [part for part in reversed(target.parts) if part != target.anchor]
+    return here, links
+
+
+def _moved(root: Path, places: Places) -> bool:
+    """Whether changes now happen elsewhere than in `places`."""
+    try:
+        return places_of(root) != places
+    except FileNotFoundError:
+        return True
 
 
 class Watcher:
     """Calls `reconcile` from its own thread, whenever the folder may have changed.
 
-    The file system does not report every change (not those made on another machine, or behind a link), so `reconcile`
-    is also called every `poll_s` seconds.
+    The file system does not report every change (not those made on another machine), so `reconcile` is also called every
+    `poll_s` seconds.
 
     Args:
         root: the folder of models.
@@ -30,7 +125,7 @@ class Watcher:
     """
 
     def __init__(self, root: Path, reconcile: Callable[[], bool], poll_s: float | None, *, notified: bool) -> None:
-        self._root = root.resolve()
+        self._root = root
         self._reconcile = reconcile
         self._poll_s = poll_s
         self._stop = threading.Event()
@@ -67,17 +162,45 @@ class Watcher:
                 again = False
 
     def _listen(self) -> None:
-        try:
-            for _ in watchfiles.watch(self._root, watch_filter=self._counts, stop_event=self._stop, debounce=200):
-                self._changed.set()
-        except Exception as error:  # noqa: BLE001  watchfiles raises what the system gives: no watches left, no folder
-            _log.warning(
-                "the file system reports no changes, so the models folder is only scanned at intervals",
-                models=str(self._root),
-                poll_s=self._poll_s,
-                error=str(error),
-            )
+        told = ""
+        while not self._stop.is_set():
+            try:
+                self._watch(places_of(self._root))
+            except FileNotFoundError:
+                # A folder that was swapped or deleted between two looks; whoever scans complains if it is the models folder.
+                self._stop.wait(_LOOK_AGAIN_MS / 1000)
+            except Exception as error:  # noqa: BLE001  watchfiles raises what the system gives, such as no watches left
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning(
+                        "the file system reports no changes, so the models folder is only scanned at intervals",
+                        models=str(self._root),
+                        poll_s=self._poll_s,
+                        error=told,
+                    )
+                self._stop.wait(self._poll_s)
 
-    def _counts(self, _: watchfiles.Change, path: str) -> bool:
-        """Whether a change counts: publishers write into hidden files and folders before they publish."""
-        return not any(part.startswith(".") for part in Path(path).parts[len(self._root.parts) :])
+    def _watch(self, places: Places) -> None:
+        """Report changes until they happen elsewhere than in `places`.
+
+        Raises:
+            OSError: the file system reports no changes there.
+        """
+        new = True
+        for changes in watchfiles.watch(
+            *places.watched,
+            watch_filter=places.counts,
+            debounce=200,
+            stop_event=self._stop,
+            rust_timeout=_LOOK_AGAIN_MS,
+            yield_on_timeout=True,
+            recursive=False,
+            ignore_permission_denied=True,
+        ):
+            if changes or new:
+                moved = _moved(self._root, places)
+                # Something may have changed before this watch began, too.
+                self._changed.set()
+                if moved:
+                    return
+            new = False

@@ -38,6 +38,15 @@ def trailers(error: PredictionError, *keys: str) -> tuple[tuple[str, str], ...]:
     return ((ERROR_KIND, error.kind), *waits)
 
 
+Ending = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
+"""The status, message and trailing metadata that a call ends with."""
+
+
+def ending(error: PredictionError, request_id: str = "") -> Ending:
+    """How a call on grpc.aio ends with an error."""
+    return *status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK)
+
+
 def status_number(error: PredictionError) -> int:
     """The status code as it goes over the wire."""
     number: int = grpc.StatusCode[error.code].value[0]

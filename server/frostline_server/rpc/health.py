@@ -30,24 +30,32 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
 
     def __init__(self) -> None:
         self._serving: dict[str, bool] = {"": False}
+        self._complete = False
         self._watchers: dict[str, set[asyncio.Queue[int]]] = {}
 
-    def update(self, serving: Mapping[str, bool]) -> None:
-        """Replace the state of every service; names that are missing are unknown from now on."""
-        changed = {name for name in {*self._serving, *serving} if self._serving.get(name) != serving.get(name)}
-        self._serving = dict(serving)
-        for name in changed:
+    def update(self, serving: Mapping[str, bool], *, complete: bool = True) -> None:
+        """Replace the state of every service.
+
+        Args:
+            serving: whether each service serves.
+            complete: whether other names are unknown; otherwise they may become known, and are not serving yet.
+        """
+        before = {name: self._status(name) for name in {*self._serving, *serving, *self._watchers}}
+        self._serving, self._complete = dict(serving), complete
+        for name, status in before.items():
+            if status == self._status(name):
+                continue
             for queue in self._watchers.get(name, ()):
                 if queue.full():
                     queue.get_nowait()
                 queue.put_nowait(self._status(name))
 
     def _status(self, name: str) -> int:
-        return _STATUSES[self._serving.get(name)]
+        return _STATUSES[self._serving.get(name, None if self._complete else False)]
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """The state of a service now."""
-        if request.service not in self._serving:
+        if self._status(request.service) == _STATUSES[None]:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no such service: '{request.service}'")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 

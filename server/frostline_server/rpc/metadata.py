@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
-from frostline_server.errors import PredictionError
+from frostline_server.errors import ModelNotFound, PredictionError
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model_config.pbtxt import BACKEND, MODEL_FILE, PLATFORM
 from frostline_server.model_config.tensor_config import complete, protocol_shape
@@ -57,12 +57,12 @@ class Metadata:
         return pb.ServerMetadataResponse(name="frostline", version=self._version, extensions=self._extensions)
 
     def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        """Whether a version is READY; an unknown model is an error, a model that failed to load is not ready."""
-        if not self._repository.versions(request.name):
-            self._repository.get(request.name, request.version)
+        """Whether a version is READY; an unknown model is an error, one that failed or waits to be loaded is not ready."""
         try:
             served = self._repository.get(request.name, request.version)
-        except PredictionError:
+        except PredictionError as error:
+            if isinstance(error, ModelNotFound) and not self._repository.versions(request.name):
+                raise
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=not served.fault)
 

@@ -27,11 +27,27 @@ class ModelControl:
         self._free = asyncio.Semaphore(1)
 
     def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        """Every version, its state, and why it is not READY; and the name of each model that is not loaded."""
+        """Every version, its state, and why it is not READY; and the name of each model that is not loaded.
+
+        What looks like a version and is none has no number here, and a reason.
+        """
         versions = self._repository.versions()
         index = [_indexed(version) for version in versions if version.ready or not request.ready]
-        if not request.ready:
-            index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in self._reconciler.unloaded()]
+        if request.ready:
+            return pb.RepositoryIndexResponse(models=index)
+        waiting, remarks = self._repository.waiting(), self._reconciler.remarks()
+        index += [
+            pb.RepositoryIndexResponse.ModelIndex(
+                name=name, version=version, state="LOADING", reason="waits to be loaded"
+            )
+            for name, version in waiting
+        ]
+        index += [
+            pb.RepositoryIndexResponse.ModelIndex(name=name, state="UNAVAILABLE", reason=remark)
+            for name, remark in remarks
+        ]
+        unloaded = set(self._reconciler.unloaded()) - {name for name, _ in (*waiting, *remarks)}
+        index += [pb.RepositoryIndexResponse.ModelIndex(name=name) for name in sorted(unloaded)]
         return pb.RepositoryIndexResponse(models=index)
 
     async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:

@@ -20,7 +20,7 @@ from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.codec import varint
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode
-from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, trailers
+from frostline_server.rpc.grpc_status import Ending, ending, status
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -153,7 +153,8 @@ class _Stream:
         self._open_bytes = 0
         self._read_all = False
         self._broken = False
-        self._failure: tuple[PredictionError, str] | None = None
+        # The status that the stream ends with, not the error: that would keep the request and its version in memory.
+        self._failure: Ending | None = None
         self._something = asyncio.Event()
         self._room = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
@@ -167,9 +168,8 @@ class _Stream:
         try:
             await self._write()
             if self._failure is not None:
-                error, request_id = self._failure
                 # The server ends a call with a status and never cancels it: the client would keep waiting.
-                await self._context.abort(*status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK))
+                await self._context.abort(*self._failure)
             await reader
         finally:
             reader.cancel()
@@ -180,7 +180,9 @@ class _Stream:
     def stop(self) -> None:
         """Accept no more requests; end with UNAVAILABLE once all accepted requests are answered."""
         if not self._read_all and self._failure is None:
-            self._failure = ServerStopping("Server is stopping, it has stopped accepting new inference requests"), ""
+            self._failure = ending(
+                ServerStopping("Server is stopping, it has stopped accepting new inference requests")
+            )
             self._end_reading()
             if self._reader is not None:
                 self._reader.cancel()
@@ -230,7 +232,7 @@ class _Stream:
     def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
         if self._ends_on_error:
             if not self._broken:
-                self._broken, self._failure = True, (error, request_id)
+                self._broken, self._failure = True, ending(error, request_id)
                 self._something.set()
             return
         _, message = status(error, request_id)

@@ -5,16 +5,15 @@ Both methods take and return message bytes, so grpc.aio neither parses nor seria
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
 import grpc
 
 from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.batching.entry import Entry
-from frostline_server.errors import PredictionError
 from frostline_server.inference import Call, Inference, Refused, encode
-from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, trailers
+from frostline_server.rpc.grpc_status import ending
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,45 +35,39 @@ class UnaryFrontEnd:
         """Register both methods with `server`, without (de)serialisers: `Inference` parses and serialises the bytes."""
         for method in (MODEL_INFER, PREDICT):
             _, service, name = method.split("/")
-            handlers = {name: grpc.unary_unary_rpc_method_handler(self._handler(method))}
+            handlers = {name: grpc.unary_unary_rpc_method_handler(partial(self._call, method))}
             server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
-
-    def _handler(self, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def call(payload: bytes, context: Context) -> bytes:
-            return await self._call(method, payload, context)
-
-        return call
 
     async def _call(self, method: str, payload: bytes, context: Context) -> bytes:
         self._loop = asyncio.get_running_loop()
         answered: asyncio.Future[bytes | None] = self._loop.create_future()
         left_s = context.time_remaining()
         deadline_s = None if left_s is None else time.monotonic() + left_s
+        entry: Entry | None = None
         try:
             entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
             self._inference.submit(entry, method, payload)
         except Refused as refused:
-            await _abort(context, refused.error, refused.request_id)
-        try:
-            response = await answered
-        except asyncio.CancelledError:
-            self._inference.cancel(entry)
-            raise
-        if entry.error is not None:
-            # The server ends a call with a status and never cancels it: the client would keep waiting.
-            await _abort(context, entry.error, entry.call.request_id)
-        assert response is not None, "without an error there is an answer"  # noqa: S101  an invariant, not a check
-        return response
+            end = ending(refused.error, refused.request_id)
+        else:
+            try:
+                response = await answered
+            except asyncio.CancelledError:
+                self._inference.cancel(entry)
+                raise
+            if entry.error is None:
+                assert response is not None, "without an error there is an answer"  # noqa: S101  an invariant, not a check
+                return response
+            end = ending(entry.error, entry.call.request_id)
+        # gRPC keeps an abort's exception, and with it this frame, until the next call: no message or version in it.
+        del payload, entry, answered
+        # The server ends a call with a status and never cancels it: the client would keep waiting.
+        return await context.abort(*end)
 
     def _answer(self, entries: list[Entry]) -> None:
         """Wake the loop once for a whole batch; runs in the device thread."""
         assert self._loop is not None, "an entry can only come from a call"  # noqa: S101  an invariant, not a check
         self._loop.call_soon_threadsafe(_set_answered, [(entry.call, encode(entry)) for entry in entries])
-
-
-async def _abort(context: Context, error: PredictionError, request_id: str) -> NoReturn:
-    """End a call with an error's status."""
-    await context.abort(*status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK))
 
 
 def _set_answered(answers: list[tuple[Call, bytes | None]]) -> None:

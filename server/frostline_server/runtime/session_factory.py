@@ -3,9 +3,11 @@
 It finds the weights, appends the classification heads, and tries the requested execution providers in order.
 """
 
+import mmap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 import onnxruntime as ort
@@ -23,6 +25,18 @@ from frostline_server.runtime.signature import ROUNDING, Signature, signature_of
 from frostline_server.runtime.tuning import Tuning
 
 
+class Files(Protocol):
+    """The content of a version's files."""
+
+    def read(self) -> bytes:
+        """The ONNX file's content, of which nobody else keeps a copy."""
+        ...
+
+    def weights(self, name: str) -> bytes | mmap.mmap | None:
+        """The content of a file of weights, or None if ONNX Runtime is to find it beside the ONNX file by itself."""
+        ...
+
+
 def load_session(
     path: Path,
     providers: Sequence[Provider],
@@ -34,6 +48,7 @@ def load_session(
     captures: Captures | None = None,
     graphs: bool = True,
     agree: Callable[[Signature], Signature] = lambda signature: signature,
+    files: Files | None = None,
 ) -> Session:
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
@@ -47,14 +62,17 @@ def load_session(
         captures: shared by all sessions of the process that may be on a CUDA device.
         graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
         agree: makes the session's signature of the graph's, as the model's configuration wants it.
+        files: gives the content of the files; by default they are read where they are.
 
     Raises:
-        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded; or from `agree`.
+        LoadError: the file is damaged, cannot be run, or is not bound where it was demanded; or from `agree` or `files`.
     """
     tuning = tuning or Tuning()
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if files is None else files.read()
         model = onnx.load_model_from_string(content)
+    except LoadError:
+        raise
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     if _keep(model.graph, outputs):
@@ -70,13 +88,22 @@ def load_session(
     heads, addition = add_heads(model)
     options = tuning.options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    given = {name: buffer for name in external if files is not None and (buffer := files.weights(name)) is not None}
+    options.add_external_initializers_from_files_in_memory(
+        list(given), list(given.values()), [len(buffer) for buffer in given.values()]
+    )
     index = next((options["device_id"] for name, options in providers if name == CUDA), None)
     if index is not None and (lost := cuda_error(int(index))):
         # ONNX Runtime ends the process when it is told to open a session there.
         raise LoadError(f"the device cuda:{index} has failed, and only a new process can use it again: {lost}")
     graphs = graphs and graphs_wanted(providers, model, tuning.run)
     providers = with_graphs(with_precision(providers, model.graph), enabled=graphs)
-    session, problem = _open(path.name, content + addition, options, providers, strict=strict)
+    rounding, batch_wide = rounding_of(model.graph), batch_wide_operator(model)
+    # ONNX Runtime parses the file once more, so what was parsed here makes room first.
+    del model
+    content += addition
+    session, problem = _open(path.name, content, options, providers, strict=strict)
+    del content, given
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
         raise LoadError(f"{CUDA} was requested, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
@@ -86,8 +113,8 @@ def load_session(
             own_outputs,
             heads,
             unranked,
-            rounding=rounding_of(model.graph),
-            batch_wide=batch_wide_operator(model),
+            rounding=rounding,
+            batch_wide=batch_wide,
         )
     )
     if index is None or CUDA not in bound:
@@ -163,6 +190,8 @@ def _open(
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             problem = error
         else:
+            # The wrapper keeps the file's content for a fallback of its own, which is off.
+            session._model_bytes = None  # noqa: SLF001  there is no other way to give it up
             return session, cleaned(str(problem)) if given_up == "graphs" else ""
     raise LoadError(f"{file} cannot be run: {cleaned(str(problem))}") from problem
 
@@ -203,27 +232,63 @@ def external_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     Raises:
         LoadError: one is missing, or is not in the same folder.
     """
+    tensors = (
+        *_tensors(model.graph),
+        *(tensor for function in model.functions for tensor in _constants(function.node)),
+    )
     names = dict.fromkeys(
         entry.value
-        for tensor in _tensors(model.graph)
+        for tensor in tensors
         if tensor.data_location == onnx.TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     )
     for name in names:
-        inside = Path(name)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise LoadError(f"{path.name} has weights in '{name}'; they must be in the version's own folder")
-        if not (path.parent / inside).is_file():
-            raise LoadError(f"{path.name} has weights in '{name}', which is missing from the version's folder")
+        weights_file(path, name)
     return tuple(names)
+
+
+def weights_file(path: Path, name: str) -> Path:
+    """A file that holds weights of the ONNX file `path`.
+
+    It is in the same folder, or in a folder in it. It may be a link, which whoever owns the folder has put there; but no
+    folder on the way may be one: through it, the ONNX file could name any file below where the link leads.
+
+    Args:
+        path: the ONNX file.
+        name: as in the ONNX file, or in the card.
+
+    Raises:
+        LoadError: it is missing, or somewhere else.
+    """
+    parts, folder = Path(name).parts, path.parent
+    if not parts or Path(name).is_absolute() or ".." in parts:
+        raise LoadError(f"{path.name} has weights in '{name}'; they must be in the version's own folder")
+    for part in parts[:-1]:
+        folder /= part
+        if folder.is_symlink():
+            raise LoadError(
+                f"{path.name} has weights in '{name}', but '{part}' is a link to another folder; put the files themselves, "
+                "or links to them, into the version's own folder"
+            )
+    if not (path.parent / name).is_file():
+        raise LoadError(f"{path.name} has weights in '{name}', which is missing from the version's folder")
+    return path.parent / name
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
-    for node in graph.node:
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _constants(graph.node)
+
+
+def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """The tensors in the attributes of nodes, those of graphs inside them included."""
+    for node in nodes:
         for attribute in node.attribute:
+            yield from attribute.tensors
             if attribute.HasField("t"):
                 yield attribute.t
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
+            for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+                yield from _tensors(graph)

@@ -16,7 +16,7 @@ from frostline.pb import inference_pb2
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.errors import InvalidInput, LoadError
-from frostline_server.model.artifact import check_artifact, check_weights, model_file
+from frostline_server.model.artifact import Artifact, check_artifact, model_file
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader, labels_of, open_session
@@ -228,33 +228,98 @@ def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
         open_session(path, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail)
 
 
-@pytest.mark.parametrize("elsewhere", ["../model.onnx.data", "/etc/passwd"])
-def test_weights_outside_the_versions_folder_are_refused(tmp_path: Path, elsewhere: str) -> None:
-    path = with_weights(tmp_path)
+def relocated(path: Path, elsewhere: str) -> Path:
+    """The same ONNX file, saying that its weights are elsewhere."""
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = elsewhere
     path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("elsewhere", ["../model.onnx.data", "/etc/passwd"])
+def test_weights_outside_the_versions_folder_are_refused(tmp_path: Path, elsewhere: str) -> None:
+    path = relocated(with_weights(tmp_path), elsewhere)
     with pytest.raises(LoadError, match=f"has weights in '{elsewhere}'; they must be in the version's own folder"):
         open_session(path, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail)
+
+
+def loaded(artifact: Artifact) -> Any:
+    return open_session(
+        artifact.file, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail, artifact=artifact
+    )
 
 
 def test_weights_are_compared_with_the_card(tmp_path: Path) -> None:
     path, told = with_weights(tmp_path), list[str]()
     digest = hashlib.sha256((tmp_path / "model.onnx.data").read_bytes()).hexdigest()
-    check_weights(path, ["model.onnx.data"], {"sha256": "x", "files": {"model.onnx.data": digest}}, told.append)
-    check_weights(path, ["model.onnx.data"], {}, told.append)
+
+    def carded(card: dict[str, Any]) -> Artifact:
+        return Artifact(tmp_path, path, card, hashlib.sha256(path.read_bytes()).hexdigest())
+
+    loaded(carded({"files": {"model.onnx.data": digest}}))
+    carded({"sha256": "x", "files": {"model.onnx.data": digest}}).check_weights(["model.onnx.data"], told.append)
+    carded({}).check_weights(["model.onnx.data"], told.append)
     assert told == []
-    check_weights(path, ["model.onnx.data"], {"sha256": "x"}, told.append)
+    carded({"sha256": "x"}).check_weights(["model.onnx.data"], told.append)
     assert told == ["the card has no sha256 of model.onnx.data, which holds weights of model.onnx"]
     with pytest.raises(
         LoadError, match=f"model.onnx.data is not the file its card describes: sha256 {digest}, card says 00"
     ):
-        check_weights(path, ["model.onnx.data"], {"files": {"model.onnx.data": "00"}}, told.append)
+        loaded(carded({"files": {"model.onnx.data": "00"}}))
     with pytest.raises(LoadError, match=r"card.json has files that are no object"):
-        check_weights(path, ["model.onnx.data"], {"files": ["model.onnx.data"]}, told.append)
+        loaded(carded({"files": ["model.onnx.data"]}))
+
+
+def test_what_is_served_is_what_was_checked(tmp_path: Path) -> None:
+    path = with_weights(tmp_path)
+    weights, digest = tmp_path / "model.onnx.data", hashlib.sha256((tmp_path / "model.onnx.data").read_bytes())
+    (tmp_path / "card.json").write_text(json.dumps({"files": {weights.name: digest.hexdigest()}}))
+    artifact, x = check_artifact(tmp_path, ModelConfig()), onnx_models.rows(3)
+    before = loaded(artifact).run([x], ["logits"])[0]
+    # Both files change after they were checked; another instance's session is opened.
+    weights.write_bytes(bytes(weights.stat().st_size))
+    np.testing.assert_array_equal(loaded(artifact).run([x], ["logits"])[0], before)
+    path.write_bytes(onnx_models.linear().SerializeToString())
+    with pytest.raises(LoadError, match=r"model.onnx changed while it was being loaded"):
+        loaded(artifact)
+
+
+@pytest.mark.parametrize("how", ["files", "folder"])
+def test_a_cache_whose_files_are_links_to_blobs_is_loaded(tmp_path: Path, how: str) -> None:
+    """As Hugging Face's: snapshots/<revision>/<file> is a link to ../../blobs/<digest>, and the weights are apart."""
+    snapshot, blobs, version = tmp_path / "snapshots" / "abc", tmp_path / "blobs", tmp_path / "models" / "m" / "1"
+    for folder in (snapshot, blobs, version.parent):
+        folder.mkdir(parents=True)
+    with_weights(blobs)
+    for name, blob in (("model.onnx", "1111"), ("model.onnx.data", "2222")):
+        (blobs / name).rename(blobs / blob)
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    if how == "folder":
+        version.symlink_to(snapshot)
+    else:
+        version.mkdir()
+        for name in ("model.onnx", "model.onnx.data"):
+            (version / name).symlink_to(snapshot / name)
+    x = onnx_models.rows(3)
+    (logits,) = loaded(check_artifact(version, ModelConfig())).run([x], ["logits"])
+    np.testing.assert_allclose(logits, onnx_models.logits_of(x), rtol=1e-5)
+
+
+def test_weights_cannot_be_reached_through_a_linked_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "1").mkdir()
+    path = relocated(with_weights(tmp_path / "1"), "there/secret")
+    (tmp_path / "1" / "model.onnx.data").rename(tmp_path / "outside" / "secret")
+    (tmp_path / "1" / "there").symlink_to(tmp_path / "outside")
+    with pytest.raises(LoadError, match="has weights in 'there/secret', but 'there' is a link to another folder"):
+        loaded(check_artifact(path.parent, ModelConfig()))
+    # A folder of its own is no link.
+    (tmp_path / "1" / "there").unlink()
+    (tmp_path / "outside").rename(tmp_path / "1" / "there")
+    loaded(check_artifact(path.parent, ModelConfig()))
 
 
 # Labels
@@ -371,7 +436,9 @@ def test_predictions_are_counted_for_rows_and_not_for_places(tmp_path: Path) -> 
 # Whether requests share a run
 
 
-def loaded(folder: Path, model: onnx.ModelProto, config: str = "", **options: Any) -> tuple[LoadedModel, list[str]]:
+def load_version(
+    folder: Path, model: onnx.ModelProto, config: str = "", **options: Any
+) -> tuple[LoadedModel, list[str]]:
     """A loaded version without a golden sample, and the warnings."""
     told: list[str] = []
     version = onnx_models.write_artifact(folder, "m", 1, model, golden=False, labels=None)
@@ -382,12 +449,12 @@ def loaded(folder: Path, model: onnx.ModelProto, config: str = "", **options: An
 
 
 def test_rows_that_are_proved_independent_share_batches(tmp_path: Path) -> None:
-    served, told = loaded(tmp_path, onnx_models.linear())
+    served, told = load_version(tmp_path, onnx_models.linear())
     assert (served.session.signature.batched, served.batching.max_batch_size, told) == (True, 8, [])
 
 
 def test_rows_that_depend_on_each_other_are_served_whole_with_one_warning(tmp_path: Path) -> None:
-    served, (warning,) = loaded(tmp_path, onnx_models.averaging(), "instance_group { count: 2 kind: KIND_CPU }")
+    served, (warning,) = load_version(tmp_path, onnx_models.averaging(), "instance_group { count: 2 kind: KIND_CPU }")
     assert [session.signature.batched for session in served.sessions] == [False, False]
     assert served.batching.max_batch_size == 1
     assert [spec.shape for spec in served.session.signature.inputs] == [(None, 4)]
@@ -398,7 +465,7 @@ def test_rows_that_depend_on_each_other_are_served_whole_with_one_warning(tmp_pa
 
 def test_batches_that_are_demanded_of_rows_that_depend_on_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError) as caught:
-        loaded(tmp_path, onnx_models.averaging(), "max_batch_size: 4")
+        load_version(tmp_path, onnx_models.averaging(), "max_batch_size: 4")
     assert str(caught.value).startswith(
         "config.pbtxt sets max_batch_size 4, but rows of several requests must not share a run: output 'logits' of a row"
     )
@@ -426,7 +493,7 @@ def unproved() -> onnx.ModelProto:
 
 
 def test_without_a_row_that_could_prove_it_each_request_runs_alone(tmp_path: Path) -> None:
-    served, told = loaded(tmp_path, unproved())
+    served, told = load_version(tmp_path, unproved())
     assert not served.session.signature.batched
     assert told[0].startswith(
         "each request runs alone, as with max_batch_size: 0, because generated values were refused"
@@ -437,7 +504,7 @@ def test_without_a_row_that_could_prove_it_each_request_runs_alone(tmp_path: Pat
 
 
 def test_without_a_proof_the_configurations_word_counts(tmp_path: Path) -> None:
-    served, told = loaded(tmp_path, unproved(), "max_batch_size: 4")
+    served, told = load_version(tmp_path, unproved(), "max_batch_size: 4")
     assert (served.session.signature.batched, served.batching.max_batch_size) == (True, 4)
     assert told[0].startswith(
         "batches are made because config.pbtxt says so; that rows are independent is not proved: "
@@ -452,22 +519,22 @@ def test_warmup_requests_prove_what_generated_rows_cannot(tmp_path: Path) -> Non
     (tmp_path / "m" / "warmup").mkdir(parents=True)
     for name, number in (("a", 1000), ("b", 1001)):
         (tmp_path / "m" / "warmup" / name).write_bytes(np.array([number], "<i8").tobytes())
-    served, told = loaded(tmp_path, unproved(), request("a") + request("b"))
+    served, told = load_version(tmp_path, unproved(), request("a") + request("b"))
     assert (served.session.signature.batched, told) == (True, [])
     assert served.probe_row is not None
     assert served.probe_row[0].tolist() == [[1000]]
 
 
 def test_a_large_batch_that_changes_a_rows_answer_is_found_and_served_whole(tmp_path: Path) -> None:
-    served, (warning,) = loaded(tmp_path, onnx_models.sees_large_batches())
+    served, (warning,) = load_version(tmp_path, onnx_models.sees_large_batches())
     assert not served.session.signature.batched
     assert "output 'y' of a row among 4 is not the one that the row gets alone" in warning
     with pytest.raises(LoadError, match="of a row among 4"):
-        loaded(tmp_path / "demanded", onnx_models.sees_large_batches(), "max_batch_size: 8")
+        load_version(tmp_path / "demanded", onnx_models.sees_large_batches(), "max_batch_size: 8")
 
 
 def test_the_largest_batch_is_what_memory_allows(tmp_path: Path) -> None:
-    served, (warning,) = loaded(tmp_path, onnx_models.linear(), max_run_bytes=-1)
+    served, (warning,) = load_version(tmp_path, onnx_models.linear(), max_run_bytes=-1)
     assert served.batching.max_batch_size == 1
     assert warning.startswith("batches have at most 1 rows, not 8: ")
     with pytest.raises(InvalidInput, match="batch-size must be <= 1"):
@@ -480,8 +547,8 @@ def test_the_largest_batch_is_what_memory_allows(tmp_path: Path) -> None:
 
 
 def test_what_a_generated_row_costs_is_no_measure_of_rows_of_any_size(tmp_path: Path) -> None:
-    served, _ = loaded(tmp_path, onnx_models.dynamic_inner(), slo_s=10.0)
-    fixed, _ = loaded(tmp_path / "fixed", onnx_models.linear(), slo_s=10.0)
+    served, _ = load_version(tmp_path, onnx_models.dynamic_inner(), slo_s=10.0)
+    fixed, _ = load_version(tmp_path / "fixed", onnx_models.linear(), slo_s=10.0)
     assert served.admission is not None
     assert fixed.admission is not None
     assert (served.admission.slowness, fixed.admission.slowness) == (0.0, 1.0)

@@ -19,8 +19,10 @@ def policy(text: str) -> model_config_pb2.ModelVersionPolicy:
     return text_format.Parse(text, model_config_pb2.ModelVersionPolicy())
 
 
-def on_disk(*numbers: int, text: str = "", named: frozenset[int] = frozenset(), mark: int = 0) -> OnDisk:
-    return OnDisk(policy(text), {number: files(mark) for number in numbers}, named)
+def on_disk(
+    *numbers: int, text: str = "", named: frozenset[int] = frozenset(), mark: int = 0, settling: tuple[int, ...] = ()
+) -> OnDisk:
+    return OnDisk(policy(text), {number: files(mark) for number in numbers}, named, settling=frozenset(settling))
 
 
 def known(ready: tuple[int, ...] = (), failed: tuple[int, ...] = (), mark: int = 0) -> Mapping[int, Known]:
@@ -73,11 +75,18 @@ def test_versions_named_elsewhere_are_served_besides_those_of_the_policy() -> No
         pytest.param(on_disk(1, mark=5), known(failed=(1,)), Plan(load=(1,)), id="a failed one whose files change is tried"),
         pytest.param(on_disk(1, mark=5), known(ready=(1,)), Plan(load=(1,)), id="a ready one whose files change is loaded anew"),
         pytest.param(on_disk(1), known(ready=(1, 2)), Plan(unload=(2,)), id="a version that was deleted goes"),
-        pytest.param(on_disk(1), known(ready=(2,)), Plan(load=(1,), unload=(2,)), id="even if nothing else is there yet"),
+        pytest.param(on_disk(1), known(ready=(2,)), Plan(load=(1,)), id="but not before another one is there"),
+        pytest.param(on_disk(1), known(ready=(2,), failed=(1,)), Plan(), id="nor because the other one failed"),
+        pytest.param(on_disk(1, 3), known(ready=(2,), failed=(3,)), Plan(load=(1,)), id="nor before an older one stands in"),
+        pytest.param(on_disk(settling=(2,)), known(ready=(1,)), Plan(), id="nor while the other one is still being copied"),
+        pytest.param(on_disk(1, 3, settling=(4,)), known(ready=(2, 3)), Plan(), id="nor while what the policy wants is"),
+        pytest.param(on_disk(3, settling=(1,)), known(ready=(2, 3)), Plan(unload=(2,)), id="but what it does not want is not waited for"),
+        pytest.param(on_disk(), known(ready=(1,), failed=(2,)), Plan(forget=(2,)), id="a folder that is empty for a moment takes nothing away"),
         pytest.param(on_disk(1), known(ready=(1,), failed=(2,)), Plan(forget=(2,)), id="a deleted failure is forgotten"),
         pytest.param(None, known(ready=(1,), failed=(2,)), Plan(unload=(1,), forget=(2,)), id="a model that was deleted goes"),
         pytest.param(on_disk(1, 2, text="specific { versions: [9] }"), known(ready=(1, 2)), Plan(), id="a policy that asks for nothing that is there takes nothing away"),
         pytest.param(on_disk(2, text="specific { versions: [9] }"), known(ready=(1, 2)), Plan(unload=(1,)), id="but what is withdrawn goes all the same"),
+        pytest.param(on_disk(2, text="specific { versions: [9] }"), known(ready=(1,)), Plan(), id="unless nothing would be left"),
         pytest.param(on_disk(1, 2, 3, text="all { }"), known(ready=(2,)), Plan(load=(3, 1)), id="newest first"),
     ],
 )  # fmt: skip
@@ -93,24 +102,40 @@ def test_new_files_that_were_refused_are_not_tried_again_and_newer_ones_are() ->
 
 
 numbers = st.sets(st.integers(1, 6))
+policies = st.sampled_from(["", "latest { num_versions: 2 }", "all { }", "specific { versions: [2, 4] }"])
 
 
-@given(
-    numbers, numbers, st.sampled_from(["", "latest { num_versions: 2 }", "all { }", "specific { versions: [2, 4] }"])
-)
-def test_following_the_plan_ends_with_just_what_is_wanted_and_never_lets_go_too_early(
-    disk: set[int], bad: set[int], text: str
-) -> None:
-    server: dict[int, Known] = {}
-    found = on_disk(*disk, text=text)
-    for _ in range(2 * len(disk) + 2):
+def followed(found: OnDisk, server: dict[int, Known], bad: set[int]) -> list[set[int]]:
+    """Follow the plan to its end, `bad` versions failing; returns the ready versions after each action."""
+    seen: list[set[int]] = []
+    for _ in range(20):
         step = plan(found, server)
         if step == Plan():
-            break
-        assert not (step.load and step.unload), "nothing that is on disk goes while something is still to be loaded"
-        for number in step.unload:
+            return seen
+        assert not (step.load and step.unload), "nothing goes while something is still to be loaded"
+        for number in (*step.unload, *step.forget):
             del server[number]
         for number in step.load[:1]:
             server[number] = Known(ready=number not in bad, fingerprint=files(0))
-    assert plan(found, server) == Plan()
+        seen.append({number for number, version in server.items() if version.ready})
+    raise AssertionError("the plan never ends")
+
+
+@given(numbers, numbers, policies)
+def test_following_the_plan_ends_with_just_what_is_wanted(disk: set[int], bad: set[int], text: str) -> None:
+    server: dict[int, Known] = {}
+    found = on_disk(*disk, text=text)
+    followed(found, server, bad)
     assert {number for number, version in server.items() if version.ready} == set(choose(found, bad))
+
+
+@given(numbers.filter(bool), numbers.filter(bool), numbers, numbers, policies)
+def test_whatever_replaces_the_folder_of_a_model_it_is_never_without_an_answer(
+    disk: set[int], ready: set[int], failed: set[int], bad: set[int], text: str
+) -> None:
+    server = dict(known(ready=tuple(ready), failed=tuple(failed - ready)))
+    found = on_disk(*disk, text=text)
+    assert all(followed(found, server, bad | failed - ready))
+    wanted = set(choose(found, bad | failed - ready) if not ready & bad else ())
+    left = {number for number, version in server.items() if version.ready}
+    assert left == wanted or not wanted

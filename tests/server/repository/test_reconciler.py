@@ -35,7 +35,7 @@ from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.stability import SETTLE_S
 from frostline_server.runtime.devices import CPU
-from tests.support import onnx_models
+from tests.support import cycles, onnx_models
 from tests.support.onnx_models import write_artifact
 from tests.support.puppet import TIMEOUT_S, Replies, batching, make_entry
 from tests.support.signatures import NOWHERE
@@ -218,20 +218,184 @@ def test_what_the_old_version_accepted_is_answered_by_it(tmp_path: Path) -> None
     assert shelf.reconciler.close(TIMEOUT_S)
 
 
-def test_a_version_whose_folder_is_deleted_is_withdrawn_and_the_one_before_it_comes_back(
-    tmp_path: Path, shelf: Shelf
-) -> None:
+def test_a_version_whose_folder_is_deleted_goes_once_the_one_before_it_is_back(tmp_path: Path, shelf: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
     write_artifact(tmp_path, "m", 2)
     shelf.look()
     shutil.rmtree(tmp_path / "m" / "2")
+    answering: list[str] = []
+    shelf.watch = lambda version: answering.append(shelf.repository.get("m", "").version)
     shelf.look()
-    assert shelf.told == ["m:2 UNLOADING", "m:2 UNLOADED", "m:1 LOADING", "m:1 READY"]
+    assert shelf.told == ["m:1 LOADING", "m:1 READY", "m:2 UNLOADING", "m:2 UNLOADED"]
+    assert answering == ["2", "2", "2", "1"]
+
+
+def test_a_model_whose_folder_is_deleted_is_withdrawn_a_moment_later(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
     shutil.rmtree(tmp_path / "m")
-    shelf.look()
-    assert shelf.states() == {}
+    assert shelf.look()
+    assert (shelf.told, shelf.states()) == ([], {"1": "READY"})
+    shelf.now_s += SETTLE_S
+    assert not shelf.look()
+    assert shelf.told == ["m:1 UNLOADING", "m:1 UNLOADED"]
     with pytest.raises(ModelNotFound, match="Request for unknown model: 'm' is not found"):
         shelf.repository.get("m", "")
+
+
+# Swaps
+
+
+def link_swap(root: Path, new: Path) -> None:
+    """As git-sync, or a ConfigMap's `..data`: one rename puts everything new in place of everything old."""
+    (root / "next").symlink_to(new)
+    (root / "next").rename(root / "m")
+
+
+def copy_then_delete(root: Path, new: Path) -> None:
+    """As `rsync --delete` with a model's folder."""
+    shutil.copytree(new / "2", root / "m" / "2")
+    shutil.rmtree(root / "m" / "1")
+
+
+def delete_then_copy(root: Path, new: Path) -> None:
+    """As a careless script."""
+    shutil.rmtree(root / "m" / "1")
+    shutil.copytree(new / "2", root / "m" / "2")
+
+
+SWAPS = [link_swap, copy_then_delete, delete_then_copy]
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Path:
+    """A folder beside the shelf's own."""
+    folder = tmp_path.with_name(f"{tmp_path.name}-apart")
+    folder.mkdir()
+    return folder
+
+
+def swapped_shelf(shelf: Shelf, root: Path, apart: Path, swap: Callable[[Path, Path], None], **artifact: Any) -> None:
+    """Serve version 1, and have version 2 replace it on disk in one step."""
+    if swap is link_swap:
+        write_artifact(apart, "old", 1)
+        (root / "m").symlink_to(apart / "old")
+    else:
+        write_artifact(root, "m", 1)
+    shelf.look()
+    write_artifact(apart, "new", 2, onnx_models.linear(shift=10), **artifact)
+    swap(root, apart / "new")
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+@pytest.mark.parametrize("proved", [True, False])
+def test_a_version_that_is_replaced_in_one_step_answers_until_its_successor_does(
+    tmp_path: Path, apart: Path, shelf: Shelf, swap: Callable[[Path, Path], None], proved: bool
+) -> None:
+    swapped_shelf(shelf, tmp_path, apart, swap, golden=proved, card=proved)
+    answering: list[str] = []
+    shelf.watch = lambda version: answering.append(shelf.repository.get("m", "").version)
+    if not proved:
+        assert shelf.look()
+        assert (shelf.told, shelf.states()) == ([], {"1": "READY"})
+        with pytest.raises(ModelNotReady, match="'m' version 2 is not at ready state"):
+            shelf.repository.get("m", "2")
+        shelf.now_s += SETTLE_S
+    shelf.look()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+    assert answering == ["1", "2", "2", "2"]
+    assert not shelf.look()
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+def test_a_successor_that_fails_leaves_what_it_replaced_in_service_and_says_so(
+    tmp_path: Path, apart: Path, shelf: Shelf, swap: Callable[[Path, Path], None]
+) -> None:
+    swapped_shelf(shelf, tmp_path, apart, swap)
+    damage(tmp_path / "m" / "2")
+    shelf.look_later()
+    shelf.look()
+    assert shelf.told == []
+    np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X), rtol=1e-5)
+    old, new = shelf.repository.versions()
+    assert (old.state, new.state) == ("READY", "FAILED")
+    assert old.reason.startswith("its folder is gone; it stays in service because")
+    # The next one takes over, and what failed and what is gone are forgotten.
+    rewrite(tmp_path / "m" / "2", shift=5)
+    shelf.look_later()
+    assert shelf.states() == {"2": "READY"}
+    np.testing.assert_allclose(shelf.answer(X), onnx_models.logits_of(X) + 5, rtol=1e-5)
+
+
+def test_a_folder_that_comes_back_takes_the_remark_with_it(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    served = shelf.repository.get("m", "")
+    (tmp_path / "m" / "1").rename(tmp_path / "m" / ".kept")
+    damage(write_artifact(tmp_path, "m", 2))
+    shelf.look_later()
+    assert shelf.repository.of("m")[1].reason != ""
+    (tmp_path / "m" / ".kept").rename(tmp_path / "m" / "1")
+    shelf.look()
+    assert (shelf.told, shelf.repository.of("m")[1].reason) == (["m:1 READY"], "")
+    assert shelf.repository.get("m", "") is served
+
+
+def test_a_model_that_is_deleted_and_written_anew_keeps_answering_with_its_labels(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    labels = json.dumps({"labels": {"stable": 1}})
+    (tmp_path / "m" / "rollout.json").write_text(labels)
+    shelf.look()
+    shutil.rmtree(tmp_path / "m")
+    shelf.look()
+    (tmp_path / "m").mkdir()
+    shelf.look()
+    assert shelf.repository.get("m", "stable").version == "1"
+    shelf.now_s += SETTLE_S / 2
+    write_artifact(tmp_path, "m", 2)
+    (tmp_path / "m" / "rollout.json").write_text(labels.replace("1", "2"))
+    shelf.look()
+    assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
+    assert shelf.repository.get("m", "stable").version == "2"
+
+
+def test_a_stable_version_whose_folder_is_gone_answers_until_its_successor_does(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    (tmp_path / "m" / "rollout.json").write_text(json.dumps({"labels": {"stable": 1}}))
+    shelf.look()
+    shutil.rmtree(tmp_path / "m" / "1")
+    damage(write_artifact(tmp_path, "m", 2))
+    shelf.look()
+    assert shelf.states() == {"1": "READY", "2": "FAILED"}
+    assert shelf.repository.get("m", "").version == shelf.repository.get("m", "stable").version == "1"
+
+
+def test_a_version_that_is_deleted_beside_others_goes_at_once(tmp_path: Path, shelf: Shelf) -> None:
+    for version in (1, 2):
+        write_artifact(tmp_path, "m", version)
+    (tmp_path / "m" / "config.pbtxt").write_text("version_policy { all { } }")
+    shelf.look()
+    shutil.rmtree(tmp_path / "m" / "1")
+    shelf.look()
+    assert shelf.states() == {"2": "READY"}
+
+
+def test_a_folder_that_is_replaced_while_its_successor_is_loaded_is_no_gap_either(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    write_artifact(tmp_path, "m", 2)
+
+    def watch(version: ModelVersion) -> None:
+        if (version.version, version.state) == ("2", "READY"):
+            shutil.rmtree(tmp_path / "m")
+
+    shelf.watch = watch
+    assert shelf.look()
+    assert "2" in shelf.states()
+    assert shelf.repository.get("m", "").version == "2"
+
+
+# Files that change
 
 
 def test_a_version_whose_files_change_is_replaced_without_a_gap(tmp_path: Path, shelf: Shelf) -> None:
@@ -454,6 +618,73 @@ def test_closing_does_not_wait_for_a_load_longer_than_it_may(tmp_path: Path) -> 
     assert shelf.reconciler.close(TIMEOUT_S)
 
 
+# What is no version
+
+
+def misnamed(root: Path, model: str, folder: str) -> Path:
+    """A version in a folder that does not have a version's name."""
+    path = write_artifact(root, model, 7)
+    return path.rename(root / model / folder)
+
+
+def test_what_looks_like_a_version_and_is_none_is_warned_of_once_it_stays(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf.look()
+    folder = misnamed(tmp_path, "m", "02")
+    assert shelf.look()
+    # It may be a version that is about to be renamed.
+    assert shelf.warnings == []
+    shelf.now_s += SETTLE_S
+    assert not shelf.look()
+    shelf.look()
+    assert [warning[:29] for warning in shelf.warnings] == ["the folder '02' is not a vers"]
+    assert shelf.reconciler.remarks() == [("m", shelf.warnings[0])]
+    folder.rename(tmp_path / "m" / "2")
+    shelf.look()
+    assert (shelf.states(), shelf.reconciler.remarks()) == ({"2": "READY"}, [])
+
+
+def test_a_model_with_nothing_but_misnamed_versions_is_failed_and_says_how_to_name_them(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    folder = misnamed(tmp_path, "m", "v7")
+    shelf.look()
+    (version,) = shelf.repository.versions()
+    assert (version.version, version.state) == ("0", "FAILED")
+    assert version.reason.endswith("so rename it, for example to '7'")
+    assert shelf.warnings == []
+    shelf.look_later()
+    assert shelf.told == []
+    folder.rename(tmp_path / "m" / "7")
+    shelf.look_later()
+    assert shelf.states() == {"7": "READY"}
+
+
+def test_a_model_whose_versions_are_misnamed_later_is_withdrawn_and_says_why(tmp_path: Path, shelf: Shelf) -> None:
+    write_artifact(tmp_path, "m", 1).parent.joinpath("config.pbtxt").write_text("")
+    shelf.look()
+    (tmp_path / "m" / "1").rename(tmp_path / "m" / "old1")
+    shelf.look()
+    assert shelf.states() == {"1": "READY"}
+    shelf.now_s += SETTLE_S
+    shelf.look()
+    assert shelf.told == ["m:1 UNLOADING", "m:1 UNLOADED", "m:0 FAILED"]
+    shutil.rmtree(tmp_path / "m")
+    shelf.look()
+    assert shelf.states() == {}
+
+
+def test_a_folder_with_nothing_in_it_is_a_remark_and_no_failure(tmp_path: Path, shelf: Shelf, explicit: Shelf) -> None:
+    (tmp_path / "m").mkdir()
+    remark = "the folder has no version; put the network into 1/model.onnx, or remove the folder"
+    for each in (shelf, explicit):
+        each.look()
+        assert (each.warnings, each.states(), each.reconciler.remarks()) == ([remark], {}, [("m", remark)])
+    assert explicit.reconciler.unloaded() == []
+    with pytest.raises(ModelNotFound, match=remark):
+        explicit.reconciler.load_model("m")
+
+
 # By request
 
 
@@ -567,7 +798,7 @@ def test_a_request_for_a_version_that_has_no_successor_is_refused_with_the_reaso
     inference, payload = Inference(shelf.repository, Unrouted(), 1 << 20, NOWHERE), infer_message(X, "1")
     entry = inference.prepare(MODEL_INFER, payload, None, Replies(), token=None)
     shutil.rmtree(tmp_path / "m")
-    shelf.look()
+    shelf.look_later()
     with pytest.raises(Refused) as caught:
         inference.submit(entry, MODEL_INFER, payload)
     assert isinstance(caught.value.error, ModelNotFound)
@@ -586,7 +817,34 @@ def test_a_request_that_meets_a_closing_queue_nothing_has_replaced_is_refused(tm
     assert served.stats.snapshot().codes["UNAVAILABLE"] == 1
 
 
-# Memory
+# Reading and memory
+
+
+def bytes_read() -> int:
+    """All that this process has read from files so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="what is read is counted by Linux's /proc")
+@pytest.mark.parametrize("present", [True, False])
+def test_only_the_version_that_is_served_is_read_and_only_once(tmp_path: Path, shelf: Shelf, present: bool) -> None:
+    if not present:
+        shelf.look()
+    for version in (1, 2, 3):
+        write_artifact(tmp_path / ".new", "m", version, cycles.wide())  # type: ignore[arg-type]  # onnx's helper is untyped
+    size = (tmp_path / ".new" / "m" / "3" / "model.onnx").stat().st_size
+    (tmp_path / ".new" / "m").rename(tmp_path / "m")
+    before = bytes_read()
+    shelf.look()
+    assert shelf.states() == {"3": "READY"}
+    assert size <= bytes_read() - before < 1.5 * size
+    # Nor is anything read because one version has replaced another.
+    write_artifact(tmp_path, "m", 4)
+    before = bytes_read()
+    shelf.look_later()
+    shelf.look_later()
+    assert shelf.states() == {"4": "READY"}
+    assert bytes_read() - before < size / 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux's /proc")

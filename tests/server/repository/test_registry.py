@@ -128,13 +128,53 @@ def test_only_folders_with_a_plain_number_for_a_name_are_versions(tmp_path: Path
     assert (model.name, set(model.versions), model.problem) == ("m", {1, 12}, "")
 
 
-def test_hidden_folders_files_and_folders_without_versions_are_no_models(tmp_path: Path) -> None:
+def test_files_hidden_folders_and_what_is_being_published_are_no_models(tmp_path: Path) -> None:
     (tmp_path / ".git" / "1").mkdir(parents=True)
-    (tmp_path / "empty" / "draft").mkdir(parents=True)
+    (tmp_path / "new" / ".staging-7").mkdir(parents=True)
+    (tmp_path / "lost+found").mkdir()
     (tmp_path / "README.md").write_text("models")
     (tmp_path / "b" / "1").mkdir(parents=True)
     (tmp_path / "a" / "1").mkdir(parents=True)
     assert list(scan(tmp_path)) == ["a", "b"]
+
+
+EMPTY = "the folder has no version; put the network into 1/model.onnx, or remove the folder"
+NAME = "is not a version; the name of a version is a whole number above 0 without leading zeros, so rename it, for example to"
+
+
+@pytest.mark.parametrize(
+    ("entries", "remarks", "problem"),
+    [
+        (["1/model.onnx", "warmup/1.onnx", "notes.txt", ".2/model.onnx", "drafts/x.txt"], [], ""),
+        ([], [EMPTY], ""),
+        (["notes.txt"], [EMPTY], ""),
+        (["config.pbtxt"], [EMPTY], EMPTY),
+        (["model.onnx"], ["'model.onnx' is not served, because it is in no version's folder; move it to 1/model.onnx"], None),
+        (["01/model.onnx"], [f"the folder '01' {NAME} '1'"], None),
+        (["v2/net.onnx"], [f"the folder 'v2' {NAME} '2'"], None),
+        (["0/model.onnx"], [f"the folder '0' {NAME} '1'"], None),
+        (["latest/model.onnx"], [f"the folder 'latest' {NAME} '1'"], None),
+        (["007/readme.txt"], [f"the folder '007' {NAME} '7'"], None),
+        (["3/model.onnx", "03/model.onnx"], [f"the folder '03' {NAME} '4'"], ""),
+        (["1"], ["'1' is not a version, because it is a file; a version is a folder with model.onnx"], None),
+        (["1/model.onnx", "2 -> nowhere"], ["'2' is not a version, because it is a link to nothing"], ""),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_version_and_is_none_is_remarked_with_what_to_do(
+    tmp_path: Path, entries: list[str], remarks: list[str], problem: str | None
+) -> None:
+    (tmp_path / "m").mkdir()
+    for entry in entries:
+        name, _, target = entry.partition(" -> ")
+        path = tmp_path / "m" / name
+        path.parent.mkdir(exist_ok=True)
+        if target:
+            path.symlink_to(target)
+        else:
+            path.write_text("")
+    (model,) = scan(tmp_path).values()
+    assert list(model.remarks) == remarks
+    assert model.problem == ("; ".join(remarks) if problem is None else problem)
 
 
 # Loading
@@ -762,20 +802,23 @@ def test_links_that_lead_round_in_circles_are_followed_once(tmp_path: Path) -> N
     assert {path: rest for path, *rest in model.versions[2]} == plain
 
 
-def test_an_empty_folder_that_can_be_read_again_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "empty").mkdir()
-    listing = Path.iterdir
+def test_a_folder_that_cannot_be_read_for_a_moment_keeps_its_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path, "m")
+    before, listing = scan(tmp_path), Path.iterdir
 
     def denied(self: Path) -> Any:
-        if self.name == "empty":
+        if self.name == "m":
             raise PermissionError(errno.EACCES, "Permission denied")
         return listing(self)
 
     with monkeypatch.context() as locked:
         locked.setattr(Path, "iterdir", denied)
-        before = scan(tmp_path)
-        assert set(before) == {"empty"}
-    assert scan(tmp_path, before) == {}
+        unreadable = scan(tmp_path, before)
+    assert unreadable["m"].problem == "the folder cannot be read: Permission denied"
+    assert unreadable["m"].versions == before["m"].versions
+    assert scan(tmp_path, unreadable) == before
 
 
 def test_a_folder_that_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A change in the folder is noticed, however it comes; a bad look is not the last."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,11 +8,19 @@ from pathlib import Path
 
 import pytest
 import structlog
+from watchfiles import Change
 
-from frostline_server.repository.watcher import Watcher
+from frostline_server.repository import watcher
+from frostline_server.repository.watcher import Watcher, places_of
 from tests.support.puppet import TIMEOUT_S
 
 LONG_S = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look comes after a moment: nothing here is still being written."""
+    monkeypatch.setattr(watcher, "_LOOK_AGAIN_MS", 50)
 
 
 class Looks:
@@ -50,50 +59,143 @@ def watching(root: Path, looks: Looks, *, poll_s: float = LONG_S, notified: bool
         watch.close()
 
 
-def change(root: Path, looks: Looks, act: Callable[[], object], count: int) -> None:
-    """Make a change again and again until it is noticed: the system's watch begins a moment after it is asked for."""
-    noticed = threading.Event()
-
-    def wait() -> None:
-        looks.wait_for(count)
-        noticed.set()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    while not noticed.wait(0.05):
-        act()
-        assert thread.is_alive() or noticed.is_set(), "the change was not noticed"
-    thread.join()
+def publish(folder: Path) -> None:
+    """Make a version appear as training does."""
+    staging = folder.parent / ".staging"
+    staging.mkdir(parents=True)
+    (staging / "model.onnx").write_text("")
+    staging.rename(folder)
 
 
-def test_the_file_system_tells_of_a_version_that_is_renamed_into_place(tmp_path: Path) -> None:
+def test_the_file_system_tells_of_whatever_is_done_with_a_version(tmp_path: Path) -> None:
     looks = Looks()
-    turn = iter(range(1, 10_000))
-
-    def publish() -> None:
-        staging = tmp_path / "m" / ".staging"
-        staging.mkdir(parents=True)
-        staging.rename(tmp_path / "m" / str(next(turn)))
-
     with watching(tmp_path, looks):
-        change(tmp_path, looks, publish, 1)
+        # The first look says that the watch has begun; so does the second of each pair after a folder has come or gone.
+        looks.wait_for(1)
+        publish(tmp_path / "m" / "1")
+        looks.wait_for(3)
+        (tmp_path / "m" / "1" / "model.onnx").write_text("more")
+        looks.wait_for(4)
+        shutil.rmtree(tmp_path / "m" / "1")
+        looks.wait_for(5)
+
+
+def repoint(link: Path, target: Path | str) -> None:
+    """Have a link lead elsewhere, in one step."""
+    link.with_name(".next").symlink_to(target)
+    link.with_name(".next").rename(link)
+
+
+def root_is_a_link(folder: Path) -> tuple[Path, Callable[[], None], Path]:
+    """As git-sync: the models folder is a link to a release."""
+    for release in "AB":
+        publish(folder / release / "m" / "1")
+    (folder / "models").symlink_to("A")
+    return folder / "models", lambda: repoint(folder / "models", "B"), folder / "B" / "m" / "1"
+
+
+def root_is_behind_a_link(folder: Path) -> tuple[Path, Callable[[], None], Path]:
+    """As capistrano: a folder above the models folder is a link."""
+    for release in "AB":
+        publish(folder / "releases" / release / "models" / "m" / "1")
+    (folder / "current").symlink_to(folder / "releases" / "A")
+    return (
+        folder / "current" / "models",
+        lambda: repoint(folder / "current", folder / "releases" / "B"),
+        folder / "releases" / "B" / "models" / "m" / "1",
+    )
+
+
+def model_is_behind_a_hidden_link(folder: Path) -> tuple[Path, Callable[[], None], Path]:
+    """As a ConfigMap: each entry is a link by way of `..data`, which is a link to a hidden folder."""
+    for release in ("..1", "..2"):
+        publish(folder / release / "m" / "1")
+    (folder / "..data").symlink_to("..1")
+    (folder / "m").symlink_to("..data/m")
+    return folder, lambda: repoint(folder / "..data", "..2"), folder / "..2" / "m" / "1"
+
+
+def version_is_a_link(folder: Path) -> tuple[Path, Callable[[], None], Path]:
+    """As a cache of Hugging Face's, somewhere else."""
+    for snapshot in "AB":
+        publish(folder / "cache" / snapshot)
+    (folder / "models" / "m").mkdir(parents=True)
+    link = folder / "models" / "m" / "1"
+    link.symlink_to(folder / "cache" / "A")
+    return folder / "models", lambda: repoint(link, folder / "cache" / "B"), folder / "cache" / "B"
+
+
+@pytest.mark.parametrize(
+    "layout", [root_is_a_link, root_is_behind_a_link, model_is_behind_a_hidden_link, version_is_a_link]
+)
+def test_after_a_link_leads_elsewhere_changes_are_seen_there(
+    tmp_path: Path, layout: Callable[[Path], tuple[Path, Callable[[], None], Path]]
+) -> None:
+    looks = Looks()
+    root, swap, there = layout(tmp_path)
+    with watching(root, looks):
+        looks.wait_for(1)
+        swap()
+        # One for the swap, and one because the watch has begun anew.
+        looks.wait_for(3)
+        (there / "model.onnx").write_text("more")
+        looks.wait_for(4)
+        (there / "card.json").write_text("{}")
+        looks.wait_for(5)
+
+
+def test_a_models_folder_that_was_away_is_watched_again(tmp_path: Path) -> None:
+    looks = Looks()
+    root = tmp_path / "models"
+    publish(root / "m" / "1")
+    with watching(root, looks):
+        looks.wait_for(1)
+        root.rename(tmp_path / "away")
+        publish(root / "m" / "1")
+        looks.wait_for(3)
+        (root / "m" / "1" / "model.onnx").write_text("more")
+        looks.wait_for(4)
 
 
 def test_what_a_publisher_writes_before_it_publishes_is_not_looked_at(tmp_path: Path) -> None:
-    watch = Watcher(tmp_path, Looks(), LONG_S, notified=True)
+    publish(tmp_path / "m" / "1")
+    (tmp_path / "m" / ".staging-7").mkdir()
+    places = places_of(tmp_path)
+    assert places.folders.keys() == {tmp_path, tmp_path / "m", tmp_path / "m" / "1"}
     for path, counts in (
         (tmp_path / "m" / "1" / "model.onnx", True),
+        (tmp_path / "m" / "2", True),
+        (tmp_path / "m" / ".staging-7", False),
         (tmp_path / "m" / ".staging-7" / "model.onnx", False),
-        (tmp_path / ".git" / "index", False),
+        (tmp_path / ".git", False),
         (tmp_path / "m" / "rollout.json", True),
     ):
-        assert watch._counts(None, str(path)) is counts  # type: ignore[arg-type]  # the kind of change is not looked at
+        assert places.counts(Change.added, str(path)) is counts
 
 
 def test_a_folder_inside_a_hidden_one_is_watched_all_the_same(tmp_path: Path) -> None:
     root = tmp_path / ".models"
     root.mkdir()
-    assert Watcher(root, Looks(), LONG_S, notified=True)._counts(None, str(root / "m"))  # type: ignore[arg-type]
+    assert places_of(root).counts(Change.added, str(root / "m"))
+
+
+def test_beside_a_link_and_what_it_leads_to_nothing_counts(tmp_path: Path) -> None:
+    publish(tmp_path / "m" / "1")
+    blobs = tmp_path.with_name(f"{tmp_path.name}-blobs")
+    blobs.mkdir()
+    (blobs / "1111").write_text("")
+    (tmp_path / "m" / "1" / "data").symlink_to(blobs / "1111")
+    places = places_of(tmp_path)
+    assert blobs in places.watched
+    assert places.counts(Change.modified, str(blobs / "1111"))
+    assert not places.counts(Change.modified, str(blobs / "2222"))
+
+
+def test_links_that_lead_round_in_circles_end(tmp_path: Path) -> None:
+    for name, target in (("self", "."), ("up", ".."), ("loop", "loop"), ("nowhere", "missing/x")):
+        (tmp_path / name).symlink_to(target)
+    (tmp_path / "m").mkdir()
+    assert places_of(tmp_path / "m" / "..").folders.keys() >= {tmp_path, tmp_path / "m"}
 
 
 def test_without_the_file_systems_help_the_folder_is_looked_at_now_and_then(tmp_path: Path) -> None:
@@ -144,7 +246,7 @@ def test_where_the_file_system_tells_nothing_the_operator_is_told(
         watch = Watcher(tmp_path, looks, LONG_S, notified=True)
         watch.start()
         assert failed.wait(TIMEOUT_S)
+        watch.close()
         for thread in watch._threads[1:]:
             thread.join(TIMEOUT_S)
-        watch.close()
     assert (logged[0]["log_level"], logged[0]["error"]) == ("warning", "no watches left")

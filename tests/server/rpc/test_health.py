@@ -17,7 +17,9 @@ UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 @pytest.fixture
 async def health() -> Health:
-    return Health()
+    built = Health()
+    built.update({"": False})
+    return built
 
 
 @pytest.fixture
@@ -46,6 +48,19 @@ async def test_a_service_nobody_knows_is_not_found(health: Health, stub: Any) ->
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.Check(asked("nobody"))
     assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "no such service: 'nobody'")
+
+
+async def test_until_the_services_are_known_none_is_unknown(stub: Any, health: Health) -> None:
+    health.update({"": False}, complete=False)
+    watch, other = stub.Watch(asked("m")), stub.Watch(asked("nobody"))
+    assert (await stub.Check(asked("m"))).status == NOT_SERVING
+    assert (await watch.read()).status == (await other.read()).status == NOT_SERVING
+    health.update({"": False, "m": False})
+    health.update({"": True, "m": True})
+    assert (await watch.read()).status == SERVING
+    assert (await other.read()).status == UNKNOWN
+    watch.cancel()
+    other.cancel()
 
 
 async def test_every_change_reaches_a_watcher_in_order_and_nothing_else_does(health: Health, stub: Any) -> None:

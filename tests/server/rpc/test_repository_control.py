@@ -60,6 +60,33 @@ def test_the_index_names_what_is_not_loaded_without_a_version(calls: Any) -> Non
     assert index(calls, ready=True) == [("linear", "1", "READY")]
 
 
+@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+@pytest.mark.parametrize("control", ["none", "explicit"])
+def test_the_index_says_what_looks_like_a_version_and_is_none(tmp_path: Path, front_end: str, control: str) -> None:
+    onnx_models.write_artifact(tmp_path, "m", 1)
+    for name in ("m", "v1"):
+        (tmp_path / name / "02").mkdir(parents=True)
+        (tmp_path / name / "02" / "model.onnx").write_text("")
+    (tmp_path / "empty").mkdir()
+    settings = {"model_control": control, "load_models": "m" if control == "explicit" else None, "require": "m"}
+    with (
+        running(
+            tmp_path, transport=front_end, log_level="error", **{key: value for key, value in settings.items() if value}
+        ) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        found = stub(channel).RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT_S).models
+        named = "the folder '02' is not a version; the name of a version is a whole number above 0"
+        assert [(entry.name, entry.version, entry.state, entry.reason[: len(named)]) for entry in found] == [
+            ("m", "1", "READY", ""),
+            *([("v1", "0", "UNAVAILABLE", named)] if control == "none" else []),
+            ("empty", "", "UNAVAILABLE", "the folder has no version; put the network into 1/model.onnx, or remove the folder"[: len(named)]),
+            ("m", "", "UNAVAILABLE", named),
+            *([("v1", "", "UNAVAILABLE", named)] if control == "explicit" else []),
+        ]  # fmt: skip
+        assert len(stub(channel).RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=TIMEOUT_S).models) == 1
+
+
 def test_a_model_answers_from_its_load_to_its_unload(calls: Any) -> None:
     x = onnx_models.rows(2)
     code, _ = refused(calls.ModelInfer, row_request(x, model="other"), timeout=TIMEOUT_S)
