@@ -159,11 +159,12 @@ class Layouts:
         if others is not None and rows != others:
             raise InvalidInput(
                 f"input '{spec.name}' batch size does not match other inputs for '{self._model}': {rows} rows, the "
-                f"others have {others}"
+                f"others have {others}; with max_batch_size: 0 in config.pbtxt each request runs alone, whatever its axes"
             )
         if rows > self._max_batch_size:
             raise InvalidInput(
-                f"inference request batch-size must be <= {self._max_batch_size} for '{self._model}', got {rows} rows"
+                f"inference request batch-size must be <= {self._max_batch_size} for '{self._model}', got {rows} rows; send "
+                "fewer in one request, or set a larger max_batch_size in config.pbtxt"
             )
         if rows == 0:
             raise InvalidInput(f"inference request batch-size must be >= 1 for '{self._model}', got no rows")

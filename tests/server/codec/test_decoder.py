@@ -8,7 +8,7 @@ from frostline.pb import predictor_pb2
 from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.codec.codec import Codec
 from frostline_server.codec.decoder import RequestDecoder
-from frostline_server.errors import InvalidInput, ModelNotFound
+from frostline_server.errors import InvalidInput, ModelNotReady
 from frostline_server.inference import Inference, Refused
 from frostline_server.model.stats import Unrouted
 from frostline_server.repository.registry import Repository
@@ -70,5 +70,5 @@ def test_a_refusal_names_the_request_and_its_model(method: str, payload: bytes) 
     inference = Inference(Repository(), Unrouted(), 1 << 20, NOWHERE)
     with pytest.raises(Refused) as caught:
         inference.prepare(method, payload, None, print, 1)
-    assert isinstance(caught.value.error, ModelNotFound)
+    assert isinstance(caught.value.error, ModelNotReady)
     assert (caught.value.request_id, caught.value.model) == ("7", "m")

@@ -131,7 +131,6 @@ def quantised_in_a_function() -> onnx.ModelProto:
         (TIME_MAJOR, "output 'y' has shape [5, 1, 3] for one row"),
         (EYE, "output 'y' of a row among 2 is not the one that the row gets alone"),
         (GRAM, "output 'y' of a row among 2 is not the one that the row gets alone"),
-        (PICKED, "output 'y' of a row among 2 is not the one that the row gets alone"),
         (QUANTISED, "its operator DynamicQuantizeLinear computes with all rows of a batch"),
         (quantised_in_a_function(), "its operator DynamicQuantizeLinear computes with all rows of a batch"),
         (ALONE_ONLY, "it fails on 2 rows, each of which it answers alone"),
@@ -190,6 +189,13 @@ def test_rows_that_the_network_refuses_prove_nothing(tmp_path: Path) -> None:
     found = verdict(tmp_path, model)
     assert (found.independent, found.disproved) == (False, False)
     assert found.reason.startswith("generated values were refused: ")
+
+
+def test_real_rows_show_what_generated_ones_cannot(tmp_path: Path) -> None:
+    guessed = verdict(tmp_path, PICKED)
+    assert (guessed.independent, guessed.disproved) == (False, False)
+    rows = tuple((np.full((1, 3), row, np.float32), np.array([0])) for row in range(3))
+    assert verdict(tmp_path, PICKED, SampleRows(rows, "golden.npz", real=True)).disproved
 
 
 def test_a_real_row_that_the_network_refuses_is_an_error(tmp_path: Path) -> None:
