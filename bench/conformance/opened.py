@@ -38,7 +38,9 @@ def others(inputs: Tensors) -> Iterator[dict[str, Array]]:
     yield {name: _backwards(array) for name, array in inputs.items()}
     yield {name: _shuffled(array, random) for name, array in inputs.items()}
     yield {name: _shuffled(array, random) if array.dtype.kind == "f" else array for name, array in inputs.items()}
-    yield {name: (array * 1.5).astype(array.dtype) if array.dtype.kind == "f" else array for name, array in inputs.items()}
+    yield {
+        name: (array * 1.5).astype(array.dtype) if array.dtype.kind == "f" else array for name, array in inputs.items()
+    }
 
 
 def first_rows(inputs: Tensors, count: int) -> dict[str, Array]:

@@ -2,10 +2,11 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import grpc
 
 from bench.conformance import checks, remedies
 from bench.conformance.checks import Finding
@@ -51,12 +52,16 @@ class Part:
 def alone(cases: Sequence[Case], flags: Sequence[str], tick: Tick) -> Part:
     """Every case without any configuration, one request at a time."""
     part = Part()
+
+    def ask(served: Served, chunk: Sequence[Case]) -> None:
+        states = served.states()
+        for case in chunk:
+            part.findings.append(checks.alone(served, case, states))
+            tick()
+
     for chunk in _chunks(cases):
-        with _server(((case.name, case.model, "") for case in chunk), ["--require", "none", *flags], part) as served:
-            states = served.states()
-            for case in chunk:
-                part.findings.append(checks.alone(served, case, states))
-                tick()
+        models = {case.name: case.model for case in chunk}
+        _serve(models, ["--require", "none", *flags], part, lambda served, chunk=chunk: ask(served, chunk))
     return part
 
 
@@ -64,20 +69,24 @@ def remedied(cases: Sequence[Case], refused: Sequence[Finding], flags: Sequence[
     """What was refused, with the remedy that the refusal names."""
     part = Part()
     by_name = {case.name: case for case in cases}
+    treated = []
     with tempfile.TemporaryDirectory() as folder:
-        treated = []
         for finding in refused:
             case = by_name[finding.case]
-            if remedies.apply(finding.detail, case, publish(Path(folder), case.name, case.model)):
+            if remedy := remedies.named(finding.detail, case.inputs, case.outputs):
+                remedy.write(publish(Path(folder), case.name, case.model))
                 treated.append(case)
             else:
                 part.findings.append(Finding(case.name, "refused", f"names no remedy: {finding.detail}"))
                 tick()
-        with _folder(Path(folder), ["--require", "none", *flags], part) as served:
+
+        def ask(served: Served) -> None:
             states = served.states()
             for case in treated:
                 part.findings.append(checks.alone(served, case, states))
                 tick()
+
+        _serve_folder(Path(folder), ["--require", "none", *flags], part, ask)
     return part
 
 
@@ -85,24 +94,27 @@ def company(cases: Sequence[Case], repeats: int, flags: Sequence[str], tick: Tic
     """Every case with open axes, four callers at once, so often."""
     part = Part()
     left_out = 0
-    for chunk in _chunks(cases):
-        found = [checks.companions(case) for case in chunk]
-        opened = [each for each in found if each is not None]
-        left_out += len(found) - len(opened)
-        # An incomplete batch waits, so that the callers of a round do meet.
-        settings = ["--require", "none", "--max-queue-delay-s", "0.005", *flags]
-        with _server(((each.name, each.model, "") for each in opened), settings, part) as served:
-            states = served.states()
-            for each in opened:
-                state, reason = states.get(each.name, ("MISSING", "the server does not list it"))
-                if state == "READY":
-                    part.findings += checks.in_company(served, each, repeats)
-                    part.shared += served.shared(each.name)
-                else:
-                    part.findings.append(Finding(each.name, "refused", reason or state))
-                tick()
-        for _ in range(len(found) - len(opened)):
+
+    def ask(served: Served, opened: Sequence[checks.Companions]) -> None:
+        states = served.states()
+        for each in opened:
+            state, reason = states.get(each.name, ("MISSING", "the server does not list it"))
+            if state == "READY":
+                part.findings += checks.in_company(served, each, repeats)
+                part.shared += served.shared(each.name)
+            else:
+                part.findings.append(Finding(each.name, "refused", reason or state))
             tick()
+
+    # An incomplete batch waits, so that the callers of a round do meet.
+    settings = ["--require", "none", "--max-queue-delay-s", "0.005", *flags]
+    for chunk in _chunks(cases):
+        opened = [each for each in map(checks.companions, chunk) if each is not None]
+        for _ in range(len(chunk) - len(opened)):
+            left_out += 1
+            tick()
+        models = {each.name: each.model for each in opened}
+        _serve(models, settings, part, lambda served, opened=opened: ask(served, opened))
     part.notes.append(
         f"{len(cases) - left_out} cases have a first axis to open and still run in ONNX Runtime; {left_out} do not"
     )
@@ -120,31 +132,33 @@ def health(cases: Sequence[Case], seconds: float, flags: Sequence[str], tick: Ti
         tick: called each second.
     """
     part = Part()
-    with _server(((case.name, case.model, "") for case in cases), ["--probe-s", "1", *flags], part) as served:
+
+    def ask(served: Served) -> None:
         states = served.states()
-        refused = [Finding(case.name, "refused", states[case.name][1]) for case in cases if states[case.name][0] != "READY"]
-        part.findings += refused
+        part.findings += [
+            Finding(case.name, "refused", states[case.name][1]) for case in cases if states[case.name][0] != "READY"
+        ]
         part.findings += checks.soak(served, cases, seconds, tick)
+
+    _serve({case.name: case.model for case in cases}, ["--probe-s", "1", *flags], part, ask)
     return part
 
 
-@contextmanager
-def _server(models: Iterable[tuple[str, bytes, str]], flags: Sequence[str], part: Part) -> Iterator[Served]:
+def _serve(models: Mapping[str, bytes], flags: Sequence[str], part: Part, use: Callable[[Served], None]) -> None:
+    """Serve models by name, without a configuration."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, model, config in models:
-            publish(Path(folder), name, model, config)
-        with _folder(Path(folder), flags, part) as served:
-            yield served
+        for name, model in models.items():
+            publish(Path(folder), name, model)
+        _serve_folder(Path(folder), flags, part, use)
 
 
-@contextmanager
-def _folder(folder: Path, flags: Sequence[str], part: Part) -> Iterator[Served]:
-    """A server of a folder; what is wrong with its end and its log goes into `part`."""
+def _serve_folder(folder: Path, flags: Sequence[str], part: Part, use: Callable[[Served], None]) -> None:
+    """Serve a folder; what is wrong with the server's end and its log goes into `part`."""
     log = Log()
     try:
         with serving(folder, flags, log) as served:
-            yield served
-    except ServerFailed as error:
+            use(served)
+    except (ServerFailed, grpc.RpcError) as error:
         part.crashes.append(f"{error}; its last lines: {log.last()}")
     finally:
         part.not_json += log.not_json

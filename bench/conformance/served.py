@@ -81,7 +81,9 @@ class Served:
     def shared(self, model: str) -> int:
         """How many answered requests of a model were in a batch with others, at least."""
         statistics = self._stub.ModelStatistics(pb.ModelStatisticsRequest(name=model), timeout=TIMEOUT_S)
-        return sum(int(each.inference_stats.success.count) - int(each.execution_count) for each in statistics.model_stats)
+        return sum(
+            int(each.inference_stats.success.count) - int(each.execution_count) for each in statistics.model_stats
+        )
 
     def ready(self, model: str) -> bool:
         """Whether ModelReady and the gRPC health service both say that the model is ready."""

@@ -20,14 +20,22 @@ _NAMES = {
 _DTYPES = {name: np.dtype(code) for code, name in _NAMES.items()}
 
 
+def datatype(array: Array) -> str:
+    """The protocol's name of an array's element type, such as FP32."""
+    return "BYTES" if array.dtype.kind in "OSU" else _NAMES[f"{array.dtype.kind}{array.dtype.itemsize}"]
+
+
+def raw(array: Array) -> bytes:
+    """The elements of an array as a message or a file holds them."""
+    return _pack(array) if datatype(array) == "BYTES" else np.ascontiguousarray(array).tobytes()
+
+
 def request(model: str, inputs: Tensors) -> pb.ModelInferRequest:
     """A request for every output of a model, with raw elements."""
     message = pb.ModelInferRequest(model_name=model)
     for name, array in inputs.items():
-        strings = array.dtype.kind in "OSU"
-        datatype = "BYTES" if strings else _NAMES[f"{array.dtype.kind}{array.dtype.itemsize}"]
-        message.inputs.add(name=name, datatype=datatype, shape=array.shape)
-        message.raw_input_contents.append(_pack(array) if strings else np.ascontiguousarray(array).tobytes())
+        message.inputs.add(name=name, datatype=datatype(array), shape=array.shape)
+        message.raw_input_contents.append(raw(array))
     return message
 
 
@@ -45,9 +53,9 @@ def answer(message: pb.ModelInferResponse) -> dict[str, Array]:
     }
 
 
-def _array(datatype: str, data: bytes) -> Array:
-    if datatype != "BYTES":
-        return np.frombuffer(data, _DTYPES[datatype])
+def _array(name: str, data: bytes) -> Array:
+    if name != "BYTES":
+        return np.frombuffer(data, _DTYPES[name])
     elements: list[str] = []
     place = 0
     while place < len(data):
