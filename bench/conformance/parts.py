@@ -4,7 +4,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -53,7 +55,7 @@ def alone(cases: Sequence[Case], flags: Sequence[str], tick: Tick) -> Part:
     """Every case without any configuration, one request at a time."""
     part = Part()
 
-    def ask(served: Served, chunk: Sequence[Case]) -> None:
+    def ask(chunk: Sequence[Case], served: Served) -> None:
         states = served.states()
         for case in chunk:
             part.findings.append(checks.alone(served, case, states))
@@ -61,7 +63,7 @@ def alone(cases: Sequence[Case], flags: Sequence[str], tick: Tick) -> Part:
 
     for chunk in _chunks(cases):
         models = {case.name: case.model for case in chunk}
-        _serve(models, ["--require", "none", *flags], part, lambda served, chunk=chunk: ask(served, chunk))
+        _serve(models, ["--require", "none", *flags], part, partial(ask, chunk))
     return part
 
 
@@ -86,7 +88,7 @@ def remedied(cases: Sequence[Case], refused: Sequence[Finding], flags: Sequence[
                 part.findings.append(checks.alone(served, case, states))
                 tick()
 
-        _serve_folder(Path(folder), ["--require", "none", *flags], part, ask)
+        serve_folder(Path(folder), ["--require", "none", *flags], part, ask)
     return part
 
 
@@ -95,7 +97,7 @@ def company(cases: Sequence[Case], repeats: int, flags: Sequence[str], tick: Tic
     part = Part()
     left_out = 0
 
-    def ask(served: Served, opened: Sequence[checks.Companions]) -> None:
+    def ask(opened: Sequence[checks.Companions], served: Served) -> None:
         states = served.states()
         for each in opened:
             state, reason = states.get(each.name, ("MISSING", "the server does not list it"))
@@ -114,7 +116,7 @@ def company(cases: Sequence[Case], repeats: int, flags: Sequence[str], tick: Tic
             left_out += 1
             tick()
         models = {each.name: each.model for each in opened}
-        _serve(models, settings, part, lambda served, opened=opened: ask(served, opened))
+        _serve(models, settings, part, partial(ask, opened))
     part.notes.append(
         f"{len(cases) - left_out} cases have a first axis to open and still run in ONNX Runtime; {left_out} do not"
     )
@@ -149,11 +151,17 @@ def _serve(models: Mapping[str, bytes], flags: Sequence[str], part: Part, use: C
     with tempfile.TemporaryDirectory() as folder:
         for name, model in models.items():
             publish(Path(folder), name, model)
-        _serve_folder(Path(folder), flags, part, use)
+        serve_folder(Path(folder), flags, part, use)
 
 
-def _serve_folder(folder: Path, flags: Sequence[str], part: Part, use: Callable[[Served], None]) -> None:
-    """Serve a folder; what is wrong with the server's end and its log goes into `part`."""
+def serve_folder(
+    folder: Path, flags: Sequence[str], part: Part, use: Callable[[Served], None]
+) -> Sequence[dict[str, Any]]:
+    """Serve a folder while `use` asks; what is wrong with the server's end and its log goes into `part`.
+
+    Returns:
+        What the server logged.
+    """
     log = Log()
     try:
         with serving(folder, flags, log) as served:
@@ -162,6 +170,7 @@ def _serve_folder(folder: Path, flags: Sequence[str], part: Part, use: Callable[
         part.crashes.append(f"{error}; its last lines: {log.last()}")
     finally:
         part.not_json += log.not_json
+    return log.events
 
 
 def _chunks(cases: Sequence[Case]) -> Iterator[Sequence[Case]]:
