@@ -61,9 +61,16 @@ def floors_of_company(part: Part) -> list[Floor]:
     """Four callers at once: none is wrong, and callers did share batches."""
     return [
         Floor("in company: answers that are OK and wrong", part.verdicts["wrong"], most=0),
+        Floor("in company: errors where ONNX Runtime answers, without a remedy", _helpless(part, "error"), most=0),
+        Floor("in company: refused at load, without a remedy", _helpless(part, "refused"), most=0),
         Floor("in company: answers from a shared batch", part.shared, least=1),
         *_process("in company", part),
     ]
+
+
+def _helpless(part: Part, verdict: str) -> int:
+    """How many findings of this verdict do not say what to write."""
+    return sum("config.pbtxt" not in finding.detail for finding in part.of(verdict))
 
 
 def floors_of_health(name: str, part: Part) -> list[Floor]:
