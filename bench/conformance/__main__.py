@@ -26,7 +26,7 @@ CYCLES = 3
 PARTS = ("alone", "company", "health", "slo", "broken")
 
 EXAMPLES = """examples:
-  python -m bench.conformance                                    everything, about ten minutes
+  python -m bench.conformance                                    everything, about fifteen minutes
   python -m bench.conformance --only 'test_softmax*' --parts alone,company
   python -m bench.conformance --limit 100 --soak-s 10            every fifteenth case or so
   python -m bench.conformance -- --transport grpcio              through the other front end
