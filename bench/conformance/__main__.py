@@ -20,7 +20,7 @@ from bench.conformance import crowd, document, parts, report, suite
 from bench.conformance.suite import Case, Suite
 from bench.measure.report import Sheet, console_of_width
 
-CYCLES = 3
+CYCLES = 6
 """Times that models come, change and go among broken ones."""
 
 PARTS = ("alone", "company", "health", "slo", "broken")

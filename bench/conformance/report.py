@@ -90,7 +90,9 @@ def floors_of_crowd(found: Crowd) -> list[Floor]:
         Floor("among broken models: right answers", found.answers, least=1),
         Floor("among broken models: scrapes that were not 200", failed, most=0),
         Floor(
-            "among broken models: MiB that stay after the first cycle", round(found.growth_mib), most=int(TOLERANCE_MIB)
+            "among broken models: MiB that each cycle leaves, added up",
+            round(found.growth_mib),
+            most=int(TOLERANCE_MIB),
         ),
         Floor("among broken models: servers that crashed", len(found.crashes), most=0),
         Floor("among broken models: log lines that are no JSON object", len(found.not_json), most=0),

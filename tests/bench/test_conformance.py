@@ -143,7 +143,7 @@ def test_a_failed_scrape_and_memory_that_stays_miss_a_floor() -> None:
     found = Crowd(answers=1, scrapes=Counter({200: 9, 500: 1}), memory_mib=[100.0, 130.0, 180.0])
     assert [floor.what for floor in report.floors_of_crowd(found) if not floor.met] == [
         "among broken models: scrapes that were not 200",
-        "among broken models: MiB that stay after the first cycle",
+        "among broken models: MiB that each cycle leaves, added up",
     ]
 
 
