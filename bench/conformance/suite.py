@@ -108,7 +108,8 @@ def _case(found: Any, kind: str, model: onnx.ModelProto) -> Case:
     arrays = [_array(value) for value in found.data_sets[0][0]] if found.data_sets else list(_stored(found.model_dir))
     inputs = dict(zip([value.name for value in model.graph.input], arrays, strict=False))
     outputs = reference.run(inputs)
-    varies = likeness(reference.run(inputs), outputs) != "equal"
+    # More than once: two draws of random numbers may be the same.
+    varies = any(likeness(reference.run(inputs), outputs) != "equal" for _ in range(3))
     return Case(found.name, kind, written, inputs, outputs, varies)
 
 

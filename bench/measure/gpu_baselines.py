@@ -23,7 +23,7 @@ from frostline_server.runtime.devices import (
     load_cuda_libraries,
     why_unbound,
 )
-from frostline_server.runtime.heads import add_heads
+from frostline_server.runtime.graph.heads import add_heads
 
 _MIB = 2**20
 

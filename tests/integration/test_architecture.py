@@ -19,13 +19,14 @@ def section(title: str) -> str:
 
 def rooms(text: str) -> dict[str, set[str]]:
     """The modules that the list items of a map name, by room; the room of the folder itself is ""."""
-    items = re.findall(r"^- \*\*(?:`(\w+)/`|top)\*\*:((?:.|\n(?!- |\n))*)", text, flags=re.MULTILINE)
+    items = re.findall(r"^- \*\*(?:`([\w/]+)/`|top)\*\*:((?:.|\n(?!- |\n))*)", text, flags=re.MULTILINE)
     return {room: set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", modules))) for room, modules in items}
 
 
 def modules(folder: Path) -> dict[str, set[str]]:
     """The modules of a package and of the packages in it, by package."""
-    packages = {"": folder} | {path.parent.name: path.parent for path in folder.glob("*/__init__.py")}
+    packages = {str(path.parent.relative_to(folder)): path.parent for path in folder.rglob("__init__.py")}
+    packages[""] = packages.pop(".")
     return {
         room: {path.stem for path in package.glob("*.py")} - {"__init__", "__main__"}
         for room, package in packages.items()

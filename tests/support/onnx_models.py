@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from frostline_server.runtime.heads import Heads
+from frostline_server.runtime.graph.heads import Heads
 
 Array = np.ndarray[Any, Any]
 Dim = str | int | None

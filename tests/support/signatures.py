@@ -2,7 +2,7 @@
 
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.runtime.dtypes import DTYPES
-from frostline_server.runtime.heads import Heads
+from frostline_server.runtime.graph.heads import Heads
 from frostline_server.runtime.signature import Signature, TensorSpec
 
 HEADS = Heads("logits", "softmax", "argmax", "frostline_confidence")

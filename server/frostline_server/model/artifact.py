@@ -13,7 +13,7 @@ from typing import Any
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import MODEL_FILE
-from frostline_server.runtime.session_factory import weights_file
+from frostline_server.runtime.graph.external_data import weights_file
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ A loaded model has files that match its card, is warm, and has answered its gold
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,27 +23,19 @@ from frostline_server.model.failure_log import FailureLog
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.predictions import Predictions
-from frostline_server.model.row_independence import RowsDepend, Verdict, examine
-from frostline_server.model.sample_rows import (
-    Array,
-    RecentRow,
-    SampleRows,
-    generated_rows,
-    golden_rows,
-    warmup_rows,
-)
+from frostline_server.model.preparation import Preparation
+from frostline_server.model.sample_rows import RecentRow, SampleRows
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
-from frostline_server.model.warmup import Warmup, batch_sizes, cycled
-from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
+from frostline_server.model.warmup import batch_sizes, cycled
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
 from frostline_server.model_config.pbtxt import label_file
-from frostline_server.model_config.scheduling import model_batching, model_slo_s, placements
+from frostline_server.model_config.scheduling import model_slo_s, placements
 from frostline_server.model_config.session_options import tuning_of
 from frostline_server.model_config.tensor_config import agreed
 from frostline_server.runtime.cuda_thread import Captures
 from frostline_server.runtime.devices import CPU, Provider, why_unbound
-from frostline_server.runtime.golden import Golden, read_golden
+from frostline_server.runtime.golden import read_golden
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 
@@ -118,19 +110,9 @@ class Loader:
         artifact.release()
 
         golden = read_golden(artifact.golden_file, signature) if artifact.golden_file else None
-        batching = model_batching(config, self.batching, batched=signature.batched)
-        requests = warmup_requests(config, signature, batching.max_batch_size, folder.parent)
-        rows, verdict = _examined(sessions[0], golden, requests, go_on)
-        warmup = Warmup(batching, rows, requests, golden, self.max_run_bytes, warn, go_on)
-        if signature.batched and not may_batch(config, verdict, warn):
-            warmup = _served_whole(sessions, warmup)
-        try:
-            most = _prove_all(sessions, places, open_on, warmup)
-        except RowsDepend as found:
-            may_batch(config, Verdict(independent=False, disproved=True, reason=str(found)), warn)
-            warmup = _served_whole(sessions, warmup)
-            most = _prove_all(sessions, places, open_on, warmup)
-        batching = replace(warmup.batching, max_batch_size=most)
+        preparation = Preparation(config, folder.parent, golden, self.batching, self.max_run_bytes, warn, go_on)
+        prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
+        batching, rows = prepared.batching, prepared.rows
 
         labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
         stats, tap = ModelStats(), Tap()
@@ -203,84 +185,6 @@ def _unless(given_up: Callable[[], bool]) -> Callable[[], None]:
             raise LoadError("given up, because the server stops")
 
     return go_on
-
-
-def _examined(
-    session: Session, golden: Golden | None, requests: Sequence[WarmupRequest], go_on: Callable[[], None]
-) -> tuple[SampleRows | None, Verdict]:
-    """Rows that the network answers, and whether they are independent.
-
-    Raises:
-        LoadError: the network does not answer a real row.
-    """
-    signature = session.signature
-    real = (
-        golden_rows(golden, signature, session.golden_step)
-        if golden is not None
-        else warmup_rows([request.row for request in requests])
-    )
-
-    def run(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
-        go_on()
-        return session.run(inputs, outputs)
-
-    try:
-        # A golden sample that fills no run is refused later, when it is compared.
-        return examine(run, signature, [real] if real is not None and real.rows else generated_rows(signature))
-    except PredictionError as error:
-        raise LoadError(f"warm-up with 1 rows failed: {error}") from error
-
-
-def may_batch(config: model_config_pb2.ModelConfig, verdict: Verdict, warn: Warn) -> bool:
-    """Whether rows of several requests may share a run, for a graph with a free batch axis.
-
-    Raises:
-        LoadError: the configuration demands batches, and rows are not independent.
-    """
-    if verdict.independent:
-        return True
-    most = config.max_batch_size
-    if not most:
-        remedy = (
-            "" if verdict.disproved else "; rows in a golden.npz or a model_warmup may prove that they may share one"
-        )
-        warn(f"each request runs alone, as with max_batch_size: 0, because {verdict.reason}{remedy}")
-        return False
-    if verdict.disproved:
-        raise LoadError(
-            f"config.pbtxt sets max_batch_size {most}, but rows of several requests must not share a run: {verdict.reason}; "
-            "write max_batch_size: 0 to serve each request alone"
-        )
-    warn(f"batches are made because config.pbtxt says so; that rows are independent is not proved: {verdict.reason}")
-    return True
-
-
-def _served_whole(sessions: Sequence[Session], warmup: Warmup) -> Warmup:
-    """Let each request run alone from now on."""
-    for session in sessions:
-        session.serve_whole()
-    return replace(warmup, batching=replace(warmup.batching, max_batch_size=1))
-
-
-def _prove_all(sessions: list[Session], places: Sequence[Sequence[Provider]], open_on: Opener, warmup: Warmup) -> int:
-    """Warm and prove every instance; returns the most rows of a batch, which memory may limit.
-
-    Raises:
-        LoadError: see `Warmup.prove`.
-        RowsDepend: see `Warmup.prove`.
-    """
-    most = warmup.batching.max_batch_size
-    for index, place in enumerate(places):
-
-        def reopened(place: Sequence[Provider] = place, whole: bool = not sessions[index].signature.batched) -> Session:
-            session = open_on(place, graphs=False)
-            if whole and session.signature.batched:
-                session.serve_whole()
-            return session
-
-        sessions[index], fitting = warmup.prove(sessions[index], reopened)
-        most = min(most, fitting)
-    return most
 
 
 def open_all(open_on: Opener, places: Sequence[Sequence[Provider]], go_on: Callable[[], None]) -> list[Session]:

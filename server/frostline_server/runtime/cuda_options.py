@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from frostline_server.runtime.devices import CUDA, Provider
-from frostline_server.runtime.shape_inference import inferred
+from frostline_server.runtime.graph.shape_inference import inferred
 
 
 def graphs_wanted(providers: Sequence[Provider], model: onnx.ModelProto, run_entries: Mapping[str, str]) -> bool:

@@ -4,7 +4,7 @@ It finds the weights, appends the classification heads, and tries the requested 
 """
 
 import mmap
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,12 @@ from frostline_server.runtime.cuda_options import graphs_wanted, with_graphs, wi
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
-from frostline_server.runtime.heads import add_heads
+from frostline_server.runtime.graph.external_data import external_files
+from frostline_server.runtime.graph.heads import add_heads
+from frostline_server.runtime.graph.numerics import batch_wide_operator, rounding_of
 from frostline_server.runtime.run_errors import cleaned
 from frostline_server.runtime.session import Session
-from frostline_server.runtime.signature import ROUNDING, Signature, signature_of
+from frostline_server.runtime.signature import Signature, signature_of
 from frostline_server.runtime.tuning import Tuning
 
 
@@ -98,7 +100,7 @@ def load_session(
         raise LoadError(f"the device cuda:{index} has failed, and only a new process can use it again: {lost}")
     graphs = graphs and graphs_wanted(providers, model, tuning.run)
     providers = with_graphs(with_precision(providers, model.graph), enabled=graphs)
-    rounding, batch_wide = rounding_of(model.graph), batch_wide_operator(model)
+    rounding, batch_wide = rounding_of(model), batch_wide_operator(model)
     # ONNX Runtime parses the file once more, so what was parsed here makes room first.
     del model
     content += addition
@@ -132,37 +134,6 @@ def load_session(
     runner.start()
     remarks = [f"CUDA graphs are not captured: {problem}"] if problem else []
     return Session(session, signature, external, f"cuda:{index}", None, runner, remarks)
-
-
-def rounding_of(graph: onnx.GraphProto) -> float:
-    """How far the network's answers to one row may be apart by rounding: see `Signature`.
-
-    A difference in the last digit may become one step of a coarser number on the way.
-    """
-    types = {tensor.data_type for tensor in _tensors(graph)}
-    if onnx.TensorProto.BFLOAT16 in types:
-        return 5e-2
-    if any(node.op_type == "QuantizeLinear" for node in graph.node):
-        return 2e-2
-    return 1e-2 if onnx.TensorProto.FLOAT16 in types else ROUNDING
-
-
-def batch_wide_operator(model: onnx.ModelProto) -> str:
-    """The first operator that takes a number from all rows of a batch at once; "" without one.
-
-    Dynamic quantisation takes its scale so. It moves an answer by as little as rounding does, which no comparison of
-    answers can tell apart.
-    """
-    bodies = [list(_nodes(model.graph.node)), *(list(_nodes(function.node)) for function in model.functions)]
-    return next((node.op_type for body in bodies for node in body if node.op_type.startswith("DynamicQuantize")), "")
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _nodes(graph.node)
 
 
 def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
@@ -224,71 +195,3 @@ def attempts(providers: Sequence[Provider], *, strict: bool) -> list[tuple[list[
     if not strict and own[0][0] != CPU:
         chosen.append(([(CPU, {})], "cuda"))
     return chosen
-
-
-def external_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
-    """Names of the files beside the ONNX file `path` that hold its weights.
-
-    Raises:
-        LoadError: one is missing, or is not in the same folder.
-    """
-    tensors = (
-        *_tensors(model.graph),
-        *(tensor for function in model.functions for tensor in _constants(function.node)),
-    )
-    names = dict.fromkeys(
-        entry.value
-        for tensor in tensors
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    )
-    for name in names:
-        weights_file(path, name)
-    return tuple(names)
-
-
-def weights_file(path: Path, name: str) -> Path:
-    """A file that holds weights of the ONNX file `path`.
-
-    It is in the same folder, or in a folder in it. It may be a link, which whoever owns the folder has put there; but no
-    folder on the way may be one: through it, the ONNX file could name any file below where the link leads.
-
-    Args:
-        path: the ONNX file.
-        name: as in the ONNX file, or in the card.
-
-    Raises:
-        LoadError: it is missing, or somewhere else.
-    """
-    parts, folder = Path(name).parts, path.parent
-    if not parts or Path(name).is_absolute() or ".." in parts:
-        raise LoadError(f"{path.name} has weights in '{name}'; they must be in the version's own folder")
-    for part in parts[:-1]:
-        folder /= part
-        if folder.is_symlink():
-            raise LoadError(
-                f"{path.name} has weights in '{name}', but '{part}' is a link to another folder; put the files themselves, "
-                "or links to them, into the version's own folder"
-            )
-    if not (path.parent / name).is_file():
-        raise LoadError(f"{path.name} has weights in '{name}', which is missing from the version's folder")
-    return path.parent / name
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _constants(graph.node)
-
-
-def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    """The tensors in the attributes of nodes, those of graphs inside them included."""
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from attribute.tensors
-            if attribute.HasField("t"):
-                yield attribute.t
-            for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
-                yield from _tensors(graph)

@@ -9,10 +9,8 @@ import onnxruntime as ort
 
 from frostline_server.errors import LoadError
 from frostline_server.runtime.dtypes import DTYPES, ONNX_TYPES
-from frostline_server.runtime.heads import Heads
-
-ROUNDING = 1e-3
-"""Of a network in single precision: sums in another order differ in the sixth digit, and deep networks lose some of them."""
+from frostline_server.runtime.graph.heads import Heads
+from frostline_server.runtime.graph.numerics import ROUNDING
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | None, ...]

@@ -20,7 +20,7 @@ from frostline_server.runtime.cuda_buckets import (
     output_sets,
     tensor_bytes,
 )
-from frostline_server.runtime.heads import Heads
+from frostline_server.runtime.graph.heads import Heads
 from frostline_server.runtime.signature import Signature, TensorSpec
 
 

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from frostline_server.runtime.heads import Heads, add_heads
+from frostline_server.runtime.graph.heads import Heads, add_heads
 from tests.support import onnx_models
 
 Array = np.ndarray[Any, Any]

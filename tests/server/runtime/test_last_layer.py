@@ -9,8 +9,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from frostline_server.runtime.heads import add_heads
-from frostline_server.runtime.last_layer import Meaning, last_layer
+from frostline_server.runtime.graph.heads import add_heads
+from frostline_server.runtime.graph.last_layer import Meaning, last_layer
 from tests.support import onnx_models
 
 Array = np.ndarray[Any, Any]

@@ -14,9 +14,9 @@ from onnx import TensorProto
 from frostline_server.errors import InvalidData, LoadError, RunFailed
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.golden import Golden, read_golden
-from frostline_server.runtime.heads import Heads
+from frostline_server.runtime.graph.heads import Heads
 from frostline_server.runtime.session import Session
-from frostline_server.runtime.session_factory import load_session, rounding_of
+from frostline_server.runtime.session_factory import load_session
 from frostline_server.runtime.signature import TensorSpec
 from tests.support import onnx_models
 
@@ -564,25 +564,3 @@ def test_a_constant_named_softmax_is_in_nobodys_way(tmp_path: Path) -> None:
     x = onnx_models.rows(3)
     (softmax,) = session.run([x], [onnx_models.HEADS.softmax])
     np.testing.assert_allclose(softmax, onnx_models.softmax_of(onnx_models.logits_of(x)), rtol=1e-5)
-
-
-# Rounding
-
-
-@pytest.mark.parametrize(
-    ("element", "rounding"),
-    [
-        (TensorProto.FLOAT, 1e-3),
-        (TensorProto.DOUBLE, 1e-3),
-        (TensorProto.FLOAT16, 1e-2),
-        (TensorProto.BFLOAT16, 5e-2),
-    ],
-)
-def test_coarser_weights_round_more(element: int, rounding: float) -> None:
-    assert rounding_of(onnx_models.linear(element=element).graph) == rounding
-
-
-def test_quantised_activations_round_more_than_weights() -> None:
-    model = onnx_models.linear()
-    model.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["logits", "scale", "zero"], ["q"]))
-    assert rounding_of(model.graph) == 2e-2

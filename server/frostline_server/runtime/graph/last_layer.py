@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from frostline_server.runtime.shape_inference import inferred
+from frostline_server.runtime.graph.shape_inference import inferred
 
 Shape = tuple[str | int | None, ...]
 """A size, the name of a size, or None for an axis of which nothing is known."""

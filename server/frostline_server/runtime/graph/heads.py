@@ -1,7 +1,7 @@
 """Classification heads: softmax and argmax nodes, appended to the graph after its last layer.
 
 They run on the device with the network, and have names that the file does not use: clients know them by others. Which
-graphs get heads, and whether they end at logits or at probabilities, `frostline_server.runtime.last_layer` decides. Softmax
+graphs get heads, and whether they end at logits or at probabilities, `frostline_server.runtime.graph.last_layer` decides. Softmax
 subtracts the true maximum (ONNX Runtime's kernel does), and argmax takes the lowest index on a tie.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from frostline_server.runtime.last_layer import LastLayer, Meaning, last_layer
+from frostline_server.runtime.graph.last_layer import LastLayer, Meaning, last_layer
+from frostline_server.runtime.graph.traversal import graphs
 
 SOFTMAX = "softmax"
 ARGMAX = "argmax"
@@ -75,7 +76,7 @@ def _opset(model: onnx.ModelProto, addition: onnx.ModelProto) -> int | None:
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     if versions:
         return max(versions)
-    if any(node.domain in ("", "ai.onnx") for graph in _graphs(model.graph) for node in graph.node):
+    if any(node.domain in ("", "ai.onnx") for graph in graphs(model.graph) for node in graph.node):
         # ONNX Runtime takes its newest for these.
         return None
     opset = 13 if model.ir_version >= _IR_OF_OPSET_13 else 7
@@ -90,7 +91,7 @@ _OPSET_OF_IF = 11
 
 def _names(model: onnx.ModelProto, layer: LastLayer) -> Heads:
     """Names of the heads that begin as no name in the file does."""
-    taken = {name for graph in _graphs(model.graph) for name in _names_in(graph)}
+    taken = {name for graph in graphs(model.graph) for name in _names_in(graph)}
     prefix = "frostline_"
     while any(name.startswith(prefix) for name in taken):
         prefix += "_"
@@ -102,15 +103,6 @@ def _names(model: onnx.ModelProto, layer: LastLayer) -> Heads:
         confidence="" if len(layer.shape) > 2 else f"{prefix}confidence",
         probabilities=layer.meaning is Meaning.PROBABILITIES,
     )
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from _graphs(inner)
 
 
 def _names_in(graph: onnx.GraphProto) -> Iterator[str]:

@@ -1,0 +1,43 @@
+"""How coarse a network's numbers are, and which of its operators see all rows of a batch."""
+
+import onnx
+import pytest
+from onnx import TensorProto
+
+from frostline_server.runtime.graph.numerics import batch_wide_operator, rounding_of
+from tests.support import onnx_models
+
+
+@pytest.mark.parametrize(
+    ("element", "rounding"),
+    [
+        (TensorProto.FLOAT, 1e-3),
+        (TensorProto.DOUBLE, 1e-3),
+        (TensorProto.FLOAT16, 1e-2),
+        (TensorProto.BFLOAT16, 5e-2),
+    ],
+)
+def test_coarser_weights_round_more(element: int, rounding: float) -> None:
+    assert rounding_of(onnx_models.linear(element=element)) == rounding
+
+
+def test_quantised_activations_round_more_than_weights() -> None:
+    model = onnx_models.linear()
+    model.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["logits", "scale", "zero"], ["q"]))
+    assert rounding_of(model) == 2e-2
+
+
+def test_quantised_activations_inside_a_branch_count_too() -> None:
+    model = onnx_models.linear()
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("QuantizeLinear", ["logits", "scale", "zero"], ["q"])], "then", [], []
+    )
+    model.graph.node.append(onnx.helper.make_node("If", ["c"], ["q"], then_branch=inner, else_branch=inner))
+    assert rounding_of(model) == 2e-2
+    assert batch_wide_operator(model) == ""
+
+
+def test_dynamic_quantisation_sees_all_rows() -> None:
+    model = onnx_models.linear()
+    model.graph.node.append(onnx.helper.make_node("DynamicQuantizeLSTM", ["x"], ["y"], domain="com.microsoft"))
+    assert batch_wide_operator(model) == "DynamicQuantizeLSTM"
