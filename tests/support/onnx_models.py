@@ -367,10 +367,10 @@ def picked() -> onnx.ModelProto:
 
 
 def sees_large_batches() -> onnx.ModelProto:
-    """Input `x` [n, 4] to `y` [n, 4], which is x + (n > 3)."""
+    """Input `x` [n, 4] to `y` [n, 4], which is x + (n > 7)."""
     nodes = [
         helper.make_node("Shape", ["x"], ["n"], start=0, end=1),
-        helper.make_node("Greater", ["n", "three"], ["large"]),
+        helper.make_node("Greater", ["n", "seven"], ["large"]),
         helper.make_node("Cast", ["large"], ["one"], to=TensorProto.FLOAT),
         helper.make_node("Add", ["x", "one"], ["y"]),
     ]
@@ -380,7 +380,7 @@ def sees_large_batches() -> onnx.ModelProto:
         "g",
         [tensor("x", TensorProto.FLOAT, ["n", 4])],
         [tensor("y", TensorProto.FLOAT, ["n", 4])],
-        [numpy_helper.from_array(np.array([3], np.int64), "three")],
+        [numpy_helper.from_array(np.array([7], np.int64), "seven")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 

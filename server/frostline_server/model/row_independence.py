@@ -96,20 +96,22 @@ def _known_otherwise(signature: Signature) -> str:
 def _alone(
     run: Run, outputs: Sequence[str], sample: SampleRows
 ) -> tuple[tuple[Row, ...], list[list[Array]], PredictionError | None]:
-    """The rows that the network answers, their answers, and why it refused the first."""
+    """The first `MOST` rows that the network answers, their answers, and why it refused the first if it answers none."""
     rows: list[Row] = []
     alone: list[list[Array]] = []
-    for row in sample.rows:
+    refusal: PredictionError | None = None
+    for tried, row in enumerate(sample.rows):
+        if len(rows) == MOST or (tried == MOST and not rows):
+            break
         try:
             alone.append(run(row, outputs))
         except PredictionError as error:
-            if not rows and sample.real:
+            if sample.real and not rows:
                 raise
-            if not rows:
-                return (), [], error
+            refusal = refusal or error
         else:
             rows.append(row)
-    return tuple(rows), alone, None
+    return tuple(rows), alone, None if rows else refusal
 
 
 def _in_company(run: Run, signature: Signature, rows: Sequence[Row], alone: Sequence[Sequence[Array]]) -> None:
@@ -136,9 +138,10 @@ def _in_company(run: Run, signature: Signature, rows: Sequence[Row], alone: Sequ
 
 
 def company_sizes(row: Row) -> list[int]:
-    """Two numbers of rows, from 2 on, that are no size of an axis inside a row."""
+    """A few rows, and as many as there are different ones, or numbers near these that are no size of an axis inside a row."""
     inner = {size for array in row for size in array.shape[1:]}
-    return [size for size in range(2, 2 * MOST + len(inner)) if size not in inner][:2]
+    few, many = (next(size for size in range(least, least + len(inner) + 1) if size not in inner) for least in (2, MOST))
+    return sorted({few, many})
 
 
 def joined(rows: Sequence[Row]) -> list[Array]:

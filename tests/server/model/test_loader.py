@@ -528,8 +528,8 @@ def test_warmup_requests_prove_what_generated_rows_cannot(tmp_path: Path) -> Non
 def test_a_large_batch_that_changes_a_rows_answer_is_found_and_served_whole(tmp_path: Path) -> None:
     served, (warning,) = load_version(tmp_path, onnx_models.sees_large_batches())
     assert not served.session.signature.batched
-    assert "output 'y' of a row among 4 is not the one that the row gets alone" in warning
-    with pytest.raises(LoadError, match="of a row among 4"):
+    assert "output 'y' of a row among 8 is not the one that the row gets alone" in warning
+    with pytest.raises(LoadError, match="of a row among 8"):
         load_version(tmp_path / "demanded", onnx_models.sees_large_batches(), "max_batch_size: 8")
 
 

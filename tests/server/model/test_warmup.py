@@ -88,9 +88,9 @@ def test_a_network_without_a_batch_axis_is_run_once(tmp_path: Path, monkeypatch:
 
 
 def test_a_row_that_is_answered_otherwise_in_a_large_batch_is_found(tmp_path: Path) -> None:
-    # The rows of a batch of three are independent; from four on each row sees the batch's size.
+    # The rows of a batch of seven are independent; from eight on each row sees the batch's size.
     session = load(tmp_path, onnx_models.sees_large_batches())
-    with pytest.raises(RowsDepend, match="output 'y' of a row among 4 is not the one that the row gets alone"):
+    with pytest.raises(RowsDepend, match="output 'y' of a row among 8 is not the one that the row gets alone"):
         warm(session)
 
 
