@@ -140,7 +140,9 @@ def _in_company(run: Run, signature: Signature, rows: Sequence[Row], alone: Sequ
 def company_sizes(row: Row) -> list[int]:
     """A few rows, and as many as there are different ones, or numbers near these that are no size of an axis inside a row."""
     inner = {size for array in row for size in array.shape[1:]}
-    few, many = (next(size for size in range(least, least + len(inner) + 1) if size not in inner) for least in (2, MOST))
+    few, many = (
+        next(size for size in range(least, least + len(inner) + 1) if size not in inner) for least in (2, MOST)
+    )
     return sorted({few, many})
 
 
