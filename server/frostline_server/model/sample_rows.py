@@ -120,7 +120,7 @@ def generated_rows(signature: Signature) -> Iterator[SampleRows]:
 
 _MOST_ELEMENTS = 1 << 26
 _PRIMES = "primes"
-_GUESSES = (
+_GUESSES: tuple[tuple[str, str | int], ...] = (
     ("unit", _PRIMES),
     ("unit", 32),
     ("zero", _PRIMES),
