@@ -29,16 +29,16 @@ from frostline.cli.main import main
 sys.argv.insert(1, "serve")
 main()
 """
-NEVER_READY = "Session.warm_up = stuck"
+NEVER_READY = "Session.bind = stuck"
 SECOND_NEVER_READY = """
-warm_up = Session.warm_up
+bind = Session.bind
 def once(self, *arguments):
-    Session.warm_up = stuck
-    return warm_up(self, *arguments)
-Session.warm_up = once
+    Session.bind = stuck
+    return bind(self, *arguments)
+Session.bind = once
 """
 DEAD = """
-def probe(self, golden):
+def probe(self, row, golden):
     raise RunFailed("CUDA error 700")
 Session.probe = probe
 """

@@ -348,6 +348,24 @@ def averaging() -> onnx.ModelProto:
     )
 
 
+def memory_hungry(elements: int) -> onnx.ModelProto:
+    """Input `input` [rows, 1] to `output` [rows, 1], the sum of `elements` numbers that are made of it on the way."""
+    return _model(
+        [
+            helper.make_node("Add", ["input", "many"], ["wide"]),
+            helper.make_node("ReduceSum", ["wide", "axes"], ["sum"]),
+            helper.make_node("Mul", ["sum", "share"], ["output"]),
+        ],
+        inputs=[_float("input", ["rows", 1])],
+        outputs=[_float("output", ["rows", 1])],
+        constants={
+            "many": np.zeros((1, elements), np.float32),
+            "axes": np.array([1], np.int64),
+            "share": np.array(1 / elements, np.float32),
+        },
+    )
+
+
 def time_major() -> onnx.ModelProto:
     """Input `input` [batch, 3, time] to `output` [time, batch, 3]."""
     return _model(

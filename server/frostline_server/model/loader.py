@@ -118,7 +118,8 @@ class Loader:
         stats, tap = ModelStats(), Tap()
         predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series)
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
-        recent, failures = RecentRow(), FailureLog(name, folder.name)
+        probe_row = rows.rows[0] if rows is not None and rows.real else None
+        recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
         batcher = batcher_of(
             f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures
         )
@@ -135,7 +136,7 @@ class Loader:
             batcher=batcher,
             batching=batching,
             golden=golden,
-            probe_row=rows.rows[0] if rows is not None and rows.real else None,
+            probe_row=probe_row,
             recent=recent,
             sha256=artifact.sha256,
             labels=labels,

@@ -44,14 +44,29 @@ class MemoryGrowth:
         self, budget_bytes: int, peak: Callable[[], int] = peak_bytes, reset: Callable[[], None] = reset_peak
     ) -> None:
         self.budget_bytes = budget_bytes
-        self._peak = peak
+        self._peak, self._reset = peak, reset
         reset()
         self._before = peak()
         self._added: list[tuple[int, int]] = []
 
     def ran(self, rows: int) -> None:
-        """A batch of so many rows ran, more than any before it."""
-        self._added.append((rows, max(0, self._peak() - self._before)))
+        """A batch of so many rows ran; only larger ones than before tell something new."""
+        if not self._added or rows > self._added[-1][0]:
+            self._added.append((rows, self._grown()))
+
+    def measure_again(self, run: Callable[[], object]) -> None:
+        """Repeat the largest batch: what the rest of the process did meanwhile may have been counted with it.
+
+        Args:
+            run: runs a batch of as many rows as the last that was told to `ran`.
+        """
+        rows, most = self._added[-1]
+        self._reset()
+        run()
+        self._added[-1] = rows, min(most, self._grown())
+
+    def _grown(self) -> int:
+        return max(0, self._peak() - self._before)
 
     def predicted(self, rows: int) -> int:
         """What a batch of so many rows adds, in bytes, if it goes on as it began; 0 before anything ran."""

@@ -3,16 +3,18 @@
 All of it needs rows that the network answers: golden ones, those of `model_warmup`, or generated ones.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching
-from frostline_server.errors import LoadError, PredictionError
-from frostline_server.model.row_independence import RowsDepend, Verdict, examine
+from frostline_server.errors import LoadError, OutOfMemory, PredictionError
+from frostline_server.model.memory_growth import MemoryGrowth
+from frostline_server.model.row_independence import SAME_ARITHMETIC, RowsDepend, Verdict, examine
 from frostline_server.model.sample_rows import Array, SampleRows, generated_rows, golden_rows, warmup_rows
-from frostline_server.model.warmup import Warmup
+from frostline_server.model.warmup import PATIENCE_S, Warmup
 from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
 from frostline_server.model_config.scheduling import model_batching
 from frostline_server.runtime.golden import Golden
@@ -67,20 +69,23 @@ class Preparation:
         signature = sessions[0].signature
         batching = model_batching(self.config, self.defaults, batched=signature.batched)
         requests = warmup_requests(self.config, signature, batching.max_batch_size, self.folder)
-        rows, verdict = self._examined(sessions[0], requests)
-        warmup = Warmup(batching, rows, requests, self.golden, self.max_run_bytes, self.warn, self.go_on)
+        growth = MemoryGrowth(self.max_run_bytes)
+        rows, verdict = self._examined(sessions[0], requests, growth)
+        warmup = Warmup(batching, rows, requests, self.golden, self.warn, self.go_on)
         if signature.batched and not may_batch(self.config, verdict, self.warn):
             warmup = _served_whole(sessions, warmup)
         try:
-            most = _proved(sessions, reopen, warmup)
+            most = self._proved(sessions, reopen, warmup, growth)
         except RowsDepend as found:
             # Only a large batch has shown it.
             may_batch(self.config, Verdict(independent=False, disproved=True, reason=str(found)), self.warn)
             warmup = _served_whole(sessions, warmup)
-            most = _proved(sessions, reopen, warmup)
+            most = self._proved(sessions, reopen, warmup, growth)
         return Prepared(replace(warmup.batching, max_batch_size=most), rows)
 
-    def _examined(self, session: Session, requests: Sequence[WarmupRequest]) -> tuple[SampleRows | None, Verdict]:
+    def _examined(
+        self, session: Session, requests: Sequence[WarmupRequest], growth: MemoryGrowth
+    ) -> tuple[SampleRows | None, Verdict]:
         """Rows that the network answers, and whether they are independent.
 
         Raises:
@@ -95,37 +100,76 @@ class Preparation:
 
         def run(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
             self.go_on()
-            return session.run(inputs, outputs)
+            rows = len(inputs[0]) if signature.batched else 1
+            if not growth.fits(rows):
+                raise OutOfMemory(f"{rows} rows would take more than max_run_bytes, {growth.budget_bytes >> 20} MiB")
+            answers = session.run(inputs, outputs)
+            growth.ran(rows)
+            return answers
 
+        same = SAME_ARITHMETIC if session.device == "cpu" else _ON_A_GPU
+        # A golden sample that fills no run is refused later, when it is compared.
+        samples = [real] if real is not None and real.rows else _patiently(generated_rows(signature))
         try:
-            # A golden sample that fills no run is refused later, when it is compared.
-            return examine(run, signature, [real] if real is not None and real.rows else generated_rows(signature))
+            return examine(run, signature, samples, same)
         except PredictionError as error:
-            raise LoadError(f"warm-up with 1 rows failed: {error}") from error
+            raise LoadError(f"warm-up with one row failed: {error}") from error
+
+    def _proved(self, sessions: list[Session], reopen: Reopen, warmup: Warmup, growth: MemoryGrowth) -> int:
+        """Warm and prove every instance; returns the most rows of a batch, which memory may limit.
+
+        Raises:
+            LoadError: see `Warmup.prove`.
+            RowsDepend: see `Warmup.prove`.
+        """
+        most = warmup.batching.max_batch_size
+        for index, session in enumerate(sessions):
+
+            def reopened(index: int = index, batched: bool = session.signature.batched) -> Session:
+                again = reopen(index)
+                if again.signature.batched and not batched:
+                    again.serve_whole()
+                return again
+
+            sessions[index], fitting = warmup.prove(session, growth, reopened)
+            most = min(most, fitting)
+            growth = MemoryGrowth(self.max_run_bytes)
+        return most
+
+
+_ON_A_GPU = 1e-3
+"""How far equal runs on a GPU may be apart: some of its kernels add in the order in which threads happen to end."""
+
+
+def _patiently(samples: Iterator[SampleRows]) -> Iterator[SampleRows]:
+    """The samples for which there is time; at least one."""
+    end_s = time.monotonic() + PATIENCE_S
+    for sample in samples:
+        yield sample
+        if time.monotonic() > end_s:
+            return
 
 
 def may_batch(config: model_config_pb2.ModelConfig, verdict: Verdict, warn: Callable[[str], None]) -> bool:
     """Whether rows of several requests may share a run, for a graph with a free batch axis.
 
     Raises:
-        LoadError: the configuration demands batches, and rows are not independent.
+        LoadError: the configuration demands batches, and it is not proved that rows are independent.
     """
     if verdict.independent:
         return True
-    most = config.max_batch_size
-    if not most:
-        remedy = (
-            "" if verdict.disproved else "; rows in a golden.npz or a model_warmup may prove that they may share one"
-        )
-        warn(f"each request runs alone, as with max_batch_size: 0, because {verdict.reason}{remedy}")
-        return False
-    if verdict.disproved:
+    remedy = (
+        ""
+        if verdict.disproved
+        else "; different rows in a golden.npz or a model_warmup may prove that they may share one"
+    )
+    if config.max_batch_size:
         raise LoadError(
-            f"config.pbtxt sets max_batch_size {most}, but rows of several requests must not share a run: {verdict.reason}; "
-            "write max_batch_size: 0 to serve each request alone"
+            f"config.pbtxt sets max_batch_size {config.max_batch_size}, but it is not proved that rows of several requests may "
+            f"share a run: {verdict.reason}; write max_batch_size: 0 to serve each request alone{remedy}"
         )
-    warn(f"batches are made because config.pbtxt says so; that rows are independent is not proved: {verdict.reason}")
-    return True
+    warn(f"each request runs alone, as with max_batch_size: 0, because {verdict.reason}{remedy}")
+    return False
 
 
 def _served_whole(sessions: Sequence[Session], warmup: Warmup) -> Warmup:
@@ -133,24 +177,3 @@ def _served_whole(sessions: Sequence[Session], warmup: Warmup) -> Warmup:
     for session in sessions:
         session.serve_whole()
     return replace(warmup, batching=replace(warmup.batching, max_batch_size=1))
-
-
-def _proved(sessions: list[Session], reopen: Reopen, warmup: Warmup) -> int:
-    """Warm and prove every instance; returns the most rows of a batch, which memory may limit.
-
-    Raises:
-        LoadError: see `Warmup.prove`.
-        RowsDepend: see `Warmup.prove`.
-    """
-    most = warmup.batching.max_batch_size
-    for index, session in enumerate(sessions):
-
-        def reopened(index: int = index, batched: bool = session.signature.batched) -> Session:
-            again = reopen(index)
-            if again.signature.batched and not batched:
-                again.serve_whole()
-            return again
-
-        sessions[index], fitting = warmup.prove(session, reopened)
-        most = min(most, fitting)
-    return most

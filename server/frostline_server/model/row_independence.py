@@ -7,18 +7,22 @@ in another order, so small differences are allowed there. Beside other companion
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from frostline_server.errors import PredictionError
+from frostline_server.errors import OutOfMemory, PredictionError
 from frostline_server.model.sample_rows import MOST, Row, SampleRows, names_an_axis
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[Sequence[Array], Sequence[str]], list[Array]]
 
+
+_NOTHING = 1e-20
+"""Answers that small are all the same."""
 
 _DOUBTFUL = 10.0
 """Generated rows disprove nothing where an answer is off by less than so many times the rounding."""
@@ -56,13 +60,16 @@ class RowsDepend(Exception):
         self.apart = apart
 
 
-def examine(run: Run, signature: Signature, samples: Iterable[SampleRows]) -> tuple[SampleRows | None, Verdict]:
+def examine(
+    run: Run, signature: Signature, samples: Iterable[SampleRows], same: float = SAME_ARITHMETIC
+) -> tuple[SampleRows | None, Verdict]:
     """Look for rows that the network answers and, with a batch axis, for a proof that they are independent.
 
     Args:
         run: runs a batch, as `Session.run`.
         signature: what the network takes and gives.
-        samples: tried in turn until there is a proof or its contrary; all are tried where there is neither.
+        samples: tried in turn until one decides.
+        same: how far equal runs may be apart, as a part of an answer's largest number.
 
     Returns:
         The last rows that the network answered, if there are any, and the verdict.
@@ -73,32 +80,64 @@ def examine(run: Run, signature: Signature, samples: Iterable[SampleRows]) -> tu
     outputs = signature.own_outputs
     known = _known_otherwise(signature) if signature.batched else ""
     answered: SampleRows | None = None
-    # What all samples together have shown: outputs whose answers differ from row to row.
-    telling: set[str] = set()
-    problem, doubt = "no sample row was answered", None
+    seen = _Seen(signature)
+    problem = "no sample row was answered"
     for sample in samples:
         rows, alone, refusal = _alone(run, outputs, sample)
         if refusal is not None:
-            problem = f"{sample.origin} were refused: {refusal}"
+            if answered is None:
+                problem = f"{sample.origin} were refused: {refusal}"
             continue
         answered = SampleRows(rows, sample.origin, sample.real)
         if known or not signature.batched:
             break
         try:
-            _in_company(run, signature, rows, alone)
+            _in_company(run, signature, rows, alone, same)
+        except OutOfMemory as error:
+            problem = f"there is not enough memory for rows of several requests: {error}"
+            break
         except RowsDepend as found:
-            disproof = Verdict(independent=False, disproved=True, reason=str(found))
             if sample.real or found.apart > _DOUBTFUL * signature.rounding:
-                return answered, disproof
+                return answered, Verdict(independent=False, disproved=True, reason=str(found))
             # Generated values may be such that the network divides by next to nothing. Others decide.
-            doubt = disproof
+            problem = str(found)
             continue
-        telling |= _telling(outputs, alone)
-        silent = _silent(outputs, alone, telling)
-        if not silent:
+        seen.add(answered, alone)
+        problem = seen.missing(answered)
+        if not problem:
             return answered, Verdict(independent=True)
-        problem = f"different rows of {sample.origin} all got the same '{silent}'"
-    return answered, doubt or Verdict(independent=False, disproved=bool(known), reason=known or problem)
+    return answered, Verdict(independent=False, disproved=bool(known), reason=known or problem)
+
+
+class _Seen:
+    """What the samples that passed have shown: only what differs from row to row can show that rows mix."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._outputs = signature.own_outputs
+        self._differed: set[tuple[str, str]] = set()
+        self._numbers: set[str] = set()
+
+    def add(self, sample: SampleRows, alone: Sequence[Sequence[Array]]) -> None:
+        """Add the rows of a sample and their answers."""
+        self._differed |= {("input", name) for name in _different(self._inputs, sample.rows)}
+        self._differed |= {("output", name) for name in _different(self._outputs, alone)}
+        self._numbers |= {
+            name for name, answer in zip(self._outputs, alone[0], strict=True) if answer.dtype.kind == "f"
+        }
+
+    def missing(self, sample: SampleRows) -> str:
+        """What has not differed and should have; "" if nothing is missing.
+
+        A class or a flag need not differ where a number has. In real rows an input need not, because it may be one that
+        never does.
+        """
+        outputs = [name for name in self._outputs if name in self._numbers] or self._outputs
+        silent = next((name for name in outputs if ("output", name) not in self._differed), "")
+        if silent:
+            return f"different rows of {sample.origin} all got the same '{silent}'"
+        same = next((name for name in self._inputs if ("input", name) not in self._differed), "")
+        return f"only rows with the same '{same}' were answered" if same and not sample.real else ""
 
 
 def _known_otherwise(signature: Signature) -> str:
@@ -138,41 +177,51 @@ def _alone(
     return tuple(rows), alone, None if rows else refusal
 
 
-def _in_company(run: Run, signature: Signature, rows: Sequence[Row], alone: Sequence[Sequence[Array]]) -> None:
+def _in_company(
+    run: Run, signature: Signature, rows: Sequence[Row], alone: Sequence[Sequence[Array]], same: float
+) -> None:
     """Run batches of different rows in different orders.
 
     Raises:
         RowsDepend: an answer depends on the rows beside it, or is not the one that its row gets alone.
+        OutOfMemory: there is not enough for a few rows.
     """
     outputs = signature.own_outputs
     for name, answer in zip(outputs, alone[0], strict=True):
         if answer.shape[:1] != (1,):
             raise RowsDepend(f"output '{name}' has shape {list(answer.shape)} for one row")
     for name, one, other in zip(outputs, alone[0], run(rows[0], outputs), strict=True):
-        if not alike(one, other, SAME_ARITHMETIC):
+        if not alike(one, other, same):
             raise RowsDepend(f"output '{name}' differs from run to run for the same row")
 
-    answered: dict[tuple[int, ...], list[Array]] = {}
-
-    def together(order: tuple[int, ...]) -> list[Array]:
-        if order not in answered:
-            try:
-                answered[order] = run(joined([rows[index] for index in order]), outputs)
-            except PredictionError as error:
-                raise RowsDepend(f"it fails on {len(order)} rows, each of which it answers alone: {error}") from error
-            check_company(
-                outputs, [alone[index] for index in order], answered[order], range(len(order)), signature.rounding
-            )
-        return answered[order]
+    def together(order: Sequence[int]) -> list[Array]:
+        try:
+            answers = run(joined([rows[index] for index in order]), outputs)
+        except OutOfMemory:
+            raise
+        except PredictionError as error:
+            raise RowsDepend(f"it fails on {len(order)} rows, each of which it answers alone: {error}") from error
+        check_shapes(outputs, answers, len(order))
+        return answers
 
     few, many = company_sizes(rows[0])
-    # The same row at the same place of as many rows, with one set of rows beside it and with another.
-    for place, companions in ((0, (1, 2)), (1, (0, 2))) if len(rows) > 2 else ():
-        lefts, rights = (together(_beside(place, companion, few)) for companion in companions)
-        for name, left, right in zip(outputs, lefts, rights, strict=True):
-            if not alike(left[place : place + 1], right[place : place + 1], SAME_ARITHMETIC):
+    last = len(rows) - 1
+    batches: dict[tuple[int, ...], list[Array]] = {}
+    for place, *companions in ((0, 1, 2), (1, 0, 2)) if last > 1 else ((0, 0, last), (last, last, 0)):
+        # The same row at the same place of as many rows, beside one row and beside another.
+        orders = [_beside(place, companion, few) for companion in companions]
+        for order in orders:
+            if order not in batches:
+                batches[order] = together(order)
+        for name, one, other in zip(outputs, *(batches[order] for order in orders), strict=True):
+            if not alike(one[place : place + 1], other[place : place + 1], same):
                 raise RowsDepend(f"output '{name}' of a row depends on the rows beside it")
-    together(tuple([(2 + place) % len(rows) for place in range(many)]))
+    order = tuple([(2 + place) % len(rows) for place in range(many)])
+    # Where memory allows a few rows and no more, a few have to do.
+    with suppress(OutOfMemory):
+        batches[order] = together(order)
+    for order, answers in batches.items():
+        check_company(outputs, [alone[index] for index in order], answers, range(len(order)), signature.rounding)
 
 
 def _beside(place: int, companion: int, size: int) -> tuple[int, ...]:
@@ -192,6 +241,17 @@ def company_sizes(row: Row) -> tuple[int, int]:
 def joined(rows: Sequence[Row]) -> list[Array]:
     """One array [rows, ...] for each input."""
     return [np.concatenate(arrays) for arrays in zip(*rows, strict=True)]
+
+
+def check_shapes(outputs: Sequence[str], together: Sequence[Array], rows: int) -> None:
+    """Check that each output of a batch has so many rows.
+
+    Raises:
+        RowsDepend: one has not.
+    """
+    for name, batch in zip(outputs, together, strict=True):
+        if batch.shape[:1] != (rows,):
+            raise RowsDepend(f"output '{name}' has shape {list(batch.shape)} for {rows} rows")
 
 
 def check_company(
@@ -214,9 +274,8 @@ def check_company(
         RowsDepend: one is another.
     """
     size = len(alone)
+    check_shapes(outputs, together, size)
     for number, (name, batch) in enumerate(zip(outputs, together, strict=True)):
-        if batch.shape[:1] != (size,):
-            raise RowsDepend(f"output '{name}' has shape {list(batch.shape)} for {size} rows")
         for place in places:
             if not alike(alone[place][number], batch[place : place + 1], rounding):
                 raise RowsDepend(
@@ -226,7 +285,7 @@ def check_company(
 
 
 def difference(one: Array, other: Array) -> float:
-    """How far two answers are apart, as a part of the largest number of the first; infinite if they are not comparable."""
+    """How far two answers are apart, as a part of their largest number; infinite if they are not comparable."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return math.inf
     if one.dtype.kind != "f":
@@ -236,7 +295,8 @@ def difference(one: Array, other: Array) -> float:
     if not np.array_equal(left[~finite], right[~finite], equal_nan=True) or not np.isfinite(right[finite]).all():
         return math.inf
     furthest = float(np.abs(left[finite] - right[finite]).max(initial=0.0))
-    return furthest / float(np.abs(left[finite]).max(initial=0.0) or furthest or 1.0)
+    largest = max(float(np.abs(left[finite]).max(initial=0.0)), float(np.abs(right[finite]).max(initial=0.0)))
+    return furthest / max(largest, _NOTHING)
 
 
 def alike(one: Array, other: Array, rounding: float) -> bool:
@@ -245,21 +305,10 @@ def alike(one: Array, other: Array, rounding: float) -> bool:
     return difference(one, other) <= max(rounding, least)
 
 
-def _telling(outputs: Sequence[str], alone: Sequence[Sequence[Array]]) -> set[str]:
-    """Outputs that differ from row to row; only these can show that rows mix."""
-    return {
-        name
-        for place, name in enumerate(outputs)
-        if any(not _equal(alone[0][place], answers[place]) for answers in alone[1:])
-    }
+def _different(names: Sequence[str], rows: Sequence[Sequence[Array]]) -> set[str]:
+    """The tensors that differ from the first row to another."""
+    return {name for place, name in enumerate(names) if any(not _equal(rows[0][place], row[place]) for row in rows[1:])}
 
 
 def _equal(one: Array, other: Array) -> bool:
     return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-
-
-def _silent(outputs: Sequence[str], alone: Sequence[Sequence[Array]], telling: set[str]) -> str:
-    """The first output that has shown nothing yet; a class or a flag need not where a number has."""
-    numbers = {name for name, answer in zip(outputs, alone[0], strict=True) if answer.dtype.kind == "f"}
-    needed = (numbers or set(outputs)) - telling
-    return next((name for name in outputs if name in needed), "")

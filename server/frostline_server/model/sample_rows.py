@@ -31,7 +31,7 @@ class SampleRows:
     """Rows of one shape.
 
     Attributes:
-        rows: at least one; different ones first.
+        rows: different ones first; none where a golden sample fills no run.
         origin: where they come from, for messages.
         real: whether the network must be able to answer the first.
     """
@@ -195,15 +195,18 @@ def _values(kind: str, dtype: np.dtype[Any], shape: tuple[int, ...], random: np.
 class RecentRow:
     """The latest row that a network answered, for the device probe; a copy is made only when one is wanted.
 
-    Attributes:
+    Args:
         wanted: whether the next run is to leave its first row here.
+
+    Attributes:
+        wanted: as given, and again after each probe.
         row: that row, or None.
     """
 
     __slots__ = ("row", "wanted")
 
-    def __init__(self) -> None:
-        self.wanted = True
+    def __init__(self, *, wanted: bool = True) -> None:
+        self.wanted = wanted
         self.row: Row | None = None
 
     def keep(self, inputs: Sequence[Array], signature: Signature) -> None:

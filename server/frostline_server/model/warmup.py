@@ -6,6 +6,7 @@ Every batch size is run once, as far as memory and time allow, and so are the re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from frostline_server.batching.request_queue import Batching
 from frostline_server.errors import GraphsFailed, LoadError, OutOfMemory, PredictionError
@@ -33,7 +34,6 @@ class Warmup:
         rows: what its batches consist of; None if no row is known that the network answers.
         requests: the configuration's own.
         golden: the golden sample.
-        budget_bytes: memory that a batch may take.
         warn: told of what could not be done and is not a failure.
         go_on: called before each run; raises when that is no longer wanted.
     """
@@ -42,15 +42,15 @@ class Warmup:
     rows: SampleRows | None
     requests: Sequence[WarmupRequest]
     golden: Golden | None
-    budget_bytes: int
     warn: Callable[[str], None]
     go_on: Callable[[], None]
 
-    def prove(self, session: Session, reopen: Callable[[], Session]) -> tuple[Session, int]:
+    def prove(self, session: Session, growth: MemoryGrowth, reopen: Callable[[], Session]) -> tuple[Session, int]:
         """Run one instance at every batch size, and compare its answers with the golden sample's.
 
         Args:
             session: the instance's.
+            growth: of the memory that its batches take.
             reopen: opens it again without CUDA graphs; called if they cannot be captured.
 
         Returns:
@@ -62,25 +62,25 @@ class Warmup:
             RowsDepend: a row is not answered in a large batch as it is alone.
         """
         try:
-            most = self._run(session)
+            most = self._run(session, growth)
         except GraphsFailed as error:
             self.warn(f"CUDA graphs are not captured: {error}")
             session = reopen()
-            most = self._run(session)
+            most = self._run(session, growth)
         for remark in session.remarks:
             self.warn(remark)
         if self.golden is not None:
             session.check_golden(self.golden, most)
         return session, most
 
-    def _run(self, session: Session) -> int:
+    def _run(self, session: Session, growth: MemoryGrowth) -> int:
         most = self.batching.max_batch_size
         if self.rows is None:
             self.warn(
                 "no row is known that the network answers, so it could not be warmed up; add a golden.npz or a model_warmup"
             )
         elif session.signature.batched:
-            most = self._run_sizes(session, self.rows)
+            most = self._run_sizes(session, self.rows, growth)
         else:
             self._run_whole(session, self.rows)
         for request in self.requests:
@@ -97,25 +97,27 @@ class Warmup:
             raise LoadError(f"warm-up failed: {error}") from error
         self._compare(session, outputs)
 
-    def _run_sizes(self, session: Session, rows: SampleRows) -> int:
+    def _run_sizes(self, session: Session, rows: SampleRows, growth: MemoryGrowth) -> int:
         """Run every size, each row of it being answered as it is alone; returns the most rows that memory allows."""
         names, own = session.all_outputs, session.signature.own_outputs
         sizes = batch_sizes(self.batching)
         session.bind(sizes, rows.rows[0])
-        growth, began_s, took_s, ran = MemoryGrowth(self.budget_bytes), time.monotonic(), 0.0, 1
+        began_s, took_s, ran = time.monotonic(), 0.0, 1
         alone: list[list[Array]] = []
         for row in rows.rows:
             self.go_on()
             try:
                 outputs = session.run(row, names)
             except PredictionError as error:
-                raise LoadError(f"warm-up with 1 rows failed: {error}") from error
+                raise LoadError(f"warm-up with one row failed: {error}") from error
             alone.append([outputs[names.index(name)] for name in own])
             self._compare(session, outputs)
         growth.ran(1)
         for size in sizes:
             if size == 1:
                 continue
+            if not growth.fits(size):
+                growth.measure_again(partial(session.run, cycled(rows, ran), names))
             if not growth.fits(size) or time.monotonic() - began_s + took_s * size / ran > PATIENCE_S:
                 break
             self.go_on()
@@ -124,7 +126,9 @@ class Warmup:
                 outputs = session.run(cycled(rows, size), names)
             except PredictionError as error:
                 if isinstance(error, OutOfMemory):
-                    return self._limited(ran, growth)
+                    self.warn(f"batches have at most {ran} rows: {error}")
+                    session.shrink(rows.rows[0])
+                    return ran
                 raise RowsDepend(f"it fails on {size} rows: {error}") from error
             took_s, ran = time.monotonic() - started_s, size
             growth.ran(size)

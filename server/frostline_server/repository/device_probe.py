@@ -25,15 +25,20 @@ def probe(served: LoadedModel) -> str:
     if row is None:
         return ""
     for session in served.sessions:
-        try:
-            session.probe(row, golden)
-        except InvalidData:
-            continue
-        except (LoadError, RunFailed):
+        fault = ""
+        for _ in range(2):
             try:
                 session.probe(row, golden)
+            except InvalidData:
+                fault = ""
             except (LoadError, RunFailed) as error:
-                return str(error)
+                fault = str(error)
+                continue
+            else:
+                fault = ""
+            break
+        if fault:
+            return fault
     return ""
 
 

@@ -6,6 +6,7 @@ It also measures the network's run time, and proves it against its golden sample
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -135,12 +136,16 @@ class Session:
         self.bound = chosen
 
     def shrink(self, row: Sequence[Array]) -> None:
-        """Give back the memory that large batches took, by a run of one row; on the CPU, where runs share it otherwise."""
+        """Give back the memory that large batches took, by a run of one row; on the CPU, where runs share it otherwise.
+
+        Without an arena there is nothing to give back.
+        """
         if self._runner is not None:
             return
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self._compute(self.signature.own_outputs, dict(zip(self._names, row, strict=True)), options)
+        with suppress(Exception):  # of no public class: ONNX Runtime refuses it for a session without an arena
+            self._compute(self.signature.own_outputs, dict(zip(self._names, row, strict=True)), options)
 
     def measure(
         self,

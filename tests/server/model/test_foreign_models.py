@@ -67,7 +67,7 @@ SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
 CANNOT_PASS = (
     "which this server cannot pass to ONNX Runtime; it takes tensors of numbers, booleans and strings: cast it"
 )
-NOT_THE_BATCH = "rows of several requests must not share a run: output 'places' has shape"
+NOT_THE_BATCH = "it is not proved that rows of several requests may share a run: output 'places' has shape"
 REFUSED: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "bf16": (
         passed_through(["rows", 2], element=TensorProto.BFLOAT16),

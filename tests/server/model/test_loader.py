@@ -458,16 +458,14 @@ def test_rows_that_depend_on_each_other_are_served_whole_with_one_warning(tmp_pa
     assert [session.signature.batched for session in served.sessions] == [False, False]
     assert served.batching.max_batch_size == 1
     assert [spec.shape for spec in served.session.signature.inputs] == [(None, 4)]
-    assert warning.startswith(
-        "each request runs alone, as with max_batch_size: 0, because output 'logits' of a row among"
-    )
+    assert warning.startswith("each request runs alone, as with max_batch_size: 0, because output 'logits' of a row")
 
 
 def test_batches_that_are_demanded_of_rows_that_depend_on_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError) as caught:
         load_version(tmp_path, onnx_models.averaging(), "max_batch_size: 4")
     assert str(caught.value).startswith(
-        "config.pbtxt sets max_batch_size 4, but rows of several requests must not share a run: output 'logits' of a row"
+        "config.pbtxt sets max_batch_size 4, but it is not proved that rows of several requests may share a run: output 'logits'"
     )
     assert str(caught.value).endswith("; write max_batch_size: 0 to serve each request alone")
 
@@ -498,16 +496,20 @@ def test_without_a_row_that_could_prove_it_each_request_runs_alone(tmp_path: Pat
     assert told[0].startswith(
         "each request runs alone, as with max_batch_size: 0, because generated values were refused"
     )
-    assert told[0].endswith("; rows in a golden.npz or a model_warmup may prove that they may share one")
+    assert told[0].endswith("; different rows in a golden.npz or a model_warmup may prove that they may share one")
     assert told[1].startswith("no row is known that the network answers")
     assert served.probe_row is None
 
 
-def test_without_a_proof_the_configurations_word_counts(tmp_path: Path) -> None:
-    served, told = load_version(tmp_path, unproved(), "max_batch_size: 4")
-    assert (served.session.signature.batched, served.batching.max_batch_size) == (True, 4)
-    assert told[0].startswith(
-        "batches are made because config.pbtxt says so; that rows are independent is not proved: "
+def test_batches_that_are_demanded_without_a_proof_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(LoadError) as caught:
+        load_version(tmp_path, unproved(), "max_batch_size: 4")
+    assert "it is not proved that rows of several requests may share a run: generated values were refused" in str(
+        caught.value
+    )
+    assert str(caught.value).endswith(
+        "write max_batch_size: 0 to serve each request alone; different rows in a golden.npz or a model_warmup may prove that "
+        "they may share one"
     )
 
 
@@ -534,16 +536,33 @@ def test_a_large_batch_that_changes_a_rows_answer_is_found_and_served_whole(tmp_
 
 
 def test_the_largest_batch_is_what_memory_allows(tmp_path: Path) -> None:
-    served, (warning,) = load_version(tmp_path, onnx_models.linear(), max_run_bytes=-1)
-    assert served.batching.max_batch_size == 1
-    assert warning.startswith("batches have at most 1 rows, not 8: ")
-    with pytest.raises(InvalidInput, match="batch-size must be <= 1"):
+    # 16 MiB a row, by broadcasting; the answer is a number.
+    served, (warning,) = load_version(tmp_path, onnx_models.memory_hungry(1 << 22), max_run_bytes=75 << 20)
+    assert served.batching.max_batch_size in (2, 4)
+    assert warning.startswith(f"batches have at most {served.batching.max_batch_size} rows, not 8: ")
+    rows = served.batching.max_batch_size + 1
+    with pytest.raises(InvalidInput, match=f"batch-size must be <= {rows - 1}"):
         served.codec.decode_infer(
             inference_pb2.ModelInferRequest(
-                inputs=[{"name": "input", "datatype": "FP32", "shape": [2, 4]}], raw_input_contents=[bytes(32)]
+                inputs=[{"name": "input", "datatype": "FP32", "shape": [rows, 1]}], raw_input_contents=[bytes(4 * rows)]
             ),
             Regions(enabled=False, max_tensor_bytes=1),
         )
+
+
+def test_a_model_of_which_two_rows_take_too_much_memory_is_served_alone(tmp_path: Path) -> None:
+    served, (warning,) = load_version(tmp_path, onnx_models.memory_hungry(1 << 22), max_run_bytes=8 << 20)
+    assert not served.session.signature.batched
+    assert "2 rows would take more than max_run_bytes, 8 MiB" in warning
+
+
+def test_without_an_arena_memory_of_large_batches_is_not_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frostline_server.model.warmup._SHRINK_BYTES", -1)
+    without = 'parameters { key: "enable_mem_arena" value { string_value: "0" } }'
+    served, told = load_version(tmp_path, onnx_models.linear(), without)
+    assert (served.batching.max_batch_size, told) == (8, [])
 
 
 def test_what_a_generated_row_costs_is_no_measure_of_rows_of_any_size(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from frostline_server.errors import RunFailed
+from frostline_server.errors import OutOfMemory, RunFailed
 from frostline_server.model.row_independence import RowsDepend, Verdict, alike, check_company, company_sizes, examine
 from frostline_server.model.sample_rows import SampleRows, generated_rows
 from frostline_server.runtime.devices import CPU
@@ -137,18 +137,18 @@ def quantised_in_a_function() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (simple("Softmax", axis=0), "output 'y' of a row among 2 is not the one that the row gets alone"),
-        (CENTRED, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (simple("Softmax", axis=0), "output 'y' of a row depends on the rows beside it"),
+        (CENTRED, "output 'y' of a row depends on the rows beside it"),
         (TIME_MAJOR, "output 'y' has shape [5, 1, 3] for one row"),
         (EYE, "output 'y' of a row among 2 is not the one that the row gets alone"),
         (SLIGHTLY_MIXED, "output 'y' of a row depends on the rows beside it"),
-        (GRAM, "output 'y' of a row among 2 is not the one that the row gets alone"),
+        (GRAM, "output 'y' of a row depends on the rows beside it"),
         (QUANTISED, "its operator DynamicQuantizeLinear computes with all rows of a batch"),
         (quantised_in_a_function(), "its operator DynamicQuantizeLinear computes with all rows of a batch"),
         (ALONE_ONLY, "it fails on 2 rows, each of which it answers alone"),
         (simple("RandomNormalLike", seed=1.0), "output 'y' differs from run to run for the same row"),
         (onnx_models.places(), "output 'places' has shape"),
-        (onnx_models.averaging(), "of a row among 2 is not the one that the row gets alone"),
+        (onnx_models.averaging(), "of a row depends on the rows beside it"),
         (
             graph([("Identity", ["x"], ["y"], {})], {"x": ["n", "n"]}, {"y": ["n", "n"]}),
             "the first axis of input 'x' is 'n', which is also an axis inside a row",
@@ -171,8 +171,85 @@ def test_what_only_the_size_of_a_batch_changes_may_be_rounding(tmp_path: Path) -
         return examine(computed, signature, generated_rows(signature))[1]
 
     assert run(0.005).independent
-    assert run(0.02).disproved
+    assert run(0.02) == Verdict(False, reason="output 'logits' of a row among 2 is not the one that the row gets alone")
     assert run(0.2).disproved
+
+
+def test_a_doubt_is_not_lifted_by_rows_that_cannot_show_it(tmp_path: Path) -> None:
+    # Mixed by the mean of `id`: alone and in company answers are apart by little, and rows whose ids are all equal show nothing.
+    model = graph(
+        [
+            ("Cast", ["id"], ["number"], {"to": TensorProto.FLOAT}),
+            ("ReduceMean", ["number", "axes"], ["mean"], {}),
+            ("Mul", ["mean", "little"], ["part"], {}),
+            ("Add", ["x", "part"], ["y"], {}),
+        ],
+        {"x": ["n", 1], "id": ["n", 1]},
+        {"y": ["n", 1]},
+        {"id": TensorProto.INT64},
+        axes=np.array([0], np.int64),
+        little=np.array(0.05, np.float32),
+    )
+    found = verdict(tmp_path, model)
+    assert found == Verdict(False, disproved=True, reason="output 'y' of a row depends on the rows beside it")
+
+
+def test_an_input_that_is_the_same_in_every_row_that_was_answered_shows_nothing(tmp_path: Path) -> None:
+    # A table of one row: only the id 0 is answered.
+    model = graph(
+        [("Gather", ["table", "id"], ["found"], {}), ("Add", ["x", "found"], ["y"], {})],
+        {"x": ["n", 1], "id": ["n", 1]},
+        {"y": ["n", 1]},
+        {"id": TensorProto.INT64},
+        table=np.array([1.0], np.float32),
+    )
+    found = verdict(tmp_path, model)
+    assert found == Verdict(False, reason="only rows with the same 'id' were answered")
+    rows = tuple((np.full((1, 1), row, np.float32), np.array([[0]])) for row in range(3))
+    assert verdict(tmp_path, model, SampleRows(rows, "golden.npz", real=True)).independent
+
+
+def test_two_real_rows_are_enough_to_see_what_is_beside_a_row(tmp_path: Path) -> None:
+    model = graph(
+        [
+            ("ReduceMean", ["x", "axes"], ["mean"], {}),
+            ("Mul", ["mean", "little"], ["part"], {}),
+            ("Add", ["x", "part"], ["y"], {}),
+        ],
+        {"x": ["n", 1]},
+        {"y": ["n", 1]},
+        axes=np.array([0], np.int64),
+        little=np.array(0.01, np.float32),
+    )
+    rows = tuple((np.array([[number]], np.float32),) for number in (1, 2))
+    found = verdict(tmp_path, model, SampleRows(rows, "model_warmup", real=True))
+    assert found == Verdict(False, disproved=True, reason="output 'y' of a row depends on the rows beside it")
+    assert verdict(
+        tmp_path, simple("Relu"), SampleRows(tuple((np.full((1, 3), n, np.float32),) for n in (1, 2)), "", real=True)
+    ).independent
+
+
+def test_memory_that_is_not_there_is_no_disproof(tmp_path: Path) -> None:
+    signature = load(tmp_path, onnx_models.linear()).signature
+
+    def computed(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        if len(inputs[0]) > 1:
+            raise OutOfMemory("no more")
+        return [inputs[0]]
+
+    found = examine(computed, signature, generated_rows(signature))[1]
+    assert found == Verdict(False, reason="there is not enough memory for rows of several requests: no more")
+
+
+def test_where_memory_allows_two_rows_two_have_to_do(tmp_path: Path) -> None:
+    signature = load(tmp_path, onnx_models.linear()).signature
+
+    def computed(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        if len(inputs[0]) > 2:
+            raise OutOfMemory("no more")
+        return [inputs[0]]
+
+    assert examine(computed, signature, generated_rows(signature))[1].independent
 
 
 def test_generated_rows_with_much_rounding_leave_the_proof_to_others(tmp_path: Path) -> None:
@@ -276,6 +353,7 @@ def test_batches_have_no_size_that_an_axis_inside_a_row_has() -> None:
         ([np.inf, 1.0], [-np.inf, 1.0], False),
         ([0.0, 1.0], [np.nan, 1.0], False),
         ([0.0, 0.0], [0.0, 1e-9], False),
+        ([0.0, 0.0], [0.0, 1e-30], True),
         ([], [], True),
     ],
 )

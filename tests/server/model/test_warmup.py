@@ -31,12 +31,12 @@ def load(folder: Path, model: onnx.ModelProto | None = None) -> Session:
 
 
 def warm(
-    session: Session, rows: SampleRows | None = ROWS, *, most: int = 8, budget_bytes: int = 1 << 40
+    session: Session, rows: SampleRows | None = ROWS, *, most: int = 8, growth: MemoryGrowth | None = None
 ) -> tuple[int, list[str]]:
     """The most rows of a batch, and the warnings."""
     told: list[str] = []
-    plan = Warmup(batching(max_batch_size=most), rows, [], None, budget_bytes, told.append, lambda: None)
-    _, fitting = plan.prove(session, lambda: pytest.fail("there are no graphs"))
+    plan = Warmup(batching(max_batch_size=most), rows, [], None, told.append, lambda: None)
+    _, fitting = plan.prove(session, growth or MemoryGrowth(1 << 40), lambda: pytest.fail("there are no graphs"))
     return fitting, told
 
 
@@ -106,23 +106,40 @@ def test_a_network_that_fails_on_a_row_it_answered_before_is_refused(
 ) -> None:
     session = load(tmp_path)
     Watched(session, monkeypatch, {1: RunFailed("no more")})
-    with pytest.raises(LoadError, match="warm-up with 1 rows failed: no more"):
+    with pytest.raises(LoadError, match="warm-up with one row failed: no more"):
         warm(session)
 
 
 def test_batches_for_which_there_is_no_memory_are_neither_run_nor_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    peaks = iter([1000, 1010, 1020, 1040])
-    monkeypatch.setattr(warmup, "MemoryGrowth", lambda budget: MemoryGrowth(budget, lambda: next(peaks), lambda: None))
     session = load(tmp_path)
     watched = Watched(session, monkeypatch)
-    most, (warning,) = warm(session, most=64, budget_bytes=50)
+    most, (warning,) = warm(
+        session, most=64, growth=MemoryGrowth(50, lambda: 10 * max(watched.sizes, default=0), quiet)
+    )
     assert most == 4
-    assert watched.sizes == [1, 1, 1, 2, 4]
+    assert watched.sizes == [1, 1, 1, 2, 4, 4], "the last is measured again before it limits anything"
     assert warning == (
         "batches have at most 4 rows, not 64: more would take more than 0 MiB of memory, the limit max_run_bytes"
     )
+
+
+def test_what_the_rest_of_the_process_took_meanwhile_limits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = load(tmp_path)
+    watched = Watched(session, monkeypatch)
+    noise = [0, 0, 0, 4000, 0]
+
+    def peak() -> int:
+        return 10 * max(watched.sizes, default=0) + (noise.pop(0) if noise else 0)
+
+    assert warm(session, most=8, growth=MemoryGrowth(200, peak, quiet)) == (8, [])
+
+
+def quiet() -> None:
+    """Resets nothing."""
 
 
 def test_a_batch_that_runs_out_of_memory_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +147,7 @@ def test_a_batch_that_runs_out_of_memory_is_too_large(tmp_path: Path, monkeypatc
     Watched(session, monkeypatch, {8: OutOfMemory("Failed to allocate memory for requested buffer of size 1")})
     most, (warning,) = warm(session)
     assert most == 4
-    assert "at most 4 rows, not 8" in warning
+    assert warning == "batches have at most 4 rows: Failed to allocate memory for requested buffer of size 1"
 
 
 def test_batches_that_would_take_too_long_wait_for_their_first_request(

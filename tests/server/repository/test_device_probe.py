@@ -131,6 +131,12 @@ def test_what_the_data_causes_is_no_fault_of_the_device() -> None:
     assert device.failures == []
 
 
+def test_data_that_is_refused_when_asked_again_is_no_fault_either() -> None:
+    device = Device()
+    device.failures = [RunFailed("once"), InvalidData("indices element out of data bounds")]
+    assert probe(model(device)) == ""
+
+
 def test_a_probe_that_dies_of_something_else_says_of_what() -> None:
     device = Device()
     device.failures = [KeyError("row")]

@@ -3,7 +3,7 @@
 All of it follows from the graph, without a run. In doubt a network is no classifier.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -369,8 +369,24 @@ def _classes(node: onnx.NodeProto) -> Sequence[Any]:
     return next((attributes[name] for name in names if attributes.get(name)), ())
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+class _Attributes(Mapping[str, Any]):
+    """The attributes of a node, each converted when it is read: a forest has millions of numbers."""
+
+    def __init__(self, node: onnx.NodeProto) -> None:
+        self._by_name = {attribute.name: attribute for attribute in node.attribute}
+
+    def __getitem__(self, name: str) -> Any:
+        return helper.get_attribute_value(self._by_name[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
+    return _Attributes(node)
 
 
 def _text(node: onnx.NodeProto, name: str) -> Any:
