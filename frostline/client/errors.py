@@ -127,7 +127,7 @@ def from_status(code: str, details: str, *, kind: str, address: str, timeout_s: 
     error, template = _BY_KIND.get(kind) or _BY_CODE.get(code) or (FrostlineError, "{code} from {address}: {sentence}")
     if template is _NO_SERVER:
         if kind:
-            # A server of a later release, with a word of its own.
+            # A kind without a class of its own.
             template = "the server at {address} cannot answer now: {sentence}"
         elif reason in ("OK", "Socket closed"):
             # What gRPC says when the two ends do not speak the same protocol.

@@ -149,7 +149,7 @@ class Cancelled(PredictionError):
 
 
 class RunFailed(PredictionError):
-    """The network itself failed on this batch: the server, its device or the file is at fault."""
+    """The network failed on this batch; where no subclass says otherwise, the server, its device or the file is at fault."""
 
     kind = "run_failed"
     code = "INTERNAL"

@@ -36,7 +36,8 @@ from frostline_server.errors import (
 
 Array = np.ndarray[Any, Any]
 Afterwards = Callable[[], None] | None
-"""What is left to do with a batch once it is answered, such as to count it; called at most once, by the same thread."""
+"""What is left to do with a batch after its run, such as to count it; called at most once, by the same thread, and after the
+answers unless they must wait for their turn."""
 Run = Callable[[list[Array], tuple[str, ...]], tuple[list[Array], Afterwards]]
 """Takes one array for each input, [rows, ...], and names of outputs; returns an array [rows, ...] for each name, and what
 is to be done afterwards. The inputs are only lent: neither may keep them."""
@@ -44,7 +45,7 @@ is to be done afterwards. The inputs are only lent: neither may keep them."""
 Answers = list[Callable[[], None]]
 
 # A client whose time is over cancels its call, a little before the time is over here: its clock began earlier, and
-# gRPC rounds timeouts up, by one percent at most.
+# gRPC rounds timeouts up by one percent at most. Twice that is allowed.
 _EARLY_S = 0.002
 _EARLY = 0.02
 

@@ -59,7 +59,7 @@ def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: s
     Args:
         root: the folder of models.
         before: the result of the last scan; unchanged configurations are not read again.
-        only: the name of a model, to scan no other; all models when None.
+        only: the name of a model, to scan no other; all models when "".
 
     Raises:
         OSError: the folder cannot be read.
@@ -90,6 +90,7 @@ def _read(folder: Path, before: Model | None) -> Model | None:
         if entries and not versions and all(path.name.startswith(".") for path in entries):
             return None  # its first version is being published
         remarks = _remarks(entries, versions)
+        configured = (folder / _CONFIG).is_file()
     except FileNotFoundError:  # gone since it was listed
         return None
     except OSError as error:
@@ -109,7 +110,7 @@ def _read(folder: Path, before: Model | None) -> Model | None:
         return replace(before, versions=versions, rollout=rollout, rollout_problem=rollout_problem)
     warnings: list[str] = []
     problem = ""
-    if (folder / _CONFIG).is_file():
+    if configured:
         try:
             config, warnings = read_model_config(folder / _CONFIG)
         except LoadError as error:
@@ -119,7 +120,7 @@ def _read(folder: Path, before: Model | None) -> Model | None:
     absent = sorted(set(config.version_policy.specific.versions) - set(versions))
     if absent:
         warnings = [*warnings, f"config.pbtxt asks for versions that do not exist: {absent}"]
-    if not versions and (remarks != (_EMPTY,) or (folder / _CONFIG).is_file()):
+    if not versions and (remarks != (_EMPTY,) or configured):
         # It was meant to be a model.
         problem = problem or "; ".join(remarks)
     return Model(

@@ -71,16 +71,20 @@ def places_of(root: Path) -> Places:
         for entry in found:
             if entry.name.startswith("."):
                 continue
-            if entry.is_symlink():
+            try:
+                if not entry.is_symlink():
+                    if entry.is_dir():
+                        left.append(Path(entry.path))
+                    continue
                 target, links = _follow(Path(entry.path))
                 entries.update(links)
                 if target.is_dir():
                     left.append(target)
                 else:
                     entries.add(target)
-            elif entry.is_dir():
-                left.append(Path(entry.path))
-    return Places(folders, frozenset(entry for entry in entries if entry.parent.is_dir()))
+            except PermissionError:  # a link into a folder that cannot be read; the others are watched all the same
+                continue
+    return Places(folders, frozenset(entry for entry in entries if os.path.isdir(entry.parent)))  # noqa: PTH112  pathlib would raise for a folder that cannot be read
 
 
 def _follow(path: Path) -> tuple[Path, list[Path]]:

@@ -53,10 +53,15 @@ class Certificate:
                 return
             self._seen = stamp
             try:
-                self._fresh = self._read()
+                fresh = self._read()
             except OSError as error:
                 _log.error("certificate", reason=f"{_sentence(error)}; the last one that was valid stays in use")
             else:
+                if _stamp(self._chain, self._key) != stamp:
+                    # Replaced while it was read, so what was read may not be what was checked. The next connection looks again.
+                    self._seen = ()
+                    return
+                self._fresh = fresh
                 _log.info("certificate", chain=str(self._chain), key=str(self._key))
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
