@@ -64,6 +64,8 @@ class Server:
         self.repository = Repository()
         self._unrouted = Unrouted()
         self._health = Health()
+        # Named by load_models and not loaded, not even as FAILED, because there is no such folder.
+        self._absent: set[str] = set()
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
 
@@ -195,6 +197,7 @@ class Server:
             try:
                 self.reconciler.load_model(name)
             except PredictionError as error:
+                self._absent.add(name)
                 _log.error("model", model=name, state="FAILED", reason=str(error))
 
     def _after_load(self) -> None:
@@ -225,7 +228,7 @@ class Server:
             return self._phase
         # A model that is new and still loading takes nothing from those that were there before it.
         there = {version.name for version in self.repository.versions() if version.state != "LOADING"}
-        names = there | self._config.required_names
+        names = there | self._config.required_names | self._absent
         missing = [
             name for name in sorted(names) if self._config.required(name) and not self.repository.ready_versions(name)
         ]
@@ -265,6 +268,7 @@ class Server:
         elif version.state == "UNLOADED":
             _log.info("model", **fields)
         elif version.state == "READY" and served is not None:
+            self._absent.discard(version.name)
             _log.info(
                 "model",
                 **fields,

@@ -90,6 +90,15 @@ def test_a_fault_that_stays_is(tmp_path: Path) -> None:
         served.fault = ""
 
 
+def test_a_model_that_is_to_be_loaded_and_is_not_there_keeps_the_server_from_being_ready(tmp_path: Path) -> None:
+    write_artifact(tmp_path, "m")
+    with running(tmp_path, model_control="explicit", load_models="m,typo", log_level="error") as server:
+        assert server.server.unready() == "required models without a ready version: typo"
+        write_artifact(tmp_path, "typo")
+        server.server.reconciler.load_model("typo")
+        assert server.server.ready()
+
+
 def test_a_server_that_is_told_to_end_while_it_loads_never_says_that_it_is_ready(tmp_path: Path) -> None:
     write_artifact(tmp_path, "m", 1)
     instance = Running(tmp_path, model_control="none", log_level="error")

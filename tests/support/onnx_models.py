@@ -349,20 +349,15 @@ def averaging() -> onnx.ModelProto:
 
 
 def memory_hungry(elements: int) -> onnx.ModelProto:
-    """Input `input` [rows, 1] to `output` [rows, 1], the sum of `elements` numbers that are made of it on the way."""
+    """Input `input` [rows, 1] to `output` [rows, 1], the mean of `elements` copies that are made of it on the way."""
     return _model(
         [
-            helper.make_node("Add", ["input", "many"], ["wide"]),
-            helper.make_node("ReduceSum", ["wide", "axes"], ["sum"]),
-            helper.make_node("Mul", ["sum", "share"], ["output"]),
+            helper.make_node("Expand", ["input", "shape"], ["wide"]),
+            helper.make_node("ReduceMean", ["wide", "axes"], ["output"]),
         ],
         inputs=[_float("input", ["rows", 1])],
         outputs=[_float("output", ["rows", 1])],
-        constants={
-            "many": np.zeros((1, elements), np.float32),
-            "axes": np.array([1], np.int64),
-            "share": np.array(1 / elements, np.float32),
-        },
+        constants={"shape": np.array([1, elements], np.int64), "axes": np.array([1], np.int64)},
     )
 
 

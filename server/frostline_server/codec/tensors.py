@@ -153,6 +153,11 @@ class Layouts:
                 f"unexpected shape for input '{spec.name}' for model '{self._model}'. Expected {_shape(expected)}, got "
                 f"{_shape(shape)}.{note}"
             )
+        if 0 in shape and self._signature.recurrent:
+            raise InvalidInput(
+                f"input '{spec.name}' for model '{self._model}' has shape {_shape(shape)}; the model has a "
+                f"{self._signature.recurrent}, which takes no axis of size 0"
+            )
         return row
 
     def _check_rows(self, spec: TensorSpec, rows: int, others: int | None) -> None:

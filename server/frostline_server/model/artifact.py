@@ -14,6 +14,7 @@ from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import MODEL_FILE
 from frostline_server.runtime.graph.external_data import weights_file
+from frostline_server.runtime.regular_files import open_regular, read_regular, read_text
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +131,7 @@ def read_card(path: Path) -> Mapping[str, Any]:
         LoadError: it is not a JSON object.
     """
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(read_text(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -176,7 +177,7 @@ def _read(path: Path) -> tuple[bytes, str]:
         LoadError: it cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     return content, hashlib.sha256(content).hexdigest()
@@ -189,7 +190,7 @@ def _mapped(path: Path) -> mmap.mmap | bytes:
         LoadError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             # What is empty cannot be mapped.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
     except OSError as error:
@@ -208,7 +209,7 @@ def whole(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact | None
     try:
         # First what costs nothing: most versions that prove nothing have no card, or are half copied.
         card = read_card(folder / "card.json")
-        if not ("sha256" in card and zipfile.is_zipfile(folder / "golden.npz")):
+        if not ("sha256" in card and _ends(folder / "golden.npz")):
             return None
         artifact = check_artifact(folder, config)
         for name in artifact.card.get("files", ()):
@@ -216,6 +217,15 @@ def whole(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact | None
     except (LoadError, TypeError):
         return None
     return artifact
+
+
+def _ends(path: Path) -> bool:
+    """Whether an archive has its end."""
+    try:
+        with open_regular(path) as file:
+            return zipfile.is_zipfile(file)
+    except OSError:
+        return False
 
 
 def model_file(folder: Path, config: model_config_pb2.ModelConfig) -> Path:

@@ -14,7 +14,7 @@ from frostline_server.errors import LoadError, OutOfMemory, PredictionError
 from frostline_server.model.memory_growth import MemoryGrowth
 from frostline_server.model.row_independence import SAME_ARITHMETIC, RowsDepend, Verdict, examine
 from frostline_server.model.sample_rows import Array, SampleRows, generated_rows, golden_rows, warmup_rows
-from frostline_server.model.warmup import PATIENCE_S, Warmup
+from frostline_server.model.warmup import Warmup
 from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
 from frostline_server.model_config.scheduling import model_batching
 from frostline_server.runtime.golden import Golden
@@ -69,22 +69,22 @@ class Preparation:
         signature = sessions[0].signature
         batching = model_batching(self.config, self.defaults, batched=signature.batched)
         requests = warmup_requests(self.config, signature, batching.max_batch_size, self.folder)
-        growth = MemoryGrowth(self.max_run_bytes)
-        rows, verdict = self._examined(sessions[0], requests, growth)
+        growth, until_s = MemoryGrowth(self.max_run_bytes), time.monotonic() + PATIENCE_S
+        rows, verdict = self._examined(sessions[0], requests, growth, until_s)
         warmup = Warmup(batching, rows, requests, self.golden, self.warn, self.go_on)
         if signature.batched and not may_batch(self.config, verdict, self.warn):
             warmup = _served_whole(sessions, warmup)
         try:
-            most = self._proved(sessions, reopen, warmup, growth)
+            most = self._proved(sessions, reopen, warmup, growth, until_s)
         except RowsDepend as found:
             # Only a large batch has shown it.
             may_batch(self.config, Verdict(independent=False, disproved=True, reason=str(found)), self.warn)
             warmup = _served_whole(sessions, warmup)
-            most = self._proved(sessions, reopen, warmup, growth)
+            most = self._proved(sessions, reopen, warmup, growth, until_s)
         return Prepared(replace(warmup.batching, max_batch_size=most), rows)
 
     def _examined(
-        self, session: Session, requests: Sequence[WarmupRequest], growth: MemoryGrowth
+        self, session: Session, requests: Sequence[WarmupRequest], growth: MemoryGrowth, until_s: float
     ) -> tuple[SampleRows | None, Verdict]:
         """Rows that the network answers, and whether they are independent.
 
@@ -101,7 +101,7 @@ class Preparation:
         def run(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
             self.go_on()
             rows = len(inputs[0]) if signature.batched else 1
-            if not growth.fits(rows):
+            if rows > 1 and not growth.fits(rows):
                 raise OutOfMemory(f"{rows} rows would take more than max_run_bytes, {growth.budget_bytes >> 20} MiB")
             answers = session.run(inputs, outputs)
             growth.ran(rows)
@@ -109,13 +109,15 @@ class Preparation:
 
         same = SAME_ARITHMETIC if session.device == "cpu" else _ON_A_GPU
         # A golden sample that fills no run is refused later, when it is compared.
-        samples = [real] if real is not None and real.rows else _patiently(generated_rows(signature))
+        samples = [real] if real is not None and real.rows else _patiently(generated_rows(signature), until_s)
         try:
             return examine(run, signature, samples, same)
         except PredictionError as error:
             raise LoadError(f"warm-up with one row failed: {error}") from error
 
-    def _proved(self, sessions: list[Session], reopen: Reopen, warmup: Warmup, growth: MemoryGrowth) -> int:
+    def _proved(
+        self, sessions: list[Session], reopen: Reopen, warmup: Warmup, growth: MemoryGrowth, until_s: float
+    ) -> int:
         """Warm and prove every instance; returns the most rows of a batch, which memory may limit.
 
         Raises:
@@ -131,22 +133,23 @@ class Preparation:
                     again.serve_whole()
                 return again
 
-            sessions[index], fitting = warmup.prove(session, growth, reopened)
+            sessions[index], fitting = warmup.prove(session, growth, until_s, reopened)
             most = min(most, fitting)
-            growth = MemoryGrowth(self.max_run_bytes)
+            growth, until_s = MemoryGrowth(self.max_run_bytes), time.monotonic() + PATIENCE_S
         return most
 
 
+PATIENCE_S = 5.0
+"""How long the proof and the batch sizes of an instance may take, but for single runs that take longer."""
 _ON_A_GPU = 1e-3
 """How far equal runs on a GPU may be apart: some of its kernels add in the order in which threads happen to end."""
 
 
-def _patiently(samples: Iterator[SampleRows]) -> Iterator[SampleRows]:
+def _patiently(samples: Iterator[SampleRows], until_s: float) -> Iterator[SampleRows]:
     """The samples for which there is time; at least one."""
-    end_s = time.monotonic() + PATIENCE_S
     for sample in samples:
         yield sample
-        if time.monotonic() > end_s:
+        if time.monotonic() > until_s:
             return
 
 

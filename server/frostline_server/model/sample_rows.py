@@ -94,45 +94,55 @@ def _same(left: Row, right: Row) -> bool:
 
 
 def generated_rows(signature: Signature) -> Iterator[SampleRows]:
-    """Guesses, the likeliest first; nothing in them differs from one load to the next.
+    """Guesses, the most telling first; nothing in them differs from one load to the next.
+
+    The rows of the first guess are of different kinds. A network may look at its rows only if one of them is large,
+    negative, no number, or like another, and rows that are all alike would not show it.
 
     Axes that the file gives one name have one size. No free axis has a size as small as a batch of `MOST` rows, so that
     an axis that is not the batch cannot pass for it.
     """
     free = any(None in spec.graph_shape for spec in signature.inputs)
-    for seed, (values, sizes) in enumerate(_GUESSES):
+    for seed, (kinds, sizes) in enumerate(_GUESSES):
         if not free and sizes is not _PRIMES:
             continue
         random = np.random.default_rng(seed)
         axes = _axis_sizes(signature, sizes)
         shapes = [(*((1,) if signature.batched else ()), *shape) for shape in axes]
-        if sum(math.prod(shape) for shape in shapes) > _MOST_ELEMENTS:
+        elements = sum(math.prod(shape) for shape in shapes)
+        if elements > _MOST_ELEMENTS:
             continue
+        # More than are needed, because the network may refuse some; fewer where they are large.
+        count = (2 * MOST if elements <= _FEW_ELEMENTS else 3) if signature.batched else 1
         rows = tuple(
             tuple(
-                _values(values, spec.dtype, shape, random) for spec, shape in zip(signature.inputs, shapes, strict=True)
+                _values(kinds[number % len(kinds)], spec.dtype, shape, random)
+                for spec, shape in zip(signature.inputs, shapes, strict=True)
             )
-            # More than are needed, because the network may refuse some.
-            for _ in range(2 * MOST if signature.batched else 1)
+            for number in range(count)
         )
         yield SampleRows(rows, "generated values", real=False)
 
 
 _MOST_ELEMENTS = 1 << 26
+_FEW_ELEMENTS = 1 << 20
 _PRIMES = "primes"
-_GUESSES: tuple[tuple[str, str | int], ...] = (
-    ("unit", _PRIMES),
-    ("unit", 32),
-    ("zero", _PRIMES),
-    ("small", _PRIMES),
-    ("wide", _PRIMES),
-    ("small", 32),
-    ("unit", 64),
-    ("one", _PRIMES),
-    ("unit", 224),
-    ("zero", 64),
+_MIXED = ("unit", "wide", "counts", "gaps")
+_GUESSES: tuple[tuple[Sequence[str], str | int], ...] = (
+    (_MIXED, _PRIMES),
+    (_MIXED, 32),
+    (("unit",), _PRIMES),
+    (("zero",), _PRIMES),
+    (("small",), _PRIMES),
+    (("wide",), _PRIMES),
+    (("small",), 32),
+    (("unit",), 64),
+    (("one",), _PRIMES),
+    (("unit",), 224),
+    (("zero",), 64),
 )
-"""Kinds of values, see `_values`, with sizes of free axes: a prime number for each name, or the same number for all."""
+"""Kinds of values of the rows in turn, see `_values`, with sizes of free axes: a prime number for each name, or the same
+number for all."""
 
 
 def _axis_sizes(signature: Signature, sizes: str | int) -> list[tuple[int, ...]]:
@@ -170,26 +180,43 @@ def _values(kind: str, dtype: np.dtype[Any], shape: tuple[int, ...], random: np.
     - small: numbers around 0 in steps of any size, whole numbers from 1 to 4
     - wide: numbers around 0 of sizes from 0.1 to 100, whole numbers from 1 to 100
     - one: numbers in [1, 2), whole numbers 1, empty texts
+    - counts: numbers 0, 1 and 2, whole numbers 0 and 1, words
+    - gaps: the same, and one number in four is missing (NaN)
 
     Whole numbers on fewer than two axes are often a size, a step or a divisor. They are from 1 to 4: zero ends the whole
     process in some of ONNX Runtime's kernels (STFT divides by its step), and a large number allocates.
     """
     if dtype.hasobject:
-        texts = {"zero": ("a", "b", "the", "of"), "one": ("",)}.get(kind, ("0", "1", "2", "3"))
+        words = ("a", "b", "the", "of")
+        texts = {"zero": words, "counts": words, "gaps": words, "one": ("",)}.get(kind, ("0", "1", "2", "3"))
         return np.array(texts, object)[random.integers(0, len(texts), shape)]
     if dtype.kind == "f":
-        numbers = random.random(shape)
-        if kind in ("small", "wide"):
-            numbers = random.standard_normal(shape) * (10.0 ** random.uniform(-1, 2, shape) if kind == "wide" else 1.0)
-        return np.asarray(numbers + (kind == "one")).astype(dtype)
+        return _floats(kind, shape, random).astype(dtype)
     if dtype.kind == "b":
         return random.integers(0, 2, shape).astype(dtype)
-    low, high = {"unit": (0, 2), "zero": (0, 1), "small": (1, 5), "wide": (1, 101), "one": (1, 2)}[kind]
+    low, high = {"zero": (0, 1), "small": (1, 5), "wide": (1, 101), "one": (1, 2)}.get(kind, (0, 2))
     if len(shape) < 2:
         low, high = 1, max(2, min(high, 5))
     elif dtype.itemsize == 1 and kind == "unit":
         high = 128
     return random.integers(low, high, shape).astype(dtype)
+
+
+def _floats(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    if kind in ("counts", "gaps"):
+        numbers = random.integers(0, 3, shape).astype(np.float64)
+        if kind == "gaps":
+            numbers[random.random(shape) < 1 / 4] = np.nan
+            numbers.flat[:1] = np.nan
+        return numbers
+    if kind in ("small", "wide"):
+        numbers = np.asarray(random.standard_normal(shape))
+        if kind == "wide":
+            numbers *= 10.0 ** random.uniform(-1, 2, shape)
+            # However few there are, one is large, and the next one far below 0.
+            numbers.flat[:1], numbers.flat[1:2] = 100, -100
+        return numbers
+    return np.asarray(random.random(shape) + (kind == "one"))
 
 
 class RecentRow:

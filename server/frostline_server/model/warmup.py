@@ -19,8 +19,6 @@ from frostline_server.runtime.session import Session
 
 MAX_WARM_SIZE = 1024
 """Larger batches are not run before READY: filling memory for them would cost more than their first run."""
-PATIENCE_S = 5.0
-"""How long the runs of one instance's batch sizes may take; larger ones wait for their first request."""
 _SHRINK_BYTES = 256 << 20
 """So much memory that large batches took is given back before READY."""
 
@@ -45,12 +43,16 @@ class Warmup:
     warn: Callable[[str], None]
     go_on: Callable[[], None]
 
-    def prove(self, session: Session, growth: MemoryGrowth, reopen: Callable[[], Session]) -> tuple[Session, int]:
+    def prove(
+        self, session: Session, growth: MemoryGrowth, until_s: float, reopen: Callable[[], Session]
+    ) -> tuple[Session, int]:
         """Run one instance at every batch size, and compare its answers with the golden sample's.
 
         Args:
             session: the instance's.
             growth: of the memory that its batches take.
+            until_s: when its batch sizes should have run, on the `time.monotonic` clock; larger ones wait for their first
+                request.
             reopen: opens it again without CUDA graphs; called if they cannot be captured.
 
         Returns:
@@ -62,25 +64,25 @@ class Warmup:
             RowsDepend: a row is not answered in a large batch as it is alone.
         """
         try:
-            most = self._run(session, growth)
+            most = self._run(session, growth, until_s)
         except GraphsFailed as error:
             self.warn(f"CUDA graphs are not captured: {error}")
             session = reopen()
-            most = self._run(session, growth)
+            most = self._run(session, growth, until_s)
         for remark in session.remarks:
             self.warn(remark)
         if self.golden is not None:
             session.check_golden(self.golden, most)
         return session, most
 
-    def _run(self, session: Session, growth: MemoryGrowth) -> int:
+    def _run(self, session: Session, growth: MemoryGrowth, until_s: float) -> int:
         most = self.batching.max_batch_size
         if self.rows is None:
             self.warn(
                 "no row is known that the network answers, so it could not be warmed up; add a golden.npz or a model_warmup"
             )
         elif session.signature.batched:
-            most = self._run_sizes(session, self.rows, growth)
+            most = self._run_sizes(session, self.rows, growth, until_s)
         else:
             self._run_whole(session, self.rows)
         for request in self.requests:
@@ -97,19 +99,21 @@ class Warmup:
             raise LoadError(f"warm-up failed: {error}") from error
         self._compare(session, outputs)
 
-    def _run_sizes(self, session: Session, rows: SampleRows, growth: MemoryGrowth) -> int:
+    def _run_sizes(self, session: Session, rows: SampleRows, growth: MemoryGrowth, until_s: float) -> int:
         """Run every size, each row of it being answered as it is alone; returns the most rows that memory allows."""
         names, own = session.all_outputs, session.signature.own_outputs
         sizes = batch_sizes(self.batching)
         session.bind(sizes, rows.rows[0])
-        began_s, took_s, ran = time.monotonic(), 0.0, 1
+        took_s, ran = 0.0, 1
         alone: list[list[Array]] = []
         for row in rows.rows:
             self.go_on()
+            started_s = time.monotonic()
             try:
                 outputs = session.run(row, names)
             except PredictionError as error:
                 raise LoadError(f"warm-up with one row failed: {error}") from error
+            took_s = time.monotonic() - started_s
             alone.append([outputs[names.index(name)] for name in own])
             self._compare(session, outputs)
         growth.ran(1)
@@ -118,7 +122,7 @@ class Warmup:
                 continue
             if not growth.fits(size):
                 growth.measure_again(partial(session.run, cycled(rows, ran), names))
-            if not growth.fits(size) or time.monotonic() - began_s + took_s * size / ran > PATIENCE_S:
+            if not growth.fits(size) or time.monotonic() + took_s * size / ran > until_s:
                 break
             self.go_on()
             started_s = time.monotonic()

@@ -13,6 +13,7 @@ from frostline_server.codec.tensors import unpack_strings
 from frostline_server.errors import InvalidInput, LoadError, PredictionError
 from frostline_server.model.sample_rows import Row
 from frostline_server.model_config.tensor_config import data_type, type_name
+from frostline_server.runtime.regular_files import read_regular
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, TensorSpec, reshaped
 
@@ -149,7 +150,7 @@ def _from_file(about: str, name: str, spec: TensorSpec, count: int, folder: Path
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise LoadError(f"{about} names the file '{name}'; it must be in the model's folder warmup")
     try:
-        data = (folder / name).read_bytes()
+        data = read_regular(folder / name)
     except OSError as error:
         raise LoadError(f"{about}: warmup/{name} cannot be read: {error.strerror}") from error
     if spec.dtype.hasobject:

@@ -15,6 +15,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
+from frostline_server.runtime.regular_files import read_text
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
@@ -42,7 +43,7 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
     """
     config = model_config_pb2.ModelConfig()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     try:
@@ -259,7 +260,7 @@ def label_file(folder: Path, filename: str) -> tuple[str, ...]:
     if Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise LoadError(f"config.pbtxt names the label file '{filename}'; it must be in the model's own folder")
     try:
-        lines = (folder / filename).read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / filename).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"the label file {filename} cannot be read: {error}") from error
     while lines and not lines[-1].strip():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline_server.errors import ConfigError
+from frostline_server.runtime.regular_files import read_text
 
 FILE = "rollout.json"
 STABLE = "stable"
@@ -138,7 +139,7 @@ def read(folder: Path) -> Rollout | None:
         ConfigError: the file cannot be read, or is not a rollout.
     """
     try:
-        return parse((folder / FILE).read_text(encoding="utf-8"))
+        return parse(read_text(folder / FILE))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, ConfigError) as error:

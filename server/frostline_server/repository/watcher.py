@@ -69,7 +69,8 @@ def places_of(root: Path) -> Places:
             continue
         folders[folder] = status.st_dev, status.st_ino
         for entry in found:
-            if entry.name.startswith("."):
+            # A name that is no text cannot be watched; the model in it is FAILED for that.
+            if entry.name.startswith(".") or not entry.name.isprintable():
                 continue
             try:
                 if not entry.is_symlink():

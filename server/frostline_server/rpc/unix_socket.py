@@ -59,6 +59,8 @@ class SocketFile:
         self._address = address
         # The form with an authority, which is always empty.
         self._path = Path(address.removeprefix(_SCHEME).removeprefix("//"))
+        if not self._path.name:
+            raise StartError(f"cannot listen on {address}: it names no file; write unix:/path/to/a.sock")
         # Not longer than most names, so that a path that can be bound can be bound with this name too.
         self._private = self._path.with_name(f".{secrets.token_hex(3)}")
         self._identity: tuple[int, int] | None = None

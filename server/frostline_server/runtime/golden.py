@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from frostline_server.errors import LoadError
+from frostline_server.runtime.regular_files import open_regular
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -108,7 +109,7 @@ def read_golden(path: Path, signature: Signature) -> Golden:
     keys = golden_keys([spec.name for spec in signature.inputs])
     try:
         # Opened here, because numpy leaves a damaged file open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in (*keys.values(), "logits", "rtol", "atol")}
     except KeyError as error:
         raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error

@@ -20,7 +20,8 @@ from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
 from frostline_server.runtime.graph.external_data import external_files
 from frostline_server.runtime.graph.heads import add_heads
-from frostline_server.runtime.graph.numerics import batch_wide_operator, rounding_of
+from frostline_server.runtime.graph.numerics import batch_wide_operator, recurrent_operator, rounding_of
+from frostline_server.runtime.regular_files import read_regular
 from frostline_server.runtime.run_errors import cleaned
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, signature_of
@@ -71,7 +72,7 @@ def load_session(
     """
     tuning = tuning or Tuning()
     try:
-        content = path.read_bytes() if files is None else files.read()
+        content = read_regular(path) if files is None else files.read()
         model = onnx.load_model_from_string(content)
     except LoadError:
         raise
@@ -100,7 +101,7 @@ def load_session(
         raise LoadError(f"the device cuda:{index} has failed, and only a new process can use it again: {lost}")
     graphs = graphs and graphs_wanted(providers, model, tuning.run)
     providers = with_graphs(with_precision(providers, model.graph), enabled=graphs)
-    rounding, batch_wide = rounding_of(model), batch_wide_operator(model)
+    rounding, batch_wide, recurrent = rounding_of(model), batch_wide_operator(model), recurrent_operator(model)
     # ONNX Runtime parses the file once more, so what was parsed here makes room first.
     del model
     content += addition
@@ -117,6 +118,7 @@ def load_session(
             unranked,
             rounding=rounding,
             batch_wide=batch_wide,
+            recurrent=recurrent,
         )
     )
     if index is None or CUDA not in bound:

@@ -65,6 +65,7 @@ class Signature:
         rounding: how far the answers to one row in batches of different sizes may be apart by rounding, as a part of an
             answer's largest number.
         batch_wide: an operator of the network that looks at all rows of a batch whatever the axes say; "" without one.
+        recurrent: an operator of the network that must not be given an axis of size 0; "" without one.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -74,6 +75,7 @@ class Signature:
     heads: Heads | None
     rounding: float = ROUNDING
     batch_wide: str = ""
+    recurrent: str = ""
 
     def whole(self) -> "Signature":
         """The same network served without a batch axis: each request runs alone, and its first axis is part of it."""
@@ -108,6 +110,7 @@ def signature_of(
     *,
     rounding: float = ROUNDING,
     batch_wide: str = "",
+    recurrent: str = "",
 ) -> Signature:
     """The signature of an open session.
 
@@ -118,6 +121,7 @@ def signature_of(
         unranked: names of tensors whose number of axes the file does not say.
         rounding: see `Signature`.
         batch_wide: see `Signature`.
+        recurrent: see `Signature`.
 
     Raises:
         LoadError: an input or output has an unsupported type.
@@ -137,6 +141,7 @@ def signature_of(
         heads=heads,
         rounding=rounding,
         batch_wide=batch_wide,
+        recurrent=recurrent,
     )
 
 

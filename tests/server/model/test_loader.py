@@ -536,8 +536,8 @@ def test_a_large_batch_that_changes_a_rows_answer_is_found_and_served_whole(tmp_
 
 
 def test_the_largest_batch_is_what_memory_allows(tmp_path: Path) -> None:
-    # 16 MiB a row, by broadcasting; the answer is a number.
-    served, (warning,) = load_version(tmp_path, onnx_models.memory_hungry(1 << 22), max_run_bytes=75 << 20)
+    # 64 MiB a row on the way to a number.
+    served, (warning,) = load_version(tmp_path, onnx_models.memory_hungry(1 << 24), max_run_bytes=300 << 20)
     assert served.batching.max_batch_size in (2, 4)
     assert warning.startswith(f"batches have at most {served.batching.max_batch_size} rows, not 8: ")
     rows = served.batching.max_batch_size + 1
@@ -551,9 +551,9 @@ def test_the_largest_batch_is_what_memory_allows(tmp_path: Path) -> None:
 
 
 def test_a_model_of_which_two_rows_take_too_much_memory_is_served_alone(tmp_path: Path) -> None:
-    served, (warning,) = load_version(tmp_path, onnx_models.memory_hungry(1 << 22), max_run_bytes=8 << 20)
+    served, (warning,) = load_version(tmp_path, onnx_models.memory_hungry(1 << 24), max_run_bytes=32 << 20)
     assert not served.session.signature.batched
-    assert "2 rows would take more than max_run_bytes, 8 MiB" in warning
+    assert "2 rows would take more than max_run_bytes, 32 MiB" in warning
 
 
 def test_without_an_arena_memory_of_large_batches_is_not_given_back(

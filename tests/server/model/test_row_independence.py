@@ -209,6 +209,66 @@ def test_an_input_that_is_the_same_in_every_row_that_was_answered_shows_nothing(
     assert verdict(tmp_path, model, SampleRows(rows, "golden.npz", real=True)).independent
 
 
+def _conditional(
+    nodes: Sequence[tuple[str, Sequence[str], Sequence[str], dict[str, Any]]], **more: Any
+) -> onnx.ModelProto:
+    outputs = more.pop("outputs", {"y": ["n", 4]})
+    return graph(nodes, {"x": ["n", 4]}, outputs, more.pop("elements", None), one=np.array(1, np.float32), **more)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        _conditional(
+            [
+                ("Abs", ["x"], ["size"], {}),
+                ("ReduceMax", ["size"], ["largest"], {"keepdims": 0}),
+                ("Max", ["largest", "one"], ["scale"], {}),
+                ("Div", ["x", "scale"], ["y"], {}),
+            ]
+        ),
+        _conditional(
+            [
+                ("ReduceMin", ["x"], ["least"], {"keepdims": 0}),
+                ("Min", ["least", "zero"], ["shift"], {}),
+                ("Sub", ["x", "shift"], ["y"], {}),
+            ],
+            zero=np.array(0, np.float32),
+        ),
+        _conditional(
+            [
+                ("IsNaN", ["x"], ["missing"], {}),
+                ("Where", ["missing", "zero", "x"], ["known"], {}),
+                ("ReduceMean", ["known", "axes"], ["mean"], {}),
+                ("Where", ["missing", "mean", "x"], ["y"], {}),
+            ],
+            zero=np.array(0, np.float32),
+            axes=np.array([0], np.int64),
+        ),
+        _conditional(
+            [
+                ("Relu", ["x"], ["y"], {}),
+                ("ReduceMax", ["x"], ["largest"], {"keepdims": 0}),
+                ("Greater", ["largest", "much"], ["alarm"], {}),
+                ("Equal", ["x", "x"], ["same"], {}),
+                ("And", ["same", "alarm"], ["flags"], {}),
+            ],
+            outputs={"y": ["n", 4], "flags": ["n", 4]},
+            elements={"flags": TensorProto.BOOL},
+            much=np.array(5, np.float32),
+        ),
+    ],
+    ids=[
+        "divided by the largest above 1",
+        "moved by the least below 0",
+        "gaps filled with the mean",
+        "a flag for a large number",
+    ],
+)
+def test_what_only_some_values_set_off_is_found_out(tmp_path: Path, model: onnx.ModelProto) -> None:
+    assert verdict(tmp_path, model).disproved
+
+
 def test_two_real_rows_are_enough_to_see_what_is_beside_a_row(tmp_path: Path) -> None:
     model = graph(
         [

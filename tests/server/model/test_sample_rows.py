@@ -131,6 +131,18 @@ def test_a_network_without_free_axes_is_not_tried_with_several_sizes() -> None:
     assert len(list(generated_rows(fixed))) < len(list(generated_rows(free)))
 
 
+def test_the_first_guess_has_rows_of_different_kinds() -> None:
+    rows = [row[0] for row in next(generated_rows(signature(spec("x", "FP32", "f4", 40)))).rows]
+    assert any(((row >= 0) & (row < 1)).all() for row in rows)
+    assert any((row < -1).any() and (row > 10).any() for row in rows)
+    assert any(set(row.ravel()) == {0, 1, 2} for row in rows)
+    assert any(np.isnan(row).any() for row in rows)
+
+
+def test_large_rows_are_few() -> None:
+    assert len(next(generated_rows(signature(spec("x", "UINT8", "u1", 1 << 21)))).rows) == 3
+
+
 def test_inputs_too_large_to_make_up_are_left_alone() -> None:
     assert list(generated_rows(signature(spec("x", "FP32", "f4", 1 << 20, 1 << 20)))) == []
 

@@ -1,5 +1,6 @@
 """What is run before a version is READY, how large its batches may be, and what it costs to be wrong about a row."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import onnx
 import pytest
 
 from frostline_server.errors import LoadError, OutOfMemory, RunFailed
-from frostline_server.model import warmup
 from frostline_server.model.memory_growth import MemoryGrowth
 from frostline_server.model.row_independence import RowsDepend
 from frostline_server.model.sample_rows import SampleRows
@@ -31,12 +31,19 @@ def load(folder: Path, model: onnx.ModelProto | None = None) -> Session:
 
 
 def warm(
-    session: Session, rows: SampleRows | None = ROWS, *, most: int = 8, growth: MemoryGrowth | None = None
+    session: Session,
+    rows: SampleRows | None = ROWS,
+    *,
+    most: int = 8,
+    growth: MemoryGrowth | None = None,
+    until_s: float = math.inf,
 ) -> tuple[int, list[str]]:
     """The most rows of a batch, and the warnings."""
     told: list[str] = []
     plan = Warmup(batching(max_batch_size=most), rows, [], None, told.append, lambda: None)
-    _, fitting = plan.prove(session, growth or MemoryGrowth(1 << 40), lambda: pytest.fail("there are no graphs"))
+    _, fitting = plan.prove(
+        session, growth or MemoryGrowth(1 << 40), until_s, lambda: pytest.fail("there are no graphs")
+    )
     return fitting, told
 
 
@@ -153,10 +160,9 @@ def test_a_batch_that_runs_out_of_memory_is_too_large(tmp_path: Path, monkeypatc
 def test_batches_that_would_take_too_long_wait_for_their_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warmup, "PATIENCE_S", 0.0)
     session = load(tmp_path)
     watched = Watched(session, monkeypatch)
-    assert warm(session) == (8, [])
+    assert warm(session, until_s=0.0) == (8, [])
     assert watched.sizes == [1, 1, 1]
 
 

@@ -726,21 +726,21 @@ def test_a_version_that_cannot_be_read_fails_alone(
         write_artifact(tmp_path, "m", version)
     configure(tmp_path, "m", "version_policy { all { } }")
     shut = [str(tmp_path / "m" / "2"), str(tmp_path / "m" / "2" / "card.json")]
-    scandir, opened = os.scandir, Path.read_text
+    scandir, opened = os.scandir, os.open
 
     def denied(path: Any) -> Any:
         if str(path) in shut:
             raise PermissionError(errno.EACCES, "Permission denied")
         return scandir(path)
 
-    def unread(self: Path, *arguments: Any, **keywords: Any) -> str:
-        if str(self) in shut:
+    def unread(path: Any, *arguments: Any, **keywords: Any) -> int:
+        if str(path) in shut:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return opened(self, *arguments, **keywords)
+        return opened(path, *arguments, **keywords)
 
     with monkeypatch.context() as locked:
         locked.setattr(os, "scandir", denied)
-        locked.setattr(Path, "read_text", unread)
+        locked.setattr(os, "open", unread)
         shelf = open_shelf()
         assert shelf.states() == {"1": "READY", "2": "FAILED", "3": "READY"}
         assert shelf.reason("m", "2") == "card.json cannot be read: [Errno 13] Permission denied"
@@ -764,6 +764,37 @@ def test_what_may_not_be_looked_at_hides_nothing_beside_it(tmp_path: Path, monke
     monkeypatch.setattr(Path, "stat", denied)
     found = {name: model.problem for name, model in scan(tmp_path).items()}
     assert found == {"linear": "", "elsewhere": "the folder cannot be read: Permission denied"}
+
+
+def test_a_folder_whose_files_may_not_be_looked_at_hides_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path, "linear")
+    write_artifact(tmp_path, "shut")
+    looked = Path.stat
+
+    def denied(self: Path, **keywords: Any) -> Any:
+        # As in a folder that may be listed and not entered.
+        if self.parent.name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return looked(self, **keywords)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    found = {name: model.problem for name, model in scan(tmp_path).items()}
+    assert found == {"linear": "", "shut": "the folder cannot be read: Permission denied"}
+
+
+def test_a_pipe_among_the_files_of_a_version_fails_that_version_alone(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", 1)
+    for name, file in (("network", "model.onnx"), ("card", "card.json"), ("sample", "golden.npz")):
+        folder = write_artifact(tmp_path, name, 1)
+        (folder / file).unlink()
+        os.mkfifo(folder / file)
+    os.mkfifo(tmp_path / "m" / "rollout.json")
+    shelf = open_shelf()
+    assert shelf.states() == {"1": "READY"}
+    assert "Not a regular file" in shelf.reason("network", "1")
+    assert "Not a regular file" in shelf.reason("card", "1")
 
 
 def test_a_file_that_may_not_be_read_has_changed_when_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,13 @@ def test_a_path_that_cannot_be_used_stops_the_start_in_one_sentence(
     assert message.endswith(reason)
 
 
+@pytest.mark.parametrize("host", ["unix:", "unix:/", "unix:///"])
+def test_an_address_that_names_no_file_stops_the_start_in_one_sentence(models: Path, transport: str, host: str) -> None:
+    assert refusal(models, host, transport) == (
+        f"cannot listen on {host}: it names no file; write unix:/path/to/a.sock"
+    )
+
+
 def test_the_folder_for_private_sockets_is_the_systems_own_if_that_is_writable_and_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from frostline_server.runtime.graph.numerics import batch_wide_operator, rounding_of
+from frostline_server.runtime.graph.numerics import batch_wide_operator, recurrent_operator, rounding_of
 from tests.support import onnx_models
 
 
@@ -41,3 +41,12 @@ def test_dynamic_quantisation_sees_all_rows() -> None:
     model = onnx_models.linear()
     model.graph.node.append(onnx.helper.make_node("DynamicQuantizeLSTM", ["x"], ["y"], domain="com.microsoft"))
     assert batch_wide_operator(model) == "DynamicQuantizeLSTM"
+
+
+def test_recurrent_operators_are_found_in_branches_and_functions() -> None:
+    model = onnx_models.linear()
+    assert recurrent_operator(model) == ""
+    opset = onnx.helper.make_opsetid("", 18)
+    node = onnx.helper.make_node("GRU", ["x", "w", "r"], ["y"])
+    model.functions.append(onnx.helper.make_function("own", "F", ["x", "w", "r"], ["y"], [node], [opset]))
+    assert recurrent_operator(model) == "GRU"

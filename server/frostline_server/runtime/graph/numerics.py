@@ -28,6 +28,12 @@ def rounding_of(model: onnx.ModelProto) -> float:
     return _HALF if onnx.TensorProto.FLOAT16 in types else ROUNDING
 
 
+def recurrent_operator(model: onnx.ModelProto) -> str:
+    """The first recurrent operator; "" without one. In ONNX Runtime an axis of size 0 in one ends the whole process."""
+    names = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "AttnLSTM")
+    return next((node.op_type for node in nodes(model) if node.op_type in names), "")
+
+
 def batch_wide_operator(model: onnx.ModelProto) -> str:
     """The first operator that takes a number from all rows of a batch at once; "" without one.
 
