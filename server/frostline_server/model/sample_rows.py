@@ -5,7 +5,7 @@ guess: the network may refuse it, which says nothing about the network.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import Any
@@ -47,7 +47,7 @@ def names_an_axis(name: str) -> bool:
 
 
 def golden_rows(golden: Golden, signature: Signature, step: int) -> SampleRows:
-    """The first different rows of a golden sample.
+    """The first different rows of a golden sample; where there are too few, also the first one in other orders.
 
     Args:
         golden: the sample.
@@ -56,8 +56,10 @@ def golden_rows(golden: Golden, signature: Signature, step: int) -> SampleRows:
     """
     names = [spec.name for spec in signature.inputs]
     starts = range(0, len(golden.logits) - step + 1, step)
-    rows = (tuple(golden.inputs[name][at : at + step] for name in names) for at in starts)
-    return SampleRows(_different(rows), "golden.npz", real=True)
+    rows = _different(tuple(golden.inputs[name][at : at + step] for name in names) for at in starts)
+    if rows and len(rows) < MOST:
+        rows = _different(chain(rows, _shuffled(rows[0])))
+    return SampleRows(rows, "golden.npz", real=True)
 
 
 def warmup_rows(requests: Sequence[Row]) -> SampleRows | None:
@@ -79,7 +81,7 @@ def _shuffled(row: Row) -> Iterator[Row]:
         yield tuple(random.permutation(array.ravel()).reshape(array.shape) for array in row)
 
 
-def _different(rows: Iterator[Row]) -> tuple[Row, ...]:
+def _different(rows: Iterable[Row]) -> tuple[Row, ...]:
     found: list[Row] = []
     for row in islice(rows, 64):
         if not any(_same(row, other) for other in found):
