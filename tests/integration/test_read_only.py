@@ -86,5 +86,6 @@ def test_a_front_end_that_was_asked_for_and_has_no_folder_stops_the_start_in_one
         assert process.stderr is not None
         *_, last = process.stderr
         assert process.wait(TIMEOUT_S) == 2
-    assert last.startswith("frostline: the native transport needs a folder for a private socket")
-    assert last.endswith("set TMPDIR to one, or use --transport grpcio\n")
+    reason = json.loads(last)["reason"]
+    assert reason.startswith("the native transport needs a folder for a private socket")
+    assert reason.endswith("set TMPDIR to one, or use --transport grpcio")

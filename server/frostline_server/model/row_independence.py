@@ -171,7 +171,8 @@ def _alone(
         except PredictionError as error:
             if sample.real and not rows:
                 raise
-            refusal = refusal or error
+            # Its traceback would tie it and this frame into a cycle, with the session in it.
+            refusal = refusal or error.with_traceback(None)
         else:
             rows.append(row)
     return tuple(rows), alone, None if rows else refusal
