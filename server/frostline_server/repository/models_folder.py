@@ -62,6 +62,16 @@ class ModelsFolder:
                 found[name] = replace(model, versions={}, problem="", warnings=(), remarks=())
         self.models = found
 
+    def changed(self, name: str) -> bool:
+        """Look at one model again; returns whether it has changed since the scan.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        before = self.models.get(name)
+        self.scan(only=name)
+        return self.models.get(name) != before
+
     def looked(self) -> bool:
         """End a scan, all that it found having been dealt with; returns whether some of it may still be being written."""
         present = {

@@ -217,6 +217,9 @@ class Reconciler:
         self._remark(on_disk, versions, settled=todo == Plan() and not (on_disk and awaited(on_disk, known)))
         if todo == Plan():
             return False
+        if todo.load and self._chosen is None and self._folder.changed(name):
+            # While others were loaded; what was written last may be a configuration that decides about it.
+            return True
         self._repository.forget(name, todo.forget)
         for number in todo.unload:
             self._retire(versions[number])

@@ -502,6 +502,23 @@ def test_a_version_that_is_copied_slowly_is_not_tried_before_it_is_whole(tmp_pat
     assert shelf.told == ["m:2 LOADING", "m:2 READY", "m:1 UNLOADING", "m:1 UNLOADED"]
 
 
+def test_what_was_written_while_another_model_was_loaded_counts(tmp_path: Path, shelf: Shelf) -> None:
+    shelf.look()
+    write_artifact(tmp_path, "a", 1)
+    write_artifact(tmp_path, "m", 1, golden=False)
+
+    def written(version: ModelVersion) -> None:
+        if version.name == "a" and version.state == "READY":
+            (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size = {{ lots }}", encoding="utf-8")
+
+    shelf.watch = written
+    shelf.look_later()
+    shelf.look_later()
+    assert shelf.states("a") == {"1": "READY"}
+    assert "READY" not in shelf.states("m").values()
+    assert "m:1 READY" not in shelf.told
+
+
 def test_a_version_that_stays_broken_is_tried_once_and_says_why(tmp_path: Path, shelf: Shelf) -> None:
     write_artifact(tmp_path, "m", 1)
     shelf.look()
