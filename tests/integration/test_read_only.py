@@ -47,7 +47,10 @@ def models(tmp_path: Path) -> Path:
 
 
 def serve(prefix: list[str], models: Path, *flags: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+    # Coverage would write into the folder, and complain.
+    environment = {
+        name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR" and not name.startswith("COV")
+    }
     return subprocess.Popen(
         [*prefix, sys.executable, "-m", "frostline", "serve", "--models", str(models), *FLAGS, *flags],
         stderr=subprocess.PIPE,
