@@ -4,8 +4,11 @@ import os
 import signal
 from collections.abc import Iterator
 
+import grpc
 import pytest
 import structlog
+
+from tests.support.servers import Running
 
 # For servers in processes of their own. Tests of the GPU, in tests/gpu, say so by flag.
 os.environ.setdefault("FROSTLINE_DEVICE", "cpu")
@@ -25,3 +28,10 @@ def _signals_as_they_were() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def channel(server: Running) -> Iterator[grpc.Channel]:
+    """A channel to the server of a module that has the fixture `server`."""
+    with grpc.insecure_channel(server.address) as channel:
+        yield channel

@@ -12,7 +12,7 @@ import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
-from tests.support import onnx_models
+from tests.support import calls, onnx_models
 from tests.support.servers import TIMEOUT_S, Running, running
 
 Array = np.ndarray[Any, Any]
@@ -149,31 +149,13 @@ def server(request: pytest.FixtureRequest, repository: Path) -> Iterator[Running
 
 
 @pytest.fixture
-def channel(server: Running) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
-
-
-@pytest.fixture
 def stub(channel: grpc.Channel) -> Any:
     return inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype(np.float32), "INT64": np.dtype(np.int64)}
-NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-
-
 def ask(stub: Any, model: str, **arrays: Array) -> dict[str, Array]:
     """The model's answer to these inputs, sent in this order and raw, as Triton's clients do."""
-    request = pb.ModelInferRequest(model_name=model)
-    for name, array in arrays.items():
-        request.inputs.add(name=name, datatype=NAMES[array.dtype], shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    response = stub.ModelInfer(request, timeout=TIMEOUT_S)
-    return {
-        output.name: np.frombuffer(raw, DATATYPES[output.datatype]).reshape(output.shape)
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
+    return calls.answers(stub.ModelInfer(calls.infer_request(model, arrays), timeout=TIMEOUT_S))
 
 
 def refusal(stub: Any, model: str, **arrays: Array) -> str:

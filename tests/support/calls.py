@@ -1,6 +1,7 @@
 """Calls of the protocol as tests make them: a request for rows, every stub, a refusal, a model's counters."""
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -9,6 +10,8 @@ import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
+from frostline.protocol import pack_bytes
+from frostline_server.runtime.dtypes import DTYPES
 from tests.support.servers import TIMEOUT_S
 
 Array = np.ndarray[Any, Any]
@@ -20,6 +23,37 @@ def row_request(x: Array, request_id: str = "", model: str = "linear", **fields:
     return pb.ModelInferRequest(
         model_name=model, id=request_id, **{"inputs": [tensor], "raw_input_contents": [x.tobytes()], **fields}
     )
+
+
+def infer_request(model: str, arrays: Mapping[str, Array], wanted: Sequence[str] = ()) -> pb.ModelInferRequest:
+    """A request with these inputs by name, in this order and raw, as Triton's clients send them."""
+    request = pb.ModelInferRequest(model_name=model, outputs=[{"name": name} for name in wanted])
+    for name, array in arrays.items():
+        request.inputs.add(name=name, datatype=_NAMES[array.dtype], shape=array.shape)
+        request.raw_input_contents.append(pack_bytes(array.ravel()) if array.dtype.hasobject else array.tobytes())
+    return request
+
+
+def answers(response: pb.ModelInferResponse) -> dict[str, Array]:
+    """The outputs of a response by name; strings as text."""
+    return {
+        output.name: _tensor(output.datatype, raw).reshape(output.shape)
+        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def _tensor(datatype: str, raw: bytes) -> Array:
+    if datatype != "BYTES":
+        return np.frombuffer(raw, DTYPES[datatype])
+    texts, at = [], 0
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        texts.append(raw[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    return np.array(texts, object)
+
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def statistics(channel: Any, model: str, requests: int | None = None) -> pb.ModelStatistics:

@@ -260,12 +260,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def channel(server: Running) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
-
-
-@pytest.fixture
 def stub(channel: grpc.Channel) -> Any:
     return inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 

@@ -89,26 +89,10 @@ WHOLE = """
 """
 
 
-@pytest.fixture
-def channel(server: Running) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
-
-
 def infer(channel: grpc.Channel, model: str, *wanted: str, **arrays: Array) -> dict[str, Array]:
-    """The outputs of a model by name; strings are left as they come."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    request = pb.ModelInferRequest(model_name=model, outputs=[{"name": name} for name in wanted])
-    for name, array in arrays.items():
-        request.inputs.add(name=name, datatype=names[array.dtype], shape=array.shape)
-        request.raw_input_contents.append(array.tobytes())
-    response = calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S)
-    return {
-        output.name: np.frombuffer(raw, "u1" if output.datatype == "BYTES" else DTYPES[output.datatype]).reshape(
-            -1 if output.datatype == "BYTES" else output.shape
-        )
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
+    """The outputs of a model by name."""
+    request = calls.infer_request(model, arrays, wanted)
+    return calls.answers(calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S))
 
 
 def predict(channel: grpc.Channel, model: str, **fields: Any) -> predictor_pb2.PredictResponse:

@@ -13,9 +13,7 @@ from onnx import TensorProto
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
-from frostline.protocol import pack_bytes
-from frostline_server.runtime.dtypes import DTYPES
-from tests.support import onnx_models
+from tests.support import calls, onnx_models
 from tests.support.servers import TIMEOUT_S, Running, running
 
 Array = np.ndarray[Any, Any]
@@ -116,12 +114,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def channel(server: Running) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
-
-
-@pytest.fixture
 def stub(channel: grpc.Channel) -> Any:
     return inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
@@ -129,40 +121,14 @@ def stub(channel: grpc.Channel) -> Any:
 Ask = Callable[..., dict[str, Array]]
 
 
-def tensor_of(output: Any, raw: bytes) -> Array:
-    if output.datatype == "BYTES":
-        elements, at = [], 0
-        while at < len(raw):
-            size = int.from_bytes(raw[at : at + 4], "little")
-            elements.append(raw[at + 4 : at + 4 + size].decode())
-            at += 4 + size
-        return np.array(elements, object).reshape(output.shape)
-    return np.frombuffer(raw, DTYPES[output.datatype]).reshape(output.shape)
-
-
 @pytest.fixture
 def ask(stub: Any) -> Ask:
     """Sends arrays as the inputs of a model; gives its answer by output."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
 
     def send(model: str, *wanted: str, **arrays: Array) -> dict[str, Array]:
-        request = pb.ModelInferRequest(model_name=model, outputs=[{"name": name} for name in wanted])
-        for name, array in arrays.items():
-            request.inputs.add(name=name, datatype=names[array.dtype], shape=array.shape)
-            request.raw_input_contents.append(pack_bytes(array.ravel()) if array.dtype.hasobject else array.tobytes())
-        response = stub.ModelInfer(request, timeout=TIMEOUT_S)
-        return {
-            output.name: tensor_of(output, raw)
-            for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
+        return calls.answers(stub.ModelInfer(calls.infer_request(model, arrays, wanted), timeout=TIMEOUT_S))
 
     return send
-
-
-def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value.code(), caught.value.details() or ""
 
 
 def test_what_is_served_and_what_is_refused(stub: Any) -> None:
@@ -240,17 +206,12 @@ def test_callers_at_once_get_their_own_answers(stub: Any, model: str, make: Call
         arrays = {"input": make(caller).astype(np.float32)}
         if model == "picked":
             arrays["places"] = np.array([1, 0], np.int64)
-        request = pb.ModelInferRequest(model_name=model)
-        for key, array in arrays.items():
-            request.inputs.add(name=key, datatype={"f": "FP32", "i": "INT64"}[array.dtype.kind], shape=array.shape)
-            request.raw_input_contents.append(array.tobytes())
-        sent.append(request)
+        sent.append(calls.infer_request(model, arrays))
         expected.append(session.run([name], arrays)[0])
     for _ in range(10):
-        calls = [stub.ModelInfer.future(request, timeout=TIMEOUT_S) for request in sent]
-        for call, answer in zip(calls, expected, strict=True):
-            response = call.result()
-            got = tensor_of(response.outputs[0], response.raw_output_contents[0])
+        started = [stub.ModelInfer.future(request, timeout=TIMEOUT_S) for request in sent]
+        for call, answer in zip(started, expected, strict=True):
+            (got,) = calls.answers(call.result()).values()
             assert got.shape == answer.shape
             np.testing.assert_allclose(got, answer, rtol=1e-6)
 
@@ -272,14 +233,14 @@ def test_a_number_for_each_row_may_be_a_column_to_clients(ask: Ask, stub: Any) -
     ],
 )
 def test_a_shape_that_is_not_the_models_is_refused(ask: Ask, model: str, shape: tuple[int, ...], expected: str) -> None:
-    code, message = refused(lambda: ask(model, input=np.zeros(shape, np.float32)))
+    code, message = calls.refused(lambda: ask(model, input=np.zeros(shape, np.float32)))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert expected in message
 
 
 def test_values_that_the_graph_cannot_use_fail_that_request_alone(ask: Ask) -> None:
     x = onnx_models.rows(3)
-    code, message = refused(lambda: ask("shaped", input=x, shape=np.array([5, 5])))
+    code, message = calls.refused(lambda: ask("shaped", input=x, shape=np.array([5, 5])))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert message == (
         "the network does not take this data: Reshape node: The input tensor cannot be reshaped to the requested shape. "
@@ -315,7 +276,7 @@ def test_a_map_of_logits_is_read_at_each_place(channel: grpc.Channel, ask: Ask, 
 
 
 def test_there_is_no_ranking_of_a_row_that_has_a_class_at_each_place(channel: grpc.Channel) -> None:
-    code, message = refused(lambda: predict(channel, "dense", onnx_models.rows(1, 2, 3, 3), top_k=1))
+    code, message = calls.refused(lambda: predict(channel, "dense", onnx_models.rows(1, 2, 3, 3), top_k=1))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert message == (
         "model 'dense' has a class at each place of a row, so there is no ranking of classes for a row; ask for SOFTMAX instead "
@@ -324,7 +285,7 @@ def test_there_is_no_ranking_of_a_row_that_has_a_class_at_each_place(channel: gr
 
 
 def test_a_network_without_one_output_of_logits_has_no_typed_answer(channel: grpc.Channel) -> None:
-    code, message = refused(lambda: predict(channel, "outputs", onnx_models.rows(1)))
+    code, message = calls.refused(lambda: predict(channel, "outputs", onnx_models.rows(1)))
     assert code == grpc.StatusCode.UNIMPLEMENTED
     assert message.startswith(
         "model 'outputs' does not choose one of several classes, so it has no logits, softmax or argmax; call ModelInfer"

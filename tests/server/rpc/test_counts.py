@@ -53,12 +53,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield instance
 
 
-@pytest.fixture
-def channel(server: Running) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
-
-
 def series(server: Running, name: str, **labels: str) -> Series:
     """The samples of one name that have these labels, by their other labels; the page has to be whole."""
     with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=TIMEOUT_S) as page:

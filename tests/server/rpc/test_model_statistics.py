@@ -25,12 +25,6 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
         yield instance
 
 
-@pytest.fixture
-def channel(server: Running) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
-
-
 def status_of(call: Any) -> grpc.StatusCode:
     code: grpc.StatusCode = call.code()
     return code

@@ -4,7 +4,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
 from frostline_server.errors import StartError
 from tests.support import onnx_models
+from tests.support.calls import refused
 from tests.support.servers import TIMEOUT_S, Running, running
 
 LIMIT = 1 << 20
@@ -94,12 +95,6 @@ def assert_still_answers(stub: Any) -> None:
     x = onnx_models.rows(3)
     response = stub.ModelInfer(infer_request(x), timeout=TIMEOUT_S)
     np.testing.assert_allclose(output(response, "logits"), onnx_models.logits_of(x), rtol=1e-5)
-
-
-def refused(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return caught.value.code(), caught.value.details() or ""
 
 
 # Good requests
@@ -480,7 +475,7 @@ def test_batch_mates_of_bad_requests_are_answered_right(server: Running, stub: A
         for fields, _, _ in BAD.values():
             good = {"model_name": "linear", "inputs": [header()], "raw_input_contents": [ROW]}
             request = pb.ModelInferRequest(**{**good, **fields})
-            bad.append(pool.submit(refused, lambda request=request: stub.ModelInfer(request, timeout=TIMEOUT_S)))  # type: ignore[misc]  # the default binds the loop's value
+            bad.append(pool.submit(refused, stub.ModelInfer, request, timeout=TIMEOUT_S))
         codes = [call.result(TIMEOUT_S)[0] for call in bad]
         device.wait_until_queued(3)
     assert codes == [code for _, code, _ in BAD.values()]

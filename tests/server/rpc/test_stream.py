@@ -34,12 +34,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield instance
 
 
-@pytest.fixture
-def channel(server: Running) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
-
-
 def assert_goes_on(conversation: Conversation) -> None:
     x = onnx_models.rows(3)
     conversation.send(row_request(x, "good"))
