@@ -153,10 +153,10 @@ class Layouts:
                 f"unexpected shape for input '{spec.name}' for model '{self._model}'. Expected {_shape(expected)}, got "
                 f"{_shape(shape)}.{note}"
             )
-        if 0 in shape and self._signature.recurrent:
+        if 0 in shape and self._signature.traits.recurrent:
             raise InvalidInput(
                 f"input '{spec.name}' for model '{self._model}' has shape {_shape(shape)}; the model has a "
-                f"{self._signature.recurrent}, which takes no axis of size 0"
+                f"{self._signature.traits.recurrent}, which takes no axis of size 0"
             )
         return row
 

@@ -6,7 +6,7 @@ in another order, so small differences are allowed there. Beside other companion
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from frostline_server.errors import OutOfMemory, PredictionError
-from frostline_server.model.sample_rows import MOST, Row, SampleRows, names_an_axis
+from frostline_server.model.sample_rows import MOST, Row, SampleRows, names_an_axis, same_elements
+from frostline_server.runtime.session import Run
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
-Run = Callable[[Sequence[Array], Sequence[str]], list[Array]]
-
 
 _NOTHING = 1e-20
 """Answers that small are all the same."""
@@ -97,7 +96,7 @@ def examine(
             problem = f"there is not enough memory for rows of several requests: {error}"
             break
         except RowsDepend as found:
-            if sample.real or found.apart > _DOUBTFUL * signature.rounding:
+            if sample.real or found.apart > _DOUBTFUL * signature.traits.rounding:
                 return answered, Verdict(independent=False, disproved=True, reason=str(found))
             # Generated values may be such that the network divides by next to nothing. Others decide.
             problem = str(found)
@@ -145,8 +144,8 @@ def _known_otherwise(signature: Signature) -> str:
 
     By its name, the batch cannot be an axis inside a row too.
     """
-    if signature.batch_wide:
-        return f"its operator {signature.batch_wide} computes with all rows of a batch"
+    if signature.traits.batch_wide:
+        return f"its operator {signature.traits.batch_wide} computes with all rows of a batch"
     inner = {name for spec in signature.inputs for name in spec.axis_names[1:] if names_an_axis(name)}
     for spec in signature.inputs:
         if spec.axis_names[:1] and spec.axis_names[0] in inner:
@@ -222,7 +221,7 @@ def _in_company(
     with suppress(OutOfMemory):
         batches[order] = together(order)
     for order, answers in batches.items():
-        check_company(outputs, [alone[index] for index in order], answers, range(len(order)), signature.rounding)
+        check_company(outputs, [alone[index] for index in order], answers, range(len(order)), signature.traits.rounding)
 
 
 def _beside(place: int, companion: int, size: int) -> tuple[int, ...]:
@@ -269,7 +268,7 @@ def check_company(
         alone: for each row of the batch, one array [1, ...] for each output.
         together: one array [rows, ...] for each output.
         places: of the rows to compare.
-        rounding: the network's own, see `Signature`.
+        rounding: the network's own, see `Traits`.
 
     Raises:
         RowsDepend: one is another.
@@ -308,8 +307,8 @@ def alike(one: Array, other: Array, rounding: float) -> bool:
 
 def _different(names: Sequence[str], rows: Sequence[Sequence[Array]]) -> set[str]:
     """The tensors that differ from the first row to another."""
-    return {name for place, name in enumerate(names) if any(not _equal(rows[0][place], row[place]) for row in rows[1:])}
-
-
-def _equal(one: Array, other: Array) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    return {
+        name
+        for place, name in enumerate(names)
+        if any(not same_elements(rows[0][place], row[place]) for row in rows[1:])
+    }

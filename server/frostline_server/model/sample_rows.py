@@ -92,7 +92,12 @@ def _different(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def _same(left: Row, right: Row) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(left, right, strict=True))
+    return all(same_elements(one, other) for one, other in zip(left, right, strict=True))
+
+
+def same_elements(one: Array, other: Array) -> bool:
+    """Whether two arrays have equal elements; a missing number equals another."""
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def generated_rows(signature: Signature) -> Iterator[SampleRows]:

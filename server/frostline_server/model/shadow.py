@@ -14,11 +14,10 @@ import numpy as np
 import structlog
 
 from frostline_server.model.stats import Histogram
+from frostline_server.runtime.session import Run
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
-Run = Callable[[Sequence[Array], Sequence[str]], list[Array]]
-"""Takes one array for each input, and names of outputs; returns an array for each name."""
 
 DIFFERENCE = (
     1e-6, 1e-5, 1e-4, 1e-3, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 100.0,

@@ -139,7 +139,7 @@ class Warmup:
             company = [alone[place % len(alone)] for place in range(size)]
             places = sorted({*range(min(MOST, size)), size - 1})
             check_company(
-                own, company, [outputs[names.index(name)] for name in own], places, session.signature.rounding
+                own, company, [outputs[names.index(name)] for name in own], places, session.signature.traits.rounding
             )
         if growth.predicted(ran) > _SHRINK_BYTES:
             session.shrink(rows.rows[0])

@@ -20,6 +20,8 @@ from frostline_server.runtime.run_errors import run_error
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
+Run = Callable[[Sequence[Array], Sequence[str]], list[Array]]
+"""Takes one array for each input, and names of outputs; returns an array for each name. `Session.run` is one."""
 
 _MEASURE_S = 1.0
 _MEASURE_RUNS = 5

@@ -20,7 +20,7 @@ from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
 from frostline_server.runtime.graph.external_data import external_files
 from frostline_server.runtime.graph.heads import add_heads
-from frostline_server.runtime.graph.numerics import batch_wide_operator, recurrent_operator, rounding_of
+from frostline_server.runtime.graph.traits import traits_of
 from frostline_server.runtime.regular_files import read_regular
 from frostline_server.runtime.run_errors import cleaned
 from frostline_server.runtime.session import Session
@@ -101,7 +101,7 @@ def load_session(
         raise LoadError(f"the device cuda:{index} has failed, and only a new process can use it again: {lost}")
     graphs = graphs and graphs_wanted(providers, model, tuning.run)
     providers = with_graphs(with_precision(providers, model.graph), enabled=graphs)
-    rounding, batch_wide, recurrent = rounding_of(model), batch_wide_operator(model), recurrent_operator(model)
+    traits = traits_of(model)
     # ONNX Runtime parses the file once more, so what was parsed here makes room first.
     del model
     content += addition
@@ -110,17 +110,7 @@ def load_session(
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
         raise LoadError(f"{CUDA} was requested, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
-    signature = agree(
-        signature_of(
-            session,
-            own_outputs,
-            heads,
-            unranked,
-            rounding=rounding,
-            batch_wide=batch_wide,
-            recurrent=recurrent,
-        )
-    )
+    signature = agree(signature_of(session, own_outputs, heads, unranked, traits))
     if index is None or CUDA not in bound:
         return Session(session, signature, external, "cpu", tuning.run_options())
     runner = DeviceRunner(

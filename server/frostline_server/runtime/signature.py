@@ -10,7 +10,7 @@ import onnxruntime as ort
 from frostline_server.errors import LoadError
 from frostline_server.runtime.dtypes import DTYPES, ONNX_TYPES
 from frostline_server.runtime.graph.heads import Heads
-from frostline_server.runtime.graph.numerics import ROUNDING
+from frostline_server.runtime.graph.traits import Traits
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | None, ...]
@@ -62,10 +62,7 @@ class Signature:
         own_outputs: names of the outputs that answer a request which names none: the file's own.
         batched: whether every input and output has a free first axis, so that rows of several requests may share a run.
         heads: the names in the graph of what tells the classes, when heads were appended.
-        rounding: how far the answers to one row in batches of different sizes may be apart by rounding, as a part of an
-            answer's largest number.
-        batch_wide: an operator of the network that looks at all rows of a batch whatever the axes say; "" without one.
-        recurrent: an operator of the network that must not be given an axis of size 0; "" without one.
+        traits: what follows from the network's operators and weights.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -73,9 +70,7 @@ class Signature:
     own_outputs: tuple[str, ...]
     batched: bool
     heads: Heads | None
-    rounding: float = ROUNDING
-    batch_wide: str = ""
-    recurrent: str = ""
+    traits: Traits = field(default_factory=Traits)
 
     def whole(self) -> "Signature":
         """The same network served without a batch axis: each request runs alone, and its first axis is part of it."""
@@ -107,10 +102,7 @@ def signature_of(
     own_outputs: tuple[str, ...],
     heads: Heads | None,
     unranked: frozenset[str],
-    *,
-    rounding: float = ROUNDING,
-    batch_wide: str = "",
-    recurrent: str = "",
+    traits: Traits,
 ) -> Signature:
     """The signature of an open session.
 
@@ -119,9 +111,7 @@ def signature_of(
         own_outputs: names of the file's own outputs.
         heads: the appended heads, if there are any.
         unranked: names of tensors whose number of axes the file does not say.
-        rounding: see `Signature`.
-        batch_wide: see `Signature`.
-        recurrent: see `Signature`.
+        traits: see `Signature`.
 
     Raises:
         LoadError: an input or output has an unsupported type.
@@ -139,9 +129,7 @@ def signature_of(
         own_outputs=own_outputs,
         batched=batched,
         heads=heads,
-        rounding=rounding,
-        batch_wide=batch_wide,
-        recurrent=recurrent,
+        traits=traits,
     )
 
 

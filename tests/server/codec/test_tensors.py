@@ -22,6 +22,7 @@ from frostline_server.codec.tensors import (
 )
 from frostline_server.errors import InvalidInput, PredictionError, Unsupported
 from frostline_server.runtime.dtypes import DTYPES
+from frostline_server.runtime.graph.traits import Traits
 from frostline_server.runtime.signature import Signature
 from tests.support.signatures import CLASSIFIER, PAIR, TEXT, WHOLE, classifier, plain, spec
 
@@ -149,11 +150,13 @@ def test_a_scalar_has_no_batch_axis() -> None:
 
 def test_a_recurrent_network_takes_no_axis_of_size_0() -> None:
     # ONNX Runtime ends the whole process.
-    inner = replace(plain((spec("input", "FP32", None, 4),)), recurrent="LSTM")
+    inner = replace(plain((spec("input", "FP32", None, 4),)), traits=Traits(recurrent="LSTM"))
     assert refusal(inner, ("input", "FP32", (2, 0, 4))) == (
         "input 'input' for model 'm' has shape [2,0,4]; the model has a LSTM, which takes no axis of size 0"
     )
-    assert "takes no axis of size 0" in refusal(replace(WHOLE, recurrent="GRU"), ("input", "FP32", (4, 0)))
+    assert "takes no axis of size 0" in refusal(
+        replace(WHOLE, traits=Traits(recurrent="GRU")), ("input", "FP32", (4, 0))
+    )
     assert check(WHOLE, ("input", "FP32", (4, 0))).rows == 1
 
 
