@@ -18,7 +18,8 @@ from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
 from frostline_server.inference import Inference
-from frostline_server.metrics.families import Sources
+from frostline_server.metrics.exchange import dump
+from frostline_server.metrics.families import RULES, Sources
 from frostline_server.metrics.http import MetricsServer
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
@@ -33,9 +34,11 @@ from frostline_server.rpc.log_settings import LogControl, TraceControl
 from frostline_server.rpc.metadata import Metadata
 from frostline_server.rpc.model_statistics import Statistics
 from frostline_server.rpc.oip_service import InferenceService
+from frostline_server.rpc.private_port import PrivatePort
 from frostline_server.rpc.repository_control import ModelControl
 from frostline_server.rpc.server import SERVICES, Transport, local_only
 from frostline_server.rpc.shared_memory_control import SharedMemory
+from frostline_server.rpc.supervised import ControlOfAll, Place
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
 from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
 
@@ -52,10 +55,14 @@ class Server:
 
     Args:
         config: its settings.
+        place: its place among the processes that share its address; None for one that is alone.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, place: Place | None = None) -> None:
         self._config = config
+        self._place = place
+        self._private: PrivatePort | None = None
+        self._metrics: MetricsServer | None = None
         self._phase = "starting"
         self.broken = asyncio.Event()
         """Set when a device goes on failing and the configuration says to stop then."""
@@ -88,21 +95,29 @@ class Server:
         await self._loop.run_in_executor(None, self._load)
         if self._phase != "starting":  # told to end meanwhile
             return
+        if self._private is not None and not await self._join(self._private):
+            return
         self._phase = "serving"
         self._announce()
         self._after_load()
         self._start_probe()
+        about = {
+            "transport": self._transport.name,
+            "reason": self._transport.reason,
+            "device": self._config.device,
+            "models": [f"{v.name}:{v.version}" for v in self.repository.versions() if v.state == "READY"],
+        }
+        event = "ready" if self.ready() else "not ready"
         _log.info(
-            "ready" if self.ready() else "not ready",
+            event if self._place is None else f"process {event}",
             address=self.address,
             metrics=self.metrics_url,
-            transport=self._transport.name,
-            reason=self._transport.reason,
-            device=self._config.device,
-            models=[f"{v.name}:{v.version}" for v in self.repository.versions() if v.state == "READY"],
+            **about,
             seconds=round(time.monotonic() - started_s, 3),
             **({} if self.ready() else {"unready": self.unready()}),
         )
+        if self._place is not None:
+            self._place.report(open=True, **about)
 
     def _create_reconciler(self) -> None:
         """Choose the devices, and create what loads models onto them."""
@@ -114,18 +129,20 @@ class Server:
         onnxruntime.set_default_logger_severity(4)
         available, devices = onnxruntime.get_available_providers(), cuda_devices()
         self._providers = choose_providers(config.device, available, devices)
+        if self._place is not None and self._providers[0][0] != CPU:
+            raise StartError("several processes are for the CPU, and here is a GPU; use --device cpu or --processes 1")
         if self._providers[0][0] != CPU and (missing := load_cuda_libraries()):
             _log.warning("CUDA libraries", warning=missing)
         loader = Loader(
             self._providers,
             strict=config.device.startswith("cuda"),
-            threads=_threads(config.threads, cpu_count()),
+            threads=_threads(config.threads, cpu_count() // config.processes),
             batching=Batching(
                 config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
             ),
             devices=devices,
             slo_s=config.slo_ms / 1000,
-            max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4,
+            max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4 // config.processes,
             max_class_series=config.max_class_series,
         )
         self.reconciler = Reconciler(
@@ -144,17 +161,19 @@ class Server:
         shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
         self.regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
         self._inference = Inference(self.repository, self._unrouted, config.max_message_bytes, self.regions)
-        service = InferenceService(
-            (
-                Metadata(self.repository, self.ready, release, shared_memory=shared),
-                Statistics(self.repository),
-                ModelControl(self.repository, self.reconciler),
-                LogControl(config.log_format, config.log_level),
-                TraceControl(self.repository),
-                SharedMemory(self.regions),
-            )
+        parts = (
+            Metadata(self.repository, self.ready, release, shared_memory=shared),
+            Statistics(self.repository),
+            ModelControl(self.repository, self.reconciler),
+            LogControl(config.log_format, config.log_level),
+            TraceControl(self.repository),
+            SharedMemory(self.regions),
         )
-        self._transport = Transport(config, self._inference, service, self._health)
+        self._service = service = InferenceService(parts)
+        if self._place is not None:
+            service = InferenceService((*parts, ControlOfAll(self._place.supervisor)))
+        reuse_port = self._place is not None
+        self._transport = Transport(config, self._inference, service, self._health, reuse_port=reuse_port)
 
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""
@@ -163,11 +182,18 @@ class Server:
             registry.register(collector)
         transport = self._transport.name
         register(registry, Sources(self.repository, self._unrouted, release, transport, self.ready, self.fell_back))
+        if self._place is not None:
+            self._private = PrivatePort(self._place.socket, self._service, lambda: dump(registry, RULES))
+            return
         host = "127.0.0.1" if self._config.host.startswith("unix:") else self._config.host
         self._metrics = MetricsServer(registry, host, self._config.metrics_port, self.unready)
 
     async def _open_ports(self) -> None:
         """Listen for scrapes, probes and requests; all are told "not ready" until the models are loaded."""
+        if self._private is not None:
+            await self._private.start()
+        if self._metrics is None:
+            return
         self.metrics_url = self._metrics.start()
         try:
             self._announce()
@@ -175,6 +201,22 @@ class Server:
         except StartError:
             self._metrics.close()
             raise
+
+    async def _join(self, private: PrivatePort) -> bool:
+        """Open the address that other processes share, once this one is told that it has caught up with them.
+
+        Not before: the kernel gives every listener its share of the connections, also one whose models still load.
+
+        Returns:
+            Whether it is open; otherwise the server was told to end meanwhile.
+        """
+        if self._place is not None:
+            self._place.report(loaded=True)
+        await private.opened.wait()
+        if self._phase != "starting":
+            return False
+        self.address = await self._transport.start()
+        return True
 
     def _start_watcher(self) -> None:
         """Follow changes of the models folder, as far as the configuration says so, and scan it when `reload` asks."""
@@ -310,6 +352,8 @@ class Server:
         # Last: a model may be called like a service.
         services = dict.fromkeys(("", *SERVICES), self.ready())
         self._health.update(known | services, complete=self.repository.scanned)
+        if self._place is not None:
+            self._place.report(unready=self.unready())
 
     def _announce_from_thread(self) -> None:
         """Have a change announced before the thread that made it goes on."""
@@ -325,6 +369,8 @@ class Server:
         """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
         self._phase = "draining"
         self.reconciler.stop_loading()
+        if self._private is not None:
+            self._private.opened.set()
 
     async def drain(self) -> bool:
         """Not ready, refuse new requests, finish the accepted ones, close the ports.
@@ -344,8 +390,12 @@ class Server:
         finished = await streams and finished
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
-        await self._transport.stop(_CLOSE_S)
-        self._metrics.close()
+        if self.address:
+            await self._transport.stop(_CLOSE_S)
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._private is not None:
+            await self._private.stop()
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished

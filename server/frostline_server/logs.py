@@ -6,6 +6,7 @@ exceptions that nothing catches.
 """
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Collection
@@ -15,6 +16,8 @@ import structlog
 
 LEVELS = ("debug", "info", "warning", "error")
 """The levels of a line, least severe first."""
+PROCESS = "FROSTLINE_PROCESS"
+"""The environment variable with the number of this process among several that log to one place."""
 
 # Without local variables: they hold what clients sent.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -52,6 +55,8 @@ def show(style: str, levels: Collection[str]) -> None:
         _only(levels),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if PROCESS in os.environ:
+        shared.append(_numbered(int(os.environ[PROCESS])))
     if style == "json":
         last: list[structlog.typing.Processor] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
@@ -86,6 +91,14 @@ def _only(levels: Collection[str]) -> structlog.typing.Processor:
         return event
 
     return drop
+
+
+def _numbered(process: int) -> structlog.typing.Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["process"] = process
+        return event
+
+    return add
 
 
 def _shown(level: str, levels: Collection[str]) -> bool:

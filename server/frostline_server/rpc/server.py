@@ -46,7 +46,14 @@ _COMPRESSIONS = {
 
 
 def choose_transport(
-    asked: str, host: str, *, tls: bool, compression: bool = False, native: bool = True, folder: bool = True
+    asked: str,
+    host: str,
+    *,
+    tls: bool,
+    compression: bool = False,
+    native: bool = True,
+    folder: bool = True,
+    reuse_port: bool = False,
 ) -> tuple[str, str]:
     """Which front end owns the port, and why.
 
@@ -60,6 +67,7 @@ def choose_transport(
         compression: whether answers are to be compressed.
         native: whether the native front end's library is installed; not every platform has it.
         folder: whether there is a folder for the private socket that the native front end needs.
+        reuse_port: whether other processes listen on the same port.
 
     Returns:
         native or grpcio, and the reason in words.
@@ -79,6 +87,7 @@ def choose_transport(
     obstacles = {
         "TLS is on, and only grpcio supports it": tls,
         "compression is on, and only grpcio compresses answers": compression,
+        "several processes share the port, and only grpcio can share it": reuse_port,
         "pygrpc-native is not installed": not native,
         "no folder is writable, and the native transport needs one for a private socket": not folder,
         f"other machines can reach {host}, and only grpcio limits a message before it buffers it": not local_only(host),
@@ -119,10 +128,20 @@ class Transport:
         inference: takes inference calls.
         service: answers the protocol's other calls.
         health: answers the health protocol.
+        reuse_port: whether other processes listen on the same port, each for its share of the connections.
     """
 
-    def __init__(self, config: ServerConfig, inference: Inference, service: InferenceService, health: Health) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        inference: Inference,
+        service: InferenceService,
+        health: Health,
+        *,
+        reuse_port: bool = False,
+    ) -> None:
         self._config = config
+        self._reuse_port = reuse_port
         self._inference = inference
         self._service = service
         self._health = health
@@ -137,6 +156,7 @@ class Transport:
             compression=config.compression != "none",
             native=native,
             folder=self._parent is not None,
+            reuse_port=reuse_port,
         )
         self._native: NativeFrontEnd | None = None
         self._folder: str | None = None
@@ -224,7 +244,7 @@ class Transport:
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
                 # Otherwise two servers on one port would silently share the clients.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(self._reuse_port)),
                 # Clients may ping to find out that a connection is dead, also while they have no call, as Triton's
                 # keepalive does. By default gRPC ends the calls of one that pings more often than every 5 minutes.
                 ("grpc.keepalive_permit_without_calls", 1),
