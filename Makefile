@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench growth overload profile bench-gpu bench-training conformance third-party recipes settings fmt constraints
+.PHONY: help setup demo serve test lint proto bench growth overload processes profile bench-gpu bench-training conformance third-party recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ growth: setup  ## measure a request's cost against its rows and bytes, the model
 
 overload: setup  ## measure what the server does with twice the load it can carry
 	$(BIN)/python -m bench.overload $(ARGS)
+
+processes: setup  ## measure what several processes answer, against one
+	$(BIN)/python -m bench.processes $(ARGS)
 
 profile: setup  ## show where a request's microseconds go in the server
 	$(BIN)/python -m bench.profile $(ARGS)

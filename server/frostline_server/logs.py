@@ -16,7 +16,7 @@ import structlog
 
 LEVELS = ("debug", "info", "warning", "error")
 """The levels of a line, least severe first."""
-PROCESS = "FROSTLINE_PROCESS"
+WORKER = "FROSTLINE_WORKER"
 """The environment variable with the number of this process among several that log to one place."""
 
 # Without local variables: they hold what clients sent.
@@ -55,8 +55,8 @@ def show(style: str, levels: Collection[str]) -> None:
         _only(levels),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if PROCESS in os.environ:
-        shared.append(_numbered(int(os.environ[PROCESS])))
+    if WORKER in os.environ:
+        shared.append(_numbered(int(os.environ[WORKER])))
     if style == "json":
         last: list[structlog.typing.Processor] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
@@ -66,7 +66,8 @@ def show(style: str, levels: Collection[str]) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # A line and its end in one write: other processes may write to the same place.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         # Lines written before this call must not fix how lines look after it.
         cache_logger_on_first_use=False,
     )

@@ -62,7 +62,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
-        "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000",
+        "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000", "FROSTLINE_PROCESSES": "1",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -72,7 +72,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "probe_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
-        "max_class_series": 20, "max_run_bytes": 1000000,
+        "max_class_series": 20, "max_run_bytes": 1000000, "processes": 1,
     }  # fmt: skip
 
 
@@ -141,6 +141,10 @@ def test_without_models_it_is_said_how_to_name_them() -> None:
         ({"max_message_bytes": 2**31}, "max_message_bytes: input should be less than or equal to 2147483647, got 2147483648"),
         ({"grace_s": -1}, "grace_s: input should be greater than or equal to 0, got -1"),
         ({"threads": -1}, "threads: input should be greater than or equal to 0, got -1"),
+        ({"processes": 0}, "processes: input should be greater than or equal to 1, got 0"),
+        ({"processes": 2, "device": "cuda"}, "several processes are for the CPU: a GPU serves one process fastest; use --processes 1"),
+        ({"processes": 2, "host": "unix:/s"}, "several processes cannot share a Unix socket; use a TCP address, or --processes 1"),
+        ({"processes": 2, "transport": "native"}, "the native transport cannot share its port; use --transport grpcio or auto"),
         ({"host": ""}, "host: string should have at least 1 character, got ''"),
         ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
         ({"transport": "http"}, "transport: input should be 'auto', 'native' or 'grpcio', got 'http'"),

@@ -14,7 +14,7 @@ class Backoff:
         self._first_s = first_s
         self._most_s = most_s
         self._steady_s = steady_s
-        self._failures = 0
+        self._next_s = first_s
 
     def wait_s(self, lived_s: float) -> float:
         """Count a failure.
@@ -26,7 +26,7 @@ class Backoff:
             How long to wait, in seconds.
         """
         if lived_s >= self._steady_s:
-            self._failures = 0
+            self._next_s = self._first_s
             return 0.0
-        self._failures += 1
-        return min(self._most_s, self._first_s * 2.0 ** (self._failures - 1))
+        wait_s, self._next_s = self._next_s, min(self._most_s, 2 * self._next_s)
+        return wait_s

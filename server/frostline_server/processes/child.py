@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from frostline_server.logs import PROCESS
+from frostline_server.logs import WORKER
 from frostline_server.rpc.supervised import UNLIMITED, call
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -74,7 +74,7 @@ class Child:
                 self._process = subprocess.Popen(  # noqa: S603  the command is this very program
                     command,
                     pass_fds=[theirs.fileno()],
-                    env={**os.environ, PROCESS: str(self.number)},
+                    env={**os.environ, WORKER: str(self.number)},
                     # Ctrl-C goes to the whole group of a terminal, and the supervisor passes it on.
                     process_group=0,
                 )

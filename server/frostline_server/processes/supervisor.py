@@ -94,10 +94,10 @@ class Supervisor:
         self._stopped = asyncio.Event()
         self._handle_signals()
         self._relay = Relay()
-        await self._relay.start(self._socket("supervisor"))
         self._scrape = Scrape(asyncio.get_running_loop(), self._children, self._restarts, self.unready)
         metrics = MetricsServer(self._scrape.registry, self._config.host, self._config.metrics_port, self.unready)
         self._metrics_url = metrics.start()
+        await self._relay.start(self._socket("supervisor"))
         try:
             keepers = [asyncio.create_task(self._keep(number)) for number in self._restarts]
             stopping = asyncio.create_task(self._stopped.wait())

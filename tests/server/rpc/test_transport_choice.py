@@ -40,6 +40,11 @@ def test_compressed_answers_need_the_front_end_that_compresses() -> None:
     assert chosen == ("grpcio", "compression is on, and only grpcio compresses answers")
 
 
+def test_several_processes_need_the_front_end_that_shares_its_port() -> None:
+    chosen = choose_transport("auto", "127.0.0.1", tls=False, reuse_port=True)
+    assert chosen == ("grpcio", "several processes share the port, and only grpcio can share it")
+
+
 def test_without_the_native_library_every_host_gets_the_other_front_end() -> None:
     assert choose_transport("auto", "127.0.0.1", tls=False, native=False) == (
         "grpcio",
