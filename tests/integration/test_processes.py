@@ -310,6 +310,12 @@ def test_a_killed_process_costs_only_its_own_calls_and_comes_back_as_it_was(serv
         with urllib.request.urlopen(f"{server.metrics}/readyz", timeout=TIMEOUT_S) as ready:
             assert ready.read() == b"ready\n"
         assert server.number("frostline_requests_total", code="OK", **labels) >= seen
+        # Scrapes that come before a process can answer must not keep it from serving.
+        waited = threading.Event()
+        for _ in range(int(TIMEOUT_S * 20)):
+            if server.number("frostline_process_up", process="1"):
+                break
+            waited.wait(0.05)
         server.served.until("process ready", process=1)
         for client in clients:
             client.stop()

@@ -115,6 +115,10 @@ class Child:
             self.open = True
             self.about = said
 
+    async def connect(self) -> None:
+        """Wait until it answers. A call would fail at once if one before it came too early, as that of a scrape may."""
+        await self._channel.channel_ready()
+
     async def call(self, method: str, request: bytes = b"", timeout_s: float | None = None) -> bytes:
         """Call it on its private port.
 

@@ -206,11 +206,13 @@ class Supervisor:
     async def _join(self, child: Child) -> None:
         """Make a worker whose models are loaded like the others, and have it open the address."""
         try:
+            await child.connect()
             await self._relay.admit(child.number, child.call)
             await child.call(OPEN)
         except Gone as error:
-            # It has ended, and whoever hears it sees to that.
-            _log.debug("a process could not join", process=child.number, reason=str(error))
+            # If it has not ended, it would never serve.
+            _log.error("process does not answer", process=child.number, reason=str(error))
+            child.signal(signal.SIGKILL)
 
     def _opened(self, child: Child) -> None:
         """A worker accepts connections; once all do, the server is there."""
