@@ -4,6 +4,7 @@ The supervisor has every process do what was asked, or asks every process and pu
 matter which of them a client reached.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,12 @@ async def call(channel: grpc.aio.Channel, method: str, request: bytes, timeout_s
         if kinds and kinds[0] in known:
             raise known[str(kinds[0])](error.details() or "") from error
         raise Gone(f"{error.code().name}: {error.details()}") from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody cancelled this: so gRPC ends a call whose channel is closed.
+        raise Gone("it has ended") from None
     return answer
 
 
