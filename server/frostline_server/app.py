@@ -161,8 +161,11 @@ class Server:
         registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
-        transport = self._transport.name
-        register(registry, Sources(self.repository, self._unrouted, release, transport, self.ready, self.fell_back))
+        transport = self._transport
+        sources = Sources(
+            self.repository, self._unrouted, release, transport.name, self.ready, self.fell_back, transport.network
+        )
+        register(registry, sources)
         host = "127.0.0.1" if self._config.host.startswith("unix:") else self._config.host
         self._metrics = MetricsServer(registry, host, self._config.metrics_port, self.unready)
 

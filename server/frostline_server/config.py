@@ -73,9 +73,9 @@ class ServerConfig(BaseModel):
         description="HTTP port of `/metrics`, `/healthz` and `/readyz`; 0 picks a free one",
         json_schema_extra={"group": "Network"},
     )
-    transport: Literal["auto", "native", "grpcio"] = Field(
+    transport: Literal["auto", "h2", "grpcio"] = Field(
         "auto",
-        description="which front end owns the gRPC port",
+        description="which front end owns the gRPC port; `auto` takes `h2` wherever its library is installed",
         json_schema_extra={"group": "Network", "see": "Transports"},
     )
     max_message_bytes: int = Field(
@@ -87,7 +87,7 @@ class ServerConfig(BaseModel):
     )
     compression: Literal["none", "gzip", "deflate"] = Field(
         "none",
-        description="how answers are compressed, on `grpcio` only; compressed requests are always understood",
+        description="how answers are compressed for clients that can read it; compressed requests are always understood",
         json_schema_extra={"group": "Network"},
     )
     shared_memory: Literal["auto", "on", "off"] = Field(
@@ -101,6 +101,83 @@ class ServerConfig(BaseModel):
         json_schema_extra={"group": "Network"},
     )
     tls_key: Path | None = Field(None, description="PEM private key", json_schema_extra={"group": "Network"})
+    network_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory for messages in flight, requests and answers of all clients together, in bytes; what finds no room "
+        "gets `RESOURCE_EXHAUSTED`; 0 takes a quarter of the memory that the process may use",
+        json_schema_extra={"group": "Limits on clients", "see": "Limits on clients"},
+    )
+    max_connections: int = Field(
+        16384,
+        ge=1,
+        description="most connections at one time",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_connections_per_address: int = Field(
+        4096,
+        ge=1,
+        description="most connections at one time from one address",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_calls_per_connection: int = Field(
+        1024,
+        ge=1,
+        le=2**31 - 1,
+        description="most calls at one time on one connection; clients keep further ones back",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_resets_per_s: int = Field(
+        1000,
+        ge=1,
+        description="calls that one connection may give up in a second, on average; ten times as many at once",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_header_bytes: int = Field(
+        16384,
+        ge=1024,
+        le=2**20,
+        description="largest list of headers of a call, in bytes",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    handshake_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="seconds in which a new connection must have begun, with TLS and HTTP/2",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    message_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds that a message may be on its way",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    answer_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds that an answer may stay unread, without any progress",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_connection_age_s: float = Field(
+        1800.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds after which a client is told to connect anew, so that load spreads to new replicas; 0 for never",
+        json_schema_extra={"group": "Limits on clients", "see": "Limits on clients"},
+    )
+    connection_grace_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds after that until its open calls end too; 0 lets them take as long as they need",
+        json_schema_extra={"group": "Limits on clients"},
+    )
     max_batch_size: int = Field(
         64,
         ge=1,
@@ -235,10 +312,6 @@ class ServerConfig(BaseModel):
     def _goes_together(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
-        if self.tls_cert and self.transport == "native":
-            raise ValueError("the native transport has no TLS; use --transport grpcio or auto")
-        if self.compression != "none" and self.transport == "native":
-            raise ValueError("the native transport does not compress answers; use --transport grpcio or auto")
         return self
 
     def required(self, name: str) -> bool:

@@ -33,6 +33,14 @@ class MessageTooLarge(PredictionError):
     reason = "REJECTED"
 
 
+class NetworkFull(PredictionError):
+    """The messages in flight, requests and answers together, leave no room for this one."""
+
+    kind = "network_full"
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
 class Unsupported(PredictionError):
     """The request uses a part of the protocol that is not answered here."""
 

@@ -52,7 +52,7 @@ def quiet(event: dict[str, Any]) -> None:
     """Ignore what the server logs."""
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = tmp_path_factory.mktemp("models")
     for name in ("linear", "spare"):

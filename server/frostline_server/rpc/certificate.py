@@ -30,20 +30,33 @@ class Certificate:
         self._key = key
         self._seen: _Stamp | None = None
         self._fresh: grpc.ServerCertificateConfiguration | None = None
+        self._context: ssl.SSLContext | None = None
         # gRPC asks from its own threads.
         self._lock = threading.Lock()
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """What a port is opened with.
+    def open(self) -> None:
+        """Read the files for the first time.
 
         Raises:
-            StartError: the files cannot be read, or are not a certificate and its private key.
+            StartError: they cannot be read, or are not a certificate and its private key.
         """
         try:
-            self._seen, first = _stamp(self._chain, self._key), self._read()
+            self._seen = _stamp(self._chain, self._key)
+            self._fresh, self._context = self._read()
         except OSError as error:
             raise StartError(_sentence(error)) from error
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """What a port of grpc.aio is opened with."""
+        first, self._fresh = self._fresh, None
         return grpc.dynamic_ssl_server_credentials(first, self._fetch)  # type: ignore[arg-type]  # None is allowed
+
+    def context(self) -> ssl.SSLContext:
+        """What a new connection is encrypted with."""
+        self.look()
+        with self._lock:
+            assert self._context is not None, "the files have been opened"  # noqa: S101  an invariant, not a check
+            return self._context
 
     def look(self) -> None:
         """Read the files again if they have changed, for the next connection. What is wrong with them is logged once."""
@@ -53,7 +66,7 @@ class Certificate:
                 return
             self._seen = stamp
             try:
-                fresh = self._read()
+                fresh, context = self._read()
             except OSError as error:
                 _log.error("certificate", reason=f"{_sentence(error)}; the last one that was valid stays in use")
             else:
@@ -61,7 +74,7 @@ class Certificate:
                     # Replaced while it was read, so what was read may not be what was checked. The next connection looks again.
                     self._seen = ()
                     return
-                self._fresh = fresh
+                self._fresh, self._context = fresh, context
                 _log.info("certificate", chain=str(self._chain), key=str(self._key))
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
@@ -71,11 +84,15 @@ class Certificate:
             fresh, self._fresh = self._fresh, None
         return fresh
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
+    def _read(self) -> tuple[grpc.ServerCertificateConfiguration, ssl.SSLContext]:
         pair = (self._key.read_bytes(), self._chain.read_bytes())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # Without a password, so that OpenSSL does not ask the terminal for one.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._chain, self._key, password="")
-        return grpc.ssl_server_certificate_configuration([pair])
+        context.load_cert_chain(self._chain, self._key, password="")
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        context.set_alpn_protocols(["h2"])
+        return grpc.ssl_server_certificate_configuration([pair]), context
 
 
 def _stamp(*files: Path) -> _Stamp:

@@ -38,10 +38,11 @@ def files(tmp_path: Path) -> Files:
     return written
 
 
-@pytest.fixture
-def server(files: Files, tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(params=["h2", "grpcio"])
+def server(request: pytest.FixtureRequest, files: Files, tmp_path: Path) -> Iterator[Running]:
     write_artifact(tmp_path / "models", "m")
-    with running(tmp_path / "models", tls_cert=files.chain, tls_key=files.key, log_level="error") as instance:
+    tls = {"tls_cert": files.chain, "tls_key": files.key}
+    with running(tmp_path / "models", transport=request.param, log_level="error", **tls) as instance:
         yield instance
 
 
@@ -95,7 +96,7 @@ def test_a_pair_that_does_not_fit_together_is_not_used_until_it_does(server: Run
 
 def test_what_is_wrong_with_new_files_is_logged_once(files: Files) -> None:
     certificate = Certificate(files.chain, files.key)
-    certificate.credentials()
+    certificate.open()
     structlog.reset_defaults()
     with capture_logs() as logged:
         certificate.look()
@@ -128,4 +129,4 @@ def test_a_key_with_a_password_stops_the_start_and_asks_nobody_for_it(files: Fil
         )
     )
     with pytest.raises(StartError, match="are not a certificate and its private key"):
-        Certificate(files.chain, files.key).credentials()
+        Certificate(files.chain, files.key).open()
