@@ -21,6 +21,7 @@ from frostline_server.codec.codec import varint
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode
 from frostline_server.rpc.grpc_status import Ending, ending, status
+from frostline_server.rpc.methods import Methods
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -61,11 +62,11 @@ class StreamFrontEnd:
         self._streams: dict[_Stream, asyncio.Task[Any]] = {}
         self._stopping = False
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Answer the method on `server`."""
+    def register(self, methods: Methods) -> None:
+        """Add the method."""
         _, service, name = MODEL_STREAM_INFER.split("/")
         handlers = {name: grpc.stream_stream_rpc_method_handler(self._call)}
-        server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
+        methods.add_registered_method_handlers(service, handlers)
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept no more requests; each stream ends with UNAVAILABLE once its accepted requests are answered.
