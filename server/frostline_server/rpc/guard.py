@@ -28,7 +28,8 @@ from frostline_server.errors import PredictionError
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.methods import Methods
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler = Any
+"""A `grpc.RpcMethodHandler`; at run time that type takes no parameters."""
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _MAX_LOGGED = 200
@@ -108,7 +109,7 @@ class _Entrance:
             return access.identify(None)
         shown = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
         # More than one is one that nobody has.
-        authorization = ",".join(shown).encode() if shown else None
+        authorization = ",".join(shown).encode(errors="replace") if shown else None
         return access.identify(authorization, _certificate_names(context) if access.reads_certificates else ())
 
     def permit(self, identity: Identity, *, changes: bool = False) -> None:
@@ -222,45 +223,60 @@ def _watched(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) 
     async def call(request: Any, context: Any) -> Any:
         parsed = _parsed(message, request)
         changes = bool(not only_control and parsed is not None and parsed.settings)
-        about = _subject(parsed)
-        seen, identity = _Watched(context), _NOBODY
+        watched = _Watched(context, name, _subject(parsed)) if only_control or changes else None
+        inner = watched or context
         try:
-            try:
-                identity = entrance.identify(context)
-                entrance.permit(identity, changes=changes)
-                identity.admit(entrance.clock())
-            except PredictionError as error:
-                ended: Awaitable[Any] = seen.abort(*ending(error))
-            else:
-                ended = answer(request, seen)
-            del request, parsed  # as above
-            return await ended
-        except BaseException as error:
-            if seen.status == "OK":  # it did not end by itself
-                seen.status = "CANCELLED" if isinstance(error, asyncio.CancelledError) else "UNKNOWN"
-            raise
-        finally:
-            if only_control or changes:
-                who = {"identity": identity.name, "credential": identity.credential, "peer": context.peer()}
-                logs.audit(**who, method=name, **about, status=seen.status)
+            identity = entrance.identify(context)
+            if watched is not None:
+                watched.identity = identity
+            entrance.permit(identity, changes=changes)
+            identity.admit(entrance.clock())
+        except PredictionError as error:
+            ended: Awaitable[Any] = inner.abort(*ending(error))
+        else:
+            ended = answer(request, inner)
+        del request, parsed  # as above
+        return await (ended if watched is None else watched.until_answered(ended))
 
     return call
 
 
 class _Watched:
-    """A call's context that remembers the status that the call ends with."""
+    """The context of a call that the audit log has a line of, written before the caller gets to know the result."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, method: str, about: Mapping[str, Any]) -> None:
         self._context = context
-        self.status = "OK"
+        self._method = method
+        self._about = about
+        self._written = False
+        self.identity = _NOBODY
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def abort(self, code: grpc.StatusCode, *rest: Any) -> Any:
         """End the call."""
-        self.status = code.name
+        self._write(code.name)
         return await self._context.abort(code, *rest)
+
+    async def until_answered(self, ended: Awaitable[Any]) -> Any:
+        """Wait for the answer."""
+        try:
+            response = await ended
+        except asyncio.CancelledError:
+            self._write("CANCELLED")
+            raise
+        except Exception:
+            self._write("UNKNOWN")
+            raise
+        self._write("OK")
+        return response
+
+    def _write(self, status: str) -> None:
+        if not self._written:
+            self._written = True
+            who = {"identity": self.identity.name, "credential": self.identity.credential, "peer": self._context.peer()}
+            logs.audit(**who, method=self._method, **self._about, status=status)
 
 
 def _parsed(message: type[Message], request: Any) -> Any:

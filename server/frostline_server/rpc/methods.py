@@ -16,10 +16,10 @@ class Methods:
     """
 
     def __init__(self) -> None:
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._handlers: "dict[str, grpc.RpcMethodHandler[Any, Any]]" = {}
 
     def add_registered_method_handlers(
-        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+        self, service: str, handlers: "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"
     ) -> None:
         """Add a service's methods, by their names."""
         for name, handler in handlers.items():
@@ -28,7 +28,7 @@ class Methods:
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
         """Do nothing: generated code adds each method by its name too."""
 
-    def __iter__(self) -> Iterator[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
+    def __iter__(self) -> "Iterator[tuple[str, grpc.RpcMethodHandler[Any, Any]]]":
         """Each path and its handler."""
         return iter(self._handlers.items())
 
