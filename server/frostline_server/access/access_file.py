@@ -31,7 +31,7 @@ class _Limited(BaseModel):
 
 class _Entry(_Limited):
     name: _Name
-    roles: list[Literal["predict", "observe", "control"]]
+    roles: list[Literal["predict", "observe", "control"]] = Field(min_length=1)
 
 
 class _Token(_Entry):
@@ -79,14 +79,27 @@ def read(path: Path, before: Entries) -> Entries:
             might be a token.
     """
     try:
-        written = _File(**tomllib.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise StartError(f"the access file {path} is not valid: it is not UTF-8 text") from None
+    except OSError as error:
+        raise StartError(f"cannot read the access file {path}: {error}") from error
+    return parse(text, f"access file {path}", before)
+
+
+def parse(text: str, where: str, before: Entries) -> Entries:
+    """Read the text of an access file; see `read`.
+
+    Raises:
+        StartError: it makes no sense.
+    """
+    try:
+        written = _File(**tomllib.loads(text))
     except ValidationError as error:
         problems = "; ".join(map(_sentence, error.errors(include_input=False, include_context=False)))
-        raise StartError(f"the access file {path} is not valid: {problems}") from None
-    except UnicodeDecodeError:
-        raise StartError(f"the access file {path} is not UTF-8 text") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise StartError(f"cannot read the access file {path}: {error}") from error
+        raise StartError(f"the {where} is not valid: {problems}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StartError(f"the {where} is not valid: {error}") from error
     limits: dict[_LimitKey, RateLimit] = {}
 
     def limit(entry: _Limited, key: str) -> RateLimit | None:
@@ -100,13 +113,13 @@ def read(path: Path, before: Entries) -> Entries:
 
     def identity(entry: _Entry, credential: str, key: str) -> Identity:
         if entry.name == ANONYMOUS:
-            raise StartError(f"the access file {path} is not valid: the name '{ANONYMOUS}' is taken; choose another")
+            raise StartError(f"the {where} is not valid: the name '{ANONYMOUS}' is taken; choose another")
         return Identity(entry.name, frozenset(entry.roles), credential, limit(entry, f"{credential} {key}"))
 
     digests = [entry.sha256.lower() for entry in written.tokens]
     doubled = [entry.name for at, entry in enumerate(written.tokens) if entry.sha256.lower() in digests[:at]]
     if doubled:
-        raise StartError(f"the access file {path} is not valid: the token of {doubled[0]!r} is there twice")
+        raise StartError(f"the {where} is not valid: the token of {doubled[0]!r} is there twice")
     return Entries(
         tokens=tuple(
             (bytes.fromhex(digest), identity(entry, "token", digest))
@@ -122,7 +135,7 @@ def read(path: Path, before: Entries) -> Entries:
 
 _REMEDIES = {
     "sha256": "64 hexadecimal digits, the SHA-256 of a token; `frostline token` makes both",
-    "roles": "a list of predict, observe and control",
+    "roles": "a list of at least one of predict, observe and control",
 }
 
 

@@ -103,10 +103,10 @@ def test_a_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (table("x", "t").replace("predict", "admin"), "tokens.0.roles.0 must be a list of predict, observe and control"),
+        (table("x", "t").replace("predict", "admin"), "tokens.0.roles.0 must be a list of at least one of predict, observe and control"),
         (table("", "t"), "tokens.0.name: string should have at least 1 character"),
         (table("x", "t").replace("sha256", "token"), "tokens.0.sha256 is missing; there is no setting 'tokens.0.token'"),
-        (f'[[tokens]]\nname = "x"\nsha256 = "{SECRET}"\nroles = []', "tokens.0.sha256 must be 64 hexadecimal digits, the SHA-256 of a token; `frostline token` makes both"),
+        (f'[[tokens]]\nname = "x"\nsha256 = "{SECRET}"\nroles = ["predict"]', "tokens.0.sha256 must be 64 hexadecimal digits, the SHA-256 of a token; `frostline token` makes both"),
         (table("x", "t", "requests_per_s = 0"), "tokens.0.requests_per_s: input should be greater than 0"),
         (table("x", "t", "requests_per_s = 5\nburst = 0.5"), "tokens.0.burst: input should be greater than or equal to 1"),
         (table("x", "t") * 2, "the token of 'x' is there twice"),
@@ -129,7 +129,7 @@ def test_a_file_that_makes_no_sense_stops_the_start_with_its_place_and_without_i
 
 def test_a_file_that_is_no_text_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(StartError, match="is not UTF-8 text"):
+    with pytest.raises(StartError, match="it is not UTF-8 text"):
         Credentials(tmp_path / "a.toml").start()
 
 
