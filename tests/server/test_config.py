@@ -63,6 +63,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
         "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000",
+        "FROSTLINE_CLIENT_CERTIFICATES": "required", "FROSTLINE_TLS_CLIENT_CA": "ca.pem",
+        "FROSTLINE_ACCESS_FILE": "a.toml", "FROSTLINE_ALLOW_ANONYMOUS": "predict", "FROSTLINE_ADMIN_PORT": "0",
+        "FROSTLINE_ADMIN_HOST": "::1", "FROSTLINE_METRICS_ACCESS": "observe", "FROSTLINE_METRICS_TLS": "true",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -73,6 +76,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
         "max_class_series": 20, "max_run_bytes": 1000000,
+        "client_certificates": "required", "tls_client_ca": Path("ca.pem"), "access_file": Path("a.toml"),
+        "allow_anonymous": "predict", "admin_port": 0, "admin_host": "::1", "metrics_access": "observe",
+        "metrics_tls": True,
     }  # fmt: skip
 
 
@@ -223,3 +229,29 @@ def test_the_models_without_which_the_server_is_not_ready(require: str, required
     config = load(require=require)
     assert {name for name in ("a", "b", "all") if config.required(name)} == required
     assert config.required_names == names
+
+
+@pytest.mark.parametrize(
+    ("written", "near", "far"),
+    [
+        ("auto", {"predict", "observe"}, set()),
+        ("none", set(), set()),
+        ("all", {"predict", "observe", "control"}, {"predict", "observe", "control"}),
+        ("predict", {"predict"}, {"predict"}),
+        ("observe , control", {"observe", "control"}, {"observe", "control"}),
+    ],
+)
+def test_callers_without_credentials_have_the_roles_that_are_written(
+    written: str, near: set[str], far: set[str]
+) -> None:
+    config = load(allow_anonymous=written)
+    assert config.anonymous_roles(local=True) == frozenset(near)
+    assert config.anonymous_roles(local=False) == frozenset(far)
+
+
+@pytest.mark.parametrize("written", ["", "root", "predict;observe", "all,predict", "auto,predict"])
+def test_a_role_that_does_not_exist_is_refused_with_those_that_do(written: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^allow_anonymous must be auto, none, all, or roles .* of predict, observe, control; got "
+    ):
+        load(allow_anonymous=written)
