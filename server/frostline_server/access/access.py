@@ -137,7 +137,7 @@ class Access:
         token = "send `authorization: Bearer TOKEN`, or the operator starts" if self.asks else "the operator can start"
         file = "" if self.asks else ", or give you a token (--access-file)"
         return Unauthenticated(
-            f"{fact}; you have shown no credentials, and the roles of anonymous callers are: {has}; {token} the server with "
+            f"{fact}; you are taken for an anonymous caller, whose roles are: {has}; {token} the server with "
             f"--allow-anonymous {allow}{file}"
         )
 

@@ -1,4 +1,4 @@
-"""The guard of RPC handlers: it asks who the caller is and whether it may call, and writes the audit log.
+"""The guard of RPC handlers: it asks who the caller is, and whether it may call.
 
 A guarded handler is a handler again, so it works on every front end. All it asks of a call's context are
 `invocation_metadata()`, `auth_context()`, `peer()` and `abort()`, with grpc.aio's meanings. A handler that needs no
@@ -10,21 +10,20 @@ Every call that needs the role `control` is a line of the audit log, also if it 
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from frostline.pb import inference_pb2 as pb
-from frostline_server import logs
 from frostline_server.access.access import Access
 from frostline_server.access.identity import Identity
 from frostline_server.access.permissions import CONTROL, NEEDED, SETTINGS
 from frostline_server.access.rate_limit import RateLimit
 from frostline_server.errors import PredictionError
+from frostline_server.rpc import audit
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.methods import Methods
 
@@ -32,10 +31,6 @@ Handler = Any
 """A `grpc.RpcMethodHandler`; at run time that type takes no parameters."""
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-_MAX_LOGGED = 200
-"""Characters of a name of the caller's choosing that the audit log keeps."""
-_NOBODY = Identity("unknown", frozenset(), "unknown")
-"""Whose credentials are not known."""
 
 
 def guarded(methods: Methods, access: Access) -> Methods:
@@ -211,9 +206,6 @@ class _Paced:
         return message
 
 
-# The audit log
-
-
 def _watched(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
     """A guarded method whose calls are lines of the audit log, if they need the role `control`."""
     name = entrance.method.rpartition("/")[2]
@@ -221,9 +213,9 @@ def _watched(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) 
     only_control = NEEDED[entrance.method] == CONTROL
 
     async def call(request: Any, context: Any) -> Any:
-        parsed = _parsed(message, request)
+        parsed = audit.parsed(message, request)
         changes = bool(not only_control and parsed is not None and parsed.settings)
-        watched = _Watched(context, name, _subject(parsed)) if only_control or changes else None
+        watched = audit.Audited(context, name, audit.subject(parsed)) if only_control or changes else None
         inner = watched or context
         try:
             identity = entrance.identify(context)
@@ -239,64 +231,3 @@ def _watched(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) 
         return await (ended if watched is None else watched.until_answered(ended))
 
     return call
-
-
-class _Watched:
-    """The context of a call that the audit log has a line of, written before the caller gets to know the result."""
-
-    def __init__(self, context: Any, method: str, about: Mapping[str, Any]) -> None:
-        self._context = context
-        self._method = method
-        self._about = about
-        self._written = False
-        self.identity = _NOBODY
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    async def abort(self, code: grpc.StatusCode, *rest: Any) -> Any:
-        """End the call."""
-        self._write(code.name)
-        return await self._context.abort(code, *rest)
-
-    async def until_answered(self, ended: Awaitable[Any]) -> Any:
-        """Wait for the answer."""
-        try:
-            response = await ended
-        except asyncio.CancelledError:
-            self._write("CANCELLED")
-            raise
-        except Exception:
-            self._write("UNKNOWN")
-            raise
-        self._write("OK")
-        return response
-
-    def _write(self, status: str) -> None:
-        if not self._written:
-            self._written = True
-            who = {"identity": self.identity.name, "credential": self.identity.credential, "peer": self._context.peer()}
-            logs.audit(**who, method=self._method, **self._about, status=status)
-
-
-def _parsed(message: type[Message], request: Any) -> Any:
-    """The request as a message; None if it is damaged, which its handler will say."""
-    if isinstance(request, Message):
-        return request
-    try:
-        return message.FromString(request)
-    except DecodeError:
-        return None
-
-
-def _subject(request: Any) -> Mapping[str, Any]:
-    """What a request is about: a model, a region of shared memory, the settings that it changes."""
-    fields = request.DESCRIPTOR.fields_by_name if request is not None else {}
-    about: dict[str, Any] = {}
-    if "model_name" in fields and request.model_name:
-        about["model"] = request.model_name[:_MAX_LOGGED]
-    if "name" in fields:
-        about["region"] = request.name[:_MAX_LOGGED]
-    if "settings" in fields:
-        about["settings"] = sorted(request.settings)[:16]
-    return about

@@ -167,14 +167,14 @@ def test_an_anonymous_caller_is_told_what_to_show_and_what_the_operator_can_writ
     with pytest.raises(Unauthenticated) as caught:
         open_access(("observe",)).permit(open_access(("observe",)).identify(None), INFER)
     assert str(caught.value) == (
-        "ModelInfer needs the role predict; you have shown no credentials, and the roles of anonymous callers are: observe; "
+        "ModelInfer needs the role predict; you are taken for an anonymous caller, whose roles are: observe; "
         "the operator can start the server with --allow-anonymous predict,observe, or give you a token (--access-file)"
     )
     access = Access(credentials, ())
     with pytest.raises(Unauthenticated) as caught:
         access.permit(access.identify(None), METADATA)
     assert str(caught.value) == (
-        "ModelMetadata needs the role predict or observe; you have shown no credentials, and the roles of anonymous callers "
+        "ModelMetadata needs the role predict or observe; you are taken for an anonymous caller, and the roles of anonymous callers "
         "are: none; send `authorization: Bearer TOKEN`, or the operator starts the server with --allow-anonymous predict"
     )
 

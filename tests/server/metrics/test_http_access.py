@@ -89,7 +89,7 @@ def test_the_metrics_are_for_who_may_observe_and_the_probes_for_everyone(server:
     assert url.startswith("https://")
     status, said, headers = get(f"{url}/metrics")
     assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
-    assert said.startswith("metrics needs the role observe; you have shown no credentials")
+    assert said.startswith("metrics needs the role observe; you are taken for an anonymous caller")
     assert get(f"{url}/metrics", "wrong")[0] == 401
     assert get(f"{url}/metrics", TOKENS["predict"])[0] == 403
     status, said, _ = get(f"{url}/metrics", TOKENS["observe"])

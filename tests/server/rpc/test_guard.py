@@ -221,7 +221,7 @@ def test_a_coroutine_client_shows_its_token_too(server: Running) -> None:
             return await stub(opened).ModelInfer(row_request(ROW), timeout=TIMEOUT_S, **shown)
 
     assert asyncio.run(ask(**bearer(TOKENS["predict"]))).model_name == "linear"
-    with pytest.raises(grpc.aio.AioRpcError, match="the roles of anonymous callers are: none"):
+    with pytest.raises(grpc.aio.AioRpcError, match="an anonymous caller, whose roles are: none"):
         asyncio.run(ask())
 
 
@@ -235,7 +235,7 @@ def test_tritons_client_shows_its_token_in_headers(server: Running) -> None:
         with pytest.raises(InferenceServerException, match="needs the role control; you are taken for 'predict'"):
             client.load_model("linear", headers=headers)
         client.load_model("linear", headers={"authorization": f"Bearer {TOKENS['control']}"})
-        with pytest.raises(InferenceServerException, match="you have shown no credentials"):
+        with pytest.raises(InferenceServerException, match="you are taken for an anonymous caller"):
             client.get_server_metadata()
 
 
