@@ -174,8 +174,7 @@ def test_an_anonymous_caller_is_told_what_to_show_and_what_the_operator_can_writ
     with pytest.raises(Unauthenticated) as caught:
         access.permit(access.identify(None), METADATA)
     assert str(caught.value) == (
-        "ModelMetadata needs the role predict or observe; you are taken for an anonymous caller, and the roles of anonymous callers "
-        "are: none; send `authorization: Bearer TOKEN`, or the operator starts the server with --allow-anonymous predict"
+        "ModelMetadata needs the role predict or observe; you are taken for an anonymous caller, whose roles are: none; send `authorization: Bearer TOKEN`, or the operator starts the server with --allow-anonymous predict"
     )
 
 
