@@ -141,7 +141,7 @@ app.command(
     cls=serve.ServeCommand,
     epilog=_examples(
         "frostline serve --models models",
-        "frostline serve --models /srv/models --host 0.0.0.0 --device cuda",
+        "frostline serve --models /srv/models --host 0.0.0.0 --access-file access.toml",
         "frostline serve --config frostline.toml --log-format json",
     ),
 )(serve.serve)

@@ -1,9 +1,10 @@
 """Access control of one port: who a caller is, and whether it may use a method there.
 
 A front end asks in three steps: `identify` by the credentials, `permit` for the method, `Identity.admit` for the
-number of requests. All are made to be called for each request. A front end that owns its connections does less: it
-keeps the identity that a connection's `authorization` header led to, and identifies again when the header or
-`Access.generation` is another one; where `free` is true it need not ask at all.
+number of requests. All are made to be called for each request. A front end that owns its connections does less. It
+keeps the identity that a connection's `authorization` header led to, with the methods that are permitted to it, which
+never change; it identifies again when the header or `Access.generation` is another one. What is left for a request are
+two comparisons, and `admit` where the identity has a limit. Where `free` is true it need not ask at all.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -370,6 +370,21 @@ def test_a_change_of_the_file_counts_for_the_next_call(models: Path, tmp_path: P
         assert ended(ask, **bearer("n" * 30))[0] == "OK"
 
 
+def test_no_call_fails_while_tokens_are_replaced(models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "access.toml"
+    file.write_text(entry("shop", "0", "predict"))
+    with serving(models, file) as instance, grpc.insecure_channel(instance.address) as opened:
+        ask = calls(opened)["/inference.GRPCInferenceService/ModelInfer"]
+        found = []
+        for number in range(20):
+            # The old one stays until the caller has the new one.
+            file.write_text(entry("shop", str(number), "predict") + entry("shop", str(number + 1), "predict"))
+            instance.server.reload()
+            found += [ended(ask, **bearer(str(token)))[0] for token in (number, number + 1)]
+        assert found == ["OK"] * 40
+        assert ended(ask, **bearer("0"))[0] == "UNAUTHENTICATED"
+
+
 def test_a_broken_file_stops_the_start_and_leaves_no_port_open(models: Path, tmp_path: Path) -> None:
     (tmp_path / "access.toml").write_text("[[tokens]]\nname = 3")
     instance = Running(models, access_file=tmp_path / "access.toml")
