@@ -70,5 +70,5 @@ def test_what_cannot_be_read_at_first_stops_the_start(tmp_path: Path) -> None:
     def read() -> str:
         raise StartError("no")
 
-    with pytest.raises(StartError, match="^no$"):
+    with pytest.raises(StartError, match=r"^no$"):
         Reloaded("value", (tmp_path / "absent",), read).start()

@@ -16,7 +16,7 @@ class Methods:
     """
 
     def __init__(self) -> None:
-        self._handlers: "dict[str, grpc.RpcMethodHandler[Any, Any]]" = {}
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def add_registered_method_handlers(
         self, service: str, handlers: "Mapping[str, grpc.RpcMethodHandler[Any, Any]]"

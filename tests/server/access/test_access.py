@@ -137,6 +137,21 @@ def test_each_role_opens_its_own_methods_and_no_other() -> None:
         assert [may(access, Identity("x", frozenset({role})), method, changes=True) for role in ROLES] == [False, False, True]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("roles", "methods"),
+    [
+        ({"predict"}, "ModelInfer ModelStreamInfer Predict"),
+        ({"predict", "observe"}, "ModelReady ServerMetadata ModelMetadata ModelConfig ServerReflectionInfo"),
+        ({"observe"}, "ModelStatistics RepositoryIndex SystemSharedMemoryStatus CudaSharedMemoryStatus TraceSetting LogSettings metrics"),
+        ({"control"}, "RepositoryModelLoad RepositoryModelUnload SystemSharedMemoryRegister SystemSharedMemoryUnregister CudaSharedMemoryRegister CudaSharedMemoryUnregister"),
+        (set(), "ServerLive ServerReady Check Watch"),
+    ],
+)  # fmt: skip
+def test_each_method_needs_the_role_that_the_guide_says(roles: set[str], methods: str) -> None:
+    found = [path.rpartition("/")[2] for path, needed in NEEDED.items() if needed == frozenset(roles)]
+    assert sorted(found) == sorted(methods.split())
+
+
 def test_what_is_open_to_everybody_needs_no_role() -> None:
     nobody = Identity("x", frozenset())
     assert [method for method in NEEDED if may(open_access(), nobody, method)] == [
