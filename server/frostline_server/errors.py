@@ -126,6 +126,34 @@ class BatcherClosed(ServerStopping):
     kind = "version_closing"
 
 
+class Unauthenticated(PredictionError):
+    """The caller shows credentials that are not known here, or shows none and needs some."""
+
+    kind = "unauthenticated"
+    code = "UNAUTHENTICATED"
+    reason = "REJECTED"
+
+
+class PermissionDenied(PredictionError):
+    """The caller is known and lacks the role, or the role cannot be used through this port."""
+
+    kind = "permission_denied"
+    code = "PERMISSION_DENIED"
+    reason = "REJECTED"
+
+
+class RateLimited(PredictionError):
+    """The caller sends more requests a second than it may."""
+
+    kind = "rate_limited"
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+    def __init__(self, message: str, pushback_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.pushback_ms = pushback_ms
+
+
 class ModelControlOff(PredictionError):
     """Models are not loaded and unloaded by request on this server."""
 

@@ -59,6 +59,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         onnx_models.write_artifact(models, name, 1)
     onnx_models.write_artifact(models, "text", 1, onnx_models.strings(), golden=False, labels=None)
     flags = ["--models", str(models), "--transport", request.param, "--model-control", "explicit", "--load-models", "*"]
+    flags += ["--allow-anonymous", "all"]
     with server_process.serve(flags, quiet) as served:
         yield served.address
 

@@ -67,6 +67,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_MAX_CALLS_PER_CONNECTION": "7", "FROSTLINE_MAX_RESETS_PER_S": "8", "FROSTLINE_MAX_HEADER_BYTES": "2048",
         "FROSTLINE_HANDSHAKE_TIMEOUT_S": "3", "FROSTLINE_MESSAGE_TIMEOUT_S": "4", "FROSTLINE_ANSWER_TIMEOUT_S": "5",
         "FROSTLINE_MAX_CONNECTION_AGE_S": "60", "FROSTLINE_CONNECTION_GRACE_S": "6",
+        "FROSTLINE_CLIENT_CERTIFICATES": "required", "FROSTLINE_TLS_CLIENT_CA": "ca.pem",
+        "FROSTLINE_ACCESS_FILE": "a.toml", "FROSTLINE_ALLOW_ANONYMOUS": "predict", "FROSTLINE_ADMIN_PORT": "0",
+        "FROSTLINE_ADMIN_HOST": "::1", "FROSTLINE_METRICS_ACCESS": "observe", "FROSTLINE_METRICS_TLS": "true",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -80,6 +83,9 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "max_connections_per_address": 4, "max_calls_per_connection": 7, "max_resets_per_s": 8, "max_header_bytes": 2048,
         "handshake_timeout_s": 3.0, "message_timeout_s": 4.0, "answer_timeout_s": 5.0, "max_connection_age_s": 60.0,
         "connection_grace_s": 6.0,
+        "client_certificates": "required", "tls_client_ca": Path("ca.pem"), "access_file": Path("a.toml"),
+        "allow_anonymous": "predict", "admin_port": 0, "admin_host": "::1", "metrics_access": "observe",
+        "metrics_tls": True,
     }  # fmt: skip
 
 
@@ -219,3 +225,29 @@ def test_the_models_without_which_the_server_is_not_ready(require: str, required
     config = load(require=require)
     assert {name for name in ("a", "b", "all") if config.required(name)} == required
     assert config.required_names == names
+
+
+@pytest.mark.parametrize(
+    ("written", "near", "far"),
+    [
+        ("auto", {"predict", "observe"}, set()),
+        ("none", set(), set()),
+        ("all", {"predict", "observe", "control"}, {"predict", "observe", "control"}),
+        ("predict", {"predict"}, {"predict"}),
+        ("observe , control", {"observe", "control"}, {"observe", "control"}),
+    ],
+)
+def test_callers_without_credentials_have_the_roles_that_are_written(
+    written: str, near: set[str], far: set[str]
+) -> None:
+    config = load(allow_anonymous=written)
+    assert config.anonymous_roles(local=True) == frozenset(near)
+    assert config.anonymous_roles(local=False) == frozenset(far)
+
+
+@pytest.mark.parametrize("written", ["", "root", "predict;observe", "all,predict", "auto,predict"])
+def test_a_role_that_does_not_exist_is_refused_with_those_that_do(written: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^allow_anonymous must be auto, none, all, or roles .* of predict, observe, control; got "
+    ):
+        load(allow_anonymous=written)

@@ -1,4 +1,4 @@
-"""The gRPC server: it opens the port, with message limits and TLS, and serves every method.
+"""The gRPC server: it opens the ports and serves every method on them.
 
 There are two front ends: the HTTP/2 front end of `h2/`, and grpc.aio where its library is not to be had.
 `choose_transport` decides which of them owns the port.
@@ -6,6 +6,8 @@ There are two front ends: the HTTP/2 front end of `h2/`, and grpc.aio where its 
 
 import ipaddress
 import select
+import ssl
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -13,19 +15,24 @@ import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from frostline.pb import inference_pb2, model_config_pb2, predictor_pb2
+from frostline_server.access.access import Access
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.inference import Inference
 from frostline_server.metrics.families import Network
-from frostline_server.rpc.certificate import Certificate
+from frostline_server.reloaded import Reloaded
+from frostline_server.rpc import grpc_aio
+from frostline_server.rpc.guard import guarded
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.methods import Methods
 from frostline_server.rpc.oip_service import InferenceService
 from frostline_server.rpc.stream import StreamFrontEnd
 from frostline_server.rpc.unary import UnaryFrontEnd
 from frostline_server.rpc.unix_socket import SocketFile, is_unix
+from frostline_server.tls import server_context
 
 if TYPE_CHECKING:
     from frostline_server.rpc.h2.front_end import H2FrontEnd
@@ -34,18 +41,6 @@ SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
     predictor_pb2.DESCRIPTOR.services_by_name["Predictor"].full_name,
 )
-
-_PING_MS = 500
-"""How often a connection without data may be pinged; who pings more often loses it after the third ping."""
-
-_MOST_PENDING = 100_000
-"""Calls that wait for a handler. They hold no message yet, and the models' queues refuse what is too much."""
-
-_COMPRESSIONS = {
-    "none": grpc.Compression.NoCompression,
-    "gzip": grpc.Compression.Gzip,
-    "deflate": grpc.Compression.Deflate,
-}
 
 
 def choose_transport(asked: str, *, ngh2: bool, epoll: bool = True) -> tuple[str, str]:
@@ -92,11 +87,6 @@ def _contracts() -> DescriptorPool:
     return pool
 
 
-def _milliseconds(seconds: float) -> int:
-    """As gRPC's options have it, where the largest number means never."""
-    return round(seconds * 1000) if seconds else 2**31 - 1
-
-
 class Transport:
     """The gRPC server with its front ends: it listens, drains and stops.
 
@@ -105,21 +95,43 @@ class Transport:
         inference: takes inference calls.
         service: answers the protocol's other calls.
         health: answers the health protocol.
+        access: who may call what.
+        admin_access: the same, on the admin port; None where there is no such port.
     """
 
-    def __init__(self, config: ServerConfig, inference: Inference, service: InferenceService, health: Health) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        inference: Inference,
+        service: InferenceService,
+        health: Health,
+        access: Access,
+        admin_access: Access | None = None,
+    ) -> None:
         self._config = config
         self._inference = inference
         self._service = service
         self._health = health
+        self._access = access
+        self._admin_access = admin_access
+        self.admin_address = ""
+        """Where the admin port is; "" without one."""
         self._socket = SocketFile(config.host) if is_unix(config.host) else None
         self.name, self.reason = choose_transport(
             config.transport, ngh2=find_spec("ngh2") is not None, epoll=hasattr(select, "epoll")
         )
-        self._certificate = Certificate(config.tls_cert, config.tls_key) if config.tls_cert and config.tls_key else None
+        if self.name == "grpcio" and config.client_certificates == "optional":
+            raise StartError(
+                "the grpcio transport cannot ask for client certificates without requiring them; write client_certificates "
+                "required or off"
+            )
         self._h2: H2FrontEnd | None = None
         self._server: grpc.aio.Server | None = None
+        self._admin: grpc.aio.Server | None = None
         self._streams = StreamFrontEnd(inference)
+        # One for each port, because gRPC asks for what is new since it last asked for that port.
+        self._certificate, self._admin_certificate = grpc_aio.certificate(config), grpc_aio.certificate(config)
+        self._contexts = _contexts(config)
 
     async def start(self) -> str:
         """Start to listen.
@@ -139,24 +151,42 @@ class Transport:
             except StartError:
                 await self.stop(0)
                 raise
-            return host
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        return f"{host}:{await self._listen(f'{host}:{self._config.port}')}"
+        else:
+            host = _bracketed(host)
+            host = f"{host}:{await self._listen(f'{host}:{self._config.port}')}"
+        try:
+            await self._open_admin_port()
+        except StartError:
+            await self.stop(0)
+            raise
+        return host
 
     async def _listen(self, address: str) -> int:
         """Have the front end that was chosen listen on an address; returns the port, if it has one."""
-        if self._certificate is not None:
-            self._certificate.open()
         if self.name == "grpcio":
-            self._server = self._build()
-            port = self._bind(self._server, address)
+            self._server = grpc_aio.build(self._config, guarded(self._methods(), self._access))
+            port = grpc_aio.bind(self._server, address, self._certificate)
             await self._server.start()
             return port
         from frostline_server.rpc.h2.front_end import H2FrontEnd  # noqa: PLC0415  its library is not on every platform
 
-        context = None if self._certificate is None else self._certificate.context
-        self._h2 = H2FrontEnd(self._inference, self._methods(), self._config, context, self._inference.count)
+        context: Callable[[], ssl.SSLContext] | None = None
+        if self._contexts is not None:
+            self._contexts.start()
+            context = self._contexts.look
+        methods = guarded(self._methods(), self._access)
+        self._h2 = H2FrontEnd(self._inference, methods, self._config, context, self._access)
         return self._h2.start(address)
+
+    async def _open_admin_port(self) -> None:
+        """Answer what needs the role `control` on a port of its own, on grpc.aio whatever front end owns the other one."""
+        if self._admin_access is None or self._config.admin_port is None:
+            return
+        host = _bracketed(self._config.admin_host)
+        server = grpc_aio.build(self._config, guarded(self._methods(), self._admin_access))
+        port = grpc_aio.bind(server, f"{host}:{self._config.admin_port}", self._admin_certificate)
+        await server.start()
+        self._admin, self.admin_address = server, f"{host}:{port}"
 
     def network(self) -> Network | None:
         """What the front end holds and refuses; None where that is gRPC's own affair."""
@@ -167,8 +197,13 @@ class Transport:
 
     def reload(self) -> None:
         """Read the certificate again if its files have changed."""
-        if self._certificate is not None:
+        if self._h2 is not None:
+            if self._contexts is not None:
+                self._contexts.look()
+        elif self._certificate is not None:
             self._certificate.look()
+        if self._admin is not None and self._admin_certificate is not None:
+            self._admin_certificate.look()
 
     async def drain(self, timeout_s: float) -> bool:
         """End open streams once all their accepted requests are answered.
@@ -184,51 +219,39 @@ class Transport:
             self._socket.remove()
         if self._h2 is not None:
             self._h2.close()
-        if self._server is not None:
-            await self._server.stop(grace_s)
+        for server in (self._admin, self._server):
+            if server is not None:
+                await server.stop(grace_s)
 
     def _methods(self) -> Methods:
-        """The handlers of every method."""
+        """Every method that is answered."""
         methods = Methods()
         self._service.register(methods)
         UnaryFrontEnd(self._inference).register(methods)
         self._streams.register(methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         names = (*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        servicer = reflection.aio.ReflectionServicer(names, pool=_contracts())  # type: ignore[attr-defined]  # the library has no annotations
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, methods)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            ReflectionServicer(names, pool=_contracts()), methods
+        )
         return methods
 
-    def _build(self) -> grpc.aio.Server:
-        config = self._config
-        limit = config.max_message_bytes
-        server = grpc.aio.server(
-            compression=_COMPRESSIONS[config.compression],
-            options=[
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", -1),
-                # Otherwise two servers on one port would silently share the clients.
-                ("grpc.so_reuseport", 0),
-                # Clients may ping to find out that a connection is dead, also while they have no call, as Triton's
-                # keepalive does. By default gRPC ends the calls of one that pings more often than every 5 minutes.
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS),
-                ("grpc.max_concurrent_streams", config.max_calls_per_connection),
-                ("grpc.max_metadata_size", config.max_header_bytes),
-                # By default gRPC ends honest calls as CANCELLED when a thousand wait for a handler.
-                ("grpc.server.max_pending_requests", _MOST_PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * _MOST_PENDING),
-                ("grpc.max_connection_age_ms", _milliseconds(config.max_connection_age_s)),
-                ("grpc.max_connection_age_grace_ms", _milliseconds(config.connection_grace_s)),
-            ],
-        )
-        self._methods().register(server)
-        return server
 
-    def _bind(self, server: grpc.aio.Server, address: str) -> int:
-        try:
-            if self._certificate is None:
-                return server.add_insecure_port(address)
-            return server.add_secure_port(address, self._certificate.credentials())
-        except RuntimeError as error:
-            raise StartError(f"cannot listen on {address}: {error}") from error
+def _contexts(config: ServerConfig) -> Reloaded[ssl.SSLContext] | None:
+    """The TLS of new connections of the HTTP/2 front end; None for no TLS."""
+    if not (config.tls_cert and config.tls_key):
+        return None
+    chain, key = config.tls_cert, config.tls_key
+    asked = config.client_certificates
+    authorities = None if asked == "off" else config.tls_client_ca
+
+    def read() -> ssl.SSLContext:
+        context = server_context(chain, key, authorities, required=asked == "required")
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    return Reloaded("certificate", list(filter(None, (chain, key, authorities))), read)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -96,7 +96,7 @@ def test_a_pair_that_does_not_fit_together_is_not_used_until_it_does(server: Run
 
 def test_what_is_wrong_with_new_files_is_logged_once(files: Files) -> None:
     certificate = Certificate(files.chain, files.key)
-    certificate.open()
+    certificate.credentials()
     structlog.reset_defaults()
     with capture_logs() as logged:
         certificate.look()
@@ -129,4 +129,4 @@ def test_a_key_with_a_password_stops_the_start_and_asks_nobody_for_it(files: Fil
         )
     )
     with pytest.raises(StartError, match="are not a certificate and its private key"):
-        Certificate(files.chain, files.key).open()
+        Certificate(files.chain, files.key).credentials()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from frostline_server.access.rate_limit import RateLimit
 from frostline_server.errors import NetworkFull, PredictionError
 from frostline_server.rpc.h2.shared import Peer, Shared
 
@@ -100,6 +101,7 @@ class Call:
         half_closed: whether the client has sent all.
         answering: whether the response has begun.
         over: whether the response has ended, or never will.
+        limit: how many requests its caller may send; None for any number.
         token: the receiver's own.
     """
 
@@ -111,6 +113,7 @@ class Call:
         "headers",
         "held",
         "inbound",
+        "limit",
         "over",
         "paused",
         "queued",
@@ -141,6 +144,7 @@ class Call:
         self.held = self.queued = self.withheld = 0
         self.inbound: Inbound | None = None
         self.half_closed = self.answering = self.over = self.paused = False
+        self.limit: RateLimit | None = None
         self.token: Any = None
 
     def hold(self, size: int) -> None:

@@ -26,7 +26,8 @@ from frostline_server.rpc.h2.call import Call, Malformed, timeout_s
 from frostline_server.rpc.h2.framing import ENCODINGS, PREFIX_BYTES, understood
 from frostline_server.rpc.h2.inbound import Inbound
 from frostline_server.rpc.h2.responses import Responses
-from frostline_server.rpc.h2.shared import Peer, Shared
+from frostline_server.rpc.h2.shared import Peer, Route, Shared
+from frostline_server.rpc.h2.visitor import Visitor
 
 _WINDOW_BYTES = 1 << 20
 _CONNECTION_WINDOW_BYTES = 8 << 20
@@ -66,6 +67,7 @@ class Connection:
         self._shared = shared
         self._peer = peer
         self._touched = touched
+        self._visitor = None if shared.access is None else Visitor(shared.access, peer.names)
         self._calls: dict[int, Call] = {}
         self._begun_s = now_s
         self._ready = False
@@ -182,6 +184,8 @@ class Connection:
                 timeout = headers.get(b"grpc-timeout")
                 if timeout is not None:
                     call.deadline_s = now_s + timeout_s(timeout)
+                if self._visitor is not None and route.guarded:
+                    self._admit(call, route, now_s)
                 call.receiver = route.receiver(call)
             except (PredictionError, Malformed) as error:
                 self._broken(call, error)
@@ -190,6 +194,19 @@ class Connection:
                 call.inbound = Inbound(call, encoding, unary=route.unary)
             if event.end_stream:
                 self._feed(call, b"", end=True, now_s=now_s)
+
+    def _admit(self, call: Call, route: Route, now_s: float) -> None:
+        """Ask who calls, and whether it may, and count it; a stream counts its requests itself.
+
+        Raises:
+            PredictionError: it may not.
+        """
+        assert self._visitor is not None, "somebody asks"  # noqa: S101  an invariant, not a check
+        identity = self._visitor.permit(call.headers.get(b"authorization"), route.guarded)
+        if route.unary:
+            identity.admit(now_s)
+        else:
+            call.limit = identity.limit
 
     def _refuse(self, call: Call, code: bytes, header: tuple[bytes, bytes]) -> None:
         self._shared.count("protocol")

@@ -10,12 +10,14 @@ import socket
 import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER, PREDICT
+from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
 from frostline_server.config import ServerConfig
-from frostline_server.errors import PredictionError, StartError
+from frostline_server.errors import StartError
 from frostline_server.inference import Inference
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.call import Call, Receiver
@@ -39,7 +41,7 @@ class H2FrontEnd:
         methods: the handlers of all other methods.
         config: the server's settings.
         context: gives the TLS of a new connection; None for no TLS.
-        counted: is told of each error with which a call ends before anything has its message.
+        access: who may predict; `methods` ask for themselves.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class H2FrontEnd:
         methods: Methods,
         config: ServerConfig,
         context: Callable[[], ssl.SSLContext] | None,
-        counted: Callable[[PredictionError], None],
+        access: Access,
     ) -> None:
         self._methods = methods
         self._config = config
         self._context = context
-        self._counted = counted
+        self._counted = inference.count
+        self._access = access
         self._batchers: list[Batcher] = []
         self._unary = UnaryInference(inference, self._batchers, self._post)
         self._streams = StreamInference(inference, self._batchers, self._post)
@@ -102,6 +105,8 @@ class H2FrontEnd:
             self._counted,
             b"" if config.compression == "none" else config.compression.encode(),
             self.refused,
+            access=None if self._access.free else self._access,
+            after=partial(self._after, loop),
         )
         crowd = Crowd(config.max_connections, config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
@@ -143,8 +148,9 @@ class H2FrontEnd:
         }
         for method in (MODEL_INFER, PREDICT):
             receiver = self._unary.receiver(method)
-            routes[method.encode()] = Route(_always(receiver), unary=True)
-        routes[MODEL_STREAM_INFER.encode()] = Route(self._streams.receiver, unary=False)
+            routes[method.encode()] = Route(_always(receiver), unary=True, guarded=method)
+        streams = Route(self._streams.receiver, unary=False, guarded=MODEL_STREAM_INFER)
+        routes[MODEL_STREAM_INFER.encode()] = streams
         return routes
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -153,6 +159,9 @@ class H2FrontEnd:
 
     def _elsewhere(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
         self._helper.submit(lambda: self._post(then, function()))
+
+    def _after(self, loop: asyncio.AbstractEventLoop, seconds: float, function: Callable[[], None]) -> None:
+        loop.call_soon_threadsafe(loop.call_later, seconds, self._post, function)
 
     def _run_inline(self) -> None:
         """Run what no device's thread was woken for, or wake one now."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from frostline_server.access.access import Access
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.h2.budget import Budget
 
@@ -47,10 +48,13 @@ class Route:
     Attributes:
         receiver: gives the `Receiver` of a `Call`.
         unary: whether the method takes exactly one message.
+        guarded: the path of a method for which the connection asks whether the caller may use it; "" where the receiver
+            does.
     """
 
     receiver: Callable[[Any], Any]
     unary: bool
+    guarded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Shared:
         compression: how answers are packed for clients that can unpack them; b"" for not at all.
         refused: how much was refused here, by reason.
         ok: the trailers of a call that ends well.
+        access: who may call what; None where everyone may predict.
+        after: runs a function in the front end's thread, after some seconds.
     """
 
     routes: Mapping[bytes, Route]
@@ -89,6 +95,8 @@ class Shared:
     compression: bytes = b""
     refused: dict[str, int] = field(default_factory=dict)
     ok: tuple[tuple[bytes, bytes], ...] = (OK,)
+    access: Access | None = None
+    after: Callable[[float, Callable[[], None]], None] = lambda _, function: function()
 
     def count(self, reason: str) -> None:
         """Count something that was refused."""

@@ -4,6 +4,7 @@ Each is answered when its batch finishes, so answers may leave in another order 
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -111,15 +112,15 @@ class Stream:
         self._leaving_bytes = 0
         self._open_bytes = 0
         self._read_all = False
+        self._asleep = False
         self._stop = False
 
     def message(self, call: Call, message: bytes) -> None:
         """Queue the request, now or when there is room."""
-        if self._waiting or self._full():
-            self._waiting.append(message)
+        self._waiting.append(message)
+        self._take_waiting()
+        if self._waiting:
             call.paused = True
-        else:
-            self._take(message)
 
     def finished(self, _: Call) -> None:
         """End once all is answered."""
@@ -142,11 +143,7 @@ class Stream:
             size = leaving.popleft()
             self._leaving_bytes -= size
             self._open_bytes -= size
-        while self._waiting and not self._full() and not call.over:
-            self._take(self._waiting.popleft())
-        if not self._waiting and not self._full() and call.paused:
-            call.connection.resume(call)
-        self._end_if_done()
+        self._go_on()
 
     def refuse_more(self) -> None:
         """Accept no more requests."""
@@ -168,6 +165,30 @@ class Stream:
         elif entry.error is not None:
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
         self._end_if_done()
+
+    def _go_on(self) -> None:
+        call = self._call
+        self._take_waiting()
+        if call.paused and not self._waiting and not self._full():
+            call.connection.resume(call)
+        self._end_if_done()
+
+    def _take_waiting(self) -> None:
+        """Queue what came, as far as there is room, and no faster than the caller may send."""
+        call, waiting = self._call, self._waiting
+        while waiting and not self._asleep and not self._full() and not call.over:
+            if call.limit is not None and (wait_s := call.limit.reserve(time.monotonic())):
+                self._asleep = True
+                call.shared.after(wait_s, self._wake)
+                return
+            self._take(waiting.popleft())
+
+    def _wake(self) -> None:
+        """Take the message whose time has come."""
+        self._asleep = False
+        if self._waiting and not self._call.over:
+            self._take(self._waiting.popleft())
+            self._go_on()
 
     def _full(self) -> bool:
         return len(self._accepted) + len(self._leaving) >= MAX_OPEN or self._open_bytes >= MAX_OPEN_BYTES

@@ -174,7 +174,7 @@ class Pair:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.send_request([(n.encode(), v.encode()) for n, v in {**usual, **named}.items()])
 
-    def call(self, message: bytes = b"hello", path: str = UNARY, **headers: str) -> int:
+    def call(self, message: bytes = b"hello", /, path: str = UNARY, **headers: str) -> int:
         """Begin a call, and send its only message."""
         stream = self.begin(path, **headers)
         self.client.send_data(stream, prefixed(message), end_stream=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from frostline_server.errors import InvalidInput
+from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.framing import PREFIX_BYTES, prefixed
 from tests.server.rpc.h2.pair import STREAM, Pair, packed
@@ -198,8 +199,14 @@ def test_a_call_that_is_answered_and_given_up_in_the_same_bytes_does_no_harm() -
     data = pair.client.data_to_send()
     pair.client.reset_stream(stream)
     data += pair.client.data_to_send()
-    answered = []
-    pair.kept.message = lambda call, _: answered.append(pair.server.answer(call, ANSWER))  # type: ignore[method-assign]  # answers at once
+    answered: list[Call] = []
+
+    def answer(call: Call, message: bytes) -> None:
+        assert message == b"hello"
+        pair.server.answer(call, ANSWER)
+        answered.append(call)
+
+    pair.kept.message = answer  # type: ignore[method-assign]  # this one answers at once
     pair.server.receive(data, pair.now_s)
     pair.exchange()
     assert len(answered) == 1
@@ -226,7 +233,7 @@ def test_when_a_connection_closes_all_that_it_holds_is_given_back() -> None:
 )
 def test_what_is_no_grpc_gets_a_status_of_http(headers: dict[str, str]) -> None:
     pair = Pair()
-    stream = pair.call(**headers)
+    stream = pair.call(b"hello", **headers)
     assert pair.answers[stream].status == ("405" if ":method" in headers else "415")
     assert not pair.kept.messages
 
