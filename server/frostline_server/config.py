@@ -214,7 +214,7 @@ class ServerConfig(BaseModel):
     load_reports: bool = Field(
         True,
         description="whether answers carry the server's load, for clients that balance by it (`weighted_round_robin`)",
-        json_schema_extra={"group": "Network", "see": "Several servers"},
+        json_schema_extra={"group": "Network"},
     )
     max_connection_age_s: float = Field(
         1800.0,
