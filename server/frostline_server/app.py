@@ -13,6 +13,10 @@ import onnxruntime
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from frostline_server.access.access import Access
+from frostline_server.access.credentials import Credentials
+from frostline_server.access.permissions import CONTROL, EVERY_ROLE, OBSERVE
+from frostline_server.access.reach import local_only
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
@@ -30,13 +34,14 @@ from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.watcher import Watcher
 from frostline_server.rpc.health import Health
+from frostline_server.rpc.load_report import LoadReport, Totals
 from frostline_server.rpc.log_settings import LogControl, TraceControl
 from frostline_server.rpc.metadata import Metadata
 from frostline_server.rpc.model_statistics import Statistics
 from frostline_server.rpc.oip_service import InferenceService
 from frostline_server.rpc.private_port import PrivatePort
 from frostline_server.rpc.repository_control import ModelControl
-from frostline_server.rpc.server import SERVICES, Transport, local_only
+from frostline_server.rpc.server import SERVICES, Transport
 from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.rpc.supervised import ControlOfAll, Place
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
@@ -75,6 +80,7 @@ class Server:
         self._absent: set[str] = set()
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
+        self._credentials = Credentials(config.access_file) if config.access_file else None
 
     # Start
 
@@ -102,6 +108,7 @@ class Server:
         self._after_load()
         self._start_probe()
         about = {
+            **({"admin": self._transport.admin_address} if self._transport.admin_address else {}),
             "transport": self._transport.name,
             "reason": self._transport.reason,
             "device": self._config.device,
@@ -172,34 +179,56 @@ class Server:
         self._service = service = InferenceService(parts)
         if self._place is not None:
             service = InferenceService((*parts, ControlOfAll(self._place.supervisor)))
-        reuse_port = self._place is not None
-        self._transport = Transport(config, self._inference, service, self._health, reuse_port=reuse_port)
+        here = EVERY_ROLE if config.admin_port is None else EVERY_ROLE - CONTROL
+        known = self._credentials
+        self._access = Access.at(config.host, config, known, here, "connect to the admin port (admin_port)")
+        admin = Access.at(config.admin_host, config, known, CONTROL | OBSERVE, "connect to the other gRPC port (port)")
+        cpus = cpu_count() / config.processes
+        report = LoadReport(lambda: Totals.of(self.repository.snapshot()), cpus, time.monotonic())
+        self._transport = Transport(
+            config,
+            self._inference,
+            service,
+            self._health,
+            self._access,
+            None if config.admin_port is None else admin,
+            report.measure if config.load_reports else None,
+            reuse_port=self._place is not None,
+        )
 
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""
         registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
-        transport = self._transport.name
-        register(registry, Sources(self.repository, self._unrouted, release, transport, self.ready, self.fell_back))
+        transport, config = self._transport, self._config
+        sources = Sources(
+            self.repository, self._unrouted, release, transport.name, self.ready, self.fell_back, transport.network
+        )
+        register(registry, sources)
         if self._place is not None:
             self._private = PrivatePort(self._place.socket, self._service, lambda: dump(registry, RULES))
             return
-        host = "127.0.0.1" if self._config.host.startswith("unix:") else self._config.host
-        self._metrics = MetricsServer(registry, host, self._config.metrics_port, self.unready)
+        self._metrics = MetricsServer.of(config, registry, self.unready, self._credentials)
 
     async def _open_ports(self) -> None:
         """Listen for scrapes, probes and requests; all are told "not ready" until the models are loaded."""
+        if self._credentials is not None:
+            self._credentials.start()
         if self._private is not None:
             await self._private.start()
         if self._metrics is None:
             return
-        self.metrics_url = self._metrics.start()
         try:
-            self._announce()
-            self.address = await self._transport.start()
+            self.metrics_url = self._metrics.start()
+            try:
+                self._announce()
+                self.address = await self._transport.start()
+            except StartError:
+                self._metrics.close()
+                raise
         except StartError:
-            self._metrics.close()
+            self._close_credentials()
             raise
 
     async def _join(self, private: PrivatePort) -> bool:
@@ -244,6 +273,13 @@ class Server:
 
     def _after_load(self) -> None:
         """Warn of what an operator should see at once, and keep what is loaded out of garbage collection."""
+        if self._access.closed:
+            _log.warning(
+                "access",
+                warning=f"every call will be refused: other machines can reach {self._config.host}, and nobody may call; "
+                "give tokens in an access file (--access-file FILE; `frostline token NAME --file FILE` writes one), or let "
+                "everyone who reaches the port ask for predictions (--allow-anonymous predict)",
+            )
         if self.fell_back():
             _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
         if not self.repository.versions():
@@ -293,10 +329,12 @@ class Server:
     # What happens while it serves
 
     def reload(self) -> None:
-        """Read the models folder and the certificate again; on the event loop."""
-        _log.info("reading the models folder and the certificate again")
-        # While it still starts, both are read for the first time.
+        """Read the models folder, the certificate and the access file again; on the event loop."""
+        _log.info("reading the models folder, the certificate and the access file again")
+        # While it still starts, all are read for the first time.
         if self._watcher is not None:
+            if self._credentials is not None:
+                self._credentials.look()
             self._watcher.look()
             self._transport.reload()
 
@@ -396,9 +434,14 @@ class Server:
             self._metrics.close()
         if self._private is not None:
             await self._private.stop()
+        self._close_credentials()
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished
+
+    def _close_credentials(self) -> None:
+        if self._credentials is not None:
+            self._credentials.close()
 
     async def _linger(self) -> None:
         """Go on refusing until clients have stopped trying, for a moment at most.

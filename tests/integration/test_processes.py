@@ -2,17 +2,14 @@
 
 import json
 import os
-import queue
 import signal
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import ERROR_KIND
+from frostline_server.runtime.host_limits import memory_limit_bytes
 from tests.support import onnx_models
 from tests.support.calls import refused, row_request, statistics, stub
+from tests.support.processes import Served, serve
 from tests.support.servers import TIMEOUT_S
 
 ROW = onnx_models.rows(1)
@@ -47,50 +46,6 @@ RETRYING = json.dumps(
     }
 )
 Series = tuple[str, frozenset[tuple[str, str]]]
-
-
-@dataclass
-class Served:
-    """A server in processes of its own, and what it has logged."""
-
-    process: subprocess.Popen[str]
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._lines.put(json.loads(line))
-        self._lines.put(None)
-
-    def until(self, event: str, **fields: object) -> dict[str, Any]:
-        """Wait for a line of the log."""
-        while (line := self._lines.get(timeout=TIMEOUT_S)) is not None:
-            self.events.append(line)
-            if line["event"] == event and fields.items() <= line.items():
-                return line
-        raise AssertionError(f"no '{event}' in {self.events}")
-
-    def rest(self) -> list[dict[str, Any]]:
-        """The lines until no process is left that could write one."""
-        lines = []
-        while (line := self._lines.get(timeout=TIMEOUT_S)) is not None:
-            lines.append(line)
-        return lines
-
-    def pids(self) -> dict[int, int]:
-        """The latest process of each worker, by number."""
-        return {line["process"]: line["pid"] for line in self.events if line["event"] == "process started"}
-
-
-def serve(models: Path, *flags: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "frostline", "serve", "--models", str(models), "--log-format", "json"]
-    defaults = ["--device", "cpu", "--processes", "2", "--port", "0", "--metrics-port", "0"]
-    return subprocess.Popen([*command, *defaults, *flags], stderr=subprocess.PIPE, text=True)
 
 
 @dataclass(frozen=True)
@@ -123,7 +78,7 @@ class Server:
     def connections(self) -> Mapping[int, int]:
         """The connections of clients that each process has, by its number."""
         port = int(self.address.rpartition(":")[2])
-        # gRPC listens with sockets of IPv6 for both.
+        # grpc.aio listens with sockets of IPv6 for both.
         tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
         found = {}
         for number, pid in self.served.pids().items():
@@ -139,7 +94,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear")
     onnx_models.write_artifact(models, "later")
-    process = serve(models, "--model-control", "explicit", "--load-models", "linear", "--transport", "grpcio")
+    process = serve(models, "--model-control", "explicit", "--load-models", "linear", "--allow-anonymous", "all")
     with process:
         served = Served(process)
         try:
@@ -240,6 +195,8 @@ def test_metrics_and_statistics_are_those_of_all_processes(server: Server, every
     assert page["frostline_request_seconds_count", frozenset(labels.items())] == before + answered
     assert page["frostline_model_state", frozenset({"state": "READY", **labels}.items())] == 1
     assert page["frostline_ready", frozenset()] == 1
+    assert page["frostline_connections", frozenset()] >= len(everywhere)
+    assert page["frostline_network_limit_bytes", frozenset()] == 2 * (memory_limit_bytes() // 8)
     assert [page["frostline_process_up", frozenset({"process": each}.items())] for each in "01"] == [1, 1]
 
 
@@ -334,13 +291,13 @@ def test_hanging_up_has_every_process_read_the_folder_again(server: Server) -> N
     server.served.process.send_signal(signal.SIGHUP)
     told: set[int] = set()
     while told != {0, 1}:
-        told.add(server.served.until("reading the models folder and the certificate again")["process"])
+        told.add(server.served.until("reading the models folder, the certificate and the access file again")["process"])
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_second_server_on_the_port_does_not_start(server: Server, processes: str) -> None:
     port = server.address.rpartition(":")[2]
-    with serve(server.models, "--processes", processes, "--port", port, "--transport", "grpcio") as second:
+    with serve(server.models, "--processes", processes, "--port", port) as second:
         _, log = second.communicate(timeout=TIMEOUT_S)
     assert second.returncode == 2
     assert json.loads(log.splitlines()[-1])["reason"].startswith(f"cannot listen on 127.0.0.1:{port}")

@@ -6,27 +6,27 @@ prediction: connections are the kernel's and the workers'.
 
 import asyncio
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import structlog
 
 from frostline_server import logs
+from frostline_server.access.credentials import Credentials
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.metrics.http import MetricsServer
 from frostline_server.processes.address import Address
 from frostline_server.processes.backoff import Backoff
 from frostline_server.processes.child import SIGNALS, Child
+from frostline_server.processes.private_folder import private_folder
 from frostline_server.processes.relay import Relay
 from frostline_server.processes.scrape import Scrape
 from frostline_server.rpc.private_port import OPEN
 from frostline_server.rpc.supervised import Gone
-from frostline_server.rpc.unix_socket import folder_for_sockets
 
 SILENCE_S = 60.0
 """How long a worker's event loop may stand still before the worker is taken for dead; it reports every second."""
@@ -50,26 +50,26 @@ def run(config: ServerConfig) -> int:
         _log.warning("configuration", warning=sentence)
     if not config.models.is_dir():
         raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
-    address = Address(config.host, config.port)
-    port = address.take()
-    parent = folder_for_sockets()
-    try:
-        if parent is None:
-            raise StartError("several processes need a writable folder for private sockets; set TMPDIR to one")
-        folder = tempfile.mkdtemp(prefix=".frostline-", dir=parent)
-        try:
-            return asyncio.run(Supervisor(config.model_copy(update={"port": port}), Path(folder)).run())
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        address.close()
+    with ExitStack() as stack:
+        ports = {"port": _taken(config.host, config.port, stack)}
+        if config.admin_port is not None:
+            ports["admin_port"] = _taken(config.admin_host, config.admin_port, stack)
+        folder = stack.enter_context(private_folder())
+        return asyncio.run(Supervisor(config.model_copy(update=ports), folder).run())
+
+
+def _taken(host: str, port: int, stack: ExitStack) -> int:
+    """Take a port for as long as the stack."""
+    address = Address(host, port)
+    stack.callback(address.close)
+    return address.take()
 
 
 class Supervisor:
     """Keeps the workers of one server running.
 
     Args:
-        config: the server's settings, with the port that is taken.
+        config: the server's settings, with the ports that are taken.
         folder: a private folder for sockets.
     """
 
@@ -81,6 +81,9 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._restarts = dict.fromkeys(range(config.processes), 0)
         self._failure: tuple[int, str] | None = None
+        # The workers have their own; here it is for whoever reads the metrics.
+        asks = config.metrics_access != "open"
+        self._credentials = Credentials(config.access_file) if asks and config.access_file else None
 
     async def run(self) -> int:
         """Serve until told to stop.
@@ -95,18 +98,20 @@ class Supervisor:
         self._handle_signals()
         self._relay = Relay()
         self._scrape = Scrape(asyncio.get_running_loop(), self._children, self._restarts, self.unready)
-        metrics = MetricsServer(self._scrape.registry, self._config.host, self._config.metrics_port, self.unready)
-        self._metrics_url = metrics.start()
-        await self._relay.start(self._socket("supervisor"))
-        try:
+        metrics = MetricsServer.of(self._config, self._scrape.registry, self.unready, self._credentials)
+        async with AsyncExitStack() as stack:
+            if self._credentials is not None:
+                self._credentials.start()
+                stack.callback(self._credentials.close)
+            self._metrics_url = metrics.start()
+            stack.callback(metrics.close)
+            await self._relay.start(self._socket("supervisor"))
+            stack.push_async_callback(self._relay.stop)
             keepers = [asyncio.create_task(self._keep(number)) for number in self._restarts]
             stopping = asyncio.create_task(self._stopped.wait())
             # One that ends by itself has failed.
             await asyncio.wait({stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
             codes = await self._drain(keepers)
-        finally:
-            metrics.close()
-            await self._relay.stop()
         if self._failure is None:
             _log.info("stopped", finished=not any(codes))
             return 1 if any(codes) else 0
@@ -133,6 +138,9 @@ class Supervisor:
         self._stopped.set()
 
     def _reload(self) -> None:
+        # The metrics port looks at the certificate's files for each connection anyway.
+        if self._credentials is not None:
+            self._credentials.look()
         self._signal(signal.SIGHUP)
 
     def _signal(self, number: int) -> None:

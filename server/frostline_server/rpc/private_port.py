@@ -1,7 +1,8 @@
 """The private gRPC port of one process among several: a Unix socket on which the supervisor calls it.
 
 It has the methods of the protocol as this process alone answers them, the numbers of this process, and the word to open
-the public port.
+the public port. Nobody is asked for credentials here, and nothing is audited: the process that a client called did both,
+and no other user can enter the socket's folder.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from frostline_server.rpc.methods import Methods
 from frostline_server.rpc.supervised import UNLIMITED
 
 if TYPE_CHECKING:
@@ -45,7 +47,9 @@ class PrivatePort:
     async def start(self) -> None:
         """Start to listen."""
         self._server = grpc.aio.server(options=UNLIMITED)
-        self._service.register(self._server)
+        methods = Methods()
+        self._service.register(methods)
+        methods.register(self._server)
         handlers = {
             METRICS.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(self._read),
             OPEN.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(self._open),

@@ -12,6 +12,7 @@ import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
+from frostline_server.access.reach import local_only
 from frostline_server.codec import shared_memory
 from frostline_server.codec.shared_memory import FOLDER, Regions
 from frostline_server.errors import (
@@ -22,7 +23,6 @@ from frostline_server.errors import (
     TooManyRegions,
     Unsupported,
 )
-from frostline_server.rpc.server import local_only
 from tests.support import onnx_models
 from tests.support.calls import ended, statistics
 from tests.support.servers import TIMEOUT_S, Running, running
@@ -248,7 +248,7 @@ def test_a_write_the_machine_has_no_memory_for_is_an_error(
 # Through the front ends
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     write = onnx_models.write_artifact

@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
 from frostline_server.errors import StartError
 from frostline_server.processes.address import Address
+from frostline_server.rpc.h2.front_end import bound
 
 HOST = "127.0.0.1"
 
@@ -32,6 +33,18 @@ def test_a_free_port_is_picked_and_processes_can_listen_on_it(address: Address) 
     port = address.take()
     with listening(port, shared=True), listening(port, shared=True):
         assert port > 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]", "::"])
+def test_front_ends_that_share_it_can_listen_and_one_that_does_not_cannot(host: str) -> None:
+    with ExitStack() as stack:
+        address = stack.enter_context(closing(Address(host, 0)))
+        name = f"{host}:{address.take()}"
+        for _ in range(2):
+            for listening in bound(name, reuse_port=True):
+                stack.enter_context(listening)
+        with pytest.raises(StartError, match="Address already in use"):
+            bound(name)
 
 
 def test_a_port_on_which_nobody_listens_yet_is_refused_to_clients(address: Address) -> None:
