@@ -18,8 +18,8 @@ from frostline.client.errors import FrostlineError, from_status
 from frostline.client.messages import OutputName
 from frostline.client.prediction import Prediction
 from frostline.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from frostline.pb.predictor_pb2_grpc import PredictorStub
-from frostline.protocol import ERROR_KIND
+from frostline.pb.predictor_pb2 import PredictResponse
+from frostline.protocol import ERROR_KIND, PREDICT
 
 T = TypeVar("T")
 
@@ -139,6 +139,7 @@ class Client:
         self, channel: grpc.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
     ) -> None:
         self._channel = channel
+        self._predict = _predict(channel)
         self._methods = _methods(channel)
         self.address = address
         self._timeout_s = timeout_s
@@ -176,7 +177,13 @@ class Client:
             ValueError: There is no such output, or `top_k` is negative.
         """
         request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
-        return self._hold(calls.predict(request, timeout_s))
+        allowed_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
+        try:
+            response = self._predict(request, timeout=allowed_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            failure = _translated(error, self.address, allowed_s)
+            raise self._hold(calls.explained(failure, model, str(version))) from error
+        return messages.prediction(response, top_k)
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Every version of every model in the server's repository, by name and number.
@@ -250,6 +257,7 @@ class AsyncClient:
         self, channel: grpc.aio.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
     ) -> None:
         self._channel = channel
+        self._predict = _predict(channel)
         self._methods = _methods(channel)
         self.address = address
         self._timeout_s = timeout_s
@@ -267,7 +275,13 @@ class AsyncClient:
     ) -> Prediction:
         """Runs rows through a model; see `Client.predict`."""
         request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
-        return await self._hold(calls.predict(request, timeout_s))
+        allowed_s = self._timeout_s if timeout_s is None else _check_timeout(timeout_s)
+        try:
+            response = await self._predict(request, timeout=allowed_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            failure = _translated(error, self.address, allowed_s)
+            raise await self._hold(calls.explained(failure, model, str(version))) from error
+        return messages.prediction(response, top_k)
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Every version of every model in the server's repository; see `Client.models`."""
@@ -315,11 +329,17 @@ class AsyncClient:
             raise _translated(error, self.address, timeout_s) from error
 
 
+def _predict(channel: Any) -> Callable[..., Any]:
+    # The generated stub would take a message; requests come serialised.
+    call: Callable[..., Any] = channel.unary_unary(
+        PREDICT, response_deserializer=PredictResponse.FromString, _registered_method=True
+    )
+    return call
+
+
 def _methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[..., Any]]:
-    predictor: Any = PredictorStub(channel)
     inference: Any = GRPCInferenceServiceStub(channel)
     return {
-        "Predict": predictor.Predict,
         "ModelConfig": inference.ModelConfig,
         "ModelMetadata": inference.ModelMetadata,
         "ModelReady": inference.ModelReady,

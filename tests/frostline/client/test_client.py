@@ -71,6 +71,7 @@ def test_an_unknown_output_is_refused_before_anything_is_sent(client: frostline.
     ("value", "dtype"),
     [
         (ROWS.astype(np.float64), typed.FP32),
+        (ROWS.astype(">f8"), typed.FP32),
         (ROWS.tolist(), typed.FP32),
         ([[1, 2, 3]], typed.FP32),
         (ROWS, typed.FP32),
@@ -87,6 +88,23 @@ def test_numbers_arrive_as_they_were_sent_and_only_float64_and_lists_change_type
     prediction = client.predict(MODEL, value)  # type: ignore[arg-type]  # the point is that many types do
     assert server.requests[0].inputs[0].dtype == dtype
     np.testing.assert_array_equal(prediction.logits, np.asarray(value, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (1, 4), (2, 31), (2, 32), (1, 3, 224, 224)])
+@pytest.mark.parametrize("top_k", [0, 300])
+def test_a_request_is_the_message_that_protobuf_would_have_made(shape: tuple[int, ...], top_k: int) -> None:
+    left, right = np.full(shape, 1.5, np.float32), np.full(shape, -7, np.int64)
+    sent = messages.request(MODEL, {"l": left, "right": right}, version="7", outputs=["argmax", "logits"], top_k=top_k)
+    assert typed.PredictRequest.FromString(sent) == typed.PredictRequest(
+        model=MODEL,
+        version="7",
+        inputs=[
+            typed.Tensor(name="l", dtype=typed.FP32, shape=shape, data=left.tobytes()),
+            typed.Tensor(name="right", dtype=typed.INT64, shape=shape, data=right.tobytes()),
+        ],
+        outputs=[typed.ARGMAX, typed.LOGITS],
+        top_k=top_k,
+    )
 
 
 def test_texts_are_sent_with_their_lengths(client: frostline.Client, server: FakeServer) -> None:
@@ -180,9 +198,10 @@ def test_a_model_unloaded_while_the_list_is_made_is_left_out(client: frostline.C
 
 
 def test_an_answer_that_contradicts_itself_is_refused() -> None:
-    damaged = typed.PredictResponse(logits=typed.Tensor(dtype=typed.FP32, shape=[2, 3], data=bytes(4)))
-    with pytest.raises(frostline.FrostlineError, match="the server's answer is damaged: logits"):
-        messages.prediction(damaged, 0)
+    for shape, size in (([2, 3], 4), ([1], 8), ([2**40, 2**40], 4)):
+        damaged = typed.PredictResponse(logits=typed.Tensor(dtype=typed.FP32, shape=shape, data=bytes(size)))
+        with pytest.raises(frostline.FrostlineError, match="the server's answer is damaged: logits"):
+            messages.prediction(damaged, 0)
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
