@@ -393,6 +393,22 @@ def test_metadata_goes_with_every_call(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ([], "the list of addresses is empty"),
+        (
+            ["10.0.0.1", "box:8001"],
+            "a list holds IP addresses, .* not 10.0.0.1:8001, box:8001; for all addresses of a name",
+        ),
+        (["10.0.0.1", "[::1]"], "all of version 4 or all of version 6"),
+    ],
+)
+def test_a_list_that_grpc_cannot_use_is_refused(address: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        frostline.connect(address)
+
+
+@pytest.mark.parametrize(
     ("address", "sentence"), [("http://localhost:8001", "is a URL"), ("", "names no host"), (":8001", "names no host")]
 )
 def test_an_address_that_makes_no_sense_is_refused(address: str, sentence: str) -> None:
@@ -417,9 +433,12 @@ def test_a_timeout_that_makes_no_sense_is_refused(client: frostline.Client, time
         ("[::1]:9", "[::1]:9"),
         ("unix:/run/frostline.sock", "unix:/run/frostline.sock"),
         ("dns:///box:9", "dns:///box:9"),
+        (["box"], "box:8001"),
+        (["127.0.0.1", "127.0.0.2:9"], "127.0.0.1:8001, 127.0.0.2:9"),
+        (["[::1]", "[::2]:9"], "[::1]:8001, [::2]:9"),
     ],
 )
-def test_the_port_is_8001_when_left_out(address: str, target: str) -> None:
+def test_the_port_is_8001_when_left_out(address: str | list[str], target: str) -> None:
     with frostline.connect(address) as client:
         assert client.address == target
 
