@@ -122,7 +122,7 @@ def arguments(
         if tls is False and not local and not insecure_token:
             raise ValueError(
                 f"the token would go to {shown} in plain text, for everybody on the way to read; turn TLS on, or say "
-                "that the network is safe with insecure_token"
+                "that the network is safe with insecure_token (on the command line --insecure-token)"
             )
         headers["authorization"] = f"Bearer {token}"
     if tls is not False and len(addresses) > 1 and not server_name:
