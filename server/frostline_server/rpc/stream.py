@@ -14,10 +14,9 @@ from typing import Any
 import grpc
 
 from frostline.pb import inference_pb2 as pb
-from frostline.protocol import ERROR_KIND, MODEL_INFER, MODEL_STREAM_INFER
+from frostline.protocol import ERROR_KIND, MODEL_INFER, MODEL_STREAM_INFER, varint
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
-from frostline_server.codec.codec import varint
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode
 from frostline_server.rpc.grpc_status import Ending, ending, status
