@@ -17,7 +17,7 @@ from frostline_server.codec.header_cache import RequestHeader
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.tensors import Array, Layouts, check_bytes, check_outputs, typed_contents
-from frostline_server.codec.typed_answers import READINGS, TypedAnswers
+from frostline_server.codec.typed_answers import READINGS, Readings, TypedAnswers
 from frostline_server.errors import InvalidInput, Unsupported
 from frostline_server.runtime.dtypes import NAMES
 from frostline_server.runtime.graph.heads import Heads
@@ -44,7 +44,7 @@ class DecodedRequest(NamedTuple):
         wanted: names of the outputs to compute, in the graph.
         priority: the request's own; 0 for the model's default.
         timeout_s: how many seconds it may wait in the queue; None for as long as any.
-        deliveries: how the outputs are delivered: one for each output wanted, or in the typed API the request itself;
+        deliveries: how the outputs are delivered: one for each output wanted, or in the typed API as which readings;
             None if all simply go into the answer.
     """
 
@@ -54,7 +54,7 @@ class DecodedRequest(NamedTuple):
     wanted: tuple[str, ...]
     priority: int = 0
     timeout_s: float | None = None
-    deliveries: tuple[Delivery, ...] | predictor_pb2.PredictRequest | None = None
+    deliveries: tuple[Delivery, ...] | Readings | None = None
 
     @property
     def repeats(self) -> bool:
@@ -62,7 +62,8 @@ class DecodedRequest(NamedTuple):
 
         Strings are taken apart anew each time, and a region of shared memory may be another by then.
         """
-        return len(self.data) == 1 and isinstance(self.data[0], bytes) and self.deliveries is None
+        direct = self.deliveries is None or isinstance(self.deliveries, Readings)
+        return direct and len(self.data) == 1 and isinstance(self.data[0], bytes)
 
 
 _decoded = partial(tuple.__new__, DecodedRequest)
@@ -176,12 +177,12 @@ class Codec:
         self._recognised[header] = rows._replace(data=())
 
     def recognise(self, header: RequestHeader, elements: bytes | memoryview) -> DecodedRequest | None:
-        """What `decode_infer` would find in a request with a header that was remembered; None if it was not."""
+        """What decoding would find in a request with a header that was remembered; None if it was not."""
         rows = self._recognised.get(header)
         if rows is None:
             return None
-        kind, count, _, wanted, priority, timeout_s, _ = rows
-        return _decoded((kind, count, (elements,), wanted, priority, timeout_s, None))
+        kind, count, _, wanted, priority, timeout_s, deliveries = rows
+        return _decoded((kind, count, (elements,), wanted, priority, timeout_s, deliveries))
 
     def _read(
         self,
@@ -285,7 +286,8 @@ class Codec:
         wanted = self._readings.get((outputs, ranked))
         if wanted is None:
             wanted = self._check_readings(heads, outputs, ranked=ranked)
-        return _decoded((layout.kind, layout.rows, data, wanted, 0, None, request))
+        readings = Readings(outputs or (() if ranked else READINGS), request.top_k)
+        return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))
 
     def _datatype(self, tensor: predictor_pb2.Tensor) -> str:
         datatype = _TYPED.get(tensor.dtype)
@@ -294,11 +296,11 @@ class Codec:
         return datatype
 
     def encode_predict(
-        self, request: predictor_pb2.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]
+        self, readings: Readings, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str = ""
     ) -> bytes:
         """A serialised PredictResponse; see `TypedAnswers.encode`."""
         assert self._typed is not None, "decode_predict refuses models without heads"  # noqa: S101  an invariant, not a check
-        return self._typed.encode(request, wanted, outputs)
+        return self._typed.encode(readings, wanted, outputs, request_id)
 
     def _check_readings(self, heads: Heads, outputs: tuple[int, ...], *, ranked: bool) -> tuple[str, ...]:
         readings: dict[int, str] = dict(zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))

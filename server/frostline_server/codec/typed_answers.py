@@ -36,6 +36,18 @@ _READING_TAGS = {
 }
 
 
+class Readings(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        asked: some of `READINGS`.
+        top_k: how many of the most probable classes to rank.
+    """
+
+    asked: tuple[int, ...]
+    top_k: int
+
+
 class _Plan(NamedTuple):
     """An answer without its id, elements and labels.
 
@@ -69,18 +81,19 @@ class TypedAnswers:
         self._label_fields = [_field(_LABEL_TAG, label.encode()) for label in self._labels]
         self._plans: dict[tuple[tuple[int, ...], tuple[str, ...], tuple[tuple[int, ...], ...]], _Plan] = {}
 
-    def encode(self, request: pb.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]) -> bytes:
+    def encode(self, readings: Readings, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> bytes:
         """A serialised PredictResponse.
 
         Args:
-            request: what it answers.
+            readings: what was asked for.
             wanted: names of the outputs, in the graph.
             outputs: their arrays.
+            request_id: the client's id of the request; "" for none.
 
         Raises:
             InvalidInput: it is to rank classes, and the answer has not one axis of them.
         """
-        asked = tuple(request.outputs[:]) or (() if request.top_k else READINGS)
+        asked, top_k = readings
         key = (asked, wanted, tuple([array.shape for array in outputs]))
         plan = self._plans.get(key)
         if plan is None:
@@ -89,15 +102,15 @@ class TypedAnswers:
                 self._plans.clear()
             self._plans[key] = plan
         parts = [plan.head]
-        if request.id:
-            parts.append(_field(_ID_TAG, request.id.encode()))
+        if request_id:
+            parts.append(_field(_ID_TAG, request_id.encode()))
         for head, at in plan.tensors:
             parts += (head, outputs[at].tobytes())
         if plan.classes is not None:
             parts += [self._label_field(index) for index in outputs[plan.classes].tolist()]
-        if request.top_k:
+        if top_k:
             softmax = outputs[wanted.index(self._names[pb.SOFTMAX])]
-            ranking = pb.PredictResponse(top=self._rankings(softmax, request.top_k))
+            ranking = pb.PredictResponse(top=self._rankings(softmax, top_k))
             parts.append(ranking.SerializeToString())
         return b"".join(parts)
 
