@@ -56,7 +56,8 @@ def blocking(address: str, outputs: tuple[OutputName, ...], seconds: float, rng:
             return [answer.as_numpy(output) for output in outputs]
 
         calls = {OURS: call_ours, THEIRS: call_theirs}
-        _check({client: call() for client, call in calls.items()})
+        for _ in range(_WARM_UP_CALLS):
+            _check({client: call() for client, call in calls.items()})
         taken_s: dict[str, list[float]] = {client: [] for client in calls}
         end_s = time.perf_counter() + seconds
         while time.perf_counter() < end_s:
@@ -81,7 +82,8 @@ async def concurrent(address: str, outputs: tuple[OutputName, ...], seconds: flo
             return [answer.as_numpy(output) for output in outputs]
 
         calls: dict[str, Callable[[], Awaitable[Answer]]] = {OURS: call_ours, THEIRS: call_theirs}
-        _check({client: await call() for client, call in calls.items()})
+        for _ in range(_WARM_UP_CALLS):
+            _check({client: await call() for client, call in calls.items()})
         taken_s: dict[str, list[float]] = {client: [] for client in calls}
         end_s = time.perf_counter() + seconds
         while time.perf_counter() < end_s:
@@ -107,11 +109,8 @@ def _check(answers: Mapping[str, Answer]) -> None:
 
 
 def _summary(taken_s: Mapping[str, Sequence[float]]) -> Samples:
-    samples: Samples = {}
-    for client, times_s in taken_s.items():
-        middle_s = statistics.median(times_s[_WARM_UP_CALLS:])
-        samples[client] = {"us": middle_s * 1e6, "rate": 1 / middle_s}
-    return samples
+    middle_s = {client: statistics.median(times_s) for client, times_s in taken_s.items()}
+    return {client: {"us": each_s * 1e6, "rate": 1 / each_s} for client, each_s in middle_s.items()}
 
 
 def scenario(lab: Lab, style: str, outputs: tuple[OutputName, ...], name: str) -> Samples:
