@@ -33,6 +33,7 @@ from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.watcher import Watcher
 from frostline_server.rpc.health import Health
+from frostline_server.rpc.load_report import LoadReport, Totals
 from frostline_server.rpc.log_settings import LogControl, TraceControl
 from frostline_server.rpc.metadata import Metadata
 from frostline_server.rpc.model_statistics import Statistics
@@ -164,6 +165,7 @@ class Server:
         here = EVERY_ROLE if config.admin_port is None else EVERY_ROLE - CONTROL
         self._access = self._access_of(config.host, here, "connect to the admin port (admin_port)")
         admin = self._access_of(config.admin_host, CONTROL | OBSERVE, "connect to the other gRPC port (port)")
+        report = LoadReport(lambda: Totals.of(self.repository.snapshot()), cpu_count(), time.monotonic())
         self._transport = Transport(
             config,
             self._inference,
@@ -171,6 +173,7 @@ class Server:
             self._health,
             self._access,
             None if config.admin_port is None else admin,
+            report.measure if config.load_reports else None,
         )
 
     def _access_of(self, host: str, here: frozenset[str] = EVERY_ROLE, elsewhere: str = "") -> Access:

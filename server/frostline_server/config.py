@@ -211,6 +211,11 @@ class ServerConfig(BaseModel):
         description="seconds that an answer may stay unread, without any progress",
         json_schema_extra={"group": "Limits on clients"},
     )
+    load_reports: bool = Field(
+        True,
+        description="whether answers carry the server's load, for clients that balance by it (`weighted_round_robin`)",
+        json_schema_extra={"group": "Network"},
+    )
     max_connection_age_s: float = Field(
         1800.0,
         ge=0,

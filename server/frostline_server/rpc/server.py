@@ -97,6 +97,7 @@ class Transport:
         health: answers the health protocol.
         access: who may call what.
         admin_access: the same, on the admin port; None where there is no such port.
+        report: gives the server's load, for balancing clients; None for no reports.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Transport:
         health: Health,
         access: Access,
         admin_access: Access | None = None,
+        report: Callable[[float], bytes] | None = None,
     ) -> None:
         self._config = config
         self._inference = inference
@@ -114,6 +116,7 @@ class Transport:
         self._health = health
         self._access = access
         self._admin_access = admin_access
+        self._report = report
         self.admin_address = ""
         """Where the admin port is; "" without one."""
         self._socket = SocketFile(config.host) if is_unix(config.host) else None
@@ -175,7 +178,7 @@ class Transport:
             self._contexts.start()
             context = self._contexts.look
         methods = guarded(self._methods(), self._access)
-        self._h2 = H2FrontEnd(self._inference, methods, self._config, context, self._access)
+        self._h2 = H2FrontEnd(self._inference, methods, self._config, context, self._access, self._report)
         return self._h2.start(address)
 
     async def _open_admin_port(self) -> None:

@@ -5,7 +5,9 @@ event loop.
 """
 
 import asyncio
+import errno
 import math
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -24,13 +26,17 @@ from frostline_server.rpc.h2.call import Call, Receiver
 from frostline_server.rpc.h2.handlers import Handlers
 from frostline_server.rpc.h2.listener import Crowd, Listener
 from frostline_server.rpc.h2.memory import Trim, malloc_trim
-from frostline_server.rpc.h2.shared import Limits, Route, Shared
+from frostline_server.rpc.h2.shared import OK, Limits, Route, Shared
 from frostline_server.rpc.h2.stream import StreamInference
 from frostline_server.rpc.h2.unary import UnaryInference
+from frostline_server.rpc.load_report import KEY
 from frostline_server.rpc.methods import Methods
 from frostline_server.runtime.host_limits import memory_limit_bytes
 
+LOAD_REPORT = KEY.encode()
 _BACKLOG = 4096
+_SPARE_FILES = 256
+"""Files that the process needs for other things than connections."""
 
 
 class H2FrontEnd:
@@ -42,6 +48,7 @@ class H2FrontEnd:
         config: the server's settings.
         context: gives the TLS of a new connection; None for no TLS.
         access: who may predict; `methods` ask for themselves.
+        report: gives the server's load, measured anew; None for no reports.
     """
 
     def __init__(
@@ -51,12 +58,14 @@ class H2FrontEnd:
         config: ServerConfig,
         context: Callable[[], ssl.SSLContext] | None,
         access: Access,
+        report: Callable[[float], bytes] | None = None,
     ) -> None:
         self._methods = methods
         self._config = config
         self._context = context
         self._counted = inference.count
         self._access = access
+        self._report = report
         self._batchers: list[Batcher] = []
         self._unary = UnaryInference(inference, self._batchers, self._post)
         self._streams = StreamInference(inference, self._batchers, self._post)
@@ -66,6 +75,7 @@ class H2FrontEnd:
         self.refused: dict[str, int] = {}
         """What was refused before anything else saw it, by reason."""
         self._listener: Listener | None = None
+        self._shared: Shared | None = None
 
     @property
     def connections(self) -> int:
@@ -87,7 +97,7 @@ class H2FrontEnd:
         loop = asyncio.get_running_loop()
         sockets = bound(address)
         config = self._config
-        shared = Shared(
+        shared = self._shared = Shared(
             self._routes(loop),
             self.budget,
             Limits(
@@ -108,7 +118,7 @@ class H2FrontEnd:
             access=None if self._access.free else self._access,
             after=partial(self._after, loop),
         )
-        crowd = Crowd(config.max_connections, config.max_connections_per_address)
+        crowd = Crowd(min(config.max_connections, _most_files() - _SPARE_FILES), config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
         thread = self._listener.start()
         self._unary.run_in(thread)
@@ -171,7 +181,9 @@ class H2FrontEnd:
                 batcher.run_inline()
             batchers.clear()
 
-    def _tick(self, _: float) -> None:
+    def _tick(self, now_s: float) -> None:
+        if self._report is not None and self._shared is not None:
+            self._shared.ok = (OK, (LOAD_REPORT, self._report(now_s)))
         budget = self.budget
         if self._trim.look(budget.peak, budget.used):
             budget.peak = budget.used
@@ -179,6 +191,15 @@ class H2FrontEnd:
 
 def _always(receiver: Receiver) -> Callable[[Call], Receiver]:
     return lambda _: receiver
+
+
+def _most_files() -> int:
+    """How many files the process may open; as many as it may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # A service often starts with 1024, for programs that use select().
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return 2**31 if hard == resource.RLIM_INFINITY else hard
 
 
 def bound(address: str) -> list[socket.socket]:
@@ -190,24 +211,46 @@ def bound(address: str) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         if address.startswith("unix:"):
-            listening = socket.socket(socket.AF_UNIX)
-            sockets.append(listening)
-            listening.bind(address.removeprefix("unix:"))
-            listening.listen(_BACKLOG)
+            sockets.append(_unix(address.removeprefix("unix:")))
         else:
-            host, _, port = address.rpartition(":")
-            number = int(port)
-            for family, _, _, _, name in socket.getaddrinfo(
-                host.strip("[]"), number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            ):
-                # All of them on the port that the first one got.
-                listening = socket.create_server((name[0], number), family=family, backlog=_BACKLOG)
-                sockets.append(listening)
-                number = listening.getsockname()[1]
+            _bind_all(address, sockets)
     except OSError as error:
         for listening in sockets:
             listening.close()
-        raise StartError(f"cannot listen on {address}: {error}") from error
+        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
     for listening in sockets:
         listening.setblocking(False)
     return sockets
+
+
+def _unix(path: str) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(path)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _bind_all(address: str, sockets: list[socket.socket]) -> None:
+    """Bind whatever a name stands for, all on one port; an address that this machine lacks is left out."""
+    host, _, digits = address.rpartition(":")
+    port = int(digits)
+    lacking: OSError | None = None
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, name in found:
+        # `::` is every address, of version 4 too.
+        both = name[0] == "::" and socket.has_dualstack_ipv6()
+        try:
+            listening = socket.create_server((name[0], port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            lacking = error
+            continue
+        sockets.append(listening)
+        port = listening.getsockname()[1]
+    if lacking is not None and not sockets:
+        raise lacking
