@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench growth overload processes profile bench-gpu bench-training conformance third-party recipes settings fmt constraints
+.PHONY: help setup demo serve test lint proto bench growth overload processes profile bench-client bench-gpu bench-training conformance third-party recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ processes: setup  ## measure what several processes answer, against one
 
 profile: setup  ## show where a request's microseconds go in the server
 	$(BIN)/python -m bench.profile $(ARGS)
+
+bench-client: setup  ## compare a call's time with this client and with tritonclient
+	$(BIN)/python -m bench.client $(ARGS)
 
 bench-gpu: setup  ## measure the server on a GPU against ONNX Runtime there (needs one, and the extra cuda)
 	$(BIN)/python -m bench.gpu $(ARGS)
