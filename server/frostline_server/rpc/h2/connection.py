@@ -255,7 +255,10 @@ class Connection:
         inbound = call.inbound
         if inbound is None:
             inbound = call.inbound = Inbound(call, b"", unary=True)
-        self.guarded(call, lambda: inbound.feed(data, end=end, now_s=now_s))
+        try:
+            inbound.feed(data, end=end, now_s=now_s)
+        except (PredictionError, Malformed) as error:
+            self._broken(call, error)
         # A client that is held back on too many calls would be on all others too, as they share the connection's window.
         if call.paused and not call.over and self._withheld + size <= _MOST_WITHHELD_BYTES:
             call.withheld += size
