@@ -203,6 +203,7 @@ class Peer:
         self._first_window = FIRST_WINDOW
         self._windows = {0: FIRST_WINDOW}
         self._granted: dict[int, int] = {}
+        self._spent: dict[int, int] = {}
 
     def open(self, *pairs: tuple[int, int]) -> None:
         """Greet with these settings, and wait for the server's own and for its acknowledgement."""
@@ -227,6 +228,27 @@ class Peer:
         else:
             self._granted[stream] = self._granted.get(stream, 0) + more
         self.send(window_update(stream, more))
+
+    def pour(self, stream: int, body: bytes, *, end: bool = True, size: int = SMALLEST_MAX_FRAME) -> None:
+        """Send a body in DATA frames of at most `size` bytes, as far and as soon as the server's windows allow."""
+        at = 0
+        while at < len(body) and not self.closed:
+            self.until(lambda: self.allowance(stream) > 0)
+            piece = body[at : at + min(size, self.allowance(stream))]
+            self.spend(stream, len(piece))
+            at += len(piece)
+            self.send(data(stream, piece, end=end and at == len(body)))
+
+    def spend(self, stream: int, size: int) -> None:
+        """Note that the server's windows are smaller by what a DATA frame holds, padding included."""
+        for window in (0, stream):
+            self._spent[window] = self._spent.get(window, 0) + size
+
+    def allowance(self, stream: int) -> int:
+        """How many bytes of DATA the server's windows allow."""
+        first = self.offered.get(INITIAL_WINDOW_SIZE, FIRST_WINDOW)
+        of_stream = first + self.updates.get(stream, 0) - self._spent.get(stream, 0)
+        return min(of_stream, FIRST_WINDOW + self.updates.get(0, 0) - self._spent.get(0, 0))
 
     def turn(self) -> None:
         """Exchange settings once more: the server has then read everything that was sent before."""

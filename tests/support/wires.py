@@ -15,12 +15,16 @@ from frostline.protocol import MODEL_INFER
 from tests.support import onnx_models
 from tests.support.calls import row_request
 from tests.support.servers import Running, running
-from tests.support.wire import Answer, Code, Peer, greeted, request, unary
+from tests.support.wire import Answer, Code, Peer, greeted, message, request, unary
 
 WIRES = ("grpcio",)
 """Transports by name, with -tls after it where the connection is encrypted."""
 
 MODEL = "linear"
+
+
+_WIDE = np.arange(4 * 4096, dtype=np.float32).reshape(4, 4096) % 7
+"""The weights of `wide`: an answer of 16 KiB to one of its rows."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Wire:
 def served(folder: Path, name: str, **settings: Any) -> Iterator[Wire]:
     """A server behind one of `WIRES`, with its models and certificate in `folder`."""
     onnx_models.write_artifact(folder / "models", MODEL, 1)
+    onnx_models.write_artifact(folder / "models", "wide", 1, onnx_models.product(_WIDE), labels=None)
     given: dict[str, Any] = {"transport": name.removesuffix("-tls"), "log_level": "error", **settings}
     trusted = None
     if name.endswith("-tls"):
@@ -66,38 +71,40 @@ def served(folder: Path, name: str, **settings: Any) -> Iterator[Wire]:
         yield Wire(name, server, trusted)
 
 
-def _rows(number: int, rows: int) -> np.ndarray[Any, Any]:
-    return np.array([[number, row, 1, -1] for row in range(rows)], np.float32)
+def _row(number: int) -> np.ndarray[Any, Any]:
+    return np.array([[number, 2, 1, -1]], np.float32)
 
 
-def question(number: int, rows: int = 1) -> bytes:
+def question(number: int, model: str = MODEL, **fields: Any) -> bytes:
     """The message of a request that no other number has."""
-    return row_request(_rows(number, rows), f"question {number}").SerializeToString()
+    return row_request(
+        _row(number), **{"model": model, "request_id": f"question {number}", **fields}
+    ).SerializeToString()
 
 
-def call(stream: int, number: int, path: str = MODEL_INFER) -> bytes:
+def call(stream: int, number: int, model: str = MODEL, path: str = MODEL_INFER, **headers: str) -> bytes:
     """A whole call on a stream."""
-    return unary(stream, request(path), question(number))
+    return unary(stream, request(path, **headers), question(number, model))
 
 
-def assert_response(payload: bytes, number: int, rows: int = 1) -> None:
-    """That a message is the answer to the question of that number."""
-    response = pb.ModelInferResponse.FromString(payload)
+def assert_response(response: pb.ModelInferResponse, number: int) -> None:
+    """That it answers the question of that number."""
     assert response.id == f"question {number}"
-    got = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(rows, 3)
-    np.testing.assert_allclose(got, onnx_models.logits_of(_rows(number, rows)), rtol=1e-5)
+    expected = onnx_models.logits_of(_row(number)) if response.model_name == MODEL else _row(number) @ _WIDE
+    got = np.frombuffer(response.raw_output_contents[0], "<f4").reshape(1, -1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def assert_answers(answer: Answer, number: int, rows: int = 1) -> None:
+def assert_answers(answer: Answer, number: int) -> None:
     """That a call was answered in full, in the shape gRPC gives it, with what was asked for."""
-    assert (answer.reset, answer.status) in {(None, 0), (0, 0)}, answer
+    assert (answer.reset, answer.status) in {(None, 0), (Code.NO_ERROR, 0)}, answer
     assert answer.headers[":status"] == "200"
     assert answer.headers["content-type"].startswith("application/grpc")
     assert answer.blocks == 2, "headers, and trailers of their own"
     assert "grpc-status" not in answer.headers
     (payload,) = answer.messages
-    assert len(answer.body) == 5 + len(payload)
-    assert_response(payload, number, rows)
+    assert answer.body == message(payload)
+    assert_response(pb.ModelInferResponse.FromString(payload), number)
 
 
 @dataclass(frozen=True)
