@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
 from tests.support import wire as w
-from tests.support.wire import Peer, data, headers, literal, message, request, rst_stream, window_update
+from tests.support.wire import Peer, data, headers, literal, message, request, rst_stream
 from tests.support.wires import Wire, assert_answers, assert_response, question
 
+UNKNOWN = w.frame(0xFA, 0xFF, 0, b"to be ignored")
 UNARY, STREAM, RESET = "unary", "stream", "reset"
 BLOCKS = {
     kind: literal(request(MODEL_STREAM_INFER if kind == STREAM else MODEL_INFER)) for kind in (UNARY, STREAM, RESET)
@@ -67,7 +68,7 @@ class Call:
         for size in self.plan.cuts:
             found.append(data(self.stream, body[at : at + size]))
             at += size
-        return [*found, data(self.stream, body[at:]), window_update(self.stream, 1), data(self.stream, b"", end=True)]
+        return [*found, data(self.stream, body[at:]), UNKNOWN, data(self.stream, b"", end=True)]
 
     def check(self, peer: Peer) -> None:
         """That its questions were answered, each once."""
