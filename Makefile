@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench growth overload profile bench-client bench-gpu bench-training conformance third-party recipes settings fmt constraints
+.PHONY: help setup demo serve test lint proto bench growth overload profile bench-client fuzz bench-gpu bench-training conformance third-party recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ profile: setup  ## show where a request's microseconds go in the server
 
 bench-client: setup  ## compare a call's time with this client and with tritonclient
 	$(BIN)/python -m bench.client $(ARGS)
+
+fuzz: setup  ## send the server a million broken messages and 100 000 broken connections beside an honest caller
+	$(BIN)/python -m bench.fuzz $(ARGS)
 
 bench-gpu: setup  ## measure the server on a GPU against ONNX Runtime there (needs one, and the extra cuda)
 	$(BIN)/python -m bench.gpu $(ARGS)

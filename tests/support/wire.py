@@ -25,7 +25,7 @@ SMALLEST_MAX_FRAME = 16384
 PATIENCE_S = 10.0
 """Longer than any answer here takes; a test that waits this long has failed."""
 
-Fields = Sequence[tuple[str, str]]
+Fields = Sequence[tuple[str | bytes, str | bytes]]
 
 
 class Code(IntEnum):

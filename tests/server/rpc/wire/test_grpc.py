@@ -27,6 +27,14 @@ def asking(body: bytes = BODY, path: str = MODEL_INFER, **changed: str) -> bytes
     return headers(1, literal(request(path, **changed))) + data(1, body, end=True)
 
 
+def whole_with_path(path: bytes) -> bytes:
+    """A call whose path is any bytes."""
+    fields = [(name.encode(), value.encode()) for name, value in request(MODEL_INFER, without=[":path"])]
+    return headers(1, literal([*fields[:1], (b":path", path), *fields[1:]])) + data(1, BODY, end=True)
+
+
+NO_SUCH_PATH = ("status 12", "stream PROTOCOL_ERROR", "connection PROTOCOL_ERROR", "http 400")
+FATAL: dict[str, tuple[str, ...]] = {"grpcio": ()}  # it stops listening, for everybody and for good
 # It looks only at whether the type begins with application/grpc, and answers any other as gRPC does.
 ANY_TYPE = {"grpcio": ("answered", *UNSUPPORTED_TYPE)}
 # What grpcio does otherwise than gRPC's own documents say.
@@ -56,6 +64,10 @@ HEADERS = [
     Case("a path has no query", asking(path=f"{MODEL_INFER}?x=1"), UNIMPLEMENTED),
     Case("a path has no further part", asking(path=f"{MODEL_INFER}/x"), UNIMPLEMENTED),
     Case("the path /", asking(path="/"), UNIMPLEMENTED),
+    Case("a path that is no UTF-8", whole_with_path(b"/\xff"), NO_SUCH_PATH, FATAL),
+    Case("a method that is no UTF-8", whole_with_path(MODEL_INFER.encode() + b"\xee"), NO_SUCH_PATH, FATAL),
+    Case("a method of another service that is no UTF-8", whole_with_path(b"/grpc.health.v1.Health/Check\xc3"), NO_SUCH_PATH, FATAL),
+    Case("a path that is UTF-8 beyond ASCII", whole_with_path("/größe/Größe".encode()), NO_SUCH_PATH),
     Case("an unknown method without a message", headers(1, literal(request("/a/b")), end=True), UNIMPLEMENTED),
     Case("user-agent and other metadata", asking(user_agent="grpc-x/1.2 (y; z)", x_any="a, b;c=\"d\"", x_empty=""), ANSWERED),
     Case("reserved headers that mean nothing here", asking(grpc_future="1", grpc_message_type="a.B", grpc_previous_rpc_attempts="2", grpc_tags_bin="AAAA", grpc_trace_bin="AAAA"), ANSWERED),
@@ -143,7 +155,7 @@ COMPRESSION = [
 def test_call(wire: Wire, case: Case) -> None:
     expected = case.on(wire.transport)
     if not expected:
-        pytest.skip(f"{wire.transport} answers that late or never")
+        pytest.skip(f"{wire.transport} answers that late or never, or does not survive it")
     with wire.greeted() as peer:
         assert outcome(peer, case.sent, expected) in expected
 
