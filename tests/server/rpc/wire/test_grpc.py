@@ -235,7 +235,7 @@ def test_the_encodings_that_are_understood_are_said(wire: Wire) -> None:
     assert "grpc-accept-encoding" in refused.headers or wire.transport == "grpcio"
 
 
-@pytest.mark.parametrize("timeout", ["0S", "1n", "1u", "1m", "5m"])
+@pytest.mark.parametrize("timeout", ["1n", "5m"])
 def test_a_call_whose_time_has_passed_ends_while_the_device_is_busy(wire: Wire, timeout: str) -> None:
     with wire.greeted() as peer:
         with wire.server.held(MODEL) as held:
@@ -246,10 +246,9 @@ def test_a_call_whose_time_has_passed_ends_while_the_device_is_busy(wire: Wire, 
         assert_answers(peer.answer(3), 3)
 
 
-@pytest.mark.parametrize("timeout", ["0S", "5m"])
-def test_a_call_whose_message_does_not_come_in_time_ends(wire: Wire, timeout: str) -> None:
+def test_a_call_whose_message_does_not_come_in_time_ends(wire: Wire) -> None:
     with wire.greeted() as peer:
-        peer.send(headers(1, literal(request(MODEL_INFER, grpc_timeout=timeout))), data(1, BODY[:9]), call(3, 3))
+        peer.send(headers(1, literal(request(MODEL_INFER, grpc_timeout="5m"))), data(1, BODY[:9]), call(3, 3))
         answer = peer.answer(1)
         assert answer.status == 4 or answer.reset == w.Code.CANCEL
         assert_answers(peer.answer(3), 3)
