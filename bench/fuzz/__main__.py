@@ -5,7 +5,7 @@ import random
 import sys
 import tempfile
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"seed {seed}: again with --seed {seed} --messages {options.messages} --streams {options.streams}")
     rng, tally = random.Random(seed), Tally()
     memory: dict[str, float] = {}
-    log: deque[server_process.Event] = deque(maxlen=20)
+    log: deque[server_process.Event] = deque(maxlen=1000)
     with tempfile.TemporaryDirectory() as folder:
         oracle.write(Path(folder))
         flags = ["--models", folder, "--log-level", "info", "--device", "cpu", *options.flags]
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Found, ServerFailed) as found:
             sent = found.sent if isinstance(found, Found) else b""
             console.print(f"[red]{found}[/red]")
-            console.print("the server's last words:", *log, sep="\n")
+            console.print("the server's last words:", *[str(event)[:300] for event in list(log)[-5:]], sep="\n")
             console.print(_saved(f"fuzz-{seed}.bin", sent))
             return 1
     table = Table("method", "status", "calls")
@@ -74,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     leaks = memory["at the end"] > memory["before"] * _GROWTH + _GROWTH_MIB
     if leaks:
         console.print("[red]that is more memory than it should keep[/red]")
-    return 1 if tally.faults or leaks else 0
+    errors = Counter(event["event"][:100] for event in log if event.get("level") == "error")
+    for what, times in errors.most_common():
+        console.print(f"[red]the server logged an error, {times} times or more: {what}[/red]")
+    return 1 if tally.faults or leaks or errors else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -122,7 +122,8 @@ def mutated_frames(rng: random.Random, frames: Sequence[bytes], others: Sequence
 def _mutate_frames(rng: random.Random, frames: list[bytearray], others: Sequence[bytes]) -> None:  # noqa: PLR0912  a table of one-liners
     if not frames:
         return
-    at = rng.randrange(len(frames))
+    # Late ones more often: what breaks the first ends the connection before anything else is tried.
+    at = max(rng.randrange(len(frames)) for _ in range(2))
     one = frames[at]
     match rng.randrange(11):
         case 0:
