@@ -17,7 +17,7 @@ from tests.support.calls import row_request
 from tests.support.servers import Running, running
 from tests.support.wire import Answer, Code, Peer, greeted, message, request, unary
 
-WIRES = ("grpcio",)
+WIRES = ("h2", "h2-tls", "grpcio")
 """Transports by name, with -tls after it where the connection is encrypted."""
 
 MODEL = "linear"
