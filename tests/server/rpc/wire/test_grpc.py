@@ -33,6 +33,7 @@ def whole_with_path(path: bytes) -> bytes:
     return headers(1, literal([*fields[:1], (b":path", path), *fields[1:]])) + data(1, BODY, end=True)
 
 
+ONLY_POST = ("http 405", "status 12", "status 13", "stream PROTOCOL_ERROR", "stream INTERNAL_ERROR")
 NO_SUCH_PATH = ("status 12", "stream PROTOCOL_ERROR", "connection PROTOCOL_ERROR", "http 400")
 FATAL: dict[str, tuple[str, ...]] = {"grpcio": ()}  # it stops listening, for everybody and for good
 # It looks only at whether the type begins with application/grpc, and answers any other as gRPC does.
@@ -55,8 +56,10 @@ HEADERS = [
     Case("content-type application/grpcx", asking(content_type="application/grpcx"), UNSUPPORTED_TYPE, ANY_TYPE),
     Case("no content-type", headers(1, literal(request(MODEL_INFER, without=["content-type"]))) + data(1, BODY, end=True), UNSUPPORTED_TYPE, ANY_TYPE),
     Case("te is for proxies, and may be missing", headers(1, literal(request(MODEL_INFER, without=["te"]))) + data(1, BODY, end=True), ANSWERED, NEEDS_TE),
-    Case("method GET", headers(1, literal(request(MODEL_INFER, _method="GET")), end=True), ("http 405", "status 12", "status 13", "stream PROTOCOL_ERROR", "stream INTERNAL_ERROR")),
-    Case("method PUT", asking(_method="PUT"), ("http 405", "status 12", "status 13", "stream PROTOCOL_ERROR", "stream INTERNAL_ERROR")),
+    Case("method GET", headers(1, literal(request(MODEL_INFER, _method="GET")), end=True), ONLY_POST),
+    Case("method PUT", asking(_method="PUT"), ONLY_POST),
+    Case("method CONNECT, which has no path", headers(1, literal([(":method", "CONNECT"), (":authority", "localhost:80")])), ONLY_POST),
+    Case("method OPTIONS of the path *", headers(1, literal(request("*", _method="OPTIONS")), end=True), ONLY_POST),
     Case("scheme https", asking(_scheme="https"), ANSWERED),
     Case("an unknown method", asking(path="/inference.GRPCInferenceService/Other"), UNIMPLEMENTED),
     Case("an unknown service", asking(path="/other.Service/ModelInfer"), UNIMPLEMENTED),
