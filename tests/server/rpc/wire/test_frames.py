@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from frostline.protocol import MODEL_INFER
+from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
 from tests.support import wire as w
 from tests.support.wire import data, frame, headers, literal, message, request, settings, unary
 from tests.support.wires import Case, Wire, call, outcome, question
@@ -164,3 +164,28 @@ def test_frame(wire: Wire, case: Case) -> None:
     # Whatever came of it, it came of it on that connection alone.
     with wire.greeted() as peer:
         assert outcome(peer, CALL, ANSWERED) == "answered"
+
+
+BEFORE = {
+    "nothing": b"",
+    "a call": CALL,
+    "half a message": OPEN + data(1, BODY[:9]),
+    "an empty frame": OPEN + data(1, b""),
+    "an unknown method": headers(1, literal(request("/no.Service/Method")), end=True),
+    "the rest of what is refused": headers(1, literal(request("/no.Service/Method"))) + data(1, BODY, end=True),
+    "another method than POST": headers(1, literal(request(MODEL_INFER, _method="GET")), end=True),
+    "another content type": headers(1, literal(request(MODEL_INFER, content_type="text/plain"))),
+    "a message too large": OPEN + data(1, b"\0\xff\xff\xff\xff"),
+    "two messages": OPEN + data(1, BODY + BODY, end=True),
+    "a stream": headers(1, literal(request(MODEL_STREAM_INFER))) + data(1, BODY + BODY),
+    "a reset": OPEN + data(1, BODY[:9]) + w.rst_stream(1),
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_an_error_of_the_connection_is_said_whatever_came_right_before_it(wire: Wire, before: str) -> None:
+    with wire.greeted() as peer:
+        peer.send(BEFORE[before] + frame(w.SETTINGS, 0, 1))
+        peer.until(lambda: peer.closed)
+        # grpcio closes the connection without a word.
+        assert wire.transport == "grpcio" or (peer.goaway is not None and peer.goaway[0] == w.Code.PROTOCOL_ERROR)
