@@ -90,6 +90,31 @@ def test_a_server_that_ends_says_so_and_answers_what_it_has_accepted(tmp_path: P
         assert peer.goaway[1] >= 3
 
 
+STREAM_BLOCK = literal(request(MODEL_STREAM_INFER))
+REFUSED = message(question(1, "other"))
+AT_ONCE = {
+    "a stream": headers(1, STREAM_BLOCK) + data(1, BODY) + w.rst_stream(1),
+    "a stream whose message is refused": headers(1, STREAM_BLOCK) + data(1, REFUSED) + w.rst_stream(1),
+    "an ended stream": headers(1, STREAM_BLOCK) + data(1, BODY + REFUSED, end=True) + w.rst_stream(1),
+    "a call": call(1, 1) + w.rst_stream(1),
+    "a call that is refused": call(1, 1, "other") + w.rst_stream(1),
+    "half a message": headers(1, BLOCK) + data(1, BODY[:9]) + w.rst_stream(1),
+    "a call of another method": w.unary(1, request("/grpc.health.v1.Health/Watch"), b"") + w.rst_stream(1),
+}
+"""What a client begins and resets in one packet, so that the server learns of both together."""
+
+
+@pytest.mark.parametrize("name", WIRES)
+def test_nothing_that_clients_leave_behind_keeps_a_server_from_ending(tmp_path: Path, name: str) -> None:
+    with served(tmp_path, name, grace_s=3) as wire:
+        for sent in AT_ONCE.values():
+            for last in (b"", w.frame(w.SETTINGS, 0, 1)):
+                with wire.greeted() as peer:
+                    peer.send(sent, last or call(3, 3))
+                    peer.answer(3)
+        assert wire.server.begin_drain().result(30), "something was still open after grace_s"
+
+
 def test_as_many_calls_as_the_server_allows_are_open_at_once(wire: Wire) -> None:
     with wire.greeted() as peer:
         most = peer.offered.get(w.MAX_CONCURRENT_STREAMS, 300)
@@ -178,7 +203,6 @@ def reset_streams(peer: Peer) -> None:
     peer.send(w.rst_stream(1), w.rst_stream(3))
 
 
-STREAM_BLOCK = literal(request(MODEL_STREAM_INFER))
 UNFINISHED = {
     "in the headers' frame": (headers(1, BLOCK)[:-5], 0),
     "between headers and continuation": (w.frame(w.HEADERS, 0, 1, BLOCK[:9]), 0),
