@@ -9,7 +9,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -213,8 +213,9 @@ class Peer:
         assert not self.closed, f"the server closed the connection: {self.goaway} {self.debug!r}"
 
     def send(self, *pieces: bytes) -> None:
-        """Send bytes as they are."""
-        self._socket.sendall(b"".join(pieces))
+        """Send bytes as they are; to a server that has closed the connection, in vain, so that what it said is read next."""
+        with suppress(ConnectionError, ssl.SSLEOFError):
+            self._socket.sendall(b"".join(pieces))
 
     def set(self, *pairs: tuple[int, int]) -> None:
         """Send settings, which the server must obey once it has acknowledged them."""
@@ -322,7 +323,7 @@ class Peer:
             if flags & ACK:
                 self.pongs.append(payload)
             else:
-                self._reply(frame(PING, ACK, 0, payload))
+                self.send(frame(PING, ACK, 0, payload))
         elif kind == GOAWAY:
             self.goaway = Code(int.from_bytes(payload[4:8], "big")), int.from_bytes(payload[:4], "big")
             self.debug = payload[8:]
@@ -357,18 +358,12 @@ class Peer:
                 self.offered[int.from_bytes(payload[at : at + 2], "big")] = int.from_bytes(
                     payload[at + 2 : at + 6], "big"
                 )
-            self._reply(frame(SETTINGS, ACK))
+            self.send(frame(SETTINGS, ACK))
             return
         assert not payload
         changed = self._unacknowledged.popleft() if self._unacknowledged else {}
         self._first_window = changed.get(INITIAL_WINDOW_SIZE, self._first_window)
         self._decoder.max_allowed_table_size = changed.get(HEADER_TABLE_SIZE, self._decoder.max_allowed_table_size)
-
-    def _reply(self, reply: bytes) -> None:
-        try:
-            self.send(reply)
-        except OSError:
-            return  # the server is closing; what it had to say is read first
 
 
 @contextmanager

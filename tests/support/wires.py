@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,7 @@ def outcome(peer: Peer, sent: bytes, expected: tuple[str, ...]) -> str:
         `connection <error>` after a GOAWAY, `closed` without one; else the connection goes on, and `stream <error>`,
         `status <number>`, `http <number>`, `answered` or `nothing` says what came on stream 1.
     """
-    with suppress(ConnectionError):
-        peer.send(sent, call(PROBE, PROBE))
+    peer.send(sent, call(PROBE, PROBE))
     probe = peer.answer(PROBE)
     waits = "nothing" not in expected and not all(end.startswith(("connection", "closed")) for end in expected)
     subject = peer.answer(1) if waits else peer.answers.get(1, Answer())
