@@ -83,6 +83,8 @@ class Connection:
         self._leaving = self._left = False
         # The newest call's stream, and what is to be said when the session cannot say it any more.
         self._newest = 0
+        self.ending = False
+        """Whether the connection will be over when all has been sent."""
         self._last_words: bytes | None = None
         self._session = Session(
             Role.SERVER,
@@ -118,7 +120,7 @@ class Connection:
 
     # What comes
 
-    def receive(self, data: bytes, now_s: float) -> None:
+    def receive(self, data: bytes | memoryview, now_s: float) -> None:
         """Take bytes that came; receivers are told what they complete.
 
         Raises:
@@ -244,6 +246,9 @@ class Connection:
             call.half_closed = True
             self._session.acknowledge_received_data(size, stream)
             call.receiver.message(call, data[PREFIX_BYTES:])
+        # A large message comes in frames of 16 KiB from most clients.
+        elif call.inbound is not None and not call.paused and not event.end_stream and call.inbound.append(data):
+            self._session.acknowledge_received_data(size, stream)
         else:
             self._feed(call, data, end=event.end_stream, now_s=now_s)
 
@@ -324,7 +329,7 @@ class Connection:
     # What is to be sent
 
     def to_send(self, most: int) -> bytes:
-        """What is to be sent next, up to about `most` bytes; call it until it returns nothing.
+        """What is to be sent next, up to about `most` bytes; call it until it returns less, or nothing if `ending`.
 
         Raises:
             ConnectionOver: see there.
@@ -340,11 +345,12 @@ class Connection:
             for event in session.events():
                 if type(event) is StreamClosed:
                     self._on_closed(event, 0.0)
+            self.ending = self._left or not session.want_read
         except NGH2Error as error:
             raise ConnectionOver(str(error)) from None
         if responses.sending:
             responses.release_sent()
-        if not data:
+        if self.ending and not data:
             if self._left and not self._calls:
                 raise ConnectionOver("all calls have ended")
             if not session.want_read:

@@ -99,6 +99,8 @@ class Listener:
         self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._looks: deque[_Client] = deque()
         self._ticked_s = 0.0
+        # One for all, as what came is taken at once.
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._awake = False
         self._closing = False
         self._accepting = False
@@ -316,18 +318,17 @@ class Listener:
 
     def _read(self, client: _Client, now_s: float) -> None:
         try:
-            data = client.socket.recv(_READ_BYTES)
+            size = client.socket.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
+            size = 0
+        if size:
+            self._take(client, self._buffer[:size], now_s)
+        else:
             self._drop(client)
-            return
-        if not data:
-            self._drop(client)
-            return
-        self._take(client, data, now_s)
 
-    def _take(self, client: _Client, data: bytes, now_s: float) -> None:
+    def _take(self, client: _Client, data: bytes | memoryview, now_s: float) -> None:
         try:
             if client.tls is not None:
                 plain = client.tls.decrypt(data)
@@ -358,9 +359,12 @@ class Listener:
                     if not data:
                         break
                     client.rest = memoryview(data)
+                size = len(client.rest)
                 sent = client.socket.send(client.rest)
                 client.stalled_s = 0.0
-                client.rest = client.rest[sent:] if sent < len(client.rest) else None
+                client.rest = client.rest[sent:] if sent < size else None
+                if size < _WRITE_BYTES and client.rest is None and not client.connection.ending:
+                    break
             else:
                 writing = True
         except BlockingIOError:

@@ -66,7 +66,7 @@ class Tls:
             "x509_subject_alternative_name": tuple(value.encode() for value in others),
         }
 
-    def decrypt(self, data: bytes) -> bytes | None:
+    def decrypt(self, data: bytes | memoryview) -> bytes | None:
         """What came, in plain; b"" if that is nothing yet, None at the end.
 
         Raises:
