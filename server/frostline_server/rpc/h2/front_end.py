@@ -25,7 +25,7 @@ from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.call import Call, Receiver
 from frostline_server.rpc.h2.handlers import Handlers
 from frostline_server.rpc.h2.listener import Crowd, Listener
-from frostline_server.rpc.h2.memory import Trim, malloc_trim
+from frostline_server.rpc.h2.memory import Trim, give_back
 from frostline_server.rpc.h2.shared import OK, Limits, Route, Shared
 from frostline_server.rpc.h2.stream import StreamInference
 from frostline_server.rpc.h2.unary import UnaryInference
@@ -70,7 +70,7 @@ class H2FrontEnd:
         self._unary = UnaryInference(inference, self._batchers, self._post)
         self._streams = StreamInference(inference, self._batchers, self._post)
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
-        self._trim = Trim(malloc_trim())
+        self._trim = Trim(lambda: self._helper.submit(give_back))
         self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4 // config.processes)
         self.refused: dict[str, int] = {}
         """What was refused before anything else saw it, by reason."""
@@ -185,8 +185,9 @@ class H2FrontEnd:
     def _tick(self, now_s: float) -> None:
         if self._report is not None and self._shared is not None:
             self._shared.ok = (OK, (LOAD_REPORT, self._report(now_s)))
-        budget = self.budget
-        if self._trim.look(budget.peak, budget.used):
+        budget, listener = self.budget, self._listener
+        if listener is not None:
+            self._trim.look(now_s, budget.peak, listener.connections + listener.calls)
             budget.peak = budget.used
 
 

@@ -136,6 +136,11 @@ class Listener:
             self._awake = True
             os.eventfd_write(self._wake, 1)
 
+    @property
+    def calls(self) -> int:
+        """That are open, on all connections."""
+        return sum([client.connection.open_calls for client in self._clients.values()])
+
     def leave(self) -> None:
         """Tell all clients to make their next calls elsewhere; in the front end's thread."""
         now_s = time.monotonic()

@@ -312,6 +312,20 @@ def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> Non
     assert len(pair.kept.messages) == 42
 
 
+def test_calls_that_are_not_inference_are_few_on_one_connection() -> None:
+    # In these tests no route is inference.
+    pair = Pair(max_calls=200)
+    streams = [pair.begin(STREAM) for _ in range(101)]
+    pair.exchange()
+    assert pair.answers[streams[-1]].code == 8
+    assert pair.answers[streams[-1]].headers["frostline-error"] == "too_many_calls"
+    assert len(pair.answers) == 1
+    pair.client.reset_stream(streams[0])
+    again = pair.begin(STREAM)
+    pair.exchange()
+    assert again not in pair.answers
+
+
 # Compression
 
 
