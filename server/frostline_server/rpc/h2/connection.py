@@ -95,7 +95,7 @@ class Connection:
                 auto_window_update=False,
                 max_inbound_header_list_size=limits.max_header_bytes,
                 max_inbound_header_count=128,
-                stream_reset_rate_limit=(10 * limits.resets_per_s, limits.resets_per_s),
+                stream_reset_rate_limit=(2 * limits.resets_per_s, limits.resets_per_s),
                 glitch_rate_limit=(1000, 100),
                 max_continuations=8,
             ),

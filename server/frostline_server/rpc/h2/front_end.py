@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import structlog
+
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER, PREDICT
 from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
@@ -32,6 +34,8 @@ from frostline_server.rpc.h2.unary import UnaryInference
 from frostline_server.rpc.load_report import KEY
 from frostline_server.rpc.methods import Methods
 from frostline_server.runtime.host_limits import memory_limit_bytes
+
+_log = structlog.get_logger(__name__)
 
 LOAD_REPORT = KEY.encode()
 _BACKLOG = 4096
@@ -119,6 +123,12 @@ class H2FrontEnd:
             access=None if self._access.free else self._access,
             after=partial(self._after, loop),
         )
+        if not self.budget.has_room_for(2 * config.max_message_bytes):
+            _log.warning(
+                "network",
+                warning=f"the largest message ({config.max_message_bytes} bytes, max_message_bytes) never finds room in "
+                f"{self.budget.limit} bytes (network_bytes); raise this to {4 * config.max_message_bytes}, or lower the other",
+            )
         crowd = Crowd(min(config.max_connections, _most_files() - _SPARE_FILES), config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
         thread = self._listener.start()
