@@ -195,4 +195,4 @@ class Pair:
 
 def packed(message: bytes) -> bytes:
     """A message as gRPC sends it with gzip."""
-    return prefixed(gzip.compress(message), compressed=True)
+    return prefixed(gzip.compress(message, mtime=0), compressed=True)
