@@ -237,16 +237,16 @@ def test_an_answer_that_cannot_be_sent_keeps_back_no_other_one(
         pytest.skip("only this front end sends its answers itself")
     sent = itertools.count(1)
 
-    def prefixed(message: bytes) -> bytes:
+    def pieces(message: bytes) -> tuple[bytes, ...]:
         if next(sent) == 2:
             raise RuntimeError("no room")
-        return framing.prefixed(message)
+        return framing.pieces(message)
 
     with server.held("linear") as device:
         calls = []
         for queued in (1, 2, 3):
             calls.append(stub(channel).ModelInfer.future(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S))
             device.wait_until_queued(queued)
-        monkeypatch.setattr(responses, "prefixed", prefixed)
+        monkeypatch.setattr(responses, "pieces", pieces)
     assert [call.code() for call in calls] == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.OK]
     assert "no room" in calls[1].details()

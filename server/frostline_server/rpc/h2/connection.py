@@ -20,6 +20,7 @@ from ngh2 import (
     SettingsReceived,
     StreamClosed,
     TrailersReceived,
+    WindowUpdated,
 )
 from ngh2 import Connection as Session
 
@@ -371,6 +372,8 @@ class Connection:
                 if type(event) is StreamClosed:
                     self._on_closed(event, 0.0)
             self.ending = self._left or not session.want_read
+            # Whoever reads much tells so often.
+            self._credit = min(_FREE_CONTROL_FRAMES, self._credit + (len(data) >> 12))
         except NGH2Error as error:
             raise ConnectionOver(str(error)) from None
         if responses.sending:
@@ -456,6 +459,7 @@ class Connection:
         StreamClosed: _on_closed,
         SettingsReceived: _on_settings,
         PingReceived: _control_frame,
+        WindowUpdated: _control_frame,
     }
 
 

@@ -17,9 +17,20 @@ LARGEST_RATIO = 1032
 """How many times its size a compressed message can become at most (deflate, https://zlib.net/zlib_tech.html)."""
 
 
+_LARGE_BYTES = 1 << 16
+"""From this size on a copy of a message costs more than what it saves."""
+
+
 def prefixed(message: bytes, *, compressed: bool = False) -> bytes:
     """A message with its prefix."""
     return b"".join((b"\1" if compressed else b"\0", len(message).to_bytes(4, "big"), message))
+
+
+def pieces(message: bytes, *, compressed: bool = False) -> tuple[bytes, ...]:
+    """A message with its prefix, in pieces to be sent one after the other; a large message is not copied."""
+    if len(message) < _LARGE_BYTES:
+        return (prefixed(message, compressed=compressed),)
+    return prefixed(b"", compressed=compressed)[:1] + len(message).to_bytes(4, "big"), message
 
 
 class MessageReader:

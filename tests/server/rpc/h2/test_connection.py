@@ -447,7 +447,7 @@ def empty_data(_: int) -> bytes:
     return b"\0\0\0\0\0\0\0\0\x01"
 
 
-@pytest.mark.parametrize("frame", [ping, settings, priority, empty_data])
+@pytest.mark.parametrize("frame", [ping, settings, priority, window_update, empty_data])
 def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(frame: object) -> None:
     pair = Pair()
     pair.begin()
@@ -471,6 +471,20 @@ def test_as_many_as_an_honest_client_sends_do_no_harm(frame: object) -> None:
         pair.server.receive(frame(0) * 50, pair.now_s)  # type: ignore[operator]  # a function
         pair.server.to_send(1 << 20)
         pair.call()
+
+
+def test_reading_a_large_answer_bit_by_bit_is_no_flood() -> None:
+    pair = Pair(client_window=8192)
+    stream = pair.call()
+    pair.server.answer(pair.kept.messages[0][0], bytes(9_000_000))
+    pair.exchange()
+    answer, read = pair.answers[stream], 0
+    while read < len(answer.body):
+        came = len(answer.body)
+        pair.read(stream, came - read)
+        read = came
+    assert len(answer.body) == 9_000_000 + PREFIX_BYTES
+    assert answer.trailers == {"grpc-status": "0"}
 
 
 def test_rapid_resets_end_the_connection() -> None:
