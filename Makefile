@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODELS ?= models
+# Tests wait for sockets and processes most of the time, so more of them fit than there are cores.
+JOBS   ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz bench-gpu bench-training conformance third-party recipes settings fmt constraints
@@ -25,7 +27,7 @@ serve: setup  ## serve the models in $(MODELS)
 	$(BIN)/frostline serve --models $(MODELS)
 
 test: setup  ## run the tests, with branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 interop: setup  ## test with Go and C++ clients (Debian packages golang-go, golang-google-grpc-dev, g++, pkg-config, libgrpc++-dev)
 	FROSTLINE_COMPILED_CLIENTS=1 $(BIN)/python -m pytest tests/integration/test_compiled_clients.py $(ARGS)
