@@ -17,6 +17,7 @@ from bench.attacks.catalogue import ATTACKS
 from bench.attacks.result import Result
 from bench.measure import document, machine
 from bench.measure.report import console_of_width
+from frostline.server_process import ServerFailed
 from frostline_server.config import ServerConfig
 
 EXAMPLES = """examples:
@@ -41,16 +42,20 @@ def flags_of(options: argparse.Namespace) -> list[str]:
     return flags
 
 
-def measured(names: Sequence[str], setup: trial.Setup) -> list[Result]:
-    """Make all trials, and show how far they are."""
+def measured(names: Sequence[str], setup: trial.Setup) -> tuple[list[Result], dict[str, str]]:
+    """Make all trials, and show how far they are; returns their results, and why others could not be made."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    results = []
+    results: list[Result] = []
+    missing: dict[str, str] = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(names))
         for name in names:
-            results.append(trial.run(name, setup, lambda phase: progress.update(task, description=phase)))
+            try:
+                results.append(trial.run(name, setup, lambda phase: progress.update(task, description=phase)))
+            except ServerFailed as reason:
+                missing[name] = str(reason)
             progress.advance(task)
-    return results
+    return results, missing
 
 
 def main() -> None:
@@ -86,7 +91,7 @@ def main() -> None:
     if options.write and len(names) < len(ATTACKS):
         parser.error(f"--write needs every attack, or {report.DOCUMENT} would lose those left out")
     flags = flags_of(options)
-    results = measured(names, trial.Setup(flags, options.seconds, options.mbit, options.guard_mib))
+    results, missing = measured(names, trial.Setup(flags, options.seconds, options.mbit, options.guard_mib))
     how = (
         f"{machine.described()}; attacker, honest client and server share the machine; server flags "
         f"`{' '.join(flags)}`, attacker's link {options.mbit:g} Mbit/s"
@@ -94,10 +99,10 @@ def main() -> None:
     console = console_of_width()
     for sheet in (report.verdicts(results, options.budget_mib), report.costs(results)):
         console.print(sheet.table())
-    console.print(report.summary(results, options.budget_mib))
+    console.print(report.summary(results, missing, options.budget_mib))
     if options.write:
-        document.write(report.SECTION, report.body(results, options.budget_mib, how), report.DOCUMENT)
-    sys.exit(1 if any(result.complaints(options.budget_mib) for result in results) else 0)
+        document.write(report.SECTION, report.body(results, missing, options.budget_mib, how), report.DOCUMENT)
+    sys.exit(1 if missing or any(result.complaints(options.budget_mib) for result in results) else 0)
 
 
 if __name__ == "__main__":

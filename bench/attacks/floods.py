@@ -56,13 +56,16 @@ def flood(
                 time.sleep(_PAUSE_S)
                 continue
             each.unsent += opening(each)
-        if not each.unsent:
+        size = len(each.unsent)
+        if not size:
             chunk, count = units(each)
             each.unsent += chunk
             sent.count += count
-            target.link.spend(len(chunk))
+            size = len(chunk)
+            target.link.spend(size)
         each.turn(0, reading=reading)
-        if each.unsent and not each.closed:
+        # The server is behind, or lets nothing more be sent.
+        if (each.unsent or not size) and not each.closed:
             each.turn(_PAUSE_S / connections, reading=reading)
     sent.seconds = time.monotonic() - begin
     for left in open_ones:
@@ -107,12 +110,28 @@ def rapid_resets_of_streams(target: Target) -> Sent:
     return flood(target, units, "resets", least=20_000)
 
 
+_PROVOCATIONS: tuple[Callable[[int], bytes], ...] = (
+    lambda stream: wire.window_update(stream, 0),
+    lambda stream: wire.window_update(stream, wire.LARGEST_WINDOW),
+    lambda stream: wire.data(stream, b"more"),
+    lambda stream: wire.headers(stream, _CALL),
+    lambda stream: wire.frame(wire.PRIORITY, 0, stream, bytes(4)),
+)
+"""Frames that are errors of a stream which has sent its request: of their content, of flow control, of its state, of size."""
+
+
 def made_resets(target: Target) -> Sent:
-    """A whole request, and an invalid WINDOW_UPDATE that makes the server reset its stream."""
-    units = _streams(
-        lambda stream: wire.headers(stream, _CALL) + wire.data(stream, _BODY) + wire.window_update(stream, 0), 20
-    )
-    return flood(target, units, "requests", least=20_000)
+    """A whole request, and an invalid frame that makes the server reset its stream; each connection has another one."""
+    provocations = itertools.cycle(_PROVOCATIONS)
+    provoke = next(provocations)
+
+    def opening(_: Wire) -> bytes:
+        nonlocal provoke
+        provoke = next(provocations)
+        return b""
+
+    units = _streams(lambda stream: wire.headers(stream, _CALL) + wire.data(stream, _BODY) + provoke(stream), 20)
+    return flood(target, units, "requests", least=20_000, opening=opening)
 
 
 def malformed_calls(target: Target) -> Sent:
@@ -206,15 +225,20 @@ def hpack_bombs(target: Target) -> Sent:
 
 
 def empty_messages(target: Target) -> Sent:
-    """A ModelStreamInfer of messages without a byte, whose answers are never read."""
-    messages = b"\0\0\0\0\0" * 1000
-    return flood(
-        target,
-        lambda _: (wire.frame(wire.DATA, 0, 1, messages), 1000),
-        "messages",
-        opening=_open_stream,
-        reading=False,
-    )
+    """A ModelStreamInfer of messages without a byte, by a client whose window for the answers is 0."""
+
+    def opening(each: Wire) -> bytes:
+        each.watch(each.next_stream)
+        return _open_stream(each)
+
+    def units(each: Wire) -> tuple[bytes, int]:
+        count = min(1000, each.room(1) // 5)
+        if not count:
+            return b"", 0
+        each.spend(1, 5 * count)
+        return wire.frame(wire.DATA, 0, 1, b"\0\0\0\0\0" * count), count
+
+    return flood(target, units, "messages", opening=opening, greeting=wire.PREFACE + wire.settings(window=0))
 
 
 def calls_without_message(target: Target) -> Sent:

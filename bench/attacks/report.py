@@ -1,7 +1,7 @@
 """The report of all attacks, for a terminal and for docs/security.md."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.attacks.result import MOST_KEPT, MOST_OVER_BUDGET, MOST_SLOWER, Result
@@ -70,17 +70,20 @@ def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
-def summary(results: Sequence[Result], budget_mib: float) -> str:
-    """How many attacks the server withstood, and the rule."""
+def summary(results: Sequence[Result], missing: Mapping[str, str], budget_mib: float) -> str:
+    """How many attacks the server withstood, the rule, and what was not measured and why."""
     met = sum(not result.complaints(budget_mib) for result in results)
-    return (
+    rule = (
         f"{met} of {len(results)} attacks met: the honest client's p99 at most {MOST_SLOWER:g} times that at rest, every "
         f"answer right and every status OK, memory at most {MOST_OVER_BUDGET:g} times the budget of {budget_mib:,.0f} MiB "
         f"over that before, at most {MOST_KEPT - 1:.0%} more than before 10 s after, and the server alive."
     )
+    return " ".join([rule, *(f"Not measured: {name}: {reason}." for name, reason in missing.items())])
 
 
-def body(results: Sequence[Result], budget_mib: float, how: str) -> str:
+def body(results: Sequence[Result], missing: Mapping[str, str], budget_mib: float, how: str) -> str:
     """The section of the document."""
     sheets = (attacks(results), verdicts(results, budget_mib), costs(results))
-    return "\n\n".join([f"Measured {how}.", summary(results, budget_mib), *(sheet.markdown() for sheet in sheets)])
+    return "\n\n".join(
+        [f"Measured {how}.", summary(results, missing, budget_mib), *(sheet.markdown() for sheet in sheets)]
+    )

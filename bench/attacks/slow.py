@@ -119,16 +119,16 @@ def slow_messages(target: Target) -> Sent:
 
 
 def slow_headers(target: Target) -> Sent:
-    """200 connections, each sending a byte of its first header block every half second."""
+    """200 connections, each sending a byte of a header every half second."""
     sent = Sent("bytes")
     begin = time.monotonic()
-    block = _CALL + wire.field(b"x", b"y" * 100)
-    opening = _GREETING + wire.frame(wire.HEADERS, 0, 1, block[:1])
+    rest = wire.field(b"x", b"y" * 100)
+    opening = _GREETING + wire.frame(wire.HEADERS, 0, 1, _CALL)
     wires = _begun(target, sent, itertools.repeat(target.source, 200), (opening,))
 
     def say(_: Wire, times: int) -> bytes:
         sent.count += 1
-        return wire.frame(wire.CONTINUATION, 0, 1, block[times + 1 : times + 2])
+        return wire.frame(wire.CONTINUATION, 0, 1, rest[times : times + 1])
 
     hold(wires, begin + target.seconds, 0.5, say)
     return ended(sent, begin, wires)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.attacks.wire import Wire
 
-MOST_S = 40.0
+MOST_S = 60.0
 """An attack that has not sent all by then stops."""
 
 
