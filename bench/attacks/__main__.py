@@ -31,14 +31,19 @@ EXAMPLES = """examples:
 _MIB = 2**20
 
 
-def flags_of(options: argparse.Namespace) -> list[str]:
-    """The flags of every server."""
-    flags = ["--device", "cpu", *options.flags]
-    if options.transport:
-        flags += ["--transport", options.transport]
-    # A server without the setting has no budget, and is measured against the same number.
+def flags_of(further: Sequence[str], transport: str | None, budget_mib: float) -> list[str]:
+    """The flags of every server.
+
+    Args:
+        further: the user's.
+        transport: the front end; None for the server's own choice.
+        budget_mib: for bytes in flight. A server without such a setting is measured against the same number.
+    """
+    flags = ["--device", "cpu", *further]
+    if transport:
+        flags += ["--transport", transport]
     if "network_bytes" in ServerConfig.model_fields:
-        flags += ["--network-bytes", str(round(options.budget_mib * _MIB))]
+        flags += ["--network-bytes", str(round(budget_mib * _MIB))]
     return flags
 
 
@@ -90,11 +95,12 @@ def main() -> None:
         parser.error(f"there is no attack {options.only!r}; --list prints them")
     if options.write and len(names) < len(ATTACKS):
         parser.error(f"--write needs every attack, or {report.DOCUMENT} would lose those left out")
-    flags = flags_of(options)
+    flags = flags_of(options.flags, options.transport, options.budget_mib)
+    load = machine.load()
     results, missing = measured(names, trial.Setup(flags, options.seconds, options.mbit, options.guard_mib))
     how = (
         f"{machine.described()}; attacker, honest client and server share the machine; server flags "
-        f"`{' '.join(flags)}`, attacker's link {options.mbit:g} Mbit/s"
+        f"`{' '.join(flags)}`; attacker's link {options.mbit:g} Mbit/s; load of the machine before: {load:.1f}"
     )
     console = console_of_width()
     for sheet in (report.verdicts(results, options.budget_mib), report.costs(results)):

