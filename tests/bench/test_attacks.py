@@ -142,14 +142,14 @@ def test_what_an_attacker_reports_survives_its_pipe() -> None:
 @pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 254, 255, 4000, 20_000])
 def test_a_field_of_any_length_is_read_by_hpack(size: int) -> None:
     decoded = hpack.Decoder(max_header_list_size=2**20).decode(wire.field(b"x", b"v" * size))
-    assert [tuple(field) for field in decoded] == [("x", "v" * size)]
+    assert [(str(name), str(value)) for name, value in decoded] == [("x", "v" * size)]
 
 
 def test_a_block_means_the_same_again() -> None:
     decoder = hpack.Decoder()
     block = wire.block(MODEL_INFER, [("grpc-encoding", "gzip")])
-    first = [tuple(field) for field in decoder.decode(block)]
-    assert [tuple(field) for field in decoder.decode(block)] == first
+    first, again = ([(str(name), str(value)) for name, value in decoder.decode(block)] for _ in range(2))
+    assert first == again
     assert (":path", MODEL_INFER) in first
 
 
