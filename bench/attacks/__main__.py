@@ -47,7 +47,7 @@ def flags_of(further: Sequence[str], transport: str | None, budget_mib: float) -
     return flags
 
 
-def measured(names: Sequence[str], setup: trial.Setup) -> tuple[list[Result], dict[str, str]]:
+def measured(names: Sequence[str], setup: trial.Setup, budget_mib: float) -> tuple[list[Result], dict[str, str]]:
     """Make all trials, and show how far they are; returns their results, and why others could not be made."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results: list[Result] = []
@@ -57,8 +57,10 @@ def measured(names: Sequence[str], setup: trial.Setup) -> tuple[list[Result], di
         for name in names:
             try:
                 results.append(trial.run(name, setup, lambda phase: progress.update(task, description=phase)))
+                said = "; ".join(results[-1].complaints(budget_mib)) or "met"
             except ServerFailed as reason:
-                missing[name] = str(reason)
+                said = missing[name] = str(reason)
+            progress.console.print(f"{name}: {said}", markup=False, highlight=False)
             progress.advance(task)
     return results, missing
 
@@ -97,7 +99,8 @@ def main() -> None:
         parser.error(f"--write needs every attack, or {report.DOCUMENT} would lose those left out")
     flags = flags_of(options.flags, options.transport, options.budget_mib)
     load = machine.load()
-    results, missing = measured(names, trial.Setup(flags, options.seconds, options.mbit, options.guard_mib))
+    setup = trial.Setup(flags, options.seconds, options.mbit, options.guard_mib)
+    results, missing = measured(names, setup, options.budget_mib)
     how = (
         f"{machine.described()}; attacker, honest client and server share the machine; server flags "
         f"`{' '.join(flags)}`; attacker's link {options.mbit:g} Mbit/s; load of the machine before: {load:.1f}"

@@ -27,6 +27,8 @@ class Attack:
 ATTACKS: Mapping[str, Attack] = {
     "idle": Attack("2 000 half-open and idle connections", slow.idle),
     "idle-many": Attack("the same, from 2 000 addresses", slow.idle_of_many),
+    "open-streams": Attack("20 000 open streams without a message", slow.open_streams),
+    "watchers": Attack("20 000 calls that watch the server's health", slow.watchers),
     "slow-messages": Attack("slowloris: 200 calls, a byte of a message at a time", slow.slow_messages),
     "slow-headers": Attack("slowloris: 200 header blocks, a byte at a time", slow.slow_headers),
     "handshakes": Attack("5 000 TLS handshakes that never finish", slow.handshakes, tls=True),
@@ -44,6 +46,7 @@ ATTACKS: Mapping[str, Attack] = {
     "priority": Attack("PRIORITY flood in circles (CVE-2019-9513)", floods.priorities),
     "window-update": Attack("WINDOW_UPDATE flood", floods.window_updates),
     "empty-data": Attack("empty DATA flood (CVE-2019-9518)", floods.empty_data),
+    "padding": Attack("DATA that is only padding", floods.padding),
     "unknown-frames": Attack("flood of frames of no known type", floods.unknown_frames),
     "large-headers": Attack("header lists of 1 MiB", floods.large_header_lists),
     "empty-headers": Attack("header fields without a byte (CVE-2019-9516)", floods.empty_headers),

@@ -88,10 +88,6 @@ def _open_call(each: Wire) -> bytes:
     return wire.headers(each.take_stream(), _CALL)
 
 
-def _open_stream(each: Wire) -> bytes:
-    return wire.headers(each.take_stream(), _STREAM)
-
-
 def rapid_resets(target: Target) -> Sent:
     """HEADERS and RST_STREAM."""
     units = _streams(lambda stream: wire.headers(stream, _CALL) + wire.reset(stream))
@@ -227,21 +223,47 @@ def hpack_bombs(target: Target) -> Sent:
     return flood(target, _streams(lambda stream: wire.headers(stream, HPACK_BOMB, end=True), 1), "blocks")
 
 
-def empty_messages(target: Target) -> Sent:
-    """A ModelStreamInfer of messages without a byte, by a client whose window for the answers is 0."""
+def _in_window(piece: Callable[[int], bytes], size: int, most: int) -> Units:
+    """DATA of stream 1 as its window allows.
+
+    Args:
+        piece: frames that hold so many units.
+        size: bytes that a unit takes from the window.
+        most: units at a time.
+    """
+
+    def units(each: Wire) -> tuple[bytes, int]:
+        count = min(most, each.room(1) // size)
+        if not count:
+            return b"", 0
+        each.spend(1, size * count)
+        return piece(count), count
+
+    return units
+
+
+def _watched(encoded: bytes) -> Callable[[Wire], bytes]:
+    """Opens a call whose window is kept."""
 
     def opening(each: Wire) -> bytes:
         each.watch(each.next_stream)
-        return _open_stream(each)
+        return wire.headers(each.take_stream(), encoded)
 
-    def units(each: Wire) -> tuple[bytes, int]:
-        count = min(1000, each.room(1) // 5)
-        if not count:
-            return b"", 0
-        each.spend(1, 5 * count)
-        return wire.frame(wire.DATA, 0, 1, b"\0\0\0\0\0" * count), count
+    return opening
 
-    return flood(target, units, "messages", opening=opening, greeting=wire.PREFACE + wire.settings(window=0))
+
+def padding(target: Target) -> Sent:
+    """DATA that is only padding, on an open call."""
+    padded = wire.frame(wire.DATA, wire.PADDED, 1, b"\xff" + bytes(255))
+    units = _in_window(lambda count: padded * count, 256, 100)
+    return flood(target, units, "frames", opening=_watched(_CALL))
+
+
+def empty_messages(target: Target) -> Sent:
+    """A ModelStreamInfer of messages without a byte, by a client whose window for the answers is 0."""
+    units = _in_window(lambda count: wire.frame(wire.DATA, 0, 1, b"\0\0\0\0\0" * count), 5, 1000)
+    shut = wire.PREFACE + wire.settings(window=0)
+    return flood(target, units, "messages", opening=_watched(_STREAM), greeting=shut)
 
 
 def calls_without_message(target: Target) -> Sent:

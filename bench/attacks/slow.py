@@ -11,7 +11,7 @@ from bench.attacks.target import Sent, Target
 from bench.attacks.wire import Wire
 from bench.attacks.workload import MESSAGE
 from bench.load.workload import framed
-from frostline.protocol import MODEL_INFER
+from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
 
 _GREETING = wire.PREFACE + wire.frame(wire.SETTINGS, 0, 0)
 _CALL = wire.block(MODEL_INFER)
@@ -98,6 +98,30 @@ def client_hello() -> bytes:
     except ssl.SSLWantReadError:
         return sent.read()
     raise ssl.SSLError("a handshake ended with its first message")
+
+
+def _open_calls(target: Target, block: bytes, body: bytes) -> Sent:
+    """1 000 calls on each of 20 connections, held open."""
+    sent = Sent("calls")
+    begin = time.monotonic()
+    wires = _begun(target, sent, itertools.repeat(target.source, 20), (_GREETING,))
+    numbers = range(1, 2001, 2)
+    frames = b"".join(wire.headers(number, block) + (wire.data(number, body) if body else b"") for number in numbers)
+    for each in wires:
+        each.unsent += frames
+    sent.count = len(wires) * len(numbers)
+    hold(wires, begin + target.seconds)
+    return ended(sent, begin, wires)
+
+
+def open_streams(target: Target) -> Sent:
+    """20 000 calls of ModelStreamInfer that send no message."""
+    return _open_calls(target, wire.block(MODEL_STREAM_INFER), b"")
+
+
+def watchers(target: Target) -> Sent:
+    """20 000 calls of the health service's Watch."""
+    return _open_calls(target, wire.block("/grpc.health.v1.Health/Watch"), framed(b""))
 
 
 def slow_messages(target: Target) -> Sent:

@@ -16,6 +16,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
 END_STREAM = ACK = 1
 END_HEADERS = 4
+PADDED = 8
 FIRST_WINDOW = 65535
 FRAME = 16384
 """The largest payload that every server accepts."""
