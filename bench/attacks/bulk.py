@@ -118,6 +118,22 @@ def announced(target: Target) -> Sent:
     return ended(sent, begin, wires)
 
 
+def reserved(target: Target) -> Sent:
+    """Calls with the 5 bytes that announce 64 MiB, and half of that, and so on to 1 KiB, 8 of each on 4 connections.
+
+    Whoever sets memory aside for what is announced has none left for others.
+    """
+    sent = Sent("calls")
+    begin = time.monotonic()
+    wires = _opened(target, sent, 4, _GREETING)
+    for shift in range(17):
+        prefix = b"\0" + (64 * _MIB >> shift).to_bytes(4, "big")
+        upload(target, wires, 8, _CALL, prefix + bytes(100), stop=len(prefix))
+        sent.count += 8
+    hold(wires, begin + target.seconds)
+    return ended(sent, begin, wires)
+
+
 def packed(encoding: str, mib: int = UNPACKED_MIB) -> bytes:
     """A compressed request that unpacks to so many MiB and more.
 

@@ -60,6 +60,7 @@ ATTACKS: Mapping[str, Attack] = {
     "deflate": Attack("deflate bombs", bulk.deflate_bombs),
     "gzip-streams": Attack("gzip bombs in ModelStreamInfer", bulk.streamed_bombs),
     "announced": Attack("5 bytes that announce 4 GiB, 200 times", bulk.announced, spare_mib=8192),
+    "reserved": Attack("5 bytes that announce 64 MiB and less, until nothing is left", bulk.reserved),
     "unread": Attack("24 answers of 64 MiB, windows of 0", bulk.unread),
     "unread-sockets": Attack("24 answers of 64 MiB, socket unread (CVE-2019-9517)", bulk.unread_sockets),
     "dribble": Attack("24 answers of 64 MiB, read byte by byte (CVE-2019-9511)", bulk.dribbled),
