@@ -30,8 +30,14 @@ def _verdict(result: Result, budget_mib: float) -> tuple[str, ...]:
         _numbers(result.idle.p99_ms, result.control_ms, result.during.p99_ms),
         _numbers(result.idle.new_ms, result.during.new_ms),
         " / ".join("-" if each is None else f"{each:,.0f}" for each in memory),
-        "; ".join(result.complaints(budget_mib)) or "met",
+        said(result, budget_mib),
     )
+
+
+def said(result: Result, budget_mib: float) -> str:
+    """The verdict, and at which try if not at the first."""
+    verdict = "; ".join(result.complaints(budget_mib)) or "met"
+    return verdict if result.tries == 1 else f"{verdict} (try {result.tries})"
 
 
 def costs(results: Sequence[Result]) -> Sheet:

@@ -49,6 +49,7 @@ class Result:
         held_bytes: what the server's budget still held 10 s after; None where it has no such metric.
         log_lines: that the server wrote.
         death: how the server ended, if it did not survive.
+        tries: how often the attack was made until this result.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Result:
     held_bytes: float | None
     log_lines: int
     death: str = ""
+    tries: int = 1
 
     def complaints(self, budget_mib: float) -> list[str]:
         """What is not as it should be; empty if the server withstood the attack.
@@ -73,11 +75,21 @@ class Result:
         Args:
             budget_mib: the server's budget for bytes in flight.
         """
-        found = [f"server died: {self.death}"] if self.death else []
+        return self.delays() + self.faults(budget_mib)
+
+    def delays(self) -> list[str]:
+        """What other load of the machine may have done too."""
         slower = self.during.p99_ms / self.idle.p99_ms
         # NaN, for a client without an answer, is not met either.
-        if not slower <= MOST_SLOWER:
-            found.append(f"p99 {slower:.1f}x")
+        return [] if slower <= MOST_SLOWER else [f"p99 {slower:.1f}x"]
+
+    def faults(self, budget_mib: float) -> list[str]:
+        """What only the server can have done.
+
+        Args:
+            budget_mib: the server's budget for bytes in flight.
+        """
+        found = [f"server died: {self.death}"] if self.death else []
         found += [f"{count} x {how}" for how, count in sorted(self.during.bad.items())]
         found += [f"{count} x {how} afterwards" for how, count in sorted(self.recovered.bad.items())]
         if not self.recovered.right:

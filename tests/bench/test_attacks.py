@@ -97,6 +97,17 @@ def test_a_verdict_says_what_is_not_as_it_should_be(field: str, value: object, c
     assert changed(**{field: value}) == [complaint]
 
 
+def test_only_a_delay_may_be_another_loads_doing() -> None:
+    slow = dataclasses.replace(WITHSTOOD, during=dataclasses.replace(CALM, p99_ms=9.0))
+    assert slow.delays()
+    assert not slow.faults(BUDGET_MIB)
+    assert not dataclasses.replace(WITHSTOOD, peak_mib=900.0).delays()
+
+
+def test_a_verdict_says_at_which_try_it_was_reached() -> None:
+    assert report.said(dataclasses.replace(WITHSTOOD, tries=2), BUDGET_MIB) == "met (try 2)"
+
+
 def test_three_times_the_latency_and_a_quarter_over_the_budget_are_met() -> None:
     assert changed(during=dataclasses.replace(CALM, p99_ms=6.0), peak_mib=420.0, after=Footprint(110.0, 28)) == []
 
