@@ -17,7 +17,6 @@ from bench.attacks import report, trial
 from bench.attacks.catalogue import ATTACKS
 from bench.attacks.result import Result
 from bench.measure import document, machine
-from bench.measure.report import console_of_width
 from frostline.server_process import ServerFailed
 from frostline_server.config import ServerConfig
 
@@ -30,6 +29,8 @@ EXAMPLES = """examples:
   python -m bench.attacks -- --threads 1                   every server gets the flags after --
 """
 _MIB = 2**20
+_WIDE = 250
+"""Columns of a terminal that no line of a table is too long for."""
 
 
 def flags_of(further: Sequence[str], transport: str | None, budget_mib: float) -> list[str]:
@@ -123,7 +124,7 @@ def main() -> None:
         f"{machine.described()}; attacker, honest client and server share the machine; server flags "
         f"`{' '.join(flags)}`; at most {options.tries} tries of an attack that only delays; attacker's link {options.mbit:g} Mbit/s; load of the machine before: {load:.1f}"
     )
-    console = console_of_width()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     for sheet in (report.verdicts(results, options.budget_mib), report.costs(results)):
         console.print(sheet.table())
     console.print(report.summary(results, missing, options.budget_mib))
