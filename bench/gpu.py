@@ -86,7 +86,7 @@ class Study:
             dict(models),
             f"--device={self.floors.device}",
             f"--max-batch-size={batch}",
-            "--transport=native",
+            "--transport=h2",
             config=config(graphs=graphs, instances=instances),
         )
 
@@ -268,7 +268,7 @@ def small(study: Study, in_flight: Sequence[int] = (1, 8, 64, 256)) -> Sheet:
     found: dict[str, list[Sample]] = {}
     for device in dict.fromkeys((study.floors.device, "cpu")):
         with study.lab() as lab:
-            target = lab.server(device, {"mlp": MLP}, f"--device={device}", "--transport=native")
+            target = lab.server(device, {"mlp": MLP}, f"--device={device}", "--transport=h2")
             found[device] = [lab.closed(target, questions, count) for count in in_flight]
     rows = [
         (
@@ -286,10 +286,10 @@ def front_end(study: Study, in_flight: Sequence[int] = (64, 256, 1024)) -> Sheet
     """A network of next to no cost on the CPU: what the way in and out takes."""
     questions = ask("tiny", TINY, [4])
     with study.lab() as lab:
-        target = lab.server("native", {"tiny": TINY}, "--device=cpu", "--transport=native")
+        target = lab.server("h2", {"tiny": TINY}, "--device=cpu", "--transport=h2")
         samples = [lab.closed(target, questions, count, connections=16) for count in in_flight]
     row = (
-        "native",
+        "h2",
         *(f"{sample['rate']:,.0f} ({sample['cpu_ms'] * 1000:.0f} us CPU)" for sample in samples),
     )
     return Sheet("MLP 4-16-3 on the CPU, answers/s", ("transport", *map(str, in_flight)), (row,))

@@ -110,7 +110,7 @@ def main() -> None:
         "--layers", default="784,256,128,10", help="layer sizes of both networks (default 784,256,128,10)"
     )
     parser.add_argument("--in-flight", default="1,8,64", help="requests in flight (default 1,8,64)")
-    parser.add_argument("--transport", default="native", help="native or grpcio (default native)")
+    parser.add_argument("--transport", default="h2", help="h2 or grpcio (default h2)")
     parser.add_argument("--seconds", type=int, default=20, help="length of a run (default 20)")
     options = parser.parse_args()
     h2load = shutil.which("h2load")

@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.version_swap", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="windows of each kind")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")
-    parser.add_argument("--transport", choices=("native", "grpcio"), default="native")
+    parser.add_argument("--transport", choices=("h2", "grpcio"), default="h2")
     parser.add_argument("--device", default="cpu", help="of the server (default cpu)")
     options = parser.parse_args()
     console, model = Console(), MLP

@@ -24,10 +24,10 @@ from bench.load.probe import NotMeasured
 
 Array = np.ndarray[Any, Any]
 
-CPP, NATIVE = "C++ echo", "native echo"
-"""gRPC's C++ core; the low-level front that the server's native front end is built on."""
+CPP, H2 = "C++ echo", "h2 echo"
+"""gRPC's C++ core; the server's own front end without inference."""
 
-__all__ = ["CPP", "ECHO", "NATIVE", "Target", "echo", "rows_per_second"]
+__all__ = ["CPP", "ECHO", "H2", "Target", "echo", "rows_per_second"]
 
 _SOURCE = Path(__file__).with_name("echo.cc")
 _BUILT = Path(__file__).parents[1] / "results"

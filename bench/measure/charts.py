@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from bench.load.baselines import CPP, NATIVE
+from bench.load.baselines import CPP, H2
 from bench.measure.targets import Results
 from bench.scaling import Growth
 from frostline_training.plots import canvas
@@ -36,7 +36,7 @@ class Curves:
 
 def concurrency(results: Results, in_flight: Sequence[int], path: Path) -> Path:
     """Throughput and p99 of the MLP against requests in flight, with those of the echoes, into a PNG."""
-    names = {"Frostline": "", **{f"{kind}, same bytes": f" {kind}" for kind in (CPP, NATIVE)}}
+    names = {"Frostline": "", **{f"{kind}, same bytes": f" {kind}" for kind in (CPP, H2)}}
     charts = []
     for number, title in (("rate", "answers a second"), ("p99_ms", "99th percentile of latency, ms")):
         curves = {

@@ -123,7 +123,7 @@ class Lab:
         """The echoes that are available here; prints once a round why another is not."""
         if self._kinds is None:
             self._kinds = []
-            for kind in (baselines.CPP, baselines.NATIVE):
+            for kind in (baselines.CPP, baselines.H2):
                 try:
                     self.echo_server(kind)
                     self._kinds.append(kind)

@@ -19,7 +19,7 @@ class Stacks:
 
     Attributes:
         name: the thread's, as Python knows it.
-        lines: samples by place, such as frostline_server/rpc/native.py:85.
+        lines: samples by place, such as frostline_server/rpc/h2/unary.py:85.
     """
 
     name: str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from frostline.cli import rollouts, serve, show
+from frostline.cli import rollouts, serve, show, tokens
 from frostline.cli.usage import BadUsage, CannotDo
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ app.command(
     cls=serve.ServeCommand,
     epilog=_examples(
         "frostline serve --models models",
-        "frostline serve --models /srv/models --host 0.0.0.0 --device cuda",
+        "frostline serve --models /srv/models --host 0.0.0.0 --access-file access.toml",
         "frostline serve --config frostline.toml --log-format json",
     ),
 )(serve.serve)
@@ -242,6 +242,15 @@ app.command(
     )
 )(rollouts.promote)
 app.command(epilog=_examples("frostline rollback digits"))(rollouts.rollback)
+
+app.command(
+    epilog=_examples(
+        "frostline token shop --file access.toml",
+        "frostline token alice --roles observe,control --file access.toml > alice.token",
+        "frostline token batch --requests-per-s 50 --burst 200",
+        "frostline serve --models models --host 0.0.0.0 --access-file access.toml",
+    )
+)(tokens.token)
 
 
 @app.command(epilog=_examples("frostline demo", "frostline demo --models /tmp/models"))

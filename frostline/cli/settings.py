@@ -7,6 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -96,7 +97,8 @@ def _setting(name: str, info: FieldInfo) -> Setting:
     about = info.json_schema_extra
     if not info.description or not isinstance(about, dict) or "group" not in about:
         raise TypeError(f"the setting {name} lacks a description or a group")
-    type_ = next((each for each in get_args(info.annotation) if each is Path), info.annotation)
+    kinds = get_args(info.annotation)
+    type_ = next(each for each in kinds if each is not NoneType) if NoneType in kinds else info.annotation
     return Setting(
         name=name,
         type=type_,

@@ -13,6 +13,9 @@ import onnxruntime
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from frostline_server.access.access import Access
+from frostline_server.access.credentials import Credentials
+from frostline_server.access.permissions import CONTROL, EVERY_ROLE, OBSERVE
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
@@ -24,11 +27,13 @@ from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
+from frostline_server.reloaded import Reloaded
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.watcher import Watcher
 from frostline_server.rpc.health import Health
+from frostline_server.rpc.load_report import LoadReport, Totals
 from frostline_server.rpc.log_settings import LogControl, TraceControl
 from frostline_server.rpc.metadata import Metadata
 from frostline_server.rpc.model_statistics import Statistics
@@ -38,6 +43,7 @@ from frostline_server.rpc.server import SERVICES, Transport, local_only
 from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
 from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
+from frostline_server.tls import server_context
 
 LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
@@ -68,6 +74,7 @@ class Server:
         self._absent: set[str] = set()
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
+        self._credentials = Credentials(config.access_file) if config.access_file else None
 
     # Start
 
@@ -96,6 +103,7 @@ class Server:
             "ready" if self.ready() else "not ready",
             address=self.address,
             metrics=self.metrics_url,
+            **({"admin": self._transport.admin_address} if self._transport.admin_address else {}),
             transport=self._transport.name,
             reason=self._transport.reason,
             device=self._config.device,
@@ -154,26 +162,57 @@ class Server:
                 SharedMemory(self.regions),
             )
         )
-        self._transport = Transport(config, self._inference, service, self._health)
+        here = EVERY_ROLE if config.admin_port is None else EVERY_ROLE - CONTROL
+        self._access = self._access_of(config.host, here, "connect to the admin port (admin_port)")
+        admin = self._access_of(config.admin_host, CONTROL | OBSERVE, "connect to the other gRPC port (port)")
+        report = LoadReport(lambda: Totals.of(self.repository.snapshot()), cpu_count(), time.monotonic())
+        self._transport = Transport(
+            config,
+            self._inference,
+            service,
+            self._health,
+            self._access,
+            None if config.admin_port is None else admin,
+            report.measure if config.load_reports else None,
+        )
+
+    def _access_of(self, host: str, here: frozenset[str] = EVERY_ROLE, elsewhere: str = "") -> Access:
+        """Who may do what through the port at an address."""
+        anonymous = self._config.anonymous_roles(local=local_only(host))
+        return Access(self._credentials, anonymous, here, elsewhere)
 
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""
         registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
-        transport = self._transport.name
-        register(registry, Sources(self.repository, self._unrouted, release, transport, self.ready, self.fell_back))
-        host = "127.0.0.1" if self._config.host.startswith("unix:") else self._config.host
-        self._metrics = MetricsServer(registry, host, self._config.metrics_port, self.unready)
+        transport, config = self._transport, self._config
+        sources = Sources(
+            self.repository, self._unrouted, release, transport.name, self.ready, self.fell_back, transport.network
+        )
+        register(registry, sources)
+        host = "127.0.0.1" if config.host.startswith("unix:") else config.host
+        access = None if config.metrics_access == "open" else self._access_of(host)
+        certificate = None
+        if config.metrics_tls and config.tls_cert and config.tls_key:
+            pair = (config.tls_cert, config.tls_key)
+            certificate = Reloaded("certificate", pair, lambda: server_context(*pair))
+        self._metrics = MetricsServer(registry, host, config.metrics_port, self.unready, access, certificate)
 
     async def _open_ports(self) -> None:
         """Listen for scrapes, probes and requests; all are told "not ready" until the models are loaded."""
-        self.metrics_url = self._metrics.start()
+        if self._credentials is not None:
+            self._credentials.start()
         try:
-            self._announce()
-            self.address = await self._transport.start()
+            self.metrics_url = self._metrics.start()
+            try:
+                self._announce()
+                self.address = await self._transport.start()
+            except StartError:
+                self._metrics.close()
+                raise
         except StartError:
-            self._metrics.close()
+            self._close_credentials()
             raise
 
     def _start_watcher(self) -> None:
@@ -202,6 +241,13 @@ class Server:
 
     def _after_load(self) -> None:
         """Warn of what an operator should see at once, and keep what is loaded out of garbage collection."""
+        if self._access.closed:
+            _log.warning(
+                "access",
+                warning=f"every call will be refused: other machines can reach {self._config.host}, and nobody may call; "
+                "give tokens in an access file (--access-file FILE; `frostline token NAME --file FILE` writes one), or let "
+                "everyone who reaches the port ask for predictions (--allow-anonymous predict)",
+            )
         if self.fell_back():
             _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
         if not self.repository.versions():
@@ -251,10 +297,12 @@ class Server:
     # What happens while it serves
 
     def reload(self) -> None:
-        """Read the models folder and the certificate again; on the event loop."""
-        _log.info("reading the models folder and the certificate again")
-        # While it still starts, both are read for the first time.
+        """Read the models folder, the certificate and the access file again; on the event loop."""
+        _log.info("reading the models folder, the certificate and the access file again")
+        # While it still starts, all are read for the first time.
         if self._watcher is not None:
+            if self._credentials is not None:
+                self._credentials.look()
             self._watcher.look()
             self._transport.reload()
 
@@ -346,9 +394,14 @@ class Server:
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         await self._transport.stop(_CLOSE_S)
         self._metrics.close()
+        self._close_credentials()
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished
+
+    def _close_credentials(self) -> None:
+        if self._credentials is not None:
+            self._credentials.close()
 
     async def _linger(self) -> None:
         """Go on refusing until clients have stopped trying, for a moment at most.

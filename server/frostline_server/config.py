@@ -16,6 +16,8 @@ from frostline_server.errors import ConfigError
 ENVIRONMENT = "FROSTLINE_"
 MAX_BATCH_SIZE = 65536
 """No network gains from more rows in one run, and the memory for them would be the machine's."""
+ROLES = ("predict", "observe", "control")
+"""What a caller may be allowed to do: ask for predictions, look at the server, change what it does."""
 RENAMED: Mapping[str, str] = {"canary_s": "probe_s"}
 """Settings that are still accepted under their old name, by that name."""
 
@@ -73,9 +75,9 @@ class ServerConfig(BaseModel):
         description="HTTP port of `/metrics`, `/healthz` and `/readyz`; 0 picks a free one",
         json_schema_extra={"group": "Network"},
     )
-    transport: Literal["auto", "native", "grpcio"] = Field(
+    transport: Literal["auto", "h2", "grpcio"] = Field(
         "auto",
-        description="which front end owns the gRPC port",
+        description="which front end owns the gRPC port; `auto` takes `h2` wherever its library is installed",
         json_schema_extra={"group": "Network", "see": "Transports"},
     )
     max_message_bytes: int = Field(
@@ -87,7 +89,7 @@ class ServerConfig(BaseModel):
     )
     compression: Literal["none", "gzip", "deflate"] = Field(
         "none",
-        description="how answers are compressed, on `grpcio` only; compressed requests are always understood",
+        description="how answers are compressed for clients that can read it; compressed requests are always understood",
         json_schema_extra={"group": "Network"},
     )
     shared_memory: Literal["auto", "on", "off"] = Field(
@@ -101,6 +103,133 @@ class ServerConfig(BaseModel):
         json_schema_extra={"group": "Network"},
     )
     tls_key: Path | None = Field(None, description="PEM private key", json_schema_extra={"group": "Network"})
+    client_certificates: Literal["off", "optional", "required"] = Field(
+        "off",
+        description="whether clients show a certificate of `tls_client_ca`; `grpcio` has no `optional`",
+        json_schema_extra={"group": "Access", "see": "Who may do what"},
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file of the authorities whose client certificates are trusted",
+        json_schema_extra={"group": "Access"},
+    )
+    access_file: Path | None = Field(
+        None,
+        description="TOML file of tokens and client certificates, with their roles; read again when it changes",
+        json_schema_extra={"group": "Access", "see": "Who may do what"},
+    )
+    allow_anonymous: str = Field(
+        "auto",
+        pattern=rf"^(auto|none|all|({'|'.join(ROLES)})( *, *({'|'.join(ROLES)}))*)$",
+        description="roles of callers without credentials: `none`, `all`, or roles separated by commas; `auto` is "
+        "`predict,observe` on an address that only this machine can reach, and `none` on any other",
+        json_schema_extra={"group": "Access", "see": "Who may do what"},
+    )
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="gRPC port on which alone calls that need the role `control` are answered; 0 picks a free one",
+        json_schema_extra={"group": "Access", "see": "A port for control"},
+    )
+    admin_host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="address of `admin_port`",
+        json_schema_extra={"group": "Access"},
+    )
+    metrics_access: Literal["open", "observe"] = Field(
+        "open",
+        description="who may read `/metrics`: everyone who reaches the port, or callers with the role `observe`",
+        json_schema_extra={"group": "Access", "see": "The metrics port"},
+    )
+    metrics_tls: bool = Field(
+        False,
+        description="whether the metrics port has TLS too, with `tls_cert` and `tls_key`",
+        json_schema_extra={"group": "Access", "see": "The metrics port"},
+    )
+    network_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory for messages in flight, requests and answers of all clients together, in bytes; what finds no room "
+        "gets `RESOURCE_EXHAUSTED`; 0 takes a quarter of the memory that the process may use",
+        json_schema_extra={"group": "Limits on clients", "see": "Limits on clients"},
+    )
+    max_connections: int = Field(
+        16384,
+        ge=1,
+        description="most connections at one time",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_connections_per_address: int = Field(
+        4096,
+        ge=1,
+        description="most connections at one time from one address",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_calls_per_connection: int = Field(
+        1024,
+        ge=1,
+        le=2**31 - 1,
+        description="most calls at one time on one connection; clients keep further ones back",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_resets_per_s: int = Field(
+        1000,
+        ge=1,
+        description="calls that one connection may give up in a second, on average; ten times as many at once",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    max_header_bytes: int = Field(
+        16384,
+        ge=1024,
+        le=2**20,
+        description="largest list of headers of a call, in bytes",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    handshake_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="seconds in which a new connection must have begun, with TLS and HTTP/2",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    message_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds that a message may be on its way",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    answer_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds that an answer may stay unread, without any progress",
+        json_schema_extra={"group": "Limits on clients"},
+    )
+    load_reports: bool = Field(
+        True,
+        description="whether answers carry the server's load, for clients that balance by it (`weighted_round_robin`)",
+        json_schema_extra={"group": "Network"},
+    )
+    max_connection_age_s: float = Field(
+        1800.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds after which a client is told to connect anew, so that load spreads to new replicas; 0 for never",
+        json_schema_extra={"group": "Limits on clients", "see": "Limits on clients"},
+    )
+    connection_grace_s: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds after that until its open calls end too; 0 lets them take as long as they need",
+        json_schema_extra={"group": "Limits on clients"},
+    )
     max_batch_size: int = Field(
         64,
         ge=1,
@@ -235,10 +364,15 @@ class ServerConfig(BaseModel):
     def _goes_together(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
-        if self.tls_cert and self.transport == "native":
-            raise ValueError("the native transport has no TLS; use --transport grpcio or auto")
-        if self.compression != "none" and self.transport == "native":
-            raise ValueError("the native transport does not compress answers; use --transport grpcio or auto")
+        if self.metrics_tls and not self.tls_cert:
+            raise ValueError("metrics_tls needs tls_cert and tls_key: the metrics port shows the same certificate")
+        if self.client_certificates != "off" and not (self.tls_cert and self.tls_client_ca):
+            raise ValueError(
+                f"client_certificates {self.client_certificates} needs tls_cert, tls_key and tls_client_ca, the file of "
+                "the authorities whose client certificates are trusted"
+            )
+        if self.tls_client_ca and self.client_certificates == "off":
+            raise ValueError("tls_client_ca has no effect without client_certificates: set it to optional or required")
         return self
 
     def required(self, name: str) -> bool:
@@ -251,6 +385,14 @@ class ServerConfig(BaseModel):
         if self.require in ("all", "none"):
             return frozenset()
         return _names(self.require)
+
+    def anonymous_roles(self, *, local: bool) -> frozenset[str]:
+        """The roles of a caller without credentials, through an address that only this machine can reach or another."""
+        if self.allow_anonymous == "auto":
+            return frozenset({"predict", "observe"} if local else ())
+        if self.allow_anonymous in ("all", "none"):
+            return frozenset(ROLES if self.allow_anonymous == "all" else ())
+        return _names(self.allow_anonymous)
 
     @property
     def models_at_start(self) -> frozenset[str] | None:
@@ -277,6 +419,8 @@ def _sentence(problem: Any) -> str:
         return f"there is no setting '{name}'"
     if not name:
         return str(problem["msg"]).removeprefix("Value error, ")
+    if name == "allow_anonymous":
+        return f"allow_anonymous must be auto, none, all, or roles separated by commas, of {', '.join(ROLES)}; got {problem['input']!r}"
     if name == "device":
         return f"device must be auto, cpu, cuda or cuda:N, got {problem['input']!r}"
     return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"

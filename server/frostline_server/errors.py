@@ -33,6 +33,14 @@ class MessageTooLarge(PredictionError):
     reason = "REJECTED"
 
 
+class NetworkFull(PredictionError):
+    """The messages in flight, requests and answers together, leave no room for this one."""
+
+    kind = "network_full"
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
 class Unsupported(PredictionError):
     """The request uses a part of the protocol that is not answered here."""
 
@@ -116,6 +124,34 @@ class BatcherClosed(ServerStopping):
     """The version's queue is closing: it was replaced, or the server stops."""
 
     kind = "version_closing"
+
+
+class Unauthenticated(PredictionError):
+    """The caller shows credentials that are not known here, or shows none and needs some."""
+
+    kind = "unauthenticated"
+    code = "UNAUTHENTICATED"
+    reason = "REJECTED"
+
+
+class PermissionDenied(PredictionError):
+    """The caller is known and lacks the role, or the role cannot be used through this port."""
+
+    kind = "permission_denied"
+    code = "PERMISSION_DENIED"
+    reason = "REJECTED"
+
+
+class RateLimited(PredictionError):
+    """The caller sends more requests a second than it may."""
+
+    kind = "rate_limited"
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+    def __init__(self, message: str, pushback_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.pushback_ms = pushback_ms
 
 
 class ModelControlOff(PredictionError):

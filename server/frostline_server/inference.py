@@ -3,7 +3,7 @@
 This is the file to read first. All front ends call it, so a message means the same on each of them. The life of a
 request has eight steps:
 
-1. Front end. It takes the bytes of a call: `rpc/native.py`, `rpc/unary.py`, `rpc/stream.py`.
+1. Front end. It takes the bytes of a call: `rpc/h2/` or, on grpc.aio, `rpc/unary.py` and `rpc/stream.py`.
 2. Read. `Inference.prepare` checks the size and reads which model the message names: `codec/decoder.py`.
 3. Look up. `Inference.prepare` finds the version that answers: `repository/registry.py`.
 4. Decode. `Inference.prepare` checks the tensors and finds the rows: `codec/codec.py`, `codec/tensors.py`.
@@ -159,6 +159,10 @@ class Inference:
         failure = error if isinstance(error, PredictionError) else unexpected(error)
         (self._unrouted if served is None else served.stats).failed(failure)
         return Refused(failure, request_id, model)
+
+    def count(self, error: PredictionError) -> None:
+        """Count a request that a front end had to end before it had its message."""
+        self._unrouted.failed(error)
 
     @staticmethod
     def cancel(entry: Entry) -> None:

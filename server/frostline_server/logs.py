@@ -21,6 +21,9 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 
 _log = structlog.get_logger(__name__)
 
+_AUDIT = "audit"
+_audit_log = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET))
+
 
 def configure(style: str, level: str) -> None:
     """Set up logging for the process.
@@ -79,9 +82,14 @@ def show(style: str, levels: Collection[str]) -> None:
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
 
 
+def audit(**fields: Any) -> None:
+    """Write one line of the event "audit", whatever levels are shown: whoever is watched cannot switch it off."""
+    _audit_log.info(_AUDIT, **fields)
+
+
 def _only(levels: Collection[str]) -> structlog.typing.Processor:
     def drop(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        if not _shown(event["level"], levels):
+        if not _shown(event["level"], levels) and event["event"] != _AUDIT:
             raise structlog.DropEvent
         return event
 

@@ -11,7 +11,7 @@ from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, running
 
 
-@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 def test_the_clients_errors_follow_the_servers_sentences(tmp_path: Path, front_end: str) -> None:
     models = tmp_path
     onnx_models.write_artifact(models, "linear", 1)

@@ -20,6 +20,7 @@ import yaml
 
 from frostline.cli import settings
 from frostline.cli.main import run as frostline
+from frostline_server.access.access_file import Entries, parse
 from frostline_server.config import ENVIRONMENT, ServerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,11 @@ def compose() -> dict[str, Any]:
 
 def container() -> dict[str, Any]:
     return dict(load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]["containers"][0])
+
+
+def expanded(text: str) -> str:
+    """What compose makes of a value when none of its variables is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 def panels(dashboard: Path) -> list[dict[str, Any]]:
@@ -271,8 +277,17 @@ def test_containers_are_given_longer_to_stop_than_the_server_takes() -> None:
 @pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.gpu.yml"])
 def test_the_server_knows_every_setting_that_compose_gives_it(name: str) -> None:
     environment = load(ROOT / name)["services"]["server"]["environment"]
-    settings = {key.removeprefix(ENVIRONMENT).lower(): value for key, value in environment.items()}
+    settings = {key.removeprefix(ENVIRONMENT).lower(): expanded(value) for key, value in environment.items()}
     assert ServerConfig(models=Path("models"), **settings).device == settings["device"]
+
+
+def test_everyone_on_the_machine_may_predict_and_observe_and_control_needs_a_token() -> None:
+    file = compose()
+    environment = file["services"]["server"]["environment"]
+    assert expanded(environment["FROSTLINE_ALLOW_ANONYMOUS"]) == "predict,observe"
+    assert environment["FROSTLINE_ACCESS_FILE"] == f"/run/secrets/{file['services']['server']['secrets'][0]}"
+    access = ROOT / expanded(file["secrets"]["access"]["file"])
+    assert parse(access.read_text(), "access file", Entries()).tokens == ()
 
 
 def test_the_gpu_file_overrides_the_server_with_an_extra_that_exists() -> None:
@@ -331,6 +346,28 @@ def test_manifests_refer_to_each_other_by_names_that_exist() -> None:
     assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= {
         port["name"] for port in service["spec"]["ports"]
     }
+
+
+def test_a_pod_asks_for_tokens_whose_hashes_alone_are_in_its_secret() -> None:
+    pod = load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]
+    environment = {item["name"]: item["value"] for item in container()["env"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
+    assert "FROSTLINE_ALLOW_ANONYMOUS" not in environment
+    assert environment["FROSTLINE_ACCESS_FILE"] == f"{mounts['access']}/access.toml"
+    [secret] = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "access"]
+    [made] = load(KUBERNETES / "kustomization.yaml")["secretGenerator"]
+    assert made["name"] == secret["secretName"]
+    # Under a name that changes with what is in it, pods would be replaced instead of reading it again.
+    assert made["options"]["disableNameSuffixHash"] is True
+    for name in made["files"]:
+        assert parse((KUBERNETES / name).read_text(), "access file", Entries()).tokens == ()
+
+
+def test_prometheus_is_given_a_token_where_the_metrics_need_one() -> None:
+    environment = {item["name"]: item["value"] for item in container()["env"]}
+    [endpoint] = load(KUBERNETES / "servicemonitor.yaml")["spec"]["endpoints"]
+    assert environment["FROSTLINE_METRICS_ACCESS"] == "observe"
+    assert set(endpoint["authorization"]["credentials"]) == {"name", "key"}
 
 
 def test_probes_ask_liveness_and_readiness_apart() -> None:

@@ -83,6 +83,7 @@ def test_a_later_load_does_not_either(control: str, tmp_path: Path) -> None:
     models, stuck = tmp_path / "models", tmp_path / "stuck"
     onnx_models.write_artifact(models, "m", 1)
     flags = ["--models", str(models), "--grace-s", "0.1", "--poll-s", "0.1", "--model-control", control]
+    flags += ["--allow-anonymous", "all"]
     events: list[server_process.Event] = []
     with (
         server_process.serve(

@@ -29,7 +29,7 @@ def families(models: Path) -> dict[str, Family]:
     return publish_families(models)
 
 
-@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 def test_every_family_is_served_as_pytorch_answers_at_any_batch_and_length(
     models: Path, families: dict[str, Family], front_end: str
 ) -> None:

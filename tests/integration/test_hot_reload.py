@@ -30,7 +30,7 @@ from tests.support.servers import TIMEOUT_S, Running, running
 CALLERS = 32
 REQUESTS = 10_000
 VERSIONS = range(2, 22)
-FRONT_ENDS = ("native", "grpcio")
+FRONT_ENDS = ("h2", "grpcio")
 
 Array = np.ndarray[Any, Any]
 

@@ -38,7 +38,7 @@ def is_event(line: dict[str, Any]) -> bool:
     return {"event", "level", "timestamp"} <= set(line)
 
 
-@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@pytest.mark.parametrize("transport", ["h2", "grpcio"])
 def test_bad_requests_of_every_kind_are_told_to_the_client_and_to_the_log(tmp_path: Path, transport: str) -> None:
     for operator in SERVED:
         folder = tmp_path / operator / "1"

@@ -32,7 +32,7 @@ Array = np.ndarray[Any, Any]
 
 CALLERS = 64
 TIMEOUT_S = 60.0
-FRONT_ENDS = ("native", "grpcio")
+FRONT_ENDS = ("h2", "grpcio")
 
 
 class Silent:
@@ -178,11 +178,8 @@ def test_a_message_of_600_mb_is_refused_and_keeps_no_memory(tmp_path: Path, fron
     # Not kept, though the allocators of three libraries may hold on to some of it.
     assert after["VmRSS"] - before["VmRSS"] < 300
     peak = after["VmHWM"] - before["VmRSS"]
-    if front_end == "grpcio":
-        assert peak < 100
-    else:
-        # What the operating guide says of the native front end: it buffers the message, about twice, before it can be refused.
-        assert 600 < peak < 1500
+    # It is refused by its first five bytes.
+    assert peak < 100
 
 
 def memory_mb(pid: int) -> dict[str, int]:

@@ -35,7 +35,7 @@ def floats(*values: object) -> np.ndarray[Any, Any]:
     return np.array(values, np.float32)
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     for name, graph in GRAPHS.items():

@@ -17,7 +17,7 @@ from frostline_server.repository.scan import scan
 from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, Running
 
-FRONT_ENDS = ("native", "grpcio")
+FRONT_ENDS = ("h2", "grpcio")
 
 
 class Gate:

@@ -52,13 +52,14 @@ def quiet(event: dict[str, Any]) -> None:
     """Ignore what the server logs."""
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = tmp_path_factory.mktemp("models")
     for name in ("linear", "spare"):
         onnx_models.write_artifact(models, name, 1)
     onnx_models.write_artifact(models, "text", 1, onnx_models.strings(), golden=False, labels=None)
     flags = ["--models", str(models), "--transport", request.param, "--model-control", "explicit", "--load-models", "*"]
+    flags += ["--allow-anonymous", "all"]
     with server_process.serve(flags, quiet) as served:
         yield served.address
 

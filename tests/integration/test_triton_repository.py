@@ -142,7 +142,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, repository: Path) -> Iterator[Running]:
     with running(repository, transport=request.param, log_level="error") as instance:
         yield instance

@@ -63,6 +63,14 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
         "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000",
+        "FROSTLINE_NETWORK_BYTES": "123", "FROSTLINE_MAX_CONNECTIONS": "10", "FROSTLINE_MAX_CONNECTIONS_PER_ADDRESS": "4",
+        "FROSTLINE_MAX_CALLS_PER_CONNECTION": "7", "FROSTLINE_MAX_RESETS_PER_S": "8", "FROSTLINE_MAX_HEADER_BYTES": "2048",
+        "FROSTLINE_HANDSHAKE_TIMEOUT_S": "3", "FROSTLINE_MESSAGE_TIMEOUT_S": "4", "FROSTLINE_ANSWER_TIMEOUT_S": "5",
+        "FROSTLINE_MAX_CONNECTION_AGE_S": "60", "FROSTLINE_CONNECTION_GRACE_S": "6",
+        "FROSTLINE_LOAD_REPORTS": "false",
+        "FROSTLINE_CLIENT_CERTIFICATES": "required", "FROSTLINE_TLS_CLIENT_CA": "ca.pem",
+        "FROSTLINE_ACCESS_FILE": "a.toml", "FROSTLINE_ALLOW_ANONYMOUS": "predict", "FROSTLINE_ADMIN_PORT": "0",
+        "FROSTLINE_ADMIN_HOST": "::1", "FROSTLINE_METRICS_ACCESS": "observe", "FROSTLINE_METRICS_TLS": "true",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -72,7 +80,13 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "probe_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
-        "max_class_series": 20, "max_run_bytes": 1000000,
+        "max_class_series": 20, "max_run_bytes": 1000000, "network_bytes": 123, "max_connections": 10,
+        "max_connections_per_address": 4, "max_calls_per_connection": 7, "max_resets_per_s": 8, "max_header_bytes": 2048,
+        "handshake_timeout_s": 3.0, "message_timeout_s": 4.0, "answer_timeout_s": 5.0, "max_connection_age_s": 60.0,
+        "connection_grace_s": 6.0, "load_reports": False,
+        "client_certificates": "required", "tls_client_ca": Path("ca.pem"), "access_file": Path("a.toml"),
+        "allow_anonymous": "predict", "admin_port": 0, "admin_host": "::1", "metrics_access": "observe",
+        "metrics_tls": True,
     }  # fmt: skip
 
 
@@ -143,7 +157,7 @@ def test_without_models_it_is_said_how_to_name_them() -> None:
         ({"threads": -1}, "threads: input should be greater than or equal to 0, got -1"),
         ({"host": ""}, "host: string should have at least 1 character, got ''"),
         ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ({"transport": "http"}, "transport: input should be 'auto', 'native' or 'grpcio', got 'http'"),
+        ({"transport": "http"}, "transport: input should be 'auto', 'h2' or 'grpcio', got 'http'"),
         ({"log_format": "xml"}, "log_format: input should be 'console' or 'json', got 'xml'"),
         ({"log_level": "loud"}, "log_level: input should be 'debug', 'info', 'warning' or 'error', got 'loud'"),
         ({"colour": "red"}, "there is no setting 'colour'"),
@@ -189,19 +203,8 @@ def test_certificate_and_key_go_together(flags: dict[str, Any]) -> None:
     assert refusal(**flags) == "tls_cert and tls_key go together: give both or neither"
 
 
-def test_the_native_transport_has_no_tls() -> None:
-    message = refusal(tls_cert="c.pem", tls_key="k.pem", transport="native")
-    assert message == "the native transport has no TLS; use --transport grpcio or auto"
-
-
-def test_the_native_transport_does_not_compress_answers() -> None:
-    message = refusal(compression="gzip", transport="native")
-    assert message == "the native transport does not compress answers; use --transport grpcio or auto"
-    assert load(compression="gzip").compression == "gzip"
-
-
-@pytest.mark.parametrize("transport", ["auto", "grpcio"])
-def test_the_other_transports_have_tls(transport: str) -> None:
+@pytest.mark.parametrize("transport", ["auto", "h2", "grpcio"])
+def test_every_transport_has_tls(transport: str) -> None:
     assert load(tls_cert="c.pem", tls_key="k.pem", transport=transport).tls_cert == Path("c.pem")
 
 
@@ -223,3 +226,29 @@ def test_the_models_without_which_the_server_is_not_ready(require: str, required
     config = load(require=require)
     assert {name for name in ("a", "b", "all") if config.required(name)} == required
     assert config.required_names == names
+
+
+@pytest.mark.parametrize(
+    ("written", "near", "far"),
+    [
+        ("auto", {"predict", "observe"}, set()),
+        ("none", set(), set()),
+        ("all", {"predict", "observe", "control"}, {"predict", "observe", "control"}),
+        ("predict", {"predict"}, {"predict"}),
+        ("observe , control", {"observe", "control"}, {"observe", "control"}),
+    ],
+)
+def test_callers_without_credentials_have_the_roles_that_are_written(
+    written: str, near: set[str], far: set[str]
+) -> None:
+    config = load(allow_anonymous=written)
+    assert config.anonymous_roles(local=True) == frozenset(near)
+    assert config.anonymous_roles(local=False) == frozenset(far)
+
+
+@pytest.mark.parametrize("written", ["", "root", "predict;observe", "all,predict", "auto,predict"])
+def test_a_role_that_does_not_exist_is_refused_with_those_that_do(written: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^allow_anonymous must be auto, none, all, or roles .* of predict, observe, control; got "
+    ):
+        load(allow_anonymous=written)

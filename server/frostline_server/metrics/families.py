@@ -23,6 +23,23 @@ labels, which are shown with the number 1; or None, where there is nothing to sh
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """The front end's side of the network.
+
+    Attributes:
+        held: bytes of messages in flight, requests and answers.
+        limit: the most of these.
+        connections: that are open.
+        refused: what was refused before it reached a model, by reason.
+    """
+
+    held: int
+    limit: int
+    connections: int
+    refused: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
     """The sources of the collector's numbers; it reads all of them at every scrape.
 
@@ -33,6 +50,7 @@ class Sources:
         transport: the front end in use.
         ready: whether the server is ready.
         fell_back: whether a GPU was wanted and the CPU is used.
+        network: the front end's side of the network; None where it does not say.
     """
 
     repository: Repository
@@ -41,6 +59,7 @@ class Sources:
     transport: str
     ready: Callable[[], bool]
     fell_back: Callable[[], bool]
+    network: Callable[[], Network | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +92,15 @@ SERVER: tuple[Family[Sources], ...] = (
            "1 when device=auto found no usable GPU and models run on the CPU."),
     Family("frostline_build_info", "gauge", ("version", "transport"), lambda server: (server.release, server.transport),
            "The release and the front end in use."),
+    Family("frostline_network_bytes", "gauge", (), lambda server: n.held if (n := server.network()) else None,
+           "Bytes of messages in flight, requests and answers of all clients together."),
+    Family("frostline_network_limit_bytes", "gauge", (), lambda server: n.limit if (n := server.network()) else None,
+           "The most bytes of messages in flight."),
+    Family("frostline_connections", "gauge", (), lambda server: n.connections if (n := server.network()) else None,
+           "Connections that are open."),
+    Family("frostline_network_refused_total", "counter", ("reason",),
+           lambda server: n.refused if (n := server.network()) else None,
+           "Connections and calls refused by a limit, or because they broke the protocol."),
 )  # fmt: skip
 
 # Read from the requests by status of every known version, and of no known model. Labels: model, version, and the row's.

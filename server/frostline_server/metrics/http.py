@@ -1,7 +1,13 @@
-"""The HTTP server for operators: /metrics for Prometheus, /healthz and /readyz for supervisors."""
+"""The HTTP server for operators: /metrics for Prometheus, /healthz and /readyz for supervisors.
+
+It can have TLS, and it can ask who wants the metrics, as Prometheus says it: with a bearer token. The probes of a
+supervisor have none and need none.
+"""
 
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
@@ -10,7 +16,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from frostline_server.errors import StartError
+from frostline_server.access.access import Access
+from frostline_server.access.permissions import METRICS
+from frostline_server.errors import PermissionDenied, RateLimited, StartError, Unauthenticated
+from frostline_server.reloaded import Reloaded
 
 _log = structlog.get_logger(__name__)
 
@@ -22,12 +31,28 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     request_queue_size = 128
+    certificate: Reloaded[ssl.SSLContext] | None = None
+    """What a new connection is encrypted with; None for none."""
 
     def server_bind(self) -> None:
         """Bind without a DNS query for this machine's name, which the standard library's HTTP server would make."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer one connection, in its own thread: so a slow handshake delays nobody either."""
+        if self.certificate is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(_Quiet.timeout)
+        try:
+            secure = self.certificate.look().wrap_socket(request, server_side=True)
+        except OSError as error:  # TLS errors are too
+            _log.info("a TLS handshake failed", client=str(client_address), reason=str(error))
+            return
+        with secure:
+            super().finish_request(secure, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  the signature is socketserver's
         """A connection that breaks is a line of our log, where the standard library prints a traceback."""
@@ -54,13 +79,25 @@ class MetricsServer:
         host: address to listen on.
         port: port to listen on; 0 picks a free one.
         unready: why the server is not ready, or "" when it is.
+        access: who may read the metrics; None for everyone.
+        certificate: what connections are encrypted with; None for none.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int, unready: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        unready: Callable[[], str],
+        access: Access | None = None,
+        certificate: Reloaded[ssl.SSLContext] | None = None,
+    ) -> None:
         self._metrics = make_wsgi_app(registry)
         self._host = host.strip("[]")  # an IPv6 address, as the gRPC front end takes it too
         self._port = port
         self._unready = unready
+        self._access = access
+        self._certificate = certificate
 
     def start(self) -> str:
         """Start to listen.
@@ -69,19 +106,22 @@ class MetricsServer:
             The base URL.
 
         Raises:
-            StartError: the address cannot be bound.
+            StartError: the address cannot be bound, or the certificate cannot be read.
         """
+        if self._certificate is not None:
+            self._certificate.start()
         try:
             kind = _ServerV6 if ":" in self._host else _Server
             self._server = make_server(self._host, self._port, self._app, kind, _Quiet)
         except OSError as error:
             raise StartError(f"cannot listen on {self._host}:{self._port} for metrics: {error.strerror}") from error
+        self._server.certificate = self._certificate
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="scrape", daemon=True
         )
         self._thread.start()
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._server.server_port}"
+        return f"{'http' if self._certificate is None else 'https'}://{host}:{self._server.server_port}"
 
     def close(self) -> None:
         """Stop listening."""
@@ -98,9 +138,8 @@ class MetricsServer:
 
     def _page(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path == "/metrics":
-            page: Iterable[bytes] = self._metrics(environ, start_response)
-            return page
+        if path == METRICS:
+            return self._metrics_page(environ, start_response)
         if path == "/healthz":
             return _text(start_response, "200 OK", "ok")
         if path == "/readyz":
@@ -108,7 +147,26 @@ class MetricsServer:
             return _text(start_response, "503 Service Unavailable" if reason else "200 OK", reason or "ready")
         return _text(start_response, "404 Not Found", "the paths are /metrics, /healthz and /readyz")
 
+    def _metrics_page(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            self._admit(environ.get("HTTP_AUTHORIZATION"))
+        except Unauthenticated as error:
+            return _text(start_response, "401 Unauthorized", str(error), ("WWW-Authenticate", "Bearer"))
+        except PermissionDenied as error:
+            return _text(start_response, "403 Forbidden", str(error))
+        except RateLimited as error:
+            return _text(start_response, "429 Too Many Requests", str(error))
+        page: Iterable[bytes] = self._metrics(environ, start_response)
+        return page
 
-def _text(start_response: StartResponse, status: str, body: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    def _admit(self, authorization: str | None) -> None:
+        if self._access is None:
+            return
+        identity = self._access.identify(authorization.encode("latin-1") if authorization is not None else None)
+        self._access.permit(identity, METRICS)
+        identity.admit(time.monotonic())
+
+
+def _text(start_response: StartResponse, status: str, body: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers])
     return [f"{body}\n".encode()]

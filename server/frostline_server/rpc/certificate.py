@@ -1,35 +1,33 @@
-"""The server's TLS certificate: for every new connection it is read again if its files have changed."""
+"""gRPC's server credentials: for every new connection the certificate is read again if its files have changed."""
 
-import ssl
 import threading
 from pathlib import Path
 
 import grpc
-import structlog
 
 from frostline_server.errors import StartError
-
-_Stamp = tuple[tuple[int, ...], ...]
-
-_log = structlog.get_logger(__name__)
+from frostline_server.reloaded import Reloaded
+from frostline_server.tls import server_context
 
 
 class Certificate:
-    """A certificate chain and its private key, in two PEM files.
+    """A certificate chain and its private key, in two PEM files, and whose certificates clients must show.
 
-    Whoever renews them may replace one file after the other. So a pair that does not fit together is logged, the
-    connections go on with the last one that did, and the next change is looked at again.
+    A pair that does not fit together is not used: see `reloaded`.
 
     Args:
         chain: the file of the certificate chain.
         key: the file of its private key.
+        client_authorities: the file of the authorities whose client certificates are required; None asks for none.
+            gRPC for Python cannot ask for a certificate without requiring it.
     """
 
-    def __init__(self, chain: Path, key: Path) -> None:
+    def __init__(self, chain: Path, key: Path, client_authorities: Path | None = None) -> None:
         self._chain = chain
         self._key = key
-        self._seen: _Stamp | None = None
-        self._fresh: grpc.ServerCertificateConfiguration | None = None
+        self._authorities = client_authorities
+        self._files = Reloaded("certificate", list(filter(None, (chain, key, client_authorities))), self._read)
+        self._given: grpc.ServerCertificateConfiguration | None = None
         # gRPC asks from its own threads.
         self._lock = threading.Lock()
 
@@ -39,59 +37,28 @@ class Certificate:
         Raises:
             StartError: the files cannot be read, or are not a certificate and its private key.
         """
-        try:
-            self._seen, first = _stamp(self._chain, self._key), self._read()
-        except OSError as error:
-            raise StartError(_sentence(error)) from error
-        return grpc.dynamic_ssl_server_credentials(first, self._fetch)  # type: ignore[arg-type]  # None is allowed
+        first = self._given = self._files.start()
+        required = self._authorities is not None
+        return grpc.dynamic_ssl_server_credentials(first, self._fetch, required)  # type: ignore[arg-type]  # None is allowed
 
     def look(self) -> None:
         """Read the files again if they have changed, for the next connection. What is wrong with them is logged once."""
-        with self._lock:
-            stamp = _stamp(self._chain, self._key)
-            if stamp == self._seen:
-                return
-            self._seen = stamp
-            try:
-                fresh = self._read()
-            except OSError as error:
-                _log.error("certificate", reason=f"{_sentence(error)}; the last one that was valid stays in use")
-            else:
-                if _stamp(self._chain, self._key) != stamp:
-                    # Replaced while it was read, so what was read may not be what was checked. The next connection looks again.
-                    self._seen = ()
-                    return
-                self._fresh = fresh
-                _log.info("certificate", chain=str(self._chain), key=str(self._key))
+        self._files.look()
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """The certificate of a new connection; None where it is that of the last one."""
-        self.look()
+        fresh = self._files.look()
         with self._lock:
-            fresh, self._fresh = self._fresh, None
+            if fresh is self._given:
+                return None
+            self._given = fresh
         return fresh
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        pair = (self._key.read_bytes(), self._chain.read_bytes())
-        # Without a password, so that OpenSSL does not ask the terminal for one.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._chain, self._key, password="")
-        return grpc.ssl_server_certificate_configuration([pair])
-
-
-def _stamp(*files: Path) -> _Stamp:
-    """What changes when a file is written, replaced (also behind a link), or becomes readable."""
-    return tuple(map(_stamp_of, files))
-
-
-def _stamp_of(file: Path) -> tuple[int, ...]:
-    try:
-        found = file.stat()
-    except OSError:  # reading it will say why
-        return ()
-    return found.st_dev, found.st_ino, found.st_ctime_ns, found.st_size
-
-
-def _sentence(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):  # an OSError too
-        return f"tls_cert and tls_key are not a certificate and its private key: {error.reason or error}"
-    return f"cannot read the TLS files: {error}"
+        try:
+            pair = (self._key.read_bytes(), self._chain.read_bytes())
+            trusted = self._authorities.read_bytes() if self._authorities else None
+        except OSError as error:
+            raise StartError(f"cannot read the TLS files: {error}") from error
+        server_context(self._chain, self._key, self._authorities)
+        return grpc.ssl_server_certificate_configuration([pair], trusted)

@@ -14,6 +14,7 @@ from frostline.pb import inference_pb2 as pb
 from frostline_server.codec.codec import parse
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.grpc_status import status, trailers
+from frostline_server.rpc.methods import Methods
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,8 +32,8 @@ class InferenceService:
     def __init__(self, parts: Sequence[Any]) -> None:
         self._parts = parts
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Register the methods with `server`; a damaged message is refused as in inference."""
+    def register(self, methods: Methods) -> None:
+        """Add the methods' handlers; a damaged message is refused as in inference."""
         handlers = {}
         for method in SERVICE.methods:
             for part in self._parts:
@@ -42,7 +43,7 @@ class InferenceService:
                         _handler(GetMessageClass(method.input_type), answer),
                         response_serializer=GetMessageClass(method.output_type).SerializeToString,
                     )
-        server.add_registered_method_handlers(SERVICE.full_name, handlers)  # type: ignore[attr-defined]  # the stubs predate it
+        methods.add_registered_method_handlers(SERVICE.full_name, handlers)
 
 
 def _handler(message: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes, Context], Awaitable[Any]]:

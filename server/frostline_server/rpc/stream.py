@@ -13,33 +13,19 @@ from typing import Any
 
 import grpc
 
-from frostline.pb import inference_pb2 as pb
-from frostline.protocol import ERROR_KIND, MODEL_INFER, MODEL_STREAM_INFER
+from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
-from frostline_server.codec.codec import varint
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode
-from frostline_server.rpc.grpc_status import Ending, ending, status
+from frostline_server.rpc.grpc_status import Ending, ending
+from frostline_server.rpc.methods import Methods
+from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, answer_message, error_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-MAX_OPEN = 256
-"""The most accepted requests of one stream whose answers have not left; beyond it the stream is not read."""
-
-MAX_OPEN_BYTES = 64 << 20
-"""The largest size of those requests and answers together; beyond it the stream is not read."""
-
 _MOST_TURNS = 64
 """Turns of the event loop, some microseconds each, in which messages are gathered before they are run, at most."""
-
-# ModelStreamInferResponse.infer_response: field 2, wire type 2 (length-delimited).
-_RESPONSE_TAG = bytes([2 << 3 | 2])
-
-# Triton marks each answer of a stream as its request's last. Two concatenated messages are one with both's fields.
-_FINAL = pb.ModelInferResponse(
-    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
-).SerializeToString()
 
 
 class StreamFrontEnd:
@@ -61,11 +47,10 @@ class StreamFrontEnd:
         self._streams: dict[_Stream, asyncio.Task[Any]] = {}
         self._stopping = False
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Answer the method on `server`."""
+    def register(self, methods: Methods) -> None:
+        """Add the method's handler."""
         _, service, name = MODEL_STREAM_INFER.split("/")
-        handlers = {name: grpc.stream_stream_rpc_method_handler(self._call)}
-        server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
+        methods.add_registered_method_handlers(service, {name: grpc.stream_stream_rpc_method_handler(self._call)})
 
     async def drain(self, timeout_s: float) -> bool:
         """Accept no more requests; each stream ends with UNAVAILABLE once its accepted requests are answered.
@@ -193,7 +178,7 @@ class _Stream:
         if size is None:  # the stream has ended
             return
         if response is not None:
-            self._answer(size, b"", response)
+            self._answer(size, answer_message(response))
         elif entry.error is not None:
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
 
@@ -235,16 +220,10 @@ class _Stream:
                 self._broken, self._failure = True, ending(error, request_id)
                 self._something.set()
             return
-        _, message = status(error, request_id)
-        # It names its request, because the answers of a stream come in any order.
-        response = pb.ModelInferResponse(
-            model_name=model, id=request_id, parameters={ERROR_KIND: pb.InferParameter(string_param=error.kind)}
-        )
-        error_field = pb.ModelStreamInferResponse(error_message=message).SerializeToString()
-        self._answer(size, error_field, response.SerializeToString())
+        self._answer(size, error_message(error, request_id, model))
 
-    def _answer(self, size: int, error: bytes, response: bytes) -> None:
-        message = b"".join((error, _RESPONSE_TAG, varint(len(response) + len(_FINAL)), response, _FINAL))
+    def _answer(self, size: int, message: bytes) -> None:
+        """Queue an answer to be written, in whose place its request no longer counts."""
         self._open_bytes += len(message) - size
         self._answers.append(message)
         self._something.set()

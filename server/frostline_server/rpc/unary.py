@@ -14,6 +14,7 @@ from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.batching.entry import Entry
 from frostline_server.inference import Call, Inference, Refused, encode
 from frostline_server.rpc.grpc_status import ending
+from frostline_server.rpc.methods import Methods
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -31,12 +32,12 @@ class UnaryFrontEnd:
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Register both methods with `server`, without (de)serialisers: `Inference` parses and serialises the bytes."""
+    def register(self, methods: Methods) -> None:
+        """Add the handlers of both methods, without (de)serialisers: `Inference` parses and serialises the bytes."""
         for method in (MODEL_INFER, PREDICT):
             _, service, name = method.split("/")
             handlers = {name: grpc.unary_unary_rpc_method_handler(partial(self._call, method))}
-            server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # the stubs predate it
+            methods.add_registered_method_handlers(service, handlers)
 
     async def _call(self, method: str, payload: bytes, context: Context) -> bytes:
         self._loop = asyncio.get_running_loop()

@@ -1,16 +1,14 @@
 """The file of a Unix socket: it is taken from a server that is gone, never from one that lives.
 
-The libraries of both front ends replace any socket that has the name they bind, and when they close they delete
-whatever has that name by then. So they bind a private name, and this module alone makes and removes the public one.
+gRPC's library replaces any socket that has the name it binds, and when it closes it deletes whatever has that name by
+then. So the front ends bind a private name, and this module alone makes and removes the public one.
 """
 
-import contextlib
 import errno
 import os
 import secrets
 import socket
 import stat
-import tempfile
 from pathlib import Path
 
 from frostline_server.errors import StartError
@@ -18,34 +16,11 @@ from frostline_server.errors import StartError
 _SCHEME = "unix:"
 MAX_PATH_BYTES = 107
 """The longest path of a socket, in bytes; the kernel's structure has room for 108, the last being zero."""
-_PRIVATE_BYTES = 40
-"""What the name of a private folder and of the socket in it add to a path, at most."""
 
 
 def is_unix(address: str) -> bool:
     """Whether an address names a Unix socket."""
     return address.startswith(_SCHEME)
-
-
-def folder_for_sockets(*others: Path) -> Path | None:
-    """A folder in which this process can make a private folder with a socket in it.
-
-    Args:
-        others: folders that are tried after the system's own.
-
-    Returns:
-        The first that is writable, and whose path is short enough; None where there is none, as in a container whose
-        root file system is read-only.
-    """
-    candidates = [os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm", *others]  # noqa: S108  a private folder is made there
-    # The library tries to write a file, and raises where there is no folder that takes it.
-    with contextlib.suppress(OSError):
-        candidates.insert(0, tempfile.gettempdir())
-    for folder in candidates:
-        fits = folder and len(os.fsencode(folder)) + _PRIVATE_BYTES <= MAX_PATH_BYTES
-        if folder and fits and os.access(folder, os.W_OK | os.X_OK):
-            return Path(folder)
-    return None
 
 
 class SocketFile:

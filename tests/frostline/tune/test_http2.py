@@ -1,5 +1,6 @@
 """The lean client, against gRPC's own server."""
 
+import queue
 import select
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -7,11 +8,12 @@ from concurrent import futures
 import grpc
 import numpy as np
 import pytest
-from pygrpc_native import NativeGrpcFront
 
+from bench.load.echo import Echo, listening
 from bench.load.workload import framed
 from frostline.tune import openloop
 from frostline.tune.http2 import Answer, Connection, connected
+from frostline_server.rpc.h2.call import Call
 
 
 def _handlers() -> "grpc.GenericRpcHandler[bytes, bytes]":
@@ -95,25 +97,35 @@ def test_messages_larger_than_every_window_arrive_whole(serve: Callable[..., str
     assert {answer.stream: answer.messages()[0] for answer in answers} == streams
 
 
+class Slow(Echo):
+    """Answers calls when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: queue.Queue[tuple[Call, bytes]] = queue.Queue()
+
+    def message(self, call: Call, message: bytes) -> None:
+        """Keep it."""
+        self.calls.put((call, message))
+
+
 def test_calls_beyond_the_servers_limit_wait_for_their_turn() -> None:
     # gRPC's own server may refuse a stream in the moment in which the one before it ends.
-    front = NativeGrpcFront("127.0.0.1:0", [("/t.T/Echo", False)], max_concurrent_streams=2)
-    front.start()
-    most = 0
-    with connected(f"127.0.0.1:{front.bound_port}", "/t.T/Echo", 1) as (connection,):
+    slow = Slow()
+    with (
+        listening(slow, "/t.T/Echo", max_calls=2) as (address, listener),
+        connected(address, "/t.T/Echo", 1) as (connection,),
+    ):
         for number in range(50):
             connection.request(framed(str(number).encode()))
         connection.flush()
         answers: list[Answer] = []
         while len(answers) < 50:
-            events = front.recv_batch(256) or []
-            most = max(most, len(events))
-            for _, call, _, payload, _ in events:
-                front.respond(call, payload or b"")
-            answers += finish(connection, len(events))
-    front.close()
+            open_calls = [slow.calls.get(timeout=10) for _ in range(min(2, 50 - len(answers)))]
+            assert slow.calls.empty()
+            for call, message in open_calls:
+                listener.post(call.connection.answer, call, message)
+            answers += finish(connection, len(open_calls))
     assert sorted(int(answer.messages()[0]) for answer in answers) == list(range(50))
-    assert most <= 2
 
 
 def test_one_call_carries_many_messages(serve: Callable[..., str]) -> None:
@@ -143,12 +155,11 @@ def test_open_load_counts_every_request_and_shows_a_sample(serve: Callable[..., 
 
 
 def test_what_a_server_never_answers_counts_as_unanswered() -> None:
-    # Nobody takes its calls.
-    front = NativeGrpcFront("127.0.0.1:0", [("/t.T/Echo", False)])
-    front.start()
-    with connected(f"127.0.0.1:{front.bound_port}", "/t.T/Echo", 1) as connections:
+    with (
+        listening(Slow(), "/t.T/Echo") as (address, _),
+        connected(address, "/t.T/Echo", 1) as connections,
+    ):
         outcome = openloop.drive(connections, [framed(b"")], np.zeros(3), lambda *_: None, drain_s=0.01)
-    front.close()
     assert outcome.status.tolist() == [-1, -1, -1]
     assert np.isnan(outcome.latency_s).all()
 

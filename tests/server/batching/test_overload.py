@@ -19,7 +19,7 @@ LONG_MS = 60_000
 CONFIG = 'parameters {{ key: "slo_ms" value {{ string_value: "{}" }} }}'
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server whose models have a limit of a minute, except for `free`, which has none, and `never`, which nothing meets."""
     models = tmp_path_factory.mktemp("models")

@@ -106,7 +106,7 @@ def test_elements_that_are_no_numbers_cannot_be_ranked(datatype: str) -> None:
 # Through the front ends
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear", 1)

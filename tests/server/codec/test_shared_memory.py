@@ -248,7 +248,7 @@ def test_a_write_the_machine_has_no_memory_for_is_an_error(
 # Through the front ends
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     write = onnx_models.write_artifact

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.batching.admission import AdmissionController, Costs
 from frostline_server.errors import InvalidInput, ModelNotFound, Overloaded, QueueFull
-from frostline_server.metrics.families import REASONS, STATES, Sources
+from frostline_server.metrics.families import REASONS, STATES, Network, Sources
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.predictions import Predictions
@@ -38,6 +38,7 @@ OWN = {
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness",
     "frostline_model_bound_bytes", "frostline_model_cuda_graphs", "frostline_scrape_errors",
+    "frostline_network_bytes", "frostline_network_limit_bytes", "frostline_connections", "frostline_network_refused",
 }  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -91,11 +92,14 @@ def view(
     return known
 
 
+NETWORK = Network(held=12, limit=100, connections=3, refused={"flood": 2, "network_full": 5})
+
+
 def server_of(*versions: ModelVersion, ready: Callable[[], bool] = lambda: True, fallback: bool = False) -> Sources:
     repository = Repository()
     for version in versions:
         repository.put(version)
-    return Sources(repository, Unrouted(), "1.2.3", "native", ready, fell_back=lambda: fallback)
+    return Sources(repository, Unrouted(), "1.2.3", "h2", ready, fell_back=lambda: fallback, network=lambda: NETWORK)
 
 
 def page_of(server: Sources) -> str:
@@ -319,7 +323,16 @@ def test_readiness_and_models_are_asked_at_every_scrape() -> None:
     first, second = samples_of(server), samples_of(server)
     assert (value(first, "frostline_ready"), value(second, "frostline_ready")) == (1, 0)
     assert value(first, "frostline_device_fallback") == 1
-    assert value(first, "frostline_build_info", version="1.2.3", transport="native") == 1
+    assert value(first, "frostline_build_info", version="1.2.3", transport="h2") == 1
+
+
+def test_the_network_shows_what_is_held_and_what_was_refused() -> None:
+    samples = samples_of(server_of())
+    assert value(samples, "frostline_network_bytes") == 12
+    assert value(samples, "frostline_network_limit_bytes") == 100
+    assert value(samples, "frostline_connections") == 3
+    assert value(samples, "frostline_network_refused_total", reason="flood") == 2
+    assert value(samples, "frostline_network_refused_total", reason="network_full") == 5
 
 
 def test_a_shadow_shows_how_often_and_by_how_much_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def write(root: Path, name: str, model: onnx.ModelProto, config: str) -> None:
         (root / name / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("models")
     for name, (model, config) in SERVED.items():

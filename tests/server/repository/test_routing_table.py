@@ -441,7 +441,7 @@ def digits_and_flipped() -> tuple[Array, Array, Array]:
     raise AssertionError("no strength flips 3 %")
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Array]]:
     """A server whose version 1 is stable, 2 is the shadow with flipped labels, and 3 the canary."""
     models = tmp_path_factory.mktemp("models")
@@ -560,7 +560,7 @@ def test_statistics_of_a_label_are_those_of_its_version(served: tuple[Running, A
         assert [entry.version for entry in answer.model_stats] == ["3"]
 
 
-@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 def test_a_running_server_follows_promote_and_rollback(tmp_path: Path, front_end: str) -> None:
     for version in (1, 2):
         write_artifact(tmp_path, "m", version)

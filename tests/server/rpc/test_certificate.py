@@ -38,10 +38,11 @@ def files(tmp_path: Path) -> Files:
     return written
 
 
-@pytest.fixture
-def server(files: Files, tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(params=["h2", "grpcio"])
+def server(request: pytest.FixtureRequest, files: Files, tmp_path: Path) -> Iterator[Running]:
     write_artifact(tmp_path / "models", "m")
-    with running(tmp_path / "models", tls_cert=files.chain, tls_key=files.key, log_level="error") as instance:
+    tls = {"tls_cert": files.chain, "tls_key": files.key}
+    with running(tmp_path / "models", transport=request.param, log_level="error", **tls) as instance:
         yield instance
 
 

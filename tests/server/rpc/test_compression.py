@@ -21,7 +21,8 @@ SETTINGS: dict[str, Any] = {"max_batch_size": 4096, "max_queue_size": 1 << 16, "
 GZIP, DEFLATE = grpc.Compression.Gzip, grpc.Compression.Deflate
 
 
-@pytest.mark.parametrize(("front_end", "compression"), [("native", GZIP), ("grpcio", GZIP), ("grpcio", DEFLATE)])
+@pytest.mark.parametrize("compression", [GZIP, DEFLATE])
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 def test_compressed_requests_are_understood_and_are_small_on_the_wire(
     tmp_path: Path, front_end: str, compression: grpc.Compression
 ) -> None:
@@ -43,22 +44,7 @@ def test_compressed_requests_are_understood_and_are_small_on_the_wire(
         assert wire.sent < ROWS.nbytes / 10
 
 
-def test_the_native_front_end_understands_no_deflate_in_unary_inference(tmp_path: Path) -> None:
-    onnx_models.write_artifact(tmp_path, "linear", 1)
-    with (
-        running(tmp_path, transport="native", **SETTINGS) as server,
-        grpc.insecure_channel(server.address, compression=DEFLATE) as channel,
-    ):
-        code, _ = refused(stub(channel).ModelInfer, row_request(ROWS), timeout=TIMEOUT_S)
-        assert code == grpc.StatusCode.UNIMPLEMENTED
-        # What it passes on is understood.
-        conversation = Conversation(channel)
-        conversation.send(row_request(ROWS))
-        (answer,) = conversation.rest()
-        assert logits(answer).shape == (4096, 3)
-
-
-@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 def test_the_limit_is_of_the_message_and_not_of_what_is_on_the_wire(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with (
@@ -75,10 +61,11 @@ def test_the_limit_is_of_the_message_and_not_of_what_is_on_the_wire(tmp_path: Pa
 
 
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
-def test_answers_are_compressed_where_that_is_set(tmp_path: Path, compression: str) -> None:
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
+def test_answers_are_compressed_where_that_is_set(tmp_path: Path, front_end: str, compression: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with (
-        running(tmp_path, compression=compression, **SETTINGS) as server,
+        running(tmp_path, transport=front_end, compression=compression, **SETTINGS) as server,
         relay(server.address) as wire,
         grpc.insecure_channel(wire.address) as channel,
     ):

@@ -1,5 +1,6 @@
 """What /metrics says of requests of every kind, through both front ends: whatever ends, and however early, is counted."""
 
+import itertools
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from frostline.pb import inference_pb2 as pb
 from frostline_server.model.predictions import EARNED_AT
+from frostline_server.rpc.h2 import framing, responses
 from tests.support import onnx_models
 from tests.support.calls import row_request, statistics, stub
 from tests.support.servers import TIMEOUT_S, Running, running
@@ -41,7 +43,7 @@ VOCABULARY = f"""
 """
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear", 1)
@@ -224,56 +226,27 @@ def test_a_message_that_is_too_large_is_counted_where_this_server_sees_it(
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
     # gRPC's own library refuses it on grpcio, and tells nobody; docs/operating.md says so.
-    expected = {"RESOURCE_EXHAUSTED": 1.0} if server.config.transport == "native" else {}
+    expected: dict[str, float] = {"RESOURCE_EXHAUSTED": 1.0} if server.config.transport == "h2" else {}
     assert wait_for_more(server, before, "", count=len(expected)) == expected
 
 
 def test_an_answer_that_cannot_be_sent_keeps_back_no_other_one(
     server: Running, channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    native = server.server._transport._native
-    if native is None:
-        pytest.skip("only the native front end sends its answers itself")
+    if server.config.transport != "h2":
+        pytest.skip("only this front end sends its answers itself")
+    sent = itertools.count(1)
 
-    class Front:
-        """The library, which cannot send the second answer."""
+    def prefixed(message: bytes) -> bytes:
+        if next(sent) == 2:
+            raise RuntimeError("no room")
+        return framing.prefixed(message)
 
-        def __init__(self, front: Any) -> None:
-            self.fail = front.fail
-            self._respond = front.respond
-            self._sent = 0
-
-        def respond(self, call_id: int, payload: bytes) -> bool:
-            self._sent += 1
-            if self._sent == 2:
-                raise RuntimeError("no room")
-            return bool(self._respond(call_id, payload))
-
-    before = codes(server)
     with server.held("linear") as device:
         calls = []
         for queued in (1, 2, 3):
             calls.append(stub(channel).ModelInfer.future(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S))
             device.wait_until_queued(queued)
-        monkeypatch.setattr(native, "_front", Front(native._front))
+        monkeypatch.setattr(responses, "prefixed", prefixed)
     assert [call.code() for call in calls] == [grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.OK]
     assert "no room" in calls[1].details()
-    assert wait_for_more(server, before, count=4) == {"OK": 3, "INTERNAL": 1}
-
-
-# Requests that wait
-
-
-def test_what_waits_is_told_in_rows_and_in_requests(server: Running, channel: grpc.Channel) -> None:
-    with server.held("linear") as device:
-        calls = [
-            stub(channel).ModelInfer.future(row_request(onnx_models.rows(count)), timeout=TIMEOUT_S)
-            for count in (1, 3, 5)
-        ]
-        device.wait_until_queued(9)
-        (rows,) = series(server, "frostline_queue_rows", model="linear").values()
-        (requests,) = series(server, "nv_inference_pending_request_count", model="linear").values()
-    assert (rows, requests) == (9, 3)
-    assert [call.code() for call in calls] == [grpc.StatusCode.OK] * 3
-    (requests,) = series(server, "nv_inference_pending_request_count", model="linear").values()
-    assert requests == 0

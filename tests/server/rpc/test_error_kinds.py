@@ -21,7 +21,7 @@ NOT_READY = "queue-router"
 """A model that failed to load, with a name that once made its errors those of a full queue."""
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear", 1)

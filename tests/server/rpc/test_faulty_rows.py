@@ -13,7 +13,7 @@ from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, Running, running
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with one model that some tokens break, alone and as two instances, behind each front end in turn."""
     models = tmp_path_factory.mktemp("models")

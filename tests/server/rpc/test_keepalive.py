@@ -17,7 +17,7 @@ PINGS = 4
 """One more than gRPC forgives by default."""
 
 
-@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@pytest.mark.parametrize("transport", ["h2", "grpcio"])
 def test_clients_that_ping_keep_their_connections_with_and_without_a_call(tmp_path: Path, transport: str) -> None:
     write_artifact(tmp_path, "linear")
     request = row_request(np.ones((1, 4), np.float32))

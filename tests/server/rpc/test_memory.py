@@ -32,7 +32,7 @@ def entries_of(request_id: str) -> int:
     return sum(getattr(entry.call, "request_id", None) == request_id for entry in found)
 
 
-@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@pytest.mark.parametrize("transport", ["h2", "grpcio"])
 @pytest.mark.parametrize("max_queue_delay_s", [0.0, 0.01], ids=["inline", "in the device's thread"])
 def test_the_last_message_and_a_retired_version_are_let_go(
     tmp_path: Path, transport: str, max_queue_delay_s: float

@@ -15,7 +15,7 @@ from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.streams import Conversation
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     (tmp_path / "linear" / "config.pbtxt").write_text("version_policy { all {} }")

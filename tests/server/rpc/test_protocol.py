@@ -30,7 +30,7 @@ PREDICT = "/frostline.v1.Predictor/Predict"
 Array = np.ndarray[Any, Any]
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with every kind of model, behind each front end in turn."""
     models = tmp_path_factory.mktemp("models")
@@ -616,7 +616,7 @@ def test_reflection_lists_the_services_and_has_their_contracts(channel: grpc.Cha
 # Readiness and drain
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["h2", "grpcio"])
 def transport(request: pytest.FixtureRequest) -> str:
     front_end: str = request.param
     return front_end

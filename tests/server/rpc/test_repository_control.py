@@ -27,7 +27,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, models: Path) -> Iterator[Running]:
     settings = {"model_control": "explicit", "load_models": "linear", "log_level": "error", "probe_s": 0.0}
     with running(models, transport=request.param, **settings) as instance:
@@ -60,7 +60,7 @@ def test_the_index_names_what_is_not_loaded_without_a_version(calls: Any) -> Non
     assert index(calls, ready=True) == [("linear", "1", "READY")]
 
 
-@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 @pytest.mark.parametrize("control", ["none", "explicit"])
 def test_the_index_says_what_looks_like_a_version_and_is_none(tmp_path: Path, front_end: str, control: str) -> None:
     onnx_models.write_artifact(tmp_path, "m", 1)
@@ -226,7 +226,7 @@ def test_other_calls_are_answered_while_a_model_is_unloaded(server: Running, cal
     assert unloading.code() == grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("front_end", ["native", "grpcio"])
+@pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 def test_without_explicit_control_models_are_not_loaded_by_request(models: Path, front_end: str) -> None:
     with (
         running(models, transport=front_end, require="none", model_control="none", log_level="error") as server,

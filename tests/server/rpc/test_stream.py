@@ -15,17 +15,17 @@ from frostline_server.batching.entry import Entry, RowKind
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.inference import Call, Inference
 from frostline_server.model.stats import Unrouted
-from frostline_server.rpc import stream as stream_module
+from frostline_server.rpc import stream_messages
 from frostline_server.rpc.stream import StreamFrontEnd
 from tests.support import onnx_models
 from tests.support.calls import ended, row_request, statistics, stub
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.streams import METHOD, Conversation, logits
 
-FRONT_ENDS = pytest.mark.parametrize("front_end", ["native", "grpcio"])
+FRONT_ENDS = pytest.mark.parametrize("front_end", ["h2", "grpcio"])
 
 
-@pytest.fixture(scope="module", params=["native", "grpcio"])
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear", 1)
@@ -198,10 +198,10 @@ def test_a_stream_has_no_more_in_flight_than_it_may(server: Running, channel: gr
     conversation = Conversation(channel)
     with server.held("linear") as device:
         conversation.send(*(row_request(onnx_models.rows(1), str(number)) for number in range(1000)))
-        device.wait_until_queued(stream_module.MAX_OPEN)
+        device.wait_until_queued(stream_messages.MAX_OPEN)
         # Another caller comes and goes meanwhile.
         assert stub(channel).ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT_S).live
-        device.wait_until_queued(stream_module.MAX_OPEN)
+        device.wait_until_queued(stream_messages.MAX_OPEN)
     assert len(conversation.rest()) == 1000
 
 
@@ -299,7 +299,7 @@ async def test_a_client_that_never_takes_an_answer_is_not_read_any_further() -> 
     client = Client(b"damaged")
     call = asyncio.create_task(door_over(Repository())._call(None, client))  # type: ignore[arg-type]  # a call by hand
     await settle(client)
-    assert client.read_messages == stream_module.MAX_OPEN
+    assert client.read_messages == stream_messages.MAX_OPEN
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -330,7 +330,7 @@ class Silent:
 
 
 async def test_large_messages_fill_a_stream_sooner() -> None:
-    client, inference = Client(bytes(stream_module.MAX_OPEN_BYTES // 4)), Silent()
+    client, inference = Client(bytes(stream_messages.MAX_OPEN_BYTES // 4)), Silent()
     call = asyncio.create_task(StreamFrontEnd(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
     await settle(client)
     assert client.read_messages == 4

@@ -1,6 +1,5 @@
 """The file of a Unix socket, through both front ends: who may take it, and who may remove it."""
 
-import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from frostline_server.errors import StartError
-from frostline_server.rpc.unix_socket import MAX_PATH_BYTES, SocketFile, folder_for_sockets
+from frostline_server.rpc.unix_socket import MAX_PATH_BYTES, SocketFile
 from tests.support.calls import row_request, stub
 from tests.support.onnx_models import write_artifact
 from tests.support.servers import TIMEOUT_S, Running, running
@@ -19,7 +18,7 @@ from tests.support.servers import TIMEOUT_S, Running, running
 ROW = np.array([[1, 2, 3, 4]], np.float32)
 
 
-@pytest.fixture(params=["native", "grpcio"])
+@pytest.fixture(params=["h2", "grpcio"])
 def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -66,7 +65,7 @@ def refusal(models: Path, address: str, transport: str) -> str:
 def test_a_second_server_does_not_take_the_socket_of_a_living_one(models: Path, folder: Path, transport: str) -> None:
     address = f"unix:{folder}/f.sock"
     with running(models, host=address, transport=transport, log_level="error"):
-        for other in ("native", "grpcio"):
+        for other in ("h2", "grpcio"):
             assert refusal(models, address, other) == (
                 f"cannot listen on {address}: another server listens there; stop it, or choose another path"
             )
@@ -161,17 +160,3 @@ def test_an_address_that_names_no_file_stops_the_start_in_one_sentence(models: P
     assert refusal(models, host, transport) == (
         f"cannot listen on {host}: it names no file; write unix:/path/to/a.sock"
     )
-
-
-def test_the_folder_for_private_sockets_is_the_systems_own_if_that_is_writable_and_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long = tmp_path / ("x" * 100)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
-    monkeypatch.setattr(os, "access", lambda folder, _: str(folder) in {str(tmp_path), str(long), "/mine"})
-    assert folder_for_sockets(Path("/mine")) == tmp_path
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
-    assert folder_for_sockets(Path("/mine")) == Path("/mine")
-    assert folder_for_sockets() is None

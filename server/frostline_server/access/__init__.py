@@ -1,0 +1,1 @@
+"""Access control: who a caller is, and which methods a caller may use."""

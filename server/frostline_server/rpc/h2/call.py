@@ -1,0 +1,183 @@
+"""One gRPC call: its deadline, what is known of it, and the bytes that are held for it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from frostline_server.access.rate_limit import RateLimit
+from frostline_server.errors import NetworkFull, PredictionError
+from frostline_server.rpc.h2.shared import Peer, Shared
+
+
+class Receiver(Protocol):
+    """What takes the messages of calls; the front end's thread calls it."""
+
+    def message(self, call: "Call", message: bytes, /) -> None:
+        """The next message came; in a unary call, the only one, and the call is whole."""
+        ...
+
+    def finished(self, call: "Call", /) -> None:
+        """The client will send no more messages; only of calls that are not unary."""
+        ...
+
+    def cancelled(self, call: "Call", /) -> None:
+        """The call ended before it was answered: the client gave it up, went away, or came to a limit."""
+        ...
+
+    def sent(self, call: "Call", /) -> None:
+        """Part of the queued answers has left."""
+        ...
+
+
+class Owner(Protocol):
+    """A connection as its calls see it. What it does for a call that is over has no effect."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at its other end."""
+        ...
+
+    def answer(self, call: "Call", message: bytes) -> None:
+        """Send the only answer, and end with OK."""
+        ...
+
+    def send(self, call: "Call", messages: list[bytes]) -> None:
+        """Send further answers."""
+        ...
+
+    def end(self, call: "Call") -> None:
+        """End with OK, after what was sent."""
+        ...
+
+    def fail(self, call: "Call", error: PredictionError, request_id: str = "") -> None:
+        """End with an error's status."""
+        ...
+
+    def finish(self, call: "Call", number: int, text: str, more: tuple[tuple[str, str], ...] = ()) -> None:
+        """End with a status, given by its number."""
+        ...
+
+    def resume(self, call: "Call") -> None:
+        """Let a client that was held back go on."""
+        ...
+
+    def guarded(self, call: "Call", step: Callable[[], None]) -> None:
+        """Do a step of a call; a `PredictionError` or `Malformed` that it raises ends the call."""
+        ...
+
+
+class Inbound(Protocol):
+    """What has come of a call in pieces; see the module `inbound`."""
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a message is on its way that must arrive."""
+        ...
+
+    def feed(self, data: bytes, *, end: bool, now_s: float) -> None:
+        """Take what has come."""
+        ...
+
+
+class Malformed(Exception):
+    """The call breaks gRPC's rules; the message says how."""
+
+
+class Call:
+    """A call on one stream of a connection.
+
+    Attributes:
+        connection: where it came.
+        shared: what all connections have in common.
+        stream: the number of its stream.
+        receiver: takes its messages.
+        deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
+        headers: the request's, by name.
+        since_s: since when its message, or progress with its answer, has been waited for.
+        held: bytes of the budget that are held for it.
+        queued: bytes of answers that have not left yet, as last seen.
+        inbound: what has come in pieces; None as long as nothing has.
+        paused: whether its client is held back.
+        withheld: bytes that came since then, for which the client has no credit yet.
+        half_closed: whether the client has sent all.
+        answering: whether the response has begun.
+        over: whether the response has ended, or never will.
+        limit: how many requests its caller may send; None for any number.
+        token: the receiver's own.
+    """
+
+    __slots__ = (
+        "answering",
+        "connection",
+        "deadline_s",
+        "half_closed",
+        "headers",
+        "held",
+        "inbound",
+        "limit",
+        "over",
+        "paused",
+        "queued",
+        "receiver",
+        "shared",
+        "since_s",
+        "stream",
+        "token",
+        "withheld",
+    )
+
+    def __init__(
+        self,
+        connection: Owner,
+        shared: Shared,
+        stream: int,
+        receiver: Receiver,
+        headers: Mapping[bytes, bytes],
+        since_s: float,
+    ) -> None:
+        self.connection = connection
+        self.shared = shared
+        self.stream = stream
+        self.receiver = receiver
+        self.deadline_s: float | None = None
+        self.headers = headers
+        self.since_s = since_s
+        self.held = self.queued = self.withheld = 0
+        self.inbound: Inbound | None = None
+        self.half_closed = self.answering = self.over = self.paused = False
+        self.limit: RateLimit | None = None
+        self.token: Any = None
+
+    def hold(self, size: int) -> None:
+        """Hold `size` bytes more for it.
+
+        Raises:
+            NetworkFull: there is no room.
+        """
+        budget = self.shared.budget
+        if not budget.take(size):
+            raise NetworkFull(
+                f"the messages in flight leave no room for one of {size} bytes: all together may have {budget.limit} "
+                "bytes (network_bytes); send it again later, or send smaller ones"
+            )
+        self.held += size
+
+    def release(self, size: int) -> None:
+        """Hold `size` bytes less for it."""
+        self.shared.budget.give(size)
+        self.held -= size
+
+
+_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_MAX_DIGITS = 8
+
+
+def timeout_s(value: bytes) -> float:
+    """The seconds of a header grpc-timeout.
+
+    Raises:
+        Malformed: it is none.
+    """
+    digits, unit = value[:-1], value[-1:]
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS or unit not in _UNITS:
+        raise Malformed(f"grpc-timeout is up to {_MAX_DIGITS} digits and one of HMSmun, got {value[:40]!r}")
+    return int(digits) * _UNITS[unit]

@@ -1,0 +1,438 @@
+"""One HTTP/2 connection: bytes in, calls out, and back.
+
+It owns no socket. With `responses` it is all that knows ngh2, of which they use a dozen calls.
+https://www.rfc-editor.org/rfc/rfc9113.html
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from ngh2 import (
+    Configuration,
+    DataReceived,
+    NGH2Error,
+    PingReceived,
+    RequestReceived,
+    Role,
+    SettingsReceived,
+    StreamClosed,
+    TrailersReceived,
+)
+from ngh2 import Connection as Session
+
+from frostline_server.errors import PredictionError
+from frostline_server.rpc.h2.call import Call, Malformed, timeout_s
+from frostline_server.rpc.h2.framing import ENCODINGS, PREFIX_BYTES, understood
+from frostline_server.rpc.h2.inbound import Inbound
+from frostline_server.rpc.h2.responses import Responses
+from frostline_server.rpc.h2.shared import Peer, Route, Shared
+from frostline_server.rpc.h2.visitor import Visitor
+
+_WINDOW_BYTES = 1 << 20
+_CONNECTION_WINDOW_BYTES = 8 << 20
+_MOST_WITHHELD_BYTES = _CONNECTION_WINDOW_BYTES // 2
+_FRAME_BYTES = 1 << 20
+"""The largest frame taken. One is held whole while it comes."""
+_LARGEST_PART_BYTES = _FRAME_BYTES + (1 << 16)
+"""The most bytes that can come without being part of something that an event reports."""
+
+# RFC 9113, sections 6.5.2 and 7.
+_MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
+_NO_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 8, 11
+# https://grpc.io/docs/guides/status-codes/
+_DEADLINE_EXCEEDED, _UNIMPLEMENTED, _INTERNAL = 4, 12, 13
+
+_FREE_CONTROL_FRAMES = 1000
+"""Frames that carry nothing, such as PING and empty DATA, that may come in a row; each message is good for ten more."""
+_PER_MESSAGE = 10
+
+
+class ConnectionOver(Exception):
+    """The connection is to be closed, after what is still to be sent."""
+
+
+class Connection:
+    """The HTTP/2 side of a connection. Give it what came, and send what it has to send.
+
+    Args:
+        shared: see there.
+        peer: see there.
+        now_s: the time, on the `time.monotonic` clock.
+        touched: told whenever there is something to send.
+    """
+
+    def __init__(self, shared: Shared, peer: Peer, now_s: float, touched: Callable[[], None]) -> None:
+        limits = shared.limits
+        self._shared = shared
+        self._peer = peer
+        self._touched = touched
+        self._visitor = None if shared.access is None else Visitor(shared.access, peer.names)
+        self._calls: dict[int, Call] = {}
+        self._begun_s = now_s
+        self._ready = False
+        # Bytes of what no event has reported yet, and since when.
+        self._part = 0
+        self._part_since_s = now_s
+        self._credit = _FREE_CONTROL_FRAMES
+        self._withheld = 0
+        # Spread, so that clients that came together do not come back together.
+        self._leaving_s = now_s + limits.max_age_s * random.uniform(0.9, 1.1)  # noqa: S311  no secret
+        self._leaving = self._left = False
+        self._session = Session(
+            Role.SERVER,
+            Configuration(
+                auto_window_update=False,
+                max_inbound_header_list_size=limits.max_header_bytes,
+                max_inbound_header_count=128,
+                stream_reset_rate_limit=(10 * limits.resets_per_s, limits.resets_per_s),
+                glitch_rate_limit=(1000, 100),
+                max_continuations=8,
+            ),
+        )
+        self._session.initiate_connection(
+            {
+                _MAX_CONCURRENT_STREAMS: limits.max_calls,
+                _INITIAL_WINDOW_SIZE: _WINDOW_BYTES,
+                _MAX_FRAME_SIZE: _FRAME_BYTES,
+                _MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+            }
+        )
+        self._session.set_local_window_size(_CONNECTION_WINDOW_BYTES)
+        self._responses = Responses(self._session, shared, touched)
+        self.answer = self._responses.answer
+        self.send = self._responses.send
+        self.end = self._responses.end
+        self.fail = self._responses.fail
+        self.finish = self._responses.finish
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end."""
+        return self._peer
+
+    # What comes
+
+    def receive(self, data: bytes, now_s: float) -> None:
+        """Take bytes that came; receivers are told what they complete.
+
+        Raises:
+            ConnectionOver: see there.
+        """
+        session = self._session
+        try:
+            session.receive_data(data)
+            events = session.events()
+        except NGH2Error as error:
+            self._shared.count("protocol")
+            raise ConnectionOver(str(error)) from None
+        if not events:
+            self._hold_part(len(data), now_s)
+        elif self._part:
+            self._shared.budget.give(self._part)
+            self._part = 0
+        handlers = self._handlers
+        for event in events:
+            handle = handlers.get(type(event))
+            if handle is not None:
+                handle(self, event, now_s)
+
+    def _hold_part(self, size: int, now_s: float) -> None:
+        """Hold what came and no event has reported: part of a frame, or frames that carry nothing."""
+        if not self._part:
+            self._part_since_s = now_s
+        if self._part + size > _LARGEST_PART_BYTES or not self._shared.budget.take(size):
+            self._flooded()
+        self._part += size
+
+    def _control_frame(self, *_: Any) -> None:
+        self._credit -= 1
+        if self._credit < 0:
+            self._flooded()
+
+    def _flooded(self) -> None:
+        self._shared.count("flood")
+        self._session.terminate_connection(_ENHANCE_YOUR_CALM)
+        raise ConnectionOver("too much came that carries nothing")
+
+    def _on_settings(self, *_: Any) -> None:
+        self._ready = True
+        self._control_frame()
+
+    def _on_request(self, event: RequestReceived, now_s: float) -> None:
+        """Begin a call, or refuse it by its headers."""
+        headers: dict[bytes, bytes] = dict(event.headers)
+        shared, stream = self._shared, event.stream_id
+        call = self._calls[stream] = Call(self, shared, stream, _NOBODY, headers, now_s)
+        call.half_closed = event.end_stream
+        route = shared.routes.get(headers[b":path"])
+        encoding = headers.get(b"grpc-encoding", b"")
+        if headers[b":method"] != b"POST":
+            self._refuse(call, b"405", (b"allow", b"POST"))
+        elif not _is_grpc(headers.get(b"content-type", b"")):
+            self._refuse(call, b"415", (b"accept", b"application/grpc"))
+        elif route is None:
+            shared.count("method")
+            self.finish(call, _UNIMPLEMENTED, "Method not found!")
+        elif encoding and encoding != b"identity" and not understood(encoding):
+            shared.count("encoding")
+            known = ENCODINGS.decode()
+            text = f"messages with grpc-encoding {encoding[:40]!r} cannot be read; these can: {known}"
+            self.finish(call, _UNIMPLEMENTED, text, (("grpc-accept-encoding", known),))
+        else:
+            try:
+                timeout = headers.get(b"grpc-timeout")
+                if timeout is not None:
+                    call.deadline_s = now_s + timeout_s(timeout)
+                if self._visitor is not None and route.guarded:
+                    self._admit(call, route, now_s)
+                call.receiver = route.receiver(call)
+            except (PredictionError, Malformed) as error:
+                self._broken(call, error)
+                return
+            if encoding or not route.unary:
+                call.inbound = Inbound(call, encoding, unary=route.unary)
+            if event.end_stream:
+                self._feed(call, b"", end=True, now_s=now_s)
+
+    def _admit(self, call: Call, route: Route, now_s: float) -> None:
+        """Ask who calls, and whether it may, and count it; a stream counts its requests itself.
+
+        Raises:
+            PredictionError: it may not.
+        """
+        assert self._visitor is not None, "somebody asks"  # noqa: S101  an invariant, not a check
+        identity = self._visitor.permit(call.headers.get(b"authorization"), route.guarded)
+        if route.unary:
+            identity.admit(now_s)
+        else:
+            call.limit = identity.limit
+
+    def _refuse(self, call: Call, code: bytes, header: tuple[bytes, bytes]) -> None:
+        self._shared.count("protocol")
+        self._responses.refuse(call, code, header)
+
+    def _on_data(self, event: DataReceived, now_s: float) -> None:
+        data, stream = event.data, event.stream_id
+        size = len(data)
+        call = self._calls.get(stream)
+        if call is None or call.over:
+            self._session.acknowledge_received_data(size, stream)
+            if not size:
+                self._control_frame()
+        # The usual case: the only message of a call, in one frame. `inbound` takes all others.
+        elif (
+            event.end_stream
+            and call.inbound is None
+            and size >= PREFIX_BYTES
+            and data[0] == 0
+            and int.from_bytes(data[1:PREFIX_BYTES], "big")
+            == size - PREFIX_BYTES
+            <= self._shared.limits.max_message_bytes
+            and self._shared.budget.take(size)
+        ):
+            self._credit = _FREE_CONTROL_FRAMES
+            call.held = size
+            call.half_closed = True
+            self._session.acknowledge_received_data(size, stream)
+            call.receiver.message(call, data[PREFIX_BYTES:])
+        else:
+            self._feed(call, data, end=event.end_stream, now_s=now_s)
+
+    def _on_trailers(self, event: TrailersReceived, now_s: float) -> None:
+        call = self._calls.get(event.stream_id)
+        if call is not None and not call.over:
+            self._feed(call, b"", end=True, now_s=now_s)
+
+    def _feed(self, call: Call, data: bytes, *, end: bool, now_s: float) -> None:
+        """Take part of a call's messages."""
+        size = len(data)
+        call.half_closed = end
+        if size:
+            self._credit = min(self._credit + _PER_MESSAGE, _FREE_CONTROL_FRAMES)
+        elif not end:
+            self._control_frame()
+        inbound = call.inbound
+        if inbound is None:
+            inbound = call.inbound = Inbound(call, b"", unary=True)
+        self.guarded(call, lambda: inbound.feed(data, end=end, now_s=now_s))
+        # A client that is held back on too many calls would be on all others too, as they share the connection's window.
+        if call.paused and not call.over and self._withheld + size <= _MOST_WITHHELD_BYTES:
+            call.withheld += size
+            self._withheld += size
+        elif size:
+            self._session.acknowledge_received_data(size, call.stream)
+
+    def resume(self, call: Call) -> None:
+        """Let a client that was held back go on."""
+        call.paused = False
+        if call.withheld:
+            self._session.acknowledge_received_data(call.withheld, call.stream)
+            self._withheld -= call.withheld
+            call.withheld = 0
+            self._touched()
+
+    def guarded(self, call: Call, step: Callable[[], None]) -> None:
+        """Do a step of a call; what it raises ends the call."""
+        try:
+            step()
+        except (PredictionError, Malformed) as error:
+            self._broken(call, error)
+
+    def _broken(self, call: Call, error: PredictionError | Malformed) -> None:
+        """End a call that is refused before all of it has come."""
+        self._cancel(call)
+        if isinstance(error, PredictionError):
+            self._shared.counted(error)
+            self._shared.count(error.kind)
+            self.fail(call, error)
+        else:
+            self._shared.count("protocol")
+            self.finish(call, _INTERNAL, str(error))
+
+    def _cancel(self, call: Call) -> None:
+        if not call.over:
+            call.receiver.cancelled(call)
+
+    def _on_closed(self, event: StreamClosed, _: float) -> None:
+        call = self._calls.pop(event.stream_id, None)
+        if call is not None:
+            self._responses.closed(call)
+            self.resume(call)
+            self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        self._shared.budget.give(call.held)
+        call.held = 0
+        over, call.over = call.over, True
+        if not over:
+            call.receiver.cancelled(call)
+        # Each of them knows the call, and whatever waits for the garbage collector keeps a message in memory.
+        call.inbound = call.token = None
+
+    # What is to be sent
+
+    def to_send(self, most: int) -> bytes:
+        """What is to be sent next, up to about `most` bytes; call it until it returns nothing.
+
+        Raises:
+            ConnectionOver: see there.
+        """
+        session, responses = self._session, self._responses
+        try:
+            data = session.data_to_send(most)
+            if responses.unwanted and len(data) < most and responses.discard_unwanted():
+                data += session.data_to_send(most)
+            for event in session.events():
+                if type(event) is StreamClosed:
+                    self._on_closed(event, 0.0)
+        except NGH2Error as error:
+            raise ConnectionOver(str(error)) from None
+        if responses.sending:
+            responses.release_sent()
+        if not data:
+            if self._left and not self._calls:
+                raise ConnectionOver("all calls have ended")
+            if not session.want_read:
+                self._shared.count("protocol")
+                raise ConnectionOver("the client broke HTTP/2's rules, and has been told")
+        return data
+
+    # What time brings
+
+    def look(self, now_s: float) -> None:
+        """End what has taken too long, and the connection when it is old. Call it about once a second.
+
+        Raises:
+            ConnectionOver: see there.
+        """
+        limits = self._shared.limits
+        if not self._ready and now_s - self._begun_s > limits.handshake_timeout_s:
+            self._shared.count("handshake_timeout")
+            raise ConnectionOver("it did not begin in time")
+        if self._part and now_s - self._part_since_s > limits.message_timeout_s:
+            self._shared.count("message_timeout")
+            raise ConnectionOver("a frame did not arrive in time")
+        for call in list(self._calls.values()):
+            if call.over or call.queued:
+                self._look_at_answer(call, now_s)
+            else:
+                self._look_at_request(call, now_s)
+        if not self._leaving and now_s > self._leaving_s:
+            self.leave(now_s)
+        elif self._leaving and now_s - self._leaving_s > limits.age_grace_s:
+            raise ConnectionOver("it is too old")
+        elif self._leaving and not self._left:
+            # A look after the notice, so that calls that the client began before it read that are still answered.
+            self._left = True
+            self._session.send_goaway(_NO_ERROR)
+            self._touched()
+
+    def _look_at_answer(self, call: Call, now_s: float) -> None:
+        left = self._session.queued_body_size(call.stream)
+        if left != call.queued:
+            call.queued, call.since_s = left, now_s
+        elif left and now_s - call.since_s > self._shared.limits.answer_timeout_s:
+            self._shared.count("answer_timeout")
+            self._session.reset_stream(call.stream, _CANCEL)
+            self._touched()
+
+    def _look_at_request(self, call: Call, now_s: float) -> None:
+        timeout_s = self._shared.limits.message_timeout_s
+        coming = not call.half_closed and (call.inbound is None or call.inbound.awaited)
+        if call.deadline_s is not None and now_s > call.deadline_s and (coming or call.inbound is not None):
+            self._cancel(call)
+            self.finish(call, _DEADLINE_EXCEEDED, "Deadline Exceeded")
+        elif coming and now_s - call.since_s > timeout_s:
+            self._shared.count("message_timeout")
+            self._cancel(call)
+            text = f"the message did not arrive within {timeout_s:g} s (message_timeout_s)"
+            self.finish(call, _DEADLINE_EXCEEDED, text)
+
+    def leave(self, now_s: float) -> None:
+        """Tell the client to make its next calls on another connection; those that are open go on."""
+        if not self._leaving:
+            self._leaving, self._leaving_s = True, now_s
+            self._session.send_shutdown_notice()
+            self._touched()
+
+    def close(self) -> None:
+        """Give up every call and all that is held; the connection is gone."""
+        self._shared.budget.give(self._part)
+        self._part = 0
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            self._forget(call)
+
+    _handlers: ClassVar[Mapping[type, Callable[["Connection", Any, float], None]]] = {
+        RequestReceived: _on_request,
+        DataReceived: _on_data,
+        TrailersReceived: _on_trailers,
+        StreamClosed: _on_closed,
+        SettingsReceived: _on_settings,
+        PingReceived: _control_frame,
+    }
+
+
+class _Nobody:
+    """The receiver of a call that is refused by its headers."""
+
+    def message(self, _: Call, message: bytes) -> None:
+        """Take nothing."""
+
+    def finished(self, _: Call) -> None:
+        """Take nothing."""
+
+    def cancelled(self, _: Call) -> None:
+        """Take nothing."""
+
+    def sent(self, _: Call) -> None:
+        """Take nothing."""
+
+
+_NOBODY = _Nobody()
+
+
+def _is_grpc(content_type: bytes) -> bool:
+    kind = content_type.partition(b";")[0].strip()
+    return kind == b"application/grpc" or kind.startswith(b"application/grpc+")

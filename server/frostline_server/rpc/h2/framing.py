@@ -1,0 +1,106 @@
+"""Length-prefixed messages of gRPC: five bytes, a flag for compression and the length, and then the message.
+
+The prefix says how long a message will be before any of it has come, so a message that is too large is refused before
+it is held. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+import zlib
+from collections.abc import Callable
+
+PREFIX_BYTES = 5
+
+ENCODINGS = b"identity,deflate,gzip"
+"""The encodings of messages that are understood, as the header grpc-accept-encoding has them."""
+
+_WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+LARGEST_RATIO = 1032
+"""How many times its size a compressed message can become at most (deflate, https://zlib.net/zlib_tech.html)."""
+
+
+def prefixed(message: bytes, *, compressed: bool = False) -> bytes:
+    """A message with its prefix."""
+    return b"".join((b"\1" if compressed else b"\0", len(message).to_bytes(4, "big"), message))
+
+
+class MessageReader:
+    """Puts messages together from the pieces in which they come, cut anywhere.
+
+    Args:
+        reserve: is told the length of each message, in bytes, as soon as that has come; raises to refuse it.
+    """
+
+    __slots__ = ("_head", "_parts", "_reserve", "_size")
+
+    def __init__(self, reserve: Callable[[int], None]) -> None:
+        self._reserve = reserve
+        self._head = b""
+        self._parts: list[bytes] = []
+        self._size = 0  # of the message that is coming, less what has come
+
+    @property
+    def inside(self) -> bool:
+        """Whether a message has begun and not ended."""
+        return bool(self._head)
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Take what has come; returns the messages it completed, each with its flag, 1 if it is compressed.
+
+        Raises:
+            whatever `reserve` raises.
+        """
+        messages: list[tuple[int, bytes]] = []
+        at, end = 0, len(data)
+        while at < end:
+            if len(self._head) < PREFIX_BYTES:
+                taken = data[at : at + PREFIX_BYTES - len(self._head)]
+                self._head += taken
+                at += len(taken)
+                if len(self._head) < PREFIX_BYTES:
+                    break
+                self._size = int.from_bytes(self._head[1:], "big")
+                self._reserve(self._size)
+            part = data[at : at + self._size] if at or end - at > self._size else data
+            if part:
+                self._parts.append(part)
+                self._size -= len(part)
+                at += len(part)
+            if not self._size:
+                message = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+                messages.append((self._head[0], message))
+                self._head, self._parts = b"", []
+        return messages
+
+
+def inflated(message: bytes, encoding: bytes, limit: int) -> bytes | None:
+    """A message unpacked; None if it would become larger than `limit` bytes.
+
+    Args:
+        message: what came.
+        encoding: gzip or deflate, the value of the header grpc-encoding.
+        limit: in bytes.
+
+    Raises:
+        ValueError: it is not such a message, or more comes after its end.
+    """
+    unpack = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        # One more than allowed: what is exactly as large as allowed may need another call to find its end.
+        unpacked = unpack.decompress(message, limit + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if len(unpacked) > limit:
+        return None
+    if not unpack.eof or unpack.unused_data:
+        raise ValueError("it is cut off" if not unpack.eof else "there is more after its end")
+    return unpacked
+
+
+def deflated(message: bytes, encoding: bytes) -> bytes:
+    """A message packed; see `inflated`."""
+    pack = zlib.compressobj(wbits=_WINDOW_BITS[encoding])
+    return pack.compress(message) + pack.flush()
+
+
+def understood(encoding: bytes) -> bool:
+    """Whether compressed messages of this encoding can be unpacked."""
+    return encoding in _WINDOW_BITS

@@ -1,0 +1,256 @@
+"""The front end on HTTP/2 sockets of its own: it owns the port, and answers every method on it.
+
+Inference is answered by the thread that reads, without a coroutine for each call; all other methods are handlers on the
+event loop.
+"""
+
+import asyncio
+import errno
+import math
+import resource
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER, PREDICT
+from frostline_server.access.access import Access
+from frostline_server.batching.batcher import Batcher
+from frostline_server.config import ServerConfig
+from frostline_server.errors import StartError
+from frostline_server.inference import Inference
+from frostline_server.rpc.h2.budget import Budget
+from frostline_server.rpc.h2.call import Call, Receiver
+from frostline_server.rpc.h2.handlers import Handlers
+from frostline_server.rpc.h2.listener import Crowd, Listener
+from frostline_server.rpc.h2.memory import Trim, malloc_trim
+from frostline_server.rpc.h2.shared import OK, Limits, Route, Shared
+from frostline_server.rpc.h2.stream import StreamInference
+from frostline_server.rpc.h2.unary import UnaryInference
+from frostline_server.rpc.load_report import KEY
+from frostline_server.rpc.methods import Methods
+from frostline_server.runtime.host_limits import memory_limit_bytes
+
+LOAD_REPORT = KEY.encode()
+_BACKLOG = 4096
+_SPARE_FILES = 256
+"""Files that the process needs for other things than connections."""
+
+
+class H2FrontEnd:
+    """Answers all methods on sockets that it owns.
+
+    Args:
+        inference: takes inference calls.
+        methods: the handlers of all other methods.
+        config: the server's settings.
+        context: gives the TLS of a new connection; None for no TLS.
+        access: who may predict; `methods` ask for themselves.
+        report: gives the server's load, measured anew; None for no reports.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        methods: Methods,
+        config: ServerConfig,
+        context: Callable[[], ssl.SSLContext] | None,
+        access: Access,
+        report: Callable[[float], bytes] | None = None,
+    ) -> None:
+        self._methods = methods
+        self._config = config
+        self._context = context
+        self._counted = inference.count
+        self._access = access
+        self._report = report
+        self._batchers: list[Batcher] = []
+        self._unary = UnaryInference(inference, self._batchers, self._post)
+        self._streams = StreamInference(inference, self._batchers, self._post)
+        self._helper = ThreadPoolExecutor(1, "h2-unpack")
+        self._trim = Trim(malloc_trim())
+        self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4)
+        self.refused: dict[str, int] = {}
+        """What was refused before anything else saw it, by reason."""
+        self._listener: Listener | None = None
+        self._shared: Shared | None = None
+
+    @property
+    def connections(self) -> int:
+        """That are open."""
+        return 0 if self._listener is None else self._listener.connections
+
+    def start(self, address: str) -> int:
+        """Bind an address and start to answer.
+
+        Args:
+            address: host:port, or unix:/path.
+
+        Returns:
+            The port; 0 for a Unix socket.
+
+        Raises:
+            StartError: the address cannot be bound.
+        """
+        loop = asyncio.get_running_loop()
+        sockets = bound(address)
+        config = self._config
+        shared = self._shared = Shared(
+            self._routes(loop),
+            self.budget,
+            Limits(
+                max_message_bytes=config.max_message_bytes,
+                max_calls=config.max_calls_per_connection,
+                max_header_bytes=config.max_header_bytes,
+                message_timeout_s=config.message_timeout_s,
+                answer_timeout_s=config.answer_timeout_s,
+                handshake_timeout_s=config.handshake_timeout_s,
+                resets_per_s=config.max_resets_per_s,
+                max_age_s=config.max_connection_age_s or math.inf,
+                age_grace_s=config.connection_grace_s or math.inf,
+            ),
+            self._elsewhere,
+            self._counted,
+            b"" if config.compression == "none" else config.compression.encode(),
+            self.refused,
+            access=None if self._access.free else self._access,
+            after=partial(self._after, loop),
+        )
+        crowd = Crowd(min(config.max_connections, _most_files() - _SPARE_FILES), config.max_connections_per_address)
+        self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
+        thread = self._listener.start()
+        self._unary.run_in(thread)
+        self._streams.run_in(thread)
+        name = sockets[0].getsockname()
+        return name[1] if isinstance(name, tuple) else 0
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Tell clients to go elsewhere, and end open streams once all their accepted requests are answered.
+
+        Returns:
+            Whether all of them ended within `timeout_s` seconds.
+        """
+        if self._listener is None:
+            return True
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        self._post(self._listener.leave)
+        self._post(self._streams.stop, lambda: loop.call_soon_threadsafe(ended.set))
+        try:
+            await asyncio.wait_for(ended.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the port and every connection. Call it only after all queues are empty."""
+        if self._listener is not None:
+            self._listener.close()
+            self._helper.shutdown()
+
+    def _routes(self, loop: asyncio.AbstractEventLoop) -> dict[bytes, Route]:
+        handlers = Handlers(loop, self._post)
+        routes = {
+            path.encode(): Route(handlers.receiver(handler), unary=not handler.request_streaming)
+            for path, handler in self._methods
+        }
+        for method in (MODEL_INFER, PREDICT):
+            receiver = self._unary.receiver(method)
+            routes[method.encode()] = Route(_always(receiver), unary=True, guarded=method)
+        streams = Route(self._streams.receiver, unary=False, guarded=MODEL_STREAM_INFER)
+        routes[MODEL_STREAM_INFER.encode()] = streams
+        return routes
+
+    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._listener is not None:
+            self._listener.post(function, *arguments)
+
+    def _elsewhere(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        self._helper.submit(lambda: self._post(then, function()))
+
+    def _after(self, loop: asyncio.AbstractEventLoop, seconds: float, function: Callable[[], None]) -> None:
+        loop.call_soon_threadsafe(loop.call_later, seconds, self._post, function)
+
+    def _run_inline(self) -> None:
+        """Run what no device's thread was woken for, or wake one now."""
+        batchers = self._batchers
+        if batchers:
+            for batcher in batchers:
+                batcher.run_inline()
+            batchers.clear()
+
+    def _tick(self, now_s: float) -> None:
+        if self._report is not None and self._shared is not None:
+            self._shared.ok = (OK, (LOAD_REPORT, self._report(now_s)))
+        budget = self.budget
+        if self._trim.look(budget.peak, budget.used):
+            budget.peak = budget.used
+
+
+def _always(receiver: Receiver) -> Callable[[Call], Receiver]:
+    return lambda _: receiver
+
+
+def _most_files() -> int:
+    """How many files the process may open; as many as it may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # A service often starts with 1024, for programs that use select().
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return 2**31 if hard == resource.RLIM_INFINITY else hard
+
+
+def bound(address: str) -> list[socket.socket]:
+    """Sockets that listen on an address; several where a name stands for several.
+
+    Raises:
+        StartError: it cannot be bound.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        if address.startswith("unix:"):
+            sockets.append(_unix(address.removeprefix("unix:")))
+        else:
+            _bind_all(address, sockets)
+    except OSError as error:
+        for listening in sockets:
+            listening.close()
+        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
+    for listening in sockets:
+        listening.setblocking(False)
+    return sockets
+
+
+def _unix(path: str) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(path)
+        listening.listen(_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _bind_all(address: str, sockets: list[socket.socket]) -> None:
+    """Bind whatever a name stands for, all on one port; an address that this machine lacks is left out."""
+    host, _, digits = address.rpartition(":")
+    port = int(digits)
+    lacking: OSError | None = None
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, name in found:
+        # `::` is every address, of version 4 too.
+        both = name[0] == "::" and socket.has_dualstack_ipv6()
+        try:
+            listening = socket.create_server((name[0], port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+        except OSError as error:
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                raise
+            lacking = error
+            continue
+        sockets.append(listening)
+        port = listening.getsockname()[1]
+    if lacking is not None and not sockets:
+        raise lacking

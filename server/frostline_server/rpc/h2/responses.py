@@ -1,0 +1,189 @@
+"""The answers of one connection's calls: headers, messages and trailers, with the memory that is held until they have left.
+
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+from collections.abc import Callable, Iterable
+from urllib.parse import quote
+
+from ngh2 import Connection as Session
+from ngh2 import NGH2Error
+
+from frostline_server.errors import NetworkFull, PredictionError
+from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
+from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.framing import deflated, prefixed
+from frostline_server.rpc.h2.shared import Shared
+
+_NO_ERROR = 0
+_HEADERS = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+class Responses:
+    """Writes answers into a session. Nothing is written for a call that is over.
+
+    Args:
+        session: the connection's HTTP/2.
+        shared: see there.
+        touched: told whenever there is something to send.
+    """
+
+    def __init__(self, session: Session, shared: Shared, touched: Callable[[], None]) -> None:
+        self._session = session
+        self._shared = shared
+        self._touched = touched
+        # Calls with answers of which part has not left.
+        self._sending: dict[Call, None] = {}
+        # Streams of calls that are over, whose clients still send.
+        self._unwanted: list[int] = []
+
+    def answer(self, call: Call, message: bytes) -> None:
+        """Send a call's only answer, and end it with OK."""
+        if call.over:
+            return
+        shared = self._shared
+        if shared.compression:
+            self.send(call, [message])
+            self.end(call)
+            return
+        framed = prefixed(message)
+        try:
+            call.hold(len(framed))
+        except NetworkFull as error:
+            self._no_room(call, error)
+            return
+        session, stream = self._session, call.stream
+        try:
+            session.send_response(stream, _HEADERS)
+            session.send_data(stream, framed)
+            session.send_trailers(stream, shared.ok)
+        except NGH2Error:  # the stream has just been closed, as an event will say
+            pass
+        self._over(call)
+
+    def send(self, call: Call, messages: Iterable[bytes]) -> None:
+        """Send further answers of a call."""
+        if call.over:
+            return
+        packed = self._shared.compression
+        if packed and packed not in call.headers.get(b"grpc-accept-encoding", b""):
+            packed = b""
+        framed = b"".join(
+            [
+                prefixed(deflated(message, packed), compressed=True) if packed else prefixed(message)
+                for message in messages
+            ]
+        )
+        try:
+            call.hold(len(framed))
+        except NetworkFull as error:
+            call.receiver.cancelled(call)
+            self._no_room(call, error)
+            return
+        call.queued += len(framed)
+        self._sending[call] = None
+
+        def write(session: Session) -> None:
+            self._begin(call, packed)
+            session.send_data(call.stream, framed)
+
+        self._write(call, write)
+
+    def _no_room(self, call: Call, error: NetworkFull) -> None:
+        self._shared.count(error.kind)
+        self.fail(call, error)
+
+    def end(self, call: Call) -> None:
+        """End a call with OK."""
+        if call.over:
+            return
+
+        def write(session: Session) -> None:
+            self._begin(call, b"")
+            session.send_trailers(call.stream, self._shared.ok)
+
+        self._write(call, write)
+        self._over(call)
+
+    def fail(self, call: Call, error: PredictionError, request_id: str = "") -> None:
+        """End a call with an error's status."""
+        _, text = status(error, request_id)
+        self.finish(call, status_number(error), text, trailers(error, PUSHBACK, GRPC_PUSHBACK))
+
+    def finish(self, call: Call, number: int, text: str, more: tuple[tuple[str, str], ...] = ()) -> None:
+        """End a call with a status."""
+        if call.over:
+            return
+        last = [
+            (b"grpc-status", b"%d" % number),
+            (b"grpc-message", quote(text, safe=_PRINTABLE).encode()),
+            *((name.encode(), value.encode()) for name, value in more),
+        ]
+        if call.answering:
+            self._write(call, lambda session: session.send_trailers(call.stream, last))
+        else:
+            self._write(call, lambda session: session.send_response(call.stream, [*_HEADERS, *last], end_stream=True))
+        self._over(call)
+
+    def refuse(self, call: Call, code: bytes, header: tuple[bytes, bytes]) -> None:
+        """End what is no gRPC call with an HTTP status."""
+        headers = ((b":status", code), header)
+        self._write(call, lambda session: session.send_response(call.stream, headers, end_stream=True))
+        self._over(call)
+
+    def closed(self, call: Call) -> None:
+        """Forget a call whose stream is closed."""
+        self._sending.pop(call, None)
+
+    def discard_unwanted(self) -> bool:
+        """Tell clients to stop sending for calls that are over; returns whether there were any.
+
+        Call it when all statuses have been written: nghttp2 sends resets first.
+        """
+        unwanted, self._unwanted = self._unwanted, []
+        for stream in unwanted:
+            self._session.reset_stream(stream, _NO_ERROR)
+        return bool(unwanted)
+
+    def release_sent(self) -> None:
+        """Hold no longer what has left, and tell the receivers of those calls."""
+        for call in list(self._sending):
+            left = self._session.queued_body_size(call.stream)
+            if left < call.queued:
+                call.release(call.queued - left)
+                call.queued = left
+                if not left:
+                    del self._sending[call]
+                if not call.over:
+                    call.receiver.sent(call)
+
+    @property
+    def sending(self) -> bool:
+        """Whether part of an answer has not left."""
+        return bool(self._sending)
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether clients still send for calls that are over."""
+        return bool(self._unwanted)
+
+    def _begin(self, call: Call, packed: bytes) -> None:
+        """Begin a response, if it has not begun."""
+        if not call.answering:
+            call.answering = True
+            headers = (*_HEADERS, (b"grpc-encoding", packed)) if packed else _HEADERS
+            self._session.send_response(call.stream, headers)
+
+    def _write(self, call: Call, write: Callable[[Session], None]) -> None:
+        try:
+            write(self._session)
+        except NGH2Error:  # the stream has just been closed, as an event will say
+            call.over = True
+        self._touched()
+
+    def _over(self, call: Call) -> None:
+        call.over = True
+        if not call.half_closed:
+            self._unwanted.append(call.stream)
+        self._touched()

@@ -1,0 +1,244 @@
+"""Streaming inference: `ModelStreamInfer`, many requests of one call in flight together.
+
+Each is answered when its batch finishes, so answers may leave in another order than the requests came.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from frostline.protocol import MODEL_INFER
+from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.entry import Entry, Reply
+from frostline_server.errors import PredictionError, ServerStopping
+from frostline_server.inference import Inference, Refused, encode
+from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.framing import PREFIX_BYTES
+from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, answer_message, error_message
+
+
+class StreamInference:
+    """Takes the calls of the streaming method.
+
+    Args:
+        inference: takes the requests.
+        batchers: collects what is to be run once all that came together is queued.
+        post: runs a function in the front end's thread.
+    """
+
+    def __init__(self, inference: Inference, batchers: list[Batcher], post: Callable[..., None]) -> None:
+        self._inference = inference
+        self._batchers = batchers
+        self._post = post
+        self._thread = 0
+        # One bound method, so that the batcher recognises entries that share it.
+        self._reply: Reply = self._answer
+        self._streams: dict[Stream, None] = {}
+        self._stopping = False
+        self._ended: Callable[[], None] | None = None
+
+    def receiver(self, call: Call) -> "Stream":
+        """What takes one call's messages."""
+        stream = Stream(call, self._inference, self._batchers, self._reply, self._forget)
+        self._streams[stream] = None
+        if self._stopping:
+            stream.refuse_more()
+            # The call is not whole yet here.
+            self._post(stream.stop)
+        return stream
+
+    def run_in(self, thread: int) -> None:
+        """Say which thread the front end's is."""
+        self._thread = thread
+
+    def stop(self, ended: Callable[[], None]) -> None:
+        """Accept no more requests; each stream ends with UNAVAILABLE once its accepted requests are answered.
+
+        Args:
+            ended: called when all have; in the front end's thread.
+        """
+        self._stopping, self._ended = True, ended
+        for stream in list(self._streams):
+            stream.stop()
+        if not self._streams:
+            ended()
+
+    def _forget(self, stream: "Stream") -> None:
+        self._streams.pop(stream, None)
+        if self._ended is not None and not self._streams:
+            self._ended()
+
+    def _answer(self, entries: list[Entry]) -> None:
+        """Deliver a whole batch; runs in the device thread or in the front end's, so it must not raise."""
+        answers = [(entry, encode(entry)) for entry in entries]
+        if threading.get_ident() == self._thread:
+            _deliver(answers)
+        else:
+            self._post(_deliver, answers)
+
+
+class Stream:
+    """The receiver of one stream's messages; see `Receiver`.
+
+    Args:
+        call: the stream.
+        inference: takes the requests.
+        batchers: takes the batcher of each entry that is queued.
+        reply: takes finished entries, whose token is this stream.
+        ended: told once, when nothing of it is left.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        inference: Inference,
+        batchers: list[Batcher],
+        reply: Reply,
+        ended: Callable[["Stream"], None],
+    ) -> None:
+        self._call = call
+        self._inference = inference
+        self._batchers = batchers
+        self._reply = reply
+        self._end = ended
+        self._ends_on_error = call.headers.get(b"triton_grpc_error") == b"true"
+        # Accepted and not answered, each with the size of its request.
+        self._accepted: dict[Entry, int] = {}
+        # What came while as many were open as may be.
+        self._waiting: deque[bytes] = deque()
+        # The sizes of answers that have not left, oldest first, their sum, and the size of all that is open.
+        self._leaving: deque[int] = deque()
+        self._leaving_bytes = 0
+        self._open_bytes = 0
+        self._read_all = False
+        self._asleep = False
+        self._stop = False
+
+    def message(self, call: Call, message: bytes) -> None:
+        """Queue the request, now or when there is room."""
+        self._waiting.append(message)
+        self._take_waiting()
+        if self._waiting:
+            call.paused = True
+
+    def finished(self, _: Call) -> None:
+        """End once all is answered."""
+        self._read_all = True
+        self._end_if_done()
+
+    def cancelled(self, _: Call) -> None:
+        """Give up what is queued."""
+        self._waiting.clear()
+        accepted, self._accepted = self._accepted, {}
+        for entry in accepted:
+            self._inference.cancel(entry)
+        self._end(self)
+
+    def sent(self, call: Call) -> None:
+        """Read on, if answers that have left make room."""
+        leaving = self._leaving
+        # An answer has left when those after it account for all that is still queued.
+        while leaving and self._leaving_bytes - leaving[0] >= call.queued:
+            size = leaving.popleft()
+            self._leaving_bytes -= size
+            self._open_bytes -= size
+        self._go_on()
+
+    def refuse_more(self) -> None:
+        """Accept no more requests."""
+        self._stop = True
+        self._waiting.clear()
+
+    def stop(self) -> None:
+        """Accept no more requests; end with UNAVAILABLE once all accepted requests are answered."""
+        self.refuse_more()
+        self._end_if_done()
+
+    def deliver(self, entry: Entry, response: bytes | None) -> None:
+        """Send the answer of a finished entry, or its error."""
+        size = self._accepted.pop(entry, None)
+        if size is None:  # the stream has ended
+            return
+        if response is not None:
+            self._answer(size, answer_message(response))
+        elif entry.error is not None:
+            self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
+        self._end_if_done()
+
+    def _go_on(self) -> None:
+        call = self._call
+        self._take_waiting()
+        if call.paused and not self._waiting and not self._full():
+            call.connection.resume(call)
+        self._end_if_done()
+
+    def _take_waiting(self) -> None:
+        """Queue what came, as far as there is room, and no faster than the caller may send."""
+        call, waiting = self._call, self._waiting
+        while waiting and not self._asleep and not self._full() and not call.over:
+            if call.limit is not None and (wait_s := call.limit.reserve(time.monotonic())):
+                self._asleep = True
+                call.shared.after(wait_s, self._wake)
+                return
+            self._take(waiting.popleft())
+
+    def _wake(self) -> None:
+        """Take the message whose time has come."""
+        self._asleep = False
+        if self._waiting and not self._call.over:
+            self._take(self._waiting.popleft())
+            self._go_on()
+
+    def _full(self) -> bool:
+        return len(self._accepted) + len(self._leaving) >= MAX_OPEN or self._open_bytes >= MAX_OPEN_BYTES
+
+    def _take(self, message: bytes) -> None:
+        if self._stop:
+            return
+        call, inference, size = self._call, self._inference, len(message)
+        self._open_bytes += size
+        try:
+            entry = inference.prepare(MODEL_INFER, message, call.deadline_s, self._reply, self)
+            # Its answer is delivered by this thread, so never before it is known to be accepted.
+            batcher = inference.submit(entry, MODEL_INFER, message, inline=True)
+        except Refused as refused:
+            self._refuse(size, refused.error, refused.request_id, refused.model)
+            return
+        self._accepted[entry] = size
+        if batcher not in self._batchers:
+            self._batchers.append(batcher)
+
+    def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
+        if self._ends_on_error:
+            self.cancelled(self._call)
+            self._call.connection.fail(self._call, error, request_id)
+            return
+        self._answer(size, error_message(error, request_id, model))
+
+    def _answer(self, size: int, message: bytes) -> None:
+        """Send an answer, in whose place the request is no longer held."""
+        call, length = self._call, len(message) + PREFIX_BYTES
+        call.release(size)
+        self._open_bytes += length - size
+        self._leaving.append(length)
+        self._leaving_bytes += length
+        call.connection.send(call, [message])
+
+    def _end_if_done(self) -> None:
+        if self._accepted or self._waiting or self._call.over:
+            return
+        if self._stop:
+            error = ServerStopping("Server is stopping, it has stopped accepting new inference requests")
+            self._call.connection.fail(self._call, error)
+        elif self._read_all:
+            self._call.connection.end(self._call)
+        else:
+            return
+        self._end(self)
+
+
+def _deliver(answers: list[tuple[Entry, bytes | None]]) -> None:
+    for entry, response in answers:
+        stream: Stream = entry.call.token
+        stream.deliver(entry, response)

@@ -1,0 +1,36 @@
+"""The messages of `ModelStreamInfer`: an answer or an error of one request, as bytes."""
+
+from frostline.pb import inference_pb2 as pb
+from frostline.protocol import ERROR_KIND
+from frostline_server.codec.codec import varint
+from frostline_server.errors import PredictionError
+from frostline_server.rpc.grpc_status import status
+
+MAX_OPEN = 256
+"""The most accepted requests of one stream whose answers have not left; beyond it the stream is not read."""
+
+MAX_OPEN_BYTES = 64 << 20
+"""The largest size of those requests and answers together; beyond it the stream is not read."""
+
+# ModelStreamInferResponse.infer_response: field 2, wire type 2 (length-delimited).
+_RESPONSE_TAG = bytes([2 << 3 | 2])
+
+# Triton marks each answer of a stream as its request's last. Two concatenated messages are one with both's fields.
+_FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+
+
+def answer_message(response: bytes, error: bytes = b"") -> bytes:
+    """The message of a serialised `ModelInferResponse`, which is not serialised again."""
+    return b"".join((error, _RESPONSE_TAG, varint(len(response) + len(_FINAL)), response, _FINAL))
+
+
+def error_message(error: PredictionError, request_id: str, model: str) -> bytes:
+    """The message of a request that failed. It names its request, because the answers of a stream come in any order."""
+    _, message = status(error, request_id)
+    response = pb.ModelInferResponse(
+        model_name=model, id=request_id, parameters={ERROR_KIND: pb.InferParameter(string_param=error.kind)}
+    )
+    error_field = pb.ModelStreamInferResponse(error_message=message).SerializeToString()
+    return answer_message(response.SerializeToString(), error_field)

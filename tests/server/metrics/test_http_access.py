@@ -1,0 +1,151 @@
+"""The metrics port with TLS, and with a token as Prometheus sends it."""
+
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trustme
+from structlog.testing import capture_logs
+
+from frostline_server.errors import ConfigError, StartError
+from tests.support.onnx_models import write_artifact
+from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.tokens import TOKENS, entry, write_access_file
+
+AUTHORITY = trustme.CA()
+
+
+class Files:
+    """A server's certificate."""
+
+    def __init__(self, folder: Path) -> None:
+        self.chain, self.key, self.authority = folder / "tls.crt", folder / "tls.key", folder / "ca.pem"
+        AUTHORITY.cert_pem.write_to_path(self.authority)
+
+    def write(self, name: str) -> None:
+        issued = AUTHORITY.issue_cert("localhost", "127.0.0.1", name)
+        self.chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        self.key.write_bytes(issued.private_key_pem.bytes())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"tls_cert": self.chain, "tls_key": self.key, "metrics_tls": True}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    written = Files(tmp_path)
+    written.write("first.example")
+    return written
+
+
+@pytest.fixture
+def server(files: Files, tmp_path: Path) -> Iterator[Running]:
+    write_artifact(tmp_path / "models", "m")
+    more = entry("few", "few", "observe", requests_per_s=0.001, burst=1)
+    access = write_access_file(tmp_path / "access.toml", more)
+    settings = {"access_file": access, "metrics_access": "observe", "allow_anonymous": "none", "log_level": "error"}
+    with running(tmp_path / "models", **files.settings, **settings) as instance:
+        yield instance
+
+
+def context() -> ssl.SSLContext:
+    trusting = ssl.create_default_context()
+    AUTHORITY.configure_trust(trusting)
+    return trusting
+
+
+def get(url: str, token: str | None = None) -> tuple[int, str, Any]:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context()) as response:
+            return response.status, response.read().decode(), response.headers
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(), error.headers
+
+
+def name_seen(url: str) -> str:
+    host, _, port = url.removeprefix("https://").partition(":")
+    with (
+        socket.create_connection((host, int(port)), TIMEOUT_S) as plain,
+        context().wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        names = secure.getpeercert()
+    assert names is not None
+    return str(names["subjectAltName"][2][1])
+
+
+def test_the_metrics_are_for_who_may_observe_and_the_probes_for_everyone(server: Running) -> None:
+    url = server.metrics_url
+    assert url.startswith("https://")
+    status, said, headers = get(f"{url}/metrics")
+    assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert said.startswith("metrics needs the role observe; you are taken for an anonymous caller")
+    assert get(f"{url}/metrics", "wrong")[0] == 401
+    assert get(f"{url}/metrics", TOKENS["predict"])[0] == 403
+    status, said, _ = get(f"{url}/metrics", TOKENS["observe"])
+    assert status == 200
+    assert "frostline_ready 1.0" in said
+    assert [get(f"{url}/{page}")[0] for page in ("healthz", "readyz")] == [200, 200]
+    assert [get(f"{url}/metrics", "few")[0] for _ in range(2)] == [200, 429]
+
+
+def test_by_default_everyone_who_reaches_the_port_reads_the_metrics_and_without_tls(tmp_path: Path) -> None:
+    access = write_access_file(tmp_path / "access.toml")
+    (tmp_path / "models").mkdir()
+    with running(tmp_path / "models", access_file=access, allow_anonymous="none", log_level="error") as instance:
+        assert instance.metrics_url.startswith("http://")
+        assert get(f"{instance.metrics_url}/metrics")[0] == 200
+
+
+def test_a_new_connection_gets_the_certificate_that_is_in_the_files(server: Running, files: Files) -> None:
+    assert name_seen(server.metrics_url) == "first.example"
+    files.write("second.example")
+    assert name_seen(server.metrics_url) == "second.example"
+    files.key.write_text("no key")
+    assert name_seen(server.metrics_url) == "second.example"
+
+
+def test_a_handshake_that_is_not_finished_keeps_nobody_waiting(server: Running) -> None:
+    host, _, port = server.metrics_url.removeprefix("https://").partition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT_S) as silent:
+        silent.sendall(b"\x16\x03\x01")
+        assert get(f"{server.metrics_url}/healthz")[0] == 200
+
+
+def test_a_handshake_that_fails_is_a_line_of_the_log_and_no_traceback(
+    server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structlog.reset_defaults()
+    host, _, port = server.metrics_url.removeprefix("https://").partition(":")
+    with capture_logs() as logged, socket.create_connection((host, int(port)), TIMEOUT_S) as plain:
+        plain.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        waited = threading.Event()
+        for _ in range(int(TIMEOUT_S * 100)):
+            if logged:
+                break
+            waited.wait(0.01)
+    assert [(line["event"], line["log_level"]) for line in logged] == [("a TLS handshake failed", "info")]
+    assert capsys.readouterr().err == ""
+
+
+def test_tls_of_the_metrics_port_needs_a_certificate(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="metrics_tls needs tls_cert and tls_key"):
+        Running(tmp_path, metrics_tls=True)
+
+
+def test_a_certificate_that_cannot_be_read_stops_the_start(files: Files, tmp_path: Path) -> None:
+    files.key.write_text("no key")
+    instance = Running(tmp_path, **files.settings)
+    with pytest.raises(StartError, match="are not a certificate and its private key"):
+        instance.start()
+    instance.close_loop()

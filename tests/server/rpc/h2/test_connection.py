@@ -1,0 +1,520 @@
+"""One connection, without a socket: what becomes of calls, and what is held for them."""
+
+import pytest
+
+from frostline_server.errors import InvalidInput
+from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.connection import Connection, ConnectionOver
+from frostline_server.rpc.h2.framing import PREFIX_BYTES, prefixed
+from tests.server.rpc.h2.pair import STREAM, Pair, packed
+
+ANSWER = b"an answer"
+
+
+def test_a_call_is_passed_on_whole_and_answered() -> None:
+    pair = Pair()
+    stream = pair.call(b"hello")
+    ((call, message),) = pair.kept.messages
+    assert message == b"hello"
+    assert pair.held == PREFIX_BYTES + 5
+    pair.server.answer(call, ANSWER)
+    pair.exchange()
+    answer = pair.answers[stream]
+    assert (answer.status, answer.body, answer.trailers) == ("200", prefixed(ANSWER), {"grpc-status": "0"})
+    assert answer.headers["content-type"] == "application/grpc"
+    assert pair.held == 0
+
+
+def test_a_call_that_comes_byte_by_byte_is_the_same_call() -> None:
+    pair = Pair()
+    stream = pair.begin()
+    for byte in prefixed(b"hello"):
+        pair.client.send_data(stream, bytes([byte]))
+        pair.exchange(piece=1)
+    pair.client.send_data(stream, b"", end_stream=True)
+    assert not pair.kept.messages
+    pair.exchange(piece=1)
+    assert [message for _, message in pair.kept.messages] == [b"hello"]
+
+
+def test_the_length_is_held_from_the_first_five_bytes_until_the_answer_has_left() -> None:
+    pair = Pair(client_window=10)
+    stream = pair.begin()
+    pair.client.send_data(stream, prefixed(bytes(1000))[:PREFIX_BYTES])
+    pair.exchange()
+    assert pair.held == 1000
+    pair.client.send_data(stream, bytes(1000), end_stream=True)
+    pair.exchange()
+    ((call, _),) = pair.kept.messages
+    pair.server.answer(call, bytes(95))
+    pair.exchange()
+    # The client reads ten bytes of a hundred, and the request is held until all is read.
+    assert pair.held == 1100
+    for _ in range(9):
+        pair.read(stream, 10)
+    assert pair.answers[stream].closed == 0
+    assert pair.held == 0
+
+
+def test_what_is_too_large_is_refused_before_it_comes() -> None:
+    pair = Pair()
+    stream = pair.begin()
+    pair.client.send_data(stream, b"\0" + (600 << 20).to_bytes(4, "big"))
+    pair.exchange()
+    answer = pair.answers[stream]
+    assert answer.code == 8
+    assert answer.text == f"SERVER: Received message larger than max ({600 << 20} vs. {1 << 20})"
+    assert answer.headers["frostline-error"] == "message_too_large"
+    # The rest is not wanted, which the client is told after the status.
+    assert answer.closed == 0
+    assert pair.held == 0
+    assert [error.kind for error in pair.counted] == ["message_too_large"]
+
+
+def test_what_finds_no_room_is_refused_and_room_comes_back() -> None:
+    pair = Pair(budget=1000)
+    first = pair.begin()
+    pair.client.send_data(first, prefixed(bytes(900))[:PREFIX_BYTES])
+    pair.exchange()
+    stream = pair.call(bytes(200))
+    assert pair.answers[stream].code == 8
+    assert pair.answers[stream].headers["frostline-error"] == "network_full"
+    assert "network_bytes" in pair.answers[stream].text
+    assert pair.shared.refused == {"network_full": 1}
+    pair.client.reset_stream(first)
+    pair.exchange()
+    assert pair.held == 0
+    pair.call(bytes(200))
+    assert len(pair.kept.messages) == 1
+
+
+def test_an_answer_that_finds_no_room_becomes_an_error() -> None:
+    pair = Pair(budget=1000)
+    stream = pair.call()
+    ((call, _),) = pair.kept.messages
+    pair.server.answer(call, bytes(2000))
+    pair.exchange()
+    assert (pair.answers[stream].code, pair.answers[stream].body) == (8, b"")
+    assert pair.held == 0
+
+
+def test_answers_that_are_not_read_are_given_up_after_a_while_without_progress() -> None:
+    pair = Pair(client_window=0)
+    stream = pair.call()
+    ((call, _),) = pair.kept.messages
+    pair.server.answer(call, bytes(95))
+    pair.exchange()
+    pair.look(after_s=1)
+    pair.look(after_s=15)
+    assert pair.held > 0
+    pair.client.set_local_window_size(10, stream_id=stream)
+    pair.exchange()
+    # It has made progress, so its time begins anew.
+    pair.look(after_s=15)
+    pair.look(after_s=15)
+    assert pair.held > 0
+    pair.look(after_s=15)
+    assert pair.answers[stream].closed == 8
+    assert pair.held == 0
+    assert pair.shared.refused == {"answer_timeout": 1}
+
+
+def test_a_message_that_does_not_arrive_in_time_ends_its_call_only() -> None:
+    pair = Pair()
+    slow = pair.begin()
+    pair.client.send_data(slow, prefixed(bytes(1000))[:100])
+    pair.exchange()
+    pair.look(after_s=9)
+    assert slow not in pair.answers
+    pair.look(after_s=2)
+    assert pair.answers[slow].code == 4
+    assert "message_timeout_s" in pair.answers[slow].text
+    assert len(pair.kept.cancelled_calls) == 1
+    assert pair.held == 0
+    pair.call()
+    assert len(pair.kept.messages) == 1
+
+
+def test_a_stream_may_wait_between_messages_and_not_within_one() -> None:
+    pair = Pair()
+    stream = pair.begin(STREAM)
+    pair.client.send_data(stream, prefixed(b"one"))
+    pair.exchange()
+    pair.look(after_s=100)
+    assert stream not in pair.answers
+    pair.client.send_data(stream, prefixed(b"two")[:6])
+    pair.exchange()
+    pair.look(after_s=9)
+    assert stream not in pair.answers
+    pair.look(after_s=2)
+    assert pair.answers[stream].code == 4
+
+
+def test_a_deadline_that_passes_while_the_message_comes_ends_the_call() -> None:
+    pair = Pair()
+    stream = pair.begin(grpc_timeout="3S")
+    pair.client.send_data(stream, prefixed(b"hello")[:7])
+    pair.exchange()
+    pair.look(after_s=4)
+    assert (pair.answers[stream].code, pair.answers[stream].text) == (4, "Deadline Exceeded")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [("2H", 7200), ("2M", 120), ("2S", 2), ("2m", 0.002), ("2u", 2e-6), ("2n", 2e-9), ("99999999H", 359999996400)],
+)
+def test_a_timeout_has_a_unit(timeout: str, seconds: float) -> None:
+    pair = Pair()
+    pair.call(grpc_timeout=timeout)
+    ((call, _),) = pair.kept.messages
+    assert call.deadline_s == pytest.approx(pair.now_s + seconds)
+
+
+@pytest.mark.parametrize("timeout", ["", "S", "5", "5X", "-1S", "999999999S", "1.5S"])
+def test_a_timeout_that_is_none_is_an_error(timeout: str) -> None:
+    pair = Pair()
+    stream = pair.call(grpc_timeout=timeout)
+    assert pair.answers[stream].code == 13
+    assert pair.answers[stream].text.startswith("grpc-timeout is up to 8 digits")
+
+
+def test_a_call_that_its_client_gives_up_is_cancelled() -> None:
+    pair = Pair()
+    stream = pair.call()
+    pair.client.reset_stream(stream)
+    pair.exchange()
+    ((call, _),) = pair.kept.messages
+    assert pair.kept.cancelled_calls == [call]
+    # Whatever answers it now does no harm.
+    pair.server.answer(call, ANSWER)
+    pair.server.fail(call, InvalidInput("too late"))
+    pair.exchange()
+    assert pair.held == 0
+
+
+def test_a_call_that_is_answered_and_given_up_in_the_same_bytes_does_no_harm() -> None:
+    pair = Pair()
+    stream = pair.begin()
+    pair.client.send_data(stream, prefixed(b"hello"), end_stream=True)
+    data = pair.client.data_to_send()
+    pair.client.reset_stream(stream)
+    data += pair.client.data_to_send()
+    answered: list[Call] = []
+
+    def answer(call: Call, message: bytes) -> None:
+        assert message == b"hello"
+        pair.server.answer(call, ANSWER)
+        answered.append(call)
+
+    pair.kept.message = answer  # type: ignore[method-assign]  # this one answers at once
+    pair.server.receive(data, pair.now_s)
+    pair.exchange()
+    assert len(answered) == 1
+    assert pair.held == 0
+
+
+def test_when_a_connection_closes_all_that_it_holds_is_given_back() -> None:
+    pair = Pair(client_window=0)
+    pair.call()
+    half = pair.begin()
+    pair.client.send_data(half, prefixed(bytes(1000))[:100])
+    answered = pair.call()
+    pair.server.answer(pair.kept.messages[-1][0], ANSWER)
+    pair.exchange()
+    assert pair.held > 1000
+    pair.server.close()
+    assert pair.held == 0
+    assert answered == 5
+    assert [call.stream for call in pair.kept.cancelled_calls] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "headers", [{":method": "GET"}, {"content_type": "text/plain"}, {"content_type": "application/grpc-web"}]
+)
+def test_what_is_no_grpc_gets_a_status_of_http(headers: dict[str, str]) -> None:
+    pair = Pair()
+    stream = pair.call(b"hello", **headers)
+    assert pair.answers[stream].status == ("405" if ":method" in headers else "415")
+    assert not pair.kept.messages
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/grpc+proto", "application/grpc;charset=utf-8", "application/grpc+json"]
+)
+def test_every_form_of_the_content_type_is_taken(content_type: str) -> None:
+    pair = Pair()
+    pair.call(content_type=content_type)
+    assert len(pair.kept.messages) == 1
+
+
+def test_an_unknown_method_is_unimplemented() -> None:
+    pair = Pair()
+    stream = pair.call(path="/t.T/Missing")
+    assert (pair.answers[stream].code, pair.answers[stream].text) == (12, "Method not found!")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "the method takes one message, and the call has none"),
+        (prefixed(b"a") + prefixed(b"b"), "the method takes one message, and the call has more"),
+        (prefixed(b"hello")[:-1], "the call ended in the middle of a message"),
+        (b"\0\0\0", "the call ended in the middle of a message"),
+        (
+            prefixed(b"hello", compressed=True),
+            "a message says that it is compressed, and the call names no grpc-encoding",
+        ),
+        (b"\x07\0\0\0\0", "a message says that it is compressed, and the call names no grpc-encoding"),
+    ],
+)
+def test_a_unary_call_has_exactly_one_message(body: bytes, reason: str) -> None:
+    pair = Pair()
+    stream = pair.begin()
+    pair.client.send_data(stream, body, end_stream=True)
+    pair.exchange()
+    assert (pair.answers[stream].code, pair.answers[stream].text) == (13, reason)
+    assert not pair.kept.messages
+    assert pair.held == 0
+
+
+def test_many_messages_of_a_stream_may_come_in_one_frame() -> None:
+    pair = Pair()
+    stream = pair.begin(STREAM)
+    pair.client.send_data(stream, b"".join(prefixed(bytes([n])) for n in range(10)), end_stream=True)
+    pair.exchange()
+    assert [message for _, message in pair.kept.messages] == [bytes([n]) for n in range(10)]
+    call = pair.kept.messages[0][0]
+    assert pair.kept.finished_calls == [call]
+    pair.server.send(call, [b"x", b"y"])
+    pair.server.send(call, [b"z"])
+    pair.server.end(call)
+    pair.exchange()
+    assert pair.answers[stream].body == prefixed(b"x") + prefixed(b"y") + prefixed(b"z")
+    assert pair.answers[stream].trailers == {"grpc-status": "0"}
+
+
+def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> None:
+    pair = Pair()
+    stream = pair.begin(STREAM)
+    pair.client.send_data(stream, prefixed(b"first"))
+    pair.exchange()
+    ((call, _),) = pair.kept.messages
+    call.paused = True
+    for _ in range(40):
+        pair.client.send_data(stream, prefixed(bytes(100_000)))
+    pair.exchange()
+    came = len(pair.kept.messages) - 1
+    assert 9 <= came <= 11  # a window of 1 MiB
+    pair.call(b"other")
+    assert pair.kept.messages[-1][1] == b"other"
+    pair.server.resume(call)
+    pair.exchange()
+    assert len(pair.kept.messages) == 42
+
+
+# Compression
+
+
+def test_a_compressed_message_is_unpacked_and_counts_unpacked() -> None:
+    pair = Pair()
+    stream = pair.begin(grpc_encoding="gzip")
+    pair.client.send_data(stream, packed(bytes(500)), end_stream=True)
+    pair.exchange()
+    ((call, message),) = pair.kept.messages
+    assert message == bytes(500)
+    assert pair.held == 500
+    pair.server.answer(call, b"")
+    pair.exchange()
+    assert pair.held == 0
+
+
+def test_a_message_that_unpacks_to_more_than_is_allowed_is_refused_elsewhere() -> None:
+    pair = Pair(max_message_bytes=2 << 20)
+    stream = pair.begin(grpc_encoding="gzip")
+    pair.client.send_data(stream, packed(bytes(3 << 20)), end_stream=True)
+    pair.exchange()
+    # It may become large, so another thread does it; the most it can become is held meanwhile.
+    assert pair.held > 1 << 20
+    ((function, then),) = pair.later
+    then(function())
+    pair.exchange()
+    assert pair.answers[stream].code == 8
+    assert pair.held == 0
+    assert not pair.kept.messages
+
+
+def test_messages_of_a_stream_stay_in_order_while_one_is_unpacked_elsewhere() -> None:
+    pair = Pair()
+    stream = pair.begin(STREAM, grpc_encoding="gzip")
+    body = packed(bytes(10_000)) + packed(bytes(1 << 20)) + prefixed(b"last")
+    pair.client.send_data(stream, body, end_stream=True)
+    pair.exchange()
+    while pair.later:
+        function, then = pair.later.pop(0)
+        then(function())
+    assert [len(message) for _, message in pair.kept.messages] == [10_000, 1 << 20, 4]
+    assert len(pair.kept.finished_calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (prefixed(b"no gzip", compressed=True), "a message cannot be unpacked as gzip"),
+        (prefixed(packed(b"hello")[5:-4], compressed=True), "it is cut off"),
+        (prefixed(packed(b"hello")[5:] + b"more", compressed=True), "there is more after its end"),
+    ],
+)
+def test_what_cannot_be_unpacked_is_an_error(body: bytes, why: str) -> None:
+    pair = Pair()
+    stream = pair.begin(grpc_encoding="gzip")
+    pair.client.send_data(stream, body, end_stream=True)
+    pair.exchange()
+    assert pair.answers[stream].code == 13
+    assert why in pair.answers[stream].text
+    assert pair.held == 0
+
+
+def test_an_encoding_that_is_unknown_names_those_that_are_known() -> None:
+    pair = Pair()
+    stream = pair.call(grpc_encoding="snappy")
+    assert pair.answers[stream].code == 12
+    assert pair.answers[stream].headers["grpc-accept-encoding"] == "identity,deflate,gzip"
+
+
+@pytest.mark.parametrize(("accepts", "compressed"), [("identity,gzip", True), ("identity", False)])
+def test_answers_are_packed_for_clients_that_can_unpack_them(accepts: str, compressed: bool) -> None:
+    pair = Pair(compression=b"gzip")
+    stream = pair.call(grpc_accept_encoding=accepts)
+    ((call, _),) = pair.kept.messages
+    pair.server.answer(call, bytes(1000))
+    pair.exchange()
+    answer = pair.answers[stream]
+    assert answer.body[0] == compressed
+    assert (len(answer.body) < 100) == compressed
+    assert answer.headers.get("grpc-encoding") == ("gzip" if compressed else None)
+    assert pair.held == 0
+
+
+# Floods
+
+
+def ping(_: int) -> bytes:
+    return b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)
+
+
+def settings(_: int) -> bytes:
+    return b"\0\0\0\x04\0\0\0\0\0"
+
+
+def priority(_: int) -> bytes:
+    return b"\0\0\x05\x02\0\0\0\0\x01" + b"\0\0\0\0\x10"
+
+
+def window_update(_: int) -> bytes:
+    return b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01"
+
+
+def empty_data(_: int) -> bytes:
+    return b"\0\0\0\0\0\0\0\0\x01"
+
+
+@pytest.mark.parametrize("frame", [ping, settings, priority, empty_data])
+def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(frame: object) -> None:
+    pair = Pair()
+    pair.begin()
+    pair.exchange()
+
+    def flood() -> None:
+        for number in range(2_000):
+            pair.server.receive(frame(number) * 50, pair.now_s)  # type: ignore[operator]  # a function
+            pair.server.to_send(1 << 20)
+
+    with pytest.raises(ConnectionOver):
+        flood()
+    pair.server.close()
+    assert pair.held == 0
+
+
+@pytest.mark.parametrize("frame", [ping, settings, window_update])
+def test_as_many_as_an_honest_client_sends_do_no_harm(frame: object) -> None:
+    pair = Pair()
+    for _ in range(100):
+        pair.server.receive(frame(0) * 50, pair.now_s)  # type: ignore[operator]  # a function
+        pair.server.to_send(1 << 20)
+        pair.call()
+
+
+def test_rapid_resets_end_the_connection() -> None:
+    pair = Pair(resets_per_s=10)
+    data = b""
+    for _ in range(200):
+        stream = pair.begin()
+        data += pair.client.data_to_send()
+        pair.client.reset_stream(stream)
+        data += pair.client.data_to_send()
+    pair.server.receive(data, pair.now_s)
+    with pytest.raises(ConnectionOver):
+        pair.exchange()
+    assert pair.goaways
+    pair.server.close()
+    assert pair.held == 0
+
+
+def test_what_is_no_http2_ends_the_connection() -> None:
+    pair = Pair()
+    fresh = Connection(pair.shared, pair.server.peer, pair.now_s, lambda: None)
+    with pytest.raises(ConnectionOver):
+        fresh.receive(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", pair.now_s)
+    # A frame of 16 MiB.
+    pair.server.receive(b"\xff" * 100, pair.now_s)
+    with pytest.raises(ConnectionOver):
+        pair.exchange()
+    assert pair.goaways
+
+
+def test_a_frame_that_does_not_arrive_in_time_ends_the_connection() -> None:
+    pair = Pair()
+    pair.begin()
+    data = pair.client.data_to_send()
+    pair.server.receive(data[:20], pair.now_s)
+    assert pair.held == 20
+    with pytest.raises(ConnectionOver):
+        pair.look(after_s=11)
+
+
+def test_a_connection_that_does_not_begin_in_time_is_over() -> None:
+    pair = Pair()
+    pair.look(after_s=6)  # it has begun
+    fresh = Connection(pair.shared, pair.server.peer, pair.now_s, lambda: None)
+    fresh.look(pair.now_s + 4)
+    with pytest.raises(ConnectionOver):
+        fresh.look(pair.now_s + 6)
+
+
+# Age
+
+
+def test_an_old_connection_is_left_in_two_steps_and_its_calls_go_on() -> None:
+    pair = Pair(max_age_s=100)
+    pair.look(after_s=89)
+    assert not pair.goaways
+    first = pair.call()
+    pair.look(after_s=22)  # to within a tenth
+    assert pair.goaways == [2**31 - 1]
+    pair.look(after_s=1)
+    assert pair.goaways == [2**31 - 1, first]
+    pair.look(after_s=1000)
+    ((call, _),) = pair.kept.messages
+    pair.server.answer(call, ANSWER)
+    with pytest.raises(ConnectionOver):
+        pair.exchange()
+    assert pair.answers[first].body == prefixed(ANSWER)
+
+
+def test_calls_that_outlast_the_grace_end_with_their_connection() -> None:
+    pair = Pair(max_age_s=100, age_grace_s=5)
+    pair.call()
+    pair.look(after_s=111)
+    pair.look(after_s=1)
+    with pytest.raises(ConnectionOver):
+        pair.look(after_s=5)

@@ -1,0 +1,534 @@
+"""Who may call what, through a real server and real clients; the audit log; the admin port."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+import tritonclient.grpc as triton
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from structlog.testing import capture_logs
+from tritonclient.utils import InferenceServerException
+
+from frostline.pb import inference_pb2 as pb
+from frostline.pb import predictor_pb2 as typed
+from frostline.pb import predictor_pb2_grpc
+from frostline.protocol import ERROR_KIND
+from frostline_server import logs
+from frostline_server.access.access import Access
+from frostline_server.access.identity import Identity
+from frostline_server.access.permissions import METRICS, NEEDED
+from frostline_server.access.rate_limit import RateLimit
+from frostline_server.errors import StartError
+from frostline_server.rpc.guard import guard
+from frostline_server.rpc.server import SERVICES
+from tests.support import onnx_models, process_logging
+from tests.support.calls import row_request, stub
+from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.tokens import TOKENS, bearer, entry, write_access_file
+
+ROW = onnx_models.rows(1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    onnx_models.write_artifact(folder, "linear", 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_access_file(tmp_path_factory.mktemp("access") / "access.toml")
+
+
+def serving(models: Path, file: Path | None = None, **settings: Any) -> Any:
+    return running(
+        models,
+        **{
+            "log_level": "error",
+            "access_file": file,
+            "allow_anonymous": "none",
+            "model_control": "explicit",
+            "load_models": "*",
+            **settings,
+        },
+    )
+
+
+@pytest.fixture(scope="module", params=["h2", "grpcio"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, file: Path, transport: str) -> Iterator[Running]:
+    with serving(models, file, transport=transport) as instance:
+        yield instance
+
+
+@pytest.fixture
+def channel(server: Running) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.address) as opened:
+        yield opened
+
+
+@contextmanager
+def audited() -> Iterator[list[dict[str, Any]]]:
+    """The lines of the audit log, also of a server that runs already."""
+    structlog.reset_defaults()
+    lines: list[dict[str, Any]] = []
+    with capture_logs() as logged:
+        yield lines
+    lines += [dict(line) for line in logged if line["event"] == "audit"]
+
+
+@contextmanager
+def json_log(level: str) -> Iterator[None]:
+    """The log as a process has it, on standard error."""
+    with process_logging.untouched():
+        logs.configure("json", level)
+        yield
+
+
+Call = Callable[..., Any]
+
+
+def ended(call: Call, **shown: Any) -> tuple[str, str]:
+    """The status of a call, and its word."""
+    try:
+        call(timeout=TIMEOUT_S, **shown)
+    except grpc.RpcError as error:
+        failed: Any = error
+        return failed.code().name, dict(failed.trailing_metadata()).get(ERROR_KIND, "")
+    return "OK", ""
+
+
+def unary(channel: grpc.Channel, method: str, request: Any) -> Call:
+    return lambda **shown: getattr(stub(channel), method)(request, **shown)
+
+
+def streamed(channel: grpc.Channel, path: str, request: Any) -> Call:
+    method: Any = channel.stream_stream(path, lambda message: message.SerializeToString(), bytes)
+    return lambda **shown: next(method(iter([request]), **shown))
+
+
+def calls(channel: grpc.Channel) -> dict[str, Call]:
+    """A call of every method."""
+    tensor = typed.Tensor(dtype=typed.FP32, shape=ROW.shape, data=ROW.tobytes())
+    health = health_pb2_grpc.HealthStub(channel)
+    requests = {
+        "ServerLive": pb.ServerLiveRequest(),
+        "ServerReady": pb.ServerReadyRequest(),
+        "ModelReady": pb.ModelReadyRequest(name="linear"),
+        "ServerMetadata": pb.ServerMetadataRequest(),
+        "ModelMetadata": pb.ModelMetadataRequest(name="linear"),
+        "ModelConfig": pb.ModelConfigRequest(name="linear"),
+        "ModelInfer": row_request(ROW),
+        "ModelStatistics": pb.ModelStatisticsRequest(),
+        "RepositoryIndex": pb.RepositoryIndexRequest(),
+        "RepositoryModelLoad": pb.RepositoryModelLoadRequest(model_name="linear"),
+        "RepositoryModelUnload": pb.RepositoryModelUnloadRequest(model_name="nobody"),
+        "SystemSharedMemoryStatus": pb.SystemSharedMemoryStatusRequest(),
+        "SystemSharedMemoryRegister": pb.SystemSharedMemoryRegisterRequest(name="r", key="/absent", byte_size=4),
+        "SystemSharedMemoryUnregister": pb.SystemSharedMemoryUnregisterRequest(name="r"),
+        "CudaSharedMemoryStatus": pb.CudaSharedMemoryStatusRequest(),
+        "CudaSharedMemoryRegister": pb.CudaSharedMemoryRegisterRequest(name="r"),
+        "CudaSharedMemoryUnregister": pb.CudaSharedMemoryUnregisterRequest(name="r"),
+        "TraceSetting": pb.TraceSettingRequest(),
+        "LogSettings": pb.LogSettingsRequest(),
+    }
+    infer_stream = "/inference.GRPCInferenceService/ModelStreamInfer"
+    reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    return {
+        **{f"/inference.GRPCInferenceService/{name}": unary(channel, name, ask) for name, ask in requests.items()},
+        infer_stream: streamed(channel, infer_stream, row_request(ROW)),
+        "/frostline.v1.Predictor/Predict": lambda **shown: predictor_pb2_grpc.PredictorStub(channel).Predict(
+            typed.PredictRequest(model="linear", inputs=[tensor]), **shown
+        ),
+        "/grpc.health.v1.Health/Check": lambda **shown: health.Check(health_pb2.HealthCheckRequest(), **shown),
+        "/grpc.health.v1.Health/Watch": lambda **shown: next(health.Watch(health_pb2.HealthCheckRequest(), **shown)),
+        reflection: streamed(
+            channel, reflection, reflection_pb2.ServerReflectionRequest(list_services="")
+        ),
+    }  # fmt: skip
+
+
+RATE = pb.TraceSettingRequest(settings={"trace_rate": pb.TraceSettingRequest.SettingValue(value=["7"])})
+
+
+def log_settings(**settings: pb.LogSettingsRequest.SettingValue) -> pb.LogSettingsRequest:
+    return pb.LogSettingsRequest(settings=settings)
+
+
+REFUSALS = ("unauthenticated", "permission_denied")
+
+
+def test_every_method_that_is_served_has_a_role_and_every_role_a_method(server: Running) -> None:
+    served = {path for path, _ in server.server._transport._methods()}
+    assert served == set(NEEDED) - {METRICS}
+    contracts = {f"/{service}/{method.name}" for service in SERVICES for method in _methods_of(service)}
+    assert contracts <= served
+
+
+def _methods_of(service: str) -> Any:
+    module: Any = pb if service.startswith("inference") else typed
+    return module.DESCRIPTOR.services_by_name[service.rpartition(".")[2]].methods
+
+
+def test_a_method_without_a_role_is_not_served() -> None:
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+    with pytest.raises(KeyError, match=r"/no\.Such/Method"):
+        guard("/no.Such/Method", handler, Access(None, ()))
+
+
+@pytest.mark.parametrize("role", ["predict", "observe", "control", None])
+def test_a_token_opens_the_methods_of_its_role_and_no_others(channel: grpc.Channel, role: str | None) -> None:
+    shown = bearer(TOKENS[role]) if role else {}
+    refused = {path: ended(call, **shown) for path, call in calls(channel).items()}
+    assert set(refused) == set(NEEDED) - {METRICS}
+    refusal = ("PERMISSION_DENIED", "permission_denied") if role else ("UNAUTHENTICATED", "unauthenticated")
+    for path, (code, kind) in refused.items():
+        allowed = not NEEDED[path] or role in NEEDED[path]
+        assert ((code, kind) == refusal) == (not allowed), (path, code, kind)
+        if allowed:
+            assert kind not in REFUSALS, path
+
+
+@pytest.mark.parametrize("role", ["observe", "control"])
+def test_settings_are_read_with_observe_and_changed_with_control(channel: grpc.Channel, role: str) -> None:
+    quiet = log_settings(log_verbose_level=pb.LogSettingsRequest.SettingValue(uint32_param=0))
+    for method, request in (("LogSettings", quiet), ("TraceSetting", RATE)):
+        with process_logging.untouched():
+            code, _ = ended(unary(channel, method, request), **bearer(TOKENS[role]))
+        assert code == ("OK" if role == "control" else "PERMISSION_DENIED")
+
+
+@pytest.mark.parametrize("metadata", [[("authorization", "Bearer wrong")], [("authorization", "Basic x")], [("authorization", "Bearer a"), ("authorization", "Bearer b")]])  # fmt: skip
+def test_credentials_that_are_not_known_are_refused_and_probes_answered(
+    channel: grpc.Channel, metadata: list[tuple[str, str]]
+) -> None:
+    everything = calls(channel)
+    assert ended(everything["/inference.GRPCInferenceService/ModelInfer"], metadata=metadata) == ("UNAUTHENTICATED", "unauthenticated")  # fmt: skip
+    assert ended(everything["/grpc.health.v1.Health/Check"], metadata=metadata) == ("OK", "")
+
+
+def test_a_coroutine_client_shows_its_token_too(server: Running) -> None:
+    async def ask(**shown: Any) -> Any:
+        async with grpc.aio.insecure_channel(server.address) as opened:
+            return await stub(opened).ModelInfer(row_request(ROW), timeout=TIMEOUT_S, **shown)
+
+    assert asyncio.run(ask(**bearer(TOKENS["predict"]))).model_name == "linear"
+    with pytest.raises(grpc.aio.AioRpcError, match="an anonymous caller, whose roles are: none"):
+        asyncio.run(ask())
+
+
+def test_tritons_client_shows_its_token_in_headers(server: Running) -> None:
+    tensor = triton.InferInput("input", list(ROW.shape), "FP32")
+    tensor.set_data_from_numpy(ROW)
+    with triton.InferenceServerClient(server.address) as client:
+        assert client.is_server_ready()
+        headers = {"authorization": f"Bearer {TOKENS['predict']}"}
+        assert client.infer("linear", [tensor], headers=headers).as_numpy("logits") is not None
+        with pytest.raises(InferenceServerException, match="needs the role control; you are taken for 'predict'"):
+            client.load_model("linear", headers=headers)
+        client.load_model("linear", headers={"authorization": f"Bearer {TOKENS['control']}"})
+        with pytest.raises(InferenceServerException, match="you are taken for an anonymous caller"):
+            client.get_server_metadata()
+
+
+def test_a_stream_of_many_is_answered_for_who_may_predict(channel: grpc.Channel) -> None:
+    requests = [row_request(ROW, str(number)) for number in range(20)]
+    answers = list(stub(channel).ModelStreamInfer(iter(requests), timeout=TIMEOUT_S, **bearer(TOKENS["predict"])))
+    assert sorted(int(answer.infer_response.id) for answer in answers) == list(range(20))
+
+
+# By default
+
+
+@pytest.mark.parametrize(
+    ("host", "allow", "expected"),
+    [
+        ("127.0.0.1", "auto", {"ModelInfer": "OK", "RepositoryIndex": "OK", "RepositoryModelLoad": "UNAUTHENTICATED"}),
+        ("0.0.0.0", "auto", {"ModelInfer": "UNAUTHENTICATED", "RepositoryIndex": "UNAUTHENTICATED"}),
+        ("0.0.0.0", "predict", {"ModelInfer": "OK", "ModelMetadata": "OK", "RepositoryIndex": "UNAUTHENTICATED"}),
+        ("0.0.0.0", "all", {"ModelInfer": "OK", "RepositoryModelLoad": "OK"}),
+        ("127.0.0.1", "none", {"ModelInfer": "UNAUTHENTICATED"}),
+    ],
+)
+def test_who_has_no_credentials_has_the_roles_that_address_and_operator_give(
+    models: Path, host: str, allow: str, expected: dict[str, str]
+) -> None:
+    with (
+        serving(models, None, host=host, allow_anonymous=allow) as instance,
+        grpc.insecure_channel(instance.address.replace("0.0.0.0", "127.0.0.1")) as opened,
+    ):
+        everything = calls(opened)
+        found = {name: ended(everything[f"/inference.GRPCInferenceService/{name}"])[0] for name in expected}
+        assert found == expected
+        assert ended(everything["/grpc.health.v1.Health/Check"])[0] == "OK"
+
+
+def test_a_port_that_nobody_may_use_says_so_in_the_log_and_what_to_write(models: Path) -> None:
+    structlog.reset_defaults()
+    with capture_logs() as logged, serving(models, None, host="0.0.0.0", allow_anonymous="auto"):
+        pass
+    [said] = [line["warning"] for line in logged if line["event"] == "access"]
+    assert "every call will be refused: other machines can reach 0.0.0.0" in said
+    assert "--allow-anonymous predict" in said
+    assert "frostline token NAME --file FILE" in said
+
+
+# Rates
+
+
+def test_a_caller_that_sends_too_much_is_told_when_to_go_on(models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "access.toml"
+    file.write_text(entry("slow", "t", "predict", requests_per_s=0.001, burst=2))
+    with serving(models, file) as instance, grpc.insecure_channel(instance.address) as opened:
+        ask = calls(opened)["/inference.GRPCInferenceService/ModelInfer"]
+        assert [ended(ask, **bearer("t"))[1] for _ in range(3)] == ["", "", "rate_limited"]
+        with pytest.raises(grpc.RpcError) as caught:
+            ask(timeout=TIMEOUT_S, **bearer("t"))
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert 0 < int(dict(error.trailing_metadata())["retry-pushback-ms"]) <= 1_000_000
+    assert "this caller may send 0.001 requests a second" in error.details()
+
+
+class Context:
+    """A call's context with messages to read."""
+
+    def __init__(self, *messages: bytes, token: str = "") -> None:
+        self._messages = [*messages, grpc.aio.EOF]  # type: ignore[attr-defined]
+        self._token = token
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {self._token}")]
+
+    async def read(self) -> Any:
+        return self._messages.pop(0)
+
+
+async def test_a_stream_is_read_no_faster_than_its_caller_may_send() -> None:
+    slept_s: list[float] = []
+    seen: list[Any] = []
+
+    async def sleep(seconds: float) -> None:
+        slept_s.append(round(seconds, 6))
+
+    async def echo(_: Any, context: Any) -> None:
+        while (message := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
+            seen.append(message)
+
+    class Slow(Access):
+        """Everyone is one caller with a limit."""
+
+        @property
+        def asks(self) -> bool:
+            return True
+
+        def identify(self, authorization: bytes | None, certificate_names: Any = ()) -> Identity:
+            return Identity("slow", frozenset({"predict"}), "token", LIMIT)
+
+    path = "/inference.GRPCInferenceService/ModelStreamInfer"
+    handler: Any = grpc.stream_stream_rpc_method_handler(echo)
+    guarded: Any = guard(path, handler, Slow(None, ()), clock=lambda: 5.0, sleep=sleep)
+    await guarded.stream_stream(None, Context(b"1", b"2", b"3", b"4"))
+    assert seen == [b"1", b"2", b"3", b"4"]
+    assert slept_s == [0.5, 1.0]
+
+
+LIMIT = RateLimit(2, 2)
+
+
+# The file is read again
+
+
+def test_a_change_of_the_file_counts_for_the_next_call(models: Path, tmp_path: Path) -> None:
+    file = write_access_file(tmp_path / "access.toml")
+    with serving(models, file) as instance, grpc.insecure_channel(instance.address) as opened:
+        ask = calls(opened)["/inference.GRPCInferenceService/ModelInfer"]
+        assert ended(ask, **bearer(TOKENS["predict"]))[0] == "OK"
+        file.write_text(entry("new", "n" * 30, "predict"))
+        instance.server.reload()  # what SIGHUP does; the thread would look within a second
+        assert ended(ask, **bearer(TOKENS["predict"]))[0] == "UNAUTHENTICATED"
+        assert ended(ask, **bearer("n" * 30))[0] == "OK"
+        file.write_text("broken")
+        instance.server.reload()
+        assert ended(ask, **bearer("n" * 30))[0] == "OK"
+
+
+def test_no_call_fails_while_tokens_are_replaced(models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "access.toml"
+    file.write_text(entry("shop", "0", "predict"))
+    with serving(models, file) as instance, grpc.insecure_channel(instance.address) as opened:
+        ask = calls(opened)["/inference.GRPCInferenceService/ModelInfer"]
+        found = []
+        for number in range(20):
+            # The old one stays until the caller has the new one.
+            file.write_text(entry("shop", str(number), "predict") + entry("shop", str(number + 1), "predict"))
+            instance.server.reload()
+            found += [ended(ask, **bearer(str(token)))[0] for token in (number, number + 1)]
+        assert found == ["OK"] * 40
+        assert ended(ask, **bearer("0"))[0] == "UNAUTHENTICATED"
+
+
+def test_a_broken_file_stops_the_start_and_leaves_no_port_open(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "access.toml").write_text("[[tokens]]\nname = 3")
+    instance = Running(models, access_file=tmp_path / "access.toml")
+    with pytest.raises(StartError, match=r"is not valid: tokens\.0\.name"):
+        instance.start()
+    instance.close_loop()
+    assert instance.address == instance.metrics_url == ""
+
+
+# The audit log
+
+
+def test_every_control_call_is_a_line_of_the_audit_log_with_who_where_what_and_the_result(
+    server: Running, channel: grpc.Channel
+) -> None:
+    everything = calls(channel)
+    service = "/inference.GRPCInferenceService"
+    with audited() as lines:
+        ended(everything[f"{service}/RepositoryModelLoad"], **bearer(TOKENS["control"]))
+        ended(everything[f"{service}/RepositoryModelUnload"], **bearer(TOKENS["control"]))
+        ended(everything[f"{service}/RepositoryModelLoad"], **bearer(TOKENS["predict"]))
+        ended(everything[f"{service}/RepositoryModelLoad"])
+        ended(everything[f"{service}/RepositoryModelLoad"], **bearer("wrong"))
+        ended(everything[f"{service}/SystemSharedMemoryRegister"], **bearer(TOKENS["control"]))
+        ended(unary(channel, "TraceSetting", RATE), **bearer(TOKENS["control"]))
+        # These need another role.
+        ended(everything[f"{service}/LogSettings"], **bearer(TOKENS["observe"]))
+        ended(everything[f"{service}/RepositoryIndex"], **bearer(TOKENS["observe"]))
+        ended(everything[f"{service}/ModelInfer"], **bearer(TOKENS["predict"]))
+    for line in lines:
+        assert line.pop("peer").startswith("ipv4:127.0.0.1:")
+        assert (line.pop("event"), line.pop("log_level")) == ("audit", "info")
+    load, unload = "RepositoryModelLoad", "RepositoryModelUnload"
+    who = {role: {"identity": role, "credential": "token"} for role in TOKENS}
+    assert lines == [
+        {**who["control"], "method": load, "model": "linear", "status": "OK"},
+        {**who["control"], "method": unload, "model": "nobody", "status": "NOT_FOUND"},
+        {**who["predict"], "method": load, "model": "linear", "status": "PERMISSION_DENIED"},
+        {"identity": "anonymous", "credential": "none", "method": load, "model": "linear", "status": "UNAUTHENTICATED"},
+        {"identity": "unknown", "credential": "unknown", "method": load, "model": "linear", "status": "UNAUTHENTICATED"},
+        {**who["control"], "method": "SystemSharedMemoryRegister", "region": "r", "status": "INVALID_ARGUMENT"},
+        {**who["control"], "method": "TraceSetting", "settings": ["trace_rate"], "status": "OK"},
+    ]  # fmt: skip
+
+
+def test_no_token_is_ever_logged(models: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        json_log("debug"),
+        serving(models, file) as instance,
+        grpc.insecure_channel(instance.address) as opened,
+    ):
+        for token in (*TOKENS.values(), "not-a-token-of-anyone"):
+            for call in calls(opened).values():
+                ended(call, **bearer(token))
+    said = capsys.readouterr().err
+    assert '"event": "audit"' in said
+    assert [token for token in (*TOKENS.values(), "not-a-token-of-anyone") if token in said] == []
+
+
+def test_whoever_is_watched_cannot_switch_the_audit_log_off(
+    models: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    off = pb.LogSettingsRequest.SettingValue(bool_param=False)
+    quiet = log_settings(log_info=off, log_warning=off, log_error=off)
+    with (
+        json_log("info"),
+        serving(models, file, log_level="info", log_format="json") as instance,
+        grpc.insecure_channel(instance.address) as opened,
+    ):
+        assert ended(unary(opened, "LogSettings", quiet), **bearer(TOKENS["control"]))[0] == "OK"
+        capsys.readouterr()
+        ended(unary(opened, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="x\ny")), **bearer(TOKENS["control"]))  # fmt: skip
+        [line] = capsys.readouterr().err.splitlines()
+    assert '"event": "audit"' in line
+    assert r'"model": "x\ny"' in line
+
+
+@pytest.mark.parametrize(("failure", "status"), [(ValueError("defect"), "UNKNOWN"), (asyncio.CancelledError(), "CANCELLED")])  # fmt: skip
+async def test_a_control_call_that_breaks_is_in_the_audit_log_too(failure: BaseException, status: str) -> None:
+    async def broken(_: bytes, context: Any) -> None:
+        raise failure
+
+    class Caller:
+        def peer(self) -> str:
+            return "unix:"
+
+    path = "/inference.GRPCInferenceService/RepositoryModelLoad"
+    guarded: Any = guard(path, grpc.unary_unary_rpc_method_handler(broken), Access(None, ("control",)))
+    with audited() as lines, pytest.raises(type(failure)):
+        await guarded.unary_unary(b"\xff\xff", Caller())
+    assert [(line["identity"], line["status"]) for line in lines] == [("anonymous", status)]
+
+
+# The admin port
+
+
+def test_with_an_admin_port_control_is_only_there(models: Path, file: Path) -> None:
+    with (
+        serving(models, file, admin_port=0) as instance,
+        grpc.insecure_channel(instance.address) as public,
+        grpc.insecure_channel(instance.server._transport.admin_address) as private,
+    ):
+        assert instance.server._transport.admin_address.startswith("127.0.0.1:")
+        service = "/inference.GRPCInferenceService"
+        load, infer, index = (f"{service}/{name}" for name in ("RepositoryModelLoad", "ModelInfer", "RepositoryIndex"))
+        public_calls, private_calls = calls(public), calls(private)
+        assert ended(public_calls[load], **bearer(TOKENS["control"])) == ("PERMISSION_DENIED", "permission_denied")
+        assert ended(private_calls[load], **bearer(TOKENS["control"])) == ("OK", "")
+        assert ended(private_calls[load])[0] == "UNAUTHENTICATED"
+        assert ended(public_calls[infer], **bearer(TOKENS["predict"])) == ("OK", "")
+        assert ended(private_calls[infer], **bearer(TOKENS["predict"]))[0] == "PERMISSION_DENIED"
+        for each in (public_calls, private_calls):
+            assert ended(each[index], **bearer(TOKENS["observe"])) == ("OK", "")
+            assert ended(each["/grpc.health.v1.Health/Check"]) == ("OK", "")
+
+
+def test_everyone_on_this_machine_controls_through_the_admin_port_if_the_operator_says_so(models: Path) -> None:
+    with (
+        serving(models, None, host="0.0.0.0", allow_anonymous="predict,control", admin_port=0) as instance,
+        grpc.insecure_channel(instance.address.replace("0.0.0.0", "127.0.0.1")) as public,
+        grpc.insecure_channel(instance.server._transport.admin_address) as private,
+    ):
+        load = "/inference.GRPCInferenceService/RepositoryModelLoad"
+        assert ended(calls(public)[load])[0] == "PERMISSION_DENIED"
+        assert ended(calls(private)[load])[0] == "OK"
+
+
+def test_an_admin_port_that_is_taken_stops_the_start(models: Path, server: Running) -> None:
+    port = int(server.address.rpartition(":")[2])
+    instance = Running(models, transport="grpcio", admin_port=port)
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}"):
+        instance.start()
+    instance.close_loop()
+
+
+def test_a_unix_socket_has_the_roles_of_this_machine(models: Path, tmp_path: Path) -> None:
+    with (
+        serving(models, None, host=f"unix:{tmp_path}/s", allow_anonymous="auto") as instance,
+        grpc.insecure_channel(instance.address) as opened,
+    ):
+        assert ended(calls(opened)["/inference.GRPCInferenceService/ModelInfer"]) == ("OK", "")
+
+
+def test_the_table_of_methods_keeps_what_is_open_as_it_is() -> None:
+    async def check(request: Any, context: Any) -> Any:
+        return request
+
+    handler = grpc.unary_unary_rpc_method_handler(check)
+    assert guard("/grpc.health.v1.Health/Check", handler, Access(None, ())) is handler
+    infer = "/inference.GRPCInferenceService/ModelInfer"
+    assert guard(infer, handler, Access(None, ("predict",))) is handler
+    assert guard(infer, handler, Access(None, ("observe",))) is not handler
