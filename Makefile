@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint proto bench growth overload profile bench-gpu bench-training conformance third-party attacks recipes settings fmt constraints
+.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz bench-gpu bench-training conformance third-party attacks recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ serve: setup  ## serve the models in $(MODELS)
 
 test: setup  ## run the tests, with branch coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+interop: setup  ## test with Go and C++ clients (Debian packages golang-go, golang-google-grpc-dev, g++, pkg-config, libgrpc++-dev)
+	FROSTLINE_COMPILED_CLIENTS=1 $(BIN)/python -m pytest tests/integration/test_compiled_clients.py $(ARGS)
 
 lint: setup  ## formatting, lint, types, import arrows, and that generated code is fresh
 	$(BIN)/ruff format --check .
@@ -51,8 +54,17 @@ growth: setup  ## measure a request's cost against its rows and bytes, the model
 overload: setup  ## measure what the server does with twice the load it can carry
 	$(BIN)/python -m bench.overload $(ARGS)
 
+processes: setup  ## measure what several processes answer, against one
+	$(BIN)/python -m bench.processes $(ARGS)
+
 profile: setup  ## show where a request's microseconds go in the server
 	$(BIN)/python -m bench.profile $(ARGS)
+
+bench-client: setup  ## compare a call's time with this client and with tritonclient
+	$(BIN)/python -m bench.client $(ARGS)
+
+fuzz: setup  ## send the server a million broken messages and 100 000 broken connections beside an honest caller
+	$(BIN)/python -m bench.fuzz $(ARGS)
 
 bench-gpu: setup  ## measure the server on a GPU against ONNX Runtime there (needs one, and the extra cuda)
 	$(BIN)/python -m bench.gpu $(ARGS)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
         ModelNotFound,
         ModelNotReady,
         Overloaded,
+        PermissionDenied,
         PredictionFailed,
+        RateLimited,
         ServerUnavailable,
+        Unauthenticated,
     )
     from frostline.client.prediction import Prediction
     from frostline_training.publishing.publish import publish
@@ -34,10 +37,13 @@ __all__ = [
     "ModelNotFound",
     "ModelNotReady",
     "Overloaded",
+    "PermissionDenied",
     "Prediction",
     "PredictionFailed",
+    "RateLimited",
     "ServerUnavailable",
     "TensorSpec",
+    "Unauthenticated",
     "__version__",
     "connect",
     "connect_async",

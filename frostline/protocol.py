@@ -17,3 +17,13 @@ def pack_bytes(elements: Iterable[str | bytes]) -> bytes:
         encoded = element.encode() if isinstance(element, str) else bytes(element)
         parts += (len(encoded).to_bytes(4, "little"), encoded)
     return b"".join(parts)
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's variable-length integer: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

@@ -1,17 +1,19 @@
 """The honest client: it calls at a steady rate by gRPC's own client, checks every answer, and prints what it saw as JSON.
 
-A call's latency counts from when it was due, so that a server that stands still for a second delays all calls of that
-second. Once a second a new connection makes a call too, as a new client would.
+It does not wait for an answer before the next call, and a call's latency counts from when it was due. So a server that
+stands still for a second delays all calls of that second. Once a second a new connection makes a call too, as a new client would.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ class Seen:
 
     Attributes:
         right: right answers.
-        p50_ms: of their latency; NaN without an answer.
+        p50_ms: of the latency of calls with a right answer, and of the time that others have waited so far; NaN
+            without any.
         p99_ms: the same.
         most_ms: the longest.
         new_ms: the longest of a call on a new connection.
@@ -52,9 +55,18 @@ class Seen:
         return asdict(self)
 
 
-def summed(latency_s: Sequence[float], new_s: Sequence[float], bad: Mapping[str, int]) -> Seen:
-    """The summary of a period."""
-    ordered = np.array(latency_s or [np.nan]) * 1000
+def summed(
+    latency_s: Sequence[float], new_s: Sequence[float], bad: Mapping[str, int], open_s: Sequence[float] = ()
+) -> Seen:
+    """The summary of a period.
+
+    Args:
+        latency_s: of its calls with a right answer.
+        new_s: the same on new connections.
+        bad: other outcomes.
+        open_s: how long calls have waited that have no outcome yet.
+    """
+    ordered = np.array([*latency_s, *open_s] or [np.nan]) * 1000
     p50, p99 = np.percentile(ordered, [50, 99], method="higher")
     return Seen(
         len(latency_s), float(p50), float(p99), float(ordered.max()), max(new_s, default=np.nan) * 1000, dict(bad)
@@ -76,6 +88,7 @@ class Client:
         self._asked = asked
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._due_s: dict[int, float] = {}  # of open calls, by their numbers
         self._clear()
 
     def _clear(self) -> None:
@@ -86,7 +99,9 @@ class Client:
     def period(self) -> Seen:
         """What was seen since the last time."""
         with self._lock:
-            seen = summed(self._latency_s, self._new_s, self._bad)
+            now_s = time.perf_counter()
+            open_s = [now_s - due_s for due_s in self._due_s.values()]
+            seen = summed(self._latency_s, self._new_s, self._bad, open_s)
             self._clear()
         return seen
 
@@ -98,13 +113,22 @@ class Client:
         """Call at a steady rate over one connection."""
         with self._channel() as channel:
             call: Any = channel.unary_unary(MODEL_INFER, None, None)
-            begin, number = time.perf_counter(), 0
-            while not self._stopped.is_set():
-                due = begin + number / RATE
-                self._stopped.wait(max(0.0, due - time.perf_counter()))
-                bad = self._ask(call, number)
-                self._note(self._latency_s, time.perf_counter() - due, bad)
-                number += 1
+            begin_s = time.perf_counter()
+            for number in itertools.count():
+                due_s = begin_s + number / RATE
+                if self._stopped.wait(max(0.0, due_s - time.perf_counter())):
+                    return
+                message = self._asked.messages[number % len(self._asked.messages)]
+                with self._lock:
+                    self._due_s[number] = due_s
+                call.future(message, timeout=_TIMEOUT_S).add_done_callback(partial(self._done, number))
+
+    def _done(self, number: int, future: Any) -> None:
+        bad = self._outcome(number, future.result)
+        now_s = time.perf_counter()
+        with self._lock:
+            due_s = self._due_s.pop(number)
+        self._note(self._latency_s, now_s - due_s, bad)
 
     def new(self) -> None:
         """Call once a second over a new connection."""
@@ -112,7 +136,7 @@ class Client:
         while not self._stopped.wait(1.0):
             begin = time.perf_counter()
             with self._channel() as channel:
-                bad = self._ask(channel.unary_unary(MODEL_INFER, None, None), number)
+                bad = self.ask(channel.unary_unary(MODEL_INFER, None, None), number)
             self._note(self._new_s, time.perf_counter() - begin, bad and f"{bad} on a new connection")
             number += 1
 
@@ -122,13 +146,18 @@ class Client:
             return grpc.insecure_channel(self._address, options)
         return grpc.secure_channel(self._address, self._credentials, options)
 
-    def _ask(self, call: Any, number: int) -> str:
-        """Make a call; returns what is wrong with its outcome, or nothing."""
-        index = number % len(self._asked.messages)
+    def ask(self, call: Any, number: int) -> str:
+        """Make a call and wait; returns what is wrong with its outcome, or nothing."""
+        message = self._asked.messages[number % len(self._asked.messages)]
+        return self._outcome(number, lambda: call(message, timeout=_TIMEOUT_S))
+
+    def _outcome(self, number: int, result: Callable[[], bytes]) -> str:
         try:
-            self._asked.check(index, call(self._asked.messages[index], timeout=_TIMEOUT_S))
+            self._asked.check(number % len(self._asked.messages), result())
         except grpc.RpcError as error:
             return str(error.code().name)
+        except grpc.FutureCancelledError:
+            return "CANCELLED"
         except WrongAnswer:
             return "wrong answer"
         return ""

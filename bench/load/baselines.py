@@ -40,10 +40,12 @@ class Target:
     Attributes:
         address: host:port.
         pid: its process.
+        tls: whether it is encrypted.
     """
 
     address: str
     pid: int
+    tls: bool = False
 
 
 @contextmanager

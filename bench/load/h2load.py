@@ -49,6 +49,7 @@ def run(
     *,
     answer_bytes: int,
     connections: int = 1,
+    tls: bool = False,
 ) -> Run:
     """Load a server.
 
@@ -61,6 +62,7 @@ def run(
         answer_bytes: the size of a right answer with its prefix. gRPC reports errors in trailers that h2load does not
             read, but an error has no message, so a run with errors has too few bytes.
         connections: over which the requests are spread.
+        tls: whether they are encrypted.
 
     Raises:
         LoadFailed: see there.
@@ -73,7 +75,13 @@ def run(
         data.write_bytes(body)
         command = [program, f"-c{connections}", "-t1", f"-m{in_flight // connections}", f"-D{round(seconds * 1000)}ms"]
         command += [f"--log-file={log}", f"--data={data}"]
-        command += ["-H", "content-type: application/grpc", "-H", "te: trailers", f"http://{address}{method}"]
+        command += [
+            "-H",
+            "content-type: application/grpc",
+            "-H",
+            "te: trailers",
+            f"http{'s' if tls else ''}://{address}{method}",
+        ]
         out = _report(command, seconds)
         answered = checked(out, in_flight, answer_bytes)
         return summary(np.loadtxt(log, np.int64, ndmin=2), answered)

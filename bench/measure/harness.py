@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import trustme
 
 from bench.load import baselines, h2load, networks
 from bench.load.baselines import Target
@@ -17,6 +18,8 @@ from bench.load.workload import Asked, framed
 from bench.measure import process
 from frostline import server_process
 from frostline.protocol import MODEL_INFER
+
+_OPEN = ("--host", "0.0.0.0", "--allow-anonymous", "predict")
 
 Sample = dict[str, float]
 """What one run measured: rate (answers a second), p50_ms, p99_ms, cpu_ms (the server's, for each answer), memory_mib."""
@@ -48,14 +51,17 @@ class Lab:
     def __exit__(self, *exception: object) -> None:
         self._open.close()
 
-    def server(self, key: str, models: dict[str, onnx.ModelProto], *flags: str, config: str = "") -> Target:
-        """The server with these models; a later row with the same `key` gets the same server.
+    def server(
+        self, key: str, models: dict[str, onnx.ModelProto], *flags: str, config: str = "", tls: bool = False
+    ) -> Target:
+        """The server with these models, open to the network; a later row with the same `key` gets the same server.
 
         Args:
             key: the name of the server within this round.
             models: by name.
             flags: its own, before those that every server has.
             config: the text of every model's config.pbtxt; empty for none.
+            tls: whether it is encrypted.
         """
         if key not in self._targets:
             folder = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
@@ -63,10 +69,11 @@ class Lab:
             if config:
                 for name in models:
                     (folder / name / "config.pbtxt").write_text(config, encoding="utf-8")
+            secure = _certificate(folder) if tls else ()
             served = self._open.enter_context(
-                server_process.serve(["--models", str(folder), *flags, *self.flags], _errors_only)
+                server_process.serve(["--models", str(folder), *_OPEN, *secure, *flags, *self.flags], _errors_only)
             )
-            self._targets[key] = Target(served.address, served.pid)
+            self._targets[key] = Target(served.address, served.pid, tls=tls)
         return self._targets[key]
 
     def closed(
@@ -78,6 +85,7 @@ class Lab:
         method: str = MODEL_INFER,
         stream_of: int = 1,
         connections: int = 1,
+        beside: Target | None = None,
     ) -> Sample:
         """Put closed-loop load on a server, and check a sample of its answers meanwhile.
 
@@ -88,8 +96,9 @@ class Lab:
             method: of the calls.
             stream_of: messages in one call; the rate and the CPU time are for messages then.
             connections: over which the calls are spread.
+            beside: a server with the same answers, of which the sample is; for one that the probe cannot reach.
         """
-        with probing(target.address, method, questions) as size:
+        with probing((beside or target).address, method, questions) as size:
             body = framed(questions.messages[0]) * stream_of
             sample = self._load(target, method, body, in_flight, size * stream_of, connections)
         sample["rate"] *= stream_of
@@ -143,6 +152,7 @@ class Lab:
             self.seconds,
             answer_bytes=answer_bytes,
             connections=connections,
+            tls=target.tls,
         )
         return {
             "rate": run.rate,
@@ -151,6 +161,15 @@ class Lab:
             "cpu_ms": (process.cpu_s(target.pid) - before_s) / run.answered * 1000,
             "memory_mib": process.memory_mib(target.pid),
         }
+
+
+def _certificate(folder: Path) -> list[str]:
+    """The flags of a server with a certificate made for it."""
+    issued = trustme.CA().issue_cert("localhost")
+    chain, key = folder / ".chain.pem", folder / ".key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(key)
+    return ["--tls-cert", str(chain), "--tls-key", str(key)]
 
 
 def _errors_only(event: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ from frostline.tune.http2 import Answer, connected
 MLP = networks.mlp([784, 256, 128, 10])
 TINY = networks.mlp([4, 16, 3])
 IN_FLIGHT = (1, 8, 64, 256)
-OPEN_LOAD = 0.7
+OPEN_LOAD = 0.5
 """Of the peak."""
+CONNECTIONS = 1000
 STREAM = 256
 """Messages in one stream."""
 _OPEN_CONNECTIONS = 2
@@ -31,6 +32,20 @@ def _mlp(lab: Lab, in_flight: int) -> Samples:
         name: lab.closed(server, questions, in_flight),
         **lab.echoes(name, questions.messages[0], in_flight),
     }
+
+
+def _tls(lab: Lab) -> Samples:
+    questions = ask("mlp", MLP, [784])
+    plain, secure = lab.server("mlp", {"mlp": MLP}), lab.server("mlp, TLS", {"mlp": MLP}, tls=True)
+    samples = {"mlp@64, beside TLS": lab.closed(plain, questions, 64)}
+    return samples | {"mlp@64, TLS": lab.closed(secure, questions, 64, beside=plain)}
+
+
+def _connections(lab: Lab) -> Samples:
+    questions = ask("mlp", MLP, [784])
+    server = lab.server("mlp", {"mlp": MLP})
+    name = f"mlp@{CONNECTIONS}, one call a connection"
+    return {name: lab.closed(server, questions, CONNECTIONS, connections=CONNECTIONS)}
 
 
 def _tiny(lab: Lab) -> Samples:
@@ -161,6 +176,8 @@ def _start(lab: Lab) -> Samples:
 
 ROWS: Mapping[str, Callable[[Lab], Samples]] = {
     **{f"mlp@{in_flight}": partial(_mlp, in_flight=in_flight) for in_flight in IN_FLIGHT},
+    "tls@64": _tls,
+    "connections": _connections,
     "tiny@64": _tiny,
     "onnxruntime": _onnxruntime,
     "cnn@64": _cnn,

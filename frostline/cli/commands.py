@@ -2,18 +2,26 @@
 
 # ruff: noqa: PLC0415 - a command imports what it needs and nothing else: torch, ONNX Runtime and gRPC are slow to load
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from frostline.cli import rollouts, serve, show, tokens
+from frostline.cli.connection import (
+    Certificate,
+    Connection,
+    InsecureToken,
+    Key,
+    Server,
+    ServerName,
+    TimeoutS,
+    Tls,
+    TlsCa,
+    TokenFile,
+)
 from frostline.cli.usage import BadUsage, CannotDo
-
-if TYPE_CHECKING:
-    from frostline.client.connection import Client
 
 app = typer.Typer(
     name="frostline",
@@ -27,9 +35,6 @@ app = typer.Typer(
 Models = Annotated[Path, typer.Option(help="The folder of models.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="The seed of all random numbers.  [default: the recipe's seed]")]
-Server = Annotated[str, typer.Option(help="The address of the server, host:port.", envvar="FROSTLINE_SERVER")]
-TlsCa = Annotated[Path | None, typer.Option(help="A PEM file of trusted certificates. Turns TLS on.")]
-TimeoutS = Annotated[float, typer.Option(min=0.001, help="The time limit of each call, in seconds.")]
 
 
 def _examples(*lines: str) -> str:
@@ -185,7 +190,13 @@ def predict(
             help="The model's card.json. With it, csv columns are matched by name, and categories are given as words."
         ),
     ] = None,
+    tls: Tls = False,
     tls_ca: TlsCa = None,
+    server_name: ServerName = "",
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
+    insecure_token: InsecureToken = False,
     timeout_s: TimeoutS = 30.0,
 ) -> None:
     """Send rows to a server and show the predictions.
@@ -198,7 +209,18 @@ def predict(
     from frostline.cli import inputs as files
     from frostline.tables import write_predictions
 
-    with _client(server, tls_ca, timeout_s) as client:
+    connection = Connection(
+        server=server,
+        tls=tls,
+        tls_ca=tls_ca,
+        server_name=server_name,
+        certificate=certificate,
+        key=key,
+        token_file=token_file,
+        insecure_token=insecure_token,
+        timeout_s=timeout_s,
+    )
+    with connection.client() as client:
         served = client.model(model, version=model_version)
         try:
             requests = files.requests(inputs, served, sys.stdin.buffer, white=white, card=card)
@@ -216,9 +238,16 @@ def predict(
 
 @app.command(name="models", epilog=_examples("frostline models", "frostline models --server gpu-box:8001"))
 def list_models(
+    *,
     server: Server = "localhost:8001",
     form: Annotated[Literal["table", "json"], typer.Option("--format", help="The output format.")] = "table",
+    tls: Tls = False,
     tls_ca: TlsCa = None,
+    server_name: ServerName = "",
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
+    insecure_token: InsecureToken = False,
     timeout_s: TimeoutS = 30.0,
 ) -> None:
     """List the model versions of a server, with their states.
@@ -227,7 +256,18 @@ def list_models(
     """
     from frostline.tables import write_models
 
-    with _client(server, tls_ca, timeout_s) as client:
+    connection = Connection(
+        server=server,
+        tls=tls,
+        tls_ca=tls_ca,
+        server_name=server_name,
+        certificate=certificate,
+        key=key,
+        token_file=token_file,
+        insecure_token=insecure_token,
+        timeout_s=timeout_s,
+    )
+    with connection.client() as client:
         write_models(client.models(), form, sys.stdout)
 
 
@@ -313,19 +353,6 @@ def tune(
         raise BadUsage(str(error)) from error
     except tuner.CannotTune as error:
         raise CannotDo(str(error)) from error
-
-
-def _client(server: str, tls_ca: Path | None, timeout_s: float) -> "Client":
-    # The user sees one sentence that says what is wrong; gRPC's own log lines would hide it.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from frostline.client.connection import connect
-
-    try:
-        return connect(server, timeout_s=timeout_s, tls=tls_ca or False)
-    except ValueError as error:
-        raise BadUsage(str(error)) from error
-    except OSError as error:
-        raise BadUsage(f"cannot read {tls_ca}: {error.strerror}") from error
 
 
 def _needs_training(error: ModuleNotFoundError) -> NoReturn:

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _refuse(sentence: str, code: int) -> int:
     words = " ".join(sentence.split()).replace("Value error, ", "").rstrip(".")
-    if words[:2].istitle():
+    if words.partition(" ")[0].istitle():
         words = words[0].lower() + words[1:]
     sys.stderr.write(f"frostline: {words}\n")
     return code

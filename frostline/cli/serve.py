@@ -63,10 +63,13 @@ def _run(config: Path | None, **flags: Any) -> None:
         # gRPC's core writes lines of its own, such as one for each TLS handshake that fails, unless this is set before it is
         # imported.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from frostline_server import main as server
 
     try:
-        code = server.run(settings)
+        if settings.processes > 1:
+            from frostline_server.processes.supervisor import run
+        else:
+            from frostline_server.main import run
+        code = run(settings)
     except StartError as error:
         if settings.log_format != "json":
             raise BadUsage(str(error)) from error

@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from frostline.client import catalog, messages
+from frostline.client import catalog
 from frostline.client.catalog import Model
 from frostline.client.errors import FrostlineError, InvalidInput, ModelNotFound, ModelNotReady, ServerUnavailable
-from frostline.client.prediction import Prediction
 from frostline.pb import inference_pb2 as pb
-from frostline.pb.predictor_pb2 import PredictRequest
 
 # What a failed call is looked up for may not take long: the user is waiting for the failure.
 _LOOK_UP_S = 2.0
@@ -35,16 +33,14 @@ class Call:
 Conversation = Generator[Call, Any, T]
 
 
-def predict(request: PredictRequest, timeout_s: float | None) -> Conversation[Prediction]:
-    """Asks for one prediction; see `Client.predict`."""
-    try:
-        response = yield Call("Predict", request, timeout_s)
-    except ModelNotFound as error:
-        raise (yield from _with_what_is_there(error)) from error.__cause__
-    except InvalidInput as error:
-        expected = yield from _what_it_expects(request.model, request.version)
-        raise InvalidInput(f"{error}{expected}", error.code, error.kind) from error.__cause__
-    return messages.prediction(response, request.top_k)
+def explained(error: FrostlineError, model: str, version: str) -> Conversation[FrostlineError]:
+    """Asks what the user of a failed prediction wants to know next: which models there are, or what this one expects."""
+    if isinstance(error, ModelNotFound):
+        return (yield from _with_what_is_there(error))
+    if isinstance(error, InvalidInput):
+        expected = yield from _what_it_expects(model, version)
+        return InvalidInput(f"{error}{expected}", error.code, error.kind)
+    return error
 
 
 def describe(name: str, version: str, timeout_s: float | None) -> Conversation[Model]:

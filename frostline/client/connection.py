@@ -1,8 +1,6 @@
 """The client's connection to a server, blocking and for asyncio."""
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,118 +12,109 @@ from numpy.typing import ArrayLike
 from frostline.client import calls, messages
 from frostline.client.calls import Call, Conversation
 from frostline.client.catalog import Model
+from frostline.client.channel import arguments as channel_arguments
+from frostline.client.channel import check_timeout
 from frostline.client.errors import FrostlineError, from_status
 from frostline.client.messages import OutputName
 from frostline.client.prediction import Prediction
 from frostline.pb.inference_pb2_grpc import GRPCInferenceServiceStub
-from frostline.pb.predictor_pb2_grpc import PredictorStub
-from frostline.protocol import ERROR_KIND
+from frostline.pb.predictor_pb2 import PredictResponse
+from frostline.protocol import ERROR_KIND, PREDICT
 
 T = TypeVar("T")
 
-DEFAULT_PORT = 8001
 DEFAULT_TIMEOUT_S = 30.0
-
-# Only UNAVAILABLE is retried.  It does not mean that a request was not run: the connection may have been lost while the
-# answer was on its way.  A second run does no harm, because a call changes nothing on the server; only a network that draws
-# random numbers answers it differently.  "Is it ready" wants the answer of now.
-_SERVICE_CONFIG = {
-    # Each attempt that fails takes a token, each call that succeeds gives back a tenth; with half of them left, or fewer,
-    # nothing is tried again.  So a server that is broken gets 50 attempts at most beyond the calls themselves, and one that
-    # answers now and then a tenth more than those.
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-    "methodConfig": [
-        {
-            "name": [{"service": "frostline.v1.Predictor"}, {"service": "inference.GRPCInferenceService"}],
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        },
-        {
-            "name": [
-                {"service": "inference.GRPCInferenceService", "method": "ServerReady"},
-                {"service": "inference.GRPCInferenceService", "method": "ModelReady"},
-            ]
-        },
-    ],
-}
-_OPTIONS: list[tuple[str, Any]] = [
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-    # The server decides what is too large.
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # By default gRPC retries no call of more than 256 KiB.
-    ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
-    # By default a connection that failed is tried again after one second at first, and after two minutes at last.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 5000),
-]
 
 
 def connect(
-    address: str = "localhost:8001",
+    address: str | Sequence[str] = "localhost:8001",
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     tls: bool | str | Path = False,
+    server_name: str = "",
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+    token: str | None = None,
+    insecure_token: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> "Client":
-    """Prepares the connection to a server; it is made when the first call needs it.
+    """Prepares the connection to a server, or to a pool of them; it is made when the first call needs it.
 
     Args:
-        address: `host:port`, or `unix:PATH`; the port is 8001 when left out.
+        address: `host:port`, or `unix:PATH`, for one server; the port is 8001 when left out. `dns:///NAME:PORT`, for all
+            addresses of a name, or a list of IP addresses, for a pool of servers that share the calls.
         timeout_s: How long a call may take, retries included, unless the call says otherwise.
         tls: True to speak TLS and trust the usual authorities; a path to trust the certificates in that PEM file.
-        metadata: Headers sent with every call, such as an authorization that a proxy asks for.
+        server_name: The name that the server's certificate must have, where it is not in the address.
+        certificate: A PEM file, the certificate chain of this client, for servers that ask for one; needs TLS.
+        key: A PEM file, the private key of that certificate.
+        token: A bearer token, sent with every call. Without TLS it is sent only on this machine: to a loopback address
+            or a Unix socket.
+        insecure_token: Whether the token may go over a network in plain text.
+        metadata: Headers sent with every call, such as one that a proxy asks for.
 
     Returns:
         The client, to be closed, or used in a `with` statement.
 
     Raises:
-        ValueError: The address or the timeout makes no sense.
-        OSError: The PEM file cannot be read.
+        ValueError: An argument makes no sense, or the token would go over a network in plain text.
+        OSError: A PEM file cannot be read.
     """
-    target, options, credentials = _channel_arguments(address, timeout_s, tls)
-    channel = (
-        grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
+    check_timeout(timeout_s)
+    given = channel_arguments(
+        address,
+        tls=tls,
+        server_name=server_name,
+        certificate=certificate,
+        key=key,
+        token=token,
+        insecure_token=insecure_token,
+        metadata=metadata,
     )
-    return Client(channel, target, timeout_s, metadata)
+    channel = (
+        grpc.secure_channel(given.target, given.credentials, given.options)
+        if given.credentials
+        else grpc.insecure_channel(given.target, given.options)
+    )
+    return Client(channel, given.address, timeout_s, given.metadata)
 
 
 def connect_async(
-    address: str = "localhost:8001",
+    address: str | Sequence[str] = "localhost:8001",
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     tls: bool | str | Path = False,
+    server_name: str = "",
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+    token: str | None = None,
+    insecure_token: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> "AsyncClient":
-    """Prepares the connection to a server for asyncio; see `connect`.
+    """Prepares the connection to a server, or to a pool of them, for asyncio; see `connect`.
 
-    Call it inside the running event loop.
-
-    Args:
-        address: `host:port`, or `unix:PATH`; the port is 8001 when left out.
-        timeout_s: How long a call may take, retries included, unless the call says otherwise.
-        tls: True to speak TLS and trust the usual authorities; a path to trust the certificates in that PEM file.
-        metadata: Headers sent with every call, such as an authorization that a proxy asks for.
+    Call it inside the running event loop. Arguments and errors are those of `connect`.
 
     Returns:
         The client, to be closed, or used in an `async with` statement.
-
-    Raises:
-        ValueError: The address or the timeout makes no sense.
-        OSError: The PEM file cannot be read.
     """
-    target, options, credentials = _channel_arguments(address, timeout_s, tls)
-    channel = (
-        grpc.aio.secure_channel(target, credentials, options)
-        if credentials
-        else grpc.aio.insecure_channel(target, options)
+    check_timeout(timeout_s)
+    given = channel_arguments(
+        address,
+        tls=tls,
+        server_name=server_name,
+        certificate=certificate,
+        key=key,
+        token=token,
+        insecure_token=insecure_token,
+        metadata=metadata,
     )
-    return AsyncClient(channel, target, timeout_s, metadata)
+    channel = (
+        grpc.aio.secure_channel(given.target, given.credentials, given.options)
+        if given.credentials
+        else grpc.aio.insecure_channel(given.target, given.options)
+    )
+    return AsyncClient(channel, given.address, timeout_s, given.metadata)
 
 
 class Client:
@@ -139,6 +128,7 @@ class Client:
         self, channel: grpc.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
     ) -> None:
         self._channel = channel
+        self._predict = _predict(channel)
         self._methods = _methods(channel)
         self.address = address
         self._timeout_s = timeout_s
@@ -176,7 +166,13 @@ class Client:
             ValueError: There is no such output, or `top_k` is negative.
         """
         request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
-        return self._hold(calls.predict(request, timeout_s))
+        allowed_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+        try:
+            response = self._predict(request, timeout=allowed_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            failure = _translated(error, self.address, allowed_s)
+            raise self._hold(calls.explained(failure, model, str(version))) from error
+        return messages.prediction(response, top_k)
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Every version of every model in the server's repository, by name and number.
@@ -230,7 +226,7 @@ class Client:
             return value
 
     def _call(self, call: Call) -> Any:
-        timeout_s = self._timeout_s if call.timeout_s is None else _check_timeout(call.timeout_s)
+        timeout_s = self._timeout_s if call.timeout_s is None else check_timeout(call.timeout_s)
         try:
             return self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
@@ -250,10 +246,11 @@ class AsyncClient:
         self, channel: grpc.aio.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
     ) -> None:
         self._channel = channel
+        self._predict = _predict(channel)
         self._methods = _methods(channel)
         self.address = address
         self._timeout_s = timeout_s
-        self._metadata = tuple((metadata or {}).items())
+        self._metadata = grpc.aio.Metadata(*(metadata or {}).items())
 
     async def predict(
         self,
@@ -267,7 +264,13 @@ class AsyncClient:
     ) -> Prediction:
         """Runs rows through a model; see `Client.predict`."""
         request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
-        return await self._hold(calls.predict(request, timeout_s))
+        allowed_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+        try:
+            response = await self._predict(request, timeout=allowed_s, metadata=self._metadata)
+        except grpc.RpcError as error:
+            failure = _translated(error, self.address, allowed_s)
+            raise await self._hold(calls.explained(failure, model, str(version))) from error
+        return messages.prediction(response, top_k)
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Every version of every model in the server's repository; see `Client.models`."""
@@ -308,18 +311,24 @@ class AsyncClient:
             return value
 
     async def _call(self, call: Call) -> Any:
-        timeout_s = self._timeout_s if call.timeout_s is None else _check_timeout(call.timeout_s)
+        timeout_s = self._timeout_s if call.timeout_s is None else check_timeout(call.timeout_s)
         try:
             return await self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _translated(error, self.address, timeout_s) from error
 
 
+def _predict(channel: Any) -> Callable[..., Any]:
+    # The generated stub would take a message; requests come serialised.
+    call: Callable[..., Any] = channel.unary_unary(
+        PREDICT, response_deserializer=PredictResponse.FromString, _registered_method=True
+    )
+    return call
+
+
 def _methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[..., Any]]:
-    predictor: Any = PredictorStub(channel)
     inference: Any = GRPCInferenceServiceStub(channel)
     return {
-        "Predict": predictor.Predict,
         "ModelConfig": inference.ModelConfig,
         "ModelMetadata": inference.ModelMetadata,
         "ModelReady": inference.ModelReady,
@@ -331,34 +340,3 @@ def _methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[...
 def _translated(error: Any, address: str, timeout_s: float) -> FrostlineError:
     kind = dict(error.trailing_metadata() or ()).get(ERROR_KIND, "")
     return from_status(error.code().name, error.details() or "", kind=kind, address=address, timeout_s=timeout_s)
-
-
-def _channel_arguments(
-    address: str, timeout_s: float, tls: bool | str | Path
-) -> tuple[str, list[tuple[str, Any]], grpc.ChannelCredentials | None]:
-    _check_timeout(timeout_s)
-    target = _target(address)
-    options = list(_OPTIONS)
-    if target.startswith(("localhost:", "127.", "[::1]")):
-        # gRPC would ask the proxy of the environment to reach this very machine.
-        options.append(("grpc.enable_http_proxy", 0))
-    if tls is False:
-        return target, options, None
-    roots = None if tls is True else Path(tls).read_bytes()
-    return target, options, grpc.ssl_channel_credentials(roots)
-
-
-def _check_timeout(timeout_s: float) -> float:
-    if not 0 < timeout_s < math.inf:
-        raise ValueError(f"timeout_s must be positive and finite, but is {timeout_s:g}")
-    return timeout_s
-
-
-def _target(address: str) -> str:
-    if "://" in address and not address.startswith(("dns://", "unix://")):
-        raise ValueError(f"{address!r} is a URL; write the address as host:port, such as localhost:{DEFAULT_PORT}")
-    if not address or address.startswith(":"):
-        raise ValueError(f"{address!r} names no host; write the address as host:port, such as localhost:{DEFAULT_PORT}")
-    if ":" not in address.rpartition("]")[2] and "/" not in address:
-        return f"{address}:{DEFAULT_PORT}"
-    return address

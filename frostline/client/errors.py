@@ -60,6 +60,24 @@ class MessageTooLarge(FrostlineError):
     code = "RESOURCE_EXHAUSTED"
 
 
+class Unauthenticated(FrostlineError):
+    """The server wants to know who calls: no token or client certificate was shown, or one it does not know."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(FrostlineError):
+    """The server knows who calls, and does not let them make this call."""
+
+    code = "PERMISSION_DENIED"
+
+
+class RateLimited(FrostlineError):
+    """The caller makes more calls than the server grants it; the request was not run and may be sent again later."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
 class PredictionFailed(FrostlineError):
     """The server accepted the request and failed while answering it."""
 
@@ -70,6 +88,10 @@ class PredictionFailed(FrostlineError):
 # that stops, or no server at all.
 _OVERLOADED = (Overloaded, "{sentence}; the server at {address} is overloaded: send less at once, or try again later")
 _STOPPING = (ServerUnavailable, "the server at {address} is stopping: {sentence}")
+_UNAUTHENTICATED = (
+    Unauthenticated,
+    "{sentence}; this client shows who it is with a token (token=, on the command line --token-file) or a certificate",
+)
 _BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
     "queue_full": _OVERLOADED,
     "queue_timeout": _OVERLOADED,
@@ -80,6 +102,9 @@ _BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
     ),
     "server_stopping": _STOPPING,
     "version_closing": _STOPPING,
+    "unauthenticated": _UNAUTHENTICATED,
+    "permission_denied": (PermissionDenied, "{sentence}"),
+    "rate_limited": (RateLimited, "{sentence}"),
     "out_of_memory": (PredictionFailed, "the server failed while answering: {sentence}"),
     # The model is served, but not by this call.
     "unsupported": (InvalidInput, "{sentence}"),
@@ -87,8 +112,21 @@ _BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
 
 _NO_SERVER = "no Frostline server answers at {address}; start one with `frostline serve --models models` ({reason})"
 _DROPPED = (
-    "the connection to {address} was dropped ({reason}); is TLS on at one end only, or its certificate not trusted?"
+    "the connection to {address} was dropped ({reason}); is TLS on at one end only, its certificate not trusted, or a "
+    "certificate of the client missing?"
 )
+# What gRPC says, and what it means.
+_BY_REASON = {
+    # When the two ends do not speak the same protocol, or TLS fails.
+    "OK": _DROPPED,
+    "Socket closed": _DROPPED,
+    "Hostname Verification Check failed": "the certificate of the server at {address} is for another name; "
+    "give the name that it has with server_name",
+    "Failed to create security handshaker": "TLS to {address} cannot be set up: a certificate or key given is no PEM, or "
+    "the key is not the certificate's",
+    "backend unhealthy": "no server at {address} is ready; ask one of them for the reason with "
+    "`frostline models --server HOST:PORT`",
+}
 
 # What a status means where no kind came with it: from gRPC itself, a proxy, or another server of the protocol.
 _BY_CODE: dict[str, tuple[type[FrostlineError], str]] = {
@@ -103,6 +141,8 @@ _BY_CODE: dict[str, tuple[type[FrostlineError], str]] = {
         "{sentence}; send fewer rows in one call, or raise the limit with `frostline serve --max-message-bytes`",
     ),
     "INTERNAL": (PredictionFailed, "the server failed while answering: {sentence}"),
+    "UNAUTHENTICATED": _UNAUTHENTICATED,
+    "PERMISSION_DENIED": (PermissionDenied, "{address} does not let you make this call: {sentence}"),
     "UNAVAILABLE": (ServerUnavailable, _NO_SERVER),
     "UNIMPLEMENTED": (FrostlineError, "what answers at {address} is not a Frostline server: {sentence}"),
 }
@@ -126,11 +166,9 @@ def from_status(code: str, details: str, *, kind: str, address: str, timeout_s: 
     reason = sentence.rpartition(": ")[2]
     error, template = _BY_KIND.get(kind) or _BY_CODE.get(code) or (FrostlineError, "{code} from {address}: {sentence}")
     if template is _NO_SERVER:
-        if kind:
-            # A kind without a class of its own.
-            template = "the server at {address} cannot answer now: {sentence}"
-        elif reason in ("OK", "Socket closed"):
-            # What gRPC says when the two ends do not speak the same protocol.
-            template = _DROPPED
+        # A kind without a class of its own has the server's sentence.
+        template = (
+            "the server at {address} cannot answer now: {sentence}" if kind else _BY_REASON.get(reason, _NO_SERVER)
+        )
     words = template.format(sentence=sentence, reason=reason, code=code, address=address, timeout_s=timeout_s)
     return error(words, code, kind)

@@ -1,37 +1,42 @@
-"""The client's codec: NumPy arrays to and from the messages of the typed API."""
+"""The client's codec: NumPy arrays to and from the messages of the typed API.
+
+A request is put together from serialised parts, since protobuf messages may be concatenated: what requests of one shape
+have in common is serialised once, and the elements are copied once.
+"""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frostline.client.errors import FrostlineError, InvalidInput
-from frostline.client.prediction import Prediction
+from frostline.client.prediction import Prediction, Ranking
 from frostline.pb import predictor_pb2 as pb
-from frostline.protocol import pack_bytes
+from frostline.protocol import pack_bytes, varint
 
 OutputName = Literal["logits", "softmax", "argmax"]
 
 _OUTPUTS = {"logits": pb.LOGITS, "softmax": pb.SOFTMAX, "argmax": pb.ARGMAX}
+# NumPy's own types are equal to these on a little-endian machine.
 _DTYPES = {
     np.dtype(numpy_name): dtype
     for numpy_name, dtype in {
         "bool": pb.BOOL,
-        "uint8": pb.UINT8,
-        "uint16": pb.UINT16,
-        "uint32": pb.UINT32,
-        "uint64": pb.UINT64,
-        "int8": pb.INT8,
-        "int16": pb.INT16,
-        "int32": pb.INT32,
-        "int64": pb.INT64,
-        "float16": pb.FP16,
-        "float32": pb.FP32,
+        "<u1": pb.UINT8,
+        "<u2": pb.UINT16,
+        "<u4": pb.UINT32,
+        "<u8": pb.UINT64,
+        "<i1": pb.INT8,
+        "<i2": pb.INT16,
+        "<i4": pb.INT32,
+        "<i8": pb.INT64,
+        "<f2": pb.FP16,
+        "<f4": pb.FP32,
     }.items()
 }
-
-
+_FLOAT32, _FLOAT64 = np.dtype("<f4"), np.dtype("<f8")
 _READINGS: dict[int, np.dtype[Any]] = {
     pb.FP16: np.dtype("<f2"),
     pb.FP32: np.dtype("<f4"),
@@ -40,36 +45,9 @@ _READINGS: dict[int, np.dtype[Any]] = {
 }
 """Types of the last layer's readings: scores come in the network's own precision, classes as whole numbers."""
 
-
-def tensor(value: ArrayLike, name: str = "") -> pb.Tensor:
-    """Packs an array into a message.
-
-    float64 arrays, NumPy's default, and Python numbers and lists of them become float32; texts and byte strings
-    become BYTES; every other array is sent with its own element type.
-
-    Args:
-        value: The array, batch axis first.
-        name: The input's name; empty for a network with one input.
-
-    Returns:
-        The message.
-
-    Raises:
-        InvalidInput: The value is not an array of numbers, truth values or texts.
-    """
-    what = f"input {name!r}" if name else "the input"
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InvalidInput(f"{what} is not an array: {error}") from error
-    if array.dtype.kind in "SUO":
-        return pb.Tensor(name=name, dtype=pb.BYTES, shape=array.shape, data=_strings(array, what))
-    if array.dtype == np.float64 or (isinstance(value, list | tuple | float | int) and array.dtype.kind in "iub"):
-        array = array.astype(np.float32)
-    dtype = _DTYPES.get(array.dtype.newbyteorder("="))
-    if dtype is None:
-        raise InvalidInput(f"{what} has elements of type {array.dtype}, which no model takes; convert it first")
-    return pb.Tensor(name=name, dtype=dtype, shape=array.shape, data=_little_endian(array).tobytes())
+# The tags of protobuf: the field's number, and that a length and bytes follow.
+_INPUTS_TAG = bytes([pb.PredictRequest.INPUTS_FIELD_NUMBER << 3 | 2])
+_DATA_TAG = bytes([pb.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 
 
 def request(
@@ -79,7 +57,7 @@ def request(
     version: str,
     outputs: Iterable[OutputName] | None,
     top_k: int,
-) -> pb.PredictRequest:
+) -> bytes:
     """Packs one prediction request.
 
     Args:
@@ -90,26 +68,69 @@ def request(
         top_k: How many of the most probable classes to rank.
 
     Returns:
-        The message.
+        The serialised PredictRequest.
 
     Raises:
         InvalidInput: An input cannot be sent.
         ValueError: There is no such reading, or `top_k` is negative.
     """
-    named: Mapping[str, ArrayLike] = inputs if isinstance(inputs, Mapping) else {"": inputs}
-    wanted = [] if outputs is None else [outputs] if isinstance(outputs, str) else list(outputs)
+    wanted = () if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    question = _question(model, str(version), wanted, top_k)
+    # The commonest first: asking whether an array is a mapping takes longer than packing a small one.
+    if not isinstance(inputs, np.ndarray) and isinstance(inputs, Mapping):
+        return b"".join([question, *(part for name, value in inputs.items() for part in tensor(value, name))])
+    return b"".join((question, *tensor(inputs)))
+
+
+def tensor(value: ArrayLike, name: str = "") -> tuple[bytes, memoryview | bytes]:
+    """Packs an array into a request.
+
+    float64 arrays, NumPy's default, and Python numbers and lists of them become float32; texts and byte strings
+    become BYTES; every other array is sent with its own element type.
+
+    Args:
+        value: The array, batch axis first.
+        name: The input's name; empty for a network with one input.
+
+    Returns:
+        The input in the serialised request, as two parts: its head, and its elements, dense and little-endian.
+
+    Raises:
+        InvalidInput: The value is not an array of numbers, truth values or texts.
+    """
+    try:
+        array = np.asarray(value, order="C")
+    except ValueError as error:
+        raise InvalidInput(f"{_what(name)} is not an array: {error}") from error
+    dtype = array.dtype
+    if dtype.kind in "SUO":
+        packed = _strings(array, _what(name))
+        return _head(name, pb.BYTES, array.shape, len(packed)), packed
+    if dtype not in _DTYPES:
+        dtype = dtype.newbyteorder("<")
+    if dtype == _FLOAT64 or (dtype.kind in "iub" and isinstance(value, list | tuple | float | int)):
+        dtype = _FLOAT32
+    if dtype not in _DTYPES:
+        raise InvalidInput(f"{_what(name)} has elements of type {array.dtype}, which no model takes; convert it first")
+    elements = array.astype(dtype, copy=False)
+    return _head(name, _DTYPES[dtype], array.shape, elements.nbytes), elements.data
+
+
+@lru_cache(maxsize=256)
+def _question(model: str, version: str, wanted: tuple[OutputName, ...], top_k: int) -> bytes:
     for output in wanted:
         if output not in _OUTPUTS:
             raise ValueError(f"there is no output {output!r}; there are: {', '.join(_OUTPUTS)}")
     if not 0 <= top_k < 2**32:
         raise ValueError(f"top_k must be at least 0 and below 2**32, but is {top_k}")
-    return pb.PredictRequest(
-        model=model,
-        version=str(version),
-        inputs=[tensor(value, name) for name, value in named.items()],
-        outputs=[_OUTPUTS[output] for output in wanted],
-        top_k=top_k,
-    )
+    outputs = [_OUTPUTS[output] for output in wanted]
+    return pb.PredictRequest(model=model, version=version, outputs=outputs, top_k=top_k).SerializeToString()
+
+
+@lru_cache(maxsize=256)
+def _head(name: str, dtype: "pb.DataType", shape: tuple[int, ...], size: int) -> bytes:
+    fields = pb.Tensor(name=name, dtype=dtype, shape=shape).SerializeToString() + _DATA_TAG + varint(size)
+    return _INPUTS_TAG + varint(len(fields) + size) + fields
 
 
 def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
@@ -125,9 +146,12 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
     Raises:
         FrostlineError: The message contradicts itself.
     """
-    rankings = tuple(tuple((c.index, c.label, c.probability) for c in row.classes) for row in response.top)
-    argmax = _array(response, "argmax")
-    labels = tuple(response.labels)
+    rankings: tuple[Ranking, ...] = ()
+    if response.top:
+        rankings = tuple([tuple([(c.index, c.label, c.probability) for c in row.classes]) for row in response.top])
+    argmax = _array(response, "argmax", response.argmax)
+    # Protobuf copies a slice at once, and iterates element by element.
+    labels = tuple(response.labels[:])
     # An answer without classes has empty rankings.
     if argmax is None and rankings and all(rankings):
         argmax = np.array([ranking[0][0] for ranking in rankings], np.int64)
@@ -135,8 +159,8 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
     return Prediction(
         model=response.model,
         version=response.version,
-        _logits=_array(response, "logits"),
-        _softmax=_array(response, "softmax"),
+        _logits=_array(response, "logits", response.logits),
+        _softmax=_array(response, "softmax", response.softmax),
         _argmax=argmax,
         _labels=labels,
         _rankings=rankings,
@@ -144,24 +168,26 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
     )
 
 
-def _array(response: pb.PredictResponse, field: Literal["logits", "softmax", "argmax"]) -> NDArray[Any] | None:
-    if not response.HasField(field):
-        return None
-    message: pb.Tensor = getattr(response, field)
-    try:
-        dtype = _READINGS[message.dtype]
-        return np.frombuffer(message.data, dtype).reshape(tuple(message.shape))
-    except KeyError as error:
+def _array(response: pb.PredictResponse, field: OutputName, message: pb.Tensor) -> NDArray[Any] | None:
+    dtype = _READINGS.get(message.dtype)
+    if dtype is None:
+        if not response.HasField(field):
+            return None
         name = pb.DataType.Name(message.dtype)
-        raise FrostlineError(
-            f"the server's answer has {field} of type {name}, which is no reading", "INTERNAL"
-        ) from error
-    except ValueError as error:
+        raise FrostlineError(f"the server's answer has {field} of type {name}, which is no reading", "INTERNAL")
+    elements, shape = message.data, message.shape[:]
+    try:
+        array: NDArray[Any] = np.ndarray(shape, dtype, elements)
+    except (TypeError, ValueError) as error:
         raise FrostlineError(f"the server's answer is damaged: {field}: {error}", "INTERNAL") from error
+    if array.nbytes != len(elements):
+        sizes = f"{len(elements)} bytes for shape {shape} of {dtype}"
+        raise FrostlineError(f"the server's answer is damaged: {field}: {sizes}", "INTERNAL")
+    return array
 
 
-def _little_endian(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+def _what(name: str) -> str:
+    return f"input {name!r}" if name else "the input"
 
 
 def _strings(array: NDArray[Any], what: str) -> bytes:

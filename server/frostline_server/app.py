@@ -16,18 +16,19 @@ from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTO
 from frostline_server.access.access import Access
 from frostline_server.access.credentials import Credentials
 from frostline_server.access.permissions import CONTROL, EVERY_ROLE, OBSERVE
+from frostline_server.access.reach import local_only
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
 from frostline_server.inference import Inference
-from frostline_server.metrics.families import Sources
+from frostline_server.metrics.exchange import dump
+from frostline_server.metrics.families import RULES, Sources
 from frostline_server.metrics.http import MetricsServer
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
-from frostline_server.reloaded import Reloaded
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -38,12 +39,13 @@ from frostline_server.rpc.log_settings import LogControl, TraceControl
 from frostline_server.rpc.metadata import Metadata
 from frostline_server.rpc.model_statistics import Statistics
 from frostline_server.rpc.oip_service import InferenceService
+from frostline_server.rpc.private_port import PrivatePort
 from frostline_server.rpc.repository_control import ModelControl
-from frostline_server.rpc.server import SERVICES, Transport, local_only
+from frostline_server.rpc.server import SERVICES, Transport
 from frostline_server.rpc.shared_memory_control import SharedMemory
+from frostline_server.rpc.supervised import ControlOfAll, Place
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
 from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
-from frostline_server.tls import server_context
 
 LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
@@ -58,10 +60,14 @@ class Server:
 
     Args:
         config: its settings.
+        place: its place among the processes that share its address; None for one that is alone.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, place: Place | None = None) -> None:
         self._config = config
+        self._place = place
+        self._private: PrivatePort | None = None
+        self._metrics: MetricsServer | None = None
         self._phase = "starting"
         self.broken = asyncio.Event()
         """Set when a device goes on failing and the configuration says to stop then."""
@@ -95,22 +101,30 @@ class Server:
         await self._loop.run_in_executor(None, self._load)
         if self._phase != "starting":  # told to end meanwhile
             return
+        if self._private is not None and not await self._join(self._private):
+            return
         self._phase = "serving"
         self._announce()
         self._after_load()
         self._start_probe()
+        about = {
+            **({"admin": self._transport.admin_address} if self._transport.admin_address else {}),
+            "transport": self._transport.name,
+            "reason": self._transport.reason,
+            "device": self._config.device,
+            "models": [f"{v.name}:{v.version}" for v in self.repository.versions() if v.state == "READY"],
+        }
+        event = "ready" if self.ready() else "not ready"
         _log.info(
-            "ready" if self.ready() else "not ready",
+            event if self._place is None else f"process {event}",
             address=self.address,
             metrics=self.metrics_url,
-            **({"admin": self._transport.admin_address} if self._transport.admin_address else {}),
-            transport=self._transport.name,
-            reason=self._transport.reason,
-            device=self._config.device,
-            models=[f"{v.name}:{v.version}" for v in self.repository.versions() if v.state == "READY"],
+            **about,
             seconds=round(time.monotonic() - started_s, 3),
             **({} if self.ready() else {"unready": self.unready()}),
         )
+        if self._place is not None:
+            self._place.report(open=True, **about)
 
     def _create_reconciler(self) -> None:
         """Choose the devices, and create what loads models onto them."""
@@ -122,18 +136,20 @@ class Server:
         onnxruntime.set_default_logger_severity(4)
         available, devices = onnxruntime.get_available_providers(), cuda_devices()
         self._providers = choose_providers(config.device, available, devices)
+        if self._place is not None and self._providers[0][0] != CPU:
+            raise StartError("several processes are for the CPU, and here is a GPU; use --device cpu or --processes 1")
         if self._providers[0][0] != CPU and (missing := load_cuda_libraries()):
             _log.warning("CUDA libraries", warning=missing)
         loader = Loader(
             self._providers,
             strict=config.device.startswith("cuda"),
-            threads=_threads(config.threads, cpu_count()),
+            threads=_threads(config.threads, cpu_count() // config.processes),
             batching=Batching(
                 config.max_batch_size, (QueuePolicy(config.max_queue_size),), max_queue_delay_s=config.max_queue_delay_s
             ),
             devices=devices,
             slo_s=config.slo_ms / 1000,
-            max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4,
+            max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4 // config.processes,
             max_class_series=config.max_class_series,
         )
         self.reconciler = Reconciler(
@@ -152,20 +168,23 @@ class Server:
         shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
         self.regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
         self._inference = Inference(self.repository, self._unrouted, config.max_message_bytes, self.regions)
-        service = InferenceService(
-            (
-                Metadata(self.repository, self.ready, release, shared_memory=shared),
-                Statistics(self.repository),
-                ModelControl(self.repository, self.reconciler),
-                LogControl(config.log_format, config.log_level),
-                TraceControl(self.repository),
-                SharedMemory(self.regions),
-            )
+        parts = (
+            Metadata(self.repository, self.ready, release, shared_memory=shared),
+            Statistics(self.repository),
+            ModelControl(self.repository, self.reconciler),
+            LogControl(config.log_format, config.log_level),
+            TraceControl(self.repository),
+            SharedMemory(self.regions),
         )
+        self._service = service = InferenceService(parts)
+        if self._place is not None:
+            service = InferenceService((*parts, ControlOfAll(self._place.supervisor)))
         here = EVERY_ROLE if config.admin_port is None else EVERY_ROLE - CONTROL
-        self._access = self._access_of(config.host, here, "connect to the admin port (admin_port)")
-        admin = self._access_of(config.admin_host, CONTROL | OBSERVE, "connect to the other gRPC port (port)")
-        report = LoadReport(lambda: Totals.of(self.repository.snapshot()), cpu_count(), time.monotonic())
+        known = self._credentials
+        self._access = Access.at(config.host, config, known, here, "connect to the admin port (admin_port)")
+        admin = Access.at(config.admin_host, config, known, CONTROL | OBSERVE, "connect to the other gRPC port (port)")
+        cpus = cpu_count() / config.processes
+        report = LoadReport(lambda: Totals.of(self.repository.snapshot()), cpus, time.monotonic())
         self._transport = Transport(
             config,
             self._inference,
@@ -174,12 +193,8 @@ class Server:
             self._access,
             None if config.admin_port is None else admin,
             report.measure if config.load_reports else None,
+            reuse_port=self._place is not None,
         )
-
-    def _access_of(self, host: str, here: frozenset[str] = EVERY_ROLE, elsewhere: str = "") -> Access:
-        """Who may do what through the port at an address."""
-        anonymous = self._config.anonymous_roles(local=local_only(host))
-        return Access(self._credentials, anonymous, here, elsewhere)
 
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""
@@ -191,18 +206,19 @@ class Server:
             self.repository, self._unrouted, release, transport.name, self.ready, self.fell_back, transport.network
         )
         register(registry, sources)
-        host = "127.0.0.1" if config.host.startswith("unix:") else config.host
-        access = None if config.metrics_access == "open" else self._access_of(host)
-        certificate = None
-        if config.metrics_tls and config.tls_cert and config.tls_key:
-            pair = (config.tls_cert, config.tls_key)
-            certificate = Reloaded("certificate", pair, lambda: server_context(*pair))
-        self._metrics = MetricsServer(registry, host, config.metrics_port, self.unready, access, certificate)
+        if self._place is not None:
+            self._private = PrivatePort(self._place.socket, self._service, lambda: dump(registry, RULES))
+            return
+        self._metrics = MetricsServer.of(config, registry, self.unready, self._credentials)
 
     async def _open_ports(self) -> None:
         """Listen for scrapes, probes and requests; all are told "not ready" until the models are loaded."""
         if self._credentials is not None:
             self._credentials.start()
+        if self._private is not None:
+            await self._private.start()
+        if self._metrics is None:
+            return
         try:
             self.metrics_url = self._metrics.start()
             try:
@@ -214,6 +230,22 @@ class Server:
         except StartError:
             self._close_credentials()
             raise
+
+    async def _join(self, private: PrivatePort) -> bool:
+        """Open the address that other processes share, once this one is told that it has caught up with them.
+
+        Not before: the kernel gives every listener its share of the connections, also one whose models still load.
+
+        Returns:
+            Whether it is open; otherwise the server was told to end meanwhile.
+        """
+        if self._place is not None:
+            self._place.report(loaded=True)
+        await private.opened.wait()
+        if self._phase != "starting":
+            return False
+        self.address = await self._transport.start()
+        return True
 
     def _start_watcher(self) -> None:
         """Follow changes of the models folder, as far as the configuration says so, and scan it when `reload` asks."""
@@ -358,6 +390,8 @@ class Server:
         # Last: a model may be called like a service.
         services = dict.fromkeys(("", *SERVICES), self.ready())
         self._health.update(known | services, complete=self.repository.scanned)
+        if self._place is not None:
+            self._place.report(unready=self.unready())
 
     def _announce_from_thread(self) -> None:
         """Have a change announced before the thread that made it goes on."""
@@ -373,6 +407,8 @@ class Server:
         """Load nothing more, because the server is to end; what is being loaded is given up as soon as it can be."""
         self._phase = "draining"
         self.reconciler.stop_loading()
+        if self._private is not None:
+            self._private.opened.set()
 
     async def drain(self) -> bool:
         """Not ready, refuse new requests, finish the accepted ones, close the ports.
@@ -392,8 +428,12 @@ class Server:
         finished = await streams and finished
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
-        await self._transport.stop(_CLOSE_S)
-        self._metrics.close()
+        if self.address:
+            await self._transport.stop(_CLOSE_S)
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._private is not None:
+            await self._private.stop()
         self._close_credentials()
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)

@@ -266,6 +266,13 @@ class ServerConfig(BaseModel):
         description="where models run: `auto`, `cpu`, `cuda` or `cuda:N`",
         json_schema_extra={"group": "Devices", "see": "Devices"},
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="processes that share the port, each with all models, on the CPU only",
+        json_schema_extra={"group": "Devices", "see": "Several processes"},
+    )
     threads: int = Field(
         0,
         ge=0,
@@ -364,6 +371,10 @@ class ServerConfig(BaseModel):
     def _goes_together(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
+        if self.processes > 1 and self.device.startswith("cuda"):
+            raise ValueError("several processes are for the CPU: a GPU serves one process fastest; use --processes 1")
+        if self.processes > 1 and self.host.startswith("unix:"):
+            raise ValueError("several processes cannot share a Unix socket; use a TCP address, or --processes 1")
         if self.metrics_tls and not self.tls_cert:
             raise ValueError("metrics_tls needs tls_cert and tls_key: the metrics port shows the same certificate")
         if self.client_certificates != "off" and not (self.tls_cert and self.tls_client_ca):

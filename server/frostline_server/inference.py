@@ -19,12 +19,12 @@ from typing import Any
 
 import structlog
 
-from frostline.pb import predictor_pb2
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.outputs import Delivery
 from frostline_server.codec.shared_memory import Regions
+from frostline_server.codec.typed_answers import Readings
 from frostline_server.errors import BatcherClosed, MessageTooLarge, PredictionError, RunFailed, ServerStopping
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.stats import Unrouted
@@ -40,7 +40,7 @@ class Call:
         token: the front end's own handle of the call.
         request_id: the client's id of the request.
         served: what answers it.
-        request: what else the answer depends on: the request itself in the typed API, how the outputs are delivered
+        request: what else the answer depends on: the readings asked for in the typed API, how the outputs are delivered
             where the protocol's request says so, or None.
     """
 
@@ -51,7 +51,7 @@ class Call:
         token: Any,
         request_id: str,
         served: LoadedModel,
-        request: predictor_pb2.PredictRequest | tuple[Delivery, ...] | None = None,
+        request: Readings | tuple[Delivery, ...] | None = None,
     ) -> None:
         self.token = token
         self.request_id = request_id
@@ -187,9 +187,9 @@ def encode(entry: Entry) -> bytes | None:
     try:
         if call.request is None:
             return codec.encode_infer(entry.wanted, entry.outputs, call.request_id)
-        if isinstance(call.request, tuple):
-            return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
-        return codec.encode_predict(call.request, entry.wanted, entry.outputs)
+        if isinstance(call.request, Readings):
+            return codec.encode_predict(call.request, entry.wanted, entry.outputs, call.request_id)
+        return codec.deliver_infer(entry.wanted, entry.outputs, call.request_id, call.request)
     except PredictionError as error:
         # Their tracebacks would tie entry and error into a cycle.
         error.__cause__ = error.__context__ = None

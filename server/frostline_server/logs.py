@@ -6,6 +6,7 @@ exceptions that nothing catches.
 """
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Collection
@@ -15,6 +16,8 @@ import structlog
 
 LEVELS = ("debug", "info", "warning", "error")
 """The levels of a line, least severe first."""
+WORKER = "FROSTLINE_WORKER"
+"""The environment variable with the number of this process among several that log to one place."""
 
 # Without local variables: they hold what clients sent.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
@@ -55,6 +58,8 @@ def show(style: str, levels: Collection[str]) -> None:
         _only(levels),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if WORKER in os.environ:
+        shared.append(_numbered(int(os.environ[WORKER])))
     if style == "json":
         last: list[structlog.typing.Processor] = [_TRACEBACKS, structlog.processors.JSONRenderer()]
     else:
@@ -64,7 +69,8 @@ def show(style: str, levels: Collection[str]) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # A line and its end in one write: other processes may write to the same place.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         # Lines written before this call must not fix how lines look after it.
         cache_logger_on_first_use=False,
     )
@@ -94,6 +100,14 @@ def _only(levels: Collection[str]) -> structlog.typing.Processor:
         return event
 
     return drop
+
+
+def _numbered(process: int) -> structlog.typing.Processor:
+    def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["process"] = process
+        return event
+
+    return add
 
 
 def _shown(level: str, levels: Collection[str]) -> bool:

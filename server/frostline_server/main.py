@@ -30,11 +30,12 @@ def run(config: ServerConfig) -> int:
     logs.configure(config.log_format, config.log_level)
     for sentence in config.deprecated:
         _log.warning("configuration", warning=sentence)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(config))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(serve(Server(config), asyncio.Event()))
 
 
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """The fastest event loop there is on this platform; None for asyncio's own."""
     try:
         import uvloop  # noqa: PLC0415  not on every platform
     except ImportError:
@@ -42,8 +43,15 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-async def _serve(config: ServerConfig) -> int:
-    stopped = asyncio.Event()
+async def serve(server: Server, stopped: asyncio.Event) -> int:
+    """Serve until a signal comes or `stopped` is set, then drain.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        StartError: the server cannot start.
+    """
     loop = asyncio.get_running_loop()
 
     def interrupted() -> None:
@@ -52,7 +60,6 @@ async def _serve(config: ServerConfig) -> int:
             os._exit(130)
         stopped.set()
 
-    server = Server(config)
     handlers = {signal.SIGTERM: stopped.set, signal.SIGINT: interrupted, signal.SIGHUP: server.reload}
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)

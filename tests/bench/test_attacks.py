@@ -5,6 +5,7 @@ import gzip
 import math
 import socket
 import struct
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -127,6 +128,11 @@ def test_a_period_without_an_answer_has_no_latency() -> None:
 def test_a_period_is_summed_up_by_its_late_calls() -> None:
     seen = summed([0.001] * 197 + [0.5, 0.5, 0.7], [0.003, 0.2], {})
     assert (seen.right, seen.p50_ms, seen.p99_ms, seen.most_ms, seen.new_ms) == (200, 1.0, 500.0, 700.0, 200.0)
+
+
+def test_a_call_without_an_outcome_counts_with_the_time_it_has_waited() -> None:
+    seen = summed([0.001] * 9, [], {}, [8.0])
+    assert (seen.right, seen.p99_ms) == (9, 8000.0)
 
 
 def test_the_document_has_every_number_and_what_is_missing() -> None:
@@ -312,12 +318,25 @@ def test_an_honest_client_sees_right_answers_and_wrong_ones(server: Running) -> 
     client = Client(server.address, None, asked)
     with client._channel() as channel:
         call = channel.unary_unary(MODEL_INFER, None, None)
-        assert client._ask(call, 3) == ""
-        assert Client(server.address, None, dataclasses.replace(asked, logits=asked.logits + 1))._ask(call, 3) == (
+        assert client.ask(call, 3) == ""
+        assert Client(server.address, None, dataclasses.replace(asked, logits=asked.logits + 1)).ask(call, 3) == (
             "wrong answer"
         )
         unknown = dataclasses.replace(asked, messages=(wide_message(),))
-        assert Client(server.address, None, unknown)._ask(call, 0) == "NOT_FOUND"
+        assert Client(server.address, None, unknown).ask(call, 0) == "NOT_FOUND"
+
+
+def test_an_honest_client_calls_at_its_rate(server: Running) -> None:
+    client = Client(server.address, None, questions())
+    thread = threading.Thread(target=client.steady)
+    thread.start()
+    right, bad = 0, dict[str, int]()
+    while right < 20 and not bad:
+        seen = client.period()
+        right, bad = right + seen.right, seen.bad
+    client.stop()
+    thread.join()
+    assert bad == {}
 
 
 def test_the_budgets_metric_is_read_where_there_is_one(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

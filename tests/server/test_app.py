@@ -12,7 +12,13 @@ import onnx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from frostline_server import app
+from frostline_server.app import Server
+from frostline_server.config import ServerConfig
+from frostline_server.errors import StartError
 from frostline_server.repository.registry import ModelVersion
+from frostline_server.rpc.h2 import front_end
+from frostline_server.rpc.supervised import Place
 from frostline_server.runtime import host_limits
 from tests.support.calls import row_request, stub
 from tests.support.onnx_models import linear, write_artifact
@@ -157,14 +163,38 @@ def test_a_model_whose_output_has_another_rank_than_it_declares_breaks_neither_r
     assert "frostline_scrape_errors_total 0.0" in text
 
 
-@pytest.mark.parametrize(("asked", "cpus", "expected"), [(0, 8, 4), (0, 1, 1), (0, 3, 1), (5, 2, 5)])
+@pytest.mark.parametrize(
+    ("asked", "cpus", "processes", "expected"),
+    [(0, 8, 1, 4), (0, 1, 1, 1), (0, 3, 1, 1), (5, 2, 1, 5), (0, 16, 2, 4), (0, 2, 2, 1), (0, 2, 8, 1), (5, 2, 2, 5)],
+)
 def test_a_run_gets_half_the_cpus_that_the_process_may_use_unless_told_otherwise(
-    asked: int, cpus: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: int, cpus: int, processes: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
     monkeypatch.setattr(host_limits, "_quotas", lambda _: iter(()))
     write_artifact(tmp_path, "m")
-    with running(tmp_path, model_control="none", log_level="error", threads=asked) as server:
+    with running(tmp_path, model_control="none", log_level="error", threads=asked, processes=processes) as server:
         options = server.server.repository.get("m", "").session._compute.__self__.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (expected, expected)
+
+
+def test_one_of_several_processes_takes_its_share_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_end, "memory_limit_bytes", lambda: 80_000_000)
+    monkeypatch.setattr(app, "cpu_count", lambda: 2)
+    with running(tmp_path, model_control="none", log_level="error", processes=4) as server:
+        network, report = server.server._transport.network(), server.server._transport._report
+    assert network is not None
+    assert network.limit == 5_000_000
+    assert report.__self__._cpus == 0.5  # type: ignore[union-attr]  # it is a method
+
+
+async def test_one_of_several_processes_does_not_start_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "choose_providers", lambda *_: [("CUDAExecutionProvider", {})])
+    config = ServerConfig.load(environ={}, models=tmp_path, processes=2)
+    with pytest.raises(StartError, match="several processes are for the CPU, and here is a GPU; use --device cpu"):
+        await Server(config, Place("unused", "unused", lambda **_: None)).start()

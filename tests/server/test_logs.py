@@ -1,5 +1,6 @@
 """How log lines look, on standard error and nowhere else."""
 
+import io
 import json
 import logging
 import sys
@@ -37,6 +38,31 @@ def test_a_json_line_is_one_object_with_event_level_time_and_fields(capsys: Capt
         "event": "ready", "level": "info", "address": "127.0.0.1:8001", "models": ["digits:1"], "seconds": 0.5
     }  # fmt: skip
     assert captured.out == ""
+
+
+def test_a_line_of_one_of_several_processes_has_its_number(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(logs.WORKER, "1")
+    logs.configure("json", "info")
+    structlog.get_logger().info("ready")
+    logging.getLogger("library").warning("beware")
+    assert [json.loads(line)["process"] for line in capsys.readouterr().err.splitlines()] == [1, 1]
+
+
+def test_a_line_is_written_at_once_so_that_those_of_other_processes_do_not_come_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Stream())
+    logs.configure("json", "info")
+    structlog.get_logger().info("ready")
+    (line,) = written
+    assert line.endswith("}\n")
 
 
 def test_a_json_line_stays_one_line_whatever_is_in_it(capsys: Capture) -> None:

@@ -8,12 +8,14 @@ two comparisons, and `admit` where the identity has a limit. Where `free` is tru
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Self
 
 from frostline_server.access.access_file import ANONYMOUS
 from frostline_server.access.credentials import Credentials
 from frostline_server.access.identity import Identity
 from frostline_server.access.permissions import CONTROL, EVERY_ROLE, NEEDED, Roles
-from frostline_server.config import ROLES
+from frostline_server.access.reach import local_only
+from frostline_server.config import ROLES, ServerConfig
 from frostline_server.errors import PermissionDenied, Unauthenticated
 
 
@@ -41,6 +43,18 @@ class Access:
         self._anonymous = Identity(ANONYMOUS, self._roles)
         # What opens a method here; a method that is open to everybody is not in it.
         self._opens: Mapping[str, Roles] = {method: roles & here for method, roles in NEEDED.items() if roles}
+
+    @classmethod
+    def at(
+        cls,
+        host: str,
+        config: ServerConfig,
+        credentials: Credentials | None,
+        here: Roles = EVERY_ROLE,
+        elsewhere: str = "",
+    ) -> Self:
+        """The policy of a port at an address, as the settings have it."""
+        return cls(credentials, config.anonymous_roles(local=local_only(host)), here, elsewhere)
 
     @property
     def asks(self) -> bool:

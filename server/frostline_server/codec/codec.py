@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from frostline.pb import inference_pb2, predictor_pb2
-from frostline.protocol import pack_bytes
+from frostline.protocol import pack_bytes, varint
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec import parameters
 from frostline_server.codec.header_cache import RequestHeader
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.tensors import Array, Layouts, check_bytes, check_outputs, typed_contents
+from frostline_server.codec.typed_answers import READINGS, Readings, TypedAnswers
 from frostline_server.errors import InvalidInput, Unsupported
 from frostline_server.runtime.dtypes import NAMES
+from frostline_server.runtime.graph.heads import Heads
 from frostline_server.runtime.signature import Signature
 
 M = TypeVar("M", bound=Message)
@@ -43,7 +44,7 @@ class DecodedRequest(NamedTuple):
         wanted: names of the outputs to compute, in the graph.
         priority: the request's own; 0 for the model's default.
         timeout_s: how many seconds it may wait in the queue; None for as long as any.
-        deliveries: how the outputs are delivered: one for each output wanted, or in the typed API the request itself;
+        deliveries: how the outputs are delivered: one for each output wanted, or in the typed API as which readings;
             None if all simply go into the answer.
     """
 
@@ -53,7 +54,7 @@ class DecodedRequest(NamedTuple):
     wanted: tuple[str, ...]
     priority: int = 0
     timeout_s: float | None = None
-    deliveries: tuple[Delivery, ...] | predictor_pb2.PredictRequest | None = None
+    deliveries: tuple[Delivery, ...] | Readings | None = None
 
     @property
     def repeats(self) -> bool:
@@ -61,7 +62,8 @@ class DecodedRequest(NamedTuple):
 
         Strings are taken apart anew each time, and a region of shared memory may be another by then.
         """
-        return len(self.data) == 1 and isinstance(self.data[0], bytes) and self.deliveries is None
+        direct = self.deliveries is None or isinstance(self.deliveries, Readings)
+        return direct and len(self.data) == 1 and isinstance(self.data[0], bytes)
 
 
 _decoded = partial(tuple.__new__, DecodedRequest)
@@ -99,13 +101,19 @@ class Codec:
         self._model = model
         self._version = version
         self._signature = signature
+        heads = signature.heads
+        self._typed = None if heads is None else TypedAnswers(model, version, heads, labels)
         self._labels = labels
         self._layouts = Layouts(model, signature, max_batch_size)
         self._specs = signature.inputs
+        # The name of an input that a request of the typed API need not name.
+        self._lone = signature.inputs[0].name if len(signature.inputs) == 1 else ""
         self._in_graph = {spec.client_name: spec.name for spec in signature.outputs}
         self._aliases = {spec.name: spec.alias for spec in signature.outputs if spec.alias}
         # By the names that a request gives.
         self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {(): signature.own_outputs}
+        # By the readings that a request of the typed API gives, and whether it wants a ranking.
+        self._readings: dict[tuple[tuple[int, ...], bool], tuple[str, ...]] = {}
         self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
         self._recognised: dict[RequestHeader, DecodedRequest] = {}
 
@@ -169,12 +177,12 @@ class Codec:
         self._recognised[header] = rows._replace(data=())
 
     def recognise(self, header: RequestHeader, elements: bytes | memoryview) -> DecodedRequest | None:
-        """What `decode_infer` would find in a request with a header that was remembered; None if it was not."""
+        """What decoding would find in a request with a header that was remembered; None if it was not."""
         rows = self._recognised.get(header)
         if rows is None:
             return None
-        kind, count, _, wanted, priority, timeout_s, _ = rows
-        return _decoded((kind, count, (elements,), wanted, priority, timeout_s, None))
+        kind, count, _, wanted, priority, timeout_s, deliveries = rows
+        return _decoded((kind, count, (elements,), wanted, priority, timeout_s, deliveries))
 
     def _read(
         self,
@@ -266,94 +274,51 @@ class Codec:
                 f"model '{self._model}' does not choose one of several classes, so it has no logits, softmax or argmax; "
                 f"call ModelInfer, which answers with its outputs {[spec.client_name for spec in self._signature.outputs]}"
             )
-        lone = len(self._specs) == 1
-        headers = []
-        for tensor in request.inputs:
-            if tensor.dtype not in _TYPED:
-                raise InvalidInput(f"input '{tensor.name}' for model '{self._model}' has no dtype")
-            name = tensor.name or (self._specs[0].name if lone else "")
-            headers.append((name, _TYPED[tensor.dtype], tuple(tensor.shape)))
-        layout = self._layouts.check(tuple(headers))
+        inputs = request.inputs
+        layout = self._layouts.check(
+            tuple([(each.name or self._lone, self._datatype(each), tuple(each.shape[:])) for each in inputs])
+        )
         data = [
-            check_bytes(self._model, spec, nbytes, count, request.inputs[at].data)
+            check_bytes(self._model, spec, nbytes, count, inputs[at].data)
             for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True)
         ]
-        readings = dict(zip(_READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))
-        asked = request.outputs or ([] if request.top_k else _READINGS)
+        outputs, ranked = tuple(request.outputs[:]), request.top_k > 0
+        wanted = self._readings.get((outputs, ranked))
+        if wanted is None:
+            wanted = self._check_readings(heads, outputs, ranked=ranked)
+        readings = Readings(outputs or (() if ranked else READINGS), request.top_k)
+        return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))
+
+    def _datatype(self, tensor: predictor_pb2.Tensor) -> str:
+        datatype = _TYPED.get(tensor.dtype)
+        if datatype is None:
+            raise InvalidInput(f"input '{tensor.name}' for model '{self._model}' has no dtype")
+        return datatype
+
+    def encode_predict(
+        self, readings: Readings, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str = ""
+    ) -> bytes:
+        """A serialised PredictResponse; see `TypedAnswers.encode`."""
+        assert self._typed is not None, "decode_predict refuses models without heads"  # noqa: S101  an invariant, not a check
+        return self._typed.encode(readings, wanted, outputs, request_id)
+
+    def _check_readings(self, heads: Heads, outputs: tuple[int, ...], *, ranked: bool) -> tuple[str, ...]:
+        readings: dict[int, str] = dict(zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))
+        asked = outputs or (() if ranked else READINGS)
         for reading in asked:
             if reading not in readings:
                 raise InvalidInput(f"outputs must be LOGITS, SOFTMAX or ARGMAX, got {reading}")
         names = dict.fromkeys(readings[reading] for reading in asked)
-        if request.top_k:
+        if ranked:
             if not heads.confidence:
                 raise InvalidInput(
                     f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for "
                     "a row; ask for SOFTMAX instead of top_k"
                 )
             names[heads.softmax] = None
-        return _decoded((layout.kind, layout.rows, data, tuple(names), 0, None, request))
-
-    def encode_predict(
-        self, request: predictor_pb2.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]
-    ) -> bytes:
-        """A serialised PredictResponse.
-
-        Raises:
-            InvalidInput: it is to rank classes, and the answer has not one axis of them.
-        """
-        heads = self._signature.heads
-        assert heads is not None, "decode_predict refuses models without heads"  # noqa: S101  an invariant, not a check
-        by_name = dict(zip(wanted, outputs, strict=True))
-        response = predictor_pb2.PredictResponse(model=self._model, version=self._version, id=request.id)
-        asked = request.outputs or ([] if request.top_k else _READINGS)
-        if predictor_pb2.LOGITS in asked:
-            response.logits.CopyFrom(_tensor(by_name[heads.logits]))
-        if predictor_pb2.SOFTMAX in asked:
-            response.softmax.CopyFrom(_tensor(by_name[heads.softmax]))
-        if predictor_pb2.ARGMAX in asked:
-            classes = by_name[heads.argmax]
-            response.argmax.CopyFrom(_tensor(classes))
-            if self._labels and heads.confidence and classes.ndim == 1:
-                response.labels.extend([self._label(int(index)) for index in classes])
-        if request.top_k:
-            response.top.extend(self._rankings(by_name[heads.softmax], request.top_k))
-        return response.SerializeToString()
-
-    def _rankings(self, softmax: Array, top_k: int) -> list[predictor_pb2.Ranking]:
-        if softmax.ndim != 2:  # whatever the graph declares
-            raise InvalidInput(
-                f"model '{self._model}' answered this request with shape {list(softmax.shape)}, so there is no ranking of "
-                "classes for a row; ask for SOFTMAX instead of top_k"
-            )
-        # A stable sort of the negated probabilities leaves equal ones in order of their index.
-        order = np.argsort(-softmax, axis=1, kind="stable")[:, :top_k]
-        return [
-            predictor_pb2.Ranking(
-                classes=[
-                    predictor_pb2.Class(index=int(index), label=self._label(int(index)), probability=float(row[index]))
-                    for index in best
-                ]
-            )
-            for row, best in zip(softmax, order, strict=True)
-        ]
-
-    def _label(self, index: int) -> str:
-        return self._labels[index] if self._labels and index < len(self._labels) else ""
+        if len(self._readings) >= _MAX_CACHED:
+            self._readings.clear()
+        return self._readings.setdefault((outputs, ranked), tuple(names))
 
 
 _TYPED = {value: name for name, value in predictor_pb2.DataType.items() if value != predictor_pb2.DATA_TYPE_UNSPECIFIED}
-_READINGS = (predictor_pb2.LOGITS, predictor_pb2.SOFTMAX, predictor_pb2.ARGMAX)
-
-
-def _tensor(array: Array) -> predictor_pb2.Tensor:
-    return predictor_pb2.Tensor(dtype=NAMES[array.dtype.str], shape=array.shape, data=array.tobytes())
-
-
-def varint(value: int) -> bytes:
-    """Protobuf's variable-length integer: seven bits a byte, the lowest first."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -8,7 +8,7 @@ it decodes to: that takes a request's Python from 5.3 to 1.5 microseconds.
 from frostline.pb import inference_pb2, predictor_pb2
 from frostline.protocol import MODEL_INFER
 from frostline_server.codec.codec import Codec, DecodedRequest, parse
-from frostline_server.codec.header_cache import Headers, RequestHeader
+from frostline_server.codec.header_cache import RequestHeader, infer_headers, predict_headers
 from frostline_server.codec.shared_memory import Regions
 
 Body = tuple[RequestHeader, bytes | memoryview] | inference_pb2.ModelInferRequest | predictor_pb2.PredictRequest
@@ -24,7 +24,8 @@ class RequestDecoder:
 
     def __init__(self, regions: Regions) -> None:
         self._regions = regions
-        self._headers = Headers()
+        self._infer_headers = infer_headers()
+        self._predict_headers = predict_headers()
 
     def read(self, method: str, payload: bytes) -> tuple[str, str, str, Body]:
         """Read which model a message is for.
@@ -40,11 +41,11 @@ class RequestDecoder:
         Raises:
             InvalidInput: the bytes are not a message of this method.
         """
+        seen = (self._infer_headers if method == MODEL_INFER else self._predict_headers).find(payload)
+        if seen is not None:
+            header, request_id, elements = seen
+            return header.model, header.version, request_id, (header, elements)
         if method == MODEL_INFER:
-            seen = self._headers.find(payload)
-            if seen is not None:
-                header, request_id, elements = seen
-                return header.model, header.version, request_id, (header, elements)
             infer = parse(inference_pb2.ModelInferRequest, payload)
             return infer.model_name, infer.model_version, infer.id, infer
         predict = parse(predictor_pb2.PredictRequest, payload)
@@ -67,12 +68,16 @@ class RequestDecoder:
             if decoded is not None:
                 return decoded
             # So far, only other versions have decoded a message with this header.
-            body = parse(inference_pb2.ModelInferRequest, payload)
-        elif isinstance(body, predictor_pb2.PredictRequest):
-            return codec.decode_predict(body)
-        decoded = codec.decode_infer(body, self._regions)
+            body = parse(header.message, payload)
         # Not before it was decoded: requests that are refused must not fill the cache.
-        unseen = self._headers.remember(payload, body) if decoded.repeats else None
+        if isinstance(body, predictor_pb2.PredictRequest):
+            decoded = codec.decode_predict(body)
+            unseen = self._predict_headers.remember(payload, body.model, body.version) if decoded.repeats else None
+        else:
+            decoded = codec.decode_infer(body, self._regions)
+            unseen = (
+                self._infer_headers.remember(payload, body.model_name, body.model_version) if decoded.repeats else None
+            )
         if unseen is not None:
             codec.remember(unseen, decoded)
         return decoded

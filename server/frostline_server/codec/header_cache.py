@@ -1,22 +1,50 @@
-"""The header cache: it recognises a `ModelInferRequest` whose header was seen before, without parsing it.
+"""The header cache: it recognises a request whose header was seen before, without parsing it.
 
 A client's requests differ in their id and their elements; everything else (the model, the names, types and shapes of
-the tensors) is the same bytes again. A header is those bytes: all of the message but the id's text and the one raw
-content, the length of both included.
+the tensors) is the same bytes again. A header is those bytes: all of the message but the id's text and the one tensor's
+elements, the length of both included.
 
 Why a recognised message is what parsing it would have given: its length is that of the remembered one, and so are all
 its bytes outside the two holes. The walk through the remembered message showed that the holes are exactly the id's
-text and the last field's content, and that whole fields lie between them; protobuf reads fields one after the other,
-so it reads the same fields here. What may differ in the holes is checked: the id must be UTF-8; elements may be any
-bytes.
+text and the content of the last field (in the typed API: the last field of the last field), and that whole fields lie
+between them; protobuf reads fields one after the other, so it reads the same fields here. What may differ in the holes
+is checked: the id must be UTF-8; elements may be any bytes.
 """
 
-from frostline.pb import inference_pb2
+from collections.abc import Callable
 
-# Field number and wire type 2 (length-delimited), which is the type of every field of the message.
-_ID = 3 << 3 | 2
-_RAW = 7 << 3 | 2
-_FIELDS = frozenset(number << 3 | 2 for number in range(1, 8))
+from frostline.pb import predictor_pb2
+from frostline.pb.inference_pb2 import ModelInferRequest
+from frostline.pb.predictor_pb2 import PredictRequest
+
+# A tag is a field's number and its wire type: 0 for a number, 2 for a length and so many bytes.
+_NUMBER, _BYTES = 0, 2
+
+# Every field of ModelInferRequest is length-delimited.
+_INFER_ID = ModelInferRequest.ID_FIELD_NUMBER << 3 | _BYTES
+_INFER_RAW = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | _BYTES
+_INFER_OTHERS = frozenset(number << 3 | _BYTES for number in range(1, 8)) - {_INFER_ID, _INFER_RAW}
+
+_PREDICT_ID = PredictRequest.ID_FIELD_NUMBER << 3 | _BYTES
+_PREDICT_INPUTS = PredictRequest.INPUTS_FIELD_NUMBER << 3 | _BYTES
+_PREDICT_OTHERS = frozenset(
+    {
+        PredictRequest.MODEL_FIELD_NUMBER << 3 | _BYTES,
+        PredictRequest.VERSION_FIELD_NUMBER << 3 | _BYTES,
+        PredictRequest.OUTPUTS_FIELD_NUMBER << 3 | _BYTES,
+        PredictRequest.OUTPUTS_FIELD_NUMBER << 3 | _NUMBER,
+        PredictRequest.TOP_K_FIELD_NUMBER << 3 | _NUMBER,
+    }
+)
+_TENSOR_DATA = predictor_pb2.Tensor.DATA_FIELD_NUMBER << 3 | _BYTES
+_TENSOR_OTHERS = frozenset(
+    {
+        predictor_pb2.Tensor.NAME_FIELD_NUMBER << 3 | _BYTES,
+        predictor_pb2.Tensor.DTYPE_FIELD_NUMBER << 3 | _NUMBER,
+        predictor_pb2.Tensor.SHAPE_FIELD_NUMBER << 3 | _BYTES,
+        predictor_pb2.Tensor.SHAPE_FIELD_NUMBER << 3 | _NUMBER,
+    }
+)
 
 _MAX_HEADERS = 4096
 _MAX_HEADER_BYTES = 512
@@ -32,13 +60,15 @@ class RequestHeader:
     Attributes:
         model: the model asked for.
         version: the version asked for.
+        message: the type of the message.
     """
 
-    __slots__ = ("model", "version")
+    __slots__ = ("message", "model", "version")
 
-    def __init__(self, model: str, version: str) -> None:
+    def __init__(self, model: str, version: str, message: type[ModelInferRequest | PredictRequest]) -> None:
         self.model = model
         self.version = version
+        self.message = message
 
 
 Cut = tuple[int, int, int]
@@ -46,9 +76,16 @@ Cut = tuple[int, int, int]
 
 
 class Headers:
-    """The headers seen before; their number and size are bounded."""
+    """The headers of one type of message seen before; their number and size are bounded.
 
-    def __init__(self) -> None:
+    Args:
+        message: the type.
+        cut: finds the holes in a valid message of this type.
+    """
+
+    def __init__(self, message: type[ModelInferRequest | PredictRequest], cut: Callable[[bytes], Cut | None]) -> None:
+        self._message = message
+        self._cut = cut
         # By the length of the message: the ways it may be cut, and for each the headers of such messages.
         self._known: dict[int, tuple[tuple[Cut, dict[bytes, RequestHeader]], ...]] = {}
         self._count = 0
@@ -66,9 +103,15 @@ class Headers:
                     return None
         return None
 
-    def remember(self, payload: bytes, request: inference_pb2.ModelInferRequest) -> RequestHeader | None:
-        """The header of a message that was parsed, from now on remembered; None if it is not of the kind that is."""
-        cut = _cut(payload)
+    def remember(self, payload: bytes, model: str, version: str) -> RequestHeader | None:
+        """The header of a message that was parsed, from now on remembered; None if it is not of the kind that is.
+
+        Args:
+            payload: the message.
+            model: the model that it asks for.
+            version: the version that it asks for.
+        """
+        cut = self._cut(payload)
         if cut is None:
             return None
         id_from, id_to, start = cut
@@ -86,27 +129,64 @@ class Headers:
             self._known[len(payload)] = tuple(cuts.items())
         headers = cuts[cut]
         if key not in headers:
-            headers[key] = RequestHeader(request.model_name, request.model_version)
+            headers[key] = RequestHeader(model, version, self._message)
             self._count += 1
         # The one there is, if there is one: several versions may know it.
         return headers[key]
 
 
-def _cut(payload: bytes) -> Cut | None:
+def infer_headers() -> Headers:
+    """Headers of ModelInferRequests."""
+    return Headers(ModelInferRequest, _cut_infer)
+
+
+def predict_headers() -> Headers:
+    """Headers of PredictRequests."""
+    return Headers(PredictRequest, _cut_predict)
+
+
+def _cut_infer(payload: bytes) -> Cut | None:
     """Walk through the fields of a valid message: at most one id, and one raw content, which is the last."""
-    at = id_from = id_to = 0
+    return _walk(payload, 0, _INFER_RAW, _INFER_ID, _INFER_OTHERS)
+
+
+def _cut_predict(payload: bytes) -> Cut | None:
+    """Walk through the fields of a valid message: at most one id, and one input, which is the last, as its data is."""
+    found = _walk(payload, 0, _PREDICT_INPUTS, _PREDICT_ID, _PREDICT_OTHERS)
+    if found is None:
+        return None
+    id_from, id_to, start = found
+    inner = _walk(payload, start, _TENSOR_DATA, None, _TENSOR_OTHERS)
+    return None if inner is None else (id_from, id_to, inner[2])
+
+
+def _walk(payload: bytes, at: int, last: int, text: int | None, others: frozenset[int]) -> Cut | None:
+    """Walk through fields up to the end of the message.
+
+    Args:
+        payload: the message.
+        at: where the fields begin.
+        last: the tag of the field that must be the last.
+        text: the tag of the field that may come once; None for no such field.
+        others: the tags of the other fields that may come.
+
+    Returns:
+        Where the content of `text` begins and ends, and where that of `last` begins; None if other fields come.
+    """
+    text_from = text_to = 0
     while at < len(payload):
         tag = payload[at]
-        size, at = _varint(payload, at + 1)
-        if tag == _RAW:
-            return (id_from, id_to, at) if at + size == len(payload) else None
-        if tag == _ID:
-            if id_to:
+        value, at = _varint(payload, at + 1)
+        if tag == last:
+            return (text_from, text_to, at) if at + value == len(payload) else None
+        if tag == text:
+            if text_to:
                 return None
-            id_from, id_to = at, at + size
-        elif tag not in _FIELDS:
+            text_from, text_to = at, at + value
+        elif tag not in others:
             return None
-        at += size
+        if tag & 7 == _BYTES:
+            at += value
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from frostline_server.metrics.exchange import Across
 from frostline_server.model.shadow import Counts
 from frostline_server.model.stats import Histogram, Unrouted
 from frostline_server.repository.registry import LoadedSnapshot, Repository, VersionSnapshot
@@ -74,6 +75,7 @@ class Family(Generic[T]):
         read: returns its present value.
         help: its HELP text.
         scale: what a histogram's bounds and sum are multiplied by.
+        across: of a gauge, how the values of several processes become one; whatever counts is summed.
     """
 
     name: str
@@ -82,22 +84,23 @@ class Family(Generic[T]):
     read: Callable[[T], Reading]
     help: str
     scale: float = 1.0
+    across: Across | None = None
 
 
 # Read from the server as a whole. Labels: the row's only.
 SERVER: tuple[Family[Sources], ...] = (
     Family("frostline_ready", "gauge", (), lambda server: server.ready(),
-           "1 when the server is ready for traffic."),
+           "1 when the server is ready for traffic.", across="supervisor"),
     Family("frostline_device_fallback", "gauge", (), lambda server: server.fell_back(),
-           "1 when device=auto found no usable GPU and models run on the CPU."),
+           "1 when device=auto found no usable GPU and models run on the CPU.", across="max"),
     Family("frostline_build_info", "gauge", ("version", "transport"), lambda server: (server.release, server.transport),
-           "The release and the front end in use."),
+           "The release and the front end in use.", across="max"),
     Family("frostline_network_bytes", "gauge", (), lambda server: n.held if (n := server.network()) else None,
-           "Bytes of messages in flight, requests and answers of all clients together."),
+           "Bytes of messages in flight, requests and answers of all clients together.", across="sum"),
     Family("frostline_network_limit_bytes", "gauge", (), lambda server: n.limit if (n := server.network()) else None,
-           "The most bytes of messages in flight."),
+           "The most bytes of messages in flight.", across="sum"),
     Family("frostline_connections", "gauge", (), lambda server: n.connections if (n := server.network()) else None,
-           "Connections that are open."),
+           "Connections that are open.", across="sum"),
     Family("frostline_network_refused_total", "counter", ("reason",),
            lambda server: n.refused if (n := server.network()) else None,
            "Connections and calls refused by a limit, or because they broke the protocol."),
@@ -114,9 +117,9 @@ VERSION: tuple[Family[VersionSnapshot], ...] = (
     Family("frostline_rows_total", "counter", (), lambda v: v.loaded.stats.rows if v.loaded else 0,
            "Rows answered."),
     Family("frostline_model_state", "gauge", ("state",), lambda v: {state: state == v.state for state in STATES},
-           "1 for the version's present state."),
+           "1 for the version's present state.", across="max"),
     Family("frostline_model_failure_info", "gauge", ("reason",), lambda v: (v.reason,) if v.state == "FAILED" else None,
-           "Why a version is FAILED."),
+           "Why a version is FAILED.", across="max"),
 )  # fmt: skip
 
 # Read from every version that is loaded. Labels: model, version, and the row's.
@@ -124,18 +127,18 @@ LOADED: tuple[Family[LoadedSnapshot], ...] = (
     Family("frostline_model_info", "gauge", ("provider", "device", "sha256", "verified"),
            lambda v: (v.model.provider, v.model.device, v.model.sha256, "true" if v.model.golden else "false"),
            "What a version runs on: the execution provider actually bound, its device, the file's sha256, and "
-           "whether its golden sample was reproduced."),
+           "whether its golden sample was reproduced.", across="max"),
     Family("frostline_model_healthy", "gauge", (), lambda v: v.ready,
-           "1 when the version is READY and its device passes its probe."),
+           "1 when the version is READY and its device passes its probe.", across="min"),
     Family("frostline_model_load_seconds", "gauge", (), lambda v: v.load_s,
-           "Time from reading the file to READY."),
+           "Time from reading the file to READY.", across="max"),
     Family("frostline_queue_rows", "gauge", (), lambda v: v.model.batcher.queued_rows,
-           "Rows waiting for the device."),
+           "Rows waiting for the device.", across="sum"),
     Family("frostline_shed_total", "counter", ("when",),
            lambda v: {"arrival": a.refused, "queued": a.shed} if (a := v.model.admission) else None,
            "Requests refused because their answer would be late, on arrival or after they were queued."),
     Family("frostline_run_slowness", "gauge", (), lambda v: v.model.admission.slowness if v.model.admission else None,
-           "How much longer runs take now than at warm-up, with an allowance for unexpected delays; only with slo_ms."),
+           "How much longer runs take now than at warm-up, with an allowance for unexpected delays; only with slo_ms.", across="max"),
     Family("frostline_request_seconds", "histogram", (), lambda v: v.stats.request_seconds,
            "Time from a request's arrival to its answer."),
     Family("frostline_queue_seconds", "histogram", (), lambda v: v.stats.queue_seconds,
@@ -149,9 +152,9 @@ LOADED: tuple[Family[LoadedSnapshot], ...] = (
     Family("frostline_prediction_confidence", "histogram", (), lambda v: v.predictions[1],
            "Softmax probability of the predicted class."),
     Family("frostline_model_bound_bytes", "gauge", (), lambda v: v.model.bound_bytes if _on_gpu(v) else None,
-           "Device memory of the buffers a version's batches are bound to."),
+           "Device memory of the buffers a version's batches are bound to.", across="sum"),
     Family("frostline_model_cuda_graphs", "gauge", (), lambda v: v.model.cuda_graphs if _on_gpu(v) else None,
-           "CUDA graphs a version replays."),
+           "CUDA graphs a version replays.", across="sum"),
 )  # fmt: skip
 
 # Read from every shadow. Labels: model, version, live_version, and the row's.
@@ -190,9 +193,9 @@ TRITON: tuple[Family[LoadedSnapshot], ...] = (
     Family("nv_inference_compute_output_duration_us", "unknown", (), lambda v: int(v.stats.answer_s * 1e6),
            "Cumulative inference compute output duration in microseconds"),
     Family("nv_inference_pending_request_count", "gauge", (), lambda v: v.model.batcher.queued_requests,
-           "Instantaneous number of pending requests awaiting execution"),
+           "Instantaneous number of pending requests awaiting execution", across="sum"),
     Family("nv_model_load_duration_secs", "gauge", (), lambda v: v.load_s,
-           "Model load time in seconds"),
+           "Model load time in seconds", across="max"),
     Family("nv_inference_request_duration_histogram_us", "histogram", (), lambda v: v.stats.request_seconds,
            "Inference request duration in microseconds", scale=1e6),
     Family("nv_inference_queue_duration_histogram_us", "histogram", (), lambda v: v.stats.queue_seconds,
@@ -206,6 +209,14 @@ ERRORS: tuple[Family[int], ...] = (
     Family("frostline_scrape_errors_total", "counter", (), lambda errors: errors,
            "Metric families that a scrape left out for one model, because they could not be rendered."),
 )  # fmt: skip
+
+RULES: Mapping[str, Across] = {
+    family.name: family.across
+    for table in (SERVER, REQUESTS, VERSION, LOADED, SHADOW, TRITON, ERRORS)
+    for family in table
+    if family.across is not None
+}
+"""How each gauge is put together across processes, by name."""
 
 
 def _on_gpu(version: LoadedSnapshot) -> bool:

@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
+from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from frostline_server.access.access import Access
+from frostline_server.access.credentials import Credentials
 from frostline_server.access.permissions import METRICS
+from frostline_server.config import ServerConfig
 from frostline_server.errors import PermissionDenied, RateLimited, StartError, Unauthenticated
 from frostline_server.reloaded import Reloaded
+from frostline_server.tls import server_context
 
 _log = structlog.get_logger(__name__)
 
@@ -98,6 +101,30 @@ class MetricsServer:
         self._unready = unready
         self._access = access
         self._certificate = certificate
+
+    @classmethod
+    def of(
+        cls,
+        config: ServerConfig,
+        registry: CollectorRegistry,
+        unready: Callable[[], str],
+        credentials: Credentials | None,
+    ) -> Self:
+        """The metrics server that the settings ask for.
+
+        Args:
+            config: the server's settings.
+            registry: what /metrics shows.
+            unready: why the server is not ready, or "" when it is.
+            credentials: the access file; None where there is none.
+        """
+        host = "127.0.0.1" if config.host.startswith("unix:") else config.host
+        access = None if config.metrics_access == "open" else Access.at(host, config, credentials)
+        certificate = None
+        if config.metrics_tls and config.tls_cert and config.tls_key:
+            pair = (config.tls_cert, config.tls_key)
+            certificate = Reloaded("certificate", pair, lambda: server_context(*pair))
+        return cls(registry, host, config.metrics_port, unready, access, certificate)
 
     def start(self) -> str:
         """Start to listen.

@@ -20,12 +20,13 @@ _COMPRESSIONS = {
 }
 
 
-def build(config: ServerConfig, methods: Methods) -> grpc.aio.Server:
+def build(config: ServerConfig, methods: Methods, *, reuse_port: bool = False) -> grpc.aio.Server:
     """A server that answers the methods, without a port.
 
     Args:
         config: the server's settings.
         methods: what it answers.
+        reuse_port: whether other processes listen on its port too.
     """
     server = grpc.aio.server(
         compression=_COMPRESSIONS[config.compression],
@@ -33,7 +34,7 @@ def build(config: ServerConfig, methods: Methods) -> grpc.aio.Server:
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             # Otherwise two servers on one port would silently share the clients.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(reuse_port)),
             # Clients may ping to find out that a connection is dead, also while they have no call, as Triton's
             # keepalive does. By default gRPC ends the calls of one that pings more often than every 5 minutes.
             ("grpc.keepalive_permit_without_calls", 1),

@@ -55,11 +55,11 @@ class LoadReport:
 
     Args:
         totals: what the server has done since it started.
-        cpus: that the process may keep busy.
+        cpus: that the process may keep busy; a fraction where several processes share them.
         now_s: the time, on the `time.monotonic` clock.
     """
 
-    def __init__(self, totals: Callable[[], Totals], cpus: int, now_s: float) -> None:
+    def __init__(self, totals: Callable[[], Totals], cpus: float, now_s: float) -> None:
         self._totals = totals
         self._cpus = cpus
         self._before = totals()

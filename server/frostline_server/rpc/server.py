@@ -4,7 +4,6 @@ There are two front ends: the HTTP/2 front end of `h2/`, and grpc.aio where its 
 `choose_transport` decides which of them owns the port.
 """
 
-import ipaddress
 import select
 import ssl
 from collections.abc import Callable
@@ -65,20 +64,6 @@ def choose_transport(asked: str, *, ngh2: bool, epoll: bool = True) -> tuple[str
     return ("grpcio", missing) if missing else ("h2", "the default")
 
 
-def local_only(host: str) -> bool:
-    """Whether only clients on this machine can reach an address."""
-    return is_unix(host) or _is_loopback(host)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:  # a name, which may resolve to anything
-        return False
-
-
 def _contracts() -> DescriptorPool:
     """The contracts of all services in one descriptor pool; by default the libraries' are in another one."""
     pool = DescriptorPool()
@@ -98,6 +83,7 @@ class Transport:
         access: who may call what.
         admin_access: the same, on the admin port; None where there is no such port.
         report: gives the server's load, for balancing clients; None for no reports.
+        reuse_port: whether other processes listen on the same ports, each for its share of the connections.
     """
 
     def __init__(
@@ -109,8 +95,11 @@ class Transport:
         access: Access,
         admin_access: Access | None = None,
         report: Callable[[float], bytes] | None = None,
+        *,
+        reuse_port: bool = False,
     ) -> None:
         self._config = config
+        self._reuse_port = reuse_port
         self._inference = inference
         self._service = service
         self._health = health
@@ -167,7 +156,9 @@ class Transport:
     async def _listen(self, address: str) -> int:
         """Have the front end that was chosen listen on an address; returns the port, if it has one."""
         if self.name == "grpcio":
-            self._server = grpc_aio.build(self._config, guarded(self._methods(), self._access))
+            self._server = grpc_aio.build(
+                self._config, guarded(self._methods(), self._access), reuse_port=self._reuse_port
+            )
             port = grpc_aio.bind(self._server, address, self._certificate)
             await self._server.start()
             return port
@@ -179,14 +170,14 @@ class Transport:
             context = self._contexts.look
         methods = guarded(self._methods(), self._access)
         self._h2 = H2FrontEnd(self._inference, methods, self._config, context, self._access, self._report)
-        return self._h2.start(address)
+        return self._h2.start(address, reuse_port=self._reuse_port)
 
     async def _open_admin_port(self) -> None:
         """Answer what needs the role `control` on a port of its own, on grpc.aio whatever front end owns the other one."""
         if self._admin_access is None or self._config.admin_port is None:
             return
         host = _bracketed(self._config.admin_host)
-        server = grpc_aio.build(self._config, guarded(self._methods(), self._admin_access))
+        server = grpc_aio.build(self._config, guarded(self._methods(), self._admin_access), reuse_port=self._reuse_port)
         port = grpc_aio.bind(server, f"{host}:{self._config.admin_port}", self._admin_certificate)
         await server.start()
         self._admin, self.admin_address = server, f"{host}:{port}"

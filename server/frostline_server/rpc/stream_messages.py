@@ -1,8 +1,7 @@
 """The messages of `ModelStreamInfer`: an answer or an error of one request, as bytes."""
 
 from frostline.pb import inference_pb2 as pb
-from frostline.protocol import ERROR_KIND
-from frostline_server.codec.codec import varint
+from frostline.protocol import ERROR_KIND, varint
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.grpc_status import status
 

@@ -13,8 +13,10 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+import trustme
 from PIL import Image
 
 import frostline as package
@@ -164,6 +166,9 @@ def test_models_shows_states_reasons_and_inputs(server: FakeServer, capsys: pyte
         (["predict", "m", "x.npy", "--format", "xml"], "'xml' is not one of 'table', 'json', 'csv'"),
         (["predict", "m", "x.npy", "--server", "http://box:8001"], "'http://box:8001' is a URL"),
         (["predict", "m", "x.npy", "--tls-ca", "nowhere.pem"], "cannot read nowhere.pem: No such file"),
+        (["models", "--token-file", "nowhere.txt"], "cannot read nowhere.txt: No such file"),
+        (["models", "--certificate", "c.pem", "--tls"], "certificate and key go together"),
+        (["models", "--certificate", "c.pem", "--key", "k.pem"], "a client certificate needs TLS"),
         (["train", "foo"], "no such recipe 'foo'; there are: breast-cancer, digits"),
         (["train"], "which recipe?; there are: breast-cancer, digits"),
         (["train", "iris", "--set", "epoch=3"], "iris has no setting 'epoch'; there are: activation, batch_size"),
@@ -186,6 +191,59 @@ def test_bad_usage_is_refused_with_one_sentence_and_code_2(
     code, said = refusal(capsys, *arguments)
     assert sentence in said
     assert code == 2
+
+
+def test_the_token_comes_from_a_file_or_else_from_the_environment(
+    server: FakeServer, rows_npy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("from-a-file\n", encoding="utf-8")
+    predict = ["predict", MODEL, rows_npy, "--server", server.address]
+    assert cli.run(predict) == 0
+    monkeypatch.setenv("FROSTLINE_TOKEN", "from-the-environment")
+    assert cli.run(predict) == 0
+    assert cli.run([*predict, "--token-file", str(tmp_path / "token")]) == 0
+    monkeypatch.setenv("FROSTLINE_TOKEN_FILE", str(tmp_path / "token"))
+    assert cli.run(predict) == 0
+    assert [headers.get("authorization") for headers in server.headers] == [
+        None,
+        "Bearer from-the-environment",
+        "Bearer from-a-file",
+        "Bearer from-a-file",
+    ]
+
+
+@pytest.mark.parametrize("command", [["models"], ["predict", "m", "x.npy"]])
+def test_a_token_is_not_sent_in_plain_text_over_a_network(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("FROSTLINE_TOKEN", "from-the-environment")
+    code, said = refusal(capsys, *command, "--server", "box:8001")
+    assert code == 2
+    assert said.startswith("the token would go to box:8001 in plain text")
+    assert said.endswith("(on the command line --insecure-token)")
+
+
+def test_certificates_and_a_token_reach_a_server_over_tls(
+    rows_npy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    theirs, ours = authority.issue_cert("pool.example"), authority.issue_cert("reader@example.org")
+    authority.cert_pem.write_to_path(str(tmp_path / "roots.pem"))
+    ours.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    ours.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    credentials = grpc.ssl_server_credentials(
+        [(theirs.private_key_pem.bytes(), theirs.cert_chain_pems[0].bytes())],
+        authority.cert_pem.bytes(),
+        require_client_auth=True,
+    )
+    monkeypatch.setenv("FROSTLINE_TOKEN", "secret")
+    monkeypatch.setenv("FROSTLINE_TLS_CA", str(tmp_path / "roots.pem"))
+    flags = ["--certificate", str(tmp_path / "cert.pem"), "--key", str(tmp_path / "key.pem")]
+    with fake_server(credentials=credentials) as server:
+        where = ["--server", server.address, "--server-name", "pool.example"]
+        assert cli.run(["predict", MODEL, rows_npy, *where, *flags]) == 0
+        assert cli.run(["models", *where, *flags]) == 0
+    assert [headers["authorization"] for headers in server.headers] == ["Bearer secret"]
 
 
 def test_a_file_that_is_not_there_is_bad_usage(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ def said_of(flag: str, shown: str) -> str:
         ("--port", "<int> gRPC port; 0 picks a free one. [0 to 65535; default: 8001]"),
         ("--max-queue-size", "[at least 1; default: 4096]"),
         ("--max-message-bytes", "[1024 to 2147483647; default: 67108864 (64 MiB)]"),
-        ("--transport", "<auto|native|grpcio> Which front end owns the gRPC port. [default: auto]"),
+        ("--transport", "auto takes h2 wherever its library is installed. [default: auto]"),
         ("--models", "<path> Folder of models: <name>/<version>/model.onnx. [required]"),
     ],
 )

@@ -71,6 +71,7 @@ def test_an_unknown_output_is_refused_before_anything_is_sent(client: frostline.
     ("value", "dtype"),
     [
         (ROWS.astype(np.float64), typed.FP32),
+        (ROWS.astype(">f8"), typed.FP32),
         (ROWS.tolist(), typed.FP32),
         ([[1, 2, 3]], typed.FP32),
         (ROWS, typed.FP32),
@@ -87,6 +88,23 @@ def test_numbers_arrive_as_they_were_sent_and_only_float64_and_lists_change_type
     prediction = client.predict(MODEL, value)  # type: ignore[arg-type]  # the point is that many types do
     assert server.requests[0].inputs[0].dtype == dtype
     np.testing.assert_array_equal(prediction.logits, np.asarray(value, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (1, 4), (2, 31), (2, 32), (1, 3, 224, 224)])
+@pytest.mark.parametrize("top_k", [0, 300])
+def test_a_request_is_the_message_that_protobuf_would_have_made(shape: tuple[int, ...], top_k: int) -> None:
+    left, right = np.full(shape, 1.5, np.float32), np.full(shape, -7, np.int64)
+    sent = messages.request(MODEL, {"l": left, "right": right}, version="7", outputs=["argmax", "logits"], top_k=top_k)
+    assert typed.PredictRequest.FromString(sent) == typed.PredictRequest(
+        model=MODEL,
+        version="7",
+        inputs=[
+            typed.Tensor(name="l", dtype=typed.FP32, shape=shape, data=left.tobytes()),
+            typed.Tensor(name="right", dtype=typed.INT64, shape=shape, data=right.tobytes()),
+        ],
+        outputs=[typed.ARGMAX, typed.LOGITS],
+        top_k=top_k,
+    )
 
 
 def test_texts_are_sent_with_their_lengths(client: frostline.Client, server: FakeServer) -> None:
@@ -180,9 +198,10 @@ def test_a_model_unloaded_while_the_list_is_made_is_left_out(client: frostline.C
 
 
 def test_an_answer_that_contradicts_itself_is_refused() -> None:
-    damaged = typed.PredictResponse(logits=typed.Tensor(dtype=typed.FP32, shape=[2, 3], data=bytes(4)))
-    with pytest.raises(frostline.FrostlineError, match="the server's answer is damaged: logits"):
-        messages.prediction(damaged, 0)
+    for shape, size in (([2, 3], 4), ([1], 8), ([2**40, 2**40], 4)):
+        damaged = typed.PredictResponse(logits=typed.Tensor(dtype=typed.FP32, shape=shape, data=bytes(size)))
+        with pytest.raises(frostline.FrostlineError, match="the server's answer is damaged: logits"):
+            messages.prediction(damaged, 0)
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
@@ -374,6 +393,22 @@ def test_metadata_goes_with_every_call(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ([], "the list of addresses is empty"),
+        (
+            ["10.0.0.1", "box:8001"],
+            "a list holds IP addresses, .* not 10.0.0.1:8001, box:8001; for all addresses of a name",
+        ),
+        (["10.0.0.1", "[::1]"], "all of version 4 or all of version 6"),
+    ],
+)
+def test_a_list_that_grpc_cannot_use_is_refused(address: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        frostline.connect(address)
+
+
+@pytest.mark.parametrize(
     ("address", "sentence"), [("http://localhost:8001", "is a URL"), ("", "names no host"), (":8001", "names no host")]
 )
 def test_an_address_that_makes_no_sense_is_refused(address: str, sentence: str) -> None:
@@ -398,9 +433,12 @@ def test_a_timeout_that_makes_no_sense_is_refused(client: frostline.Client, time
         ("[::1]:9", "[::1]:9"),
         ("unix:/run/frostline.sock", "unix:/run/frostline.sock"),
         ("dns:///box:9", "dns:///box:9"),
+        (["box"], "box:8001"),
+        (["127.0.0.1", "127.0.0.2:9"], "127.0.0.1:8001, 127.0.0.2:9"),
+        (["[::1]", "[::2]:9"], "[::1]:8001, [::2]:9"),
     ],
 )
-def test_the_port_is_8001_when_left_out(address: str, target: str) -> None:
+def test_the_port_is_8001_when_left_out(address: str | list[str], target: str) -> None:
     with frostline.connect(address) as client:
         assert client.address == target
 

@@ -6,6 +6,8 @@ import frostline
 from frostline.client.errors import from_status
 
 UPSTREAM = "upstream connect error. reset reason: connection termination"
+HOSTNAME = "Hostname Verification Check failed"
+HANDSHAKER = "Failed to create security handshaker"
 ROUTER = "[request id: 7] Request for unknown model: 'queue-router' version 1 is not at ready state"
 
 
@@ -31,6 +33,15 @@ ROUTER = "[request id: 7] Request for unknown model: 'queue-router' version 1 is
             frostline.ServerUnavailable,
             "^the server at box:1 cannot answer now: why",
         ),
+        (
+            "UNAUTHENTICATED",
+            "unauthenticated",
+            "who are you",
+            frostline.Unauthenticated,
+            "^who are you; this client shows",
+        ),
+        ("PERMISSION_DENIED", "permission_denied", "you may not.", frostline.PermissionDenied, "^you may not$"),
+        ("RESOURCE_EXHAUSTED", "rate_limited", "5 a second", frostline.RateLimited, "^5 a second$"),
         ("UNIMPLEMENTED", "unsupported", "model 'm' does not end", frostline.InvalidInput, "^model 'm' does not end$"),
         ("ABORTED", "a_later_word", "why", frostline.FrostlineError, "^ABORTED from box:1: why"),
     ],
@@ -58,7 +69,26 @@ def test_each_kind_of_failure_has_its_error_with_the_way_out(
         ("UNAVAILABLE", "failed: OK", frostline.ServerUnavailable, r"box:1 was dropped \(OK\); is TLS on"),
         ("UNAVAILABLE", UPSTREAM, frostline.ServerUnavailable, r"no Frostline server.*\(connection termination\)"),
         ("UNIMPLEMENTED", "model 'm' does not end", frostline.FrostlineError, "box:1 is not a Frostline server"),
-        ("UNAUTHENTICATED", "", frostline.FrostlineError, "UNAUTHENTICATED from box:1: UNAUTHENTICATED"),
+        (
+            "UNAUTHENTICATED",
+            "",
+            frostline.Unauthenticated,
+            "^UNAUTHENTICATED; this client shows who it is with a token",
+        ),
+        ("PERMISSION_DENIED", "no.", frostline.PermissionDenied, "^box:1 does not let you make this call: no$"),
+        (
+            "UNAVAILABLE",
+            "failed: backend unhealthy",
+            frostline.ServerUnavailable,
+            "no server at box:1 is ready; ask one",
+        ),
+        (
+            "UNAVAILABLE",
+            f"a: {HOSTNAME}.",
+            frostline.ServerUnavailable,
+            "is for another name; give the .* with server_name",
+        ),
+        ("UNAVAILABLE", f"a: {HANDSHAKER}.", frostline.ServerUnavailable, "a certificate or key given is no PEM, or"),
     ],
 )
 def test_without_a_kind_the_status_alone_decides(

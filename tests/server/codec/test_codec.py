@@ -14,6 +14,7 @@ from frostline.protocol import pack_bytes
 from frostline_server.codec import codec as codec_module
 from frostline_server.codec.codec import Codec, DecodedRequest, parse
 from frostline_server.codec.tensors import strings_array
+from frostline_server.codec.typed_answers import Readings
 from frostline_server.errors import InvalidInput, PredictionError, Unsupported
 from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.signature import Signature
@@ -471,8 +472,15 @@ def test_a_network_without_logits_has_no_typed_api() -> None:
 def predict_response(codec: Codec, request: typed.PredictRequest) -> typed.PredictResponse:
     readings = {"logits": LOGITS, "softmax": SOFTMAX, "argmax": ARGMAX}
     wanted = codec.decode_predict(request).wanted
-    outputs = [readings[name] for name in wanted]
-    return typed.PredictResponse.FromString(codec.encode_predict(request, wanted, outputs))
+    return typed_answer(codec, request, wanted, [readings[name] for name in wanted])
+
+
+def typed_answer(
+    codec: Codec, request: typed.PredictRequest, wanted: tuple[str, ...], outputs: Sequence[Array]
+) -> typed.PredictResponse:
+    readings = codec.decode_predict(request).deliveries
+    assert isinstance(readings, Readings)
+    return typed.PredictResponse.FromString(codec.encode_predict(readings, wanted, outputs, request.id))
 
 
 def array_of(tensor: typed.Tensor) -> Array:
@@ -522,26 +530,25 @@ def test_of_many_equal_classes_the_lowest_indices_come_first() -> None:
     codec = codec_of(labels=None)
     softmax = np.tile(np.array([0.25, 0.75], np.float32), 500)[None] / 500
     request = predict_request(ROW, top_k=3)
-    response = typed.PredictResponse.FromString(codec.encode_predict(request, ("softmax",), [softmax]))
+    response = typed_answer(codec, request, ("softmax",), [softmax])
     assert [best.index for best in response.top[0].classes] == [1, 3, 5]
 
 
 def test_an_answer_of_another_rank_than_the_graph_declares_has_no_ranking_and_no_labels() -> None:
     codec, odd = codec_of(), np.zeros((1, 2, 2), np.float32)
     request = predict_request(ROW, outputs=["SOFTMAX", "ARGMAX"])
-    answer = codec.encode_predict(request, ("softmax", "argmax"), [odd, np.zeros((1, 2), np.int64)])
-    response = typed.PredictResponse.FromString(answer)
+    response = typed_answer(codec, request, ("softmax", "argmax"), [odd, np.zeros((1, 2), np.int64)])
     assert (list(response.softmax.shape), list(response.argmax.shape)) == ([1, 2, 2], [1, 2])
     assert not response.labels
     with pytest.raises(InvalidInput, match=r"with shape \[1, 2, 2\], so there is no ranking"):
-        codec.encode_predict(predict_request(ROW, top_k=1), ("softmax",), [odd])
+        typed_answer(codec, predict_request(ROW, top_k=1), ("softmax",), [odd])
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_an_answer_without_classes_has_empty_rankings(classes: int) -> None:
     softmax = np.zeros((2, classes), np.float32)
-    answer = codec_of(labels=None).encode_predict(predict_request(ROW, top_k=3), ("softmax",), [softmax])
-    assert [len(ranking.classes) for ranking in typed.PredictResponse.FromString(answer).top] == [classes, classes]
+    answer = typed_answer(codec_of(labels=None), predict_request(ROW, top_k=3), ("softmax",), [softmax])
+    assert [len(ranking.classes) for ranking in answer.top] == [classes, classes]
 
 
 @pytest.mark.parametrize("top_k", [3, 4, 2**32 - 1])
@@ -562,7 +569,7 @@ def test_half_precision_readings_keep_their_type() -> None:
     codec = codec_of(classifier(element="FP16"))
     request = predict_request(ROW, outputs=["LOGITS"], top_k=1)
     outputs = [LOGITS.astype(np.float16), SOFTMAX.astype(np.float16)]
-    response = typed.PredictResponse.FromString(codec.encode_predict(request, ("logits", "softmax"), outputs))
+    response = typed_answer(codec, request, ("logits", "softmax"), outputs)
     assert response.logits.dtype == typed.FP16
     assert [ranking.classes[0].index for ranking in response.top] == [1, 0]
 

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.pb import inference_pb2 as pb
-from frostline.protocol import MODEL_INFER
+from frostline.pb import predictor_pb2 as typed
+from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.batching.entry import Entry
 from frostline_server.codec import header_cache
 from frostline_server.codec.codec import Codec
-from frostline_server.codec.header_cache import Headers
+from frostline_server.codec.header_cache import Headers, RequestHeader, infer_headers, predict_headers
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.errors import InvalidInput, ModelNotFound
 from frostline_server.inference import Inference, Refused
@@ -30,10 +31,14 @@ def request_of(raw: bytes = ROW, **fields: Any) -> pb.ModelInferRequest:
     return pb.ModelInferRequest(**{"model_name": "m", "inputs": [tensor], "raw_input_contents": [raw], **fields})
 
 
+def remember(headers: Headers, payload: bytes, request: pb.ModelInferRequest) -> RequestHeader | None:
+    return headers.remember(payload, request.model_name, request.model_version)
+
+
 def remembered(*requests: pb.ModelInferRequest) -> Headers:
-    headers = Headers()
+    headers = infer_headers()
     for request in requests:
-        headers.remember(request.SerializeToString(), request)
+        remember(headers, request.SerializeToString(), request)
     return headers
 
 
@@ -54,8 +59,8 @@ def test_a_request_with_other_elements_and_another_id_of_the_same_length_is_reco
 def test_large_elements_are_a_view_of_the_message_and_not_a_copy() -> None:
     raw = bytes(range(256)) * 512
     request = request_of(raw, id="7")
-    payload, headers = request.SerializeToString(), Headers()
-    headers.remember(payload, request)
+    payload, headers = request.SerializeToString(), infer_headers()
+    remember(headers, payload, request)
     found = headers.find(payload)
     assert found is not None
     elements = found[2]
@@ -66,12 +71,12 @@ def test_large_elements_are_a_view_of_the_message_and_not_a_copy() -> None:
 
 def test_the_same_header_is_the_same_object_each_time() -> None:
     request = request_of(id="1")
-    payload, headers = request.SerializeToString(), Headers()
-    first = headers.remember(payload, request)
+    payload, headers = request.SerializeToString(), infer_headers()
+    first = remember(headers, payload, request)
     assert first is not None
     found = headers.find(payload)
     assert found is not None
-    assert first is headers.remember(payload, request) is found[0]
+    assert first is remember(headers, payload, request) is found[0]
 
 
 @pytest.mark.parametrize(
@@ -103,8 +108,8 @@ def test_a_request_with_another_header_is_not(other: pb.ModelInferRequest) -> No
 def test_requests_without_exactly_one_raw_content_or_with_a_huge_header_are_not_remembered(
     request_: pb.ModelInferRequest,
 ) -> None:
-    payload, headers = request_.SerializeToString(), Headers()
-    assert headers.remember(payload, request_) is None
+    payload, headers = request_.SerializeToString(), infer_headers()
+    assert remember(headers, payload, request_) is None
     assert headers.find(payload) is None
 
 
@@ -120,8 +125,8 @@ def test_requests_without_exactly_one_raw_content_or_with_a_huge_header_are_not_
 )
 def test_a_valid_message_of_an_odd_form_is_not_remembered(change: Any) -> None:
     payload = change(request_of().SerializeToString())
-    headers = Headers()
-    assert headers.remember(payload, pb.ModelInferRequest.FromString(payload)) is None
+    headers = infer_headers()
+    assert remember(headers, payload, pb.ModelInferRequest.FromString(payload)) is None
     assert headers.find(payload) is None
 
 
@@ -131,8 +136,8 @@ def test_fields_in_another_order_and_long_spellings_of_a_length_are_read_right()
     payload = before + b"\x1a\x82\x80\x00id" + b"\x3a\x90\x80\x00" + ROW
     parsed = pb.ModelInferRequest.FromString(payload)
     assert (parsed.id, parsed.raw_input_contents[0]) == ("id", ROW)
-    headers = Headers()
-    headers.remember(payload, parsed)
+    headers = infer_headers()
+    remember(headers, payload, parsed)
     found = headers.find(payload.replace(b"\x00id", b"\x00di"))
     assert found is not None
     assert found[1:] == ("di", ROW)
@@ -208,14 +213,14 @@ def damaged(draw: st.DrawFn, payload: bytes) -> bytes:
 
 @given(st.lists(requests, min_size=1, max_size=6), st.data())
 def test_whatever_is_recognised_parses_to_exactly_that(seen: list[pb.ModelInferRequest], data: st.DataObject) -> None:
-    headers = Headers()
+    headers = infer_headers()
     for request in seen:
         payload = data.draw(damaged(request.SerializeToString()))
         try:
             parsed = pb.ModelInferRequest.FromString(payload)
         except DecodeError:
             parsed, payload = request, request.SerializeToString()
-        headers.remember(payload, parsed)
+        remember(headers, payload, parsed)
         for other in (payload, data.draw(damaged(payload))):
             found = headers.find(other)
             if found is None:
@@ -224,6 +229,108 @@ def test_whatever_is_recognised_parses_to_exactly_that(seen: list[pb.ModelInferR
             now = pb.ModelInferRequest.FromString(other)
             assert (now.model_name, now.model_version) == (header.model, header.version)
             assert (now.id, list(now.raw_input_contents)) == (request_id, [elements])
+
+
+# The typed API
+
+
+def typed_request(data: bytes = ROW, **fields: Any) -> bytes:
+    """A serialised PredictRequest whose one input comes last, as our client sends it."""
+    tensor = typed.Tensor(name=fields.pop("name", ""), dtype=typed.FP32, shape=[1, 4], data=data)
+    before = typed.PredictRequest(**{"model": "m", **fields})
+    return before.SerializeToString() + typed.PredictRequest(inputs=[tensor]).SerializeToString()
+
+
+def remembered_typed(payload: bytes) -> tuple[Headers, RequestHeader | None]:
+    request, headers = typed.PredictRequest.FromString(payload), predict_headers()
+    return headers, headers.remember(payload, request.model, request.version)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"id": "é!"},
+        {"version": "3", "name": "input", "outputs": [typed.ARGMAX, typed.LOGITS], "top_k": 300, "id": "abc"},
+    ],
+)
+def test_a_typed_request_is_recognised_by_all_but_its_id_and_its_elements(fields: dict[str, Any]) -> None:
+    headers, header = remembered_typed(typed_request(**fields))
+    request_id = fields.get("id", "")[::-1]
+    found = headers.find(typed_request(ROW[::-1], **{**fields, "id": request_id}))
+    assert found == (header, request_id, ROW[::-1])
+    assert header is not None
+    assert (header.model, header.version) == ("m", fields.get("version", ""))
+    for other in ({"model": "n"}, {"version": "4"}, {"top_k": 301}, {"outputs": [typed.SOFTMAX]}, {"name": "inpux"}):
+        assert headers.find(typed_request(**{**fields, **other})) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        typed_request() + b"\x0a\x01m",  # a field after the input
+        typed_request() + b"\x1a\x00",  # another input, and an empty one
+        typed_request(model="m" * 600),  # a huge header
+        b"\x32\x011\x32\x012" + typed_request(),  # an id twice
+        b"\x7a\x01x" + typed_request(),  # a field that nobody knows
+        b"\x08\x01" + typed_request(),  # a known field of another wire type
+        typed.PredictRequest(model="m").SerializeToString(),  # no input
+        # An input whose elements are not its last field, or are there twice.
+        b"\x1a\x08\x22\x04abcd\x10\x0b",
+        b"\x1a\x08\x22\x02ab\x22\x02cd",
+    ],
+)
+def test_a_typed_request_of_an_odd_form_is_not_remembered(payload: bytes) -> None:
+    headers, header = remembered_typed(payload)
+    assert header is None
+    assert headers.find(payload) is None
+
+
+typed_tensors = st.builds(
+    typed.Tensor,
+    name=st.sampled_from(["input", ""]),
+    dtype=st.sampled_from([typed.FP32, typed.UINT8]),
+    shape=st.sampled_from([[1, 4], [4, 1], [200]]),
+    data=st.sampled_from([ROW, ROW[:4], b"", b"\x1a\x01a", b"\x22\x00"]),
+)
+typed_requests = st.tuples(
+    st.builds(
+        typed.PredictRequest,
+        model=short,
+        version=short,
+        id=short,
+        outputs=st.lists(st.sampled_from([typed.LOGITS, typed.ARGMAX]), max_size=2),
+        top_k=st.sampled_from([0, 1, 300]),
+    ),
+    st.lists(typed_tensors, max_size=2),
+).map(lambda parts: b"".join([parts[0].SerializeToString(), typed.PredictRequest(inputs=parts[1]).SerializeToString()]))
+
+
+@settings(deadline=None)
+@given(st.lists(typed_requests, min_size=1, max_size=6), st.data())
+def test_whatever_typed_request_is_recognised_parses_to_exactly_that(seen: list[bytes], data: st.DataObject) -> None:
+    headers = predict_headers()
+    # What a recognised message was remembered as, without the holes.
+    known: dict[RequestHeader, typed.PredictRequest] = {}
+    for original in seen:
+        payload = data.draw(damaged(original))
+        try:
+            parsed = typed.PredictRequest.FromString(payload)
+        except DecodeError:
+            parsed, payload = typed.PredictRequest.FromString(original), original
+        header = headers.remember(payload, parsed.model, parsed.version)
+        if header is not None:
+            known.setdefault(header, parsed)
+        for other in (payload, data.draw(damaged(payload))):
+            found = headers.find(other)
+            if found is None:
+                continue
+            header, request_id, elements = found
+            expected = typed.PredictRequest()
+            expected.CopyFrom(known[header])
+            expected.id = request_id
+            expected.inputs[0].data = bytes(elements)
+            assert typed.PredictRequest.FromString(other) == expected
 
 
 # Through the inference
@@ -250,10 +357,10 @@ def inference_of(repository: Any, regions: Regions = NOWHERE) -> Inference:
     return Inference(repository, Unrouted(), 1 << 20, regions)
 
 
-def outcome(inference: Inference, payload: bytes) -> Any:
+def outcome(inference: Inference, payload: bytes, method: str = MODEL_INFER) -> Any:
     """What becomes of a message: all that a front end sees of it."""
     try:
-        entry: Entry = inference.prepare(MODEL_INFER, payload, 2.5, print, 7)
+        entry: Entry = inference.prepare(method, payload, 2.5, print, 7)
     except Refused as refused:
         return type(refused.error), str(refused.error), refused.request_id
     call = entry.call
@@ -286,6 +393,37 @@ def test_a_server_that_has_seen_requests_answers_as_one_that_has_not(
     for payload in (FIRST.SerializeToString(), *payloads):
         for sent in (payload, payload, data.draw(damaged(payload))):
             assert outcome(seasoned, sent) == outcome(inference_of(repository), sent)
+
+
+@settings(deadline=None)
+@given(st.lists(typed_requests, min_size=1, max_size=4), st.data(), st.sampled_from([CLASSIFIER, PAIR, TEXT]))
+def test_a_server_that_has_seen_typed_requests_answers_as_one_that_has_not(
+    payloads: list[bytes], data: st.DataObject, signature: Signature
+) -> None:
+    repository = Repository(signature)
+    seasoned = inference_of(repository)
+    for payload in (typed_request(outputs=[typed.ARGMAX]), *payloads):
+        for sent in (payload, payload, data.draw(damaged(payload))):
+            assert outcome(seasoned, sent, PREDICT) == outcome(inference_of(repository), sent, PREDICT)
+
+
+def test_bytes_that_both_methods_could_mean_are_kept_apart() -> None:
+    inference, both = inference_of(Repository()), typed_request()
+    for _ in range(2):
+        ((_, rows, *_), _), refusal = outcome(inference, both, PREDICT), outcome(inference, both, MODEL_INFER)
+        assert rows == 1
+        assert refusal[0] is InvalidInput
+
+
+def test_an_equal_typed_request_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    inference = inference_of(Repository())
+    outcome(inference, typed_request(id="first", outputs=[typed.ARGMAX], top_k=2), PREDICT)
+    # Whoever parses now fails.
+    monkeypatch.setattr("frostline_server.codec.decoder.parse", None)
+    second = typed_request(ROW[::-1], id="secnd", outputs=[typed.ARGMAX], top_k=2)
+    (_, _, elements, wanted, *_), (_, request_id, _, readings) = outcome(inference, second, PREDICT)
+    assert (elements, wanted, request_id) == ([ROW[::-1]], ("argmax", "softmax"), "secnd")
+    assert readings == ((typed.ARGMAX,), 2)
 
 
 def test_an_equal_request_is_not_parsed_again_and_its_id_and_elements_are_its_own(

@@ -12,6 +12,7 @@ import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc
+from frostline_server.access.reach import local_only
 from frostline_server.codec import shared_memory
 from frostline_server.codec.shared_memory import FOLDER, Regions
 from frostline_server.errors import (
@@ -22,7 +23,6 @@ from frostline_server.errors import (
     TooManyRegions,
     Unsupported,
 )
-from frostline_server.rpc.server import local_only
 from tests.support import onnx_models
 from tests.support.calls import ended, statistics
 from tests.support.servers import TIMEOUT_S, Running, running

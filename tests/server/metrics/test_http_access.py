@@ -1,42 +1,19 @@
 """The metrics port with TLS, and with a token as Prometheus sends it."""
 
 import socket
-import ssl
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
-import trustme
 from structlog.testing import capture_logs
 
 from frostline_server.errors import ConfigError, StartError
+from tests.support.https import Files, get, name_seen
 from tests.support.onnx_models import write_artifact
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.tokens import TOKENS, entry, write_access_file
-
-AUTHORITY = trustme.CA()
-
-
-class Files:
-    """A server's certificate."""
-
-    def __init__(self, folder: Path) -> None:
-        self.chain, self.key, self.authority = folder / "tls.crt", folder / "tls.key", folder / "ca.pem"
-        AUTHORITY.cert_pem.write_to_path(self.authority)
-
-    def write(self, name: str) -> None:
-        issued = AUTHORITY.issue_cert("localhost", "127.0.0.1", name)
-        self.chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        self.key.write_bytes(issued.private_key_pem.bytes())
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"tls_cert": self.chain, "tls_key": self.key, "metrics_tls": True}
 
 
 @pytest.fixture
@@ -54,34 +31,6 @@ def server(files: Files, tmp_path: Path) -> Iterator[Running]:
     settings = {"access_file": access, "metrics_access": "observe", "allow_anonymous": "none", "log_level": "error"}
     with running(tmp_path / "models", **files.settings, **settings) as instance:
         yield instance
-
-
-def context() -> ssl.SSLContext:
-    trusting = ssl.create_default_context()
-    AUTHORITY.configure_trust(trusting)
-    return trusting
-
-
-def get(url: str, token: str | None = None) -> tuple[int, str, Any]:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context()) as response:
-            return response.status, response.read().decode(), response.headers
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode(), error.headers
-
-
-def name_seen(url: str) -> str:
-    host, _, port = url.removeprefix("https://").partition(":")
-    with (
-        socket.create_connection((host, int(port)), TIMEOUT_S) as plain,
-        context().wrap_socket(plain, server_hostname="localhost") as secure,
-    ):
-        names = secure.getpeercert()
-    assert names is not None
-    return str(names["subjectAltName"][2][1])
 
 
 def test_the_metrics_are_for_who_may_observe_and_the_probes_for_everyone(server: Running) -> None:

@@ -73,6 +73,10 @@ class Inbound(Protocol):
         """Whether a message is on its way that must arrive."""
         ...
 
+    def append(self, data: bytes) -> bool:
+        """Take what has come, if it is all part of a message and does not end it; otherwise nothing."""
+        ...
+
     def feed(self, data: bytes, *, end: bool, now_s: float) -> None:
         """Take what has come."""
         ...

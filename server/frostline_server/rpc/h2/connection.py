@@ -5,12 +5,14 @@ https://www.rfc-editor.org/rfc/rfc9113.html
 """
 
 import random
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from ngh2 import (
     Configuration,
     DataReceived,
+    DenialOfServiceError,
     NGH2Error,
     PingReceived,
     RequestReceived,
@@ -39,7 +41,7 @@ _LARGEST_PART_BYTES = _FRAME_BYTES + (1 << 16)
 
 # RFC 9113, sections 6.5.2 and 7.
 _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
-_NO_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 8, 11
+_NO_ERROR, _PROTOCOL_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 1, 8, 11
 # https://grpc.io/docs/guides/status-codes/
 _DEADLINE_EXCEEDED, _UNIMPLEMENTED, _INTERNAL = 4, 12, 13
 
@@ -79,6 +81,11 @@ class Connection:
         # Spread, so that clients that came together do not come back together.
         self._leaving_s = now_s + limits.max_age_s * random.uniform(0.9, 1.1)  # noqa: S311  no secret
         self._leaving = self._left = False
+        # The newest call's stream, and what is to be said when the session cannot say it any more.
+        self._newest = 0
+        self.ending = False
+        """Whether the connection will be over when all has been sent."""
+        self._last_words: bytes | None = None
         self._session = Session(
             Role.SERVER,
             Configuration(
@@ -113,7 +120,7 @@ class Connection:
 
     # What comes
 
-    def receive(self, data: bytes, now_s: float) -> None:
+    def receive(self, data: bytes | memoryview, now_s: float) -> None:
         """Take bytes that came; receivers are told what they complete.
 
         Raises:
@@ -123,19 +130,21 @@ class Connection:
         try:
             session.receive_data(data)
             events = session.events()
+            if not events:
+                self._hold_part(len(data), now_s)
+            elif self._part:
+                self._shared.budget.give(self._part)
+                self._part = 0
+            handlers = self._handlers
+            for event in events:
+                handle = handlers.get(type(event))
+                if handle is not None:
+                    handle(self, event, now_s)
         except NGH2Error as error:
             self._shared.count("protocol")
+            code = _ENHANCE_YOUR_CALM if isinstance(error, DenialOfServiceError) else _PROTOCOL_ERROR
+            self._last_words = _goaway(self._newest, code)
             raise ConnectionOver(str(error)) from None
-        if not events:
-            self._hold_part(len(data), now_s)
-        elif self._part:
-            self._shared.budget.give(self._part)
-            self._part = 0
-        handlers = self._handlers
-        for event in events:
-            handle = handlers.get(type(event))
-            if handle is not None:
-                handle(self, event, now_s)
 
     def _hold_part(self, size: int, now_s: float) -> None:
         """Hold what came and no event has reported: part of a frame, or frames that carry nothing."""
@@ -165,7 +174,8 @@ class Connection:
         shared, stream = self._shared, event.stream_id
         call = self._calls[stream] = Call(self, shared, stream, _NOBODY, headers, now_s)
         call.half_closed = event.end_stream
-        route = shared.routes.get(headers[b":path"])
+        self._newest = stream
+        route = shared.routes.get(headers.get(b":path", b""))  # CONNECT has none
         encoding = headers.get(b"grpc-encoding", b"")
         if headers[b":method"] != b"POST":
             self._refuse(call, b"405", (b"allow", b"POST"))
@@ -236,6 +246,9 @@ class Connection:
             call.half_closed = True
             self._session.acknowledge_received_data(size, stream)
             call.receiver.message(call, data[PREFIX_BYTES:])
+        # A large message comes in frames of 16 KiB from most clients.
+        elif call.inbound is not None and not call.paused and not event.end_stream and call.inbound.append(data):
+            self._session.acknowledge_received_data(size, stream)
         else:
             self._feed(call, data, end=event.end_stream, now_s=now_s)
 
@@ -255,7 +268,10 @@ class Connection:
         inbound = call.inbound
         if inbound is None:
             inbound = call.inbound = Inbound(call, b"", unary=True)
-        self.guarded(call, lambda: inbound.feed(data, end=end, now_s=now_s))
+        try:
+            inbound.feed(data, end=end, now_s=now_s)
+        except (PredictionError, Malformed) as error:
+            self._broken(call, error)
         # A client that is held back on too many calls would be on all others too, as they share the connection's window.
         if call.paused and not call.over and self._withheld + size <= _MOST_WITHHELD_BYTES:
             call.withheld += size
@@ -313,12 +329,15 @@ class Connection:
     # What is to be sent
 
     def to_send(self, most: int) -> bytes:
-        """What is to be sent next, up to about `most` bytes; call it until it returns nothing.
+        """What is to be sent next, up to about `most` bytes; call it until it returns less, or nothing if `ending`.
 
         Raises:
             ConnectionOver: see there.
         """
         session, responses = self._session, self._responses
+        if self._last_words is not None:
+            words, self._last_words = self._last_words, b""
+            return words
         try:
             data = session.data_to_send(most)
             if responses.unwanted and len(data) < most and responses.discard_unwanted():
@@ -326,11 +345,12 @@ class Connection:
             for event in session.events():
                 if type(event) is StreamClosed:
                     self._on_closed(event, 0.0)
+            self.ending = self._left or not session.want_read
         except NGH2Error as error:
             raise ConnectionOver(str(error)) from None
         if responses.sending:
             responses.release_sent()
-        if not data:
+        if self.ending and not data:
             if self._left and not self._calls:
                 raise ConnectionOver("all calls have ended")
             if not session.want_read:
@@ -380,7 +400,7 @@ class Connection:
     def _look_at_request(self, call: Call, now_s: float) -> None:
         timeout_s = self._shared.limits.message_timeout_s
         coming = not call.half_closed and (call.inbound is None or call.inbound.awaited)
-        if call.deadline_s is not None and now_s > call.deadline_s and (coming or call.inbound is not None):
+        if call.deadline_s is not None and now_s > call.deadline_s:
             self._cancel(call)
             self.finish(call, _DEADLINE_EXCEEDED, "Deadline Exceeded")
         elif coming and now_s - call.since_s > timeout_s:
@@ -431,6 +451,11 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
+
+
+def _goaway(newest: int, code: int) -> bytes:
+    """A GOAWAY frame (RFC 9113, section 6.8)."""
+    return struct.pack(">BHBBIII", 0, 8, 7, 0, 0, newest, code)
 
 
 def _is_grpc(content_type: bytes) -> bool:

@@ -42,6 +42,15 @@ class MessageReader:
         """Whether a message has begun and not ended."""
         return bool(self._head)
 
+    def append(self, data: bytes) -> bool:
+        """Take what came, if it is all part of a message that has begun and does not end it; otherwise nothing."""
+        size = len(data)
+        if not 0 < size < self._size:
+            return False
+        self._parts.append(data)
+        self._size -= size
+        return True
+
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take what has come; returns the messages it completed, each with its flag, 1 if it is compressed.
 

@@ -71,7 +71,7 @@ class H2FrontEnd:
         self._streams = StreamInference(inference, self._batchers, self._post)
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
         self._trim = Trim(malloc_trim())
-        self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4)
+        self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4 // config.processes)
         self.refused: dict[str, int] = {}
         """What was refused before anything else saw it, by reason."""
         self._listener: Listener | None = None
@@ -82,11 +82,12 @@ class H2FrontEnd:
         """That are open."""
         return 0 if self._listener is None else self._listener.connections
 
-    def start(self, address: str) -> int:
+    def start(self, address: str, *, reuse_port: bool = False) -> int:
         """Bind an address and start to answer.
 
         Args:
             address: host:port, or unix:/path.
+            reuse_port: whether other processes listen on the same port.
 
         Returns:
             The port; 0 for a Unix socket.
@@ -95,7 +96,7 @@ class H2FrontEnd:
             StartError: the address cannot be bound.
         """
         loop = asyncio.get_running_loop()
-        sockets = bound(address)
+        sockets = bound(address, reuse_port=reuse_port)
         config = self._config
         shared = self._shared = Shared(
             self._routes(loop),
@@ -202,8 +203,12 @@ def _most_files() -> int:
     return 2**31 if hard == resource.RLIM_INFINITY else hard
 
 
-def bound(address: str) -> list[socket.socket]:
+def bound(address: str, *, reuse_port: bool = False) -> list[socket.socket]:
     """Sockets that listen on an address; several where a name stands for several.
+
+    Args:
+        address: host:port, or unix:/path.
+        reuse_port: whether other processes listen on the same port, each for its share of the connections.
 
     Raises:
         StartError: it cannot be bound.
@@ -213,7 +218,7 @@ def bound(address: str) -> list[socket.socket]:
         if address.startswith("unix:"):
             sockets.append(_unix(address.removeprefix("unix:")))
         else:
-            _bind_all(address, sockets)
+            _bind_all(address, sockets, reuse_port=reuse_port)
     except OSError as error:
         for listening in sockets:
             listening.close()
@@ -234,7 +239,7 @@ def _unix(path: str) -> socket.socket:
     return listening
 
 
-def _bind_all(address: str, sockets: list[socket.socket]) -> None:
+def _bind_all(address: str, sockets: list[socket.socket], *, reuse_port: bool) -> None:
     """Bind whatever a name stands for, all on one port; an address that this machine lacks is left out."""
     host, _, digits = address.rpartition(":")
     port = int(digits)
@@ -244,7 +249,9 @@ def _bind_all(address: str, sockets: list[socket.socket]) -> None:
         # `::` is every address, of version 4 too.
         both = name[0] == "::" and socket.has_dualstack_ipv6()
         try:
-            listening = socket.create_server((name[0], port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+            listening = socket.create_server(
+                (name[0], port), family=family, backlog=_BACKLOG, reuse_port=reuse_port, dualstack_ipv6=both
+            )
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise

@@ -36,6 +36,10 @@ class Inbound:
         """Whether a message is on its way that must arrive: the only one, or one that has begun."""
         return self._unary or self._reader.inside
 
+    def append(self, data: bytes) -> bool:
+        """Take what has come, if it is all part of a message and does not end it; otherwise nothing."""
+        return self._reader.append(data)
+
     def feed(self, data: bytes, *, end: bool, now_s: float) -> None:
         """Take what has come; passes on to the receiver what that completed.
 

@@ -23,6 +23,8 @@ from frostline_server.rpc.h2.tls import Handshakes, Names, Tls
 _READ_BYTES = 1 << 18
 _WRITE_BYTES = 1 << 18
 """The most that is taken from a connection at a time, so that what a client does not read stays in its budget."""
+_WRITES = 16
+"""How often that is done in a turn, so that a client that reads fast leaves time for the others."""
 _ACCEPTS = 64
 """New connections accepted in a turn, so that a storm of them leaves time for the others."""
 _TICK_S = 1.0
@@ -96,6 +98,9 @@ class Listener:
         self._dirty: dict[int, None] = {}
         self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._looks: deque[_Client] = deque()
+        self._ticked_s = 0.0
+        # One for all, as what came is taken at once.
+        self._buffer = memoryview(bytearray(_READ_BYTES))
         self._awake = False
         self._closing = False
         self._accepting = False
@@ -111,6 +116,7 @@ class Listener:
 
     def start(self) -> int:
         """Start the thread; returns its identity."""
+        self._ticked_s = time.monotonic()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
@@ -154,35 +160,53 @@ class Listener:
     # The thread
 
     def _run(self) -> None:
-        poll, dirty, clients = self._epoll.poll, self._dirty, self._clients
-        ticked_s = time.monotonic()
         while not self._closing:
-            ready = poll(0 if self._looks else _TICK_S)
-            now_s = time.monotonic()
-            for descriptor, events in ready:
-                client = clients.get(descriptor)
-                if client is None:
-                    self._ready(descriptor, now_s)
-                    continue
-                if events & _OUT:
-                    dirty[descriptor] = None
-                if events & ~_OUT:
-                    self._read(client, now_s)
-            self._run_posted()
-            self._turn()
-            if now_s - ticked_s >= _TICK_S:
-                ticked_s = now_s
-                self._accept_again()
-                self._looks.extend(clients.values())
-                self._tick(now_s)
-            for _ in range(min(_LOOKS, len(self._looks))):
-                self._look(self._looks.popleft(), now_s)
-            while dirty:
-                client = clients.get(dirty.popitem()[0])
-                if client is not None:
-                    self._write(client)
-        for client in list(clients.values()):
+            try:
+                self._serve()
+            except Exception:  # noqa: BLE001  a defect met by one client must not end all others
+                _log.exception("front end failed unexpectedly")
+        for client in list(self._clients.values()):
             self._drop(client)
+
+    def _serve(self) -> None:
+        """Take turns until the end."""
+        poll = self._epoll.poll
+        while not self._closing:
+            self._take_turn(poll(0 if self._looks else _TICK_S))
+
+    def _take_turn(self, ready: list[tuple[int, int]]) -> None:
+        """Read what came, run what is to be run, and write.
+
+        A frame of its own, so that while the thread waits it holds no client that has gone.
+        """
+        dirty, clients, now_s = self._dirty, self._clients, time.monotonic()
+        for descriptor, events in ready:
+            client = clients.get(descriptor)
+            if client is None:
+                self._ready(descriptor, now_s)
+                continue
+            if events & _OUT:
+                dirty[descriptor] = None
+            if events & ~_OUT:
+                self._read(client, now_s)
+        self._run_posted()
+        self._turn()
+        if now_s - self._ticked_s >= _TICK_S or self._looks:
+            self._look_around(now_s)
+        while dirty:
+            client = clients.get(dirty.popitem()[0])
+            if client is not None:
+                self._write(client)
+
+    def _look_around(self, now_s: float) -> None:
+        """Once a second, begin to look at every client."""
+        if now_s - self._ticked_s >= _TICK_S:
+            self._ticked_s = now_s
+            self._accept_again()
+            self._looks.extend(self._clients.values())
+            self._tick(now_s)
+        for _ in range(min(_LOOKS, len(self._looks))):
+            self._look(self._looks.popleft(), now_s)
 
     def _ready(self, descriptor: int, now_s: float) -> None:
         if descriptor == self._wake:
@@ -199,10 +223,8 @@ class Listener:
             function, arguments = posted.popleft()
             try:
                 function(*arguments)
-            except Exception:  # noqa: BLE001  a defect met by one call must not end all others
+            except Exception:  # noqa: BLE001  as in `_run`
                 _log.exception("front end failed unexpectedly")
-            # An old message must not stay in memory while this waits for the next.
-            del function, arguments
 
     # Connections
 
@@ -296,18 +318,17 @@ class Listener:
 
     def _read(self, client: _Client, now_s: float) -> None:
         try:
-            data = client.socket.recv(_READ_BYTES)
+            size = client.socket.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
+            size = 0
+        if size:
+            self._take(client, self._buffer[:size], now_s)
+        else:
             self._drop(client)
-            return
-        if not data:
-            self._drop(client)
-            return
-        self._take(client, data, now_s)
 
-    def _take(self, client: _Client, data: bytes, now_s: float) -> None:
+    def _take(self, client: _Client, data: bytes | memoryview, now_s: float) -> None:
         try:
             if client.tls is not None:
                 plain = client.tls.decrypt(data)
@@ -322,14 +343,15 @@ class Listener:
             self._say_farewell(client)
         except ssl.SSLError:
             self._drop(client)
-        except Exception:  # noqa: BLE001  a defect met by one connection must not end all others
+        except Exception:  # noqa: BLE001  as in `_run`
             _log.exception("connection failed unexpectedly")
             self._drop(client)
 
     def _write(self, client: _Client) -> None:
-        """Send what there is to send, as far as the socket takes it."""
+        """Send what there is to send, as far as the socket takes it, and it is this client's turn."""
+        writing = False
         try:
-            while True:
+            for _ in range(_WRITES):
                 if client.rest is None:
                     data = client.connection.to_send(_WRITE_BYTES)
                     if client.tls is not None:
@@ -337,19 +359,24 @@ class Listener:
                     if not data:
                         break
                     client.rest = memoryview(data)
+                size = len(client.rest)
                 sent = client.socket.send(client.rest)
                 client.stalled_s = 0.0
-                client.rest = client.rest[sent:] if sent < len(client.rest) else None
+                client.rest = client.rest[sent:] if sent < size else None
+                if size < _WRITE_BYTES and client.rest is None and not client.connection.ending:
+                    break
+            else:
+                writing = True
         except BlockingIOError:
             pass
         except (ConnectionOver, OSError):
             self._drop(client)
             return
-        except Exception:  # noqa: BLE001  as in `_take`
+        except Exception:  # noqa: BLE001  as in `_run`
             _log.exception("connection failed unexpectedly")
             self._drop(client)
             return
-        writing = client.rest is not None
+        writing = writing or client.rest is not None
         if writing != client.writing:
             client.writing = writing
             self._epoll.modify(client.descriptor, _IN | _OUT if writing else _IN)
@@ -374,7 +401,7 @@ class Listener:
 
     def _look(self, client: _Client, now_s: float) -> None:
         """See whether a client has taken too long for something."""
-        if client.descriptor not in self._clients:
+        if self._clients.get(client.descriptor) is not client:  # it has gone
             return
         try:
             client.connection.look(now_s)

@@ -3,6 +3,8 @@
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
 
+import contextlib
+import re
 from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
@@ -67,7 +69,7 @@ class Responses:
         if call.over:
             return
         packed = self._shared.compression
-        if packed and packed not in call.headers.get(b"grpc-accept-encoding", b""):
+        if packed and packed not in re.split(rb"[\s,]+", call.headers.get(b"grpc-accept-encoding", b"")):
             packed = b""
         framed = b"".join(
             [
@@ -143,7 +145,8 @@ class Responses:
         """
         unwanted, self._unwanted = self._unwanted, []
         for stream in unwanted:
-            self._session.reset_stream(stream, _NO_ERROR)
+            with contextlib.suppress(NGH2Error):  # the connection ends, and why is still to be said
+                self._session.reset_stream(stream, _NO_ERROR)
         return bool(unwanted)
 
     def release_sent(self) -> None:
@@ -178,8 +181,10 @@ class Responses:
     def _write(self, call: Call, write: Callable[[Session], None]) -> None:
         try:
             write(self._session)
-        except NGH2Error:  # the stream has just been closed, as an event will say
-            call.over = True
+        except NGH2Error:  # the stream has just been closed; the event that will say so finds the call over
+            if not call.over:
+                call.over = True
+                call.receiver.cancelled(call)
         self._touched()
 
     def _over(self, call: Call) -> None:

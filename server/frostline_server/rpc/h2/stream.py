@@ -110,6 +110,8 @@ class Stream:
         # The sizes of answers that have not left, oldest first, their sum, and the size of all that is open.
         self._leaving: deque[int] = deque()
         self._leaving_bytes = 0
+        # Answers of one turn, which leave together.
+        self._outbox: list[bytes] = []
         self._open_bytes = 0
         self._read_all = False
         self._asleep = False
@@ -156,7 +158,7 @@ class Stream:
         self._end_if_done()
 
     def deliver(self, entry: Entry, response: bytes | None) -> None:
-        """Send the answer of a finished entry, or its error."""
+        """Take the answer of a finished entry, or its error; `flush` sends it."""
         size = self._accepted.pop(entry, None)
         if size is None:  # the stream has ended
             return
@@ -164,6 +166,12 @@ class Stream:
             self._answer(size, answer_message(response))
         elif entry.error is not None:
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
+
+    def flush(self) -> None:
+        """Send what was taken, and end if that was all."""
+        messages, self._outbox = self._outbox, []
+        if messages:
+            self._call.connection.send(self._call, messages)
         self._end_if_done()
 
     def _go_on(self) -> None:
@@ -204,6 +212,7 @@ class Stream:
             batcher = inference.submit(entry, MODEL_INFER, message, inline=True)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
+            self.flush()
             return
         self._accepted[entry] = size
         if batcher not in self._batchers:
@@ -217,13 +226,13 @@ class Stream:
         self._answer(size, error_message(error, request_id, model))
 
     def _answer(self, size: int, message: bytes) -> None:
-        """Send an answer, in whose place the request is no longer held."""
-        call, length = self._call, len(message) + PREFIX_BYTES
-        call.release(size)
+        """Take an answer, in whose place the request is no longer held."""
+        length = len(message) + PREFIX_BYTES
+        self._call.release(size)
         self._open_bytes += length - size
         self._leaving.append(length)
         self._leaving_bytes += length
-        call.connection.send(call, [message])
+        self._outbox.append(message)
 
     def _end_if_done(self) -> None:
         if self._accepted or self._waiting or self._call.over:
@@ -239,6 +248,10 @@ class Stream:
 
 
 def _deliver(answers: list[tuple[Entry, bytes | None]]) -> None:
+    streams: dict[Stream, None] = {}
     for entry, response in answers:
         stream: Stream = entry.call.token
         stream.deliver(entry, response)
+        streams[stream] = None
+    for stream in streams:
+        stream.flush()

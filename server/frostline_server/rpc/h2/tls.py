@@ -15,6 +15,10 @@ from collections.abc import Callable, Mapping
 from os import EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, eventfd_read, eventfd_write
 from typing import Any
 
+import structlog
+
+_log = structlog.get_logger(__name__)
+
 _READ_BYTES = 1 << 16
 _TICK_S = 1.0
 
@@ -62,7 +66,7 @@ class Tls:
             "x509_subject_alternative_name": tuple(value.encode() for value in others),
         }
 
-    def decrypt(self, data: bytes) -> bytes | None:
+    def decrypt(self, data: bytes | memoryview) -> bytes | None:
         """What came, in plain; b"" if that is nothing yet, None at the end.
 
         Raises:
@@ -143,7 +147,8 @@ class Handshakes:
                     self._step(self._pending[descriptor])
             while self._new:
                 client, tag = self._new.popleft()
-                self._pending[client.fileno()] = _Handshake(client, tag, Tls(self._context()), time.monotonic())
+                handshake = _Handshake(client, tag, Tls(self._context()), time.monotonic())
+                self._pending[client.fileno()] = handshake
                 self._epoll.register(client.fileno(), select.EPOLLIN)
             if (now_s := time.monotonic()) - swept_s >= _TICK_S:
                 swept_s = now_s
@@ -169,6 +174,9 @@ class Handshakes:
                 client.send(handshake.tls.alert())
             self._give_up(handshake)
         except OSError:
+            self._give_up(handshake)
+        except Exception:  # noqa: BLE001  a defect met by one client must not end all others
+            _log.exception("handshake failed unexpectedly")
             self._give_up(handshake)
         else:
             if done:

@@ -1,0 +1,213 @@
+"""The arguments of a client's gRPC channel: target, credentials, options and headers.
+
+The service config says how gRPC chooses a server for each call, and what it tries again; docs/clients.md shows it for
+other languages.
+"""
+
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+DEFAULT_PORT = 8001
+
+SERVICE_CONFIG: Mapping[str, Any] = {
+    # The first policy that a client knows is used. Servers report their load in trailers: with weights the less loaded
+    # one gets more calls, also from clients that do not know of each other. A server that joins gets the mean share for
+    # one second, until its reports count.
+    "loadBalancingConfig": [{"weighted_round_robin": {"blackoutPeriod": "1s"}}, {"round_robin": {}}],
+    # A server that says it is not ready, because it stops or a model it needs failed, gets no calls.
+    "healthCheckConfig": {"serviceName": ""},
+    # Each attempt that fails takes a token, each call that succeeds gives back a tenth; with half of them left, or fewer,
+    # nothing is tried again.  So a server that is broken gets 50 attempts at most beyond the calls themselves, and one that
+    # answers now and then a tenth more than those.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    "methodConfig": [
+        # Only UNAVAILABLE is retried.  It does not mean that a request was not run: the connection may have been lost while
+        # the answer was on its way.  A second run does no harm, because a call changes nothing on the server; only a network
+        # that draws random numbers answers it differently.
+        {
+            "name": [{"service": "frostline.v1.Predictor"}, {"service": "inference.GRPCInferenceService"}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        },
+        # "Is it ready" wants the answer of now.
+        {
+            "name": [
+                {"service": "inference.GRPCInferenceService", "method": "ServerReady"},
+                {"service": "inference.GRPCInferenceService", "method": "ModelReady"},
+            ]
+        },
+    ],
+}
+"""gRPC's service config for a pool of servers, as its JSON."""
+
+# One server is asked whatever it says of its health: its own sentence tells what is wrong with it.
+_ONLY_POOLS = ("loadBalancingConfig", "healthCheckConfig")
+
+_OPTIONS: tuple[tuple[str, Any], ...] = (
+    # The server decides what is too large.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # By default gRPC retries no call of more than 256 KiB.
+    ("grpc.per_rpc_retry_buffer_size", 2**31 - 1),
+    # By default a connection that failed is tried again after one second at first, and after two minutes at last.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+    # By default a name is looked up at most every 30 s: so long would a server that was replaced be missed.
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
+)
+
+# RFC 6750, section 2.1.
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelArguments:
+    """What a channel is made of.
+
+    Attributes:
+        target: The target, as gRPC writes it.
+        address: The address, as the user may read it in a message.
+        credentials: TLS, with or without a client certificate; None for plain text.
+        options: Channel arguments.
+        metadata: Headers of every call.
+    """
+
+    target: str
+    address: str
+    credentials: grpc.ChannelCredentials | None
+    options: list[tuple[str, Any]]
+    metadata: dict[str, str]
+
+
+def arguments(
+    address: str | Sequence[str],
+    *,
+    tls: bool | str | Path = False,
+    server_name: str = "",
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+    token: str | None = None,
+    insecure_token: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> ChannelArguments:
+    """Checks what a user says of a connection; see `connect`.
+
+    Raises:
+        ValueError: It makes no sense, or would send a token in plain text over a network.
+        OSError: A PEM file cannot be read.
+    """
+    addresses = [address] if isinstance(address, str) else list(address)
+    target = _target(addresses[0]) if len(addresses) == 1 else _list_target(addresses)
+    shown = target if len(addresses) == 1 else ", ".join(_target(each) for each in addresses)
+    headers = dict(metadata or {})
+    local = _is_local(target)
+    if token is not None:
+        if any(name.lower() == "authorization" for name in headers):
+            raise ValueError("metadata has an authorization already; give either that or a token")
+        if not _TOKEN.fullmatch(token):
+            raise ValueError("the token is empty or holds characters that no bearer token has, such as a line break")
+        if tls is False and not local and not insecure_token:
+            raise ValueError(
+                f"the token would go to {shown} in plain text, for everybody on the way to read; turn TLS on, or say "
+                "that the network is safe with insecure_token (on the command line --insecure-token)"
+            )
+        headers["authorization"] = f"Bearer {token}"
+    if tls is not False and len(addresses) > 1 and not server_name:
+        raise ValueError("a list of addresses with TLS needs server_name, the name in the certificates of the servers")
+    pool = "," in target or target.startswith("dns:")
+    config = {part: value for part, value in SERVICE_CONFIG.items() if pool or part not in _ONLY_POOLS}
+    options = [("grpc.service_config", json.dumps(config)), *_OPTIONS]
+    if local:
+        # gRPC would ask the proxy of the environment to reach this very machine.
+        options.append(("grpc.enable_http_proxy", 0))
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+    credentials = _credentials(tls, certificate, key)
+    return ChannelArguments(target=target, address=shown, credentials=credentials, options=options, metadata=headers)
+
+
+def check_timeout(timeout_s: float) -> float:
+    """The timeout as it is.
+
+    Raises:
+        ValueError: It is not positive and finite.
+    """
+    if not 0 < timeout_s < math.inf:
+        raise ValueError(f"timeout_s must be positive and finite, but is {timeout_s:g}")
+    return timeout_s
+
+
+def _credentials(
+    tls: bool | str | Path, certificate: str | Path | None, key: str | Path | None
+) -> grpc.ChannelCredentials | None:
+    if (certificate is None) != (key is None):
+        raise ValueError("certificate and key go together: give both or neither")
+    if tls is False:
+        if certificate is not None:
+            raise ValueError("a client certificate needs TLS; turn it on with tls, or leave certificate and key out")
+        return None
+    roots, private_key, chain = (
+        None if path is None or path is True else Path(path).read_bytes() for path in (tls, key, certificate)
+    )
+    return grpc.ssl_channel_credentials(roots, private_key, chain)
+
+
+def _target(address: str) -> str:
+    if "://" in address and not address.startswith(("dns://", "unix://")):
+        raise ValueError(f"{address!r} is a URL; write the address as host:port, such as localhost:{DEFAULT_PORT}")
+    if not address or address.startswith(":"):
+        raise ValueError(f"{address!r} names no host; write the address as host:port, such as localhost:{DEFAULT_PORT}")
+    if ":" not in address.rpartition("]")[2] and "/" not in address:
+        return f"{address}:{DEFAULT_PORT}"
+    return address
+
+
+def _list_target(addresses: Sequence[str]) -> str:
+    if not addresses:
+        raise ValueError("the list of addresses is empty")
+    targets = [_target(address) for address in addresses]
+    families = {_ip_version(target) for target in targets}
+    if families not in ({4}, {6}):
+        raise ValueError(
+            f"a list holds IP addresses, all of version 4 or all of version 6, such as 10.0.0.1:{DEFAULT_PORT}, and not "
+            f"{', '.join(targets)}; for all addresses of a name, write dns:///NAME:PORT"
+        )
+    return f"ipv{families.pop()}:{','.join(targets)}"
+
+
+def _ip_version(target: str) -> int:
+    try:
+        return ipaddress.ip_address(_host(target)).version
+    except ValueError:
+        return 0
+
+
+def _host(target: str) -> str:
+    return target.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def _is_local(target: str) -> bool:
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    named = re.sub(r"^(dns:///|dns:|ipv4:|ipv6:)", "", target)
+    return all(_is_loopback(_host(each)) for each in named.split(","))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

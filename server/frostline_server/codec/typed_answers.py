@@ -1,0 +1,158 @@
+"""The answers of the typed API: outputs to serialised PredictResponses.
+
+All that is equal in answers of one shape is serialised once; an answer is that, the id, the elements, and the labels of
+its classes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from frostline.pb import predictor_pb2 as pb
+from frostline.protocol import varint
+from frostline_server.codec.tensors import Array
+from frostline_server.errors import InvalidInput
+from frostline_server.runtime.dtypes import NAMES
+from frostline_server.runtime.graph.heads import Heads
+
+READINGS = (pb.LOGITS, pb.SOFTMAX, pb.ARGMAX)
+"""All that can be asked for, in the order of the answer's fields."""
+
+_MAX_PLANS = 4096
+"""Distinct answers remembered for each version, so that odd requests cannot grow the server."""
+
+# Tags: field number and wire type 2 (length-delimited).
+_ID_TAG = bytes([pb.PredictResponse.ID_FIELD_NUMBER << 3 | 2])
+_LABEL_TAG = bytes([pb.PredictResponse.LABELS_FIELD_NUMBER << 3 | 2])
+_DATA_TAG = bytes([pb.Tensor.DATA_FIELD_NUMBER << 3 | 2])
+_READING_TAGS = {
+    reading: bytes([number << 3 | 2])
+    for reading, number in (
+        (pb.LOGITS, pb.PredictResponse.LOGITS_FIELD_NUMBER),
+        (pb.SOFTMAX, pb.PredictResponse.SOFTMAX_FIELD_NUMBER),
+        (pb.ARGMAX, pb.PredictResponse.ARGMAX_FIELD_NUMBER),
+    )
+}
+
+
+class Readings(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        asked: some of `READINGS`.
+        top_k: how many of the most probable classes to rank.
+    """
+
+    asked: tuple[int, ...]
+    top_k: int
+
+
+class _Plan(NamedTuple):
+    """An answer without its id, elements and labels.
+
+    Attributes:
+        head: the fields that come first.
+        tensors: for each reading, all of its field that comes before the elements, and which output they are.
+        classes: the output whose labels follow; None without labels.
+    """
+
+    head: bytes
+    tensors: tuple[tuple[bytes, int], ...]
+    classes: int | None
+
+
+class TypedAnswers:
+    """Serialises the answers of one version.
+
+    Args:
+        model: the model's name.
+        version: its number, in decimal.
+        heads: the names of the outputs that tell its classes.
+        labels: names of the classes, or None.
+    """
+
+    def __init__(self, model: str, version: str, heads: Heads, labels: Sequence[str] | None) -> None:
+        self._model = model
+        self._version = version
+        self._names = dict(zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))
+        self._one_class_a_row = bool(heads.confidence)
+        self._labels = labels or ()
+        self._label_fields = [_field(_LABEL_TAG, label.encode()) for label in self._labels]
+        self._plans: dict[tuple[tuple[int, ...], tuple[str, ...], tuple[tuple[int, ...], ...]], _Plan] = {}
+
+    def encode(self, readings: Readings, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> bytes:
+        """A serialised PredictResponse.
+
+        Args:
+            readings: what was asked for.
+            wanted: names of the outputs, in the graph.
+            outputs: their arrays.
+            request_id: the client's id of the request; "" for none.
+
+        Raises:
+            InvalidInput: it is to rank classes, and the answer has not one axis of them.
+        """
+        asked, top_k = readings
+        key = (asked, wanted, tuple([array.shape for array in outputs]))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plan(asked, wanted, outputs)
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        parts = [plan.head]
+        if request_id:
+            parts.append(_field(_ID_TAG, request_id.encode()))
+        for head, at in plan.tensors:
+            parts += (head, outputs[at].tobytes())
+        if plan.classes is not None:
+            parts += [self._label_field(index) for index in outputs[plan.classes].tolist()]
+        if top_k:
+            softmax = outputs[wanted.index(self._names[pb.SOFTMAX])]
+            ranking = pb.PredictResponse(top=self._rankings(softmax, top_k))
+            parts.append(ranking.SerializeToString())
+        return b"".join(parts)
+
+    def _plan(self, asked: tuple[int, ...], wanted: tuple[str, ...], outputs: Sequence[Array]) -> _Plan:
+        tensors, classes = [], None
+        for reading in READINGS:
+            if reading not in asked:
+                continue
+            at = wanted.index(self._names[reading])
+            array = outputs[at]
+            fields = pb.Tensor(dtype=NAMES[array.dtype.str], shape=array.shape).SerializeToString()
+            fields += _DATA_TAG + varint(array.nbytes)
+            tensors.append((_READING_TAGS[reading] + varint(len(fields) + array.nbytes) + fields, at))
+            if reading == pb.ARGMAX and self._labels and self._one_class_a_row and array.ndim == 1:
+                classes = at
+        head = pb.PredictResponse(model=self._model, version=self._version).SerializeToString()
+        return _Plan(head, tuple(tensors), classes)
+
+    def _rankings(self, softmax: Array, top_k: int) -> list[pb.Ranking]:
+        if softmax.ndim != 2:  # whatever the graph declares
+            raise InvalidInput(
+                f"model '{self._model}' answered this request with shape {list(softmax.shape)}, so there is no ranking of "
+                "classes for a row; ask for SOFTMAX instead of top_k"
+            )
+        # A stable sort of the negated probabilities leaves equal ones in order of their index.
+        order = np.argsort(-softmax, axis=1, kind="stable")[:, :top_k]
+        return [
+            pb.Ranking(
+                classes=[
+                    pb.Class(index=int(index), label=self._label(int(index)), probability=float(row[index]))
+                    for index in best
+                ]
+            )
+            for row, best in zip(softmax, order, strict=True)
+        ]
+
+    def _label(self, index: int) -> str:
+        return self._labels[index] if index < len(self._labels) else ""
+
+    def _label_field(self, index: int) -> bytes:
+        return self._label_fields[index] if index < len(self._label_fields) else _field(_LABEL_TAG, b"")
+
+
+def _field(tag: bytes, content: bytes) -> bytes:
+    return tag + varint(len(content)) + content

@@ -1,0 +1,313 @@
+"""The front end's sockets: who gets one, who loses it, and that nobody holds up the others."""
+
+import contextlib
+import gc
+import math
+import os
+import resource
+import select
+import socket
+import ssl
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+
+from frostline_server.rpc.h2.connection import Connection
+from frostline_server.rpc.h2.front_end import bound
+from frostline_server.rpc.h2.listener import Crowd, Listener
+from frostline_server.tls import server_context
+from tests.server.rpc.h2.pair import UNARY, Kept, Pair
+from tests.support.servers import TIMEOUT_S
+
+ROOMY = Crowd(most=100, most_each=100)
+
+
+def descriptors() -> list[int]:
+    """The files of this process."""
+    return [int(file.name) for file in Path("/proc/self/fd").iterdir()]
+
+
+class Echo(Kept):
+    """Answers each call with its message."""
+
+    def message(self, call: Any, message: bytes) -> None:
+        call.connection.answer(call, message)
+
+
+class Front:
+    """A started listener with one method.
+
+    Attributes:
+        listener: it.
+        port: where it is.
+        shared: what its connections have in common.
+    """
+
+    def __init__(self, crowd: Crowd, context: ssl.SSLContext | None, **limits: Any) -> None:
+        pair = Pair(handshake_timeout_s=math.inf, **limits)
+        pair.kept = Echo()
+        self.shared = pair.shared
+        self.turns = 0
+        self.fails = 0
+        sockets = bound("127.0.0.1:0")
+        self.port = sockets[0].getsockname()[1]
+        self.listener = Listener(
+            sockets, self.shared, crowd, None if context is None else lambda: context, self._turn, lambda _: None
+        )
+
+    def _turn(self) -> None:
+        self.turns += 1
+        if self.fails:
+            self.fails -= 1
+            raise RuntimeError("a defect")
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def connect(self) -> socket.socket:
+        """A connection that says nothing."""
+        return socket.create_connection(("127.0.0.1", self.port), TIMEOUT_S)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for the front end's thread."""
+        give_up_s = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < give_up_s
+            select.select([], [], [], 0.001)
+
+
+@contextlib.contextmanager
+def front(crowd: Crowd = ROOMY, context: ssl.SSLContext | None = None, **limits: Any) -> Iterator[Front]:
+    started = Front(crowd, context, **limits)
+    started.listener.start()
+    try:
+        yield started
+    finally:
+        started.listener.close()
+
+
+def ask(address: str, message: bytes, credentials: grpc.ChannelCredentials | None = None) -> bytes:
+    """One call of gRPC's own client."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+    opened = (
+        grpc.insecure_channel(address, options)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, options)
+    )
+    with opened as channel:
+        answer: bytes = channel.unary_unary(UNARY, bytes, bytes)(message, timeout=TIMEOUT_S)
+    return answer
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the server closes a connection; waits for it."""
+    client.settimeout(TIMEOUT_S)
+    try:
+        while client.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1 << 20])
+def test_a_message_goes_both_ways(size: int) -> None:
+    message = os.urandom(size)
+    with front(max_message_bytes=2 << 20) as started:
+        assert ask(started.address, message) == message
+        assert started.shared.budget.used == 0
+
+
+def test_a_connection_too_many_is_closed_and_room_comes_back() -> None:
+    with front(Crowd(most=2, most_each=100)) as started:
+        first, second = started.connect(), started.connect()
+        started.until(lambda: started.listener.connections == 2)
+        with started.connect() as third:
+            assert is_closed(third)
+        assert started.shared.refused == {"connections": 1}
+        first.close()
+        started.until(lambda: started.listener.connections == 1)
+        assert ask(started.address, b"hello") == b"hello"
+        second.close()
+
+
+def test_an_address_with_too_many_connections_gets_no_more() -> None:
+    with front(Crowd(most=100, most_each=1)) as started, started.connect():
+        started.until(lambda: started.listener.connections == 1)
+        with started.connect() as second:
+            assert is_closed(second)
+        other = socket.create_connection(("127.0.0.1", started.port), TIMEOUT_S, source_address=("127.0.0.2", 0))
+        with other:
+            started.until(lambda: started.listener.connections == 2)
+
+
+def test_when_files_run_out_those_that_are_connected_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with front() as started:
+        with started.connect() as before:
+            started.until(lambda: started.listener.connections == 1)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            waiting = socket.socket()
+            # No gap is left below the limit.
+            fillers = [os.dup(0) for _ in range(max(descriptors()) - len(descriptors()) + 2)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 1, hard))
+            try:
+                waiting.connect(("127.0.0.1", started.port))
+                started.until(lambda: "files" in started.shared.refused)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for filler in fillers:
+                    os.close(filler)
+            assert before.fileno() >= 0
+            # It has waited, and is taken at the next look.
+            started.until(lambda: started.listener.connections == 2)
+            waiting.close()
+        assert ask(started.address, b"hello") == b"hello"
+
+
+def test_a_defect_in_one_turn_does_not_end_the_front_end() -> None:
+    with front() as started:
+        started.fails = 2
+        assert ask(started.address, b"hello") == b"hello"
+        started.until(lambda: not started.fails)
+        assert ask(started.address, b"hello") == b"hello"
+
+
+def test_what_another_thread_posts_is_run_also_if_it_fails() -> None:
+    ran: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    with front() as started:
+        started.listener.post(fail)
+        for number in range(1000):
+            started.listener.post(ran.append, number)
+        started.until(lambda: len(ran) == 1000)
+    assert ran == list(range(1000))
+
+
+def test_nothing_of_a_connection_that_is_gone_stays_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Connection]] = []
+    create = Connection.__init__
+
+    def noted(self: Connection, *arguments: Any) -> None:
+        create(self, *arguments)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(Connection, "__init__", noted)
+    gc.disable()
+    try:
+        with front() as started:
+            assert ask(started.address, b"hello") == b"hello"
+            started.until(lambda: started.listener.connections == 0)
+            started.until(lambda: made[-1]() is None)
+    finally:
+        gc.enable()
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def context(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    folder = tmp_path_factory.mktemp("tls")
+    issued = authority.issue_cert("127.0.0.1")
+    (folder / "chain.pem").write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    made = server_context(Path(folder / "chain.pem"), Path(folder / "key.pem"))
+    made.set_alpn_protocols(["h2"])
+    return made
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_both_versions_of_tls_are_spoken(
+    authority: trustme.CA, context: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    client.minimum_version = client.maximum_version = version
+    client.set_alpn_protocols(["h2"])
+    with (
+        front(context=context) as started,
+        started.connect() as plain,
+        client.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+    ):
+        assert secure.selected_alpn_protocol() == "h2"
+        assert secure.version() == {"TLSv1_2": "TLSv1.2", "TLSv1_3": "TLSv1.3"}[version.name]
+        secure.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        # The server's settings, which come first.
+        assert secure.recv(9)[3] == 4
+
+
+def test_an_older_version_is_refused(context: ssl.SSLContext) -> None:
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        client.maximum_version = ssl.TLSVersion.TLSv1_1
+    with front(context=context) as started, started.connect() as plain:
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            client.wrap_socket(plain)
+        started.until(lambda: started.listener.connections == 0)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_message_goes_both_ways_through_tls(authority: trustme.CA, context: ssl.SSLContext, size: int) -> None:
+    message = os.urandom(size)
+    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with front(context=context, max_message_bytes=2 << 20) as started:
+        assert ask(started.address, message, credentials) == message
+
+
+def test_handshakes_that_never_finish_hold_up_nobody_and_are_counted(
+    authority: trustme.CA, context: ssl.SSLContext
+) -> None:
+    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with front(context=context) as started:
+        silent = [started.connect() for _ in range(50)]
+        for client in silent[:25]:
+            client.sendall(b"\x16\x03\x01")
+        assert ask(started.address, b"hello", credentials) == b"hello"
+        for client in silent:
+            client.close()
+        started.until(lambda: started.listener.connections == 0)
+        assert started.shared.refused == {"handshake": 50}
+
+
+def test_what_is_no_tls_is_closed(context: ssl.SSLContext) -> None:
+    with front(context=context) as started, started.connect() as client:
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert is_closed(client)
+        started.until(lambda: started.listener.connections == 0)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "reached_at"),
+    [
+        ("localhost:0", ["localhost"]),
+        ("0.0.0.0:0", ["127.0.0.1"]),
+        ("[::1]:0", ["::1"]),
+        ("[::]:0", ["::1", "127.0.0.1"]),
+    ],
+)
+def test_every_form_of_an_address_can_be_bound(address: str, reached_at: list[str]) -> None:
+    sockets = bound(address)
+    (port,) = {listening.getsockname()[1] for listening in sockets}
+    for host in reached_at:
+        socket.create_connection((host, port), TIMEOUT_S).close()
+    for listening in sockets:
+        listening.close()
