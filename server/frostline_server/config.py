@@ -177,7 +177,7 @@ class ServerConfig(BaseModel):
     max_resets_per_s: int = Field(
         1000,
         ge=1,
-        description="calls that one connection may give up in a second, on average; ten times as many at once",
+        description="calls that one connection may give up in a second, on average; twice as many at once",
         json_schema_extra={"group": "Limits on clients"},
     )
     max_header_bytes: int = Field(

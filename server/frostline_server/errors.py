@@ -41,6 +41,14 @@ class NetworkFull(PredictionError):
     reason = "REJECTED"
 
 
+class TooManyCalls(PredictionError):
+    """The connection has as many calls of other kinds than inference as it may have."""
+
+    kind = "too_many_calls"
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
 class Unsupported(PredictionError):
     """The request uses a part of the protocol that is not answered here."""
 

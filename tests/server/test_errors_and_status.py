@@ -18,6 +18,7 @@ TABLE: list[tuple[type[PredictionError], str, grpc.StatusCode, int, str]] = [
     (errors.PredictionError, "unknown", grpc.StatusCode.UNKNOWN, 2, "OTHER"),
     (errors.InvalidInput, "invalid_input", grpc.StatusCode.INVALID_ARGUMENT, 3, "OTHER"),
     (errors.MessageTooLarge, "message_too_large", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
+    (errors.TooManyCalls, "too_many_calls", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
     (errors.NetworkFull, "network_full", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "REJECTED"),
     (errors.Unsupported, "unsupported", grpc.StatusCode.UNIMPLEMENTED, 12, "OTHER"),
     (errors.ModelNotFound, "model_not_found", grpc.StatusCode.NOT_FOUND, 5, "OTHER"),

@@ -102,6 +102,7 @@ class Call:
         inbound: what has come in pieces; None as long as nothing has.
         paused: whether its client is held back.
         withheld: bytes that came since then, for which the client has no credit yet.
+        handled: whether a handler on the event loop answers it.
         half_closed: whether the client has sent all.
         answering: whether the response has begun.
         over: whether the response has ended, or never will.
@@ -114,6 +115,7 @@ class Call:
         "connection",
         "deadline_s",
         "half_closed",
+        "handled",
         "headers",
         "held",
         "inbound",
@@ -147,7 +149,7 @@ class Call:
         self.since_s = since_s
         self.held = self.queued = self.withheld = 0
         self.inbound: Inbound | None = None
-        self.half_closed = self.answering = self.over = self.paused = False
+        self.handled = self.half_closed = self.answering = self.over = self.paused = False
         self.limit: RateLimit | None = None
         self.token: Any = None
 

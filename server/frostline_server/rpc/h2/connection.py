@@ -23,7 +23,7 @@ from ngh2 import (
 )
 from ngh2 import Connection as Session
 
-from frostline_server.errors import PredictionError
+from frostline_server.errors import PredictionError, TooManyCalls
 from frostline_server.rpc.h2.call import Call, Malformed, timeout_s
 from frostline_server.rpc.h2.framing import ENCODINGS, PREFIX_BYTES, understood
 from frostline_server.rpc.h2.inbound import Inbound
@@ -48,6 +48,8 @@ _DEADLINE_EXCEEDED, _UNIMPLEMENTED, _INTERNAL = 4, 12, 13
 _FREE_CONTROL_FRAMES = 1000
 """Frames that carry nothing, such as PING and empty DATA, that may come in a row; each message is good for ten more."""
 _PER_MESSAGE = 10
+_MOST_HANDLED = 100
+"""Calls of one connection at one time that are not inference."""
 
 
 class ConnectionOver(Exception):
@@ -78,6 +80,7 @@ class Connection:
         self._part_since_s = now_s
         self._credit = _FREE_CONTROL_FRAMES
         self._withheld = 0
+        self._handled = 0
         # Spread, so that clients that came together do not come back together.
         self._leaving_s = now_s + limits.max_age_s * random.uniform(0.9, 1.1)  # noqa: S311  no secret
         self._leaving = self._left = False
@@ -92,7 +95,7 @@ class Connection:
                 auto_window_update=False,
                 max_inbound_header_list_size=limits.max_header_bytes,
                 max_inbound_header_count=128,
-                stream_reset_rate_limit=(10 * limits.resets_per_s, limits.resets_per_s),
+                stream_reset_rate_limit=(2 * limits.resets_per_s, limits.resets_per_s),
                 glitch_rate_limit=(1000, 100),
                 max_continuations=8,
             ),
@@ -117,6 +120,11 @@ class Connection:
     def peer(self) -> Peer:
         """Who is at the other end."""
         return self._peer
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls there are."""
+        return len(self._calls)
 
     # What comes
 
@@ -196,6 +204,8 @@ class Connection:
                     call.deadline_s = now_s + timeout_s(timeout)
                 if self._visitor is not None and route.guarded:
                     self._admit(call, route, now_s)
+                if not route.guarded:
+                    self._handle(call)
                 call.receiver = route.receiver(call)
             except (PredictionError, Malformed) as error:
                 self._broken(call, error)
@@ -217,6 +227,19 @@ class Connection:
             identity.admit(now_s)
         else:
             call.limit = identity.limit
+
+    def _handle(self, call: Call) -> None:
+        """Count a call that a handler answers: a task, where the calls of inference are an entry in a queue.
+
+        Raises:
+            TooManyCalls: there are as many as there may be.
+        """
+        if self._handled >= _MOST_HANDLED:
+            raise TooManyCalls(
+                f"this connection has {_MOST_HANDLED} calls open that are not inference, such as watches; end some of them"
+            )
+        self._handled += 1
+        call.handled = True
 
     def _refuse(self, call: Call, code: bytes, header: tuple[bytes, bytes]) -> None:
         self._shared.count("protocol")
@@ -313,6 +336,8 @@ class Connection:
     def _on_closed(self, event: StreamClosed, _: float) -> None:
         call = self._calls.pop(event.stream_id, None)
         if call is not None:
+            if call.handled:
+                self._handled -= 1
             self._responses.closed(call)
             self.resume(call)
             self._forget(call)

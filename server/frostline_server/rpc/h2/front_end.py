@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import structlog
+
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER, PREDICT
 from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
@@ -25,13 +27,15 @@ from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.call import Call, Receiver
 from frostline_server.rpc.h2.handlers import Handlers
 from frostline_server.rpc.h2.listener import Crowd, Listener
-from frostline_server.rpc.h2.memory import Trim, malloc_trim
+from frostline_server.rpc.h2.memory import Trim, give_back
 from frostline_server.rpc.h2.shared import OK, Limits, Route, Shared
 from frostline_server.rpc.h2.stream import StreamInference
 from frostline_server.rpc.h2.unary import UnaryInference
 from frostline_server.rpc.load_report import KEY
 from frostline_server.rpc.methods import Methods
 from frostline_server.runtime.host_limits import memory_limit_bytes
+
+_log = structlog.get_logger(__name__)
 
 LOAD_REPORT = KEY.encode()
 _BACKLOG = 4096
@@ -70,7 +74,7 @@ class H2FrontEnd:
         self._unary = UnaryInference(inference, self._batchers, self._post)
         self._streams = StreamInference(inference, self._batchers, self._post)
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
-        self._trim = Trim(malloc_trim())
+        self._trim = Trim(lambda: self._helper.submit(give_back))
         self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4 // config.processes)
         self.refused: dict[str, int] = {}
         """What was refused before anything else saw it, by reason."""
@@ -119,6 +123,12 @@ class H2FrontEnd:
             access=None if self._access.free else self._access,
             after=partial(self._after, loop),
         )
+        if not self.budget.has_room_for(2 * config.max_message_bytes):
+            _log.warning(
+                "network",
+                warning=f"the largest message ({config.max_message_bytes} bytes, max_message_bytes) never finds room in "
+                f"{self.budget.limit} bytes (network_bytes); raise this to {4 * config.max_message_bytes}, or lower the other",
+            )
         crowd = Crowd(min(config.max_connections, _most_files() - _SPARE_FILES), config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
         thread = self._listener.start()
@@ -185,8 +195,9 @@ class H2FrontEnd:
     def _tick(self, now_s: float) -> None:
         if self._report is not None and self._shared is not None:
             self._shared.ok = (OK, (LOAD_REPORT, self._report(now_s)))
-        budget = self.budget
-        if self._trim.look(budget.peak, budget.used):
+        budget, listener = self.budget, self._listener
+        if listener is not None:
+            self._trim.look(now_s, budget.peak, listener.connections + listener.calls)
             budget.peak = budget.used
 
 

@@ -6,6 +6,7 @@ from frostline_server.errors import MessageTooLarge
 from frostline_server.rpc.h2.call import Call, Malformed
 from frostline_server.rpc.h2.framing import LARGEST_RATIO, MessageReader, inflated
 
+_COPIED_BYTES = 1 << 20
 _UNPACK_BYTES = 1 << 20
 """What may become larger than this is unpacked by another thread, so that it holds nothing up."""
 
@@ -73,6 +74,8 @@ class Inbound:
             self._count += 1
             if not compressed:
                 call.receiver.message(call, message)
+                if not call.over and (spare := _spare(len(message))):
+                    call.release(spare)
                 continue
             if compressed != 1 or self._encoding in (b"", b"identity"):
                 raise Malformed("a message says that it is compressed, and the call names no grpc-encoding")
@@ -88,11 +91,12 @@ class Inbound:
         # Nothing says what it will become, so the most it can is held meanwhile.
         most = min(limit, LARGEST_RATIO * len(message) + 1)
         call.hold(most)
+        held = most + len(message) + _spare(len(message))
         if most <= _UNPACK_BYTES:
-            self._unpacked(_try_inflate(message, self._encoding, limit), most + len(message))
+            self._unpacked(_try_inflate(message, self._encoding, limit), held)
             return True
         self._unpacking = True
-        encoding, held = self._encoding, most + len(message)
+        encoding = self._encoding
         call.shared.elsewhere(
             lambda: _try_inflate(message, encoding, limit), lambda result: self._unpacked_elsewhere(result, held)
         )
@@ -119,7 +123,12 @@ class Inbound:
         most = self._call.shared.limits.max_message_bytes
         if size > most:
             raise MessageTooLarge(f"SERVER: Received message larger than max ({size} vs. {most})")
-        self._call.hold(size)
+        self._call.hold(size + _spare(size))
+
+
+def _spare(size: int) -> int:
+    """What is held for a message beside its own size, until it has been decoded: large ones are copied meanwhile."""
+    return size if size > _COPIED_BYTES else 0
 
 
 def _try_inflate(message: bytes, encoding: bytes, limit: int) -> bytes | Exception:

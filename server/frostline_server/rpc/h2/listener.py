@@ -20,7 +20,10 @@ from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.shared import Peer, Shared
 from frostline_server.rpc.h2.tls import Handshakes, Names, Tls
 
-_READ_BYTES = 1 << 18
+_READ_BYTES, _FIRST_READ_BYTES, _LEAST_READ_BYTES = 1 << 18, 1 << 14, 1 << 12
+_LONG_S = 0.003
+"""What one client sends may take that long in a turn, or less of it is read in the next: some bytes mean much more work
+than others, and everyone else waits."""
 _WRITE_BYTES = 1 << 18
 """The most that is taken from a connection at a time, so that what a client does not read stays in its budget."""
 _WRITES = 16
@@ -54,7 +57,7 @@ class Crowd:
 class _Client:
     """One socket, and what is behind it."""
 
-    __slots__ = ("connection", "descriptor", "origin", "rest", "socket", "stalled_s", "tls", "writing")
+    __slots__ = ("appetite", "connection", "descriptor", "origin", "rest", "socket", "stalled_s", "tls", "writing")
 
     connection: Connection
 
@@ -63,6 +66,8 @@ class _Client:
         self.descriptor = client.fileno()
         self.origin = origin
         self.tls = tls
+        # Bytes read of it in a turn.
+        self.appetite = _FIRST_READ_BYTES
         self.rest: memoryview | None = None
         self.writing = False
         self.stalled_s = 0.0
@@ -135,6 +140,11 @@ class Listener:
         if not self._awake:
             self._awake = True
             os.eventfd_write(self._wake, 1)
+
+    @property
+    def calls(self) -> int:
+        """That are open, on all connections."""
+        return sum([client.connection.open_calls for client in self._clients.values()])
 
     def leave(self) -> None:
         """Tell all clients to make their next calls elsewhere; in the front end's thread."""
@@ -317,16 +327,22 @@ class Listener:
     # Bytes
 
     def _read(self, client: _Client, now_s: float) -> None:
+        begun_s = time.monotonic()
         try:
-            size = client.socket.recv_into(self._buffer)
+            size = client.socket.recv_into(self._buffer, client.appetite)
         except BlockingIOError:
             return
         except OSError:
             size = 0
-        if size:
-            self._take(client, self._buffer[:size], now_s)
-        else:
+        if not size:
             self._drop(client)
+            return
+        self._take(client, self._buffer[:size], now_s)
+        took_s = time.monotonic() - begun_s
+        if took_s > _LONG_S:
+            client.appetite = max(_LEAST_READ_BYTES, client.appetite // 4)
+        elif size == client.appetite and took_s < _LONG_S / 2:
+            client.appetite = min(_READ_BYTES, 2 * size)
 
     def _take(self, client: _Client, data: bytes | memoryview, now_s: float) -> None:
         try:

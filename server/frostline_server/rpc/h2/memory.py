@@ -1,33 +1,54 @@
-"""Returns memory to the operating system after a peak: the C library keeps what was freed in the middle of its heap."""
+"""Returns memory to the operating system after a peak: Python and the C library keep what was freed within their heaps."""
 
 import ctypes
+import gc
 from collections.abc import Callable
 
 _WORTH_BYTES = 32 << 20
+_WORTH_CALLS = 1000
+"""Calls and connections that have ended, from which on what they left is worth looking for."""
+_PAUSE_S = 5.0
 
 
 class Trim:
-    """Gives freed memory back once a peak is over.
+    """Gives freed memory back once a peak is over, and no more often than every few seconds.
 
     Args:
         trim: does it.
     """
 
-    def __init__(self, trim: Callable[[], object] | None) -> None:
+    def __init__(self, trim: Callable[[], object]) -> None:
         self._trim = trim
+        self._peak = 0
+        self._most = 0
+        self._next_s = 0.0
 
-    def look(self, peak: int, used: int) -> bool:
-        """Give memory back if `peak` bytes were held, and now only `used` are; returns whether it was worth it."""
-        if self._trim is None or peak - used < _WORTH_BYTES or used > peak // 2:
+    def look(self, now_s: float, peak: int, open_now: int) -> bool:
+        """Give memory back if much was held since the last time, and little is now.
+
+        Args:
+            now_s: the time, on a monotonic clock.
+            peak: the most bytes of messages held since the last look, those held now included.
+            open_now: connections and calls that are open.
+
+        Returns:
+            Whether it was given back.
+        """
+        self._peak, self._most = max(self._peak, peak), max(self._most, open_now)
+        messages = self._peak - peak >= max(_WORTH_BYTES, self._peak // 2)
+        calls = self._most - open_now >= max(_WORTH_CALLS, self._most // 2)
+        if now_s < self._next_s or not (messages or calls):
             return False
+        self._next_s = now_s + _PAUSE_S
+        self._peak, self._most = peak, open_now
         self._trim()
         return True
 
 
-def malloc_trim() -> Callable[[], object] | None:
-    """The C library's function for it; None where it has none."""
-    try:
-        function = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError):  # musl, macOS
-        return None
-    return lambda: function(0)
+def give_back() -> None:
+    """Collect garbage, and have the C library return what is free; in a thread that nobody waits for."""
+    gc.collect()
+    # musl and macOS have no such function, and need none.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

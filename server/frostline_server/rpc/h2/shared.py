@@ -25,7 +25,7 @@ class Limits:
         message_timeout_s: how long a message, or a block of headers, may be on its way.
         answer_timeout_s: how long an answer may stay unread without progress.
         handshake_timeout_s: how long a connection may take to begin.
-        resets_per_s: calls that may be given up in a second, on average; ten times as many at once.
+        resets_per_s: calls that may be given up in a second, on average; twice as many at once.
         max_age_s: after how long clients are told to connect anew, to within a tenth; infinite for never.
         age_grace_s: how long after that calls may still go on; infinite for as long as they like.
     """

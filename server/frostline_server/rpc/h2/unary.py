@@ -9,6 +9,10 @@ from frostline_server.errors import PredictionError
 from frostline_server.inference import Inference, Refused, encode, unexpected
 from frostline_server.rpc.h2.call import Call
 
+_MOST_BYTES = 4 << 20
+"""Answers that wait for the front end's thread at most, apart from one: they are in no budget yet."""
+_LONGEST_WAIT_S = 1.0
+
 _Answer = tuple[Call, bytes | None, PredictionError | None, str]
 
 
@@ -39,11 +43,29 @@ class UnaryInference:
 
     def _answer(self, entries: list[Entry]) -> None:
         """Answer one batch's entries; runs in the device thread or in the front end's, so it must not raise."""
-        answers = [(entry.call.token, encode(entry), entry.error, entry.call.request_id) for entry in entries]
-        if threading.get_ident() == self._thread:
+        mine = threading.get_ident() == self._thread
+        answers: list[_Answer] = []
+        size = 0
+        for entry in entries:
+            response = encode(entry)
+            answers.append((entry.call.token, response, entry.error, entry.call.request_id))
+            if response is not None:
+                size += len(response)
+                if size > _MOST_BYTES:
+                    self._hand_over(answers, mine=mine, wait=True)
+                    answers, size = [], 0
+        self._hand_over(answers, mine=mine)
+
+    def _hand_over(self, answers: list[_Answer], *, mine: bool, wait: bool = False) -> None:
+        if mine:
             _deliver(answers)
-        else:
-            self._post(_deliver, answers)
+            return
+        self._post(_deliver, answers)
+        if wait:
+            # Only then are they in the budget, or refused. Nothing ever waits in the other direction.
+            taken = threading.Event()
+            self._post(taken.set)
+            taken.wait(_LONGEST_WAIT_S)
 
 
 class Method:

@@ -72,27 +72,42 @@ def test_what_is_too_large_is_refused_before_it_comes() -> None:
 
 
 def test_what_finds_no_room_is_refused_and_room_comes_back() -> None:
-    pair = Pair(budget=1000)
+    pair = Pair(budget=100_000)
     first = pair.begin()
-    pair.client.send_data(first, prefixed(bytes(900))[:PREFIX_BYTES])
+    pair.client.send_data(first, prefixed(bytes(80_000))[:PREFIX_BYTES])
     pair.exchange()
-    stream = pair.call(bytes(200))
+    stream = pair.call(bytes(10_000))
     assert pair.answers[stream].code == 8
     assert pair.answers[stream].headers["frostline-error"] == "network_full"
     assert "network_bytes" in pair.answers[stream].text
     assert pair.shared.refused == {"network_full": 1}
+    # What is left is kept for small messages.
+    pair.call(b"small")
+    assert [message for _, message in pair.kept.messages] == [b"small"]
     pair.client.reset_stream(first)
     pair.exchange()
-    assert pair.held == 0
-    pair.call(bytes(200))
+    assert pair.held == PREFIX_BYTES + 5
+    pair.call(bytes(10_000))
+    assert len(pair.kept.messages) == 2
+
+
+def test_a_large_message_holds_twice_its_size_until_it_is_decoded() -> None:
+    pair = Pair(max_message_bytes=4 << 20)
+    stream = pair.begin()
+    pair.client.send_data(stream, prefixed(bytes(2 << 20))[:PREFIX_BYTES])
+    pair.exchange()
+    assert pair.held == 4 << 20
+    pair.client.send_data(stream, bytes(2 << 20), end_stream=True)
+    pair.exchange()
     assert len(pair.kept.messages) == 1
+    assert pair.held == 2 << 20
 
 
 def test_an_answer_that_finds_no_room_becomes_an_error() -> None:
-    pair = Pair(budget=1000)
+    pair = Pair(budget=100_000)
     stream = pair.call()
     ((call, _),) = pair.kept.messages
-    pair.server.answer(call, bytes(2000))
+    pair.server.answer(call, bytes(200_000))
     pair.exchange()
     assert (pair.answers[stream].code, pair.answers[stream].body) == (8, b"")
     assert pair.held == 0
@@ -310,6 +325,20 @@ def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> Non
     pair.server.resume(call)
     pair.exchange()
     assert len(pair.kept.messages) == 42
+
+
+def test_calls_that_are_not_inference_are_few_on_one_connection() -> None:
+    # In these tests no route is inference.
+    pair = Pair(max_calls=200)
+    streams = [pair.begin(STREAM) for _ in range(101)]
+    pair.exchange()
+    assert pair.answers[streams[-1]].code == 8
+    assert pair.answers[streams[-1]].headers["frostline-error"] == "too_many_calls"
+    assert len(pair.answers) == 1
+    pair.client.reset_stream(streams[0])
+    again = pair.begin(STREAM)
+    pair.exchange()
+    assert again not in pair.answers
 
 
 # Compression
