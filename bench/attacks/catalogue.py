@@ -1,0 +1,70 @@
+"""The catalogue of attacks: each with what it does, and the weakness that it tries."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.attacks import bulk, calls, floods, slow
+from bench.attacks.target import Sent, Target
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack.
+
+    Attributes:
+        what: it does, in a few words.
+        run: does it.
+        tls: whether the server has TLS.
+        spare_mib: by how much the server's address space may grow, in MiB; 0 for no limit.
+    """
+
+    what: str
+    run: Callable[[Target], Sent]
+    tls: bool = False
+    spare_mib: int = 0
+
+
+ATTACKS: Mapping[str, Attack] = {
+    "idle": Attack("2 000 half-open and idle connections", slow.idle),
+    "idle-many": Attack("the same, from 2 000 addresses", slow.idle_of_many),
+    "open-streams": Attack("20 000 open streams without a message", slow.open_streams),
+    "watchers": Attack("20 000 calls that watch the server's health", slow.watchers),
+    "slow-messages": Attack("slowloris: 200 calls, a byte of a message at a time", slow.slow_messages),
+    "slow-headers": Attack("slowloris: 200 header blocks, a byte at a time", slow.slow_headers),
+    "handshakes": Attack("5 000 TLS handshakes that never finish", slow.handshakes, tls=True),
+    "resets": Attack("100 000 rapid resets (CVE-2023-44487)", floods.rapid_resets),
+    "resets-many": Attack("80 000 rapid resets of whole requests, 80 connections", floods.rapid_resets_of_many),
+    "resets-streams": Attack("rapid resets of ModelStreamInfer", floods.rapid_resets_of_streams),
+    "made-resets": Attack("MadeYouReset (CVE-2025-8671)", floods.made_resets),
+    "malformed": Attack("malformed calls that the server resets (CVE-2019-9514)", floods.malformed_calls),
+    "continuation": Attack("CONTINUATION without end (CVE-2024-27316)", floods.continuations),
+    "continuation-empty": Attack("empty CONTINUATION without end", floods.empty_continuations),
+    "ping": Attack("PING flood", floods.pings),
+    "ping-unread": Attack("PING flood, answers unread (CVE-2019-9512)", floods.unread_pings),
+    "settings": Attack("SETTINGS flood", floods.settings),
+    "settings-unread": Attack("SETTINGS flood, answers unread (CVE-2019-9515)", floods.unread_settings),
+    "priority": Attack("PRIORITY flood in circles (CVE-2019-9513)", floods.priorities),
+    "window-update": Attack("WINDOW_UPDATE flood", floods.window_updates),
+    "empty-data": Attack("empty DATA flood (CVE-2019-9518)", floods.empty_data),
+    "padding": Attack("DATA that is only padding", floods.padding),
+    "unknown-frames": Attack("flood of frames of no known type", floods.unknown_frames),
+    "large-headers": Attack("header lists of 1 MiB", floods.large_header_lists),
+    "empty-headers": Attack("header fields without a byte (CVE-2019-9516)", floods.empty_headers),
+    "hpack-bomb": Attack("HPACK bombs: 19 KB that mean 60 MB (CVE-2016-6581)", floods.hpack_bombs),
+    "empty-messages": Attack("empty messages in a stream, answers unread", floods.empty_messages),
+    "no-message": Attack("20 000 calls that end before their message", floods.calls_without_message),
+    "unknown-methods": Attack("calls of methods that do not exist", floods.unknown_methods),
+    "half-sent": Attack("40 half-sent messages of 60 MB", bulk.half_sent),
+    "whole": Attack("100 whole messages of 64 MiB", bulk.whole),
+    "gzip": Attack("gzip bombs: 611 KB that mean 600 MiB", bulk.gzip_bombs),
+    "deflate": Attack("deflate bombs", bulk.deflate_bombs),
+    "gzip-streams": Attack("gzip bombs in ModelStreamInfer", bulk.streamed_bombs),
+    "announced": Attack("5 bytes that announce 4 GiB, 200 times", bulk.announced, spare_mib=8192),
+    "reserved": Attack("5 bytes that announce 64 MiB and less, until nothing is left", bulk.reserved),
+    "unread": Attack("24 answers of 64 MiB, windows of 0", bulk.unread),
+    "unread-sockets": Attack("24 answers of 64 MiB, socket unread (CVE-2019-9517)", bulk.unread_sockets),
+    "dribble": Attack("24 answers of 64 MiB, read byte by byte (CVE-2019-9511)", bulk.dribbled),
+    "unread-streams": Attack("8 streams of 64 MiB answers, unread, three times", bulk.unread_streams),
+    "burst": Attack("4 000 honest calls at once, over and over", calls.burst),
+    "cancels": Attack("10 000 cancelled calls", calls.cancels),
+}
