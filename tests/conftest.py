@@ -5,10 +5,15 @@ import signal
 from collections.abc import Iterator
 
 import grpc
+import hypothesis
 import pytest
 import structlog
 
 from tests.support.servers import Running
+
+# No test is timed, and what takes a millisecond alone takes longer beside other tests.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # For servers in processes of their own. Tests of the GPU, in tests/gpu, say so by flag.
 os.environ.setdefault("FROSTLINE_DEVICE", "cpu")

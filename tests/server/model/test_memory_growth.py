@@ -38,7 +38,8 @@ def test_memory_that_was_given_back_in_between_is_no_growth() -> None:
 def test_the_peak_is_the_systems_own() -> None:
     reset_peak()
     before = peak_bytes()
-    np.ones(50_000_000, np.uint8)
-    assert peak_bytes() - before > 40_000_000
+    # So much that what this process gives back meanwhile does not matter.
+    np.ones(400_000_000, np.uint8)
+    assert peak_bytes() - before > 300_000_000
     reset_peak()
-    assert peak_bytes() - before < 40_000_000
+    assert peak_bytes() - before < 300_000_000
