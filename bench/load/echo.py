@@ -59,7 +59,7 @@ def listening(receiver: Receiver, method: str = ECHO, max_calls: int = 1024) -> 
     def at_once(function: Callable[[], Any], then: Callable[[Any], None]) -> None:
         then(function())
 
-    routes = {method.encode(): Route(lambda _: receiver, unary=True)}
+    routes = {method.encode(): Route(lambda _: receiver, unary=True, guarded=method)}
     shared = Shared(routes, Budget(2**40), limits, at_once, counted=lambda _: None)
     sockets = bound("127.0.0.1:0")
     listener = Listener(sockets, shared, Crowd(2**20, 2**20), None, turn=lambda: None, tick=lambda _: None)

@@ -161,6 +161,8 @@ class Responses:
                 call.queued = left
                 if not left:
                     del self._sending[call]
+                    if call.over and not call.half_closed:
+                        self._unwanted.append(call.stream)
                 if not call.over:
                     call.receiver.sent(call)
 
@@ -192,6 +194,9 @@ class Responses:
 
     def _over(self, call: Call) -> None:
         call.over = True
-        if not call.half_closed:
+        # An answer may wait long for its client, and what it was made of must not wait with it.
+        call.token = None
+        # A reset would drop what is queued, the status too.
+        if not call.half_closed and not call.queued:
             self._unwanted.append(call.stream)
         self._touched()

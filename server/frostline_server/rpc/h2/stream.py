@@ -3,7 +3,6 @@
 Each is answered when its batch finishes, so answers may leave in another order than the requests came.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +11,8 @@ from frostline.protocol import MODEL_INFER
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.errors import PredictionError, ServerStopping
-from frostline_server.inference import Inference, Refused, encode
+from frostline_server.inference import Inference, Refused
+from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.framing import PREFIX_BYTES
 from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, answer_message, error_message
@@ -31,9 +31,10 @@ class StreamInference:
         self._inference = inference
         self._batchers = batchers
         self._post = post
-        self._thread = 0
+        answers = AnswerBatch(post, _deliver)
+        self.run_in = answers.run_in
         # One bound method, so that the batcher recognises entries that share it.
-        self._reply: Reply = self._answer
+        self._reply: Reply = answers.reply
         self._streams: dict[Stream, None] = {}
         self._stopping = False
         self._ended: Callable[[], None] | None = None
@@ -47,10 +48,6 @@ class StreamInference:
             # The call is not whole yet here.
             self._post(stream.stop)
         return stream
-
-    def run_in(self, thread: int) -> None:
-        """Say which thread the front end's is."""
-        self._thread = thread
 
     def stop(self, ended: Callable[[], None]) -> None:
         """Accept no more requests; each stream ends with UNAVAILABLE once its accepted requests are answered.
@@ -68,14 +65,6 @@ class StreamInference:
         self._streams.pop(stream, None)
         if self._ended is not None and not self._streams:
             self._ended()
-
-    def _answer(self, entries: list[Entry]) -> None:
-        """Deliver a whole batch; runs in the device thread or in the front end's, so it must not raise."""
-        answers = [(entry, encode(entry)) for entry in entries]
-        if threading.get_ident() == self._thread:
-            _deliver(answers)
-        else:
-            self._post(_deliver, answers)
 
 
 class Stream:
@@ -247,7 +236,7 @@ class Stream:
         self._end(self)
 
 
-def _deliver(answers: list[tuple[Entry, bytes | None]]) -> None:
+def _deliver(answers: Answers) -> None:
     streams: dict[Stream, None] = {}
     for entry, response in answers:
         stream: Stream = entry.call.token
