@@ -12,11 +12,56 @@ from collections.abc import Callable, Iterable
 
 import hpack
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 2, 3, 4, 6, 7, 8, 9
-END_STREAM = ACK = 1
-END_HEADERS = 4
-PADDED = 8
+from frostline.tune.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEAD,
+    HEADERS,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
+
+# With the parts of frames, so that an attack says all of it with `wire`.
+__all__ = [
+    "ACK",
+    "CONTINUATION",
+    "DATA",
+    "END_HEADERS",
+    "END_STREAM",
+    "FIRST_WINDOW",
+    "FRAME",
+    "GOAWAY",
+    "HEADERS",
+    "LARGEST_WINDOW",
+    "PADDED",
+    "PING",
+    "PREFACE",
+    "PRIORITY",
+    "RST_STREAM",
+    "SETTINGS",
+    "WINDOW_UPDATE",
+    "Units",
+    "Wire",
+    "block",
+    "data",
+    "field",
+    "frame",
+    "headers",
+    "reset",
+    "settings",
+    "window_update",
+]
+
 FIRST_WINDOW = 65535
 FRAME = 16384
 """The largest payload that every server accepts."""
@@ -31,14 +76,7 @@ _STATUSES = (
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
-_head = struct.Struct(">HBBBI")  # the upper 16 bits of the length, its lower 8, type, flags, stream
 _CHUNK = 1 << 18
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """One frame."""
-    size = len(payload)
-    return _head.pack(size >> 8, size & 255, kind, flags, stream) + payload
 
 
 def settings(**values: int) -> bytes:
@@ -232,7 +270,7 @@ class Wire:
         received += chunk
         at = 0
         while len(received) - at >= 9:
-            high, low, kind, flags, stream = _head.unpack_from(received, at)
+            high, low, kind, flags, stream = HEAD.unpack_from(received, at)
             end = at + 9 + (high << 8 | low)
             if end > len(received):
                 break

@@ -12,17 +12,28 @@ from collections.abc import Callable, Sequence
 import hpack
 
 from bench.fuzz import oracle
-from bench.fuzz.messages import PATIENCE_S, Honest, Tally, framed
-from bench.fuzz.mutations import frame, mutated_frames
+from bench.fuzz.messages import PATIENCE_S, Honest, Tally
+from bench.fuzz.mutations import mutated_frames
 from bench.fuzz.oracle import Found
+from bench.load.workload import framed
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER, PREDICT
+from frostline.tune.frames import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
 from frostline.tune.http2 import ConnectionBroken
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = (
-    range(10)
-)
-_END_STREAM, _END_HEADERS, _PADDED = 1, 4, 8
 _TAG = re.compile(rb"#[0-9]{9}\.[0-9]#")
 _OTHERS = 999_999_999
 """The number of the connections to splice with, which are never sent themselves."""
@@ -65,55 +76,53 @@ def _call(rng: random.Random, stream: int, tag: str) -> list[bytes]:
         case 0:  # a stream of three messages, over frames that know nothing of them
             body = 3 * framed(message)
             cut = rng.randint(0, 12)  # never in the id, which is looked for whole
-            pieces = [frame(_DATA, 0, stream, body[:cut]), frame(_DATA, _END_STREAM, stream, body[cut:])]
-            return [frame(_HEADERS, _END_HEADERS, stream, _STREAMED), *pieces]
+            pieces = [frame(DATA, 0, stream, body[:cut]), frame(DATA, END_STREAM, stream, body[cut:])]
+            return [frame(HEADERS, END_HEADERS, stream, _STREAMED), *pieces]
         case 1:  # padding
             body = b"\x05" + framed(message) + bytes(5)
             return [
-                frame(_HEADERS, _END_HEADERS, stream, _BLOCKS[0]),
-                frame(_DATA, _END_STREAM | _PADDED, stream, body),
+                frame(HEADERS, END_HEADERS, stream, _BLOCKS[0]),
+                frame(DATA, END_STREAM | PADDED, stream, body),
             ]
         case 2:  # headers in pieces
             block = rng.choice(_BLOCKS)
             cut = rng.randint(0, len(block))
-            rest = frame(_CONTINUATION, _END_HEADERS, stream, block[cut:])
-            return [frame(_HEADERS, 0, stream, block[:cut]), rest, frame(_DATA, _END_STREAM, stream, framed(message))]
+            rest = frame(CONTINUATION, END_HEADERS, stream, block[cut:])
+            return [frame(HEADERS, 0, stream, block[:cut]), rest, frame(DATA, END_STREAM, stream, framed(message))]
         case 3:
             packer = zlib.compressobj(1, zlib.DEFLATED, 31)
             packed = packer.compress(message) + packer.flush()
             body = b"\1" + len(packed).to_bytes(4, "big") + packed
-            return [frame(_HEADERS, _END_HEADERS, stream, _GZIP), frame(_DATA, _END_STREAM, stream, body)]
+            return [frame(HEADERS, END_HEADERS, stream, _GZIP), frame(DATA, END_STREAM, stream, body)]
         case 4:  # trailers, and a reset
-            closing = rng.choice(
-                (frame(_HEADERS, 5, stream, b"\x00\x01x\x01y"), frame(_RST_STREAM, 0, stream, bytes(4)))
-            )
+            closing = rng.choice((frame(HEADERS, 5, stream, b"\x00\x01x\x01y"), frame(RST_STREAM, 0, stream, bytes(4))))
             return [
-                frame(_HEADERS, _END_HEADERS, stream, _BLOCKS[0]),
-                frame(_DATA, 0, stream, framed(message)),
+                frame(HEADERS, END_HEADERS, stream, _BLOCKS[0]),
+                frame(DATA, 0, stream, framed(message)),
                 closing,
             ]
         case _:
-            block = frame(_HEADERS, _END_HEADERS, stream, rng.choice(_BLOCKS))
-            return [block, frame(_DATA, _END_STREAM, stream, framed(message))]
+            block = frame(HEADERS, END_HEADERS, stream, rng.choice(_BLOCKS))
+            return [block, frame(DATA, END_STREAM, stream, framed(message))]
 
 
 def connection(rng: random.Random, number: int) -> tuple[list[bytes], list[str]]:
     """The frames of a connection of a few calls, and the tags in their ids, which no other connection has."""
     tags = [f"#{number:09d}.{index}#" for index in range(rng.randint(1, 4))]
     settings = struct.pack(">HIHI", 4, rng.choice((0, 1, 65535, 2**31 - 1)), 1, rng.choice((0, 4096)))
-    frames = [_PREFACE, frame(_SETTINGS, 0, 0, rng.choice((b"", settings)))]
+    frames = [PREFACE, frame(SETTINGS, 0, 0, rng.choice((b"", settings)))]
     calls = [_call(rng, 2 * index + 1, tag) for index, tag in enumerate(tags)]
     for frames_of_call in calls:
         frames += frames_of_call
         match rng.randrange(6):
             case 0:
-                frames.append(frame(_PING, 0, 0, rng.randbytes(8)))
+                frames.append(frame(PING, 0, 0, rng.randbytes(8)))
             case 1:
-                frames.append(frame(_WINDOW_UPDATE, 0, rng.choice((0, 1)), (70_000).to_bytes(4, "big")))
+                frames.append(frame(WINDOW_UPDATE, 0, rng.choice((0, 1)), (70_000).to_bytes(4, "big")))
             case 2:
-                frames.append(frame(_PRIORITY, 0, rng.choice((1, 3, 9)), b"\0\0\0\0\x10"))
+                frames.append(frame(PRIORITY, 0, rng.choice((1, 3, 9)), b"\0\0\0\0\x10"))
             case 3:
-                frames.append(frame(_SETTINGS, 1, 0, b""))
+                frames.append(frame(SETTINGS, 1, 0, b""))
             case _:
                 pass
     return frames, tags

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from bench.fuzz import oracle
 from bench.fuzz.mutations import mutated
 from bench.fuzz.oracle import Found
+from bench.load.workload import framed
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER, PREDICT
 from frostline.tune.http2 import Answer, Connection, ConnectionBroken
@@ -89,11 +90,6 @@ class Honest:
             oracle.check_infer(message, response)
             self._tally.honest += 1
             self._tally.slowest_s = max(self._tally.slowest_s, time.monotonic() - asked_s)
-
-
-def framed(message: bytes) -> bytes:
-    """A message with gRPC's prefix."""
-    return b"\0" + len(message).to_bytes(4, "big") + message
 
 
 class _Lane:

@@ -3,6 +3,8 @@
 import random
 from collections.abc import Callable, Sequence
 
+from frostline.tune.frames import frame
+
 Mutation = Callable[[random.Random, bytearray, Sequence[bytes]], None]
 """Changes bytes in place; the last argument is other inputs, to splice with."""
 
@@ -101,11 +103,6 @@ def _varint_at(payload: bytes | bytearray, at: int, end: int) -> tuple[int, int]
             return value, at
         shift += 7
     return value, end + 1
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame of HTTP/2."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def mutated_frames(rng: random.Random, frames: Sequence[bytes], others: Sequence[bytes]) -> bytes:

@@ -14,11 +14,23 @@ from dataclasses import dataclass
 
 import hpack
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+from frostline.tune.frames import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEAD,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+)
+
 _LARGEST_WINDOW = 2**31 - 1
-_frame_head = struct.Struct(">HBBBI")  # the upper 16 bits of the length, its lower 8, type, flags, stream
 _UNAVAILABLE = 14
 
 
@@ -108,8 +120,8 @@ class Connection:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # No dynamic table: equal blocks then mean equal headers, and each is decoded once.
         settings = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, _LARGEST_WINDOW)
-        self._unsent += _PREFACE + _frame(_SETTINGS, 0, 0, settings)
-        self._unsent += _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - 65535))
+        self._unsent += PREFACE + frame(SETTINGS, 0, 0, settings)
+        self._unsent += frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", _LARGEST_WINDOW - 65535))
         self.flush()
         self._socket.settimeout(10)
         while self._most == 2**31:
@@ -147,10 +159,10 @@ class Connection:
             stream, body = self._waiting.popleft()
             size = len(body)
             self._bodies[stream] = []
-            self._unsent += _frame_head.pack(0, len(self._headers), _HEADERS, _END_HEADERS, stream) + self._headers
+            self._unsent += HEAD.pack(0, len(self._headers), HEADERS, END_HEADERS, stream) + self._headers
             if size <= self._frame and size <= self._window and size <= self._first_window:
                 self._window -= size
-                self._unsent += _frame_head.pack(size >> 8, size & 255, _DATA, _END_STREAM, stream) + body
+                self._unsent += HEAD.pack(size >> 8, size & 255, DATA, END_STREAM, stream) + body
             else:
                 self._rest = _Rest(stream, memoryview(body), self._first_window)
                 self._pump()
@@ -162,7 +174,7 @@ class Connection:
             if size <= 0:
                 return
             last = size == len(rest.body)
-            self._unsent += _frame(_DATA, _END_STREAM if last else 0, rest.stream, rest.body[:size])
+            self._unsent += frame(DATA, END_STREAM if last else 0, rest.stream, rest.body[:size])
             self._window -= size
             rest.window -= size
             rest.body = rest.body[size:]
@@ -192,28 +204,28 @@ class Connection:
         data = self._received + chunk
         at, end, finished = 0, len(data), []
         while end - at >= 9:
-            high, low, kind, flags, stream = _frame_head.unpack_from(data, at)
+            high, low, kind, flags, stream = HEAD.unpack_from(data, at)
             stop = at + 9 + (high << 8 | low)
             if stop > end:
                 break
             payload = data[at + 9 : stop]
             at = stop
-            if kind == _DATA:
+            if kind == DATA:
                 self._bodies[stream].append(payload)
                 self._unacknowledged += len(payload)
-            elif kind != _HEADERS:
+            elif kind != HEADERS:
                 answer = self._control(kind, flags, stream, payload)
                 if answer is not None:
                     finished.append(answer)
                 continue
-            if flags & _END_STREAM:
-                trailers = self._decoded(payload) if kind == _HEADERS else {}
+            if flags & END_STREAM:
+                trailers = self._decoded(payload) if kind == HEADERS else {}
                 body = b"".join(self._bodies.pop(stream))
                 finished.append(Answer(stream, int(trailers.get("grpc-status", "2")), body, trailers))
         self._received = data[at:]
         self._start()
         if self._unacknowledged > 2**30:
-            self._unsent += _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unacknowledged))
+            self._unsent += frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self._unacknowledged))
             self._unacknowledged = 0
         if self._unsent:
             self.flush()
@@ -227,7 +239,7 @@ class Connection:
         return headers
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> Answer | None:
-        if kind == _SETTINGS and not flags & _ACK:
+        if kind == SETTINGS and not flags & ACK:
             said = dict(struct.iter_unpack(">HI", payload))
             self._most = said.get(3, min(self._most, 2**31 - 1))
             self._frame = said.get(5, self._frame)
@@ -235,20 +247,20 @@ class Connection:
             self._first_window += change
             if self._rest is not None:
                 self._rest.window += change
-            self._unsent += _frame(_SETTINGS, _ACK, 0, b"")
+            self._unsent += frame(SETTINGS, ACK, 0, b"")
             self._pump()
-        elif kind == _PING and not flags & _ACK:
-            self._unsent += _frame(_PING, _ACK, 0, payload)
-        elif kind == _WINDOW_UPDATE:
+        elif kind == PING and not flags & ACK:
+            self._unsent += frame(PING, ACK, 0, payload)
+        elif kind == WINDOW_UPDATE:
             (more,) = struct.unpack(">I", payload)
             if stream == 0:
                 self._window += more
             elif self._rest is not None and stream == self._rest.stream:
                 self._rest.window += more
             self._pump()
-        elif kind == _GOAWAY:
+        elif kind == GOAWAY:
             raise ConnectionBroken(f"{self._address} sent GOAWAY: {payload[8:].decode(errors='replace')}")
-        elif kind == _RST_STREAM and stream in self._bodies:
+        elif kind == RST_STREAM and stream in self._bodies:
             if self._rest is not None and self._rest.stream == stream:
                 self._rest = None
             return Answer(stream, _UNAVAILABLE, b"".join(self._bodies.pop(stream)), {})
@@ -264,8 +276,3 @@ def connected(address: str, method: str, count: int, timeout_s: float | None = N
             connection.open()
             closing.callback(connection.close)
         yield connections
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes | memoryview) -> bytes:
-    size = len(payload)
-    return _frame_head.pack(size >> 8, size & 255, kind, flags, stream) + bytes(payload)
