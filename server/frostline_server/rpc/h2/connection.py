@@ -366,7 +366,8 @@ class Connection:
             return words
         try:
             data = session.data_to_send(most)
-            if responses.unwanted and len(data) < most and responses.discard_unwanted():
+            if responses.unwanted and len(data) < most:
+                responses.discard_unwanted()
                 data += session.data_to_send(most)
             for event in session.events():
                 if type(event) is StreamClosed:

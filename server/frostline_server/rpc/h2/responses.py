@@ -141,8 +141,8 @@ class Responses:
         """Forget a call whose stream is closed."""
         self._sending.pop(call, None)
 
-    def discard_unwanted(self) -> bool:
-        """Tell clients to stop sending for calls that are over; returns whether there were any.
+    def discard_unwanted(self) -> None:
+        """Tell clients to stop sending for calls that are over.
 
         Call it when all statuses have been written: nghttp2 sends resets first.
         """
@@ -150,7 +150,6 @@ class Responses:
         for stream in unwanted:
             with contextlib.suppress(NGH2Error):  # the connection ends, and why is still to be said
                 self._session.reset_stream(stream, _NO_ERROR)
-        return bool(unwanted)
 
     def release_sent(self) -> None:
         """Hold no longer what has left, and tell the receivers of those calls."""
