@@ -19,17 +19,14 @@ class AnswerBatch:
 
     Args:
         post: runs a function in the front end's thread.
+        mine: whether the caller is that thread.
         deliver: takes answers, in that thread.
     """
 
-    def __init__(self, post: Callable[..., None], deliver: Callable[[Answers], None]) -> None:
+    def __init__(self, post: Callable[..., None], mine: Callable[[], bool], deliver: Callable[[Answers], None]) -> None:
         self._post = post
+        self._mine = mine
         self._deliver = deliver
-        self._thread = 0
-
-    def run_in(self, thread: int) -> None:
-        """Say which thread the front end's is."""
-        self._thread = thread
 
     def reply(self, entries: list[Entry]) -> None:
         """Answer one batch's entries; runs in the device thread or in the front end's, so it must not raise."""
@@ -46,7 +43,7 @@ class AnswerBatch:
         self._hand_over(answers)
 
     def _hand_over(self, answers: Answers, *, wait: bool = False) -> None:
-        if threading.get_ident() == self._thread:
+        if self._mine():
             self._deliver(answers)
             return
         self._post(self._deliver, answers)

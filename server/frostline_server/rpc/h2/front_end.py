@@ -71,8 +71,8 @@ class H2FrontEnd:
         self._access = access
         self._report = report
         self._batchers: list[Batcher] = []
-        self._unary = UnaryInference(inference, self._batchers, self._post)
-        self._streams = StreamInference(inference, self._batchers, self._post)
+        self._unary = UnaryInference(inference, self._batchers, self._post, self._mine)
+        self._streams = StreamInference(inference, self._batchers, self._post, self._mine)
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
         self._trim = Trim(lambda: self._helper.submit(give_back))
         self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4 // config.processes)
@@ -131,9 +131,7 @@ class H2FrontEnd:
             )
         crowd = Crowd(min(config.max_connections, _most_files() - _SPARE_FILES), config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
-        thread = self._listener.start()
-        self._unary.run_in(thread)
-        self._streams.run_in(thread)
+        self._listener.start()
         name = sockets[0].getsockname()
         return name[1] if isinstance(name, tuple) else 0
 
@@ -177,6 +175,10 @@ class H2FrontEnd:
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
         if self._listener is not None:
             self._listener.post(function, *arguments)
+
+    def _mine(self) -> bool:
+        """Whether the caller is the front end's thread."""
+        return self._listener is not None and self._listener.mine
 
     def _elsewhere(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
         self._helper.submit(lambda: self._post(then, function()))

@@ -119,8 +119,13 @@ class Listener:
         """That are open, handshakes included."""
         self._thread = threading.Thread(target=self._run, name="h2-front", daemon=True)
 
-    def start(self) -> int:
-        """Start the thread; returns its identity."""
+    @property
+    def mine(self) -> bool:
+        """Whether the caller is the listener's thread."""
+        return threading.get_ident() == self._thread.ident
+
+    def start(self) -> None:
+        """Start the thread."""
         self._ticked_s = time.monotonic()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -129,9 +134,6 @@ class Listener:
         if self._handshakes is not None:
             self._handshakes.start()
         self._thread.start()
-        identity = self._thread.ident
-        assert identity is not None, "it has been started"  # noqa: S101  an invariant, not a check
-        return identity
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Run a function in the front end's thread; from any thread."""

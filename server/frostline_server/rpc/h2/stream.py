@@ -25,16 +25,21 @@ class StreamInference:
         inference: takes the requests.
         batchers: collects what is to be run once all that came together is queued.
         post: runs a function in the front end's thread.
+        mine: whether the caller is that thread.
     """
 
-    def __init__(self, inference: Inference, batchers: list[Batcher], post: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        batchers: list[Batcher],
+        post: Callable[..., None],
+        mine: Callable[[], bool],
+    ) -> None:
         self._inference = inference
         self._batchers = batchers
         self._post = post
-        answers = AnswerBatch(post, _deliver)
-        self.run_in = answers.run_in
         # One bound method, so that the batcher recognises entries that share it.
-        self._reply: Reply = answers.reply
+        self._reply: Reply = AnswerBatch(post, mine, _deliver).reply
         self._streams: dict[Stream, None] = {}
         self._stopping = False
         self._ended: Callable[[], None] | None = None

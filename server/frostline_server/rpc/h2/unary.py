@@ -16,15 +16,20 @@ class UnaryInference:
         inference: takes the requests.
         batchers: collects what is to be run once all that came together is queued.
         post: runs a function in the front end's thread.
+        mine: whether the caller is that thread.
     """
 
-    def __init__(self, inference: Inference, batchers: list[Batcher], post: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        batchers: list[Batcher],
+        post: Callable[..., None],
+        mine: Callable[[], bool],
+    ) -> None:
         self._inference = inference
         self._batchers = batchers
-        answers = AnswerBatch(post, _deliver)
-        self.run_in = answers.run_in
         # One bound method, so that the batcher recognises entries that share it.
-        self._reply: Reply = answers.reply
+        self._reply: Reply = AnswerBatch(post, mine, _deliver).reply
 
     def receiver(self, method: str) -> "Method":
         """What takes the calls of one method."""
