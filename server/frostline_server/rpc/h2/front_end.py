@@ -195,12 +195,17 @@ class H2FrontEnd:
             batchers.clear()
 
     def _tick(self, now_s: float) -> None:
-        if self._report is not None and self._shared is not None:
-            self._shared.ok = (OK, (LOAD_REPORT, self._report(now_s)))
+        if self._report is not None:
+            # Elsewhere: it copies the counts of every version.
+            self._elsewhere(partial(self._report, now_s), self._show_load)
         budget, listener = self.budget, self._listener
         if listener is not None:
             self._trim.look(now_s, budget.peak, listener.connections + listener.calls)
             budget.peak = budget.used
+
+    def _show_load(self, report: bytes) -> None:
+        if self._shared is not None:
+            self._shared.ok = (OK, (LOAD_REPORT, report))
 
 
 def _always(receiver: Receiver) -> Callable[[Call], Receiver]:
