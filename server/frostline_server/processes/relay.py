@@ -19,14 +19,6 @@ from frostline_server.processes.journal import Journal
 from frostline_server.rpc.grpc_status import status, trailers
 from frostline_server.rpc.supervised import CONTROL, QUESTIONS, SERVICE, UNLIMITED, Gone, path_of
 
-_TOPICS = {
-    "RepositoryModelLoad": "models",
-    "RepositoryModelUnload": "models",
-    "LogSettings": "log",
-    "TraceSetting": "trace",
-    "SystemSharedMemoryRegister": "regions",
-    "SystemSharedMemoryUnregister": "regions",
-}
 _ANSWER_S = 10.0
 """How long a process may take to answer a question."""
 
@@ -43,7 +35,7 @@ class Relay:
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}
         self._journal = Journal()
-        self._locks = {topic: asyncio.Lock() for topic in sorted(set(_TOPICS.values()))}
+        self._locks = {topic: asyncio.Lock() for topic in sorted(set(CONTROL.values()))}
         # Work goes on when the client that asked for it is gone.
         self._tasks: set[asyncio.Task[bytes]] = set()
 
@@ -111,7 +103,7 @@ class Relay:
             PredictionError: a process refused it; the message says in how many it was refused.
             Gone: no process is left.
         """
-        async with self._locks[_TOPICS[method]]:
+        async with self._locks[CONTROL[method]]:
             answers, refusals = await self._all(method, request, None)
             if answers:
                 self._journal.record(method, request)

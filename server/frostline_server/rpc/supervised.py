@@ -5,7 +5,7 @@ matter which of them a client reached.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,15 @@ from frostline.protocol import ERROR_KIND
 from frostline_server.errors import PredictionError, ServerStopping
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-CONTROL = (
-    "RepositoryModelLoad",
-    "RepositoryModelUnload",
-    "LogSettings",
-    "TraceSetting",
-    "SystemSharedMemoryRegister",
-    "SystemSharedMemoryUnregister",
-)
-"""The methods that change a process, and so have to reach all."""
+CONTROL: Mapping[str, str] = {
+    "RepositoryModelLoad": "models",
+    "RepositoryModelUnload": "models",
+    "LogSettings": "log",
+    "TraceSetting": "trace",
+    "SystemSharedMemoryRegister": "regions",
+    "SystemSharedMemoryUnregister": "regions",
+}
+"""The methods that change a process, and so have to reach all, each with its topic: calls of one topic keep their order."""
 QUESTIONS = ("RepositoryIndex", "ModelStatistics")
 """The methods whose answer takes all processes."""
 UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
