@@ -10,7 +10,7 @@ import pytest
 from frostline_server import errors
 from frostline_server.errors import ConfigError, LoadError, PredictionError, StartError
 from frostline_server.metrics.families import REASONS
-from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
+from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, trailers
 
 CLIENTS = Path(__file__).parents[2] / "docs" / "clients.md"
 
@@ -51,7 +51,7 @@ def test_every_failure_has_its_kind_its_status_its_number_and_its_reason(
     error = failure("what happened")
     assert trailers(error) == (("frostline-error", kind),)
     assert status(error) == (code, "what happened")
-    assert status_number(error) == number
+    assert status(error)[0].value[0] == number
     assert error.reason == reason
 
 

@@ -43,11 +43,5 @@ Ending = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 
 
 def ending(error: PredictionError, request_id: str = "") -> Ending:
-    """How a call on grpc.aio ends with an error."""
+    """How a call ends with an error."""
     return *status(error, request_id), trailers(error, PUSHBACK, GRPC_PUSHBACK)
-
-
-def status_number(error: PredictionError) -> int:
-    """The status code as it goes over the wire."""
-    number: int = grpc.StatusCode[error.code].value[0]
-    return number

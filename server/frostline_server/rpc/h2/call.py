@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import grpc
+
 from frostline_server.access.rate_limit import RateLimit
 from frostline_server.errors import NetworkFull, PredictionError
 from frostline_server.rpc.h2.shared import Peer, Shared
@@ -52,8 +54,8 @@ class Owner(Protocol):
         """End with an error's status."""
         ...
 
-    def finish(self, call: "Call", number: int, text: str, more: tuple[tuple[str, str], ...] = ()) -> None:
-        """End with a status, given by its number."""
+    def finish(self, call: "Call", code: grpc.StatusCode, text: str, more: tuple[tuple[str, str], ...] = ()) -> None:
+        """End with a status."""
         ...
 
     def resume(self, call: "Call") -> None:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import grpc
 from ngh2 import (
     Configuration,
     DataReceived,
@@ -43,8 +44,6 @@ _LARGEST_PART_BYTES = _FRAME_BYTES + (1 << 16)
 # RFC 9113, sections 6.5.2 and 7.
 _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
 _NO_ERROR, _PROTOCOL_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 1, 8, 11
-# https://grpc.io/docs/guides/status-codes/
-_DEADLINE_EXCEEDED, _UNIMPLEMENTED, _INTERNAL = 4, 12, 13
 
 _FREE_CONTROL_FRAMES = 1000
 """Frames that carry nothing, such as PING and empty DATA, that may come in a row; each message is good for ten more."""
@@ -192,12 +191,12 @@ class Connection:
             self._refuse(call, b"415", (b"accept", b"application/grpc"))
         elif route is None:
             shared.count("method")
-            self.finish(call, _UNIMPLEMENTED, "Method not found!")
+            self.finish(call, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         elif encoding and encoding != b"identity" and not understood(encoding):
             shared.count("encoding")
             known = ENCODINGS.decode()
             text = f"messages with grpc-encoding {encoding[:40]!r} cannot be read; these can: {known}"
-            self.finish(call, _UNIMPLEMENTED, text, (("grpc-accept-encoding", known),))
+            self.finish(call, grpc.StatusCode.UNIMPLEMENTED, text, (("grpc-accept-encoding", known),))
         else:
             try:
                 timeout = headers.get(b"grpc-timeout")
@@ -328,7 +327,7 @@ class Connection:
             self.fail(call, error)
         else:
             self._shared.count("protocol")
-            self.finish(call, _INTERNAL, str(error))
+            self.finish(call, grpc.StatusCode.INTERNAL, str(error))
 
     def _cancel(self, call: Call) -> None:
         if not call.over:
@@ -431,12 +430,12 @@ class Connection:
         coming = not call.half_closed and (call.inbound is None or call.inbound.awaited)
         if call.deadline_s is not None and now_s > call.deadline_s:
             self._cancel(call)
-            self.finish(call, _DEADLINE_EXCEEDED, "Deadline Exceeded")
+            self.finish(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         elif coming and now_s - call.since_s > timeout_s:
             self._shared.count("message_timeout")
             self._cancel(call)
             text = f"the message did not arrive within {timeout_s:g} s (message_timeout_s)"
-            self.finish(call, _DEADLINE_EXCEEDED, text)
+            self.finish(call, grpc.StatusCode.DEADLINE_EXCEEDED, text)
 
     def leave(self, now_s: float) -> None:
         """Tell the client to make its next calls on another connection; those that are open go on."""

@@ -13,7 +13,6 @@ import structlog
 
 from frostline_server.rpc.h2.call import Call
 
-_UNKNOWN, _INTERNAL, _DEADLINE_EXCEEDED = 2, 13, 4
 _RESERVED = (b":", b"grpc-", b"content-type", b"te")
 
 _log = structlog.get_logger(__name__)
@@ -22,9 +21,9 @@ _log = structlog.get_logger(__name__)
 class Aborted(Exception):
     """A handler ended its call with a status."""
 
-    def __init__(self, number: int, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, str], ...]) -> None:
         super().__init__(text)
-        self.number = number
+        self.code = code
         self.text = text
         self.trailers = trailers
 
@@ -43,7 +42,7 @@ class Context:
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
     ) -> NoReturn:
         """End the call with a status."""
-        raise Aborted(code.value[0], details, tuple(trailing_metadata))
+        raise Aborted(code, details, tuple(trailing_metadata))
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """What the client sent along; not HTTP's and gRPC's own headers."""
@@ -147,15 +146,17 @@ class Handling:
             async with asyncio.timeout(context.time_remaining()):
                 await self._handle(context)
         except Aborted as end:
-            self._post(call.connection.finish, call, end.number, end.text, end.trailers)
+            self._post(call.connection.finish, call, end.code, end.text, end.trailers)
         except TimeoutError:
-            self._post(call.connection.finish, call, _DEADLINE_EXCEEDED, "Deadline Exceeded")
+            self._post(call.connection.finish, call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         except asyncio.CancelledError:
             # Either the call is over, or the server ends.
             raise
         except Exception as defect:  # noqa: BLE001  a defect in one handler must not leave its client waiting
             _log.exception("handler failed unexpectedly", method=call.headers[b":path"].decode("latin-1"))
-            self._post(call.connection.finish, call, _UNKNOWN, f"unexpected {type(defect).__name__}: {defect}")
+            self._post(
+                call.connection.finish, call, grpc.StatusCode.UNKNOWN, f"unexpected {type(defect).__name__}: {defect}"
+            )
 
     async def _handle(self, context: Context) -> None:
         handler, call = self._handler, self._call
@@ -180,7 +181,7 @@ class Handling:
         try:
             return self._handler.request_deserializer(message)
         except Exception as error:
-            raise Aborted(_INTERNAL, "Exception deserializing request!", ()) from error
+            raise Aborted(grpc.StatusCode.INTERNAL, "Exception deserializing request!", ()) from error
 
     def _serialised(self, response: Any) -> bytes:
         serializer = self._handler.response_serializer

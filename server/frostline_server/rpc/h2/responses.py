@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
+import grpc
 from ngh2 import Connection as Session
 from ngh2 import NGH2Error
 
 from frostline_server.errors import NetworkFull, PredictionError
-from frostline_server.rpc.grpc_status import GRPC_PUSHBACK, PUSHBACK, status, status_number, trailers
+from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.framing import PREFIX_BYTES, deflated, pieces
 from frostline_server.rpc.h2.shared import Shared
@@ -113,15 +114,14 @@ class Responses:
 
     def fail(self, call: Call, error: PredictionError, request_id: str = "") -> None:
         """End a call with an error's status."""
-        _, text = status(error, request_id)
-        self.finish(call, status_number(error), text, trailers(error, PUSHBACK, GRPC_PUSHBACK))
+        self.finish(call, *ending(error, request_id))
 
-    def finish(self, call: Call, number: int, text: str, more: tuple[tuple[str, str], ...] = ()) -> None:
+    def finish(self, call: Call, code: grpc.StatusCode, text: str, more: tuple[tuple[str, str], ...] = ()) -> None:
         """End a call with a status."""
         if call.over:
             return
         last = [
-            (b"grpc-status", b"%d" % number),
+            (b"grpc-status", b"%d" % code.value[0]),
             (b"grpc-message", quote(text, safe=_PRINTABLE).encode()),
             *((name.encode(), value.encode()) for name, value in more),
         ]
