@@ -1,58 +1,28 @@
 """Certificates that are replaced while clients call: no call fails, and new connections get the new ones."""
 
-import socket
-import ssl
 import threading
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-import trustme
 
-from tests.support import onnx_models
+from tests.support import https, onnx_models
 from tests.support.calls import row_request, stub
 from tests.support.servers import TIMEOUT_S, running
 
 ROTATIONS = 20
 
 
-def written(authority: trustme.CA, chain: Path, key: Path, name: str) -> None:
-    """Replace both files, as one renaming each."""
-    issued = authority.issue_cert("localhost", name)
-    for file, content in (
-        (chain, b"".join(blob.bytes() for blob in issued.cert_chain_pems)),
-        (key, issued.private_key_pem.bytes()),
-    ):
-        new = file.with_suffix(".new")
-        new.write_bytes(content)
-        new.rename(file)
-
-
-def name_seen(authority: trustme.CA, port: int) -> str:
-    """The other name in the certificate that a new connection gets."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    context.set_alpn_protocols(["h2"])
-    with (
-        socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as secure,
-    ):
-        names = secure.getpeercert()
-    assert names is not None
-    return str(names["subjectAltName"][1][1])
-
-
 @pytest.mark.parametrize("transport", ["h2", "grpcio"])
 def test_no_call_fails_over_twenty_rotations_under_load(tmp_path: Path, transport: str) -> None:
-    authority = trustme.CA()
-    chain, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    written(authority, chain, key, "0.example")
+    files = https.Files(tmp_path)
+    files.write("0.example")
     onnx_models.write_artifact(tmp_path / "models", "linear", 1)
     x = onnx_models.rows(2)
     expected = onnx_models.logits_of(x)
-    credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
-    settings = {"transport": transport, "tls_cert": chain, "tls_key": key, "log_level": "error"}
+    credentials = grpc.ssl_channel_credentials(files.authority.read_bytes())
+    settings = {"transport": transport, "tls_cert": files.chain, "tls_key": files.key, "log_level": "error"}
     with running(tmp_path / "models", **settings) as server:
         port = int(server.address.rpartition(":")[2])
         over, wrong, answered = threading.Event(), [], [0, 0]
@@ -76,8 +46,8 @@ def test_no_call_fails_over_twenty_rotations_under_load(tmp_path: Path, transpor
             thread.start()
         for number in range(1, ROTATIONS + 1):
             before = list(answered)
-            written(authority, chain, key, f"{number}.example")
-            assert name_seen(authority, port) == f"{number}.example"
+            files.write(f"{number}.example")
+            assert https.name_seen(f"https://127.0.0.1:{port}") == f"{number}.example"
             # Each caller has an answer under each certificate.
             while not wrong and any(now <= then for now, then in zip(answered, before, strict=True)):
                 over.wait(0.001)

@@ -24,8 +24,12 @@ class Files:
     def write(self, name: str) -> None:
         """Issue a new certificate, for this name besides localhost."""
         issued = AUTHORITY.issue_cert("localhost", "127.0.0.1", name)
-        self.chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        self.key.write_bytes(issued.private_key_pem.bytes())
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        for file, content in ((self.chain, chain), (self.key, issued.private_key_pem.bytes())):
+            # Whole at once, as who renews a certificate while a server runs has to do it.
+            new = file.with_suffix(".new")
+            new.write_bytes(content)
+            new.rename(file)
 
     @property
     def settings(self) -> dict[str, Any]:

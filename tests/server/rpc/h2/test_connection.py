@@ -7,6 +7,7 @@ from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.framing import PREFIX_BYTES, prefixed
 from tests.server.rpc.h2.pair import STREAM, Pair, packed
+from tests.support import wire
 
 ANSWER = b"an answer"
 
@@ -427,35 +428,22 @@ def test_answers_are_packed_for_clients_that_can_unpack_them(accepts: str, compr
 # Floods
 
 
-def ping(_: int) -> bytes:
-    return b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)
+PING = wire.frame(wire.PING, payload=bytes(8))
+SETTINGS = wire.settings()
+PRIORITY = wire.frame(wire.PRIORITY, stream=1, payload=b"\0\0\0\0\x10")
+WINDOW_UPDATE = wire.window_update(0, 1)
+EMPTY_DATA = wire.data(1, b"")
 
 
-def settings(_: int) -> bytes:
-    return b"\0\0\0\x04\0\0\0\0\0"
-
-
-def priority(_: int) -> bytes:
-    return b"\0\0\x05\x02\0\0\0\0\x01" + b"\0\0\0\0\x10"
-
-
-def window_update(_: int) -> bytes:
-    return b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01"
-
-
-def empty_data(_: int) -> bytes:
-    return b"\0\0\0\0\0\0\0\0\x01"
-
-
-@pytest.mark.parametrize("frame", [ping, settings, priority, window_update, empty_data])
-def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(frame: object) -> None:
+@pytest.mark.parametrize("frame", [PING, SETTINGS, PRIORITY, WINDOW_UPDATE, EMPTY_DATA])
+def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(frame: bytes) -> None:
     pair = Pair()
     pair.begin()
     pair.exchange()
 
     def flood() -> None:
-        for number in range(2_000):
-            pair.server.receive(frame(number) * 50, pair.now_s)  # type: ignore[operator]  # a function
+        for _ in range(2_000):
+            pair.server.receive(frame * 50, pair.now_s)
             pair.server.to_send(1 << 20)
 
     with pytest.raises(ConnectionOver):
@@ -464,11 +452,11 @@ def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(frame: object)
     assert pair.held == 0
 
 
-@pytest.mark.parametrize("frame", [ping, settings, window_update])
-def test_as_many_as_an_honest_client_sends_do_no_harm(frame: object) -> None:
+@pytest.mark.parametrize("frame", [PING, SETTINGS, WINDOW_UPDATE])
+def test_as_many_as_an_honest_client_sends_do_no_harm(frame: bytes) -> None:
     pair = Pair()
     for _ in range(100):
-        pair.server.receive(frame(0) * 50, pair.now_s)  # type: ignore[operator]  # a function
+        pair.server.receive(frame * 50, pair.now_s)
         pair.server.to_send(1 << 20)
         pair.call()
 
