@@ -27,7 +27,7 @@ def victim(work: Callable[..., None], *arguments: object) -> Iterator[tuple[Conn
     """Start a process that does ``work(report, *arguments)``; give where its reports arrive, and what kills it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["frostline_training.pipeline", "sklearn.model_selection", "torch._dynamo"])
-    reports, report = context.Pipe(duplex=False)
+    reports, report = context.Pipe()
     process = context.Process(target=work, args=(report, *arguments))
     process.start()
     report.close()
@@ -44,7 +44,10 @@ def victim(work: Callable[..., None], *arguments: object) -> Iterator[tuple[Conn
 
 
 class Reporter:
-    """A watcher that reports the number of every epoch, and 0 for every step."""
+    """A watcher that reports the number of every epoch, and 0 for every step.
+
+    After an epoch it waits for an answer: on a busy machine a victim would else be done before anybody kills it.
+    """
 
     def __init__(self, report: Connection) -> None:
         self._report = report
@@ -54,6 +57,7 @@ class Reporter:
 
     def epoch(self, epoch: Epoch) -> None:
         self._report.send(epoch.number)
+        self._report.recv()
 
 
 def training(report: Connection, recipe: Recipe, split: Split, run: Run, resume: bool) -> None:

@@ -43,6 +43,7 @@ def _killed(recipe: Recipe, split: Split, run: Run, *, epochs: int, steps: int, 
         for _ in range(epochs):
             while reports.recv() == 0:
                 pass
+            reports.send("go on")
         for _ in range(steps):
             reports.recv()
         kill()
