@@ -3,10 +3,11 @@
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,22 @@ def test_servers_are_killed_drained_and_added_and_no_call_fails(tmp_path: Path) 
                         call.result(TIMEOUT_S)
             finally:
                 load.stop()
+
+
+def test_the_share_of_a_server_follows_the_load_that_it_reports_itself(tmp_path: Path) -> None:
+    for version, width in ((1, 3072), (2, 4)):
+        onnx_models.write_artifact(tmp_path / str(version), "m", version, onnx_models.layers(4, width, width, 3))
+    with ExitStack() as stack:
+        names = stack.enter_context(name_server(["127.0.0.1", "127.0.0.2"]))
+        flags = ["--device", "cpu", "--models"]
+        slow = stack.enter_context(serve([*flags, str(tmp_path / "1")], lambda _: None))
+        port = slow.address.rpartition(":")[2]
+        at = ["--host", "127.0.0.2", "--port", port]
+        stack.enter_context(serve([*flags, str(tmp_path / "2"), *at], lambda _: None))
+        client = stack.enter_context(frostline.connect(f"dns://{names}/{NAME}:{port}", timeout_s=TIMEOUT_S))
+        rows, give_up_s = onnx_models.rows(1), time.monotonic() + TIMEOUT_S
+        answered: Counter[str] = Counter()
+        # Until their reports count, each has a half.
+        while not answered["2"] > 4 * answered["1"] > 0 and time.monotonic() < give_up_s:
+            answered = Counter(client.predict("m", rows).version for _ in range(200))
+    assert answered["2"] > 4 * answered["1"] > 0

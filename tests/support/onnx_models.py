@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ def product(weights: Array) -> onnx.ModelProto:
         inputs=[_float("input", ["rows", weights.shape[0]])],
         outputs=[_float("logits", ["rows", weights.shape[1]])],
         constants={"weights": weights},
+    )
+
+
+def layers(*sizes: int) -> onnx.ModelProto:
+    """Input `input` [rows, sizes[0]] to logits [rows, sizes[-1]], through one matrix after the other; wide ones take long."""
+    names = ["input", *(f"hidden{index}" for index in range(1, len(sizes) - 1)), "logits"]
+    shapes = list(pairwise(sizes))
+    return _model(
+        [
+            helper.make_node("MatMul", [taken, f"weights{index}"], [given])
+            for index, (taken, given) in enumerate(pairwise(names))
+        ],
+        inputs=[_float("input", ["rows", sizes[0]])],
+        outputs=[_float("logits", ["rows", sizes[-1]])],
+        constants={f"weights{index}": np.full(shape, 0.01, np.float32) for index, shape in enumerate(shapes)},
     )
 
 
