@@ -17,13 +17,10 @@ from typing import Any
 import structlog
 
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
+from frostline_server.rpc.h2.fairness import LONG_S, MOST_BYTES, Share
 from frostline_server.rpc.h2.shared import Peer, Shared
 from frostline_server.rpc.h2.tls import Handshakes, Names, Tls
 
-_READ_BYTES, _FIRST_READ_BYTES, _LEAST_READ_BYTES = 1 << 18, 1 << 14, 1 << 12
-_LONG_S = 0.003
-"""What one client sends may take that long in a turn, or less of it is read in the next: some bytes mean much more work
-than others, and everyone else waits."""
 _WRITE_BYTES = 1 << 18
 """The most that is taken from a connection at a time, so that what a client does not read stays in its budget."""
 _WRITES = 16
@@ -57,7 +54,7 @@ class Crowd:
 class _Client:
     """One socket, and what is behind it."""
 
-    __slots__ = ("appetite", "connection", "descriptor", "origin", "rest", "socket", "stalled_s", "tls", "writing")
+    __slots__ = ("connection", "descriptor", "origin", "rest", "share", "socket", "stalled_s", "tls", "writing")
 
     connection: Connection
 
@@ -66,8 +63,7 @@ class _Client:
         self.descriptor = client.fileno()
         self.origin = origin
         self.tls = tls
-        # Bytes read of it in a turn.
-        self.appetite = _FIRST_READ_BYTES
+        self.share = Share()
         self.rest: memoryview | None = None
         self.writing = False
         self.stalled_s = 0.0
@@ -105,7 +101,7 @@ class Listener:
         self._looks: deque[_Client] = deque()
         self._ticked_s = 0.0
         # One for all, as what came is taken at once.
-        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._buffer = memoryview(bytearray(MOST_BYTES))
         self._awake = False
         self._closing = False
         self._accepting = False
@@ -192,6 +188,7 @@ class Listener:
         A frame of its own, so that while the thread waits it holds no client that has gone.
         """
         dirty, clients, now_s = self._dirty, self._clients, time.monotonic()
+        busy: list[_Client] = []
         for descriptor, events in ready:
             client = clients.get(descriptor)
             if client is None:
@@ -200,7 +197,12 @@ class Listener:
             if events & _OUT:
                 dirty[descriptor] = None
             if events & ~_OUT:
-                self._read(client, now_s)
+                if client.share.busy:
+                    busy.append(client)
+                else:
+                    self._read(client, now_s)
+        if busy:
+            self._read_busy(busy, now_s)
         self._run_posted()
         self._turn()
         if now_s - self._ticked_s >= _TICK_S or self._looks:
@@ -328,10 +330,19 @@ class Listener:
 
     # Bytes
 
+    def _read_busy(self, clients: list[_Client], now_s: float) -> None:
+        """Read of the clients that take long, for a while: first of those that have taken least."""
+        clients.sort(key=lambda client: client.share.spent_s(now_s))
+        begun_s = time.monotonic()
+        for client in clients:
+            self._read(client, now_s)
+            if time.monotonic() - begun_s > LONG_S:
+                break  # the rest is as ready in the next turn
+
     def _read(self, client: _Client, now_s: float) -> None:
         begun_s = time.monotonic()
         try:
-            size = client.socket.recv_into(self._buffer, client.appetite)
+            size = client.socket.recv_into(self._buffer, client.share.appetite)
         except BlockingIOError:
             return
         except OSError:
@@ -340,11 +351,7 @@ class Listener:
             self._drop(client)
             return
         self._take(client, self._buffer[:size], now_s)
-        took_s = time.monotonic() - begun_s
-        if took_s > _LONG_S:
-            client.appetite = max(_LEAST_READ_BYTES, client.appetite // 4)
-        elif size == client.appetite and took_s < _LONG_S / 2:
-            client.appetite = min(_READ_BYTES, 2 * size)
+        client.share.took(size, begun_s, time.monotonic())
 
     def _take(self, client: _Client, data: bytes | memoryview, now_s: float) -> None:
         try:
