@@ -12,6 +12,7 @@ from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.errors import LoadError
 from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
 from frostline_server.model_config.tensor_config import agreed
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
@@ -27,7 +28,7 @@ def session_of(folder: Path, model: onnx.ModelProto, config: ModelConfig) -> Ses
 def requests(folder: Path, text: str, model: onnx.ModelProto | None = None) -> tuple[Session, list[WarmupRequest]]:
     config = text_format.Parse(text, ModelConfig())
     session = session_of(folder, onnx_models.linear() if model is None else model, config)
-    return session, warmup_requests(config, session.signature, 8, folder)
+    return session, warmup_requests(config, session.signature, 8, folder, FileReader(folder))
 
 
 def refusal(folder: Path, text: str, model: onnx.ModelProto | None = None) -> str:

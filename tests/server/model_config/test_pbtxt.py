@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
 from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import label_file, parse_model_config, read_model_config
+from frostline_server.regular_files import FileReader
 
 
 def read(folder: Path, content: str | bytes) -> tuple[ModelConfig, list[str]]:
     path = folder / "config.pbtxt"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_model_config(path)
+    return read_model_config(FileReader(folder), path)
 
 
 def refusal(folder: Path, content: str | bytes) -> str:
@@ -187,7 +188,7 @@ def test_endless_nesting_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "cannot be read: " in refusal(tmp_path, b"\xff")
     with pytest.raises(LoadError, match="cannot be read: "):
-        read_model_config(tmp_path / "nowhere")
+        read_model_config(FileReader(tmp_path), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -243,10 +244,10 @@ def test_a_text_protobuf_can_read_alone_is_read_as_protobuf_reads_it(text: str) 
 
 def test_labels_stand_one_a_line(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("ant\n  bee \r\n\ncat\n\n", encoding="utf-8")
-    assert label_file(tmp_path, "labels.txt") == ("ant", "bee", "", "cat")
+    assert label_file(FileReader(tmp_path), tmp_path, "labels.txt") == ("ant", "bee", "", "cat")
     (tmp_path / "names").mkdir()
     (tmp_path / "names" / "labels.txt").write_text("dog", encoding="utf-8")
-    assert label_file(tmp_path, "names/labels.txt") == ("dog",)
+    assert label_file(FileReader(tmp_path), tmp_path, "names/labels.txt") == ("dog",)
 
 
 @pytest.mark.parametrize(
@@ -267,5 +268,5 @@ def test_labels_stand_one_a_line(tmp_path: Path) -> None:
 def test_labels_that_cannot_be_read_are_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(LoadError) as caught:
-        label_file(tmp_path, name)
+        label_file(FileReader(tmp_path), tmp_path, name)
     assert str(caught.value).startswith(message)
