@@ -73,7 +73,8 @@ def scan(
     """
     paths = [root / only] if only else root.iterdir()
     folders = sorted(
-        path for path in paths if not path.name.startswith(".") and path.name != _RESCUED and _is_folder(path)
+        (path for path in paths if not path.name.startswith(".") and path.name != _RESCUED and _is_folder(path)),
+        key=lambda path: path.name,
     )
     files = files or FileReader(root)
     found = [_read(folder, before.get(folder.name), files) for folder in folders]
@@ -107,7 +108,7 @@ def _found(folder: Path, before: Model | None, files: FileReader) -> Model | Non
     walk = Walk(files)
     try:
         own = walk.fingerprint(folder, (_WARMUP,))
-        entries = sorted(walk.listed(folder))
+        entries = sorted(walk.listed(folder), key=lambda path: path.name)
         versions = {
             int(path.name): own + walk.inside(path, frozenset())
             for path in entries

@@ -20,6 +20,8 @@ _LOOK_AGAIN_MS = 500
 """How soon files that may still be being written are scanned again."""
 _MAX_LINKS = 40
 """As many links one after the other as Linux follows."""
+_MAX_DEPTH = 34
+"""As many folders in each other as are looked at below the models folder, and one more for a model and a version."""
 _MAX_FOLDERS = 100_000
 """More are not watched: to find them takes longer than to wait for the next scan."""
 
@@ -68,10 +70,11 @@ def places_of(root: Path, files: FileReader | None = None) -> Places:
     if not real.is_dir():
         raise FileNotFoundError(f"no such folder: {root}")
     folders: dict[Path, tuple[int, int]] = {}
-    entries, left = set(links), [real]
+    # With how deep each is, whatever its path is.
+    entries, left = set(links), [(real, 0)]
     while left:
-        folder = left.pop()
-        if folder in folders:
+        folder, depth = left.pop()
+        if folder in folders or depth > _MAX_DEPTH:
             continue
         try:
             found, status = list(os.scandir(folder)), folder.stat()
@@ -85,10 +88,10 @@ def places_of(root: Path, files: FileReader | None = None) -> Places:
             if entry.name.startswith(".") or not entry.name.isprintable():
                 continue
             if not entry.is_symlink():
-                left += [Path(entry.path)] if entry.is_dir() else []
+                left += [(Path(entry.path), depth + 1)] if entry.is_dir() else []
             else:
                 more, linked = _behind(Path(entry.path), files)
-                left += more
+                left += [(target, depth + 1) for target in more]
                 entries.update(linked)
     return Places(folders, frozenset(entry for entry in entries if os.path.isdir(entry.parent)))  # noqa: PTH112  pathlib would raise for a folder that cannot be read
 
