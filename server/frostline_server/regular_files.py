@@ -145,6 +145,11 @@ class FileReader:
         for _ in range(_TRIES):
             try:
                 return open_regular(path, lambda place: self._check(path, place))
+            except FileNotFoundError:
+                if path.is_symlink():
+                    # Not as a file that is not there: whoever put the link meant one to be.
+                    raise OSError(errno.ENOLINK, "A link to nothing", str(path)) from None
+                raise
             except OutsideFolders as error:
                 outside = error
                 if self.outside(path):

@@ -18,6 +18,8 @@ _MAX_DEPTH = 32
 """The most folders in each other that are looked at."""
 _NOT_CONTENT = frozenset((ROLLOUT,))
 """Files of a model's folder that select versions and do not change them."""
+_FILES = frozenset(("card.json", "golden.npz", "config.pbtxt"))
+"""What cannot be read if it is a folder, so that it is a change when it is no longer one."""
 _UNREADABLE = -1
 """The size in a fingerprint of a file that cannot be read."""
 
@@ -66,11 +68,14 @@ class Walk:
                 continue
             try:
                 if entry.is_dir():
-                    if folders is None or entry.name in folders:
+                    if entry.name in _FILES:
+                        files += unreadable(entry.path)
+                    elif folders is None or entry.name in folders:
                         files += self.inside(Path(entry.path), above)
                     continue
                 status = entry.stat()
             except FileNotFoundError:  # gone since it was listed, or a link to nothing
+                files += unreadable(entry.path) if entry.is_symlink() else ()
                 continue
             except OSError:
                 files += unreadable(entry.path)

@@ -117,7 +117,8 @@ def _found(folder: Path, before: Model | None, files: FileReader) -> Model | Non
         if entries and not versions and all(path.name.startswith(".") for path in entries):
             return None  # its first version is being published
         remarks = _remarks(entries, versions)
-        configured = (folder / _CONFIG).is_file()
+        # Whatever it is: what is no file is not ignored.
+        configured = os.path.lexists(folder / _CONFIG)
     except FileNotFoundError:  # gone since it was listed
         return None
     except TooManyEntries:

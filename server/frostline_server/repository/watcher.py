@@ -103,7 +103,7 @@ def _behind(link: Path, files: FileReader | None) -> tuple[list[Path], list[Path
         if files is not None and files.outside(link):
             return [], links
         return ([target], links) if target.is_dir() else ([], [*links, target])
-    except PermissionError:  # into a folder that cannot be read; the others are watched all the same
+    except OSError:  # gone, or into a folder that cannot be read; the others are watched all the same
         return [], []
 
 
