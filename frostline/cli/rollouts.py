@@ -79,6 +79,7 @@ def rollback(model: Name, *, models: Models = Path("models")) -> None:
 def _change(models: Path, model: str, step: "Callable[[Rollout | None, list[int]], Rollout]") -> None:
     from frostline_server.errors import ConfigError
     from frostline_server.model.artifact import is_version
+    from frostline_server.regular_files import FileReader
     from frostline_server.repository import rollout as rollouts
 
     folder = models / model
@@ -89,7 +90,7 @@ def _change(models: Path, model: str, step: "Callable[[Rollout | None, list[int]
     if not versions:
         raise _refused(f"model {model!r} in {models} has no version")
     try:
-        before = rollouts.read(folder)
+        before = rollouts.read(folder, FileReader(folder))
         after = step(before, versions)
         if after != before:
             rollouts.write(folder, after)

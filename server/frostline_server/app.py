@@ -29,6 +29,7 @@ from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
+from frostline_server.regular_files import FileReader
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -80,6 +81,7 @@ class Server:
         self._absent: set[str] = set()
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
+        self._files = FileReader(config.models, config.linked)
         self._credentials = Credentials(config.access_file) if config.access_file else None
 
     # Start
@@ -151,6 +153,7 @@ class Server:
             slo_s=config.slo_ms / 1000,
             max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4 // config.processes,
             max_class_series=config.max_class_series,
+            files=self._files,
         )
         self.reconciler = Reconciler(
             config.models,
@@ -203,7 +206,14 @@ class Server:
             registry.register(collector)
         transport, config = self._transport, self._config
         sources = Sources(
-            self.repository, self._unrouted, release, transport.name, self.ready, self.fell_back, transport.network
+            self.repository,
+            self._unrouted,
+            release,
+            transport.name,
+            self.ready,
+            self.fell_back,
+            transport.network,
+            self._last_look,
         )
         register(registry, sources)
         if self._place is not None:
@@ -253,7 +263,7 @@ class Server:
         poll_s = config.poll_s if config.model_control in ("watch", "poll") else None
         # Before the first look, so that nothing can come between the two.
         notified = config.model_control == "watch"
-        self._watcher = Watcher(config.models, self.reconciler.reconcile, poll_s, notified=notified)
+        self._watcher = Watcher(config.models, self.reconciler.reconcile, poll_s, notified=notified, files=self._files)
         self._watcher.start()
 
     def _load(self) -> None:
@@ -317,6 +327,10 @@ class Server:
         # A version may be released meanwhile, so what it answers with is looked at once.
         fallen = any(served.fell_back for version in self.repository.versions() if (served := version.served))
         return self._config.device == "auto" and (self._providers[0][0] == CPU or fallen)
+
+    def _last_look(self) -> float | None:
+        """When the last look at the models folder ended, in seconds since 1970; None where nobody looks again."""
+        return self.reconciler.last_look_s if self._config.model_control in ("watch", "poll") else None
 
     def _served(self) -> list[LoadedModel]:
         """What READY versions answer with."""

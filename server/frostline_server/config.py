@@ -49,6 +49,11 @@ class ServerConfig(BaseModel):
         description="seconds between two reads of the folder; with `watch`, file system events cause further reads",
         json_schema_extra={"group": "Models"},
     )
+    linked_folders: str = Field(
+        "",
+        description="folders outside of `models`, separated by commas, that links in it may lead to; `/` allows any",
+        json_schema_extra={"group": "Models", "see": "Links"},
+    )
     load_models: str = Field(
         "",
         description="with `model_control` explicit: models to load at the start, separated by commas, or `*`",
@@ -404,6 +409,11 @@ class ServerConfig(BaseModel):
         if self.allow_anonymous in ("all", "none"):
             return frozenset(ROLES if self.allow_anonymous == "all" else ())
         return _names(self.allow_anonymous)
+
+    @property
+    def linked(self) -> tuple[Path, ...]:
+        """The folders that links in the models folder may lead to besides."""
+        return tuple(Path(folder).expanduser() for folder in sorted(_names(self.linked_folders)))
 
     @property
     def models_at_start(self) -> frozenset[str] | None:

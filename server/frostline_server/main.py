@@ -78,7 +78,7 @@ async def serve(server: Server, stopped: asyncio.Event) -> int:
     stopping.cancel()
     broken.cancel()
     code = 0 if await server.drain() and not server.broken.is_set() else 1
-    if server.reconciler.loading:
+    if server.reconciler.busy:
         # It cannot be interrupted: waited for, it may take minutes, and left alone it would abort the process as that ends.
         _log.warning("ending in the middle of a load")
         sys.stderr.flush()

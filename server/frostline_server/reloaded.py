@@ -56,8 +56,10 @@ class Reloaded(Generic[T]):
             self._seen = stamp
             try:
                 fresh = self._read()
-            except StartError as error:
-                _log.error(self._what, reason=f"{error}; the last one that was valid stays in use")
+            except Exception as error:  # noqa: BLE001  whoever looks must go on looking, whatever is in the files
+                # Only what is meant to be read is: the message of any other error may hold a secret of the file.
+                reason = str(error) if isinstance(error, StartError) else f"unexpected {type(error).__name__}"
+                _log.error(self._what, reason=f"{reason}; the last one that was valid stays in use")
                 return self._value
             if _stamp(self._files) != stamp:
                 # Replaced while it was read, so parts of both may have been read. The next look reads it again.

@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 from frostline_server.errors import StartError
+from frostline_server.regular_files import MAX_TEXT_BYTES, read_regular
 
 
 def server_context(
@@ -25,7 +26,8 @@ def server_context(
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         for file in filter(None, (chain, key, client_authorities)):
-            file.read_bytes()  # its error names the file, which OpenSSL's does not
+            # Its error names the file, which OpenSSL's does not; and OpenSSL would wait for ever for a pipe.
+            read_regular(file, MAX_TEXT_BYTES)
         # Without a password, so that OpenSSL does not ask the terminal for one.
         context.load_cert_chain(chain, key, password="")
     except ssl.SSLError as error:

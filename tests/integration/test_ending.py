@@ -62,7 +62,7 @@ def wait_for(file: Path) -> None:
 def test_a_first_load_that_cannot_be_interrupted_does_not_hold_up_the_end(tmp_path: Path) -> None:
     models, stuck = tmp_path / "models", tmp_path / "stuck"
     onnx_models.write_artifact(models, "m", 1)
-    flags = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--grace-s", "0.1"]
+    flags = ["--models", str(models), "--port", "0", "--metrics-port", "0", "--grace-s", "3600"]
     with subprocess.Popen(
         [*program(NEVER_READY, stuck), *flags, "--log-format", "json"],
         stderr=subprocess.PIPE,
@@ -82,7 +82,7 @@ def test_a_first_load_that_cannot_be_interrupted_does_not_hold_up_the_end(tmp_pa
 def test_a_later_load_does_not_either(control: str, tmp_path: Path) -> None:
     models, stuck = tmp_path / "models", tmp_path / "stuck"
     onnx_models.write_artifact(models, "m", 1)
-    flags = ["--models", str(models), "--grace-s", "0.1", "--poll-s", "0.1", "--model-control", control]
+    flags = ["--models", str(models), "--grace-s", "3600", "--poll-s", "0.1", "--model-control", control]
     flags += ["--allow-anonymous", "all"]
     events: list[server_process.Event] = []
     with (

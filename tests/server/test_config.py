@@ -60,7 +60,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_MAX_QUEUE_DELAY_S": "0.5", "FROSTLINE_MAX_QUEUE_SIZE": "16", "FROSTLINE_MAX_MESSAGE_BYTES": "1024",
         "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
         "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
-        "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
+        "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_LINKED_FOLDERS": "/cache, b", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
         "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000", "FROSTLINE_PROCESSES": "1",
         "FROSTLINE_NETWORK_BYTES": "123", "FROSTLINE_MAX_CONNECTIONS": "10", "FROSTLINE_MAX_CONNECTIONS_PER_ADDRESS": "4",
@@ -77,7 +77,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "models": Path("/models"), "host": "0.0.0.0", "port": 0, "metrics_port": 9, "device": "cuda:1",
         "transport": "grpcio", "max_batch_size": 8, "max_queue_delay_s": 0.5, "max_queue_size": 16,
         "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
-        "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "probe_s": 0.0,
+        "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "linked_folders": "/cache, b", "probe_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
         "max_class_series": 20, "max_run_bytes": 1000000, "processes": 1, "network_bytes": 123, "max_connections": 10,
@@ -255,3 +255,9 @@ def test_a_role_that_does_not_exist_is_refused_with_those_that_do(written: str) 
         ConfigError, match=r"^allow_anonymous must be auto, none, all, or roles .* of predict, observe, control; got "
     ):
         load(allow_anonymous=written)
+
+
+def test_linked_folders_are_paths_and_home_is_the_users() -> None:
+    config = ServerConfig.load(environ={"HOME": "/home/me"}, models="m", linked_folders="/cache, ~/hub ,")
+    assert config.linked == (Path("/cache"), Path("~/hub").expanduser())
+    assert ServerConfig.load(environ={}, models="m").linked == ()

@@ -72,3 +72,16 @@ def test_what_cannot_be_read_at_first_stops_the_start(tmp_path: Path) -> None:
 
     with pytest.raises(StartError, match=r"^no$"):
         Reloaded("value", (tmp_path / "absent",), read).start()
+
+
+def test_whatever_happens_while_it_is_read_it_is_looked_at_again_and_no_secret_is_logged(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("1")
+    value = Reloaded("value", (file,), lambda: int(file.read_text()))
+    value.start()
+    file.write_text("secret")
+    with capture_logs() as logged:
+        assert value.look() == 1
+    assert logged[0]["reason"] == "unexpected ValueError; the last one that was valid stays in use"
+    file.write_text("22")
+    assert value.look() == 22

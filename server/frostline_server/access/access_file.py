@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from frostline_server.access.identity import Identity
 from frostline_server.access.rate_limit import RateLimit
 from frostline_server.errors import StartError
+from frostline_server.regular_files import MAX_TEXT_BYTES, read_regular
 
 ANONYMOUS = "anonymous"
 """The name of callers without credentials."""
@@ -79,7 +80,7 @@ def read(path: Path, before: Entries) -> Entries:
             might be a token.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, MAX_TEXT_BYTES).decode()
     except UnicodeDecodeError:
         raise StartError(f"the access file {path} is not valid: it is not UTF-8 text") from None
     except OSError as error:
@@ -98,7 +99,9 @@ def parse(text: str, where: str, before: Entries) -> Entries:
     except ValidationError as error:
         problems = "; ".join(map(_sentence, error.errors(include_input=False, include_context=False)))
         raise StartError(f"the {where} is not valid: {problems}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise StartError(f"the {where} is not valid: it is nested too deeply") from None
+    except ValueError as error:
         raise StartError(f"the {where} is not valid: {error}") from error
     limits: dict[_LimitKey, RateLimit] = {}
 

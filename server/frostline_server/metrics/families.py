@@ -52,6 +52,7 @@ class Sources:
         ready: whether the server is ready.
         fell_back: whether a GPU was wanted and the CPU is used.
         network: the front end's side of the network; None where it does not say.
+        last_look: when the last look at the models folder ended, in seconds since 1970; None where nobody looks again.
     """
 
     repository: Repository
@@ -61,6 +62,7 @@ class Sources:
     ready: Callable[[], bool]
     fell_back: Callable[[], bool]
     network: Callable[[], Network | None]
+    last_look: Callable[[], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ SERVER: tuple[Family[Sources], ...] = (
            "1 when the server is ready for traffic.", across="supervisor"),
     Family("frostline_device_fallback", "gauge", (), lambda server: server.fell_back(),
            "1 when device=auto found no usable GPU and models run on the CPU.", across="max"),
+    Family("frostline_repository_last_look_timestamp_seconds", "gauge", (), lambda server: server.last_look(),
+           "When the last look at the models folder ended; only where the server looks by itself.", across="min"),
     Family("frostline_build_info", "gauge", ("version", "transport"), lambda server: (server.release, server.transport),
            "The release and the front end in use.", across="max"),
     Family("frostline_network_bytes", "gauge", (), lambda server: n.held if (n := server.network()) else None,

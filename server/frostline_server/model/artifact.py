@@ -5,6 +5,7 @@ import json
 import mmap
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,14 @@ from typing import Any
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import MODEL_FILE
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.graph.external_data import weights_file
-from frostline_server.runtime.regular_files import open_regular, read_regular, read_text
+from frostline_server.runtime.host_limits import memory_limit_bytes
+
+_MAX_MODEL_BYTES = 2**31 - 1
+"""As many as a protobuf message can have."""
+MAX_VERSION = 2**63 - 1
+"""The largest number of a version that fits the 64 bits that the protocol and a config.pbtxt have for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,20 +33,22 @@ class Artifact:
         file: the ONNX file.
         card: the version's card; empty when there is none.
         sha256: of the ONNX file.
+        files: reads what is in the folder.
     """
 
     folder: Path
     file: Path
     card: Mapping[str, Any]
     sha256: str
+    files: FileReader
     _content: bytes | None = None
     _weights: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def golden_file(self) -> Path | None:
-        """The golden sample's file, if there is one."""
+        """The golden sample's file, if there is one, whatever it is: what cannot be read must not pass for proved."""
         path = self.folder / "golden.npz"
-        return path if path.is_file() else None
+        return path if os.path.lexists(path) else None
 
     def read(self) -> bytes:
         """The content of the ONNX file, whose SHA-256 is `sha256`.
@@ -52,7 +61,7 @@ class Artifact:
         """
         content, self._content = self._content, None
         if content is None:
-            content, digest = _read(self.file)
+            content, digest = _read(self.files, self.file, _MAX_MODEL_BYTES)
             if digest != self.sha256:
                 raise LoadError(f"{self.file.name} changed while it was being loaded")
         return content
@@ -61,8 +70,7 @@ class Artifact:
         """The content of a file that holds weights, or None: ONNX Runtime then finds and maps the file itself.
 
         Given are a file that the card lists, since what was checked must be what is served; and one that is a link out
-        of the folder, as in a cache of Hugging Face's, which ONNX Runtime refuses to follow. What a link that lies in
-        the folder leads to is its owner's choice, unlike the names in the ONNX file.
+        of the folder, as in a cache of Hugging Face's, which ONNX Runtime refuses to follow.
 
         Args:
             name: as in the ONNX file or the card.
@@ -72,11 +80,11 @@ class Artifact:
         """
         if name in self._weights:
             return self._weights[name]
-        path, listed = weights_file(self.file, name), self._files.get(name)
+        path, listed = weights_file(self.file, name), self._listed.get(name)
         if listed is None:
             inside = path.resolve().is_relative_to(self.file.parent.resolve())
-            return None if inside else _mapped(path)
-        content, digest = _read(path)
+            return None if inside else _mapped(self.files, path)
+        content, digest = _read(self.files, path, memory_limit_bytes())
         if listed != digest:
             raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {listed}")
         self._weights[name] = content
@@ -90,55 +98,72 @@ class Artifact:
     def check_weights(self, external: Sequence[str], warn: Callable[[str], None]) -> None:
         """Warn of files that hold weights and that the card does not list, if there is one that lists the ONNX file."""
         for name in external:
-            if name not in self._files and "sha256" in self.card:
+            if name not in self._listed and "sha256" in self.card:
                 warn(f"the card has no sha256 of {name}, which holds weights of {self.file.name}")
 
     @property
-    def _files(self) -> Mapping[str, str]:
+    def _listed(self) -> Mapping[str, str]:
         """The SHA-256 of each file of weights that the card lists."""
-        files = self.card.get("files", {})
-        if not isinstance(files, Mapping):
+        listed: Any = self.card.get("files", {})
+        if not isinstance(listed, Mapping):
             raise LoadError("card.json has files that are no object of names and sha256")
-        return files
+        return listed
 
 
 def is_version(name: str) -> bool:
-    """Whether a folder's name is a version number: a positive decimal without leading zeros."""
-    return name.isdecimal() and name.isascii() and not name.startswith("0")
+    """Whether a folder's name is a version number: a positive decimal without leading zeros, up to `MAX_VERSION`."""
+    plain = name.isdecimal() and name.isascii() and not name.startswith("0")
+    return plain and len(name) <= len(str(MAX_VERSION)) and int(name) <= MAX_VERSION
 
 
-def check_artifact(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact:
+def check_artifact(folder: Path, config: model_config_pb2.ModelConfig, files: FileReader) -> Artifact:
     """The artifact in a version's folder, its ONNX file read and checked against its card.
 
     Args:
         folder: the version's folder, named by its number.
         config: the model's own configuration.
+        files: reads what is in the folder.
 
     Raises:
         LoadError: a file cannot be read, or the ONNX file is not the one the card describes.
     """
-    file, card = model_file(folder, config), read_card(folder / "card.json")
-    content, digest = _read(file)
+    file, card = model_file(folder, config), read_card(files, folder / "card.json")
+    content, digest = _read(files, file, _MAX_MODEL_BYTES)
     if card.get("sha256", digest) != digest:
         raise LoadError(f"{file.name} is not the file its card describes: sha256 {digest}, card says {card['sha256']}")
-    return Artifact(folder, file, card, digest, content)
+    return Artifact(folder, file, card, digest, files, content)
 
 
-def read_card(path: Path) -> Mapping[str, Any]:
+def read_card(files: FileReader, path: Path) -> Mapping[str, Any]:
     """A version's card; empty when there is none.
 
     Raises:
-        LoadError: it is not a JSON object.
+        LoadError: it cannot be read, is not a JSON object, or has a key twice.
     """
     try:
-        card = json.loads(read_text(path))
+        card = json.loads(files.text(path), object_pairs_hook=distinct)
     except FileNotFoundError:
         return {}
+    except RecursionError as error:
+        raise LoadError(f"{path.name} cannot be read: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(card, dict):
         raise LoadError(f"{path.name} holds no JSON object")
     return card
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which every key is there once; of two, some readers take the first and some the last.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r} is there twice")
+    return fields
 
 
 def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: int | None) -> Sequence[str] | None:
@@ -156,13 +181,17 @@ def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: i
     if "frostline.labels" in metadata:
         try:
             in_file = json.loads(metadata["frostline.labels"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LoadError(f"the ONNX file's frostline.labels cannot be read: {error}") from error
     labels = in_file if card.get("labels") is None else card["labels"]
     if labels is None:
         return None
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise LoadError("labels must be a list of texts")
+    if not all(map(_is_unicode, labels)):
+        raise LoadError(
+            "labels must be a list of texts, and one has a part of a character: a surrogate without its other"
+        )
     if classes is not None and len(labels) != classes:
         raise LoadError(f"there are {len(labels)} labels for {classes} classes")
     if in_file is not None and in_file != labels:
@@ -170,34 +199,39 @@ def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: i
     return labels
 
 
-def _read(path: Path) -> tuple[bytes, str]:
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be sent: JSON can hold what no encoding has."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _read(files: FileReader, path: Path, most_bytes: int) -> tuple[bytes, str]:
     """A file's content and its SHA-256 in hexadecimal.
 
     Raises:
         LoadError: it cannot be read.
     """
     try:
-        content = read_regular(path)
+        content = files.read(path, most_bytes)
     except OSError as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     return content, hashlib.sha256(content).hexdigest()
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
+def _mapped(files: FileReader, path: Path) -> mmap.mmap | bytes:
     """A file's content, which takes no memory of its own.
 
     Raises:
         LoadError: it cannot be read.
     """
     try:
-        with open_regular(path) as file:
+        with files.open(path) as file:
             # What is empty cannot be mapped.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
     except OSError as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
 
 
-def whole(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact | None:
+def whole(folder: Path, config: model_config_pb2.ModelConfig, files: FileReader) -> Artifact | None:
     """The artifact in a version's folder if it proves that all of it is there, else None.
 
     Its files are those its card describes, and the golden sample's file has its end.
@@ -205,24 +239,25 @@ def whole(folder: Path, config: model_config_pb2.ModelConfig) -> Artifact | None
     Args:
         folder: the version's folder.
         config: the model's own configuration.
+        files: reads what is in the folder.
     """
     try:
         # First what costs nothing: most versions that prove nothing have no card, or are half copied.
-        card = read_card(folder / "card.json")
-        if not ("sha256" in card and _ends(folder / "golden.npz")):
+        card = read_card(files, folder / "card.json")
+        if not ("sha256" in card and _ends(files, folder / "golden.npz")):
             return None
-        artifact = check_artifact(folder, config)
+        artifact = check_artifact(folder, config, files)
         for name in artifact.card.get("files", ()):
             artifact.weights(name)
-    except (LoadError, TypeError):
+    except Exception:  # noqa: BLE001  it proves nothing; loading it says why
         return None
     return artifact
 
 
-def _ends(path: Path) -> bool:
+def _ends(files: FileReader, path: Path) -> bool:
     """Whether an archive has its end."""
     try:
-        with open_regular(path) as file:
+        with files.open(path) as file:
             return zipfile.is_zipfile(file)
     except OSError:
         return False

@@ -33,6 +33,7 @@ from frostline_server.model_config.pbtxt import label_file
 from frostline_server.model_config.scheduling import model_slo_s, placements
 from frostline_server.model_config.session_options import tuning_of
 from frostline_server.model_config.tensor_config import agreed
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.cuda_thread import Captures
 from frostline_server.runtime.devices import CPU, Provider, why_unbound
 from frostline_server.runtime.golden import read_golden
@@ -64,6 +65,7 @@ class Loader:
         max_run_bytes: memory that one run may take; batches are made no larger than it allows.
         captures: keeps runs and captures of CUDA graphs apart; one for the process.
         max_class_series: the most classes of a model that are counted by themselves.
+        files: reads what is in the models folder; by default only what really lies there.
     """
 
     providers: Sequence[Provider]
@@ -75,6 +77,7 @@ class Loader:
     max_run_bytes: int = 1 << 40
     captures: Captures = field(default_factory=Captures)
     max_class_series: int = 100
+    files: FileReader | None = None
 
     def load(
         self,
@@ -100,7 +103,7 @@ class Loader:
         """
         warn, go_on = _once(warn), _unless(given_up)
         if artifact is None:
-            artifact = check_artifact(folder, config)
+            artifact = check_artifact(folder, config, self.files or FileReader(folder.parent.parent))
 
         places = self._places(config, warn)
         open_on = self._opener(artifact, config, warn)
@@ -109,12 +112,14 @@ class Loader:
         artifact.check_weights(sessions[0].external, warn)
         artifact.release()
 
-        golden = read_golden(artifact.golden_file, signature) if artifact.golden_file else None
-        preparation = Preparation(config, folder.parent, golden, self.batching, self.max_run_bytes, warn, go_on)
+        golden = read_golden(artifact.golden_file, signature, artifact.files) if artifact.golden_file else None
+        preparation = Preparation(
+            config, folder.parent, artifact.files, golden, self.batching, self.max_run_bytes, warn, go_on
+        )
         prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
         batching, rows = prepared.batching, prepared.rows
 
-        labels = labels_of(folder.parent, artifact.card, sessions[0], config, warn)
+        labels = labels_of(folder.parent, artifact.files, artifact.card, sessions[0], config, warn)
         stats, tap = ModelStats(), Tap()
         predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series)
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
@@ -256,6 +261,7 @@ def open_session(
 
 def labels_of(
     folder: Path,
+    files: FileReader,
     card: Mapping[str, Any],
     session: Session,
     config: model_config_pb2.ModelConfig,
@@ -267,14 +273,16 @@ def labels_of(
         LoadError: they cannot be read, or the artifact's own are not one for each class.
     """
     classes = session.signature.classes
-    files = {
-        output.name: label_file(folder, output.label_filename) for output in config.output if output.label_filename
+    named = {
+        output.name: label_file(files, folder, output.label_filename)
+        for output in config.output
+        if output.label_filename
     }
     labels = read_labels(card, session.metadata, classes)
-    if labels is not None or not files:
+    if labels is not None or not named:
         return labels
-    output, from_file = next(iter(files.items()))
-    if len(set(files.values())) > 1:
+    output, from_file = next(iter(named.items()))
+    if len(set(named.values())) > 1:
         warn(f"config.pbtxt has several label files; only the one of the output '{output}' is used")
     if classes not in (None, len(from_file)):
         warn(f"the label file of the output '{output}' has {len(from_file)} labels for {classes} classes")

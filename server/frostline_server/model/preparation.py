@@ -17,6 +17,7 @@ from frostline_server.model.sample_rows import Array, SampleRows, generated_rows
 from frostline_server.model.warmup import Warmup
 from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
 from frostline_server.model_config.scheduling import model_batching
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.golden import Golden
 from frostline_server.runtime.session import Session
 
@@ -44,6 +45,7 @@ class Preparation:
     Attributes:
         config: the model's own configuration.
         folder: the model's folder.
+        files: reads what is in it.
         golden: the version's golden sample, if it has one.
         defaults: the batching of models whose configuration does not say.
         max_run_bytes: memory that one run may take.
@@ -53,6 +55,7 @@ class Preparation:
 
     config: model_config_pb2.ModelConfig
     folder: Path
+    files: FileReader
     golden: Golden | None
     defaults: Batching
     max_run_bytes: int
@@ -68,7 +71,7 @@ class Preparation:
         """
         signature = sessions[0].signature
         batching = model_batching(self.config, self.defaults, batched=signature.batched)
-        requests = warmup_requests(self.config, signature, batching.max_batch_size, self.folder)
+        requests = warmup_requests(self.config, signature, batching.max_batch_size, self.folder, self.files)
         growth, until_s = MemoryGrowth(self.max_run_bytes), time.monotonic() + PATIENCE_S
         rows, verdict = self._examined(sessions[0], requests, growth, until_s)
         warmup = Warmup(batching, rows, requests, self.golden, self.warn, self.go_on)

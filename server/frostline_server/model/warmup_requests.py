@@ -13,7 +13,7 @@ from frostline_server.codec.tensors import unpack_strings
 from frostline_server.errors import InvalidInput, LoadError, PredictionError
 from frostline_server.model.sample_rows import Row
 from frostline_server.model_config.tensor_config import data_type, type_name
-from frostline_server.runtime.regular_files import read_regular
+from frostline_server.regular_files import MAX_TEXT_BYTES, FileReader, FileTooLarge
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, TensorSpec, reshaped
 
@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 
 MAX_COUNT = 10_000
 """More runs of one sample are a slip of the pen."""
+MAX_ROW_BYTES = 1 << 30
+"""As many as a golden sample may have in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class WarmupRequest:
 
 
 def warmup_requests(
-    config: model_config_pb2.ModelConfig, signature: Signature, max_batch_size: int, folder: Path
+    config: model_config_pb2.ModelConfig, signature: Signature, max_batch_size: int, folder: Path, files: FileReader
 ) -> list[WarmupRequest]:
     """The requests of a configuration, with their elements.
 
@@ -69,15 +71,25 @@ def warmup_requests(
         signature: what the network takes.
         max_batch_size: the most rows of a request.
         folder: the model's folder; files of elements are in its folder `warmup`.
+        files: reads them.
 
     Raises:
         LoadError: one does not fit the network, or its file cannot be read.
     """
-    return [_request(warmup, signature, max_batch_size, folder / "warmup") for warmup in config.model_warmup]
+    where = _Elements(folder / "warmup", files)
+    return [_request(warmup, signature, max_batch_size, where) for warmup in config.model_warmup]
+
+
+@dataclass(frozen=True, slots=True)
+class _Elements:
+    """Where files of elements are, and what reads them."""
+
+    folder: Path
+    files: FileReader
 
 
 def _request(
-    warmup: model_config_pb2.ModelWarmup, signature: Signature, max_batch_size: int, folder: Path
+    warmup: model_config_pb2.ModelWarmup, signature: Signature, max_batch_size: int, where: _Elements
 ) -> WarmupRequest:
     about = f"model_warmup '{warmup.name}'"
     rows = warmup.batch_size or 1
@@ -92,7 +104,7 @@ def _request(
     # Its own seed, so that a load is the same every time.
     random = np.random.default_rng(0)
     row = tuple(
-        _row(f"{about}: input '{spec.name}'", spec, warmup.inputs, random, folder, batched=signature.batched)
+        _row(f"{about}: input '{spec.name}'", spec, warmup.inputs, random, where, batched=signature.batched)
         for spec in signature.inputs
     )
     return WarmupRequest(warmup.name, row, tuple(signature.repeated(row, rows)), rows, warmup.count or 1)
@@ -103,7 +115,7 @@ def _row(
     spec: TensorSpec,
     inputs: Mapping[str, model_config_pb2.ModelWarmup.Input],
     random: np.random.Generator,
-    folder: Path,
+    where: _Elements,
     *,
     batched: bool,
 ) -> Array:
@@ -121,7 +133,7 @@ def _row(
         expected = [-1 if size is None else size for size in spec.shape]
         raise LoadError(f"{about} has dims {list(dims)}; expected {expected}, each of a certain size")
     shape = dims if spec.reshape is None else reshaped(dims, spec.shape, spec.reshape)
-    return _elements(about, given, spec, math.prod(dims), random, folder).reshape((1, *shape) if batched else shape)
+    return _elements(about, given, spec, math.prod(dims), random, where).reshape((1, *shape) if batched else shape)
 
 
 def _elements(
@@ -130,13 +142,15 @@ def _elements(
     spec: TensorSpec,
     count: int,
     random: np.random.Generator,
-    folder: Path,
+    where: _Elements,
 ) -> Array:
+    if count * spec.dtype.itemsize > MAX_ROW_BYTES:
+        raise LoadError(f"{about} has {count} elements in a row; at most {MAX_ROW_BYTES} bytes are possible")
     kind = given.WhichOneof("input_data_type")
     if kind is None:
         raise LoadError(f"{about} says not where its elements come from: zero_data, random_data or input_data_file")
     if kind == "input_data_file":
-        return _from_file(about, given.input_data_file, spec, count, folder)
+        return _from_file(about, given.input_data_file, spec, count, where)
     if spec.dtype.hasobject:
         # As in Triton, random strings are empty ones.
         return np.full(count, "", object)
@@ -146,13 +160,16 @@ def _elements(
     return (random.random(count) if spec.dtype.kind == "f" else random.integers(0, 2, count)).astype(spec.dtype)
 
 
-def _from_file(about: str, name: str, spec: TensorSpec, count: int, folder: Path) -> Array:
+def _from_file(about: str, name: str, spec: TensorSpec, count: int, where: _Elements) -> Array:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise LoadError(f"{about} names the file '{name}'; it must be in the model's folder warmup")
+    most_bytes = MAX_TEXT_BYTES if spec.dtype.hasobject else count * spec.dtype.itemsize
     try:
-        data = read_regular(folder / name)
+        data = where.files.read(where.folder / name, most_bytes)
+    except FileTooLarge as error:
+        raise LoadError(f"{about}: warmup/{name} has {error.size} bytes; expected {most_bytes} for one row") from error
     except OSError as error:
-        raise LoadError(f"{about}: warmup/{name} cannot be read: {error.strerror}") from error
+        raise LoadError(f"{about}: warmup/{name} cannot be read: {error.strerror or error}") from error
     if spec.dtype.hasobject:
         try:
             return unpack_strings(about, spec.name, count, data)

@@ -15,11 +15,17 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
-from frostline_server.runtime.regular_files import read_text
+from frostline_server.regular_files import FileReader
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 MODEL_FILE = "model.onnx"
+MAX_CONFIG_BYTES = 1 << 18
+"""The most bytes of a configuration; as many take about two seconds to parse."""
+_MAX_DEPTH = 32
+"""As many messages in each other as no configuration has."""
+_MAX_NAMED = 20
+"""The most unsupported fields that a warning names."""
 
 _TOKEN = re.compile(
     r"""(?P<skip>(?:\s|\#[^\n]*)+)
@@ -32,7 +38,7 @@ _CLOSES = {"{": "}", "<": ">"}
 _CONTRACT = model_config_pb2.DESCRIPTOR.message_types_by_name["ModelConfig"]
 
 
-def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[str]]:
+def read_model_config(files: FileReader, path: Path) -> tuple[model_config_pb2.ModelConfig, list[str]]:
     """Read a config.pbtxt.
 
     Returns:
@@ -43,7 +49,7 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
     """
     config = model_config_pb2.ModelConfig()
     try:
-        text = read_text(path)
+        text = files.text(path, MAX_CONFIG_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     try:
@@ -51,8 +57,6 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
         text_format.Parse(_blanked(text, unknown), config)
     except text_format.ParseError as error:
         raise LoadError(f"{path.name} is not a model configuration: {error}") from error
-    except RecursionError as error:
-        raise LoadError(f"{path.name} is not a model configuration: it is nested too deeply") from error
     _check_kind(path.name, config)
     return config, _warnings(path.name, config, (name for field in unknown for name in field.names))
 
@@ -68,6 +72,10 @@ def parse_model_config(text: str) -> tuple[model_config_pb2.ModelConfig, list[st
     """
     config = model_config_pb2.ModelConfig()
     unknown: list[str] = []
+    if len(text) > MAX_CONFIG_BYTES:
+        raise LoadError(
+            f"it is not a model configuration: it has {len(text)} characters; the most is {MAX_CONFIG_BYTES}"
+        )
     try:
         fields = json.loads(text)
         if not isinstance(fields, dict):
@@ -108,7 +116,9 @@ def _warnings(source: str, config: model_config_pb2.ModelConfig, unknown: Iterab
     names = list(dict.fromkeys(unknown))
     if config.model_transaction_policy.decoupled:
         names.append("model_transaction_policy.decoupled")
-    return [f"{source} has fields that this server does not support: {', '.join(names)}"] if names else []
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    listed = ", ".join(names[:_MAX_NAMED])
+    return [f"{source} has fields that this server does not support: {listed}{more}"] if names else []
 
 
 def _check_kind(file: str, config: model_config_pb2.ModelConfig) -> None:
@@ -168,6 +178,7 @@ class _Walk:
         self._text = text
         self._tokens = list(_tokens(text))
         self._at = 0
+        self._depth = 0
         self.unknown: list[UnknownField] = []
 
     def message(self, descriptor: Descriptor, path: str, closer: str) -> None:
@@ -204,7 +215,10 @@ class _Walk:
                 raise self._expected('":" or "{"')
             self._scalar()
             return []
+        if self._depth == _MAX_DEPTH:
+            raise self._expected(f"at most {_MAX_DEPTH} messages in each other")
         self._at += 1
+        self._depth += 1
         names: list[str] = []
         if descriptor is not None:
             self.message(descriptor, f"{path}.", closer)
@@ -215,6 +229,7 @@ class _Walk:
                 names += self._value(inner, None) or [inner]
                 self._took(";", ",")
         self._took(closer)
+        self._depth -= 1
         return names
 
     def _scalar(self) -> None:
@@ -251,7 +266,7 @@ class _Walk:
         return text_format.ParseError(f"Expected {what}, found {found!r}", line, at - self._text.rfind("\n", 0, at))
 
 
-def label_file(folder: Path, filename: str) -> tuple[str, ...]:
+def label_file(files: FileReader, folder: Path, filename: str) -> tuple[str, ...]:
     """Read the labels from a file in the model's folder, one a line.
 
     Raises:
@@ -260,7 +275,7 @@ def label_file(folder: Path, filename: str) -> tuple[str, ...]:
     if Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise LoadError(f"config.pbtxt names the label file '{filename}'; it must be in the model's own folder")
     try:
-        lines = read_text(folder / filename).splitlines()
+        lines = files.text(folder / filename).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"the label file {filename} cannot be read: {error}") from error
     while lines and not lines[-1].strip():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from frostline.pb import model_config_pb2
 from frostline_server.model.artifact import Artifact, whole
+from frostline_server.regular_files import FileReader
 from frostline_server.repository.plan import Fingerprint, Known, OnDisk, plan
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.rollout import standing, wanted
@@ -31,15 +32,19 @@ class ModelsFolder:
         root: the folder of models.
         repository: the versions in service.
         clock: monotonic time in seconds.
+        files: reads what is in the folder.
         settles: whether new files must have settled before they are loaded; otherwise they are taken as they are.
 
     Attributes:
         models: by name; replaced as a whole.
     """
 
-    def __init__(self, root: Path, repository: Repository, clock: Callable[[], float], *, settles: bool) -> None:
+    def __init__(
+        self, root: Path, repository: Repository, clock: Callable[[], float], files: FileReader, *, settles: bool
+    ) -> None:
         self._root = root
         self._repository = repository
+        self._files = files
         self._settles = settles
         self._stability = StabilityCheck(clock)
         # What was read of a version to prove that it is complete, which is the one that is loaded next.
@@ -54,7 +59,7 @@ class ModelsFolder:
         Raises:
             OSError: the folder cannot be read.
         """
-        found = scan(self._root, self.models, only=only)
+        found = scan(self._root, self.models, only, self._files)
         if only:
             found = {name: model for name, model in self.models.items() if name != only} | found
         for name, model in self.models.items() if self._settles else ():
@@ -159,7 +164,7 @@ class ModelsFolder:
         return proved[1] if proved is not None and proved[0] == key else None
 
     def _is_whole(self, model: Model, key: Key) -> bool:
-        artifact = whole(model.path / str(key[1]), model.config)
+        artifact = whole(model.path / str(key[1]), model.config, self._files)
         self._proved = None if artifact is None else (key, artifact)
         return artifact is not None
 

@@ -15,13 +15,17 @@ from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError, LoadFailed, ModelControlOff, ModelNotFound
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
+from frostline_server.regular_files import FileReader
 from frostline_server.repository.models_folder import FOLDER, ModelsFolder
 from frostline_server.repository.plan import Fingerprint, OnDisk, Plan, awaited, plan
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
-from frostline_server.repository.scan import Model
+from frostline_server.repository.scan import Model, legible
 
 _DRAIN_S = 60.0
 """How long the accepted requests of a replaced version may take; the rest is refused after that."""
+_SLICE_S = 0.05
+_UNWIND_S = 1.0
+"""How long a shutdown waits for a look or a load in progress, in which nobody's request is."""
 _GONE = "its folder is gone; it stays in service because no version that is on disk can take its place"
 
 
@@ -39,6 +43,7 @@ class Reconciler:
         on_warning: called with a model's name and a warning about its configuration.
         on_rollout: called with a model's name and its traffic, when the traffic's split changed.
         clock: monotonic time in seconds.
+        now: the time of day, in seconds since 1970.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Reconciler:
         on_warning: Callable[[str, str], None],
         on_rollout: Callable[[str, Traffic], None] = lambda _name, _traffic: None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._repository = repository
         self._loader = loader
@@ -60,19 +66,23 @@ class Reconciler:
         self._on_warning = on_warning
         self._on_rollout = on_rollout
         self._working = threading.RLock()
-        self._folder = ModelsFolder(root, repository, clock, settles=not explicit)
+        self._folder = ModelsFolder(root, repository, clock, loader.files or FileReader(root), settles=not explicit)
+        self._now = now
         self._expected: dict[str, set[int]] = {}
         self._told: dict[str, Traffic] = {}
         self._warned: dict[str, tuple[str, ...]] = {}
         self._complaint = ""
+        # Models that something unforeseen happened to, as they were then.
+        self._stuck: dict[str, Model | None] = {}
         self._closing = False
-        self.loading = False
-        """Whether a version is being loaded; what ONNX Runtime does then cannot be interrupted."""
+        self._draining = False
+        self.last_look_s: float | None = None
+        """When the last look at the models folder ended, in seconds since 1970; None before the first."""
 
     def reconcile(self) -> bool:
         """Scan the folder, then load and unload until the versions in service match it.
 
-        Failures become states, never exceptions.
+        Failures become states, never exceptions; what happens to one model does not keep the others from being followed.
 
         Returns:
             Whether to scan again soon, because some files may still be being written.
@@ -93,12 +103,28 @@ class Reconciler:
                 self._expected.clear()
                 self._expect(names)
             for name in names:
-                self._warn(name, before.get(name))
-                if self._chosen is None or name in self._chosen:
-                    self._follow(name)
+                self._look_after(name, before.get(name))
             self._repository.publish(self._folder.models)
             self._tell()
-            return self._folder.looked()
+            again = self._folder.looked()
+            self.last_look_s = self._now()
+            return again
+
+    def _look_after(self, name: str, before: Model | None) -> None:
+        """Do for one model what is to be done; whatever goes wrong, only this model has FAILED until its files change."""
+        model = self._folder.models.get(name)
+        if name in self._stuck and self._stuck[name] == model:
+            return
+        self._stuck.pop(name, None)
+        try:
+            self._warn(name, before)
+            if self._is_chosen(name):
+                self._follow(name)
+        except Exception as error:  # noqa: BLE001  one model's trouble is its own, also if there is no memory for it
+            self._stuck[name] = model
+            folder = model or Model(name, Path(name), (), model_config_pb2.ModelConfig(), {})
+            reason = f"unexpected {type(error).__name__} while it was looked after: {error}"
+            self._problem(folder, legible(reason), self._repository.of(name))
 
     def _complain(self, complaint: str) -> None:
         """Report a problem with the models folder, once until it changes."""
@@ -128,15 +154,21 @@ class Reconciler:
 
     def _expect(self, names: Iterable[str]) -> None:
         """Have clients wait for what will be loaded of these models, and no longer for what was loaded or failed."""
-        self._expected.update({name: self._coming(name) for name in names})
+        coming = {name: self._coming(name) for name in names}
+        if self._repository.scanned and all(self._expected.get(name) == numbers for name, numbers in coming.items()):
+            return
+        self._expected.update(coming)
         self._repository.expect(dict(self._expected))
 
     def _coming(self, name: str) -> set[int]:
         """The versions of a model that will be loaded, as far as is known."""
-        on_disk, known = self._on_disk(name), self._folder.known(name)
-        if on_disk is None or self._folder.problem(name):
+        try:
+            on_disk, known = self._on_disk(name), self._folder.known(name)
+            if on_disk is None or self._folder.problem(name):
+                return set()
+            return {*plan(on_disk, known).load, *awaited(on_disk, known)}
+        except Exception:  # noqa: BLE001  it is shown when the model itself is looked after
             return set()
-        return {*plan(on_disk, known).load, *awaited(on_disk, known)}
 
     def load_model(
         self, name: str, config: model_config_pb2.ModelConfig | None = None, warnings: Iterable[str] = ()
@@ -283,7 +315,6 @@ class Reconciler:
         started_s = time.monotonic()
         reason = ""
         loaded: LoadedModel | None = None
-        self.loading = True
         try:
             loaded = self._loader.load(
                 version.path,
@@ -297,8 +328,6 @@ class Reconciler:
             reason = str(error)
         except Exception as error:  # noqa: BLE001  a version must never take the server down, whatever is in its folder
             reason = f"unexpected {type(error).__name__} while loading: {error}"
-        finally:
-            self.loading = False
         if loaded is None:
             # Only here: until its handler ends, an exception keeps a reference to everything that was loaded.
             self._refuse(version, replaced, reason)
@@ -321,7 +350,9 @@ class Reconciler:
             self._fail(version, reason)
         else:
             replaced.refused = version.fingerprint
-            replaced.reason = f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
+            replaced.reason = legible(
+                f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
+            )
             self._on_change(replaced)
 
     def _retire(self, version: ModelVersion) -> None:
@@ -338,12 +369,16 @@ class Reconciler:
         """Finish the accepted requests of a version, and release it."""
         served = version.served
         assert served is not None, "only what was READY is drained"  # noqa: S101  an invariant, not a check
-        served.batcher.close(_DRAIN_S)
+        self._draining = True
+        try:
+            served.batcher.close(_DRAIN_S)
+        finally:
+            self._draining = False
         self._repository.answered_before += served.stats.snapshot().succeeded
         version.served = None
 
     def _fail(self, version: ModelVersion, reason: str) -> None:
-        version.reason = reason
+        version.reason = legible(reason)
         version.state = "FAILED"
         self._on_change(version)
 
@@ -396,12 +431,34 @@ class Reconciler:
         self._closing = True
         # Accepted requests are answered while a load in progress ends; a version that it loaded is released after that.
         finished = self._finish(deadline_s)
-        if self._working.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+        if self._acquired(deadline_s):
             try:
                 finished = self._finish(deadline_s) and finished
             finally:
                 self._working.release()
         return finished
+
+    def _acquired(self, deadline_s: float) -> bool:
+        """Wait for a look or a load in progress to end; as long as it drains a version, until the deadline.
+
+        What else it does is given up, because nobody waits for it, and reading or optimising a network may take minutes.
+        """
+        unwound_s = min(deadline_s, time.monotonic() + _UNWIND_S)
+        while True:
+            until_s = deadline_s if self._draining else unwound_s
+            left_s = until_s - time.monotonic()
+            if self._working.acquire(timeout=max(0.0, min(left_s, _SLICE_S))):
+                return True
+            if left_s <= 0:
+                return False
+
+    @property
+    def busy(self) -> bool:
+        """Whether another thread looks at the folder or loads a version; what ONNX Runtime does cannot be interrupted."""
+        if not self._working.acquire(blocking=False):
+            return True
+        self._working.release()
+        return False
 
     def _finish(self, deadline_s: float) -> bool:
         for version in self._repository.versions():

@@ -13,10 +13,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from frostline_server.errors import ConfigError
-from frostline_server.runtime.regular_files import read_text
+from frostline_server.model.artifact import MAX_VERSION, distinct
+from frostline_server.regular_files import FileReader
 
 FILE = "rollout.json"
 STABLE = "stable"
@@ -64,7 +66,9 @@ class Rollout:
                 others = sorted(set(self.labels) - {STABLE})
                 raise ConfigError(f"split names '{label}'; it can name only labels other than stable: {others}")
             if not _is_number(percent) or not 0 < percent <= 100:
-                raise ConfigError(f"split gives '{label}' {percent!r}; expected a percentage above 0 and up to 100")
+                raise ConfigError(
+                    f"split gives '{label}' {short(percent)}; expected a percentage above 0 and up to 100"
+                )
         if sum(self.split.values()) > 100 + _ROUNDING:
             raise ConfigError(f"split assigns {sum(self.split.values()):g} percent; the maximum is 100")
         if self.shadow is not None:
@@ -81,12 +85,15 @@ class Rollout:
 
 
 def _check_version(what: str, version: object) -> None:
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ConfigError(f"{what} must be the number of a version, got {version!r}")
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_VERSION:
+        raise ConfigError(f"{what} must be the number of a version, got {short(version)}")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number may be too large to be a float, and is finite.
+    return not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    )
 
 
 # The file
@@ -99,24 +106,24 @@ def parse(text: str) -> Rollout:
         ConfigError: it is not a rollout; the message says what was expected and what was found.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"it is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"expected a JSON object, got {type(document).__name__}")
     unknown = sorted(set(document) - {"labels", "split", "shadow", "previous"})
     if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r}; the keys are labels, split, shadow and previous")
+        raise ConfigError(f"unknown key {short(unknown[0])}; the keys are labels, split, shadow and previous")
     previous = document.get("previous", [])
     if not isinstance(previous, list):
-        raise ConfigError(f"previous must be a list of versions, got {previous!r}")
+        raise ConfigError(f"previous must be a list of versions, got {short(previous)}")
     return Rollout(_mapping(document, "labels"), _mapping(document, "split"), document.get("shadow"), tuple(previous))
 
 
 def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
     value = document.get(key, {})
     if not isinstance(value, dict):
-        raise ConfigError(f"{key} must be an object, got {value!r}")
+        raise ConfigError(f"{key} must be an object, got {short(value)}")
     return value
 
 
@@ -132,14 +139,18 @@ def to_text(rollout: Rollout) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def read(folder: Path) -> Rollout | None:
+def read(folder: Path, files: FileReader) -> Rollout | None:
     """A model's rollout; None if there is no rollout.json.
+
+    Args:
+        folder: the model's folder.
+        files: reads what is in it.
 
     Raises:
         ConfigError: the file cannot be read, or is not a rollout.
     """
     try:
-        return parse(read_text(folder / FILE))
+        return parse(files.text(folder / FILE))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, ConfigError) as error:

@@ -6,16 +6,19 @@ It only reads; `plan` decides which versions to load.
 import errno
 import os
 import stat
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import ConfigError, LoadError
-from frostline_server.model.artifact import is_version
+from frostline_server.model.artifact import MAX_VERSION, is_version
 from frostline_server.model_config.pbtxt import MODEL_FILE, read_model_config
+from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
+from frostline_server.repository.fingerprint import MAX_ENTRIES, TooManyEntries, Walk, unreadable
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Rollout
 
@@ -50,54 +53,77 @@ class Model:
     remarks: tuple[str, ...] = ()
 
 
-def scan(root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: str = "") -> dict[str, Model]:
+def scan(
+    root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: str = "", files: FileReader | None = None
+) -> dict[str, Model]:
     """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions.
 
     A folder without versions is found too, with a remark or a problem that says so. Left out are a folder that is being
-    published, in which everything is hidden, and what the file system keeps at the root of a volume.
+    published, in which everything is hidden, and what the file system keeps at the root of a volume. Whatever is wrong
+    with one folder, the others are found all the same.
 
     Args:
         root: the folder of models.
         before: the result of the last scan; unchanged configurations are not read again.
         only: the name of a model, to scan no other; all models when "".
+        files: reads what is in the folder; by default only what really lies there.
 
     Raises:
         OSError: the folder cannot be read.
     """
     paths = [root / only] if only else root.iterdir()
     folders = sorted(
-        path for path in paths if not path.name.startswith(".") and path.name != _RESCUED and _is_folder(path)
+        (path for path in paths if not path.name.startswith(".") and path.name != _RESCUED and _is_folder(path)),
+        key=lambda path: path.name,
     )
-    found = [_read(folder, before.get(folder.name)) for folder in folders]
+    files = files or FileReader(root)
+    found = [_read(folder, before.get(folder.name), files) for folder in folders]
     return {model.name: model for model in found if model is not None}
 
 
-def _read(folder: Path, before: Model | None) -> Model | None:
-    """The model in a folder; None if the folder is not a model."""
-    config = model_config_pb2.ModelConfig()
+def _read(folder: Path, before: Model | None, files: FileReader) -> Model | None:
+    """The model in a folder; None if the folder is not a model. Failures become problems, never exceptions."""
     if not folder.name.isprintable():
         # Messages and metrics cannot hold such a name, so they show an escaped one.
-        name = folder.name.encode("unicode_escape", "backslashreplace").decode()
-        return Model(name, folder, (), config, {}, (), "the folder's name is not printable text; rename it")
+        config, problem = model_config_pb2.ModelConfig(), "the folder's name is not printable text; rename it"
+        return Model(legible(folder.name), folder, (), config, {}, (), problem)
     try:
-        own = fingerprint(folder, folders=(_WARMUP,))
-        entries = sorted(folder.iterdir())
+        if folder.is_symlink() and (outside := files.outside(folder)):
+            return _unusable(folder, before, outside)
+        return _found(folder, before, files)
+    except OSError as error:
+        return _unusable(folder, before, legible(f"the folder cannot be read: {error.strerror or error}"))
+    except Exception as error:  # noqa: BLE001  one model's trouble is its own, also if there is no memory for it
+        return _unusable(folder, before, legible(f"unexpected {type(error).__name__} while it was read: {error}"))
+
+
+def _unusable(folder: Path, before: Model | None, problem: str) -> Model:
+    """A model of which nothing can be loaded now; what is in service of it stays."""
+    rollout, versions = (before.rollout, dict(before.versions)) if before else (None, {})
+    config = model_config_pb2.ModelConfig()
+    return Model(folder.name, folder, unreadable(folder), config, versions, (), problem, rollout)
+
+
+def _found(folder: Path, before: Model | None, files: FileReader) -> Model | None:
+    walk = Walk(files)
+    try:
+        own = walk.fingerprint(folder, (_WARMUP,))
+        entries = sorted(walk.listed(folder), key=lambda path: path.name)
         versions = {
-            int(path.name): own + _inside(path, frozenset())
+            int(path.name): own + walk.inside(path, frozenset())
             for path in entries
             if is_version(path.name) and _is_folder(path)
         }
         if entries and not versions and all(path.name.startswith(".") for path in entries):
             return None  # its first version is being published
         remarks = _remarks(entries, versions)
-        configured = (folder / _CONFIG).is_file()
+        # Whatever it is: what is no file is not ignored.
+        configured = os.path.lexists(folder / _CONFIG)
     except FileNotFoundError:  # gone since it was listed
         return None
-    except OSError as error:
-        rollout, versions = (before.rollout, dict(before.versions)) if before else (None, {})
-        problem = f"the folder cannot be read: {error.strerror}"
-        return Model(folder.name, folder, _unreadable(folder), config, versions, (), problem, rollout)
-    rollout, rollout_problem = _rollout(folder, before)
+    except TooManyEntries:
+        return _unusable(folder, before, _TOO_MANY)
+    rollout, rollout_problem = _rollout(folder, before, files)
     if not versions and rollout is None and before is not None:
         # What is still in service keeps its labels while the folder is written anew.
         rollout = before.rollout
@@ -108,13 +134,9 @@ def _read(folder: Path, before: Model | None) -> Model | None:
         and before.remarks == remarks
     ):
         return replace(before, versions=versions, rollout=rollout, rollout_problem=rollout_problem)
-    warnings: list[str] = []
-    problem = ""
-    if configured:
-        try:
-            config, warnings = read_model_config(folder / _CONFIG)
-        except LoadError as error:
-            problem = str(error)
+    config, warnings, problem = (
+        _configuration(folder, files) if configured else (model_config_pb2.ModelConfig(), [], "")
+    )
     if config.name and config.name != folder.name:
         problem = f"config.pbtxt names the model '{config.name}', but its folder is '{folder.name}'"
     absent = sorted(set(config.version_policy.specific.versions) - set(versions))
@@ -128,6 +150,14 @@ def _read(folder: Path, before: Model | None) -> Model | None:
     )
 
 
+def _configuration(folder: Path, files: FileReader) -> tuple[model_config_pb2.ModelConfig, list[str], str]:
+    """A model's own configuration, warnings about it, and why it cannot be used, or ""."""
+    try:
+        return (*read_model_config(files, folder / _CONFIG), "")
+    except LoadError as error:
+        return model_config_pb2.ModelConfig(), [], legible(str(error))
+
+
 def _remarks(entries: Sequence[Path], versions: Collection[int]) -> tuple[str, ...]:
     """What looks like a version in a model's folder and is none, or that there is nothing; a sentence for each.
 
@@ -135,12 +165,16 @@ def _remarks(entries: Sequence[Path], versions: Collection[int]) -> tuple[str, .
         entries: all that is in the folder.
         versions: the versions among it.
     """
-    remarks = []
+    remarks: list[str] = []
     free = max(versions, default=0) + 1
     for path in entries:
         name = path.name
         if name.startswith(".") or name == _WARMUP or (is_version(name) and int(name) in versions):
             continue
+        if len(remarks) == _MAX_REMARKS:
+            remarks.append("and more like these")
+            break
+        name = legible(name)
         if path.is_symlink() and not path.exists():
             if is_version(name):
                 remarks.append(f"'{name}' is not a version, because it is a link to nothing")
@@ -153,25 +187,35 @@ def _remarks(entries: Sequence[Path], versions: Collection[int]) -> tuple[str, .
                 remarks.append(
                     f"'{name}' is not a version, because it is a file; a version is a folder with {MODEL_FILE}"
                 )
-        elif name.isdecimal() or any(path.glob("*.onnx")):
+        elif name.isdecimal() or _has_network(path):
             digits = "".join(character for character in name if character.isdecimal())[:_MAX_DIGITS]
             number = int(digits or "0")
             number = free if number == 0 or number in versions else number
+            largest = f", up to {MAX_VERSION}" if len(name) > _MAX_DIGITS else ""
             remarks.append(
                 f"the folder '{name}' is not a version; the name of a version is a whole number above 0 without leading "
-                f"zeros, so rename it, for example to '{number}'"
+                f"zeros{largest}, so rename it, for example to '{number}'"
             )
     return tuple(remarks) if remarks or versions else (_EMPTY,)
 
 
-def _rollout(folder: Path, before: Model | None) -> tuple[Rollout | None, str]:
+def _has_network(folder: Path) -> bool:
+    """Whether an ONNX file is among the first files that a folder lists."""
+    try:
+        with os.scandir(folder) as listing:
+            return any(entry.name.endswith(".onnx") for entry in islice(listing, _MAX_LISTED))
+    except OSError:
+        return False
+
+
+def _rollout(folder: Path, before: Model | None, files: FileReader) -> tuple[Rollout | None, str]:
     """The rollout to use, and why it is not the content of the file, or ""."""
     try:
-        return rollouts.read(folder), ""
+        return rollouts.read(folder, files), ""
     except ConfigError as error:
         last = before.rollout if before else None
         instead = "the previous one stays in force" if last else "the newest version answers"
-        return last, f"{error}; {instead}"
+        return last, legible(f"{error}; {instead}")
 
 
 _CONFIG = "config.pbtxt"
@@ -181,68 +225,26 @@ _RESCUED = "lost+found"
 _EMPTY = f"the folder has no version; put the network into 1/{MODEL_FILE}, or remove the folder"
 _MAX_DIGITS = 18
 """More digits are no version's number, but a date or a hash."""
-NOT_CONTENT = frozenset((rollouts.FILE,))
-"""Files of a model's folder that select versions and do not change them."""
-_UNREADABLE = -1
-"""The size in a fingerprint of a file that cannot be read."""
+_TOO_MANY = (
+    f"the folder has more than {MAX_ENTRIES} files and folders, so changes in it are not followed; remove versions that "
+    "are no longer needed, and what is no part of the model"
+)
+_MAX_REMARKS = 20
+_MAX_LISTED = 1000
+_MAX_TEXT = 2000
+"""The most characters of a sentence about a model."""
 
 
-def fingerprint(folder: Path, folders: Sequence[str] | None = None) -> Fingerprint:
-    """The fingerprint of all files below a folder, except hidden ones.
-
-    Unreadable files are marked, so that the fingerprint changes when they become readable.
-
-    Args:
-        folder: the folder.
-        folders: the only subfolders to include; all when None.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    return _walk(folder, folders, frozenset())
-
-
-def _walk(folder: Path, folders: Sequence[str] | None, above: Set[tuple[int, int]]) -> Fingerprint:
-    place = folder.stat()
-    above = above | {(place.st_dev, place.st_ino)}
-    files: Fingerprint = ()
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or entry.name in NOT_CONTENT:
-            continue
-        try:
-            if entry.is_dir():
-                if folders is None or entry.name in folders:
-                    files += _inside(Path(entry.path), above)
-                continue
-            status = entry.stat()
-        except FileNotFoundError:  # gone since it was listed, or a link to nothing
-            continue
-        except OSError:
-            files += _unreadable(entry.path)
-            continue
-        size = status.st_size if os.access(entry.path, os.R_OK) else _UNREADABLE
-        files += ((entry.path, size, status.st_mtime_ns, status.st_ino),)
-    return files
-
-
-def _inside(folder: Path, above: Set[tuple[int, int]]) -> Fingerprint:
-    """The fingerprint of a subfolder; a subfolder that cannot be read does not affect the others.
-
-    Args:
-        folder: the folder.
-        above: device and inode of its parent folders, to detect links to one of them.
-    """
-    try:
-        place = folder.stat()
-        return () if (place.st_dev, place.st_ino) in above else _walk(folder, None, above)
-    except FileNotFoundError:  # gone since it was listed
-        return ()
-    except OSError:
-        return _unreadable(folder)
-
-
-def _unreadable(path: Path | str) -> Fingerprint:
-    return ((os.fspath(path), _UNREADABLE, 0, 0),)
+def legible(text: str) -> str:
+    """A text that every log, message and metric can hold: printable, and of bounded length."""
+    if len(text) > _MAX_TEXT:
+        text = f"{text[:_MAX_TEXT]}..."
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in text
+    )
 
 
 def _is_folder(path: Path) -> bool:

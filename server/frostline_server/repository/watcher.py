@@ -4,6 +4,7 @@ It uses the file system's notifications if there are any, and always scans at in
 folders and not to paths, so when a link leads elsewhere, as in a deployment that swaps one, it watches anew.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -13,10 +14,16 @@ from pathlib import Path
 import structlog
 import watchfiles
 
+from frostline_server.regular_files import FileReader
+
 _LOOK_AGAIN_MS = 500
 """How soon files that may still be being written are scanned again."""
 _MAX_LINKS = 40
 """As many links one after the other as Linux follows."""
+_MAX_DEPTH = 34
+"""As many folders in each other as are looked at below the models folder, and one more for a model and a version."""
+_MAX_FOLDERS = 100_000
+"""More are not watched: to find them takes longer than to wait for the next scan."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,44 +55,56 @@ class Places:
         return changed.parent in self.folders and not changed.name.startswith(".")
 
 
-def places_of(root: Path) -> Places:
+def places_of(root: Path, files: FileReader | None = None) -> Places:
     """Where changes of a models folder happen.
+
+    Args:
+        root: the folder.
+        files: knows which links lead out of it, and must not be followed; by default all are followed.
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        OSError: there are too many folders in it.
     """
     real, links = _follow(root)
     if not real.is_dir():
         raise FileNotFoundError(f"no such folder: {root}")
     folders: dict[Path, tuple[int, int]] = {}
-    entries, left = set(links), [real]
+    # With how deep each is, whatever its path is.
+    entries, left = set(links), [(real, 0)]
     while left:
-        folder = left.pop()
-        if folder in folders:
+        folder, depth = left.pop()
+        if folder in folders or depth > _MAX_DEPTH:
             continue
         try:
             found, status = list(os.scandir(folder)), folder.stat()
         except OSError:  # gone since it was listed, or unreadable
             continue
         folders[folder] = status.st_dev, status.st_ino
+        if len(folders) > _MAX_FOLDERS:
+            raise OSError(f"there are more than {_MAX_FOLDERS} folders")
         for entry in found:
             # A name that is no text cannot be watched; the model in it is FAILED for that.
             if entry.name.startswith(".") or not entry.name.isprintable():
                 continue
-            try:
-                if not entry.is_symlink():
-                    if entry.is_dir():
-                        left.append(Path(entry.path))
-                    continue
-                target, links = _follow(Path(entry.path))
-                entries.update(links)
-                if target.is_dir():
-                    left.append(target)
-                else:
-                    entries.add(target)
-            except PermissionError:  # a link into a folder that cannot be read; the others are watched all the same
-                continue
+            if not entry.is_symlink():
+                left += [(Path(entry.path), depth + 1)] if entry.is_dir() else []
+            else:
+                more, linked = _behind(Path(entry.path), files)
+                left += [(target, depth + 1) for target in more]
+                entries.update(linked)
     return Places(folders, frozenset(entry for entry in entries if os.path.isdir(entry.parent)))  # noqa: PTH112  pathlib would raise for a folder that cannot be read
+
+
+def _behind(link: Path, files: FileReader | None) -> tuple[list[Path], list[Path]]:
+    """The folder that a link leads to, if it is one; and all links on the way, with the file that they lead to."""
+    try:
+        target, links = _follow(link)
+        if files is not None and files.outside(link):
+            return [], links
+        return ([target], links) if target.is_dir() else ([], [*links, target])
+    except OSError:  # gone, or into a folder that cannot be read; the others are watched all the same
+        return [], []
 
 
 def _follow(path: Path) -> tuple[Path, list[Path]]:
@@ -108,11 +127,11 @@ def _follow(path: Path) -> tuple[Path, list[Path]]:
     return here, links
 
 
-def _moved(root: Path, places: Places) -> bool:
+def _moved(root: Path, places: Places, files: FileReader | None) -> bool:
     """Whether changes now happen elsewhere than in `places`."""
     try:
-        return places_of(root) != places
-    except FileNotFoundError:
+        return places_of(root, files) != places
+    except OSError:
         return True
 
 
@@ -127,9 +146,19 @@ class Watcher:
         reconcile: scans the folder and acts; True asks to be called again soon.
         poll_s: seconds between two calls; None for no calls but those that `look` asks for.
         notified: whether to use the file system's notifications as well.
+        files: knows which links lead out of the folder, and must not be followed; by default all are followed.
     """
 
-    def __init__(self, root: Path, reconcile: Callable[[], bool], poll_s: float | None, *, notified: bool) -> None:
+    def __init__(
+        self,
+        root: Path,
+        reconcile: Callable[[], bool],
+        poll_s: float | None,
+        *,
+        notified: bool,
+        files: FileReader | None = None,
+    ) -> None:
+        self._files = files
         self._root = root
         self._reconcile = reconcile
         self._poll_s = poll_s
@@ -162,19 +191,20 @@ class Watcher:
                 return
             try:
                 again = self._reconcile()
-            except Exception:  # noqa: BLE001  one bad look must not be the last
-                _log.exception("reconciling the models folder failed", models=str(self._root))
+            except BaseException:  # noqa: BLE001  one bad look must not be the last
                 again = False
+                with contextlib.suppress(Exception):  # there may be no memory, or no room on the disk, for the log
+                    _log.exception("reconciling the models folder failed", models=str(self._root))
 
     def _listen(self) -> None:
         told = ""
         while not self._stop.is_set():
             try:
-                self._watch(places_of(self._root))
+                self._watch(places_of(self._root, self._files))
             except FileNotFoundError:
                 # A folder that was swapped or deleted between two looks; whoever scans complains if it is the models folder.
                 self._stop.wait(_LOOK_AGAIN_MS / 1000)
-            except Exception as error:  # noqa: BLE001  watchfiles raises what the system gives, such as no watches left
+            except BaseException as error:  # noqa: BLE001  watchfiles raises what the system gives, such as no watches left, and its panics are no Exception
                 if str(error) != told:
                     told = str(error)
                     _log.warning(
@@ -203,7 +233,7 @@ class Watcher:
             ignore_permission_denied=True,
         ):
             if changes or new:
-                moved = _moved(self._root, places)
+                moved = _moved(self._root, places, self._files)
                 # Something may have changed before this watch began, too.
                 self._changed.set()
                 if moved:

@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 
 from frostline_server.errors import StartError
+from frostline_server.regular_files import MAX_TEXT_BYTES, read_regular
 from frostline_server.reloaded import Reloaded
 from frostline_server.tls import server_context
 
@@ -56,8 +57,8 @@ class Certificate:
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         try:
-            pair = (self._key.read_bytes(), self._chain.read_bytes())
-            trusted = self._authorities.read_bytes() if self._authorities else None
+            pair = (read_regular(self._key, MAX_TEXT_BYTES), read_regular(self._chain, MAX_TEXT_BYTES))
+            trusted = read_regular(self._authorities, MAX_TEXT_BYTES) if self._authorities else None
         except OSError as error:
             raise StartError(f"cannot read the TLS files: {error}") from error
         server_context(self._chain, self._key, self._authorities)

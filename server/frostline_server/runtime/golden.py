@@ -3,18 +3,25 @@
 The server compares its own logits with these within the sample's tolerances.
 """
 
-from collections.abc import Sequence
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
 from frostline_server.errors import LoadError
-from frostline_server.runtime.regular_files import open_regular
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
+
+MAX_BYTES = 1 << 30
+"""The most bytes that a golden sample's arrays may have, packed or unpacked: 64 rows of 4 million float32."""
+_MAX_LIST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +107,25 @@ def golden_keys(inputs: Sequence[str]) -> dict[str, str]:
     return {name: "input" if len(inputs) == 1 else f"input.{name}" for name in inputs}
 
 
-def read_golden(path: Path, signature: Signature) -> Golden:
+def read_golden(path: Path, signature: Signature, files: FileReader) -> Golden:
     """Read a golden sample and check that it matches the network's signature.
+
+    Args:
+        path: the file.
+        signature: what the network takes.
+        files: reads it.
 
     Raises:
         LoadError: the file is damaged, or does not fit.
     """
     keys = golden_keys([spec.name for spec in signature.inputs])
     try:
-        # Opened here, because numpy leaves a damaged file open.
-        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in (*keys.values(), "logits", "rtol", "atol")}
+        with files.open(path) as file:
+            arrays = _arrays(file, (*keys.values(), "logits", "rtol", "atol"))
     except KeyError as error:
         raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
+    except LoadError as error:
+        raise LoadError(f"golden check failed: {path.name} {error}") from None
     except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
         raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
     logits = arrays["logits"]
@@ -123,10 +136,74 @@ def read_golden(path: Path, signature: Signature) -> Golden:
         raise LoadError(f"golden check failed: {path.name} has tolerances that are not finite numbers >= 0")
     for spec in signature.inputs:
         rows = arrays[keys[spec.name]]
-        if not rows.ndim or not logits.ndim or len(rows) != len(logits) or len(logits) == 0 or rows.dtype != spec.dtype:
+        if not rows.ndim or not logits.ndim or len(rows) != len(logits) or logits.size == 0 or rows.dtype != spec.dtype:
             raise LoadError(
                 f"golden check failed: {path.name} has input {rows.dtype} {list(rows.shape)} for logits {list(logits.shape)}; "
                 f"expected {spec.dtype} with as many rows"
             )
     inputs = {name: arrays[key] for name, key in keys.items()}
     return Golden(inputs, logits, float(rtol), float(atol))
+
+
+class _Bounded:
+    """A file of which no more is read at once than an archive's list of members may have.
+
+    The library makes an object of every member that an archive lists, before anybody can ask how many there are.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable, self._file = file.seek, file.tell, file.seekable, file
+        self.listed = False
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        if self.listed:
+            return self._file.read(size)
+        content = self._file.read(_MAX_LIST_BYTES + 1 if size < 0 else min(size, _MAX_LIST_BYTES + 1))
+        if len(content) > _MAX_LIST_BYTES:
+            raise LoadError("has too many members")
+        return content
+
+
+def _arrays(file: BinaryIO, keys: Sequence[str]) -> dict[str, Array]:
+    """The arrays of an archive, unpacked only if there are no more of them, and no larger ones, than may be.
+
+    Raises:
+        KeyError: one is not there.
+        LoadError: they are too large, or not what numpy writes.
+    """
+    bounded = _Bounded(file)
+    with zipfile.ZipFile(cast("IO[bytes]", bounded)) as archive:
+        bounded.listed = True
+        members = {key: archive.getinfo(f"{key}.npy") for key in keys}
+        unpacked = sum(member.file_size for member in members.values())
+        if max(unpacked, sum(member.compress_size for member in members.values())) > MAX_BYTES:
+            raise LoadError(f"unpacks to {unpacked} bytes; the most is {MAX_BYTES}")
+        return {key: _array(archive, member) for key, member in members.items()}
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise LoadError(f"has {member.filename} packed in a way that numpy does not")
+    with archive.open(member) as packed:
+        version = np.lib.format.read_magic(packed)
+        if version not in _HEADERS:
+            raise LoadError(
+                f"has {member.filename} in version {version} of numpy's format, which plain arrays are not in"
+            )
+        shape, _, dtype = _HEADERS[version](packed)
+        # Room for the elements is made before they are read, so that what the header says must be there.
+        expected, there = math.prod(shape) * dtype.itemsize, member.file_size - packed.tell()
+    if dtype.hasobject:
+        raise LoadError(f"has Python objects in {member.filename}; expected numbers")
+    if expected != there:
+        raise LoadError(f"has {there} bytes for {member.filename}, whose shape {short(shape)} needs {expected}")
+    with archive.open(member) as packed:
+        array: Array = np.lib.format.read_array(packed, allow_pickle=False)
+    return array
+
+
+_HEADERS: Mapping[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}

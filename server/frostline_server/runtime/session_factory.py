@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from frostline_server.errors import LoadError
+from frostline_server.regular_files import read_regular
 from frostline_server.runtime.cuda_buckets import cast_network
 from frostline_server.runtime.cuda_options import graphs_wanted, with_graphs, with_precision
 from frostline_server.runtime.cuda_runner import DeviceRunner
@@ -21,11 +22,13 @@ from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, wh
 from frostline_server.runtime.graph.external_data import external_files
 from frostline_server.runtime.graph.heads import add_heads
 from frostline_server.runtime.graph.traits import traits_of
-from frostline_server.runtime.regular_files import read_regular
 from frostline_server.runtime.run_errors import cleaned
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, signature_of
 from frostline_server.runtime.tuning import Tuning
+
+_MAX_BYTES = 2**31 - 1
+"""As many as a protobuf message can have."""
 
 
 class Files(Protocol):
@@ -72,7 +75,7 @@ def load_session(
     """
     tuning = tuning or Tuning()
     try:
-        content = read_regular(path) if files is None else files.read()
+        content = read_regular(path, _MAX_BYTES) if files is None else files.read()
         model = onnx.load_model_from_string(content)
     except LoadError:
         raise

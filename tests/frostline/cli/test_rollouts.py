@@ -7,6 +7,7 @@ import pytest
 
 import frostline
 from frostline.cli import main as cli
+from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
 from tests.support.fake_server import MODEL, fake_server
@@ -28,7 +29,7 @@ def done(models: Path, capsys: Capture, *arguments: str) -> tuple[str, Rollout |
     assert cli.run([command, model, *rest, "--models", str(models)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    return captured.out.rstrip("\n"), rollouts.read(models / model)
+    return captured.out.rstrip("\n"), rollouts.read(models / model, FileReader(models))
 
 
 def refused(models: Path, capsys: Capture, *arguments: str) -> str:

@@ -1,6 +1,7 @@
 """The access file: what it says, what is wrong with it, and that it is read again."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,9 @@ def test_a_link_that_is_swapped_is_a_change_too(tmp_path: Path) -> None:
     assert (named(store, "one"), named(store, "two")) == ("", "two")
 
 
-@pytest.mark.parametrize("broken", ["[[tokens", "tokens = 3", None])
+@pytest.mark.parametrize(
+    "broken", ["[[tokens", "tokens = 3", None, "a = " + "[" * 10_000, "a = " + "9" * 5000, "#" * (9 << 20)]
+)
 def test_a_broken_file_is_logged_once_and_the_last_one_stays(
     store: Credentials, file: Path, broken: str | None
 ) -> None:
@@ -161,3 +164,9 @@ def test_a_limit_that_has_not_changed_goes_on_over_a_change_of_the_file(tmp_path
     file.write_text(table("shop", "t", "requests_per_s = 100\nburst = 1"))
     store.look()
     admit()
+
+
+def test_a_pipe_is_no_access_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(StartError, match=r"^cannot read the access file .*a.toml: .*Not a regular file"):
+        Credentials(tmp_path / "a.toml").start()

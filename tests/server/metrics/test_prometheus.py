@@ -33,7 +33,8 @@ OWN = {
     "frostline_requests", "frostline_request_seconds", "frostline_queue_seconds", "frostline_run_seconds",
     "frostline_batch_rows", "frostline_rows", "frostline_queue_rows", "frostline_model_state",
     "frostline_model_failure_info", "frostline_model_info", "frostline_model_load_seconds", "frostline_predictions",
-    "frostline_prediction_confidence", "frostline_ready", "frostline_build_info", "frostline_device_fallback",
+    "frostline_prediction_confidence", "frostline_ready", "frostline_repository_last_look_timestamp_seconds",
+    "frostline_build_info", "frostline_device_fallback",
     "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness",
@@ -99,7 +100,16 @@ def server_of(*versions: ModelVersion, ready: Callable[[], bool] = lambda: True,
     repository = Repository()
     for version in versions:
         repository.put(version)
-    return Sources(repository, Unrouted(), "1.2.3", "h2", ready, fell_back=lambda: fallback, network=lambda: NETWORK)
+    return Sources(
+        repository,
+        Unrouted(),
+        "1.2.3",
+        "h2",
+        ready,
+        fell_back=lambda: fallback,
+        network=lambda: NETWORK,
+        last_look=lambda: 1.5e9,
+    )
 
 
 def page_of(server: Sources) -> str:
@@ -181,6 +191,7 @@ def test_every_family_explains_itself() -> None:
 def test_an_empty_repository_still_shows_the_server() -> None:
     samples = samples_of(server_of())
     assert value(samples, "frostline_ready") == 1
+    assert value(samples, "frostline_repository_last_look_timestamp_seconds") == 1.5e9
     assert values(samples, "frostline_requests_total") == []
 
 

@@ -24,6 +24,7 @@ from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Tap
 from frostline_server.model_config.accelerators import TENSORRT
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.session import Session
 from tests.support import onnx_models
@@ -67,7 +68,7 @@ def test_a_file_somewhere_else_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_an_artifact_without_a_card_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"network")
-    artifact = check_artifact(tmp_path, ModelConfig())
+    artifact = check_artifact(tmp_path, ModelConfig(), FileReader(tmp_path))
     assert (artifact.folder, artifact.file, artifact.golden_file) == (tmp_path, tmp_path / "model.onnx", None)
     assert (artifact.card, artifact.sha256) == ({}, hashlib.sha256(b"network").hexdigest())
 
@@ -77,12 +78,12 @@ def test_an_artifact_whose_file_is_not_the_cards_is_refused(tmp_path: Path) -> N
     (tmp_path / "golden.npz").touch()
     card, digest = tmp_path / "card.json", hashlib.sha256(b"network").hexdigest()
     card.write_text(json.dumps({"sha256": digest}), encoding="utf-8")
-    assert check_artifact(tmp_path, ModelConfig()).golden_file == tmp_path / "golden.npz"
+    assert check_artifact(tmp_path, ModelConfig(), FileReader(tmp_path)).golden_file == tmp_path / "golden.npz"
     card.write_text('{"sha256": "00"}', encoding="utf-8")
     with pytest.raises(
         LoadError, match=f"^model.onnx is not the file its card describes: sha256 {digest}, card says 00"
     ):
-        check_artifact(tmp_path, ModelConfig())
+        check_artifact(tmp_path, ModelConfig(), FileReader(tmp_path))
 
 
 # The session
@@ -257,7 +258,7 @@ def test_weights_are_compared_with_the_card(tmp_path: Path) -> None:
     digest = hashlib.sha256((tmp_path / "model.onnx.data").read_bytes()).hexdigest()
 
     def carded(card: dict[str, Any]) -> Artifact:
-        return Artifact(tmp_path, path, card, hashlib.sha256(path.read_bytes()).hexdigest())
+        return Artifact(tmp_path, path, card, hashlib.sha256(path.read_bytes()).hexdigest(), FileReader(tmp_path))
 
     loaded(carded({"files": {"model.onnx.data": digest}}))
     carded({"sha256": "x", "files": {"model.onnx.data": digest}}).check_weights(["model.onnx.data"], told.append)
@@ -277,7 +278,7 @@ def test_what_is_served_is_what_was_checked(tmp_path: Path) -> None:
     path = with_weights(tmp_path)
     weights, digest = tmp_path / "model.onnx.data", hashlib.sha256((tmp_path / "model.onnx.data").read_bytes())
     (tmp_path / "card.json").write_text(json.dumps({"files": {weights.name: digest.hexdigest()}}))
-    artifact, x = check_artifact(tmp_path, ModelConfig()), onnx_models.rows(3)
+    artifact, x = check_artifact(tmp_path, ModelConfig(), FileReader(tmp_path)), onnx_models.rows(3)
     before = loaded(artifact).run([x], ["logits"])[0]
     # Both files change after they were checked; another instance's session is opened.
     weights.write_bytes(bytes(weights.stat().st_size))
@@ -304,7 +305,7 @@ def test_a_cache_whose_files_are_links_to_blobs_is_loaded(tmp_path: Path, how: s
         for name in ("model.onnx", "model.onnx.data"):
             (version / name).symlink_to(snapshot / name)
     x = onnx_models.rows(3)
-    (logits,) = loaded(check_artifact(version, ModelConfig())).run([x], ["logits"])
+    (logits,) = loaded(check_artifact(version, ModelConfig(), FileReader(tmp_path))).run([x], ["logits"])
     np.testing.assert_allclose(logits, onnx_models.logits_of(x), rtol=1e-5)
 
 
@@ -315,11 +316,11 @@ def test_weights_cannot_be_reached_through_a_linked_folder(tmp_path: Path) -> No
     (tmp_path / "1" / "model.onnx.data").rename(tmp_path / "outside" / "secret")
     (tmp_path / "1" / "there").symlink_to(tmp_path / "outside")
     with pytest.raises(LoadError, match="has weights in 'there/secret', but 'there' is a link to another folder"):
-        loaded(check_artifact(path.parent, ModelConfig()))
+        loaded(check_artifact(path.parent, ModelConfig(), FileReader(tmp_path)))
     # A folder of its own is no link.
     (tmp_path / "1" / "there").unlink()
     (tmp_path / "outside").rename(tmp_path / "1" / "there")
-    loaded(check_artifact(path.parent, ModelConfig()))
+    loaded(check_artifact(path.parent, ModelConfig(), FileReader(tmp_path)))
 
 
 # Labels
@@ -331,7 +332,7 @@ def labels(
     folder: Path, text: str, card: dict[str, Any], model: onnx.ModelProto | None = None, warn: Any = pytest.fail
 ) -> Sequence[str] | None:
     session = opened(folder, text, model)
-    return labels_of(folder, card, session, configured(text), warn)
+    return labels_of(folder, FileReader(folder), card, session, configured(text), warn)
 
 
 def test_the_artifacts_own_labels_win_over_a_label_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The requests of `model_warmup`: what they consist of, that they run, and which are refused."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.errors import LoadError
 from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
 from frostline_server.model_config.tensor_config import agreed
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
@@ -27,7 +29,7 @@ def session_of(folder: Path, model: onnx.ModelProto, config: ModelConfig) -> Ses
 def requests(folder: Path, text: str, model: onnx.ModelProto | None = None) -> tuple[Session, list[WarmupRequest]]:
     config = text_format.Parse(text, ModelConfig())
     session = session_of(folder, onnx_models.linear() if model is None else model, config)
-    return session, warmup_requests(config, session.signature, 8, folder)
+    return session, warmup_requests(config, session.signature, 8, folder, FileReader(folder))
 
 
 def refusal(folder: Path, text: str, model: onnx.ModelProto | None = None) -> str:
@@ -144,12 +146,17 @@ def test_several_inputs_are_taken_in_graph_order(tmp_path: Path) -> None:
         (warmup(""), "model_warmup 'w': input 'input' says not where its elements come from: zero_data, random_data or input_data_file"),
         (warmup('input_data_file: "none.bin"'), "model_warmup 'w': input 'input': warmup/none.bin cannot be read: No such file or directory"),
         (warmup('input_data_file: "../model.onnx"'), "model_warmup 'w': input 'input' names the file '../model.onnx'; it must be in the model's folder warmup"),
+        (warmup('input_data_file: "long.bin"'), "model_warmup 'w': input 'input': warmup/long.bin has 1099511627776 bytes; expected 16 for one row"),
+        (warmup('input_data_file: "pipe.bin"'), "model_warmup 'w': input 'input': warmup/pipe.bin cannot be read: Not a regular file"),
         (warmup('input_data_file: "short.bin"'), "model_warmup 'w': input 'input': warmup/short.bin has 3 bytes; expected 16 for one row"),
     ],
 )  # fmt: skip
 def test_a_request_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "warmup").mkdir()
     (tmp_path / "warmup" / "short.bin").write_bytes(b"abc")
+    (tmp_path / "warmup" / "long.bin").touch()
+    os.truncate(tmp_path / "warmup" / "long.bin", 1 << 40)
+    os.mkfifo(tmp_path / "warmup" / "pipe.bin")
     assert refusal(tmp_path, text) == message
 
 
@@ -169,3 +176,19 @@ def test_a_request_the_network_fails_on_is_refused(tmp_path: Path) -> None:
         LoadError, match=r"^model_warmup 'w': warm-up with 1 rows failed: .*indices element out of data bounds"
     ):
         request.run(session)
+
+
+def test_a_row_that_no_memory_holds_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    text = warmup("zero_data: true", dims="1099511627776, 4")
+    model = onnx_models.dynamic_inner()
+    assert refusal(tmp_path, text, model).endswith(
+        "has 4398046511104 elements in a row; at most 1073741824 bytes are possible"
+    )
+
+
+def test_a_file_of_elements_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    (folder / "warmup").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (folder / "warmup" / "x.bin").symlink_to("../../secret")
+    assert "outside the models folder" in refusal(folder, warmup('input_data_file: "x.bin"'))

@@ -1,6 +1,7 @@
 """A model's config.pbtxt: what is read from it, and that everything else in it is named."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
 from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import label_file, parse_model_config, read_model_config
+from frostline_server.regular_files import FileReader
 
 
 def read(folder: Path, content: str | bytes) -> tuple[ModelConfig, list[str]]:
     path = folder / "config.pbtxt"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_model_config(path)
+    return read_model_config(FileReader(folder), path)
 
 
 def refusal(folder: Path, content: str | bytes) -> str:
@@ -187,7 +189,7 @@ def test_endless_nesting_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "cannot be read: " in refusal(tmp_path, b"\xff")
     with pytest.raises(LoadError, match="cannot be read: "):
-        read_model_config(tmp_path / "nowhere")
+        read_model_config(FileReader(tmp_path), tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -238,15 +240,41 @@ def test_a_text_protobuf_can_read_alone_is_read_as_protobuf_reads_it(text: str) 
         assert read(Path(folder), text) == (expected, [])
 
 
+def test_a_configuration_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.pbtxt"
+    path.touch()
+    os.truncate(path, 50_000_000)
+    with pytest.raises(LoadError, match=r"config\.pbtxt cannot be read: it has 50000000 bytes; the most is 262144"):
+        read_model_config(FileReader(tmp_path), path)
+    with pytest.raises(LoadError, match="it has 262145 characters; the most is 262144"):
+        parse_model_config(" " * 262145)
+
+
+@pytest.mark.parametrize("text", ["zzz { " * 33, "ensemble_scheduling { step { " * 5000, "a: [" + "{ b: [" * 20_000])
+def test_messages_are_in_each_other_to_a_depth_that_no_thread_lacks(tmp_path: Path, text: str) -> None:
+    assert refusal(tmp_path, text).startswith("config.pbtxt is not a model configuration: ")
+    assert "Expected at most 32 messages in each other" in refusal(tmp_path, text)
+
+
+def test_of_many_unsupported_fields_some_are_named(tmp_path: Path) -> None:
+    _, (warning,) = read(tmp_path, "".join(f"z{number}: 1\n" for number in range(10_000)))
+    assert warning.endswith(", z18, z19 and 9980 more")
+
+
 # Labels
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_label(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfant\nbee\n")
+    assert label_file(FileReader(tmp_path), tmp_path, "labels.txt") == ("ant", "bee")
 
 
 def test_labels_stand_one_a_line(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("ant\n  bee \r\n\ncat\n\n", encoding="utf-8")
-    assert label_file(tmp_path, "labels.txt") == ("ant", "bee", "", "cat")
+    assert label_file(FileReader(tmp_path), tmp_path, "labels.txt") == ("ant", "bee", "", "cat")
     (tmp_path / "names").mkdir()
     (tmp_path / "names" / "labels.txt").write_text("dog", encoding="utf-8")
-    assert label_file(tmp_path, "names/labels.txt") == ("dog",)
+    assert label_file(FileReader(tmp_path), tmp_path, "names/labels.txt") == ("dog",)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +285,8 @@ def test_labels_stand_one_a_line(tmp_path: Path) -> None:
             "config.pbtxt names the label file '/etc/hostname'; it must be in the model's own folder",
         ),
         ("nowhere.txt", "the label file nowhere.txt cannot be read: "),
+        ("nul\0.txt", "the label file nul\0.txt cannot be read: "),
+        ("large.txt", "the label file large.txt cannot be read: it has 8388609 bytes; the most is 8388608"),
         ("bytes.txt", "the label file bytes.txt cannot be read: "),
         (
             "../labels.txt",
@@ -266,6 +296,7 @@ def test_labels_stand_one_a_line(tmp_path: Path) -> None:
 )
 def test_labels_that_cannot_be_read_are_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xfa")
+    (tmp_path / "large.txt").write_bytes(bytes((8 << 20) + 1))
     with pytest.raises(LoadError) as caught:
-        label_file(tmp_path, name)
+        label_file(FileReader(tmp_path), tmp_path, name)
     assert str(caught.value).startswith(message)

@@ -31,6 +31,7 @@ from frostline_server.model.artifact import whole
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
+from frostline_server.regular_files import FileReader
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.stability import SETTLE_S
@@ -43,6 +44,11 @@ from tests.support.signatures import NOWHERE
 Array = np.ndarray[Any, Any]
 
 BATCHING = batching(max_batch_size=16)
+
+
+def apart_from(root: Path) -> Path:
+    """A folder beside a models folder, to which links may lead."""
+    return root.with_name(f"{root.name}-apart")
 
 
 class Shelf:
@@ -64,7 +70,14 @@ class Shelf:
         self.reconciler = Reconciler(
             root,
             self.repository,
-            Loader([(CPU, {})], strict=True, threads=1, batching=batching, devices=0),
+            Loader(
+                [(CPU, {})],
+                strict=True,
+                threads=1,
+                batching=batching,
+                devices=0,
+                files=FileReader(root, (apart_from(root),)),
+            ),
             explicit=explicit,
             on_change=self._changed,
             on_warning=lambda _, text: self.warnings.append(text),
@@ -270,7 +283,7 @@ SWAPS = [link_swap, copy_then_delete, delete_then_copy]
 @pytest.fixture
 def apart(tmp_path: Path) -> Path:
     """A folder beside the shelf's own."""
-    folder = tmp_path.with_name(f"{tmp_path.name}-apart")
+    folder = apart_from(tmp_path)
     folder.mkdir()
     return folder
 
@@ -543,9 +556,9 @@ def test_a_version_that_stays_broken_is_tried_once_and_says_why(tmp_path: Path, 
 )
 def test_a_version_is_whole_when_every_part_says_so(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
     folder, config = write_artifact(tmp_path, "m", 1), model_config_pb2.ModelConfig()
-    assert whole(folder, config)
+    assert whole(folder, config, FileReader(folder))
     spoil(folder)
-    assert not whole(folder, config)
+    assert not whole(folder, config, FileReader(folder))
 
 
 def test_a_file_of_weights_that_is_not_there_yet_makes_a_version_not_whole(tmp_path: Path) -> None:
@@ -553,9 +566,9 @@ def test_a_file_of_weights_that_is_not_there_yet_makes_a_version_not_whole(tmp_p
     card = json.loads((folder / "card.json").read_text())
     sha256 = hashlib.sha256(b"weights").hexdigest()
     (folder / "card.json").write_text(json.dumps({**card, "files": {"model.onnx.data": sha256}}))
-    assert not whole(folder, config)
+    assert not whole(folder, config, FileReader(folder))
     (folder / "model.onnx.data").write_bytes(b"weights")
-    assert whole(folder, config)
+    assert whole(folder, config, FileReader(folder))
 
 
 def test_files_that_are_put_back_as_they_were_take_the_complaint_with_them(tmp_path: Path, shelf: Shelf) -> None:

@@ -28,6 +28,7 @@ from frostline_server.model.artifact import read_card, read_labels
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.warmup import batch_sizes
+from frostline_server.regular_files import FileReader
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.scan import scan
@@ -350,7 +351,25 @@ def write(name: str, content: str | bytes) -> Callable[[Path], None]:
         (write("card.json", '{"labels": "abc"}'), "labels must be a list of texts"),
         (write("card.json", '{"labels": [1, 2]}'), "labels must be a list of texts"),
         (write("card.json", '{"sha256": "00"}'), "card says 00"),
-        (write("card.json", "[" * 100_000), "unexpected RecursionError while loading: "),
+        (write("card.json", "[" * 100_000), "card.json cannot be read: it is nested too deeply"),
+        (write("card.json", '{"a":' * 100_000), "card.json cannot be read: it is nested too deeply"),
+        (write("card.json", '{"a": ' + "9" * 5000 + "}"), "card.json cannot be read: Exceeds the limit"),
+        (
+            write("card.json", '{"sha256": "00", "sha256": "11"}'),
+            "card.json cannot be read: the key 'sha256' is there twice",
+        ),
+        (
+            write("card.json", '{"labels": ["\\ud800"]}'),
+            "labels must be a list of texts, and one has a part of a character",
+        ),
+        (
+            write("card.json", b" " * (8 << 20) + b"{}"),
+            "card.json cannot be read: it has 8388610 bytes; the most is 8388608",
+        ),
+        (
+            lambda folder: os.truncate(folder / "model.onnx", 20 << 30),
+            "model.onnx cannot be read: it has 21474836480 bytes",
+        ),
         (write("golden.npz", "garbage"), "golden check failed: golden.npz cannot be read: "),
     ],
 )
@@ -662,7 +681,7 @@ def test_powers_of_two_and_the_largest_batch_are_warmed(most: int, sizes: list[i
 
 
 def test_a_version_without_a_card_has_an_empty_one(tmp_path: Path) -> None:
-    assert read_card(tmp_path / "card.json") == {}
+    assert read_card(FileReader(tmp_path), tmp_path / "card.json") == {}
 
 
 def test_labels_come_from_the_card_or_from_the_file() -> None:
@@ -792,9 +811,9 @@ def test_a_pipe_among_the_files_of_a_version_fails_that_version_alone(tmp_path: 
         os.mkfifo(folder / file)
     os.mkfifo(tmp_path / "m" / "rollout.json")
     shelf = open_shelf()
-    assert shelf.states() == {"1": "READY"}
-    assert "Not a regular file" in shelf.reason("network", "1")
-    assert "Not a regular file" in shelf.reason("card", "1")
+    assert shelf.states("m") == {"1": "READY"}
+    for name in ("network", "card", "sample"):
+        assert "Not a regular file" in shelf.reason(name, "1")
 
 
 def test_a_file_that_may_not_be_read_has_changed_when_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

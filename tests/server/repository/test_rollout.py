@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from frostline_server.errors import ConfigError
+from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import (
     CANARY,
@@ -117,13 +118,13 @@ def test_whatever_the_file_holds_it_is_a_rollout_or_refused(text: str) -> None:
 
 
 def test_a_folder_without_the_file_has_no_rollout(tmp_path: Path) -> None:
-    assert rollouts.read(tmp_path) is None
+    assert rollouts.read(tmp_path, FileReader(tmp_path)) is None
 
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else_behind(tmp_path: Path) -> None:
     rollouts.write(tmp_path, Rollout({STABLE: 1}))
     rollouts.write(tmp_path, Rollout({STABLE: 2}))
-    assert rollouts.read(tmp_path) == Rollout({STABLE: 2})
+    assert rollouts.read(tmp_path, FileReader(tmp_path)) == Rollout({STABLE: 2})
     assert [path.name for path in tmp_path.iterdir()] == [rollouts.FILE]
 
 
@@ -143,7 +144,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was_and_says_so(tmp_path: Pa
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{}}"])
 def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / rollouts.FILE).write_bytes(content)
-    assert "rollout.json cannot be used" in refusal(lambda: rollouts.read(tmp_path))
+    assert "rollout.json cannot be used" in refusal(lambda: rollouts.read(tmp_path, FileReader(tmp_path)))
 
 
 # The steps

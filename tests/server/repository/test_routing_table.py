@@ -27,6 +27,7 @@ from frostline_server.errors import InvalidInput, ModelNotFound, ModelNotReady, 
 from frostline_server.inference import Inference
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
+from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.plan import Known, OnDisk, choose, plan
 from frostline_server.repository.reconciler import Reconciler
@@ -580,7 +581,7 @@ def test_a_running_server_follows_promote_and_rollback(tmp_path: Path, front_end
         until(client, "2")
         rollouts.write(tmp_path / "m", rollouts.promote(None, 1))
         until(client, "1")
-        rollouts.write(tmp_path / "m", rollouts.promote(rollouts.read(tmp_path / "m"), 2))
+        rollouts.write(tmp_path / "m", rollouts.promote(rollouts.read(tmp_path / "m", FileReader(tmp_path)), 2))
         until(client, "2")
-        rollouts.write(tmp_path / "m", rollouts.rollback(rollouts.read(tmp_path / "m"), {1, 2}))
+        rollouts.write(tmp_path / "m", rollouts.rollback(rollouts.read(tmp_path / "m", FileReader(tmp_path)), {1, 2}))
         until(client, "1")

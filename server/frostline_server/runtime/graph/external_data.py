@@ -29,7 +29,7 @@ def external_files(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 def weights_file(path: Path, name: str) -> Path:
     """A file that holds weights of the ONNX file `path`.
 
-    It is in the same folder, or in a folder in it. It may be a link, which whoever owns the folder has put there; but no
+    It is in the same folder, or in a folder in it. It may be a link, which is followed as far as links may lead; but no
     folder on the way may be one: through it, the ONNX file could name any file below where the link leads.
 
     Args:
