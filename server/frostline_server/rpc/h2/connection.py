@@ -49,7 +49,7 @@ _FREE_CONTROL_FRAMES = 1000
 """Frames that carry nothing, such as PING and empty DATA, that may come in a row; each message is good for ten more."""
 _PER_MESSAGE = 10
 _MOST_HANDLED = 100
-"""Calls of one connection at one time that are not inference."""
+"""Calls of one connection at one time for which a task waits; questions that are answered at once are not counted."""
 
 
 class ConnectionOver(Exception):
@@ -204,7 +204,7 @@ class Connection:
                     call.deadline_s = now_s + timeout_s(timeout)
                 if self._visitor is not None and route.guarded:
                     self._admit(call, route, now_s)
-                if not route.guarded:
+                if route.lasting:
                     self._handle(call)
                 call.receiver = route.receiver(call)
             except (PredictionError, Malformed) as error:
@@ -229,14 +229,14 @@ class Connection:
             call.limit = identity.limit
 
     def _handle(self, call: Call) -> None:
-        """Count a call that a handler answers: a task, where the calls of inference are an entry in a queue.
+        """Count a call for which a task waits on the event loop, such as a watch.
 
         Raises:
             TooManyCalls: there are as many as there may be.
         """
         if self._handled >= _MOST_HANDLED:
             raise TooManyCalls(
-                f"this connection has {_MOST_HANDLED} calls open that are not inference, such as watches; end some of them"
+                f"this connection has {_MOST_HANDLED} calls open that last, such as watches; end some of them"
             )
         self._handled += 1
         call.handled = True

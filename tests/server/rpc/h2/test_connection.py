@@ -328,8 +328,7 @@ def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> Non
     assert len(pair.kept.messages) == 42
 
 
-def test_calls_that_are_not_inference_are_few_on_one_connection() -> None:
-    # In these tests no route is inference.
+def test_calls_that_last_are_few_on_one_connection() -> None:
     pair = Pair(max_calls=200)
     streams = [pair.begin(STREAM) for _ in range(101)]
     pair.exchange()
@@ -340,6 +339,14 @@ def test_calls_that_are_not_inference_are_few_on_one_connection() -> None:
     again = pair.begin(STREAM)
     pair.exchange()
     assert again not in pair.answers
+
+
+def test_short_calls_may_be_as_many_as_calls_may_be_at_all() -> None:
+    pair = Pair(max_calls=200)
+    for _ in range(200):
+        pair.call()
+    assert len(pair.kept.messages) == 200
+    assert not pair.answers
 
 
 # Compression
