@@ -20,6 +20,7 @@ from ngh2 import (
     Role,
     SettingsReceived,
     StreamClosed,
+    StreamReset,
     TrailersReceived,
     WindowUpdated,
 )
@@ -48,6 +49,10 @@ _NO_ERROR, _PROTOCOL_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 1, 8, 11
 _FREE_CONTROL_FRAMES = 1000
 """Frames that carry nothing, such as PING and empty DATA, that may come in a row; each message is good for ten more."""
 _PER_MESSAGE = 10
+_EARLY_S = 0.01
+"""How much sooner than here a deadline may pass at a client, whose clock began earlier."""
+_RESETS = 20
+"""How many times the resets that a client may make are taken if calls have expired, which is no fault of its own."""
 _MOST_HANDLED = 100
 """Calls of one connection at one time for which a task waits; questions that are answered at once are not counted."""
 
@@ -81,6 +86,9 @@ class Connection:
         self._credit = _FREE_CONTROL_FRAMES
         self._withheld = 0
         self._handled = 0
+        # Calls that may be given up now, and since when more are allowed again.
+        self._resets = 2.0 * limits.resets_per_s
+        self._resets_s = now_s
         # Spread, so that clients that came together do not come back together.
         self._leaving_s = now_s + limits.max_age_s * random.uniform(0.9, 1.1)  # noqa: S311  no secret
         self._leaving = self._left = False
@@ -95,7 +103,7 @@ class Connection:
                 auto_window_update=False,
                 max_inbound_header_list_size=limits.max_header_bytes,
                 max_inbound_header_count=128,
-                stream_reset_rate_limit=(2 * limits.resets_per_s, limits.resets_per_s),
+                stream_reset_rate_limit=(2 * _RESETS * limits.resets_per_s, _RESETS * limits.resets_per_s),
                 glitch_rate_limit=(1000, 100),
                 max_continuations=8,
             ),
@@ -168,9 +176,12 @@ class Connection:
             self._flooded()
 
     def _flooded(self) -> None:
-        self._shared.count("flood")
+        self._calm_down("flood", "too much came that carries nothing")
+
+    def _calm_down(self, reason: str, why: str) -> None:
+        self._shared.count(reason)
         self._session.terminate_connection(_ENHANCE_YOUR_CALM)
-        raise ConnectionOver("too much came that carries nothing")
+        raise ConnectionOver(why)
 
     def _on_settings(self, *_: Any) -> None:
         self._ready = True
@@ -333,6 +344,17 @@ class Connection:
         if not call.over:
             call.receiver.cancelled(call)
 
+    def _on_reset(self, event: StreamReset, now_s: float) -> None:
+        """Count a call that its client gives up, unless its time is over: then there is nothing left to wait for."""
+        call = self._calls.get(event.stream_id)
+        if call is not None and call.deadline_s is not None and call.deadline_s - now_s <= _EARLY_S:
+            return
+        rate = self._shared.limits.resets_per_s
+        self._resets = min(2.0 * rate, self._resets + (now_s - self._resets_s) * rate) - 1
+        self._resets_s = now_s
+        if self._resets < 0:
+            self._calm_down("protocol", "too many calls were given up")
+
     def _on_closed(self, event: StreamClosed, _: float) -> None:
         call = self._calls.pop(event.stream_id, None)
         if call is not None:
@@ -457,6 +479,7 @@ class Connection:
         DataReceived: _on_data,
         TrailersReceived: _on_trailers,
         StreamClosed: _on_closed,
+        StreamReset: _on_reset,
         SettingsReceived: _on_settings,
         PingReceived: _control_frame,
         WindowUpdated: _control_frame,
