@@ -14,8 +14,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from frostline_server.errors import InvalidInput
 
 MOST_FIELDS = 1 << 14
-"""Fields of one message on all levels, apart from elements: names, shapes, tensors, parameters. A tensor has four and its
-raw content one more, so that a network of 3000 inputs can be asked."""
+"""Fields of one message on all levels, and axes, but not elements. A tensor [rows, 1] has six and its raw content one more,
+so that a network of 2000 inputs can be asked."""
 
 MOST_STRINGS = 1 << 20
 """Strings in one message. Each becomes an object of its own here and for ONNX Runtime, which takes some microseconds."""
