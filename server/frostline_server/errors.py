@@ -42,7 +42,7 @@ class NetworkFull(PredictionError):
 
 
 class TooManyCalls(PredictionError):
-    """The connection has as many calls of other kinds than inference as it may have."""
+    """The connection has as many calls that last, such as watches, as it may have."""
 
     kind = "too_many_calls"
     code = "RESOURCE_EXHAUSTED"

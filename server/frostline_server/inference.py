@@ -15,6 +15,7 @@ request has eight steps:
 
 import math
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ import structlog
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.decoder import RequestDecoder
+from frostline_server.codec.message_scan import TakesLong
 from frostline_server.codec.outputs import Delivery
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.typed_answers import Readings
@@ -84,11 +86,21 @@ class Inference:
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
         self._decoder = RequestDecoder(regions)
+        self._decoding = ThreadPoolExecutor(1, "decode")
         self._stopping = False
         self.refused_s = -math.inf
         """When a request was last refused because of the stop, on the `time.monotonic` clock."""
 
-    def prepare(self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any) -> Entry:
+    def prepare(
+        self,
+        method: str,
+        payload: bytes,
+        deadline_s: float | None,
+        reply: Reply,
+        token: Any,
+        *,
+        brief: bool = False,
+    ) -> Entry:
         """Turn a serialised request into an entry, ready to be submitted: steps 2 to 4.
 
         Args:
@@ -97,9 +109,11 @@ class Inference:
             deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
             reply: takes the entry once it is finished, from the device thread; its `call` is a `Call`.
             token: becomes `Call.token`.
+            brief: whether to give up on a message that takes more than some milliseconds to decode.
 
         Raises:
             Refused: the request cannot be answered; it is counted. Nothing else is raised, whatever the message.
+            TakesLong: it takes longer, and `prepare_elsewhere` is to be asked; only if `brief`.
         """
         model = request_id = ""
         served: LoadedModel | None = None
@@ -113,15 +127,30 @@ class Inference:
                 raise MessageTooLarge(  # noqa: TRY301  as above
                     f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
                 )
-            model, version, request_id, body = self._decoder.read(method, payload)
+            model, version, request_id, body = self._decoder.read(method, payload, brief=brief)
             # Asked once for each request: where traffic is split, the next answer may be another version.
             served = self._repository.get(model, version)
-            decoded = self._decoder.decode(served.codec, body, payload)
+            decoded = self._decoder.decode(served.codec, body, payload, brief=brief)
+        except TakesLong:
+            raise
         except Exception as error:
             raise self._refused(error, served, request_id, model) from error
         kind, rows, data, wanted, priority, timeout_s, deliveries = decoded
         call = Call(token, request_id, served, deliveries)
         return Entry(kind, rows, data, wanted, deadline_s, reply, call, priority=priority, timeout_s=timeout_s)
+
+    def prepare_elsewhere(
+        self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any
+    ) -> "Future[Entry | Refused]":
+        """As `prepare`, in a thread of its own, one message after the other; what it would raise is the result."""
+
+        def prepared() -> Entry | Refused:
+            try:
+                return self.prepare(method, payload, deadline_s, reply, token)
+            except Refused as refused:
+                return refused.with_traceback(None)
+
+        return self._decoding.submit(prepared)
 
     def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
         """Queue a prepared entry: step 5. Its reply will be called exactly once, unless this raises.
@@ -158,6 +187,10 @@ class Inference:
         """What to raise for a request that ends before it is queued; counts it under the version that was to answer."""
         failure = error if isinstance(error, PredictionError) else unexpected(error)
         (self._unrouted if served is None else served.stats).failed(failure)
+        # Their frames hold the message, and whoever keeps the error would keep it too.
+        for kept in (error, failure):
+            kept.__cause__ = kept.__context__ = None
+            kept.__traceback__ = None
         return Refused(failure, request_id, model)
 
     def count(self, error: PredictionError) -> None:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from frostline.pb import inference_pb2, predictor_pb2
 from frostline.protocol import pack_bytes, varint
 from frostline_server.batching.entry import RowKind
-from frostline_server.codec import parameters
+from frostline_server.codec import message_scan, parameters
 from frostline_server.codec.header_cache import RequestHeader
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
@@ -24,6 +24,9 @@ from frostline_server.runtime.graph.heads import Heads
 from frostline_server.runtime.signature import Signature
 
 M = TypeVar("M", bound=Message)
+
+_MOST_LISTED = 16
+"""Names of a request's tensors that an error about their number quotes."""
 
 _MAX_CACHED = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
@@ -70,12 +73,22 @@ _decoded = partial(tuple.__new__, DecodedRequest)
 """Makes a DecodedRequest of all its fields; the constructor of a named tuple takes twice as long."""
 
 
-def parse(message: type[M], payload: bytes) -> M:
-    """Parse a message.
+def parse(message: type[M], payload: bytes, *, brief: bool = False) -> M:
+    """Parse a message, once it is known that it holds no more than is taken.
+
+    Args:
+        message: its type.
+        payload: the bytes.
+        brief: whether to give up on a message that takes long to decode.
 
     Raises:
-        InvalidInput: the bytes are not one.
+        InvalidInput: the bytes are not one, or it holds too much.
+        TakesLong: it takes long; only if `brief`.
     """
+    if len(payload) > message_scan.SMALL_BYTES and not message_scan.check(message.DESCRIPTOR, payload, brief=brief):
+        raise InvalidInput(
+            f"the message is not a valid {message.DESCRIPTOR.full_name}: its fields do not fit into its {len(payload)} bytes"
+        )
     try:
         return message.FromString(payload)
     except DecodeError as error:
@@ -108,6 +121,7 @@ class Codec:
         self._specs = signature.inputs
         # The name of an input that a request of the typed API need not name.
         self._lone = signature.inputs[0].name if len(signature.inputs) == 1 else ""
+        self._most_wanted = len(signature.outputs) + 1
         self._in_graph = {spec.client_name: spec.name for spec in signature.outputs}
         self._aliases = {spec.name: spec.alias for spec in signature.outputs if spec.alias}
         # By the names that a request gives.
@@ -115,27 +129,36 @@ class Codec:
         # By the readings that a request of the typed API gives, and whether it wants a ranking.
         self._readings: dict[tuple[tuple[int, ...], bool], tuple[str, ...]] = {}
         self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
+        # By the names of outputs: the bytes of a row of them, as far as the file says; see `answer_bytes`.
+        self._row_bytes: dict[tuple[str, ...], int | None] = {}
         self._recognised: dict[RequestHeader, DecodedRequest] = {}
 
     # Open Inference Protocol
 
-    def decode_infer(self, request: inference_pb2.ModelInferRequest, regions: Regions) -> DecodedRequest:
+    def decode_infer(
+        self, request: inference_pb2.ModelInferRequest, regions: Regions, *, brief: bool = False
+    ) -> DecodedRequest:
         """Check a request and find its rows.
 
         Args:
             request: the request.
             regions: the shared memory its tensors may lie in.
+            brief: whether to give up on a request that takes long to decode.
 
         Raises:
+            TakesLong: it takes long; only if `brief`.
             InvalidInput: it does not fit the network.
             RegionNotFound: a tensor lies in shared memory that is not known.
             Unsupported: it asks for a part of the protocol that is not answered.
         """
         inputs = request.inputs
-        layout = self._layouts.check(tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs]))
-        wanted = self._wanted.get(tuple([output.name for output in request.outputs]))
-        if wanted is None:
-            wanted = self._check_wanted(tuple([output.name for output in request.outputs]))
+        if len(inputs) > len(self._specs) + _MOST_LISTED:
+            self._layouts.refuse([tensor.name for tensor in inputs[:_MOST_LISTED]], len(inputs))
+        headers = tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs])
+        layout = self._layouts.check(headers, brief=brief)
+        # One more than there are is one that is unknown or comes twice.
+        names = tuple([output.name for output in request.outputs[: self._most_wanted]])
+        wanted = self._wanted.get(names) or self._check_wanted(names)
         priority, timeout_s = parameters.scheduling(request.parameters) if request.parameters else (0, None)
         deliveries = None
         for output in request.outputs:
@@ -213,6 +236,15 @@ class Codec:
         # Equal requests share one tuple, so that the batcher's comparison is of identities.
         return self._wanted.setdefault(names, tuple([self._in_graph[name] for name in names]))
 
+    def answer_bytes(self, wanted: tuple[str, ...], rows: int) -> int | None:
+        """The bytes of these outputs for so many rows; None if an output has axes of any size, or strings."""
+        row = self._row_bytes.get(wanted, -1)
+        if row == -1:
+            if len(self._row_bytes) >= _MAX_CACHED:
+                self._row_bytes.clear()
+            row = self._row_bytes[wanted] = self._signature.row_bytes(wanted)
+        return None if row is None else row * rows
+
     def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> bytes:
         """A serialised ModelInferResponse, outputs raw.
 
@@ -261,10 +293,15 @@ class Codec:
 
     # Frostline's typed API
 
-    def decode_predict(self, request: predictor_pb2.PredictRequest) -> DecodedRequest:
+    def decode_predict(self, request: predictor_pb2.PredictRequest, *, brief: bool = False) -> DecodedRequest:
         """Check a request and find its rows.
 
+        Args:
+            request: the request.
+            brief: as for `decode_infer`.
+
         Raises:
+            TakesLong: it takes long; only if `brief`.
             InvalidInput: it does not fit the network.
             Unsupported: the network is no classifier.
         """
@@ -275,8 +312,11 @@ class Codec:
                 f"call ModelInfer, which answers with its outputs {[spec.client_name for spec in self._signature.outputs]}"
             )
         inputs = request.inputs
+        if len(inputs) > len(self._specs) + _MOST_LISTED:
+            self._layouts.refuse([each.name for each in inputs[:_MOST_LISTED]], len(inputs))
         layout = self._layouts.check(
-            tuple([(each.name or self._lone, self._datatype(each), tuple(each.shape[:])) for each in inputs])
+            tuple([(each.name or self._lone, self._datatype(each), tuple(each.shape[:])) for each in inputs]),
+            brief=brief,
         )
         data = [
             check_bytes(self._model, spec, nbytes, count, inputs[at].data)
@@ -303,6 +343,8 @@ class Codec:
         return self._typed.encode(readings, wanted, outputs, request_id)
 
     def _check_readings(self, heads: Heads, outputs: tuple[int, ...], *, ranked: bool) -> tuple[str, ...]:
+        if len(outputs) > _MOST_LISTED:
+            raise InvalidInput(f"outputs has {len(outputs)} readings, and there are {len(READINGS)}; name each once")
         readings: dict[int, str] = dict(zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))
         asked = outputs or (() if ranked else READINGS)
         for reading in asked:

@@ -7,11 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from frostline.protocol import varint
 from frostline_server.batching.entry import RowKind
+from frostline_server.codec.message_scan import BRIEF_STRINGS, MOST_STRINGS, TakesLong
 from frostline_server.errors import InvalidInput, Unsupported
 from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.signature import Signature, TensorSpec, reshaped
@@ -22,6 +24,16 @@ TensorHeader = tuple[str, str, tuple[int, ...]]
 
 WIRE_CASTS: dict[str, frozenset[str]] = {"FP32": frozenset(("UINT8", "INT8", "FP16"))}
 """Narrower types accepted for an input, cast without loss while the batch is assembled."""
+
+_MOST_AXES = 64
+"""As many as NumPy's arrays can have."""
+
+_MOST_BESIDE_ZERO = 1 << 24
+"""Elements that a tensor without any may have apart from its axes of size 0. They cost no bytes in the message, and what a
+network makes of them, such as sums over nothing, costs as many as there are."""
+
+_CHUNK = 1 << 14
+"""Elements that are converted in one go; other threads can take their turn in between."""
 
 _MAX_LAYOUTS = 4096
 """Distinct headers remembered for each version; a client that never repeats a shape must not grow the server."""
@@ -37,6 +49,7 @@ class Layout:
         nbytes: for each input of the network, how many bytes it must have; -1 for strings.
         count: for each input, how many elements it must have.
         order: for each input, where in the request it is.
+        takes_long: whether there are so many strings that to take them apart takes long.
     """
 
     kind: RowKind
@@ -44,6 +57,7 @@ class Layout:
     nbytes: tuple[int, ...]
     count: tuple[int, ...]
     order: tuple[int, ...]
+    takes_long: bool
 
 
 class Layouts:
@@ -63,11 +77,12 @@ class Layouts:
         self._known: dict[tuple[TensorHeader, ...], Layout] = {}
         self._kinds: dict[RowKind, RowKind] = {}
 
-    def check(self, headers: tuple[TensorHeader, ...]) -> Layout:
+    def check(self, headers: tuple[TensorHeader, ...], *, brief: bool = False) -> Layout:
         """The layout of a request with these headers.
 
         Raises:
             InvalidInput: they do not fit the network; the message says what it expects and what came.
+            TakesLong: there are so many strings that to take them apart takes long; only if `brief`.
         """
         layout = self._known.get(headers)
         if layout is None:
@@ -76,6 +91,8 @@ class Layouts:
                 self._known.clear()
                 self._kinds.clear()
             self._known[headers] = layout
+        if brief and layout.takes_long:
+            raise TakesLong
         return layout
 
     def _check(self, headers: tuple[TensorHeader, ...]) -> Layout:
@@ -86,6 +103,7 @@ class Layouts:
         rows = None
         for spec, index in zip(self._signature.inputs, order, strict=True):
             _, datatype, shape = headers[index]
+            self._check_size(spec, shape)
             wire = self._wire_dtype(spec, datatype)
             row_shape = self._row_shape(spec, shape)
             if self._signature.batched:
@@ -99,7 +117,34 @@ class Layouts:
         kind = RowKind(tuple(shapes), tuple(wires), tuple(spec.dtype for spec in self._signature.inputs))
         # Equal kinds are one object, so that the batcher compares them by identity.
         kind = self._kinds.setdefault(kind, kind)
-        return Layout(kind, 1 if rows is None else rows, tuple(nbytes), tuple(counts), order)
+        strings = sum(count for count, size in zip(counts, nbytes, strict=True) if size < 0)
+        if strings > MOST_STRINGS:
+            raise InvalidInput(
+                f"a request for model '{self._model}' may have {MOST_STRINGS} strings, got {strings}; send fewer rows in one "
+                "request"
+            )
+        takes_long = strings > BRIEF_STRINGS
+        return Layout(kind, 1 if rows is None else rows, tuple(nbytes), tuple(counts), order, takes_long)
+
+    def refuse(self, names: Sequence[str], count: int) -> NoReturn:
+        """Refuse a request that has more inputs than the network, by the names of the first of them."""
+        raise InvalidInput(
+            f"expected {len(self._specs)} inputs but got {count} inputs for model '{self._model}'. Got input(s) "
+            f"{_listed(names)}{' and more' if count > len(names) else ''}, but it takes {_listed(list(self._specs))}"
+        )
+
+    def _check_size(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+        """Refuse what no array can have, before any of it is computed with."""
+        if len(shape) > _MOST_AXES:
+            raise InvalidInput(
+                f"input '{spec.name}' for model '{self._model}' has {len(shape)} axes; a tensor has at most {_MOST_AXES}"
+            )
+        beside = math.prod([abs(size) for size in shape if size]) if 0 in shape else 0
+        if beside > _MOST_BESIDE_ZERO:
+            raise InvalidInput(
+                f"input '{spec.name}' for model '{self._model}' has shape {_shape(shape)}; without its axes of size 0 it "
+                f"may have {_MOST_BESIDE_ZERO} elements"
+            )
 
     def _check_names(self, names: Sequence[str]) -> None:
         expected = list(self._specs)
@@ -107,10 +152,7 @@ class Layouts:
             twice = next(name for name, count in Counter(names).items() if count > 1)
             raise InvalidInput(f"input '{twice}' already exists in request for model '{self._model}'")
         if len(names) > len(expected):
-            raise InvalidInput(
-                f"expected {len(expected)} inputs but got {len(names)} inputs for model '{self._model}'. Got input(s) "
-                f"{_listed(names)}, but it takes {_listed(expected)}"
-            )
+            self.refuse(names, len(names))
         for name in names:
             if name not in self._specs:
                 raise InvalidInput(
@@ -275,7 +317,15 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
         )
     if datatype == "BYTES":
         return strings_array([_text(model, spec.name, value) for value in values])
-    dtype, wire = DTYPES[datatype], np.array(values, _WIDE.get(field, DTYPES[datatype]))
+    dtype = DTYPES[datatype]
+    if field in _WHOLE:
+        # Packed, they are the bytes of the array already, after the field's tag and length.
+        packed, size = contents.SerializeToString(), count * dtype.itemsize
+        if len(packed) == (1 + len(varint(size)) + size if size else 0):
+            return bytes(packed[len(packed) - size :])
+    wire = np.empty(count, _WIDE.get(field, dtype))
+    for at in range(0, count, _CHUNK):
+        wire[at : at + _CHUNK] = values[at : at + _CHUNK]
     # Not left to the conversion: whether it refuses or wraps round depends on the releases of protobuf and NumPy.
     outside = (wire < np.iinfo(dtype).min) | (wire > np.iinfo(dtype).max) if field in _WIDE else np.False_
     if outside.any():
@@ -287,6 +337,9 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
 
 _WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}
 """The fields that hold narrower types too, with what their numbers are on the wire."""
+
+_WHOLE = ("bool_contents", "fp32_contents", "fp64_contents")
+"""The fields whose elements have the same size on the wire and in an array."""
 
 _TYPED_FIELDS = {
     "BOOL": "bool_contents",

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from frostline_server import logs
 from frostline_server.access.identity import Identity
+from frostline_server.codec.codec import parse
+from frostline_server.errors import InvalidInput
 
 _MAX_LOGGED = 200
 """Characters of a name of the caller's choosing that are kept."""
@@ -71,8 +73,8 @@ def parsed(message: type[Message], request: Any) -> Any:
     if isinstance(request, Message):
         return request
     try:
-        return message.FromString(request)
-    except DecodeError:
+        return parse(message, request)
+    except InvalidInput:
         return None
 
 

@@ -52,6 +52,9 @@ def _handler(message: type[Any], answer: Callable[[Any], Any]) -> Callable[[byte
             response = answer(parse(message, payload))
             return await response if inspect.isawaitable(response) else response
         except PredictionError as error:
-            await context.abort(*status(error), trailers(error))
+            end = *status(error), trailers(error)
+        # gRPC keeps an abort's exception, and with it this frame, until the next call: no message in it.
+        del payload
+        return await context.abort(*end)
 
     return call

@@ -16,11 +16,12 @@ import grpc
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode
 from frostline_server.rpc.grpc_status import Ending, ending
 from frostline_server.rpc.methods import Methods
-from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, answer_message, error_message
+from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, Expected, answer_message, error_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -130,8 +131,9 @@ class _Stream:
         self._deadline_s = None if left_s is None else time.monotonic() + left_s
         metadata = context.invocation_metadata() or ()
         self._ends_on_error = any(tuple(entry) == ("triton_grpc_error", "true") for entry in metadata)
-        # Accepted and not answered, each with the size of its request.
-        self._accepted: dict[Entry, int] = {}
+        # Accepted and not answered, each with the size of its request and the size that its answer may have.
+        self._accepted: dict[Entry, tuple[int, int]] = {}
+        self._expected = Expected()
         self._answers: deque[bytes] = deque()
         # Requests whose answer has not left, and the bytes of them and of their answers.
         self._open = 0
@@ -158,6 +160,8 @@ class _Stream:
             await reader
         finally:
             reader.cancel()
+            # What still runs knows this stream, and nobody reads its answers any more.
+            self._answers.clear()
             accepted, self._accepted = self._accepted, {}
             for entry in accepted:
                 self._inference.cancel(entry)
@@ -174,10 +178,13 @@ class _Stream:
 
     def deliver(self, entry: Entry, response: bytes | None) -> None:
         """Queue the answer of a finished entry, or its error, to be written."""
-        size = self._accepted.pop(entry, None)
-        if size is None:  # the stream has ended
+        sizes = self._accepted.pop(entry, None)
+        if sizes is None:  # the stream has ended
             return
+        size, expected = sizes
+        self._open_bytes -= expected
         if response is not None:
+            self._expected.came(len(response))
             self._answer(size, answer_message(response))
         elif entry.error is not None:
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
@@ -186,7 +193,10 @@ class _Stream:
         read = self._context.read
         try:
             while (payload := await read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs forget it
-                self._take(payload)
+                try:
+                    self._take(payload)
+                except TakesLong:
+                    await self._decode(payload)
                 # An old payload must not stay in memory while this waits for the next.
                 del payload
                 while self._open >= MAX_OPEN or self._open_bytes >= MAX_OPEN_BYTES:
@@ -205,14 +215,31 @@ class _Stream:
         self._open += 1
         self._open_bytes += size
         try:
-            entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self)
-            batcher = self._inference.submit(entry, MODEL_INFER, payload, inline=True)
+            entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self, brief=True)
+            self._queue(entry, payload)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
-        else:
-            # Its answer is delivered by the loop, so never before this line.
-            self._accepted[entry] = size
-            self._run_soon(batcher)
+
+    async def _decode(self, payload: bytes) -> None:
+        """Have a message decoded elsewhere, and queue the request then."""
+        prepared = await asyncio.wrap_future(
+            self._inference.prepare_elsewhere(MODEL_INFER, payload, self._deadline_s, self._reply, self)
+        )
+        if isinstance(prepared, Refused):
+            self._refuse(len(payload), prepared.error, prepared.request_id, prepared.model)
+            return
+        try:
+            self._queue(prepared, payload)
+        except Refused as refused:
+            self._refuse(len(payload), refused.error, refused.request_id, refused.model)
+
+    def _queue(self, entry: Entry, payload: bytes) -> None:
+        batcher = self._inference.submit(entry, MODEL_INFER, payload, inline=True)
+        # Its answer is delivered by the loop, so never before this line.
+        expected = self._expected.of(entry)
+        self._open_bytes += expected
+        self._accepted[entry] = len(payload), expected
+        self._run_soon(batcher)
 
     def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
         if self._ends_on_error:

@@ -2,6 +2,7 @@
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import ERROR_KIND, varint
+from frostline_server.batching.entry import Entry
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.grpc_status import status
 
@@ -10,6 +11,28 @@ MAX_OPEN = 256
 
 MAX_OPEN_BYTES = 64 << 20
 """The largest size of those requests and answers together; beyond it the stream is not read."""
+
+_FIRST_BYTES = MAX_OPEN_BYTES // 16
+"""What an answer may have if neither the network's file nor an earlier answer says how large it is."""
+
+
+class Expected:
+    """How large the answers of a stream will be: as the network's file says, or like the last ones."""
+
+    __slots__ = ("_usual",)
+
+    def __init__(self) -> None:
+        self._usual = _FIRST_BYTES
+
+    def of(self, entry: Entry) -> int:
+        """The bytes that an entry's answer may have."""
+        known: int | None = entry.call.served.codec.answer_bytes(entry.wanted, entry.rows)
+        return self._usual if known is None else known
+
+    def came(self, size: int) -> None:
+        """Learn from an answer of so many bytes."""
+        self._usual = max(size, self._usual // 2)
+
 
 # ModelStreamInferResponse.infer_response: field 2, wire type 2 (length-delimited).
 _RESPONSE_TAG = bytes([2 << 3 | 2])

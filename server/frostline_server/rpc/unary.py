@@ -12,6 +12,7 @@ import grpc
 
 from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.batching.entry import Entry
+from frostline_server.codec.message_scan import TakesLong
 from frostline_server.inference import Call, Inference, Refused, encode
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.methods import Methods
@@ -46,7 +47,10 @@ class UnaryFrontEnd:
         deadline_s = None if left_s is None else time.monotonic() + left_s
         entry: Entry | None = None
         try:
-            entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
+            try:
+                entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered, brief=True)
+            except TakesLong:
+                entry = await self._prepared(method, payload, deadline_s, answered)
             self._inference.submit(entry, method, payload)
         except Refused as refused:
             end = ending(refused.error, refused.request_id)
@@ -64,6 +68,22 @@ class UnaryFrontEnd:
         del payload, entry, answered
         # The server ends a call with a status and never cancels it: the client would keep waiting.
         return await context.abort(*end)
+
+    async def _prepared(
+        self, method: str, payload: bytes, deadline_s: float | None, answered: "asyncio.Future[bytes | None]"
+    ) -> Entry:
+        """As `Inference.prepare`, without holding up the loop.
+
+        Raises:
+            Refused: as there.
+        """
+        prepared = await asyncio.wrap_future(
+            self._inference.prepare_elsewhere(method, payload, deadline_s, self._reply, answered)
+        )
+        if isinstance(prepared, Refused):
+            # Another one, because an exception that is raised here would be in the frame of its own traceback.
+            raise Refused(prepared.error, prepared.request_id, prepared.model)
+        return prepared
 
     def _answer(self, entries: list[Entry]) -> None:
         """Wake the loop once for a whole batch; runs in the device thread."""

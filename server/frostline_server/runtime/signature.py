@@ -1,5 +1,6 @@
 """The signature of a network: its inputs and outputs, as the graph and as clients see them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -89,6 +90,16 @@ class Signature:
     def repeated(self, row: Sequence[Array], rows: int) -> list[Array]:
         """A batch of so many copies of this row; the row itself without a batch axis."""
         return [np.repeat(array, rows, axis=0) if self.batched else array for array in row]
+
+    def row_bytes(self, names: Sequence[str]) -> int | None:
+        """The bytes of a row of these outputs, or of the whole without a batch axis; None if that depends on the data."""
+        total = 0
+        for spec in self.outputs:
+            if spec.name in names:
+                if not spec.ranked or None in spec.shape or spec.dtype.hasobject:
+                    return None
+                total += spec.dtype.itemsize * math.prod(size or 0 for size in spec.shape)
+        return total
 
     @property
     def classes(self) -> int | None:

@@ -577,3 +577,35 @@ def test_half_precision_readings_keep_their_type() -> None:
 def test_a_plain_network_is_decoded_like_any_other() -> None:
     rows = codec_of(plain((spec("input", "FP32", 4),)), None).decode_infer(infer_request(ROW), NOWHERE)
     assert rows.wanted == ("out",)
+
+
+# More than a network has
+
+
+def test_of_many_inputs_an_error_quotes_some() -> None:
+    tensors = [{"name": f"x{number}", "datatype": "FP32", "shape": [1]} for number in range(1000)]
+    text = refused(pb.ModelInferRequest(model_name="m", inputs=tensors))
+    assert text.startswith("expected 1 inputs but got 1000 inputs for model 'm'. Got input(s) ['x0', 'x1', ")
+    assert text.endswith("'x15'] and more, but it takes ['input']")
+
+
+def test_of_many_outputs_the_first_that_is_wrong_is_named() -> None:
+    request = infer_request(ROW)
+    request.outputs.extend([pb.ModelInferRequest.InferRequestedOutputTensor(name="logits")] * 10_000)
+    assert refused(request) == "output 'logits' already exists in request for model 'm'"
+
+
+def test_readings_are_asked_for_once() -> None:
+    tensor = typed.Tensor(dtype=typed.FP32, shape=[1, 4], data=ROW.tobytes())
+    request = typed.PredictRequest(model="m", inputs=[tensor], outputs=[typed.LOGITS] * 100)
+    with pytest.raises(InvalidInput, match="outputs has 100 readings, and there are 3; name each once"):
+        codec_of(CLASSIFIER).decode_predict(request)
+
+
+def test_the_size_of_an_answer_is_known_where_the_file_says_it() -> None:
+    codec = codec_of(CLASSIFIER)
+    assert codec.answer_bytes(("logits",), 5) == 60
+    assert codec.answer_bytes(("softmax", "argmax"), 2) == 40
+    assert codec_of(WHOLE).answer_bytes(("out",), 1) == 12
+    assert codec_of(TEXT).answer_bytes(("echo",), 3) is None
+    assert codec_of(TEXT).answer_bytes(("size",), 3) == 24

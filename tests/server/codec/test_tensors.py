@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import pack_bytes
 from frostline_server.codec import tensors
+from frostline_server.codec.message_scan import BRIEF_STRINGS, MOST_STRINGS, TakesLong
 from frostline_server.codec.tensors import (
     Layouts,
     TensorHeader,
@@ -428,3 +429,68 @@ def test_another_number_of_typed_values_is_refused(came: int, size: int) -> None
 
 def test_a_tensor_without_elements_needs_no_data() -> None:
     assert typed_contents("m", FLOATS, "FP32", pb.InferTensorContents(), 0) == b""
+
+
+# Sizes that nobody can have
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 2**63 - 1, 0), (1, 0, 2**63 - 1), (1, 2**32, 2**32, 0), (1, 0, 2**24 + 1)], ids=str
+)
+def test_axes_beside_one_of_size_zero_are_no_larger_than_others(shape: tuple[int, ...]) -> None:
+    signature = plain((spec("input", "FP32", *[None] * (len(shape) - 1)),))
+    text = refusal(signature, ("input", "FP32", shape))
+    assert text.endswith("without its axes of size 0 it may have 16777216 elements")
+
+
+def test_a_tensor_may_have_no_elements() -> None:
+    layout = check(plain((spec("input", "FP32", None, None),)), ("input", "FP32", (3, 0, 4096)))
+    assert (layout.count, layout.nbytes) == ((0,), (0,))
+
+
+@pytest.mark.parametrize("axes", [65, 10_000])
+def test_a_tensor_with_more_axes_than_an_array_can_have_is_refused(axes: int) -> None:
+    unranked = plain((replace(spec("input", "FP32"), ranked=False),))
+    text = refusal(unranked, ("input", "FP32", (2**62,) * axes))
+    assert text == f"input 'input' for model 'm' has {axes} axes; a tensor has at most 64"
+
+
+@pytest.mark.parametrize("shape", [(1, 2**64 - 1), (2, 2**62, 2**62)], ids=str)
+def test_a_product_that_no_number_of_a_machine_holds_is_a_wrong_size(shape: tuple[int, ...]) -> None:
+    signature = plain((spec("input", "FP32", *[None] * (len(shape) - 1)),))
+    (nbytes,) = check(signature, ("input", "FP32", shape)).nbytes
+    with pytest.raises(InvalidInput, match=rf"^input byte size mismatch .* Expected {nbytes}, got 4$"):
+        check_bytes("m", signature.inputs[0], nbytes, nbytes // 4, bytes(4))
+
+
+ANY_TEXT = plain((spec("text", "BYTES", None),), (spec("echo", "BYTES", None),))
+
+
+def test_more_strings_than_are_taken_are_refused_before_they_are_taken_apart() -> None:
+    text = refusal(ANY_TEXT, ("text", "BYTES", (1, MOST_STRINGS + 1)))
+    assert text == ("a request for model 'm' may have 1048576 strings, got 1048577; send fewer rows in one request")
+    assert check(ANY_TEXT, ("text", "BYTES", (1, MOST_STRINGS))).count == (MOST_STRINGS,)
+
+
+def test_many_strings_take_long() -> None:
+    layouts = Layouts("m", ANY_TEXT, LIMIT)
+    few, many = ("text", "BYTES", (1, BRIEF_STRINGS)), ("text", "BYTES", (1, BRIEF_STRINGS + 1))
+    assert layouts.check((few,), brief=True).count == (BRIEF_STRINGS,)
+    for _ in range(2):
+        with pytest.raises(TakesLong):
+            layouts.check((many,), brief=True)
+        assert layouts.check((many,)).count == (BRIEF_STRINGS + 1,)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field"), [("BOOL", "bool_contents"), ("FP32", "fp32_contents"), ("FP64", "fp64_contents"), ("INT64", "int64_contents"), ("UINT8", "uint_contents")]
+)  # fmt: skip
+@pytest.mark.parametrize("count", [1, 100, 40_000])
+def test_typed_elements_are_those_of_the_array(datatype: str, field: str, count: int) -> None:
+    values = np.arange(count) % 2 * np.arange(count) % 200
+    sent = pb.InferTensorContents(**{field: values.astype(DTYPES[datatype]).tolist()})
+    data = typed_contents("m", FLOATS, datatype, sent, count)
+    assert data == values.astype(DTYPES[datatype]).tobytes()
+    # Another field too: it is left alone.
+    sent.int_contents.append(1)
+    assert typed_contents("m", FLOATS, datatype, sent, count) == data

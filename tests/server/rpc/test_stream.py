@@ -312,10 +312,13 @@ class Silent:
         self.accepted: list[Any] = []
         self.given_up: list[Any] = []
         self.helped = 0
+        self.answer_bytes: int | None = 0
 
-    def prepare(self, method: str, payload: bytes, deadline_s: None, reply: Any, token: Any) -> Any:
-        served = SimpleNamespace(name="linear", codec=None)
-        entry = Entry(RowKind((), (), ()), 1, [], (), deadline_s, reply, Call(token, "7", served))  # type: ignore[arg-type]  # it has no codec
+    def prepare(self, method: str, payload: bytes, deadline_s: None, reply: Any, token: Any, *, brief: bool) -> Any:
+        served = SimpleNamespace(
+            name="linear", codec=SimpleNamespace(answer_bytes=lambda wanted, rows: self.answer_bytes)
+        )
+        entry = Entry(RowKind((), (), ()), 1, [], (), deadline_s, reply, Call(token, "7", served))  # type: ignore[arg-type]  # hardly a codec
         self.accepted.append(entry)
         return entry
 

@@ -104,7 +104,7 @@ class Call:
         inbound: what has come in pieces; None as long as nothing has.
         paused: whether its client is held back.
         withheld: bytes that came since then, for which the client has no credit yet.
-        handled: whether a handler on the event loop answers it.
+        handled: whether a task on the event loop waits for as long as it lasts.
         half_closed: whether the client has sent all.
         answering: whether the response has begun.
         over: whether the response has ended, or never will.

@@ -20,6 +20,7 @@ from ngh2 import (
     Role,
     SettingsReceived,
     StreamClosed,
+    StreamReset,
     TrailersReceived,
     WindowUpdated,
 )
@@ -48,8 +49,12 @@ _NO_ERROR, _PROTOCOL_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 1, 8, 11
 _FREE_CONTROL_FRAMES = 1000
 """Frames that carry nothing, such as PING and empty DATA, that may come in a row; each message is good for ten more."""
 _PER_MESSAGE = 10
+_EARLY_S = 0.01
+"""How much sooner than here a deadline may pass at a client, whose clock began earlier."""
+_RESETS = 20
+"""How many times the resets that a client may make are taken if calls have expired, which is no fault of its own."""
 _MOST_HANDLED = 100
-"""Calls of one connection at one time that are not inference."""
+"""Calls of one connection at one time for which a task waits; questions that are answered at once are not counted."""
 
 
 class ConnectionOver(Exception):
@@ -81,6 +86,9 @@ class Connection:
         self._credit = _FREE_CONTROL_FRAMES
         self._withheld = 0
         self._handled = 0
+        # Calls that may be given up now, and since when more are allowed again.
+        self._resets = 2.0 * limits.resets_per_s
+        self._resets_s = now_s
         # Spread, so that clients that came together do not come back together.
         self._leaving_s = now_s + limits.max_age_s * random.uniform(0.9, 1.1)  # noqa: S311  no secret
         self._leaving = self._left = False
@@ -95,7 +103,7 @@ class Connection:
                 auto_window_update=False,
                 max_inbound_header_list_size=limits.max_header_bytes,
                 max_inbound_header_count=128,
-                stream_reset_rate_limit=(2 * limits.resets_per_s, limits.resets_per_s),
+                stream_reset_rate_limit=(2 * _RESETS * limits.resets_per_s, _RESETS * limits.resets_per_s),
                 glitch_rate_limit=(1000, 100),
                 max_continuations=8,
             ),
@@ -168,9 +176,12 @@ class Connection:
             self._flooded()
 
     def _flooded(self) -> None:
-        self._shared.count("flood")
+        self._calm_down("flood", "too much came that carries nothing")
+
+    def _calm_down(self, reason: str, why: str) -> None:
+        self._shared.count(reason)
         self._session.terminate_connection(_ENHANCE_YOUR_CALM)
-        raise ConnectionOver("too much came that carries nothing")
+        raise ConnectionOver(why)
 
     def _on_settings(self, *_: Any) -> None:
         self._ready = True
@@ -204,7 +215,7 @@ class Connection:
                     call.deadline_s = now_s + timeout_s(timeout)
                 if self._visitor is not None and route.guarded:
                     self._admit(call, route, now_s)
-                if not route.guarded:
+                if route.lasting:
                     self._handle(call)
                 call.receiver = route.receiver(call)
             except (PredictionError, Malformed) as error:
@@ -229,14 +240,14 @@ class Connection:
             call.limit = identity.limit
 
     def _handle(self, call: Call) -> None:
-        """Count a call that a handler answers: a task, where the calls of inference are an entry in a queue.
+        """Count a call for which a task waits on the event loop, such as a watch.
 
         Raises:
             TooManyCalls: there are as many as there may be.
         """
         if self._handled >= _MOST_HANDLED:
             raise TooManyCalls(
-                f"this connection has {_MOST_HANDLED} calls open that are not inference, such as watches; end some of them"
+                f"this connection has {_MOST_HANDLED} calls open that last, such as watches; end some of them"
             )
         self._handled += 1
         call.handled = True
@@ -332,6 +343,17 @@ class Connection:
     def _cancel(self, call: Call) -> None:
         if not call.over:
             call.receiver.cancelled(call)
+
+    def _on_reset(self, event: StreamReset, now_s: float) -> None:
+        """Count a call that its client gives up, unless its time is over: then there is nothing left to wait for."""
+        call = self._calls.get(event.stream_id)
+        if call is not None and call.deadline_s is not None and call.deadline_s - now_s <= _EARLY_S:
+            return
+        rate = self._shared.limits.resets_per_s
+        self._resets = min(2.0 * rate, self._resets + (now_s - self._resets_s) * rate) - 1
+        self._resets_s = now_s
+        if self._resets < 0:
+            self._calm_down("protocol", "too many calls were given up")
 
     def _on_closed(self, event: StreamClosed, _: float) -> None:
         call = self._calls.pop(event.stream_id, None)
@@ -457,6 +479,7 @@ class Connection:
         DataReceived: _on_data,
         TrailersReceived: _on_trailers,
         StreamClosed: _on_closed,
+        StreamReset: _on_reset,
         SettingsReceived: _on_settings,
         PingReceived: _control_frame,
         WindowUpdated: _control_frame,

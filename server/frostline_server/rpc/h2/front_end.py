@@ -162,7 +162,11 @@ class H2FrontEnd:
     def _routes(self, loop: asyncio.AbstractEventLoop) -> dict[bytes, Route]:
         handlers = Handlers(loop, self._post)
         routes = {
-            path.encode(): Route(handlers.receiver(handler), unary=not handler.request_streaming)
+            path.encode(): Route(
+                handlers.receiver(handler),
+                unary=not handler.request_streaming,
+                lasting=handler.request_streaming or handler.response_streaming,
+            )
             for path, handler in self._methods
         }
         for method in (MODEL_INFER, PREDICT):

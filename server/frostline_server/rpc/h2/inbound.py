@@ -104,7 +104,10 @@ class Inbound:
 
     def _unpacked(self, result: bytes | Exception, held: int) -> None:
         if isinstance(result, Exception):
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # or it would be in its own traceback, and the call with it
         call = self._call
         call.release(held - len(result))
         call.receiver.message(call, result)

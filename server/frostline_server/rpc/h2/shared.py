@@ -50,11 +50,13 @@ class Route:
         unary: whether the method takes exactly one message.
         guarded: the path of a method for which the connection asks whether the caller may use it; "" where the receiver
             does.
+        lasting: whether its calls occupy the event loop for as long as the client likes.
     """
 
     receiver: Callable[[Any], Any]
     unary: bool
     guarded: str = ""
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

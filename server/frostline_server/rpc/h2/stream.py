@@ -10,12 +10,14 @@ from collections.abc import Callable
 from frostline.protocol import MODEL_INFER
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
-from frostline_server.errors import PredictionError, ServerStopping
+from frostline_server.codec.message_scan import TakesLong
+from frostline_server.errors import NetworkFull, PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.decoding import Decoder, Decoding, Prepared, decoded_bytes
 from frostline_server.rpc.h2.framing import PREFIX_BYTES
-from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, answer_message, error_message
+from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, Expected, answer_message, error_message
 
 
 class StreamInference:
@@ -38,6 +40,7 @@ class StreamInference:
         self._inference = inference
         self._batchers = batchers
         self._post = post
+        self._decoder = Decoder(inference, post)
         # One bound method, so that the batcher recognises entries that share it.
         self._reply: Reply = AnswerBatch(post, mine, _deliver).reply
         self._streams: dict[Stream, None] = {}
@@ -46,7 +49,7 @@ class StreamInference:
 
     def receiver(self, call: Call) -> "Stream":
         """What takes one call's messages."""
-        stream = Stream(call, self._inference, self._batchers, self._reply, self._forget)
+        stream = Stream(call, self._inference, self._batchers, self._reply, self._decoder, self._forget)
         self._streams[stream] = None
         if self._stopping:
             stream.refuse_more()
@@ -80,6 +83,7 @@ class Stream:
         inference: takes the requests.
         batchers: takes the batcher of each entry that is queued.
         reply: takes finished entries, whose token is this stream.
+        decoder: decodes what takes long.
         ended: told once, when nothing of it is left.
     """
 
@@ -89,16 +93,21 @@ class Stream:
         inference: Inference,
         batchers: list[Batcher],
         reply: Reply,
+        decoder: Decoder,
         ended: Callable[["Stream"], None],
     ) -> None:
         self._call = call
         self._inference = inference
         self._batchers = batchers
         self._reply = reply
+        self._decoder = decoder
         self._end = ended
         self._ends_on_error = call.headers.get(b"triton_grpc_error") == b"true"
-        # Accepted and not answered, each with the size of its request.
-        self._accepted: dict[Entry, int] = {}
+        # Accepted and not answered, each with what is held for its request, and the size that its answer may have.
+        self._accepted: dict[Entry, tuple[int, int]] = {}
+        self._expected = Expected()
+        # What is decoded elsewhere; no other message is taken meanwhile.
+        self._decoding: Decoding | None = None
         # What came while as many were open as may be.
         self._waiting: deque[bytes] = deque()
         # The sizes of answers that have not left, oldest first, their sum, and the size of all that is open.
@@ -126,6 +135,9 @@ class Stream:
     def cancelled(self, _: Call) -> None:
         """Give up what is queued."""
         self._waiting.clear()
+        self._outbox.clear()
+        if self._decoding is not None:
+            self._decoding.cancel()
         accepted, self._accepted = self._accepted, {}
         for entry in accepted:
             self._inference.cancel(entry)
@@ -153,10 +165,13 @@ class Stream:
 
     def deliver(self, entry: Entry, response: bytes | None) -> None:
         """Take the answer of a finished entry, or its error; `flush` sends it."""
-        size = self._accepted.pop(entry, None)
-        if size is None:  # the stream has ended
+        sizes = self._accepted.pop(entry, None)
+        if sizes is None:  # the stream has ended
             return
+        size, expected = sizes
+        self._open_bytes -= expected
         if response is not None:
+            self._expected.came(len(response))
             self._answer(size, answer_message(response))
         elif entry.error is not None:
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
@@ -178,7 +193,7 @@ class Stream:
     def _take_waiting(self) -> None:
         """Queue what came, as far as there is room, and no faster than the caller may send."""
         call, waiting = self._call, self._waiting
-        while waiting and not self._asleep and not self._full() and not call.over:
+        while waiting and not self._asleep and self._decoding is None and not self._full() and not call.over:
             if call.limit is not None and (wait_s := call.limit.reserve(time.monotonic())):
                 self._asleep = True
                 call.shared.after(wait_s, self._wake)
@@ -201,16 +216,63 @@ class Stream:
         call, inference, size = self._call, self._inference, len(message)
         self._open_bytes += size
         try:
-            entry = inference.prepare(MODEL_INFER, message, call.deadline_s, self._reply, self)
-            # Its answer is delivered by this thread, so never before it is known to be accepted.
-            batcher = inference.submit(entry, MODEL_INFER, message, inline=True)
+            entry = inference.prepare(MODEL_INFER, message, call.deadline_s, self._reply, self, brief=True)
+            self._queue(entry, message, size)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
             self.flush()
-            return
-        self._accepted[entry] = size
+        except TakesLong:
+            self._decode(message)
+
+    def _queue(self, entry: Entry, message: bytes, size: int) -> None:
+        """Queue a prepared request, for which so many bytes are held.
+
+        Raises:
+            Refused: see `Inference.submit`.
+        """
+        # Its answer is delivered by this thread, so never before it is known to be accepted.
+        batcher = self._inference.submit(entry, MODEL_INFER, message, inline=True)
+        expected = self._expected.of(entry)
+        self._open_bytes += expected
+        self._accepted[entry] = size, expected
         if batcher not in self._batchers:
             self._batchers.append(batcher)
+
+    def _decode(self, message: bytes) -> None:
+        """Have a message decoded elsewhere, and queue the request then."""
+        call, size = self._call, len(message)
+
+        def decoded(prepared: Prepared | None) -> None:
+            self._decoding = None
+            if call.over or prepared is None:
+                return
+            self._decoded(prepared, message)
+            self.flush()
+            self._go_on()
+
+        try:
+            self._decoding = self._decoder.begin(call, MODEL_INFER, message, self._reply, self, decoded)
+        except NetworkFull as error:
+            self._inference.count(error)
+            self._refuse(size, error, "", "")
+            self.flush()
+
+    def _decoded(self, prepared: Prepared, message: bytes) -> None:
+        size = len(message)
+        if isinstance(prepared, Refused):
+            self._refuse(size, prepared.error, prepared.request_id, prepared.model)
+            return
+        try:
+            more = decoded_bytes(prepared)
+            self._call.hold(more)
+            self._open_bytes += more
+            size += more
+            self._queue(prepared, message, size)
+        except Refused as refused:
+            self._refuse(size, refused.error, refused.request_id, refused.model)
+        except NetworkFull as error:
+            self._inference.count(error)
+            self._refuse(size, error, prepared.call.request_id, prepared.call.served.name)
 
     def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
         if self._ends_on_error:
@@ -229,7 +291,7 @@ class Stream:
         self._outbox.append(message)
 
     def _end_if_done(self) -> None:
-        if self._accepted or self._waiting or self._call.over:
+        if self._accepted or self._waiting or self._decoding is not None or self._call.over:
             return
         if self._stop:
             error = ServerStopping("Server is stopping, it has stopped accepting new inference requests")

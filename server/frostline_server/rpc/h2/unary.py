@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from frostline_server.batching.batcher import Batcher
-from frostline_server.batching.entry import Reply
+from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.message_scan import TakesLong
 from frostline_server.inference import Inference, Refused, unexpected
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.decoding import Decoder, Prepared, decoded_bytes
 
 
 class UnaryInference:
@@ -28,19 +30,23 @@ class UnaryInference:
     ) -> None:
         self._inference = inference
         self._batchers = batchers
+        self._post = post
         # One bound method, so that the batcher recognises entries that share it.
         self._reply: Reply = AnswerBatch(post, mine, _deliver).reply
 
     def receiver(self, method: str) -> "Method":
         """What takes the calls of one method."""
-        return Method(self._inference, method, self._batchers, self._reply)
+        return Method(self._inference, method, self._batchers, self._reply, self._post)
 
 
 class Method:
     """The receiver of one method's calls; see `Receiver`."""
 
-    def __init__(self, inference: Inference, method: str, batchers: list[Batcher], reply: Reply) -> None:
+    def __init__(
+        self, inference: Inference, method: str, batchers: list[Batcher], reply: Reply, post: Callable[..., None]
+    ) -> None:
         self._inference = inference
+        self._decoder = Decoder(inference, post)
         self._method = method
         self._batchers = batchers
         self._reply = reply
@@ -50,18 +56,48 @@ class Method:
         inference, method = self._inference, self._method
         try:
             # Its answer is delivered by this thread, so it is known by then.
-            call.token = entry = inference.prepare(method, message, call.deadline_s, self._reply, call)
+            call.token = entry = inference.prepare(method, message, call.deadline_s, self._reply, call, brief=True)
             batcher = inference.submit(entry, method, message, inline=True)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)
             return
+        except TakesLong:
+            call.connection.guarded(call, lambda: self._decode(call, message))
+            return
+        if batcher not in self._batchers:
+            self._batchers.append(batcher)
+
+    def _decode(self, call: Call, message: bytes) -> None:
+        """Have a message decoded elsewhere, and queue the request then."""
+
+        def decoded(prepared: Prepared | None) -> None:
+            if not call.over and prepared is not None:
+                call.connection.guarded(call, lambda: self._queue(call, message, prepared))
+
+        call.token = self._decoder.begin(call, self._method, message, self._reply, call, decoded)
+
+    def _queue(self, call: Call, message: bytes, prepared: Prepared) -> None:
+        call.token = None
+        if isinstance(prepared, Refused):
+            call.connection.fail(call, prepared.error, prepared.request_id)
+            return
+        call.hold(decoded_bytes(prepared))
+        try:
+            batcher = self._inference.submit(prepared, self._method, message, inline=True)
+        except Refused as refused:
+            call.connection.fail(call, refused.error, refused.request_id)
+            return
+        call.token = prepared
         if batcher not in self._batchers:
             self._batchers.append(batcher)
 
     def cancelled(self, call: Call) -> None:
         """Give the request up."""
-        if call.token is not None:
-            self._inference.cancel(call.token)
+        token, call.token = call.token, None
+        if isinstance(token, Entry):
+            self._inference.cancel(token)
+        elif token is not None:
+            token.cancel()
 
     def finished(self, _: Call) -> None:
         """Not of unary calls."""

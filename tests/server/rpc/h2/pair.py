@@ -107,7 +107,7 @@ class Pair:
         self.later: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
         routes = {
             UNARY.encode(): Route(lambda _: self.kept, unary=True),
-            STREAM.encode(): Route(lambda _: self.kept, unary=False),
+            STREAM.encode(): Route(lambda _: self.kept, unary=False, lasting=True),
         }
         self.shared = Shared(
             routes,

@@ -1,5 +1,7 @@
 """One connection, without a socket: what becomes of calls, and what is held for them."""
 
+import contextlib
+
 import pytest
 
 from frostline_server.errors import InvalidInput
@@ -328,8 +330,7 @@ def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> Non
     assert len(pair.kept.messages) == 42
 
 
-def test_calls_that_are_not_inference_are_few_on_one_connection() -> None:
-    # In these tests no route is inference.
+def test_calls_that_last_are_few_on_one_connection() -> None:
     pair = Pair(max_calls=200)
     streams = [pair.begin(STREAM) for _ in range(101)]
     pair.exchange()
@@ -340,6 +341,14 @@ def test_calls_that_are_not_inference_are_few_on_one_connection() -> None:
     again = pair.begin(STREAM)
     pair.exchange()
     assert again not in pair.answers
+
+
+def test_short_calls_may_be_as_many_as_calls_may_be_at_all() -> None:
+    pair = Pair(max_calls=200)
+    for _ in range(200):
+        pair.call()
+    assert len(pair.kept.messages) == 200
+    assert not pair.answers
 
 
 # Compression
@@ -483,8 +492,48 @@ def test_rapid_resets_end_the_connection() -> None:
         data += pair.client.data_to_send()
         pair.client.reset_stream(stream)
         data += pair.client.data_to_send()
-    pair.server.receive(data, pair.now_s)
+    with pytest.raises(ConnectionOver, match="too many calls were given up"):
+        pair.server.receive(data, pair.now_s)
+    assert pair.shared.refused == {"protocol": 1}
+    assert_told_to_calm_down(pair)
+
+
+def test_calls_that_are_given_up_after_their_time_do_not_end_the_connection() -> None:
+    pair = Pair(resets_per_s=10)
+    for _ in range(200):
+        stream = pair.call(grpc_timeout="20m")
+        pair.now_s += 0.015  # the client's clock began earlier
+        pair.client.reset_stream(stream)
+        pair.exchange()
+    assert len(pair.kept.cancelled_calls) == 200
+    assert pair.call() in pair.server._calls
+    assert not pair.goaways
+
+
+def test_a_deadline_does_not_excuse_a_call_that_is_given_up_before_it() -> None:
+    pair = Pair(resets_per_s=10)
+
+    def give_up(calls: int) -> None:
+        for _ in range(calls):
+            pair.client.reset_stream(pair.call(grpc_timeout="1S"))
+            pair.exchange()
+
     with pytest.raises(ConnectionOver):
+        give_up(200)
+    assert_told_to_calm_down(pair)
+
+
+def test_calls_may_be_given_up_as_often_as_the_limit_says() -> None:
+    pair = Pair(resets_per_s=10)
+    for _ in range(100):
+        pair.client.reset_stream(pair.call())
+        pair.now_s += 0.1
+        pair.exchange()
+    assert not pair.goaways
+
+
+def assert_told_to_calm_down(pair: Pair) -> None:
+    with contextlib.suppress(ConnectionOver):
         pair.exchange()
     assert pair.goaways
     pair.server.close()
