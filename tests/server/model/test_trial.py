@@ -152,15 +152,31 @@ def test_an_exception_that_nobody_expected_is_a_reason_too(trials: Trials, tmp_p
     assert reason.startswith("unexpected TypeError while loading: ")
 
 
-def test_files_that_change_meanwhile_are_not_loaded(tmp_path: Path) -> None:
+def test_files_that_never_stay_the_same_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frostline_server.model.trial.POLL_S", 0.0005)  # shorter than any trial
     trials, folder = trials_of(), write(tmp_path, onnx_models.linear())
 
     def meddle() -> None:
-        (folder / "weights.bin").write_bytes(b"other")
+        with (folder / "weights.bin").open("ab") as file:
+            file.write(b"more")
 
-    with pytest.raises(LoadError, match="its files changed while they were tried"):
+    with pytest.raises(LoadError, match="its files change again and again while they are tried"):
         trials.run(folder, "m", b"", arguments(), meddle)
     trials.close()
+
+
+def test_files_that_get_their_owner_last_are_tried_again(tmp_path: Path) -> None:
+    trials, folder = trials_of(), write(tmp_path, onnx_models.linear())
+    touched: list[bool] = []
+
+    def touch() -> None:
+        if not touched:
+            (folder / "model.onnx").chmod(0o640)
+            touched.append(True)
+
+    assert trials.run(folder, "m", b"", arguments(), touch).sha256
+    trials.close()
+    assert touched
 
 
 def test_an_onnx_file_that_changed_before_it_was_tried_is_not_loaded(trials: Trials, tmp_path: Path) -> None:
