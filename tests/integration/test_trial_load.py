@@ -4,11 +4,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import onnx
 import pytest
 
 from frostline import server_process
@@ -21,7 +22,7 @@ from tests.support.servers import TIMEOUT_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has trial loads")
 
-HOSTILE = {
+HOSTILE: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "chained": hostile_models.chained_functions,
     "endless": hostile_models.endless,
     "expanded": hostile_models.expanded,

@@ -20,12 +20,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
+from onnx import helper
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
 from frostline_server.model.loader import Loader
 from frostline_server.model.trial import Job
+from frostline_server.runtime.devices import CPU
+from frostline_server.runtime.graph.shape_inference import inferred
 
 _LOOK_S = 0.01
 """How often the child's memory is looked at: in that time it may take a hundred MiB or so."""
@@ -203,6 +207,19 @@ def _load(job: Job, reported: int) -> None:
         report.write(json.dumps(outcome).encode())
 
 
+def _warm() -> None:
+    """Do once what takes longer than most loads: onnx and ONNX Runtime learn their operators when they are first used."""
+    tensor = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows"])
+    given = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["rows"])
+    model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "warm", [tensor], [given]))
+    model.opset_import[0].version, model.ir_version = 18, 8
+    inferred(model)
+    options = onnxruntime.SessionOptions()
+    # More would be a pool of threads, and what has threads cannot fork.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+
+
 def main(descriptor: int) -> None:
     """Serve on this descriptor until the server is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -211,6 +228,7 @@ def main(descriptor: int) -> None:
     # Whoever started it may have held some back.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     onnxruntime.set_default_logger_severity(4)
+    _warm()
     gc.freeze()
     with Connection(descriptor) as server:
         serve(server)

@@ -102,7 +102,7 @@ def test_a_flag_that_is_not_given_leaves_the_setting_to_the_file(started: list[S
 def test_the_table_has_every_setting_with_what_it_takes() -> None:
     lines = settings.table()[2:]
     assert [line.split("`")[1] for line in lines] == list(ServerConfig.model_fields)
-    assert lines[5] == "| `host` | `127.0.0.1` | text | address to listen on, or `unix:/path/to.sock` |"
+    assert lines[8] == "| `host` | `127.0.0.1` | text | address to listen on, or `unix:/path/to.sock` |"
     assert "| `slo_ms` | `0.0` | number, 0 to 3600000 | " in "\n".join(lines)
     assert "see [The latency limit: slo_ms](#the-latency-limit-slo_ms) |" in "\n".join(lines)
 

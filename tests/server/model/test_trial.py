@@ -152,9 +152,14 @@ def test_an_exception_that_nobody_expected_is_a_reason_too(trials: Trials, tmp_p
     assert reason.startswith("unexpected TypeError while loading: ")
 
 
-def test_files_that_never_stay_the_same_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("frostline_server.model.trial.POLL_S", 0.0005)  # shorter than any trial
-    trials, folder = trials_of(), write(tmp_path, onnx_models.linear())
+@pytest.fixture
+def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits is asked whether to go on before any trial has ended."""
+    monkeypatch.setattr("frostline_server.model.trial.POLL_S", 0.0005)
+
+
+def test_files_that_never_stay_the_same_are_not_loaded(trials: Trials, asked_often: None, tmp_path: Path) -> None:
+    folder = write(tmp_path, onnx_models.linear())
 
     def meddle() -> None:
         with (folder / "weights.bin").open("ab") as file:
@@ -162,11 +167,10 @@ def test_files_that_never_stay_the_same_are_not_loaded(tmp_path: Path, monkeypat
 
     with pytest.raises(LoadError, match="its files change again and again while they are tried"):
         trials.run(folder, "m", b"", arguments(), meddle)
-    trials.close()
 
 
-def test_files_that_get_their_owner_last_are_tried_again(tmp_path: Path) -> None:
-    trials, folder = trials_of(), write(tmp_path, onnx_models.linear())
+def test_files_that_get_their_owner_last_are_tried_again(trials: Trials, asked_often: None, tmp_path: Path) -> None:
+    folder = write(tmp_path, onnx_models.linear())
     touched: list[bool] = []
 
     def touch() -> None:
@@ -175,7 +179,6 @@ def test_files_that_get_their_owner_last_are_tried_again(tmp_path: Path) -> None
             touched.append(True)
 
     assert trials.run(folder, "m", b"", arguments(), touch).sha256
-    trials.close()
     assert touched
 
 
