@@ -50,13 +50,13 @@ def serve(server: Connection) -> None:
     while True:
         try:
             job = pickle.loads(server.recv_bytes())  # noqa: S301  from the server, which started this process
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
             outcome = _tried(job, server)
         except OSError as error:
             outcome = {"ended": f"it could not be tried in a child process: {error}"}
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # it is gone
             server.send_bytes(json.dumps(outcome).encode())
 
 
