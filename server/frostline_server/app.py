@@ -6,6 +6,7 @@ creates and starts, what the server's state is, what happens while it serves, an
 
 import asyncio
 import gc
+import sys
 import time
 from importlib.metadata import version as installed_version
 
@@ -30,6 +31,7 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
 from frostline_server.regular_files import FileReader
+from frostline_server.model.trial import Trials
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -82,6 +84,7 @@ class Server:
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
         self._files = FileReader(config.models, config.linked)
+        self._trials: Trials | None = None
         self._credentials = Credentials(config.access_file) if config.access_file else None
 
     # Start
@@ -142,6 +145,14 @@ class Server:
             raise StartError("several processes are for the CPU, and here is a GPU; use --device cpu or --processes 1")
         if self._providers[0][0] != CPU and (missing := load_cuda_libraries()):
             _log.warning("CUDA libraries", warning=missing)
+        memory_bytes = memory_limit_bytes() // config.processes
+        # Other systems cannot bound a child's memory, nor end it with the server.
+        if config.trial_load != "never" and sys.platform == "linux":
+            self._trials = Trials(
+                always=config.trial_load == "always",
+                timeout_s=config.load_timeout_s,
+                memory_bytes=config.load_memory_bytes or memory_bytes // 2,
+            )
         loader = Loader(
             self._providers,
             strict=config.device.startswith("cuda"),
@@ -151,9 +162,10 @@ class Server:
             ),
             devices=devices,
             slo_s=config.slo_ms / 1000,
-            max_run_bytes=config.max_run_bytes or memory_limit_bytes() // 4 // config.processes,
+            max_run_bytes=config.max_run_bytes or memory_bytes // 4,
             max_class_series=config.max_class_series,
             files=self._files,
+            trials=self._trials,
         )
         self.reconciler = Reconciler(
             config.models,
@@ -440,6 +452,8 @@ class Server:
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
         finished = await self._loop.run_in_executor(None, self.reconciler.close, self._config.grace_s)
         finished = await streams and finished
+        if self._trials is not None and not self.reconciler.loading:
+            self._trials.close()
         await self._linger()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         if self.address:

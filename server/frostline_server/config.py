@@ -64,6 +64,27 @@ class ServerConfig(BaseModel):
         description="models that must be ready before the server is: `all`, `none`, or names separated by commas",
         json_schema_extra={"group": "Models"},
     )
+    trial_load: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="which versions are loaded in a child process first, so that none can end the server; `auto` tries those "
+        "that Frostline has not published, and very large ones",
+        json_schema_extra={"group": "Models", "see": "Trial loads"},
+    )
+    load_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds that a version may take to load in that child process",
+        json_schema_extra={"group": "Models", "see": "Trial loads"},
+    )
+    load_memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory that a version may take to load in that child process, in bytes, and never more than is free; 0 "
+        "takes half of the memory that the process may use",
+        json_schema_extra={"group": "Models", "see": "Trial loads"},
+    )
     host: str = Field(
         "127.0.0.1",
         min_length=1,

@@ -1,5 +1,6 @@
 """A server of several processes, started as a user starts it."""
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -55,3 +56,29 @@ def serve(models: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "frostline", "serve", "--models", str(models), "--log-format", "json"]
     defaults = ["--device", "cpu", "--processes", "2", "--port", "0", "--metrics-port", "0"]
     return subprocess.Popen([*command, *defaults, *flags], stderr=subprocess.PIPE, text=True)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that run."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdecimal():
+                # After the name, which may hold anything: the state, then the parent.
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                if int(parent) == pid and state != "Z":
+                    found.append(int(folder.name))
+    return found
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait until a process has ended, whoever is to collect it."""
+    waited = threading.Event()
+    for _ in range(int(TIMEOUT_S * 100)):
+        try:
+            if (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
+        waited.wait(0.01)
+    raise AssertionError(f"process {pid} still runs")

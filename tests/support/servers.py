@@ -17,8 +17,14 @@ from frostline_server.config import ServerConfig
 TIMEOUT_S = 30.0
 """Longer than anything here takes; a test that waits this long has failed."""
 
-DEFAULTS: Mapping[str, Any] = {"port": 0, "metrics_port": 0, "device": "cpu", "allow_anonymous": "all"}
-"""Everyone may do everything, because most tests are about what is done. The CPU, also where there is a GPU: ONNX Runtime answers there where the CPU refuses, such as zeros for a row a table does not have."""
+DEFAULTS: Mapping[str, Any] = {
+    "port": 0,
+    "metrics_port": 0,
+    "device": "cpu",
+    "allow_anonymous": "all",
+    "trial_load": "never",
+}
+"""Everyone may do everything, because most tests are about what is done. The CPU, also where there is a GPU: ONNX Runtime answers there where the CPU refuses, such as zeros for a row a table does not have. No trial loads, which cost each server a second; servers in processes of their own have them."""
 
 
 class Running:

@@ -50,6 +50,16 @@ class Artifact:
         path = self.folder / "golden.npz"
         return path if os.path.lexists(path) else None
 
+    def peek(self) -> bytes:
+        """The content of the ONNX file, kept for whoever calls `read`.
+
+        Raises:
+            LoadError: see `read`.
+        """
+        if self._content is None:
+            self._content = self.read()
+        return self._content
+
     def read(self) -> bytes:
         """The content of the ONNX file, whose SHA-256 is `sha256`.
 

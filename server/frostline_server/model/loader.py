@@ -27,6 +27,7 @@ from frostline_server.model.preparation import Preparation
 from frostline_server.model.sample_rows import RecentRow, SampleRows
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
+from frostline_server.model.trial import Trials
 from frostline_server.model.warmup import batch_sizes, cycled
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
 from frostline_server.model_config.pbtxt import label_file
@@ -66,6 +67,7 @@ class Loader:
         captures: keeps runs and captures of CUDA graphs apart; one for the process.
         max_class_series: the most classes of a model that are counted by themselves.
         files: reads what is in the models folder; by default only what really lies there.
+        trials: loads versions in a child process first; None for no such trial.
     """
 
     providers: Sequence[Provider]
@@ -78,6 +80,7 @@ class Loader:
     captures: Captures = field(default_factory=Captures)
     max_class_series: int = 100
     files: FileReader | None = None
+    trials: Trials | None = None
 
     def load(
         self,
@@ -104,6 +107,8 @@ class Loader:
         warn, go_on = _once(warn), _unless(given_up)
         if artifact is None:
             artifact = check_artifact(folder, config, self.files or FileReader(folder.parent.parent))
+        if self.trials is not None and self.trials.needed(artifact, self._most_rows(config)):
+            self._try(self.trials, artifact, name, config, warn, go_on)
 
         places = self._places(config, warn)
         open_on = self._opener(artifact, config, warn)
@@ -149,6 +154,54 @@ class Loader:
             tap=tap,
             admission=admission,
         )
+
+    def _most_rows(self, config: model_config_pb2.ModelConfig) -> int:
+        return max(config.max_batch_size, self.batching.max_batch_size)
+
+    def _try(
+        self,
+        trials: Trials,
+        artifact: Artifact,
+        name: str,
+        config: model_config_pb2.ModelConfig,
+        warn: Warn,
+        go_on: Callable[[], None],
+    ) -> None:
+        """Load the version in a child process, as it will be loaded here.
+
+        A child has no GPU, because to open one there would take seconds and hundreds of MiB. What the CPU refuses a GPU
+        may run, so what counts then is only how the child ended.
+
+        Raises:
+            LoadError: it ended the child, the child refuses it, or it was given up.
+        """
+        on_gpu = self.devices > 0 or any(provider != CPU for provider, _ in self.providers)
+        loader = {
+            "providers": [(CPU, {})] if on_gpu else list(self.providers),
+            "strict": False,
+            "threads": self.threads,
+            "batching": self.batching,
+            "slo_s": self.slo_s,
+            "max_run_bytes": self.max_run_bytes,
+            "max_class_series": self.max_class_series,
+            "files": self.files,
+        }
+        tried = model_config_pb2.ModelConfig()
+        tried.CopyFrom(config)
+        if on_gpu:
+            tried.ClearField("instance_group")
+            tried.ClearField("optimization")
+        outcome = trials.run(artifact.folder, name, tried.SerializeToString(), loader, go_on)
+        if outcome.ended:
+            raise LoadError(outcome.ended)
+        if on_gpu:
+            return
+        for warning in outcome.warnings:
+            warn(warning)
+        if outcome.refused:
+            raise LoadError(outcome.refused)
+        if outcome.sha256 != artifact.sha256:
+            raise LoadError(f"{artifact.file.name} changed while it was being loaded")
 
     def _places(self, config: model_config_pb2.ModelConfig, warn: Warn) -> list[Sequence[Provider]]:
         """The execution providers of each instance, best first."""

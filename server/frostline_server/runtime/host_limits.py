@@ -43,6 +43,42 @@ def memory_limit_bytes(root: Path = _ROOT) -> int:
     return min(limits)
 
 
+def memory_available_bytes(root: Path = _ROOT) -> int:
+    """Memory that the process may still take, in bytes: the least that its cgroups and the machine have left.
+
+    Args:
+        root: where `proc` and `sys` are.
+
+    Returns:
+        `memory_limit_bytes` where the system does not say.
+    """
+    left = [memory_limit_bytes(root)]
+    left += [1024 * size for size in _field(root / "proc/meminfo", "MemAvailable:")]
+    for group in _groups(root, "memory"):
+        for most, used, cached in (
+            ("memory.max", "memory.current", ("active_file", "inactive_file")),  # version 2
+            (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                ("total_active_file", "total_inactive_file"),
+            ),  # version 1
+        ):
+            limit, usage = _numbers(group / most)[:1], _numbers(group / used)[:1]
+            # What the kernel keeps of files it gives up when it needs the room.
+            kept = sum(size for name in cached for size in _field(group / "memory.stat", name))
+            left += [most_bytes - used_bytes + kept for most_bytes, used_bytes in zip(limit, usage, strict=False)]
+    return max(0, min(left))
+
+
+def _field(file: Path, name: str) -> list[int]:
+    """The number after a name in a file of one name and number a line; none where it cannot be read."""
+    try:
+        lines = [line.split() for line in file.read_text().splitlines()]
+    except OSError:
+        return []
+    return [int(words[1]) for words in lines if len(words) > 1 and words[0] == name]
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """How many CPUs' time each cgroup of the process gets, where it is limited."""
     for group in _groups(root, "cpu"):

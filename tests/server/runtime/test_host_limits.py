@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
+from frostline_server.runtime.host_limits import cpu_count, memory_available_bytes, memory_limit_bytes
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 MIB = 1 << 20
@@ -86,6 +86,48 @@ def test_the_memory_is_what_the_cgroups_allow(
     tmp_path: Path, groups: str, files: dict[str, str], expected: int
 ) -> None:
     assert memory_limit_bytes(host(tmp_path, groups, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        pytest.param("", {}, 1000 * MIB, id="no cgroups: the machine's"),
+        pytest.param("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, 1000 * MIB, id="no limit"),
+        pytest.param(
+            "0::/a/b\n",
+            {
+                "a/memory.max": f"{512 * MIB}\n",
+                "a/memory.current": f"{300 * MIB}\n",
+                "a/memory.stat": f"anon 1\nactive_file {40 * MIB}\ninactive_file {60 * MIB}\n",
+                "a/b/memory.max": f"{900 * MIB}\n",
+                "a/b/memory.current": f"{MIB}\n",
+            },
+            312 * MIB,
+            id="version 2: the least of all groups, files that are kept not counted",
+        ),
+        pytest.param(
+            "4:memory:/pod\n",
+            {
+                "memory/pod/memory.limit_in_bytes": f"{256 * MIB}\n",
+                "memory/pod/memory.usage_in_bytes": f"{100 * MIB}\n",
+                "memory/pod/memory.stat": f"active_file 7\ntotal_active_file {MIB}\ntotal_inactive_file {3 * MIB}\n",
+            },
+            160 * MIB,
+            id="version 1",
+        ),
+        pytest.param("0::/\n", {"memory.max": "100\n", "memory.current": "200\n"}, 0, id="never less than none"),
+    ],
+)
+def test_the_memory_that_is_free_is_what_the_cgroups_and_the_machine_have_left(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: int
+) -> None:
+    root = host(tmp_path, groups, files)
+    (root / "proc/meminfo").write_text(f"MemTotal: 9999999 kB\nMemAvailable:   {1000 * 1024} kB\n")
+    assert memory_available_bytes(root) == min(expected, PHYSICAL)
+
+
+def test_where_the_system_does_not_say_all_memory_is_free(tmp_path: Path) -> None:
+    assert memory_available_bytes(host(tmp_path, "", {})) == memory_limit_bytes()
 
 
 def test_the_memory_is_never_more_than_ulimit_allows() -> None:
