@@ -309,7 +309,7 @@ def test_an_answer_of_another_shape_is_described(tmp_path: Path) -> None:
 
 def test_memory_that_large_batches_took_is_given_back(tmp_path: Path) -> None:
     session = load(tmp_path)
-    session.shrink([onnx_models.rows(1)])
+    session.shrink()
     (logits,) = session.run([onnx_models.rows(3)], ["logits"])
     np.testing.assert_allclose(logits, onnx_models.logits_of(onnx_models.rows(3)), rtol=1e-6)
 
