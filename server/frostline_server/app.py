@@ -85,7 +85,8 @@ class Server:
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
         self._watchdog = Watchdog()
-        self._watchdog.idle = MemoryReturn(self._watchdog.sessions).look
+        self._watchdog.idle = self._between_loads
+        self._memory_return = MemoryReturn(self._watchdog.sessions)
         # What answers nothing, because its runs do not end.
         self._hanging: set[LoadedModel] = set()
         self._credentials = Credentials(config.access_file) if config.access_file else None
@@ -383,6 +384,11 @@ class Server:
         else:
             _log.info("device recovered", model=served.name, version=served.version)
         self._announce_from_thread()
+
+    def _between_loads(self, now_s: float) -> None:
+        """Give memory back; not while a load measures what its runs add to the memory that there is."""
+        if not self.reconciler.loading:
+            self._memory_return.look(now_s)
 
     def _on_hang(self) -> None:
         """A model may have ceased to answer because its runs do not end, or begun to again; called from any thread."""

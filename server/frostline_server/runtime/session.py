@@ -169,11 +169,11 @@ class Session:
     def _blank(self) -> dict[str, Array]:
         """Inputs of the right types and shapes, as small as they can be."""
         lead = (1,) if self.signature.batched else ()
+        shapes = {spec: (*lead, *[size or 1 for size in spec.graph_shape]) for spec in self.signature.inputs}
+        # Zeros that nobody reads take no memory, whatever their number.
         return {
-            spec.name: np.full(
-                (*lead, *[size or 1 for size in spec.graph_shape]), "" if spec.dtype == object else 0, spec.dtype
-            )
-            for spec in self.signature.inputs
+            spec.name: np.full(shape, "", object) if spec.dtype.hasobject else np.zeros(shape, spec.dtype)
+            for spec, shape in shapes.items()
         }
 
     def measure(
