@@ -8,6 +8,7 @@ import asyncio
 import gc
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import version as installed_version
 
 import onnxruntime
@@ -29,9 +30,11 @@ from frostline_server.metrics.http import MetricsServer
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
+from frostline_server.model.memory_return import MemoryReturn
 from frostline_server.model.stats import Unrouted
-from frostline_server.regular_files import FileReader
 from frostline_server.model.trial import Trials
+from frostline_server.model.watchdog import Watchdog
+from frostline_server.regular_files import FileReader
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -54,6 +57,7 @@ LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
 _QUIET_S = 0.2
 _CLOSE_S = 0.3
+_END_S = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -85,6 +89,11 @@ class Server:
         self._probe: DeviceProbe | None = None
         self._files = FileReader(config.models, config.linked)
         self._trials: Trials | None = None
+        self._watchdog = Watchdog()
+        self._watchdog.idle = self._between_loads
+        self._memory_return = MemoryReturn(self._watchdog.sessions)
+        # What answers nothing, because its runs do not end.
+        self._hanging: set[LoadedModel] = set()
         self._credentials = Credentials(config.access_file) if config.access_file else None
 
     # Start
@@ -102,6 +111,7 @@ class Server:
         self._create_front_end(release)
         self._create_metrics(release)
         await self._open_ports()
+        self._watchdog.start()
         self._start_watcher()
         await self._loop.run_in_executor(None, self._load)
         if self._phase != "starting":  # told to end meanwhile
@@ -163,6 +173,9 @@ class Server:
             devices=devices,
             slo_s=config.slo_ms / 1000,
             max_run_bytes=config.max_run_bytes or memory_bytes // 4,
+            max_run_s=config.max_run_s,
+            watchdog=self._watchdog,
+            on_hang=self._on_hang,
             max_class_series=config.max_class_series,
             files=self._files,
             trials=self._trials,
@@ -398,6 +411,27 @@ class Server:
             _log.info("device recovered", model=served.name, version=served.version)
         self._announce_from_thread()
 
+    def _between_loads(self, now_s: float) -> None:
+        """Give memory back; not while a load measures what its runs add to the memory that there is."""
+        if not self.reconciler.busy:
+            self._memory_return.look(now_s)
+
+    def _on_hang(self) -> None:
+        """A model may have ceased to answer because its runs do not end, or begun to again; called from any thread."""
+        with suppress(RuntimeError):  # the event loop is closed: the server has ended
+            self._loop.call_soon_threadsafe(self._follow_hanging)
+
+    def _follow_hanging(self) -> None:
+        hanging = {served for served in self._served() if served.batcher.fault}
+        for served in hanging - self._hanging:
+            _log.error("runs do not end", model=served.name, version=served.version, reason=served.fault)
+            if self._config.exit_on_fault:
+                self._loop.call_later(2 * self._config.probe_s, self._give_up_on, served)
+        for served in self._hanging - hanging:
+            _log.info("runs have ended", model=served.name, version=served.version)
+        self._hanging = hanging
+        self._announce()
+
     def _give_up_on(self, served: LoadedModel) -> None:
         # A version that was replaced took its fault with it.
         if served.fault and served in self._served() and self._phase == "serving":
@@ -452,9 +486,10 @@ class Server:
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
         finished = await self._loop.run_in_executor(None, self.reconciler.close, self._config.grace_s)
         finished = await streams and finished
-        if self._trials is not None and not self.reconciler.loading:
+        if self._trials is not None and not self.reconciler.busy:
             self._trials.close()
         await self._linger()
+        self._watchdog.close()
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         if self.address:
             await self._transport.stop(_CLOSE_S)
@@ -466,6 +501,15 @@ class Server:
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished
+
+    async def end_runs(self) -> bool:
+        """Tell the runs that still go on to end; tells whether they did, in the moment that there is for it."""
+        until_s = time.monotonic() + _END_S
+        while self._watchdog.end_runs():
+            if time.monotonic() > until_s:
+                return False
+            await asyncio.sleep(_END_S / 20)
+        return True
 
     def _close_credentials(self) -> None:
         if self._credentials is not None:

@@ -312,6 +312,14 @@ class ServerConfig(BaseModel):
         "before READY; 0 takes a quarter of the memory that the process may use",
         json_schema_extra={"group": "Batches and queues"},
     )
+    max_run_s: float = Field(
+        60.0,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds that one run may take before it is ended, and its requests get `DEADLINE_EXCEEDED`; 0 means no limit",
+        json_schema_extra={"group": "Batches and queues", "see": "Runs that do not end"},
+    )
     probe_s: float = Field(
         10.0,
         ge=0,

@@ -217,6 +217,16 @@ class OutOfMemory(RunFailed):
     code = "RESOURCE_EXHAUSTED"
 
 
+class RunTimedOut(RunFailed):
+    """The run took longer than `max_run_s` allows and was ended, or given up because it did not end.
+
+    Not INTERNAL, because a request's values may decide how long a run takes; whose, in a batch of several, is not known.
+    """
+
+    kind = "run_timed_out"
+    code = "DEADLINE_EXCEEDED"
+
+
 class LoadError(Exception):
     """A version that cannot be served; the message is the reason operators see."""
 

@@ -78,9 +78,10 @@ async def serve(server: Server, stopped: asyncio.Event) -> int:
     stopping.cancel()
     broken.cancel()
     code = 0 if await server.drain() and not server.broken.is_set() else 1
-    if server.reconciler.busy:
+    ended = await server.end_runs()
+    if server.reconciler.busy or not ended:
         # It cannot be interrupted: waited for, it may take minutes, and left alone it would abort the process as that ends.
-        _log.warning("ending in the middle of a load")
+        _log.warning("ending in the middle of a load" if ended else "ending in the middle of a run")
         sys.stderr.flush()
         os._exit(code)
     return code

@@ -73,7 +73,7 @@ def test_a_fault_that_left_with_its_version_is_no_reason_to_give_up(tmp_path: Pa
             return instance.broken.is_set()
 
         first = repository.get("m", "")
-        first.fault = "dead"
+        first.probe_fault = "dead"
         write_artifact(tmp_path, "m", 2, linear(shift=1))
         server.server.reconciler.reconcile()
         assert repository.get("m", "").version == "2"
@@ -88,12 +88,12 @@ def test_a_fault_that_stays_is(tmp_path: Path) -> None:
         async def give_up() -> tuple[bool, bool]:
             instance._give_up_on(served)
             before = instance.broken.is_set()
-            served.fault = "dead"
+            served.probe_fault = "dead"
             instance._give_up_on(served)
             return before, instance.broken.is_set()
 
         assert server.call(give_up()) == (False, True)
-        served.fault = ""
+        served.probe_fault = ""
 
 
 def test_a_model_that_is_to_be_loaded_and_is_not_there_keeps_the_server_from_being_ready(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,37 @@ def zeros(declared: Sequence[Dim], *, element: int = TensorProto.FLOAT, opset: i
         outputs=[helper.make_tensor_value_info("output", element, declared)],
         opset=opset,
     )
+
+
+def repeating() -> onnx.ModelProto:
+    """`input` [rows, 1] to `output`, twice that, after as many turns of a loop as the largest number says: a run may take for ever."""
+    scalar = partial(helper.make_tensor_value_info, shape=[])
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["goes_on"]),
+            helper.make_node("Sin", ["value"], ["next"]),
+        ],
+        "body",
+        [scalar("turn", TensorProto.INT64), scalar("going", TensorProto.BOOL), scalar("value", TensorProto.FLOAT)],
+        [scalar("goes_on", TensorProto.BOOL), scalar("next", TensorProto.FLOAT)],
+    )
+    return _model(
+        [
+            helper.make_node("ReduceMax", ["input"], ["largest"], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["turns"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["turns", "", "largest"], ["turned"], body=body),
+            helper.make_node("Mul", ["turned", "zero"], ["nothing"]),
+            helper.make_node("Add", ["input", "input"], ["twice"]),
+            helper.make_node("Add", ["twice", "nothing"], ["output"]),
+        ],
+        inputs=[_float("input", ["rows", 1])],
+        outputs=[_float("output", ["rows", 1])],
+        constants={"zero": np.zeros((), np.float32)},
+    )
+
+
+ENDLESS = 1e15
+"""So many turns of `repeating` take years."""
 
 
 def learner(

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from frostline_server.batching.batcher import Afterwards, Batcher
+from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.device import Afterwards
 from frostline_server.batching.entry import Entry, RowKind
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.errors import PredictionError

@@ -8,41 +8,36 @@ A device is a run with the thread that calls it. While that thread sleeps, the t
 the device itself (`run_inline`); `inline_execution` has the rule.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 import structlog
 
 from frostline_server.batching.admission import AdmissionController
-from frostline_server.batching.assembler import Assembler, split, union
+from frostline_server.batching.assembler import split, union
 from frostline_server.batching.bisect_failures import isolate
-from frostline_server.batching.entry import Entry, Reply
+from frostline_server.batching.device import NEVER, NOTHING, Answers, Device, Run
+from frostline_server.batching.entry import Entry
 from frostline_server.batching.inline_execution import InlineExecution
 from frostline_server.batching.reorder_buffer import ReorderBuffer
+from frostline_server.batching.replies import hand_out
 from frostline_server.batching.request_queue import Batching, RequestQueue
 from frostline_server.errors import (
     BatcherClosed,
     Cancelled,
     DeadlineExceeded,
+    ModelNotReady,
     OutOfMemory,
     PredictionError,
     RunFailed,
+    RunTimedOut,
     ServerStopping,
 )
-
-Array = np.ndarray[Any, Any]
-Afterwards = Callable[[], None] | None
-"""What is left to do with a batch after its run, such as to count it; called at most once, by the same thread, and after the
-answers unless they must wait for their turn."""
-Run = Callable[[list[Array], tuple[str, ...]], tuple[list[Array], Afterwards]]
-"""Takes one array for each input, [rows, ...], and names of outputs; returns an array [rows, ...] for each name, and what
-is to be done afterwards. The inputs are only lent: neither may keep them."""
-
-Answers = list[Callable[[], None]]
 
 # A client whose time is over cancels its call, a little before the time is over here: its clock began earlier, and
 # gRPC rounds timeouts up by one percent at most. Twice that is allowed.
@@ -52,25 +47,14 @@ _EARLY = 0.02
 _LONGEST_SLEEP_S = 3600.0
 """The platform's locks cannot wait for as long as a configuration can say."""
 
+RETURN_S = 5.0
+"""How long after its time limit a run may take to end, in seconds; then it is given up, and its batch fails."""
+
 _log = structlog.get_logger(__name__)
 
 
-class _Device:
-    """What one device thread runs with; in `Batcher._asleep` exactly while nobody uses it.
-
-    Attributes:
-        run: computes a batch.
-        assembler: makes its inputs.
-        wake: a held lock; releasing it wakes the thread.
-    """
-
-    __slots__ = ("assembler", "run", "wake")
-
-    def __init__(self, run: Run, *, batched: bool, uncast: frozenset[int] = frozenset()) -> None:
-        self.run = run
-        self.assembler = Assembler(batched=batched, uncast=uncast)
-        self.wake = threading.Lock()
-        self.wake.acquire()
+class _Abandoned(Exception):
+    """A run returned after it was given up, and its batch was answered meanwhile: nothing is left to do with it."""
 
 
 class Observer(Protocol):
@@ -94,7 +78,7 @@ class Batcher:
     """A bounded queue before one or several device threads.
 
     Args:
-        runs: computes a batch; each is only ever called from one thread at a time.
+        runs: computes a batch; each is called from one thread at a time, but again while a call that was given up goes on.
         observer: called for every batch and every failed entry.
         batching: batch sizes, priorities, and the limits of the queues.
         batched: False for a network without a batch axis: every entry then runs alone.
@@ -102,6 +86,10 @@ class Batcher:
         admission: decides which requests can be answered in time, with a latency limit; learns from every batch.
         uncast: indices of the inputs that every run also takes as bytes.
         on_failure: called with the error of each part of a batch that failed, and its number of requests.
+        inline: whether runs are known to take equally long for all data, so that a front end may be held by one.
+        max_run_s: how long a run may take, in seconds; who runs it sees to it that it ends.
+        spares: how many runs that do not end are replaced by further calls.
+        on_hang: called when `fault` may have changed, from any thread.
     """
 
     def __init__(
@@ -115,6 +103,10 @@ class Batcher:
         admission: AdmissionController | None = None,
         uncast: frozenset[int] = frozenset(),
         on_failure: Callable[[PredictionError, int], None] = lambda *_: None,
+        inline: bool = True,
+        max_run_s: float = math.inf,
+        spares: int = 0,
+        on_hang: Callable[[], None] = lambda: None,
     ) -> None:
         self._runs = tuple(runs)
         self._on_failure = on_failure
@@ -125,9 +117,18 @@ class Batcher:
         self._lock = threading.Lock()
         self._queue = RequestQueue(batching, batched=batched, admission=admission)
         self._admission = admission
-        self._asleep: list[_Device] = []
-        self._inline = InlineExecution(batching.max_batch_size if batched else 1, enabled=self._queue.eager)
+        self._asleep: list[Device] = []
+        self._inline = InlineExecution(batching.max_batch_size if batched else 1, enabled=inline and self._queue.eager)
+        self._max_run_s = max_run_s
+        self._spares = spares
+        self._on_hang = on_hang
+        self._devices: list[Device] = []
+        # Of those, the ones that are asleep, or run something that has not been given up.
+        self._alive = 0
+        self._overdue: Counter[str] = Counter()
         self._closing = False
+        # What `submit` asks: closing, or no device is alive.
+        self._shut = False
         self._reorder_buffer = ReorderBuffer() if batching.preserve_ordering and len(self._runs) > 1 else None
         self._threads: list[threading.Thread] = []
         self._defects: set[type[Exception]] = set()
@@ -135,18 +136,17 @@ class Batcher:
     def start(self) -> None:
         """Start the device threads."""
         self._threads = [
-            threading.Thread(
-                target=self._loop,
-                args=(run,),
-                name=self._name if len(self._runs) == 1 else f"{self._name}-{index}",
-                daemon=True,
-            )
+            self._thread(run, self._name if len(self._runs) == 1 else f"{self._name}-{index}")
             for index, run in enumerate(self._runs)
         ]
         # From here on only the threads hold what they run, so that it is free when they end.
         self._runs = ()
+        self._alive = len(self._threads)
         for thread in self._threads:
             thread.start()
+
+    def _thread(self, run: Run, name: str) -> threading.Thread:
+        return threading.Thread(target=self._loop, args=(run,), name=name, daemon=True)
 
     @property
     def queued_rows(self) -> int:
@@ -158,6 +158,23 @@ class Batcher:
         """Requests queued now."""
         with self._lock:
             return self._queue.requests
+
+    @property
+    def fault(self) -> str:
+        """Why no device answers, or ""."""
+        if not self._shut or self._closing:
+            return ""
+        return f"every instance hangs in a run that has not ended after {self._max_run_s:g} s (max_run_s)"
+
+    @property
+    def hanging(self) -> int:
+        """Runs that were given up and have not returned yet."""
+        return sum([device.hangs for device in tuple(self._devices)])
+
+    @property
+    def overdue(self) -> Mapping[str, int]:
+        """How many runs took longer than they may: those that were `ended`, and those that hang or hung, `given_up`."""
+        return {outcome: self._overdue[outcome] for outcome in ("ended", "given_up")}
 
     def submit(self, entry: Entry, *, inline: bool = False) -> None:
         """Queue an entry; its `reply` will be called exactly once, unless this raises.
@@ -172,18 +189,22 @@ class Batcher:
             QueueFull: the queue is full.
             Overloaded: its answer would be late.
             BatcherClosed: the batcher is closing.
+            ModelNotReady: every device hangs.
         """
         entry.arrived_s = time.monotonic()
         with self._lock:
-            if self._closing:
-                raise BatcherClosed(
-                    "Server is stopping, scheduler for model has stopped accepting new inference requests"
-                )
+            if self._shut:
+                raise self._closed()
             self._queue.push(entry)
             if self._asleep and not (
                 inline and self._inline.allows(self._queue.rows, entry.kind.shapes, entry.arrived_s)
             ):
                 self._asleep.pop().wake.release()
+
+    def _closed(self) -> PredictionError:
+        if self._closing:
+            return BatcherClosed("Server is stopping, scheduler for model has stopped accepting new inference requests")
+        return ModelNotReady(f"the model cannot answer: {self.fault}")
 
     def run_inline(self) -> None:
         """Run one batch of what waits in this thread, if a device is idle and the rule allows it, or wake the device.
@@ -200,9 +221,11 @@ class Batcher:
                 device.wake.release()
                 return
             batch, ended, turn, _ = self._take(device, now)
+        device.lent = True
         try:
             self._work(device, batch, ended, turn)
         finally:
+            device.lent = False
             self._inline.held(now, time.monotonic())
             with self._lock:
                 if self._closing or not self._queue.empty:
@@ -224,21 +247,23 @@ class Batcher:
     def close(self, timeout_s: float) -> bool:
         """Refuse new entries, finish the queued ones, and end the threads; may be called again.
 
-        Entries still queued after `timeout_s` seconds fail with `ServerStopping`. A thread whose run never returns is
-        abandoned.
+        Entries still queued after `timeout_s` seconds fail with `ServerStopping`. A thread whose run does not return in time,
+        or was given up before, is abandoned.
 
         Returns:
             Whether everything queued was finished in time.
         """
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
-            self._closing = True
+            self._closing = self._shut = True
             self._runs = ()
             while self._asleep:
                 self._asleep.pop().wake.release()
-        for thread in self._threads:
+            threads = tuple(self._threads)
+        for thread in threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
         with self._lock:
             left = self._queue.clear()
         if left:
@@ -247,12 +272,81 @@ class Batcher:
             )
         return not (left or self._threads)
 
-    def _loop(self, run: Run) -> None:
-        device = _Device(run, batched=self._batched, uncast=self._uncast)
-        while self._step(device):
-            pass
+    def look(self, now_s: float, since_s: float = -math.inf) -> None:
+        """Give up runs that have not ended though their time is over: answer their batches, and replace them.
 
-    def _step(self, device: _Device) -> bool:
+        Args:
+            now_s: the time, on the `time.monotonic` clock.
+            since_s: since when the process has run without a pause; time before that does not count.
+        """
+        limit_s = self._max_run_s + RETURN_S
+        for device in tuple(self._devices):
+            # A thread that was lent cannot be done without: it is a front end's.
+            if now_s - max(device.began_s, since_s) > limit_s and not device.lent:
+                self._abandon(device, now_s, since_s)
+
+    def _abandon(self, device: Device, now_s: float, since_s: float) -> None:
+        with self._lock:
+            # Once more, because it may have returned meanwhile; from here on it asks whether it was given up.
+            if device.hangs or now_s - max(device.began_s, since_s) <= self._max_run_s + RETURN_S:
+                return
+            device.hangs = True
+            self._overdue["given_up"] += 1
+            # What hangs is no longer waited for.
+            if device.thread in self._threads:
+                self._threads.remove(device.thread)
+            device.replaced = self._spares > 0 and not self._closing
+            if device.replaced:
+                self._spares -= 1
+                self._threads.append(self._thread(device.run, f"{self._name}-again"))
+                self._threads[-1].start()
+            else:
+                self._alive -= 1
+            self._shut = self._closing or not self._alive
+            left = self._queue.clear() if self._shut and not self._closing else []
+            # What returns from now on is dropped, and its thread lets go of these.
+            batch, turn, answers = device.batch, device.turn, device.answers
+        error = RunTimedOut(
+            f"the network's run did not end within {self._max_run_s:g} s (max_run_s), and could not be interrupted; it may "
+            "depend on the values in the request, or in one that shared its batch"
+        )
+        # Of a batch that is run again in parts, some are answered already.
+        guilty = [entry for entry in batch if entry.error is None and not entry.outputs]
+        self._fail(guilty, error, answers)
+        if self._reorder_buffer is not None and turn is not None:
+            self._reorder_buffer.leave(turn, answers or ())
+        self._tell(self._on_failure, error, len(guilty))
+        if left:
+            self._fail(left, ModelNotReady(f"the model cannot answer: {self.fault}"))
+        if self._admission is not None:
+            self._admission.freed(device)
+        self._tell(self._on_hang)
+
+    def _returned(self, device: Device) -> bool:
+        """A run that was given up has returned; tells whether its device is still needed."""
+        with self._lock:
+            device.hangs = False
+            if device.replaced:
+                self._spares += 1
+                return False
+            self._threads.append(device.thread)
+            self._alive += 1
+            self._shut = self._closing
+        self._tell(self._on_hang)
+        return True
+
+    def _loop(self, run: Run) -> None:
+        device = Device(run, batched=self._batched, uncast=self._uncast)
+        with self._lock:
+            self._devices.append(device)
+        try:
+            while self._step(device):
+                pass
+        finally:
+            with self._lock:
+                self._devices.remove(device)
+
+    def _step(self, device: Device) -> bool:
         """Take and run one batch; False at the end. A frame of its own, so that an idle thread holds no entry."""
         while True:
             with self._lock:
@@ -266,10 +360,13 @@ class Batcher:
                     return False
                 self._asleep.append(device)
             self._sleep(device, wait_s)
-        self._work(device, batch, ended, turn)
+        try:
+            self._work(device, batch, ended, turn)
+        except _Abandoned:
+            return self._returned(device)
         return True
 
-    def _take(self, device: _Device, now: float) -> tuple[list[Entry], list[Entry], int | None, float]:
+    def _take(self, device: Device, now: float) -> tuple[list[Entry], list[Entry], int | None, float]:
         """Take the next batch for a device, which is busy from now on; as `RequestQueue.take`, and the batch's turn."""
         batch, ended, wait_s = self._queue.take(now, closing=self._closing)
         turn = None
@@ -280,7 +377,7 @@ class Batcher:
                 self._tell(self._admission.took, device, now, sum([entry.rows for entry in batch]))
         return batch, ended, turn, wait_s
 
-    def _sleep(self, device: _Device, wait_s: float) -> None:
+    def _sleep(self, device: Device, wait_s: float) -> None:
         if device.wake.acquire(timeout=min(wait_s, _LONGEST_SLEEP_S)):
             return
         with self._lock:
@@ -290,27 +387,32 @@ class Batcher:
         # Woken at the last moment, or in use by an inline run: that puts the device back to sleep, or wakes this thread.
         device.wake.acquire()
 
-    def _work(self, device: _Device, batch: list[Entry], ended: list[Entry], turn: int | None) -> None:
+    def _work(self, device: Device, batch: list[Entry], ended: list[Entry], turn: int | None) -> None:
         """Answer what has ended, and run a batch; the device is free afterwards, however that went."""
         try:
             if ended:
                 self._end(ended)
             if batch:
-                self._execute(device.run, device.assembler, batch, turn)
+                self._execute(device, batch, turn)
+        except _Abandoned:
+            raise
         except Exception:  # noqa: BLE001  a device whose thread has ended would leave every later request waiting
             _log.exception("a batch failed", thread=threading.current_thread().name)
         finally:
+            device.batch, device.answers = NOTHING, None
             if self._admission is not None:
                 self._admission.freed(device)
 
-    def _execute(self, run: Run, assembler: Assembler, batch: list[Entry], turn: int | None) -> None:
+    def _execute(self, device: Device, batch: list[Entry], turn: int | None) -> None:
         answers: Answers | None = None if turn is None else []
-        error = self._attempt(run, assembler, batch, answers)
+        device.batch, device.turn, device.answers = batch, turn, answers
+        error = self._attempt(device, batch, answers)
         if error is not None:
+            # Not after a run that took too long, because each part with the same row would take as long again.
             parts = (
                 [(batch, error)]
-                if len(batch) == 1
-                else isolate(batch, error, lambda part: self._attempt_again(run, assembler, part, answers))
+                if len(batch) == 1 or isinstance(error, RunTimedOut)
+                else isolate(batch, error, partial(self._attempt_again, device, [], answers))
             )
             for part, found in parts:
                 self._fail([entry for entry in part if entry.error is None], found, answers)
@@ -318,22 +420,35 @@ class Batcher:
         if self._reorder_buffer is not None and turn is not None:
             self._reorder_buffer.leave(turn, answers or ())
 
-    def _attempt(
-        self, run: Run, assembler: Assembler, batch: list[Entry], answers: Answers | None
-    ) -> PredictionError | None:
-        """Run and answer a batch, or say why it cannot be; the answers go to `answers` if they must wait for their turn."""
+    def _attempt(self, device: Device, batch: list[Entry], answers: Answers | None) -> PredictionError | None:
+        """Run and answer a batch, or say why it cannot be; the answers go to `answers` if they must wait for their turn.
+
+        Raises:
+            _Abandoned: the run took so long that the batch was answered meanwhile.
+        """
         rows = sum([entry.rows for entry in batch])
         started_s = time.monotonic()
         try:
             wanted = union(batch)
-            inputs = assembler.assemble(batch, rows)
-            assembled_s = time.monotonic()
-            outputs, afterwards = run(inputs, wanted)
-            ran_s = time.monotonic()
+            inputs = device.assembler.assemble(batch, rows)
+            assembled_s = device.began_s = time.monotonic()
+            try:
+                outputs, afterwards = device.run(inputs, wanted)
+            finally:
+                # In this order: whom `look` sees to be late is late here as well.
+                device.began_s = NEVER
+                ran_s = time.monotonic()
+                if ran_s - assembled_s > self._max_run_s:
+                    self._check(device)
             self._inline.ran(rows, batch[0].kind.shapes, ran_s - assembled_s)
             split(batch, rows, wanted, outputs, batched=self._batched)
-            assembler.settle(outputs)
+            device.assembler.settle(outputs)
+        except _Abandoned:
+            raise
         except PredictionError as error:
+            if isinstance(error, RunTimedOut):
+                with self._lock:
+                    self._overdue["ended"] += 1
             # Their tracebacks would tie the entries, the error and the session into a cycle.
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
@@ -350,19 +465,32 @@ class Batcher:
             self._tell(afterwards)
         return None
 
+    def _check(self, device: Device) -> None:
+        with self._lock:
+            if device.hangs:
+                raise _Abandoned from None
+
     def _attempt_again(
-        self, run: Run, assembler: Assembler, part: list[Entry], answers: Answers | None
+        self, device: Device, timed_out: list[RunTimedOut], answers: Answers | None, part: list[Entry]
     ) -> PredictionError | None:
-        """Run a part of a failed batch, without those whose clients have stopped waiting meanwhile."""
+        """Run a part of a failed batch, without those whose clients have stopped waiting meanwhile.
+
+        Once a part has taken too long, which goes to `timed_out`, no further one is run.
+        """
+        if timed_out:
+            return timed_out[0]
         now = time.monotonic()
         part = [entry for entry in part if entry.error is None]
         expired = [entry for entry in part if entry.deadline_s is not None and entry.deadline_s <= now]
         self._fail(expired, DeadlineExceeded("Deadline exceeded while the batch was run again"), answers)
         part = [entry for entry in part if entry.error is None]
-        return self._attempt(run, assembler, part, answers) if part else None
+        error = self._attempt(device, part, answers) if part else None
+        if isinstance(error, RunTimedOut):
+            timed_out.append(error)
+        return error
 
     def _answer(self, batch: list[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float) -> None:
-        _reply(batch)
+        hand_out(batch)
         finished_s = time.monotonic()
         if self._admission is not None:
             self._tell(self._admission.learn, rows, started_s, assembled_s, ran_s, finished_s)
@@ -380,7 +508,7 @@ class Batcher:
 
     def _end(self, entries: list[Entry]) -> None:
         """Answer entries that have an error."""
-        _reply(entries)
+        hand_out(entries)
         now = time.monotonic()
         for entry in entries:
             if entry.error is not None:
@@ -402,26 +530,3 @@ def _given_up(entry: Entry, now: float) -> PredictionError:
     if entry.deadline_s is not None and entry.deadline_s - now <= _EARLY_S + _EARLY * (now - entry.arrived_s):
         return DeadlineExceeded("Deadline exceeded while the request was queued")
     return Cancelled("cancelled by the client")
-
-
-def _reply(entries: list[Entry]) -> None:
-    """Call the replies of finished entries, once for those that share one: a front end is woken once a batch."""
-    first = entries[0].reply
-    if all([entry.reply is first for entry in entries]):
-        _hand_over(first, entries)
-        return
-    groups: dict[Reply, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(entry.reply, []).append(entry)
-    for reply, group in groups.items():
-        _hand_over(reply, group)
-
-
-def _hand_over(reply: Reply, entries: list[Entry]) -> None:
-    try:
-        reply(entries)
-    except Exception as error:  # noqa: BLE001  one front end's defect must not end the device thread for all
-        _log.exception("a reply failed", requests=len(entries))
-        # Nobody knows how far it came; an answer that may not have left does not count as one.
-        for entry in entries:
-            entry.error = entry.error or RunFailed(f"the answer could not be sent: {error}")

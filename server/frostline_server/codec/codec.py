@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from frostline.pb import inference_pb2, predictor_pb2
@@ -30,6 +31,9 @@ _MOST_LISTED = 16
 
 _MAX_CACHED = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
+
+_LARGE = 1 << 16
+"""Arrays of so many bytes are worth a look at how they lie in memory."""
 
 # Tags of ModelInferResponse: field number and wire type 2 (length-delimited).
 _ID_TAG = bytes([3 << 3 | 2])
@@ -258,13 +262,15 @@ class Codec:
                 self._answers.clear()
             self._answers[key] = answer
         head, raw_heads = answer
-        parts = [head]
+        parts: list[bytes | memoryview] = [head]
         if request_id:
             encoded = request_id.encode()
             parts += (_ID_TAG, varint(len(encoded)), encoded)
         for raw_head, array in zip(raw_heads, outputs, strict=True):
             if raw_head:
-                parts += (raw_head, array.tobytes())
+                # A large one is not copied twice: joining reads its memory.
+                large = array.nbytes >= _LARGE and array.flags.c_contiguous
+                parts += (raw_head, array.reshape(-1).view(np.uint8).data if large else array.tobytes())
             else:
                 packed = pack_bytes(array.ravel())
                 parts += (_RAW_TAG, varint(len(packed)), packed)

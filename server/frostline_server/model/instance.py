@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline_server.batching.batcher import Afterwards, Run
+from frostline_server.batching.device import Afterwards, Run
 from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Shadow, Tap

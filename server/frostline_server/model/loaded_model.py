@@ -38,7 +38,7 @@ class LoadedModel:
         fell_back: whether an instance that should be on a GPU is on the CPU.
         tap: where a shadow of it is attached.
         admission: who is let in, where there is an slo.
-        fault: why its device does not answer as it should, or "".
+        probe_fault: why its device failed its last probe, or "".
     """
 
     name: str
@@ -58,7 +58,12 @@ class LoadedModel:
     fell_back: bool
     tap: Tap
     admission: AdmissionController | None = None
-    fault: str = ""
+    probe_fault: str = ""
+
+    @property
+    def fault(self) -> str:
+        """Why it does not answer as it should, or ""."""
+        return self.batcher.fault or self.probe_fault
 
     @property
     def session(self) -> Session:

@@ -3,6 +3,7 @@
 A loaded model has files that match its card, is warm, and has answered its golden sample as PyTorch did.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,9 +30,10 @@ from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.model.trial import Trials
 from frostline_server.model.warmup import batch_sizes, cycled
+from frostline_server.model.watchdog import Watchdog
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
 from frostline_server.model_config.pbtxt import label_file
-from frostline_server.model_config.scheduling import model_slo_s, placements
+from frostline_server.model_config.scheduling import model_max_run_s, model_slo_s, placements
 from frostline_server.model_config.session_options import tuning_of
 from frostline_server.model_config.tensor_config import agreed
 from frostline_server.regular_files import FileReader
@@ -64,6 +66,9 @@ class Loader:
         devices: how many CUDA devices there are.
         slo_s: how long a request may take, in seconds, where a model's configuration does not say; 0 for no limit.
         max_run_bytes: memory that one run may take; batches are made no larger than it allows.
+        max_run_s: how long one run may take, in seconds, where a model's configuration does not say.
+        watchdog: watches the runs of all sessions.
+        on_hang: called when a model may have ceased to answer because its runs do not end, or began to again.
         captures: keeps runs and captures of CUDA graphs apart; one for the process.
         max_class_series: the most classes of a model that are counted by themselves.
         files: reads what is in the models folder; by default only what really lies there.
@@ -77,6 +82,9 @@ class Loader:
     devices: int = 0
     slo_s: float = 0.0
     max_run_bytes: int = 1 << 40
+    max_run_s: float = 60.0
+    watchdog: Watchdog = field(default_factory=Watchdog)
+    on_hang: Callable[[], None] = lambda: None
     captures: Captures = field(default_factory=Captures)
     max_class_series: int = 100
     files: FileReader | None = None
@@ -111,7 +119,8 @@ class Loader:
             self._try(self.trials, artifact, name, config, warn, go_on)
 
         places = self._places(config, warn)
-        open_on = self._opener(artifact, config, warn)
+        max_run_s = model_max_run_s(config, self.max_run_s)
+        open_on = self._opener(artifact, config, warn, max_run_s)
         sessions = open_all(open_on, places, go_on)
         signature = sessions[0].signature
         artifact.check_weights(sessions[0].external, warn)
@@ -131,8 +140,10 @@ class Loader:
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
         batcher = batcher_of(
-            f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures
-        )
+            f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures,
+            max_run_s, self.on_hang,
+        )  # fmt: skip
+        self.watchdog.watch(batcher)
         codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels)
         batcher.start()
         return LoadedModel(
@@ -210,9 +221,9 @@ class Loader:
             warn(warning)
         return places
 
-    def _opener(self, artifact: Artifact, config: model_config_pb2.ModelConfig, warn: Warn) -> Opener:
-        """What opens a session of this artifact on given execution providers."""
-        return partial(
+    def _opener(self, artifact: Artifact, config: model_config_pb2.ModelConfig, warn: Warn, max_run_s: float) -> Opener:
+        """What opens a session of this artifact on given execution providers, and has it watched."""
+        opened = partial(
             open_session,
             artifact.file,
             config,
@@ -221,7 +232,13 @@ class Loader:
             warn=warn,
             captures=self.captures,
             artifact=artifact,
+            max_run_s=max_run_s,
         )
+
+        def watched(providers: Sequence[Provider], /, *, graphs: bool = True) -> Session:
+            return self.watchdog.watch_session(opened(providers, graphs=graphs))
+
+        return watched
 
 
 def _once(warn: Warn) -> Warn:
@@ -270,6 +287,7 @@ def open_session(
     captures: Captures | None = None,
     graphs: bool = True,
     artifact: Artifact | None = None,
+    max_run_s: float = math.inf,
 ) -> Session:
     """One session of an ONNX file, made as the model's configuration wants it.
 
@@ -283,6 +301,7 @@ def open_session(
         captures: shared by all sessions of the process.
         graphs: whether CUDA graphs may be captured.
         artifact: gives the content of the files, if it was checked; by default they are read.
+        max_run_s: how long a run may take, in seconds.
 
     Raises:
         LoadError: it cannot be run, or the configuration contradicts the graph.
@@ -304,6 +323,7 @@ def open_session(
         graphs=graphs,
         agree=partial(agreed, config=config),
         files=artifact,
+        max_run_s=max_run_s,
     )
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]
@@ -372,6 +392,8 @@ def batcher_of(
     recent: RecentRow,
     admission: AdmissionController | None,
     failures: FailureLog,
+    max_run_s: float,
+    on_hang: Callable[[], None],
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
     return Batcher(
@@ -382,6 +404,12 @@ def batcher_of(
         name=name,
         admission=admission,
         on_failure=failures,
+        # Only then can no request hold a front end's thread for longer than those before it.
+        inline=not sessions[0].signature.traits.data_dependent,
+        max_run_s=max_run_s,
+        # A session on the CPU can run again while a run hangs. On a CUDA device all its runs are in one thread.
+        spares=len(sessions) if all(session.device == "cpu" for session in sessions) else 0,
+        on_hang=on_hang,
         uncast=frozenset.intersection(*[session.uncast for session in sessions]),
     )
 

@@ -131,7 +131,7 @@ class Warmup:
             except PredictionError as error:
                 if isinstance(error, OutOfMemory):
                     self.warn(f"batches have at most {ran} rows: {error}")
-                    session.shrink(rows.rows[0])
+                    session.shrink()
                     return ran
                 raise RowsDepend(f"it fails on {size} rows: {error}") from error
             took_s, ran = time.monotonic() - started_s, size
@@ -142,7 +142,7 @@ class Warmup:
                 own, company, [outputs[names.index(name)] for name in own], places, session.signature.traits.rounding
             )
         if growth.predicted(ran) > _SHRINK_BYTES:
-            session.shrink(rows.rows[0])
+            session.shrink()
         fitting = [size for size in (*sizes, self.batching.max_batch_size) if size <= ran or growth.fits(size)]
         most = max(fitting)
         return most if most == self.batching.max_batch_size else self._limited(most, growth)

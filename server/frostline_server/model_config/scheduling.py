@@ -8,12 +8,13 @@ from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.config import MAX_BATCH_SIZE
 from frostline_server.errors import LoadError
-from frostline_server.model_config.session_options import SLO
+from frostline_server.model_config.session_options import MAX_RUN, SLO
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 
 MAX_PRIORITIES = 256
 MAX_INSTANCES = 64
 MAX_SLO_MS = 3_600_000
+MAX_RUN_S = 86_400
 
 _Group = model_config_pb2.ModelInstanceGroup
 _KINDS = {_Group.KIND_AUTO: "KIND_AUTO", _Group.KIND_GPU: "KIND_GPU", _Group.KIND_CPU: "KIND_CPU", _Group.KIND_MODEL: "KIND_MODEL"}  # fmt: skip
@@ -62,6 +63,15 @@ def model_slo_s(config: model_config_pb2.ModelConfig, default_s: float) -> float
         LoadError: the parameter is not a valid number.
     """
     return _number(config, SLO, default_s * 1000, MAX_SLO_MS) / 1000
+
+
+def model_max_run_s(config: model_config_pb2.ModelConfig, default_s: float) -> float:
+    """How long a run of a model may take, in seconds: its parameter `max_run_s`, or the server's; infinity for 0.
+
+    Raises:
+        LoadError: the parameter is not a valid number.
+    """
+    return _number(config, MAX_RUN, default_s, MAX_RUN_S) or math.inf
 
 
 def _number(config: model_config_pb2.ModelConfig, name: str, default: float, most: float) -> float:

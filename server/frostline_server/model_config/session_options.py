@@ -52,7 +52,7 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
         run={name: _arenas(f"parameters.{name}", given[name]) for name in (_SHRINK,) if name in given},
     )
     warnings = []
-    unknown = sorted(set(given) - {SLO, *_PARAMETERS, *CUDA_PARAMETERS, *entries})
+    unknown = sorted(set(given) - {SLO, MAX_RUN, *_PARAMETERS, *CUDA_PARAMETERS, *entries})
     if unknown:
         names = ", ".join(f"parameters.{name}" for name in unknown)
         warnings.append(f"config.pbtxt has options that this server does not support: {names}")
@@ -68,6 +68,8 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 SLO = "slo_ms"
 """Frostline's own parameter; `scheduling` reads it."""
+MAX_RUN = "max_run_s"
+"""Another one."""
 
 _PARAMETERS = (
     "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", _SHRINK,

@@ -54,7 +54,7 @@ class DeviceProbe:
 
     Args:
         served: returns the models in service.
-        on_change: called for each model whose `fault` changed.
+        on_change: called for each model whose `probe_fault` changed.
         period_s: seconds between two rounds.
     """
 
@@ -85,13 +85,13 @@ class DeviceProbe:
         self._hanging = {served: thread for served, thread in self._hanging.items() if thread.is_alive()}
         for served in self._served():
             fault = self._ask(served)
-            if fault != served.fault:
-                served.fault = fault
+            if fault != served.probe_fault:
+                served.probe_fault = fault
                 self._on_change(served)
 
     def _ask(self, served: LoadedModel) -> str:
         if served in self._hanging:
-            return served.fault
+            return served.probe_fault
         found: list[str] = []
         # In a separate thread: a run on a failed device may never return.
         thread = threading.Thread(target=lambda: found.append(_probed(served)), name="device-probe-run", daemon=True)

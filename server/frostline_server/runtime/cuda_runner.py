@@ -14,6 +14,7 @@ from frostline_server.errors import GraphsFailed
 from frostline_server.runtime.cuda_buckets import NO_GRAPH, WIRE, BindingPlan, Names, computed
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.run_errors import cleaned
+from frostline_server.runtime.run_limit import RunLimit
 from frostline_server.runtime.signature import Signature, TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +47,8 @@ class _Bucket:
     Attributes:
         inputs: in graph order.
         outputs: device buffers by name.
-        bindings: by the set of outputs that is computed, ONNX Runtime's binding and the options of its runs.
+        bindings: by the set of outputs that is computed, ONNX Runtime's binding, and the options that replay its graph;
+            None without one.
     """
 
     inputs: tuple[_Buffer, ...]
@@ -68,6 +70,7 @@ class DeviceRunner:
         graphs: whether the session was opened to capture graphs.
         captures: shared by all sessions of the process.
         cuda_thread: where everything is done; not started.
+        limit: how long runs may take. What replays a graph cannot be told to end, and takes equally long for all data.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class DeviceRunner:
         graphs: bool,
         captures: Captures,
         cuda_thread: CudaThread,
+        limit: RunLimit,
     ) -> None:
         self._session = session
         self._names = tuple(inputs)
@@ -92,6 +96,7 @@ class DeviceRunner:
         self.graphs = graphs
         self._captures = captures
         self._cuda_thread = cuda_thread
+        self._limit = limit
         self._plan: BindingPlan | None = None
         self._batched = False
         self._shapes: tuple[tuple[tuple[int | None, ...], np.dtype[Any], bool], ...] = ()
@@ -164,7 +169,7 @@ class DeviceRunner:
                 binding.bind_ortvalue_input(name, buffer.value)
             for name in names:
                 binding.bind_ortvalue_output(name, outputs[name])
-            bucket.bindings[names] = binding, self._plain
+            bucket.bindings[names] = binding, None
             # A capture can neither allocate memory nor choose algorithms. The first run chooses; the second one allocates as
             # ONNX Runtime planned the memory after the first.
             for _ in range(2):
@@ -200,18 +205,27 @@ class DeviceRunner:
 
     def _run(self, inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
         with self._captures.running():
-            plan = self._plan
-            names = plan.covering(outputs) if plan is not None and self._fits(inputs) else None
-            rows = len(inputs[0]) if names and self._batched else 1
-            size = plan.size(rows) if plan is not None and names is not None else None
-            if names is None or size is None:
-                feed = dict(zip(self._names, self._cast_here(inputs), strict=True))
-                arrays: list[Array] = self._session.run(list(outputs), feed, self._plain)
-                return arrays
-            bucket = self._buckets[size]
-            self._fill(bucket, inputs, rows)
-            self._session.run_with_iobinding(*bucket.bindings[names])
-            return [self._host(bucket.outputs[name], rows) for name in outputs]
+            # Not before: what waits for its turn does not run.
+            run = self._limit.begin()
+            try:
+                return self._run_now(inputs, outputs, run.options)
+            finally:
+                self._limit.end(run)
+
+    def _run_now(self, inputs: Sequence[Array], outputs: Sequence[str], plain: Any) -> list[Array]:
+        plan = self._plan
+        names = plan.covering(outputs) if plan is not None and self._fits(inputs) else None
+        rows = len(inputs[0]) if names and self._batched else 1
+        size = plan.size(rows) if plan is not None and names is not None else None
+        if names is None or size is None:
+            feed = dict(zip(self._names, self._cast_here(inputs), strict=True))
+            arrays: list[Array] = self._session.run(list(outputs), feed, plain)
+            return arrays
+        bucket = self._buckets[size]
+        self._fill(bucket, inputs, rows)
+        binding, graph = bucket.bindings[names]
+        self._session.run_with_iobinding(binding, plain if graph is None else graph)
+        return [self._host(bucket.outputs[name], rows) for name in outputs]
 
     def _fits(self, inputs: Sequence[Array]) -> bool:
         """Whether the inputs are what the buffers were made for; others are ONNX Runtime's to refuse."""

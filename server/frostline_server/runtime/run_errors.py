@@ -7,7 +7,7 @@ words tell the device's own failures from the operators'.
 
 import re
 
-from frostline_server.errors import InvalidData, OutOfMemory, RunFailed
+from frostline_server.errors import InvalidData, OutOfMemory, RunFailed, RunTimedOut
 
 MAX_MESSAGE = 600
 """In characters; shapes and names fit, and a message of this size travels in the header of an answer."""
@@ -29,6 +29,9 @@ _MEMORY = re.compile(
     r"failed to allocate memory|bad_alloc|out of memory|OUT_OF_MEMORY|ALLOC_FAILED|available memory of \d+ is smaller",
     re.IGNORECASE,
 )
+
+# What a run says that was told to end.
+_ENDED = re.compile(r"Exiting due to terminate flag being set to true\.?\s*$")
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |^Error in execution: ")
@@ -60,8 +63,8 @@ def run_error(error: Exception, device: str) -> RunFailed:
         device: where the network runs, such as cpu or cuda:0.
 
     Returns:
-        `InvalidData` for what the values and shapes of the request cause, `OutOfMemory`, or `RunFailed`; with ONNX
-        Runtime's words, without what only its authors can use.
+        `InvalidData` for what the values and shapes of the request cause, `OutOfMemory`, `RunTimedOut` for a run that was
+        told to end, or `RunFailed`; with ONNX Runtime's words, without what only its authors can use.
     """
     raw = str(error)[:_MAX_RAW]
     words = cleaned(raw)
@@ -69,6 +72,8 @@ def run_error(error: Exception, device: str) -> RunFailed:
     said = _NODE.sub("", raw)
     if isinstance(error, MemoryError) or _MEMORY.search(said):
         return OutOfMemory(f"the network ran out of memory: {words}; send fewer rows or smaller tensors in one request")
+    if _ENDED.search(raw):
+        return RunTimedOut(words)
     unable = _UNABLE.search(raw) or (device != "cpu" and _DEVICE.search(said))
     if unable or not _REFUSAL.search(raw):
         return RunFailed(f"the network failed: {words}")

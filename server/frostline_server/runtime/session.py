@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from frostline_server.errors import LoadError, RunFailed
+from frostline_server.errors import LoadError, RunFailed, RunTimedOut
 from frostline_server.runtime.cuda_buckets import BindingPlan, binding_plan
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.golden import Golden, compare, compare_classes
 from frostline_server.runtime.run_errors import run_error
+from frostline_server.runtime.run_limit import RunLimit
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -35,13 +36,14 @@ class Session:
         signature: what the network takes and gives.
         external: names of the files beside the ONNX file that hold its weights.
         device: where it runs, such as cpu or cuda:0.
-        run_options: options of every run.
+        limit: how long its runs may take, and their options.
         runner: what runs it on a CUDA device; None elsewhere.
         remarks: warnings about the session.
 
     Attributes:
         remarks: as given, and what came to light while it was warmed up.
         bound: what runs from buffers on the device, once warmed up; None where every run copies by itself.
+        limit: as given.
         metadata: the file's metadata properties.
         providers: the execution providers that are bound, best first.
     """
@@ -52,7 +54,7 @@ class Session:
         signature: Signature,
         external: tuple[str, ...],
         device: str,
-        run_options: ort.RunOptions | None,
+        limit: RunLimit,
         runner: DeviceRunner | None = None,
         remarks: Sequence[str] = (),
     ) -> None:
@@ -63,7 +65,7 @@ class Session:
         self.device = device
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.providers: tuple[str, ...] = tuple(session.get_providers())
-        self._run_options = run_options
+        self.limit = limit
         self._runner = runner
         self.remarks = list(remarks)
         self.bound: BindingPlan | None = None
@@ -97,14 +99,21 @@ class Session:
             One array for each name.
 
         Raises:
-            RunFailed: the network failed on the batch; `InvalidData` or `OutOfMemory` where that is known.
+            RunFailed: the network failed on the batch; `InvalidData`, `OutOfMemory` or `RunTimedOut` where that is known.
         """
+        limit = self.limit
         try:
             if self._runner is not None:
                 return self._runner.run(inputs, outputs)
-            arrays: list[Array] = self._compute(outputs, dict(zip(self._names, inputs, strict=True)), self._run_options)
+            run = limit.begin()
+            try:
+                arrays: list[Array] = self._compute(outputs, dict(zip(self._names, inputs, strict=True)), run.options)
+            finally:
+                limit.end(run)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             failure = run_error(error, self.device)
+            if isinstance(failure, RunTimedOut):
+                failure = RunTimedOut(too_long(limit.limit_s))
         else:
             return arrays
         # Here, so that the error does not keep the batch: ONNX Runtime's own would hold this frame.
@@ -137,17 +146,35 @@ class Session:
             return
         self.bound = chosen
 
-    def shrink(self, row: Sequence[Array]) -> None:
-        """Give back the memory that large batches took, by a run of one row; on the CPU, where runs share it otherwise.
+    def longest_s(self, now_s: float) -> float:
+        """How long the run has taken that has gone on for longest, in seconds, as of `time.monotonic`; 0 without one."""
+        return self.limit.longest_s(now_s)
 
-        Without an arena there is nothing to give back.
+    def shrink(self) -> None:
+        """Give back the memory that large runs took and ONNX Runtime keeps for the next ones; on the CPU only.
+
+        Memory in use is not touched, so others may run meanwhile. Without an arena there is nothing to give back.
         """
         if self._runner is not None:
             return
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        with suppress(Exception):  # of no public class: ONNX Runtime refuses it for a session without an arena
-            self._compute(self.signature.own_outputs, dict(zip(self._names, row, strict=True)), options)
+        # ONNX Runtime shrinks only at the end of a run, but also of one that is told to end before its first operator.
+        options.terminate = True
+        with suppress(
+            Exception
+        ):  # of no public class: that run fails, and for a session without an arena it is refused
+            self._compute(self.signature.own_outputs, self._blank(), options)
+
+    def _blank(self) -> dict[str, Array]:
+        """Inputs of the right types and shapes, as small as they can be."""
+        lead = (1,) if self.signature.batched else ()
+        shapes = {spec: (*lead, *[size or 1 for size in spec.graph_shape]) for spec in self.signature.inputs}
+        # Zeros that nobody reads take no memory, whatever their number.
+        return {
+            spec.name: np.full(shape, "", object) if spec.dtype.hasobject else np.zeros(shape, spec.dtype)
+            for spec, shape in shapes.items()
+        }
 
     def measure(
         self,
@@ -272,3 +299,11 @@ class Session:
                 if classes is not None:
                     # They have their own CUDA graph.
                     compare_classes(classes, golden.logits[part], golden, start, size)
+
+
+def too_long(limit_s: float) -> str:
+    """What is said of a run that was ended because of its time."""
+    return (
+        f"the network's run was ended, because it took longer than {limit_s:g} s (max_run_s); it may depend on the values in "
+        "the request, or in one that shared its batch"
+    )

@@ -3,6 +3,7 @@
 It finds the weights, appends the classification heads, and tries the requested execution providers in order.
 """
 
+import math
 import mmap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ import onnxruntime as ort
 
 from frostline_server.errors import LoadError
 from frostline_server.regular_files import read_regular
-from frostline_server.runtime.cuda_buckets import cast_network
+from frostline_server.runtime.cuda_buckets import NO_GRAPH, cast_network
 from frostline_server.runtime.cuda_options import graphs_wanted, with_graphs, with_precision
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
@@ -23,6 +24,7 @@ from frostline_server.runtime.graph.external_data import external_files
 from frostline_server.runtime.graph.heads import add_heads
 from frostline_server.runtime.graph.traits import traits_of
 from frostline_server.runtime.run_errors import cleaned
+from frostline_server.runtime.run_limit import RunLimit
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, signature_of
 from frostline_server.runtime.tuning import Tuning
@@ -55,6 +57,7 @@ def load_session(
     graphs: bool = True,
     agree: Callable[[Signature], Signature] = lambda signature: signature,
     files: Files | None = None,
+    max_run_s: float = math.inf,
 ) -> Session:
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
@@ -69,6 +72,7 @@ def load_session(
         graphs: whether CUDA graphs may be captured, where the network and its configuration allow it.
         agree: makes the session's signature of the graph's, as the model's configuration wants it.
         files: gives the content of the files; by default they are read where they are.
+        max_run_s: how long a run may take, in seconds.
 
     Raises:
         LoadError: the file is damaged, cannot be run, or is not bound where it was demanded; or from `agree` or `files`.
@@ -115,7 +119,8 @@ def load_session(
         raise LoadError(f"{CUDA} was requested, but ONNX Runtime bound {bound[0]}: {why_unbound(CUDA)}")
     signature = agree(signature_of(session, own_outputs, heads, unranked, traits))
     if index is None or CUDA not in bound:
-        return Session(session, signature, external, "cpu", tuning.run_options())
+        return Session(session, signature, external, "cpu", RunLimit(max_run_s, tuning.run_options))
+    limit = RunLimit(max_run_s, partial(tuning.device_run_options, NO_GRAPH))
     runner = DeviceRunner(
         session,
         [spec.name for spec in signature.inputs],
@@ -125,10 +130,11 @@ def load_session(
         graphs=graphs and not problem,
         captures=captures or Captures(),
         cuda_thread=CudaThread(f"cuda-{index}"),
+        limit=limit,
     )
     runner.start()
     remarks = [f"CUDA graphs are not captured: {problem}"] if problem else []
-    return Session(session, signature, external, f"cuda:{index}", None, runner, remarks)
+    return Session(session, signature, external, f"cuda:{index}", limit, runner, remarks)
 
 
 def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:

@@ -68,10 +68,8 @@ class Tuning:
                 raise LoadError(f"config.pbtxt sets parameters.{name} '{value}': {error}") from error
         return options
 
-    def run_options(self) -> ort.RunOptions | None:
-        """Options for every run; None where nothing is asked for."""
-        if not self.run:
-            return None
+    def run_options(self) -> ort.RunOptions:
+        """Options for one run at a time."""
         options = ort.RunOptions()
         for name, value in self.run.items():
             options.add_run_config_entry(name, value)
@@ -79,6 +77,6 @@ class Tuning:
 
     def device_run_options(self, graph_id: str) -> ort.RunOptions:
         """Options for runs on a CUDA device that replay, or capture, the graph of this id; -1 for none."""
-        options = self.run_options() or ort.RunOptions()
+        options = self.run_options()
         options.add_run_config_entry("gpu_graph_id", graph_id)
         return options

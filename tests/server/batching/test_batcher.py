@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frostline_server.batching.batcher import Batcher, _Device
+from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.device import Device
 from frostline_server.errors import (
     RunFailed,
 )
@@ -264,7 +265,7 @@ def test_a_thread_that_is_woken_just_as_it_stops_waiting_goes_to_work() -> None:
             self.held = False
             return False
 
-    device = _Device(Puppet(), batched=True)
+    device = Device(Puppet(), batched=True)
     device.wake = Late()  # type: ignore[assignment]  # all it needs of a lock
     Batcher([Puppet()], Witness(), batching())._sleep(device, 1.0)
     assert device.wake.held  # type: ignore[attr-defined]  # as above

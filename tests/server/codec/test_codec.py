@@ -324,9 +324,10 @@ def test_an_answer_is_byte_for_byte_what_protobuf_would_write_apart_from_field_o
     assert pb.ModelInferResponse.FromString(got) == expected
 
 
+@pytest.mark.parametrize("times", [1, 40_000])
 @pytest.mark.parametrize("datatype", sorted(DTYPES.keys() - {"BYTES"}))
-def test_every_data_type_is_answered_raw(datatype: str) -> None:
-    array = np.array([[0, 1], [1, 0]]).astype(DTYPES[datatype])
+def test_every_data_type_is_answered_raw(datatype: str, times: int) -> None:
+    array = np.tile(np.array([[0, 1], [1, 0]]).astype(DTYPES[datatype]), times)
     response = infer_response(codec_of(), ("out",), [array])
     assert response.outputs[0].datatype == datatype
     assert response.raw_output_contents[0] == array.tobytes()
@@ -337,6 +338,13 @@ def test_answers_of_any_length_read_back(size: int) -> None:
     array = np.arange(size, dtype=np.uint8).reshape(1, size)
     response = infer_response(codec_of(), ("out", "again"), [array, array], "id")
     assert list(response.raw_output_contents) == [array.tobytes()] * 2
+
+
+def test_a_large_answer_that_lies_in_pieces_is_put_together() -> None:
+    array = np.arange(400 * 400, dtype=np.float32).reshape(400, 400).T
+    assert not array.flags.c_contiguous
+    response = infer_response(codec_of(), ("logits",), [array])
+    assert response.raw_output_contents[0] == array.tobytes()
 
 
 def test_rows_cut_out_of_a_batch_are_answered_with_their_own_elements() -> None:

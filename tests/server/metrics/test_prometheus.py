@@ -37,7 +37,7 @@ OWN = {
     "frostline_build_info", "frostline_device_fallback",
     "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
-    "frostline_model_healthy", "frostline_shed", "frostline_run_slowness",
+    "frostline_model_healthy", "frostline_shed", "frostline_run_slowness", "frostline_overdue_runs", "frostline_hanging_runs",
     "frostline_model_bound_bytes", "frostline_model_cuda_graphs", "frostline_scrape_errors",
     "frostline_network_bytes", "frostline_network_limit_bytes", "frostline_connections", "frostline_network_refused",
 }  # fmt: skip
@@ -78,7 +78,12 @@ def view(
             predictions=predictions or Predictions(),
             sessions=sessions,
             codec=cast("Any", None),
-            batcher=cast("Any", SimpleNamespace(queued_rows=7, queued_requests=3)),
+            batcher=cast(
+                "Any",
+                SimpleNamespace(
+                    queued_rows=7, queued_requests=3, fault="", hanging=1, overdue={"ended": 2, "given_up": 1}
+                ),
+            ),
             batching=cast("Any", None),
             golden=cast("Any", object()),
             probe_row=None,
@@ -88,7 +93,7 @@ def view(
             fell_back=False,
             tap=Tap(),
             admission=admission,
-            fault="" if healthy else "dead",
+            probe_fault="" if healthy else "dead",
         )
     return known
 
@@ -385,7 +390,20 @@ def broken() -> ModelVersion:
     version = view("broken", stats=busy())
     assert version.served is not None
     gone = property(lambda self: dead())
-    version.served.batcher = cast("Any", type("Batcher", (), {"queued_rows": gone, "queued_requests": gone})())
+    version.served.batcher = cast(
+        "Any",
+        type(
+            "Batcher",
+            (),
+            {
+                "queued_rows": gone,
+                "queued_requests": gone,
+                "fault": "",
+                "hanging": 1,
+                "overdue": {"ended": 2, "given_up": 1},
+            },
+        )(),
+    )
     return version
 
 

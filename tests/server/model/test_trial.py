@@ -19,6 +19,7 @@ from frostline_server.model.artifact import check_artifact
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.trial import Outcome, Trials
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.devices import CPU, CUDA
 from tests.support import hostile_models, onnx_models
 from tests.support.processes import children_of, wait_until_gone
@@ -136,7 +137,7 @@ def test_what_passes_is_served_and_every_warning_is_told_once(trials: Trials, tm
     told: list[str] = []
     folder = write(tmp_path, onnx_models.averaging())
     served = load(trials, folder, told.append)
-    assert served.sha256 == check_artifact(folder, CONFIG).sha256
+    assert served.sha256 == check_artifact(folder, CONFIG, FileReader(folder.parent.parent)).sha256
     assert len(told) == 1
     assert told[0].startswith("each request runs alone")
 
@@ -184,7 +185,7 @@ def test_files_that_get_their_owner_last_are_tried_again(trials: Trials, asked_o
 
 def test_an_onnx_file_that_changed_before_it_was_tried_is_not_loaded(trials: Trials, tmp_path: Path) -> None:
     folder = write(tmp_path, onnx_models.linear())
-    artifact = check_artifact(folder, CONFIG)
+    artifact = check_artifact(folder, CONFIG, FileReader(folder.parent.parent))
     (folder / "model.onnx").write_bytes(onnx_models.linear(shift=1).SerializeToString())
     with pytest.raises(LoadError, match=r"model\.onnx changed while it was being loaded"):
         loader_with(trials).load(folder, "m", CONFIG, lambda _: None, artifact=artifact)
@@ -195,7 +196,7 @@ def test_an_onnx_file_that_changed_before_it_was_tried_is_not_loaded(trials: Tri
 
 def needed(folder: Path, *, always: bool = False, memory_bytes: int = 1 << 30) -> bool:
     trials = trials_of(always=always, memory_bytes=memory_bytes)
-    return trials.needed(check_artifact(folder, CONFIG), rows=64)
+    return trials.needed(check_artifact(folder, CONFIG, FileReader(folder.parent.parent)), rows=64)
 
 
 def test_a_version_with_its_card_and_golden_sample_is_not_tried_unless_all_are(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Model:
     golden: None = None
     probe_row: Row = (np.zeros(1),)
     recent: RecentRow = field(default_factory=RecentRow)
-    fault: str = ""
+    probe_fault: str = ""
 
 
 def model(device: Device) -> LoadedModel:
@@ -126,7 +126,7 @@ def test_what_the_data_causes_is_no_fault_of_the_device() -> None:
     device = Device()
     device.failures = [InvalidData("indices element out of data bounds")]
     models = [model(device)]
-    device_probe = DeviceProbe(lambda: models, lambda served: pytest.fail(served.fault), 3600)
+    device_probe = DeviceProbe(lambda: models, lambda served: pytest.fail(served.probe_fault), 3600)
     device_probe.look()
     assert device.failures == []
 
@@ -142,7 +142,7 @@ def test_a_probe_that_dies_of_something_else_says_of_what() -> None:
     device.failures = [KeyError("row")]
     models = [model(device)]
     told: list[str] = []
-    device_probe = DeviceProbe(lambda: models, lambda served: told.append(served.fault), 3600)
+    device_probe = DeviceProbe(lambda: models, lambda served: told.append(served.probe_fault), 3600)
     device_probe.look()
     assert told == ["the probe failed: KeyError: 'row'"]
 
@@ -157,7 +157,9 @@ def test_a_fault_comes_and_goes_and_each_is_told_once() -> None:
     sick, well = Device(), Device()
     models = [model(sick), model(well)]
     told: list[tuple[bool, str]] = []
-    device_probe = DeviceProbe(lambda: models, lambda served: told.append((served is models[0], served.fault)), 3600)
+    device_probe = DeviceProbe(
+        lambda: models, lambda served: told.append((served is models[0], served.probe_fault)), 3600
+    )
     device_probe.look()
     assert told == []
     sick.failures = [RunFailed("dead"), RunFailed("dead")]
@@ -178,7 +180,7 @@ def test_a_device_that_never_answers_is_a_fault_and_is_not_asked_again_until_it_
     device.hold = threading.Event()
     models = [model(device)]
     told: list[str] = []
-    device_probe = DeviceProbe(lambda: models, lambda served: told.append(served.fault), 0.01)
+    device_probe = DeviceProbe(lambda: models, lambda served: told.append(served.probe_fault), 0.01)
     device_probe.look()
     device_probe.look()
     assert told == ["the device has not answered for 0.01 s"]

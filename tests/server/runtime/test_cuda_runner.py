@@ -1,6 +1,7 @@
 """Runs from bound buffers: on the stand-in for CUDA with its rules, and for real on ONNX Runtime's CPU."""
 
 import gc
+import math
 import threading
 import weakref
 from functools import partial
@@ -27,6 +28,7 @@ from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from frostline_server.runtime.golden import Golden
+from frostline_server.runtime.run_limit import RunLimit
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 from frostline_server.runtime.tuning import Tuning
@@ -550,6 +552,7 @@ def prepared(folder: Path, model: onnx.ModelProto) -> tuple[DeviceRunner, Sessio
         graphs=False,
         captures=Captures(),
         cuda_thread=CudaThread("cpu"),
+        limit=RunLimit(math.inf, ort.RunOptions),
     )
     runner.start()
     lead = (1,) if plain.signature.batched else ()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from frostline_server.runtime.graph.data_dependence import data_dependent
 from frostline_server.runtime.graph.traversal import nodes, tensors
 
 _SINGLE = 1e-2
@@ -26,11 +27,14 @@ class Traits:
         batch_wide: an operator that takes a number from all rows of a batch at once, whatever the axes say; "" without one.
             Dynamic quantisation takes its scale so. It moves an answer by as little as rounding does, which no comparison
             of answers can tell apart.
+        data_dependent: an operator because of which the time of a run may depend on the elements of its inputs; "" where only
+            their shapes count.
         recurrent: a recurrent operator; "" without one. In ONNX Runtime an axis of size 0 in one ends the whole process.
     """
 
     rounding: float = _SINGLE
     batch_wide: str = ""
+    data_dependent: str = ""
     recurrent: str = ""
 
 
@@ -40,6 +44,7 @@ def traits_of(model: onnx.ModelProto) -> Traits:
     return Traits(
         rounding=_rounding({tensor.data_type for tensor in tensors(model)}, operators),
         batch_wide=next((operator for operator in operators if operator.startswith("DynamicQuantize")), ""),
+        data_dependent=data_dependent(model),
         recurrent=next((operator for operator in operators if operator in _RECURRENT), ""),
     )
 

@@ -1,0 +1,93 @@
+"""The return of memory after exceptional runs: ONNX Runtime and the C library keep what a large run took for the next one.
+
+Nothing is paid for it by runs: models are looked at now and then, and one gives memory back only once its long runs are over,
+so that a model whose usual runs are large keeps what it needs.
+"""
+
+import ctypes
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+LONG_S = 0.02
+"""A run that takes this long may have taken memory worth giving back: to touch 64 MiB takes about as long."""
+QUIET_S = 2.0
+"""How long a model has had no such run when it gives memory back."""
+RISE_BYTES = 16 << 20
+"""So much more memory than there was is given back too if no long run was seen."""
+PAUSE_S = 5.0
+"""The least time between two times that this is done."""
+
+
+class Keeper(Protocol):
+    """A session, as far as its memory is concerned."""
+
+    def longest_s(self, now_s: float) -> float:
+        """How long the run has taken that has gone on for longest, in seconds; 0 without one."""
+        ...
+
+    def shrink(self) -> None:
+        """Give back what no run uses."""
+        ...
+
+
+def resident_bytes() -> int:
+    """The memory of this process, in bytes; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def trim_heap() -> None:
+    """Have the C library return what is free."""
+    # musl and macOS have no such function, and need none.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+class MemoryReturn:
+    """Gives memory back; called by one thread.
+
+    Args:
+        keepers: the sessions.
+        resident: the process's memory, in bytes.
+        trim: has the C library return what the sessions gave to it.
+    """
+
+    def __init__(
+        self,
+        keepers: Callable[[], Sequence[Keeper]],
+        resident: Callable[[], int] = resident_bytes,
+        trim: Callable[[], None] = trim_heap,
+    ) -> None:
+        self._keepers = keepers
+        self._resident = resident
+        self._trim = trim
+        self._long_s: WeakKeyDictionary[Keeper, float] = WeakKeyDictionary()
+        self._least = math.inf
+        self._next_s = -math.inf
+
+    def look(self, now_s: float) -> None:
+        """Have those sessions give memory back that should, at this time on a monotonic clock."""
+        keepers = self._keepers()
+        for keeper in keepers:
+            if keeper.longest_s(now_s) >= LONG_S:
+                self._long_s[keeper] = now_s
+        over = [keeper for keeper in keepers if now_s - self._long_s.get(keeper, now_s) >= QUIET_S]
+        resident = self._resident()
+        self._least = min(self._least, resident)
+        if now_s >= self._next_s and resident - self._least >= RISE_BYTES:
+            over = [keeper for keeper in keepers if now_s - self._long_s.get(keeper, -math.inf) >= QUIET_S]
+        elif not over:
+            return
+        for keeper in over:
+            keeper.shrink()
+            self._long_s.pop(keeper, None)
+        self._trim()
+        # What is still there then is needed.
+        self._least, self._next_s = self._resident(), now_s + PAUSE_S

@@ -1,0 +1,130 @@
+"""When sessions give memory back: numbers for a clock and for memory, and once ONNX Runtime's own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frostline_server.model.memory_return import LONG_S, PAUSE_S, QUIET_S, MemoryReturn, resident_bytes
+from frostline_server.runtime.devices import CPU
+from frostline_server.runtime.session_factory import load_session
+from tests.support import onnx_models
+
+MIB = 1 << 20
+STEP_S = 0.25
+
+
+class Session:
+    """A session that only says how long its run has taken."""
+
+    def __init__(self) -> None:
+        self.running_s = 0.0
+        self.shrunk = 0
+
+    def longest_s(self, now_s: float) -> float:
+        return self.running_s
+
+    def shrink(self) -> None:
+        self.shrunk += 1
+
+
+class Process:
+    """Sessions, the memory of their process, and a clock."""
+
+    def __init__(self, *sessions: Session) -> None:
+        self.bytes = 300 * MIB
+        self.kept = 0
+        self.trims = 0
+        self.now_s = 0.0
+        self.policy = MemoryReturn(lambda: sessions, lambda: self.bytes + self.kept, self.trim)
+
+    def trim(self) -> None:
+        self.trims += 1
+        self.kept = 0
+
+    def look_for(self, seconds: float) -> None:
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.policy.look(self.now_s)
+            self.now_s += STEP_S
+
+
+def test_a_model_with_brief_runs_only_keeps_its_memory() -> None:
+    session = Session()
+    process = Process(session)
+    session.running_s = LONG_S / 2
+    process.look_for(60)
+    assert (session.shrunk, process.trims) == (0, 0)
+
+
+def test_a_long_run_that_is_over_gives_its_memory_back_once() -> None:
+    session, other = Session(), Session()
+    process = Process(session, other)
+    session.running_s = 3.0
+    process.look_for(10)
+    assert session.shrunk == 0
+    session.running_s = 0.0
+    process.look_for(QUIET_S + STEP_S)
+    assert (session.shrunk, other.shrunk, process.trims) == (1, 0, 1)
+    process.look_for(60)
+    assert (session.shrunk, other.shrunk, process.trims) == (1, 0, 1)
+
+
+def test_a_model_whose_usual_runs_are_long_keeps_what_it_needs() -> None:
+    heavy, once = Session(), Session()
+    process = Process(heavy, once)
+    for _ in range(100):
+        heavy.running_s = LONG_S
+        process.look_for(STEP_S)
+        heavy.running_s = 0.0
+        process.look_for(STEP_S)
+    assert heavy.shrunk == 0
+    once.running_s = LONG_S
+    process.look_for(STEP_S)
+    once.running_s = 0.0
+    for _ in range(20):
+        heavy.running_s = LONG_S
+        process.look_for(STEP_S)
+        heavy.running_s = 0.0
+        process.look_for(STEP_S)
+    assert (heavy.shrunk, once.shrunk) == (0, 1)
+
+
+def test_memory_that_came_without_a_long_run_is_given_back_now_and_then() -> None:
+    session = Session()
+    process = Process(session)
+    process.look_for(1)
+    process.kept = 32 * MIB
+    process.look_for(STEP_S)
+    assert (session.shrunk, process.trims) == (1, 1)
+    # Needed again at once: it is not taken away at every look.
+    process.kept = 32 * MIB
+    process.look_for(PAUSE_S - 2 * STEP_S)
+    assert process.trims == 1
+    process.look_for(3 * STEP_S)
+    assert process.trims == 2
+
+
+def test_memory_that_is_in_use_is_asked_for_once() -> None:
+    process = Process(Session())
+    process.look_for(1)
+    process.bytes += 500 * MIB
+    process.look_for(60)
+    assert process.trims == 1
+
+
+@pytest.mark.skipif(not resident_bytes(), reason="the system does not say how much memory the process has")
+def test_onnx_runtime_gives_back_what_a_large_run_took(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(onnx_models.memory_hungry(4096).SerializeToString())
+    session = load_session(tmp_path / "model.onnx", [(CPU, {})], threads=1, strict=True)
+    # As a version that was warmed up. ONNX Runtime keeps what the first run of all took.
+    session.run([np.ones((1, 1), np.float32)], ["output"])
+    policy = MemoryReturn(lambda: [session])
+    policy.look(0.0)
+    before = resident_bytes()
+    session.run([np.ones((8192, 1), np.float32)], ["output"])
+    assert resident_bytes() - before > 64 * MIB
+    policy.look(1.0)
+    assert resident_bytes() - before < 32 * MIB
+    (output,) = session.run([np.ones((3, 1), np.float32)], ["output"])
+    assert output.tolist() == [[1], [1], [1]]
