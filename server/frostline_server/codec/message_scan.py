@@ -177,11 +177,14 @@ class _Scan:
             raise TakesLong
 
     def _numbers_in(self, begin: int, end: int, most: int) -> int:
-        """How many numbers there are between two places; or a larger number, if that is no more than `most`."""
-        if end - begin <= most:
-            return end - begin
+        """How many numbers there are between two places, or something else that is as well more than `most` or not."""
+        size = end - begin
+        if size <= most:
+            return size
+        if size > _LARGEST_VARINT_BYTES * most:
+            return most + 1
         # The last byte of each has its first bit clear.
-        row = np.frombuffer(self._payload, np.int8, end - begin, begin)
+        row = np.frombuffer(self._payload, np.int8, size, begin)
         return int(np.count_nonzero(row >= 0))
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
