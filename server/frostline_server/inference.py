@@ -85,7 +85,8 @@ class Inference:
         self._repository = repository
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
-        self._decoder = RequestDecoder(regions)
+        self._decoder = RequestDecoder(regions, brief=True)
+        self._patient = RequestDecoder(regions)
         self._decoding = ThreadPoolExecutor(1, "decode")
         self._stopping = False
         self.refused_s = -math.inf
@@ -98,8 +99,7 @@ class Inference:
         deadline_s: float | None,
         reply: Reply,
         token: Any,
-        *,
-        brief: bool = False,
+        decoder: RequestDecoder | None = None,
     ) -> Entry:
         """Turn a serialised request into an entry, ready to be submitted: steps 2 to 4.
 
@@ -109,12 +109,14 @@ class Inference:
             deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
             reply: takes the entry once it is finished, from the device thread; its `call` is a `Call`.
             token: becomes `Call.token`.
-            brief: whether to give up on a message that takes more than some milliseconds to decode.
+            decoder: decodes it; None for the one that gives up on what takes more than some milliseconds.
 
         Raises:
             Refused: the request cannot be answered; it is counted. Nothing else is raised, whatever the message.
-            TakesLong: it takes longer, and `prepare_elsewhere` is to be asked; only if `brief`.
+            TakesLong: it takes longer, and `prepare_elsewhere` is to be asked; only without a `decoder`.
         """
+        if decoder is None:
+            decoder = self._decoder
         model = request_id = ""
         served: LoadedModel | None = None
         try:
@@ -127,10 +129,10 @@ class Inference:
                 raise MessageTooLarge(  # noqa: TRY301  as above
                     f"SERVER: Received message larger than max ({len(payload)} vs. {self._max_message_bytes})"
                 )
-            model, version, request_id, body = self._decoder.read(method, payload, brief=brief)
+            model, version, request_id, body = decoder.read(method, payload)
             # Asked once for each request: where traffic is split, the next answer may be another version.
             served = self._repository.get(model, version)
-            decoded = self._decoder.decode(served.codec, body, payload, brief=brief)
+            decoded = decoder.decode(served.codec, body, payload)
         except TakesLong:
             raise
         except Exception as error:
@@ -146,7 +148,7 @@ class Inference:
 
         def prepared() -> Entry | Refused:
             try:
-                return self.prepare(method, payload, deadline_s, reply, token)
+                return self.prepare(method, payload, deadline_s, reply, token, self._patient)
             except Refused as refused:
                 return refused.with_traceback(None)
 
@@ -174,7 +176,7 @@ class Inference:
                 batcher.submit(entry, inline=inline)
             except BatcherClosed as error:
                 # The version was replaced since the entry was prepared: its successor answers the request.
-                again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token)
+                again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token, self._patient)
                 if again.call.served is call.served:  # closing, and nothing took its place yet
                     raise self._refused(error, call.served, call.request_id, call.served.name) from error
                 entry.rebind(again)

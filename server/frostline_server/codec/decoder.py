@@ -20,20 +20,21 @@ class RequestDecoder:
 
     Args:
         regions: the shared memory that tensors may lie in.
+        brief: whether to give up on messages that take long to decode.
     """
 
-    def __init__(self, regions: Regions) -> None:
+    def __init__(self, regions: Regions, *, brief: bool = False) -> None:
         self._regions = regions
+        self._brief = brief
         self._infer_headers = infer_headers()
         self._predict_headers = predict_headers()
 
-    def read(self, method: str, payload: bytes, *, brief: bool = False) -> tuple[str, str, str, Body]:
+    def read(self, method: str, payload: bytes) -> tuple[str, str, str, Body]:
         """Read which model a message is for.
 
         Args:
             method: `MODEL_INFER` or `PREDICT`.
             payload: the message.
-            brief: whether to give up on a message that takes long to decode.
 
         Returns:
             The model's name, the version as the client gave it, the client's id of the request, and what `decode`
@@ -48,19 +49,18 @@ class RequestDecoder:
             header, request_id, elements = seen
             return header.model, header.version, request_id, (header, elements)
         if method == MODEL_INFER:
-            infer = parse(inference_pb2.ModelInferRequest, payload, brief=brief)
+            infer = parse(inference_pb2.ModelInferRequest, payload, brief=self._brief)
             return infer.model_name, infer.model_version, infer.id, infer
-        predict = parse(predictor_pb2.PredictRequest, payload, brief=brief)
+        predict = parse(predictor_pb2.PredictRequest, payload, brief=self._brief)
         return predict.model, predict.version, predict.id, predict
 
-    def decode(self, codec: Codec, body: Body, payload: bytes, *, brief: bool = False) -> DecodedRequest:
+    def decode(self, codec: Codec, body: Body, payload: bytes) -> DecodedRequest:
         """Check a request and find its rows.
 
         Args:
             codec: of the version that the message means.
             body: from `read`.
             payload: as given to `read`.
-            brief: as given to `read`.
 
         Raises:
             TakesLong: it takes long; only if `brief`.
@@ -75,10 +75,10 @@ class RequestDecoder:
             body = parse(header.message, payload)
         # Not before it was decoded: requests that are refused must not fill the cache.
         if isinstance(body, predictor_pb2.PredictRequest):
-            decoded = codec.decode_predict(body, brief=brief)
+            decoded = codec.decode_predict(body, brief=self._brief)
             unseen = self._predict_headers.remember(payload, body.model, body.version) if decoded.repeats else None
         else:
-            decoded = codec.decode_infer(body, self._regions, brief=brief)
+            decoded = codec.decode_infer(body, self._regions, brief=self._brief)
             unseen = (
                 self._infer_headers.remember(payload, body.model_name, body.model_version) if decoded.repeats else None
             )

@@ -17,11 +17,12 @@ MOST_FIELDS = 1 << 14
 """Fields of one message on all levels, and axes, but not elements. A tensor [rows, 1] has six and its raw content one more,
 so that a network of 2000 inputs can be asked."""
 
-MOST_STRINGS = 1 << 20
-"""Strings in one message. Each becomes an object of its own here and for ONNX Runtime, which takes some microseconds."""
+MOST_STRINGS = 1 << 18
+"""Strings in one message: 4096 rows of 64 texts. Each becomes an object of its own, here and in ONNX Runtime, and part of
+that work keeps all other threads of the interpreter waiting."""
 
-MOST_NUMBERS = 1 << 22
-"""Integers in typed contents, which are taken apart one by one: a batch of 27 pictures of 224 x 224 x 3. Floats and truth
+MOST_NUMBERS = 1 << 21
+"""Integers in typed contents, which are taken apart one by one: a batch of 13 pictures of 224 x 224 x 3. Floats and truth
 values are not: as many as a message may hold can be sent."""
 
 _MOST_TEXT_BYTES = 1 << 20
@@ -176,11 +177,14 @@ class _Scan:
             raise TakesLong
 
     def _numbers_in(self, begin: int, end: int, most: int) -> int:
-        """How many numbers there are between two places; or a larger number, if that is no more than `most`."""
-        if end - begin <= most:
-            return end - begin
+        """How many numbers there are between two places, or something else that is as well more than `most` or not."""
+        size = end - begin
+        if size <= most:
+            return size
+        if size > _LARGEST_VARINT_BYTES * most:
+            return most + 1
         # The last byte of each has its first bit clear.
-        row = np.frombuffer(self._payload, np.int8, end - begin, begin)
+        row = np.frombuffer(self._payload, np.int8, size, begin)
         return int(np.count_nonzero(row >= 0))
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:

@@ -215,7 +215,7 @@ class _Stream:
         self._open += 1
         self._open_bytes += size
         try:
-            entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self, brief=True)
+            entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self)
             self._queue(entry, payload)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)

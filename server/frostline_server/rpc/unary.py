@@ -48,7 +48,7 @@ class UnaryFrontEnd:
         entry: Entry | None = None
         try:
             try:
-                entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered, brief=True)
+                entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
             except TakesLong:
                 entry = await self._prepared(method, payload, deadline_s, answered)
             self._inference.submit(entry, method, payload)

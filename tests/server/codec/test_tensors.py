@@ -468,7 +468,7 @@ ANY_TEXT = plain((spec("text", "BYTES", None),), (spec("echo", "BYTES", None),))
 
 def test_more_strings_than_are_taken_are_refused_before_they_are_taken_apart() -> None:
     text = refusal(ANY_TEXT, ("text", "BYTES", (1, MOST_STRINGS + 1)))
-    assert text == ("a request for model 'm' may have 1048576 strings, got 1048577; send fewer rows in one request")
+    assert text == ("a request for model 'm' may have 262144 strings, got 262145; send fewer rows in one request")
     assert check(ANY_TEXT, ("text", "BYTES", (1, MOST_STRINGS))).count == (MOST_STRINGS,)
 
 

@@ -142,3 +142,27 @@ def test_a_shape_that_no_array_can_have_is_an_invalid_argument(channel: grpc.Cha
         with pytest.raises(grpc.RpcError) as caught:
             stub(channel).ModelInfer(request, timeout=TIMEOUT_S)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT, shape
+
+
+INFERENCE = "/inference.GRPCInferenceService"
+
+
+@pytest.mark.parametrize("compression", [None, grpc.Compression.Gzip], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(f"{INFERENCE}/{name}" for name in ("ModelInfer", "LogSettings", "TraceSetting", "RepositoryModelLoad", "SystemSharedMemoryRegister")),
+        "/frostline.v1.Predictor/Predict",
+        "/grpc.health.v1.Health/Check",
+    ],
+)  # fmt: skip
+def test_a_message_of_millions_of_fields_is_refused(
+    server: Running, channel: grpc.Channel, method: str, compression: Any
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(method, bytes, bytes)(b"\x0a\x00" * 1_000_000, timeout=TIMEOUT_S, compression=compression)
+    # grpc.aio has one status for all that cannot be parsed before its handlers see it.
+    aside = method.endswith("Check") and server.config.transport == "grpcio"
+    assert caught.value.code() == (grpc.StatusCode.UNKNOWN if aside else grpc.StatusCode.INVALID_ARGUMENT)
+    assert "the message has more than 16384 fields" in str(caught.value.details())
+    assert stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)

@@ -206,6 +206,25 @@ def test_a_stream_has_no_more_in_flight_than_it_may(server: Running, channel: gr
 
 
 @FRONT_ENDS
+def test_a_stream_of_large_answers_has_as_many_in_flight_as_its_bytes_allow(tmp_path: Path, front_end: str) -> None:
+    # A row is answered with 1 MiB.
+    wide = onnx_models.product(np.ones((4, 1 << 18), np.float32))
+    onnx_models.write_artifact(tmp_path, "wide", 1, wide, golden=False, labels=None)
+    options = [("grpc.max_receive_message_length", -1)]
+    with (
+        running(tmp_path, transport=front_end, max_batch_size=16, log_level="error") as server,
+        grpc.insecure_channel(server.address, options=options) as channel,
+    ):
+        conversation = Conversation(channel)
+        with server.held("wide") as device:
+            conversation.send(*(row_request(onnx_models.rows(16), str(number), "wide") for number in range(20)))
+            device.wait_until_queued(64)
+            assert stub(channel).ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT_S).live
+            device.wait_until_queued(64)
+        assert len(conversation.rest()) == 20
+
+
+@FRONT_ENDS
 def test_a_stopping_server_answers_what_a_stream_had_accepted_and_ends_it(tmp_path: Path, front_end: str) -> None:
     onnx_models.write_artifact(tmp_path, "linear", 1)
     with running(tmp_path, transport=front_end) as server, grpc.insecure_channel(server.address) as channel:
@@ -314,7 +333,7 @@ class Silent:
         self.helped = 0
         self.answer_bytes: int | None = 0
 
-    def prepare(self, method: str, payload: bytes, deadline_s: None, reply: Any, token: Any, *, brief: bool) -> Any:
+    def prepare(self, method: str, payload: bytes, deadline_s: None, reply: Any, token: Any) -> Any:
         served = SimpleNamespace(
             name="linear", codec=SimpleNamespace(answer_bytes=lambda wanted, rows: self.answer_bytes)
         )
@@ -341,6 +360,46 @@ async def test_large_messages_fill_a_stream_sooner() -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     assert inference.given_up == inference.accepted
+
+
+@pytest.mark.parametrize(("answer_bytes", "read"), [(0, 256), (1 << 20, 64), (64 << 20, 1), (None, 16)])
+async def test_what_is_running_counts_as_much_as_its_answer_will(answer_bytes: int | None, read: int) -> None:
+    client, inference = Client(b""), Silent()
+    inference.answer_bytes = answer_bytes
+    call = asyncio.create_task(StreamFrontEnd(inference)._call(None, client))  # type: ignore[arg-type]  # both by hand
+    await settle(client)
+    assert client.read_messages == read
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_a_stream_whose_client_has_gone_keeps_no_answer() -> None:
+    client = Client(b"damaged")
+    front_end = door_over(Repository())
+    call = asyncio.create_task(front_end._call(None, client))  # type: ignore[arg-type]  # a call by hand
+    await settle(client)
+    (stream,) = front_end._streams
+    assert stream._answers
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not stream._answers
+
+
+def test_expected_answers_are_like_the_last_ones() -> None:
+    expected = stream_messages.Expected()
+    unknown = SimpleNamespace(
+        call=SimpleNamespace(served=SimpleNamespace(codec=SimpleNamespace(answer_bytes=lambda wanted, rows: None))),
+        wanted=(),
+        rows=1,
+    )
+    assert expected.of(unknown) == 4 << 20  # type: ignore[arg-type]  # hardly an entry
+    for _ in range(20):
+        expected.came(1000)
+    assert expected.of(unknown) == 1000  # type: ignore[arg-type]  # as above
+    expected.came(5 << 20)
+    assert expected.of(unknown) == 5 << 20  # type: ignore[arg-type]  # as above
 
 
 async def test_an_answer_that_cannot_be_encoded_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,8 +155,11 @@ class H2FrontEnd:
 
     def close(self) -> None:
         """Close the port and every connection. Call it only after all queues are empty."""
-        if self._listener is not None:
-            self._listener.close()
+        listener = self._listener
+        if listener is not None:
+            listener.close()
+            # What is still decoded or unpacked has nobody to be posted to.
+            self._listener = None
             self._helper.shutdown()
 
     def _routes(self, loop: asyncio.AbstractEventLoop) -> dict[bytes, Route]:
@@ -177,8 +180,9 @@ class H2FrontEnd:
         return routes
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
-        if self._listener is not None:
-            self._listener.post(function, *arguments)
+        listener = self._listener
+        if listener is not None:
+            listener.post(function, *arguments)
 
     def _mine(self) -> bool:
         """Whether the caller is the front end's thread."""

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import grpc
 import structlog
 
+from frostline_server.errors import PredictionError
+from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.h2.call import Call
 
 _RESERVED = (b":", b"grpc-", b"content-type", b"te")
@@ -180,8 +182,10 @@ class Handling:
             return message
         try:
             return self._handler.request_deserializer(message)
-        except Exception as error:
-            raise Aborted(grpc.StatusCode.INTERNAL, "Exception deserializing request!", ()) from error
+        except PredictionError as error:
+            end = Aborted(*ending(error))
+        # Outside, so that the error and its frames, which hold the message, are not kept with it.
+        raise end
 
     def _serialised(self, response: Any) -> bytes:
         serializer = self._handler.response_serializer

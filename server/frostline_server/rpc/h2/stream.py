@@ -216,7 +216,7 @@ class Stream:
         call, inference, size = self._call, self._inference, len(message)
         self._open_bytes += size
         try:
-            entry = inference.prepare(MODEL_INFER, message, call.deadline_s, self._reply, self, brief=True)
+            entry = inference.prepare(MODEL_INFER, message, call.deadline_s, self._reply, self)
             self._queue(entry, message, size)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
