@@ -58,6 +58,7 @@ LINGER_S = 1.0
 _QUIET_S = 0.2
 _CLOSE_S = 0.3
 _END_S = 0.5
+_ANNOUNCE_S = 0.02
 
 _log = structlog.get_logger(__name__)
 
@@ -82,6 +83,7 @@ class Server:
         self.metrics_url = ""
         self.repository = Repository()
         self._unrouted = Unrouted()
+        self._announcing = False
         self._health = Health()
         # Named by load_models and not loaded, not even as FAILED, because there is no such folder.
         self._absent: set[str] = set()
@@ -379,7 +381,10 @@ class Server:
 
     def _on_change(self, version: ModelVersion) -> None:
         """Announce and log a change of state; called from the thread that loads."""
-        self._announce_from_thread()
+        if version.state == "FAILED":
+            self._announce_soon()
+        else:
+            self._announce_from_thread()
         served = version.served  # read once: it may be released meanwhile
         fields = {"model": version.name, "version": version.version, "state": version.state}
         if version.state == "FAILED" or version.reason:
@@ -452,6 +457,17 @@ class Server:
         self._health.update(known | services, complete=self.repository.scanned)
         if self._place is not None:
             self._place.report(unready=self.unready())
+
+    def _announce_soon(self) -> None:
+        """Have changes announced that nobody waits for, many at once: a folder may hold thousands of broken models."""
+        if not self._announcing:
+            self._announcing = True
+            self._loop.call_soon_threadsafe(self._loop.call_later, _ANNOUNCE_S, self._announce_now)
+
+    def _announce_now(self) -> None:
+        # First, so that what changes meanwhile is announced again.
+        self._announcing = False
+        self._announce()
 
     def _announce_from_thread(self) -> None:
         """Have a change announced before the thread that made it goes on."""

@@ -147,3 +147,7 @@ def test_gauges_of_the_machine_are_the_same_in_every_process() -> None:
         == PROCESS["process_resident_memory_bytes"]
         == "sum"
     )
+
+
+def test_of_the_last_looks_of_several_processes_the_oldest_is_shown() -> None:
+    assert families.RULES["frostline_repository_last_look_timestamp_seconds"] == "min"

@@ -5,11 +5,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+import watchfiles
 from watchfiles import Change
 
+from frostline_server.regular_files import FileReader
 from frostline_server.repository import watcher
 from frostline_server.repository.watcher import Watcher, places_of
 from tests.support.puppet import TIMEOUT_S
@@ -31,7 +34,7 @@ class Looks:
     """
 
     def __init__(self) -> None:
-        self.answers: list[bool | Exception] = []
+        self.answers: list[bool | BaseException] = []
         self._count = 0
         self._changed = threading.Condition()
 
@@ -40,7 +43,7 @@ class Looks:
             self._count += 1
             self._changed.notify_all()
             answer = self.answers.pop(0) if self.answers else False
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -250,3 +253,57 @@ def test_where_the_file_system_tells_nothing_the_operator_is_told(
         for thread in watch._threads[1:]:
             thread.join(TIMEOUT_S)
     assert (logged[0]["log_level"], logged[0]["error"]) == ("warning", "no watches left")
+
+
+class Panic(BaseException):
+    """What a library that is written in Rust raises; it is no Exception."""
+
+
+def test_nothing_that_a_look_or_its_log_raises_ends_the_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def exception(self, *_: object, **__: object) -> None:
+            raise OSError("no room on the disk")
+
+    monkeypatch.setattr(watcher, "_log", Full())
+    looks = Looks()
+    looks.answers = [MemoryError("none left"), RecursionError("too deep"), Panic("panicked"), True]
+    with watching(tmp_path, looks, poll_s=0.01, notified=False):
+        looks.wait_for(6)
+
+
+def test_a_watch_that_panics_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, again = watchfiles.watch, threading.Event()
+    panics = iter([Panic("panicked"), OSError("no watches left")])
+
+    def panicking(*arguments: Any, **keywords: Any) -> Any:
+        if (panic := next(panics, None)) is not None:
+            raise panic
+        again.set()
+        return begin(*arguments, **keywords)
+
+    monkeypatch.setattr(watchfiles, "watch", panicking)
+    with watching(tmp_path, Looks(), poll_s=0.05):
+        assert again.wait(TIMEOUT_S)
+
+
+def test_folders_that_are_too_many_are_not_watched_and_those_that_are_too_deep_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path
+    for _ in range(60):
+        deep /= "d"
+        deep.mkdir()
+    assert len(places_of(tmp_path).folders) == 35
+    monkeypatch.setattr(watcher, "_MAX_FOLDERS", 20)
+    with pytest.raises(OSError, match="there are more than 20 folders"):
+        places_of(tmp_path)
+
+
+def test_a_link_out_of_the_folder_is_watched_itself_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    root, apart = tmp_path / "models", tmp_path / "apart"
+    (apart / "1").mkdir(parents=True)
+    root.mkdir()
+    (root / "m").symlink_to(apart)
+    places = places_of(root, FileReader(root))
+    assert (set(places.folders), root / "m" in places.entries) == ({root}, True)
+    assert apart in places_of(root, FileReader(root, (apart,))).folders
