@@ -152,12 +152,12 @@ def surfaces(server: Running, channel: grpc.Channel) -> list[bool]:
 
 
 def test_a_model_whose_runs_cannot_be_ended_says_so_everywhere_until_they_do(
-    tmp_path: Path, calling: Calling, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, transport: str, calling: Calling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An operator of its own that goes on for years looks like this: nothing ends it.
     monkeypatch.setattr(RunLimit, "look", lambda *_: None)
     monkeypatch.setattr(batcher, "RETURN_S", 0.05)
-    with running(models(tmp_path, BRIEF)) as server:
+    with running(models(tmp_path, BRIEF), transport=transport) as server:
         channel = calling(server)
         infer = stub(channel).ModelInfer
         infer(turns(1), timeout=TIMEOUT_S)
