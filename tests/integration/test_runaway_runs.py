@@ -1,6 +1,8 @@
 """A model whose run takes for ever for some values: what its clients, all others, the operator and the end of the process see."""
 
 import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -150,12 +152,12 @@ def surfaces(server: Running, channel: grpc.Channel) -> list[bool]:
 
 
 def test_a_model_whose_runs_cannot_be_ended_says_so_everywhere_until_they_do(
-    tmp_path: Path, calling: Calling, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, transport: str, calling: Calling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An operator of its own that goes on for years looks like this: nothing ends it.
     monkeypatch.setattr(RunLimit, "look", lambda *_: None)
     monkeypatch.setattr(batcher, "RETURN_S", 0.05)
-    with running(models(tmp_path, BRIEF)) as server:
+    with running(models(tmp_path, BRIEF), transport=transport) as server:
         channel = calling(server)
         infer = stub(channel).ModelInfer
         infer(turns(1), timeout=TIMEOUT_S)
@@ -206,3 +208,30 @@ def test_the_process_ends_cleanly_in_the_middle_of_a_run_that_would_not(tmp_path
     assert "stopped" in events
     # It was ended, so there was nothing to abandon.
     assert "ending in the middle of a run" not in events
+
+
+DEAF = """
+import sys
+from frostline_server.runtime.run_limit import RunLimit
+RunLimit.look = lambda *_: None
+RunLimit.end_all = lambda self: sum(run.began_s < 1e18 for run in self._known)
+from frostline.cli.main import main
+main()
+"""
+"""A server whose runs cannot be ended, as if one operator went on for years."""
+
+
+def test_the_process_ends_without_an_abort_in_the_middle_of_a_run_that_cannot_be_ended(tmp_path: Path) -> None:
+    flags = ["--port", "0", "--metrics-port", "0", "--device", "cpu", "--log-format", "json", "--grace-s", "0.1"]
+    command = [sys.executable, "-c", DEAF, "serve", "--models", str(models(tmp_path)), *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        served = Served(process)
+        ready = served.until("ready")
+        with grpc.insecure_channel(ready["address"]) as channel:
+            endless = stub(channel).ModelInfer.future(turns(onnx_models.ENDLESS), timeout=TIMEOUT_S)
+            for _ in range(3):
+                stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
+            process.send_signal(signal.SIGTERM)
+            assert isinstance(endless.exception(TIMEOUT_S), grpc.RpcError)
+        assert process.wait(TIMEOUT_S) == 1
+        assert [line["event"] for line in served.rest()][-1] == "ending in the middle of a run"

@@ -1,5 +1,6 @@
 """What config.pbtxt says of batches and instances, and what it may not say."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from google.protobuf import text_format
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.errors import LoadError
-from frostline_server.model_config.scheduling import model_batching, model_slo_s, placements
+from frostline_server.model_config.scheduling import model_batching, model_max_run_s, model_slo_s, placements
 from frostline_server.runtime.devices import CPU, CUDA, Provider
 from tests.support.puppet import batching
 
@@ -202,3 +203,16 @@ def parameter(name: str, value: str) -> model_config_pb2.ModelConfig:
 def test_a_models_own_limit_wins_over_the_servers(text: str, seconds: float) -> None:
     assert model_slo_s(parameter("slo_ms", text), 3.0) == pytest.approx(seconds)
     assert model_slo_s(parse(""), 3.0) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10", 10.0), ("0.5", 0.5), ("0", math.inf)])
+def test_a_models_own_limit_on_runs_wins_over_the_servers(text: str, seconds: float) -> None:
+    assert model_max_run_s(parameter("max_run_s", text), 3.0) == seconds
+    assert model_max_run_s(parse(""), 3.0) == 3.0
+    assert model_max_run_s(parse(""), 0.0) == math.inf
+
+
+@pytest.mark.parametrize("text", ["-1", "soon", "nan", "86401", ""])
+def test_a_limit_on_runs_that_is_no_number_of_seconds_is_refused(text: str) -> None:
+    with pytest.raises(LoadError, match=r"sets max_run_s '.*'; it must be a number in range \[0, 86400\]"):
+        model_max_run_s(parameter("max_run_s", text), 3.0)

@@ -1,8 +1,9 @@
 """Returns memory to the operating system after a peak: Python and the C library keep what was freed within their heaps."""
 
-import ctypes
 import gc
 from collections.abc import Callable
+
+from frostline_server.model.memory_return import trim_heap
 
 _WORTH_BYTES = 32 << 20
 _WORTH_CALLS = 1000
@@ -48,7 +49,4 @@ class Trim:
 def give_back() -> None:
     """Collect garbage, and have the C library return what is free; in a thread that nobody waits for."""
     gc.collect()
-    # musl and macOS have no such function, and need none.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    trim_heap()
