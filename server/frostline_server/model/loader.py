@@ -31,11 +31,12 @@ from frostline_server.model.warmup import batch_sizes, cycled
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
 from frostline_server.model_config.pbtxt import label_file
 from frostline_server.model_config.scheduling import model_slo_s, placements
-from frostline_server.model_config.session_options import tuning_of
+from frostline_server.model_config.session_options import check_threads, tuning_of
 from frostline_server.model_config.tensor_config import agreed
 from frostline_server.runtime.cuda_thread import Captures
 from frostline_server.runtime.devices import CPU, Provider, why_unbound
 from frostline_server.runtime.golden import read_golden
+from frostline_server.runtime.host_limits import cpu_count
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 
@@ -146,10 +147,15 @@ class Loader:
         )
 
     def _places(self, config: model_config_pb2.ModelConfig, warn: Warn) -> list[Sequence[Provider]]:
-        """The execution providers of each instance, best first."""
+        """The execution providers of each instance, best first.
+
+        Raises:
+            LoadError: the configuration asks for too much, or for what does not exist.
+        """
         places, warnings = placements(config.instance_group, self.providers, self.devices)
         for warning in warnings:
             warn(warning)
+        check_threads(tuning_of(config)[0], len(places), self.threads, cpu_count())
         return places
 
     def _opener(self, artifact: Artifact, config: model_config_pb2.ModelConfig, warn: Warn) -> Opener:

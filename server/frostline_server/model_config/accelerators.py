@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
-from frostline_server.model_config.session_options import CUDA_PARAMETERS, flag, number, size, words
+from frostline_server.model_config.session_options import CUDA_PARAMETERS, flag, number, size, threads, words
 from frostline_server.runtime.devices import CUDA, Provider
 
 TENSORRT = "TensorrtExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
+MAX_ACCELERATORS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
         LoadError: a value is invalid.
     """
     wanted = config.optimization.execution_accelerators
+    for entries in (wanted.gpu_execution_accelerator, wanted.cpu_execution_accelerator):
+        if len(entries) > MAX_ACCELERATORS:
+            raise LoadError(
+                f"config.pbtxt has {len(entries)} execution accelerators of one kind; at most {MAX_ACCELERATORS} are possible"
+            )
     given = config.parameters
     gpu, cuda, unknown = _for_gpu(wanted.gpu_execution_accelerator)
     cpu, unknown_cpu = _for_cpu(wanted.cpu_execution_accelerator)
@@ -140,8 +146,8 @@ _PRECISIONS = {"FP32": {}, "FP16": {"trt_fp16_enable": "1"}, "BF16": {"trt_bf16_
 
 _OPENVINO_OPTIONS: Mapping[str, Callable[[str, str], str]] = {
     "precision": words,
-    "num_of_threads": number,
-    "num_streams": number,
+    "num_of_threads": lambda name, text: str(threads(name, text)),
+    "num_streams": lambda name, text: str(threads(name, text)),
     "cache_dir": words,
 }
 

@@ -10,6 +10,7 @@ from frostline_server.model_config.pbtxt import parse_model_config
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 
+MAX_CONFIG_BYTES = 1 << 20
 _PASSING = ("LOADING", "UNLOADING")
 
 
@@ -60,8 +61,13 @@ class ModelControl:
             ModelNotFound: it has no folder.
             Unsupported: the model's files are in the request.
         """
-        config, warnings = _configuration(request.model_name, request.parameters)
-        await self._work(lambda: self._reconciler.load_model(request.model_name, config, warnings))
+
+        def load() -> None:
+            # Here too, as a large configuration takes a while to be read.
+            config, warnings = _configuration(request.model_name, request.parameters)
+            self._reconciler.load_model(request.model_name, config, warnings)
+
+        await self._work(load)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -112,6 +118,11 @@ def _configuration(
             )
         if value.WhichOneof("parameter_choice") != "string_param":
             raise InvalidInput("invalid value type for 'config' parameter, expected string_param.")
+        size = len(value.string_param.encode())
+        if size > MAX_CONFIG_BYTES:
+            raise InvalidInput(
+                f"parameter 'config' for model '{model}' has {size} bytes; at most {MAX_CONFIG_BYTES} are possible"
+            )
         try:
             config, warnings = parse_model_config(value.string_param)
         except LoadError as error:
