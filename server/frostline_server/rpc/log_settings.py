@@ -59,6 +59,7 @@ class LogControl:
             "log_verbose_level": int("debug" in shown),
             "log_format": "default",
         }
+        self._first = dict(self._settings)
 
     def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
         """Change the given settings, all or none, and return all settings.
@@ -71,10 +72,7 @@ class LogControl:
         changed = {name: value for name, value in given.items() if value != self._settings[name]}
         if changed:
             self._settings |= changed
-            levels = [level for level in ("info", "warning", "error") if self._settings[f"log_{level}"]]
-            if self._settings["log_verbose_level"]:
-                levels.append("debug")
-            logs.show(self._styles[str(self._settings["log_format"])], levels)
+            self._show()
             # After the change, so that it is where and how people look for it from now on; no level hides it.
             _log.warning(logs.SETTINGS, changed=changed)
         return pb.LogSettingsResponse(
@@ -83,6 +81,19 @@ class LogControl:
                 for name, value in self._settings.items()
             }
         )
+
+    def reset(self) -> None:
+        """Log again what was logged at the start, whatever clients have changed."""
+        if self._settings != self._first:
+            self._settings = dict(self._first)
+            self._show()
+            _log.warning(logs.SETTINGS, changed="all are those of the start again")
+
+    def _show(self) -> None:
+        levels = [level for level in ("info", "warning", "error") if self._settings[f"log_{level}"]]
+        if self._settings["log_verbose_level"]:
+            levels.append("debug")
+        logs.show(self._styles[str(self._settings["log_format"])], levels)
 
     def _checked(self, name: str, value: pb.LogSettingsRequest.SettingValue) -> Setting:
         kind = _LOG_KINDS.get(name)
