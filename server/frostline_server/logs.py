@@ -6,10 +6,12 @@ exceptions that nothing catches.
 """
 
 import logging
+import math
 import os
 import sys
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
@@ -96,6 +98,30 @@ def show(style: str, levels: Collection[str]) -> None:
 def audit(**fields: Any) -> None:
     """Write one line of the event "audit", whatever levels are shown."""
     _log.info(_AUDIT, **fields)
+
+
+class Seldom:
+    """Says when a line about something that may happen very often can be written; for one thread.
+
+    Args:
+        period_s: the least time between two lines, in seconds.
+        clock: gives seconds.
+    """
+
+    def __init__(self, period_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._period_s = period_s
+        self._clock = clock
+        self._next_s = -math.inf
+        self._times = 0
+
+    def times(self) -> int:
+        """To be called each time; returns how often it was since the last line, or 0 while it is too early for another."""
+        self._times += 1
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return 0
+        self._next_s, times, self._times = now_s + self._period_s, self._times, 0
+        return times
 
 
 def _only(levels: Collection[str]) -> structlog.typing.Processor:
