@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 from frostline_server.errors import StartError
+from frostline_server.small_files import read_small
 
 
 def server_context(
@@ -25,7 +26,8 @@ def server_context(
     context.options |= ssl.OP_NO_RENEGOTIATION
     try:
         for file in filter(None, (chain, key, client_authorities)):
-            file.read_bytes()  # its error names the file, which OpenSSL's does not
+            # OpenSSL would wait for a pipe, and its error does not name the file.
+            read_small(file)
         # Without a password, so that OpenSSL does not ask the terminal for one.
         context.load_cert_chain(chain, key, password="")
     except ssl.SSLError as error:

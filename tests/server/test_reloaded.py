@@ -1,5 +1,6 @@
 """A value that is read again when its files change."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_what_cannot_be_read_at_first_stops_the_start(tmp_path: Path) -> None:
 
     with pytest.raises(StartError, match=r"^no$"):
         Reloaded("value", (tmp_path / "absent",), read).start()
+
+
+def test_what_could_not_be_read_for_want_of_descriptors_is_read_as_soon_as_there_are_some(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("a")
+    scarce = False
+
+    def read() -> str:
+        try:
+            if scarce:
+                raise OSError(errno.EMFILE, "Too many open files", str(file))  # noqa: TRY301  as `open` would
+            return file.read_text()
+        except OSError as error:
+            raise StartError(f"cannot read it: {error}") from error
+
+    value = Reloaded("value", (file,), read)
+    value.start()
+    file.write_text("bb")
+    scarce = True
+    with capture_logs() as logged:
+        assert [value.look() for _ in range(3)] == ["a"] * 3
+        scarce = False
+        assert value.look() == "bb"
+    assert [line["log_level"] for line in logged] == ["error", "info"]

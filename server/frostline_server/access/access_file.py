@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from frostline_server.access.identity import Identity
 from frostline_server.access.rate_limit import RateLimit
 from frostline_server.errors import StartError
+from frostline_server.small_files import read_small
 
 ANONYMOUS = "anonymous"
 """The name of callers without credentials."""
@@ -79,7 +80,7 @@ def read(path: Path, before: Entries) -> Entries:
             might be a token.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small(path).decode()
     except UnicodeDecodeError:
         raise StartError(f"the access file {path} is not valid: it is not UTF-8 text") from None
     except OSError as error:

@@ -7,6 +7,7 @@ import grpc
 
 from frostline_server.errors import StartError
 from frostline_server.reloaded import Reloaded
+from frostline_server.small_files import read_small
 from frostline_server.tls import server_context
 
 
@@ -56,8 +57,8 @@ class Certificate:
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         try:
-            pair = (self._key.read_bytes(), self._chain.read_bytes())
-            trusted = self._authorities.read_bytes() if self._authorities else None
+            pair = (read_small(self._key), read_small(self._chain))
+            trusted = read_small(self._authorities) if self._authorities else None
         except OSError as error:
             raise StartError(f"cannot read the TLS files: {error}") from error
         server_context(self._chain, self._key, self._authorities)
