@@ -126,6 +126,14 @@ def test_what_is_about_security_and_the_end_is_logged_at_any_level(capsys: Captu
     assert told == ["audit", "access", "certificate", "signal", "draining", "stopped"]
 
 
+def test_what_may_happen_often_is_a_line_now_and_then_that_says_how_often() -> None:
+    now_s = 0.0
+    seldom = logs.Seldom(60, lambda: now_s)
+    assert [seldom.times() for _ in range(3)] == [1, 0, 0]
+    now_s = 60.0
+    assert [seldom.times() for _ in range(2)] == [3, 0]
+
+
 def test_a_logger_made_before_still_follows_the_latest_configuration(capsys: Capture) -> None:
     log = structlog.get_logger()
     logs.configure("console", "info")

@@ -193,6 +193,8 @@ class HttpServer:
         self._waiting.pop(visit, None)
         self._visits.discard(visit)
         if visit.reserved:
+            # At once, or somebody else has it; later too, as TLS may take a turn more.
+            self._accept_again()
             self._loop.call_later(_REFILL_S, self._accept_again)
 
     def _make_way(self) -> bool:

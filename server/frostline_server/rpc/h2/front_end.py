@@ -129,7 +129,9 @@ class H2FrontEnd:
                 warning=f"the largest message ({config.max_message_bytes} bytes, max_message_bytes) never finds room in "
                 f"{self.budget.limit} bytes (network_bytes); raise this to {4 * config.max_message_bytes}, or lower the other",
             )
-        crowd = Crowd(min(config.max_connections, _most_files() - _SPARE_FILES), config.max_connections_per_address)
+        files = _most_files()
+        most = min(config.max_connections, files - min(_SPARE_FILES, files // 2))
+        crowd = Crowd(most, config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
         self._listener.start()
         name = sockets[0].getsockname()
