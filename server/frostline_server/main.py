@@ -59,7 +59,11 @@ async def serve(server: Server, stopped: asyncio.Event) -> int:
             os._exit(130)
         stopped.set()
 
-    signals.handle(asyncio.get_running_loop(), end, server.reload)
+    with signals.handled(asyncio.get_running_loop(), end, server.reload):
+        return await _serve(server, stopped)
+
+
+async def _serve(server: Server, stopped: asyncio.Event) -> int:
     starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

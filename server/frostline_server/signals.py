@@ -6,7 +6,8 @@ Ctrl-C: a signal that a tool, a terminal or a slip of the finger sends costs no 
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -32,11 +33,12 @@ NOTED = (
 )
 """Mean nothing to the server: a line of the log, and no more. Python itself ignores SIGPIPE and SIGXFSZ."""
 HANDLED = (*END, RELOAD, *NOTED)
-"""All that are handled. A process that is to become a server holds them back until `handle`."""
+"""All that are handled. A process that is to become a server holds them back until `handled`."""
 
 
-def handle(loop: asyncio.AbstractEventLoop, end: Callable[[int], None], reload: Callable[[], None]) -> None:
-    """Take all of them on an event loop from now on, also those that were held back until now.
+@contextmanager
+def handled(loop: asyncio.AbstractEventLoop, end: Callable[[int], None], reload: Callable[[], None]) -> Iterator[None]:
+    """Take all of them on an event loop, also those that were held back until now; afterwards all but Ctrl-C are ignored.
 
     Args:
         loop: of the main thread.
@@ -50,6 +52,13 @@ def handle(loop: asyncio.AbstractEventLoop, end: Callable[[int], None], reload: 
         loop.add_signal_handler(number, _note, number)
     # Whoever started this process may have held them back, as `frostline serve` does from its first moment.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    try:
+        yield
+    finally:
+        # The process ends by itself now, and its exit code says how the drain went. Who waits at a terminal need not.
+        for number in set(HANDLED) - {signal.SIGINT}:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, end: Callable[[int], None]) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,25 @@ def test_hanging_up_undoes_what_clients_have_changed_about_the_log(tmp_path: Pat
         process.terminate()
         assert [event["event"] for event in told][-1] == "stopped"
         assert process.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_signals_that_come_while_the_server_ends_change_nothing_of_its_exit_code(
+    tmp_path: Path, processes: int
+) -> None:
+    onnx_models.write_artifact(tmp_path, "m", 1)
+    program = [sys.executable, "-m", "frostline", "serve", "--models", str(tmp_path), *FLAGS]
+    with subprocess.Popen([*program, "--processes", str(processes)], stderr=subprocess.PIPE, text=True) as process:
+        told = events(process)
+        next(event for event in told if event["event"] == "ready")
+        process.terminate()
+        next(event for event in told if event["event"] == "stopped" and "process" not in event)
+        pause = threading.Event()
+        while process.poll() is None:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+                process.send_signal(number)
+            pause.wait(0.001)
+        assert process.returncode == 0
 
 
 def lines_of(told: Iterator[dict[str, object]], beginning: str) -> Iterator[dict[str, object]]:

@@ -96,10 +96,10 @@ class Supervisor:
         """
         self._stopped = asyncio.Event()
         self._relay = Relay()
-        signals.handle(asyncio.get_running_loop(), self._end, self._reload)
         self._scrape = Scrape(asyncio.get_running_loop(), self._children, self._restarts, self.unready)
         metrics = MetricsServer.of(self._config, self._scrape.registry, self.unready, self._credentials)
         async with AsyncExitStack() as stack:
+            stack.enter_context(signals.handled(asyncio.get_running_loop(), self._end, self._reload))
             if self._credentials is not None:
                 self._credentials.start()
                 stack.callback(self._credentials.close)
