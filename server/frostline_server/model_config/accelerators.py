@@ -67,6 +67,16 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
     return Accelerators(gpu, cpu, cuda), warnings
 
 
+def file_options(config: model_config_pb2.ModelConfig) -> list[str]:
+    """The options of a configuration that make a provider read, write or load files.
+
+    They are for whoever may write the models folder, and for nobody else.
+    """
+    wanted = config.optimization.execution_accelerators
+    entries = (*wanted.gpu_execution_accelerator, *wanted.cpu_execution_accelerator)
+    return sorted({name for entry in entries for name in entry.parameters if name in _FILE_OPTIONS})
+
+
 def providers_for(
     wanted: Accelerators, providers: Sequence[Provider], available: Iterable[str]
 ) -> tuple[list[Provider], list[str]]:
@@ -150,6 +160,15 @@ _OPENVINO_OPTIONS: Mapping[str, Callable[[str, str], str]] = {
     "num_streams": lambda name, text: str(threads(name, text)),
     "cache_dir": words,
 }
+
+_FILE_OPTIONS = frozenset(
+    (
+        "int8_calibration_table_name", "trt_engine_cache_path", "trt_engine_cache_prefix", "trt_timing_cache_path",
+        "trt_extra_plugin_lib_paths", "trt_ep_context_file_path", "trt_dump_subgraphs", "trt_dump_ep_context_model",
+        "cache_dir",
+    )
+)  # fmt: skip
+"""Options with which a provider reads files, writes them, or loads them as a part of the process."""
 
 _GPU = "optimization.execution_accelerators.gpu_execution_accelerator"
 _CPU = "optimization.execution_accelerators.cpu_execution_accelerator"

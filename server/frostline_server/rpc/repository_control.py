@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
 from frostline_server.errors import InvalidInput, LoadError, Unsupported
+from frostline_server.model_config.accelerators import file_options
 from frostline_server.model_config.pbtxt import parse_model_config
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
@@ -59,7 +60,7 @@ class ModelControl:
             LoadFailed: it cannot be served.
             ModelControlOff: models are not loaded by request on this server.
             ModelNotFound: it has no folder.
-            Unsupported: the model's files are in the request.
+            Unsupported: the request has the model's files, or a configuration that names files of the server.
         """
 
         def load() -> None:
@@ -127,6 +128,11 @@ def _configuration(
             config, warnings = parse_model_config(value.string_param)
         except LoadError as error:
             raise InvalidInput(f"parameter 'config' for model '{model}': {error}") from error
+        if files := file_options(config):
+            raise Unsupported(
+                f"parameter 'config' for model '{model}': {', '.join(files)}: a request cannot name files of the server; "
+                "write this into config.pbtxt in the models folder"
+            )
         if config.name not in ("", model):
             raise InvalidInput(f"parameter 'config' is the configuration of '{config.name}', not of '{model}'")
     return config, warnings

@@ -80,6 +80,24 @@ def test_a_configuration_in_a_request_cannot_ask_for_more_than_makes_sense(
     assert ("linear", "1", "READY") in index(calls)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "option"),
+    [
+        ("gpu_execution_accelerator", "tensorrt", "trt_extra_plugin_lib_paths"),
+        ("gpu_execution_accelerator", "tensorrt", "trt_engine_cache_path"),
+        ("cpu_execution_accelerator", "openvino", "cache_dir"),
+    ],
+)
+def test_a_configuration_in_a_request_cannot_name_files_of_the_server(
+    calls: Any, kind: str, name: str, option: str
+) -> None:
+    accelerator = {"name": name, "parameters": {option: "/tmp/evil.so"}}
+    config = {"optimization": {"execution_accelerators": {kind: [accelerator]}}}
+    code, message = refused(load, calls, "other", config={"string_param": json.dumps(config)})
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert f"{option}: a request cannot name files of the server" in message
+
+
 def test_the_index_names_what_is_not_loaded_without_a_version(calls: Any) -> None:
     assert index(calls) == [("linear", "1", "READY"), ("broken", "", ""), ("other", "", "")]
     assert index(calls, ready=True) == [("linear", "1", "READY")]
