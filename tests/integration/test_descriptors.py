@@ -95,6 +95,7 @@ def answered(opened: grpc.Channel) -> bool:
 def test_without_descriptors_clients_go_on_new_ones_are_refused_and_probes_are_answered(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         address, url = server.ready["address"], server.ready["metrics"]
+        assert 'frostline_network_refused_total{reason="files"} 0.0' in get(f"{url}/metrics")[1]
         with channel(address) as before:
             assert answered(before)
             with no_more_files(server.process.pid):

@@ -76,7 +76,8 @@ class H2FrontEnd:
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
         self._trim = Trim(lambda: self._helper.submit(give_back))
         self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4 // config.processes)
-        self.refused: dict[str, int] = {}
+        # With a count of its own from the start: an alert watches it grow.
+        self.refused: dict[str, int] = {"files": 0}
         """What was refused before anything else saw it, by reason."""
         self._listener: Listener | None = None
         self._shared: Shared | None = None
