@@ -44,10 +44,17 @@ def _refuse(sentence: str, code: int) -> int:
     return code
 
 
+def held() -> set[int]:
+    """The signals of `frostline_server.signals.HANDLED`, which is not imported yet."""
+    names = ["TERM", "INT", "QUIT", "HUP", "PWR", "XCPU", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "STKFLT"]
+    found = {int(getattr(signal, f"SIG{name}")) for name in names if hasattr(signal, f"SIG{name}")}
+    return found | set(range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else ())
+
+
 def main() -> NoReturn:
     """Runs the command line with the arguments of this process, and exits."""
     if sys.argv[1:2] == ["serve"]:
         # The kernel keeps them until the server's event loop takes them, a second from now. Without a handler they
         # would end the process without a drain, or be lost where it is PID 1 of a container.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        signal.pthread_sigmask(signal.SIG_BLOCK, held())
     sys.exit(run(sys.argv[1:]))

@@ -198,11 +198,12 @@ class Server:
         shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
         self.regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
         self._inference = Inference(self.repository, self._unrouted, config.max_message_bytes, self.regions)
+        self._log_control = LogControl(config.log_format, config.log_level)
         parts = (
             Metadata(self.repository, self.ready, release, shared_memory=shared),
             Statistics(self.repository),
             ModelControl(self.repository, self.reconciler),
-            LogControl(config.log_format, config.log_level),
+            self._log_control,
             TraceControl(self.repository),
             SharedMemory(self.regions),
         )
@@ -370,7 +371,9 @@ class Server:
     # What happens while it serves
 
     def reload(self) -> None:
-        """Read the models folder, the certificate and the access file again; on the event loop."""
+        """Read the folder and the files again, and forget what clients have changed of the log; on the event loop."""
+        if self._watcher is not None:
+            self._log_control.reset()
         _log.info("reading the models folder, the certificate and the access file again")
         # While it still starts, all are read for the first time.
         if self._watcher is not None:

@@ -6,10 +6,12 @@ exceptions that nothing catches.
 """
 
 import logging
+import math
 import os
 import sys
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
@@ -25,7 +27,11 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 _log = structlog.get_logger(__name__)
 
 _AUDIT = "audit"
-_audit_log = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET))
+SETTINGS = "log settings"
+"""The event of a line that says what a client has changed about the log."""
+ALWAYS = frozenset((_AUDIT, SETTINGS, "access", "certificate", "signal", "draining", "stopped"))
+"""Events that are logged whatever levels are shown: who may do what, who did it, and how the server ended. Whoever is
+watched cannot switch them off, and whoever looks for a server that is gone finds why."""
 
 
 def configure(style: str, level: str) -> None:
@@ -49,8 +55,9 @@ def show(style: str, levels: Collection[str]) -> None:
         style: console or json.
         levels: any of `LEVELS`.
     """
-    # Those that are not shown cost least when the logger itself drops them; the rest a processor must.
-    least = next((level for level in LEVELS if level in levels), "critical")
+    # Those that are not shown cost least when the logger itself drops them; the rest a processor must: `ALWAYS` are
+    # written at any level from info on.
+    least = min((level for level in LEVELS if level in levels), key=LEVELS.index, default="error")
     threshold = logging.getLevelNamesMapping()[least.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -68,7 +75,7 @@ def show(style: str, levels: Collection[str]) -> None:
         ]
     structlog.configure(
         processors=[*shared, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        wrapper_class=structlog.make_filtering_bound_logger(min(threshold, logging.INFO)),
         # A line and its end in one write: other processes may write to the same place.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         # Lines written before this call must not fix how lines look after it.
@@ -89,13 +96,37 @@ def show(style: str, levels: Collection[str]) -> None:
 
 
 def audit(**fields: Any) -> None:
-    """Write one line of the event "audit", whatever levels are shown: whoever is watched cannot switch it off."""
-    _audit_log.info(_AUDIT, **fields)
+    """Write one line of the event "audit", whatever levels are shown."""
+    _log.info(_AUDIT, **fields)
+
+
+class Seldom:
+    """Says when a line about something that may happen very often can be written; for one thread.
+
+    Args:
+        period_s: the least time between two lines, in seconds.
+        clock: gives seconds.
+    """
+
+    def __init__(self, period_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._period_s = period_s
+        self._clock = clock
+        self._next_s = -math.inf
+        self._times = 0
+
+    def times(self) -> int:
+        """To be called each time; returns how often it was since the last line, or 0 while it is too early for another."""
+        self._times += 1
+        now_s = self._clock()
+        if now_s < self._next_s:
+            return 0
+        self._next_s, times, self._times = now_s + self._period_s, self._times, 0
+        return times
 
 
 def _only(levels: Collection[str]) -> structlog.typing.Processor:
     def drop(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        if not _shown(event["level"], levels) and event["event"] != _AUDIT:
+        if not _shown(event["level"], levels) and event["event"] not in ALWAYS:
             raise structlog.DropEvent
         return event
 

@@ -1,7 +1,7 @@
 """The server process: its event loop, its signal handlers and its exit code.
 
-The first SIGTERM or SIGINT starts the drain; a second Ctrl-C ends the process at once. SIGHUP has the server read what
-may have changed on the disk.
+`signals` says what each signal does. The first SIGTERM or SIGINT starts the drain; a second Ctrl-C ends the process at
+once. SIGHUP has the server read what may have changed on the disk.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import sys
 
 import structlog
 
-from frostline_server import logs
+from frostline_server import logs, signals
 from frostline_server.app import LINGER_S, Server
 from frostline_server.config import ServerConfig
 
@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 def run(config: ServerConfig) -> int:
-    """Serve until SIGTERM or SIGINT, then drain.
+    """Serve until a signal ends it, then drain.
 
     Returns:
         The process's exit code: 0 when everything accepted was finished.
@@ -52,19 +52,18 @@ async def serve(server: Server, stopped: asyncio.Event) -> int:
     Raises:
         StartError: the server cannot start.
     """
-    loop = asyncio.get_running_loop()
 
-    def interrupted() -> None:
-        if stopped.is_set():
+    def end(number: int) -> None:
+        if number == signal.SIGINT and stopped.is_set():
             # Ctrl-C again: whoever sits there does not want to wait for the drain.
             os._exit(130)
         stopped.set()
 
-    handlers = {signal.SIGTERM: stopped.set, signal.SIGINT: interrupted, signal.SIGHUP: server.reload}
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    # Whoever started this process may have held them back, as `frostline serve` does from its first moment.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
+    with signals.handled(asyncio.get_running_loop(), end, server.reload):
+        return await _serve(server, stopped)
+
+
+async def _serve(server: Server, stopped: asyncio.Event) -> int:
     starting, stopping = asyncio.create_task(server.start()), asyncio.create_task(stopped.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

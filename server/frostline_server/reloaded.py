@@ -4,6 +4,7 @@ Whoever changes the files may replace one after the other, or write one in two s
 once, the last valid value stays in use, and the next change is looked at again.
 """
 
+import errno
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from frostline_server.errors import StartError
 T = TypeVar("T")
 
 _Stamp = tuple[tuple[int, ...], ...]
+
+_SCARCE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""Why a file cannot be read for now, whatever it says."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,6 +38,7 @@ class Reloaded(Generic[T]):
         self._files = tuple(files)
         self._read = read
         self._seen: _Stamp | None = None
+        self._said = ""
         self._lock = threading.Lock()
 
     def start(self) -> T:
@@ -59,8 +64,15 @@ class Reloaded(Generic[T]):
             except Exception as error:  # noqa: BLE001  whoever looks must go on looking, whatever is in the files
                 # Only what is meant to be read is: the message of any other error may hold a secret of the file.
                 reason = str(error) if isinstance(error, StartError) else f"unexpected {type(error).__name__}"
-                _log.error(self._what, reason=f"{reason}; the last one that was valid stays in use")
+                cause = error.__cause__
+                if isinstance(cause, OSError) and cause.errno in _SCARCE:
+                    # It is no fault of the files, so no change of them will tell when to look again.
+                    self._seen = None
+                if self._seen is not None or reason != self._said:
+                    _log.error(self._what, reason=f"{reason}; the last one that was valid stays in use")
+                self._said = reason
                 return self._value
+            self._said = ""
             if _stamp(self._files) != stamp:
                 # Replaced while it was read, so parts of both may have been read. The next look reads it again.
                 self._seen = None

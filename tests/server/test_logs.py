@@ -114,6 +114,26 @@ def test_less_severe_lines_than_asked_for_are_left_out(capsys: Capture, level: s
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == shown
 
 
+@pytest.mark.parametrize("levels", [("error",), ()])
+def test_what_is_about_security_and_the_end_is_logged_at_any_level(capsys: Capture, levels: tuple[str, ...]) -> None:
+    logs.show("json", levels)
+    log = structlog.get_logger()
+    logs.audit(method="LogSettings")
+    for event in ("access", "certificate", "signal", "draining", "stopped", "model"):
+        log.info(event)
+        log.debug(event)
+    told = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["audit", "access", "certificate", "signal", "draining", "stopped"]
+
+
+def test_what_may_happen_often_is_a_line_now_and_then_that_says_how_often() -> None:
+    now_s = 0.0
+    seldom = logs.Seldom(60, lambda: now_s)
+    assert [seldom.times() for _ in range(3)] == [1, 0, 0]
+    now_s = 60.0
+    assert [seldom.times() for _ in range(2)] == [3, 0]
+
+
 def test_a_logger_made_before_still_follows_the_latest_configuration(capsys: Capture) -> None:
     log = structlog.get_logger()
     logs.configure("console", "info")

@@ -1,5 +1,6 @@
 """A value that is read again when its files change."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,27 @@ def test_whatever_happens_while_it_is_read_it_is_looked_at_again_and_no_secret_i
     assert logged[0]["reason"] == "unexpected ValueError; the last one that was valid stays in use"
     file.write_text("22")
     assert value.look() == 22
+
+
+def test_what_could_not_be_read_for_want_of_descriptors_is_read_as_soon_as_there_are_some(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("a")
+    scarce = False
+
+    def read() -> str:
+        try:
+            if scarce:
+                raise OSError(errno.EMFILE, "Too many open files", str(file))  # noqa: TRY301  as `open` would
+            return file.read_text()
+        except OSError as error:
+            raise StartError(f"cannot read it: {error}") from error
+
+    value = Reloaded("value", (file,), read)
+    value.start()
+    file.write_text("bb")
+    scarce = True
+    with capture_logs() as logged:
+        assert [value.look() for _ in range(3)] == ["a"] * 3
+        scarce = False
+        assert value.look() == "bb"
+    assert [line["log_level"] for line in logged] == ["error", "info"]

@@ -20,6 +20,8 @@ class CpuClock:
     def utilization(self) -> float:
         """Busy share since the last call, 0 to 1."""
         busy, total = self._read()
+        if not total:
+            return 0.0
         last_busy, last_total = self._last
         self._last = busy, total
         return (busy - last_busy) / (total - last_total) if total > last_total else 0.0
@@ -27,7 +29,7 @@ class CpuClock:
     def _read(self) -> tuple[int, int]:
         try:
             ticks = [int(word) for word in (self._proc / "stat").read_text().splitlines()[0].split()[1:9]]
-        except OSError:  # not Linux
+        except OSError:  # not Linux, or no more files can be opened
             return 0, 0
         idle = ticks[3] + ticks[4]
         return sum(ticks) - idle, sum(ticks)

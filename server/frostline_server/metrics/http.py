@@ -1,19 +1,15 @@
 """The HTTP server for operators: /metrics for Prometheus, /healthz and /readyz for supervisors.
 
 It can have TLS, and it can ask who wants the metrics, as Prometheus says it: with a bearer token. The probes of a
-supervisor have none and need none.
+supervisor have none and need none. `http_server` bounds what clients can make it hold.
 """
 
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterable
-from socketserver import TCPServer, ThreadingMixIn
+from collections.abc import Callable
 from typing import Any, Self
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from frostline_server.access.access import Access
@@ -21,57 +17,17 @@ from frostline_server.access.credentials import Credentials
 from frostline_server.access.permissions import METRICS
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PermissionDenied, RateLimited, StartError, Unauthenticated
+from frostline_server.metrics.http_pages import Page, Response, text
+from frostline_server.metrics.http_request import Request
+from frostline_server.metrics.http_server import HttpServer
 from frostline_server.reloaded import Reloaded
 from frostline_server.tls import server_context
 
-_log = structlog.get_logger(__name__)
-
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """An HTTP server with a thread for each connection, so that a slow scraper does not delay a probe."""
-
-    daemon_threads = True
-    request_queue_size = 128
-    certificate: Reloaded[ssl.SSLContext] | None = None
-    """What a new connection is encrypted with; None for none."""
-
-    def server_bind(self) -> None:
-        """Bind without a DNS query for this machine's name, which the standard library's HTTP server would make."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Answer one connection, in its own thread: so a slow handshake delays nobody either."""
-        if self.certificate is None:
-            super().finish_request(request, client_address)
-            return
-        request.settimeout(_Quiet.timeout)
-        try:
-            secure = self.certificate.look().wrap_socket(request, server_side=True)
-        except OSError as error:  # TLS errors are too
-            _log.info("a TLS handshake failed", client=str(client_address), reason=str(error))
-            return
-        with secure:
-            super().finish_request(secure, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  the signature is socketserver's
-        """A connection that breaks is a line of our log, where the standard library prints a traceback."""
-        _log.warning("an HTTP connection failed", client=str(client_address), exc_info=True)
-
-
-class _ServerV6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Quiet(WSGIRequestHandler):
-    # A connection without a request must not occupy its thread without limit.
-    timeout = 10
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the signature is wsgiref's
-        """Log nothing: a line for each scrape, every few seconds, would be noise."""
+_SCRAPES = 4
+"""Pages of metrics at once: each may have megabytes."""
+_PROBES = 8
+"""Answers at once to whether the server is ready; a lock may hold them up for a moment."""
+_BACKLOG = 128
 
 
 class MetricsServer:
@@ -137,63 +93,65 @@ class MetricsServer:
         """
         if self._certificate is not None:
             self._certificate.start()
+        six = ":" in self._host
         try:
-            kind = _ServerV6 if ":" in self._host else _Server
-            self._server = make_server(self._host, self._port, self._app, kind, _Quiet)
+            listening = socket.create_server(
+                (self._host, self._port),
+                family=socket.AF_INET6 if six else socket.AF_INET,
+                backlog=_BACKLOG,
+                # `::` is every address, of version 4 too.
+                dualstack_ipv6=self._host == "::" and socket.has_dualstack_ipv6(),
+            )
         except OSError as error:
             raise StartError(f"cannot listen on {self._host}:{self._port} for metrics: {error.strerror}") from error
-        self._server.certificate = self._certificate
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="scrape", daemon=True
-        )
-        self._thread.start()
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{'http' if self._certificate is None else 'https'}://{host}:{self._server.server_port}"
+        pages = {
+            METRICS: Page(self._metrics_page, at_once=_SCRAPES, refuse=self._refusal),
+            "/healthz": Page(lambda _: text(200, "ok")),
+            "/readyz": Page(self._readiness, at_once=_PROBES),
+        }
+        self._server = HttpServer(listening, pages, None if self._certificate is None else self._certificate.look)
+        port = listening.getsockname()[1]
+        self._server.start()
+        return f"{'http' if self._certificate is None else 'https'}://{f'[{self._host}]' if six else self._host}:{port}"
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self._server.close()
 
-    def _app(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        try:
-            return self._page(environ, start_response)
-        except Exception:  # noqa: BLE001  the standard library's server would print it
-            _log.exception("a page failed", path=environ["PATH_INFO"])
-            return _text(start_response, "500 Internal Server Error", "the server's log says why")
+    def _readiness(self, _: Request) -> Response:
+        reason = self._unready()
+        return text(503 if reason else 200, reason or "ready")
 
-    def _page(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == METRICS:
-            return self._metrics_page(environ, start_response)
-        if path == "/healthz":
-            return _text(start_response, "200 OK", "ok")
-        if path == "/readyz":
-            reason = self._unready()
-            return _text(start_response, "503 Service Unavailable" if reason else "200 OK", reason or "ready")
-        return _text(start_response, "404 Not Found", "the paths are /metrics, /healthz and /readyz")
+    def _metrics_page(self, request: Request) -> Response:
+        """The page as prometheus_client makes it: in the format that was asked for, packed if that is understood."""
+        said: dict[str, Any] = {}
 
-    def _metrics_page(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        try:
-            self._admit(environ.get("HTTP_AUTHORIZATION"))
-        except Unauthenticated as error:
-            return _text(start_response, "401 Unauthorized", str(error), ("WWW-Authenticate", "Bearer"))
-        except PermissionDenied as error:
-            return _text(start_response, "403 Forbidden", str(error))
-        except RateLimited as error:
-            return _text(start_response, "429 Too Many Requests", str(error))
-        page: Iterable[bytes] = self._metrics(environ, start_response)
-        return page
+        def start_response(status: str, fields: list[tuple[str, str]]) -> None:
+            said["status"], said["fields"] = int(status.partition(" ")[0]), tuple(fields)
 
-    def _admit(self, authorization: str | None) -> None:
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": METRICS,
+            "QUERY_STRING": request.query,
+            "HTTP_ACCEPT": request.fields.get("accept"),
+            "HTTP_ACCEPT_ENCODING": request.fields.get("accept-encoding"),
+        }
+        body = b"".join(self._metrics(environ, start_response))
+        return Response(said["status"], body, said["fields"])
+
+    def _refusal(self, request: Request) -> Response | None:
+        """What whoever may not read the metrics is told."""
         if self._access is None:
-            return
-        identity = self._access.identify(authorization.encode("latin-1") if authorization is not None else None)
-        self._access.permit(identity, METRICS)
-        identity.admit(time.monotonic())
-
-
-def _text(start_response: StartResponse, status: str, body: str, *headers: tuple[str, str]) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers])
-    return [f"{body}\n".encode()]
+            return None
+        shown = request.fields.get("authorization")
+        try:
+            identity = self._access.identify(shown.encode("latin-1") if shown is not None else None)
+            self._access.permit(identity, METRICS)
+            identity.admit(time.monotonic())
+        except Unauthenticated as error:
+            return text(401, str(error), ("WWW-Authenticate", "Bearer"))
+        except PermissionDenied as error:
+            return text(403, str(error))
+        except RateLimited as error:
+            return text(429, str(error))
+        return None

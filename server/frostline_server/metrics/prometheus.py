@@ -54,8 +54,21 @@ class Collector:
         yield from self._fill(families.LOADED, loaded)
         yield from self._fill(families.SHADOW, shadows)
         yield from self._fill(families.TRITON, loaded)
+        yield from self._host()
         yield from self._fill(families.ERRORS, [({}, self._errors)])
-        yield from host_families(self._cpu)
+
+    def _host(self) -> Iterator[Metric]:
+        """The machine's families, as far as they can be read: that takes files, which may have run out."""
+        metrics = host_families(self._cpu)
+        while True:
+            try:
+                metric = next(metrics, None)
+            except Exception as error:  # noqa: BLE001  as in `_fill`
+                self._failed("nv_*", {}, error)
+                return
+            if metric is None:
+                return
+            yield metric
 
     def _fill(self, table: Sequence[Family[T]], subjects: Sequence[tuple[Labels, T]]) -> Iterator[Metric]:
         """The families of a table with the samples of each subject; the labels beside it say which one it is."""

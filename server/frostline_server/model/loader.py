@@ -34,12 +34,13 @@ from frostline_server.model.watchdog import Watchdog
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
 from frostline_server.model_config.pbtxt import label_file
 from frostline_server.model_config.scheduling import model_max_run_s, model_slo_s, placements
-from frostline_server.model_config.session_options import tuning_of
+from frostline_server.model_config.session_options import check_threads, tuning_of
 from frostline_server.model_config.tensor_config import agreed
 from frostline_server.regular_files import FileReader
 from frostline_server.runtime.cuda_thread import Captures
 from frostline_server.runtime.devices import CPU, Provider, why_unbound
 from frostline_server.runtime.golden import read_golden
+from frostline_server.runtime.host_limits import cpu_count
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 
@@ -215,10 +216,15 @@ class Loader:
             raise LoadError(f"{artifact.file.name} changed while it was being loaded")
 
     def _places(self, config: model_config_pb2.ModelConfig, warn: Warn) -> list[Sequence[Provider]]:
-        """The execution providers of each instance, best first."""
+        """The execution providers of each instance, best first.
+
+        Raises:
+            LoadError: the configuration asks for too much, or for what does not exist.
+        """
         places, warnings = placements(config.instance_group, self.providers, self.devices)
         for warning in warnings:
             warn(warning)
+        check_threads(tuning_of(config)[0], len(places), self.threads, cpu_count())
         return places
 
     def _opener(self, artifact: Artifact, config: model_config_pb2.ModelConfig, warn: Warn, max_run_s: float) -> Opener:

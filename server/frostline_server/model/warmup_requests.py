@@ -20,9 +20,9 @@ from frostline_server.runtime.signature import Signature, TensorSpec, reshaped
 Array = np.ndarray[Any, Any]
 
 MAX_COUNT = 10_000
-"""More runs of one sample are a slip of the pen."""
-MAX_ROW_BYTES = 1 << 30
-"""As many as a golden sample may have in all."""
+"""More runs are a slip of the pen."""
+MAX_BYTES = 1 << 30
+"""Of one input of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,9 @@ def warmup_requests(
     Raises:
         LoadError: one does not fit the network, or its file cannot be read.
     """
+    runs = sum(max(1, warmup.count) for warmup in config.model_warmup)
+    if len(config.model_warmup) > 1 and runs > MAX_COUNT:
+        raise LoadError(f"config.pbtxt asks for {runs} runs with model_warmup; at most {MAX_COUNT} are possible")
     where = _Elements(folder / "warmup", files)
     return [_request(warmup, signature, max_batch_size, where) for warmup in config.model_warmup]
 
@@ -104,7 +107,7 @@ def _request(
     # Its own seed, so that a load is the same every time.
     random = np.random.default_rng(0)
     row = tuple(
-        _row(f"{about}: input '{spec.name}'", spec, warmup.inputs, random, where, batched=signature.batched)
+        _row(f"{about}: input '{spec.name}'", spec, warmup.inputs, random, where, rows, batched=signature.batched)
         for spec in signature.inputs
     )
     return WarmupRequest(warmup.name, row, tuple(signature.repeated(row, rows)), rows, warmup.count or 1)
@@ -116,6 +119,7 @@ def _row(
     inputs: Mapping[str, model_config_pb2.ModelWarmup.Input],
     random: np.random.Generator,
     where: _Elements,
+    rows: int,
     *,
     batched: bool,
 ) -> Array:
@@ -132,6 +136,9 @@ def _row(
     ):
         expected = [-1 if size is None else size for size in spec.shape]
         raise LoadError(f"{about} has dims {list(dims)}; expected {expected}, each of a certain size")
+    size = rows * math.prod(dims) * spec.dtype.itemsize
+    if size > MAX_BYTES:
+        raise LoadError(f"{about} has {size} bytes; at most {MAX_BYTES} are possible")
     shape = dims if spec.reshape is None else reshaped(dims, spec.shape, spec.reshape)
     return _elements(about, given, spec, math.prod(dims), random, where).reshape((1, *shape) if batched else shape)
 
@@ -144,8 +151,6 @@ def _elements(
     random: np.random.Generator,
     where: _Elements,
 ) -> Array:
-    if count * spec.dtype.itemsize > MAX_ROW_BYTES:
-        raise LoadError(f"{about} has {count} elements in a row; at most {MAX_ROW_BYTES} bytes are possible")
     kind = given.WhichOneof("input_data_type")
     if kind is None:
         raise LoadError(f"{about} says not where its elements come from: zero_data, random_data or input_data_file")

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError
-from frostline_server.model_config.session_options import CUDA_PARAMETERS, flag, number, size, words
+from frostline_server.model_config.session_options import CUDA_PARAMETERS, flag, number, size, threads, words
 from frostline_server.runtime.devices import CUDA, Provider
 
 TENSORRT = "TensorrtExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
+MAX_ACCELERATORS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
         LoadError: a value is invalid.
     """
     wanted = config.optimization.execution_accelerators
+    for entries in (wanted.gpu_execution_accelerator, wanted.cpu_execution_accelerator):
+        if len(entries) > MAX_ACCELERATORS:
+            raise LoadError(
+                f"config.pbtxt has {len(entries)} execution accelerators of one kind; at most {MAX_ACCELERATORS} are possible"
+            )
     given = config.parameters
     gpu, cuda, unknown = _for_gpu(wanted.gpu_execution_accelerator)
     cpu, unknown_cpu = _for_cpu(wanted.cpu_execution_accelerator)
@@ -59,6 +65,16 @@ def accelerators_of(config: model_config_pb2.ModelConfig) -> tuple[Accelerators,
     unknown += unknown_cpu
     warnings = [f"config.pbtxt has options that this server does not support: {', '.join(unknown)}"] if unknown else []
     return Accelerators(gpu, cpu, cuda), warnings
+
+
+def file_options(config: model_config_pb2.ModelConfig) -> list[str]:
+    """The options of a configuration that make a provider read, write or load files.
+
+    They are for whoever may write the models folder, and for nobody else.
+    """
+    wanted = config.optimization.execution_accelerators
+    entries = (*wanted.gpu_execution_accelerator, *wanted.cpu_execution_accelerator)
+    return sorted({name for entry in entries for name in entry.parameters if name in _FILE_OPTIONS})
 
 
 def providers_for(
@@ -140,10 +156,19 @@ _PRECISIONS = {"FP32": {}, "FP16": {"trt_fp16_enable": "1"}, "BF16": {"trt_bf16_
 
 _OPENVINO_OPTIONS: Mapping[str, Callable[[str, str], str]] = {
     "precision": words,
-    "num_of_threads": number,
-    "num_streams": number,
+    "num_of_threads": lambda name, text: str(threads(name, text)),
+    "num_streams": lambda name, text: str(threads(name, text)),
     "cache_dir": words,
 }
+
+_FILE_OPTIONS = frozenset(
+    (
+        "int8_calibration_table_name", "trt_engine_cache_path", "trt_engine_cache_prefix", "trt_timing_cache_path",
+        "trt_extra_plugin_lib_paths", "trt_ep_context_file_path", "trt_dump_subgraphs", "trt_dump_ep_context_model",
+        "cache_dir",
+    )
+)  # fmt: skip
+"""Options with which a provider reads files, writes them, or loads them as a part of the process."""
 
 _GPU = "optimization.execution_accelerators.gpu_execution_accelerator"
 _CPU = "optimization.execution_accelerators.cpu_execution_accelerator"

@@ -15,6 +15,11 @@ MAX_PRIORITIES = 256
 MAX_INSTANCES = 64
 MAX_SLO_MS = 3_600_000
 MAX_RUN_S = 86_400
+MAX_PREFERRED_SIZES = 64
+"""Each is run before READY."""
+MAX_QUEUE_DELAY_S = 10
+MAX_QUEUE_SIZE = 10_000_000
+MAX_TIMEOUT_S = 86_400
 
 _Group = model_config_pb2.ModelInstanceGroup
 _KINDS = {_Group.KIND_AUTO: "KIND_AUTO", _Group.KIND_GPU: "KIND_GPU", _Group.KIND_CPU: "KIND_CPU", _Group.KIND_MODEL: "KIND_MODEL"}  # fmt: skip
@@ -42,13 +47,14 @@ def model_batching(config: model_config_pb2.ModelConfig, defaults: Batching, *, 
             f"config.pbtxt sets max_batch_size {config.max_batch_size}, but the graph has no free batch axis on every input and output"
         )
     dynamic = config.dynamic_batching
+    _at_most("max_queue_delay_microseconds", dynamic.max_queue_delay_microseconds, MAX_QUEUE_DELAY_S * 10**6)
     batching = replace(
         defaults,
         max_batch_size=(config.max_batch_size or defaults.max_batch_size) if batched else 1,
         policies=_policies(dynamic, defaults.policies[0]),
         default_priority=dynamic.default_priority_level if dynamic.priority_levels else 0,
         max_queue_delay_s=dynamic.max_queue_delay_microseconds / 1e6 or defaults.max_queue_delay_s,
-        preferred_sizes=tuple(sorted(set(dynamic.preferred_batch_size))),
+        preferred_sizes=_preferred(dynamic),
         preserve_ordering=dynamic.preserve_ordering,
     )
     _check_preferred(batching)
@@ -72,6 +78,20 @@ def model_max_run_s(config: model_config_pb2.ModelConfig, default_s: float) -> f
         LoadError: the parameter is not a valid number.
     """
     return _number(config, MAX_RUN, default_s, MAX_RUN_S) or math.inf
+
+
+def _at_most(name: str, value: int, most: int) -> None:
+    if value > most:
+        raise LoadError(f"config.pbtxt sets {name} {value}; at most {most} is possible")
+
+
+def _preferred(dynamic: model_config_pb2.ModelDynamicBatching) -> tuple[int, ...]:
+    sizes = sorted(set(dynamic.preferred_batch_size))
+    if len(sizes) > MAX_PREFERRED_SIZES:
+        raise LoadError(
+            f"config.pbtxt has {len(sizes)} values of preferred_batch_size; at most {MAX_PREFERRED_SIZES} are possible"
+        )
+    return tuple(sizes)
 
 
 def _number(config: model_config_pb2.ModelConfig, name: str, default: float, most: float) -> float:
@@ -108,6 +128,8 @@ def _policies(dynamic: model_config_pb2.ModelDynamicBatching, default: QueuePoli
 
 
 def _policy(policy: model_config_pb2.ModelQueuePolicy, max_rows: int) -> QueuePolicy:
+    _at_most("max_queue_size", policy.max_queue_size, MAX_QUEUE_SIZE)
+    _at_most("default_timeout_microseconds", policy.default_timeout_microseconds, MAX_TIMEOUT_S * 10**6)
     return QueuePolicy(
         max_rows=policy.max_queue_size or max_rows,
         timeout_s=policy.default_timeout_microseconds / 1e6,
@@ -155,9 +177,17 @@ def placements(
     instances: list[Sequence[Provider]] = []
     warnings: list[str] = []
     for group in groups:
-        kind, count = _KINDS[group.kind], group.count or 1
+        count = group.count or 1
         if count < 0:
             raise LoadError(f"config.pbtxt has an instance_group with count {count}; it must not be negative")
+        if group.kind not in _KINDS:
+            raise LoadError(
+                f"config.pbtxt has an instance_group of kind {group.kind}; it must be {', '.join(_KINDS.values())}"
+            )
+        # Before the list of places is made, which may be long.
+        if len(instances) + count * max(1, len(group.gpus)) > MAX_INSTANCES:
+            raise LoadError(f"config.pbtxt asks for more than {MAX_INSTANCES} instances of the model")
+        kind = _KINDS[group.kind]
         places = [providers]
         if kind == "KIND_CPU":
             if group.gpus:
@@ -174,8 +204,6 @@ def placements(
                 "config.pbtxt has an instance_group of KIND_MODEL, which is not possible for an ONNX model; the server "
                 "uses KIND_AUTO"
             )
-        if len(instances) + count * len(places) > MAX_INSTANCES:
-            raise LoadError(f"config.pbtxt asks for more than {MAX_INSTANCES} instances of the model")
         instances += [place for place in places for _ in range(count)]
     return instances or [providers], warnings
 

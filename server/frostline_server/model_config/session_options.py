@@ -20,14 +20,15 @@ SESSION_ENTRIES = frozenset(
         "x64quantprecision", "dynamic_block_base", "force_spinning_stop", "strict_shape_type_inference",
         "allow_released_opsets_only", "disable_cpu_ep_fallback", "qdq_matmulnbits_accuracy_level",
         "use_memory_efficient_skip_layer_norm", "save_external_prepacked_constant_initializers",
+        "use_deterministic_compute", "disable_qdq_constant_folding", "enable_dq_matmulnbits_fusion",
     )
 )  # fmt: skip
-"""Entries that ONNX Runtime is known to read; it silently ignores unknown ones."""
+"""Entries that are passed on. ONNX Runtime has more, which write files or override what the server has decided, such as
+the number of threads; those that it does not know it silently ignores."""
 
 MAX_THREADS = 1024
-"""A limit of our own: ONNX Runtime would start any number of threads at once."""
-
-_OWN_ENTRIES = frozenset(("session.model_external_initializers_file_folder_path",))
+"""A limit of our own: ONNX Runtime would start any number of threads at once. `check_threads` has that of a machine."""
+MAX_PARAMETERS = 256
 
 
 def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
@@ -39,8 +40,10 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
     level = config.optimization.graph.level
     if level not in GRAPH_LEVELS:
         raise LoadError(f"config.pbtxt sets optimization.graph.level {level}; it must be -1, 0, 1 or 2")
+    if len(config.parameters) > MAX_PARAMETERS:
+        raise LoadError(f"config.pbtxt has {len(config.parameters)} parameters; at most {MAX_PARAMETERS} are possible")
     given = {name: parameter.string_value for name, parameter in config.parameters.items()}
-    entries = {name: value for name, value in given.items() if name.startswith("session.") and name not in _OWN_ENTRIES}
+    entries = {name: value for name, value in given.items() if name in SESSION_ENTRIES}
     tuning = Tuning(
         intra_op_threads=_read(given, "intra_op_thread_count", threads, "0"),
         inter_op_threads=_read(given, "inter_op_thread_count", threads, "0"),
@@ -56,14 +59,33 @@ def tuning_of(config: model_config_pb2.ModelConfig) -> tuple[Tuning, list[str]]:
     if unknown:
         names = ", ".join(f"parameters.{name}" for name in unknown)
         warnings.append(f"config.pbtxt has options that this server does not support: {names}")
-    passed_on = sorted(set(entries) - SESSION_ENTRIES)
-    if passed_on:
-        warnings.append(
-            f"config.pbtxt sets {', '.join(passed_on)}; the server passes these on to ONNX Runtime, which ignores "
-            "entries that it does not know"
-        )
     return tuning, warnings
 
+
+def check_threads(tuning: Tuning, instances: int, default: int, cpus: int) -> None:
+    """Refuse a model whose sessions would start more threads than make sense on this machine.
+
+    Args:
+        tuning: of each session.
+        instances: how many sessions there are.
+        default: threads of a session whose configuration does not say.
+        cpus: that the process may use.
+
+    Raises:
+        LoadError: they are too many.
+    """
+    across = tuning.inter_op_threads or default if tuning.parallel else 0
+    each = (tuning.intra_op_threads or default) + across
+    most = max(_THREADS, _THREADS_PER_CPU * cpus, default)
+    if instances * each > most:
+        raise LoadError(
+            f"config.pbtxt asks for {instances} instances with {each} threads each; at most {most} threads are possible on "
+            f"{cpus} CPUs; lower the count of instance_group, intra_op_thread_count or inter_op_thread_count"
+        )
+
+
+_THREADS, _THREADS_PER_CPU = 256, 16
+"""The most threads of a model's sessions: on any machine, and for each CPU where that is more."""
 
 _SHRINK = "memory.enable_memory_arena_shrinkage"
 SLO = "slo_ms"

@@ -19,8 +19,7 @@ import grpc
 
 from frostline_server.logs import WORKER
 from frostline_server.rpc.supervised import UNLIMITED, call
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from frostline_server.signals import HANDLED
 
 
 class Child:
@@ -69,7 +68,7 @@ class Child:
             # -P: as the command `frostline` does, import nothing from the folder that it is started in.
             command = [sys.executable, "-P", "-m", "frostline_server.worker", str(theirs.fileno())]
             # Inherited: the kernel keeps these signals until the worker's event loop takes them.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
             try:
                 self._process = subprocess.Popen(  # noqa: S603  the command is this very program
                     command,

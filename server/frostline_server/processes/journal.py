@@ -41,6 +41,10 @@ class Journal:
             for ended in [name] if name else list(self._regions):
                 self._regions.pop(ended, None)
 
+    def forget_log(self) -> None:
+        """Drop the log settings: all processes have those of the start again."""
+        self._log.Clear()
+
     def calls(self) -> Iterator[Call]:
         """The calls that make a new process like the others, in order."""
         if self._log.settings:

@@ -67,6 +67,10 @@ class Relay:
                     _log.warning("a control call was not repeated", process=number, method=method, reason=str(error))
             self._members[number] = member
 
+    def forget_log(self) -> None:
+        """Drop what clients have changed about the log, as all processes do on SIGHUP."""
+        self._journal.forget_log()
+
     def dismiss(self, number: int) -> None:
         """Forget a process that has ended."""
         self._members.pop(number, None)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import structlog
 
-from frostline_server import logs
+from frostline_server import logs, signals
 from frostline_server.access.credentials import Credentials
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.metrics.http import MetricsServer
 from frostline_server.processes.address import Address
 from frostline_server.processes.backoff import Backoff
-from frostline_server.processes.child import SIGNALS, Child
+from frostline_server.processes.child import Child
 from frostline_server.processes.private_folder import private_folder
 from frostline_server.processes.relay import Relay
 from frostline_server.processes.scrape import Scrape
@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 
 
 def run(config: ServerConfig) -> int:
-    """Serve with `config.processes` workers until SIGTERM or SIGINT, then drain them.
+    """Serve with `config.processes` workers until a signal ends them, then drain them.
 
     Returns:
         The process's exit code: 0 when every worker finished what it had accepted.
@@ -95,11 +95,11 @@ class Supervisor:
             StartError: a port cannot be had, or a worker cannot start.
         """
         self._stopped = asyncio.Event()
-        self._handle_signals()
         self._relay = Relay()
         self._scrape = Scrape(asyncio.get_running_loop(), self._children, self._restarts, self.unready)
         metrics = MetricsServer.of(self._config, self._scrape.registry, self.unready, self._credentials)
         async with AsyncExitStack() as stack:
+            stack.enter_context(signals.handled(asyncio.get_running_loop(), self._end, self._reload))
             if self._credentials is not None:
                 self._credentials.start()
                 stack.callback(self._credentials.close)
@@ -122,23 +122,17 @@ class Supervisor:
 
     # Signals
 
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        handlers = {signal.SIGTERM: self._stopped.set, signal.SIGINT: self._interrupted, signal.SIGHUP: self._reload}
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
-        # Whoever started this process may have held them back, as `frostline serve` does from its first moment.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    def _interrupted(self) -> None:
-        if self._stopped.is_set():
+    def _end(self, number: int) -> None:
+        if number == signal.SIGINT and self._stopped.is_set():
             # Ctrl-C again: whoever sits there does not want to wait for the drain.
             self._signal(signal.SIGKILL)
             os._exit(130)
         self._stopped.set()
 
     def _reload(self) -> None:
-        # The metrics port looks at the certificate's files for each connection anyway.
+        # The metrics port looks at the certificate's files for each connection anyway. The workers forget what clients
+        # have changed about the log, so a later one need not be told.
+        self._relay.forget_log()
         if self._credentials is not None:
             self._credentials.look()
         self._signal(signal.SIGHUP)

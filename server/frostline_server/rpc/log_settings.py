@@ -5,12 +5,16 @@ Names and values are Triton's. Log settings take effect; the server refuses trac
 
 from collections.abc import Mapping, Sequence
 
+import structlog
+
 from frostline.pb import inference_pb2 as pb
 from frostline_server import logs
 from frostline_server.errors import InvalidInput, Unsupported
 from frostline_server.repository.registry import Repository
 
 Setting = bool | int | str
+
+_log = structlog.get_logger(__name__)
 
 _KINDS = {"bool_param": "boolean", "uint32_param": "uint32", "string_param": "string"}
 _LOG_KINDS = {
@@ -55,27 +59,41 @@ class LogControl:
             "log_verbose_level": int("debug" in shown),
             "log_format": "default",
         }
+        self._first = dict(self._settings)
 
     def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
         """Change the given settings, all or none, and return all settings.
 
         Raises:
             InvalidInput: a setting is unknown, or has the wrong type or an invalid value.
-            Unsupported: the client asks for a log file.
+            Unsupported: the client asks for a log file, or for a log without errors.
         """
-        if request.settings:
-            changed = {name: self._checked(name, value) for name, value in request.settings.items()}
+        given = {name: self._checked(name, value) for name, value in request.settings.items()}
+        changed = {name: value for name, value in given.items() if value != self._settings[name]}
+        if changed:
             self._settings |= changed
-            levels = [level for level in ("info", "warning", "error") if self._settings[f"log_{level}"]]
-            if self._settings["log_verbose_level"]:
-                levels.append("debug")
-            logs.show(self._styles[str(self._settings["log_format"])], levels)
+            self._show()
+            # After the change, so that it is where and how people look for it from now on; no level hides it.
+            _log.warning(logs.SETTINGS, changed=changed)
         return pb.LogSettingsResponse(
             settings={
                 name: pb.LogSettingsResponse.SettingValue(**{_LOG_KINDS[name]: value})  # type: ignore[arg-type]  # the names' own types
                 for name, value in self._settings.items()
             }
         )
+
+    def reset(self) -> None:
+        """Log again what was logged at the start, whatever clients have changed."""
+        if self._settings != self._first:
+            self._settings = dict(self._first)
+            self._show()
+            _log.warning(logs.SETTINGS, changed="all are those of the start again")
+
+    def _show(self) -> None:
+        levels = [level for level in ("info", "warning", "error") if self._settings[f"log_{level}"]]
+        if self._settings["log_verbose_level"]:
+            levels.append("debug")
+        logs.show(self._styles[str(self._settings["log_format"])], levels)
 
     def _checked(self, name: str, value: pb.LogSettingsRequest.SettingValue) -> Setting:
         kind = _LOG_KINDS.get(name)
@@ -86,6 +104,11 @@ class LogControl:
         setting: Setting = getattr(value, kind)
         if name == "log_file" and setting:
             raise Unsupported("log_file: lines always go to standard error; redirect it where you start the server")
+        if name == "log_error" and not setting:
+            raise Unsupported(
+                "log_error: errors cannot be switched off over the network; leave log_error true, and drop the lines that "
+                "you do not want where the log is collected"
+            )
         if name == "log_format" and setting not in self._styles:
             raise InvalidInput(
                 f"invalid argument for log_format, got: {setting}; the formats are {', '.join(self._styles)}"

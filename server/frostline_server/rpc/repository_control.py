@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
 from frostline_server.errors import InvalidInput, LoadError, Unsupported
+from frostline_server.model_config.accelerators import file_options
 from frostline_server.model_config.pbtxt import parse_model_config
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 
+MAX_CONFIG_BYTES = 1 << 20
 _PASSING = ("LOADING", "UNLOADING")
 
 
@@ -58,10 +60,15 @@ class ModelControl:
             LoadFailed: it cannot be served.
             ModelControlOff: models are not loaded by request on this server.
             ModelNotFound: it has no folder.
-            Unsupported: the model's files are in the request.
+            Unsupported: the request has the model's files, or a configuration that names files of the server.
         """
-        config, warnings = _configuration(request.model_name, request.parameters)
-        await self._work(lambda: self._reconciler.load_model(request.model_name, config, warnings))
+
+        def load() -> None:
+            # Here too, as a large configuration takes a while to be read.
+            config, warnings = _configuration(request.model_name, request.parameters)
+            self._reconciler.load_model(request.model_name, config, warnings)
+
+        await self._work(load)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -112,10 +119,20 @@ def _configuration(
             )
         if value.WhichOneof("parameter_choice") != "string_param":
             raise InvalidInput("invalid value type for 'config' parameter, expected string_param.")
+        size = len(value.string_param.encode())
+        if size > MAX_CONFIG_BYTES:
+            raise InvalidInput(
+                f"parameter 'config' for model '{model}' has {size} bytes; at most {MAX_CONFIG_BYTES} are possible"
+            )
         try:
             config, warnings = parse_model_config(value.string_param)
         except LoadError as error:
             raise InvalidInput(f"parameter 'config' for model '{model}': {error}") from error
+        if files := file_options(config):
+            raise Unsupported(
+                f"parameter 'config' for model '{model}': {', '.join(files)}: a request cannot name files of the server; "
+                "write this into config.pbtxt in the models folder"
+            )
         if config.name not in ("", model):
             raise InvalidInput(f"parameter 'config' is the configuration of '{config.name}', not of '{model}'")
     return config, warnings

@@ -447,3 +447,16 @@ def test_a_histogram_is_taken_at_the_same_moment_as_the_totals() -> None:
     stats.batch([], rows=5, started_s=0.0, assembled_s=0.0, ran_s=1.0, finished_s=1.0)
     assert version.loaded is not None
     assert (version.loaded.stats.rows, version.loaded.stats.batch_rows.count) == (3, 1)
+
+
+def test_what_cannot_be_read_of_the_machine_takes_nothing_else_from_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more_files(_: str) -> int:
+        raise OSError(24, "Too many open files")
+
+    registry = CollectorRegistry()
+    register(registry, server_of())
+    monkeypatch.setattr(os, "sysconf", no_more_files)
+    page = {family.name: family for family in registry.collect()}
+    assert {"frostline_ready", "nv_cpu_utilization"} <= page.keys()
+    assert "nv_cpu_memory_total_bytes" not in page
+    assert page["frostline_scrape_errors"].samples[0].value == 1

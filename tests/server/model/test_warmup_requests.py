@@ -46,6 +46,17 @@ def warmup(inner: str, *, data_type: str = "TYPE_FP32", dims: str = "4", more: s
     )
 
 
+def test_a_request_is_not_larger_than_memory(tmp_path: Path) -> None:
+    huge = warmup("zero_data: true", dims="999999999999, 4")
+    assert refusal(tmp_path, huge, onnx_models.dynamic_inner()) == (
+        "model_warmup 'w': input 'input' has 15999999999984 bytes; at most 1073741824 are possible"
+    )
+    many = warmup("zero_data: true", dims="50000000, 4", more="batch_size: 2")
+    assert refusal(tmp_path, many, onnx_models.dynamic_inner()).endswith(
+        "has 1600000000 bytes; at most 1073741824 are possible"
+    )
+
+
 def test_zeros_are_zeros_and_strings_empty(tmp_path: Path) -> None:
     _, (request,) = requests(tmp_path, warmup("zero_data: true"))
     np.testing.assert_array_equal(request.row[0], np.zeros((1, 4), np.float32))
@@ -137,6 +148,7 @@ def test_several_inputs_are_taken_in_graph_order(tmp_path: Path) -> None:
     [
         (warmup("zero_data: true", more="batch_size: 9"), "model_warmup 'w' has batch_size 9; at most 8 is possible"),
         (warmup("zero_data: true", more="count: 10001"), "model_warmup 'w' has count 10001; at most 10000 is possible"),
+        (warmup("zero_data: true", more="count: 6000") * 2, "config.pbtxt asks for 12000 runs with model_warmup; at most 10000 are possible"),
         ('model_warmup { name: "w" }', "model_warmup 'w' has the inputs []; the network takes ['input']"),
         (warmup("zero_data: true").replace('"input"', '"x"'), "model_warmup 'w' has the inputs ['x']; the network takes ['input']"),
         (warmup("zero_data: true", data_type="TYPE_FP16"), "model_warmup 'w': input 'input' is TYPE_FP16; the network takes TYPE_FP32"),

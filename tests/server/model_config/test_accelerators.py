@@ -11,6 +11,7 @@ from frostline_server.model_config.accelerators import (
     Accelerator,
     Accelerators,
     accelerators_of,
+    file_options,
     providers_for,
 )
 from frostline_server.runtime.devices import CPU, CUDA, Provider
@@ -152,6 +153,7 @@ def test_what_is_not_known_is_named(config: ModelConfig, name: str) -> None:
         (gpu("tensorrt", trt_dla_enable="x"), f"{PATH}.gpu_execution_accelerator.tensorrt.trt_dla_enable 'x'; it must be 0 or 1"),
         (gpu("tensorrt", trt_engine_cache_path=""), f"{PATH}.gpu_execution_accelerator.tensorrt.trt_engine_cache_path to an empty value; remove it or give it a value"),
         (parameters(cudnn_conv_algo_search="3"), "parameters.cudnn_conv_algo_search '3'; it must be 0 (EXHAUSTIVE), 1 (HEURISTIC), 2 (DEFAULT)"),
+        (cpu("openvino", num_of_threads="1025"), f"{PATH}.cpu_execution_accelerator.openvino.num_of_threads '1025'; it must be a whole number from 0 to 1024"),
         (parameters(gpu_mem_limit="-1"), "parameters.gpu_mem_limit '-1'; it must be a number of bytes"),
     ],
 )  # fmt: skip
@@ -159,3 +161,17 @@ def test_a_value_that_makes_no_sense_is_refused_with_what_would(config: ModelCon
     with pytest.raises(LoadError) as caught:
         accelerators_of(config)
     assert str(caught.value) == f"config.pbtxt sets {message}"
+
+
+def test_options_that_make_a_provider_touch_files_are_known() -> None:
+    config = gpu("tensorrt", trt_engine_cache_path="/a", trt_dump_subgraphs="1", precision_mode="FP16")
+    config.MergeFrom(cpu("openvino", cache_dir="/b", num_streams="1"))
+    assert file_options(config) == ["cache_dir", "trt_dump_subgraphs", "trt_engine_cache_path"]
+
+
+def test_accelerators_are_few() -> None:
+    config = ModelConfig()
+    for _ in range(9):
+        config.MergeFrom(gpu("cuda"))
+    with pytest.raises(LoadError, match="has 9 execution accelerators of one kind; at most 8 are possible"):
+        accelerators_of(config)

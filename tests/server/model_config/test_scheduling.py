@@ -112,6 +112,22 @@ def test_a_network_without_a_batch_axis_takes_one_row_at_a_time() -> None:
             "config.pbtxt has a priority_queue_policy for level 1; it must be left out without priority_levels",
         ),
         (
+            "dynamic_batching { max_queue_delay_microseconds: 10000001 }",
+            "config.pbtxt sets max_queue_delay_microseconds 10000001; at most 10000000 is possible",
+        ),
+        (
+            f"max_batch_size: 65 dynamic_batching {{ preferred_batch_size: {list(range(1, 66))} }}",
+            "config.pbtxt has 65 values of preferred_batch_size; at most 64 are possible",
+        ),
+        (
+            "dynamic_batching { default_queue_policy { max_queue_size: 4294967295 } }",
+            "config.pbtxt sets max_queue_size 4294967295; at most 10000000 is possible",
+        ),
+        (
+            "dynamic_batching { default_queue_policy { default_timeout_microseconds: 86400000001 } }",
+            "config.pbtxt sets default_timeout_microseconds 86400000001; at most 86400000000 is possible",
+        ),
+        (
             "dynamic_batching { preserve_ordering: true priority_levels: 2 default_priority_level: 1 }",
             "config.pbtxt sets preserve_ordering, with which only one priority level is possible",
         ),
@@ -181,6 +197,8 @@ def test_a_group_left_to_the_model_is_taken_as_automatic_and_says_so() -> None:
         ("instance_group { kind: KIND_CPU gpus: 0 }", ON_GPU, 2, "instance_group of KIND_CPU that names gpus [0]"),
         ("instance_group { count: -2 }", ON_CPU, 0, "instance_group with count -2; it must not be negative"),
         ("instance_group { count: 2000000000 }", ON_CPU, 0, "config.pbtxt asks for more than 64 instances of the model"),
+        ("instance_group { kind: 7 }", ON_CPU, 0, "instance_group of kind 7; it must be KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL"),
+        (f"instance_group {{ gpus: {[0] * 65} }}", ON_GPU, 1, "config.pbtxt asks for more than 64 instances of the model"),
         ("instance_group { count: 40 } instance_group { count: 40 }", ON_CPU, 0, "config.pbtxt asks for more than 64 instances"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.errors import LoadError
-from frostline_server.model_config.session_options import tuning_of
+from frostline_server.model_config.session_options import check_threads, tuning_of
 from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.session_factory import load_session
 from frostline_server.runtime.tuning import Tuning
@@ -75,12 +75,57 @@ def test_entries_of_the_session_are_passed_on() -> None:
     assert warnings == []
 
 
-def test_an_entry_onnx_runtime_may_ignore_is_passed_on_with_a_warning() -> None:
-    tuning, warnings = tuning_of(configured(**{"session.frobnicate": "1"}))
-    assert tuning.options(1).get_session_config_entry("session.frobnicate") == "1"
-    assert warnings == [
-        "config.pbtxt sets session.frobnicate; the server passes these on to ONNX Runtime, which ignores entries that it does not know"
-    ]
+@pytest.mark.parametrize(
+    "name", ["session.frobnicate", "session.collect_node_memory_stats_to_file", "session.intra_op_num_threads"]
+)
+def test_an_entry_that_is_not_known_to_be_harmless_is_named_and_not_passed_on(name: str) -> None:
+    tuning, warnings = tuning_of(configured(**{name: "1"}))
+    assert tuning == Tuning()
+    assert warnings == [f"config.pbtxt has options that this server does not support: parameters.{name}"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "instances", "cpus", "each"),
+    [
+        ({"intra_op_thread_count": "64"}, 64, 2, 64),
+        ({"intra_op_thread_count": "257"}, 1, 2, 257),
+        ({}, 65, 2, 4),
+        ({"inter_op_thread_count": "100", "execution_mode": "1"}, 3, 2, 104),
+        ({"intra_op_thread_count": "129"}, 8, 64, 129),
+    ],
+)
+def test_more_threads_than_make_sense_on_a_machine_are_refused(
+    parameters: dict[str, str], instances: int, cpus: int, each: int
+) -> None:
+    tuning, _ = tuning_of(configured(**parameters))
+    with pytest.raises(LoadError) as caught:
+        check_threads(tuning, instances, 4, cpus)
+    most = max(256, 16 * cpus)
+    assert str(caught.value).startswith(
+        f"config.pbtxt asks for {instances} instances with {each} threads each; at most {most} threads are possible on {cpus} CPUs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "instances", "default", "cpus"),
+    [
+        ({"intra_op_thread_count": "4"}, 64, 1, 2),
+        ({"intra_op_thread_count": "128"}, 8, 32, 64),
+        # Not made without execution_mode 1.
+        ({"inter_op_thread_count": "1024"}, 1, 1, 2),
+        # What the operator has asked for is no matter of the model.
+        ({}, 1, 1000, 2),
+    ],
+)
+def test_as_many_threads_as_make_sense_are_not_refused(
+    parameters: dict[str, str], instances: int, default: int, cpus: int
+) -> None:
+    check_threads(tuning_of(configured(**parameters))[0], instances, default, cpus)
+
+
+def test_a_configuration_has_no_thousands_of_parameters() -> None:
+    with pytest.raises(LoadError, match="has 257 parameters; at most 256 are possible"):
+        tuning_of(configured(**{f"p{number}": "1" for number in range(257)}))
 
 
 def test_parameters_that_are_not_known_are_all_named() -> None:
@@ -120,7 +165,7 @@ def test_a_level_that_is_none_is_refused(level: int) -> None:
 
 
 def test_an_entry_onnx_runtime_refuses_is_named() -> None:
-    tuning, _ = tuning_of(configured(**{f"session.{'x' * 5000}": "1"}))
+    tuning = Tuning(session={f"session.{'x' * 5000}": "1"})
     with pytest.raises(LoadError, match=r"^config.pbtxt sets parameters.session.x+ '1': "):
         tuning.options(1)
 

@@ -443,7 +443,7 @@ def test_whoever_is_watched_cannot_switch_the_audit_log_off(
     models: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     off = pb.LogSettingsRequest.SettingValue(bool_param=False)
-    quiet = log_settings(log_info=off, log_warning=off, log_error=off)
+    quiet = log_settings(log_info=off, log_warning=off)
     with (
         json_log("info"),
         serving(models, file, log_level="info", log_format="json") as instance,

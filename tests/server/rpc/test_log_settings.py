@@ -1,6 +1,8 @@
 """LogSettings and TraceSetting, through both front ends: Triton's names, real effects, clear refusals."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -8,6 +10,7 @@ import pytest
 import structlog
 
 from frostline.pb import inference_pb2 as pb
+from frostline_server import logs
 from tests.support import onnx_models, process_logging
 from tests.support.calls import refused, stub
 from tests.support.servers import TIMEOUT_S, Running, running
@@ -83,6 +86,39 @@ def test_what_is_logged_changes_while_the_server_runs(calls: Any, capsys: Captur
     assert shown() == ["info", "warning", "error"]
 
 
+def test_a_client_may_send_back_all_settings_that_it_has_read(calls: Any, capsys: Capture) -> None:
+    before = log(calls)
+    capsys.readouterr()
+    assert log(calls, **before) == before
+    assert logs.SETTINGS not in capsys.readouterr().err
+
+
+def test_a_change_is_a_line_that_no_setting_hides_and_so_is_who_made_it(calls: Any, capsys: Capture) -> None:
+    log(calls, log_format="json")
+    capsys.readouterr()
+    log(calls, log_info=False, log_warning=False)
+    changed, audit = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (changed["event"], changed["level"]) == (logs.SETTINGS, "warning")
+    assert changed["changed"] == {"log_info": False, "log_warning": False}
+    assert (audit["event"], audit["settings"], audit["status"]) == ("audit", ["log_info", "log_warning"], "OK")
+    log(calls, log_format="default", log_info=True, log_warning=True)
+
+
+@pytest.mark.parametrize("transport", ["h2", "grpcio"])
+def test_without_the_role_control_settings_are_read_and_not_changed(tmp_path: Path, transport: str) -> None:
+    onnx_models.write_artifact(tmp_path, "linear", 1)
+    settings = {"transport": transport, "log_level": "info", "allow_anonymous": "predict,observe"}
+    with (
+        process_logging.untouched(),
+        running(tmp_path, **settings) as instance,
+        grpc.insecure_channel(instance.address) as channel,
+    ):
+        code, message = refused(log, stub(channel), log_info=False)
+        assert code is grpc.StatusCode.UNAUTHENTICATED
+        assert "needs the role control" in message
+        assert log(stub(channel))["log_info"] is True
+
+
 def test_the_format_of_lines_changes_while_the_server_runs(calls: Any, capsys: Capture) -> None:
     assert log(calls, log_format="json")["log_format"] == "json"
     structlog.get_logger().error("a line")
@@ -107,6 +143,11 @@ LOG_BAD: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
         grpc.StatusCode.INVALID_ARGUMENT,
         "invalid argument for log_format, got: xml",
     ),
+    "no errors": (
+        {"log_error": False},
+        grpc.StatusCode.UNIMPLEMENTED,
+        "log_error: errors cannot be switched off over the network; leave log_error true",
+    ),
     "a file": ({"log_file": "/tmp/log"}, grpc.StatusCode.UNIMPLEMENTED, "log_file: lines always go to standard error"),
 }
 
@@ -115,7 +156,7 @@ LOG_BAD: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
 def test_a_wrong_log_setting_changes_nothing(calls: Any, name: str) -> None:
     settings, code, message = LOG_BAD[name]
     before = log(calls)
-    got_code, got_message = refused(log, calls, log_error=False, **settings)
+    got_code, got_message = refused(log, calls, **{"log_warning": False, **settings})
     assert (got_code, got_message[: len(message)]) == (code, message)
     assert log(calls) == before
 

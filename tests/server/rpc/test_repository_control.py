@@ -55,6 +55,49 @@ def index(calls: Any, *, ready: bool = False) -> list[tuple[str, str, str]]:
     return [(entry.name, entry.version, entry.state) for entry in found]
 
 
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (
+            {
+                "instance_group": [{"count": 64}],
+                "parameters": {"intra_op_thread_count": {"string_value": "64"}},
+            },
+            "config.pbtxt asks for 64 instances with 64 threads each; at most ",
+        ),
+        ({"dynamic_batching": {"max_queue_delay_microseconds": 10**12}}, "at most 10000000 is possible"),
+        ({"name": "x" * (1 << 20)}, "bytes; at most 1048576 are possible"),
+    ],
+)
+def test_a_configuration_in_a_request_cannot_ask_for_more_than_makes_sense(
+    calls: Any, config: dict[str, Any], why: str
+) -> None:
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    code, message = refused(load, calls, "other", config={"string_param": json.dumps(config)})
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert why in message
+    assert len(list(Path("/proc/self/task").iterdir())) <= threads + 4
+    assert ("linear", "1", "READY") in index(calls)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "option"),
+    [
+        ("gpu_execution_accelerator", "tensorrt", "trt_extra_plugin_lib_paths"),
+        ("gpu_execution_accelerator", "tensorrt", "trt_engine_cache_path"),
+        ("cpu_execution_accelerator", "openvino", "cache_dir"),
+    ],
+)
+def test_a_configuration_in_a_request_cannot_name_files_of_the_server(
+    calls: Any, kind: str, name: str, option: str
+) -> None:
+    accelerator = {"name": name, "parameters": {option: "/tmp/evil.so"}}
+    config = {"optimization": {"execution_accelerators": {kind: [accelerator]}}}
+    code, message = refused(load, calls, "other", config={"string_param": json.dumps(config)})
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert f"{option}: a request cannot name files of the server" in message
+
+
 def test_the_index_names_what_is_not_loaded_without_a_version(calls: Any) -> None:
     assert index(calls) == [("linear", "1", "READY"), ("broken", "", ""), ("other", "", "")]
     assert index(calls, ready=True) == [("linear", "1", "READY")]

@@ -76,7 +76,8 @@ class H2FrontEnd:
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
         self._trim = Trim(lambda: self._helper.submit(give_back))
         self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4 // config.processes)
-        self.refused: dict[str, int] = {}
+        # With a count of its own from the start: an alert watches it grow.
+        self.refused: dict[str, int] = {"files": 0}
         """What was refused before anything else saw it, by reason."""
         self._listener: Listener | None = None
         self._shared: Shared | None = None
@@ -129,7 +130,9 @@ class H2FrontEnd:
                 warning=f"the largest message ({config.max_message_bytes} bytes, max_message_bytes) never finds room in "
                 f"{self.budget.limit} bytes (network_bytes); raise this to {4 * config.max_message_bytes}, or lower the other",
             )
-        crowd = Crowd(min(config.max_connections, _most_files() - _SPARE_FILES), config.max_connections_per_address)
+        files = _most_files()
+        most = min(config.max_connections, files - min(_SPARE_FILES, files // 2))
+        crowd = Crowd(most, config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
         self._listener.start()
         name = sockets[0].getsockname()

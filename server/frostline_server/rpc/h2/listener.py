@@ -1,7 +1,6 @@
 """The event loop of the front end: one thread that owns all sockets, reads, answers, and writes once a turn."""
 
 import contextlib
-import errno
 import os
 import select
 import socket
@@ -16,6 +15,8 @@ from typing import Any
 
 import structlog
 
+from frostline_server.logs import Seldom
+from frostline_server.reserve import OUT_OF_FILES, Reserve
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.fairness import LONG_S, MOST_BYTES, Share
 from frostline_server.rpc.h2.shared import Peer, Shared
@@ -33,7 +34,7 @@ _LOOKS = 500
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 3))
 """After how many seconds, and how often, the kernel asks whether a silent client is still there."""
-_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_LOG_S = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -105,6 +106,8 @@ class Listener:
         self._awake = False
         self._closing = False
         self._accepting = False
+        self._reserve = Reserve(1)
+        self._full = Seldom(_LOG_S)
         self._origins: dict[str, int] = {}
         self._handshakes = (
             Handshakes(context, shared.limits.handshake_timeout_s, self._handshaken, self._not_handshaken)
@@ -126,6 +129,7 @@ class Listener:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, _IN)
+        self._reserve.fill()
         self._accept_again()
         if self._handshakes is not None:
             self._handshakes.start()
@@ -160,6 +164,7 @@ class Listener:
         for listening in self._sockets.values():
             listening.close()
         self._epoll.close()
+        self._reserve.close()
         os.close(self._wake)
 
     def _close(self) -> None:
@@ -243,6 +248,7 @@ class Listener:
     # Connections
 
     def _accept_again(self) -> None:
+        self._reserve.fill()
         if not self._accepting:
             self._accepting = True
             for descriptor in self._sockets:
@@ -255,8 +261,8 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in _OUT_OF_FILES:
-                    self._pause_accepting(error)
+                if error.errno in OUT_OF_FILES:
+                    self._turn_away(listening, error)
                     return
                 continue  # it went away before it was accepted
             self._welcome(client, address, now_s)
@@ -284,10 +290,19 @@ class Listener:
         else:
             self._handshakes.begin(client, tag)
 
-    def _pause_accepting(self, error: OSError) -> None:
-        """Wait with new connections until the next tick: the kernel would report the waiting ones again and again."""
+    def _turn_away(self, listening: socket.socket, error: OSError) -> None:
+        """Close the connections that wait, so that their clients go elsewhere: the kernel would report them again and again.
+
+        Where not even that can be done, all wait until the next tick.
+        """
         self._shared.count("files")
-        _log.warning("cannot accept connections", reason=str(error))
+        if times := self._full.times():
+            _log.error("cannot accept connections", port="grpc", reason=str(error), times=times)
+        accepted = self._reserve.accept(listening)
+        if accepted is not None:
+            accepted[0].close()
+            if self._reserve.fill():
+                return
         self._accepting = False
         for descriptor in self._sockets:
             self._epoll.unregister(descriptor)

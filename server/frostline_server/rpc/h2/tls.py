@@ -146,15 +146,23 @@ class Handshakes:
                 else:
                     self._step(self._pending[descriptor])
             while self._new:
-                client, tag = self._new.popleft()
-                handshake = _Handshake(client, tag, Tls(self._context()), time.monotonic())
-                self._pending[client.fileno()] = handshake
-                self._epoll.register(client.fileno(), select.EPOLLIN)
+                self._begin(*self._new.popleft())
             if (now_s := time.monotonic()) - swept_s >= _TICK_S:
                 swept_s = now_s
                 for handshake in list(self._pending.values()):
                     if now_s - handshake.begun_s > self._timeout_s:
                         self._give_up(handshake)
+
+    def _begin(self, client: socket.socket, tag: object) -> None:
+        try:
+            handshake = _Handshake(client, tag, Tls(self._context()), time.monotonic())
+            self._epoll.register(client.fileno(), select.EPOLLIN)
+        except Exception:  # noqa: BLE001  as in `_step`; the kernel may have no room for one more
+            _log.exception("handshake failed unexpectedly")
+            client.close()
+            self._failed(tag)
+        else:
+            self._pending[client.fileno()] = handshake
 
     def _step(self, handshake: "_Handshake") -> None:
         client = handshake.client

@@ -17,7 +17,9 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from structlog.testing import capture_logs
 
+from frostline_server.reserve import Reserve
 from frostline_server.rpc.h2.connection import Connection
 from frostline_server.rpc.h2.front_end import bound
 from frostline_server.rpc.h2.listener import Crowd, Listener
@@ -26,11 +28,6 @@ from tests.server.rpc.h2.pair import UNARY, Kept, Pair
 from tests.support.servers import TIMEOUT_S
 
 ROOMY = Crowd(most=100, most_each=100)
-
-
-def descriptors() -> list[int]:
-    """The files of this process."""
-    return [int(file.name) for file in Path("/proc/self/fd").iterdir()]
 
 
 class Echo(Kept):
@@ -148,27 +145,51 @@ def test_an_address_with_too_many_connections_gets_no_more() -> None:
             started.until(lambda: started.listener.connections == 2)
 
 
-def test_when_files_run_out_those_that_are_connected_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    with front() as started:
-        with started.connect() as before:
-            started.until(lambda: started.listener.connections == 1)
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            waiting = socket.socket()
-            # No gap is left below the limit.
-            fillers = [os.dup(0) for _ in range(max(descriptors()) - len(descriptors()) + 2)]
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(descriptors()) + 1, hard))
-            try:
-                waiting.connect(("127.0.0.1", started.port))
-                started.until(lambda: "files" in started.shared.refused)
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                for filler in fillers:
-                    os.close(filler)
-            assert before.fileno() >= 0
-            # It has waited, and is taken at the next look.
-            started.until(lambda: started.listener.connections == 2)
-            waiting.close()
-        assert ask(started.address, b"hello") == b"hello"
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process cannot open another file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_when_files_run_out_those_that_are_connected_go_on_and_new_ones_are_turned_away() -> None:
+    with front() as started, capture_logs() as logged:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(started.address, options) as channel, socket.socket() as new:
+            call = channel.unary_unary(UNARY, bytes, bytes)
+            assert call(b"before", timeout=TIMEOUT_S) == b"before"
+            sockets = [socket.socket() for _ in range(20)]
+            with no_more_files():
+                for refused in (new, *sockets):
+                    refused.settimeout(TIMEOUT_S)
+                    refused.connect(("127.0.0.1", started.port))
+                    assert is_closed(refused)
+                assert call(b"during", timeout=TIMEOUT_S) == b"during"
+            for refused in sockets:
+                refused.close()
+        assert ask(started.address, b"after") == b"after"
+    assert started.shared.refused["files"] >= 21
+    assert [line["event"] for line in logged] == ["cannot accept connections"]
+
+
+def test_where_the_reserve_is_gone_connections_wait_and_are_not_asked_for_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Reserve, "fill", lambda _: False)
+    with front() as started, socket.socket() as waiting:
+        with no_more_files():
+            waiting.connect(("127.0.0.1", started.port))
+            started.until(lambda: "files" in started.shared.refused)
+        # It has waited, and is taken at the next look.
+        started.until(lambda: started.listener.connections == 1)
+        # Once a second, and not in each of thousands of turns.
+        assert started.shared.refused["files"] < TIMEOUT_S
 
 
 def test_a_defect_in_one_turn_does_not_end_the_front_end() -> None:
