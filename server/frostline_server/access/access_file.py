@@ -98,7 +98,9 @@ def parse(text: str, where: str, before: Entries) -> Entries:
     except ValidationError as error:
         problems = "; ".join(map(_sentence, error.errors(include_input=False, include_context=False)))
         raise StartError(f"the {where} is not valid: {problems}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise StartError(f"the {where} is not valid: it is nested too deeply") from None
+    except ValueError as error:  # no TOML, or a number of more digits than Python takes
         raise StartError(f"the {where} is not valid: {error}") from error
     limits: dict[_LimitKey, RateLimit] = {}
 

@@ -134,6 +134,8 @@ def read_card(path: Path) -> Mapping[str, Any]:
         card = json.loads(read_text(path))
     except FileNotFoundError:
         return {}
+    except RecursionError as error:
+        raise LoadError(f"{path.name} cannot be read: it is nested too deeply") from error
     except (OSError, ValueError) as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(card, dict):
@@ -156,18 +158,27 @@ def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: i
     if "frostline.labels" in metadata:
         try:
             in_file = json.loads(metadata["frostline.labels"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LoadError(f"the ONNX file's frostline.labels cannot be read: {error}") from error
     labels = in_file if card.get("labels") is None else card["labels"]
     if labels is None:
         return None
     if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise LoadError("labels must be a list of texts")
+    if not all(map(_is_unicode, labels)):
+        raise LoadError(
+            "labels must be a list of texts, and one has a part of a character: a surrogate without its other"
+        )
     if classes is not None and len(labels) != classes:
         raise LoadError(f"there are {len(labels)} labels for {classes} classes")
     if in_file is not None and in_file != labels:
         raise LoadError(f"the card's labels are not the ONNX file's: {str(labels)[:80]} and {str(in_file)[:80]}")
     return labels
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be sent: JSON can hold what no encoding has."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _read(path: Path) -> tuple[bytes, str]:

@@ -49,7 +49,7 @@ def read_model_config(path: Path) -> tuple[model_config_pb2.ModelConfig, list[st
     try:
         unknown = unknown_fields(text, _CONTRACT)
         text_format.Parse(_blanked(text, unknown), config)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:  # the second for numbers that no field can hold
         raise LoadError(f"{path.name} is not a model configuration: {error}") from error
     except RecursionError as error:
         raise LoadError(f"{path.name} is not a model configuration: it is nested too deeply") from error
@@ -73,7 +73,12 @@ def parse_model_config(text: str) -> tuple[model_config_pb2.ModelConfig, list[st
         if not isinstance(fields, dict):
             raise LoadError(f"it is not a model configuration: expected a JSON object, got {text[:20]}")
         json_format.ParseDict(_known_fields(fields, _CONTRACT, "", unknown), config)
-    except (ValueError, json_format.ParseError, RecursionError) as error:
+    except (
+        ValueError,
+        json_format.ParseError,
+        RecursionError,
+        OverflowError,
+    ) as error:  # the last for an infinite enum
         raise LoadError(f"it is not a model configuration: {error}") from error
     _check_kind("it", config)
     return config, _warnings("the configuration in the request", config, unknown)
@@ -260,7 +265,8 @@ def label_file(folder: Path, filename: str) -> tuple[str, ...]:
     if Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise LoadError(f"config.pbtxt names the label file '{filename}'; it must be in the model's own folder")
     try:
-        lines = read_text(folder / filename).splitlines()
+        # Not splitlines(), which ends lines at characters that a label may hold, and would move all labels after it.
+        lines = read_text(folder / filename).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"the label file {filename} cannot be read: {error}") from error
     while lines and not lines[-1].strip():

@@ -145,7 +145,11 @@ def placements(
     instances: list[Sequence[Provider]] = []
     warnings: list[str] = []
     for group in groups:
-        kind, count = _KINDS[group.kind], group.count or 1
+        kind, count = _KINDS.get(group.kind), group.count or 1
+        if kind is None:
+            raise LoadError(
+                f"config.pbtxt has an instance_group of kind {group.kind}; it must be one of {list(_KINDS.values())}"
+            )
         if count < 0:
             raise LoadError(f"config.pbtxt has an instance_group with count {count}; it must not be negative")
         places = [providers]

@@ -14,7 +14,10 @@ def open_regular(path: Path) -> BinaryIO:
         OSError: it cannot be opened, or is no regular file.
     """
     # Without waiting, because a pipe opens only when somebody writes into it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError as error:  # a name with a NUL in it
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
@@ -35,10 +38,10 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The content of a regular file of UTF-8 text.
+    """The content of a regular file of UTF-8 text, without a byte order mark.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return read_regular(path).decode()
+    return read_regular(path).decode("utf-8-sig")

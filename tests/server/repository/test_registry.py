@@ -350,7 +350,11 @@ def write(name: str, content: str | bytes) -> Callable[[Path], None]:
         (write("card.json", '{"labels": "abc"}'), "labels must be a list of texts"),
         (write("card.json", '{"labels": [1, 2]}'), "labels must be a list of texts"),
         (write("card.json", '{"sha256": "00"}'), "card says 00"),
-        (write("card.json", "[" * 100_000), "unexpected RecursionError while loading: "),
+        (
+            write("card.json", '{"labels": ["\\ud800", "b", "c"]}'),
+            "labels must be a list of texts, and one has a part of a",
+        ),
+        (write("card.json", "[" * 100_000), "card.json cannot be read: it is nested too deeply"),
         (write("golden.npz", "garbage"), "golden check failed: golden.npz cannot be read: "),
     ],
 )
@@ -363,6 +367,11 @@ def test_a_version_whose_folder_is_damaged_fails_with_a_reason(
 
 def test_labels_in_the_onnx_file_that_are_no_json_fail_the_version(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m", model=onnx_models.linear(labels="a, b"), card=False)
+    assert open_shelf().reason("m", "1").startswith("the ONNX file's frostline.labels cannot be read: ")
+
+
+def test_labels_in_the_onnx_file_that_are_nested_too_deeply_fail_the_version(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.linear(labels="[" * 10_000), card=False)
     assert open_shelf().reason("m", "1").startswith("the ONNX file's frostline.labels cannot be read: ")
 
 

@@ -1,12 +1,15 @@
 """Whether what is served agrees with what was trained."""
 
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from frostline_server.errors import LoadError
-from frostline_server.runtime.golden import Golden, compare_classes
+from frostline_server.runtime.golden import Golden, compare_classes, read_golden
+from tests.support.signatures import CLASSIFIER
 
 LOGITS = np.array([[0.0, 1.0, 0.9], [2.0, 0.0, -1.0]], np.float32)
 
@@ -43,6 +46,20 @@ def test_a_map_of_classes_is_compared_at_every_place() -> None:
     compare_classes(logits.argmax(axis=1), logits, sample, 0, 1)
     with pytest.raises(LoadError, match="at row 0 "):
         compare_classes(np.array([[[1], [2]]]), logits, sample, 0, 1)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 0)])
+def test_logits_that_tell_no_classes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(LoadError, match=r"classes have shape \[2\] for logits \["):
+        compare_classes(np.zeros(2, np.int64), np.zeros(shape), golden(), 0, 2)
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "golden.npz", logits=LOGITS, rtol=0.0, atol=0.0)
+    with zipfile.ZipFile(tmp_path / "golden.npz", "a") as archive:
+        archive.writestr("input.npy", b"no array")
+    with pytest.raises(LoadError, match="golden check failed: golden.npz "):
+        read_golden(tmp_path / "golden.npz", CLASSIFIER)
 
 
 def test_classes_of_another_shape_are_refused() -> None:

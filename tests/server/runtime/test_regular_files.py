@@ -17,6 +17,16 @@ def test_a_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
         assert file.read(1) == b"\xc3"
 
 
+def test_a_name_that_no_file_can_have_is_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(OSError, match="null byte"):
+        read_regular(Path("a\0b"))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xef\xbb\xbfant")
+    assert read_text(tmp_path / "file") == "ant"
+
+
 def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
