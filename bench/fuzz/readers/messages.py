@@ -220,7 +220,7 @@ def _request(model: str, inputs: list[dict[str, Any]], *raw: bytes, **more: Any)
 
 _ROW = np.arange(4, dtype=np.float32).tobytes()
 _IN_REGION = {"shared_memory_region": {"string_param": "region"}, "shared_memory_byte_size": {"int64_param": 16}}
-_INFERS = (
+INFERS = (
     _request("row", [_tensor("input", "FP32", 1, 4)], _ROW),
     _request("row", [_tensor("input", "FP32", 2, 4)], _ROW * 2, outputs=[{"name": "softmax"}, {"name": "logits"}]),
     _request(
@@ -264,7 +264,7 @@ def _typed(model: str, *inputs: dict[str, Any], **more: Any) -> bytes:
     return head.SerializeToString() + typed.PredictRequest(inputs=inputs).SerializeToString()
 
 
-_PREDICTS = (
+PREDICTS = (
     _typed("row", {"dtype": typed.FP32, "shape": [1, 4], "data": _ROW}),
     _typed("row", {"name": "input", "dtype": typed.UINT8, "shape": [2, 4], "data": bytes(8)}, top_k=2),
     _typed(
@@ -279,20 +279,20 @@ _PREDICTS = (
 )
 
 TARGETS = (
-    Target("infer", "ModelInfer requests, to the answer", _infer, _INFERS, message(pb.ModelInferRequest)),
-    Target("predict", "Predict requests, to the answer", _predict, _PREDICTS, message(typed.PredictRequest)),
+    Target("infer", "ModelInfer requests, to the answer", _infer, INFERS, message(pb.ModelInferRequest)),
+    Target("predict", "Predict requests, to the answer", _predict, PREDICTS, message(typed.PredictRequest)),
     Target(
         "infer-seasoned",
         "ModelInfer requests after others",
         _seasoned(MODEL_INFER),
-        (*(joined(one, one) for one in _INFERS), joined(_INFERS[0], _INFERS[1])),
+        (*(joined(one, one) for one in INFERS), joined(INFERS[0], INFERS[1])),
         pair(message(pb.ModelInferRequest)),
     ),
     Target(
         "predict-seasoned",
         "Predict requests after others",
         _seasoned(PREDICT),
-        (*(joined(one, one) for one in _PREDICTS), joined(_PREDICTS[0], _PREDICTS[1])),
+        (*(joined(one, one) for one in PREDICTS), joined(PREDICTS[0], PREDICTS[1])),
         pair(message(typed.PredictRequest)),
     ),
 )
