@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -30,6 +31,8 @@ _GROWTH_MIB = 32
 _HANGS_S = 10.0
 """CPU time without an execution that ends, after which a worker is killed: it cannot say so itself any more."""
 _SAY_S = 30.0
+_IN_MEMORY = "/dev/shm"
+"""Where a file is written for each execution, twice as fast as on a disk."""
 
 _EXAMPLES = """examples:
   make fuzz-readers                                                  100 000 executions, a few minutes
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for at, name in enumerate(names):
         left_s = options.seconds - (time.monotonic() - began_s)
         share = max(1, round(options.executions / len(names)))
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None) as folder:
             job = Job(name, options.engine, share, min(left_s / (len(names) - at), 1e9), seed, folder)
             reports[name] = _supervised(job, console)
             if options.keep and not reports[name].fault:

@@ -43,15 +43,19 @@ def _card(folder: Path) -> Check:
 
     def check(data: bytes) -> None:
         path.write_bytes(data)
-        whole(version, _NOTHING)
         try:
-            artifact = check_artifact(version, _NOTHING)
             card = read_card(path)
+        except LoadError:
+            return
+        if "sha256" in card:
+            whole(version, _NOTHING)
+        try:
             _use_labels(read_labels(card, {}, None))
+            artifact = check_artifact(version, _NOTHING)
             artifact.check_weights(["weights.bin"], lambda _: None)
             artifact.weights("weights.bin")
         except LoadError:
-            return
+            pass
         if repr(card) != repr(json.loads(data)):
             raise Found("the card is not what the file says", data)
 
