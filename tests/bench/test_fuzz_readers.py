@@ -19,7 +19,7 @@ from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.header_cache import Headers
 
-MUTATIONS = 400
+MUTATIONS = 200
 
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=list(TARGETS))
 
@@ -173,27 +173,16 @@ def test_the_corpus_keeps_the_smallest_inputs_that_reach_something_new_and_every
 # The command
 
 
-def test_the_command_runs_and_prints_a_row_for_each_target(
+def test_the_command_runs_and_says_how_many_executions_there_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = [
-        "--engine",
-        "python",
-        "--target",
-        "headers",
-        "--target",
-        "inflate",
-        "--executions",
-        "400",
-        "--seed",
-        "5",
-    ]
+    arguments = ["--engine", "python", "--target", "headers", "--executions", "300", "--seed", "5"]
     code = command.main(arguments)
     said = capsys.readouterr().out
     assert code == 0, said
     assert "seed 5" in said
-    assert said.count(" 200 ") >= 2, said
+    assert "headers: 300 executions" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -12,6 +12,8 @@ from bench.fuzz.readers.target import Mutate
 
 _LARGEST = 8192
 """Bytes of an input: enough for every branch, and few enough to be quick."""
+_TIMES = (2, 2, 2, 3, 4, 8, 16, 32, 64, 2000)
+"""How often a word comes in a row; the last is more than anything may be nested."""
 
 
 def text(*words: bytes) -> Mutate:
@@ -26,7 +28,7 @@ def text(*words: bytes) -> Mutate:
                 case 0 | 1 | 2:
                     changed[at:end] = rng.choice(words)
                 case 3:
-                    changed[at:end] = rng.choice(words) * rng.choice((2, 8, 300, 2000))
+                    changed[at:end] = rng.choice(words) * rng.choice(_TIMES)
                 case 4:
                     changed[at:end] = str(rng.choice((0, -1, 2**31, 2**63, 10**40, 10**400))).encode()
                 case _:

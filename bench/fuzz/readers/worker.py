@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BOARD, REPORT, FOUND = "board", "report.json", "found"
 """Files of the job's folder: the last input, the report, and the folder of inputs that reached something new."""
 
-_INSTRUMENTED = ["frostline_server", "frostline.protocol", "google.protobuf.text_format", "google.protobuf.json_format"]
-_INSTRUMENTED += ["tomllib", "json", "zipfile", "numpy.lib.format"]
+_INSTRUMENTED = ["frostline_server", "frostline.protocol"]
+"""Not the libraries' parsers of protobuf's text format and of TOML: they would take most of the time."""
 _LARGEST = 8192
 _MOST_MEMORY = 8 << 30
 """Of addresses: what asks for more is refused, and nothing else on the machine suffers."""
