@@ -1,10 +1,13 @@
 """The fuzzer of the readers: all of the corpus passes, so do mutations of it, and each way to be at fault is noticed."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.fuzz.oracle import Found
 from bench.fuzz.readers import __main__ as command
@@ -13,7 +16,7 @@ from bench.fuzz.readers.catalogue import TARGETS
 from bench.fuzz.readers.mutators import joined, split
 from bench.fuzz.readers.target import Check, Target
 from bench.fuzz.readers.watch import Watch, last_seen
-from bench.fuzz.readers.worker import Report
+from bench.fuzz.readers.worker import Job, Report
 from frostline.pb import inference_pb2 as pb
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.codec.decoder import RequestDecoder
@@ -184,6 +187,40 @@ def test_the_command_runs_and_says_how_many_executions_there_were(
     assert "seed 5" in said
     assert "headers: 300 executions" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_atheris_finds_its_way_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("atheris")
+    monkeypatch.chdir(tmp_path)
+    code = command.main(["--engine", "atheris", "--target", "headers", "--executions", "300", "--seed", "5"])
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "headers: 300 executions" in said
+
+
+def job(folder: Path, target: str = "headers") -> Job:
+    return Job(target, "python", 10, 60.0, 1, str(folder))
+
+
+def test_a_worker_that_dies_leaves_its_last_words_and_its_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = command._supervised(job(tmp_path, "nobody"), Console(quiet=True))
+    assert report.fault.startswith("the process died with exit code 1")
+    assert "KeyError: 'nobody'" in report.fault
+    assert (tmp_path / "fault-nobody.bin").read_bytes() == b""
+
+
+def test_a_worker_whose_execution_never_ends_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_HANGS_S", 0.05)
+    monkeypatch.setattr(command, "_LOOK_S", 0.02)
+    (tmp_path / "board").write_bytes(bytes(16))
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as worker:
+        assert command._wait(worker, job(tmp_path), Console(quiet=True))
+    assert worker.returncode < 0
 
 
 def test_an_input_can_be_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

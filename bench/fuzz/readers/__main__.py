@@ -30,6 +30,7 @@ _GROWTH_MIB = 32
 """libFuzzer's own tables and the inputs it keeps are in this too."""
 _HANGS_S = 10.0
 """CPU time without an execution that ends, after which a worker is killed: it cannot say so itself any more."""
+_LOOK_S = 1.0
 _SAY_S = 30.0
 _IN_MEMORY = "/dev/shm"
 """Where a file is written for each execution, twice as fast as on a disk."""
@@ -135,15 +136,16 @@ def _wait(worker: "subprocess.Popen[bytes]", job: Job, console: Console) -> bool
     ended, at_cpu_s, said_s, began_s = -1, 0.0, time.monotonic(), time.monotonic()
     while True:
         try:
-            worker.wait(1.0)
+            worker.wait(_LOOK_S)
         except subprocess.TimeoutExpired:
             pass
         else:
             return False
         now, cpu_s = last_seen(board)[0], process.cpu_s(worker.pid)
-        if now != ended:
+        # The board is there when all is imported.
+        if now != ended or not board.exists():
             ended, at_cpu_s = now, cpu_s
-        elif now and cpu_s - at_cpu_s > _HANGS_S:
+        elif cpu_s - at_cpu_s > _HANGS_S:
             worker.kill()
             worker.wait()
             return True
