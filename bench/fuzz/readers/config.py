@@ -186,6 +186,31 @@ optimization { graph { level: 1 } execution_accelerators { cpu_execution_acceler
 model_warmup { name: "w" batch_size: 1 count: 2 inputs { key: "a" value { data_type: TYPE_FP32 dims: [1, 4] input_data_file: "rows" } }
   inputs { key: "b" value { data_type: TYPE_STRING dims: [] zero_data: true } } }
 """
+_ACCELERATED = b"""optimization { execution_accelerators {
+  gpu_execution_accelerator { name: "tensorrt" parameters { key: "precision_mode" value: "FP16" } parameters { key: "max_workspace_size_bytes" value: "1073741824" } }
+  gpu_execution_accelerator { name: "cuda" parameters { key: "gpu_mem_limit" value: "9" } parameters { key: "x" value: "y" } }
+  cpu_execution_accelerator { name: "openvino" parameters { key: "num_of_threads" value: "2" } parameters { key: "precision" value: "FP32" } } } }
+"""
+_TUNED = b"".join(
+    b'parameters { key: "%s" value { string_value: "%s" } }\n' % pair
+    for pair in (
+        (b"intra_op_thread_count", b"4"),
+        (b"inter_op_thread_count", b"0"),
+        (b"execution_mode", b"1"),
+        (b"enable_mem_arena", b"true"),
+        (b"enable_mem_pattern", b"0"),
+        (b"memory.enable_memory_arena_shrinkage", b"cpu:0"),
+        (b"session.set_denormal_as_zero", b"1"),
+        (b"cudnn_conv_algo_search", b"0"),
+        (b"do_copy_in_default_stream", b"1"),
+        (b"slo_ms", b"1e3"),
+    )
+)
+_SCHEDULED = b"""max_batch_size: 4
+instance_group [{ count: 1 kind: KIND_GPU gpus: [ 0 ] }, { kind: KIND_MODEL }, { kind: KIND_AUTO gpus: 1 }]
+dynamic_batching { preserve_ordering: true default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 5 allow_timeout_override: true max_queue_size: 9 }
+  priority_levels: 3 default_priority_level: 2 priority_queue_policy { key: 1 value { max_queue_size: 2 } } }
+"""
 _TEXT_WORDS: tuple[bytes, ...] = (
     *(b"{", b"}", b"<", b">", b"[", b"]", b":", b",", b";", b"-", b"#", b'"', b"'", b"\\", b"\n", b"1.0f", b"inf"),
     *(b"0x1F", b"017", b"TYPE_FP16", b"99", b"true", b"nan", b"[a.b/c.D]", b'"\\xff"', b'"\\000"', b"\\u00e9"),
@@ -203,6 +228,9 @@ TARGETS = (
         _pbtxt,
         (
             _PBTXT,
+            _ACCELERATED,
+            _TUNED,
+            _SCHEDULED,
             *(line + b"\n" for line in _PBTXT.splitlines() if line.count(b"{") == line.count(b"}")),
         ),
         text(*_TEXT_WORDS, *_NAMES, b"input { ", b"instance_group { kind: ", b"a { b: 1 } "),

@@ -238,6 +238,35 @@ INFERS = (
         _ROW,
         outputs=[{"name": "logits", "parameters": {**_IN_REGION, "shared_memory_offset": {"int64_param": 64}}}],
     ),
+    *(
+        _request("row", [_tensor("input", "FP32", 1, 4, parameters=place)])
+        for place in (
+            {"shared_memory_region": {"string_param": "none"}, "shared_memory_byte_size": {"int64_param": 16}},
+            {"shared_memory_region": {"string_param": "region"}},
+            {"shared_memory_offset": {"int64_param": 4}},
+            {**_IN_REGION, "shared_memory_offset": {"int64_param": 4090}},
+            {"shared_memory_region": {"int64_param": 3}, "shared_memory_byte_size": {"int64_param": -16}},
+            {"classification": {"int64_param": 1}},
+        )
+    ),
+    *(
+        _request("row", [_tensor("input", "FP32", 1, 4)], _ROW, parameters=more)
+        for more in (
+            {"sequence_id": {"string_param": "a"}, "sequence_start": {"bool_param": True}},
+            {"sequence_id": {"int64_param": 0}, "sequence_end": {"bool_param": False}},
+            {"triton_x": {"bool_param": True}},
+            {"priority": {"int64_param": -1}},
+            {"classification": {"int64_param": 1}},
+        )
+    ),
+    *(
+        _request("row", [_tensor("input", "FP32", 1, 4)], _ROW, outputs=[{"name": "logits", "parameters": delivery}])
+        for delivery in (
+            {**_IN_REGION, "classification": {"int64_param": 1}},
+            {"classification": {"int64_param": 0}},
+            {**_IN_REGION, "shared_memory_byte_size": {"int64_param": 11}},
+        )
+    ),
     _request("image", [_tensor("image", "UINT8", 1, 2, 2, 3)], bytes(12)),
     _request("image", [_tensor("image", "UINT8", 1, 2, 2, 3, contents={"uint_contents": range(12)})]),
     _request("text", [_tensor("text", "BYTES", 1, 2)], pack_bytes(("a", "größe"))),

@@ -2,8 +2,11 @@
 
 import contextlib
 import math
+import uuid
 import zlib
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote
@@ -18,7 +21,8 @@ from bench.fuzz.readers.mutators import message, text
 from bench.fuzz.readers.target import Check, Target
 from bench.load.workload import framed
 from frostline.pb import inference_pb2 as pb
-from frostline.tune.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame
+from frostline.tune.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, frame
+from frostline_server.codec.shared_memory import FOLDER
 from frostline_server.errors import InvalidInput, PredictionError
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.h2.budget import Budget
@@ -26,10 +30,11 @@ from frostline_server.rpc.h2.call import Call, Malformed, Owner, timeout_s
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.framing import deflated, inflated
 from frostline_server.rpc.h2.inbound import Inbound
-from frostline_server.rpc.h2.shared import Limits, Peer, Route, Shared
+from frostline_server.rpc.h2.shared import Elsewhere, Limits, Peer, Route, Shared
 from frostline_server.rpc.shared_memory_control import SharedMemory
 
 _LIMIT = 4096
+_LARGE = 1 << 21
 _ENCODINGS = (b"", b"identity", b"gzip", b"deflate")
 _LIMITS = Limits(
     max_message_bytes=_LIMIT,
@@ -85,15 +90,17 @@ class _Owner:
             self.broken.append(error)
 
 
-def _shared(receiver: Any = None) -> Shared:
+def _shared(
+    receiver: Any = None, limit: int = _LIMIT, elsewhere: Elsewhere = lambda work, then: then(work())
+) -> Shared:
     return Shared(
         routes={
             _UNARY: Route(lambda _: receiver, unary=True, guarded="x"),
             _STREAM: Route(lambda _: receiver, unary=False, guarded="x"),
         },
         budget=Budget(1 << 24),
-        limits=_LIMITS,
-        elsewhere=lambda work, then: then(work()),
+        limits=replace(_LIMITS, max_message_bytes=limit),
+        elsewhere=elsewhere,
         counted=lambda _: None,
     )
 
@@ -105,7 +112,16 @@ def _inbound(_: Path) -> Check:
         how, body = data[:1] or b"\0", data[2:]
         piece = _piece((data[1:2] or b"\0")[0], len(body))
         unary, encoding = bool(how[0] & 1), _ENCODINGS[how[0] >> 1 & 3]
-        receiver, owner, shared = _Kept(), _Owner(), _shared()
+        # What may become large is unpacked by another thread, whose results come later.
+        limit, later = (_LARGE, how[0] >> 4 & 1) if how[0] & 8 else (_LIMIT, 0)
+        waiting: deque[Callable[[], None]] = deque()
+
+        def elsewhere(work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+            waiting.append(lambda: then(work()))
+            if not later:
+                waiting.pop()()
+
+        receiver, owner, shared = _Kept(), _Owner(), _shared(None, limit, elsewhere)
         call = Call(cast("Owner", owner), shared, 1, receiver, {}, 0.0)
         inbound = Inbound(call, encoding, unary=unary)
         broken: Exception | None = None
@@ -116,8 +132,10 @@ def _inbound(_: Path) -> Check:
                     inbound.feed(part, end=False, now_s=1.0)
             inbound.feed(b"", end=True, now_s=2.0)
         except (PredictionError, Malformed) as error:
-            broken = error
-        expected, whole = _messages(body, encoding)
+            broken, call.over = error, True
+        while waiting:
+            waiting.popleft()()
+        expected, whole = _messages(body, encoding, limit)
         if receiver.messages != expected[: len(receiver.messages)]:
             raise Found(f"{receiver.messages} was read of {expected}", data)
         if broken is None and not owner.broken and not (whole and receiver.messages == expected):
@@ -135,7 +153,7 @@ def _piece(asked: int, size: int) -> int:
     return max(1 + asked, size // 128)
 
 
-def _messages(body: bytes, encoding: bytes) -> tuple[list[bytes], bool]:
+def _messages(body: bytes, encoding: bytes, limit: int) -> tuple[list[bytes], bool]:
     """The messages of a body, and whether it is all good."""
     found: list[bytes] = []
     at = 0
@@ -143,7 +161,7 @@ def _messages(body: bytes, encoding: bytes) -> tuple[list[bytes], bool]:
         flag, size = body[at], int.from_bytes(body[at + 1 : at + 5], "big")
         content = body[at + 5 : at + 5 + size]
         at += 5 + size
-        if at > len(body) or size > _LIMIT or flag > 1 or (flag and encoding in (b"", b"identity")):
+        if at > len(body) or size > limit or flag > 1 or (flag and encoding in (b"", b"identity")):
             return found, False
         if flag:
             unpack = zlib.decompressobj(31 if encoding == b"gzip" else 15)
@@ -151,7 +169,7 @@ def _messages(body: bytes, encoding: bytes) -> tuple[list[bytes], bool]:
                 content = unpack.decompress(content)
             except zlib.error:
                 return found, False
-            if not unpack.eof or unpack.unused_data or len(content) > _LIMIT:
+            if not unpack.eof or unpack.unused_data or len(content) > limit:
                 return found, False
         found.append(content)
     return found, True
@@ -235,15 +253,23 @@ def _connection(_: Path) -> Check:
 
 def _control(_: Path) -> Check:
     regions = shared_memory()
-    control = SharedMemory(regions)
+    control, name = SharedMemory(regions), f"frostline-fuzz-{uuid.uuid4().hex}"
 
     def check(data: bytes) -> None:
         try:
             request = pb.SystemSharedMemoryRegisterRequest.FromString(data)
-            # No object of anybody else on this machine.
-            request.key = request.key if request.key != "/" else ""
         except DecodeError:
             return
+        # There is an object only while it is looked for, so that none is left behind.
+        if request.key.endswith("object"):
+            request.key = request.key.removesuffix("object") + name
+            (FOLDER / name).write_bytes(bytes(64))
+        try:
+            register(request, data)
+        finally:
+            (FOLDER / name).unlink(missing_ok=True)
+
+    def register(request: pb.SystemSharedMemoryRegisterRequest, data: bytes) -> None:
         try:
             control.SystemSharedMemoryRegister(request)
         except PredictionError as error:
@@ -261,11 +287,17 @@ def _control(_: Path) -> Check:
     return check
 
 
-_BLOCK = bytes((0x83, 0x86, 0x04, len(_UNARY))) + _UNARY + b"\x5f\x10application/grpc"
-_STREAM_BLOCK = bytes((0x83, 0x86, 0x04, len(_STREAM))) + _STREAM + b"\x5f\x10application/grpc"
+def _block(path: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    """A block of headers that needs no table: what names are indexed is in RFC 7541, appendix A."""
+    block = bytes((0x83, 0x86, 0x01, 1)) + b"t" + bytes((0x04, len(path))) + path + b"\x0f\x10\x10application/grpc"
+    return block + b"".join(bytes((0, len(name))) + name + bytes((len(value),)) + value for name, value in more)
+
+
+_BLOCK, _STREAM_BLOCK = _block(_UNARY, (b"grpc-timeout", b"5S")), _block(_STREAM, (b"grpc-encoding", b"gzip"))
 _CALL = frame(HEADERS, END_HEADERS, 1, _BLOCK) + frame(DATA, END_STREAM, 1, framed(b"hello"))
 _PACKED = deflated(b"hello " * 9, b"gzip")
 _COMPRESSED = b"\1" + len(_PACKED).to_bytes(4, "big") + _PACKED
+_BOMB = b"\1" + len(deflated(bytes(_LARGE), b"gzip")).to_bytes(4, "big") + deflated(bytes(_LARGE), b"gzip")
 
 TARGETS = (
     Target(
@@ -277,6 +309,8 @@ TARGETS = (
             b"\0\2" + framed(b"hello") + framed(b"") + framed(b"world"),
             b"\4\x20" + _COMPRESSED + framed(b"plain"),
             b"\5\xff" + _COMPRESSED,
+            b"\x1c\xff" + _BOMB + framed(b"after"),
+            b"\x0d\x10" + _BOMB,
         ),
         mutated,
     ),
@@ -295,6 +329,16 @@ TARGETS = (
         (
             b"\xff" + _CALL,
             b"\2" + _CALL,
+            b"\xff" + frame(HEADERS, END_HEADERS, 1, _block(b"/no/Method", (b"te", b"trailers"))),
+            b"\xff" + frame(HEADERS, END_HEADERS | END_STREAM, 1, _BLOCK),
+            b"\xff"
+            + frame(HEADERS, END_HEADERS, 1, _STREAM_BLOCK)
+            + frame(DATA, 0, 1, _COMPRESSED)
+            + frame(HEADERS, 5, 1, b"\0\1x\1y"),
+            b"\xff"
+            + frame(HEADERS, END_HEADERS, 1, _BLOCK)
+            + frame(RST_STREAM, 0, 1, bytes(4))
+            + frame(PING, 0, 0, bytes(8)),
             b"\x20"
             + frame(HEADERS, END_HEADERS, 1, _STREAM_BLOCK)
             + frame(DATA, 0, 1, framed(b"a") + framed(b"b")[:3])
@@ -307,6 +351,8 @@ TARGETS = (
         "requests to register shared memory",
         _control,
         (
+            pb.SystemSharedMemoryRegisterRequest(name="a", key="/object", offset=8, byte_size=16).SerializeToString(),
+            pb.SystemSharedMemoryRegisterRequest(name="b", key="object", offset=60, byte_size=16).SerializeToString(),
             pb.SystemSharedMemoryRegisterRequest(name="a", key="/none", offset=8, byte_size=64).SerializeToString(),
             pb.SystemSharedMemoryRegisterRequest(
                 name="region", key="a/b", offset=2**63, byte_size=2**63
