@@ -103,12 +103,16 @@ def test_a_header_cache_that_forgets_a_part_of_its_key_is_found(
 @pytest.mark.parametrize(
     ("name", "broken", "by"),
     [
-        ("card", "bench.fuzz.readers.folder.read_card", lambda _: {"labels": []}),
+        ("card", "bench.fuzz.readers.targets.folder.read_card", lambda _: {"labels": []}),
         ("rollout", "frostline_server.repository.rollout.to_text", lambda _: "{}"),
-        ("inflate", "bench.fuzz.readers.wire.inflated", lambda *_: b"something"),
-        ("headers", "bench.fuzz.readers.wire.timeout_s", lambda _: 3.0),
-        ("labels", "bench.fuzz.readers.folder.label_file", lambda *_: ("ant",)),
-        ("pbtxt", "bench.fuzz.readers.config.read_model_config", lambda _: (ModelConfig(name="other"), ["fields"])),
+        ("inflate", "bench.fuzz.readers.targets.framing.inflated", lambda *_: b"something"),
+        ("headers", "bench.fuzz.readers.targets.framing.timeout_s", lambda _: 3.0),
+        ("labels", "bench.fuzz.readers.targets.folder.label_file", lambda *_: ("ant",)),
+        (
+            "pbtxt",
+            "bench.fuzz.readers.targets.config.read_model_config",
+            lambda _: (ModelConfig(name="other"), ["fields"]),
+        ),
     ],
 )
 def test_a_reader_that_reads_something_else_is_found(
