@@ -88,6 +88,8 @@ def _known_fields(fields: Mapping[str, Any], descriptor: Descriptor, path: str, 
     """A message's known fields; adds the paths of the others to `unknown`, unless they are empty."""
     known = {}
     for name, value in fields.items():
+        # JSON can hold half a character, on which protobuf's look-up fails in a way of its own; this raises a ValueError.
+        name.encode()
         field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
         if field is not None:
             known[name] = _known_value(value, field.message_type, f"{path}{name}.", unknown)

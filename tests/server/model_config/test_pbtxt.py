@@ -63,6 +63,14 @@ def test_a_configuration_in_json_is_read_and_what_is_not_honoured_in_it_is_named
     )
 
 
+@pytest.mark.parametrize(
+    "text", [r'{"\ud800": 4}', r'{"input": [{"\ud800": 4}]}', r'{"parameters": {"\ud800": {}}}', r'{"name": "\ud800"}']
+)
+def test_half_a_character_is_refused_wherever_it_is(text: str) -> None:
+    with pytest.raises(LoadError, match=r"^it is not a model configuration: "):
+        parse_model_config(text)
+
+
 def test_a_value_that_is_infinite_is_refused() -> None:
     with pytest.raises(LoadError, match="infinity"):
         parse_model_config('{"instance_group": [{"kind": 1e999}]}')
