@@ -21,7 +21,8 @@ from frostline_server.rpc.h2.call import Call, Malformed, Owner, timeout_s
 from frostline_server.rpc.h2.framing import deflated, inflated
 from frostline_server.rpc.h2.inbound import Inbound
 
-_LARGE = 1 << 21
+_LARGE = (1 << 20) + 4096
+"""The most bytes of a message where some are unpacked by another thread, as what may exceed 1 MiB is."""
 
 _ENCODINGS = (b"", b"identity", b"gzip", b"deflate")
 
