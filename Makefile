@@ -7,7 +7,7 @@ MODELS ?= models
 JOBS   ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz bench-gpu bench-training conformance third-party attacks recipes settings fmt constraints
+.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-client: setup  ## compare a call's time with this client and with tritoncl
 
 fuzz: setup  ## send the server a million broken messages and 100 000 broken connections beside an honest caller
 	$(BIN)/python -m bench.fuzz $(ARGS)
+
+fuzz-readers: setup  ## feed the readers of messages and files with mutated bytes, guided by coverage where the extra fuzz is installed
+	$(BIN)/python -m bench.fuzz.readers $(ARGS)
 
 bench-gpu: setup  ## measure the server on a GPU against ONNX Runtime there (needs one, and the extra cuda)
 	$(BIN)/python -m bench.gpu $(ARGS)

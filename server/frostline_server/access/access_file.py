@@ -101,7 +101,7 @@ def parse(text: str, where: str, before: Entries) -> Entries:
         raise StartError(f"the {where} is not valid: {problems}") from None
     except RecursionError:
         raise StartError(f"the {where} is not valid: it is nested too deeply") from None
-    except ValueError as error:
+    except ValueError as error:  # no TOML, or a number of more digits than Python takes
         raise StartError(f"the {where} is not valid: {error}") from error
     limits: dict[_LimitKey, RateLimit] = {}
 

@@ -55,7 +55,7 @@ def read_model_config(files: FileReader, path: Path) -> tuple[model_config_pb2.M
     try:
         unknown = unknown_fields(text, _CONTRACT)
         text_format.Parse(_blanked(text, unknown), config)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:  # the second for numbers that no field can hold
         raise LoadError(f"{path.name} is not a model configuration: {error}") from error
     _check_kind(path.name, config)
     return config, _warnings(path.name, config, (name for field in unknown for name in field.names))
@@ -81,7 +81,12 @@ def parse_model_config(text: str) -> tuple[model_config_pb2.ModelConfig, list[st
         if not isinstance(fields, dict):
             raise LoadError(f"it is not a model configuration: expected a JSON object, got {text[:20]}")
         json_format.ParseDict(_known_fields(fields, _CONTRACT, "", unknown), config)
-    except (ValueError, json_format.ParseError, RecursionError) as error:
+    except (
+        ValueError,
+        json_format.ParseError,
+        RecursionError,
+        OverflowError,
+    ) as error:  # the last for an infinite enum
         raise LoadError(f"it is not a model configuration: {error}") from error
     _check_kind("it", config)
     return config, _warnings("the configuration in the request", config, unknown)
@@ -91,6 +96,8 @@ def _known_fields(fields: Mapping[str, Any], descriptor: Descriptor, path: str, 
     """A message's known fields; adds the paths of the others to `unknown`, unless they are empty."""
     known = {}
     for name, value in fields.items():
+        # JSON can hold half a character, on which protobuf's look-up fails in a way of its own; this raises a ValueError.
+        name.encode()
         field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
         if field is not None:
             known[name] = _known_value(value, field.message_type, f"{path}{name}.", unknown)
@@ -275,7 +282,8 @@ def label_file(files: FileReader, folder: Path, filename: str) -> tuple[str, ...
     if Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise LoadError(f"config.pbtxt names the label file '{filename}'; it must be in the model's own folder")
     try:
-        lines = files.text(folder / filename).splitlines()
+        # Not splitlines(), which ends lines at characters that a label may hold, and would move all labels after it.
+        lines = files.text(folder / filename).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"the label file {filename} cannot be read: {error}") from error
     while lines and not lines[-1].strip():

@@ -21,9 +21,13 @@ def status(error: PredictionError, request_id: str = "") -> tuple[grpc.StatusCod
     return grpc.StatusCode[error.code], message
 
 
+def sendable(text: str) -> str:
+    """A text as UTF-8 can hold it: what an error quotes of a file, or of its name, may not be."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _cut(text: str, size: int) -> str:
-    # A file's name, and so an error that quotes it, may hold what UTF-8 cannot.
-    encoded = text.encode(errors="backslashreplace")
+    encoded = sendable(text).encode()
     return encoded.decode() if len(encoded) <= size else f"{encoded[:size].decode(errors='ignore')}..."
 
 

@@ -10,6 +10,7 @@ from frostline_server.model_config.accelerators import file_options
 from frostline_server.model_config.pbtxt import parse_model_config
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
+from frostline_server.rpc.grpc_status import sendable
 
 MAX_CONFIG_BYTES = 1 << 20
 _PASSING = ("LOADING", "UNLOADING")
@@ -45,7 +46,7 @@ class ModelControl:
             for name, version in waiting
         ]
         index += [
-            pb.RepositoryIndexResponse.ModelIndex(name=name, state="UNAVAILABLE", reason=remark)
+            pb.RepositoryIndexResponse.ModelIndex(name=name, state="UNAVAILABLE", reason=sendable(remark))
             for name, remark in remarks
         ]
         unloaded = set(self._reconciler.unloaded()) - {name for name, _ in (*waiting, *remarks)}
@@ -146,5 +147,5 @@ def _indexed(version: ModelVersion) -> pb.RepositoryIndexResponse.ModelIndex:
         version=version.version,
         # The protocol's word for every state other than ready.
         state=state if (state == "READY" and not fault) or state in _PASSING else "UNAVAILABLE",
-        reason=version.reason or fault,
+        reason=sendable(version.reason or fault),
     )

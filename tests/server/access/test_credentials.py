@@ -116,6 +116,8 @@ def test_a_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
         (table("anonymous", "t"), "the name 'anonymous' is taken"),
         ('[[certificates]]\nname = "x"\nsubjects = []\nroles = ["predict"]', "certificates.0.subjects: list should have at least 1 item"),
         ("[tokens]\nx = 1", "tokens: input should be a valid list"),
+        ("x = " + "[" * 700, "it is nested too deeply"),
+        ("x = " + "1" * 5000, "Exceeds the limit"),
         (f'secret = "{SECRET}"', "there is no setting 'secret'"),
     ],
 )  # fmt: skip

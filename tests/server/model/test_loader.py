@@ -247,6 +247,13 @@ def test_weights_outside_the_versions_folder_are_refused(tmp_path: Path, elsewhe
         open_session(path, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail)
 
 
+@pytest.mark.parametrize("name", ["w" * 300, "folder" * 50 + "/weights", "a\0b"])
+def test_weights_in_a_file_whose_name_none_can_have_are_missing(tmp_path: Path, name: str) -> None:
+    path = relocated(with_weights(tmp_path), name)
+    with pytest.raises(LoadError, match="which is missing from the version's folder"):
+        open_session(path, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail)
+
+
 def loaded(artifact: Artifact) -> Any:
     return open_session(
         artifact.file, ModelConfig(), ON_CPU, threads=1, strict=True, warn=pytest.fail, artifact=artifact

@@ -65,6 +65,19 @@ def test_a_configuration_in_json_is_read_and_what_is_not_honoured_in_it_is_named
     )
 
 
+@pytest.mark.parametrize(
+    "text", [r'{"\ud800": 4}', r'{"input": [{"\ud800": 4}]}', r'{"parameters": {"\ud800": {}}}', r'{"name": "\ud800"}']
+)
+def test_half_a_character_is_refused_wherever_it_is(text: str) -> None:
+    with pytest.raises(LoadError, match=r"^it is not a model configuration: "):
+        parse_model_config(text)
+
+
+def test_a_value_that_is_infinite_is_refused() -> None:
+    with pytest.raises(LoadError, match="infinity"):
+        parse_model_config('{"instance_group": [{"kind": 1e999}]}')
+
+
 NAMES = ["input", "dims", "name", "parameters", "optimization", "graph", "dynamic_batching", "priority_queue_policy", "versionPolicy", "x"]  # fmt: skip
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -275,6 +288,17 @@ def test_labels_stand_one_a_line(tmp_path: Path) -> None:
     (tmp_path / "names").mkdir()
     (tmp_path / "names" / "labels.txt").write_text("dog", encoding="utf-8")
     assert label_file(FileReader(tmp_path), tmp_path, "names/labels.txt") == ("dog",)
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_only_the_end_of_a_line_ends_a_label(tmp_path: Path, character: str) -> None:
+    (tmp_path / "labels.txt").write_text(f"an{character}t\nbee\n", encoding="utf-8")
+    assert label_file(FileReader(tmp_path), tmp_path, "labels.txt") == (f"an{character}t", "bee")
+
+
+def test_a_number_that_no_field_can_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"^config.pbtxt is not a model configuration: .*out of range"):
+        read(tmp_path, "input { data_type: 1" + "0" * 40 + " }")
 
 
 @pytest.mark.parametrize(

@@ -385,6 +385,11 @@ def test_labels_in_the_onnx_file_that_are_no_json_fail_the_version(tmp_path: Pat
     assert open_shelf().reason("m", "1").startswith("the ONNX file's frostline.labels cannot be read: ")
 
 
+def test_labels_in_the_onnx_file_that_are_nested_too_deeply_fail_the_version(tmp_path: Path, open_shelf: Open) -> None:
+    write_artifact(tmp_path, "m", model=onnx_models.linear(labels="[" * 10_000), card=False)
+    assert open_shelf().reason("m", "1").startswith("the ONNX file's frostline.labels cannot be read: ")
+
+
 def test_a_card_without_a_digest_is_believed(tmp_path: Path, open_shelf: Open) -> None:
     write("card.json", '{"labels": ["a", "b", "c"]}')(write_artifact(tmp_path, "m"))
     assert open_shelf().states() == {"1": "READY"}

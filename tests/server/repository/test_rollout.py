@@ -95,6 +95,7 @@ def test_what_is_written_is_read_back(rollout: Rollout) -> None:
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": 0}}', "percentage above 0 and up to 100"),
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": "5"}}', "gives 'canary' '5'; expected a percentage"),
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": true}}', "gives 'canary' True"),
+        ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": 1' + "0" * 400 + "}}", "gives 'canary' 1000"),
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": NaN}}', "gives 'canary' nan"),
         ('{"labels": {"stable": 3, "canary": 4}, "split": {"canary": 1e999}}', "gives 'canary' inf"),
         ('{"labels": {"stable": 3, "a": 4, "b": 5}, "split": {"a": 60, "b": 60}}', "split assigns 120 percent"),

@@ -130,6 +130,19 @@ def test_the_index_says_what_looks_like_a_version_and_is_none(tmp_path: Path, fr
         assert len(stub(channel).RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=TIMEOUT_S).models) == 1
 
 
+def test_a_reason_that_holds_half_a_character_leaves_the_index_whole(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path, "good", 1)
+    card = onnx_models.write_artifact(tmp_path, "odd", 1) / "card.json"
+    card.write_text(r'{"sha256": "\ud800"}')
+    with (
+        running(tmp_path, require="good", log_level="error") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        found = stub(channel).RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT_S).models
+    assert [(entry.name, entry.state) for entry in found] == [("good", "READY"), ("odd", "UNAVAILABLE")]
+    assert found[1].reason.endswith(r"card says \ud800")
+
+
 def test_a_model_answers_from_its_load_to_its_unload(calls: Any) -> None:
     x = onnx_models.rows(2)
     code, _ = refused(calls.ModelInfer, row_request(x, model="other"), timeout=TIMEOUT_S)

@@ -52,6 +52,20 @@ def test_a_map_of_classes_is_compared_at_every_place() -> None:
         compare_classes(np.array([[[1], [2]]]), logits, sample, 0, 1)
 
 
+@pytest.mark.parametrize("shape", [(2,), (2, 0)])
+def test_logits_that_tell_no_classes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(LoadError, match=r"classes have shape \[2\] for logits \["):
+        compare_classes(np.zeros(2, np.int64), np.zeros(shape), golden(), 0, 2)
+
+
+def test_a_member_that_is_no_array_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "golden.npz", logits=LOGITS, rtol=0.0, atol=0.0)
+    with zipfile.ZipFile(tmp_path / "golden.npz", "a") as archive:
+        archive.writestr("input.npy", b"no array")
+    with pytest.raises(LoadError, match=r"^golden check failed: golden\.npz "):
+        read_golden(tmp_path / "golden.npz", CLASSIFIER, FileReader(tmp_path))
+
+
 def test_classes_of_another_shape_are_refused() -> None:
     with pytest.raises(LoadError, match=r"classes have shape \[1\] for logits \[2, 3\]"):
         compare_classes(np.array([1]), LOGITS, golden(), 0, 2)
