@@ -38,10 +38,11 @@ from frostline.server_process import Served, ServerFailed
 EXAMPLES = """examples:
   python -m bench.soak --minutes 60 --write          an hour, and write its section of docs/security.md
   python -m bench.soak --minutes 3 --hostile ''      a short one without hostile models
-  python -m bench.soak --report soak.jsonl --write   write the section from the record of an earlier one
+  python -m bench.soak --report bench/results/soak.jsonl --write   write the section from the record of an earlier one
   python -m bench.soak -- --threads 1                the server gets the flags after --
 """
 _OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+RECORD = Path("bench/results/soak.jsonl")
 TICK_S = 10.0
 """From one record, and one new version, to the next."""
 
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("--hostile-every-s", type=float, default=60.0, help="one from the other (default 60)")
     parser.add_argument("--load", default="", help="flags of the caller in one word, such as '--infer 20 --streams 1'")
     parser.add_argument("--guard-mib", type=float, default=3072.0, help="kill the server beyond (default 3072)")
-    parser.add_argument("--record", type=Path, default=Path("soak.jsonl"), help="file of the record (soak.jsonl)")
+    parser.add_argument("--record", type=Path, default=RECORD, help=f"its file ({RECORD})")
     parser.add_argument("--report", type=Path, metavar="RECORD", help="make no soak, but report this record")
     parser.add_argument("--write", action="store_true", help=f"write chart and table into {report.DOCUMENT}")
     parser.add_argument("flags", nargs="*", help="further flags of the server, after --")

@@ -41,7 +41,7 @@ def summary(records: Sequence[Record], end: Mapping[str, Any]) -> str:
 def numbers(records: Sequence[Record], end: Mapping[str, Any]) -> Sheet:
     """What was done, and what was measured."""
     ended = total(records, "ended")
-    steady = verdict.warm(records) or records
+    steady = verdict.warm(records)
     kinds: dict[str, int] = {}
     for how, count in ended.items():
         kind = how.rpartition(" ")[0].partition(" (")[0]
@@ -103,7 +103,7 @@ def chart(records: Sequence[Record], path: Path = CHART) -> Path:
             latency.plot(minutes, values, color=colour, label=key.removesuffix("_ms"))
         latency.set_yscale("log")
         for place, title in ((memory, "resident memory, MiB"), (counts, "held"), (latency, "latency, ms")):
-            _finish(place, title)
+            _finish(place, title, verdict.warm(records)[0]["at_s"] / 60)
         return canvas.save(made, path)
 
 
@@ -111,11 +111,11 @@ def _of(records: Sequence[Record], name: str) -> list[float]:
     return [record["server"][name] for record in records]
 
 
-def _finish(place: Axes, title: str) -> None:
+def _finish(place: Axes, title: str, warm_min: float) -> None:
     place.set(title=title, xlabel="minutes")
     if place.get_yscale() == "linear":
         place.set_ylim(bottom=0)
-    place.axvspan(0, verdict.WARM_S / 60, color=canvas.LINE, alpha=0.3, linewidth=0)
+    place.axvspan(0, warm_min, color=canvas.LINE, alpha=0.3, linewidth=0)
     place.legend(fontsize=8)
 
 

@@ -16,7 +16,7 @@ MOST_MORE = 2.0
 MOST_STOP_S = 2.0
 """From SIGTERM to the end."""
 WARM_S = 600.0
-"""The first ten minutes, in which memory may find its level."""
+"""The first ten minutes, in which memory may find its level; of a shorter soak the first sixth."""
 _T_975 = ((60, 2.00), (30, 2.04), (20, 2.09), (10, 2.23), (5, 2.57), (3, 3.18), (2, 4.30), (1, 12.71))
 """Student's t for 95 %, by degrees of freedom and more."""
 
@@ -50,18 +50,24 @@ def slope(at_s: Sequence[float], values: Sequence[float]) -> Slope:
         at_s: times in seconds.
         values: at those times.
     """
-    minutes: dict[int, list[tuple[float, float]]] = {}
-    for at, value in zip(at_s, values, strict=True):
-        minutes.setdefault(int(at // 60), []).append((at / 3600, value))
-    points = np.array([np.mean(points, axis=0) for points in minutes.values()]).reshape(-1, 2)
+    points = np.array([np.mean(points, axis=0) for points in _by_minute(at_s, values)]).reshape(-1, 2)
     if len(points) < 3:
         return Slope(math.nan, math.nan)
-    hours, level = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
+    hours, level = (points[:, 0] - points[:, 0].mean()) / 3600, points[:, 1] - points[:, 1].mean()
     spread = float(hours @ hours)
     per_h = float(hours @ level) / spread
     free = len(points) - 2
     error = math.sqrt(float(np.sum((level - per_h * hours) ** 2)) / free / spread)
     return Slope(per_h, error * next(t for least, t in _T_975 if free >= least))
+
+
+def _by_minute(at_s: Sequence[float], values: Sequence[float]) -> list[list[tuple[float, float]]]:
+    """The points of each minute, without minutes that have less than half as many as the fullest: the first, the last."""
+    minutes: dict[int, list[tuple[float, float]]] = {}
+    for at, value in zip(at_s, values, strict=True):
+        minutes.setdefault(int(at // 60), []).append((at, value))
+    most = max(map(len, minutes.values()), default=0)
+    return [points for points in minutes.values() if 2 * len(points) >= most]
 
 
 def more(records: Sequence[Record], name: str) -> float:
@@ -71,18 +77,17 @@ def more(records: Sequence[Record], name: str) -> float:
     return float(np.median(numbers[-part:]) - np.median(numbers[:part]))
 
 
-def warm(records: Sequence[Record], warm_s: float = WARM_S) -> list[Record]:
+def warm(records: Sequence[Record]) -> list[Record]:
     """The records after the first minutes."""
-    return [record for record in records if record["at_s"] >= warm_s]
+    end_s = records[-1]["at_s"] if records else 0.0
+    return [record for record in records if record["at_s"] >= min(WARM_S, end_s / 6)]
 
 
 def kept_by_children(records: Sequence[Record]) -> Slope:
     """The growth of what the server's processes keep: of each minute the least, since most come and go."""
-    least: dict[int, float] = {}
-    for record in records:
-        minute = int(record["at_s"] // 60)
-        least[minute] = min(record["server"]["children_mib"], least.get(minute, math.inf))
-    return slope([60.0 * minute for minute in least], list(least.values()))
+    at_s, sizes = [record["at_s"] for record in records], [record["server"]["children_mib"] for record in records]
+    least = [min(points, key=lambda point: point[1]) for points in _by_minute(at_s, sizes)]
+    return slope([at for at, _ in least], [size for _, size in least])
 
 
 def memory(records: Sequence[Record]) -> Slope:
@@ -90,25 +95,25 @@ def memory(records: Sequence[Record]) -> Slope:
     return slope([record["at_s"] for record in records], [record["server"]["rss_mib"] for record in records])
 
 
-def complaints(records: Sequence[Record], end: Mapping[str, Any], warm_s: float = WARM_S) -> list[str]:
+def complaints(records: Sequence[Record], end: Mapping[str, Any]) -> list[str]:
     """What is not as it should be; empty if the soak was withstood.
 
     Args:
         records: of the whole soak.
         end: how it ended: `death` of the server or "", `stop_s` and `open` calls.
-        warm_s: how long the server may take to find its level.
     """
     found = [f"the server ended: {end['death']}"] if end.get("death") else []
     found += [f"{count} wrong: {how}" for how, count in sorted(total(records, "wrong").items())]
     found += [f"{count} lost: {how}" for how, count in sorted(total(records, "lost").items())]
     if end.get("open"):
         found.append(f"{end['open']} calls never ended")
-    steady = warm(records, warm_s)
+    steady = warm(records)
     grown = memory(steady)
     if not grown.per_h < MOST_MIB_PER_H:
         found.append(f"memory grows by {grown} MiB an hour")
     kept = kept_by_children(steady)
-    if kept.per_h > MOST_MIB_PER_H:
+    # Of a minute in which some process is there all the time, the least is no more than that process.
+    if kept.per_h > MOST_MIB_PER_H and kept.per_h > kept.margin:
         found.append(f"the memory of its processes grows by {kept} MiB an hour")
     if steady:
         found += [
