@@ -91,6 +91,7 @@ def test_an_attack_that_was_withstood_has_no_complaint() -> None:
         ("after", Footprint(111.0, 20), "memory kept: +11%"),
         ("after", Footprint(100.0, 50), "30 files kept open"),
         ("held_bytes", 5.0 * 2**20, "budget still holds 5.0 MiB"),
+        ("most_threads", 1000, "1,000 more threads"),
         ("death", "killed by the guard", "server died: killed by the guard"),
     ],
 )
@@ -347,4 +348,4 @@ def test_the_budgets_metric_is_read_where_there_is_one(server: Running, monkeypa
 
 
 def test_the_served_models_include_one_with_large_answers(tmp_path: Path) -> None:
-    assert sorted(path.name for path in publish(tmp_path).iterdir()) == ["mlp", "wide"]
+    assert sorted(path.name for path in publish(tmp_path).iterdir()) == ["looping", "mlp", "wide"]

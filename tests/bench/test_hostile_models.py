@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from bench.conformance.broken import WIDTH
 from bench.hostile_models import files, graphs, report, verdict, zoo
 from bench.hostile_models.guard import Guard
 from bench.hostile_models.server import Said, said_of
@@ -114,7 +115,7 @@ def test_a_header_lies_about_its_rows(tmp_path: Path) -> None:
     file = built("size-golden-header", tmp_path) / files.GOLDEN
     with zipfile.ZipFile(file) as packed, packed.open("input.npy") as member:
         np.lib.format.read_magic(member)
-        assert np.lib.format.read_array_header_1_0(member)[0] == (1 << 40, files.WIDTH)
+        assert np.lib.format.read_array_header_1_0(member)[0] == (1 << 40, WIDTH)
         assert member.read() == b""
 
 
