@@ -22,32 +22,26 @@ _SIZE = 62_000_000
 """Bytes of a large message, of the 64 MiB that it may have."""
 _STRINGS = 11_000_000
 _HEAD = pb.ModelInferRequest(model_name="mlp").SerializeToString()
-_CONTENTS = {"strings": b"\x42", "elements": b"\x12"}
-"""Keys of bytes_contents, and of int_contents, in InferTensorContents."""
 
 
-def empty_inputs() -> bytes:
-    """A request of 31 million inputs without a field, in two bytes each."""
-    return _HEAD + b"\x2a\x00" * (_SIZE // 2)
+def empty_inputs(count: int = _SIZE // 2) -> bytes:
+    """A request of so many inputs without a field, in two bytes each."""
+    return _HEAD + b"\x2a\x00" * count
 
 
-def many_parameters() -> bytes:
-    """A request of 31 million parameters without a field."""
-    return _HEAD + b"\x22\x00" * (_SIZE // 2)
+def many_parameters(count: int = _SIZE // 2) -> bytes:
+    """A request of so many parameters without a field, in two bytes each."""
+    return _HEAD + b"\x22\x00" * count
 
 
-def many_strings() -> bytes:
-    """A request whose input has 11 million strings of three bytes."""
-    return _typed(_CONTENTS["strings"] + b"\x03abc", _STRINGS)
+def many_strings(count: int = _STRINGS) -> bytes:
+    """A request whose input has so many strings of three bytes."""
+    return _input(b"\x42\x03abc" * count, "BYTES", count)
 
 
-def many_elements() -> bytes:
-    """A request whose input has 62 million typed elements, a byte each."""
-    return _input(_field(_CONTENTS["elements"], b"\x01" * _SIZE), "INT32", _SIZE)
-
-
-def _typed(element: bytes, count: int) -> bytes:
-    return _input(element * count, "BYTES", count)
+def many_elements(count: int = _SIZE) -> bytes:
+    """A request whose input has so many typed elements, a byte each."""
+    return _input(_field(b"\x12", b"\x01" * count), "INT32", count)
 
 
 def _input(contents: bytes, datatype: str, count: int) -> bytes:
