@@ -162,6 +162,7 @@ def hang_ups(target: Target) -> Sent:
         if one.open(shut):
             asked = b"".join(wire.data(1, body, end=False) for _ in range(20))
             one.unsent += wire.headers(1, _STREAM) + asked
+            one.turn(0)
             hold([one], time.monotonic() + 0.5)
         one.close()
         sent.count += 1
@@ -181,6 +182,7 @@ def _long_runs(target: Target, block: bytes, *, end: bool) -> Sent:
                 stream = each.take_stream()
                 each.unsent += wire.headers(stream, block) + wire.data(stream, framed(looping_message(turns)), end=end)
                 sent.count += 1
+                each.turn(0)
                 hold([each], time.monotonic() + (0.01 if turns == 1.0 else 2.0))
     return ended(sent, begin, wires)
 

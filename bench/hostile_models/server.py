@@ -39,7 +39,7 @@ class Said:
     """What a server says of a version or a folder.
 
     Attributes:
-        state: READY, LOADING, UNLOADING or UNAVAILABLE; "" for a line of its log.
+        state: READY, LOADING, UNLOADING or UNAVAILABLE; in its log also FAILED, or "".
         reason: why.
     """
 
@@ -151,9 +151,8 @@ def _free_ports(count: int) -> list[int]:
 def spellings(name: str) -> set[str]:
     """The ways in which a server may write the name of a folder that is no text."""
     data = os.fsencode(name)
-    return {name, ascii(name)[1:-1], repr(name)[1:-1], json.dumps(name)[1:-1]} | {
-        data.decode(errors=how) for how in ("replace", "backslashreplace", "ignore")
-    }
+    decoded = {data.decode(errors=how) for how in ("replace", "backslashreplace", "surrogateescape")}
+    return {name, ascii(name)[1:-1], repr(name)[1:-1]} | decoded
 
 
 def said_of(name: str, index: Mapping[tuple[str, str], Said], log: Sequence[str]) -> Said | None:
@@ -173,13 +172,16 @@ def said_of(name: str, index: Mapping[tuple[str, str], Said], log: Sequence[str]
                 return said
     if entries:
         return entries[0]
-    written = [line for line in log if any(each in line for each in names)]
-    return Said("", _reason(written[0])) if written else None
+    events = [event for event in map(_event, log) if names & set(map(str, event.values()))]
+    if not events:
+        return None
+    last = events[-1]
+    return Said(str(last.get("state", "")), str(last.get("reason") or last.get("remark") or ""))
 
 
-def _reason(line: str) -> str:
+def _event(line: str) -> dict[str, Any]:
     try:
         event = json.loads(line)
     except ValueError:
-        return line
-    return str(event.get("reason") or event.get("remark") or event.get("event"))
+        return {}
+    return event if isinstance(event, dict) else {}

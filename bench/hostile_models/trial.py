@@ -25,8 +25,8 @@ _LOAD = [part for flag in _NONE for part in (flag, "0")]
 _POLL_S = 0.1
 
 
-class _Dead(Exception):
-    """The server has ended."""
+class ServerEnded(Exception):
+    """The server has ended; the message says how, with the last lines of its log."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ def run(root: Path, setup: Setup) -> Outcome:
     Args:
         root: an empty folder.
         setup: how.
+
+    Raises:
+        ServerEnded: it did not live with the good models alone.
     """
     trial = _Trial(root, setup)
     trial.alone()
@@ -104,7 +107,7 @@ class _Trial:
                 outcome.start_s.append(self._answers_after(server))
                 caller = stack.enter_context(child("bench.soak.caller", [server.address, *_LOAD]))
                 self._phases(server, caller, first, rest)
-            except (_Dead, ChildFailed, OSError, ValueError) as failed:
+            except (ServerEnded, ChildFailed, OSError, ValueError) as failed:
                 outcome.death = server.death or str(failed)
             self._judge(server)
             outcome.memory_mib[1:1] = [server.guard.peak_mib]
@@ -122,6 +125,7 @@ class _Trial:
             for name in versions.NAMES:
                 versions.publish(self._models, name, 2)
             outcome.swap_s = self._swapped(server)
+        self._judge(server)
         with self._phase("runs", caller):
             self._ask_hostile(server)
         with self._phase("after", caller):
@@ -192,5 +196,5 @@ class _Trial:
 
     def _pause(self, server: Server, seconds: float = _POLL_S) -> None:
         if server.death:
-            raise _Dead(server.death)
+            raise ServerEnded("\n".join([server.death, *server.log()[-10:]]))
         time.sleep(seconds)

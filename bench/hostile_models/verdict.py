@@ -21,8 +21,8 @@ MOST_KEPT = 1.10
 """Resident memory 10 s after the last hostile model was decided, over that alone."""
 BRIEF = "stop"
 """The phase that is too short for a p99."""
-CUT_OFF = ("DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNAVAILABLE")
-"""How a request may end whose run is hostile."""
+ENDED = ("OK", "DEADLINE_EXCEEDED", "INTERNAL", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNAVAILABLE")
+"""How a request may end whose run is hostile; it is OK only if the run came to an end."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ def of_model(way: Way, said: Said | None, asked: str | None = None) -> str:
         return "READY"
     if said.state != "READY" and not said.reason:
         return "no reason"
-    if asked is not None and asked not in CUT_OFF:
+    if asked is not None and asked not in ENDED:
         return f"its run: {asked}"
     return ""
 

@@ -142,7 +142,7 @@ ZOO: Mapping[str, Way] = {
     "run-nested": _run(later(graphs.loops_in_loops), refused=True),
     "run-counted-by-input": _run(later(graphs.counted_by_input), 1e15),
     "run-while-positive": _run(later(graphs.while_positive), 1.0),
-    "run-large": _run(later(graphs.large_by_input), 20_000.0),
+    "run-large": _run(later(graphs.large_by_input), 1_500.0),
     "broken-truncated": _broken("truncated"),
     "broken-empty": _broken("empty"),
     "broken-text": _broken("text"),

@@ -162,7 +162,7 @@ def test_a_trial_in_which_all_is_well_has_no_complaint() -> None:
         ("said", {"fifo-card": None}, "fifo-card: silence"),
         ("said", {"fifo-card": Said("LOADING", "")}, "fifo-card: never decided"),
         ("said", {"fifo-card": Said("UNAVAILABLE", "")}, "fifo-card: no reason"),
-        ("asked", {"run-counted-by-input": "OK"}, "run-counted-by-input: its run: OK"),
+        ("asked", {"run-counted-by-input": "UNKNOWN"}, "run-counted-by-input: its run: UNKNOWN"),
         ("beside", {"swap": CALM | {"lost": {"infer CANCELLED: ": 1}}}, "swap: 1 lost: infer CANCELLED: "),
         ("beside", {"swap": CALM | {"wrong": {"infer: off": 1}}}, "swap: 1 wrong: infer: off"),
         ("beside", {"swap": CALM | {"p99_ms": 28.0, "most_ms": 99.0}}, "swap: p99 3.1x"),
@@ -191,9 +191,9 @@ def test_what_is_said_of_a_name_that_is_no_text_is_found_by_its_spellings() -> N
     name = zoo.folder_of("name-bytes")
     index = {(ascii(name)[1:-1], ""): REFUSED}
     assert said_of(name, index, ()) == REFUSED
-    line = json.dumps({"event": "remark", "model": name, "reason": "not text"})
-    assert said_of(name, {}, ["another line", line]) == Said("", "not text")
-    assert said_of(name, {}, ["another line"]) is None
+    line = json.dumps({"event": "model", "state": "FAILED", "model": name, "reason": "not text"})
+    assert said_of(name, {}, ["no event", line, "[]"]) == Said("FAILED", "not text")
+    assert said_of(name, {}, ["no event"]) is None
 
 
 def test_of_several_versions_the_one_that_serves_counts() -> None:
