@@ -64,7 +64,7 @@ def questions() -> Questions:
 
 def looping_message(turns: float) -> bytes:
     """A request whose run takes so many turns of a loop."""
-    return asked("looping", turns)
+    return asked("looping", turns, [("input", "FP32", (1, 4))])
 
 
 def publish(folder: Path) -> Path:

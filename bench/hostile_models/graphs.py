@@ -17,6 +17,7 @@ from frostline.pb import inference_pb2 as pb
 Array = np.ndarray[Any, Any]
 
 WIDTH = 4
+_TYPES = {"FP32": np.float32, "INT32": np.int32}
 _FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 
@@ -248,13 +249,20 @@ def large_by_input() -> Build:
     return graph(nodes, constants)
 
 
-def asked(name: str, value: float) -> bytes:
-    """A request to a hostile model whose elements all have this value."""
-    return pb.ModelInferRequest(
-        model_name=name,
-        inputs=[{"name": "input", "datatype": "FP32", "shape": [1, WIDTH]}],
-        raw_input_contents=[np.full((1, WIDTH), value, np.float32).tobytes()],
-    ).SerializeToString()
+def asked(name: str, value: float, inputs: Sequence[tuple[str, str, Sequence[int]]]) -> bytes:
+    """A request of one row to a hostile model whose elements all have this value.
+
+    Args:
+        name: of the model.
+        value: of the elements.
+        inputs: name, datatype and shape of each, as the server's metadata has them.
+    """
+    request = pb.ModelInferRequest(model_name=name)
+    for key, datatype, shape in inputs:
+        array = np.full([1 if size < 0 else size for size in shape], value, _TYPES[datatype])
+        request.inputs.add(name=key, datatype=datatype, shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    return request.SerializeToString()
 
 
 def recurrent(kind: str, gates: int, hidden: int) -> Build:

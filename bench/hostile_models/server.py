@@ -23,6 +23,7 @@ from frostline.protocol import MODEL_INFER
 from frostline_server.config import ServerConfig
 
 INDEX = "/inference.GRPCInferenceService/RepositoryIndex"
+METADATA = "/inference.GRPCInferenceService/ModelMetadata"
 STOP_S = 45.0
 DEFENCES: Mapping[str, str] = {"load_timeout_s": "5", "load_memory_bytes": str(2**30), "max_run_s": "3"}
 """Settings that bound loading and runs, tight enough for a machine that has other things to do."""
@@ -99,6 +100,15 @@ class Server:
         except grpc.RpcError:
             return {}
         return {(each.name, each.version): Said(each.state, each.reason) for each in answer.models}
+
+    def inputs(self, name: str) -> list[tuple[str, str, Sequence[int]]]:
+        """Name, datatype and shape of each input of a model; nothing if it does not say."""
+        call: Any = self._channel.unary_unary(METADATA, None, pb.ModelMetadataResponse.FromString)
+        try:
+            answer = call(pb.ModelMetadataRequest(name=name).SerializeToString(), timeout=10)
+        except grpc.RpcError:
+            return []
+        return [(each.name, each.datatype, tuple(each.shape)) for each in answer.inputs]
 
     def log(self) -> list[str]:
         """The lines of its log."""

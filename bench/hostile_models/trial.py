@@ -192,7 +192,7 @@ class _Trial:
             value = ZOO[name].asks
             said = said_of(name, index, ())
             if value is not None and said is not None and said.state == "READY":
-                self.outcome.asked[name] = server.ask(asked(name, value), 20.0)
+                self.outcome.asked[name] = server.ask(asked(name, value, server.inputs(name)), 20.0)
 
     def _pause(self, server: Server, seconds: float = _POLL_S) -> None:
         if server.death:

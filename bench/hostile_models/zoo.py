@@ -52,7 +52,7 @@ def _graph(build: Build, *, refused: bool = True) -> Way:
 
 
 def _kernel(build: Build) -> Way:
-    return Way("kernel", build, refused=False)
+    return Way("kernel", build, refused=False, asks=0.0)
 
 
 def _run(build: Build, asks: float | None = None, *, refused: bool = False) -> Way:

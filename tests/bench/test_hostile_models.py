@@ -21,6 +21,7 @@ from bench.hostile_models.server import Said, said_of
 from bench.hostile_models.verdict import Outcome
 from bench.hostile_models.zoo import ZOO, Way
 from bench.measure import document
+from frostline.pb import inference_pb2 as pb
 
 LARGE = {"graph-chain", "size-versions", "size-golden-bomb"} | {name for name in ZOO if name.startswith("size-c")}
 """What takes a second or 50 MB to write."""
@@ -135,6 +136,13 @@ def test_a_model_whose_runs_are_hostile_is_a_valid_file_that_loads(name: str, tm
         # What a warm-up sends is harmless; the request that the zoo asks is not.
         (answer,) = session.run(None, {"input": np.zeros((1, graphs.WIDTH), np.float32)})
         assert answer.shape == (1, graphs.WIDTH)
+
+
+def test_a_request_has_one_row_of_every_input() -> None:
+    made = pb.ModelInferRequest.FromString(graphs.asked("m", 2.0, [("a", "FP32", (-1, 3)), ("b", "INT32", (2,))]))
+    assert [(each.name, list(each.shape)) for each in made.inputs] == [("a", [1, 3]), ("b", [2])]
+    assert np.frombuffer(made.raw_input_contents[0], np.float32).tolist() == [2.0] * 3
+    assert np.frombuffer(made.raw_input_contents[1], np.int32).tolist() == [2] * 2
 
 
 def test_a_wide_output_is_as_wide_as_it_says(tmp_path: Path) -> None:
