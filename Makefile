@@ -7,7 +7,7 @@ MODELS ?= models
 JOBS   ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks recipes settings fmt constraints
+.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,12 @@ third-party: setup  ## the same on ONNX files of packages, which it downloads fr
 
 attacks: setup  ## attack a real server beside an honest client, and measure what the client and memory notice
 	$(BIN)/python -m bench.attacks $(ARGS)
+
+hostile-models: setup  ## serve three good models among a hundred hostile ones, and measure what their callers notice
+	$(BIN)/python -m bench.hostile_models $(ARGS)
+
+soak: setup  ## an hour of mixed load with new versions, hostile models and bad calls; every answer is checked
+	$(BIN)/python -m bench.soak $(ARGS)
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
 	$(BIN)/python -m frostline_training.table

@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.attacks.attacker", description=__doc__.partition("\n")[0])
     parser.add_argument("name", choices=[*ATTACKS, BURN])
     parser.add_argument("--address", default="", help="host:port of the server")
+    parser.add_argument("--metrics", default=":0", help="host:port of its metrics")
     parser.add_argument("--source", default="", help="address to connect from")
     parser.add_argument("--seconds", type=float, required=True, help="how long it goes on at least")
     parser.add_argument("--mbit", type=float, default=1000.0, help="speed of the link in Mbit/s")
@@ -43,6 +44,7 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     host, _, port = options.address.rpartition(":")
+    metrics_host, _, metrics_port = options.metrics.rpartition(":")
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -51,7 +53,8 @@ def main() -> None:
         sent = burn(options.seconds, options.share)
     else:
         link = Link(options.mbit * 1e6 / 8)
-        sent = ATTACKS[options.name].run(Target((host, int(port)), options.seconds, link, options.source))
+        metrics = (metrics_host, int(metrics_port))
+        sent = ATTACKS[options.name].run(Target((host, int(port)), options.seconds, link, options.source, metrics))
     said = {"sent": sent.json(), "cpu_s": sum(os.times()[:4]) - before_s}
     sys.stdout.write(json.dumps(said) + "\n")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench.attacks import bulk, calls, floods, slow
+from bench.attacks import bulk, calls, floods, messages, scrapes, slow
 from bench.attacks.target import Sent, Target
 
 
@@ -16,12 +16,14 @@ class Attack:
         run: does it.
         tls: whether the server has TLS.
         spare_mib: by how much the server's address space may grow, in MiB; 0 for no limit.
+        spare_files: how many files more the server may open; 0 for no limit. New connections may then be refused.
     """
 
     what: str
     run: Callable[[Target], Sent]
     tls: bool = False
     spare_mib: int = 0
+    spare_files: int = 0
 
 
 ATTACKS: Mapping[str, Attack] = {
@@ -67,4 +69,19 @@ ATTACKS: Mapping[str, Attack] = {
     "unread-streams": Attack("8 streams of 64 MiB answers, unread, three times", bulk.unread_streams),
     "burst": Attack("4 000 honest calls at once, over and over", calls.burst),
     "cancels": Attack("10 000 cancelled calls", calls.cancels),
+    "empty-inputs": Attack("31 million empty inputs in a message of 62 MB", messages.empty_inputs_raw),
+    "empty-inputs-gzip": Attack("the same as 60 KB of gzip", messages.empty_inputs_packed),
+    "parameters": Attack("31 million empty parameters in a message", messages.parameters),
+    "strings": Attack("11 million strings in a message", messages.strings),
+    "elements": Attack("62 million typed elements in a message", messages.elements),
+    "refused": Attack("refused requests of 60 MiB, one after the other", messages.refused),
+    "shapes": Attack("requests whose shapes are no shapes", messages.shapes),
+    "stream-hang-ups": Attack("streams that hang up with 20 answers of 64 MiB unread", messages.hang_ups),
+    "long-runs": Attack("brief runs, and then one of seconds", messages.long_runs),
+    "long-runs-streams": Attack("the same in ModelStreamInfer", messages.long_runs_of_streams),
+    "log-settings": Attack("LogSettings without the role for it", messages.log_settings),
+    "metrics-idle": Attack("1 000 idle connections to the metrics port", scrapes.idle),
+    "metrics-dripping": Attack("1 000 scrapes whose headers never end", scrapes.dripping),
+    "metrics-hang-ups": Attack("scrapes by clients that do not wait", scrapes.hang_ups),
+    "descriptors": Attack("idle connections until no descriptor is left", slow.idle, spare_files=100),
 }

@@ -28,11 +28,11 @@ class Child:
         """Wait for its first line."""
         self._line()
 
-    def ask(self) -> Any:
+    def ask(self, line: str = "") -> Any:
         """Send a line, and return what it answers."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write("\n")
+            self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise ChildFailed(f"{self._name} has ended") from None

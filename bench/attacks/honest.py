@@ -26,6 +26,7 @@ from frostline.protocol import MODEL_INFER
 
 RATE = 200.0
 """Calls a second."""
+NEW = "on a new connection"
 _TIMEOUT_S = 10.0
 
 
@@ -137,7 +138,7 @@ class Client:
             begin = time.perf_counter()
             with self._channel() as channel:
                 bad = self.ask(channel.unary_unary(MODEL_INFER, None, None), number)
-            self._note(self._new_s, time.perf_counter() - begin, bad and f"{bad} on a new connection")
+            self._note(self._new_s, time.perf_counter() - begin, bad and f"{bad} {NEW}")
             number += 1
 
     def _channel(self) -> grpc.Channel:

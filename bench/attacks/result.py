@@ -12,6 +12,7 @@ MOST_OVER_BUDGET = 1.25
 MOST_KEPT = 1.10
 """Resident memory 10 s after the attack, over that before."""
 _SPARE_DESCRIPTORS = 8
+_SPARE_THREADS = 32
 _SPARE_BYTES = 2**20
 
 
@@ -22,10 +23,12 @@ class Footprint:
     Attributes:
         memory_mib: its resident memory.
         descriptors: its open files.
+        threads: its threads.
     """
 
     memory_mib: float
     descriptors: int
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Result:
         held_bytes: what the server's budget still held 10 s after; None where it has no such metric.
         log_lines: that the server wrote.
         death: how the server ended, if it did not survive.
+        most_threads: the most threads, from the attack's begin.
         tries: how often the attack was made until this result.
     """
 
@@ -67,6 +71,7 @@ class Result:
     held_bytes: float | None
     log_lines: int
     death: str = ""
+    most_threads: int = 0
     tries: int = 1
 
     def complaints(self, budget_mib: float) -> list[str]:
@@ -98,6 +103,8 @@ class Result:
         grown = self.peak_mib - self.before.memory_mib
         if grown > MOST_OVER_BUDGET * budget_mib:
             found.append(f"memory +{grown:,.0f} MiB")
+        if (threads := self.most_threads - self.before.threads) > _SPARE_THREADS:
+            found.append(f"{threads:,} more threads")
         if self.after is not None:
             kept = self.after.memory_mib / self.before.memory_mib
             if kept > MOST_KEPT:

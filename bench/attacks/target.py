@@ -79,12 +79,14 @@ class Target:
         seconds: how long an attack goes on at least.
         link: to the server.
         source: the address that the attacker connects from; empty for any.
+        metrics: the host and port of its metrics.
     """
 
     address: tuple[str, int]
     seconds: float
     link: Link
     source: str = ""
+    metrics: tuple[str, int] = ("", 0)
 
     def wire(self, sent: Sent, source: str | None = None) -> Wire:
         """A connection, not yet open."""

@@ -1,5 +1,6 @@
 """A trial: one attack on a fresh server, with what is measured before, during and after it."""
 
+import dataclasses
 import os
 import resource
 import signal
@@ -18,7 +19,7 @@ import trustme
 from bench.attacks.attacker import BURN
 from bench.attacks.catalogue import ATTACKS
 from bench.attacks.child import Child, child
-from bench.attacks.honest import Seen
+from bench.attacks.honest import NEW, Seen
 from bench.attacks.result import Footprint, Result
 from bench.attacks.target import Sent
 from bench.attacks.workload import publish
@@ -63,12 +64,14 @@ class Watch(threading.Thread):
 
     Attributes:
         peak_mib: the largest sample since `begin`.
+        most_threads: the same of threads.
         killed: whether it was killed.
     """
 
     def __init__(self, pid: int, guard_mib: float) -> None:
         super().__init__(name="memory-watch", daemon=True)
         self.peak_mib = 0.0
+        self.most_threads = 0
         self.killed = False
         self._pid = pid
         self._guard_mib = guard_mib
@@ -82,6 +85,7 @@ class Watch(threading.Thread):
         except OSError:
             self._exact = False
         self.peak_mib = 0.0
+        self.most_threads = 0
 
     def end(self) -> float:
         """The peak, by the kernel's account where it has one."""
@@ -93,6 +97,7 @@ class Watch(threading.Thread):
         """Sample every 20 ms."""
         while not self._stopped.wait(0.02) and (now := footprint(self._pid)) is not None:
             self.peak_mib = max(self.peak_mib, now.memory_mib)
+            self.most_threads = max(self.most_threads, now.threads)
             if now.memory_mib > self._guard_mib:
                 self.killed = True
                 os.kill(self._pid, signal.SIGKILL)
@@ -106,7 +111,8 @@ class Watch(threading.Thread):
 def footprint(pid: int) -> Footprint | None:
     """What a process takes now; None if it has ended."""
     try:
-        return Footprint(process.memory_mib(pid), len(list(Path(f"/proc/{pid}/fd").iterdir())))
+        files, threads = (len(list(Path(f"/proc/{pid}/{what}").iterdir())) for what in ("fd", "task"))
+        return Footprint(process.memory_mib(pid), files, threads)
     except (OSError, ValueError):
         return None
 
@@ -171,6 +177,9 @@ class _Trial:
             if self._attack.spare_mib:
                 most = int((process.memory_mib(served.pid, "VmSize") + self._attack.spare_mib) * 2**20)
                 resource.prlimit(served.pid, resource.RLIMIT_AS, (most, most))
+            if self._attack.spare_files:
+                limit = len(list(Path(f"/proc/{served.pid}/fd").iterdir())) + self._attack.spare_files
+                resource.prlimit(served.pid, resource.RLIMIT_NOFILE, (limit, limit))
             watch = Watch(served.pid, self._setup.guard_mib)
             watch.start()
             stack.callback(watch.stop)
@@ -181,7 +190,8 @@ class _Trial:
     def _measure(self, served: Served, address: str, honest: Child, watch: Watch) -> None:
         setup = self._setup
         with ExitStack() as stack:
-            common = ["--seconds", str(setup.seconds), "--mbit", str(setup.mbit)]
+            metrics = ["--metrics", served.metrics.rpartition("//")[2].replace("0.0.0.0:", "127.0.0.1:")]
+            common = [*metrics, "--seconds", str(setup.seconds), "--mbit", str(setup.mbit)]
             # A server elsewhere cannot answer an address of this machine's loopback.
             source = ["--source", _SOURCE] if address.startswith("127.") else []
             attacker = stack.enter_context(
@@ -201,6 +211,8 @@ class _Trial:
             said = attacker.ask()
             took_s = time.monotonic() - begin
             during = Seen(**honest.ask())
+            if self._attack.spare_files:
+                during = but_for_new_connections(during)
             alive = footprint(served.pid) is not None
             server_cpu = (process.cpu_s(served.pid) - cpu_s) / took_s if alive else float("nan")
         self._phase("recovering")
@@ -219,6 +231,7 @@ class _Trial:
             "before": before,
             "after": after,
             "peak_mib": watch.end(),
+            "most_threads": watch.most_threads,
             "server_cpu": server_cpu,
             "attacker_cpu": said["cpu_s"] / took_s,
             "held_bytes": metric(served.metrics) if after else None,
@@ -226,6 +239,11 @@ class _Trial:
         if after is not None and self.measured["attacker_cpu"] >= _LEAST_SHARE:
             self._phase("control")
             self.measured["control_ms"] = control(honest, self.measured["attacker_cpu"])
+
+
+def but_for_new_connections(seen: Seen) -> Seen:
+    """What a client saw without what became of its new connections, where those must be refused."""
+    return dataclasses.replace(seen, bad={how: count for how, count in seen.bad.items() if NEW not in how})
 
 
 def control(honest: Child, share: float) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.hostile_models.graphs import asked, counted_by_input
 from bench.load import networks
 from bench.load.workload import Questions, ask
 from frostline.pb import inference_pb2 as pb
@@ -20,6 +21,8 @@ MESSAGE = pb.ModelInferRequest(
 
 _WIDE = 2**18
 ANSWER_MIB = 64
+LONG_TURNS = 1_000_000.0
+"""Turns of a loop that take seconds."""
 
 
 def wide() -> onnx.ModelProto:
@@ -59,6 +62,12 @@ def questions() -> Questions:
     return ask("mlp", NETWORK, [784])
 
 
+def looping_message(turns: float) -> bytes:
+    """A request whose run takes so many turns of a loop."""
+    return asked("looping", turns, [("input", "FP32", (1, 4))])
+
+
 def publish(folder: Path) -> Path:
     """Write the models as a folder to serve."""
+    counted_by_input()(folder / "looping")
     return networks.publish(folder, {"mlp": NETWORK, "wide": wide()})

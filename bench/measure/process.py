@@ -1,6 +1,8 @@
 """The resource use of a process, as Linux counts it: memory, and CPU time in total and for each thread."""
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,30 @@ def memory_mib(pid: int, field: str = "VmRSS") -> float:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
     raise ValueError(f"/proc/{pid}/status has no line {field}")
+
+
+def whole_mib(pids: Iterable[int]) -> float:
+    """Resident memory of several processes in MiB; one that has ended has none."""
+    total = 0.0
+    for pid in pids:
+        with suppress(OSError, ValueError):
+            total += memory_mib(pid)
+    return total
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, those that these have started, and so on."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            # A process may end meanwhile.
+            with suppress(OSError):
+                stat = (folder / "stat").read_text(encoding="utf-8", errors="replace")
+                children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(folder.name))
+    found = list(children.get(pid, ()))
+    for each in found:
+        found += children.get(each, ())
+    return found
 
 
 def _cpu_s(stat: str) -> float:

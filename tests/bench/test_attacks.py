@@ -14,7 +14,7 @@ from pathlib import Path
 import hpack
 import pytest
 
-from bench.attacks import bulk, floods, report, slow, trial, wire
+from bench.attacks import bulk, floods, messages, report, slow, trial, wire
 from bench.attacks.__main__ import flags_of
 from bench.attacks.catalogue import ATTACKS
 from bench.attacks.honest import Client, Seen, summed
@@ -91,6 +91,7 @@ def test_an_attack_that_was_withstood_has_no_complaint() -> None:
         ("after", Footprint(111.0, 20), "memory kept: +11%"),
         ("after", Footprint(100.0, 50), "30 files kept open"),
         ("held_bytes", 5.0 * 2**20, "budget still holds 5.0 MiB"),
+        ("most_threads", 1000, "1,000 more threads"),
         ("death", "killed by the guard", "server died: killed by the guard"),
     ],
 )
@@ -197,6 +198,27 @@ def test_a_bomb_unpacks_to_a_request(encoding: str, unpack: object) -> None:
     assert len(bomb) < 10_000
 
 
+def test_a_message_of_many_small_things_is_a_request_that_has_them() -> None:
+    inputs = pb.ModelInferRequest.FromString(messages.empty_inputs(1000)).inputs
+    assert [each.ByteSize() for each in inputs] == [0] * 1000
+    # The keys of a map are all empty, so that of many entries one is left.
+    assert list(pb.ModelInferRequest.FromString(messages.many_parameters(1000)).parameters) == [""]
+    (strings,) = pb.ModelInferRequest.FromString(messages.many_strings(1000)).inputs
+    assert list(strings.contents.bytes_contents) == [b"abc"] * 1000
+    (elements,) = pb.ModelInferRequest.FromString(messages.many_elements(1000)).inputs
+    assert list(elements.contents.int_contents) == [1] * 1000
+
+
+def test_the_default_sizes_are_below_the_servers_limit() -> None:
+    assert 60_000_000 < len(messages.many_elements()) < 64 * 2**20
+    assert len(messages.many_strings()) < 64 * 2**20
+
+
+def test_refused_connections_count_unless_they_must_be_refused() -> None:
+    seen = dataclasses.replace(CALM, bad={"UNAVAILABLE on a new connection": 2, "CANCELLED": 1})
+    assert trial.but_for_new_connections(seen).bad == {"CANCELLED": 1}
+
+
 @pytest.mark.parametrize("size", [60_000_000, 64 * 2**20])
 def test_a_large_message_has_its_size_to_the_byte(size: int) -> None:
     assert len(large_message(size)) == size
@@ -290,10 +312,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def target_of(server: Running) -> Target:
     """A moment's attack."""
     host, _, port = server.address.rpartition(":")
-    return Target((host, int(port)), 0.05, Link(1e9), "127.0.0.2")
+    metrics_host, _, metrics_port = server.metrics_url.rpartition("//")[2].rpartition(":")
+    return Target((host, int(port)), 0.05, Link(1e9), "127.0.0.2", (metrics_host, int(metrics_port)))
 
 
-@pytest.mark.parametrize("name", ["ping", "continuation-empty", "unknown-frames", "slow-messages"])
+@pytest.mark.parametrize(
+    "name", ["ping", "continuation-empty", "unknown-frames", "slow-messages", "metrics-idle", "metrics-hang-ups"]
+)
 def test_a_server_is_attacked_for_as_long_as_asked(server: Running, name: str) -> None:
     sent = ATTACKS[name].run(target_of(server))
     assert sent.connections >= 1
@@ -347,4 +372,4 @@ def test_the_budgets_metric_is_read_where_there_is_one(server: Running, monkeypa
 
 
 def test_the_served_models_include_one_with_large_answers(tmp_path: Path) -> None:
-    assert sorted(path.name for path in publish(tmp_path).iterdir()) == ["mlp", "wide"]
+    assert sorted(path.name for path in publish(tmp_path).iterdir()) == ["looping", "mlp", "wide"]
