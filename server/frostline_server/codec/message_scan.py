@@ -33,6 +33,7 @@ SMALL_BYTES = 1 << 13
 
 BRIEF_STRINGS = 1 << 12
 BRIEF_NUMBERS = 1 << 15
+BRIEF_BYTES = 1 << 20
 """What takes more than a few milliseconds to decode, and so is not decoded by a thread for which others wait."""
 
 _RAW = "send them in raw_input_contents, or in several requests"
@@ -41,8 +42,9 @@ _RAW = "send them in raw_input_contents, or in several requests"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LARGEST_VARINT_BYTES = 10
 
-_PLAIN, _TEXT, _MESSAGE, _PACKED, _STRING, _NUMBERS = range(6)
-"""What a field is: nothing that needs a look, a text, a message, numbers in a row, an element, elements in a row."""
+_PLAIN, _TEXT, _MESSAGE, _PACKED, _STRING, _NUMBERS, _WHOLE = range(7)
+"""What a field is: nothing that needs a look, a text, a message, numbers in a row, an element, elements in a row, elements
+that are copied all at once."""
 
 _FIXED = frozenset(
     {
@@ -83,7 +85,7 @@ def plan(message: Any) -> Plan:
             element = message.full_name == _ELEMENTS
             # Truth values and numbers of a fixed size are taken as they are, all at once.
             whole = element and (kind in _FIXED or kind == FieldDescriptor.TYPE_BOOL)
-            fields[tag | _BYTES] = (_PLAIN if whole else _NUMBERS if element else _PACKED, field.name, None)
+            fields[tag | _BYTES] = (_WHOLE if whole else _NUMBERS if element else _PACKED, field.name, None)
             # Numbers may also come one by one, each with its tag.
             for wire in (_VARINT, _FIXED32, _FIXED64):
                 fields[tag | wire] = (_STRING if element else _PLAIN, field.name, None)
@@ -149,6 +151,8 @@ class _Scan:
                 raise _too_many_fields(name)
         elif kind == _NUMBERS:
             self._count_numbers(begin, end)
+        elif kind == _WHOLE and self._brief and end - begin > BRIEF_BYTES:
+            raise TakesLong
 
     def _count_strings(self, tag: int, at: int, end: int) -> int:
         """Count a string, and faster than one by one the short ones that follow it; returns where they end."""

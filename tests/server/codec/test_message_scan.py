@@ -167,7 +167,11 @@ def test_integers_are_decoded_elsewhere_when_they_are_many() -> None:
 
 
 def test_floats_are_as_many_as_a_message_can_hold() -> None:
-    assert check(INFER, contents(field(6, bytes(4 * 2 * MOST_NUMBERS))), brief=True)
+    many = contents(field(6, bytes(4 * 2 * MOST_NUMBERS)))
+    assert check(INFER, many)
+    with pytest.raises(TakesLong):
+        check(INFER, many, brief=True)
+    assert check(INFER, contents(field(6, bytes(message_scan.BRIEF_BYTES))), brief=True)
 
 
 def test_numbers_with_a_tag_each_count_as_fields_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -803,3 +803,10 @@ def test_a_server_with_tls_answers_those_who_trust_its_certificate(tmp_path: Pat
         address = server.address.replace("127.0.0.1", "localhost")
         with grpc.secure_channel(address, credentials) as channel:
             assert_still_answers(inference_pb2_grpc.GRPCInferenceServiceStub(channel))
+
+
+def test_a_burst_of_short_calls_is_answered_whole(channel: grpc.Channel, stub: Any) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    calls = [health.Check.future(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S) for _ in range(500)]
+    calls += [stub.ServerLive.future(pb.ServerLiveRequest(), timeout=TIMEOUT_S) for _ in range(500)]
+    assert {call.code() for call in calls} == {grpc.StatusCode.OK}

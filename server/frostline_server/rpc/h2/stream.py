@@ -253,7 +253,7 @@ class Stream:
         try:
             self._decoding = self._decoder.begin(call, MODEL_INFER, message, self._reply, self, decoded)
         except NetworkFull as error:
-            self._inference.count(error)
+            self._count(error)
             self._refuse(size, error, "", "")
             self.flush()
 
@@ -271,8 +271,12 @@ class Stream:
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
         except NetworkFull as error:
-            self._inference.count(error)
+            self._count(error)
             self._refuse(size, error, prepared.call.request_id, prepared.call.served.name)
+
+    def _count(self, error: NetworkFull) -> None:
+        self._inference.count(error)
+        self._call.shared.count(error.kind)
 
     def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:
         if self._ends_on_error:
