@@ -522,9 +522,13 @@ class Server:
         return finished
 
     async def end_runs(self) -> bool:
-        """Tell the runs that still go on to end; tells whether they did, in the moment that there is for it."""
+        """After `drain`: tell the runs that still go on to end.
+
+        Returns:
+            Whether no thread is left in ONNX Runtime, after the moment that there is for it.
+        """
         until_s = time.monotonic() + _END_S
-        while self._watchdog.end_runs():
+        while self._watchdog.end_runs() or self._watchdog.looking:
             if time.monotonic() > until_s:
                 return False
             await asyncio.sleep(_END_S / 20)

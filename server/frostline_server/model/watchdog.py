@@ -57,8 +57,13 @@ class Watchdog:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop looking; does not wait for a look in progress."""
         self._stop.set()
+
+    @property
+    def looking(self) -> bool:
+        """Whether its thread has not ended; it may be in ONNX Runtime, to have memory given back."""
+        return self._thread.is_alive()
 
     def watch_session(self, session: Session) -> Session:
         """Watch the runs of a session, whoever runs it; returns it."""

@@ -111,6 +111,7 @@ def test_its_thread_looks_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) ->
     watchdog.start()
     for _ in range(3):
         assert looked.acquire(timeout=TIMEOUT_S)
+    assert watchdog.looking
     watchdog.close()
     watchdog._thread.join(TIMEOUT_S)
-    assert not watchdog._thread.is_alive()
+    assert not watchdog.looking
