@@ -77,3 +77,11 @@ def test_regions_are_kept_until_they_are_unregistered() -> None:
     assert kept == ["a", "c"]
     record(journal, "SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest())
     assert methods(journal) == []
+
+
+def test_log_settings_can_be_forgotten_and_nothing_else_with_them() -> None:
+    journal = Journal()
+    record(journal, "LogSettings", pb.LogSettingsRequest(settings={"log_info": Log(bool_param=False)}))
+    record(journal, "RepositoryModelLoad", load("a"))
+    journal.forget_log()
+    assert methods(journal) == ["RepositoryModelLoad"]
