@@ -211,7 +211,7 @@ def main() -> None:
     records, end = report.read(path)
     how = (
         f"{machine.described()}; callers and server share the machine; server flags "
-        f"`{' '.join(options.flags) or 'none'}`"
+        f"`{' '.join([*defences(), *options.flags]) or 'none'}`"
     )
     console = console_of_width()
     if records:
