@@ -154,6 +154,9 @@ def _server(job: Job, config: str) -> Iterator[tuple[server_process.Served, str]
         flags = [
             "--models",
             models,
+            # The links made above, and those that the model's own folder has.
+            "--linked-folders",
+            "/",
             "--device",
             job.device,
             "--model-control",

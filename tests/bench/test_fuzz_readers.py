@@ -103,7 +103,7 @@ def test_a_header_cache_that_forgets_a_part_of_its_key_is_found(
 @pytest.mark.parametrize(
     ("name", "broken", "by"),
     [
-        ("card", "bench.fuzz.readers.targets.folder.read_card", lambda _: {"labels": []}),
+        ("card", "bench.fuzz.readers.targets.folder.read_card", lambda *_: {"labels": []}),
         ("rollout", "frostline_server.repository.rollout.to_text", lambda _: "{}"),
         ("inflate", "bench.fuzz.readers.targets.framing.inflated", lambda *_: b"something"),
         ("headers", "bench.fuzz.readers.targets.framing.timeout_s", lambda _: 3.0),
@@ -111,7 +111,7 @@ def test_a_header_cache_that_forgets_a_part_of_its_key_is_found(
         (
             "pbtxt",
             "bench.fuzz.readers.targets.config.read_model_config",
-            lambda _: (ModelConfig(name="other"), ["fields"]),
+            lambda *_: (ModelConfig(name="other"), ["fields"]),
         ),
     ],
 )

@@ -181,10 +181,8 @@ class _Scan:
             raise TakesLong
 
     def _numbers_in(self, begin: int, end: int, most: int) -> int:
-        """How many numbers there are between two places, or something else that is as well more than `most` or not."""
+        """How many numbers there are between two places; of too many not exactly how many."""
         size = end - begin
-        if size <= most:
-            return size
         if size > _LARGEST_VARINT_BYTES * most:
             return most + 1
         # The last byte of each has its first bit clear.

@@ -101,8 +101,10 @@ def test_everything_a_configuration_asks_for_in_vain_is_told(tmp_path: Path) -> 
     opened(tmp_path, text, warn=told.append)
     path = "optimization.execution_accelerators.gpu_execution_accelerator.tensorrt.a"
     assert told == [
-        "config.pbtxt has options that this server does not support: parameters.share_session_between_instances",
-        "config.pbtxt sets session.x; the server passes these on to ONNX Runtime, which ignores entries that it does not know",
+        (
+            "config.pbtxt has options that this server does not support: parameters.session.x, "
+            "parameters.share_session_between_instances"
+        ),
         f"config.pbtxt has options that this server does not support: {path}",
         f"config.pbtxt asks for execution providers that are not available: tensorrt needs a GPU; {NO_OPENVINO}",
     ]

@@ -193,9 +193,7 @@ def test_a_request_the_network_fails_on_is_refused(tmp_path: Path) -> None:
 def test_a_row_that_no_memory_holds_is_refused_before_it_is_made(tmp_path: Path) -> None:
     text = warmup("zero_data: true", dims="1099511627776, 4")
     model = onnx_models.dynamic_inner()
-    assert refusal(tmp_path, text, model).endswith(
-        "has 4398046511104 elements in a row; at most 1073741824 bytes are possible"
-    )
+    assert refusal(tmp_path, text, model).endswith("has 17592186044416 bytes; at most 1073741824 are possible")
 
 
 def test_a_file_of_elements_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_group_left_to_the_model_is_taken_as_automatic_and_says_so() -> None:
         ("instance_group { gpus: 0 }", ON_CPU, 1, "instance_group with gpus [0], but this server runs its models on the CPU"),
         ("instance_group { kind: KIND_CPU gpus: 0 }", ON_GPU, 2, "instance_group of KIND_CPU that names gpus [0]"),
         ("instance_group { count: -2 }", ON_CPU, 0, "instance_group with count -2; it must not be negative"),
-        ("instance_group { kind: 99 }", ON_CPU, 0, "instance_group of kind 99; it must be one of ['KIND_AUTO', "),
+        ("instance_group { kind: 99 }", ON_CPU, 0, "instance_group of kind 99; it must be KIND_AUTO, "),
         ("instance_group { count: 2000000000 }", ON_CPU, 0, "config.pbtxt asks for more than 64 instances of the model"),
         ("instance_group { kind: 7 }", ON_CPU, 0, "instance_group of kind 7; it must be KIND_AUTO, KIND_GPU, KIND_CPU, KIND_MODEL"),
         (f"instance_group {{ gpus: {[0] * 65} }}", ON_GPU, 1, "config.pbtxt asks for more than 64 instances of the model"),

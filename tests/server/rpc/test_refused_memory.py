@@ -156,7 +156,10 @@ def test_nothing_is_left_of_a_request_that_finds_the_queue_full(
 
 def test_nothing_is_left_of_a_request_whose_time_is_over(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     with grpc.insecure_channel(server.address) as channel, server.held("linear"), nothing_left(monkeypatch):
-        assert codes(channel, MODEL_INFER, message(), timeout_s=0.01) == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        found = codes(channel, MODEL_INFER, message(), timeout_s=0.01)
+    # Where many were given up, gRPC's own server turns further ones away.
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in found
+    assert found <= {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
 
 
 @pytest.mark.parametrize("method", ["ModelMetadata", "LogSettings", "RepositoryModelLoad", "ServerReady"])
