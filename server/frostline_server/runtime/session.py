@@ -161,9 +161,8 @@ class Session:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         # ONNX Runtime shrinks only at the end of a run, but also of one that is told to end before its first operator.
         options.terminate = True
-        with suppress(
-            Exception
-        ):  # of no public class: that run fails, and for a session without an arena it is refused
+        # Of no public class: that run fails, and for a session without an arena it is refused.
+        with suppress(Exception):
             self._compute(self.signature.own_outputs, self._blank(), options)
 
     def _blank(self) -> dict[str, Array]:
