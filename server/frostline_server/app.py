@@ -59,6 +59,8 @@ _QUIET_S = 0.2
 _CLOSE_S = 0.3
 _END_S = 0.5
 _ANNOUNCE_S = 0.02
+_HANG_GRACE_S = 10.0
+"""How long runs may hang before `exit_on_fault` ends the process, where models are probed more often than that, or never."""
 
 _log = structlog.get_logger(__name__)
 
@@ -434,7 +436,8 @@ class Server:
         for served in hanging - self._hanging:
             _log.error("runs do not end", model=served.name, version=served.version, reason=served.fault)
             if self._config.exit_on_fault:
-                self._loop.call_later(2 * self._config.probe_s, self._give_up_on, served)
+                grace_s = max(2 * self._config.probe_s, _HANG_GRACE_S)
+                self._loop.call_later(grace_s, self._give_up_on, served)
         for served in self._hanging - hanging:
             _log.info("runs have ended", model=served.name, version=served.version)
         self._hanging = hanging

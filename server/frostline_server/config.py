@@ -330,7 +330,8 @@ class ServerConfig(BaseModel):
     )
     exit_on_fault: bool = Field(
         False,
-        description="stop with exit code 1 if a device fails its probe and has not recovered after two more periods of `probe_s`",
+        description="stop with exit code 1 if a device fails its probe, or a model answers nothing because its runs hang, and has "
+        "not recovered after two more periods of `probe_s`",
         json_schema_extra={"group": "Devices"},
     )
     max_class_series: int = Field(

@@ -15,6 +15,7 @@ request has eight steps:
 
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -142,11 +143,23 @@ class Inference:
         return Entry(kind, rows, data, wanted, deadline_s, reply, call, priority=priority, timeout_s=timeout_s)
 
     def prepare_elsewhere(
-        self, method: str, payload: bytes, deadline_s: float | None, reply: Reply, token: Any
-    ) -> "Future[Entry | Refused]":
-        """As `prepare`, in a thread of its own, one message after the other; what it would raise is the result."""
+        self,
+        method: str,
+        payload: bytes,
+        deadline_s: float | None,
+        reply: Reply,
+        token: Any,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> "Future[Entry | Refused | None]":
+        """As `prepare`, in a thread of its own, one message after the other.
 
-        def prepared() -> Entry | Refused:
+        Returns:
+            The entry, what `prepare` would raise, or None if the message is not `wanted` any more when its turn comes.
+        """
+
+        def prepared() -> Entry | Refused | None:
+            if not wanted():
+                return None
             try:
                 return self.prepare(method, payload, deadline_s, reply, token, self._patient)
             except Refused as refused:

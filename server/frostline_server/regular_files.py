@@ -1,6 +1,6 @@
 """Reading of regular files, bounded in place and in size.
 
-A pipe would wait for ever, a device such as /dev/zero never ends, and a link may lead to a file that is nobody's business.
+A pipe would wait for ever, a device such as /dev/zero never ends, and a link may lead to a file outside the models folder.
 What is judged is the file that was opened, not what its path meant a moment before.
 """
 

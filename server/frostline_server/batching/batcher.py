@@ -295,13 +295,13 @@ class Batcher:
             # What hangs is no longer waited for.
             if device.thread in self._threads:
                 self._threads.remove(device.thread)
-            device.replaced = self._spares > 0 and not self._closing
+            device.replaced = self._spares > 0 and not self._closing and self._again(device)
             if device.replaced:
                 self._spares -= 1
-                self._threads.append(self._thread(device.run, f"{self._name}-again"))
-                self._threads[-1].start()
             else:
                 self._alive -= 1
+                if self._admission is not None:
+                    self._admission.freed(device)
             self._shut = self._closing or not self._alive
             left = self._queue.clear() if self._shut and not self._closing else []
             # What returns from now on is dropped, and its thread lets go of these.
@@ -318,9 +318,17 @@ class Batcher:
         self._tell(self._on_failure, error, len(guilty))
         if left:
             self._fail(left, ModelNotReady(f"the model cannot answer: {self.fault}"))
-        if self._admission is not None:
-            self._admission.freed(device)
         self._tell(self._on_hang)
+
+    def _again(self, device: Device) -> bool:
+        """Start a thread in the place of one that hangs; False if the system has none left."""
+        thread = self._thread(device.run, f"{self._name}-again")
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._threads.append(thread)
+        return True
 
     def _returned(self, device: Device) -> bool:
         """A run that was given up has returned; tells whether its device is still needed."""

@@ -15,7 +15,7 @@ from frostline_server.errors import InvalidInput
 
 MOST_FIELDS = 1 << 14
 """Fields of one message on all levels, and axes, but not elements. A tensor [rows, 1] has six and its raw content one more,
-so that a network of 2000 inputs can be asked."""
+so that a request may have 2000 inputs."""
 
 MOST_STRINGS = 1 << 18
 """Strings in one message: 4096 rows of 64 texts. Each becomes an object of its own, here and in ONNX Runtime, and part of
@@ -31,6 +31,7 @@ _MOST_TEXT_BYTES = 1 << 20
 SMALL_BYTES = 1 << 13
 """Messages up to this size hold too little to be counted: each object takes two bytes at least."""
 
+BRIEF_FIELDS = 1 << 11
 BRIEF_STRINGS = 1 << 12
 BRIEF_NUMBERS = 1 << 15
 BRIEF_BYTES = 1 << 20
@@ -95,12 +96,14 @@ def plan(message: Any) -> Plan:
 class _Scan:
     """One walk through one message; see `check`."""
 
-    __slots__ = ("_brief", "_fields", "_numbers", "_payload", "_strings")
+    __slots__ = ("_brief", "_fields", "_least_fields", "_numbers", "_payload", "_strings")
 
     def __init__(self, payload: bytes, *, brief: bool) -> None:
         self._payload = payload
         self._brief = brief
         self._fields = MOST_FIELDS
+        # As many are left when it has gone on for long enough.
+        self._least_fields = MOST_FIELDS - BRIEF_FIELDS if brief else 0
         self._strings = MOST_STRINGS
         self._numbers = MOST_NUMBERS
 
@@ -132,8 +135,8 @@ class _Scan:
                 at = self._count_strings(tag, at, end)
                 continue
             self._fields -= 1
-            if self._fields < 0:
-                raise _too_many_fields(name)
+            if self._fields < self._least_fields:
+                raise TakesLong if self._brief else _too_many_fields(name)
             if kind == _MESSAGE:
                 self.walk(inner, begin, at)
             elif kind:
@@ -147,8 +150,8 @@ class _Scan:
             )
         if kind == _PACKED:
             self._fields -= self._numbers_in(begin, end, self._fields)
-            if self._fields < 0:
-                raise _too_many_fields(name)
+            if self._fields < self._least_fields:
+                raise TakesLong if self._brief else _too_many_fields(name)
         elif kind == _NUMBERS:
             self._count_numbers(begin, end)
         elif kind == _WHOLE and self._brief and end - begin > BRIEF_BYTES:
@@ -166,7 +169,8 @@ class _Scan:
             raise _Damaged
         self._strings -= 1 + most - left
         if self._strings < 0:
-            raise InvalidInput(f"the message has more than {MOST_STRINGS} elements in fields of their own; {_RAW}")
+            remedy = "send several requests" if tag & 7 == _BYTES else _RAW
+            raise InvalidInput(f"the message has more than {MOST_STRINGS} elements in fields of their own; {remedy}")
         if self._brief and self._strings < MOST_STRINGS - BRIEF_STRINGS:
             raise TakesLong
         return at

@@ -105,7 +105,7 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """That are open."""
+        """How many connections are open."""
         return len(self._visits)
 
     def start(self) -> None:

@@ -25,6 +25,7 @@ import onnxruntime
 from onnx import helper
 
 from frostline.pb import model_config_pb2
+from frostline_server import signals
 from frostline_server.errors import LoadError
 from frostline_server.model.loader import Loader
 from frostline_server.model.trial import Job
@@ -222,7 +223,7 @@ def _warm() -> None:
 
 def main(descriptor: int) -> None:
     """Serve on this descriptor until the server is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals.HANDLED:
         # Sent to all processes of a terminal or a unit; this one ends with the server.
         signal.signal(number, signal.SIG_IGN)
     # Whoever started it may have held some back.

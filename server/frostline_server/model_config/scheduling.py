@@ -16,7 +16,7 @@ MAX_INSTANCES = 64
 MAX_SLO_MS = 3_600_000
 MAX_RUN_S = 86_400
 MAX_PREFERRED_SIZES = 64
-"""Each is run before READY."""
+"""Warm-up runs each of them."""
 MAX_QUEUE_DELAY_S = 10
 MAX_QUEUE_SIZE = 10_000_000
 MAX_TIMEOUT_S = 86_400

@@ -91,7 +91,7 @@ _SHRINK = "memory.enable_memory_arena_shrinkage"
 SLO = "slo_ms"
 """Frostline's own parameter; `scheduling` reads it."""
 MAX_RUN = "max_run_s"
-"""Another one."""
+"""The parameter with the time limit of a run, in seconds."""
 
 _PARAMETERS = (
     "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern", _SHRINK,

@@ -12,7 +12,6 @@ from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.rpc.grpc_status import sendable
 
-MAX_CONFIG_BYTES = 1 << 20
 _PASSING = ("LOADING", "UNLOADING")
 
 
@@ -120,11 +119,6 @@ def _configuration(
             )
         if value.WhichOneof("parameter_choice") != "string_param":
             raise InvalidInput("invalid value type for 'config' parameter, expected string_param.")
-        size = len(value.string_param.encode())
-        if size > MAX_CONFIG_BYTES:
-            raise InvalidInput(
-                f"parameter 'config' for model '{model}' has {size} bytes; at most {MAX_CONFIG_BYTES} are possible"
-            )
         try:
             config, warnings = parse_model_config(value.string_param)
         except LoadError as error:

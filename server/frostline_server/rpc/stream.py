@@ -228,6 +228,7 @@ class _Stream:
         if isinstance(prepared, Refused):
             self._refuse(len(payload), prepared.error, prepared.request_id, prepared.model)
             return
+        assert prepared is not None, "nobody has said that it is not wanted"  # noqa: S101  an invariant, not a check
         try:
             self._queue(prepared, payload)
         except Refused as refused:

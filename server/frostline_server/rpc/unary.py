@@ -83,6 +83,7 @@ class UnaryFrontEnd:
         if isinstance(prepared, Refused):
             # Another one, because an exception that is raised here would be in the frame of its own traceback.
             raise Refused(prepared.error, prepared.request_id, prepared.model)
+        assert prepared is not None, "nobody has said that it is not wanted"  # noqa: S101  an invariant, not a check
         return prepared
 
     def _answer(self, entries: list[Entry]) -> None:

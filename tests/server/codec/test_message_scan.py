@@ -116,7 +116,17 @@ def test_more_fields_than_are_taken_are_refused(name: str) -> None:
 def test_a_network_of_two_thousand_inputs_can_be_asked() -> None:
     tensors = [{"name": f"column {number}", "datatype": "FP32", "shape": [1, 1]} for number in range(2000)]
     request = pb.ModelInferRequest(model_name="m", inputs=tensors, raw_input_contents=[b"1234"] * 2000)
-    assert check(INFER, request.SerializeToString(), brief=True)
+    assert check(INFER, request.SerializeToString())
+
+
+def test_many_fields_are_counted_elsewhere() -> None:
+    few, many = field(5, b"") * message_scan.BRIEF_FIELDS, field(5, b"") * (message_scan.BRIEF_FIELDS + 1)
+    assert check(INFER, few, brief=True)
+    assert check(INFER, many)
+    with pytest.raises(TakesLong):
+        check(INFER, many, brief=True)
+    with pytest.raises(TakesLong):
+        check(INFER, field(5, field(3, b"\x01" * (message_scan.BRIEF_FIELDS + 1))), brief=True)
 
 
 def test_shapes_count_whole() -> None:
@@ -132,9 +142,7 @@ def strings(count: int, text: bytes = b"") -> bytes:
 def test_strings_are_counted(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message_scan, "MOST_STRINGS", 10_000)
     assert check(INFER, strings(10_000, text))
-    assert "more than 10000 elements in fields of their own; send them in raw_input_contents" in refusal(
-        strings(10_001, text)
-    )
+    assert "more than 10000 elements in fields of their own; send several requests" in refusal(strings(10_001, text))
 
 
 def test_strings_are_decoded_elsewhere_when_they_are_many() -> None:

@@ -66,7 +66,7 @@ def index(calls: Any, *, ready: bool = False) -> list[tuple[str, str, str]]:
             "config.pbtxt asks for 64 instances with 64 threads each; at most ",
         ),
         ({"dynamic_batching": {"max_queue_delay_microseconds": 10**12}}, "at most 10000000 is possible"),
-        ({"name": "x" * (1 << 20)}, "a name, an id or a text may have 1048576"),
+        ({"name": "x" * (1 << 18)}, "characters; the most is 262144"),
     ],
 )
 def test_a_configuration_in_a_request_cannot_ask_for_more_than_makes_sense(

@@ -1,7 +1,6 @@
 """Decodes in another thread what takes long, with the budget held meanwhile."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
 
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.inference import Inference, Refused
@@ -11,7 +10,23 @@ _STRING_BYTES = 96
 """What a short string takes: an object, and its place in an array."""
 
 Prepared = Entry | Refused
-Decoding = Future[Prepared]
+
+
+class Decoding:
+    """A message that is decoded, or waits for it.
+
+    Attributes:
+        wanted: whether somebody still waits.
+    """
+
+    __slots__ = ("wanted",)
+
+    def __init__(self) -> None:
+        self.wanted = True
+
+    def cancel(self) -> None:
+        """Do not decode it if that has not begun; it is in memory until its turn would have come."""
+        self.wanted = False
 
 
 class Decoder:
@@ -43,7 +58,8 @@ class Decoder:
             message: the bytes.
             reply: see `Inference.prepare`.
             token: see `Inference.prepare`.
-            then: takes what became of it, in the front end's thread; None if it was cancelled before it began.
+            then: takes what became of it, in the front end's thread; None if nobody wanted it any more when
+                its turn came.
 
         Raises:
             NetworkFull: there is no room.
@@ -58,11 +74,11 @@ class Decoder:
             budget.give(size)
             then(prepared)
 
-        def finished(done: Decoding) -> None:
-            self._post(finish, None if done.cancelled() else done.result())
-
-        decoding = self._inference.prepare_elsewhere(method, message, call.deadline_s, reply, token)
-        decoding.add_done_callback(finished)
+        decoding = Decoding()
+        future = self._inference.prepare_elsewhere(
+            method, message, call.deadline_s, reply, token, lambda: decoding.wanted
+        )
+        future.add_done_callback(lambda done: self._post(finish, done.result()))
         return decoding
 
 

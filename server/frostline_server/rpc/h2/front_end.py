@@ -84,7 +84,7 @@ class H2FrontEnd:
 
     @property
     def connections(self) -> int:
-        """That are open."""
+        """How many connections are open."""
         return 0 if self._listener is None else self._listener.connections
 
     def start(self, address: str, *, reuse_port: bool = False) -> int:

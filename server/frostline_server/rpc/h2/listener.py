@@ -115,7 +115,7 @@ class Listener:
             else None
         )
         self.connections = 0
-        """That are open, handshakes included."""
+        """How many connections are open, handshakes included."""
         self._thread = threading.Thread(target=self._run, name="h2-front", daemon=True)
 
     @property
@@ -145,7 +145,7 @@ class Listener:
 
     @property
     def calls(self) -> int:
-        """That are open, on all connections."""
+        """How many calls are open, on all connections."""
         return sum([client.connection.open_calls for client in self._clients.values()])
 
     def leave(self) -> None:
@@ -159,6 +159,8 @@ class Listener:
         """Close all sockets, and end the thread; what is still to be sent is tried once."""
         self.post(self._close)
         self._thread.join()
+        # Nobody is left to be woken; the descriptor that would do it is closed below.
+        self._awake = True
         if self._handshakes is not None:
             self._handshakes.close()
         for listening in self._sockets.values():
