@@ -20,6 +20,8 @@ from frostline_server.runtime.host_limits import memory_limit_bytes
 
 _MAX_MODEL_BYTES = 2**31 - 1
 """As many as a protobuf message can have."""
+_WEIGHTS_SHARE = 4
+"""Which part of the memory files of weights may have that are read to prove that a version is whole."""
 MAX_VERSION = 2**63 - 1
 """The largest number of a version that fits the 64 bits that the protocol and a config.pbtxt have for it."""
 
@@ -99,6 +101,23 @@ class Artifact:
             raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {listed}")
         self._weights[name] = content
         return content
+
+    def prove_weights(self) -> None:
+        """Compare the files that the card lists with it; keeps nothing of them.
+
+        Raises:
+            LoadError: one cannot be read or is not the file that the card describes, or all together are too large.
+        """
+        left = memory_limit_bytes() // _WEIGHTS_SHARE
+        for name, listed in self._listed.items():
+            content = _mapped(self.files, weights_file(self.file, name))
+            left -= len(content)
+            if left < 0:
+                raise LoadError(
+                    "the files that the card lists are too large to be compared with it before they are loaded"
+                )
+            if listed != hashlib.sha256(content).hexdigest():
+                raise LoadError(f"{name} is not the file its card describes")
 
     def release(self) -> None:
         """Give up what is kept of the files, once the sessions are open."""
@@ -257,8 +276,7 @@ def whole(folder: Path, config: model_config_pb2.ModelConfig, files: FileReader)
         if not ("sha256" in card and _ends(files, folder / "golden.npz")):
             return None
         artifact = check_artifact(folder, config, files)
-        for name in artifact.card.get("files", ()):
-            artifact.weights(name)
+        artifact.prove_weights()
     except Exception:  # noqa: BLE001  it proves nothing; loading it says why
         return None
     return artifact

@@ -20,9 +20,14 @@ _SIZES: Mapping[str, slice] = {
     "Pad": slice(1, 2), "CenterCropPad": slice(1, None), "AffineGrid": slice(1, None), "Col2Im": slice(1, None),
     "OneHot": slice(1, 2), "MaxUnpool": slice(2, None), "DFT": slice(1, 2), "STFT": slice(1, None, 2),
     "RoiAlign": slice(1, None), "MaxRoiPool": slice(1, None),
+    "Reshape": slice(1, None), "Squeeze": slice(1, None), "Unsqueeze": slice(1, None), "Slice": slice(1, None),
+    "TopK": slice(1, None), "Split": slice(1, None), "SplitToSequence": slice(1, None), "SequenceAt": slice(1, None),
+    "ReduceMax": slice(1, None), "ReduceMean": slice(1, None), "ReduceMin": slice(1, None), "ReduceProd": slice(1, None),
+    "ReduceSum": slice(1, None), "ReduceL1": slice(1, None), "ReduceL2": slice(1, None), "ReduceLogSum": slice(1, None),
+    "ReduceLogSumExp": slice(1, None), "ReduceSumSquare": slice(1, None),
 }  # fmt: skip
-"""Operators whose work some of their inputs decide, and the places of these. One that only ever makes its input smaller,
-such as Slice or TopK, is not among them: its time has a bound that the shapes give."""
+"""Operators of which some inputs decide how much they do, or how large their outputs are and so how much is done with
+these; and the places of those inputs."""
 
 _RANDOM = frozenset(("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli"))
 
