@@ -8,6 +8,7 @@ import asyncio
 import gc
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version as installed_version
 
@@ -299,17 +300,27 @@ class Server:
     def _load(self) -> None:
         """Load what is to be served from the start; blocks."""
         self.reconciler.reconcile()
-        if self._config.model_control != "explicit":
-            return
-        wanted = self._config.models_at_start
-        names = self.reconciler.unloaded() if wanted is None else sorted(wanted)
-        self.reconciler.expect(names)
-        for name in names:
-            try:
-                self.reconciler.load_model(name)
-            except PredictionError as error:
-                self._absent.add(name)
-                _log.error("model", model=name, state="FAILED", reason=str(error))
+        names: Sequence[str] = ()
+        if self._config.model_control == "explicit":
+            wanted = self._config.models_at_start
+            names = self.reconciler.unloaded() if wanted is None else sorted(wanted)
+            self.reconciler.expect(names)
+        # What needs no trial first.
+        started = [name for name in names if self._loaded(name, self.reconciler.start_load)]
+        for name in self.reconciler.in_trial():
+            self.reconciler.tried(name).result()
+        for name in started:
+            self._loaded(name, self.reconciler.finish_load)
+
+    def _loaded(self, name: str, load: Callable[[str], None]) -> bool:
+        """Take a part of a model's load; whether it went well."""
+        try:
+            load(name)
+        except PredictionError as error:
+            self._absent.add(name)
+            _log.error("model", model=name, state="FAILED", reason=str(error))
+            return False
+        return True
 
     def _after_load(self) -> None:
         """Warn of what an operator should see at once, and keep what is loaded out of garbage collection."""
@@ -392,7 +403,7 @@ class Server:
             self._announce_from_thread()
         served = version.served  # read once: it may be released meanwhile
         fields = {"model": version.name, "version": version.version, "state": version.state}
-        if version.state == "FAILED" or version.reason:
+        if version.state == "FAILED" or (version.reason and version.state != "LOADING"):
             _log.error("model", **fields, reason=version.reason)
         elif version.state == "UNLOADED":
             _log.info("model", **fields)

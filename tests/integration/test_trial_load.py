@@ -97,6 +97,20 @@ def test_a_server_that_is_told_to_stop_gives_a_trial_up(tmp_path: Path) -> None:
     assert served.events[-1]["event"] == "stopped", "it need not end in the middle of a load"
 
 
+def test_a_good_model_is_loaded_while_a_trial_goes_on(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    onnx_models.write_artifact(models, "there")
+    with a_server_in_a_trial(models) as (served, maker, child):
+        served.until("model", model="there", state="READY")
+        onnx_models.write_artifact(tmp_path, "late").parent.rename(models / "late")
+        served.until("model", model="late", state="READY")
+        assert child in children_of(maker), "the trial goes on"
+        served.process.send_signal(signal.SIGTERM)
+        served.until("stopped")
+    assert served.process.returncode == 0
+    assert not [event for event in served.events if event["event"] in ("ready", "not ready")]
+
+
 def test_a_trial_ends_with_a_server_that_is_killed(tmp_path: Path) -> None:
     with a_server_in_a_trial(tmp_path) as (served, maker, child):
         served.process.kill()

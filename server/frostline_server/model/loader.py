@@ -6,7 +6,7 @@ A loaded model has files that match its card, is warm, and has answered its gold
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from frostline_server.model.preparation import Preparation
 from frostline_server.model.sample_rows import RecentRow, SampleRows
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
-from frostline_server.model.trial import Trials
+from frostline_server.model.trial import Outcome, Trials
 from frostline_server.model.warmup import batch_sizes, cycled
 from frostline_server.model.watchdog import Watchdog
 from frostline_server.model_config.accelerators import accelerators_of, providers_for
@@ -91,6 +91,19 @@ class Loader:
     files: FileReader | None = None
     trials: Trials | None = None
 
+    def check(self, folder: Path, config: model_config_pb2.ModelConfig) -> Artifact:
+        """What is in a version's folder, checked against its card.
+
+        Raises:
+            LoadError: a file cannot be read, or is not the one that the card describes.
+        """
+        return check_artifact(folder, config, self.files or FileReader(folder.parent.parent))
+
+    def needs_trial(self, artifact: Artifact, config: model_config_pb2.ModelConfig) -> bool:
+        """Whether a version must be tried in a child process before it is loaded."""
+        most_rows = max(config.max_batch_size, self.batching.max_batch_size)
+        return self.trials is not None and self.trials.needed(artifact, most_rows)
+
     def load(
         self,
         folder: Path,
@@ -99,8 +112,9 @@ class Loader:
         warn: Warn,
         given_up: Callable[[], bool] = lambda: False,
         artifact: Artifact | None = None,
+        tried: Outcome | None = None,
     ) -> LoadedModel:
-        """Load, warm and prove one version; its batcher is started.
+        """Load, warm and prove one version; its batcher is started. Whether it must be tried first, `needs_trial` says.
 
         Args:
             folder: the version's folder, named by its number.
@@ -109,15 +123,18 @@ class Loader:
             warn: told of what could not be done and is not a failure.
             given_up: asked between runs whether it is wanted no more.
             artifact: what is in the folder, if it was checked already.
+            tried: how its trial load went; None if it was not tried.
 
         Raises:
-            LoadError: it cannot be served, or was given up.
+            LoadError: it cannot be served, or was given up, or is not what was tried.
         """
         warn, go_on = _once(warn), _unless(given_up)
+        if tried is not None:
+            self._heed(tried, warn)
         if artifact is None:
-            artifact = check_artifact(folder, config, self.files or FileReader(folder.parent.parent))
-        if self.trials is not None and self.trials.needed(artifact, self._most_rows(config)):
-            self._try(self.trials, artifact, name, config, warn, go_on)
+            artifact = self.check(folder, config)
+        if tried is not None and tried.sha256 != artifact.sha256:
+            raise LoadError(f"{artifact.file.name} changed while it was being loaded")
 
         places = self._places(config, warn)
         max_run_s = model_max_run_s(config, self.max_run_s)
@@ -167,29 +184,28 @@ class Loader:
             admission=admission,
         )
 
-    def _most_rows(self, config: model_config_pb2.ModelConfig) -> int:
-        return max(config.max_batch_size, self.batching.max_batch_size)
-
-    def _try(
+    def try_first(
         self,
-        trials: Trials,
-        artifact: Artifact,
+        folder: Path,
         name: str,
         config: model_config_pb2.ModelConfig,
-        warn: Warn,
-        go_on: Callable[[], None],
-    ) -> None:
-        """Load the version in a child process, as it will be loaded here.
+        sha256: str,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Load a version in a child process, as it will be loaded here; blocks for as long as that takes.
 
-        A child has no GPU, because to open one there would take seconds and hundreds of MiB. What the CPU refuses a GPU
-        may run, so what counts then is only how the child ended.
+        A child has no GPU, because to open one there would take seconds and hundreds of MiB.
 
-        Raises:
-            LoadError: it ended the child, the child refuses it, or it was given up.
+        Args:
+            folder: as for `load`.
+            name: as for `load`.
+            config: as for `load`.
+            sha256: of its ONNX file, for a child that does not say it.
+            given_up: asked again and again whether it is wanted no more.
         """
-        on_gpu = self.devices > 0 or any(provider != CPU for provider, _ in self.providers)
+        assert self.trials is not None, "only with trials a version needs one"  # noqa: S101  an invariant, not a check
         loader = {
-            "providers": [(CPU, {})] if on_gpu else list(self.providers),
+            "providers": [(CPU, {})] if self._on_gpu else list(self.providers),
             "strict": False,
             "threads": self.threads,
             "batching": self.batching,
@@ -200,20 +216,35 @@ class Loader:
         }
         tried = model_config_pb2.ModelConfig()
         tried.CopyFrom(config)
-        if on_gpu:
+        if self._on_gpu:
             tried.ClearField("instance_group")
             tried.ClearField("optimization")
-        outcome = trials.run(artifact.folder, name, tried.SerializeToString(), loader, go_on)
-        if outcome.ended:
-            raise LoadError(outcome.ended)
-        if on_gpu:
+        try:
+            outcome = self.trials.run(folder, name, tried.SerializeToString(), loader, _unless(given_up))
+        except LoadError as error:
+            return Outcome(ended=str(error))
+        return replace(outcome, sha256=outcome.sha256 or sha256)
+
+    def _heed(self, tried: Outcome, warn: Warn) -> None:
+        """Tell what a trial warned of.
+
+        What the CPU refuses a GPU may run, so what counts for one is only how the child ended.
+
+        Raises:
+            LoadError: the version ended the child, or the child refuses it.
+        """
+        if tried.ended:
+            raise LoadError(tried.ended)
+        if self._on_gpu:
             return
-        for warning in outcome.warnings:
+        for warning in tried.warnings:
             warn(warning)
-        if outcome.refused:
-            raise LoadError(outcome.refused)
-        if outcome.sha256 != artifact.sha256:
-            raise LoadError(f"{artifact.file.name} changed while it was being loaded")
+        if tried.refused:
+            raise LoadError(tried.refused)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.devices > 0 or any(provider != CPU for provider, _ in self.providers)
 
     def _places(self, config: model_config_pb2.ModelConfig, warn: Warn) -> list[Sequence[Provider]]:
         """The execution providers of each instance, best first.
@@ -264,7 +295,7 @@ def _unless(given_up: Callable[[], bool]) -> Callable[[], None]:
 
     def go_on() -> None:
         if given_up():
-            raise LoadError("given up, because the server stops")
+            raise LoadError("given up, because it is wanted no more or the server stops")
 
     return go_on
 

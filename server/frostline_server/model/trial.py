@@ -2,8 +2,8 @@
 
 ONNX Runtime runs whatever a file says, in the process that opens it: a kernel that aborts, a graph that never finishes
 optimising, a constant of 12 GB end the process with all its models. In a trial they end the child, which has a clock
-and a bound for memory, and the version is FAILED with the reason. What passes is loaded in the server, from the bytes
-that were tried.
+and a bound for memory, and the version is FAILED with the reason. What passes is loaded in the server, if its bytes
+are those that were tried.
 """
 
 import json

@@ -3,6 +3,7 @@
 Files that are being copied, and folders that a deployment deletes to write them anew, are given a moment.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,8 @@ from frostline_server.repository.stability import Key, StabilityCheck
 
 FOLDER = 0
 """Stands for a model's folder as a whole where versions have their numbers."""
+_REST = 10
+"""How many times longer than a look at one model the next one waits: thousands of versions take a while to look at."""
 _REMARKS = -1
 """Stands for the remarks about a model's folder."""
 
@@ -49,6 +52,9 @@ class ModelsFolder:
         self._stability = StabilityCheck(clock)
         # What was read of a version to prove that it is complete, which is the one that is loaded next.
         self._proved: tuple[Key, Artifact] | None = None
+        self._clock = clock
+        # When the last look at each model alone ended, and how long it took, in seconds.
+        self._looks: dict[str, tuple[float, float]] = {}
         self.models: Mapping[str, Model] = {}
 
     def scan(self, only: str = "") -> None:
@@ -68,13 +74,21 @@ class ModelsFolder:
         self.models = found
 
     def changed(self, name: str) -> bool:
-        """Look at one model again; returns whether it has changed since the scan.
+        """Look at one model again, if to look does not take longer than what is done in between.
+
+        Returns:
+            Whether it has changed since the last look at it.
 
         Raises:
             OSError: the folder cannot be read.
         """
+        began_s, (ended_s, took_s) = self._clock(), self._looks.get(name, (-math.inf, 0.0))
+        if began_s - ended_s < _REST * took_s:
+            return False
         before = self.models.get(name)
         self.scan(only=name)
+        ended_s = self._clock()
+        self._looks[name] = ended_s, ended_s - began_s
         return self.models.get(name) != before
 
     def looked(self) -> bool:
@@ -85,6 +99,7 @@ class ModelsFolder:
             for number in (*(model.versions or (FOLDER,)), *((_REMARKS,) if model.remarks else ()))
         }
         self._stability.looked(present)
+        self._looks = {name: look for name, look in self._looks.items() if name in self.models}
         return any([not self._settled(self.models[name], number) for name, number in present])
 
     def on_disk(self, name: str, override: model_config_pb2.ModelConfig | None = None) -> OnDisk | None:
@@ -106,7 +121,7 @@ class ModelsFolder:
         for number, files in model.versions.items():
             if self._settled(model, number):
                 versions[number] = files if override is None else (*files, _identity(override))
-            elif number in known:
+            elif number in known and known[number].state != "LOADING":
                 # Its files as they were at the last try.
                 versions[number] = known[number].refused or known[number].fingerprint
             else:
@@ -114,10 +129,11 @@ class ModelsFolder:
         return OnDisk(config.version_policy, versions, wanted(model.rollout), standing(model.rollout), settling)
 
     def known(self, name: str) -> dict[int, Known]:
-        """The versions of a model as the plan sees them."""
+        """The versions of a model as the plan sees them. One in trial has neither been loaded nor failed."""
         return {
             number: Known(version.state == "READY", version.fingerprint, version.refused)
             for number, version in self._repository.of(name).items()
+            if version.state != "LOADING"
         }
 
     def problem(self, name: str) -> str:

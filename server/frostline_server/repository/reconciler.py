@@ -3,29 +3,42 @@
 A version becomes READY after it is loaded, warm and proved against its golden sample. Only then is the previous
 version unloaded, after it has finished the requests it had accepted, and whether or not its folder still exists. If a
 version fails, the previous version stays or is loaded again, so one bad publication never takes a model away.
+
+Models take turns, one version of each at a time, and a version that must be tried in a child process first is left to
+the trial queue: it holds up nobody but its own model, which goes on when the trial has ended.
 """
 
 import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError, LoadFailed, ModelControlOff, ModelNotFound
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
+from frostline_server.model.trial import Outcome
 from frostline_server.regular_files import FileReader
 from frostline_server.repository.models_folder import FOLDER, ModelsFolder
 from frostline_server.repository.plan import Fingerprint, OnDisk, Plan, awaited, plan
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.scan import Model, legible
+from frostline_server.repository.trial_queue import TrialQueue
 
 _DRAIN_S = 60.0
 """How long the accepted requests of a replaced version may take; the rest is refused after that."""
 _SLICE_S = 0.05
 _UNWIND_S = 1.0
 """How long a shutdown waits for a look or a load in progress, in which nobody's request is."""
+_ROUND_S = 1.0
+"""How long the models take turns until the folder is looked at again and others may do something, if nothing takes longer."""
+_GIVE_WAY_S = 0.001
+_WAITS = "waits to be tried in a child process"
+_TRIED = "is being tried in a child process"
 _GONE = "its folder is gone; it stays in service because no version that is on disk can take its place"
 
 
@@ -67,6 +80,7 @@ class Reconciler:
         self._on_rollout = on_rollout
         self._working = threading.RLock()
         self._folder = ModelsFolder(root, repository, clock, loader.files or FileReader(root), settles=not explicit)
+        self._clock = clock
         self._now = now
         self._expected: dict[str, set[int]] = {}
         self._told: dict[str, Traffic] = {}
@@ -74,6 +88,9 @@ class Reconciler:
         self._complaint = ""
         # Models that something unforeseen happened to, as they were then.
         self._stuck: dict[str, Model | None] = {}
+        self._trials = TrialQueue(self._take_up)
+        # Of models with a trial that somebody waits for.
+        self._tried: dict[str, Future[None]] = {}
         self._closing = False
         self._draining = False
         self.last_look_s: float | None = None
@@ -87,44 +104,97 @@ class Reconciler:
         Returns:
             Whether to scan again soon, because some files may still be being written.
         """
-        with self._working:
-            before = self._folder.models
-            try:
-                self._folder.scan()
-            except OSError as error:
-                # The versions in service stay: a file system that is briefly unavailable must not unload every model.
-                self._complain(f"the models folder cannot be read: {error}")
-                return True
-            self._complain("")
-            # A change of the routes does not wait for versions that must be loaded.
-            self._repository.publish(self._folder.models)
-            names = sorted({*self._folder.models, *self._repository.names()})
-            if self._chosen is None:
-                self._expected.clear()
-                self._expect(names)
-            for name in names:
-                self._look_after(name, before.get(name))
-            self._repository.publish(self._folder.models)
-            self._tell()
-            again = self._folder.looked()
-            self.last_look_s = self._now()
-            return again
+        while True:
+            with self._working:
+                again, left = self._look()
+            if not left:
+                return again
+            self._give_way()
 
-    def _look_after(self, name: str, before: Model | None) -> None:
-        """Do for one model what is to be done; whatever goes wrong, only this model has FAILED until its files change."""
+    def _look(self) -> tuple[bool, bool]:
+        """Scan the folder, and have the models take turns; whether to scan again soon, and whether something is left."""
+        before = self._folder.models
+        try:
+            self._folder.scan()
+        except OSError as error:
+            # The versions in service stay: a file system that is briefly unavailable must not unload every model.
+            self._complain(f"the models folder cannot be read: {error}")
+            return True, False
+        self._complain("")
+        # A change of the routes does not wait for versions that must be loaded.
+        self._repository.publish(self._folder.models)
+        names = sorted({*self._folder.models, *self._repository.names()})
+        self._trials.keep(names)
+        if self._chosen is None:
+            self._expected.clear()
+            self._expect(names)
+        left = self._take_turns([name for name in names if self._goes_on(name, before.get(name))])
+        self._repository.publish(self._folder.models)
+        self._tell()
+        again = self._folder.looked()
+        self.last_look_s = self._now()
+        return again, left
+
+    def _goes_on(self, name: str, before: Model | None) -> bool:
+        """Whether a model is to be followed; what was warned of since the last look is told."""
         model = self._folder.models.get(name)
         if name in self._stuck and self._stuck[name] == model:
-            return
+            return False
         self._stuck.pop(name, None)
         try:
             self._warn(name, before)
-            if self._is_chosen(name):
-                self._follow(name)
-        except Exception as error:  # noqa: BLE001  one model's trouble is its own, also if there is no memory for it
-            self._stuck[name] = model
-            folder = model or Model(name, Path(name), (), model_config_pb2.ModelConfig(), {})
-            reason = f"unexpected {type(error).__name__} while it was looked after: {error}"
-            self._problem(folder, legible(reason), self._repository.of(name))
+        except Exception as error:  # noqa: BLE001  as below
+            self._give_up_on(name, error)
+            return False
+        return self._is_chosen(name)
+
+    def _take_turns(self, names: Iterable[str]) -> bool:
+        """Take one action for each model in turn, until there is none or it has taken a while; whether some are left.
+
+        Whatever goes wrong, only this model has FAILED until its files change.
+        """
+        until_s, left, worked = self._clock() + _ROUND_S, list(names), set()
+        while left and self._clock() < until_s:
+            still: list[str] = []
+            for name in left:
+                try:
+                    if self._step(name):
+                        worked.add(name)
+                        still.append(name)
+                        continue
+                except Exception as error:  # noqa: BLE001  one model's trouble is its own, also if there is no memory for it
+                    self._give_up_on(name, error)
+                self._end_turns(name)
+            left = still
+        if worked:
+            _give_memory_back()
+        return bool(left)
+
+    def _end_turns(self, name: str) -> None:
+        """Note that nothing is left to do for a model, or nothing before a trial has ended."""
+        self._expect([name])
+        if name in self._tried and not self._trials.of(name):
+            self._end_wait(name)
+
+    def _give_up_on(self, name: str, error: Exception) -> None:
+        model = self._folder.models.get(name)
+        self._stuck[name] = model
+        for number in self._trials.of(name):
+            self._trials.give_up((name, number))
+        folder = model or Model(name, Path(name), (), model_config_pb2.ModelConfig(), {})
+        reason = f"unexpected {type(error).__name__} while it was looked after: {error}"
+        self._problem(folder, legible(reason), self._repository.of(name))
+
+    def _take_up(self, name: str) -> None:
+        """Go on with a model of which a trial has ended; called from the queue's thread."""
+        self._follow(name)
+        with self._working:
+            self._repository.publish(self._folder.models)
+            self._tell()
+
+    def _give_way(self) -> None:
+        """Let others do something who wait for it; whoever only lets a lock go takes it again before they wake up."""
+        time.sleep(_GIVE_WAY_S)
 
     def _complain(self, complaint: str) -> None:
         """Report a problem with the models folder, once until it changes."""
@@ -133,14 +203,13 @@ class Reconciler:
         self._complaint = complaint
 
     def _follow(self, name: str) -> None:
-        """Load and unload versions of one model until nothing is left to do."""
-        self._expect([name])
-        worked = False
-        while self._step(name):
-            worked = True
-        self._expect([name])
-        if worked:
-            _give_memory_back()
+        """Load and unload versions of one model until nothing is left to do, or nothing before a trial has ended."""
+        while True:
+            with self._working:
+                self._expect([name])
+                if not self._take_turns([name]):
+                    return
+            self._give_way()
 
     def expect(self, names: Iterable[str]) -> None:
         """Have clients wait for these models, which will be loaded by request.
@@ -185,6 +254,20 @@ class Reconciler:
             ModelNotFound: it has no folder.
             LoadFailed: its newest version cannot be served; the message names the versions that are.
         """
+        self.start_load(name, config, warnings)
+        self.tried(name).result()
+        self.finish_load(name)
+
+    def start_load(
+        self, name: str, config: model_config_pb2.ModelConfig | None = None, warnings: Iterable[str] = ()
+    ) -> None:
+        """Do of `load_model` what needs no trial; `tried` tells when the trials are over, `finish_load` how it went.
+
+        Raises:
+            ModelControlOff: as `load_model`.
+            ModelNotFound: as `load_model`.
+            LoadFailed: the models folder cannot be read.
+        """
         with self._working:
             chosen = self._controlled()
             try:
@@ -200,19 +283,62 @@ class Reconciler:
             for warning in warnings:
                 self._on_warning(name, warning)
             # A client's load request retries a version that failed.
+            self._stuck.pop(name, None)
             self._repository.forget(
                 name, [int(version.version) for version in self._repository.versions(name) if version.state == "FAILED"]
             )
             for version in self._repository.versions(name):
-                version.refused, version.reason = None, ""
-            self._follow(name)
+                if version.state != "LOADING":
+                    version.refused, version.reason = None, ""
+        self._follow(name)
+        with self._working:
             self._repository.publish(self._folder.models)
             self._tell()
-            refused = {version.version: version.reason for version in self._repository.versions(name) if version.reason}
+
+    def tried(self, name: str) -> Future[None]:
+        """What is done when no version of a model is in trial any more, or no other will be because the server ends."""
+        with self._working:
+            waited = self._tried.get(name)
+            if waited is None:
+                waited = Future()
+                # It is for everybody, so nobody may cancel it.
+                waited.set_running_or_notify_cancel()
+                self._tried[name] = waited
+                if self._closing or not self._trials.of(name):
+                    self._end_wait(name)
+            return waited
+
+    def _end_wait(self, name: str) -> None:
+        # Whoever stops the loading does so without waiting for the lock.
+        waited = self._tried.pop(name, None)
+        if waited is not None:
+            waited.set_result(None)
+
+    def in_trial(self) -> list[str]:
+        """Names of models with a version in trial."""
+        with self._working:
+            names = {*self._folder.models, *self._repository.names()}
+            return sorted(name for name in names if self._trials.of(name))
+
+    def finish_load(self, name: str) -> None:
+        """Raise what became of a model that `start_load` was called for.
+
+        Raises:
+            LoadFailed: as `load_model`; also if it was unloaded meanwhile, or the server ends.
+        """
+        with self._working:
+            refused = {
+                version.version: version.reason
+                for version in self._repository.versions(name)
+                if version.reason and version.state != "LOADING"
+            }
+            ready = ", ".join(self._repository.ready_versions(name)) or "none"
             if refused:
-                ready = ", ".join(self._repository.ready_versions(name)) or "none"
                 reasons = "; ".join(f"version {version}: {reason}" for version, reason in refused.items())
                 raise LoadFailed(f"failed to load '{name}', {reasons} (ready versions: {ready})")
+            if name not in self._controlled() or self._closing:
+                why = "the server ends" if self._closing else "it was unloaded meanwhile"
+                raise LoadFailed(f"failed to load '{name}', {why} (ready versions: {ready})")
 
     def unload_model(self, name: str) -> None:
         """Stop serving a model; returns when all accepted requests are answered.
@@ -226,7 +352,7 @@ class Reconciler:
             if name not in chosen:
                 raise ModelNotFound(f"failed to unload '{name}': it is not loaded")
             del chosen[name]
-            self._follow(name)
+        self._follow(name)
 
     def _controlled(self) -> dict[str, model_config_pb2.ModelConfig | None]:
         """The models that clients asked for, with explicit control."""
@@ -235,7 +361,7 @@ class Reconciler:
         return self._chosen
 
     def _step(self, name: str) -> bool:
-        """Take the next action for one model; False when there is none."""
+        """Take the next action for one model; False when there is none, or none before a trial has ended."""
         if self._closing:
             return False
         model, versions, on_disk = self._folder.models.get(name), self._repository.of(name), self._on_disk(name)
@@ -247,6 +373,7 @@ class Reconciler:
         known = self._folder.known(name)
         todo = plan(on_disk, known)
         self._remark(on_disk, versions, settled=todo == Plan() and not (on_disk and awaited(on_disk, known)))
+        todo = replace(todo, load=self._loadable(name, on_disk, todo))
         if todo == Plan():
             return False
         if todo.load and self._chosen is None and self._folder.changed(name):
@@ -259,8 +386,22 @@ class Reconciler:
             self._load(model, todo.load[0], on_disk.versions[todo.load[0]] if on_disk else ())
             if self._chosen is None:
                 # A newer version may have appeared meanwhile.
-                self._folder.scan(only=name)
+                self._folder.changed(name)
         return True
+
+    def _loadable(self, name: str, on_disk: OnDisk | None, todo: Plan) -> tuple[int, ...]:
+        """What is planned to be loaded of a model and is not in trial; a trial of what is not planned is given up."""
+        files = on_disk.versions if on_disk else {}
+        for number, tried in self._trials.of(name).items():
+            if number not in todo.load or files.get(number) != tried:
+                self._trials.give_up((name, number))
+                version = self._repository.of(name).get(number)
+                if version is not None and version.state == "LOADING":
+                    self._repository.forget(name, [number])
+        unfinished = self._trials.unfinished(name)
+        # Until the stable version is loaded, any other would answer in its place.
+        first = todo.load[:1] if on_disk and on_disk.stable else todo.load
+        return tuple(number for number in first if number not in unfinished)
 
     def _on_disk(self, name: str) -> OnDisk | None:
         """A model as the plan sees it, or None if it must not be served."""
@@ -304,25 +445,30 @@ class Reconciler:
         return True
 
     def _load(self, model: Model, number: int, files: Fingerprint) -> None:
+        """Load a version, or have it tried first."""
         override = self._override(model.name)
         config = model.config if override is None else override
-        version = ModelVersion(model.name, str(number), model.path / str(number), config, files)
-        replaced = self._repository.of(model.name).get(number)
-        if replaced is None or replaced.state != "READY":
-            replaced = None
-            self._repository.put(version)
-            self._on_change(version)
+        tried = self._trials.take((model.name, number))
+        version, replaced = self._loading(model, number, config, files)
         started_s = time.monotonic()
         reason = ""
         loaded: LoadedModel | None = None
         try:
+            artifact = self._folder.take((model.name, number))
+            if tried is None:
+                artifact = artifact or self._loader.check(version.path, config)
+                if self._loader.needs_trial(artifact, config):
+                    version.reason = _WAITS
+                    self._trials.put((model.name, number), files, partial(self._try, version, artifact.sha256))
+                    return
             loaded = self._loader.load(
                 version.path,
                 version.name,
                 config,
                 lambda warning: self._on_warning(version.name, warning),
                 lambda: self._closing,
-                self._folder.take((model.name, number)),
+                artifact,
+                tried,
             )
         except LoadError as error:
             reason = str(error)
@@ -333,13 +479,32 @@ class Reconciler:
             self._refuse(version, replaced, reason)
             return
         version.load_s = time.monotonic() - started_s
-        version.served, version.state = loaded, "READY"
+        version.served, version.state, version.reason = loaded, "READY", ""
         self._repository.put(version)
         # It can answer before watchers are told.
         self._repository.publish(self._folder.models)
         self._on_change(version)
         if replaced is not None:
             self._drain(replaced)
+
+    def _loading(
+        self, model: Model, number: int, config: model_config_pb2.ModelConfig, files: Fingerprint
+    ) -> tuple[ModelVersion, ModelVersion | None]:
+        """A version as it is loaded, and the READY version of the same number that it replaces, which stays until then."""
+        before = self._repository.of(model.name).get(number)
+        if before is not None and before.state == "LOADING":  # it was tried
+            return before, None
+        version = ModelVersion(model.name, str(number), model.path / str(number), config, files)
+        if before is not None and before.state == "READY":
+            return version, before
+        self._repository.put(version)
+        self._on_change(version)
+        return version, None
+
+    def _try(self, version: ModelVersion, sha256: str, given_up: Callable[[], bool]) -> Outcome:
+        """Try a version; called from the queue's thread."""
+        version.reason = _TRIED
+        return self._loader.try_first(version.path, version.name, version.config, sha256, given_up)
 
     def _refuse(self, version: ModelVersion, replaced: ModelVersion | None, reason: str) -> None:
         if self._closing:
@@ -418,8 +583,11 @@ class Reconciler:
         return [(name, remark) for name in sorted(self._folder.models) for remark in self._folder.remarks(name)]
 
     def stop_loading(self) -> None:
-        """Give up the load in progress as soon as possible, and start no other load or unload."""
+        """Give up the load and the trials in progress as soon as possible, and start no other load or unload."""
         self._closing = True
+        self._trials.stop()
+        for name in list(self._tried):
+            self._end_wait(name)
 
     def close(self, timeout_s: float) -> bool:
         """Finish the queued requests of every version and release it; blocks at most `timeout_s` seconds.
@@ -428,7 +596,7 @@ class Reconciler:
             Whether every accepted request was finished.
         """
         deadline_s = time.monotonic() + timeout_s
-        self._closing = True
+        self.stop_loading()
         # Accepted requests are answered while a load in progress ends; a version that it loaded is released after that.
         finished = self._finish(deadline_s)
         if self._acquired(deadline_s):
@@ -436,6 +604,7 @@ class Reconciler:
                 finished = self._finish(deadline_s) and finished
             finally:
                 self._working.release()
+        self._trials.join(max(0.0, min(deadline_s - time.monotonic(), _UNWIND_S)))
         return finished
 
     def _acquired(self, deadline_s: float) -> bool:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
@@ -12,6 +14,7 @@ from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.rpc.grpc_status import sendable
 
+T = TypeVar("T")
 _PASSING = ("LOADING", "UNLOADING")
 
 
@@ -63,12 +66,16 @@ class ModelControl:
             Unsupported: the request has the model's files, or a configuration that names files of the server.
         """
 
-        def load() -> None:
+        def load() -> Future[None]:
             # Here too, as a large configuration takes a while to be read.
             config, warnings = _configuration(request.model_name, request.parameters)
-            self._reconciler.load_model(request.model_name, config, warnings)
+            self._reconciler.start_load(request.model_name, config, warnings)
+            return self._reconciler.tried(request.model_name)
 
-        await self._work(load)
+        tried = await self._work(load)
+        # Meanwhile others may load and unload. It is for all who wait for this model, so this call's end does not cancel it.
+        await asyncio.shield(asyncio.wrap_future(tried))
+        await self._work(lambda: self._reconciler.finish_load(request.model_name))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -87,15 +94,15 @@ class ModelControl:
         await self._work(lambda: self._reconciler.unload_model(request.model_name))
         return pb.RepositoryModelUnloadResponse()
 
-    async def _work(self, work: Callable[[], None]) -> None:
+    async def _work(self, work: Callable[[], T]) -> T:
         """Run work that takes seconds in a thread, one at a time, so that waiting work occupies no thread."""
         await self._free.acquire()
         task = asyncio.create_task(asyncio.to_thread(work))
         # Not when this call ends: its client may disconnect before the work is done.
         task.add_done_callback(self._done)
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._free.release()
         if not task.cancelled():
             # Read the exception, so that asyncio does not report it as never retrieved.

@@ -72,7 +72,10 @@ def write(root: Path, model: onnx.ModelProto | bytes) -> Path:
 def load(
     trials: Trials | None, folder: Path, warn: Callable[[str], None] = lambda _: None, **options: Any
 ) -> LoadedModel:
-    served = loader_with(trials, **options).load(folder, "m", CONFIG, warn)
+    loader = loader_with(trials, **options)
+    artifact = loader.check(folder, CONFIG)
+    tried = loader.try_first(folder, "m", CONFIG, artifact.sha256) if loader.needs_trial(artifact, CONFIG) else None
+    served = loader.load(folder, "m", CONFIG, warn, tried=tried)
     assert served.batcher.close(TIMEOUT_S)
     return served
 
@@ -184,11 +187,20 @@ def test_files_that_get_their_owner_last_are_tried_again(trials: Trials, asked_o
 
 
 def test_an_onnx_file_that_changed_before_it_was_tried_is_not_loaded(trials: Trials, tmp_path: Path) -> None:
-    folder = write(tmp_path, onnx_models.linear())
-    artifact = check_artifact(folder, CONFIG, FileReader(folder.parent.parent))
+    folder, loader = write(tmp_path, onnx_models.linear()), loader_with(trials)
+    artifact = loader.check(folder, CONFIG)
+    (folder / "model.onnx").write_bytes(onnx_models.linear(shift=1).SerializeToString())
+    tried = loader.try_first(folder, "m", CONFIG, artifact.sha256)
+    with pytest.raises(LoadError, match=r"model\.onnx changed while it was being loaded"):
+        loader.load(folder, "m", CONFIG, lambda _: None, artifact=artifact, tried=tried)
+
+
+def test_an_onnx_file_that_changed_after_it_was_tried_is_not_loaded(trials: Trials, tmp_path: Path) -> None:
+    folder, loader = write(tmp_path, onnx_models.linear()), loader_with(trials)
+    tried = loader.try_first(folder, "m", CONFIG, "")
     (folder / "model.onnx").write_bytes(onnx_models.linear(shift=1).SerializeToString())
     with pytest.raises(LoadError, match=r"model\.onnx changed while it was being loaded"):
-        loader_with(trials).load(folder, "m", CONFIG, lambda _: None, artifact=artifact)
+        loader.load(folder, "m", CONFIG, lambda _: None, tried=tried)
 
 
 # Which versions are tried
@@ -274,7 +286,9 @@ def test_a_version_for_a_gpu_is_tried_on_the_cpu_whose_refusal_does_not_count(tm
     trials = Told(Outcome(refused="no such kernel on the CPU"))
     config = model_config_pb2.ModelConfig()
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)
-    served = loader_with(trials, **GPU).load(write(tmp_path, onnx_models.linear()), "m", config, lambda _: None)
+    folder, loader = write(tmp_path, onnx_models.linear()), loader_with(trials, **GPU)
+    tried = loader.try_first(folder, "m", config, loader.check(folder, config).sha256)
+    served = loader.load(folder, "m", config, lambda _: None, tried=tried)
     assert served.batcher.close(TIMEOUT_S)
     assert trials.loaders[0]["providers"] == [(CPU, {})]
     assert not trials.configs[0].instance_group

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -304,9 +305,11 @@ class Slow:
         self.running = 0
         self.most = 0
         self.loaded: list[str] = []
+        self.finished: list[str] = []
+        self.trials: dict[str, Future[None]] = {}
         self.go = threading.Event()
 
-    def load_model(self, name: str, config: None, warnings: Sequence[str]) -> None:
+    def start_load(self, name: str, config: None, warnings: Sequence[str]) -> None:
         self.running += 1
         self.most = max(self.most, self.running)
         assert self.go.wait(TIMEOUT_S)
@@ -314,6 +317,16 @@ class Slow:
         self.loaded.append(name)
         if name == "bad":
             raise RuntimeError("nobody waits for this")
+
+    def tried(self, name: str) -> Future[None]:
+        self.trials[name] = trial = Future[None]()
+        trial.set_running_or_notify_cancel()
+        if name != "tried":
+            trial.set_result(None)
+        return trial
+
+    def finish_load(self, name: str) -> None:
+        self.finished.append(name)
 
 
 async def test_loads_run_one_at_a_time_and_to_their_end_whoever_waits() -> None:
@@ -330,3 +343,22 @@ async def test_loads_run_one_at_a_time_and_to_their_end_whoever_waits() -> None:
     await tasks[2]
     assert reconciler.loaded == ["bad", "c"]
     assert reconciler.most == 1
+
+
+async def test_while_a_model_is_tried_others_are_loaded_and_its_caller_is_not_answered() -> None:
+    reconciler = Slow()
+    reconciler.go.set()
+    control = ModelControl(Repository(), reconciler)  # type: ignore[arg-type]  # as above
+    gone, waiting = (
+        asyncio.create_task(control.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="tried")))
+        for _ in range(2)
+    )
+    while len(reconciler.loaded) < 2:
+        await asyncio.sleep(0)
+    await control.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="other"))
+    assert reconciler.finished == ["other"]
+    gone.cancel()  # its client goes away
+    await asyncio.wait([gone])
+    reconciler.trials["tried"].set_result(None)
+    await waiting
+    assert reconciler.finished == ["other", "tried"]

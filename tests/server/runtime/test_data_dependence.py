@@ -26,8 +26,9 @@ def parsed(body: str, functions: str = "", inputs: str = "float[n, 4] x") -> onn
         "s = Shape(x) z = ConstantOfShape(s) p = NonZero(z) f = Cast <to = 1> (p) y = Add(x, f)",
         "n = Size(x) zero = Constant <value_int = 0> () one = Constant <value_int = 1> () y = Range(zero, n, one)",
         "p = Constant <value_ints = [0, 1, 0, 1]> () y = Pad(x, p)",
-        # It makes the input smaller at most.
-        "k = ArgMax <keepdims = 0> (x) y, i = TopK(x, k)",
+        "s = Shape(x) y = Reshape(x, s)",
+        "k = Constant <value_ints = [1]> () y, i = TopK(x, k)",
+        "b = Constant <value_ints = [0]> () e = Constant <value_ints = [2]> () y = Slice(x, b, e)",
         "y = com.microsoft.FastGelu(x)",
         "y, z = ai.onnx.ml.TreeEnsembleClassifier(x)",
     ],
@@ -49,6 +50,11 @@ def test_what_depends_on_shapes_and_constants_only_takes_equally_long(body: str)
         ("s = Cast <to = 7> (x) y = Pad(x, s)", "Pad"),
         ("y = Resize(x, , x)", "Resize"),
         ("y = OneHot(x, x, x)", "OneHot"),
+        # How large their outputs are decides how much is done with these.
+        ("k = ArgMax <keepdims = 0> (x) y, i = TopK(x, k)", "TopK"),
+        ("b = Constant <value_ints = [0]> () e = Cast <to = 7> (x) y = Slice(b, b, e)", "Slice"),
+        ("s = Cast <to = 7> (x) y = Reshape(x, s)", "Reshape"),
+        ("s = Cast <to = 7> (x) y = ReduceSum(x, s)", "ReduceSum"),
         ("s = Shape(x) r = RandomNormal <shape = [1]> () y = Expand(x, r)", "Expand"),
         ("y = com.microsoft.BeamSearch(x)", "BeamSearch"),
         ("y = strange.Anything(x)", "Anything"),
