@@ -23,6 +23,7 @@ import onnx
 
 from frostline_server.errors import LoadError
 from frostline_server.model.artifact import Artifact
+from frostline_server.regular_files import FileReader
 from frostline_server.runtime.graph.external_data import external_files
 from frostline_server.runtime.host_limits import memory_available_bytes
 
@@ -35,6 +36,8 @@ _LATE_S = 5.0
 _SPARE = 0.9
 """How much of the memory that is free a child may take: the rest is for the server, which goes on meanwhile."""
 _TRIES = 3
+_MOST_FILES = 20_000
+"""Of a version and its warm-up; what only just is no more for a look at the folder may be by now."""
 _LARGEST_ELEMENT = 8
 _PROCESS = "frostline_server.model.trial_process"
 
@@ -139,10 +142,11 @@ class Trials:
         free = int(self._available() * _SPARE)
         job = Job(folder, name, config, loader, self._timeout_s, min(self._memory_bytes, free))
         # What comes from a deployment may get its owner and its times last.
+        files = loader.get("files") or FileReader(folder.parent.parent)
         for _ in range(_TRIES):
-            before = _state(folder)
+            before = _state(folder, files)
             outcome = self._ask(job, go_on)
-            if before == _state(folder):
+            if before == _state(folder, files):
                 return outcome
         raise LoadError("its files change again and again while they are tried")
 
@@ -252,14 +256,21 @@ def _bytes(value: onnx.ValueInfoProto, rows: int) -> int:
     return abs(math.prod(sizes)) * (rows if free else 1) * _LARGEST_ELEMENT
 
 
-def _state(folder: Path) -> list[tuple[str, int, int, int, int]]:
+def _state(folder: Path, files: FileReader) -> list[tuple[str, int, int, int, int]]:
     """The path, inode, size and times of every file that loading reads and that no SHA-256 stands for.
 
     Args:
         folder: the version's folder.
+        files: reads what is in it.
+
+    Raises:
+        LoadError: they are too many.
     """
-    found = []
+    found: list[tuple[str, int, int, int, int]] = []
     for top in (folder, folder.parent / "warmup"):
+        # A walk follows no links, but it would follow this one, and loading reads nothing that lies outside.
+        if files.outside(top):
+            continue
         for parent, _, names in os.walk(top):
             for name in names:
                 path = os.path.join(parent, name)  # noqa: PTH118  as os.walk has it
@@ -268,4 +279,6 @@ def _state(folder: Path) -> list[tuple[str, int, int, int, int]]:
                 except OSError:
                     continue
                 found.append((path, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
+            if len(found) > _MOST_FILES:
+                raise LoadError(f"it has more than {_MOST_FILES} files")
     return sorted(found)

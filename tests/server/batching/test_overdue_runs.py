@@ -109,6 +109,25 @@ def test_no_more_runs_are_replaced_at_one_time_than_there_are_spares() -> None:
     on.finish()
 
 
+def test_where_the_system_has_no_more_threads_a_run_that_hangs_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = hanging(spares=1)
+    stuck = on.occupy()
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        on.look()
+    on.replies.wait_for(1)
+    assert isinstance(error_of(stuck), RunTimedOut)
+    assert on.batcher.fault
+    on.puppet.release_all()
+    on.wait_until_idle()
+    assert on.batcher.fault == ""
+    on.finish()
+
+
 def test_a_batcher_closes_without_waiting_for_what_hangs() -> None:
     on = hanging(spares=0)
     on.occupy()

@@ -308,6 +308,23 @@ def maker_of(trials: Trials) -> int:
     return trials._process.pid
 
 
+def test_a_warm_up_that_lies_elsewhere_is_not_walked_through(
+    trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frostline_server.model.trial._MOST_FILES", 3)
+    folder = write(tmp_path / "models", onnx_models.linear())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for number in range(5):
+        (elsewhere / str(number)).touch()
+    warmup = folder.parent / "warmup"
+    warmup.symlink_to(elsewhere)
+    assert load(trials, folder).sha256
+    warmup.unlink()
+    elsewhere.rename(warmup)
+    assert refusal(trials, folder) == "it has more than 3 files"
+
+
 def test_one_process_makes_all_children_and_ends_with_the_trials(tmp_path: Path) -> None:
     trials, folder = trials_of(), write(tmp_path, onnx_models.linear())
     load(trials, folder)
