@@ -203,6 +203,20 @@ def test_a_trial_of_files_that_changed_is_given_up_and_the_new_ones_count(shelf:
     shelf.until("m:1 READY")
 
 
+def test_new_files_of_a_served_version_are_tried_while_it_answers(shelf: Shelf) -> None:
+    shelf.write("m", card=True)
+    shelf.reconciler.reconcile()
+    before = shelf.repository.get("m", "")
+    shutil.rmtree(shelf.root / "m" / "1")
+    shelf.write("m", shift=1)
+    shelf.look_later()
+    assert shelf.judge.tries() == "m:1"
+    assert shelf.repository.get("m", "") is before
+    shelf.judge.end()
+    while shelf.repository.get("m", "") is before:
+        shelf.until("m:1 READY")
+
+
 @pytest.mark.parametrize("gone", ["waiting", "tried"])
 def test_a_model_that_vanishes_is_not_tried_any_more(shelf: Shelf, gone: str) -> None:
     shelf.write("tried", "waiting")
