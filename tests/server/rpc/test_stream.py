@@ -217,11 +217,11 @@ def test_a_stream_of_large_answers_has_as_many_in_flight_as_its_bytes_allow(tmp_
     ):
         conversation = Conversation(channel)
         with server.held("wide") as device:
-            conversation.send(*(row_request(onnx_models.rows(16), str(number), "wide") for number in range(20)))
+            conversation.send(*(row_request(onnx_models.rows(16), str(number), "wide") for number in range(8)))
             device.wait_until_queued(64)
             assert stub(channel).ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT_S).live
             device.wait_until_queued(64)
-        assert len(conversation.rest()) == 20
+        assert len(conversation.rest()) == 8
 
 
 @FRONT_ENDS
