@@ -55,7 +55,7 @@ class Crowd:
 class _Client:
     """One socket, and what is behind it."""
 
-    __slots__ = ("connection", "descriptor", "origin", "rest", "share", "socket", "stalled_s", "tls", "writing")
+    __slots__ = ("connection", "descriptor", "more", "origin", "rest", "share", "socket", "stalled_s", "tls", "writing")
 
     connection: Connection
 
@@ -66,6 +66,8 @@ class _Client:
         self.tls = tls
         self.share = Share()
         self.rest: memoryview | None = None
+        # Whether there may be more to be sent than what was taken to be.
+        self.more = False
         self.writing = False
         self.stalled_s = 0.0
 
@@ -396,6 +398,7 @@ class Listener:
             for _ in range(_WRITES):
                 if client.rest is None:
                     data = client.connection.to_send(_WRITE_BYTES)
+                    client.more = len(data) >= _WRITE_BYTES
                     if client.tls is not None:
                         data = client.tls.encrypt(data)
                     if not data:
@@ -405,7 +408,7 @@ class Listener:
                 sent = client.socket.send(client.rest)
                 client.stalled_s = 0.0
                 client.rest = client.rest[sent:] if sent < size else None
-                if size < _WRITE_BYTES and client.rest is None and not client.connection.ending:
+                if client.rest is None and not client.more and not client.connection.ending:
                     break
             else:
                 writing = True
