@@ -41,7 +41,7 @@ _RAW = "send them in raw_input_contents, or in several requests"
 
 # Wire types.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LARGEST_VARINT_BYTES = 10
+_LARGEST_VARINT_BYTES, _LARGEST = 10, 2**64 - 1
 
 _PLAIN, _TEXT, _MESSAGE, _PACKED, _STRING, _NUMBERS, _WHOLE = range(7)
 """What a field is: nothing that needs a look, a text, a message, numbers in a row, an element, elements in a row, elements
@@ -202,7 +202,8 @@ class _Scan:
             at += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                return value, at
+                # What does not fit is dropped, as protobuf does.
+                return value & _LARGEST, at
         raise _Damaged
 
 

@@ -129,6 +129,12 @@ def test_many_fields_are_counted_elsewhere() -> None:
         check(INFER, field(5, field(3, b"\x01" * (message_scan.BRIEF_FIELDS + 1))), brief=True)
 
 
+def test_a_length_of_more_than_64_bits_is_read_as_protobuf_reads_it() -> None:
+    payload = b"\x0a" + b"\x80" * 9 + b"\x02"
+    assert pb.ModelInferRequest.FromString(payload) == pb.ModelInferRequest()
+    assert check(INFER, payload)
+
+
 def test_shapes_count_whole() -> None:
     assert check(INFER, field(5, field(3, b"\x81\x01" * (MOST_FIELDS - 3))))
     assert "'shape'" in refusal(field(5, field(3, b"\x01" * MOST_FIELDS)))

@@ -49,7 +49,8 @@ def _compare(kind: type[Message], data: bytes) -> None:
     try:
         passes = check(kind.DESCRIPTOR, data)
     except InvalidInput as error:
-        if parsed is not None and not _too_much(_on_wire(kind.DESCRIPTOR, data)):
+        held = None if parsed is None else _on_wire(kind.DESCRIPTOR, data)
+        if held is not None and not _too_much(held):
             raise Found(f"refused without a reason: {error}", data) from error
         return
     counts = None if parsed is None else _on_wire(kind.DESCRIPTOR, data)
@@ -143,7 +144,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (data[at] & 0x7F) << shift
         shift += 7
         at += 1
-    return value | data[at] << shift, at + 1
+    return (value | data[at] << shift) & (2**64 - 1), at + 1
 
 
 TARGETS = (
