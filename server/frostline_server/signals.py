@@ -55,13 +55,10 @@ def handled(loop: asyncio.AbstractEventLoop, end: Callable[[int], None], reload:
     try:
         yield
     finally:
-        # The process ends by itself now, and its exit code says how the drain went. Who waits at a terminal need not. Held
-        # back, because for a moment each has its default action.
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        # The process ends by itself now, and its exit code says how the drain went. Who waits at a terminal need not.
         for number in set(HANDLED) - {signal.SIGINT}:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
 def _end(number: int, end: Callable[[int], None]) -> None:

@@ -22,6 +22,12 @@ class Hangs(Stage):
     def look(self) -> None:
         self.batcher.look(time.monotonic() + LATE_S)
 
+    def wait_until_back(self) -> None:
+        """Wait for the threads whose runs were given up; they come back a moment after their runs."""
+        give_up_s, pause = time.monotonic() + TIMEOUT_S, threading.Event()
+        while self.batcher.hanging and time.monotonic() < give_up_s:
+            pause.wait(0.001)
+
 
 def hanging(*, instances: int = 1, spares: int = 1, told: list[str] | None = None, **options: Any) -> Hangs:
     puppet, replies, witness = Puppet(), Replies(), Witness()
@@ -86,6 +92,7 @@ def test_a_model_whose_every_device_hangs_says_so_and_refuses_until_one_returns(
     with pytest.raises(ModelNotReady, match="the model cannot answer: every instance hangs"):
         on.submit(on.entry([3]))
     on.puppet.release_all()
+    on.wait_until_back()
     on.wait_until_idle()
     assert told[1:] == [""]
     late = on.entry([4])
@@ -104,6 +111,7 @@ def test_no_more_runs_are_replaced_at_one_time_than_there_are_spares() -> None:
     on.replies.wait_for(2)
     assert (on.batcher.hanging, bool(on.batcher.fault)) == (2, True)
     on.puppet.release_all()
+    on.wait_until_back()
     on.wait_until_idle()
     assert (on.batcher.hanging, on.batcher.fault) == (0, "")
     on.finish()
@@ -123,6 +131,7 @@ def test_where_the_system_has_no_more_threads_a_run_that_hangs_is_not_replaced(m
     assert isinstance(error_of(stuck), RunTimedOut)
     assert on.batcher.fault
     on.puppet.release_all()
+    on.wait_until_back()
     on.wait_until_idle()
     assert on.batcher.fault == ""
     on.finish()
