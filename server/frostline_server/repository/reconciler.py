@@ -8,7 +8,6 @@ Models take turns, one version of each at a time, and a version that must be tri
 the trial queue: it holds up nobody but its own model, which goes on when the trial has ended.
 """
 
-import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from frostline.pb import model_config_pb2
 from frostline_server.errors import LoadError, LoadFailed, ModelControlOff, ModelNotFound
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
+from frostline_server.model.memory_return import trim_heap
 from frostline_server.model.trial import Outcome
 from frostline_server.regular_files import FileReader
 from frostline_server.repository.models_folder import FOLDER, ModelsFolder
@@ -167,7 +167,7 @@ class Reconciler:
                 self._end_turns(name)
             left = still
         if worked:
-            _give_memory_back()
+            trim_heap()
         return bool(left)
 
     def _end_turns(self, name: str) -> None:
@@ -639,10 +639,3 @@ class Reconciler:
         released = [version.served for version in self._repository.versions()]
         served = [loaded for loaded in released if loaded is not None]
         return all([loaded.batcher.close(max(0.0, deadline_s - time.monotonic())) for loaded in served])
-
-
-def _give_memory_back() -> None:
-    """Return freed memory to the system; the C library would keep it for later allocations."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
