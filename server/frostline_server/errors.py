@@ -241,3 +241,8 @@ class ConfigError(Exception):
 
 class StartError(Exception):
     """The server cannot start; one sentence saying why and what to do."""
+
+
+def sendable(text: str) -> str:
+    """A text as UTF-8 can hold it: what an error quotes of a file, or of its name, may not be."""
+    return text.encode(errors="backslashreplace").decode()

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.samples import Sample
 
+from frostline_server.errors import sendable
 from frostline_server.metrics import families
 from frostline_server.metrics.families import Family, Reading, Sources
 from frostline_server.metrics.host import CpuClock, host_families
@@ -89,9 +90,9 @@ class Collector:
             self._logged.add(key)
         if first:
             # Once, because a scrape comes every few seconds.
-            told = {label: _printable(text) for label, text in labels.items()}
+            told = {label: sendable(text) for label, text in labels.items()}
             _log.error(
-                "a metric was left out", metric=name, **told, reason=_printable(f"{type(error).__name__}: {error}")
+                "a metric was left out", metric=name, **told, reason=sendable(f"{type(error).__name__}: {error}")
             )
 
 
@@ -131,8 +132,3 @@ def _sample(name: str, labels: Labels, value: float) -> Sample:
     for text in labels.values():
         text.encode()
     return Sample(name, dict(labels), float(value))
-
-
-def _printable(text: str) -> str:
-    """The same text, with what UTF-8 cannot hold escaped."""
-    return text.encode(errors="backslashreplace").decode()

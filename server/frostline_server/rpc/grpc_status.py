@@ -6,7 +6,7 @@ Each class in `errors` names its own code. No other module translates errors int
 import grpc
 
 from frostline.protocol import ERROR_KIND
-from frostline_server.errors import PredictionError
+from frostline_server.errors import PredictionError, sendable
 
 # In bytes. The message travels in a header, where escaping may triple it, and clients refuse headers of more than 8 KiB.
 _MAX_MESSAGE = 2000
@@ -19,11 +19,6 @@ def status(error: PredictionError, request_id: str = "") -> tuple[grpc.StatusCod
     if request_id:
         message = f"[request id: {_cut(request_id, _MAX_ID)}] {message}"
     return grpc.StatusCode[error.code], message
-
-
-def sendable(text: str) -> str:
-    """A text as UTF-8 can hold it: what an error quotes of a file, or of its name, may not be."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _cut(text: str, size: int) -> str:

@@ -7,12 +7,11 @@ from typing import Any, TypeVar
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
-from frostline_server.errors import InvalidInput, LoadError, Unsupported
+from frostline_server.errors import InvalidInput, LoadError, Unsupported, sendable
 from frostline_server.model_config.accelerators import file_options
 from frostline_server.model_config.pbtxt import parse_model_config
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
-from frostline_server.rpc.grpc_status import sendable
 
 T = TypeVar("T")
 _PASSING = ("LOADING", "UNLOADING")
