@@ -136,11 +136,19 @@ class _Scan:
                 continue
             self._fields -= 1
             if self._fields < self._least_fields:
-                raise TakesLong if self._brief else _too_many_fields(name)
+                raise self._too_many_fields(name)
             if kind == _MESSAGE:
                 self.walk(inner, begin, at)
             elif kind:
                 self._look(kind, name, begin, at)
+
+    def _too_many_fields(self, name: str) -> Exception:
+        if self._brief:
+            return TakesLong()
+        return InvalidInput(
+            f"the message has more than {MOST_FIELDS} fields, the last of them '{name}'; tensors, outputs, parameters and "
+            "axes are fields; send several requests with fewer"
+        )
 
     def _look(self, kind: int, name: str, begin: int, end: int) -> None:
         """Look at a field that is between two places."""
@@ -151,7 +159,7 @@ class _Scan:
         if kind == _PACKED:
             self._fields -= self._numbers_in(begin, end, self._fields)
             if self._fields < self._least_fields:
-                raise TakesLong if self._brief else _too_many_fields(name)
+                raise self._too_many_fields(name)
         elif kind == _NUMBERS:
             self._count_numbers(begin, end)
         elif kind == _WHOLE and self._brief and end - begin > BRIEF_BYTES:
@@ -236,10 +244,3 @@ class _Damaged(Exception):
 _UNKNOWN: tuple[int, str, Any] = (_PLAIN, "unknown", None)
 _SIZES = (0, 8, 0, -1, -1, 4, -1, -1)
 """By wire type; -1 is a group or none."""
-
-
-def _too_many_fields(name: str) -> InvalidInput:
-    return InvalidInput(
-        f"the message has more than {MOST_FIELDS} fields, the last of them '{name}'; tensors, outputs, parameters and axes "
-        "are fields; send several requests with fewer"
-    )
