@@ -190,18 +190,23 @@ def test_a_version_whose_warm_up_does_not_end_is_failed_with_the_reason(tmp_path
         assert (version.state, "longer than 0.1 s (max_run_s)" in version.reason) == ("FAILED", True)
 
 
+def told_to_end_in_an_endless_run(served: Served) -> None:
+    """Send SIGTERM while a run goes on that would not end; its request must not be answered."""
+    ready = served.until("ready")
+    with grpc.insecure_channel(ready["address"]) as channel:
+        endless = stub(channel).ModelInfer.future(turns(onnx_models.ENDLESS), timeout=TIMEOUT_S)
+        # Once something that was sent later is answered, it runs.
+        for _ in range(3):
+            stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
+        served.process.send_signal(signal.SIGTERM)
+        assert isinstance(endless.exception(TIMEOUT_S), grpc.RpcError)
+
+
 def test_the_process_ends_cleanly_in_the_middle_of_a_run_that_would_not(tmp_path: Path) -> None:
     flags = ["--processes", "1", "--allow-anonymous", "all", "--grace-s", "0.1"]
     with serve(models(tmp_path, UNLIMITED), *flags) as process:
         served = Served(process)
-        ready = served.until("ready")
-        with grpc.insecure_channel(ready["address"]) as channel:
-            endless = stub(channel).ModelInfer.future(turns(onnx_models.ENDLESS), timeout=TIMEOUT_S)
-            # Once something that was sent later is answered, it runs.
-            for _ in range(3):
-                stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
-            process.send_signal(signal.SIGTERM)
-            assert isinstance(endless.exception(TIMEOUT_S), grpc.RpcError)
+        told_to_end_in_an_endless_run(served)
         # An accepted request was not answered within the grace period.
         assert process.wait(TIMEOUT_S) == 1
         events = [line["event"] for line in served.rest()]
@@ -226,12 +231,6 @@ def test_the_process_ends_without_an_abort_in_the_middle_of_a_run_that_cannot_be
     command = [sys.executable, "-c", DEAF, "serve", "--models", str(models(tmp_path)), *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         served = Served(process)
-        ready = served.until("ready")
-        with grpc.insecure_channel(ready["address"]) as channel:
-            endless = stub(channel).ModelInfer.future(turns(onnx_models.ENDLESS), timeout=TIMEOUT_S)
-            for _ in range(3):
-                stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
-            process.send_signal(signal.SIGTERM)
-            assert isinstance(endless.exception(TIMEOUT_S), grpc.RpcError)
+        told_to_end_in_an_endless_run(served)
         assert process.wait(TIMEOUT_S) == 1
         assert [line["event"] for line in served.rest()][-1] == "ending in the middle of a run"

@@ -33,7 +33,8 @@ _REGION = bytes(at % 251 for at in range(REGION_BYTES))
 _MAX_ROWS = 8
 _LABELS = ("ant", "bee", "größe")
 
-Outcome = tuple[str, str, str] | tuple[DecodedRequest, str, Codec]
+Accepted = tuple[DecodedRequest, str, Codec]
+Outcome = tuple[str, str, str] | Accepted
 
 
 class _Server:
@@ -72,6 +73,14 @@ def _essence(outcome: Outcome) -> Any:
     return (*decoded[:2], elements, *decoded[3:], request_id)
 
 
+def _accepted(server: _Server, method: str, data: bytes) -> Accepted | None:
+    """What a message decodes to, which must be the same the second time; None if it is refused."""
+    first = server.outcome(method, data)
+    if _essence(server.outcome(method, data)) != _essence(first):
+        raise Found("the same message decodes to something else the second time", data)
+    return None if isinstance(first[0], str) else first
+
+
 def shared_memory() -> Regions:
     """Shared memory with one region."""
     regions = Regions(enabled=True, max_tensor_bytes=REGION_BYTES)
@@ -90,14 +99,11 @@ def _infer(folder: Path) -> Check:
     known, regions = signatures(folder), shared_memory()
 
     def check(data: bytes) -> None:
-        server = _Server(known, regions)
-        first = server.outcome(MODEL_INFER, data)
-        if _essence(server.outcome(MODEL_INFER, data)) != _essence(first):
-            raise Found("the same message decodes to something else the second time", data)
-        if isinstance(first[0], str):
+        accepted = _accepted(_Server(known, regions), MODEL_INFER, data)
+        if accepted is None:
             return
         request = pb.ModelInferRequest.FromString(data)
-        decoded, request_id, codec = first
+        decoded, request_id, codec = accepted
         signature = known[request.model_name]
         reference.check_infer(request, signature, decoded, request_id, _MAX_ROWS)
         _check_answer(request, signature, decoded, request_id, codec)
@@ -160,14 +166,11 @@ def _predict(folder: Path) -> Check:
     known, regions = signatures(folder), shared_memory()
 
     def check(data: bytes) -> None:
-        server = _Server(known, regions)
-        first = server.outcome(PREDICT, data)
-        if _essence(server.outcome(PREDICT, data)) != _essence(first):
-            raise Found("the same message decodes to something else the second time", data)
-        if isinstance(first[0], str):
+        accepted = _accepted(_Server(known, regions), PREDICT, data)
+        if accepted is None:
             return
         request = typed.PredictRequest.FromString(data)
-        decoded, request_id, codec = first
+        decoded, request_id, codec = accepted
         signature = known[request.model]
         reference.check_predict(request, signature, decoded, request_id, _MAX_ROWS)
         assert isinstance(decoded.deliveries, Readings)
