@@ -104,6 +104,8 @@ class Call:
         inbound: what has come in pieces; None as long as nothing has.
         paused: whether its client is held back.
         withheld: bytes that came since then, for which the client has no credit yet.
+        window: what the client may still send by what events have reported; less than that is left while part of a
+            frame has come. Not kept up once all of the call has come.
         handled: whether a task on the event loop waits for as long as it lasts.
         half_closed: whether the client has sent all.
         answering: whether the response has begun.
@@ -130,6 +132,7 @@ class Call:
         "since_s",
         "stream",
         "token",
+        "window",
         "withheld",
     )
 
@@ -141,6 +144,7 @@ class Call:
         receiver: Receiver,
         headers: Mapping[bytes, bytes],
         since_s: float,
+        window: int = 0,
     ) -> None:
         self.connection = connection
         self.shared = shared
@@ -149,6 +153,7 @@ class Call:
         self.deadline_s: float | None = None
         self.headers = headers
         self.since_s = since_s
+        self.window = window
         self.held = self.queued = self.withheld = 0
         self.inbound: Inbound | None = None
         self.handled = self.half_closed = self.answering = self.over = self.paused = False

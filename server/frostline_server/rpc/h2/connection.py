@@ -18,6 +18,7 @@ from ngh2 import (
     PingReceived,
     RequestReceived,
     Role,
+    SettingsAcknowledged,
     SettingsReceived,
     StreamClosed,
     StreamReset,
@@ -34,6 +35,8 @@ from frostline_server.rpc.h2.responses import Responses
 from frostline_server.rpc.h2.shared import Peer, Route, Shared
 from frostline_server.rpc.h2.visitor import Visitor
 
+_FIRST_WINDOW_BYTES = 65535
+"""A stream's window until the client has acknowledged the settings; RFC 9113, section 6.9.2."""
 _WINDOW_BYTES = 1 << 20
 _CONNECTION_WINDOW_BYTES = 8 << 20
 _MOST_WITHHELD_BYTES = _CONNECTION_WINDOW_BYTES // 2
@@ -84,6 +87,7 @@ class Connection:
         self._part = 0
         self._part_since_s = now_s
         self._credit = _FREE_CONTROL_FRAMES
+        self._window = _FIRST_WINDOW_BYTES
         self._withheld = 0
         self._handled = 0
         # Calls that may be given up now, and since when more are allowed again.
@@ -187,11 +191,16 @@ class Connection:
         self._ready = True
         self._control_frame()
 
+    def _on_acknowledged(self, *_: Any) -> None:
+        for call in self._calls.values():
+            call.window += _WINDOW_BYTES - self._window
+        self._window = _WINDOW_BYTES
+
     def _on_request(self, event: RequestReceived, now_s: float) -> None:
         """Begin a call, or refuse it by its headers."""
         headers: dict[bytes, bytes] = dict(event.headers)
         shared, stream = self._shared, event.stream_id
-        call = self._calls[stream] = Call(self, shared, stream, _NOBODY, headers, now_s)
+        call = self._calls[stream] = Call(self, shared, stream, _NOBODY, headers, now_s, self._window)
         call.half_closed = event.end_stream
         self._newest = stream
         route = shared.routes.get(headers.get(b":path", b""))  # CONNECT has none
@@ -261,9 +270,13 @@ class Connection:
         size = len(data)
         call = self._calls.get(stream)
         if call is None or call.over:
-            self._session.acknowledge_received_data(size, stream)
             if not size:
                 self._control_frame()
+            elif call is None:
+                self._session.acknowledge_received_data(size, stream)
+            else:
+                call.window -= size
+                self._acknowledge(call, size)
         # The usual case: the only message of a call, in one frame. `inbound` takes all others.
         elif (
             event.end_stream
@@ -282,7 +295,8 @@ class Connection:
             call.receiver.message(call, data[PREFIX_BYTES:])
         # A large message comes in frames of 16 KiB from most clients.
         elif call.inbound is not None and not call.paused and not event.end_stream and call.inbound.append(data):
-            self._session.acknowledge_received_data(size, stream)
+            call.window -= size
+            self._acknowledge(call, size)
         else:
             self._feed(call, data, end=event.end_stream, now_s=now_s)
 
@@ -294,6 +308,7 @@ class Connection:
     def _feed(self, call: Call, data: bytes, *, end: bool, now_s: float) -> None:
         """Take part of a call's messages."""
         size = len(data)
+        call.window -= size
         call.half_closed = end
         if size:
             self._credit = min(self._credit + _PER_MESSAGE, _FREE_CONTROL_FRAMES)
@@ -311,13 +326,25 @@ class Connection:
             call.withheld += size
             self._withheld += size
         elif size:
-            self._session.acknowledge_received_data(size, call.stream)
+            self._acknowledge(call, size)
+
+    def _acknowledge(self, call: Call, size: int) -> None:
+        """Give a client credit for what came of a call that may not be whole yet."""
+        before = self._stream_window(call)
+        self._session.acknowledge_received_data(size, call.stream)
+        call.window += self._stream_window(call) - before
+
+    def _stream_window(self, call: Call) -> int:
+        try:
+            return self._session.stream_local_window_size(call.stream)
+        except NGH2Error:  # it has just been closed
+            return 0
 
     def resume(self, call: Call) -> None:
         """Let a client that was held back go on."""
         call.paused = False
         if call.withheld:
-            self._session.acknowledge_received_data(call.withheld, call.stream)
+            self._acknowledge(call, call.withheld)
             self._withheld -= call.withheld
             call.withheld = 0
             self._touched()
@@ -345,10 +372,15 @@ class Connection:
             call.receiver.cancelled(call)
 
     def _on_reset(self, event: StreamReset, now_s: float) -> None:
-        """Count a call that its client gives up, unless its time is over: then there is nothing left to wait for."""
+        """Count a call that its client gives up, unless there is nothing left to wait for.
+
+        So it is when its time is over, and when it has ended before the client had sent all of it.
+        """
         call = self._calls.get(event.stream_id)
-        if call is not None and call.deadline_s is not None and call.deadline_s - now_s <= _EARLY_S:
-            return
+        if call is not None:
+            late = call.deadline_s is not None and call.deadline_s - now_s <= _EARLY_S
+            if late or (call.over and not call.half_closed):
+                return
         rate = self._shared.limits.resets_per_s
         self._resets = min(2.0 * rate, self._resets + (now_s - self._resets_s) * rate) - 1
         self._resets_s = now_s
@@ -443,9 +475,10 @@ class Connection:
         if left != call.queued:
             call.queued, call.since_s = left, now_s
         elif left and now_s - call.since_s > self._shared.limits.answer_timeout_s:
-            self._shared.count("answer_timeout")
-            self._session.reset_stream(call.stream, _CANCEL)
-            self._touched()
+            late = now_s - call.since_s > 2 * self._shared.limits.answer_timeout_s
+            if self._responses.reset(call, _CANCEL, at_once=late):
+                self._shared.count("answer_timeout")
+                self._touched()
 
     def _look_at_request(self, call: Call, now_s: float) -> None:
         timeout_s = self._shared.limits.message_timeout_s
@@ -480,6 +513,7 @@ class Connection:
         TrailersReceived: _on_trailers,
         StreamClosed: _on_closed,
         StreamReset: _on_reset,
+        SettingsAcknowledged: _on_acknowledged,
         SettingsReceived: _on_settings,
         PingReceived: _control_frame,
         WindowUpdated: _control_frame,

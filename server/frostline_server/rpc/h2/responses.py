@@ -3,7 +3,6 @@
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
 
-import contextlib
 import re
 from collections.abc import Callable, Iterable
 from urllib.parse import quote
@@ -40,8 +39,8 @@ class Responses:
         self._touched = touched
         # Calls with answers of which part has not left.
         self._sending: dict[Call, None] = {}
-        # Streams of calls that are over, whose clients still send.
-        self._unwanted: list[int] = []
+        # Calls that are over, whose clients still send.
+        self._unwanted: list[Call] = []
 
     def answer(self, call: Call, message: bytes) -> None:
         """Send a call's only answer, and end it with OK."""
@@ -142,14 +141,26 @@ class Responses:
         self._sending.pop(call, None)
 
     def discard_unwanted(self) -> None:
-        """Tell clients to stop sending for calls that are over.
+        """Tell clients to stop sending for calls that are over, those that can be told now.
 
         Call it when all statuses have been written: nghttp2 sends resets first.
         """
-        unwanted, self._unwanted = self._unwanted, []
-        for stream in unwanted:
-            with contextlib.suppress(NGH2Error):  # the connection ends, and why is still to be said
-                self._session.reset_stream(stream, _NO_ERROR)
+        self._unwanted = [call for call in self._unwanted if not self.reset(call, _NO_ERROR)]
+
+    def reset(self, call: Call, code: int, *, at_once: bool = False) -> bool:
+        """Close a call's stream, if no frame of it is half there; False if that is to be tried again later.
+
+        ngh2 would forget the part that has come, and nobody could give the client credit for it: the connection's
+        window would be smaller from then on. Padding looks like such a part; no gRPC client sends any.
+        """
+        try:
+            whole = at_once or call.half_closed
+            if not whole and self._session.stream_local_window_size(call.stream) < call.window:
+                return False
+            self._session.reset_stream(call.stream, code)
+        except NGH2Error:  # the stream is closed, or the connection ends, and why is still to be said
+            pass
+        return True
 
     def release_sent(self) -> None:
         """Hold no longer what has left, and tell the receivers of those calls."""
@@ -161,7 +172,7 @@ class Responses:
                 if not left:
                     del self._sending[call]
                     if call.over and not call.half_closed:
-                        self._unwanted.append(call.stream)
+                        self._unwanted.append(call)
                 if not call.over:
                     call.receiver.sent(call)
 
@@ -197,5 +208,5 @@ class Responses:
         call.token = None
         # A reset would drop what is queued, the status too.
         if not call.half_closed and not call.queued:
-            self._unwanted.append(call.stream)
+            self._unwanted.append(call)
         self._touched()

@@ -119,12 +119,16 @@ class Pair:
         )
         self.now_s = 1000.0
         self.touched = 0
+        self.answers: dict[int, Answer] = {}
+        self.goaways: list[int] = []
+        self.connect(client_window)
+        self.exchange()
+
+    def connect(self, client_window: int = 1 << 20) -> None:
+        """Begin with another connection, of which neither side has sent anything yet."""
         self.server = Connection(self.shared, Peer("ipv4:127.0.0.1:1"), self.now_s, self._touch)
         self.client = Session(Role.CLIENT, Configuration(auto_window_update=False))
         self.client.initiate_connection({4: client_window})
-        self.answers: dict[int, Answer] = {}
-        self.goaways: list[int] = []
-        self.exchange()
 
     def _touch(self) -> None:
         self.touched += 1
@@ -142,11 +146,15 @@ class Pair:
                 self.server.receive(data[at : at + (piece or len(data))], self.now_s)
             answer = self.server.to_send(1 << 16)
             if answer:
-                self.client.receive_data(answer)
-                for event in self.client.events():
-                    self._note(event)
+                self.hear(answer)
             if not data and not answer:
                 return
+
+    def hear(self, data: bytes) -> None:
+        """Carry bytes to the client."""
+        self.client.receive_data(data)
+        for event in self.client.events():
+            self._note(event)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, GoAwayReceived):

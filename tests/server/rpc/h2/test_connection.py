@@ -351,6 +351,84 @@ def test_short_calls_may_be_as_many_as_calls_may_be_at_all() -> None:
     assert not pair.answers
 
 
+# Calls that end before all of them has come
+
+
+def send_to_a_server_that_answers(pair: Pair, data: bytes, piece: int) -> None:
+    """Carry bytes to the server, which answers after each piece; the client hears of it when all have been sent."""
+    answers = b""
+    for at in range(0, len(data), piece):
+        pair.server.receive(data[at : at + piece], pair.now_s)
+        answers += pair.server.to_send(1 << 16)
+    pair.hear(answers)
+    pair.exchange()
+
+
+@pytest.mark.parametrize("piece", [9_000, 16_393, 30_000])
+@pytest.mark.parametrize("ends", [True, False])
+def test_calls_that_end_in_the_middle_of_a_frame_leave_the_connection_its_window(piece: int, ends: bool) -> None:
+    pair = Pair(max_message_bytes=1000)
+    for _ in range(1100):  # each with a part of a frame of 16 KiB, and the window is 8 MiB
+        stream = pair.begin()
+        pair.client.send_data(stream, prefixed(bytes(40_000)), end_stream=ends)
+        send_to_a_server_that_answers(pair, pair.client.data_to_send(), piece)
+        answer = pair.answers.pop(stream)
+        assert answer.code == 8
+        assert answer.closed == 0
+    assert not pair.server.open_calls
+    assert pair.client.remote_window_size >= 4 << 20
+
+
+def test_a_client_is_told_to_stop_as_soon_as_its_frame_is_whole() -> None:
+    pair = Pair(max_message_bytes=1000)
+    stream = pair.begin()
+    pair.client.send_data(stream, prefixed(bytes(40_000)))
+    data = pair.client.data_to_send()
+    headers = int.from_bytes(data[:3], "big") + 9
+    frame = (1 << 14) + 9
+    pair.server.receive(data[: headers + frame + 1000], pair.now_s)
+    pair.hear(pair.server.to_send(1 << 16))
+    assert pair.answers[stream].code == 8
+    assert pair.answers[stream].closed is None
+    pair.server.receive(data[headers + frame + 1000 : headers + 2 * frame], pair.now_s)
+    pair.hear(pair.server.to_send(1 << 16))
+    assert pair.answers[stream].closed == 0
+
+
+def test_a_call_that_began_before_the_settings_were_acknowledged_ends_as_any_other() -> None:
+    pair = Pair(max_message_bytes=1000)
+    pair.connect()
+    stream = pair.begin()
+    pair.client.send_data(stream, prefixed(bytes(40_000))[:10_000])
+    data = pair.client.data_to_send()
+    pair.hear(pair.server.to_send(1 << 16))
+    data += pair.client.data_to_send()  # the acknowledgement
+    pair.client.send_data(stream, bytes(10_000))
+    data += pair.client.data_to_send()
+    pair.server.receive(data[:-1], pair.now_s)
+    pair.hear(pair.server.to_send(1 << 16))
+    assert pair.answers[stream].code == 8
+    assert pair.answers[stream].closed is None
+    pair.server.receive(data[-1:], pair.now_s)
+    pair.exchange()
+    assert pair.answers[stream].closed == 0
+
+
+def test_a_client_that_stops_sending_for_calls_that_have_ended_has_not_given_them_up() -> None:
+    pair = Pair(resets_per_s=10, max_message_bytes=1000)
+    for _ in range(200):
+        stream = pair.begin()
+        pair.client.send_data(stream, prefixed(bytes(20_000)))
+        data = pair.client.data_to_send()
+        pair.server.receive(data[:-1], pair.now_s)
+        pair.hear(pair.server.to_send(1 << 16))
+        pair.client.reset_stream(stream, 0)
+        pair.server.receive(data[-1:], pair.now_s)
+        pair.exchange()
+        assert pair.answers[stream].code == 8
+    assert not pair.goaways
+
+
 # Compression
 
 
