@@ -8,6 +8,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 
@@ -45,19 +46,27 @@ def handled(loop: asyncio.AbstractEventLoop, end: Callable[[int], None], reload:
         end: starts the drain; is told the signal's number.
         reload: reads the files again.
     """
-    for number in END:
-        loop.add_signal_handler(number, _end, number, end)
-    loop.add_signal_handler(RELOAD, reload)
-    for number in NOTED:
-        loop.add_signal_handler(number, _note, number)
+    actions: dict[int, Callable[[], None]] = {number: partial(_note, number) for number in NOTED}
+    actions |= {number: partial(_end, number, end) for number in END}
+    actions[RELOAD] = reload
+
+    def take(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(actions[number])
+
+    # Of the event loop, which wakes up for all others too from here on, whichever thread the kernel interrupts.
+    loop.add_signal_handler(signal.SIGINT, actions[signal.SIGINT])
+    others = set(HANDLED) - {signal.SIGINT}
+    for number in others:
+        signal.signal(number, take)
+        signal.siginterrupt(number, False)
     # Whoever started this process may have held them back, as `frostline serve` does from its first moment.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     try:
         yield
     finally:
         # The process ends by itself now, and its exit code says how the drain went. Who waits at a terminal need not.
-        for number in set(HANDLED) - {signal.SIGINT}:
-            loop.remove_signal_handler(number)
+        # Not by way of the event loop, which restores the default action, so that a signal would end it after all.
+        for number in others:
             signal.signal(number, signal.SIG_IGN)
 
 
