@@ -30,7 +30,7 @@ class PublishError(TrainingError):
 
 
 class RefusedError(PublishError):
-    """The network, or its exported file, does not answer as it must; nothing was published.
+    """The network, or its exported file, does not answer as it must, and was not published.
 
     Attributes:
         fact: What was seen.
@@ -39,14 +39,26 @@ class RefusedError(PublishError):
         row: The held-out row it was seen at (its index in the rows given to `publish`).
     """
 
-    def __init__(self, fact: str, *, cause: str, largest: float | None = None, row: int | None = None) -> None:
+    def __init__(
+        self,
+        fact: str,
+        *,
+        cause: str,
+        largest: float | None = None,
+        row: int | None = None,
+        outcome: str = "Nothing was published.",
+    ) -> None:
         where = "" if row is None else f" at held-out row {row}"
         measured = f" (largest difference {largest:.3g}{where})" if largest is not None else where
-        super().__init__(f"{fact}{measured}; likely cause: {cause}. Nothing was published.")
+        super().__init__(f"{fact}{measured}; likely cause: {cause}. {outcome}")
         self.fact = fact
         self.cause = cause
         self.largest = largest
         self.row = row
+
+    def but(self, outcome: str) -> "RefusedError":
+        """Return the same with another last sentence, where something else was published."""
+        return RefusedError(self.fact, cause=self.cause, largest=self.largest, row=self.row, outcome=outcome)
 
 
 def first_line(error: BaseException) -> str:

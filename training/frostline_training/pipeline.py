@@ -23,6 +23,7 @@ from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import Trained, Watcher, steps_per_epoch, train
 from frostline_training.publishing import artifact, variants
+from frostline_training.publishing.calling import ByPosition
 from frostline_training.publishing.publish import Published, publish
 from frostline_training.publishing.variants import Precision
 
@@ -163,8 +164,9 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         plots.draw_all(folder, trained, test, split, title=recipe.name, uncalibrated=uncalibrated)
 
     place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
+    names = list(data.named(split.test.inputs))
     published = publish(
-        network,
+        network if len(names) == 1 else ByPosition(network, names).eval(),
         data.sample(split.test),
         name=recipe.name,
         labels=labels,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 _VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Task = Literal["single-label", "multi-label", "regression"]
+"""What recipes train for. `frostline_training.publishing.tasks` has those of modules of one's own beside them."""
 ColumnKind = Literal["number", "category", "text", "skip"]
 
 

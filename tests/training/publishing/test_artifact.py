@@ -141,7 +141,7 @@ def test_others_may_read_a_version_as_the_umask_says(tmp_path: Path) -> None:
 
 def test_the_golden_sample_holds_rows_logits_and_tolerances(tmp_path: Path) -> None:
     inputs, logits = np.ones((5, 2), np.float32), np.zeros((5, 3), np.float32)
-    artifact.write_golden(tmp_path, {"input": inputs}, logits, rtol=1e-3, atol=1e-6)
+    artifact.write_golden(tmp_path, {"input": inputs}, {"logits": logits}, rtol=1e-3, atol=1e-6)
     with np.load(tmp_path / "golden.npz") as golden:
         assert sorted(golden) == ["atol", "input", "logits", "rtol"]
         np.testing.assert_array_equal(golden["input"], inputs)

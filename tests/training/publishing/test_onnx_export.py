@@ -96,7 +96,7 @@ def test_a_frozen_batch_axis_is_refused(tmp_path: Path, network: nn.Module, samp
         (DecidesByValues(), "cannot export the network: Could not guard on data-dependent", "use torch.where"),
         (NotInOnnx(), "cannot export the network: No ONNX function found", "an operator that ONNX does not have"),
         (Raises(), "cannot export the network: no rows", "that torch.export cannot follow"),
-        (TwoOutputs(), "has inputs and outputs", "returns more than one tensor"),
+        (TwoOutputs(), "has inputs and outputs", "the same tensor twice"),
     ],
 )
 def test_a_network_that_cannot_be_exported_is_refused_in_one_sentence_with_the_cause(

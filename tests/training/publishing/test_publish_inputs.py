@@ -19,6 +19,7 @@ from frostline_training.data import Dataset, Rows
 from frostline_training.errors import PublishError, RefusedError
 from frostline_training.evaluation.calibrate import Tempered
 from frostline_training.networks.families import build
+from frostline_training.publishing.calling import ByPosition
 
 Listing = Callable[[Path], list[str]]
 TIME = {"input": {1: "time"}}
@@ -171,8 +172,15 @@ def test_every_family_answers_in_onnx_runtime_as_in_pytorch_at_any_batch_and_len
     dataset = _dataset(family, kind)
     torch.manual_seed(1)
     network = Tempered(build(FAMILIES[family], dataset), 1.5).eval()
+    names = list(data.named(dataset.rows.inputs))
+    callable_by_name = network if len(names) == 1 else ByPosition(network, names)
     published = publish(
-        network, data.sample(dataset.rows), name=family, models=tmp_path, test=dataset.rows, dynamic=dataset.dynamic
+        callable_by_name,
+        data.sample(dataset.rows),
+        name=family,
+        models=tmp_path,
+        test=dataset.rows,
+        dynamic=dataset.dynamic,
     )
     assert list(published.differences_by_length) == (["time=5", "time=17"] if dataset.sequence else [])
     inputs = data.named(dataset.rows.inputs)
@@ -274,7 +282,7 @@ def test_extras_are_in_the_version_when_it_appears_and_stop_it_when_they_fail(
         (torch.zeros(3, 4), {"dynamic": {"input": {0: "rows"}}}, "axis 0 called 'rows'"),
         (torch.zeros(3, 4), {"test": []}, "the test loader gives no batches"),
         (torch.zeros(3, 4), {"test": ({"x": np.zeros((2, 4))}, [0, 1])}, "inputs x, the sample has input"),
-        (torch.zeros(3, 4), {"test": (np.zeros((2, 4), "f4"), [0.5, 1]), "task": "regression"}, r"not \[2, K\]"),
+        (torch.zeros(3, 4), {"test": (np.zeros((3, 4), "f4"), [0.5, 1]), "task": "regression"}, r"not \[3, K\]"),
         (
             torch.zeros(3, 4),
             {"test": (np.zeros((2, 4), "f4"), np.ones((2, 5))), "task": "regression"},

@@ -1,7 +1,9 @@
 """The proof, on real ONNX files, some of them wrong on purpose."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from frostline_training.errors import RefusedError
+from frostline_training.publishing.onnx_export import freeze
 from frostline_training.publishing.verify import HeldOut, Tolerance, check_file, check_network
 
 TOLERANCE = Tolerance(relative=1e-4, absolute=1e-5)
@@ -51,7 +54,7 @@ class Lambda(nn.Module):
 
 @pytest.fixture
 def held_out(linear: nn.Module, sample: Tensor) -> HeldOut:
-    return check_network(linear, sample.numpy(), TOLERANCE)
+    return check_network(linear, {"input": sample.numpy()}, TOLERANCE)
 
 
 @pytest.fixture
@@ -84,27 +87,27 @@ def _hand_made(path: Path, *nodes: onnx.NodeProto, shape: tuple[int, ...] = (-1,
 
 
 def test_the_networks_own_logits_are_the_reference(linear: nn.Module, sample: Tensor) -> None:
-    held_out = check_network(linear, sample.numpy(), TOLERANCE)
-    np.testing.assert_allclose(held_out.logits, linear(sample).detach().numpy(), rtol=1e-6, atol=1e-6)
+    held_out = check_network(linear, {"input": sample.numpy()}, TOLERANCE)
+    np.testing.assert_allclose(held_out.outputs["logits"], linear(sample).detach().numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_the_golden_rows_are_spread_over_all() -> None:
     rows = np.zeros((1000, 1), np.float32)
-    golden = HeldOut({"input": rows}, rows).golden
+    golden = HeldOut({"input": rows}, {"logits": rows}).golden
     assert len(golden) == len(set(golden.tolist())) == 64
     assert (golden[0], golden[-1]) == (0, 999)
-    assert HeldOut({"input": rows[:5]}, rows[:5]).golden.tolist() == [0, 1, 2, 3, 4]
+    assert HeldOut({"input": rows[:5]}, {"logits": rows[:5]}).golden.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("network", [ByBatchSize(), nn.BatchNorm1d(4, track_running_stats=False).eval()])
 def test_a_network_that_answers_a_row_differently_alone_is_refused(network: nn.Module, sample: Tensor) -> None:
     with pytest.raises(RefusedError, match="batch-norm"):
-        check_network(network, sample.numpy(), TOLERANCE)
+        check_network(network, {"input": sample.numpy()}, TOLERANCE)
 
 
 def test_the_refusal_says_how_far_apart_and_at_which_row(sample: Tensor) -> None:
     with pytest.raises(RefusedError) as refusal:
-        check_network(ByBatchSize(), sample.numpy(), TOLERANCE)
+        check_network(ByBatchSize(), {"input": sample.numpy()}, TOLERANCE)
     assert refusal.value.largest == pytest.approx(0.5, rel=1e-5)
     assert refusal.value.row is not None
     assert f"(largest difference 0.5 at held-out row {refusal.value.row})" in str(refusal.value)
@@ -112,45 +115,100 @@ def test_the_refusal_says_how_far_apart_and_at_which_row(sample: Tensor) -> None
 
 def test_batch_norm_that_cannot_take_one_row_is_refused_with_that_cause(sample: Tensor) -> None:
     with pytest.raises(RefusedError, match=r"fails on a batch of 1: ValueError: Expected more than 1.* batch-norm"):
-        check_network(OwnStatistics(), sample.numpy(), TOLERANCE)
+        check_network(OwnStatistics(), {"input": sample.numpy()}, TOLERANCE)
 
 
 def test_dropout_that_stays_on_is_refused(sample: Tensor) -> None:
     with pytest.raises(RefusedError, match=r"differently from run to run .* likely cause: dropout"):
-        check_network(AlwaysDropout(), sample.numpy(), TOLERANCE)
+        check_network(AlwaysDropout(), {"input": sample.numpy()}, TOLERANCE)
 
 
 def test_an_answer_that_is_not_finite_is_refused_with_its_row(sample: Tensor) -> None:
     sample[13, 2] = torch.nan
     with pytest.raises(RefusedError, match=r"1 of 70 held-out rows with infinity or NaN at held-out row 13"):
-        check_network(nn.Identity(), sample.numpy(), TOLERANCE)
+        check_network(nn.Identity(), {"input": sample.numpy()}, TOLERANCE)
 
 
 @pytest.mark.parametrize(
     ("function", "seen"),
     [
-        (lambda rows: (rows, rows), "with tuple"),
-        (lambda rows: rows.double(), r"with torch.float64 \[64, 4\]"),
-        (lambda rows: rows[:, 0], r"with torch.float32 \[64\]"),
-        (lambda rows: rows[:1], r"with torch.float32 \[1, 4\]"),
-        (lambda rows: rows[:, :, None], r"with torch.float32 \[64, 4, 1\]"),
+        (lambda rows: {"a": [rows, "b"]}, r"with str in 'a\.1', not with tensors"),
+        (lambda rows: None, "with no tensor"),
+        (lambda rows: rows.sum(), r"a batch of 64 with \[\], and not with \[64, \.\.\.\]"),
+        (lambda rows: rows[:1], r"a batch of 64 with \[1, 4\], and not"),
+        (lambda rows: (rows, rows[None]), r"with \[1, 64, 4\] in output 'output_1', and not"),
+        (lambda rows: rows.bfloat16(), "with torch.bfloat16; likely cause: weights or autocast in half precision"),
+        (lambda rows: (rows, rows.half()), "with torch.float16 in output 'output_1'"),
+        (lambda rows: torch.complex(rows, rows), "a type that clients do not have"),
     ],
 )
-def test_an_answer_that_is_not_one_row_of_logits_per_row_is_refused(
+def test_an_answer_that_is_not_numbers_for_each_row_is_refused(
     function: Callable[[Tensor], object], seen: str, sample: Tensor
 ) -> None:
-    with pytest.raises(RefusedError, match=f"a batch of 64 {seen}, not with one float32 tensor"):
-        check_network(Lambda(function), sample.numpy(), TOLERANCE)
+    with pytest.raises(RefusedError, match=f"the network answers .*{seen}"):
+        check_network(Lambda(function), {"input": sample.numpy()}, TOLERANCE)
+
+
+class Answer(NamedTuple):
+    """An answer of two parts."""
+
+    scores: Tensor
+    state: Tensor
+
+
+@dataclass
+class Detection:
+    """An answer with a part that is not always there."""
+
+    boxes: Tensor
+    masks: Tensor | None = None
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (lambda rows: rows, ["logits"]),
+        (lambda rows: (rows, rows + 1), ["output_0", "output_1"]),
+        (lambda rows: [rows], ["output_0"]),
+        (lambda rows: {"b": rows, "a": rows + 1}, ["b", "a"]),
+        (lambda rows: {"a": {"b": rows, "c": (rows, rows + 1)}}, ["a.b", "a.c.0", "a.c.1"]),
+        (lambda rows: Answer(rows, rows[:, 0]), ["scores", "state"]),
+        (Detection, ["boxes"]),
+        (lambda rows: Detection(rows, rows > 0), ["boxes", "masks"]),
+        (lambda rows: rows.double(), ["logits"]),
+        (lambda rows: (rows.argmax(1), rows[:, :, None]), ["output_0", "output_1"]),
+    ],
+)
+def test_outputs_of_any_structure_are_named(
+    function: Callable[[Tensor], object], names: list[str], sample: Tensor
+) -> None:
+    held_out = check_network(Lambda(function), {"input": sample.numpy()}, TOLERANCE)
+    assert list(held_out.outputs) == names
+
+
+def test_each_output_is_compared(tmp_path: Path, sample: Tensor) -> None:
+    def both(rows: Tensor) -> dict[str, Tensor]:
+        return {"double": rows * 2, "rank": rows.argmax(1)}
+
+    held_out = check_network(Lambda(both), {"input": sample.numpy()}, TOLERANCE)
+    path = tmp_path / "m.onnx"
+    freeze(Lambda(both).eval(), {"input": sample}, path, outputs=["double", "rank"], metadata={})
+    assert check_file(path, held_out, TOLERANCE, classes=False).max_abs_difference == 0
+    row = min(set(range(70)) - set(held_out.golden.tolist()))
+    held_out.outputs["rank"][row] += 1
+    fact = rf"disagrees with PyTorch on all held-out rows in output 'rank' .*row {row}\)"
+    with pytest.raises(RefusedError, match=fact):
+        check_file(path, held_out, TOLERANCE, classes=False)
 
 
 def test_as_many_logits_as_rows_are_refused(sample: Tensor) -> None:
-    with pytest.raises(RefusedError, match=r"a batch of 1 with torch.float32 \[1, 1\], not .* tensor \[1, 64\]"):
-        check_network(Lambda(lambda rows: rows @ rows.T), sample.numpy(), TOLERANCE)
+    with pytest.raises(RefusedError, match="a row alone differently than among others: with other outputs or shapes"):
+        check_network(Lambda(lambda rows: rows @ rows.T), {"input": sample.numpy()}, TOLERANCE)
 
 
 def test_rows_that_do_not_fit_the_network_are_refused(linear: nn.Module) -> None:
     with pytest.raises(RefusedError, match=r"fails on a batch of 64: RuntimeError: .*cause: rows that do not fit"):
-        check_network(linear, np.zeros((3, 5), np.float32), TOLERANCE)
+        check_network(linear, {"input": np.zeros((3, 5), np.float32)}, TOLERANCE)
 
 
 def test_a_right_file_is_proved_at_every_batch_size(file: Path, held_out: HeldOut) -> None:
@@ -158,11 +216,11 @@ def test_a_right_file_is_proved_at_every_batch_size(file: Path, held_out: HeldOu
     assert list(proof.differences) == [1, 2, 7, 64]
     assert proof.max_abs_difference == max(proof.whole_difference, *proof.differences.values()) < 1e-5
     assert proof.near_ties == ()
-    np.testing.assert_array_equal(proof.classes, held_out.logits.argmax(axis=1))
+    np.testing.assert_array_equal(proof.outputs["logits"].argmax(axis=1), held_out.outputs["logits"].argmax(axis=1))
 
 
 def test_few_held_out_rows_are_repeated_to_fill_every_batch_size(file: Path, held_out: HeldOut) -> None:
-    few = HeldOut({"input": held_out.inputs["input"][:3]}, held_out.logits[:3])
+    few = HeldOut({"input": held_out.inputs["input"][:3]}, {"logits": held_out.outputs["logits"][:3]})
     assert list(check_file(file, few, TOLERANCE).differences) == [1, 2, 7, 64]
 
 
@@ -178,7 +236,7 @@ def test_an_edited_weight_is_refused_with_the_largest_difference_and_row(file: P
 
 def test_one_wrong_row_outside_the_golden_ones_is_found(file: Path, held_out: HeldOut) -> None:
     (row, *_) = set(range(70)) - set(held_out.golden.tolist())
-    held_out.logits[row] += 0.125
+    held_out.outputs["logits"][row] += 0.125
     with pytest.raises(RefusedError, match="on all held-out rows") as refusal:
         check_file(file, held_out, TOLERANCE)
     assert refusal.value.row == row
@@ -192,8 +250,8 @@ def test_a_tolerance_wide_enough_accepts_the_difference(file: Path, held_out: He
 
 
 def test_a_near_tie_that_comes_out_the_other_way_is_reported_not_refused(file: Path, held_out: HeldOut) -> None:
-    best, second = np.argsort(held_out.logits[5])[::-1][:2]
-    held_out.logits[5, second] = held_out.logits[5, best] + 1e-6
+    best, second = np.argsort(held_out.outputs["logits"][5])[::-1][:2]
+    held_out.outputs["logits"][5, second] = held_out.outputs["logits"][5, best] + 1e-6
     proof = check_file(file, held_out, Tolerance(relative=0, absolute=10))
     assert proof.near_ties == (5,)
 
@@ -208,7 +266,7 @@ def test_however_loose_the_tolerance_another_class_is_refused(file: Path, held_o
 def test_randomness_in_the_file_is_named_as_the_cause(tmp_path: Path, sample: Tensor) -> None:
     path = _hand_made(tmp_path / "m.onnx", helper.make_node("RandomNormalLike", ["input"], ["logits"]))
     with pytest.raises(RefusedError, match=r"disagrees .* likely cause: dropout or other randomness"):
-        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, {"logits": sample.numpy()}), TOLERANCE)
 
 
 def test_a_file_that_fails_at_another_batch_size_is_refused_with_that_cause(tmp_path: Path, sample: Tensor) -> None:
@@ -216,14 +274,16 @@ def test_a_file_that_fails_at_another_batch_size_is_refused_with_that_cause(tmp_
     with pytest.raises(
         RefusedError, match=r"fails on a batch of 1: .* likely cause: a number of rows frozen"
     ) as refusal:
-        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, {"logits": sample.numpy()}), TOLERANCE)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_file_that_answers_with_another_number_of_rows_is_refused(tmp_path: Path, sample: Tensor) -> None:
     path = _hand_made(tmp_path / "m.onnx", helper.make_node("Reshape", ["input", "shape"], ["logits"]), shape=(-1, 2))
-    with pytest.raises(RefusedError, match=r"answers a batch of 64 with \[128, 2\], not \[64, 4\]; .* frozen"):
-        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+    with pytest.raises(
+        RefusedError, match=r"a batch of 64 with float32 \[128, 2\] in logits, not float32 \[64, 4\]; .* frozen"
+    ):
+        check_file(path, HeldOut({"input": sample.numpy()}, {"logits": sample.numpy()}), TOLERANCE)
 
 
 def test_a_file_that_is_wrong_only_at_some_batch_sizes_is_refused_with_that_cause(
@@ -239,14 +299,14 @@ def test_a_file_that_is_wrong_only_at_some_batch_sizes_is_refused_with_that_caus
         shape=(7,),
     )
     with pytest.raises(RefusedError, match=r"in batches of 7 .* a number of rows frozen into the graph") as refusal:
-        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, {"logits": sample.numpy()}), TOLERANCE)
     assert refusal.value.largest == pytest.approx(1)
 
 
 def test_a_file_that_answers_nan_is_refused(tmp_path: Path, sample: Tensor) -> None:
     path = _hand_made(tmp_path / "m.onnx", helper.make_node("Sqrt", ["input"], ["logits"]))
     with pytest.raises(RefusedError, match="largest difference inf"):
-        check_file(path, HeldOut({"input": sample.numpy()}, sample.numpy()), TOLERANCE)
+        check_file(path, HeldOut({"input": sample.numpy()}, {"logits": sample.numpy()}), TOLERANCE)
 
 
 def test_a_file_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path, held_out: HeldOut) -> None:

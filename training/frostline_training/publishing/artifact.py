@@ -50,17 +50,19 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def write_golden(
-    hidden: Path, inputs: Mapping[str, NDArray[Any]], logits: NDArray[np.float32], *, rtol: float, atol: float
+    hidden: Path,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Mapping[str, NDArray[Any]],
+    *,
+    rtol: float,
+    atol: float,
 ) -> None:
-    """Write the golden sample: `inputs` [R, ...] by name, the network's own `logits` [R, C], and the tolerances."""
-    arrays: dict[str, Any] = {"input" if len(inputs) == 1 else f"input.{name}": rows for name, rows in inputs.items()}
-    np.savez(
-        hidden / GOLDEN_FILE,
-        logits=logits,
-        rtol=np.float64(rtol),
-        atol=np.float64(atol),
-        **arrays,
-    )
+    """Write the golden sample: inputs and the network's own outputs, [R, ...] by name, and the tolerances."""
+    taken: dict[str, Any] = {"input" if len(inputs) == 1 else f"input.{name}": rows for name, rows in inputs.items()}
+    given: dict[str, Any] = {
+        "logits" if len(outputs) == 1 else f"output.{name}": rows for name, rows in outputs.items()
+    }
+    np.savez(hidden / GOLDEN_FILE, rtol=np.float64(rtol), atol=np.float64(atol), **taken, **given)
 
 
 def sha256(path: Path) -> str:

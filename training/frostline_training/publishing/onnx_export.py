@@ -2,8 +2,9 @@
 
 import io
 import logging
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from frostline_training.errors import RefusedError, first_line
+from frostline_training.publishing.calling import Caller, Exported, by_position
 
 Axes = Mapping[str, Mapping[int, str]]
 """The open axes of inputs other than the first axis: input's name -> axis -> the axis' name."""
 
 BATCH = "batch"
-OUTPUT = "logits"
 OPSET = 20  # fixed, so that a new PyTorch does not silently ask for a newer runtime
 _LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need files of their own
 
@@ -27,33 +28,26 @@ _LARGEST_FILE = 2**31 - 1  # protobuf's limit; beyond it weights would need file
 _TRACE_ROWS = 7
 
 
-class _Positional(nn.Module):
-    """`network` with its inputs in one tuple, however its forward() takes them."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: tuple[Tensor, ...]) -> object:
-        return self.network(*inputs)
-
-
 def freeze(
     network: nn.Module,
     sample: Mapping[str, Tensor],
     path: Path,
     *,
+    call: Caller = by_position,
+    outputs: Sequence[str] = ("logits",),
     metadata: Mapping[str, str],
     dynamic: Axes = MappingProxyType({}),
 ) -> None:
     """Write `network`, in evaluation mode on the CPU, to `path`.
 
-    The file has the sample's inputs and one output ``logits``, all with the same dynamic first axis.
+    The file has the sample's inputs and the network's outputs, all with the same dynamic first axis.
 
     Args:
-        network: Takes the sample's tensors [N, ...] in their order, returns one [N, C].
+        network: Takes the sample's tensors [N, ...], returns one or more [N, ...].
         sample: Real rows [N, ...], N >= 2, by the input's name.
         path: The file to write; it need not be overwritten or removed on failure, that is the caller's folder.
+        call: Calls the network as its user does.
+        outputs: The names of its outputs.
         metadata: Goes into the file's `metadata_props`.
         dynamic: Further axes that stay open.
 
@@ -66,8 +60,8 @@ def freeze(
             f"the network's weights take {size / 2**30:.1f} GiB", cause="a network larger than one ONNX file, 2 GiB"
         )
     traced = {name: tensor[:_TRACE_ROWS] for name, tensor in sample.items()}
-    model = _export(network, traced, dynamic)
-    _check_axes(model, traced, dynamic)
+    model = _export(Exported(network, tuple(traced), call, outputs[0]).eval(), traced, outputs, dynamic)
+    _check_axes(model, traced, outputs, dynamic)
     _forget_where_it_was_made(model)
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.save_model(model, path)
@@ -79,7 +73,35 @@ def freeze(
         ) from error
 
 
-def _export(network: nn.Module, sample: Mapping[str, Tensor], dynamic: Axes) -> onnx.ModelProto:
+def troublesome_layer(network: nn.Module) -> str:
+    """Say which layer of `network` is known to come out of the export as another one, and what to do; "" if none is."""
+    for part in network.modules():
+        if isinstance(part, nn.LSTM) and part.proj_size:
+            return "nn.LSTM with proj_size, which ONNX's LSTM does not have; put an nn.Linear behind one without it"
+        if isinstance(part, nn.TransformerEncoder) and part.enable_nested_tensor:
+            return (
+                "nn.TransformerEncoder, which without gradients makes padded steps 0 (nested tensors), and with them, or "
+                "exported, does not; build it with enable_nested_tensor=False"
+            )
+    return ""
+
+
+def last_operator(path: Path, output: str) -> str | None:
+    """Return the operator that computes an output of a file, those aside that only move its numbers; None where none does."""
+    graph = onnx.load_model(path, load_external_data=False).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    for _ in graph.node:
+        node = producers.get(output)
+        if node is None or node.op_type not in _MOVES:
+            return None if node is None else node.op_type
+        output = node.input[0]
+    return None
+
+
+_MOVES = frozenset(("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Clip"))
+
+
+def _export(network: Exported, sample: Mapping[str, Tensor], outputs: Sequence[str], dynamic: Axes) -> onnx.ModelProto:
     open_axes = {name: torch.export.Dim(name, min=1) for name in (BATCH, *_axis_names(dynamic))}
     shapes = tuple(
         {0: open_axes[BATCH]} | {axis: open_axes[called] for axis, called in dynamic.get(name, {}).items()}
@@ -88,10 +110,10 @@ def _export(network: nn.Module, sample: Mapping[str, Tensor], dynamic: Axes) -> 
     try:
         with _quiet():
             program = torch.onnx.export(
-                _Positional(network).eval(),
+                network,
                 (tuple(sample.values()),),
                 input_names=list(sample),
-                output_names=[OUTPUT],
+                output_names=list(outputs),
                 dynamic_shapes=(shapes,),
                 opset_version=OPSET,
                 dynamo=True,
@@ -102,30 +124,42 @@ def _export(network: nn.Module, sample: Mapping[str, Tensor], dynamic: Axes) -> 
         while innermost.__cause__ is not None:
             innermost = innermost.__cause__
         text = first_line(innermost)
-        raise RefusedError(f"PyTorch cannot export the network: {text}", cause=_why_not_exported(text)) from error
+        raise RefusedError(
+            f"PyTorch cannot export the network: {text}", cause=_why_not_exported(network.network, error)
+        ) from error
     assert program is not None  # noqa: S101 for the type checker: None is what the older exporter returns
     return program.model_proto
 
 
-def _why_not_exported(text: str) -> str:
-    if "data-dependent" in text:
+def _why_not_exported(network: nn.Module, error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    if "pack_padded_sequence" in text or "pad_packed_sequence" in text:
+        return (
+            "packed sequences, whose lengths are read in Python; run the padded steps through the layer, and take the "
+            "last valid one: steps[torch.arange(len(steps)), lengths - 1]"
+        )
+    if layer := troublesome_layer(network):
+        return layer
+    if "data-dependent" in text or "DataDependent" in text:
         return "forward() decides in Python by the values of a tensor; use torch.where instead"
     if "No ONNX function" in text:
         return "an operator that ONNX does not have; write it with others"
     return "forward() does something that torch.export cannot follow"
 
 
-def _check_axes(model: onnx.ModelProto, sample: Mapping[str, Tensor], dynamic: Axes) -> None:
+def _check_axes(model: onnx.ModelProto, sample: Mapping[str, Tensor], outputs: Sequence[str], dynamic: Axes) -> None:
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    if names != [*sample, OUTPUT]:
+    if names != [*sample, *outputs]:
         raise RefusedError(
-            f"the exported file has inputs and outputs {names}, not {[*sample, OUTPUT]}",
-            cause="forward() ignores its input or returns more than one tensor",
+            f"the exported file has inputs and outputs {names}, not {[*sample, *outputs]}",
+            cause="forward() ignores an input, or answers with it or with the same tensor twice",
         )
-    *taken, given = (value.type.tensor_type.shape.dim for value in (*model.graph.input, *model.graph.output))
+    taken, given = (
+        [value.type.tensor_type.shape.dim for value in values] for values in (model.graph.input, model.graph.output)
+    )
     # The exporter does not complain when it freezes an axis it was asked to leave open: it only writes a number.
     batch = taken[0][0].dim_param
-    if not batch or len(given) != 2 or any(shape[0].dim_param != batch for shape in (*taken, given)):
+    if not batch or any(not shape or shape[0].dim_param != batch for shape in (*taken, *given)):
         raise RefusedError(
             f"the exported file takes or gives exactly {len(next(iter(sample.values())))} rows: its batch axis is frozen",
             cause="forward() turns the number of rows into a Python number, or loops over the rows; "

@@ -1,12 +1,10 @@
 """The publication of a network: export, proof, and only then a new version."""
 
-import copy
-import inspect
 import json
 import math
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
@@ -16,22 +14,20 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from frostline_training.data import INPUT, Array, named
-from frostline_training.errors import PublishError, first_line
+from frostline_training.data import Array
+from frostline_training.errors import PublishError, RefusedError, first_line
 from frostline_training.networks.families import count_parameters
-from frostline_training.publishing import artifact
-from frostline_training.publishing.onnx_export import BATCH, OPSET, OUTPUT, Axes, freeze
+from frostline_training.publishing import artifact, calling, tasks
+from frostline_training.publishing.calling import Sample
+from frostline_training.publishing.held_out import Test, held_out_rows
+from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operator, troublesome_layer
+from frostline_training.publishing.tasks import OUTPUT_NAMES, TASKS, Asked, Task
 from frostline_training.publishing.verify import HeldOut, Named, Proof, Tolerance, check_file, check_network
-from frostline_training.sources import Task
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-Sample = Tensor | Mapping[str, Tensor]
-Test = tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike] | Iterable[Sequence[object]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,7 @@ class Published:
         near_ties: Held-out rows whose two best classes are as good as equal and came out in the other order.
         rows: How many held-out rows were compared.
         accuracy: The exported file's accuracy on them, where classes were given.
+        task: What its outputs are, as stated or as their shapes say.
     """
 
     name: str
@@ -61,6 +58,7 @@ class Published:
     near_ties: tuple[int, ...]
     rows: int
     accuracy: float | None
+    task: Task = "single-label"
 
 
 def publish(
@@ -71,7 +69,8 @@ def publish(
     labels: Sequence[str] | None = None,
     models: Path | str = Path("models"),
     test: Test | None = None,
-    task: Task = "single-label",
+    task: Task | None = None,
+    probabilities: bool = False,
     dynamic: Axes | None = None,
     recipe: BaseModel | Mapping[str, object] | None = None,
     scores: Mapping[str, object] | None = None,
@@ -87,15 +86,20 @@ def publish(
     inside the module, so that clients send raw values.
 
     Args:
-        module: Takes tensors [N, ...] and returns float32 logits [N, C], or values [N, K] of a regression.
-        sample: Real rows [N, ...], N >= 2: what the export is traced with. Several inputs are given by the names
-            of forward()'s arguments.
+        module: Takes tensors [N, ...] and returns a tensor [N, ...], or several in a tuple, a dict, a dataclass or a
+            nesting of them.
+        sample: Real rows [N, ...], N >= 2: what the export is traced with. One tensor is given to ``module(tensor)``;
+            several, by the names of forward()'s arguments, to ``module(**sample)``.
         name: Letters, digits, ``.``, ``_`` and ``-``, beginning with a letter or digit.
-        labels: The names of the C classes, or of the K values.
+        labels: The names of the C classes (of a binary task the two, no and yes), or of the K values.
         models: The models folder; it is made if need be.
-        test: Held-out rows: inputs [N, ...] (by name where there are several) and targets, or a loader that gives
-            both batch by batch. Without it the sample's rows are compared.
-        task: What the targets are: classes [N], 0 and 1 [N, C], or values [N, K].
+        test: Held-out rows: inputs [N, ...] (by name where there are several) and targets, as a pair or as a loader
+            that gives pairs, or dicts with one more key than there are inputs, batch by batch. The targets are None
+            where there are none. Without it the sample's rows are compared.
+        task: What the outputs are; see `frostline_training.publishing.tasks.Task`. None lets their shapes and the
+            targets say it, and asks where these leave it open.
+        probabilities: Whether the network ends in a softmax or a sigmoid on purpose, so that its outputs are served as
+            they are; without it such a network is refused.
         dynamic: Axes of inputs that may have any length, besides the first, each with a name:
             ``{"input": {1: "time"}}``. The proof runs at three lengths.
         recipe: How the network came to be, for the card.
@@ -113,31 +117,55 @@ def publish(
     """
     if not _NAME.fullmatch(name):
         raise PublishError(f"name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    if task is not None and task not in TASKS:
+        raise PublishError(f"there is no task {task!r}; there are: {', '.join(TASKS)}")
     tolerance = _checked_tolerance(rtol, atol)
-    traced = _checked_sample(sample, module)
+    original = calling.original(module)
+    tensors, call = calling.bind(original, _checked_sample(sample))
+    traced = {called: tensor.detach().cpu().contiguous() for called, tensor in tensors.items()}
     dynamic = _checked_axes(dynamic or {}, traced)
-    inputs, targets = _checked_test(test, traced, task)
-    network = _copy(module)
+    inputs, targets = held_out_rows(test, traced)
+    network = calling.copied(original)
 
-    held_out = check_network(network, inputs, tolerance, dynamic)
-    classes = held_out.logits.shape[1]
+    single = OUTPUT_NAMES.get(task or "", "logits")
+    held_out = check_network(network, inputs, tolerance, dynamic, call=call, single=single)
     names = None if labels is None else [str(label) for label in labels]
-    if names is not None and len(names) != classes:
-        raise PublishError(f"{len(names)} labels for a network with {classes} classes")
-    if targets is not None and targets.ndim == 2 and targets.shape[1] != classes:
-        raise PublishError(f"test targets have {targets.shape[1]} columns, and the network gives {classes}")
+    asked = tasks.settle(task, held_out.outputs, targets, names)
+    if asked.task != task:
+        held_out, asked = _renamed(held_out, asked, single)
+    answer = held_out.outputs[asked.output]
     described = _checked_json("recipe", recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe)
     story = {"recipe": described, "data": _checked_json("data", data), "scores": _checked_json("scores", scores)}
 
     with artifact.staging(Path(models) / name) as hidden:
         file = hidden / artifact.MODEL_FILE
-        freeze(network, traced, file, metadata=_metadata(name, names, described, task), dynamic=dynamic)
-        proof = check_file(file, held_out, tolerance, classes=task == "single-label")
+        freeze(
+            network,
+            traced,
+            file,
+            call=call,
+            outputs=list(held_out.outputs),
+            metadata=_metadata(name, names, described, asked.task, probabilities=probabilities),
+            dynamic=dynamic,
+        )
+        if not probabilities and tasks.is_probability(asked.task, answer, last_operator(file, asked.output)):
+            raise RefusedError(
+                f"the network's outputs are probabilities already, and task {asked.task!r} takes logits",
+                cause="a softmax or sigmoid at the end of forward(); leave it out, as the loss that takes logits does "
+                "(CrossEntropyLoss, BCEWithLogitsLoss), or say probabilities=True to serve them as they are",
+            )
+        proof = check_file(
+            file,
+            held_out,
+            tolerance,
+            classes=asked.task == "single-label",
+            suspect=troublesome_layer(network),
+        )
         golden = held_out.golden
         artifact.write_golden(
             hidden,
             {called: rows[golden] for called, rows in inputs.items()},
-            held_out.logits[golden],
+            {called: rows[golden] for called, rows in held_out.outputs.items()},
             rtol=rtol,
             atol=atol,
         )
@@ -148,12 +176,12 @@ def publish(
             "labels": names,
             "sha256": digest,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "task": task,
+            "task": asked.task,
             **_inputs_card(inputs, dynamic, send),
-            "output": {"name": OUTPUT, "dtype": "float32", "shape": [BATCH, classes]},
+            **_outputs_card(held_out.outputs, probabilities=probabilities),
             "parameters": count_parameters(network),
             **story,
-            "export": _export_card(held_out, targets, proof, tolerance),
+            "export": _export_card(held_out, asked, targets, proof, tolerance),
             "frameworks": {
                 "python": platform.python_version(),
                 **{package: installed(package) for package in ("onnx", "onnxscript", "numpy")},
@@ -173,9 +201,23 @@ def publish(
         differences=proof.differences,
         differences_by_length=proof.differences_by_length,
         near_ties=proof.near_ties,
-        rows=len(held_out.logits),
-        accuracy=_accuracy(proof.classes, targets),
+        rows=len(answer),
+        accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets),
+        task=asked.task,
     )
+
+
+def _renamed(held_out: HeldOut, asked: Asked, single: str) -> tuple[HeldOut, Asked]:
+    """Call a tensor alone what the task calls it, now that the task is known."""
+    if list(held_out.outputs) != [single]:
+        return held_out, asked
+    called = OUTPUT_NAMES.get(asked.task, "logits")
+
+    def renamed(rows: HeldOut) -> HeldOut:
+        (only,) = rows.outputs.values()
+        return HeldOut(rows.inputs, {called: only}, {length: renamed(each) for length, each in rows.stretched.items()})
+
+    return renamed(held_out), Asked(asked.task, called, asked.classes)
 
 
 def _checked_tolerance(rtol: float, atol: float) -> Tolerance:
@@ -184,8 +226,8 @@ def _checked_tolerance(rtol: float, atol: float) -> Tolerance:
     return Tolerance(relative=rtol, absolute=atol)
 
 
-def _checked_sample(sample: object, module: nn.Module) -> dict[str, Tensor]:
-    tensors: dict[str, Any] = dict(sample) if isinstance(sample, Mapping) else {INPUT: sample}
+def _checked_sample(sample: object) -> Sample:
+    tensors: dict[str, Any] = dict(sample) if isinstance(sample, Mapping) else {"": sample}
     if not tensors:
         raise PublishError("the sample is empty: give one tensor, or several by the names of forward()'s arguments")
     for name, tensor in tensors.items():
@@ -198,19 +240,12 @@ def _checked_sample(sample: object, module: nn.Module) -> dict[str, Tensor]:
             )
         try:
             tensor[:0].detach().cpu().numpy()
-        except TypeError as error:
+        except (TypeError, RuntimeError) as error:
             raise PublishError(f"{what} is {tensor.dtype}, which NumPy and clients do not have") from error
     counts = {name: len(tensor) for name, tensor in tensors.items()}
     if len(set(counts.values())) > 1:
         raise PublishError(f"the sample's inputs disagree on the number of rows: {counts}")
-    return {name: tensors[name].detach().cpu().contiguous() for name in _in_order(tensors, module)}
-
-
-def _in_order(names: Iterable[str], module: nn.Module) -> list[str]:
-    # A network is called by position; where the names are those of forward(), it says which comes first.
-    arguments = list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
-    names = list(names)
-    return sorted(names, key=arguments.index) if set(names) <= set(arguments) else names
+    return tensors if isinstance(sample, Mapping) else tensors[""]
 
 
 def _checked_axes(dynamic: Axes, sample: Mapping[str, Tensor]) -> Axes:
@@ -223,49 +258,6 @@ def _checked_axes(dynamic: Axes, sample: Mapping[str, Tensor]) -> Axes:
                     f"dynamic: axis {axis} called {called!r} of {name} {list(sample[name].shape)} cannot be"
                 )
     return dynamic
-
-
-def _checked_test(test: Test | None, sample: Mapping[str, Tensor], task: Task) -> tuple[Named, Array | None]:
-    expected = {name: tensor.numpy() for name, tensor in sample.items()}
-    if test is None:
-        return expected, None
-    given, targets = test if isinstance(test, tuple) and len(test) == 2 else _gathered(test)
-    arrays = named(given) if isinstance(given, Mapping) else dict.fromkeys(list(expected)[:1], given)
-    if set(arrays) != set(expected):
-        raise PublishError(f"test rows have the inputs {', '.join(arrays)}, the sample has {', '.join(expected)}")
-    inputs = {name: _checked_rows(np.asarray(arrays[name]), rows) for name, rows in expected.items()}
-    targets = np.asarray(targets)
-    count = len(next(iter(inputs.values())))
-    if any(len(rows) != count for rows in inputs.values()):
-        raise PublishError(
-            f"test inputs disagree on the number of rows: { {name: len(rows) for name, rows in inputs.items()} }"
-        )
-    classes = task == "single-label"
-    if classes and (targets.shape != (count,) or not np.issubdtype(targets.dtype, np.integer)):
-        raise PublishError(
-            f"test targets are {targets.dtype} {list(targets.shape)}, not one whole number for each of {count} rows"
-        )
-    if not classes and (targets.ndim != 2 or len(targets) != count):
-        raise PublishError(f"test targets have shape {list(targets.shape)}, not [{count}, K], which {task} needs")
-    return inputs, targets
-
-
-def _checked_rows(rows: Array, expected: Array) -> Array:
-    if rows.ndim < 1 or rows.shape[1:] != expected.shape[1:] or len(rows) == 0:
-        raise PublishError(f"test rows {list(rows.shape)} do not have the sample's shape {['N', *expected.shape[1:]]}")
-    if not np.can_cast(rows.dtype, expected.dtype, "same_kind"):
-        raise PublishError(f"test rows are {rows.dtype}, the sample is {expected.dtype}")
-    return np.ascontiguousarray(rows, dtype=expected.dtype)
-
-
-def _gathered(loader: Iterable[Sequence[object]]) -> tuple[object, object]:
-    """Put the batches of a loader together: (inputs, targets), where inputs is an array or several by name."""
-    batches = [(named(inputs) if isinstance(inputs, Mapping) else {INPUT: inputs}, wanted) for inputs, wanted in loader]
-    if not batches:
-        raise PublishError("the test loader gives no batches")
-    inputs = {name: np.concatenate([np.asarray(each[name]) for each, _ in batches]) for name in batches[0][0]}
-    targets = np.concatenate([np.asarray(wanted) for _, wanted in batches])
-    return (inputs[INPUT] if list(inputs) == [INPUT] else inputs), targets
 
 
 def _checked_json(what: str, value: object) -> Any:
@@ -281,29 +273,17 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-def _copy(module: nn.Module) -> nn.Module:
-    # A compiled module is exported as the module that was compiled; it shares its weights.
-    module = getattr(module, "_orig_mod", module)
-    try:
-        network = copy.deepcopy(module)
-    except Exception as error:  # the user's own code: anything may come out
-        raise PublishError(
-            f"the module cannot be copied: {first_line(error)}; copy.deepcopy(module) must work"
-        ) from error
-    return network.cpu().eval()
-
-
-def _metadata(name: str, labels: list[str] | None, recipe: object, task: Task) -> dict[str, str]:
+def _metadata(
+    name: str, labels: list[str] | None, recipe: object, task: Task, *, probabilities: bool
+) -> dict[str, str]:
     values = {"labels": labels, "recipe": recipe}
     # Who reads the file takes it for a classifier unless it says otherwise.
-    kind = {} if task == "single-label" else {"frostline.task": task}
+    kind: dict[str, str] = {} if task == "single-label" else {"frostline.task": task}
+    if probabilities:
+        kind["frostline.output"] = "probabilities"
     return {"frostline.name": name, **kind} | {
         f"frostline.{key}": json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None
     }
-
-
-def _accuracy(classes: NDArray[np.intp], targets: Array | None) -> float | None:
-    return None if targets is None or targets.ndim != 1 else float(np.mean(classes == targets))
 
 
 def _inputs_card(inputs: Named, dynamic: Axes, send: str | None) -> dict[str, object]:
@@ -317,7 +297,18 @@ def _inputs_card(inputs: Named, dynamic: Axes, send: str | None) -> dict[str, ob
     return {"inputs": described, "send": send}
 
 
-def _export_card(held_out: HeldOut, targets: Array | None, proof: Proof, tolerance: Tolerance) -> dict[str, object]:
+def _outputs_card(outputs: Named, *, probabilities: bool) -> dict[str, object]:
+    described: list[dict[str, object]] = [
+        {"name": name, "dtype": str(rows.dtype), "shape": [BATCH, *rows.shape[1:]]} for name, rows in outputs.items()
+    ]
+    if probabilities:
+        described[0]["probabilities"] = True
+    return {"output": described[0]} if len(described) == 1 else {"outputs": described}
+
+
+def _export_card(
+    held_out: HeldOut, asked: Asked, targets: Array | None, proof: Proof, tolerance: Tolerance
+) -> dict[str, object]:
     return {
         "opset": OPSET,
         "rtol": tolerance.relative,
@@ -326,11 +317,11 @@ def _export_card(held_out: HeldOut, targets: Array | None, proof: Proof, toleran
         "golden_rows": len(held_out.golden),
         "max_abs_difference_by_batch_size": {str(size): largest for size, largest in proof.differences.items()},
         "max_abs_difference_by_length": dict(proof.differences_by_length),
-        "held_out_rows": len(held_out.logits),
+        "held_out_rows": len(held_out.outputs[asked.output]),
         "max_abs_difference_held_out": proof.whole_difference,
         "near_ties": list(proof.near_ties),
         "accuracy": {
-            "pytorch": _accuracy(held_out.logits.argmax(axis=1), targets),
-            "onnxruntime": _accuracy(proof.classes, targets),
+            "pytorch": tasks.accuracy(asked.task, held_out.outputs[asked.output], targets),
+            "onnxruntime": tasks.accuracy(asked.task, proof.outputs[asked.output], targets),
         },
     }

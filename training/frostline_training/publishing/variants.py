@@ -87,6 +87,14 @@ def make(published: Published, precision: Precision, split: Split, *, bound: flo
         PublishError: There is no such precision.
         RefusedError: The score falls further, or the file does not run. Nothing of the variant was published.
     """
+    try:
+        return _make(published, precision, split, bound)
+    except RefusedError as error:
+        kept = f"{published.name} version {published.version}, which it was to be a variant of, stays published."
+        raise error.but(kept) from error
+
+
+def _make(published: Published, precision: Precision, split: Split, bound: float) -> Variant:
     if precision not in get_args(Precision):
         raise PublishError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
     if not 0 <= bound <= 100:
@@ -109,7 +117,7 @@ def make(published: Published, precision: Precision, split: Split, *, bound: flo
         answers = measured.evaluation.logits[golden]
         distance = float(np.abs(answers.astype(np.float64) - reference.logits[golden]).max())
         atol = max(_LEAST_ATOL, _MARGIN * max(measured.spread, distance))
-        artifact.write_golden(hidden, named(rows.inputs), answers, rtol=_RTOL, atol=atol)
+        artifact.write_golden(hidden, named(rows.inputs), {"logits": answers}, rtol=_RTOL, atol=atol)
         card = _card(published, precision, full, file, reference, measured, bound, atol, split)
         version, path = artifact.place(hidden, card)
     disagreement = _disagreement(measured.evaluation, reference)

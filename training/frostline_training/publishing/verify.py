@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from frostline_training.data import Array, Inputs, named
+from frostline_training.data import Array
 from frostline_training.errors import RefusedError, first_line
-from frostline_training.publishing.onnx_export import OUTPUT, Axes
+from frostline_training.publishing.calling import Caller, by_position, outputs
+from frostline_training.publishing.onnx_export import Axes, troublesome_layer
 
 Named = Mapping[str, Array]
-Logits = NDArray[np.float32]
-Answer = Callable[[Named], Logits]
+Answer = Callable[[Named], Named]
 
 BATCH_SIZES = (1, 2, 7, 64)
 GOLDEN_ROWS = 64
@@ -41,9 +41,11 @@ class Tolerance:
     relative: float
     absolute: float
 
-    def allowed(self, logits: Logits) -> NDArray[np.float64]:
-        """Return the distance allowed at each of `logits`."""
-        return self.absolute + self.relative * np.abs(logits.astype(np.float64))
+    def allowed(self, right: Array) -> NDArray[np.float64]:
+        """Return the distance allowed at each of the `right` numbers: none where they are whole numbers."""
+        if right.dtype.kind != "f":
+            return np.zeros(right.shape)
+        return self.absolute + self.relative * np.abs(right.astype(np.float64))
 
 
 # Two classes this close are as good as equal (their probabilities differ by 0.1 %), whatever tolerance a user sets.
@@ -52,19 +54,19 @@ _NEAR_TIE = Tolerance(relative=1e-4, absolute=1e-3)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows of the proof: `inputs` [N, ...] by name, and the network's own `logits` [N, C] for them.
+    """The rows of the proof: `inputs` [N, ...] and the network's own `outputs` [N, ...] for them, both by name.
 
     `stretched` are the golden rows at other lengths of their open axes, by what those lengths are.
     """
 
     inputs: Named
-    logits: Logits
+    outputs: Named
     stretched: Mapping[str, "HeldOut"] = field(default_factory=dict)
 
     @property
     def golden(self) -> NDArray[np.intp]:
         """Indices of at most 64 rows, spread evenly over all: those that every batch size is tried on."""
-        rows = len(self.logits)
+        rows = _count(self.inputs)
         return np.linspace(0, rows - 1, min(GOLDEN_ROWS, rows)).astype(np.intp)
 
 
@@ -77,14 +79,14 @@ class Proof:
         differences_by_length: The same per length of the open axes other than the batch, as ``time=5``.
         whole_difference: Largest absolute difference on all held-out rows.
         near_ties: Held-out rows for which the file prefers another class than the network, both being as good as equal.
-        classes: The file's class [N] for every held-out row.
+        outputs: The file's answers [N, ...] to all held-out rows, by name.
     """
 
     differences: Mapping[int, float]
     differences_by_length: Mapping[str, float]
     whole_difference: float
     near_ties: tuple[int, ...]
-    classes: NDArray[np.intp]
+    outputs: Named
 
     @property
     def max_abs_difference(self) -> float:
@@ -94,96 +96,129 @@ class Proof:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The file's answers `got` beside the network's `wanted`, both [R, C], for the held-out rows `rows`."""
+    """The file's answers `got` beside the network's `wanted`, each [R, ...] by name, for the held-out rows `rows`."""
 
     where: str
     rows: NDArray[np.intp]
-    got: Logits
-    wanted: Logits
+    got: Named
+    wanted: Named
 
-    @property
-    def distances(self) -> NDArray[np.float64]:
-        apart = np.abs(self.got.astype(np.float64) - self.wanted)
+    def _distances(self, name: str) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # of infinities, which count as infinitely far
+            apart = np.abs(self.got[name].astype(np.float64) - self.wanted[name])
         return np.where(np.isfinite(apart), apart, np.inf)
 
     @property
     def largest(self) -> float:
-        return float(self.distances.max())
+        return max(float(self._distances(name).max(initial=0)) for name in self.wanted)
 
     @property
     def worst_row(self) -> int:
-        return int(self.rows[self.distances.max(axis=1).argmax()])
+        by_row = [self._distances(name).reshape(len(self.rows), -1).max(axis=1, initial=0) for name in self.wanted]
+        return int(self.rows[np.max(by_row, axis=0).argmax()])
+
+    @property
+    def wrong(self) -> str:
+        """Which output is the farthest off; "" where there is only one."""
+        return (
+            "" if len(self.wanted) == 1 else f" in output {max(self.wanted, key=lambda n: self._distances(n).max())!r}"
+        )
 
     def within(self, tolerance: Tolerance) -> bool:
-        return bool((self.distances <= tolerance.allowed(self.wanted)).all())
+        return all((self._distances(name) <= tolerance.allowed(wanted)).all() for name, wanted in self.wanted.items())
 
     def flips(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return the held-out rows whose class differs, and for each whether the two classes are a near-tie."""
-        here, there = self.got.argmax(axis=1), self.wanted.argmax(axis=1)
+        ((name, wanted),) = self.wanted.items()
+        got = self.got[name]
+        here, there = got.argmax(axis=1), wanted.argmax(axis=1)
         (flipped,) = np.nonzero(here != there)
-        best = self.wanted[flipped, there[flipped]]
-        margins = best.astype(np.float64) - self.wanted[flipped, here[flipped]]
+        best = wanted[flipped, there[flipped]]
+        margins = best.astype(np.float64) - wanted[flipped, here[flipped]]
         return self.rows[flipped], margins <= _NEAR_TIE.allowed(best)
 
 
 def check_network(
-    network: nn.Module, inputs: Inputs, tolerance: Tolerance, dynamic: Axes = MappingProxyType({})
+    network: nn.Module,
+    inputs: Named,
+    tolerance: Tolerance,
+    dynamic: Axes = MappingProxyType({}),
+    *,
+    call: Caller = by_position,
+    single: str = "logits",
 ) -> HeldOut:
     """Run `network` on held-out rows and check that a row's answer depends on that row alone.
 
     Args:
         network: In evaluation mode, on the CPU.
-        inputs: Rows [N, ...], or several inputs by name, in the order of the network's arguments.
+        inputs: Rows [N, ...] by name.
         tolerance: How far apart two answers to one row may be.
         dynamic: Open axes other than the batch's: the network is also run on shorter and longer ones.
+        call: Calls the network as its user does.
+        single: What its output is called if it is a tensor alone.
 
     Raises:
-        RefusedError: The answers are not float32 logits [N, C], not finite, or change with the run or the batch.
+        RefusedError: The answers are no numbers [N, ...], not finite, or change with the run or the batch.
     """
-    inputs = named(inputs)
-    logits = _in_batches(lambda rows: _run_network(network, rows), inputs, 64)
-    held_out = HeldOut(inputs, logits)
-    everything, golden = np.arange(len(logits)), held_out.golden
-    classes = logits.shape[1]
+
+    def answer(rows: Named) -> Named:
+        return _run_network(network, rows, call, single)
+
+    held_out = HeldOut(inputs, _in_batches(answer, inputs, 64))
+    count = _count(inputs)
+    everything, golden = np.arange(count), held_out.golden
     few = _take(inputs, golden)
-
-    def answer(rows: Named) -> Logits:
-        return _run_network(network, rows, classes)
-
-    (broken,) = np.nonzero(~np.isfinite(held_out.logits).all(axis=1))
-    if broken.size:
-        raise RefusedError(
-            f"the network answers {broken.size} of {len(logits)} held-out rows with infinity or NaN",
-            row=int(broken[0]),
-            cause="a training that diverged, or values that overflow",
-        )
-    again = _Comparison("", everything, _in_batches(answer, inputs, 64), held_out.logits)
-    alone = _Comparison("", golden, _in_batches(answer, few, 1), held_out.logits[golden])
+    shapes = {name: rows.shape[1:] for name, rows in held_out.outputs.items()}
+    for name, numbers in held_out.outputs.items():
+        (broken,) = np.nonzero(~np.isfinite(numbers.reshape(count, -1)).all(axis=1))
+        if broken.size:
+            raise RefusedError(
+                f"the network answers {broken.size} of {count} held-out rows with infinity or NaN"
+                + ("" if len(shapes) == 1 else f" in output {name!r}"),
+                row=int(broken[0]),
+                cause=_why_not_finite(network),
+            )
+    again = _Comparison("", everything, _in_batches(answer, inputs, 64), held_out.outputs)
+    alone = _Comparison("", golden, _in_batches(answer, few, 1), _take(held_out.outputs, golden))
     for comparison, fact, cause in (
         (again, "the network answers the same rows differently from run to run", _RANDOM),
-        (alone, "the network answers a row alone differently than among others", _ACROSS_ROWS),
+        (alone, "the network answers a row alone differently than among others", _across_rows(network)),
     ):
+        if {name: rows.shape[1:] for name, rows in comparison.got.items()} != shapes:
+            raise RefusedError(f"{fact}: with other outputs or shapes", cause=cause)
         if not comparison.within(tolerance):
             learning = _still_training(network)
-            raise RefusedError(fact, cause=f"{learning}{cause}", largest=comparison.largest, row=comparison.worst_row)
+            raise RefusedError(
+                f"{fact}{comparison.wrong}",
+                cause=f"{learning}{cause}",
+                largest=comparison.largest,
+                row=comparison.worst_row,
+            )
     stretched = _stretched(few, dynamic)
     return HeldOut(
         inputs,
-        logits,
+        held_out.outputs,
         {length: HeldOut(rows, _in_batches(answer, rows, 64)) for length, rows in stretched.items()},
     )
 
 
-def check_file(path: Path, held_out: HeldOut, tolerance: Tolerance, *, classes: bool = True) -> Proof:
+def check_file(
+    path: Path, held_out: HeldOut, tolerance: Tolerance, *, classes: bool = True, suspect: str = ""
+) -> Proof:
     """Run the file at `path` in ONNX Runtime on the CPU and compare it with the network's own answers.
 
-    With `classes` the highest logit of a row is its answer, and must be the same one.
+    Args:
+        path: The file.
+        held_out: The rows, with the network's answers.
+        tolerance: How far apart the two may be.
+        classes: Whether the highest of a row's logits [N, C] is its answer, and must be the same one.
+        suspect: The cause to name if something differs, where one is known.
 
     Raises:
         RefusedError: It does not run at some batch size, or answers differently.
     """
-    answer = _file_answer(path, classes=held_out.logits.shape[1])
-    golden, everything = held_out.golden, np.arange(len(held_out.logits))
+    answer = _file_answer(path, held_out.outputs, suspect)
+    golden, everything = held_out.golden, np.arange(_count(held_out.inputs))
     few = _take(held_out.inputs, golden)
     whole = _in_batches(answer, held_out.inputs, 64)
     on_golden = {
@@ -191,13 +226,15 @@ def check_file(path: Path, held_out: HeldOut, tolerance: Tolerance, *, classes: 
             f"in batches of {size}",
             golden,
             _in_batches(answer, few, size),
-            held_out.logits[golden],
+            _take(held_out.outputs, golden),
         )
         for size in BATCH_SIZES
     }
-    on_all = _Comparison("on all held-out rows", everything, whole, held_out.logits)
+    on_all = _Comparison("on all held-out rows", everything, whole, held_out.outputs)
     by_length = {
-        length: _Comparison(f"at {length}", golden, _in_batches(answer, rows.inputs, 7), rows.logits)
+        length: _Comparison(
+            f"at {length}", golden, _in_batches(_file_answer(path, rows.outputs, suspect), rows.inputs, 7), rows.outputs
+        )
         for length, rows in held_out.stretched.items()
     }
     comparisons = (*on_golden.values(), on_all, *by_length.values())
@@ -205,14 +242,17 @@ def check_file(path: Path, held_out: HeldOut, tolerance: Tolerance, *, classes: 
     wrong = [comparison for comparison in comparisons if not comparison.within(tolerance)]
     if wrong:
         worst = max(wrong, key=lambda comparison: comparison.largest)
-        if not np.array_equal(whole, _in_batches(answer, held_out.inputs, 64), equal_nan=True):
+        again = _in_batches(answer, held_out.inputs, 64)
+        if not all(np.array_equal(whole[name], again[name], equal_nan=True) for name in whole):
             cause = _RANDOM
+        elif suspect:
+            cause = suspect
         elif len(wrong) == len(comparisons):
             cause = _CONVERTED
         else:
             cause = _FROZEN_TIME if all(comparison in by_length.values() for comparison in wrong) else _FROZEN
         raise RefusedError(
-            f"ONNX Runtime disagrees with PyTorch {worst.where}",
+            f"ONNX Runtime disagrees with PyTorch {worst.where}{worst.wrong}",
             cause=cause,
             largest=worst.largest,
             row=worst.worst_row,
@@ -234,34 +274,78 @@ def check_file(path: Path, held_out: HeldOut, tolerance: Tolerance, *, classes: 
         differences_by_length={length: comparison.largest for length, comparison in by_length.items()},
         whole_difference=on_all.largest,
         near_ties=tuple(sorted(near_ties)),
-        classes=whole.argmax(axis=1),
+        outputs=whole,
     )
 
 
-def _run_network(network: nn.Module, inputs: Named, classes: int | None = None) -> Logits:
+def _run_network(network: nn.Module, inputs: Named, call: Caller, single: str) -> Named:
     count = _count(inputs)
     try:
         with torch.no_grad():
-            answer = network(*(torch.from_numpy(rows) for rows in inputs.values()))
+            answer = call(network, {name: torch.from_numpy(rows) for name, rows in inputs.items()})
     except Exception as error:  # the user's own code: anything may come out
         learning = _still_training(network)
         raise RefusedError(
             f"the network fails on a batch of {count}: {type(error).__name__}: {first_line(error)}",
-            cause=f"{learning}{_ACROSS_ROWS}" if count == 1 else "rows that do not fit the network",
+            cause=f"{learning}{_across_rows(network)}" if count == 1 else "rows that do not fit the network",
         ) from error
-    if not isinstance(answer, torch.Tensor):
-        seen = type(answer).__name__
-    elif answer.dtype == torch.float32 and answer.ndim == 2 and answer.shape == (count, classes or answer.shape[1]):
-        return np.array(answer.numpy())
-    else:
-        seen = f"{answer.dtype} {list(answer.shape)}"
-    raise RefusedError(
-        f"the network answers a batch of {count} with {seen}, not with one float32 tensor [{count}, {classes or 'C'}]",
-        cause="forward() does not end at its logits",
-    )
+    try:
+        tensors = outputs(answer, single)
+    except TypeError as error:
+        raise RefusedError(
+            f"the network answers with {error}, not with tensors",
+            cause="forward() returns something else than tensors, or tuples, dicts and dataclasses of them",
+        ) from None
+    if not tensors:
+        raise RefusedError("the network answers with no tensor", cause="forward() returns nothing")
+    return {name: _numbers(name if len(tensors) > 1 else "", tensor, count) for name, tensor in tensors.items()}
 
 
-def _file_answer(path: Path, *, classes: int) -> Answer:
+def _numbers(name: str, tensor: torch.Tensor, count: int) -> Array:
+    """The array of an output, a copy: the network may answer with its own parameters, or with what it was given."""
+    what = f"output {name!r}" if name else "its output"
+    if tensor.ndim < 1 or len(tensor) != count:
+        raise RefusedError(
+            f"the network answers a batch of {count} with {list(tensor.shape)}"
+            + (f" in {what}" if name else "")
+            + f", and not with [{count}, ...]",
+            cause="an output whose first axis is not the batch, such as the last states of nn.LSTM [layers, N, ...]; "
+            "transpose it in forward(), or return only what clients need",
+        )
+    if str(tensor.dtype) not in _DTYPES:
+        raise RefusedError(
+            f"the network answers with {tensor.dtype} in {what}"
+            if name
+            else f"the network answers with {tensor.dtype}",
+            cause="weights or autocast in half precision; publish module.float(), and `variants` makes smaller files "
+            "of it"
+            if tensor.dtype in (torch.bfloat16, torch.float16)
+            else "a type that clients do not have",
+        )
+    return np.array(tensor.detach().cpu().numpy())
+
+
+_DTYPES = frozenset(
+    f"torch.{kind}" for kind in ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+)
+
+
+def _across_rows(network: nn.Module) -> str:
+    layer = troublesome_layer(network)
+    return f"{layer}; or {_ACROSS_ROWS}" if layer else _ACROSS_ROWS
+
+
+def _why_not_finite(network: nn.Module) -> str:
+    if any(isinstance(part, nn.MultiheadAttention) for part in network.modules()):
+        return (
+            "a row of nothing but padding, in which attention has nothing to attend to; leave one step of each row "
+            "unmasked; or a training that diverged, or values that overflow"
+        )
+    return "a training that diverged, or values that overflow"
+
+
+def _file_answer(path: Path, wanted: Named, suspect: str) -> Answer:
+    """Answers with the file's outputs, which must have the names, types and shapes of those `wanted` [R, ...]."""
     options = onnxruntime.SessionOptions()
     # Threads that spin while they wait make a busy machine many times slower, and here nobody waits for a reply.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -273,30 +357,43 @@ def _file_answer(path: Path, *, classes: int) -> Answer:
             f"ONNX Runtime cannot load the exported file: {first_line(error)}", cause=_CONVERTED
         ) from error
 
-    def answer(inputs: Named) -> Logits:
+    def answer(inputs: Named) -> Named:
         count = _count(inputs)
         try:
-            (logits,) = session.run([OUTPUT], dict(inputs))
+            found = dict(zip(wanted, session.run(list(wanted), dict(inputs)), strict=True))
         except Exception as error:  # as above
             raise RefusedError(
                 f"the exported file fails on a batch of {count}: {first_line(error)}",
-                cause=_FROZEN,
+                cause=suspect or _FROZEN,
             ) from error
-        if np.shape(logits) != (count, classes):
-            raise RefusedError(
-                f"the exported file answers a batch of {count} with {list(np.shape(logits))}, not {[count, classes]}",
-                cause=_CONVERTED if len(logits) == count else _FROZEN,
-            )
-        return np.asarray(logits, dtype=np.float32)
+        for name, array in found.items():
+            shape = (count, *wanted[name].shape[1:])
+            if np.shape(array) != shape or array.dtype != wanted[name].dtype:
+                raise RefusedError(
+                    f"the exported file answers a batch of {count} with {array.dtype} {list(np.shape(array))} in {name}, "
+                    f"not {wanted[name].dtype} {list(shape)}",
+                    cause=_FROZEN if np.shape(array)[:1] != (count,) else _CONVERTED,
+                )
+        return found
 
     return answer
 
 
-def _in_batches(answer: Answer, inputs: Named, size: int) -> Logits:
+def _in_batches(answer: Answer, inputs: Named, size: int) -> Named:
     # Every batch has exactly `size` rows: the last is filled up from the beginning.
     count = _count(inputs)
     rows = np.arange(-(-count // size) * size) % count
-    return np.concatenate([answer(_take(inputs, part)) for part in rows.reshape(-1, size)])[:count]
+    parts = [answer(_take(inputs, part)) for part in rows.reshape(-1, size)]
+    first = parts[0]
+    for part in parts:
+        if {name: (array.shape, array.dtype) for name, array in part.items()} != {
+            name: (array.shape, array.dtype) for name, array in first.items()
+        }:
+            raise RefusedError(
+                f"the network answers batches of {size} rows with outputs of different names, shapes or types",
+                cause="outputs that depend on the values of the rows, such as the number of objects found",
+            )
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in first}
 
 
 def _stretched(inputs: Named, dynamic: Axes) -> dict[str, Named]:

@@ -1,0 +1,204 @@
+"""The tasks: what a network's outputs mean, and which outputs and targets each takes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from frostline_training.data import Array
+from frostline_training.errors import PublishError, RefusedError
+
+Task = Literal["single-label", "multi-label", "binary", "regression", "embedding", "dense", "any"]
+"""What the outputs are, and the targets of test rows:
+
+- ``single-label``: logits [N, C], of which the highest is the row's class; classes [N]
+- ``multi-label``: a logit for each label [N, C], each a yes or no of its own; 0 and 1 [N, C]
+- ``binary``: one logit [N, 1] or [N], yes where it is above 0; 0 and 1 [N]
+- ``regression``: values [N, K] or [N] in the target's unit; values of the same shape
+- ``embedding``: a vector [N, D]; no targets
+- ``dense``: logits [N, C, ...], a class at each place, such as a pixel; classes [N, ...]
+- ``any``: one or more outputs [N, ...] of any type and meaning; no targets
+"""
+
+TASKS = get_args(Task)
+OUTPUT_NAMES: Mapping[str, str] = {"regression": "values", "embedding": "embedding", "any": "output"}
+"""What the file calls the only output; ``logits`` for all other tasks."""
+
+_AXES = {
+    "single-label": "[N, C] with C of at least 2",
+    "multi-label": "[N, C]",
+    "binary": "[N, 1] or [N]",
+    "regression": "[N, K] or [N]",
+    "embedding": "[N, D]",
+    "dense": "[N, C, ...] with C of at least 2 and an axis behind it",
+}
+_WITH_TARGETS = ("single-label", "multi-label", "binary", "regression", "dense")
+_ASK = (
+    "say which it is: task='binary' for one logit that means yes above 0, as BCEWithLogitsLoss trains it, or "
+    "task='regression' for a value"
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The question a network's outputs answer.
+
+    Attributes:
+        task: See `Task`.
+        output: The name of the output that has the answer; the first of several.
+        classes: How many classes, labels or values it has; None where they have no names.
+    """
+
+    task: Task
+    output: str
+    classes: int | None
+
+
+def settle(
+    task: Task | None, outputs: Mapping[str, Array], targets: Array | None, labels: Sequence[str] | None
+) -> Asked:
+    """Say what the outputs are, by `task` or by their shapes, and check that all fits together.
+
+    Args:
+        task: None to guess. Where a guess could be wrong, it is asked for.
+        outputs: The network's own answers to the test rows, by name.
+        targets: What was right.
+        labels: The names of the classes.
+
+    Raises:
+        PublishError: They do not fit together, or the task is to be stated.
+    """
+    if task is None:
+        task = _guess(outputs, targets, labels)
+    name, answer = next(iter(outputs.items()))
+    if task != "any":
+        if len(outputs) > 1:
+            raise PublishError(
+                f"the network gives {len(outputs)} outputs ({', '.join(outputs)}), and task {task!r} has one; return "
+                "that one alone, or publish with task='any'"
+            )
+        _check_shape(task, answer)
+    classes = _classes(task, answer)
+    if labels is not None:
+        _check_labels(task, labels, classes)
+    if targets is not None:
+        _check_targets(task, targets, answer, classes)
+    return Asked(task, name, classes)
+
+
+def accuracy(task: Task, answer: Array, targets: Array | None) -> float | None:
+    """The share of rows with the right class, or of places where each has one; None for other tasks."""
+    if targets is None or task not in ("single-label", "binary", "dense"):
+        return None
+    if task == "binary":
+        return float(np.mean((answer.reshape(len(answer)) > 0) == (targets.reshape(len(targets)) == 1)))
+    return float(np.mean(answer.argmax(axis=1) == targets))
+
+
+def is_probability(task: Task, answer: Array, last_operator: str | None) -> bool:
+    """Whether the answers are probabilities where the task wants logits: they would go through a second softmax.
+
+    Args:
+        task: See `Task`.
+        answer: The network's answers.
+        last_operator: The operator of the file that gives them.
+    """
+    if task in ("single-label", "dense"):
+        shares = answer.min() >= 0 and np.allclose(answer.sum(axis=1, dtype=np.float64), 1, rtol=0, atol=1e-4)
+        return bool(shares) or last_operator in ("Softmax", "Sigmoid", "HardSigmoid")
+    return task in ("multi-label", "binary") and last_operator in ("Softmax", "Sigmoid", "HardSigmoid")
+
+
+def _guess(outputs: Mapping[str, Array], targets: Array | None, labels: Sequence[str] | None) -> Task:
+    answer = next(iter(outputs.values()))
+    if len(outputs) > 1 or answer.dtype.kind != "f":
+        return "any"
+    whole = targets is not None and targets.dtype.kind in "iub"
+    if answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1):
+        shape = "[N, 1]" if answer.ndim == 2 else "[N]"
+        raise PublishError(f"the network gives one number for each row, {shape}: {_ASK}")
+    if answer.ndim == 2:
+        if targets is None or targets.ndim == 1:
+            return "single-label"
+        return "multi-label" if np.isin(targets, (0, 1)).all() else "regression"
+    mapped = targets is not None and whole and targets.shape == (answer.shape[0], *answer.shape[2:])
+    return "dense" if mapped or (labels is not None and len(labels) == answer.shape[1]) else "any"
+
+
+def _check_shape(task: Task, answer: Array) -> None:
+    fits = {
+        "single-label": answer.ndim == 2 and answer.shape[1] >= 2,
+        "multi-label": answer.ndim == 2 and answer.shape[1] >= 1,
+        "binary": answer.ndim == 1 or (answer.ndim == 2 and answer.shape[1] == 1),
+        "regression": answer.ndim in (1, 2),
+        "embedding": answer.ndim == 2,
+        "dense": answer.ndim >= 3 and answer.shape[1] >= 2,
+    }[task]
+    if fits and answer.dtype.kind == "f":
+        return
+    single = task == "single-label" and answer.ndim <= 2 and answer.dtype.kind == "f"
+    hint = f"; one number for each row is no choice between classes: {_ASK}" if single else ""
+    raise RefusedError(
+        f"task {task!r} takes float outputs {_AXES[task]}, and the network gives {answer.dtype} "
+        f"[{', '.join(map(str, ('N', *answer.shape[1:])))}]{hint}",
+        cause=f"the wrong task (there are: {', '.join(TASKS)}), or a forward() that does not end where the loss took it",
+    )
+
+
+def _classes(task: Task, answer: Array) -> int | None:
+    if task in ("embedding", "any"):
+        return None
+    if task == "binary":
+        return 2
+    return 1 if answer.ndim == 1 else int(answer.shape[1])
+
+
+def _check_labels(task: Task, labels: Sequence[str], classes: int | None) -> None:
+    if classes is None:
+        raise PublishError(f"{len(labels)} labels for a network whose outputs have no names for them: task {task!r}")
+    if len(labels) != classes:
+        what = {"binary": "2 classes, no and yes in this order", "regression": f"{classes} values"}
+        raise PublishError(f"{len(labels)} labels for a network with {what.get(task, f'{classes} classes')}")
+
+
+def _check_targets(task: Task, targets: Array, answer: Array, classes: int | None) -> None:
+    if task not in _WITH_TARGETS:
+        raise PublishError(f"task {task!r} is not scored, so it takes no targets; give test=(rows, None)")
+    rows, shape, kind = len(answer), targets.shape, f"{targets.dtype} {list(targets.shape)}"
+    whole = targets.dtype.kind in "iub"
+    if task in ("single-label", "dense"):
+        wanted = (rows, *answer.shape[2:])
+        if shape != wanted or not whole:
+            each = f"{rows} rows" if task == "single-label" else f"the places {list(wanted)}"
+            raise PublishError(f"test targets are {kind}, not one whole number for each of {each}")
+        assert classes is not None  # noqa: S101 for the type checker
+        lowest, highest = int(targets.min()), int(targets.max())
+        if lowest < 0 or highest >= classes:
+            raise PublishError(
+                f"test targets are from {lowest} to {highest}, and a network with {classes} classes has those from 0 to "
+                f"{classes - 1}"
+            )
+        return
+    wanted = (rows,) if task == "binary" else answer.shape
+    if task == "binary" and shape == (rows, 1):
+        shape = (rows,)
+    if task == "regression" and shape in ((rows,), (rows, 1)) and answer.size == rows:
+        shape = wanted
+    if shape != wanted:
+        columns = f"{shape[1]} columns, and the network gives {classes}" if len(shape) == len(wanted) == 2 else ""
+        raise PublishError(
+            f"test targets have {columns}"
+            if columns
+            else f"test targets have shape {list(shape)}, not {_like(task, rows)}, which {task} needs"
+        )
+    if task == "regression":
+        if targets.dtype.kind not in "fiu" or not np.isfinite(targets).all():
+            raise PublishError(f"test targets {kind} of a regression must all be finite numbers")
+    elif not np.isin(targets, (0, 1)).all():
+        odd = targets[~np.isin(targets, (0, 1))].flat[0]
+        raise PublishError(f"test targets of task {task!r} are 0 and 1, and there is {odd!s}")
+
+
+def _like(task: Task, rows: int) -> str:
+    return f"[{rows}]" if task == "binary" else f"[{rows}, {'K' if task == 'regression' else 'C'}]"
