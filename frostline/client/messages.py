@@ -4,6 +4,7 @@ A request is put together from serialised parts, since protobuf messages may be 
 have in common is serialised once, and the elements are copied once.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,9 +17,9 @@ from frostline.client.prediction import Prediction, Ranking
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import pack_bytes, varint
 
-OutputName = Literal["logits", "softmax", "argmax"]
+OutputName = Literal["logits", "softmax", "argmax", "values"]
 
-_OUTPUTS = {"logits": pb.LOGITS, "softmax": pb.SOFTMAX, "argmax": pb.ARGMAX}
+_OUTPUTS = {"logits": pb.LOGITS, "softmax": pb.SOFTMAX, "argmax": pb.ARGMAX, "values": pb.VALUES}
 # NumPy's own types are equal to these on a little-endian machine.
 _DTYPES = {
     np.dtype(numpy_name): dtype
@@ -37,13 +38,7 @@ _DTYPES = {
     }.items()
 }
 _FLOAT32, _FLOAT64 = np.dtype("<f4"), np.dtype("<f8")
-_READINGS: dict[int, np.dtype[Any]] = {
-    pb.FP16: np.dtype("<f2"),
-    pb.FP32: np.dtype("<f4"),
-    pb.FP64: np.dtype("<f8"),
-    pb.INT64: np.dtype("<i8"),
-}
-"""Types of the last layer's readings: scores come in the network's own precision, classes as whole numbers."""
+_READINGS: dict[int, np.dtype[Any]] = {**{number: dtype for dtype, number in _DTYPES.items()}, pb.FP64: _FLOAT64}
 
 # The tags of protobuf: the field's number, and that a length and bytes follow.
 _INPUTS_TAG = bytes([pb.PredictRequest.INPUTS_FIELD_NUMBER << 3 | 2])
@@ -64,7 +59,8 @@ def request(
         model: The model's name.
         inputs: The network's one input, or its inputs by name.
         version: The version in decimal; empty for the highest ready one.
-        outputs: The readings wanted; all three for None, unless `top_k` is positive.
+        outputs: The readings wanted; for None those that the network has: logits, softmax and argmax where it chooses
+            one of several classes, and else values. None of them if `top_k` is positive.
         top_k: How many of the most probable classes to rank.
 
     Returns:
@@ -165,14 +161,35 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
         _labels=labels,
         _rankings=rankings,
         _top_k=top_k,
+        _values={tensor.name: _values(tensor) for tensor in response.values} if response.values else None,
+        _task=response.task,
+        _names=tuple(response.names[:]),
+        _thresholds=tuple(response.thresholds[:]),
     )
 
 
+def _values(message: pb.Tensor) -> NDArray[Any]:
+    """One of the network's own outputs, of any type."""
+    if message.dtype != pb.BYTES:
+        return _decoded(message.name, message)
+    texts, at, data = [], 0, message.data
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        texts.append(data[at + 4 : at + 4 + size].decode(errors="replace"))
+        at += 4 + size
+    if at != len(data) or len(texts) != math.prod(message.shape):
+        sizes = f"{len(texts)} texts for shape {message.shape[:]}"
+        raise FrostlineError(f"the server's answer is damaged: {message.name}: {sizes}", "INTERNAL")
+    return np.array(texts, object).reshape(message.shape[:])
+
+
 def _array(response: pb.PredictResponse, field: OutputName, message: pb.Tensor) -> NDArray[Any] | None:
+    return _decoded(field, message) if message.dtype or response.HasField(field) else None
+
+
+def _decoded(field: str, message: pb.Tensor) -> NDArray[Any]:
     dtype = _READINGS.get(message.dtype)
     if dtype is None:
-        if not response.HasField(field):
-            return None
         name = pb.DataType.Name(message.dtype)
         raise FrostlineError(f"the server's answer has {field} of type {name}, which is no reading", "INTERNAL")
     elements, shape = message.data, message.shape[:]

@@ -1,7 +1,8 @@
 """The prediction: what a model answered for some rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,14 @@ Ranking = tuple[tuple[int, str, float], ...]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Prediction:
-    """The answer to one request: readings of the network's last layer.
+    """The answer to one request, as the model's task reads it.
 
-    Arrays are read-only views of the received message.  A reading that the request did not ask for raises
-    `AttributeError` when it is read, so `hasattr` tells whether it is there.
+    A network that chooses one of several classes has `argmax`, `labels`, `softmax` (also `probabilities`), `logits` and
+    `top`; where it chooses at each place, `map`.  One of several labels, or of yes and no, has `probabilities` and
+    `labels`.  A regression has `values`, an embedding `vector`, and whatever else there is `outputs`.
+
+    Arrays are read-only views of the received message.  A reading that the task does not have, or that the request did
+    not ask for, raises `AttributeError` when it is read, so `hasattr` tells whether it is there.
 
     Attributes:
         model: The model's name.
@@ -32,6 +37,53 @@ class Prediction:
     _labels: tuple[str, ...] = ()
     _rankings: tuple[Ranking, ...] = ()
     _top_k: int = 0
+    _values: Mapping[str, NDArray[Any]] | None = None
+    _task: str = ""
+    _names: tuple[str, ...] = ()
+    _thresholds: tuple[float, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """What the model was published for, such as ``regression``; "" where the answer is of classes and does not say."""
+        return self._task
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the labels, or of the values of a regression; empty where the model has none."""
+        self._own("names", *_YES_OR_NO, "regression", *_ONE_CLASS)
+        return self._names
+
+    @property
+    def outputs(self) -> Mapping[str, NDArray[Any]]:
+        """The network's own outputs by their names in its file, [rows, ...] each."""
+        return self._asked_for(self._values, "outputs", "outputs=['values']")
+
+    @property
+    def values(self) -> NDArray[np.floating]:
+        """What a regression predicts, in the target's own unit: [rows, values], or [rows]."""
+        return self._own("values", "regression")
+
+    @property
+    def vector(self) -> NDArray[np.floating]:
+        """The embedding of each row, [rows, size]."""
+        return self._own("vector", "embedding")
+
+    @property
+    def map(self) -> NDArray[np.int64]:
+        """The index of the most probable class at each place of a row, such as each pixel: [rows, ...]."""
+        if self._argmax is not None and self._argmax.ndim < 2:
+            raise AttributeError(f"{self.model} chooses one class for each row, so there is no map; read .argmax")
+        return self._asked_for(self._argmax, "map", "outputs=['argmax']")
+
+    @property
+    def probabilities(self) -> NDArray[np.floating]:
+        """The probability of each class or label, [rows, classes, ...].
+
+        Those of one class among several sum to 1.  Those of labels do not, as any number of them may hold.
+        """
+        if self._task in _YES_OR_NO:
+            return self._output("probabilities")
+        return self._asked_for(self._softmax, "probabilities", "outputs=['softmax']")
 
     @property
     def logits(self) -> NDArray[np.floating]:
@@ -39,23 +91,46 @@ class Prediction:
 
         In the network's own precision.
         """
-        return _asked_for(self._logits, "logits", "outputs=['logits']")
+        if self._logits is None and self._task in _YES_OR_NO:
+            return self._output("logits")
+        return self._asked_for(self._logits, "logits", "outputs=['logits']")
 
     @property
     def softmax(self) -> NDArray[np.floating]:
         """The probabilities, [rows, classes], in the network's own precision; each row sums to 1."""
-        return _asked_for(self._softmax, "softmax", "outputs=['softmax']")
+        return self._asked_for(self._softmax, "softmax", "outputs=['softmax']")
 
     @property
     def argmax(self) -> NDArray[np.int64]:
         """The index of each row's most probable class, [rows]; the lowest one on a tie."""
-        return _asked_for(self._argmax, "argmax", "outputs=['argmax']")
+        return self._asked_for(self._argmax, "argmax", "outputs=['argmax']")
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The label of each row's most probable class; empty when the model has no labels."""
-        _asked_for(self._argmax, "labels", "outputs=['argmax']")
+    def labels(self) -> tuple[Any, ...]:
+        """The label of each row's most probable class; empty when the model has no labels.
+
+        Where any number of labels may hold, a tuple of those of each row whose probability has reached the model's
+        threshold; of a model of yes and no, which of the two.
+        """
+        if self._task in _YES_OR_NO:
+            return self._decided()
+        self._asked_for(self._argmax, "labels", "outputs=['argmax']")
         return self._labels
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """From which probability on each label holds: one for all, or one for each; 0.5 unless the model says another."""
+        self._own("thresholds", *_YES_OR_NO)
+        return self._thresholds or (0.5,)
+
+    def _decided(self) -> tuple[Any, ...]:
+        probabilities = self._output("probabilities")
+        holds = probabilities >= np.asarray(self._thresholds or (0.5,), probabilities.dtype)
+        if self._task == "binary":
+            names: tuple[Any, ...] = self._names or (False, True)
+            return tuple(names[int(yes)] for yes in holds.ravel())
+        names = self._names or tuple(range(holds.shape[1]))
+        return tuple(tuple(names[place] for place in np.flatnonzero(row)) for row in holds)
 
     def top(self, k: int = 1) -> list[tuple[tuple[str | int, float], ...]]:
         """The k most probable classes of each row, the best first and the lower index first on a tie.
@@ -77,7 +152,7 @@ class Prediction:
             raise ValueError(f"top() needs a k of at least 1, not {k}")
         if k <= self._top_k:
             return [tuple((label or index, p) for index, label, p in ranking[:k]) for ranking in self._rankings]
-        softmax = _asked_for(self._softmax, f"ranking of {k} classes", f"top_k={k}")
+        softmax = self._asked_for(self._softmax, f"ranking of {k} classes", f"top_k={k}")
         best = np.argsort(-softmax, axis=1, kind="stable")[:, :k]
         probabilities = np.take_along_axis(softmax, best, axis=1)
         return [
@@ -86,14 +161,45 @@ class Prediction:
         ]
 
     def __len__(self) -> int:
-        readings = (self._argmax, self._softmax, self._logits, self._rankings)
+        own = next(iter(self._values.values()), None) if self._values else None
+        readings = (self._argmax, self._softmax, self._logits, self._rankings, own)
         return next((len(reading) for reading in readings if reading is not None and len(reading)), 0)
 
     def __repr__(self) -> str:
         return f"<Prediction of {len(self)} rows by {self.model} version {self.version}>"
 
-
-def _asked_for(reading: T | None, name: str, fix: str) -> T:
-    if reading is None:
+    def _asked_for(self, reading: T | None, name: str, fix: str) -> T:
+        if reading is not None:
+            return reading
+        if self._task and self._task not in _ONE_CLASS and name != "outputs":
+            raise AttributeError(self._no(name))
         raise AttributeError(f"this prediction holds no {name}: ask for it with predict(..., {fix})")
-    return reading
+
+    def _own(self, name: str, *tasks: str) -> NDArray[Any]:
+        """The network's first own output, if the task is one of those that read it so."""
+        values = self._asked_for(self._values, name, "outputs=['values']")
+        if self._task not in tasks:
+            raise AttributeError(self._no(name))
+        return next(iter(values.values()))
+
+    def _output(self, name: str) -> NDArray[Any]:
+        values = self._asked_for(self._values, name, "outputs=['values']")
+        if name not in values:
+            raise AttributeError(f"{self.model} gives no {name}; it gives {', '.join(values)}")
+        return values[name]
+
+    def _no(self, name: str) -> str:
+        there = _READ.get(self._task, (".outputs",))
+        return f"{self.model} is a model of the task {self._task!r}, which has no .{name}; it has {', '.join(there)}"
+
+
+_ONE_CLASS = ("single-label", "dense")
+_YES_OR_NO = ("multi-label", "binary")
+_READ = {
+    "multi-label": (".probabilities", ".labels", ".thresholds", ".logits", ".names", ".outputs"),
+    "binary": (".probabilities", ".labels", ".thresholds", ".logits", ".names", ".outputs"),
+    "regression": (".values", ".names", ".outputs"),
+    "embedding": (".vector", ".outputs"),
+    "single-label": (".argmax", ".labels", ".probabilities", ".softmax", ".logits", ".top()", ".outputs"),
+    "dense": (".map", ".probabilities", ".softmax", ".logits", ".outputs"),
+}

@@ -30,6 +30,7 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOGITS: _ClassVar[Output]
     SOFTMAX: _ClassVar[Output]
     ARGMAX: _ClassVar[Output]
+    VALUES: _ClassVar[Output]
 DATA_TYPE_UNSPECIFIED: DataType
 BOOL: DataType
 UINT8: DataType
@@ -48,6 +49,7 @@ OUTPUT_UNSPECIFIED: Output
 LOGITS: Output
 SOFTMAX: Output
 ARGMAX: Output
+VALUES: Output
 
 class Tensor(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -94,7 +96,7 @@ class Ranking(_message.Message):
     def __init__(self, classes: _Optional[_Iterable[_Union[Class, _Mapping]]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("model", "version", "id", "logits", "softmax", "argmax", "labels", "top")
+    __slots__ = ("model", "version", "id", "logits", "softmax", "argmax", "labels", "top", "values", "task", "names", "thresholds")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +105,10 @@ class PredictResponse(_message.Message):
     ARGMAX_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     id: str
@@ -111,4 +117,8 @@ class PredictResponse(_message.Message):
     argmax: Tensor
     labels: _containers.RepeatedScalarFieldContainer[str]
     top: _containers.RepeatedCompositeFieldContainer[Ranking]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., softmax: _Optional[_Union[Tensor, _Mapping]] = ..., argmax: _Optional[_Union[Tensor, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top: _Optional[_Iterable[_Union[Ranking, _Mapping]]] = ...) -> None: ...
+    values: _containers.RepeatedCompositeFieldContainer[Tensor]
+    task: str
+    names: _containers.RepeatedScalarFieldContainer[str]
+    thresholds: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., softmax: _Optional[_Union[Tensor, _Mapping]] = ..., argmax: _Optional[_Union[Tensor, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top: _Optional[_Iterable[_Union[Ranking, _Mapping]]] = ..., values: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., task: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Iterable[float]] = ...) -> None: ...

@@ -18,10 +18,9 @@ from frostline_server.codec.header_cache import RequestHeader
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.tensors import Array, Layouts, check_bytes, check_outputs, typed_contents
-from frostline_server.codec.typed_answers import READINGS, Readings, TypedAnswers
+from frostline_server.codec.typed_answers import READINGS, Readings, Task, TypedAnswers
 from frostline_server.errors import InvalidInput, Unsupported
 from frostline_server.runtime.dtypes import NAMES
-from frostline_server.runtime.graph.heads import Heads
 from frostline_server.runtime.signature import Signature
 
 M = TypeVar("M", bound=Message)
@@ -109,17 +108,26 @@ class Codec:
         version: its number, in decimal.
         signature: what the network takes and gives.
         max_batch_size: the most rows in one request.
-        labels: names of the classes, or None.
+        labels: names of the classes or values, or None.
+        task: what the network was published for.
     """
 
     def __init__(
-        self, model: str, version: str, signature: Signature, max_batch_size: int, labels: Sequence[str] | None
+        self,
+        model: str,
+        version: str,
+        signature: Signature,
+        max_batch_size: int,
+        labels: Sequence[str] | None,
+        task: Task | None = None,
     ) -> None:
         self._model = model
         self._version = version
         self._signature = signature
         heads = signature.heads
-        self._typed = None if heads is None else TypedAnswers(model, version, heads, labels)
+        self._task = task or Task("any" if heads is None else "single-label" if heads.confidence else "dense")
+        own = {spec.name: spec.client_name for spec in signature.outputs if spec.name in signature.own_outputs}
+        self._typed = TypedAnswers(model, version, heads, labels, own, self._task)
         self._labels = labels
         self._layouts = Layouts(model, signature, max_batch_size)
         self._specs = signature.inputs
@@ -309,14 +317,8 @@ class Codec:
         Raises:
             TakesLong: it takes long; only if `brief`.
             InvalidInput: it does not fit the network.
-            Unsupported: the network is no classifier.
+            Unsupported: it asks for a reading that the network's answers do not have.
         """
-        heads = self._signature.heads
-        if heads is None:
-            raise Unsupported(
-                f"model '{self._model}' does not choose one of several classes, so it has no logits, softmax or argmax; "
-                f"call ModelInfer, which answers with its outputs {[spec.client_name for spec in self._signature.outputs]}"
-            )
         inputs = request.inputs
         if len(inputs) > len(self._specs) + _MOST_LISTED:
             self._layouts.refuse([each.name for each in inputs[:_MOST_LISTED]], len(inputs))
@@ -331,8 +333,8 @@ class Codec:
         outputs, ranked = tuple(request.outputs[:]), request.top_k > 0
         wanted = self._readings.get((outputs, ranked))
         if wanted is None:
-            wanted = self._check_readings(heads, outputs, ranked=ranked)
-        readings = Readings(outputs or (() if ranked else READINGS), request.top_k)
+            wanted = self._check_readings(outputs, ranked=ranked)
+        readings = Readings(outputs or (() if ranked else self._usual), request.top_k)
         return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))
 
     def _datatype(self, tensor: predictor_pb2.Tensor) -> str:
@@ -345,19 +347,34 @@ class Codec:
         self, readings: Readings, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str = ""
     ) -> bytes:
         """A serialised PredictResponse; see `TypedAnswers.encode`."""
-        assert self._typed is not None, "decode_predict refuses models without heads"  # noqa: S101  an invariant, not a check
         return self._typed.encode(readings, wanted, outputs, request_id)
 
-    def _check_readings(self, heads: Heads, outputs: tuple[int, ...], *, ranked: bool) -> tuple[str, ...]:
+    @property
+    def _usual(self) -> tuple[int, ...]:
+        return READINGS if self._signature.heads else (predictor_pb2.VALUES,)
+
+    def _check_readings(self, outputs: tuple[int, ...], *, ranked: bool) -> tuple[str, ...]:
         if len(outputs) > _MOST_LISTED:
-            raise InvalidInput(f"outputs has {len(outputs)} readings, and there are {len(READINGS)}; name each once")
-        readings: dict[int, str] = dict(zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))
-        asked = outputs or (() if ranked else READINGS)
+            raise InvalidInput(
+                f"outputs has {len(outputs)} readings, and there are {len(READINGS) + 1}; name each once"
+            )
+        heads, own = self._signature.heads, self._signature.own_outputs
+        readings: dict[int, tuple[str, ...]] = {predictor_pb2.VALUES: own}
+        if heads is not None:
+            readings |= {
+                reading: (name,)
+                for reading, name in zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True)
+            }
+        asked = outputs or (() if ranked else self._usual)
         for reading in asked:
+            if reading not in (*READINGS, predictor_pb2.VALUES):
+                raise InvalidInput(f"outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got {reading}")
             if reading not in readings:
-                raise InvalidInput(f"outputs must be LOGITS, SOFTMAX or ARGMAX, got {reading}")
-        names = dict.fromkeys(readings[reading] for reading in asked)
+                raise self._no_reading(predictor_pb2.Output.Name(reading))
+        names = dict.fromkeys(name for reading in asked for name in readings[reading])
         if ranked:
+            if heads is None:
+                raise self._no_reading("ranking of classes (top_k)")
             if not heads.confidence:
                 raise InvalidInput(
                     f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for "
@@ -367,6 +384,13 @@ class Codec:
         if len(self._readings) >= _MAX_CACHED:
             self._readings.clear()
         return self._readings.setdefault((outputs, ranked), tuple(names))
+
+    def _no_reading(self, what: str) -> Unsupported:
+        names = [spec.client_name for spec in self._signature.outputs]
+        return Unsupported(
+            f"model '{self._model}' does not choose one of several classes (its task is '{self._task.name}'), so it has no "
+            f"{what}; ask for VALUES, its outputs {names}"
+        )
 
 
 _TYPED = {value: name for name, value in predictor_pb2.DataType.items() if value != predictor_pb2.DATA_TYPE_UNSPECIFIED}

@@ -4,20 +4,21 @@ All that is equal in answers of one shape is serialised once; an answer is that,
 its classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from frostline.pb import predictor_pb2 as pb
-from frostline.protocol import varint
+from frostline.protocol import pack_bytes, varint
 from frostline_server.codec.tensors import Array
 from frostline_server.errors import InvalidInput
 from frostline_server.runtime.dtypes import NAMES
 from frostline_server.runtime.graph.heads import Heads
 
 READINGS = (pb.LOGITS, pb.SOFTMAX, pb.ARGMAX)
-"""All that can be asked for, in the order of the answer's fields."""
+"""What can be asked of a network that chooses one of several classes, in the order of the answer's fields."""
 
 _MAX_PLANS = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
@@ -25,6 +26,7 @@ _MAX_PLANS = 4096
 # Tags: field number and wire type 2 (length-delimited).
 _ID_TAG = bytes([pb.PredictResponse.ID_FIELD_NUMBER << 3 | 2])
 _LABEL_TAG = bytes([pb.PredictResponse.LABELS_FIELD_NUMBER << 3 | 2])
+_VALUES_TAG = bytes([pb.PredictResponse.VALUES_FIELD_NUMBER << 3 | 2])
 _DATA_TAG = bytes([pb.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 _READING_TAGS = {
     reading: bytes([number << 3 | 2])
@@ -36,11 +38,24 @@ _READING_TAGS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a network was published for.
+
+    Attributes:
+        name: such as ``regression``.
+        thresholds: the probability from which a label holds, where several may: one for all, or one for each.
+    """
+
+    name: str
+    thresholds: tuple[float, ...] = ()
+
+
 class Readings(NamedTuple):
     """What a request asks for.
 
     Attributes:
-        asked: some of `READINGS`.
+        asked: some of `READINGS`, and VALUES.
         top_k: how many of the most probable classes to rank.
     """
 
@@ -53,7 +68,8 @@ class _Plan(NamedTuple):
 
     Attributes:
         head: the fields that come first.
-        tensors: for each reading, all of its field that comes before the elements, and which output they are.
+        tensors: for each reading, all of its field that comes before the elements, and which output they are; nothing
+            before texts, whose length is not known.
         classes: the output whose labels follow; None without labels.
     """
 
@@ -68,16 +84,29 @@ class TypedAnswers:
     Args:
         model: the model's name.
         version: its number, in decimal.
-        heads: the names of the outputs that tell its classes.
-        labels: names of the classes, or None.
+        heads: the names of the outputs that tell its classes; None if it chooses none.
+        labels: names of the classes or values, or None.
+        own: the file's own outputs, and what clients call them.
+        task: what it was published for.
     """
 
-    def __init__(self, model: str, version: str, heads: Heads, labels: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        heads: Heads | None,
+        labels: Sequence[str] | None,
+        own: Mapping[str, str],
+        task: Task,
+    ) -> None:
         self._model = model
         self._version = version
-        self._names = dict(zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True))
-        self._one_class_a_row = bool(heads.confidence)
+        readings = (heads.logits, heads.softmax, heads.argmax) if heads else ()
+        self._names = dict(zip(READINGS, readings, strict=False))
+        self._one_class_a_row = bool(heads and heads.confidence)
         self._labels = labels or ()
+        self._own = own
+        self._task = task
         self._label_fields = [_field(_LABEL_TAG, label.encode()) for label in self._labels]
         self._plans: dict[tuple[tuple[int, ...], tuple[str, ...], tuple[tuple[int, ...], ...]], _Plan] = {}
 
@@ -105,7 +134,7 @@ class TypedAnswers:
         if request_id:
             parts.append(_field(_ID_TAG, request_id.encode()))
         for head, at in plan.tensors:
-            parts += (head, outputs[at].tobytes())
+            parts += (head, outputs[at].tobytes()) if head else (self._texts(wanted[at], outputs[at]),)
         if plan.classes is not None:
             parts += [self._label_field(index) for index in outputs[plan.classes].tolist()]
         if top_k:
@@ -121,13 +150,23 @@ class TypedAnswers:
                 continue
             at = wanted.index(self._names[reading])
             array = outputs[at]
-            fields = pb.Tensor(dtype=NAMES[array.dtype.str], shape=array.shape).SerializeToString()
-            fields += _DATA_TAG + varint(array.nbytes)
-            tensors.append((_READING_TAGS[reading] + varint(len(fields) + array.nbytes) + fields, at))
+            tensors.append((_tensor_head(_READING_TAGS[reading], "", array), at))
             if reading == pb.ARGMAX and self._labels and self._one_class_a_row and array.ndim == 1:
                 classes = at
-        head = pb.PredictResponse(model=self._model, version=self._version).SerializeToString()
-        return _Plan(head, tuple(tensors), classes)
+        answer = pb.PredictResponse(model=self._model, version=self._version)
+        if pb.VALUES in asked:
+            answer.task = self._task.name
+            answer.names.extend(self._labels)
+            answer.thresholds.extend(self._task.thresholds)
+            for name, called in self._own.items():
+                at = wanted.index(name)
+                texts = outputs[at].dtype.hasobject
+                tensors.append((b"" if texts else _tensor_head(_VALUES_TAG, called, outputs[at]), at))
+        return _Plan(answer.SerializeToString(), tuple(tensors), classes)
+
+    def _texts(self, name: str, array: Array) -> bytes:
+        tensor = pb.Tensor(name=self._own[name], dtype=pb.BYTES, shape=array.shape, data=pack_bytes(array.ravel()))
+        return _field(_VALUES_TAG, tensor.SerializeToString())
 
     def _rankings(self, softmax: Array, top_k: int) -> list[pb.Ranking]:
         if softmax.ndim != 2:  # whatever the graph declares
@@ -152,6 +191,13 @@ class TypedAnswers:
 
     def _label_field(self, index: int) -> bytes:
         return self._label_fields[index] if index < len(self._label_fields) else _field(_LABEL_TAG, b"")
+
+
+def _tensor_head(tag: bytes, name: str, array: Array) -> bytes:
+    """All of a tensor's field that comes before its elements."""
+    fields = pb.Tensor(name=name, dtype=NAMES[array.dtype.str], shape=array.shape).SerializeToString()
+    fields += _DATA_TAG + varint(array.nbytes)
+    return tag + varint(len(fields) + array.nbytes) + fields
 
 
 def _field(tag: bytes, content: bytes) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.pb import model_config_pb2
+from frostline_server.codec.typed_answers import Task
 from frostline_server.errors import LoadError
 from frostline_server.model_config.pbtxt import MODEL_FILE
 from frostline_server.regular_files import FileReader
@@ -226,6 +227,33 @@ def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: i
     if in_file is not None and in_file != labels:
         raise LoadError(f"the card's labels are not the ONNX file's: {str(labels)[:80]} and {str(in_file)[:80]}")
     return labels
+
+
+def read_task(card: Mapping[str, Any], metadata: Mapping[str, str]) -> Task | None:
+    """What a network was published for; None if nothing says it.
+
+    Args:
+        card: the version's card.
+        metadata: the ONNX file's metadata.
+
+    Raises:
+        LoadError: the card's decision is none.
+    """
+    name = metadata.get("frostline.task") or card.get("task")
+    if not isinstance(name, str) or not name or len(name) > _LONGEST_TASK:
+        return None
+    decision = card.get("decision")
+    found = decision.get("threshold") if isinstance(decision, dict) else None
+    thresholds = found if isinstance(found, list) else [] if found is None else [found]
+    for threshold in thresholds:
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise LoadError(
+                f"the card's decision has the threshold {str(threshold)[:40]}; expected probabilities from 0 to 1"
+            )
+    return Task(name, tuple(map(float, thresholds)))
+
+
+_LONGEST_TASK = 40
 
 
 def _is_unicode(text: str) -> bool:

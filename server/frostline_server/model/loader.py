@@ -19,7 +19,7 @@ from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError, PredictionError
-from frostline_server.model.artifact import Artifact, check_artifact, read_labels
+from frostline_server.model.artifact import Artifact, check_artifact, read_labels, read_task
 from frostline_server.model.failure_log import FailureLog
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
@@ -162,7 +162,8 @@ class Loader:
             max_run_s, self.on_hang,
         )  # fmt: skip
         self.watchdog.watch(batcher)
-        codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels)
+        task = read_task(artifact.card, sessions[0].metadata)
+        codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels, task)
         batcher.start()
         return LoadedModel(
             name=name,

@@ -6,7 +6,7 @@ The server compares its own logits with these within the sample's tolerances.
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short
 from typing import IO, Any, BinaryIO, cast
@@ -30,35 +30,38 @@ class Golden:
 
     Attributes:
         inputs: for each input of the network, [R, ...].
-        logits: [R, C].
+        logits: [R, C]; of a network that gives something else, its first output [R, ...].
         rtol: allowed relative difference.
         atol: allowed absolute difference.
+        further: PyTorch's other outputs by name, [R, ...] each.
     """
 
     inputs: dict[str, Array]
     logits: Array
     rtol: float
     atol: float
+    further: Mapping[str, Array] = field(default_factory=dict)
 
 
-def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) -> None:
-    """Compare logits with PyTorch's.
+def compare(got: Array, expected: Array, golden: Golden, start: int, size: int, what: str = "logits") -> None:
+    """Compare logits, or another output, with PyTorch's.
 
     Args:
-        got: [R, ...], the served logits.
-        expected: [R, ...], PyTorch's logits.
+        got: [R, ...], as served.
+        expected: [R, ...], as PyTorch computed.
         golden: the tolerances.
         start: the number of the first of these rows in the sample, for messages.
         size: how many rows the batch had.
+        what: the output, for messages.
 
     Raises:
         LoadError: they differ; the message has the largest difference and its row.
     """
     if got.shape != expected.shape:
         raise LoadError(
-            f"golden check failed: logits have shape {list(got.shape)}, golden.npz has {list(expected.shape)}"
+            f"golden check failed: {what} have shape {list(got.shape)}, golden.npz has {list(expected.shape)}"
         )
-    difference = np.abs(got.astype(np.float64) - expected)
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
     # Written so that a NaN on either side counts as a difference.
     # An infinite logit would allow any answer.
     wrong = ~(difference <= golden.atol + golden.rtol * np.abs(expected)) | ~np.isfinite(expected)
@@ -66,7 +69,7 @@ def compare(got: Array, expected: Array, golden: Golden, start: int, size: int) 
         worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0)), wrong.shape)
         row, *rest = (int(index) for index in worst)
         raise LoadError(
-            f"golden check failed: the logits differ from PyTorch's by {difference[worst]:.3g} at row {(start + row) % len(golden.logits)}, class "
+            f"golden check failed: the {what} differ from PyTorch's by {difference[worst]:.3g} at row {(start + row) % len(golden.logits)}, class "
             f"{rest[0] if rest else 0} (batch of {size}; served {got[worst]:.6g}, trained {expected[worst]:.6g}; "
             f"allowed {golden.atol:g} + {golden.rtol:g} x |trained|); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
         )
@@ -120,9 +123,10 @@ def read_golden(path: Path, signature: Signature, files: FileReader) -> Golden:
         LoadError: the file is damaged, or does not fit.
     """
     keys = golden_keys([spec.name for spec in signature.inputs])
+    several = {name: f"output.{name}" for name in signature.own_outputs}
     try:
         with files.open(path) as file:
-            arrays = _arrays(file, (*keys.values(), "logits", "rtol", "atol"))
+            arrays = _arrays(file, (*keys.values(), "rtol", "atol"), [("logits",), tuple(several.values())])
     except KeyError as error:
         raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
     except LoadError as error:
@@ -132,9 +136,14 @@ def read_golden(path: Path, signature: Signature, files: FileReader) -> Golden:
     odd = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
     if odd:
         raise LoadError(f"golden check failed: {path.name} has no array in {odd[0]}")
-    logits = arrays["logits"]
+    further = {} if "logits" in arrays else {name: arrays[key] for name, key in several.items()}
+    first = next(iter(further)) if further else ""
+    logits = further.pop(first) if further else arrays["logits"]
     rtol, atol = arrays["rtol"], arrays["atol"]
-    if any(array.dtype.kind not in "fiu" for array in (logits, rtol, atol)) or not np.isfinite(logits).all():
+    outputs = (logits, *further.values())
+    if any(array.dtype.kind not in "fiub" for array in (*outputs, rtol, atol)) or not all(
+        np.isfinite(output).all() for output in outputs
+    ):
         raise LoadError(f"golden check failed: {path.name} has logits or tolerances that are not finite numbers")
     if rtol.ndim or atol.ndim or not (0 <= rtol < np.inf and 0 <= atol < np.inf):
         raise LoadError(f"golden check failed: {path.name} has tolerances that are not finite numbers >= 0")
@@ -145,8 +154,13 @@ def read_golden(path: Path, signature: Signature, files: FileReader) -> Golden:
                 f"golden check failed: {path.name} has input {rows.dtype} {list(rows.shape)} for logits {list(logits.shape)}; "
                 f"expected {spec.dtype} with as many rows"
             )
+    for name, rows in further.items():
+        if not rows.ndim or len(rows) != len(logits):
+            raise LoadError(
+                f"golden check failed: {path.name} has output {name} {list(rows.shape)} beside {first} {list(logits.shape)}"
+            )
     inputs = {name: arrays[key] for name, key in keys.items()}
-    return Golden(inputs, logits, float(rtol), float(atol))
+    return Golden(inputs, logits, float(rtol), float(atol), further)
 
 
 class _Bounded:
@@ -169,8 +183,13 @@ class _Bounded:
         return content
 
 
-def _arrays(file: BinaryIO, keys: Sequence[str]) -> dict[str, Array]:
+def _arrays(file: BinaryIO, keys: Sequence[str], choices: Sequence[Sequence[str]]) -> dict[str, Array]:
     """The arrays of an archive, unpacked only if there are no more of them, and no larger ones, than may be.
+
+    Args:
+        file: the archive.
+        keys: what it must hold.
+        choices: of which it must hold one besides; the first that is there, or that is missed.
 
     Raises:
         KeyError: one is not there.
@@ -179,7 +198,9 @@ def _arrays(file: BinaryIO, keys: Sequence[str]) -> dict[str, Array]:
     bounded = _Bounded(file)
     with zipfile.ZipFile(cast("IO[bytes]", bounded)) as archive:
         bounded.listed = True
-        members = {key: archive.getinfo(f"{key}.npy") for key in keys}
+        there = archive.NameToInfo
+        chosen = next((each for each in choices if each and all(f"{key}.npy" in there for key in each)), choices[0])
+        members = {key: archive.getinfo(f"{key}.npy") for key in (*keys, *chosen)}
         unpacked = sum(member.file_size for member in members.values())
         if max(unpacked, sum(member.compress_size for member in members.values())) > MAX_BYTES:
             raise LoadError(f"unpacks to {unpacked} bytes; the most is {MAX_BYTES}")

@@ -290,11 +290,13 @@ class Session:
                 )
                 inputs = [golden.inputs[name][part] for name in self._names]
                 try:
-                    (got,) = self.run(inputs, [logits])
+                    got, *others = self.run(inputs, [logits, *golden.further])
                     classes = self.run(inputs, [heads.argmax])[0] if self.bound and heads else None
                 except RunFailed as error:
                     raise LoadError(f"golden check failed: {error}") from error
                 compare(got, golden.logits[part], golden, start, size)
+                for (name, expected), other in zip(golden.further.items(), others, strict=True):
+                    compare(other, expected[part], golden, start, size, f"numbers of output '{name}'")
                 if classes is not None:
                     # They have their own CUDA graph.
                     compare_classes(classes, golden.logits[part], golden, start, size)

@@ -14,7 +14,7 @@ from frostline.protocol import pack_bytes
 from frostline_server.codec import codec as codec_module
 from frostline_server.codec.codec import Codec, DecodedRequest, parse
 from frostline_server.codec.tensors import strings_array
-from frostline_server.codec.typed_answers import Readings
+from frostline_server.codec.typed_answers import Readings, Task
 from frostline_server.errors import InvalidInput, PredictionError, Unsupported
 from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.signature import Signature
@@ -454,8 +454,8 @@ def test_several_inputs_must_be_named() -> None:
         (lambda r: setattr(r.inputs[0], "data", b""), "input byte size mismatch for input 'input' for model 'm'. Expected 16, got 0"),
         (lambda r: setattr(r.inputs[0], "name", "z"), "unexpected inference input 'z'"),
         (lambda r: r.ClearField("inputs"), "expected 1 inputs but got 0 inputs"),
-        (lambda r: r.outputs.append(0), "outputs must be LOGITS, SOFTMAX or ARGMAX, got 0"),
-        (lambda r: r.outputs.append(99), "outputs must be LOGITS, SOFTMAX or ARGMAX, got 99"),
+        (lambda r: r.outputs.append(0), "outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got 0"),
+        (lambda r: r.outputs.append(99), "outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got 99"),
     ],
 )  # fmt: skip
 def test_a_typed_request_that_does_not_fit_is_refused(change: Any, message: str) -> None:
@@ -466,12 +466,61 @@ def test_a_typed_request_that_does_not_fit_is_refused(change: Any, message: str)
     assert message in str(caught.value)
 
 
-def test_a_network_without_logits_has_no_typed_api() -> None:
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda r: r.outputs.append(typed.LOGITS), "LOGITS"),
+        (lambda r: r.outputs.extend([typed.VALUES, typed.SOFTMAX]), "SOFTMAX"),
+        (lambda r: setattr(r, "top_k", 1), r"ranking of classes \(top_k\)"),
+    ],
+)
+def test_a_network_that_chooses_no_class_has_no_reading_of_classes(change: Any, what: str) -> None:
+    tensor = typed.Tensor(dtype=typed.BYTES, shape=[1, 2], data=pack_bytes([b"a", b"b"]))
+    request = typed.PredictRequest(model="m", inputs=[tensor])
+    change(request)
     with pytest.raises(
         Unsupported,
-        match=r"^model 'm' does not choose .*; call ModelInfer, which answers with its outputs \['echo', 'size'\]$",
+        match=rf"^model 'm' does not choose .*\(its task is 'any'\), so it has no {what}; ask for VALUES, its outputs "
+        r"\['echo', 'size'\]$",
     ):
-        codec_of(TEXT).decode_predict(predict_request(ROW))
+        codec_of(TEXT).decode_predict(request)
+
+
+def test_a_network_that_chooses_no_class_answers_with_its_outputs_by_name() -> None:
+    codec = Codec("m", "3", TEXT, 8, ["a", "b"], Task("multi-label", (0.25, 0.5)))
+    tensor = typed.Tensor(dtype=typed.BYTES, shape=[1, 2], data=pack_bytes([b"a", b"b"]))
+    for outputs in ([], [typed.VALUES]):
+        request = typed.PredictRequest(model="m", inputs=[tensor], outputs=outputs)
+        decoded = codec.decode_predict(request)
+        assert decoded.wanted == ("echo", "size")
+        assert isinstance(decoded.deliveries, Readings)
+        echo, size = np.array([["x", "yz"]], object), np.array([[2.5]], np.float32)
+        answer = typed.PredictResponse.FromString(
+            codec.encode_predict(decoded.deliveries, decoded.wanted, [echo, size])
+        )
+        assert (answer.task, list(answer.names), list(answer.thresholds)) == ("multi-label", ["a", "b"], [0.25, 0.5])
+        texts, numbers = answer.values
+        assert (texts.name, texts.dtype, list(texts.shape), texts.data) == (
+            "echo", typed.BYTES, [1, 2], pack_bytes([b"x", b"yz"]))  # fmt: skip
+        assert (numbers.name, numbers.dtype, list(numbers.shape), numbers.data) == (
+            "size", typed.FP32, [1, 1], size.tobytes())  # fmt: skip
+        assert not answer.HasField("logits")
+
+
+def test_a_classifier_has_its_own_outputs_too_if_they_are_asked_for() -> None:
+    codec = codec_of(CLASSIFIER)
+    request = predict_request(ROW)
+    request.outputs.extend([typed.ARGMAX, typed.VALUES])
+    decoded = codec.decode_predict(request)
+    assert decoded.wanted == ("argmax", "logits")
+    assert isinstance(decoded.deliveries, Readings)
+    answer = typed.PredictResponse.FromString(
+        codec.encode_predict(decoded.deliveries, decoded.wanted, [ARGMAX, LOGITS])
+    )
+    assert [tensor.name for tensor in answer.values] == ["logits"]
+    assert answer.values[0].data == LOGITS.tobytes()
+    assert answer.argmax.data == ARGMAX.tobytes()
+    assert answer.task == "single-label"
 
 
 # Typed API out
@@ -606,7 +655,7 @@ def test_of_many_outputs_the_first_that_is_wrong_is_named() -> None:
 def test_readings_are_asked_for_once() -> None:
     tensor = typed.Tensor(dtype=typed.FP32, shape=[1, 4], data=ROW.tobytes())
     request = typed.PredictRequest(model="m", inputs=[tensor], outputs=[typed.LOGITS] * 100)
-    with pytest.raises(InvalidInput, match="outputs has 100 readings, and there are 3; name each once"):
+    with pytest.raises(InvalidInput, match="outputs has 100 readings, and there are 4; name each once"):
         codec_of(CLASSIFIER).decode_predict(request)
 
 

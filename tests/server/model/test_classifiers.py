@@ -195,7 +195,7 @@ def test_outputs_that_a_configuration_or_a_parameter_names_are_the_clients(chann
 
 
 @pytest.mark.parametrize("model", ["sigmoid", "one-number", "over-rows"])
-def test_a_network_that_chooses_no_class_is_answered_by_model_infer_alone(channel: grpc.Channel, model: str) -> None:
+def test_a_network_that_chooses_no_class_is_answered_with_its_outputs(channel: grpc.Channel, model: str) -> None:
     expected = {
         "sigmoid": 1 / (1 + np.exp(-SCORES.astype(np.float64))),
         "one-number": X @ onnx_models.WEIGHTS[:, :1],
@@ -203,13 +203,16 @@ def test_a_network_that_chooses_no_class_is_answered_by_model_infer_alone(channe
     }[model]
     (answer,) = infer(channel, model, input=X).values()
     np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-6)
-    with pytest.raises(grpc.RpcError) as caught:
-        predict(channel, model)
-    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    response = predict(channel, model)
     (name,) = outputs_of(channel, model)
+    assert [tensor.name for tensor in response.values] == [name]
+    np.testing.assert_array_equal(array_of(response.values[0]), answer)
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(channel, model, outputs=[predictor_pb2.SOFTMAX])
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert caught.value.details() == (
-        f"model '{model}' does not choose one of several classes, so it has no logits, softmax or argmax; call ModelInfer, "
-        f"which answers with its outputs ['{name}']"
+        f"model '{model}' does not choose one of several classes (its task is 'any'), so it has no SOFTMAX; ask for VALUES, "
+        f"its outputs ['{name}']"
     )
 
 

@@ -284,11 +284,11 @@ def test_there_is_no_ranking_of_a_row_that_has_a_class_at_each_place(channel: gr
     )
 
 
-def test_a_network_without_one_output_of_logits_has_no_typed_answer(channel: grpc.Channel) -> None:
-    code, message = calls.refused(lambda: predict(channel, "outputs", onnx_models.rows(1)))
+def test_a_network_without_one_output_of_logits_has_no_typed_classes(channel: grpc.Channel) -> None:
+    code, message = calls.refused(lambda: predict(channel, "outputs", onnx_models.rows(1), top_k=1))
     assert code == grpc.StatusCode.UNIMPLEMENTED
     assert message.startswith(
-        "model 'outputs' does not choose one of several classes, so it has no logits, softmax or argmax; call ModelInfer"
+        "model 'outputs' does not choose one of several classes (its task is 'any'), so it has no "
     )
 
 

@@ -1,9 +1,11 @@
 """Whether what is served agrees with what was trained."""
 
 import io
+import re
 import resource
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ LOGITS = np.array([[0.0, 1.0, 0.9], [2.0, 0.0, -1.0]], np.float32)
 
 
 def golden(**tolerances: float) -> Golden:
-    return Golden({}, LOGITS, **{"rtol": 0.0, "atol": 0.0, **tolerances})
+    return Golden({}, LOGITS, tolerances.get("rtol", 0.0), tolerances.get("atol", 0.0))
 
 
 def test_the_best_classes_pass() -> None:
@@ -106,6 +108,23 @@ def test_a_sample_is_read_packed_and_unpacked(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.logits, LOGITS)
     np.savez(tmp_path / "golden.npz", input=np.ones((2, 4), np.float32), logits=LOGITS, rtol=0.0, atol=0.0)
     np.testing.assert_array_equal(read_golden(tmp_path / "golden.npz", CLASSIFIER, FileReader(tmp_path)).logits, LOGITS)
+
+
+def test_a_sample_of_several_outputs_has_each_under_its_name(tmp_path: Path) -> None:
+    several = replace(CLASSIFIER, own_outputs=("logits", "rank"), heads=None)
+    rank = np.array([1, 0])
+    members = {"input": np.ones((2, 4), np.float32), "rtol": 0.0, "atol": 0.0}
+    outputs = {"output.logits": LOGITS, "output.rank": rank}
+    np.savez(tmp_path / "golden.npz", **members, **outputs)
+    read = read_golden(tmp_path / "golden.npz", several, FileReader(tmp_path))
+    np.testing.assert_array_equal(read.logits, LOGITS)
+    assert list(read.further) == ["rank"]
+    np.testing.assert_array_equal(read.further["rank"], rank)
+    for odd, fact in (({}, "lacks "), ({"output.rank": rank[:1]}, "has output rank [1] beside logits [2, 3]"),
+                      ({"output.rank": np.array([np.nan, 0])}, "has logits or tolerances that are not finite")):  # fmt: skip
+        np.savez(tmp_path / "golden.npz", **members, **({"output.logits": LOGITS, **odd}))
+        with pytest.raises(LoadError, match=re.escape(fact)):
+            read_golden(tmp_path / "golden.npz", several, FileReader(tmp_path))
 
 
 def test_what_unpacks_to_more_than_may_be_is_not_unpacked(tmp_path: Path) -> None:

@@ -144,19 +144,24 @@ class Exported(nn.Module):
         names: Of the inputs, in the order of the tuple.
         call: Calls it.
         single: What its output is called if it is a tensor alone.
+        sigmoid: Whether the sigmoid of the first output, a logit for each of several labels, is an output too.
     """
 
-    def __init__(self, network: nn.Module, names: tuple[str, ...], call: Caller, single: str) -> None:
+    def __init__(
+        self, network: nn.Module, names: tuple[str, ...], call: Caller, single: str, *, sigmoid: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self._names = names
         self._call = call
         self._single = single
+        self._sigmoid = sigmoid
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the outputs in their order."""
         answer = self._call(self.network, dict(zip(self._names, inputs, strict=True)))
-        return tuple(outputs(answer, self._single).values())
+        tensors = tuple(outputs(answer, self._single).values())
+        return (*tensors, tensors[0].sigmoid()) if self._sigmoid else tensors
 
 
 def _keyword(argument: inspect.Parameter) -> bool:

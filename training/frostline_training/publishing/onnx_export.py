@@ -35,6 +35,7 @@ def freeze(
     *,
     call: Caller = by_position,
     outputs: Sequence[str] = ("logits",),
+    sigmoid: bool = False,
     metadata: Mapping[str, str],
     dynamic: Axes = MappingProxyType({}),
 ) -> None:
@@ -47,7 +48,8 @@ def freeze(
         sample: Real rows [N, ...], N >= 2, by the input's name.
         path: The file to write; it need not be overwritten or removed on failure, that is the caller's folder.
         call: Calls the network as its user does.
-        outputs: The names of its outputs.
+        outputs: The names of the file's outputs.
+        sigmoid: Whether the last of them is the sigmoid of the first.
         metadata: Goes into the file's `metadata_props`.
         dynamic: Further axes that stay open.
 
@@ -60,7 +62,9 @@ def freeze(
             f"the network's weights take {size / 2**30:.1f} GiB", cause="a network larger than one ONNX file, 2 GiB"
         )
     traced = {name: tensor[:_TRACE_ROWS] for name, tensor in sample.items()}
-    model = _export(Exported(network, tuple(traced), call, outputs[0]).eval(), traced, outputs, dynamic)
+    model = _export(
+        Exported(network, tuple(traced), call, outputs[0], sigmoid=sigmoid).eval(), traced, outputs, dynamic
+    )
     _check_axes(model, traced, outputs, dynamic)
     _forget_where_it_was_made(model)
     onnx.helper.set_model_props(model, dict(metadata))

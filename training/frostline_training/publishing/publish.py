@@ -24,7 +24,7 @@ from frostline_training.publishing import artifact, calling, tasks
 from frostline_training.publishing.calling import Sample
 from frostline_training.publishing.held_out import Test, held_out_rows
 from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operator, troublesome_layer
-from frostline_training.publishing.tasks import OUTPUT_NAMES, TASKS, Asked, Task
+from frostline_training.publishing.tasks import TASKS, Asked, Task
 from frostline_training.publishing.verify import HeldOut, Named, Proof, Tolerance, check_file, check_network
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -127,13 +127,16 @@ def publish(
     inputs, targets = held_out_rows(test, traced)
     network = calling.copied(original)
 
-    single = OUTPUT_NAMES.get(task or "", "logits")
+    single = tasks.output_name(task, probabilities=probabilities)
     held_out = check_network(network, inputs, tolerance, dynamic, call=call, single=single)
     names = None if labels is None else [str(label) for label in labels]
     asked = tasks.settle(task, held_out.outputs, targets, names)
     if asked.task != task:
-        held_out, asked = _renamed(held_out, asked, single)
+        held_out, asked = _renamed(held_out, asked, single, tasks.output_name(asked.task, probabilities=probabilities))
     answer = held_out.outputs[asked.output]
+    sigmoid = tasks.adds_sigmoid(asked, probabilities=probabilities)
+    if sigmoid:
+        held_out = _with_sigmoid(held_out, asked.output)
     described = _checked_json("recipe", recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe)
     story = {"recipe": described, "data": _checked_json("data", data), "scores": _checked_json("scores", scores)}
 
@@ -145,6 +148,7 @@ def publish(
             file,
             call=call,
             outputs=list(held_out.outputs),
+            sigmoid=sigmoid,
             metadata=_metadata(name, names, described, asked.task, probabilities=probabilities),
             dynamic=dynamic,
         )
@@ -181,7 +185,7 @@ def publish(
             **_outputs_card(held_out.outputs, probabilities=probabilities),
             "parameters": count_parameters(network),
             **story,
-            "export": _export_card(held_out, asked, targets, proof, tolerance),
+            "export": _export_card(held_out, asked, targets, proof, tolerance, probabilities=probabilities),
             "frameworks": {
                 "python": platform.python_version(),
                 **{package: installed(package) for package in ("onnx", "onnxscript", "numpy")},
@@ -202,16 +206,25 @@ def publish(
         differences_by_length=proof.differences_by_length,
         near_ties=proof.near_ties,
         rows=len(answer),
-        accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets),
+        accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets, probabilities=probabilities),
         task=asked.task,
     )
 
 
-def _renamed(held_out: HeldOut, asked: Asked, single: str) -> tuple[HeldOut, Asked]:
+def _with_sigmoid(held_out: HeldOut, output: str) -> HeldOut:
+    """Put each label's probability beside its logit."""
+    logits = held_out.outputs[output]
+    return HeldOut(
+        held_out.inputs,
+        {**held_out.outputs, tasks.PROBABILITIES: torch.from_numpy(logits).sigmoid().numpy()},
+        {length: _with_sigmoid(rows, output) for length, rows in held_out.stretched.items()},
+    )
+
+
+def _renamed(held_out: HeldOut, asked: Asked, single: str, called: str) -> tuple[HeldOut, Asked]:
     """Call a tensor alone what the task calls it, now that the task is known."""
     if list(held_out.outputs) != [single]:
         return held_out, asked
-    called = OUTPUT_NAMES.get(asked.task, "logits")
 
     def renamed(rows: HeldOut) -> HeldOut:
         (only,) = rows.outputs.values()
@@ -307,8 +320,11 @@ def _outputs_card(outputs: Named, *, probabilities: bool) -> dict[str, object]:
 
 
 def _export_card(
-    held_out: HeldOut, asked: Asked, targets: Array | None, proof: Proof, tolerance: Tolerance
+    held_out: HeldOut, asked: Asked, targets: Array | None, proof: Proof, tolerance: Tolerance, *, probabilities: bool
 ) -> dict[str, object]:
+    def accuracy(outputs: Named) -> float | None:
+        return tasks.accuracy(asked.task, outputs[asked.output], targets, probabilities=probabilities)
+
     return {
         "opset": OPSET,
         "rtol": tolerance.relative,
@@ -321,7 +337,7 @@ def _export_card(
         "max_abs_difference_held_out": proof.whole_difference,
         "near_ties": list(proof.near_ties),
         "accuracy": {
-            "pytorch": tasks.accuracy(asked.task, held_out.outputs[asked.output], targets),
-            "onnxruntime": tasks.accuracy(asked.task, proof.outputs[asked.output], targets),
+            "pytorch": accuracy(held_out.outputs),
+            "onnxruntime": accuracy(proof.outputs),
         },
     }

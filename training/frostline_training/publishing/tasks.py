@@ -22,8 +22,9 @@ Task = Literal["single-label", "multi-label", "binary", "regression", "embedding
 """
 
 TASKS = get_args(Task)
-OUTPUT_NAMES: Mapping[str, str] = {"regression": "values", "embedding": "embedding", "any": "output"}
-"""What the file calls the only output; ``logits`` for all other tasks."""
+PROBABILITIES = "probabilities"
+_OUTPUT_NAMES = {"regression": "values", "embedding": "embedding", "any": "output"}
+_YES_OR_NO = ("multi-label", "binary")
 
 _AXES = {
     "single-label": "[N, C] with C of at least 2",
@@ -87,12 +88,34 @@ def settle(
     return Asked(task, name, classes)
 
 
-def accuracy(task: Task, answer: Array, targets: Array | None) -> float | None:
-    """The share of rows with the right class, or of places where each has one; None for other tasks."""
+def output_name(task: Task | None, *, probabilities: bool) -> str:
+    """What the file calls a network's only output: ``logits`` of all tasks that choose, unless it ends at probabilities."""
+    name = _OUTPUT_NAMES.get(task or "", "logits")
+    return PROBABILITIES if probabilities and name == "logits" else name
+
+
+def adds_sigmoid(asked: Asked, *, probabilities: bool) -> bool:
+    """Whether the file has the probabilities beside the logits: each label's own, which no softmax over all gives."""
+    return asked.task in _YES_OR_NO and not probabilities
+
+
+def accuracy(task: Task, answer: Array, targets: Array | None, *, probabilities: bool = False) -> float | None:
+    """The share of rows with the right class, or of places where each has one; None for other tasks.
+
+    Args:
+        task: See `Task`.
+        answer: The network's answers.
+        targets: What was right.
+        probabilities: Whether the answers are not logits.
+    """
     if targets is None or task not in ("single-label", "binary", "dense"):
         return None
     if task == "binary":
-        return float(np.mean((answer.reshape(len(answer)) > 0) == (targets.reshape(len(targets)) == 1)))
+        return float(
+            np.mean(
+                (answer.reshape(len(answer)) > (0.5 if probabilities else 0)) == (targets.reshape(len(targets)) == 1)
+            )
+        )
     return float(np.mean(answer.argmax(axis=1) == targets))
 
 
@@ -107,7 +130,7 @@ def is_probability(task: Task, answer: Array, last_operator: str | None) -> bool
     if task in ("single-label", "dense"):
         shares = answer.min() >= 0 and np.allclose(answer.sum(axis=1, dtype=np.float64), 1, rtol=0, atol=1e-4)
         return bool(shares) or last_operator in ("Softmax", "Sigmoid", "HardSigmoid")
-    return task in ("multi-label", "binary") and last_operator in ("Softmax", "Sigmoid", "HardSigmoid")
+    return task in _YES_OR_NO and last_operator in ("Softmax", "Sigmoid", "HardSigmoid")
 
 
 def _guess(outputs: Mapping[str, Array], targets: Array | None, labels: Sequence[str] | None) -> Task:

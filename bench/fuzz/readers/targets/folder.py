@@ -14,7 +14,7 @@ from bench.fuzz.oracle import Found
 from bench.fuzz.readers.mutators import archive, text
 from bench.fuzz.readers.target import Check, Target
 from frostline.pb import model_config_pb2
-from frostline_server.codec.typed_answers import TypedAnswers
+from frostline_server.codec.typed_answers import Task, TypedAnswers
 from frostline_server.errors import ConfigError, LoadError
 from frostline_server.model.artifact import check_artifact, read_card, read_labels, whole
 from frostline_server.model_config.pbtxt import label_file
@@ -78,7 +78,7 @@ def _metadata(_: Path) -> Check:
 
 def _use_labels(labels: Sequence[str] | None) -> None:
     """What becomes of labels at load."""
-    TypedAnswers("m", "1", _HEADS, labels)
+    TypedAnswers("m", "1", _HEADS, labels, {"logits": "logits"}, Task("single-label"))
 
 
 def _label_file(folder: Path) -> Check:
@@ -178,6 +178,9 @@ def _golden(folder: Path) -> Check:
             compare(np.zeros((rows, 3), np.float32), golden.logits, golden, 0, rows)
         except LoadError:
             return
+        for name, expected in golden.further.items():
+            with contextlib.suppress(LoadError):
+                compare(np.zeros((rows, 3), np.float32), expected, golden, 0, rows, name)
         if golden.logits.shape != (rows, 3) or not rows or len(golden.inputs["input"]) != rows:
             raise Found(f"a golden sample passed whose logits have shape {golden.logits.shape}", data)
 

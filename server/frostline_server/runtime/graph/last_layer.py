@@ -18,6 +18,7 @@ Shape = tuple[str | int | None, ...]
 """A size, the name of a size, or None for an axis of which nothing is known."""
 
 SINGLE_LABEL = "single-label"
+_OF_CLASSES = (SINGLE_LABEL, "dense")
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _LABELS = (TensorProto.INT64, TensorProto.STRING)
@@ -77,7 +78,8 @@ def _judged(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> LastLayer | 
     if not isinstance(shape[0], int) and not any(_may_have_rows(value) for value in model.graph.input):
         # It has as many rows as were found, say, and not as many as were sent.
         return None
-    meaning = graph.meaning(name, len(shape))
+    stated = any(entry.key == "frostline.output" and entry.value == "probabilities" for entry in model.metadata_props)
+    meaning = Meaning.PROBABILITIES if stated else graph.meaning(name, len(shape))
     if meaning is Meaning.OTHER or (len(model.graph.output) > 1 and meaning is not Meaning.PROBABILITIES):
         return None
     certain = follows is not None and isinstance(follows[1], int)
@@ -89,7 +91,7 @@ def _candidate(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
     task = next((entry.value for entry in model.metadata_props if entry.key == "frostline.task"), SINGLE_LABEL)
     outputs = [value for value in model.graph.output if value.type.tensor_type.elem_type not in _LABELS]
     labels = [value for value in model.graph.output if value.type.tensor_type.elem_type in _LABELS]
-    if task != SINGLE_LABEL or len(outputs) != 1 or len(labels) > 1:
+    if task not in _OF_CLASSES or len(outputs) != 1 or len(labels) > 1:
         return None
     if outputs[0].type.tensor_type.elem_type not in _FLOATS or any(len(shape_of(value) or ()) > 1 for value in labels):
         return None
