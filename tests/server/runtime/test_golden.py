@@ -113,8 +113,8 @@ def test_a_sample_is_read_packed_and_unpacked(tmp_path: Path) -> None:
 def test_a_sample_of_several_outputs_has_each_under_its_name(tmp_path: Path) -> None:
     several = replace(CLASSIFIER, own_outputs=("logits", "rank"), heads=None)
     rank = np.array([1, 0])
-    members = {"input": np.ones((2, 4), np.float32), "rtol": 0.0, "atol": 0.0}
-    outputs = {"output.logits": LOGITS, "output.rank": rank}
+    members: dict[str, Any] = {"input": np.ones((2, 4), np.float32), "rtol": 0.0, "atol": 0.0}
+    outputs: dict[str, Any] = {"output.logits": LOGITS, "output.rank": rank}
     np.savez(tmp_path / "golden.npz", **members, **outputs)
     read = read_golden(tmp_path / "golden.npz", several, FileReader(tmp_path))
     np.testing.assert_array_equal(read.logits, LOGITS)
@@ -122,7 +122,7 @@ def test_a_sample_of_several_outputs_has_each_under_its_name(tmp_path: Path) -> 
     np.testing.assert_array_equal(read.further["rank"], rank)
     for odd, fact in (({}, "lacks "), ({"output.rank": rank[:1]}, "has output rank [1] beside logits [2, 3]"),
                       ({"output.rank": np.array([np.nan, 0])}, "has logits or tolerances that are not finite")):  # fmt: skip
-        np.savez(tmp_path / "golden.npz", **members, **({"output.logits": LOGITS, **odd}))
+        np.savez(tmp_path / "golden.npz", **{**members, "output.logits": LOGITS, **odd})
         with pytest.raises(LoadError, match=re.escape(fact)):
             read_golden(tmp_path / "golden.npz", several, FileReader(tmp_path))
 

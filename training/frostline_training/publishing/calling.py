@@ -208,12 +208,28 @@ def copied(module: nn.Module) -> nn.Module:
 
 def _why(module: nn.Module) -> str:
     for name, part in module.named_modules():
-        own = {own for own, _ in part.named_parameters(recurse=False)}
-        old = {"weight_norm": any(f"{one[:-2]}_v" in own for one in own if one.endswith("_g"))}
-        old["spectral_norm"] = any(one.endswith("_orig") for one in own)
-        for kind in (kind for kind, there in old.items() if there):
-            return (
-                f": {name or 'it'} has the old torch.nn.utils.{kind}, whose weight cannot be copied; use "
-                f"torch.nn.utils.parametrizations.{kind}, or torch.nn.utils.remove_{kind}() before publishing"
-            )
+        own = {own for own, _ in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False))}
+        for endings, what, remedy in _OLD_WEIGHTS:
+            if any(all(f"{one.rpartition('_')[0]}{ending}" in own for ending in endings) for one in own):
+                return f": {name or 'it'} has {what}, whose weight is computed and cannot be copied; {remedy}"
     return ""
+
+
+_OLD_WEIGHTS = (
+    (
+        ("_g", "_v"),
+        "the old torch.nn.utils.weight_norm",
+        "use torch.nn.utils.parametrizations.weight_norm, or torch.nn.utils.remove_weight_norm() before publishing",
+    ),
+    (
+        ("_orig", "_u"),
+        "the old torch.nn.utils.spectral_norm",
+        "use torch.nn.utils.parametrizations.spectral_norm, or torch.nn.utils.remove_spectral_norm() before publishing",
+    ),
+    (
+        ("_orig", "_mask"),
+        "torch.nn.utils.prune",
+        "make it permanent with torch.nn.utils.prune.remove() before publishing",
+    ),
+)
+"""By the endings of the names that each gives to a layer's parameters and buffers."""

@@ -137,7 +137,8 @@ def _export(network: Exported, sample: Mapping[str, Tensor], outputs: Sequence[s
 
 def _why_not_exported(network: nn.Module, error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
-    if "pack_padded_sequence" in text or "pad_packed_sequence" in text:
+    # A padded one goes through these layers; what fails in them is a packed one.
+    if "pack_padded_sequence" in text or "pad_packed_sequence" in text or "nn/modules/rnn.py" in text:
         return (
             "packed sequences, whose lengths are read in Python; run the padded steps through the layer, and take the "
             "last valid one: steps[torch.arange(len(steps)), lengths - 1]"
@@ -146,6 +147,8 @@ def _why_not_exported(network: nn.Module, error: BaseException) -> str:
         return layer
     if "data-dependent" in text or "DataDependent" in text:
         return "forward() decides in Python by the values of a tensor; use torch.where instead"
+    if "only 4D query" in text:
+        return "scaled_dot_product_attention without an axis of heads; give it [N, heads, T, D], heads may be 1"
     if "No ONNX function" in text:
         return "an operator that ONNX does not have; write it with others"
     return "forward() does something that torch.export cannot follow"
@@ -203,10 +206,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL)  # "torchvision is not installed", dumps of half-traced graphs
     try:
         with redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            # PyTorch 2.13 copies its own deprecated tree class while it exports.
-            # That several inputs have the same batch axis is what was meant.
-            warnings.filterwarnings("ignore", message=r"# The axis name: .* will not be used", category=UserWarning)
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+            warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
