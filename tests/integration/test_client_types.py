@@ -1,6 +1,10 @@
 """Frostline's own client gives each model of a real server the type, and the number of rows, that it takes."""
 
+import csv
+import io
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +12,7 @@ import onnx
 import pytest
 
 import frostline
+from frostline.cli import main as cli
 from tests.support.servers import TIMEOUT_S, Running, running
 
 TYPES = {"double": "double", "half": "float16", "single": "float", "whole": "int64", "byte": "uint8"}
@@ -85,6 +90,28 @@ async def test_more_rows_than_fit_are_answered_in_order(server: Running, client:
         # More than a message may have, too.
         many = np.arange(40000, dtype=np.float32).reshape(20000, 2)
         np.testing.assert_array_equal((await other.predict("single", many)).logits, many)
+
+
+@pytest.mark.parametrize("model", ["double", "half", "single"])
+def test_probabilities_keep_their_precision_up_to_the_file(
+    server: Running, client: frostline.Client, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "rows.npy", np.array([[0.0, 1.0]]))
+    softmax = client.predict(model, [[0.0, 1.0]]).softmax
+    kind = {"double": np.float64, "half": np.float16, "single": np.float32}[model]
+    assert softmax.dtype == kind
+    # exp(1) / (1 + exp(1))
+    assert softmax[0, 1] == pytest.approx(0.7310585786300049, rel=float(np.finfo(kind).eps))
+    assert client.predict(model, [[0.0, 1.0]]).top(1) == [((1, float(softmax[0, 1])),)]
+    predict = ["predict", model, str(tmp_path / "rows.npy"), "--server", server.address]
+    assert cli.run([*predict, "--format", "csv"]) == 0
+    [row] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert kind(row["class_1"]) == kind(row["probability"]) == softmax[0, 1]
+    assert cli.run([*predict, "--format", "json"]) == 0
+    [best] = json.loads(capsys.readouterr().out)["rows"][0]["top"]
+    assert (best["prediction"], kind(best["probability"])) == (1, softmax[0, 1])
+    assert cli.run(predict) == 0
+    assert f"{softmax[0, 1]:.4f}" in capsys.readouterr().out
 
 
 def test_the_columns_of_a_table_are_matched_by_name(client: frostline.Client) -> None:

@@ -80,11 +80,11 @@ def test_each_file_is_a_request_where_there_is_no_batch_axis(ask: Ask) -> None:
     code, out, err = ask("pair", floats([3, 1], [1, 2]), floats([1, 2], [5, 4]), top=1)
     rows = list(csv.DictReader(io.StringIO(out)))
     assert (code, err) == (0, "")
-    assert [(Path(row["input"]).name, row["prediction"]) for row in rows] == [
-        ("0.npy", "0"),
-        ("0.npy", "1"),
-        ("1.npy", "1"),
-        ("1.npy", "0"),
+    assert [(Path(row["id"]).name, row["prediction"]) for row in rows] == [
+        ("0.npy:0", "0"),
+        ("0.npy:1", "1"),
+        ("1.npy:0", "1"),
+        ("1.npy:1", "0"),
     ]
     # Row 0 has the logits 3 and 1.
     assert float(rows[0]["probability"]) == pytest.approx(np.exp(3) / np.exp([3, 1]).sum(), rel=1e-5)
