@@ -98,9 +98,9 @@ def test_probabilities_keep_their_precision_up_to_the_file(
 ) -> None:
     np.save(tmp_path / "rows.npy", np.array([[0.0, 1.0]]))
     softmax = client.predict(model, [[0.0, 1.0]]).softmax
-    kind = {"double": np.float64, "half": np.float16, "single": np.float32}[model]
+    kind: Any = {"double": np.float64, "half": np.float16, "single": np.float32}[model]
     assert softmax.dtype == kind
-    # exp(1) / (1 + exp(1))
+    # The logistic function of 1.
     assert softmax[0, 1] == pytest.approx(0.7310585786300049, rel=float(np.finfo(kind).eps))
     assert client.predict(model, [[0.0, 1.0]]).top(1) == [((1, float(softmax[0, 1])),)]
     predict = ["predict", model, str(tmp_path / "rows.npy"), "--server", server.address]
