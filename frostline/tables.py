@@ -2,51 +2,128 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 
 from frostline.client.catalog import Model
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from rich.table import Table
 
-# For each row its best classes: label or index, and probability.
-RankedRows = Sequence[tuple[tuple[str | int, float], ...]]
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """What a model answered for one row.
+
+    Attributes:
+        source: The file that the row is from.
+        number: Its number in that file, from 0.
+        probabilities: The probability of each class, in the network's own precision.
+    """
+
+    source: str
+    number: int
+    probabilities: "NDArray[Any]"
+
+    @property
+    def id(self) -> str:
+        """The file and the number."""
+        return f"{self.source}:{self.number}"
+
+    def best(self, count: int) -> list[int]:
+        """The most probable classes, the best first and the lower index first on a tie."""
+        return [int(index) for index in (-self.probabilities).argsort(kind="stable")[:count]]
 
 
-def write_predictions(rows: RankedRows, sources: Sequence[str], model: Model, form: str, out: TextIO) -> None:
-    """Writes the best classes of each row.
+def write_predictions(
+    rows: Sequence[PredictedRow], labels: Sequence[str], model: Model, form: str, out: TextIO, *, top: int | None = None
+) -> None:
+    """Writes what was predicted for each row.
+
+    As a table or CSV that is a line for each row, with the probability of every class; or with `top`, a line for each of
+    the row's best classes. A table leaves out all but the best class where the line has no room. JSON has the best classes, and null
+    for a probability that is no finite number.
 
     Args:
-        rows: The classes.
-        sources: The file each row is from; shown when there are several.
+        rows: The rows.
+        labels: The names of the classes, in their order; without one, a class goes by its index.
         model: Who predicted.
         form: `table`, `json` or `csv`.
         out: Where to write.
+        top: How many of the most probable classes to write; None for the best, beside the probabilities of all.
     """
+
+    def name(index: int) -> str | int:
+        return (labels[index] if index < len(labels) else "") or index
+
     if form == "json":
         document = {
             "model": model.name,
             "version": model.version,
             "rows": [
-                {"row": number, "input": source, "top": [{"prediction": what, "probability": p} for what, p in row]}
-                for number, (row, source) in enumerate(zip(rows, sources, strict=True))
+                {
+                    "row": number,
+                    "input": row.source,
+                    "id": row.id,
+                    "top": [
+                        {"prediction": name(index), "probability": _json_number(row.probabilities[index])}
+                        for index in row.best(top or 1)
+                    ],
+                }
+                for number, row in enumerate(rows)
             ],
         }
-        out.write(json.dumps(document) + "\n")
+        out.write(json.dumps(document, allow_nan=False) + "\n")
         return
-    several = len(set(sources)) > 1
-    ranked = max((len(row) for row in rows), default=0) > 1
-    header = ["row", *["input"] * several, *["rank"] * ranked, "prediction", "probability"]
-    lines = [
-        [str(number), *[source] * several, *[str(rank)] * ranked, str(what), f"{p:.4f}" if form == "table" else repr(p)]
-        for number, (row, source) in enumerate(zip(rows, sources, strict=True))
-        for rank, (what, p) in enumerate(row, start=1)
-    ]
+
+    def number(value: Any) -> str:
+        # NumPy's text is the shortest that no other number of the same precision has.
+        return f"{value:.4f}" if form == "table" else str(value)
+
+    classes = max((len(row.probabilities) for row in rows), default=0)
+    if top is not None:
+        header = ["id", "rank", "prediction", "probability"]
+        lines = [
+            [row.id, str(rank), str(name(index)), number(row.probabilities[index])]
+            for row in rows
+            for rank, index in enumerate(row.best(top), start=1)
+        ]
+    else:
+        header = _header([labels[index] if index < len(labels) else "" for index in range(classes)])
+        lines = []
+        for row in rows:
+            best = [[str(name(index)), number(row.probabilities[index])] for index in row.best(1)] or [["", ""]]
+            each = [number(p) for p in row.probabilities]
+            lines.append([row.id, *best[0], *each, *[""] * (classes - len(each))])
     if form == "csv":
         csv.writer(out, lineterminator="\n").writerows([header, *lines])
-    else:
-        write_table(header, lines, out, numbers=("row", "rank", "probability"))
+        return
+    if top is None and not _fits(header, lines, out):
+        header, lines = header[:3], [line[:3] for line in lines]
+    write_table(header, lines, out, numbers=("rank", *header[2 if top is None else 3 :]))
+
+
+def _fits(header: Sequence[str], lines: Sequence[Sequence[str]], out: TextIO) -> bool:
+    """Whether a table has room where it will be shown."""
+    from rich.console import Console  # noqa: PLC0415  as for `write_table`
+
+    gaps = 3 * (len(header) - 1)
+    return sum(max(map(len, column)) for column in zip(header, *lines, strict=True)) + gaps <= Console(file=out).width
+
+
+def _header(labels: Sequence[str]) -> list[str]:
+    header = ["id", "prediction", "probability"]
+    for index, label in enumerate(labels):
+        header.append(label if label and label not in header and labels.count(label) == 1 else f"class_{index}")
+    return header
+
+
+def _json_number(value: Any) -> float | None:
+    # JSON has neither NaN nor infinity.
+    return float(str(value)) if math.isfinite(value) else None
 
 
 def write_models(models: Sequence[Model], form: str, out: TextIO) -> None:

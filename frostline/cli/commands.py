@@ -4,7 +4,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -23,6 +23,11 @@ from frostline.cli.connection import (
 )
 from frostline.cli.usage import BadUsage, CannotDo
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
 app = typer.Typer(
     name="frostline",
     help="Train neural networks in PyTorch and serve them over gRPC. Frostline proves that a served network answers as trained.",
@@ -31,6 +36,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+_ALL_CLASSES = 2**32 - 1
+"""More classes to rank than there are."""
 
 Models = Annotated[Path, typer.Option(help="The folder of models.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
@@ -157,7 +165,7 @@ app.command(
         "frostline predict photos cat.png --top 3",
         "frostline predict digits seven.png --white 16",
         "frostline predict digits models/digits/1/golden.npz",
-        "frostline predict iris flowers.csv --format csv > answers.csv",
+        "frostline predict iris flowers.csv --format csv > probabilities.csv",
         "frostline predict churn customers.csv --card models/churn/1/card.json",
         "cat rows.npy | frostline predict digits - --server gpu-box:8001 --format json",
     ),
@@ -177,9 +185,22 @@ def predict(
         str, typer.Option(help="The version: a number or a label. By default, the server chooses the version.")
     ] = "",
     top: Annotated[
-        int, typer.Option(min=1, max=2**32 - 1, help="How many of the most probable classes to show for each row.")
-    ] = 1,
-    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="The output format.")] = "table",
+        int | None,
+        typer.Option(
+            min=1,
+            help="Show so many of the most probable classes of each row, one on each line.  [default: the best, beside "
+            "the probabilities of all]",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        Literal["table", "json", "csv"],
+        typer.Option(
+            "--format",
+            help="The output format. In json, a probability that is NaN or infinite is null. A table shows the "
+            "probabilities of all classes only where there is room.",
+        ),
+    ] = "table",
     white: Annotated[
         float | None,
         typer.Option(help="The value of a white pixel for the model. By default, pixels are sent unchanged, 0 to 255."),
@@ -201,13 +222,21 @@ def predict(
 ) -> None:
     """Send rows to a server and show the predictions.
 
+    Each row has the id FILE:NUMBER; the first row of a file is number 0. With --format csv, each line has the id, the
+    most probable class and its probability, and then the probability of every class, in columns with the labels, or
+    class_0, class_1 and so on.
+
+    The golden.npz of a version can be sent as it is. From any other npz file, the arrays are taken that have the names of
+    the model's inputs. Numbers are converted to the model's types if none of them changes; floats are rounded.
+
     A csv file may have a header. Its columns fill the model's input in row-major order.
 
     A picture is converted to gray or colour, depending on the model's input. Its pixels are sent unchanged, or scaled
     by --white. It is never resized.
     """
+    from frostline.cli import answers
     from frostline.cli import inputs as files
-    from frostline.tables import write_predictions
+    from frostline.tables import PredictedRow, write_predictions
 
     connection = Connection(
         server=server,
@@ -226,14 +255,31 @@ def predict(
             requests = files.requests(inputs, served, sys.stdin.buffer, white=white, card=card)
         except files.InputError as error:
             raise BadUsage(str(error)) from error
-        rows, sources = [], []
+        if not answers.ranks(served):
+            answers.write(*answers.ask(client, served, requests), served, form, sys.stdout)
+            return
+        rows: list[PredictedRow] = []
+        labels: list[str] | None = None
         for arrays, origins in requests:
-            # All are answered by the version whose limits and shapes they were made for.
-            answered = client.predict(model, arrays, version=served.version, top_k=top).top(top)
-            rows += answered
+            # All are answered by the version whose limits and shapes they were made for. Labels come with a ranking only.
+            ranked = _ALL_CLASSES if labels is None or not served.batched else 0
+            answer = client.predict(model, arrays, version=served.version, outputs=["softmax"], top_k=ranked)
+            if ranked and len(answer.softmax):
+                labels = _labels(answer.top(ranked)[0], answer.softmax[0])
             # Without a batch axis an answer has as many rows as it has.
-            sources += origins if served.batched else origins * len(answered)
-    write_predictions(rows, sources, served, form, sys.stdout)
+            places = origins if served.batched else [(origins[0][0], number) for number in range(len(answer.softmax))]
+            rows += [PredictedRow(*place, p) for place, p in zip(places, answer.softmax, strict=True)]
+    write_predictions(rows, labels or [], served, form, sys.stdout, top=top)
+
+
+def _labels(ranking: "Sequence[tuple[str | int, float]]", probabilities: "NDArray[Any]") -> list[str]:
+    """The labels of all classes in their order, from a ranking of them all; empty where a class has none."""
+    labels = [""] * len(probabilities)
+    # The server ranks so too.
+    order = (-probabilities).argsort(kind="stable").tolist()
+    for index, (what, _) in zip(order, ranking if len(ranking) == len(order) else (), strict=False):
+        labels[index] = what if isinstance(what, str) else ""
+    return labels
 
 
 @app.command(name="models", epilog=_examples("frostline models", "frostline models --server gpu-box:8001"))

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from frostline.client import catalog
 from frostline.client.catalog import Model
-from frostline.client.errors import FrostlineError, InvalidInput, ModelNotFound, ModelNotReady, ServerUnavailable
+from frostline.client.errors import FrostlineError, ModelNotFound, ModelNotReady, ServerUnavailable
 from frostline.pb import inference_pb2 as pb
 
 # What a failed call is looked up for may not take long: the user is waiting for the failure.
@@ -26,21 +26,16 @@ class Call:
     """One remote call: the method's name, the request, and the seconds it may take (None: the client's default)."""
 
     method: str
-    request: Message
+    request: Message | bytes
     timeout_s: float | None
 
 
 Conversation = Generator[Call, Any, T]
 
 
-def explained(error: FrostlineError, model: str, version: str) -> Conversation[FrostlineError]:
-    """Asks what the user of a failed prediction wants to know next: which models there are, or what this one expects."""
-    if isinstance(error, ModelNotFound):
-        return (yield from _with_what_is_there(error))
-    if isinstance(error, InvalidInput):
-        expected = yield from _what_it_expects(model, version)
-        return InvalidInput(f"{error}{expected}", error.code, error.kind)
-    return error
+def expects(model: Model) -> str:
+    """What a model takes, for a message to the user."""
+    return f"{model.name} expects {'; '.join(map(str, model.inputs))}"
 
 
 def describe(name: str, version: str, timeout_s: float | None) -> Conversation[Model]:
@@ -51,7 +46,7 @@ def describe(name: str, version: str, timeout_s: float | None) -> Conversation[M
         version = catalog.answering(version, config)
         metadata = yield Call("ModelMetadata", pb.ModelMetadataRequest(name=name, version=version), timeout_s)
     except ModelNotFound as error:
-        raise (yield from _with_what_is_there(error)) from error.__cause__
+        raise (yield from with_what_is_there(error)) from error.__cause__
     return catalog.described(version, metadata, config)
 
 
@@ -82,7 +77,8 @@ def is_ready(model: str, version: str, timeout_s: float | None) -> Conversation[
     return bool(answer.ready)
 
 
-def _with_what_is_there(error: ModelNotFound) -> Conversation[ModelNotFound]:
+def with_what_is_there(error: ModelNotFound) -> Conversation[ModelNotFound]:
+    """Asks what the user of a model that is not there wants to know next: which models there are."""
     return ModelNotFound(f"{error}; {(yield from _what_is_there())}", error.code, error.kind)
 
 
@@ -93,12 +89,3 @@ def _what_is_there() -> Conversation[str]:
         return "list what is there with `frostline models`"
     versions = [f"{entry.name} version {entry.version}" for entry in index.models]
     return f"the server has: {', '.join(versions)}" if versions else "the server has no models"
-
-
-def _what_it_expects(model: str, version: str) -> Conversation[str]:
-    try:
-        expected = yield from describe(model, version, _LOOK_UP_S)
-    except FrostlineError:
-        return ""
-    inputs = "; ".join(str(spec) for spec in expected.inputs)
-    return f"; {model} expects {inputs}"

@@ -1,5 +1,7 @@
 """The client's connection to a server, blocking and for asyncio."""
 
+import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -7,9 +9,10 @@ from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
-from numpy.typing import ArrayLike
 
-from frostline.client import calls, messages
+from frostline.client import asking, calls, messages
+from frostline.client.arrays import Inputs
+from frostline.client.asking import Known, Question
 from frostline.client.calls import Call, Conversation
 from frostline.client.catalog import Model
 from frostline.client.channel import arguments as channel_arguments
@@ -93,7 +96,8 @@ def connect_async(
 ) -> "AsyncClient":
     """Prepares the connection to a server, or to a pool of them, for asyncio; see `connect`.
 
-    Call it inside the running event loop. Arguments and errors are those of `connect`.
+    Call it inside the running event loop, which is the only one that can use the client. Arguments and errors are those of
+    `connect`.
 
     Returns:
         The client, to be closed, or used in an `async with` statement.
@@ -128,8 +132,9 @@ class Client:
         self, channel: grpc.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
     ) -> None:
         self._channel = channel
-        self._predict = _predict(channel)
         self._methods = _methods(channel)
+        self._predict = self._methods["Predict"]
+        self._known = Known()
         self.address = address
         self._timeout_s = timeout_s
         self._metadata = tuple((metadata or {}).items())
@@ -137,7 +142,7 @@ class Client:
     def predict(
         self,
         model: str,
-        inputs: ArrayLike | Mapping[str, ArrayLike],
+        inputs: Inputs,
         *,
         version: str = "",
         outputs: Iterable[OutputName] | None = None,
@@ -146,33 +151,46 @@ class Client:
     ) -> Prediction:
         """Runs rows through a model.
 
-        float64 arrays, NumPy's default, and Python lists of numbers are sent as float32; any other array is sent
-        with its own element type.
+        The model gets the element type that it takes. Floats are rounded to it; any other number that the type does not
+        have is refused, and so are floats that would become infinite. What the model takes is looked up only where its
+        server has refused the rows as they are, or they alone do not tell.
+
+        More rows than the model or the server takes at once are sent in several requests, one after the other, and all
+        are answered by one version. If that version is replaced in between, all rows are sent again to the newest.
 
         Args:
             model: The model's name.
-            inputs: The rows, batch axis first; a dict of arrays by name for a model with several inputs.
+            inputs: The rows, batch axis first; a dict of arrays by name for a model with several inputs. A DataFrame for a
+                model each of whose inputs is one of its columns; they are matched by name.
             version: The version in decimal; empty or "latest" for the highest ready one.
             outputs: Any of "logits", "softmax" and "argmax".  None asks for all three, or for the ranking alone when
                 `top_k` is given.
             top_k: How many of the most probable classes the server shall rank, with their labels.
-            timeout_s: How long the call may take, retries included; None for the client's default.
+            timeout_s: How long the call may take, with all its requests and retries; None for the client's default.
 
         Returns:
-            The prediction.
+            The prediction for all rows.
 
         Raises:
+            InvalidInput: The rows do not fit the model, or a number would be changed; the message says which.
             FrostlineError: The call failed; the subclass tells how.
             ValueError: There is no such output, or `top_k` is negative.
         """
-        request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
         allowed_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        try:
-            response = self._predict(request, timeout=allowed_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            failure = _translated(error, self.address, allowed_s)
-            raise self._hold(calls.explained(failure, model, str(version))) from error
-        return messages.prediction(response, top_k)
+        version, wanted, until = str(version), messages.readings(outputs), time.monotonic() + allowed_s
+        refusal = None
+        # The commonest first: all that a conversation may have to do takes longer than packing a small array.
+        if self._known.takes(inputs, model, version):
+            request = messages.request(model, inputs, version=version, outputs=wanted, top_k=top_k)
+            try:
+                answer = self._predict(request, timeout=allowed_s, metadata=self._metadata)
+            except grpc.RpcError as error:
+                refusal = _translated(error, self.address, allowed_s)
+                refusal.__cause__ = error
+            else:
+                return messages.prediction(answer, top_k)
+        question = Question(model, version, inputs, wanted, top_k, allowed_s, until)
+        return messages.prediction(self._hold(asking.predict(question, self._known, refusal)), top_k)
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Every version of every model in the server's repository, by name and number.
@@ -236,7 +254,8 @@ class Client:
 class AsyncClient:
     """A connection to a server for asyncio; made by `connect_async`, with the methods of `Client` as coroutines.
 
-    Cancelling the task that awaits a call cancels the call on the server too.
+    Cancelling the task that awaits a call cancels the call on the server too. A client belongs to the event loop in which
+    it was made: in another one, each method raises RuntimeError.
 
     Attributes:
         address: Where the server is.
@@ -246,8 +265,11 @@ class AsyncClient:
         self, channel: grpc.aio.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
     ) -> None:
         self._channel = channel
-        self._predict = _predict(channel)
         self._methods = _methods(channel)
+        self._predict = self._methods["Predict"]
+        self._known = Known()
+        # gRPC binds a channel to the event loop in which it is made, and does not tell another one so.
+        self._loop = getattr(channel, "_loop", None)
         self.address = address
         self._timeout_s = timeout_s
         self._metadata = grpc.aio.Metadata(*(metadata or {}).items())
@@ -255,7 +277,7 @@ class AsyncClient:
     async def predict(
         self,
         model: str,
-        inputs: ArrayLike | Mapping[str, ArrayLike],
+        inputs: Inputs,
         *,
         version: str = "",
         outputs: Iterable[OutputName] | None = None,
@@ -263,14 +285,22 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Prediction:
         """Runs rows through a model; see `Client.predict`."""
-        request = messages.request(model, inputs, version=version, outputs=outputs, top_k=top_k)
+        self._check_loop()
         allowed_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        try:
-            response = await self._predict(request, timeout=allowed_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            failure = _translated(error, self.address, allowed_s)
-            raise await self._hold(calls.explained(failure, model, str(version))) from error
-        return messages.prediction(response, top_k)
+        version, wanted, until = str(version), messages.readings(outputs), time.monotonic() + allowed_s
+        refusal = None
+        # The commonest first: all that a conversation may have to do takes longer than packing a small array.
+        if self._known.takes(inputs, model, version):
+            request = messages.request(model, inputs, version=version, outputs=wanted, top_k=top_k)
+            try:
+                answer = await self._predict(request, timeout=allowed_s, metadata=self._metadata)
+            except grpc.RpcError as error:
+                refusal = _translated(error, self.address, allowed_s)
+                refusal.__cause__ = error
+            else:
+                return messages.prediction(answer, top_k)
+        question = Question(model, version, inputs, wanted, top_k, allowed_s, until)
+        return messages.prediction(await self._hold(asking.predict(question, self._known, refusal)), top_k)
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
         """Every version of every model in the server's repository; see `Client.models`."""
@@ -286,6 +316,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; calls under way are cancelled."""
+        self._check_loop()
         await self._channel.close(None)
 
     async def __aenter__(self) -> Self:
@@ -310,7 +341,15 @@ class AsyncClient:
             value: T = end.value
             return value
 
+    def _check_loop(self) -> None:
+        if self._loop not in (None, asyncio.get_running_loop()):
+            raise RuntimeError(
+                f"this client of {self.address} was made in another event loop; make one in each loop, inside of its "
+                "coroutines: async with frostline.connect_async(...) as client"
+            )
+
     async def _call(self, call: Call) -> Any:
+        self._check_loop()
         timeout_s = self._timeout_s if call.timeout_s is None else check_timeout(call.timeout_s)
         try:
             return await self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
@@ -318,15 +357,7 @@ class AsyncClient:
             raise _translated(error, self.address, timeout_s) from error
 
 
-def _predict(channel: Any) -> Callable[..., Any]:
-    # The generated stub would take a message; requests come serialised.
-    call: Callable[..., Any] = channel.unary_unary(
-        PREDICT, response_deserializer=PredictResponse.FromString, _registered_method=True
-    )
-    return call
-
-
-def _methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[..., Any]]:
+def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
     inference: Any = GRPCInferenceServiceStub(channel)
     return {
         "ModelConfig": inference.ModelConfig,
@@ -334,6 +365,10 @@ def _methods(channel: grpc.Channel | grpc.aio.Channel) -> dict[str, Callable[...
         "ModelReady": inference.ModelReady,
         "RepositoryIndex": inference.RepositoryIndex,
         "ServerReady": inference.ServerReady,
+        # The generated stub would take a message; requests come serialised.
+        "Predict": channel.unary_unary(
+            PREDICT, response_deserializer=PredictResponse.FromString, _registered_method=True
+        ),
     }
 
 

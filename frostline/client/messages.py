@@ -5,14 +5,15 @@ have in common is serialised once, and the elements are copied once.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from frostline.client.errors import FrostlineError, InvalidInput
+from frostline.client.datatypes import NAMES
+from frostline.client.errors import FrostlineError
 from frostline.client.prediction import Prediction, Ranking
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import pack_bytes, varint
@@ -20,25 +21,8 @@ from frostline.protocol import pack_bytes, varint
 OutputName = Literal["logits", "softmax", "argmax", "values"]
 
 _OUTPUTS = {"logits": pb.LOGITS, "softmax": pb.SOFTMAX, "argmax": pb.ARGMAX, "values": pb.VALUES}
-# NumPy's own types are equal to these on a little-endian machine.
-_DTYPES = {
-    np.dtype(numpy_name): dtype
-    for numpy_name, dtype in {
-        "bool": pb.BOOL,
-        "<u1": pb.UINT8,
-        "<u2": pb.UINT16,
-        "<u4": pb.UINT32,
-        "<u8": pb.UINT64,
-        "<i1": pb.INT8,
-        "<i2": pb.INT16,
-        "<i4": pb.INT32,
-        "<i8": pb.INT64,
-        "<f2": pb.FP16,
-        "<f4": pb.FP32,
-    }.items()
-}
-_FLOAT32, _FLOAT64 = np.dtype("<f4"), np.dtype("<f8")
-_READINGS: dict[int, np.dtype[Any]] = {**{number: dtype for dtype, number in _DTYPES.items()}, pb.FP64: _FLOAT64}
+_DTYPES = {dtype: pb.DataType.Value(name) for dtype, name in NAMES.items()}
+_READINGS: dict[int, np.dtype[Any]] = {pb.DataType.Value(name): dtype for dtype, name in NAMES.items()}
 
 # The tags of protobuf: the field's number, and that a length and bytes follow.
 _INPUTS_TAG = bytes([pb.PredictRequest.INPUTS_FIELD_NUMBER << 3 | 2])
@@ -47,7 +31,7 @@ _DATA_TAG = bytes([pb.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 
 def request(
     model: str,
-    inputs: ArrayLike | Mapping[str, ArrayLike],
+    inputs: NDArray[Any] | Mapping[str, NDArray[Any]],
     *,
     version: str,
     outputs: Iterable[OutputName] | None,
@@ -57,7 +41,7 @@ def request(
 
     Args:
         model: The model's name.
-        inputs: The network's one input, or its inputs by name.
+        inputs: The network's one input, or its inputs by name; each with its own element type, texts as BYTES.
         version: The version in decimal; empty for the highest ready one.
         outputs: The readings wanted; for None those that the network has: logits, softmax and argmax where it chooses
             one of several classes, and else values. None of them if `top_k` is positive.
@@ -67,48 +51,39 @@ def request(
         The serialised PredictRequest.
 
     Raises:
-        InvalidInput: An input cannot be sent.
         ValueError: There is no such reading, or `top_k` is negative.
     """
-    wanted = () if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
-    question = _question(model, str(version), wanted, top_k)
+    question = _question(model, str(version), readings(outputs) or (), top_k)
     # The commonest first: asking whether an array is a mapping takes longer than packing a small one.
-    if not isinstance(inputs, np.ndarray) and isinstance(inputs, Mapping):
+    if not isinstance(inputs, np.ndarray):
         return b"".join([question, *(part for name, value in inputs.items() for part in tensor(value, name))])
     return b"".join((question, *tensor(inputs)))
 
 
-def tensor(value: ArrayLike, name: str = "") -> tuple[bytes, memoryview | bytes]:
+def readings(outputs: OutputName | Iterable[OutputName] | None) -> tuple[OutputName, ...] | None:
+    """The readings that a user names, which may be one, or can be read only once; None for None."""
+    if outputs is None or isinstance(outputs, tuple):
+        return outputs
+    return (outputs,) if isinstance(outputs, str) else tuple(outputs)
+
+
+def tensor(array: NDArray[Any], name: str = "") -> tuple[bytes, memoryview | bytes]:
     """Packs an array into a request.
 
-    float64 arrays, NumPy's default, and Python numbers and lists of them become float32; texts and byte strings
-    become BYTES; every other array is sent with its own element type.
-
     Args:
-        value: The array, batch axis first.
+        array: Numbers, truth values or texts, batch axis first.
         name: The input's name; empty for a network with one input.
 
     Returns:
         The input in the serialised request, as two parts: its head, and its elements, dense and little-endian.
-
-    Raises:
-        InvalidInput: The value is not an array of numbers, truth values or texts.
     """
-    try:
-        array = np.asarray(value, order="C")
-    except ValueError as error:
-        raise InvalidInput(f"{_what(name)} is not an array: {error}") from error
     dtype = array.dtype
     if dtype.kind in "SUO":
-        packed = _strings(array, _what(name))
+        packed = pack_bytes(array.ravel().tolist())
         return _head(name, pb.BYTES, array.shape, len(packed)), packed
     if dtype not in _DTYPES:
         dtype = dtype.newbyteorder("<")
-    if dtype == _FLOAT64 or (dtype.kind in "iub" and isinstance(value, list | tuple | float | int)):
-        dtype = _FLOAT32
-    if dtype not in _DTYPES:
-        raise InvalidInput(f"{_what(name)} has elements of type {array.dtype}, which no model takes; convert it first")
-    elements = array.astype(dtype, copy=False)
+    elements = np.asarray(array, dtype, order="C")
     return _head(name, _DTYPES[dtype], array.shape, elements.nbytes), elements.data
 
 
@@ -127,6 +102,51 @@ def _question(model: str, version: str, wanted: tuple[OutputName, ...], top_k: i
 def _head(name: str, dtype: "pb.DataType", shape: tuple[int, ...], size: int) -> bytes:
     fields = pb.Tensor(name=name, dtype=dtype, shape=shape).SerializeToString() + _DATA_TAG + varint(size)
     return _INPUTS_TAG + varint(len(fields) + size) + fields
+
+
+_ONCE = ("names", "thresholds")
+"""Fields of an answer that say something of the model and not of the rows."""
+
+
+def joined(answers: Sequence[pb.PredictResponse]) -> pb.PredictResponse:
+    """Joins the answers to the parts of one request.
+
+    Args:
+        answers: The answers of one version, in the order of the rows; at least one.
+
+    Returns:
+        What the answer to all rows at once would have been.
+
+    Raises:
+        FrostlineError: The answers do not fit together.
+    """
+    whole = pb.PredictResponse()
+    whole.CopyFrom(answers[0])
+    for field, value in answers[0].ListFields() if len(answers) > 1 else ():
+        field_values = [getattr(answer, field.name) for answer in answers]
+        if isinstance(value, pb.Tensor):
+            getattr(whole, field.name).CopyFrom(_stacked(field.name, field_values))
+        elif hasattr(value, "extend") and field.name not in _ONCE:
+            if isinstance(value[0], pb.Tensor):
+                for at, tensors in enumerate(zip(*field_values, strict=True)):
+                    getattr(whole, field.name)[at].CopyFrom(_stacked(field.name, tensors))
+            else:
+                for more in field_values[1:]:
+                    getattr(whole, field.name).extend(more)
+    return whole
+
+
+def _stacked(field: str, tensors: Sequence[pb.Tensor]) -> pb.Tensor:
+    first = tensors[0]
+    for other in tensors:
+        if (other.dtype, other.shape[1:]) != (first.dtype, first.shape[1:]) or not first.shape:
+            raise FrostlineError(
+                f"the rows were sent in several requests, and their answers do not fit together: {field} of shapes "
+                f"{list(first.shape)} and {list(other.shape)}; send rows that are alike together, and not too many at once",
+                "INTERNAL",
+            )
+    shape = [sum(each.shape[0] for each in tensors), *first.shape[1:]]
+    return pb.Tensor(name=first.name, dtype=first.dtype, shape=shape, data=b"".join(each.data for each in tensors))
 
 
 def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
@@ -201,23 +221,3 @@ def _decoded(field: str, message: pb.Tensor) -> NDArray[Any]:
         sizes = f"{len(elements)} bytes for shape {shape} of {dtype}"
         raise FrostlineError(f"the server's answer is damaged: {field}: {sizes}", "INTERNAL")
     return array
-
-
-def _what(name: str) -> str:
-    return f"input {name!r}" if name else "the input"
-
-
-def _strings(array: NDArray[Any], what: str) -> bytes:
-    elements = array.ravel().tolist()
-    # NumPy makes objects of numbers among which one is something else, or too large.
-    texts = any(isinstance(element, str | bytes) for element in elements)
-    for place, element in enumerate(elements):
-        if not isinstance(element, str | bytes if texts else int | float | np.number | np.bool_):
-            at = [int(index) for index in np.unravel_index(place, array.shape)]
-            wanted = "a text" if texts else "a number"
-            missing = "; a missing number is float('nan'), where the model takes one"
-            hint = missing if element is None and not texts else ""
-            raise InvalidInput(f"{what} holds {element!r:.40} at {at} where {wanted} was expected{hint}")
-    if elements and not texts:
-        raise InvalidInput(f"{what} holds numbers of no type that a network takes, such as {elements[0]!r:.40}")
-    return pack_bytes(elements)

@@ -18,6 +18,16 @@ MODEL = "echo"
 LABELS = ("ant", "bee", "cat")
 LIMIT = 4
 
+DTYPES = {
+    typed.BOOL: "?",
+    typed.FP64: "<f8",
+    typed.FP32: "<f4",
+    typed.FP16: "<f2",
+    typed.UINT8: "u1",
+    typed.UINT32: "<u4",
+    typed.INT64: "<i8",
+}
+
 Failure = tuple[grpc.StatusCode, str]
 
 
@@ -33,6 +43,9 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         asked_metadata: The ModelMetadata requests seen.
         mute: When set, questions about models fail.
         parameters: Those of the model's configuration.
+        datatype: The element type of its inputs.
+        strict: When set, it refuses what a server would: other types, and more than `LIMIT` rows.
+        versions: The versions that answer, in turn; the last one stays. A request for another one finds no model.
         unloaded: The name of a model that the index still has, and nothing else.
         asked: Set when Predict has been called.
         gone: Set when a caller of the silent Predict has gone.
@@ -50,6 +63,9 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         self.silent = False
         self.mute = False
         self.unloaded = ""
+        self.datatype = "FP32"
+        self.strict = False
+        self.versions: list[str] = []
         self.parameters: dict[str, str] = {}
         self.asked_metadata: list[pb.ModelMetadataRequest] = []
         self.ready = True
@@ -68,18 +84,37 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
             context.abort(*self.failures.pop(0))
         if request.model != MODEL:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.model}' is not found")
-        return self._answer(request)
+        if self.strict:
+            self._check(request, context)
+        answer = self._answer(request)
+        if len(self.versions) > 1:
+            self.versions.pop(0)
+        return answer
+
+    def _check(self, request: typed.PredictRequest, context: grpc.ServicerContext) -> None:
+        if self.versions and request.version not in ("", self.versions[0]):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model version {request.version}")
+        for tensor in request.inputs:
+            sent = typed.DataType.Name(tensor.dtype)
+            if sent != self.datatype and not (self.datatype == "FP32" and sent in ("UINT8", "INT8", "FP16")):
+                context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, f"data-type is '{sent}', but the model expects '{self.datatype}'"
+                )
+            if tensor.shape[0] > LIMIT:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"batch-size must be <= {LIMIT}")
 
     def _answer(self, request: typed.PredictRequest) -> typed.PredictResponse:
         sent = request.inputs[0]
-        dtype = {typed.FP32: "<f4", typed.FP16: "<f2", typed.UINT8: "u1", typed.INT64: "<i8"}[sent.dtype]
+        dtype = DTYPES[sent.dtype]
         rows = np.frombuffer(sent.data, dtype).reshape(tuple(sent.shape))
         logits = rows.reshape(len(rows), -1)[:, :3].astype(np.float32)
         softmax = np.exp(logits - logits.max(axis=1, keepdims=True))
         softmax /= softmax.sum(axis=1, keepdims=True)
         argmax = logits.argmax(axis=1)
         wanted = list(request.outputs) or ([] if request.top_k else [typed.LOGITS, typed.SOFTMAX, typed.ARGMAX])
-        response = typed.PredictResponse(model=MODEL, version=request.version or "2", id=request.id)
+        response = typed.PredictResponse(
+            model=MODEL, version=request.version or (self.versions or ["2"])[0], id=request.id
+        )
         if typed.LOGITS in wanted:
             response.logits.CopyFrom(_tensor(logits, typed.FP32))
         if typed.SOFTMAX in wanted:
@@ -111,10 +146,17 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         self.asked_metadata.append(request)
         if request.name != MODEL:
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
-        metadata = pb.ModelMetadataResponse(name=MODEL, versions=["2"], platform="onnxruntime_onnx")
+        metadata = pb.ModelMetadataResponse(
+            name=MODEL, versions=self.versions[:1] or ["2"], platform="onnxruntime_onnx"
+        )
         for name in self.input_names:
-            metadata.inputs.add(name=name, datatype="FP32", shape=[-1, *self.row_shape])
-        metadata.outputs.add(name="logits", datatype="FP32", shape=[-1, 3])
+            metadata.inputs.add(name=name, datatype=self.datatype, shape=[-1, *self.row_shape])
+        for name, datatype, shape in (
+            ("logits", "FP32", [-1, 3]),
+            ("softmax", "FP32", [-1, 3]),
+            ("argmax", "INT64", [-1]),
+        ):
+            metadata.outputs.add(name=name, datatype=datatype, shape=shape)
         return metadata
 
     def _refuse_questions(self, context: grpc.ServicerContext) -> None:

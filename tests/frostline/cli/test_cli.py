@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -25,7 +26,7 @@ from frostline.client.errors import InvalidInput
 from frostline_server.config import ServerConfig
 from frostline_training.config import RECIPES, Mlp, Recipe
 from frostline_training.errors import TrainingError
-from tests.support.fake_server import LIMIT, MODEL, FakeServer, fake_server
+from tests.support.fake_server import LABELS, LIMIT, MODEL, FakeServer, fake_server
 
 COMMANDS = ("train", "show", "serve", "predict", "models", "promote", "rollback", "token", "demo", "tune")
 ROWS = [[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]]
@@ -59,24 +60,49 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, captured.err.removeprefix("frostline: ").rstrip("\n")
 
 
-def test_a_table_of_predictions_has_rows_labels_and_probabilities(
-    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]
+def test_a_table_of_predictions_has_ids_labels_and_probabilities(
+    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert cli.run(["predict", MODEL, rows_npy, "--server", server.address]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip("─ ")]
-    assert lines == [["row", "prediction", "probability"], ["0", "bee", "0.6652"], ["1", "ant", "0.4994"]]
+    assert lines == [
+        ["id", "prediction", "probability", "ant", "bee", "cat"],
+        [f"{rows_npy}:0", "bee", "0.6652", "0.0900", "0.6652", "0.2447"],
+        [f"{rows_npy}:1", "ant", "0.4994", "0.4994", "0.0012", "0.4994"],
+    ]
+    assert cli.run(["predict", MODEL, rows_npy, "--server", server.address, "--top", "2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip("─ ")]
+    assert lines[:3] == [
+        ["id", "rank", "prediction", "probability"],
+        [f"{rows_npy}:0", "1", "bee", "0.6652"],
+        [f"{rows_npy}:0", "2", "cat", "0.2447"],
+    ]
 
 
-def test_csv_predictions_are_for_programs(
+def test_csv_predictions_have_every_probability(
+    server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["predict", MODEL, rows_npy, "--server", server.address, "--format", "csv"]) == 0
+    answers = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(answers[0]) == ["id", "prediction", "probability", "ant", "bee", "cat"]
+    assert [(a["id"], a["prediction"]) for a in answers] == [(f"{rows_npy}:0", "bee"), (f"{rows_npy}:1", "ant")]
+    # exp(0), exp(2) and exp(1), over their sum.
+    assert [float(answers[0][label]) for label in LABELS] == pytest.approx([0.090031, 0.665241, 0.244728], abs=1e-6)
+    assert answers[0]["probability"] == answers[0]["bee"]
+    assert np.float32(answers[0]["bee"]) == np.float32(0.66524094)
+
+
+def test_csv_predictions_with_top_are_ranked(
     server: FakeServer, rows_npy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["predict", MODEL, rows_npy, "--server", server.address, "--format", "csv", "--top", "2"]) == 0
     answers = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(a["row"], a["rank"], a["prediction"]) for a in answers] == [
-        ("0", "1", "bee"),
-        ("0", "2", "cat"),
-        ("1", "1", "ant"),
-        ("1", "2", "cat"),
+    assert [(a["id"], a["rank"], a["prediction"]) for a in answers] == [
+        (f"{rows_npy}:0", "1", "bee"),
+        (f"{rows_npy}:0", "2", "cat"),
+        (f"{rows_npy}:1", "1", "ant"),
+        (f"{rows_npy}:1", "2", "cat"),
     ]
     assert float(answers[0]["probability"]) == pytest.approx(0.66524, abs=1e-5)
 
@@ -101,10 +127,10 @@ def test_several_files_make_a_table_that_names_them(
     answers = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert code == 0
     # The first file holds float64 and the second what the model takes; both are sent as float32.
-    assert [(Path(a["input"]).name, a["prediction"]) for a in answers] == [
-        ("rows.npy", "bee"),
-        ("rows.npy", "ant"),
-        ("one.csv", "cat"),
+    assert [(Path(a["id"]).name, a["prediction"]) for a in answers] == [
+        ("rows.npy:0", "bee"),
+        ("rows.npy:1", "ant"),
+        ("one.csv:0", "cat"),
     ]
 
 
@@ -114,7 +140,7 @@ def test_more_rows_than_the_server_takes_at_once_go_in_several_requests(
     np.save(tmp_path / "many.npy", np.eye(3, dtype=np.float32)[np.arange(2 * LIMIT + 1) % 3])
     assert cli.run(["predict", MODEL, str(tmp_path / "many.npy"), "--server", server.address, "--format", "csv"]) == 0
     answers = [line.split(",")[:2] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert answers == [[str(i), ("ant", "bee", "cat")[i % 3]] for i in range(2 * LIMIT + 1)]
+    assert answers == [[f"{tmp_path}/many.npy:{i}", LABELS[i % 3]] for i in range(2 * LIMIT + 1)]
     assert [request.inputs[0].shape[0] for request in server.requests] == [LIMIT, LIMIT, 1]
 
 
@@ -123,7 +149,7 @@ def test_a_picture_is_one_row(server: FakeServer, tmp_path: Path, capsys: pytest
     Image.fromarray(np.array([[1, 9], [2, 0]], np.uint8)).save(tmp_path / "picture.png")
     arguments = ["predict", MODEL, str(tmp_path / "picture.png"), "--server", server.address, "--format", "csv"]
     assert cli.run(arguments) == 0
-    assert "0,bee," in capsys.readouterr().out
+    assert "picture.png:0,bee," in capsys.readouterr().out
     server.row_shape = (1, 8, 8)
     code, sentence = refusal(capsys, *arguments)
     assert code == 2
@@ -132,10 +158,26 @@ def test_a_picture_is_one_row(server: FakeServer, tmp_path: Path, capsys: pytest
     )
 
 
+def test_a_golden_sample_is_sent_as_it_is(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.input_names = ("features",)
+    rows = np.array(ROWS, np.float32)
+    golden: dict[str, Any] = {"input": rows, "logits": rows, "output.logits": rows, "rtol": 0.001, "atol": 0.001}
+    np.savez(tmp_path / "golden.npz", **golden)
+    arguments = ["predict", MODEL, str(tmp_path / "golden.npz"), "--server", server.address, "--format", "csv"]
+    assert cli.run(arguments) == 0
+    answers = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(Path(a["id"]).name, a["prediction"]) for a in answers] == [
+        ("golden.npz:0", "bee"),
+        ("golden.npz:1", "ant"),
+    ]
+
+
 def test_rows_can_be_piped_in_and_answers_out(server: FakeServer) -> None:
     piped = frostline("predict", MODEL, "-", "--server", server.address, "--format", "csv", stdin=b"a,b,c\n0,2,1\n")
     assert piped.stderr == b""
-    assert piped.stdout.startswith(b"row,prediction,probability\n0,bee,0.66")
+    assert piped.stdout.startswith(b"id,prediction,probability,ant,bee,cat\n-:0,bee,0.66")
     assert piped.returncode == 0
 
 
@@ -322,6 +364,21 @@ def test_nothing_typed_shows_the_commands(capsys: pytest.CaptureFixture[str]) ->
     assert cli.run([]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {command} " in shown for command in COMMANDS)
+
+
+def test_the_help_of_predict_shows_golden_samples_and_says_what_the_formats_hold(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["predict", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "frostline predict digits models/digits/1/golden.npz",
+        "frostline predict iris flowers.csv --format csv > probabilities.csv",
+        "Each row has the id FILE:NUMBER",
+        "In json, a probability that is NaN or infinite is null",
+        "class_0, class_1",
+    ):
+        assert words in shown
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.cli.inputs import Arrays, InputError, requests
+from frostline.cli.inputs import Arrays, InputError, Origin, requests
 from frostline.client.catalog import Model, TensorSpec
 
 
@@ -29,7 +29,7 @@ def unbatched(*shapes: tuple[int, ...], datatype: str = "FP32") -> Model:
     )
 
 
-def read(*arguments: Any, **options: Any) -> tuple[Arrays, list[str]]:
+def read(*arguments: Any, **options: Any) -> tuple[Arrays, list[Origin]]:
     """The one request there is."""
     [request] = requests(*arguments, **options)
     return request
@@ -51,7 +51,7 @@ def test_an_npy_file_keeps_its_type_and_values(tmp_path: Path) -> None:
     arrays, sources = read([str(tmp_path / "rows.npy")], model(3), stdin())
     np.testing.assert_array_equal(arrays["input"], rows)
     assert arrays["input"].dtype == np.float16
-    assert sources == [str(tmp_path / "rows.npy")] * 2
+    assert sources == [(str(tmp_path / "rows.npy"), 0), (str(tmp_path / "rows.npy"), 1)]
 
 
 @pytest.mark.parametrize("header", ["", "a,b,c\n", "\ufeffa,b,c\n"])
@@ -73,6 +73,64 @@ def test_csv_numbers_take_the_type_of_the_input() -> None:
     for content in (b"1,2.5\n", b"1,nan\n"):
         with pytest.raises(InputError, match="numbers that are not INT64"):
             read(["-"], model(2, datatype="INT64"), stdin(content))
+
+
+def test_large_whole_numbers_in_a_csv_file_are_not_rounded() -> None:
+    for number, datatype in ((2**53 + 1, "INT64"), (-(2**63), "INT64"), (2**64 - 1, "UINT64")):
+        arrays, _ = read(["-"], model(2, datatype=datatype), stdin(f"{number},1e3\n".encode()))
+        assert arrays["input"][0, 0] == number
+    with pytest.raises(
+        InputError, match=r"numbers that are not UINT8: input 'input' holds 300 at \[1, 0\], but the model"
+    ):
+        read(["-"], model(1, datatype="UINT8"), stdin(b"3\n300\n"))
+    with pytest.raises(InputError, match="its whole numbers have no type of 64 bits in common"):
+        read(["-"], model(2, datatype="UINT64"), stdin(b"-1,18446744073709551615\n"))
+
+
+def test_numbers_in_a_csv_file_that_would_become_infinite_are_refused() -> None:
+    assert np.isinf(read(["-"], model(1), stdin(b"-inf\n"))[0]["input"]).all()
+    for cell, datatype, sentence in (
+        (b"1e300", "FP32", "holds 1e\\+300 at \\[0, 0\\], but the model takes FP32, whose largest number"),
+        (b"1e5", "FP16", "holds 100000.0 at"),
+        (b"1e999", "FP64", "'1e999' is larger than any number that can be sent"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            read(["-"], model(1, datatype=datatype), stdin(cell))
+    assert read(["-"], model(1, datatype="FP64"), stdin(b"1e300\n"))[0]["input"].tolist() == [[1e300]]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "dtype", "sent"),
+    [("FP64", "f8", "f8"), ("FP32", "f8", "f4"), ("FP32", "i8", "f4"), ("FP16", "f4", "f2"), ("INT64", "f8", "i8")],
+)
+def test_arrays_take_the_type_of_the_input(tmp_path: Path, datatype: str, dtype: str, sent: str) -> None:
+    np.save(tmp_path / "rows.npy", np.array([[1, 2]], dtype))
+    array = read([str(tmp_path / "rows.npy")], model(2, datatype=datatype), stdin())[0]["input"]
+    assert (array.dtype.str[1:], array.tolist()) == (sent, [[1, 2]])
+    np.save(tmp_path / "wrong.npy", np.array([[1, 2**53 + 1]]))
+    if datatype != "INT64":
+        with pytest.raises(
+            InputError, match=r"wrong.npy cannot be sent: input 'input' holds 9007199254740993 at \[0, 1\]"
+        ):
+            read([str(tmp_path / "wrong.npy")], model(2, datatype=datatype), stdin())
+
+
+def test_files_of_different_types_that_the_model_takes_are_joined(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[1, 255]], np.uint8))
+    np.save(tmp_path / "b.npy", np.array([[0.5, 2]]))
+    array = read([str(tmp_path / "a.npy"), str(tmp_path / "b.npy")], model(2), stdin())[0]["input"]
+    assert (array.dtype.name, array.tolist()) == ("float32", [[1, 255], [0.5, 2]])
+
+
+@pytest.mark.parametrize("name", ["input", "pixels", "logits", "rtol", "output.logits"])
+def test_a_golden_sample_is_sent_as_it_is_whatever_the_input_is_called(tmp_path: Path, name: str) -> None:
+    golden: dict[str, Any] = {"logits": [[9.0]], "output.logits": [[8.0]], "rtol": 0.1, "atol": 0.1}
+    np.savez(tmp_path / "golden.npz", input=[[1.0]], **golden)
+    assert read([str(tmp_path / "golden.npz")], model(1, names=(name,)), stdin())[0][name].tolist() == [[1]]
+    golden |= {f"input.{name}": [[1.0]], "input.other": [[2.0]]}
+    np.savez(tmp_path / "golden.npz", **golden)
+    arrays, _ = read([str(tmp_path / "golden.npz")], model(1, names=("other", name)), stdin())
+    assert {key: array.tolist() for key, array in arrays.items()} == {"other": [[2]], name: [[1]]}
 
 
 def test_standard_input_is_told_apart_by_its_first_bytes() -> None:
@@ -144,7 +202,7 @@ def test_rows_of_several_files_follow_each_other(tmp_path: Path) -> None:
     paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
     arrays, sources = read(paths, model(2), stdin())
     assert arrays["input"].tolist() == [[1, 2], [3, 4], [5, 6]]
-    assert sources == [paths[0], paths[1], paths[1]]
+    assert sources == [(paths[0], 0), (paths[1], 0), (paths[1], 1)]
 
 
 def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
@@ -251,7 +309,10 @@ def test_rows_go_in_requests_that_the_model_takes(tmp_path: Path) -> None:
     small = replace(model(1), max_batch_size=4)
     paths = [str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
     sent = [(arrays["input"].ravel().tolist(), sources) for arrays, sources in requests(paths, small, stdin())]
-    assert sent == [([0, 1, 2, 3], [*[paths[0]] * 3, paths[1]]), ([4, 5], [paths[1]] * 2)]
+    assert sent == [
+        ([0, 1, 2, 3], [(paths[0], 0), (paths[0], 1), (paths[0], 2), (paths[1], 0)]),
+        ([4, 5], [(paths[1], 1), (paths[1], 2)]),
+    ]
 
 
 def test_texts_of_different_lengths_are_joined(tmp_path: Path) -> None:
@@ -268,7 +329,7 @@ def test_without_a_batch_axis_each_file_is_a_whole_input(tmp_path: Path, shape: 
     for path in paths:
         np.save(path, array)
     sent = requests(paths, unbatched(shape), stdin())
-    assert [(arrays["a"].shape, sources) for arrays, sources in sent] == [(shape, [path]) for path in paths]
+    assert [(arrays["a"].shape, sources) for arrays, sources in sent] == [(shape, [(path, 0)]) for path in paths]
     with pytest.raises(InputError, match="but m expects a FP32"):
         requests(paths, unbatched((*shape, 5)), stdin())
 
@@ -277,7 +338,7 @@ def test_without_a_batch_axis_inputs_need_not_have_equally_many_rows(tmp_path: P
     np.savez(tmp_path / "x.npz", a=np.float32(2), b=np.ones((3, 1), np.float32))
     arrays, sources = read([str(tmp_path / "x.npz")], unbatched((), (-1, 1)), stdin())
     assert {name: array.shape for name, array in arrays.items()} == {"a": (), "b": (3, 1)}
-    assert sources == [str(tmp_path / "x.npz")]
+    assert sources == [(str(tmp_path / "x.npz"), 0)]
 
 
 def test_a_model_without_inputs_is_one_clear_sentence() -> None:

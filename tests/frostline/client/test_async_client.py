@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import frostline
-from tests.support.fake_server import MODEL, FakeServer, fake_server
+from frostline.pb import predictor_pb2 as typed
+from tests.support.fake_server import LIMIT, MODEL, FakeServer, fake_server
 
 ROWS = np.array([[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]], np.float32)
 
@@ -89,6 +90,40 @@ async def test_cancelling_the_task_cancels_the_call_on_the_server(server: FakeSe
         with pytest.raises(asyncio.CancelledError):
             await task
     assert await asyncio.to_thread(server.gone.wait, 10)
+
+
+async def test_rows_are_converted_and_split_as_by_the_blocking_client(server: FakeServer) -> None:
+    server.strict, server.datatype = True, "INT64"
+    rows = np.eye(3)[np.arange(LIMIT + 1) % 3]
+    async with frostline.connect_async(server.address) as client:
+        for _ in range(2):
+            assert (await client.predict(MODEL, rows)).argmax.tolist() == [i % 3 for i in range(LIMIT + 1)]
+    sent = [(typed.DataType.Name(r.inputs[0].dtype), r.inputs[0].shape[0]) for r in server.requests]
+    assert sent == [("FP32", LIMIT + 1), *[("INT64", LIMIT), ("INT64", 1)] * 2]
+    assert len(server.asked_metadata) == 1
+
+
+async def test_rows_that_cannot_be_converted_are_refused_with_the_place(server: FakeServer) -> None:
+    server.strict, server.datatype = True, "INT64"
+    async with frostline.connect_async(server.address) as client:
+        with pytest.raises(frostline.InvalidInput, match=r"the input holds 1.5 at \[0, 1\], but the model takes INT64"):
+            await client.predict(MODEL, [[1, 1.5, 2]])
+
+
+def test_a_client_in_another_event_loop_says_so(server: FakeServer) -> None:
+    async def connect() -> frostline.AsyncClient:
+        client = frostline.connect_async(server.address)
+        await client.predict(MODEL, ROWS)
+        return client
+
+    with asyncio.Runner() as first:
+        client = first.run(connect())
+        for call in (client.predict(MODEL, ROWS), client.models(), client.ready(), client.close()):
+            with pytest.raises(
+                RuntimeError, match=r"this client of .* was made in another event loop; make one in each"
+            ):
+                asyncio.run(call)
+        first.run(client.close())
 
 
 @pytest.mark.parametrize("method", ["predict", "models", "model", "ready"])

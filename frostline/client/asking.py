@@ -1,0 +1,364 @@
+"""The conversation of one prediction: from the rows that a user gives to the server's answer.
+
+Most rows are sent as they are, and the server is asked nothing else. What a model takes (its element types, and how many
+rows at once) is looked up only where the rows alone do not tell what to send, or the server has refused them. From then on
+it is known.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.client import messages
+from frostline.client.arrays import Given, Inputs, columns, given, is_table
+from frostline.client.calls import Call, Conversation, describe, expects, with_what_is_there
+from frostline.client.catalog import Model
+from frostline.client.datatypes import NAMES, convert, taken
+from frostline.client.errors import (
+    DeadlineExceeded,
+    FrostlineError,
+    InvalidInput,
+    MessageTooLarge,
+    ModelNotFound,
+    ModelNotReady,
+    ServerUnavailable,
+)
+from frostline.client.messages import OutputName
+from frostline.pb import predictor_pb2 as pb
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_MOST_STARTS = 3
+"""How often rows are sent in several requests from the first on, because their version went away before the last."""
+
+_SENT_AS_THEY_ARE = frozenset(dtype for dtype in NAMES if dtype != np.float64)
+"""The types of arrays that are sent to a model of which nothing is known, and not as float32."""
+
+_MOST_KNOWN = 1024
+"""Versions remembered by one client."""
+
+_TOO_LARGE = "message larger than max"
+"""Words of gRPC's own about a message above the server's limit."""
+
+_LOOK_UP_S = 2.0
+"""What a failed call is looked up for may not take longer: the user is waiting for the failure."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a user asks of a model; see `Client.predict`. `until` is when the clock will show that its time is over."""
+
+    model: str
+    version: str
+    inputs: Inputs
+    outputs: tuple[OutputName, ...] | None
+    top_k: int
+    timeout_s: float
+    until: float
+
+
+class Known:
+    """What one client knows of its server: the models it has looked up, and how large a message may be.
+
+    Threads may share it, since each method is one operation on a dict.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[tuple[str, str], Model] = {}
+        self._refused_bytes = math.inf
+
+    def model(self, name: str, version: str) -> Model | None:
+        """A version as it was when it was last looked up; None if it never was."""
+        return self._models.get((name, version))
+
+    def takes(self, inputs: Inputs, name: str, version: str) -> TypeGuard[NDArray[Any]]:
+        """Whether to send an input to a version as it is, and all at once, because nothing is known that speaks against."""
+        if type(inputs) is not np.ndarray or inputs.dtype not in _SENT_AS_THEY_ARE:
+            return False
+        model = self._models.get((name, version))
+        return model is None or (
+            len(model.inputs) == 1
+            and taken(inputs, model.inputs[0].datatype)
+            and inputs.ndim > 0
+            and len(inputs) <= model.max_batch_size
+            and inputs.nbytes < self._refused_bytes
+        )
+
+    def remember(self, model: Model, version: str) -> None:
+        """Remembers a version by its number, and by what was asked for."""
+        if len(self._models) >= _MOST_KNOWN:
+            self._models.clear()
+        self._models[model.name, model.version] = self._models[model.name, version] = model
+
+    def refused(self, size: int) -> None:
+        """Remembers that a message of so many bytes was too large."""
+        self._refused_bytes = min(self._refused_bytes, size)
+
+    def rows_at_once(self, model: Model, rows: int, size: int) -> int:
+        """How many of so many rows, whose elements have so many bytes, to send in one request."""
+        if size < self._refused_bytes:
+            return model.max_batch_size
+        return max(1, min(model.max_batch_size, int(self._refused_bytes * rows / (2 * size))))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is sent.
+
+    Attributes:
+        inputs: The arrays by name; the name is empty for a network's only input.
+        model: The version that they were made for; None if they are sent as they are.
+        rows: How many rows there are, where they are known to be rows, each by itself; else 0.
+        at_once: How many of them go in one request.
+        rounded: Whether floats were rounded to FP16, which an input of FP32 would take too.
+    """
+
+    inputs: Arrays
+    model: Model | None = None
+    rows: int = 0
+    at_once: int = 0
+    rounded: bool = False
+
+    def sends_the_same_as(self, other: "_Plan") -> bool:
+        """Whether both send the same types, in requests of the same size."""
+        types, others = ([(name, array.dtype) for name, array in plan.inputs.items()] for plan in (self, other))
+        sizes = [plan.at_once if plan.rows > plan.at_once else 0 for plan in (self, other)]
+        return types == others and sizes[0] == sizes[1]
+
+
+def predict(
+    question: Question,
+    known: Known,
+    refusal: FrostlineError | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Conversation[pb.PredictResponse]:
+    """Asks for a prediction; see `Client.predict`.
+
+    Args:
+        question: What the user asks.
+        known: What the client knows of its server; what is looked up is added.
+        refusal: Why the input was refused as it is, if it was sent already; see `Known.takes`.
+        clock: Tells the time in seconds.
+    """
+    return _Asking(question, known, clock).answer(refusal)
+
+
+class _Asking:
+    """One question on its way."""
+
+    def __init__(self, question: Question, known: Known, clock: Callable[[], float]) -> None:
+        self._question = question
+        self._known = known
+        self._clock = clock
+
+    def answer(self, refusal: FrostlineError | None) -> Conversation[pb.PredictResponse]:
+        question = self._question
+        values = _values(question.inputs)
+        plan: _Plan | None = None
+        if refusal is not None:
+            plan = _as_they_are(values or {})
+            yield from self._give_up(refusal)
+            if isinstance(refusal, MessageTooLarge) and plan is not None:
+                self._known.refused(_bytes(plan.inputs))
+        else:
+            model = self._known.model(question.model, question.version)
+            if model is not None:
+                try:
+                    plan = self._plan(values, model)
+                except InvalidInput as error:
+                    # The version that it was made for may have been replaced by one of other types.
+                    refusal = error
+            elif values is not None:
+                plan = _as_they_are(values)
+            if plan is not None:
+                try:
+                    return (yield from self._send_to_its_version(plan, values))
+                except FrostlineError as error:
+                    yield from self._give_up(error)
+                    refusal = error
+        newest = yield from self._look_up(question.version, refusal)
+        again = self._plan(values, newest)
+        if plan is not None and refusal is not None and again.sends_the_same_as(plan):
+            raise _explained(refusal, newest) from refusal.__cause__
+        try:
+            return (yield from self._send_to_its_version(again, values))
+        except FrostlineError as error:
+            yield from self._give_up(error)
+            raise _explained(error, newest) from error.__cause__
+
+    def _give_up(self, failure: FrostlineError) -> Conversation[None]:
+        """Raises a failure that nothing else that could be sent would change."""
+        if isinstance(failure, ModelNotFound):
+            raise (yield from with_what_is_there(failure)) from failure.__cause__
+        # Others have the status of a message that is too large, such as a server whose memory for messages is full.
+        if isinstance(failure, InvalidInput) or (isinstance(failure, MessageTooLarge) and _TOO_LARGE in str(failure)):
+            return
+        raise failure from failure.__cause__
+
+    def _look_up(self, version: str, refusal: FrostlineError | None = None) -> Conversation[Model]:
+        """Asks what a version takes. Where that fails after a refusal, the user is told of the refusal."""
+        within_s = self._left_s() if refusal is None else min(_LOOK_UP_S, self._left_s())
+        try:
+            found = yield from describe(self._question.model, version, within_s)
+        except FrostlineError:
+            if refusal is not None:
+                raise refusal from refusal.__cause__
+            raise
+        self._known.remember(found, version)
+        return found
+
+    def _plan(self, values: Mapping[str, Given] | None, model: Model) -> _Plan:
+        """Makes the inputs for a version.
+
+        Raises:
+            InvalidInput: They have numbers that its types have not, or are a table that does not fit.
+        """
+        if values is None:
+            values = columns(self._question.inputs, model)
+        types = {spec.name: spec.datatype for spec in model.inputs}
+        if len(types) == 1:
+            types[""] = model.inputs[0].datatype
+        inputs, rounded = {}, False
+        for name, (array, listed) in values.items():
+            datatype = types.get(name, "")
+            if datatype and (listed or not taken(array, datatype)):
+                inputs[name] = convert(array, datatype, name)
+                rounded |= datatype == "FP16" and array.dtype.kind == "f"
+            else:
+                inputs[name] = array
+        arrays = list(inputs.values())
+        if not model.batched or any(array.ndim == 0 or len(array) != len(arrays[0]) for array in arrays):
+            return _Plan(inputs, model, rounded=rounded)
+        rows = len(arrays[0])
+        return _Plan(inputs, model, rows, self._known.rows_at_once(model, rows, _bytes(inputs)), rounded)
+
+    def _send_to_its_version(self, plan: _Plan, values: Mapping[str, Given] | None) -> Conversation[pb.PredictResponse]:
+        """Sends a plan. If the version that answers takes wider floats than the plan was made for, it gets those."""
+        version = self._question.version
+        answer = yield from self._send(plan, version)
+        while plan.rounded and plan.model is not None and answer.version != plan.model.version:
+            version = answer.version
+            model = self._known.model(self._question.model, version)
+            if model is None:
+                model = yield from self._look_up(version)
+            self._known.remember(model, self._question.version)
+            # Of the version that has answered, so that it is not another one next time.
+            made, plan = plan, self._plan(values, model)
+            if plan.sends_the_same_as(made):
+                break
+            answer = yield from self._send(plan, version)
+        return answer
+
+    def _send(self, plan: _Plan, version: str) -> Conversation[pb.PredictResponse]:
+        """Sends a plan, in as many requests as it takes."""
+        for _ in range(_MOST_STARTS):
+            answers = yield from self._send_parts(plan, version)
+            if answers:
+                return messages.joined(answers) if len(answers) > 1 else answers[0]
+        raise FrostlineError(
+            f"the rows need several requests, and each time the version of {self._question.model} that had answered the "
+            "first was replaced before the last; try again later, or send fewer rows",
+            "ABORTED",
+        )
+
+    def _send_parts(self, plan: _Plan, version: str) -> Conversation[list[pb.PredictResponse]]:
+        """The answers to all parts, of one version; none if that version went away before the last."""
+        answers: list[pb.PredictResponse] = []
+        start, at_once = 0, plan.at_once
+        while not answers or start < plan.rows:
+            stop = min(start + at_once, plan.rows)
+            inputs = _rows(plan, start, stop)
+            try:
+                answer = yield self._call(inputs, version)
+            except MessageTooLarge as error:
+                if _TOO_LARGE not in str(error):
+                    raise
+                self._known.refused(_bytes(inputs))
+                if stop - start < 2:
+                    raise
+                at_once = (stop - start + 1) // 2
+                continue
+            except (ModelNotFound, ModelNotReady, ServerUnavailable) as error:
+                if answers and (isinstance(error, ModelNotFound | ModelNotReady) or error.kind == "version_closing"):
+                    return []
+                raise
+            if answers and answer.version != version:
+                return []
+            answers.append(answer)
+            # All further parts are for the version that has answered the first.
+            start, version = stop, answer.version
+        return answers
+
+    def _call(self, inputs: Arrays, version: str) -> Call:
+        question = self._question
+        sole = inputs.get("") if len(inputs) == 1 else None
+        request = messages.request(
+            question.model,
+            inputs if sole is None else sole,
+            version=version,
+            outputs=question.outputs,
+            top_k=question.top_k,
+        )
+        return Call("Predict", request, self._left_s())
+
+    def _left_s(self) -> float:
+        left_s = self._question.until - self._clock()
+        if left_s <= 0:
+            raise DeadlineExceeded(
+                f"not all rows were answered within {self._question.timeout_s:g} s; allow more time, or send fewer rows"
+            )
+        # So that a message that quotes it is read with ease.
+        return max(round(left_s, 3), 0.001)
+
+
+def _values(inputs: Inputs) -> dict[str, Given] | None:
+    """The inputs as arrays by name; None for a table, whose columns only a model gives a meaning.
+
+    Raises:
+        InvalidInput: No model takes them.
+    """
+    if not isinstance(inputs, np.ndarray):
+        if isinstance(inputs, Mapping):
+            return {name: given(value, name) for name, value in inputs.items()}
+        if is_table(inputs):
+            return None
+    return {"": given(inputs)}
+
+
+def _as_they_are(values: Mapping[str, Given]) -> _Plan | None:
+    """What to send to a model of which nothing is known; None if that depends on the model.
+
+    Arrays keep their element types. Python's numbers, and NumPy's default, become what nearly all models take, float32;
+    where a model takes another type, the server refuses that, and never takes it for the other.
+    """
+    inputs = {}
+    for name, (array, listed) in values.items():
+        inputs[name] = array
+        if array.dtype == np.float64 or (listed and array.dtype.kind in "iub"):
+            try:
+                inputs[name] = convert(array, "FP32", name)
+            except InvalidInput:
+                return None
+    return _Plan(inputs)
+
+
+def _rows(plan: _Plan, start: int, stop: int) -> Arrays:
+    if stop - start >= plan.rows:
+        return plan.inputs
+    return {name: array[start:stop] for name, array in plan.inputs.items()}
+
+
+def _bytes(inputs: Arrays) -> int:
+    return sum(array.nbytes for array in inputs.values())
+
+
+def _explained(refusal: FrostlineError, model: Model) -> FrostlineError:
+    """A refusal by the server, with what the model takes."""
+    if isinstance(refusal, InvalidInput):
+        return InvalidInput(f"{refusal}; {expects(model)}", refusal.code, refusal.kind)
+    return refusal
