@@ -10,6 +10,9 @@ _VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Task = Literal["single-label", "multi-label", "regression"]
 ColumnKind = Literal["number", "category", "text", "skip"]
+Fit = Literal["pad", "crop", "stretch"]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[_Byte, _Byte, _Byte]
 
 
 class _Table(BaseModel):
@@ -59,13 +62,22 @@ class NpzFile(BaseModel):
 
 
 class ImageFolder(BaseModel):
-    """Pictures in one folder per class, brought to `size` (height, width) pixels of grey or colour, 0 to 255."""
+    """Pictures in one folder per class, brought to `size` (height, width) pixels of grey or colour, 0 to 255.
+
+    `fit` says what happens to the aspect: ``pad`` keeps it and fills the rest with `background`, ``crop`` keeps it and
+    cuts the longer side at both ends, ``stretch`` does not keep it. `background` (red, green, blue) is also what shows
+    through transparent parts. Pictures that cannot be read are skipped; if they are more than one and more than the
+    share `unreadable` of all, the training does not start. With 0 none may be unreadable.
+    """
 
     model_config = _VALUE
     kind: Literal["images"] = "images"
     path: Path
     size: tuple[PositiveInt, PositiveInt] = (32, 32)
     color: Literal["grey", "rgb"] = "rgb"
+    fit: Fit = "pad"
+    background: Rgb = (255, 255, 255)
+    unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
 
 Source = Annotated[CsvFile | ParquetFile | NpzFile | ImageFolder, Field(discriminator="kind")]

@@ -215,34 +215,6 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes, se
         data.load(NpzFile(path=tmp_path / "t.npz"))
 
 
-@pytest.mark.parametrize(("color", "channels"), [("rgb", 3), ("grey", 1)])
-def test_an_image_folder_has_one_class_per_folder(tmp_path: Path, color: str, channels: int) -> None:
-    source = ImageFolder.model_validate({"path": _pictures(tmp_path / "p"), "size": (4, 5), "color": color})
-    dataset = data.load(source)
-    assert _input(dataset).shape == (6, channels, 4, 5)
-    assert (dataset.labels, dataset.rows.targets.tolist()) == (("class-0", "class-1"), [0, 0, 0, 1, 1, 1])
-    if color == "rgb":
-        assert _input(dataset)[4, :, 0, 0].tolist() == [40, 1, 255]
-
-
-def test_pictures_are_brought_to_one_size(tmp_path: Path) -> None:
-    assert _input(data.load(ImageFolder(path=_pictures(tmp_path / "p"), size=(8, 6)))).shape == (6, 3, 8, 6)
-
-
-def test_wrong_image_folders_are_refused_with_the_file(tmp_path: Path) -> None:
-    pictures = _pictures(tmp_path / "p")
-    (pictures / "class-1" / "notes.txt").write_text("no picture")
-    with pytest.raises(DataError, match=r"class-1/notes.txt is not a picture that can be read"):
-        data.load(ImageFolder(path=pictures))
-    (pictures / "class-2").mkdir()
-    (pictures / "class-1" / "notes.txt").unlink()
-    with pytest.raises(DataError, match=r"class-2 is empty: class 'class-2' has no pictures"):
-        data.load(ImageFolder(path=pictures))
-    (tmp_path / "q").mkdir()
-    with pytest.raises(DataError, match="q is empty: it must hold one folder of pictures for each class"):
-        data.load(ImageFolder(path=tmp_path / "q"))
-
-
 def _damage(kind: str, folder: Path) -> str:
     rows = "".join(f"{index},{'uv'[index % 2]}\n" for index in range(20))
     match kind:
@@ -258,7 +230,8 @@ def _damage(kind: str, folder: Path) -> str:
             return f"NpzFile(path={str(_npz(folder, input=[[np.nan]] * 9, target=[0, 1, 0] * 3))!r})"
         case _:
             pictures = _pictures(folder / "p")
-            (pictures / "class-0" / "x.png").write_bytes(b"no picture")
+            for name in ("x.png", "y.png"):
+                (pictures / "class-0" / name).write_bytes(b"no picture")
             return f"ImageFolder(path={str(pictures)!r})"
 
 
@@ -270,7 +243,7 @@ def _damage(kind: str, folder: Path) -> str:
         ("a class with one sample", "class 'w' has 1 row"),
         ("an empty file", "is empty"),
         ("NaN", "row 1, column 1, input: nan is no finite number"),
-        ("a file that is no picture", "x.png is not a picture"),
+        ("files that are no pictures", "2 of 8 pictures cannot be read"),
     ],
 )
 def test_bad_data_is_one_sentence_code_2_and_no_artifact(

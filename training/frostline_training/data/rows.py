@@ -1,7 +1,7 @@
 """The data set: rows with their targets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -59,6 +59,8 @@ class Dataset:
         task: What the targets are.
         columns: What the input's columns are, where it is a table of numbers and categories.
         sequence: Whether the first input's second axis is a time axis, of any length.
+        notes: What a user should know of how the rows were read, before training: a sentence each.
+        facts: How the rows were read, for the card, so that others can be read alike.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Dataset:
     task: Task = "single-label"
     columns: tuple[Column, ...] = ()
     sequence: bool = False
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def dynamic(self) -> dict[str, dict[int, str]]:

@@ -105,7 +105,7 @@ def describe(split: Split) -> dict[str, object]:
             {"name": column.name} | ({} if column.categories is None else {"categories": list(column.categories)})
             for column in dataset.columns
         ]
-    return described
+    return described | dict(dataset.facts)
 
 
 def _check_classes(dataset: Dataset) -> None:
