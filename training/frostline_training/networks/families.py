@@ -3,6 +3,7 @@
 Each consists of PyTorch's own layers.
 """
 
+import math
 from itertools import pairwise
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "gelu": nn.GELU,
 }
 _RECURRENT: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+_HIDDEN_SHARE = 0.05  # of a table's cells, at random in every epoch
 _CATEGORY_WIDTH = 8  # the most numbers a category is embedded in
 
 
@@ -61,24 +63,36 @@ class Standardise(nn.Module):
 class Table(nn.Module):
     """A table's row [N, F] as the network sees it: numbers standardised, missing ones at the mean, categories embedded.
 
-    A category that the table does not have is the unknown one, 0.
+    A category that the table does not have is the unknown one, 0. While it trains, a share of all cells is taken for
+    missing or unknown, so that the network learns to answer without them: a table may have no such cell itself. The
+    unknown category starts as a vector at right angles to all others; a random one would mean something else with every
+    seed, because it is seldom learnt from.
 
     Args:
         columns: What each of the F columns is.
         inputs: Rows [N, F] to measure.
     """
 
+    absent: Tensor
+
     def __init__(self, columns: tuple[Column, ...], inputs: NDArray[np.float32]) -> None:
         super().__init__()
         self.numbers = [index for index, column in enumerate(columns) if column.categories is None]
         self.categories = [index for index, column in enumerate(columns) if column.categories is not None]
+        absent = [math.nan if column.categories is None else 0.0 for column in columns]
+        self.register_buffer("absent", torch.tensor(absent), persistent=False)  # a row without any value
         self.standardise = Standardise.fit(inputs[:, self.numbers])
         sizes = [len(columns[index].categories or ()) for index in self.categories]
-        self.embeddings = nn.ModuleList(nn.Embedding(size, min(_CATEGORY_WIDTH, size)) for size in sizes)
+        self.embeddings = nn.ModuleList(_categories(size) for size in sizes)
         self.width = len(self.numbers) + sum(min(_CATEGORY_WIDTH, size) for size in sizes)
+        self.hide = nn.Dropout(_HIDDEN_SHARE)
 
     def forward(self, row: Tensor) -> Tensor:
         """Return [N, width]."""
+        if self.training:
+            # A layer of PyTorch's draws, so that processes which train together draw what one alone would.
+            hidden = self.hide(torch.ones_like(row)) == 0
+            row = torch.where(hidden, self.absent, row)
         values = self.standardise(row[:, self.numbers])
         parts = [torch.where(values.isnan(), 0.0, values)]
         for index, embedding in zip(self.categories, self.embeddings, strict=True):
@@ -271,7 +285,8 @@ def _row_encoder(config: Mlp, dataset: Dataset, inputs: Array) -> tuple[nn.Modul
         raise DataError(f"{dataset.name} has sequences of any length, and the network mlp takes rows of one length")
     if np.issubdtype(inputs.dtype, np.integer):
         return MeanOfTokens(_tokens(inputs, config.embedding)), config.embedding
-    if any(column.categories is not None for column in dataset.columns) or np.isnan(inputs).any():
+    # Users' tables may lack values when they are asked about, though none lacked when they were learnt from.
+    if dataset.schema or any(column.categories is not None for column in dataset.columns) or np.isnan(inputs).any():
         columns = dataset.columns or tuple(Column(str(index)) for index in range(inputs.shape[1]))
         table = Table(columns, inputs)
         return table, table.width
@@ -380,6 +395,15 @@ def _dense(
         layers += [nn.BatchNorm1d(after)] if norm == "batch" else [nn.LayerNorm(after)] if norm == "layer" else []
         layers += [_ACTIVATIONS[activation](), nn.Dropout(dropout)]
     return [*layers, nn.Linear(widths[-1], outputs)]
+
+
+def _categories(size: int) -> nn.Embedding:
+    embedding = nn.Embedding(size, min(_CATEGORY_WIDTH, size))
+    with torch.no_grad():
+        embedding.weight[:, -1] = 0
+        embedding.weight[0] = 0
+        embedding.weight[0, -1] = 1
+    return embedding
 
 
 def _known(index: Tensor, size: int) -> Tensor:
