@@ -52,7 +52,7 @@ def test_a_separator_within_quotes_separates_nothing(tmp_path: Path) -> None:
 
 def test_two_separators_that_both_fit_are_refused_until_one_is_said(tmp_path: Path) -> None:
     content = "day;price, net;y\n1;2,5;u\n2;3,5;v\n"
-    with pytest.raises(DataError, match="either ',' or ';' may separate the cells; say in the source: separator=','"):
+    with pytest.raises(DataError, match="either ',' or ';' may separate the cells; say separator=',' in CsvFile"):
         _load(tmp_path, content)
     assert _input(_load(tmp_path, content, separator=";", decimal=",")).tolist() == [[1, 2.5], [2, 3.5]]
 
@@ -76,7 +76,7 @@ def test_a_compressed_file_is_read_as_it_is(tmp_path: Path, name: str) -> None:
         (
             "x,y\nä,1\n".encode("latin-1"),
             {},
-            't.csv, line 2: byte 0xe4 (number 5 of the file) is not utf-8; say encoding="cp1252" in the source',
+            't.csv, line 2: byte 0xe4 (number 5 of the file) is not utf-8; say encoding="cp1252" in CsvFile',
         ),
         (b"\xef\xbb\xbfx,y\n1,\xff\n", {}, "line 2: byte 0xff (number 10 of the file) is not utf-8"),
         (

@@ -45,7 +45,13 @@ class Cells:
         return DataError(f"{self.path}, row {index + 1}{line}, column {column!r}: {fact}")
 
     def values(self, column: str) -> list[str | None]:
-        """Return the cells of `column`, None where one has no value."""
+        """Return the cells of `column`, None where one has no value.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        if column not in self.columns:
+            raise DataError(f"{self.path} has no column {column!r}; it has: {', '.join(self.columns)}")
         missing = frozenset(self.reading.missing)
         return [None if cell is None or cell in missing else cell for cell in self.columns[column]]
 
@@ -116,7 +122,7 @@ def foreign(cell: str) -> bool:
 def remedy(cell: str) -> str:
     """Return what to do about `cell` if it may be a number in another notation, else nothing."""
     return (
-        '; say decimal="," or thousands="," (or ".", " ") if that is how its numbers are written'
+        '; say decimal="," or thousands="," (or ".", " ") in CsvFile if that is how its numbers are written'
         if foreign(cell)
         else ""
     )

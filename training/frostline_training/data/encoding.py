@@ -11,7 +11,6 @@ from pydantic import TypeAdapter
 
 from frostline_training.data.cells import Cells
 from frostline_training.data.rows import Column, DateOf
-from frostline_training.errors import DataError
 from frostline_training.sources import DatePart
 
 _DAY_S = 86400.0
@@ -24,9 +23,6 @@ def encode(cells: Cells, columns: Sequence[Column]) -> NDArray[np.float32]:
     Raises:
         DataError: A column is not there, or a cell is not what its column is; the text says where.
     """
-    for column in columns:
-        if column.cells not in cells.columns:
-            raise DataError(f"{cells.path} has no column {column.cells!r}; it has: {', '.join(cells.columns)}")
     return np.array([_encoded(cells, column) for column in columns], dtype=np.float32).T.copy()
 
 

@@ -63,7 +63,8 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         columns=columns,
         sequence=bool(texts),
         schema=_schema(cells, every, targets, labels, source.task == "single-label"),
-        facts={} if texts else {"reading": source.reading.model_dump(mode="json")},
+        facts={"reading": source.reading.model_dump(mode="json")}
+        | ({"text": {"column": texts[0], "bytes": source.text_bytes}} if texts else {}),
     )
 
 
