@@ -217,6 +217,14 @@ def test_an_unknown_category_is_at_right_angles_to_all_others_at_first() -> None
     assert embedding.weight[1:, 2].tolist() == [0, 0]
 
 
+def test_a_category_of_held_out_rows_alone_is_unknown() -> None:
+    columns = (Column("size"), Column("colour", ("(unknown)", "red", "blue", "green")))
+    network = build(Mlp(hidden=(4,)), replace(_table(), columns=columns))
+    unknown, red, green = (_answers(network, np.array([[1, category]], np.float32)) for category in (0, 1, 3))
+    assert torch.equal(green, unknown)
+    assert not torch.equal(red, unknown)
+
+
 def test_a_share_of_the_cells_is_hidden_while_it_trains_and_only_then() -> None:
     table = Table(_table().columns, _inputs_of(_table()))
     rows = torch.tensor([[1.0, 2.0]]).expand(10_000, 2)

@@ -66,7 +66,8 @@ class Table(nn.Module):
     A category that the table does not have is the unknown one, 0. While it trains, a share of all cells is taken for
     missing or unknown, so that the network learns to answer without them: a table may have no such cell itself. The
     unknown category starts as a vector at right angles to all others; a random one would mean something else with every
-    seed, because it is seldom learnt from.
+    seed, because it is seldom learnt from. A category that `inputs` do not have, because all its rows are held out, has
+    not been learnt, and is unknown too.
 
     Args:
         columns: What each of the F columns is.
@@ -84,6 +85,9 @@ class Table(nn.Module):
         self.standardise = Standardise.fit(inputs[:, self.numbers])
         sizes = [len(columns[index].categories or ()) for index in self.categories]
         self.embeddings = nn.ModuleList(_categories(size) for size in sizes)
+        for place, (index, size) in enumerate(zip(self.categories, sizes, strict=True)):
+            learnt = np.isin(np.arange(size), inputs[:, index])
+            self.register_buffer(f"learnt_{place}", None if learnt[1:].all() else torch.tensor(learnt))
         self.width = len(self.numbers) + sum(min(_CATEGORY_WIDTH, size) for size in sizes)
         self.hide = nn.Dropout(_HIDDEN_SHARE)
 
@@ -95,8 +99,10 @@ class Table(nn.Module):
             row = torch.where(hidden, self.absent, row)
         values = self.standardise(row[:, self.numbers])
         parts = [torch.where(values.isnan(), 0.0, values)]
-        for index, embedding in zip(self.categories, self.embeddings, strict=True):
-            parts.append(embedding(_known(row[:, index].long(), cast("nn.Embedding", embedding).num_embeddings)))
+        for place, (index, embedding) in enumerate(zip(self.categories, self.embeddings, strict=True)):
+            category = _known(row[:, index].long(), cast("nn.Embedding", embedding).num_embeddings)
+            learnt = getattr(self, f"learnt_{place}")
+            parts.append(embedding(category if learnt is None else torch.where(learnt[category], category, 0)))
         return torch.cat(parts, 1)
 
 
