@@ -139,6 +139,17 @@ def test_a_number_in_another_notation_is_refused_and_never_misread(
     assert sentence in str(refusal.value)
 
 
+@pytest.mark.parametrize("cells", [["01.02.2024", "03.04.2024"], ["192.168.0.1", "10.0.0.1"], ["1.2.3", "1.10.0"]])
+def test_what_only_has_digits_and_points_is_a_category(tmp_path: Path, cells: Sequence[str]) -> None:
+    assert sorted(_column(tmp_path, cells).tolist()) == [1, 2]
+
+
+def test_one_cell_that_is_no_date_among_many_is_refused_with_the_place(tmp_path: Path) -> None:
+    cells = [*(f"2024-01-{day:02}" for day in range(1, 21)), "2024-13-01"]
+    with pytest.raises(DataError, match=r"row 21 \(line 22\), column 'x': '2024-13-01' is not an ISO date, unlike 20"):
+        _column(tmp_path, cells)
+
+
 def test_cells_that_only_look_like_numbers_can_be_a_category(tmp_path: Path) -> None:
     assert _column(tmp_path, ["1,2", "3,4"], columns={"x": "category"}).tolist() == [1, 2]
 
@@ -227,6 +238,7 @@ def test_a_time_of_day_has_hours_and_minutes(tmp_path: Path) -> None:
     ("cell", "column", "sentence"),
     [
         ("2024-02-30", "date", "row 1 (line 2), column 'd': '2024-02-30' is not an ISO date such as 2024-05-31"),
+        ("0001-01-01T00:00:00+02:00", "date", "'0001-01-01T00:00:00+02:00' is not an ISO date"),
         ("20240229", "date", "'20240229' is not an ISO date"),
         (
             "1/2/2024",

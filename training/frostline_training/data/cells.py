@@ -19,7 +19,7 @@ _LARGEST = float(np.finfo(np.float32).max)  # more is no float32, and NaN is not
 _NO_NUMBERS = re.compile(r"[+-]?(inf|infinity|nan)", re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 # What may be a number, in a notation that the source does not name: 1,5 or 1.234,56 or 1 234 or 1'234.5.
-_FOREIGN = re.compile(r"[+-]?\d+([., '_\u00a0\u202f]\d+)+", re.ASCII)
+_FOREIGN = re.compile(r"[+-]?(\d+|\d{1,3}([., '_\u00a0\u202f]\d{3})+)([.,]\d+)?([eE][+-]?\d+)?", re.ASCII)
 _SPACES = re.compile("[\u00a0\u202f]")
 
 
@@ -104,9 +104,9 @@ def moment(cell: str, form: str) -> datetime | None:
             value = datetime.fromisoformat(cell) if _ISO.fullmatch(cell) else None
         else:
             value = datetime.strptime(cell, form)  # noqa: DTZ007 whether it has an offset is the format's
-    except ValueError:
+        return value if value is None or value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):  # the latter where there is no such year in UTC
         return None
-    return value if value is None or value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
 
 
 def leads_with_zero(cell: str) -> bool:

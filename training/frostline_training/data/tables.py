@@ -102,10 +102,11 @@ def _kind(cells: Cells, name: str) -> ColumnKind:
     others = [(index, cell) for index, cell in filled if number(cell, cells.reading) is None]
     if not filled:
         raise DataError(f"{cells.path}: column {name!r} has no values; skip it")
-    zeros = [cell for _, cell in filled if leads_with_zero(cell)]
+    zeros = [cell for _, cell in filled if leads_with_zero(cell) and number(cell, cells.reading) is not None]
     if not others and not zeros:
         return "number"
-    if others and all(moment(cell, "iso") for _, cell in filled):
+    undated = [(index, cell) for index, cell in filled if moment(cell, "iso") is None] if others else filled
+    if not undated:
         return "date"
     odd = [(index, cell) for index, cell in others if foreign(cell)]
     if odd and not zeros and len(others) - len(odd) < (1 - _MOSTLY) * len(filled):
@@ -113,9 +114,10 @@ def _kind(cells: Cells, name: str) -> ColumnKind:
         raise cells.wrong(
             index, name, f"{cell!r} is not a number{remedy(cell)}; if it is none, columns={{{name!r}: 'category'}}"
         )
-    if others and not zeros and len(others) < (1 - _MOSTLY) * len(filled):
-        index, cell = others[0]
-        raise cells.wrong(index, name, f"{cell!r} is not a number, unlike {len(filled) - len(others)} other cells")
+    for what, few in (("a number", [] if zeros else others), ("an ISO date", undated)):
+        if few and len(few) < (1 - _MOSTLY) * len(filled):
+            index, cell = few[0]
+            raise cells.wrong(index, name, f"{cell!r} is not {what}, unlike {len(filled) - len(few)} other cells")
     different = len({cell for _, cell in filled})
     if different > _MOST_CATEGORIES:
         like = f", such as {zeros[0]!r} (a number would lose the zero)" if zeros else f", such as {filled[0][1]!r}"
