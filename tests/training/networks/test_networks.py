@@ -197,6 +197,11 @@ def test_a_missing_number_counts_as_the_mean_of_those_there_are() -> None:
     assert torch.equal(_answers(network, missing), _answers(network, mean))
 
 
+def test_a_number_that_no_row_has_to_learn_from_counts_as_missing() -> None:
+    table = Table((Column("a"), Column("b")), np.array([[1, np.nan], [3, np.nan]], np.float32))
+    assert table.eval()(torch.tensor([[3.0, 1e6], [1.0, float("nan")]])).tolist() == [[1, 0], [-1, 0]]
+
+
 def test_a_category_out_of_the_table_counts_as_unknown() -> None:
     network = build(Mlp(hidden=(4,)), _table())
     unknown, beyond, below = (np.array([[1, category]], np.float32) for category in (0, 3, -1))

@@ -4,6 +4,7 @@ Each consists of PyTorch's own layers.
 """
 
 import math
+import warnings
 from itertools import pairwise
 from typing import Any, cast
 
@@ -48,10 +49,15 @@ class Standardise(nn.Module):
 
     @classmethod
     def fit(cls, inputs: NDArray[np.float32]) -> "Standardise":
-        """Measure `inputs` [N, F] feature by feature, or [N, C, ...] channel by channel; NaN is left out."""
+        """Measure `inputs` [N, F] feature by feature, or [N, C, ...] channel by channel; NaN is left out.
+
+        A feature of nothing but NaN stays NaN, whatever its value.
+        """
         axes = (0, *range(2, inputs.ndim))
-        mean = np.asarray(np.nanmean(inputs, axes, dtype=np.float64, keepdims=True))[0]
-        std = np.asarray(np.nanstd(inputs, axes, dtype=np.float64, keepdims=True))[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of such a feature
+            mean = np.asarray(np.nanmean(inputs, axes, dtype=np.float64, keepdims=True))[0]
+            std = np.asarray(np.nanstd(inputs, axes, dtype=np.float64, keepdims=True))[0]
         std[std == 0] = 1  # a constant feature says nothing, and must not divide by zero
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
