@@ -122,7 +122,7 @@ def test_numbers_are_read_in_the_notation_that_is_said(
         (
             ["1.5", "2,5"],
             {"decimal": ",", "columns": {"x": "number"}},
-            "row 1 (line 2), column 'x': '1.5' is not a number",
+            "row 1 (line 2), column 'x': '1.5' is not a number; the source says decimal=',' and thousands=''",
         ),
         (["1.23.4"] * 2, {"decimal": ",", "thousands": ".", "columns": {"x": "number"}}, "'1.23.4' is not a number"),
         (["1", "inf"], {}, "t.csv, row 2 (line 3), column 'x': inf is no finite number of float32"),

@@ -15,6 +15,8 @@ import numpy as np
 from frostline_training.errors import DataError
 from frostline_training.sources import Reading
 
+_PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_ZERO = re.compile(r"[+-]?0\d", re.ASCII)
 _LARGEST = float(np.finfo(np.float32).max)  # more is no float32, and NaN is not less
 _NO_NUMBERS = re.compile(r"[+-]?(inf|infinity|nan)", re.IGNORECASE)
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
@@ -63,7 +65,7 @@ class Cells:
         """
         value = number(cell, self.reading)
         if value is None:
-            raise self.wrong(index, column, f"{cell!r} is not a number{remedy(cell)}")
+            raise self.wrong(index, column, f"{cell!r} is not a number{remedy(cell, self.reading)}")
         if not abs(value) <= _LARGEST:
             raise self.wrong(
                 index,
@@ -90,9 +92,14 @@ def number(cell: str, reading: Reading) -> float | None:
 
     Infinity and NaN as words are numbers, though no finite ones.
     """
-    text = _SPACES.sub(" ", cell) if reading.thousands == " " else cell
-    if _pattern(reading.decimal, reading.thousands).fullmatch(text):
-        return float(text.replace(reading.thousands, "").replace(reading.decimal, "."))
+    decimal, thousands = reading.decimal, reading.thousands
+    if decimal == "." and not thousands:
+        if _PLAIN.fullmatch(cell):
+            return float(cell)
+    else:
+        text = _SPACES.sub(" ", cell) if thousands == " " else cell
+        if _pattern(decimal, thousands).fullmatch(text):
+            return float(text.replace(thousands, "").replace(decimal, "."))
     return float(cell) if _NO_NUMBERS.fullmatch(cell) else None
 
 
@@ -111,7 +118,7 @@ def moment(cell: str, form: str) -> datetime | None:
 
 def leads_with_zero(cell: str) -> bool:
     """Return whether `cell` begins with a zero that a number would lose: 05090, but not 0 or 0.5."""
-    return re.match(r"[+-]?0\d", cell, re.ASCII) is not None
+    return cell[:1] in "+-0" and _ZERO.match(cell) is not None
 
 
 def foreign(cell: str) -> bool:
@@ -119,13 +126,13 @@ def foreign(cell: str) -> bool:
     return _FOREIGN.fullmatch(cell) is not None
 
 
-def remedy(cell: str) -> str:
+def remedy(cell: str, reading: Reading) -> str:
     """Return what to do about `cell` if it may be a number in another notation, else nothing."""
-    return (
-        '; say decimal="," or thousands="," (or ".", " ") in CsvFile if that is how its numbers are written'
-        if foreign(cell)
-        else ""
-    )
+    if not foreign(cell):
+        return ""
+    if (reading.decimal, reading.thousands) != (".", ""):
+        return f"; the source says decimal={reading.decimal!r} and thousands={reading.thousands!r}"
+    return '; say decimal="," or thousands="," (or ".", " ") in CsvFile if that is how its numbers are written'
 
 
 @cache

@@ -112,7 +112,9 @@ def _kind(cells: Cells, name: str) -> ColumnKind:
     if odd and not zeros and len(others) - len(odd) < (1 - _MOSTLY) * len(filled):
         index, cell = odd[0]
         raise cells.wrong(
-            index, name, f"{cell!r} is not a number{remedy(cell)}; if it is none, columns={{{name!r}: 'category'}}"
+            index,
+            name,
+            f"{cell!r} is not a number{remedy(cell, cells.reading)}; if it is none, columns={{{name!r}: 'category'}}",
         )
     for what, few in (("a number", [] if zeros else others), ("an ISO date", undated)):
         if few and len(few) < (1 - _MOSTLY) * len(filled):
@@ -251,8 +253,10 @@ def _inferred(cells: Cells, name: str, kind: ColumnKind | DateColumn | str) -> I
         found = _moments(cells, name, kind if isinstance(kind, DateColumn) else DateColumn())
         return Inferred(name, "date", missing, _shown(min(found)), _shown(max(found)))
     if kind in ("number", "target"):
-        numbers = [(cells.number(index, name, cell), cell) for index, cell in enumerate(values) if cell is not None]
-        return Inferred(name, kind, missing, min(numbers)[1], max(numbers)[1])
+        numbers = {cell: number(cell, cells.reading) or 0.0 for cell in filled}
+        return Inferred(
+            name, kind, missing, min(numbers, key=numbers.__getitem__), max(numbers, key=numbers.__getitem__)
+        )
     if kind == "category":
         names = sorted(set(filled))
         return Inferred(name, kind, missing, categories=len(names), examples=tuple(names[:_EXAMPLES]))
