@@ -3,8 +3,7 @@
 import csv
 import io
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,7 +36,8 @@ def requests(
         model: The model that will get the rows.
         stdin: Standard input.
         white: The value of a white pixel for the model; black is 0. None leaves the pixels unchanged, 0 to 255.
-        card: The model's card.json. With it, csv columns may have any order, and categories are given as words.
+        card: The model's card.json. With it, csv columns may have any order, and are read as its training read them:
+            categories are given as words, dates as dates. It also says what shows through transparent pictures.
 
     Returns:
         For each request the model's inputs by name, in the types that it takes; and for each of its rows where that comes
@@ -48,8 +48,7 @@ def requests(
     """
     if not model.inputs:
         raise InputError(f"{model.name} takes no inputs, so there is nothing that could be sent to it")
-    columns = _columns(card) if card else ()
-    files = [_read_one(path, model, stdin, white, columns) for path in paths]
+    files = [_read_one(path, model, stdin, white, card) for path in paths]
     if not model.batched:
         return [(arrays, [(path, 0)]) for path, arrays in zip(paths, files, strict=True)]
     arrays, origins = _joined(paths, _alike(paths, files, model))
@@ -96,9 +95,7 @@ def _joined(paths: Sequence[str], files: Sequence[Arrays]) -> tuple[Arrays, list
     return {name: np.concatenate([arrays[name] for arrays in files]) for name in files[0]}, origins
 
 
-def _read_one(
-    path: str, model: Model, stdin: BinaryIO, white: float | None, columns: Sequence[Mapping[str, Any]]
-) -> Arrays:
+def _read_one(path: str, model: Model, stdin: BinaryIO, white: float | None, card: Path | None) -> Arrays:
     try:
         content = stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -111,8 +108,8 @@ def _read_one(
         raise InputError(f"{model.name} has several inputs ({names}); give them in one .npz file")
     readers: dict[str, Reader] = {
         ".npy": _npy,
-        ".csv": partial(_table, columns=columns) if columns else _csv,
-        ".png": partial(_png, white=white),
+        ".csv": partial(_table, card=card) if card else _csv,
+        ".png": partial(_png, white=white, card=card),
     }
     spec = model.inputs[0]
     return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model)}
@@ -121,7 +118,7 @@ def _read_one(
 def _kind(path: str, content: bytes) -> str:
     if path == "-":
         return ".npy" if content.startswith(b"\x93NUMPY") else ".npz" if content.startswith(b"PK") else ".csv"
-    kind = Path(path).suffix.lower()
+    kind = Path(path.lower().removesuffix(".gz")).suffix  # of a table alone
     if kind not in (".npy", ".npz", ".csv", ".png"):
         raise InputError(f"cannot tell what {path} is: it must end in .npy, .npz, .csv or .png")
     return kind
@@ -227,46 +224,14 @@ def _lines(path: str, content: bytes) -> list[list[str]]:
         raise InputError(f"{path} is not a csv file: {error}") from error
 
 
-def _columns(card: Path) -> list[Mapping[str, Any]]:
+def _table(path: str, content: bytes, _: TensorSpec, *, card: Path) -> NDArray[Any]:
+    # Imported here, because only commands with a card need what training reads tables with.
+    from frostline.cli.table_rows import InvalidTableError, TableRows  # noqa: PLC0415
+
     try:
-        columns = json.loads(card.read_text(encoding="utf-8"))["data"]["columns"]
-        return [{"name": str(column["name"]), "categories": column.get("categories")} for column in columns]
-    except OSError as error:
-        raise InputError(f"cannot read {card}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{card} is not the card of a model that was trained on a table") from error
-
-
-def _table(path: str, content: bytes, _: TensorSpec, *, columns: Sequence[Mapping[str, Any]]) -> NDArray[Any]:
-    header, *lines = _lines(path, content) or [[]]
-    names = [name.strip() for name in header]
-    for column in columns:
-        if column["name"] not in names:
-            raise InputError(f"{path} has no column {column['name']!r}; it has: {', '.join(names) or 'none'}")
-    if not lines:
-        raise InputError(f"{path} holds no rows")
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if len(line) != len(names):
-            raise InputError(f"{path}: row {number} has {len(line)} columns, but the header names {len(names)}")
-        cells = {name: cell.strip() for name, cell in zip(names, line, strict=True)}
-        rows.append([_cell(f"{path}, row {number}", column, cells[column["name"]]) for column in columns])
-    return np.array(rows, dtype=np.float32)
-
-
-def _cell(where: str, column: Mapping[str, Any], text: str) -> float:
-    known = column["categories"]
-    if known is not None:
-        # The first category stands for unknown values, such as an empty cell.
-        if text and text not in known[1:]:
-            raise InputError(
-                f"{where}, column {column['name']!r}: {text!r} is no category that the model knows; it knows: "
-                f"{', '.join(known[1:])}; leave the cell empty to send it as unknown"
-            )
-        return float(known.index(text) if text else 0)
-    if text and not _is_number(text):
-        raise InputError(f"{where}, column {column['name']!r}: {text!r} is not a number")
-    return float(text) if text else math.nan
+        return TableRows.of_card(card).read(path, content)
+    except InvalidTableError as error:
+        raise InputError(str(error)) from error
 
 
 def _is_number(cell: str) -> bool:
@@ -277,18 +242,19 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) -> NDArray[Any]:
-    # Imported here, because only commands that send pictures need it.
+def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None, card: Path | None) -> NDArray[Any]:
+    # Imported here, because only commands that send pictures need them.
     from PIL import Image  # noqa: PLC0415
 
+    from frostline_training.data.pictures import flat  # noqa: PLC0415
+
+    background = _background(card)
     try:
         image = Image.open(io.BytesIO(content), formats=["PNG"])
         image.load()
+        gray, color = (np.asarray(flat(image, kind, background)) for kind in ("grey", "rgb"))
     except Exception as error:  # what Pillow raises of a damaged file has no class in common
         raise InputError(f"{path} is not a PNG picture") from error
-    if image.mode.startswith("I"):
-        raise InputError(f"{path} has 16 bits a pixel, and only 8 are read; convert it first")
-    gray, color = np.asarray(image.convert("L")), np.asarray(image.convert("RGB"))
     layouts = (gray, gray[None], gray[:, :, None], color.transpose(2, 0, 1), color, gray.ravel(), color.ravel())
     for pixels in layouts:
         if _fits(pixels.shape, spec.shape[1:]):
@@ -297,6 +263,19 @@ def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None) ->
     raise InputError(
         f"{path} is {width} x {height} pixels, but the model's input is {spec}; pictures are never resized"
     )
+
+
+def _background(card: Path | None) -> tuple[int, int, int]:
+    """What shows through transparent parts: white, unless the card says what it was in training."""
+    if card is None:
+        return 255, 255, 255
+    try:
+        red, green, blue = json.loads(card.read_text(encoding="utf-8"))["data"]["pictures"]["background"]
+        return int(red), int(green), int(blue)
+    except OSError as error:
+        raise InputError(f"cannot read {card}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{card} is not the card of a model that was trained on a folder of pictures") from error
 
 
 def _checked(path: str, array: NDArray[Any], spec: TensorSpec, model: Model) -> NDArray[Any]:

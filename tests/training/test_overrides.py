@@ -9,6 +9,7 @@ import pytest
 from frostline_training.config import Cnn, Rnn, find_recipe
 from frostline_training.errors import SettingError, UnknownRecipeError
 from frostline_training.overrides import choose, precisions, settings, with_settings
+from frostline_training.sources import CsvFile
 
 
 def test_settings_are_found_wherever_they_belong_and_keep_their_type() -> None:
@@ -119,3 +120,15 @@ def test_precisions_are_known_and_each_once() -> None:
     assert precisions(["int8", "fp16", "int8"]) == ("fp16", "int8")
     with pytest.raises(SettingError, match="precision 'fp4' is not one of fp16, int8"):
         precisions(["fp4"])
+
+
+@pytest.mark.parametrize(("written", "read"), [("rows.csv", "{folder}/rows.csv"), ("/data/rows.csv", "/data/rows.csv")])
+def test_a_path_is_relative_to_the_recipes_file(tmp_path: Path, written: str, read: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from frostline_training.config import Mlp, Recipe\nfrom frostline_training.sources import CsvFile\n"
+        f"recipe = Recipe(name='mine', data=CsvFile(path={written!r}, target='y'), network=Mlp())\n"
+    )
+    chosen = choose(str(path), ["epochs=2"]).data
+    assert isinstance(chosen, CsvFile)
+    assert chosen.path == Path(read.format(folder=tmp_path))

@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from frostline_training import data
 from frostline_training.config import Mlp, Recipe
 from frostline_training.evaluation.evaluate import score
 from frostline_training.loop.progress import Epoch, Scores
 from frostline_training.loop.trainer import Trained
 from frostline_training.publishing.publish import Published
-from frostline_training.report import LiveReport, epoch_line, print_summary
-from frostline_training.sources import Task
+from frostline_training.report import LiveReport, epoch_line, print_start, print_summary
+from frostline_training.sources import CsvFile, ImageFolder, Task
 
 
 def _epoch(number: int) -> Epoch:
@@ -100,3 +102,32 @@ def test_elsewhere_a_few_plain_lines_are_printed(epochs: int, lines: int) -> Non
     assert len(shown) == lines
     assert all(line.startswith("epoch ") for line in shown)
     assert "\x1b" not in "".join(shown)
+
+
+def test_what_each_column_was_taken_for_is_printed_before_training(tmp_path: Path) -> None:
+    lines = [f"{index},{'' if index % 4 else 'red[/]'},2024-01-{index + 1:02},{'uv'[index % 2]}" for index in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["size,colour,day,y", *lines]))
+    recipe = Recipe(name="r", data=CsvFile(path=tmp_path / "t.csv", target="y"), network=Mlp())
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    print_start(console, recipe, data.prepare(recipe), "cpu")
+    assert isinstance(console.file, io.StringIO)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
+    assert [row for row in cells if row] == [
+        ["size", "number", "", "0 to 11"],
+        ["colour", "category", "9", "1: red[/]"],
+        ["day", "date", "", "2024-01-01 to 2024-01-12"],
+        ["y", "target", "", "2: u, v"],
+    ]
+
+
+def test_what_is_no_picture_is_said_before_training(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / "p" / label).mkdir(parents=True)
+        for number in range(5):
+            Image.new("L", (2, 2), number).save(tmp_path / "p" / label / f"{number}.png")
+    (tmp_path / "p" / "a" / "Thumbs.db").write_bytes(b"")
+    recipe = Recipe(name="r", data=ImageFolder(path=tmp_path / "p"), network=Mlp())
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    print_start(console, recipe, data.prepare(recipe), "cpu")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().endswith("1 of p not read: a/Thumbs.db (hidden, or a system's own).\n")

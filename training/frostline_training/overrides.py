@@ -106,7 +106,15 @@ def _in_file(path: Path) -> Recipe:
     found = {id(value): value for value in values.values() if isinstance(value, Recipe)}
     if len(found) != 1:
         raise SettingError(f"{path} must hold one Recipe, and holds {len(found) or 'none'}")
-    return next(iter(found.values()))
+    return _beside(path, next(iter(found.values())))
+
+
+def _beside(file: Path, recipe: Recipe) -> Recipe:
+    """Return `recipe` with the path of its data taken from the folder of its `file`, not from the current one."""
+    if isinstance(recipe.data, str) or recipe.data.path.is_absolute():
+        return recipe
+    data = recipe.data.model_copy(update={"path": file.parent / recipe.data.path})
+    return recipe.model_copy(update={"data": data})
 
 
 def _import_now(error: Exception) -> str:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from frostline_training.config import Recipe
-from frostline_training.data import Split
+from frostline_training.data import Split, overview
 from frostline_training.evaluation.evaluate import Evaluation
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.trainer import Trained
@@ -98,6 +98,8 @@ def print_start(console: Console, recipe: Recipe, split: Split, device: str) -> 
         f"{len(split.test.targets)} held out; device {device}",
         soft_wrap=True,
     )
+    for part in overview(split.dataset):
+        console.print(part)
 
 
 def print_summary(

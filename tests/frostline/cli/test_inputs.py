@@ -190,10 +190,31 @@ def test_a_picture_of_another_size_is_never_resized(tmp_path: Path) -> None:
         read([str(tmp_path / "picture.png")], model(1, 8, 8), stdin())
 
 
-def test_a_deep_picture_is_refused_rather_than_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match="16 bits a pixel"):
-        read([str(tmp_path / "deep.png")], model(2, 3), stdin())
+def test_a_picture_of_16_bits_is_scaled_to_8_as_in_training(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 257 * 51, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    array = read([str(tmp_path / "deep.png")], model(1, 3), stdin())[0]["input"]
+    assert array.dtype == np.uint8
+    assert array.tolist() == [[[0, 51, 255]]]
+
+
+def test_transparent_parts_are_white_or_what_the_card_says(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[[0, 0, 0, 255], [0, 0, 0, 0]]], np.uint8)).save(tmp_path / "p.png")
+    (tmp_path / "card.json").write_text(json.dumps({"data": {"pictures": {"background": [10, 20, 30]}}}))
+    paths = [str(tmp_path / "p.png")]
+    assert read(paths, model(3, 1, 2), stdin())[0]["input"].tolist() == [[[[0, 255]]] * 3]
+    array = read(paths, model(3, 1, 2), stdin(), card=tmp_path / "card.json")[0]["input"]
+    assert array.tolist() == [[[[0, 10]], [[0, 20]], [[0, 30]]]]
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(InputError, match="is not the card of a model that was trained on a folder of pictures"):
+        read(paths, model(3, 1, 2), stdin(), card=tmp_path / "card.json")
+
+
+def test_a_picture_is_upright_as_its_exif_data_says(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[7, 9]], np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "p.png", exif=exif)
+    assert read([str(tmp_path / "p.png")], model(2, 1), stdin())[0]["input"].tolist() == [[[7], [9]]]
 
 
 def test_rows_of_several_files_follow_each_other(tmp_path: Path) -> None:
@@ -278,14 +299,14 @@ def test_a_card_puts_columns_in_order_and_words_into_numbers(card: Path) -> None
     [
         (
             b"age,colour\n1,green\n",
-            "-, row 1, column 'colour': 'green' is no category that the model knows; it knows: red,",
+            r"-, row 1 \(line 2\), column 'colour': 'green' is no category that the model knows; it knows: red,",
         ),
-        (b"age,colour\n1,(unknown)\n", "'\\(unknown\\)' is no category"),
-        (b"age,colour\n1,red\nold,red\n", "-, row 2, column 'age': 'old' is not a number"),
+        (b"age,colour\n1,(unknown)\n", r"'\(unknown\)' is no category"),
+        (b"age,colour\n1,red\nold,red\n", r"-, row 2 \(line 3\), column 'age': 'old' is not a number"),
         (b"age\n1\n", "- has no column 'colour'; it has: age"),
-        (b"age,colour\n1\n", "-: row 1 has 1 columns, but the header names 2"),
-        (b"age,colour\n", "- holds no rows"),
-        (b"", "- has no column 'age'; it has: none"),
+        (b"age,colour\n1\n", r"-, row 1 \(line 2\): 1 cells, but the header names 2"),
+        (b"age,colour\n", "- holds column names, but no rows"),
+        (b"", "- is empty; its first line must name the columns"),
     ],
 )
 def test_a_table_that_does_not_fit_the_card_is_refused_with_the_place(

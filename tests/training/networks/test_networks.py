@@ -8,10 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frostline_training.config import Activation, Cnn, Mlp, Network, Rnn, Transformer
-from frostline_training.data import Array, Column, Dataset, Inputs, Rows, named
+from frostline_training.config import Activation, Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer
+from frostline_training.data import Array, Column, Dataset, Inputs, Rows, named, split
+from frostline_training.data.rows import Inferred
 from frostline_training.errors import DataError
-from frostline_training.networks.families import Standardise, build, count_parameters, positions, token_lengths
+from frostline_training.loop.ddp_layers import Part, over_whole_batches
+from frostline_training.loop.progress import Epoch
+from frostline_training.loop.trainer import train
+from frostline_training.networks.families import Standardise, Table, build, count_parameters, positions, token_lengths
 
 RECURRENT: list[Network] = [
     Rnn(kind="rnn", state=6),
@@ -182,10 +186,20 @@ def _table() -> Dataset:
     return replace(_dataset(rows), columns=columns)
 
 
+def _inputs_of(dataset: Dataset) -> Array:
+    (array,) = named(dataset.rows.inputs).values()
+    return array
+
+
 def test_a_missing_number_counts_as_the_mean_of_those_there_are() -> None:
     network = build(Mlp(hidden=(4,)), _table())
     missing, mean = np.array([[np.nan, 1]], np.float32), np.array([[3.0, 1]], np.float32)
     assert torch.equal(_answers(network, missing), _answers(network, mean))
+
+
+def test_a_number_that_no_row_has_to_learn_from_counts_as_missing() -> None:
+    table = Table((Column("a"), Column("b")), np.array([[1, np.nan], [3, np.nan]], np.float32))
+    assert table.eval()(torch.tensor([[3.0, 1e6], [1.0, float("nan")]])).tolist() == [[1, 0], [-1, 0]]
 
 
 def test_a_category_out_of_the_table_counts_as_unknown() -> None:
@@ -199,6 +213,77 @@ def test_categories_have_vectors_of_their_own() -> None:
     network = build(Mlp(hidden=(4,)), _table())
     red, blue = (np.array([[1, category]], np.float32) for category in (1, 2))
     assert not torch.equal(_answers(network, red), _answers(network, blue))
+
+
+def test_an_unknown_category_is_at_right_angles_to_all_others_at_first() -> None:
+    (embedding,) = Table(_table().columns, _inputs_of(_table())).embeddings
+    assert isinstance(embedding, nn.Embedding)
+    assert embedding.weight[0].tolist() == [0, 0, 1]
+    assert embedding.weight[1:, 2].tolist() == [0, 0]
+
+
+def test_a_category_of_held_out_rows_alone_is_unknown() -> None:
+    columns = (Column("size"), Column("colour", ("(unknown)", "red", "blue", "green")))
+    network = build(Mlp(hidden=(4,)), replace(_table(), columns=columns))
+    unknown, red, green = (_answers(network, np.array([[1, category]], np.float32)) for category in (0, 1, 3))
+    assert torch.equal(green, unknown)
+    assert not torch.equal(red, unknown)
+
+
+def test_a_share_of_the_cells_is_hidden_while_it_trains_and_only_then() -> None:
+    table = Table(_table().columns, _inputs_of(_table()))
+    rows = torch.tensor([[1.0, 2.0]]).expand(10_000, 2)
+    torch.manual_seed(1)
+    shown = table.train()(rows)
+    hidden = [(shown[:, 0] == 0).float().mean().item(), (shown[:, -1] == 1).float().mean().item()]
+    assert hidden == pytest.approx([0.05, 0.05], abs=0.01)
+    assert len(table.eval()(rows).unique(dim=0)) == 1
+
+
+def test_processes_that_train_together_hide_the_cells_that_one_alone_hides() -> None:
+    table = Table(_table().columns, _inputs_of(_table())).train()
+    rows = torch.tensor([[1.0, 2.0]]).expand(100, 2)
+    torch.manual_seed(1)
+    whole = table(rows)
+    parts = []
+    for rank in range(3):
+        part = Part.of(100, rank, 3)
+        torch.manual_seed(1)
+        parts.append(over_whole_batches(table, part)(part.own(rows)))
+    assert len(whole.unique(dim=0)) > 1
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_users_table_may_lack_a_value_that_none_lacked_in_training() -> None:
+    rows = np.array([[1.0], [2.0], [6.0]], np.float32)
+    dataset = replace(_dataset(rows), columns=(Column("size"),), schema=(Inferred("size", "number"),))
+    network = build(Mlp(hidden=(4,)), dataset)
+    missing, mean = np.array([[np.nan]], np.float32), np.array([[3.0]], np.float32)
+    assert torch.equal(_answers(network, missing), _answers(network, mean))
+
+
+class _Silent:
+    def step(self) -> None: ...
+
+    def epoch(self, epoch: Epoch) -> None: ...
+
+
+def test_the_answer_for_an_unknown_category_does_not_depend_on_the_seed() -> None:
+    # Without any unknown row to learn from: one colour is always class 0, the other always class 1, as many of each.
+    rows = np.tile(np.array([[0.0, 1], [0, 2]], np.float32), (120, 1))
+    targets = np.tile(np.array([0, 1]), 120)
+    whole = Dataset("t", Rows(rows, targets), ("a", "b"), "", "", columns=_table().columns)
+    hyper = Hyperparameters(epochs=30, batch_size=16, learning_rate=0.01, patience=30)
+    unknown = []
+    for seed in range(4):
+        recipe = Recipe(name="r", data="t", network=Mlp(hidden=(16,)), hyperparameters=hyper, seed=seed)
+        parts = split(whole, seed=seed, validation=0.2, test=0.2)
+        network = train(recipe, parts, device=torch.device("cpu"), watcher=_Silent()).network
+        logits = _answers(network, np.array([[0, 0], [0, 1], [0, 2]], np.float32))
+        shares = logits.softmax(1)[:, 1].tolist()
+        assert shares[1:] == pytest.approx([0, 1], abs=0.05)
+        unknown.append(shares[0])
+    assert unknown == pytest.approx([0.5] * 4, abs=0.15)
 
 
 def test_a_regression_starts_around_the_targets() -> None:

@@ -1,5 +1,6 @@
 """Data sets as arrays with targets, split once into training, validation and test rows."""
 
+from frostline_training.data.overview import overview
 from frostline_training.data.rows import INPUT, Array, Column, Dataset, Inputs, Rows, named, sample, take, tensors
 from frostline_training.data.splits import Split, describe, load, prepare, split
 
@@ -14,6 +15,7 @@ __all__ = [
     "describe",
     "load",
     "named",
+    "overview",
     "prepare",
     "sample",
     "split",

@@ -1,18 +1,29 @@
 """The readers of NumPy archives and image folders; an error names the file and the row."""
 
 import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline_training.data.pictures import UnreadableError, read
 from frostline_training.data.rows import INPUT, Array, Dataset, Inputs, Rows
 from frostline_training.data.tables import in_order
 from frostline_training.errors import DataError
-from frostline_training.sources import ImageFolder, NpzFile
+from frostline_training.sources import Fit, ImageFolder, NpzFile, Rgb
 
 LENGTHS = "lengths"
 _TARGET = "target"
+_NO_PICTURES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what systems leave in folders
+_SHOWN = 5  # how many skipped files are named; the rest is counted
+_FITTED: dict[Fit, str] = {
+    "pad": "resized with its aspect kept and padded",
+    "crop": "resized with its aspect kept and cropped at the centre",
+    "stretch": "stretched to this size",
+}
 
 
 def load_npz(source: NpzFile) -> Dataset:
@@ -128,42 +139,120 @@ def _named_by(source: NpzFile, names: tuple[str, ...]) -> tuple[str, ...]:
     return source.labels or names
 
 
+@dataclass(frozen=True)
+class _Skipped:
+    """A file that is not read; `broken` where it should have been a picture."""
+
+    path: Path
+    reason: str
+    broken: bool = False
+
+
 def load_images(source: ImageFolder) -> Dataset:
     """Read the pictures of every class's folder.
 
-    Raises:
-        DataError: There is no such folder, a class has no pictures, or a file is none.
-    """
-    # Only those who train on pictures decode them.
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+    What is no picture is skipped and listed in the data set's notes; so is a picture that cannot be read.
 
-    try:
-        folders = sorted(path for path in source.path.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot read {source.path}: {error.strerror or error}") from error
-    if not folders:
-        raise DataError(f"{source.path} is empty: it must hold one folder of pictures for each class")
-    height, width = source.size
+    Raises:
+        DataError: There is no such folder, a class has no pictures, or more pictures cannot be read than `source`
+            allows.
+    """
+    folders, skipped = _folders(source.path)
     pictures: list[Array] = []
-    targets = []
+    targets: list[int] = []
+    several = 0
     for label, folder in enumerate(folders):
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        if not files:
-            raise DataError(f"{folder} is empty: class {folder.name!r} has no pictures")
-        for path in files:
+        before, left_out = len(pictures), len(skipped)
+        for path in _files(folder, skipped):
             try:
-                with Image.open(path) as image:
-                    resized = image.convert("L" if source.color == "grey" else "RGB").resize((width, height))
-            except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-                raise DataError(f"{path} is not a picture that can be read") from error
-            pixels = np.asarray(resized, dtype=np.float32)
-            pictures.append(pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-            targets.append(label)
+                pixels, frames = read(path, source)
+            except UnreadableError as error:
+                skipped.append(_Skipped(path, str(error), broken=error.broken))
+                continue
+            pictures.append(pixels)
+            several += frames > 1
+        if len(pictures) == before:
+            why = f"; skipped: {_listed(skipped[left_out:], source.path)}" if len(skipped) > left_out else ""
+            raise DataError(f"{folder} is empty: class {folder.name!r} has no pictures{why}")
+        targets += [label] * (len(pictures) - before)
+    _check_share(source, skipped, len(pictures))
     channels = "1" if source.color == "grey" else "3"
+    height, width = source.size
+    notes = []
+    if skipped:
+        notes.append(f"{len(skipped)} of {source.path.name} not read: {_listed(skipped, source.path)}")
+    if several:
+        notes.append(f"{several} pictures of {source.path.name} have several frames or pages; the first one is used")
     return Dataset(
         name=source.path.name,
         rows=Rows(np.stack(pictures), np.array(targets, dtype=np.int64)),
         labels=tuple(folder.name for folder in folders),
-        send=f"one {source.color} picture of {width}x{height} pixels: [{channels}, {height}, {width}], 0 (dark) to 255",
+        send=f"one {source.color} picture of {width}x{height} pixels: [{channels}, {height}, {width}], 0 (dark) to 255; "
+        f"upright, {_FITTED[source.fit]}, transparent parts on the colour {_hex(source.background)}",
         source=f"{len(targets)} pictures of the folder {source.path.name}",
+        notes=tuple(notes),
+        facts={
+            "pictures": {
+                "size": list(source.size),
+                "color": source.color,
+                "fit": source.fit,
+                "background": list(source.background),
+                "skipped": dict(Counter("unreadable" if one.broken else "no picture" for one in skipped)),
+            }
+        },
     )
+
+
+def _folders(path: Path) -> tuple[list[Path], list[_Skipped]]:
+    try:
+        inside = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    folders = [entry for entry in inside if entry.is_dir() and entry.name.lower() not in _NO_PICTURES]
+    if not folders:
+        raise DataError(f"{path} is empty: it must hold one folder of pictures for each class")
+    return folders, [_Skipped(entry, "not in the folder of a class") for entry in inside if entry not in folders]
+
+
+def _files(folder: Path, skipped: list[_Skipped]) -> list[Path]:
+    """Return what may be a picture, and add everything else to `skipped`."""
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror or error}") from error
+    files = []
+    for path in inside:
+        if path.name.startswith(".") or path.name.lower() in _NO_PICTURES:
+            skipped.append(_Skipped(path, "hidden, or a system's own"))
+        elif path.is_dir():
+            within = sum(1 for each in path.rglob("*") if each.is_file())
+            skipped.append(_Skipped(path, f"a folder in a class's folder, with {_count(within, 'file')}"))
+        elif not path.is_file():
+            skipped.append(_Skipped(path, "not a regular file"))
+        else:
+            files.append(path)
+    return files
+
+
+def _check_share(source: ImageFolder, skipped: Sequence[_Skipped], read: int) -> None:
+    broken = [one for one in skipped if one.broken]
+    total = read + len(broken)
+    allowed = max(1, int(source.unreadable * total)) if source.unreadable else 0
+    if len(broken) > allowed:
+        raise DataError(
+            f"{source.path}: {len(broken)} of {_count(total, 'picture')} cannot be read, and at most {allowed} may "
+            f"(unreadable={source.unreadable:g}): {_listed(broken, source.path)}; repair or remove them"
+        )
+
+
+def _listed(skipped: Sequence[_Skipped], root: Path) -> str:
+    shown = ", ".join(f"{one.path.relative_to(root)} ({one.reason})" for one in skipped[:_SHOWN])
+    return shown if len(skipped) <= _SHOWN else f"{shown} and {len(skipped) - _SHOWN} more"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _hex(color: Rgb) -> str:
+    return "#" + "".join(f"{part:02x}" for part in color)

@@ -1,13 +1,14 @@
 """The data set: rows with their targets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline_training.sources import Task
+from frostline_training.sources import DatePart, Task
 
 if TYPE_CHECKING:
     import torch
@@ -33,17 +34,63 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a table.
+class DateOf:
+    """Where a column of numbers comes from that is a part of a date.
 
     Attributes:
-        name: As in the file's header.
+        column: The dates' own column.
+        format: As `DateColumn` has it.
+        part: Which part.
+        relative_to: What an age is measured from, without an offset; None for other parts.
+    """
+
+    column: str
+    format: str
+    part: DatePart
+    relative_to: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, as a network takes it.
+
+    Attributes:
+        name: As in the file's header; of a part of a date with the part behind a dot.
         categories: The category that each whole number stands for, 0 for any that is not known; None for a number,
             which may be NaN where it is missing.
+        date: What date a number is a part of.
     """
 
     name: str
     categories: tuple[str, ...] | None = None
+    date: DateOf | None = None
+
+    @property
+    def cells(self) -> str:
+        """The file's column that its cells are in."""
+        return self.name if self.date is None else self.date.column
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What a column of a user's file was taken for.
+
+    Attributes:
+        name: As in the file's header.
+        kind: number, category, date, text, skip or target.
+        missing: How many cells have no value.
+        lowest: The smallest number or the first date, as text; None where there is no order, or no value.
+        highest: The largest or the last one.
+        categories: How many categories or classes there are, and the first few.
+    """
+
+    name: str
+    kind: str
+    missing: int = 0
+    lowest: str | None = None
+    highest: str | None = None
+    categories: int | None = None
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +106,9 @@ class Dataset:
         task: What the targets are.
         columns: What the input's columns are, where it is a table of numbers and categories.
         sequence: Whether the first input's second axis is a time axis, of any length.
+        schema: What each column of the user's file was taken for.
+        notes: What a user should know of how the rows were read, before training: a sentence each.
+        facts: How the rows were read, for the card, so that others can be read alike.
     """
 
     name: str
@@ -69,6 +119,9 @@ class Dataset:
     task: Task = "single-label"
     columns: tuple[Column, ...] = ()
     sequence: bool = False
+    schema: tuple[Inferred, ...] = ()
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def dynamic(self) -> dict[str, dict[int, str]]:

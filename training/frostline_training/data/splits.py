@@ -4,13 +4,13 @@ The same arguments give the same split every time.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline_training.config import Recipe
-from frostline_training.data import builtin, files, tables
+from frostline_training.data import builtin, encoding, files, tables
 from frostline_training.data.rows import Dataset, Rows, take
 from frostline_training.errors import DataError
 from frostline_training.sources import CsvFile, ImageFolder, NpzFile, ParquetFile, Source
@@ -101,11 +101,13 @@ def describe(split: Split) -> dict[str, object]:
     if dataset.majority is not None:
         described["majority_baseline"] = dataset.majority
     if dataset.columns:
-        described["columns"] = [
-            {"name": column.name} | ({} if column.categories is None else {"categories": list(column.categories)})
-            for column in dataset.columns
+        described["columns"] = encoding.to_card(dataset.columns)
+    if dataset.schema:
+        described["schema"] = [
+            {name: value for name, value in asdict(column).items() if value not in (None, ())}
+            for column in dataset.schema
         ]
-    return described
+    return described | dict(dataset.facts)
 
 
 def _check_classes(dataset: Dataset) -> None:

@@ -1,35 +1,24 @@
-"""The readers of CSV and Parquet files; an error names the row and the column."""
+"""The readers of CSV and Parquet files: what each column holds, and the rows as a network takes them."""
 
-import csv
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
+from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from frostline_training.data import delimited
+from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, number, remedy
+from frostline_training.data.encoding import encode
 from frostline_training.data.pythontext import as_bytes
-from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, Rows
+from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows
 from frostline_training.errors import DataError
-from frostline_training.sources import ColumnKind, CsvFile, ParquetFile
+from frostline_training.sources import ColumnKind, CsvFile, DateColumn, DatePart, ParquetFile, Reading
 
 _MOST_CATEGORIES = 100  # a column with more different texts is more likely an identifier or a text
-_LARGEST = float(np.finfo(np.float32).max)  # more is no float32, and NaN is not less
 _MOSTLY = 0.9  # a column with more numbers than this is one of numbers, and its other cells are mistakes
+_EXAMPLES = 5  # categories that a summary names
 
-
-@dataclass(frozen=True)
-class _Table:
-    """A file's cells as text, column by column; None where a cell is missing. `first_row` is what messages count from."""
-
-    path: Path
-    cells: Mapping[str, Sequence[str | None]]
-    first_row: int
-
-    def wrong(self, index: int, column: str, fact: str) -> DataError:
-        """Return the error that `fact` is so in a cell."""
-        return DataError(f"{self.path}, row {self.first_row + index}, column {column!r}: {fact}")
+_Kinds = Mapping[str, ColumnKind | DateColumn]
 
 
 def load(source: CsvFile | ParquetFile) -> Dataset:
@@ -38,15 +27,15 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
     Raises:
         DataError: It is missing, empty or ragged, lacks a column, or a cell is not what its column is.
     """
-    table = _read_csv(source) if isinstance(source, CsvFile) else _read_parquet(source)
+    cells = _read_csv(source) if isinstance(source, CsvFile) else _read_parquet(source)
     targets = (source.target,) if isinstance(source.target, str) else source.target
     for name in (*targets, *source.columns):
-        if name not in table.cells:
+        if name not in cells.columns:
             what = "target column" if name in targets else "column"
-            raise DataError(f"{source.path} has no {what} {name!r}; its columns are: {', '.join(table.cells)}")
-    labels, wanted = _targets(table, targets, source)
-    kinds = {name: source.columns.get(name) or _kind(table, name) for name in table.cells if name not in targets}
-    kinds = {name: kind for name, kind in kinds.items() if kind != "skip"}
+            raise DataError(f"{source.path} has no {what} {name!r}; its columns are: {', '.join(cells.columns)}")
+    labels, wanted = _targets(cells, targets, source)
+    every = {name: source.columns.get(name) or _kind(cells, name) for name in cells.columns if name not in targets}
+    kinds = {name: kind for name, kind in every.items() if kind != "skip"}
     texts = [name for name, kind in kinds.items() if kind == "text"]
     if not kinds or (texts and len(kinds) > 1):
         rest = ", ".join(name for name in kinds if name not in texts)
@@ -58,10 +47,11 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
     columns: tuple[Column, ...] = ()
     inputs: Array
     if texts:
-        inputs = as_bytes([(cell or "").encode() for cell in table.cells[texts[0]]], source.text_bytes)
+        inputs = as_bytes([(cell or "").encode() for cell in cells.values(texts[0])], source.text_bytes)
         send = f"the bytes of a UTF-8 text as uint8, trained on at most {inputs.shape[1]}; 0 pads on the right"
     else:
-        columns, inputs = _features(table, kinds)
+        columns = _columns(cells, kinds)
+        inputs = encode(cells, columns)
         send = "; ".join(_sentence(column) for column in columns)
     return Dataset(
         name=source.path.name,
@@ -72,37 +62,21 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         task=source.task,
         columns=columns,
         sequence=bool(texts),
+        schema=_schema(cells, every, targets, labels, source.task == "single-label"),
+        facts={"reading": source.reading.model_dump(mode="json")}
+        | ({"text": {"column": texts[0], "bytes": source.text_bytes}} if texts else {}),
     )
 
 
-def _read_csv(source: CsvFile) -> _Table:
+def _read_csv(source: CsvFile) -> Cells:
     try:
-        with source.path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = next(lines, [])
-            numbered = [(lines.line_num, line) for line in lines if line]
+        content = source.path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {source.path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{source.path} is not a CSV file in UTF-8: {error}") from error
-    names = [name.strip() for name in header]
-    if not any(names):
-        raise DataError(f"{source.path} is empty; its first line must name the columns")
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise DataError(f"{source.path} has more than one column {repeated[0]!r}")
-    if not numbered:
-        raise DataError(f"{source.path} holds column names, but no rows")
-    for index, (_, line) in enumerate(numbered):
-        if len(line) != len(names):
-            raise DataError(
-                f"{source.path}, row {index + 1}: {len(line)} cells, but the header names {len(names)} columns"
-            )
-    rows = [[None if (cell := text.strip()) in source.missing else cell for text in line] for _, line in numbered]
-    return _Table(source.path, dict(zip(names, zip(*rows, strict=True), strict=True)), first_row=1)
+    return delimited.read(source.path, content, source.reading)
 
 
-def _read_parquet(source: ParquetFile) -> _Table:
+def _read_parquet(source: ParquetFile) -> Cells:
     try:
         from pyarrow import ArrowException, parquet  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 an optional package
     except ModuleNotFoundError as error:
@@ -115,97 +89,191 @@ def _read_parquet(source: ParquetFile) -> _Table:
         raise DataError(f"{source.path} is not a Parquet file: {error}") from error
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{source.path} is empty: it has no rows")
-    cells = {
-        name: [None if value is None or str(value) in source.missing else str(value) for value in values]
-        for name, values in columns.items()
+    texts = {
+        name: [None if value is None else str(value).strip() for value in values] for name, values in columns.items()
     }
-    return _Table(source.path, cells, first_row=1)
+    return Cells(source.path, texts, source.reading)
 
 
-def _kind(table: _Table, name: str) -> ColumnKind:
-    cells = [(index, cell) for index, cell in enumerate(table.cells[name]) if cell is not None]
-    others = [(index, cell) for index, cell in cells if _number(cell) is None]
-    if not cells:
-        raise DataError(f"{table.path}: column {name!r} has no values; skip it")
-    if not others:
+def _kind(cells: Cells, name: str) -> ColumnKind:
+    if not name:
+        raise DataError(f'{cells.path}: a column has no name; name it, or skip it with columns={{"": "skip"}}')
+    filled = [(index, cell) for index, cell in enumerate(cells.values(name)) if cell is not None]
+    others = [(index, cell) for index, cell in filled if number(cell, cells.reading) is None]
+    if not filled:
+        raise DataError(f"{cells.path}: column {name!r} has no values; skip it")
+    zeros = [cell for _, cell in filled if leads_with_zero(cell) and number(cell, cells.reading) is not None]
+    if not others and not zeros:
         return "number"
-    if len(others) < (1 - _MOSTLY) * len(cells):
-        index, cell = others[0]
-        raise table.wrong(index, name, f"{cell!r} is not a number, unlike {len(cells) - len(others)} other cells")
-    different = len({cell for _, cell in cells})
+    undated = [(index, cell) for index, cell in filled if moment(cell, "iso") is None] if others else filled
+    if not undated:
+        return "date"
+    odd = [(index, cell) for index, cell in others if foreign(cell)]
+    if odd and not zeros and len(others) - len(odd) < (1 - _MOSTLY) * len(filled):
+        index, cell = odd[0]
+        raise cells.wrong(
+            index,
+            name,
+            f"{cell!r} is not a number{remedy(cell, cells.reading)}; if it is none, columns={{{name!r}: 'category'}}",
+        )
+    for what, few in (("a number", [] if zeros else others), ("an ISO date", undated)):
+        if few and len(few) < (1 - _MOSTLY) * len(filled):
+            index, cell = few[0]
+            raise cells.wrong(index, name, f"{cell!r} is not {what}, unlike {len(filled) - len(few)} other cells")
+    different = len({cell for _, cell in filled})
     if different > _MOST_CATEGORIES:
+        like = f", such as {zeros[0]!r} (a number would lose the zero)" if zeros else f", such as {filled[0][1]!r}"
         raise DataError(
-            f"{table.path}: column {name!r} holds {different} different texts; "
-            f"say in columns whether it is text, a category, or to skip"
+            f"{cells.path}: column {name!r} holds {different} different texts{like}; say in columns whether it is "
+            "text, a category, a date (DateColumn, with its format), or to skip"
         )
     return "category"
 
 
-def _features(table: _Table, kinds: Mapping[str, ColumnKind]) -> tuple[tuple[Column, ...], NDArray[np.float32]]:
-    columns = []
-    values = []
+def _columns(cells: Cells, kinds: _Kinds) -> tuple[Column, ...]:
+    dates = {name: _date(kind) for name, kind in kinds.items() if kind == "date" or isinstance(kind, DateColumn)}
+    newest = max(
+        (found for name, date in dates.items() if "year" in _parts_of(date) for found in _moments(cells, name, date)),
+        default=None,
+    )
+    columns: list[Column] = []
     for name, kind in kinds.items():
-        cells = table.cells[name]
+        if name in dates:
+            columns += _date_columns(cells, name, dates[name], newest)
+            continue
+        filled = [cell for cell in cells.values(name) if cell is not None]
+        if not filled:
+            raise DataError(f"{cells.path}: column {name!r} has no values; skip it")
         if kind == "number":
             columns.append(Column(name))
-            values.append(_numbers(table, name, missing=True))
-        else:
-            categories = (UNKNOWN, *sorted({cell for cell in cells if cell is not None}))
-            place = {category: index for index, category in enumerate(categories)}
-            columns.append(Column(name, categories))
-            values.append([0.0 if cell is None else float(place[cell]) for cell in cells])
-    return tuple(columns), np.array(values, dtype=np.float32).T.copy()
+            continue
+        if UNKNOWN in filled:
+            index = cells.values(name).index(UNKNOWN)
+            raise cells.wrong(
+                index, name, f"{UNKNOWN!r} stands for every unknown category; add it to missing, or rename it"
+            )
+        columns.append(Column(name, (UNKNOWN, *sorted(set(filled)))))
+    return tuple(columns)
 
 
-def _targets(table: _Table, names: Sequence[str], source: CsvFile | ParquetFile) -> tuple[tuple[str, ...], Array]:
+def _date_columns(cells: Cells, name: str, date: DateColumn, newest: datetime | None) -> list[Column]:
+    found = _moments(cells, name, date)
+    if not found:
+        raise DataError(f"{cells.path}: column {name!r} has no values; skip it")
+    told = _parts_of(date)
+    absent = [part for part in date.parts or () if part not in told]
+    if absent:
+        raise DataError(f"{cells.path}: column {name!r}: the format {date.format} has no {absent[0]}")
+    if date.format == "iso" and all(each.hour == each.minute == 0 for each in found):
+        told = tuple(part for part in told if part != "hour")
+    usual = tuple(part for part in told if part != "minute") if "year" in told else told
+    return [
+        Column(
+            f"{name}.{part}",
+            date=DateOf(name, date.format, part, (date.relative_to or newest) if part == "age_days" else None),
+        )
+        for part in date.parts or usual
+    ]
+
+
+def _date(kind: ColumnKind | DateColumn) -> DateColumn:
+    return kind if isinstance(kind, DateColumn) else DateColumn()
+
+
+def _moments(cells: Cells, name: str, date: DateColumn) -> list[datetime]:
+    return [
+        cells.moment(index, name, cell, date.format)
+        for index, cell in enumerate(cells.values(name))
+        if cell is not None
+    ]
+
+
+def _parts_of(date: DateColumn) -> tuple[DatePart, ...]:
+    """Return what the format of `date` tells: those parts whose change changes the text."""
+    every: tuple[DatePart, ...] = get_args(DatePart)
+    if date.format == "iso":
+        return every
+    base = datetime(2001, 2, 3, 4, 5)  # noqa: DTZ001 any moment will do
+    plain = ("year", "month", "day", "hour", "minute")
+    told = {
+        part
+        for part, changed in zip(plain, (2002, 3, 4, 5, 6), strict=True)
+        if base.replace(**{part: changed}).strftime(date.format) != base.strftime(date.format)  # type: ignore[arg-type]
+    }
+    whole = told >= {"year", "month", "day"}
+    return tuple(part for part in every if part in told or (whole and part in ("weekday", "age_days")))
+
+
+def _targets(cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile) -> tuple[tuple[str, ...], Array]:
+    values = {name: cells.values(name) for name in names}
     for name in names:
-        for index, cell in enumerate(table.cells[name]):
+        for index, cell in enumerate(values[name]):
             if cell is None:
-                raise table.wrong(index, name, "the target is missing")
+                written = cells.columns[name][index]
+                why = f": {written!r} stands for no value; if it is a class, change missing" if written else ""
+                raise cells.wrong(index, name, f"the target is missing{why}")
     if source.task != "single-label":
-        values = np.array([_numbers(table, name, missing=False) for name in names], dtype=np.float32).T.copy()
-        if source.task == "multi-label" and not np.isin(values, (0, 1)).all():
-            index, column = np.argwhere(~np.isin(values, (0, 1)))[0]
-            raise table.wrong(int(index), names[column], f"{values[index, column]:g} is neither 0 nor 1")
-        return tuple(names), values
+        numbers = encode(cells, [Column(name) for name in names])
+        if source.task == "multi-label" and not np.isin(numbers, (0, 1)).all():
+            index, column = np.argwhere(~np.isin(numbers, (0, 1)))[0]
+            raise cells.wrong(int(index), names[column], f"{numbers[index, column]:g} is neither 0 nor 1")
+        return tuple(names), numbers
     if len(names) != 1:
-        raise DataError(f"{table.path}: a single-label task has one target column, not {len(names)}")
-    cells = [cell or "" for cell in table.cells[names[0]]]
-    labels = in_order(set(cells))
+        raise DataError(f"{cells.path}: a single-label task has one target column, not {len(names)}")
+    classes = [cell or "" for cell in values[names[0]]]
+    labels = in_order(set(classes))
     place = {label: index for index, label in enumerate(labels)}
-    return labels, np.array([place[cell] for cell in cells], dtype=np.int64)
+    return labels, np.array([place[cell] for cell in classes], dtype=np.int64)
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
     """Return `labels` sorted, by value where all are numbers."""
-    numbers = {label: _number(label) for label in labels}
-    if all(number is not None for number in numbers.values()):
+    numbers = {label: number(label, Reading()) for label in labels}
+    if all(value is not None for value in numbers.values()):
         return tuple(sorted(numbers, key=lambda label: (numbers[label] or 0.0, label)))
     return tuple(sorted(numbers))
 
 
-def _numbers(table: _Table, name: str, *, missing: bool) -> list[float]:
-    values = []
-    for index, cell in enumerate(table.cells[name]):
-        value = math.nan if cell is None and missing else _number(cell or "")
-        if value is None:
-            raise table.wrong(index, name, f"{cell!r} is not a number")
-        if cell is not None and not abs(value) <= _LARGEST:
-            raise table.wrong(index, name, f"{cell} is no finite number; leave the cell empty where a value is missing")
-        values.append(value)
-    if all(math.isnan(value) for value in values):
-        raise DataError(f"{table.path}: column {name!r} has no values; skip it")
-    return values
+def _schema(
+    cells: Cells, kinds: _Kinds, targets: Sequence[str], labels: tuple[str, ...], classes: bool
+) -> tuple[Inferred, ...]:
+    return tuple(
+        Inferred(name, "target", categories=len(labels), examples=labels[:_EXAMPLES])
+        if name in targets and classes
+        else _inferred(cells, name, "target" if name in targets else kinds[name])
+        for name in cells.columns
+    )
 
 
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+def _inferred(cells: Cells, name: str, kind: ColumnKind | DateColumn | str) -> Inferred:
+    values = cells.values(name)
+    filled = [cell for cell in values if cell is not None]
+    missing = len(values) - len(filled)
+    if isinstance(kind, DateColumn) or kind == "date":
+        found = _moments(cells, name, kind if isinstance(kind, DateColumn) else DateColumn())
+        return Inferred(name, "date", missing, _shown(min(found)), _shown(max(found)))
+    if kind in ("number", "target"):
+        numbers = {cell: number(cell, cells.reading) or 0.0 for cell in filled}
+        return Inferred(
+            name, kind, missing, min(numbers, key=numbers.__getitem__), max(numbers, key=numbers.__getitem__)
+        )
+    if kind == "category":
+        names = sorted(set(filled))
+        return Inferred(name, kind, missing, categories=len(names), examples=tuple(names[:_EXAMPLES]))
+    return Inferred(name, kind, missing)
+
+
+def _shown(moment: datetime) -> str:
+    return moment.isoformat(" ").removesuffix(" 00:00:00")
 
 
 def _sentence(column: Column) -> str:
+    if column.date is not None:
+        what = {
+            "weekday": ", 0 is Monday",
+            "age_days": f", days until {_shown(column.date.relative_to)}" if column.date.relative_to else "",
+        }
+        return f"{column.name} (a number{what.get(column.date.part, '')}, NaN where the date is missing)"
     if column.categories is None:
         return f"{column.name} (a number, NaN where it is missing)"
     listed = ", ".join(f"{index} {category}" for index, category in enumerate(column.categories))

@@ -3,6 +3,8 @@
 Each consists of PyTorch's own layers.
 """
 
+import math
+import warnings
 from itertools import pairwise
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "gelu": nn.GELU,
 }
 _RECURRENT: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+_HIDDEN_SHARE = 0.05  # of a table's cells, at random in every epoch
 _CATEGORY_WIDTH = 8  # the most numbers a category is embedded in
 
 
@@ -46,10 +49,15 @@ class Standardise(nn.Module):
 
     @classmethod
     def fit(cls, inputs: NDArray[np.float32]) -> "Standardise":
-        """Measure `inputs` [N, F] feature by feature, or [N, C, ...] channel by channel; NaN is left out."""
+        """Measure `inputs` [N, F] feature by feature, or [N, C, ...] channel by channel; NaN is left out.
+
+        A feature of nothing but NaN stays NaN, whatever its value.
+        """
         axes = (0, *range(2, inputs.ndim))
-        mean = np.asarray(np.nanmean(inputs, axes, dtype=np.float64, keepdims=True))[0]
-        std = np.asarray(np.nanstd(inputs, axes, dtype=np.float64, keepdims=True))[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of such a feature
+            mean = np.asarray(np.nanmean(inputs, axes, dtype=np.float64, keepdims=True))[0]
+            std = np.asarray(np.nanstd(inputs, axes, dtype=np.float64, keepdims=True))[0]
         std[std == 0] = 1  # a constant feature says nothing, and must not divide by zero
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
@@ -61,28 +69,46 @@ class Standardise(nn.Module):
 class Table(nn.Module):
     """A table's row [N, F] as the network sees it: numbers standardised, missing ones at the mean, categories embedded.
 
-    A category that the table does not have is the unknown one, 0.
+    A category that the table does not have is the unknown one, 0. While it trains, a share of all cells is taken for
+    missing or unknown, so that the network learns to answer without them: a table may have no such cell itself. The
+    unknown category starts as a vector at right angles to all others; a random one would mean something else with every
+    seed, because it is seldom learnt from. A category that `inputs` do not have, because all its rows are held out, has
+    not been learnt, and is unknown too.
 
     Args:
         columns: What each of the F columns is.
         inputs: Rows [N, F] to measure.
     """
 
+    absent: Tensor
+
     def __init__(self, columns: tuple[Column, ...], inputs: NDArray[np.float32]) -> None:
         super().__init__()
         self.numbers = [index for index, column in enumerate(columns) if column.categories is None]
         self.categories = [index for index, column in enumerate(columns) if column.categories is not None]
+        absent = [math.nan if column.categories is None else 0.0 for column in columns]
+        self.register_buffer("absent", torch.tensor(absent), persistent=False)  # a row without any value
         self.standardise = Standardise.fit(inputs[:, self.numbers])
         sizes = [len(columns[index].categories or ()) for index in self.categories]
-        self.embeddings = nn.ModuleList(nn.Embedding(size, min(_CATEGORY_WIDTH, size)) for size in sizes)
+        self.embeddings = nn.ModuleList(_categories(size) for size in sizes)
+        for place, (index, size) in enumerate(zip(self.categories, sizes, strict=True)):
+            learnt = np.isin(np.arange(size), inputs[:, index])
+            self.register_buffer(f"learnt_{place}", None if learnt[1:].all() else torch.tensor(learnt))
         self.width = len(self.numbers) + sum(min(_CATEGORY_WIDTH, size) for size in sizes)
+        self.hide = nn.Dropout(_HIDDEN_SHARE)
 
     def forward(self, row: Tensor) -> Tensor:
         """Return [N, width]."""
+        if self.training:
+            # A layer of PyTorch's draws, so that processes which train together draw what one alone would.
+            hidden = self.hide(torch.ones_like(row)) == 0
+            row = torch.where(hidden, self.absent, row)
         values = self.standardise(row[:, self.numbers])
         parts = [torch.where(values.isnan(), 0.0, values)]
-        for index, embedding in zip(self.categories, self.embeddings, strict=True):
-            parts.append(embedding(_known(row[:, index].long(), cast("nn.Embedding", embedding).num_embeddings)))
+        for place, (index, embedding) in enumerate(zip(self.categories, self.embeddings, strict=True)):
+            category = _known(row[:, index].long(), cast("nn.Embedding", embedding).num_embeddings)
+            learnt = getattr(self, f"learnt_{place}")
+            parts.append(embedding(category if learnt is None else torch.where(learnt[category], category, 0)))
         return torch.cat(parts, 1)
 
 
@@ -271,7 +297,8 @@ def _row_encoder(config: Mlp, dataset: Dataset, inputs: Array) -> tuple[nn.Modul
         raise DataError(f"{dataset.name} has sequences of any length, and the network mlp takes rows of one length")
     if np.issubdtype(inputs.dtype, np.integer):
         return MeanOfTokens(_tokens(inputs, config.embedding)), config.embedding
-    if any(column.categories is not None for column in dataset.columns) or np.isnan(inputs).any():
+    # Users' tables may lack values when they are asked about, though none lacked when they were learnt from.
+    if dataset.schema or any(column.categories is not None for column in dataset.columns) or np.isnan(inputs).any():
         columns = dataset.columns or tuple(Column(str(index)) for index in range(inputs.shape[1]))
         table = Table(columns, inputs)
         return table, table.width
@@ -380,6 +407,15 @@ def _dense(
         layers += [nn.BatchNorm1d(after)] if norm == "batch" else [nn.LayerNorm(after)] if norm == "layer" else []
         layers += [_ACTIVATIONS[activation](), nn.Dropout(dropout)]
     return [*layers, nn.Linear(widths[-1], outputs)]
+
+
+def _categories(size: int) -> nn.Embedding:
+    embedding = nn.Embedding(size, min(_CATEGORY_WIDTH, size))
+    with torch.no_grad():
+        embedding.weight[:, -1] = 0
+        embedding.weight[0] = 0
+        embedding.weight[0, -1] = 1
+    return embedding
 
 
 def _known(index: Tensor, size: int) -> Tensor:

@@ -1,0 +1,70 @@
+"""Rows of a table for a model whose card is at hand: read by the rules that its training read them by."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline_training.data import Column, delimited
+from frostline_training.data.encoding import encode, from_card
+from frostline_training.data.pythontext import as_bytes
+from frostline_training.errors import DataError
+from frostline_training.sources import Reading
+
+
+class InvalidTableError(Exception):
+    """A card or a table cannot be used. The message is one sentence for the user."""
+
+
+class TableRows:
+    """The reader of tables for one model.
+
+    Args:
+        reading: How the text is read.
+        columns: What the model's input consists of; none if it is a text.
+        text: The column that holds the text, and how many bytes of it count.
+    """
+
+    def __init__(self, reading: Reading, columns: tuple[Column, ...], text: tuple[str, int] | None = None) -> None:
+        self._reading = reading
+        self._columns = columns
+        self._text = text
+
+    @classmethod
+    def of_card(cls, path: Path) -> "TableRows":
+        """Returns the reader for the model whose card.json is at `path`.
+
+        Raises:
+            InvalidTableError: There is no such file, or it is not the card of a model for tables.
+        """
+        try:
+            data: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["data"]
+            # Cards of earlier versions do not say how the table was read.
+            reading = Reading.model_validate(data.get("reading", {}))
+            if "text" in data:
+                return cls(reading, (), (str(data["text"]["column"]), int(data["text"]["bytes"])))
+            return cls(reading, from_card(data["columns"]))
+        except OSError as error:
+            raise InvalidTableError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InvalidTableError(f"{path} is not the card of a model that was trained on a table") from error
+
+    def read(self, path: str, content: bytes) -> NDArray[Any]:
+        """Returns the rows of a csv file, compressed or not, as float32 [N, F], or of texts as uint8 [N, T].
+
+        Columns may have any order, and others are ignored.
+
+        Raises:
+            InvalidTableError: A column is missing, or a cell is not what its column is; the message says where.
+        """
+        try:
+            cells = delimited.read(path, content, self._reading)
+            if self._text is None:
+                return encode(cells, self._columns)
+            column, longest = self._text
+            return np.asarray(as_bytes([(cell or "").encode() for cell in cells.values(column)], longest))
+        except DataError as error:
+            raise InvalidTableError(str(error)) from error
