@@ -39,7 +39,7 @@ def test_what_is_not_named_stays() -> None:
         ("activation=swish", "activation: Input should be 'relu', 'sigmoid', 'tanh' or 'gelu'"),
         ("validation=0.9", r"validation \(0.9\) and test \(0.2\) leave no rows"),
         ("epochs", "--set epochs: write it as name=value"),
-        ("name=x", "digits has no setting 'name'; there are: activation, batch_size"),
+        ("name=x", "digits has no setting 'name'; there are: activation, baselines, batch_size"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_its_name(assignment: str, sentence: str) -> None:
