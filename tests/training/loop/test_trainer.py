@@ -68,7 +68,7 @@ def _with(recipe: Recipe, **hyperparameters: object) -> Recipe:
 def test_training_lowers_the_loss_and_learns_the_classes(small: Recipe, blobs_split: Split) -> None:
     trained = _train(_with(small, epochs=30), blobs_split)
     assert trained.history[-1].train.loss < 0.3 * trained.history[0].train.loss
-    assert _scores(trained.network, blobs_split.test).accuracy > 0.9
+    assert _scores(trained.network, blobs_split.test).score > 0.9
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(small: Recipe, blobs_split: Split) -> None:
@@ -139,8 +139,8 @@ def test_several_labels_are_learnt(blobs_split: Split) -> None:
         return Rows(rows.inputs, (np.asarray(rows.inputs) > [104, 0.3]).astype(np.float32))
 
     trained = _train(_recipe(epochs=40), _changed(blobs_split, "multi-label", above))
-    assert trained.best.validation.accuracy > 0.9
-    assert trained.history[0].validation.accuracy < 0.9
+    assert trained.best.validation.score > 0.9
+    assert trained.history[0].validation.score < 0.9
 
 
 def test_values_are_learnt(blobs_split: Split) -> None:
@@ -148,7 +148,7 @@ def test_values_are_learnt(blobs_split: Split) -> None:
         return Rows(rows.inputs, np.asarray(rows.inputs).prod(axis=1, keepdims=True))
 
     trained = _train(_recipe(epochs=60), _changed(blobs_split, "regression", products))
-    assert trained.best.validation.accuracy > 0.9  # of the variance
+    assert trained.best.validation.score > 0.9  # of the variance
     assert trained.best.validation.loss < 0.1 * trained.history[0].validation.loss
 
 
@@ -236,7 +236,7 @@ def test_evaluating_in_parts_counts_every_row_once(small: Recipe, blobs_split: S
     network = _train(small, blobs_split).network
     many = Rows(np.tile(np.asarray(blobs_split.test.inputs), (50, 1)), np.tile(blobs_split.test.targets, 50))
     once, often = _scores(network, blobs_split.test), _scores(network, many)
-    assert often.accuracy == pytest.approx(once.accuracy)
+    assert often.score == pytest.approx(once.score)
     assert often.loss == pytest.approx(once.loss, rel=1e-5)
 
 
@@ -256,4 +256,4 @@ def test_without_warmup_the_learning_rate_starts_at_its_full_value() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_cuda_learns_the_classes(small: Recipe, blobs_split: Split) -> None:
     trained = train(_with(small, epochs=30), blobs_split, device=torch.device("cuda"), watcher=Recorder())
-    assert _scores(trained.network, blobs_split.test).accuracy > 0.9
+    assert _scores(trained.network, blobs_split.test).score > 0.9

@@ -134,10 +134,12 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
                 scaler.update()
 
                 with torch.no_grad():  # kept on the device: reading a number back would wait for it at every step
-                    sums += torch.stack((loss * len(batch), objective.right(outputs, wanted)))
+                    judged = loss * len(batch) if objective.plain else objective.judge(outputs.float(), wanted)
+                    sums += torch.stack((judged, objective.right(outputs, wanted)))
                 watcher.step()
 
-            scores = Scores(*(sums / len(order)).tolist())
+            train_loss, train_score = (sums / len(order)).tolist()
+            scores = Scores(train_loss, train_score, objective.measure)
             # All must decide the same, and another machine may round otherwise.
             validation = group.first(lambda: scores_on(network, split.validation, objective))
             if not (math.isfinite(scores.loss) and math.isfinite(validation.loss)):
@@ -175,7 +177,7 @@ def scores_on(network: nn.Module, rows: Rows, objective: Objective) -> Scores:
             outputs, wanted = network(*(values[part] for values in inputs)), targets[part]
             sums += torch.stack((objective.judge(outputs, wanted), objective.right(outputs, wanted)))
     loss_sum, right_sum = sums.tolist()
-    return Scores(loss_sum / len(targets), right_sum / len(targets))
+    return Scores(loss_sum / len(targets), right_sum / len(targets), objective.measure)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
