@@ -1,5 +1,6 @@
 """The drawing surface: matplotlib figures, made and saved without global state."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 DPI = 144
 INK, FAINT, LINE, PAPER = "#1f2430", "#5c6470", "#c9ced6", "#ffffff"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#c53030"
+
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a picture is the same everywhere
@@ -52,12 +56,27 @@ def style() -> Iterator[None]:
         yield
 
 
-def figure(width: float, height: float, *, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure of `width` by `height` inches with `columns` axes beside each other."""
+def figure(
+    width: float, height: float, *, columns: int = 1, rows: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `width` by `height` inches with `columns` axes beside each other, in `rows` rows."""
     made = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.16, h_pad=0.12))
     FigureCanvasAgg(made)
-    axes = made.subplots(1, columns, squeeze=False, **options)
-    return made, list(axes[0])
+    axes = made.subplots(rows, columns, squeeze=False, **options)
+    return made, list(axes.ravel())
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, with its powers of ten in plain text: 10⁻³."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float) -> str:
+    # matplotlib's own are written in its mathematical notation, which is off: see `_STYLE`.
+    exponent = round(math.log10(value))
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:
