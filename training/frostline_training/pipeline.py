@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -180,8 +180,10 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         place.console.print("Scoring simpler models on the same rows ...")
         simpler = baselines(split, seed=recipe.seed, positive=positive)
 
+    served = replace(trained, network=network)  # the pictures are of what is exported
+
     def draw(folder: Path) -> None:
-        plots.draw_all(folder, trained, test, split, title=recipe.name, uncalibrated=uncalibrated, decision=decision)
+        plots.draw_all(folder, served, test, split, title=recipe.name, uncalibrated=uncalibrated, decision=decision)
 
     place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
     published = publish(

@@ -96,6 +96,14 @@ def test_a_network_without_a_mistake_is_drawn_as_such(tmp_path: Path, shape: tup
     assert _draw(tmp_path, network, _split(inputs, targets, "single-label", ("a", "b"))) >= ALWAYS
 
 
+def test_labels_in_any_script_and_emoji_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    # Warnings are errors here, and matplotlib warns of a letter that its font lacks.
+    split = _split(_numbers(40, 3), np.arange(40) % 3, "single-label", ("猫", "🔥", "ไทย"))
+    evaluation = evaluate(nn.Linear(3, 3), split.test, "single-label")
+    drawn = draw_all(tmp_path, _trained(nn.Linear(3, 3)), evaluation, split, title="한국 👍🏽")
+    assert len(drawn) == 8
+
+
 def test_the_users_own_matplotlib_settings_stay_as_they_are(tmp_path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 as its user would
 

@@ -44,7 +44,15 @@ def draw_all(
     rows = take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets))))
     sample, _ = tensors(rows, device_of(network))
     drawn = [folder / "network.svg", folder / "network.png"]
-    diagram.draw(network, sample, drawn, title=title, labels=labels)
+    diagram.draw(
+        network,
+        sample,
+        drawn,
+        title=title,
+        labels=labels,
+        columns=[column.name for column in split.dataset.columns],
+        answer=diagram.behind(task, decision),
+    )
     drawn.append(
         scores.learning_curves(
             folder / "learning-curves.png", trained.history, trained.best, title, dropout=_drops(network)
