@@ -95,7 +95,7 @@ def confusion(path: Path, evaluation: Evaluation, labels: Sequence[str], title: 
 
 def calibration(path: Path, evaluation: Evaluation, before: Evaluation | None, title: str) -> Path:
     """Draw confidence against the share that is right, and how often each confidence comes up, before and after."""
-    found = [("as trained" if before else "as published", before or evaluation)]
+    found = [("before the temperature" if before else "as published", before or evaluation)]
     if before is not None:
         found.append(("as published, with its temperature", evaluation))
     with canvas.style():
@@ -104,7 +104,7 @@ def calibration(path: Path, evaluation: Evaluation, before: Evaluation | None, t
         for place, (words, shown) in zip(axes, found, strict=True):
             bins = shown.reliability
             assert bins is not None  # noqa: S101 no regression comes here
-            _diagonal(place, bins)
+            _diagonal(place, bins, right="share that is right", answers="share of answers")
             place.set_title(f"{words}: ECE {bins.ece:.2%}")
             what = "probability of a label" if evaluation.task == "multi-label" else "confidence of the answer"
             place.set_xlabel(what)
@@ -124,18 +124,15 @@ def class_calibration(path: Path, evaluation: Evaluation, labels: Sequence[str],
     with canvas.style():
         made, axes = _small_multiples(len(places))
         whose = "of each" if evaluation.positive is None else f"of {shortened(labels[evaluation.positive], 30)!r}"
-        made.suptitle(
-            f"{title}: calibration {whose}, mean ECE {errors.mean():.2%}{note}", x=0.012, ha="left", weight="bold"
-        )
+        made.suptitle(f"{title}: calibration {whose}{note}", x=0.012, ha="left", weight="bold")
         for panel, place in zip(axes, places, strict=True):
             reach = float(bins[place].confidence.max())
-            reach = max(reach, float(bins[place].right[bins[place].rows > 0].max()))
-            _diagonal(panel, bins[place], reach=min(1.0, math.ceil(reach * 10) / 10 + 0.1))
+            reach = min(1.0, math.ceil(reach * 10) / 10 + 0.1)
+            _diagonal(panel, bins[place], right="share that has the class", answers="share of rows", reach=reach)
             panel.set_title(f"{shortened(labels[place], 20)}: ECE {errors[place]:.2%}", fontsize=9)
+            panel.set_xlabel("probability", fontsize=8)
             panel.tick_params(labelsize=8)
-        made.supxlabel("probability", fontsize=9)
-        made.supylabel("share of rows that have the class, and share of rows", fontsize=9)
-        axes[0].legend(loc="upper left", fontsize=7)
+        made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         return canvas.save(made, path)
 
 
@@ -172,7 +169,7 @@ def precision_recall(
             panel.set_title(f"{shortened(labels[place], 20)}: average precision {scores[place]:.3f}", fontsize=9)
             panel.set(xlim=(0, 1.01), ylim=(0, 1.03))
             panel.tick_params(labelsize=8)
-            panel.legend(fontsize=7, loc="best")
+            panel.legend(fontsize=7, loc="best", frameon=True, framealpha=0.9, edgecolor="none")
             for axis in (panel.xaxis, panel.yaxis):
                 axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         made.supxlabel("recall: the share of the rows with the class that are found", fontsize=9)
@@ -249,16 +246,18 @@ def _small_multiples(count: int) -> tuple[Figure, list[Axes]]:
     return made, axes[:count]
 
 
-def _diagonal(axes: Axes, bins: Reliability, *, reach: float = 1.0) -> None:
+def _diagonal(axes: Axes, bins: Reliability, *, right: str, answers: str, reach: float = 1.0) -> None:
     middles = (np.arange(BINS) + 0.5) / BINS
     filled = bins.rows > 0
-    axes.bar(middles, bins.rows / bins.rows.sum(), width=0.9 / BINS, color="#dfe3e8", label="share of answers")
+    axes.bar(middles, bins.rows / bins.rows.sum(), width=0.9 / BINS, color="#dfe3e8", label=answers)
     axes.plot([0, 1], [0, 1], color=FAINT, lw=1, ls="--", label="perfectly calibrated")
     hits = np.round(bins.right * bins.rows).astype(np.int64)
     low, high = np.array([wilson(int(hits[place]), int(bins.rows[place])) for place in np.flatnonzero(filled)]).T
     axes.vlines(bins.confidence[filled], low, high, color="#a9c4e2", lw=4, label="its 95 % interval")
     axes.vlines(bins.confidence[filled], bins.confidence[filled], bins.right[filled], color=RED, lw=1.4, label="gap")
-    axes.plot(bins.confidence[filled], bins.right[filled], color=BLUE, marker="o", ms=4.5, lw=1.4, label="share right")
+    # A point stands for as many rows as it is large; a line through bins of one row would only show their luck.
+    sizes = 12 + 60 * np.sqrt(bins.rows[filled] / bins.rows.max())
+    axes.scatter(bins.confidence[filled], bins.right[filled], sizes, color=BLUE, zorder=3, label=right, clip_on=False)
     axes.set(xlim=(0, 1.01 * reach), ylim=(0, 1.03))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
