@@ -40,8 +40,6 @@ def test_a_weighted_network_is_judged_by_the_odds_of_the_rows_as_they_are() -> N
     assert objective.corrected(even).softmax(1)[0].tolist() == pytest.approx([0.9, 0.1])
     assert objective.judge(even, targets).item() == pytest.approx(-9 * math.log(0.9) - math.log(0.1))
     assert objective.right(even, targets) == 9
-    assert not objective.plain
-    assert _fit("single-label", targets).plain
 
 
 def test_weighted_labels_are_judged_by_the_odds_of_the_rows_as_they_are() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from frostline_training.config import Hyperparameters, Mlp, Recipe
 from frostline_training.data import Rows, Split, take
 from frostline_training.errors import DivergedError
+from frostline_training.loop import trainer
 from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch, Progress, Scores
 from frostline_training.loop.runs import start
@@ -238,6 +239,22 @@ def test_evaluating_in_parts_counts_every_row_once(small: Recipe, blobs_split: S
     once, often = _scores(network, blobs_split.test), _scores(network, many)
     assert often.score == pytest.approx(once.score)
     assert often.loss == pytest.approx(once.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("kept", [1, 100, 2**16])
+def test_the_loss_on_training_rows_is_the_one_that_validation_has(
+    small: Recipe, blobs_split: Split, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    # Weights that hardly move, and every row in one of three batches: what sets the losses apart is left out.
+    monkeypatch.setattr(trainer, "_KEPT_ANSWERS", kept)
+    recipe = _with(small, epochs=1, batch_size=24, learning_rate=1e-9, label_smoothing=0.5, class_weights=True)
+    few = Rows(np.asarray(blobs_split.train.inputs)[:72], blobs_split.train.targets[:72])
+    split = replace(blobs_split, train=few)
+    trained = _train(recipe, split)
+    objective = Objective.fit("single-label", torch.from_numpy(few.targets), label_smoothing=0.5, class_weights=True)
+    expected = scores_on(trained.network, few, objective)
+    assert trained.history[0].train.loss == pytest.approx(expected.loss, rel=1e-4)
+    assert trained.history[0].train.score == pytest.approx(expected.score)
 
 
 def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:

@@ -38,11 +38,6 @@ class Objective:
         """What `right` counts; see `Scores`."""
         return _MEASURES[self.task]
 
-    @property
-    def plain(self) -> bool:
-        """Whether the loss that it learns by is the one that it is judged by."""
-        return self.weights is None and self.label_smoothing == 0
-
     @classmethod
     def fit(cls, task: Task, targets: Tensor, *, label_smoothing: float, class_weights: bool) -> "Objective":
         """Measure what the losses need on the training `targets`.
