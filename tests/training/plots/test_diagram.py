@@ -88,6 +88,13 @@ def test_the_columns_of_a_table_stand_side_by_side_under_their_names() -> None:
     assert "takes raw values" not in written
 
 
+def test_the_inputs_of_a_small_network_are_called_by_their_columns() -> None:
+    network, sample = FAMILIES["mlp"]()
+    columns = ("age", "a column with a name of more than 22 letters", "fee", "city")
+    written = _written(network, *sample, columns=columns, labels=LABELS)
+    assert {"age", "a column with a name…", "fee", "city"} <= set(written)
+
+
 def test_a_table_of_many_columns_is_still_legible() -> None:
     columns = tuple(Column(f"column number {index}", ("(unknown)", "a")) for index in range(40))
     network = nn.Sequential(Table(columns, np.zeros((2, 40), np.float32)), nn.Linear(80, 2))

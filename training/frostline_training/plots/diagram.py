@@ -65,7 +65,7 @@ def figure(
         return listing.draw(network, title=title, learnt=learnt, why=why)
     found = stages(layers)
     if neurons.suits(found):
-        return neurons.draw(found, title=title, learnt=learnt, labels=labels, answer=answer)
+        return neurons.draw(found, title=title, learnt=learnt, labels=labels, columns=columns, answer=answer)
     return blocks.draw(found, title=title, learnt=learnt, names=columns, answer=answer)
 
 

@@ -5,6 +5,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -169,7 +170,8 @@ def precision_recall(
             panel.set_title(f"{shortened(labels[place], 20)}: average precision {scores[place]:.3f}", fontsize=9)
             panel.set(xlim=(0, 1.01), ylim=(0, 1.03))
             panel.tick_params(labelsize=8)
-            panel.legend(fontsize=7, loc="best", frameon=True, framealpha=0.9, edgecolor="none")
+            corner: Literal["lower left", "upper right"] = "lower left" if scores[place] > 0.5 else "upper right"
+            panel.legend(fontsize=7, loc=corner, frameon=True, framealpha=0.9, edgecolor="none")
             for axis in (panel.xaxis, panel.yaxis):
                 axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         made.supxlabel("recall: the share of the rows with the class that are found", fontsize=9)
