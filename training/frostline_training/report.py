@@ -219,7 +219,7 @@ def _decided(decision: Decision) -> dict[str, str]:
 
 
 def _cut(cut: Cut, rule: str) -> str:
-    missed = "" if cut.reached else "; the validation rows do not reach it, and this comes nearest"
+    missed = "" if cut.reached else "; the validation rows do not reach it"
     return (
         f"{escape(cut.label)} from a probability of {cut.threshold:.4f} on ({escape(rule)}{missed}): on the test rows "
         f"precision {cut.test.precision:.1%}, recall {cut.test.recall:.1%}, F1 {cut.test.f1:.4f}"

@@ -40,6 +40,12 @@ def test_a_precision_that_no_threshold_has_is_said_and_the_nearest_is_taken() ->
     assert not reached
 
 
+@pytest.mark.parametrize("rule", ["max-f1", LeastPrecision(precision=0.5), LeastRecall(recall=0.5)])
+def test_rows_without_the_label_choose_nothing(rule: Threshold) -> None:
+    threshold, reached = choose(rule, np.array([0.3, 0.1]), np.array([False, False]))
+    assert (threshold, reached) == (0.5, False)
+
+
 def test_where_a_false_positive_is_dearest_nobody_is_taken() -> None:
     threshold, _ = choose(LeastCost(cost=(100, 1)), np.array([0.7, 0.5]), np.array([False, True]))
     assert threshold == pytest.approx(0.85)

@@ -60,7 +60,8 @@ class Cut:
         label: What is answered where its probability is at least `threshold`.
         index: Its place among the labels.
         threshold: A probability, from 0 to 1.
-        reached: Whether the validation rows reach what the rule asks for; else it is the threshold that comes nearest.
+        reached: Whether the validation rows reach what the rule asks for; else it is the threshold that comes nearest,
+            or a half where no validation row has the label.
         validation: What it does to the rows that it was chosen on.
         test: What it does to the test rows.
     """
@@ -181,15 +182,17 @@ def choose(rule: Threshold, shares: Numbers, wanted: NDArray[np.bool_]) -> tuple
     """Return the threshold of the probabilities `shares` [N] that `rule` asks for, and whether it is reached.
 
     Thresholds lie in the middle between two probabilities, so the last digit of one decides nothing. Of equally good
-    ones it is the lowest: the one that takes most rows.
+    ones it is the lowest: the one that takes most rows. Rows of which none is wanted can choose nothing: it is a half.
     """
+    if not wanted.any():
+        return 0.5, False
     order = np.sort(shares)
     edges = np.concatenate([[0.0], np.unique(shares), [1.0]])
     candidates = (edges[1:] + edges[:-1]) / 2
     taken = len(order) - np.searchsorted(order, candidates, side="left")
     hits = wanted.sum() - np.searchsorted(np.sort(shares[wanted]), candidates, side="left")
     false, there = taken - hits, int(wanted.sum())
-    precision, recall = hits / np.maximum(taken, 1), hits / max(1, there)
+    precision, recall = hits / np.maximum(taken, 1), hits / there
     reached = True
     match rule:
         case "max-f1":
