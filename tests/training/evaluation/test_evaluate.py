@@ -9,8 +9,10 @@ from sklearn import metrics
 from torch import nn
 
 from frostline_training.data import Rows
+from frostline_training.errors import TrainingError
 from frostline_training.evaluation.evaluate import answers, evaluate, reliability, score, wilson
 from frostline_training.evaluation.ranking import log_odds
+from frostline_training.sources import Task
 
 
 @pytest.fixture
@@ -92,6 +94,16 @@ def test_answers_that_are_always_sure_and_half_right_are_half_wrong() -> None:
 def test_certainty_in_the_wrong_class_is_a_finite_loss() -> None:
     evaluation = score(np.array([[1e6, -1e6]], np.float32), np.array([1]), "single-label")
     assert np.isfinite(evaluation.scores["loss"])
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_have_no_score(task: Task, broken: float) -> None:
+    answered = np.zeros((4, 2), np.float32)
+    answered[2, 1] = broken
+    targets = np.array([0, 1, 0, 1]) if task == "single-label" else np.ones((4, 2))
+    with pytest.raises(TrainingError, match=r"1 of 4 rows are answered with infinity or NaN, the first is row 2"):
+        score(answered, targets, task)
 
 
 def test_a_network_is_run_in_evaluation_mode_and_left_as_it_was() -> None:

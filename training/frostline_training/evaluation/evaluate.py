@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline_training.data import Inputs, Rows, named
+from frostline_training.errors import TrainingError
 from frostline_training.evaluation.ranking import Ranking, log_odds, one_vs_rest, rank
 from frostline_training.sources import Task
 
@@ -166,7 +167,16 @@ def score(logits: Logits, targets: NDArray[np.generic], task: Task, positive: in
         targets: What was right.
         task: What kind of answer it is.
         positive: Which class of two is looked for; the rarer one unless it is given.
+
+    Raises:
+        TrainingError: An answer is no finite number.
     """
+    (broken,) = np.nonzero(~np.isfinite(logits).all(axis=1))
+    if broken.size:
+        raise TrainingError(
+            f"{broken.size} of {len(logits)} rows are answered with infinity or NaN, the first is row {broken[0]} (from 0); "
+            "likely cause: a training that diverged, values that overflow, or infinity in the data"
+        )
     match task:
         case "single-label":
             return _single_label(logits, targets.astype(np.int64), positive)
