@@ -46,7 +46,7 @@ class Stopwatch:
     def epoch(self, epoch: Epoch) -> None:
         """Record the end of an epoch."""
         self.ends.append(time.perf_counter())
-        self.best = max(self.best, epoch.validation.accuracy)
+        self.best = max(self.best, epoch.validation.score)
 
 
 def resnet_recipe(folder: Path) -> Recipe:

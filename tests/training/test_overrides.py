@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from frostline_training.config import Cnn, Rnn, find_recipe
+from frostline_training.config import Cnn, LeastCost, Rnn, find_recipe
 from frostline_training.errors import SettingError, UnknownRecipeError
 from frostline_training.overrides import choose, precisions, settings, with_settings
 from frostline_training.sources import CsvFile
@@ -39,13 +39,24 @@ def test_what_is_not_named_stays() -> None:
         ("hidden=64,wide", "hidden: Input should be a valid integer"),
         ("activation=swish", "activation: Input should be 'relu', 'sigmoid', 'tanh' or 'gelu'"),
         ("validation=0.9", r"validation \(0.9\) and test \(0.2\) leave no rows"),
+        ("threshold=best", r'threshold: write "max-f1", .*; not \'best\''),
+        ('threshold={"recall": 1.5}', r"threshold: write .* with a share above 0 and up to 1"),
+        ('threshold={"cost": [1]}', r"threshold: write .* or {\"cost\": \[1, 20\]} with the costs"),
         ("epochs", "--set epochs: write it as name=value"),
-        ("name=x", "digits has no setting 'name'; there are: activation, batch_size"),
+        ("name=x", "digits has no setting 'name'; there are: activation, baselines, batch_size"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_its_name(assignment: str, sentence: str) -> None:
     with pytest.raises(SettingError, match=sentence):
         choose("digits", [assignment])
+
+
+def test_the_threshold_and_the_positive_class_can_be_set() -> None:
+    changed = choose("breast-cancer", ['threshold={"cost": [1, 20]}', "positive=benign"])
+    assert changed.threshold == LeastCost(cost=(1, 20))
+    assert changed.positive == "benign"
+    assert choose("breast-cancer", ["threshold=max-f1"]).threshold == "max-f1"
+    assert choose("breast-cancer", ["positive=1"]).positive == "1"
 
 
 def test_an_unknown_recipe_is_refused() -> None:

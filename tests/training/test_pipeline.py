@@ -11,13 +11,14 @@ import pytest
 from rich.console import Console
 
 from frostline_training import data, pipeline
-from frostline_training.config import Cnn, Hyperparameters, Mlp, Recipe
+from frostline_training.config import Cnn, Hyperparameters, LeastRecall, Mlp, Recipe
 from frostline_training.errors import DeviceError, TrainingError
 from frostline_training.loop import runs
 from frostline_training.loop.checkpoint import ResumeError
 from frostline_training.loop.progress import Epoch
 from frostline_training.publishing.publish import Published
 from frostline_training.report import LiveReport
+from frostline_training.sources import NpzFile
 
 Listing = Callable[[Path], list[str]]
 
@@ -125,6 +126,74 @@ def test_the_card_says_how_far_probabilities_can_be_believed_before_and_after(ir
     assert scores["temperature"] > 0
     assert 0 <= scores["ece"] <= 1
     assert 0 <= scores["ece_before"] <= 1
+
+
+def test_the_card_of_two_weighted_classes_has_ranking_decision_and_baselines(tmp_path: Path) -> None:
+    recipe = Recipe(
+        name="cells",
+        data="breast-cancer",
+        network=Mlp(hidden=(8,)),
+        hyperparameters=Hyperparameters(epochs=10, learning_rate=0.01, class_weights=True),
+        threshold=LeastRecall(recall=0.95),
+    )
+    console = _console()
+    published = pipeline.run(recipe, models=tmp_path, device="cpu", console=console, runs=None)
+    scores = json.loads((published.path / "card.json").read_text())["scores"]
+    test = data.prepare(recipe).test
+    session = onnxruntime.InferenceSession(published.path / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"input": test.inputs})
+    malignant = 1 / (1 + np.exp(logits[:, 1].astype(np.float64) - logits[:, 0]))
+    decision = scores["decision"]
+    assert (scores["positive"], decision["label"]) == ("malignant", "malignant")
+    assert decision["rule"] == {"recall": 0.95}
+    assert decision["validation"]["recall"] >= 0.95
+    taken = malignant >= decision["threshold"]
+    assert decision["test"]["true_positives"] == np.sum(taken & (test.targets == 0))
+    assert decision["test"]["false_positives"] == np.sum(taken & (test.targets == 1))
+    assert scores["test_roc_auc"] > 0.97
+    assert set(scores["baselines"]) == {"majority class", "logistic regression", "gradient boosting"}
+    assert scores["per_class"]["malignant"]["mean_probability"] == pytest.approx(malignant.mean(), abs=1e-6)
+    pictures = {path.name for path in published.path.glob("*.png")}
+    assert {"precision-recall.png", "calibration-classes.png"} <= pictures
+    assert "malignant from a probability of" in " ".join(_said(console).split())
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_mean_probability_of_a_rare_class_is_its_share_with_class_weights_and_without(
+    tmp_path: Path, weighted: bool
+) -> None:
+    # One row in twenty is positive; weights alone would bring the mean probability to about a third.
+    random = np.random.default_rng(11)
+    inputs = random.normal(size=(6000, 3)).astype(np.float32)
+    noise = random.logistic(size=6000)
+    odds = 1.5 * inputs[:, 0] - inputs[:, 1] + noise
+    np.savez(tmp_path / "rare.npz", input=inputs, target=(odds > np.quantile(odds, 0.95)).astype(np.int64))
+    recipe = Recipe(
+        name="rare",
+        data=NpzFile(path=tmp_path / "rare.npz", labels=("no", "yes")),
+        network=Mlp(hidden=(8,)),
+        hyperparameters=Hyperparameters(epochs=8, learning_rate=0.01, class_weights=weighted),
+        baselines=False,
+    )
+    published = pipeline.run(recipe, models=tmp_path, device="cpu", console=_console(), runs=None)
+    scores = json.loads((published.path / "card.json").read_text())["scores"]
+    assert scores["per_class"]["yes"]["mean_probability"] == pytest.approx(0.05, abs=0.005)
+    assert scores["test_roc_auc"] > 0.8
+    assert "baselines" not in scores
+    assert ("decision" in scores) == weighted
+    if weighted:
+        assert scores["decision"]["rule"] == "class-weights"
+        assert scores["decision"]["threshold"] == pytest.approx(0.05, abs=0.001)  # where the weights are even
+        assert scores["decision"]["test"]["recall"] > 0.7
+
+
+def test_a_threshold_that_the_data_cannot_have_is_refused_before_the_training(
+    tmp_path: Path, everything_under: Listing
+) -> None:
+    recipe = IRIS.model_copy(update={"threshold": "max-f1"})
+    with pytest.raises(TrainingError, match="iris has 3 classes: leave threshold out"):
+        pipeline.run(recipe, models=tmp_path, device="cpu", console=_console(), runs=None)
+    assert everything_under(tmp_path) == []
 
 
 class _Interrupt:

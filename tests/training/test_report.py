@@ -1,6 +1,7 @@
 """What a person sees of a training run."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,19 @@ from rich.console import Console
 from torch import nn
 
 from frostline_training import data
-from frostline_training.config import Mlp, Recipe
+from frostline_training.config import LeastPrecision, Mlp, Recipe
+from frostline_training.evaluation.baselines import Baseline
+from frostline_training.evaluation.decide import Cut, Decision, Outcome
 from frostline_training.evaluation.evaluate import score
-from frostline_training.loop.progress import Epoch, Scores
+from frostline_training.loop.progress import Epoch, Measure, Scores
 from frostline_training.loop.trainer import Trained
 from frostline_training.publishing.publish import Published
 from frostline_training.report import LiveReport, epoch_line, print_start, print_summary
 from frostline_training.sources import CsvFile, ImageFolder, Task
 
 
-def _epoch(number: int) -> Epoch:
-    return Epoch(number, 3e-3, Scores(0.25, 0.875), Scores(0.5, 0.75), improved=True)
+def _epoch(number: int, measure: Measure = "accuracy") -> Epoch:
+    return Epoch(number, 3e-3, Scores(0.25, 0.875, measure), Scores(0.5, 0.75, measure), improved=True)
 
 
 def _shown(*, terminal: bool, epochs: int) -> str:
@@ -40,15 +43,23 @@ def test_an_epoch_in_one_line_has_loss_accuracy_and_learning_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "words"),
-    [("regression", "R² 0.875, validation 0.5000 0.750"), ("multi-label", "labels right 87.5%")],
+    ("measure", "words"),
+    [("r2", "R² 0.875, validation 0.5000 0.750"), ("labels_right", "labels right 87.5%")],
 )
-def test_the_line_calls_the_score_what_it_is(task: Task, words: str) -> None:
-    assert words in epoch_line(_epoch(1), task)
+def test_the_line_calls_the_score_what_it_is(measure: Measure, words: str) -> None:
+    assert words in epoch_line(_epoch(1, measure))
 
 
-def _summary(logits: NDArray[np.float32], targets: NDArray[np.float64], task: Task) -> str:
-    console = Console(file=io.StringIO(), width=120, color_system=None)
+def _summary(
+    logits: NDArray[np.float32],
+    targets: NDArray[np.float64],
+    task: Task,
+    *,
+    labels: tuple[str, ...] = ("a", "[b]"),
+    decision: Decision | None = None,
+    simpler: Sequence[Baseline] = (),
+) -> str:
+    console = Console(file=io.StringIO(), width=240, color_system=None)
     trained = Trained(nn.Linear(4, 3), (_epoch(1), _epoch(2)), _epoch(2), 1.5)
     published = Published(
         name="m",
@@ -65,7 +76,17 @@ def _summary(logits: NDArray[np.float32], targets: NDArray[np.float64], task: Ta
     recipe = Recipe(name="m", data="iris", network=Mlp())
     test = score(logits, targets, task)
     before = None if task == "regression" else score(logits * 3, targets, task)
-    print_summary(console, recipe, trained, test, published, labels=("a", "[b]"), uncalibrated=before)
+    print_summary(
+        console,
+        recipe,
+        trained,
+        test,
+        published,
+        labels=labels,
+        uncalibrated=before,
+        decision=decision,
+        simpler=simpler,
+    )
     assert isinstance(console.file, io.StringIO)
     return " ".join(console.file.getvalue().split())
 
@@ -84,10 +105,37 @@ def test_the_summary_has_the_interval_the_weakest_class_and_the_calibration_befo
 
 def test_a_regressions_summary_has_r2_and_errors_and_no_classes() -> None:
     values = np.array([[1], [2], [4]], np.float32)
-    said = _summary(values, np.array([[1.0], [2], [3]]), "regression")
+    said = _summary(values, np.array([[1.0], [2], [3]]), "regression", labels=("price",))
     assert "test R² │ 0.5000" in said
     assert "mean absolute error 0.3333" in said
+    assert "RMSE / standard deviation 0.7071, MAE / mean absolute deviation 0.5000" in said
+    assert "in the unit of 'price'" in said
     assert "class" not in said
+
+
+def test_the_summary_ranks_the_positive_class_and_says_how_far_its_probability_is_off() -> None:
+    logits = np.log(np.tile(np.array([[0.8, 0.2]], np.float32), (4, 1)))
+    logits[3] = [0, 0]
+    said = _summary(logits, np.array([0.0, 0, 0, 1]), "single-label")
+    assert "ROC AUC 1.0000, average precision 1.0000 (of [b], which 25.0% of the rows have)" in said
+    assert "calibration of [b]" in said
+    assert "mean probability 27.50%, true share 25.00%" in said
+
+
+def test_the_summary_has_the_threshold_and_one_line_for_each_baseline() -> None:
+    logits = np.array([[2, 0], [2, 0], [0, 2], [2, 0]], np.float32)
+    targets = np.array([0.0, 0, 1, 1])
+    cut = Cut("[b]", 1, 0.25, reached=False, validation=Outcome(1, 1, 0), test=Outcome(1, 3, 1))
+    simpler = (
+        Baseline("majority class", score(np.zeros((4, 2), np.float32), targets, "single-label")),
+        Baseline("gradient boosting", None, "too large"),
+    )
+    decision = Decision(LeastPrecision(precision=0.9), (cut,), each=False)
+    said = _summary(logits, targets, "single-label", decision=decision, simpler=simpler)
+    assert "[b] from a probability of 0.2500 on (precision 0.9; the validation rows do not reach it" in said
+    assert "on the test rows precision 25.0%, recall 50.0%, F1 0.3333" in said
+    assert "baseline: majority class │ accuracy 50.00%, ROC AUC 0.5, average precision 0.5" in said
+    assert "baseline: gradient boosting │ skipped: too large" in said
 
 
 def test_a_terminal_gets_a_live_line_that_ends_at_the_last_epoch() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -11,6 +11,9 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -21,6 +24,7 @@ _VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Widths = tuple[PositiveInt, ...]
 
@@ -122,14 +126,52 @@ class Hyperparameters(BaseModel):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
+class LeastPrecision(BaseModel):
+    """The threshold that finds most, among those of which at least the share `precision` of the rows taken is right."""
+
+    model_config = _VALUE
+    precision: Share
+
+
+class LeastRecall(BaseModel):
+    """The most precise threshold, among those that take at least the share `recall` of the rows that have the label."""
+
+    model_config = _VALUE
+    recall: Share
+
+
+class LeastCost(BaseModel):
+    """The cheapest threshold, where a row wrongly taken and a row missed have the two numbers of `cost`."""
+
+    model_config = _VALUE
+    cost: tuple[PositiveFloat, PositiveFloat]
+
+
+def _one_sentence(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    # Of a union pydantic tells what is wrong with each of its members.
+    try:
+        return handler(value)
+    except ValidationError:
+        raise ValueError(
+            'write "max-f1", {"precision": 0.8} or {"recall": 0.8} with a share above 0 and up to 1, or {"cost": [1, 20]} '
+            f"with the costs, above 0, of a false positive and of a false negative; not {value!r}"
+        ) from None
+
+
+Threshold = Literal["max-f1"] | LeastPrecision | LeastRecall | LeastCost
+
+
 class Recipe(BaseModel):
     """One training run: data, split, network and hyperparameters.
 
     `data` is the name of a built-in data set, or says where the user's own is. `seed` decides the split, the first
     weights and the order of the rows. `validation` and `test` are the fractions of all rows that are held out, class
     by class. `calibrate` divides the logits by the temperature at which their probabilities fit validation best.
-    `threads` is how many CPU threads compute: the last digits of the weights depend on it, and small networks only
-    get slower with more than one.
+    `threshold` says how the probability from which on a label is answered is chosen, on the validation rows:
+    ``"max-f1"``, ``{"precision": 0.8}``, ``{"recall": 0.9}`` or ``{"cost": (1, 20)}``, the cost of a false positive and
+    of a false negative. Of two classes it is about `positive`, the rarer one unless it is said. `baselines` compares
+    the scores with those of simpler models. `threads` is how many CPU threads compute: the last digits of the weights
+    depend on it, and small networks only get slower with more than one.
     """
 
     model_config = _VALUE
@@ -138,6 +180,9 @@ class Recipe(BaseModel):
     network: Network
     hyperparameters: Hyperparameters = Hyperparameters()
     calibrate: bool = True
+    threshold: Annotated[Threshold | None, WrapValidator(_one_sentence)] = None
+    positive: Annotated[str | None, Field(coerce_numbers_to_str=True)] = None
+    baselines: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 20
     threads: PositiveInt = 1
     validation: Fraction = 0.15

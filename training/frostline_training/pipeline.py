@@ -3,9 +3,10 @@
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -13,12 +14,14 @@ from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
 from frostline_training.errors import TrainingError
-from frostline_training.evaluation import calibrate, evaluate
+from frostline_training.evaluation import calibrate, decide, evaluate
+from frostline_training.evaluation.baselines import Baseline, baselines
 from frostline_training.evaluation.evaluate import Evaluation
 from frostline_training.loop import distributed
 from frostline_training.loop import runs as run_folders
 from frostline_training.loop.device import cpu_threads
 from frostline_training.loop.distributed import Group
+from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import Trained, Watcher, steps_per_epoch, train
@@ -26,8 +29,6 @@ from frostline_training.publishing import artifact, variants
 from frostline_training.publishing.calling import ByPosition
 from frostline_training.publishing.publish import Published, publish
 from frostline_training.publishing.variants import Precision
-
-_SCORE = {"single-label": "accuracy", "multi-label": "labels_right", "regression": "r2"}  # what Scores.accuracy is
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def run(
         try:
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             split = data.prepare(recipe)
+            decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
             group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
             with cpu_threads(recipe.threads):
@@ -131,7 +133,7 @@ def _train(
     recipe: Recipe, split: Split, place: _Place, folder: Run | None, *, resume: bool, tensorboard: bool
 ) -> Trained:
     steps = steps_per_epoch(recipe, split)
-    live = report.LiveReport(place.console, epochs=recipe.hyperparameters.epochs, steps=steps, task=split.dataset.task)
+    live = report.LiveReport(place.console, epochs=recipe.hyperparameters.epochs, steps=steps)
     with ExitStack() as stack:
         watchers: list[Watcher] = []
         if tensorboard and folder:
@@ -150,18 +152,39 @@ def _train(
 
 def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> Published:
     task, labels = split.dataset.task, split.dataset.labels
-    network, calibration = trained.network, {}
-    test = evaluate.evaluate(network, split.test, task)
+    positive = decide.positive(recipe, split.dataset)
+    network = trained.network
+    calibration: dict[str, object] = {}
+    weights = Objective.fit(
+        task,
+        torch.from_numpy(split.train.targets),
+        label_smoothing=0.0,
+        class_weights=recipe.hyperparameters.class_weights,
+    ).weights
+    if weights is not None:
+        network = calibrate.Unweighted(network, weights).eval()
+        calibration["class_weights"] = weights.tolist()
+    test = evaluate.evaluate(network, split.test, task, positive)
     uncalibrated: Evaluation | None = None
     if recipe.calibrate and task != "regression":
         logits = evaluate.answers(network, split.validation.inputs)
         temperature = calibrate.temperature(logits, split.validation.targets)
         network = calibrate.Tempered(network, temperature).eval()
-        uncalibrated, test = test, evaluate.evaluate(network, split.test, task)
-        calibration = {"temperature": temperature, "ece_before": uncalibrated.ece}
+        uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
+        calibration |= {"temperature": temperature, "ece_before": uncalibrated.ece}
+    validation = evaluate.evaluate(network, split.validation, task, positive)
+    decision = decide.decide(
+        recipe.threshold, validation, test, labels, None if weights is None else weights.numpy().astype(np.float64)
+    )
+    simpler: tuple[Baseline, ...] = ()
+    if recipe.baselines:
+        place.console.print("Scoring simpler models on the same rows ...")
+        simpler = baselines(split, seed=recipe.seed, positive=positive)
+
+    served = replace(trained, network=network)  # the pictures are of what is exported
 
     def draw(folder: Path) -> None:
-        plots.draw_all(folder, trained, test, split, title=recipe.name, uncalibrated=uncalibrated)
+        plots.draw_all(folder, served, test, split, title=recipe.name, uncalibrated=uncalibrated, decision=decision)
 
     place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
     names = list(data.named(split.test.inputs))
@@ -178,7 +201,9 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         scores={
             **test.card(labels),
             **calibration,
-            f"validation_{_SCORE[task]}": trained.best.validation.accuracy,
+            **({} if decision is None else {"decision": decision.card()}),
+            **({"baselines": {one.name: one.card() for one in simpler}} if simpler else {}),
+            f"validation_{trained.best.validation.measure}": trained.best.validation.score,
             "validation_loss": trained.best.validation.loss,
             "best_epoch": trained.best.number,
             "epochs": len(trained.history),
@@ -188,7 +213,17 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         send=split.dataset.send,
         extras=draw,
     )
-    report.print_summary(place.console, recipe, trained, test, published, labels=labels, uncalibrated=uncalibrated)
+    report.print_summary(
+        place.console,
+        recipe,
+        trained,
+        test,
+        published,
+        labels=labels,
+        uncalibrated=uncalibrated,
+        decision=decision,
+        simpler=simpler,
+    )
     return published
 
 

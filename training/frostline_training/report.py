@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
@@ -11,12 +12,13 @@ from rich.table import Table
 
 from frostline_training.config import Recipe
 from frostline_training.data import Split, overview
+from frostline_training.evaluation.baselines import Baseline
+from frostline_training.evaluation.decide import Cut, Decision
 from frostline_training.evaluation.evaluate import Evaluation
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.trainer import Trained
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing.publish import Published
-from frostline_training.sources import Task
 
 _WORDS = {
     "accuracy": "accuracy",
@@ -27,7 +29,13 @@ _WORDS = {
     "r2": "R²",
     "mae": "mean absolute error",
     "rmse": "root mean square error",
+    "rmse_over_std": "RMSE / standard deviation",
+    "mae_over_mad": "MAE / mean absolute deviation",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
 }
+_MEASURES = {"accuracy": "accuracy", "labels_right": "labels right", "r2": "R²"}
+_COMPARED = ("roc_auc", "average_precision", "mae", "rmse")  # of a baseline, behind its first score
 _LINES = 10  # how many epochs are printed where a live line cannot be
 
 
@@ -38,12 +46,10 @@ class LiveReport:
         console: Where to write.
         epochs: The most there can be.
         steps: Batches per epoch.
-        task: What is learnt, which decides what the scores are called.
     """
 
-    def __init__(self, console: Console, *, epochs: int, steps: int, task: Task = "single-label") -> None:
+    def __init__(self, console: Console, *, epochs: int, steps: int) -> None:
         self._console = console
-        self._learns: Task = task
         self._epochs = epochs
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -70,20 +76,20 @@ class LiveReport:
 
     def epoch(self, epoch: Epoch) -> None:
         """Show how the epoch went."""
-        line = epoch_line(epoch, self._learns)
+        line = epoch_line(epoch)
         self._progress.update(self._task, epoch=f"{epoch.number}/{self._epochs}", line=line)
         every = max(1, self._epochs // _LINES)
         if not self._console.is_terminal and (epoch.number == 1 or epoch.number % every == 0):
             self._console.print(f"epoch {epoch.number:>3}  {line}", soft_wrap=True)
 
 
-def epoch_line(epoch: Epoch, task: Task = "single-label") -> str:
+def epoch_line(epoch: Epoch) -> str:
     """Return one epoch in one line."""
-    name = {"single-label": "accuracy", "multi-label": "labels right", "regression": "R²"}[task]
     train, validation = (
-        f"{scores.accuracy:.3f}" if task == "regression" else f"{scores.accuracy:.1%}"
+        f"{scores.score:.3f}" if scores.measure == "r2" else f"{scores.score:.1%}"
         for scores in (epoch.train, epoch.validation)
     )
+    name = _MEASURES[epoch.train.measure]
     return (
         f"loss {epoch.train.loss:.4f} {name} {train}, "
         f"validation {epoch.validation.loss:.4f} {validation}, lr {epoch.learning_rate:.0e}"
@@ -111,6 +117,8 @@ def print_summary(
     *,
     labels: Sequence[str] = (),
     uncalibrated: Evaluation | None = None,
+    decision: Decision | None = None,
+    simpler: Sequence[Baseline] = (),
 ) -> None:
     """Show what came out: scores, the proof, and where the version stands.
 
@@ -122,6 +130,8 @@ def print_summary(
         published: What was published.
         labels: The classes' names.
         uncalibrated: The scores before the temperature, where there is one.
+        decision: The thresholds, where the highest probability does not decide.
+        simpler: The baselines, with their scores on the same rows.
     """
     table = Table(title=f"{published.name} version {published.version}", title_justify="left", show_header=False)
     table.add_column(style="dim")
@@ -129,6 +139,8 @@ def print_summary(
     last = trained.history[-1]
     rows = {
         **_scores(test, labels, uncalibrated),
+        **({} if decision is None else _decided(decision)),
+        **{f"baseline: {one.name}": _compared(one) for one in simpler},
         "best epoch": f"{trained.best.number} (validation loss {trained.best.validation.loss:.4f}); "
         f"ended after {last.number} of at most {recipe.hyperparameters.epochs}",
         "training": f"{trained.seconds:.1f} s, {count_parameters(trained.network):,} parameters",
@@ -150,15 +162,80 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
     if test.interval is not None:
         what = "" if name == "accuracy" else "of rows with every label right, "
         rows["95 % interval"] = f"{what}{test.interval[0]:.2%} to {test.interval[1]:.2%}"
-    others = (f"{_WORDS[other]} {number:.4f}" for other, number in list(test.scores.items())[1:])
+    rows |= _ranked(test, labels)
+    others = (
+        f"{_WORDS[other]} {number:.4g}" if other in ("mae", "rmse") else f"{_WORDS[other]} {number:.4f}"
+        for other, number in list(test.scores.items())[1:]
+        if other not in ("roc_auc", "average_precision")
+    )
     rows["also"] = ", ".join(others)
+    if test.task == "regression" and labels:
+        unit = (
+            f"in the unit of {labels[0]!r}" if len(labels) == 1 else "each value in its own unit, and the mean of them"
+        )
+        rows["also"] += f" (errors {escape(unit)})"
     if test.per_class is not None and len(test.per_class.recall):
         worst = int(test.per_class.f1.argmin())
-        called = escape(labels[worst]) if labels else f"number {worst}"
         rows["weakest class"] = (
-            f"{called}: precision {test.per_class.precision[worst]:.1%}, recall {test.per_class.recall[worst]:.1%}"
+            f"{_named(labels, worst)}: precision {test.per_class.precision[worst]:.1%}, recall {test.per_class.recall[worst]:.1%}"
         )
     if test.ece is not None:
         before = f", {uncalibrated.ece:.2%} before the temperature" if uncalibrated and uncalibrated.ece else ""
         rows["calibration error"] = f"{test.ece:.2%}{before}"
+    each = [bins.ece for bins in test.class_reliability]
+    if test.positive is not None:
+        mean, share = test.probabilities[:, test.positive].mean(), np.mean(test.targets == test.positive)
+        rows[f"calibration of {_named(labels, test.positive)}"] = (
+            f"{each[test.positive]:.2%}; mean probability {mean:.2%}, true share {share:.2%}"
+        )
+    elif test.classwise_ece is not None and len(each) > 1:
+        worst = int(np.argmax(each))
+        rows["calibration of each class"] = (
+            f"{test.classwise_ece:.2%} on average, worst {_named(labels, worst)} {each[worst]:.2%}"
+        )
     return rows
+
+
+def _named(labels: Sequence[str], index: int) -> str:
+    return escape(labels[index]) if labels else f"number {index}"
+
+
+def _ranked(test: Evaluation, labels: Sequence[str]) -> dict[str, str]:
+    if "roc_auc" not in test.scores:
+        return {}
+    if test.positive is None:
+        whose = "mean over the classes" if test.task == "single-label" else "mean over the labels"
+    else:
+        share = np.mean(test.targets == test.positive)
+        whose = f"of {_named(labels, test.positive)}, which {share:.1%} of the rows have"
+    scores = ", ".join(f"{_WORDS[name]} {test.scores[name]:.4f}" for name in ("roc_auc", "average_precision"))
+    return {"ranking": f"{scores} ({whose})"}
+
+
+def _decided(decision: Decision) -> dict[str, str]:
+    rule = decision.rule if isinstance(decision.rule, str) else str(decision.rule).replace("=", " ")
+    if len(decision.cuts) == 1:
+        return {"threshold": _cut(decision.cuts[0], rule)}
+    worst = min(decision.cuts, key=lambda cut: cut.test.f1)
+    return {"thresholds": f"one for each label; the weakest: {_cut(worst, rule)}"}
+
+
+def _cut(cut: Cut, rule: str) -> str:
+    missed = "" if cut.reached else "; the validation rows do not reach it"
+    return (
+        f"{escape(cut.label)} from a probability of {cut.threshold:.4f} on ({escape(rule)}{missed}): on the test rows "
+        f"precision {cut.test.precision:.1%}, recall {cut.test.recall:.1%}, F1 {cut.test.f1:.4f}"
+    )
+
+
+def _compared(baseline: Baseline) -> str:
+    if baseline.evaluation is None:
+        return f"skipped: {escape(baseline.skipped)}"
+    name, value = baseline.evaluation.headline
+    first = f"{_WORDS[name]} {value:.4f}" if baseline.evaluation.task == "regression" else f"{_WORDS[name]} {value:.2%}"
+    others = (
+        f"{_WORDS[other]} {baseline.evaluation.scores[other]:.4g}"
+        for other in _COMPARED
+        if other in baseline.evaluation.scores
+    )
+    return ", ".join((first, *others))

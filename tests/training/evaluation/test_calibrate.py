@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from frostline_training.evaluation.calibrate import Tempered, temperature
+from frostline_training.evaluation.calibrate import Tempered, Unweighted, temperature
 from frostline_training.evaluation.evaluate import score
 
 
@@ -75,6 +75,17 @@ def test_the_temperature_is_folded_into_the_exported_graph(tmp_path: Path) -> No
     np.testing.assert_allclose(logits, network(rows[:3]).detach().numpy() / 2.5, rtol=1e-5, atol=1e-6)
 
 
+def test_class_weights_are_taken_out_of_the_probabilities() -> None:
+    # Even answers of a network for which the second class counted nine times as much as the first.
+    network = nn.Linear(1, 2)
+    nn.init.zeros_(network.weight)
+    nn.init.zeros_(network.bias)
+    corrected = Unweighted(network, torch.tensor([5 / 9, 5.0])).eval()
+    assert corrected(torch.ones(1, 1)).softmax(1)[0].tolist() == pytest.approx([0.9, 0.1])
+
+
 def test_the_temperature_is_on_the_networks_device() -> None:
     tempered = Tempered(nn.Linear(2, 3, device="meta"), 1.5)
     assert {tensor.device.type for tensor in tempered.state_dict().values()} == {"meta"}
+    weighted = Unweighted(nn.Linear(2, 3, device="meta"), torch.ones(3))
+    assert {tensor.device.type for tensor in weighted.state_dict().values()} == {"meta"}

@@ -9,7 +9,10 @@ from sklearn import metrics
 from torch import nn
 
 from frostline_training.data import Rows
+from frostline_training.errors import TrainingError
 from frostline_training.evaluation.evaluate import answers, evaluate, reliability, score, wilson
+from frostline_training.evaluation.ranking import log_odds
+from frostline_training.sources import Task
 
 
 @pytest.fixture
@@ -93,6 +96,16 @@ def test_certainty_in_the_wrong_class_is_a_finite_loss() -> None:
     assert np.isfinite(evaluation.scores["loss"])
 
 
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_have_no_score(task: Task, broken: float) -> None:
+    answered = np.zeros((4, 2), np.float32)
+    answered[2, 1] = broken
+    targets = np.array([0, 1, 0, 1]) if task == "single-label" else np.ones((4, 2))
+    with pytest.raises(TrainingError, match=r"1 of 4 rows are answered with infinity or NaN, the first is row 2"):
+        score(answered, targets, task)
+
+
 def test_a_network_is_run_in_evaluation_mode_and_left_as_it_was() -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.9)).train()
     rows = np.ones((600, 3), np.float32)
@@ -116,4 +129,104 @@ def test_the_card_names_each_class_and_is_json(guesses: tuple[np.ndarray, np.nda
     assert next(iter(card)) == "test_accuracy"
     per_class = card["per_class"]
     assert isinstance(per_class, dict)
-    assert per_class["d"] == {"precision": 0, "recall": 0, "f1": 0, "support": 0}
+    nobody = per_class["d"]
+    assert {name: nobody[name] for name in ("precision", "recall", "f1", "support")} == dict.fromkeys(
+        ("precision", "recall", "f1", "support"), 0
+    )
+    assert (nobody["roc_auc"], nobody["average_precision"]) == (None, None)
+    assert nobody["ece"] == pytest.approx(nobody["mean_probability"])
+
+
+def test_the_ranking_of_two_classes_is_that_of_the_rarer_one_counted_by_hand() -> None:
+    # Odds of class 1 in falling order: yes, no, yes, no. Of the 4 pairs 3 are in order; precision is 1, then 2 of 3.
+    logits = np.array([[0, 4], [0, 3], [0, 2], [0, 1], [5, 0]], np.float32)
+    evaluation = score(logits, np.array([1, 0, 1, 0, 0]), "single-label")
+    assert evaluation.positive == 1
+    assert evaluation.scores["roc_auc"] == pytest.approx(5 / 6)
+    assert evaluation.scores["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    card = evaluation.card(("no", "yes"))
+    assert (card["test_roc_auc"], card["positive"]) == (pytest.approx(5 / 6), "yes")
+
+
+def test_the_positive_class_may_be_the_frequent_one() -> None:
+    logits = np.array([[0, 4], [0, 3], [0, 2], [0, 1], [5, 0]], np.float32)
+    evaluation = score(logits, np.array([1, 0, 1, 0, 0]), "single-label", positive=0)
+    assert evaluation.scores["roc_auc"] == pytest.approx(5 / 6)  # the same pairs
+    assert evaluation.scores["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)
+
+
+def test_the_ranking_scores_of_each_class_are_scikit_learns(guesses: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, targets = guesses
+    evaluation = score(logits, targets, "single-label")
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert evaluation.ranking is not None
+    for place in range(3):
+        assert evaluation.ranking.roc_auc[place] == pytest.approx(
+            metrics.roc_auc_score(targets == place, shares[:, place])
+        )
+        assert evaluation.ranking.average_precision[place] == pytest.approx(
+            metrics.average_precision_score(targets == place, shares[:, place])
+        )
+    assert np.isnan(evaluation.ranking.roc_auc[3])  # nobody has it
+    assert evaluation.scores["roc_auc"] == pytest.approx(evaluation.ranking.roc_auc[:3].mean())
+
+
+def test_each_label_is_ranked_and_one_that_all_rows_have_is_not() -> None:
+    logits = np.array([[1, 5], [-1, 5], [3, 5]], np.float32)
+    evaluation = score(logits, np.array([[0, 1], [0, 1], [1, 1]]), "multi-label")
+    assert evaluation.ranking is not None
+    np.testing.assert_array_equal(evaluation.ranking.roc_auc, [1, np.nan])
+    assert evaluation.scores["average_precision"] == 1
+
+
+def test_without_both_kinds_of_rows_there_is_no_ranking_score() -> None:
+    assert "roc_auc" not in score(np.eye(2, dtype=np.float32), np.array([0, 0]), "single-label").scores
+
+
+def test_certain_answers_are_still_ranked() -> None:
+    # Both probabilities are 1 in float64; the odds tell them apart.
+    evaluation = score(np.array([[-90, 0], [-80, 0]], np.float32), np.array([1, 0]), "single-label")
+    assert evaluation.scores["roc_auc"] == 1
+
+
+def test_the_log_odds_are_those_of_one_class_against_all_others() -> None:
+    odds = log_odds(np.log(np.array([[0.5, 0.3, 0.2]])), "single-label")
+    np.testing.assert_allclose(np.exp(odds), [[1, 3 / 7, 1 / 4]])
+    far = log_odds(np.array([[1000.0, 0, 0]]), "single-label")
+    np.testing.assert_allclose(far, [[1000 - np.log(2), -1000, -1000]])
+
+
+def test_the_calibration_of_a_rare_class_is_its_own() -> None:
+    # All rows get 10 % for class 1, and 3 of 10 have it: off by 0.2, though the answers' confidence is too.
+    logits = np.tile(np.log(np.array([[0.9, 0.1]], np.float32)), (10, 1))
+    evaluation = score(logits, np.array([1] * 3 + [0] * 7), "single-label")
+    assert [bins.ece for bins in evaluation.class_reliability] == pytest.approx([0.2, 0.2])
+    assert evaluation.classwise_ece == pytest.approx(0.2)
+    per_class = evaluation.card(("no", "yes"))["per_class"]
+    assert isinstance(per_class, dict)
+    assert per_class["yes"]["ece"] == pytest.approx(0.2)
+    assert per_class["yes"]["mean_probability"] == pytest.approx(0.1)
+
+
+def test_errors_of_a_regression_are_in_its_unit_and_relative_to_its_spread() -> None:
+    # Errors 1, 1, 0, 2; targets 1, 2, 3, 6 with mean 3, squared deviations 4, 1, 0, 9, absolute ones 2, 1, 0, 3.
+    evaluation = score(np.array([[2.0], [1], [3], [8]], np.float32), np.array([[1.0], [2], [3], [6]]), "regression")
+    assert evaluation.scores == pytest.approx(
+        {"r2": 1 - 6 / 14, "mae": 1.0, "rmse": 1.5**0.5, "rmse_over_std": (6 / 14) ** 0.5, "mae_over_mad": 4 / 6}
+    )
+
+
+def test_each_value_of_a_regression_has_its_own_scores() -> None:
+    targets = np.array([[0.0, 100.0], [2.0, 300.0]])
+    evaluation = score((targets + np.array([1, 10])).astype(np.float32), targets, "regression")
+    card = evaluation.card(("rooms", "rent"))["per_value"]
+    assert isinstance(card, dict)
+    assert card["rooms"]["mae"] == 1
+    assert card["rent"]["rmse_over_std"] == pytest.approx(0.1)
+
+
+def test_a_value_that_never_varies_has_no_spread_to_be_measured_in() -> None:
+    targets = np.array([[7.0], [7.0]])
+    assert score(np.array([[7.0], [8.0]], np.float32), targets, "regression").scores["r2"] == 0
+    right = score(targets.astype(np.float32), targets, "regression")
+    assert right.scores == {"r2": 1, "mae": 0, "rmse": 0}

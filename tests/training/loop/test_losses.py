@@ -32,6 +32,22 @@ def test_class_weights_make_every_class_count_the_same() -> None:
     assert _fit("single-label", targets).weights is None
 
 
+def test_a_weighted_network_is_judged_by_the_odds_of_the_rows_as_they_are() -> None:
+    # Nine to one: weights 5/9 and 5. A network that learns so is even where the odds are 9 to 1.
+    targets = torch.tensor([0] * 9 + [1])
+    objective = _fit("single-label", targets, weights=True)
+    even = torch.zeros(10, 2)
+    assert objective.corrected(even).softmax(1)[0].tolist() == pytest.approx([0.9, 0.1])
+    assert objective.judge(even, targets).item() == pytest.approx(-9 * math.log(0.9) - math.log(0.1))
+    assert objective.right(even, targets) == 9
+
+
+def test_weighted_labels_are_judged_by_the_odds_of_the_rows_as_they_are() -> None:
+    targets = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    objective = _fit("multi-label", targets, weights=True)
+    assert objective.corrected(torch.zeros(1, 1)).sigmoid().item() == pytest.approx(0.25)
+
+
 def test_a_weighted_label_counts_its_ones_as_much_as_its_zeros() -> None:
     targets = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
     objective = _fit("multi-label", targets, weights=True)

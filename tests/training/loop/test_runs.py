@@ -58,6 +58,14 @@ def test_every_epoch_is_one_row_of_both_metrics_files(tmp_path: Path) -> None:
     assert [{name: str(value) for name, value in line.items()} for line in lines] == table
 
 
+def test_the_columns_are_called_by_what_they_measure(tmp_path: Path) -> None:
+    run = runs.start(tmp_path, "m")
+    run.log(Epoch(1, 0.1, Scores(1.0, 0.5, "r2"), Scores(2.0, -0.25, "r2"), improved=True))
+    line = json.loads((run.folder / "metrics.jsonl").read_text())
+    assert (line["train_r2"], line["validation_r2"]) == (0.5, -0.25)
+    assert not [name for name in line if "accuracy" in name]
+
+
 def test_metrics_are_brought_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
     run = runs.start(tmp_path, "m")
     for number in (1, 2, 3):
@@ -124,8 +132,8 @@ def test_tensorboard_gets_every_number_of_an_epoch(tmp_path: Path, monkeypatch: 
     assert _FakeWriter.made.scalars == [
         ("learning_rate", 0.1, 2),
         ("loss/train", 0.5, 2),
-        ("loss/validation", 1.0, 2),
         ("accuracy/train", 0.5, 2),
+        ("loss/validation", 1.0, 2),
         ("accuracy/validation", 0.25, 2),
     ]
     assert _FakeWriter.made.closed

@@ -18,6 +18,7 @@ from frostline_training.loop.trainer import Trained
 from frostline_training.plots import draw_all
 
 ALWAYS = {"network.svg", "network.png", "learning-curves.png", "mistakes.png"}
+PROBABILITIES = {"calibration.png", "calibration-classes.png", "precision-recall.png"}
 
 
 def _trained(network: nn.Module) -> Trained:
@@ -55,14 +56,14 @@ def _numbers(rows: int, *shape: int) -> NDArray[np.float32]:
 def test_a_classifier_of_images_gets_confusion_calibration_and_the_images_it_got_wrong(tmp_path: Path) -> None:
     split = _split(_numbers(60, 1, 8, 8), np.arange(60) % 3, "single-label", ("a", "$b", "a rather long name indeed"))
     names = _draw(tmp_path, nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), split)
-    assert names == ALWAYS | {"confusion.png", "calibration.png"}
+    assert names == ALWAYS | {"confusion.png", *PROBABILITIES}
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_several_labels_get_a_picture_of_each_labels_precision(tmp_path: Path) -> None:
     targets = (_numbers(50, 4) > 0).astype(np.float32)
     split = _split(_numbers(50, 12), targets, "multi-label", ("a", "b", "c", "d"))
-    assert _draw(tmp_path, nn.Linear(12, 4), split) == ALWAYS | {"labels.png", "calibration.png"}
+    assert _draw(tmp_path, nn.Linear(12, 4), split) == ALWAYS | {"labels.png", *PROBABILITIES}
 
 
 def test_a_regression_gets_answers_against_truth_and_no_calibration(tmp_path: Path) -> None:
@@ -93,6 +94,14 @@ def test_a_network_without_a_mistake_is_drawn_as_such(tmp_path: Path, shape: tup
     network = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 2))
     targets = network(torch.from_numpy(inputs)).argmax(1).numpy()
     assert _draw(tmp_path, network, _split(inputs, targets, "single-label", ("a", "b"))) >= ALWAYS
+
+
+def test_labels_in_any_script_and_emoji_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    # Warnings are errors here, and matplotlib warns of a letter that its font lacks.
+    split = _split(_numbers(40, 3), np.arange(40) % 3, "single-label", ("猫", "🔥", "ไทย"))
+    evaluation = evaluate(nn.Linear(3, 3), split.test, "single-label")
+    drawn = draw_all(tmp_path, _trained(nn.Linear(3, 3)), evaluation, split, title="한국 👍🏽")
+    assert len(drawn) == 8
 
 
 def test_the_users_own_matplotlib_settings_stay_as_they_are(tmp_path: Path) -> None:

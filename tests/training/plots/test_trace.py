@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline_training.evaluation.calibrate import Tempered
+from frostline_training.evaluation.calibrate import Tempered, Unweighted
 from frostline_training.plots.stages import described, parts, stages
 from frostline_training.plots.trace import Layer, trace
 from tests.support.training.drawable import FAMILIES, TwoInputs
@@ -113,3 +113,31 @@ def test_weights_and_biases_are_named_with_shape_and_count() -> None:
         ("weight", "recurrent weights  4 × (64 × 16) = 4,096"),
         ("bias", "biases  8 × 64 = 512"),
     ]
+
+
+def test_the_correction_of_class_weights_stands_behind_the_logits() -> None:
+    layers = trace(Unweighted(nn.Linear(3, 2), torch.ones(2)), (torch.randn(2, 3),))
+    assert _titles(layers) == ["Linear", "− log of the class weights"]
+    assert [stage.role for stage in stages(layers)] == ["input", "output"]
+
+
+def test_a_join_knows_every_layer_that_it_takes() -> None:
+    layers = _traced("two")
+    (join,) = (layer for layer in layers if layer.title == "join")
+    assert (join.takes, join.joins) == (2, (1,))
+
+
+def test_what_passes_a_tensor_on_is_no_layer() -> None:
+    class Past(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.past = nn.Linear(3, 3), nn.Linear(3, 3), nn.Identity()
+
+        def forward(self, rows: Tensor) -> Tensor:
+            rows = self.first(rows)
+            added: Tensor = self.second(rows) + self.past(rows)
+            return added
+
+    layers = trace(Past(), (torch.randn(2, 3),))
+    assert _titles(layers) == ["Linear", "Linear", "+"]
+    assert (layers[2].takes, layers[2].skips_from) == (1, 0)

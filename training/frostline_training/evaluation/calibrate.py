@@ -1,4 +1,4 @@
-"""Temperature scaling: it calibrates a classifier's probabilities and keeps its classes."""
+"""The calibration of probabilities: without the odds that class weights have added, and at the right temperature."""
 
 import numpy as np
 import torch
@@ -29,6 +29,26 @@ class Tempered(nn.Module):
         """Return the network's logits [N, C], divided."""
         logits: Tensor = self.network(first, *others)
         return logits / self.temperature
+
+
+class Unweighted(nn.Module):
+    """`network`, which learnt with class weights, with logits of the rows as they are.
+
+    With weights w it has learnt odds that are w times too high, so the logarithm of `weights` [C] is subtracted, as a
+    constant of the exported graph.
+    """
+
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, weights: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("offset", weights.log().to(device_of(network)))
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Return the network's logits [N, C], corrected."""
+        logits: Tensor = self.network(first, *others)
+        return logits - self.offset
 
 
 def temperature(logits: NDArray[np.float32], targets: NDArray[np.generic]) -> float:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline_training.data import Inputs, Rows, named
+from frostline_training.errors import TrainingError
+from frostline_training.evaluation.ranking import Ranking, log_odds, one_vs_rest, rank
 from frostline_training.sources import Task
 
 Logits = NDArray[np.float32]
@@ -52,11 +54,18 @@ class Evaluation:
         logits: Its answers [N, C]; for a regression the values themselves [N, K].
         targets: What was right: classes [N], or 0 and 1 [N, C], or values [N, K].
         scores: The first is the one to judge by. Accuracy, macro F1 and cross-entropy; or micro F1, macro F1,
-            share of rows with every label right, and cross-entropy; or R2, mean absolute and root mean square error.
+            share of rows with every label right, and cross-entropy; or R2, mean absolute and root mean square error
+            in the target's unit, and both relative to the spread of the targets: 1 is as far off as their mean.
+            Classes and labels also have the area under the ROC curve, and average precision: those of the positive
+            class of two, or else the mean over all that some rows have and others have not.
         interval: Wilson's 95 % interval of the accuracy, or of the share of rows with every label right.
         per_class: Precision, recall and F1 of each class; None for a regression.
+        per_value: The scores of each value of a regression; the mean over several may mix their units.
         confusion: Rows [true class, predicted class]; only where a row has one class.
         reliability: Confidence against share right; None for a regression.
+        class_reliability: The probability of each class or label against the share of rows that have it.
+        ranking: ROC AUC and average precision of each class against the others, or of each label.
+        positive: Which class of two is looked for.
     """
 
     task: Task
@@ -65,8 +74,17 @@ class Evaluation:
     scores: Mapping[str, float]
     interval: tuple[float, float] | None = None
     per_class: PerClass | None = None
+    per_value: tuple[Mapping[str, float], ...] = ()
     confusion: NDArray[np.int64] | None = None
     reliability: Reliability | None = None
+    class_reliability: tuple[Reliability, ...] = ()
+    ranking: Ranking | None = None
+    positive: int | None = None
+
+    @property
+    def probabilities(self) -> Numbers:
+        """The probability of each class or label [N, C]; of the tasks that have some."""
+        return probabilities(self.logits, self.task)
 
     @property
     def headline(self) -> tuple[str, float]:
@@ -80,8 +98,13 @@ class Evaluation:
 
     @property
     def ece(self) -> float | None:
-        """The expected calibration error; None for a regression."""
+        """The expected calibration error of the answers' confidence; None for a regression."""
         return None if self.reliability is None else self.reliability.ece
+
+    @property
+    def classwise_ece(self) -> float | None:
+        """The expected calibration error of one class's or label's probability, mean over all; None for a regression."""
+        return float(np.mean([bins.ece for bins in self.class_reliability])) if self.class_reliability else None
 
     def card(self, labels: tuple[str, ...]) -> dict[str, object]:
         """Return all of it as JSON values, for the card: scores first, then each class under its label."""
@@ -91,20 +114,27 @@ class Evaluation:
             card["interval_95"] = list(self.interval)
         if self.reliability is not None:
             card["ece"] = self.reliability.ece
+            card["classwise_ece"] = self.classwise_ece
         if self.per_class is not None:
-            names = self.per_class._fields
+            columns = self.per_class._asdict() | ({} if self.ranking is None else self.ranking._asdict())
+            columns["ece"] = np.array([bins.ece for bins in self.class_reliability])
+            columns["mean_probability"] = self.probabilities.mean(axis=0)
             card["per_class"] = {
-                label: dict(zip(names, (numbers[index].item() for numbers in self.per_class), strict=True))
+                label: {name: _number(numbers[index]) for name, numbers in columns.items()}
                 for index, label in enumerate(labels)
             }
+        if self.per_value:
+            card["per_value"] = {label: dict(one) for label, one in zip(labels, self.per_value, strict=True)}
+        if self.positive is not None:
+            card["positive"] = labels[self.positive]
         if self.confusion is not None:
             card["confusion"] = self.confusion.tolist()
         return card
 
 
-def evaluate(network: nn.Module, rows: Rows, task: Task) -> Evaluation:
+def evaluate(network: nn.Module, rows: Rows, task: Task, positive: int | None = None) -> Evaluation:
     """Run `network` on `rows` (inputs and targets), in evaluation mode on the device it is on, and score it."""
-    return score(answers(network, rows.inputs), rows.targets, task)
+    return score(answers(network, rows.inputs), rows.targets, task, positive)
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -129,11 +159,27 @@ def answers(network: nn.Module, inputs: Inputs) -> Logits:
     return np.asarray(torch.cat(parts).float().numpy())
 
 
-def score(logits: Logits, targets: NDArray[np.generic], task: Task) -> Evaluation:
-    """Score answers [N, C] against what was right, whoever gave them: PyTorch or ONNX Runtime."""
+def score(logits: Logits, targets: NDArray[np.generic], task: Task, positive: int | None = None) -> Evaluation:
+    """Score answers [N, C] against what was right, whoever gave them: PyTorch or ONNX Runtime.
+
+    Args:
+        logits: The answers.
+        targets: What was right.
+        task: What kind of answer it is.
+        positive: Which class of two is looked for; the rarer one unless it is given.
+
+    Raises:
+        TrainingError: An answer is no finite number.
+    """
+    (broken,) = np.nonzero(~np.isfinite(logits).all(axis=1))
+    if broken.size:
+        raise TrainingError(
+            f"{broken.size} of {len(logits)} rows are answered with infinity or NaN, the first is row {broken[0]} (from 0); "
+            "likely cause: a training that diverged, values that overflow, or infinity in the data"
+        )
     match task:
         case "single-label":
-            return _single_label(logits, targets.astype(np.int64))
+            return _single_label(logits, targets.astype(np.int64), positive)
         case "multi-label":
             return _multi_label(logits, targets.astype(np.int64))
         case "regression":
@@ -145,6 +191,18 @@ def predictions(logits: Logits, task: Task) -> NDArray[np.generic]:
     if task == "regression":
         return logits
     return logits.argmax(axis=1) if task == "single-label" else (logits > 0).astype(np.int64)
+
+
+def probabilities(logits: Logits, task: Task) -> Numbers:
+    """Return the probability of each class or label, [N, C] in float64; of the tasks that have some."""
+    if task == "single-label":
+        return softmax(logits)
+    return np.asarray(np.exp(-np.logaddexp(0, -logits.astype(np.float64))))
+
+
+def rarer(targets: NDArray[np.generic]) -> int:
+    """Return which of the classes 0 and 1 fewer of the `targets` [N] have; 1 where they have as many."""
+    return int(2 * np.count_nonzero(targets == 1) <= len(targets))
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
@@ -164,20 +222,29 @@ def reliability(confidence: Numbers, right: NDArray[np.bool_]) -> Reliability:
     return Reliability(rows, mean_confidence, mean_right)
 
 
+def reliability_of_each(shares: Numbers, wanted: NDArray[np.bool_]) -> tuple[Reliability, ...]:
+    """Sort the probabilities [N, C] of each class or label into bins, beside the rows that have it, [N, C]."""
+    return tuple(reliability(shares[:, index], wanted[:, index]) for index in range(shares.shape[1]))
+
+
 def softmax(logits: Logits) -> Numbers:
     """Return each row's probabilities [N, C] in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def _single_label(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
+def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | None) -> Evaluation:
     classes = logits.shape[1]
+    if classes == 2 and positive is None:
+        positive = rarer(targets)
     predicted = logits.argmax(axis=1)
     right = predicted == targets
-    probabilities = softmax(logits)
+    shares = softmax(logits)
     confusion = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
     per_class = _per_class(np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
-    seen = np.maximum(probabilities[np.arange(len(targets)), targets], np.finfo(np.float64).tiny)
+    wanted = one_vs_rest(targets, classes)
+    ranking = rank(log_odds(logits, "single-label"), wanted)
+    seen = np.maximum(shares[np.arange(len(targets)), targets], np.finfo(np.float64).tiny)
     return Evaluation(
         "single-label",
         logits,
@@ -186,11 +253,15 @@ def _single_label(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
             "accuracy": float(right.mean()),
             "macro_f1": float(per_class.f1.mean()),
             "loss": float(-np.log(seen).mean()),
+            **_ranked(ranking, positive),
         },
         interval=wilson(int(right.sum()), len(right)),
         per_class=per_class,
         confusion=confusion,
-        reliability=reliability(probabilities.max(axis=1), right),
+        reliability=reliability(shares.max(axis=1), right),
+        class_reliability=reliability_of_each(shares, wanted),
+        ranking=ranking,
+        positive=positive,
     )
 
 
@@ -203,7 +274,8 @@ def _multi_label(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
     wide = logits.astype(np.float64)
     # log(1 + exp(x)) - y x, written so that no exponential overflows.
     loss = np.logaddexp(0, wide) - wide * targets
-    probabilities = np.exp(-np.logaddexp(0, -wide))
+    ranking = rank(wide, wanted)
+    shares = probabilities(logits, "multi-label")
     return Evaluation(
         "multi-label",
         logits,
@@ -213,30 +285,54 @@ def _multi_label(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
             "macro_f1": float(per_class.f1.mean()),
             "exact_match": float(whole.mean()),
             "loss": float(loss.mean()),
+            **_ranked(ranking, None),
         },
         interval=wilson(int(whole.sum()), len(whole)),
         per_class=per_class,
         # Every label of every row is one yes-or-no answer, and the confidence is that of "yes".
-        reliability=reliability(probabilities.ravel(), wanted.ravel()),
+        reliability=reliability(shares.ravel(), wanted.ravel()),
+        class_reliability=reliability_of_each(shares, wanted),
+        ranking=ranking,
     )
 
 
 def _regression(values: Logits, targets: NDArray[np.generic]) -> Evaluation:
     wanted = targets.astype(np.float64).reshape(values.shape)
     errors = values.astype(np.float64) - wanted
-    spread = ((wanted - wanted.mean(axis=0)) ** 2).sum(axis=0)
-    # Values that never vary leave nothing to explain; all of them then count as explained or none.
-    unexplained = (errors**2).sum(axis=0) / np.where(spread > 0, spread, 1.0)
-    return Evaluation(
-        "regression",
-        values,
-        wanted,
-        scores={
-            "r2": float(1 - unexplained.mean()),
-            "mae": float(np.abs(errors).mean()),
-            "rmse": float(np.sqrt((errors**2).mean())),
-        },
-    )
+    away = wanted - wanted.mean(axis=0)
+    each = tuple(_errors(errors[:, index], away[:, index]) for index in range(values.shape[1]))
+    names = max(each, key=len)
+    scores = {name: float(np.mean([one[name] for one in each if name in one])) for name in names}
+    # Of several values the whole error, not the mean of theirs.
+    scores["rmse"] = float(np.sqrt((errors**2).mean()))
+    return Evaluation("regression", values, wanted, scores=scores, per_value=each)
+
+
+def _errors(errors: Numbers, away: Numbers) -> dict[str, float]:
+    # `away` is how far the targets [N] are from their mean. Where they never vary there is nothing to explain, and
+    # no spread to measure an error in.
+    square, absolute = float((errors**2).mean()), float(np.abs(errors).mean())
+    spread = float((away**2).mean())
+    if spread == 0:
+        return {"r2": float(square == 0), "mae": absolute, "rmse": math.sqrt(square)}
+    return {
+        "r2": 1 - square / spread,
+        "mae": absolute,
+        "rmse": math.sqrt(square),
+        "rmse_over_std": math.sqrt(square / spread),
+        "mae_over_mad": absolute / float(np.abs(away).mean()),
+    }
+
+
+def _ranked(ranking: Ranking, positive: int | None) -> dict[str, float]:
+    # Left out where nothing can be ranked: every row has the label, or none.
+    found = {name: numbers if positive is None else numbers[[positive]] for name, numbers in ranking._asdict().items()}
+    return {name: float(np.nanmean(numbers)) for name, numbers in found.items() if np.isfinite(numbers).any()}
+
+
+def _number(value: np.generic) -> object:
+    # JSON has no NaN.
+    return None if np.isnan(value) else value.item()
 
 
 def _per_class(hits: NDArray[np.int64], guessed: NDArray[np.int64], there: NDArray[np.int64]) -> PerClass:

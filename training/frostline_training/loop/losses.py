@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
+from frostline_training.loop.progress import Measure
 from frostline_training.sources import Task
+
+_MEASURES: dict[Task, Measure] = {
+    "single-label": "accuracy",
+    "multi-label": "labels_right",
+    "regression": "r2",
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,11 @@ class Objective:
     label_smoothing: float = 0.0
     weights: Tensor | None = None
     deviations: Tensor | float = 1.0
+
+    @property
+    def measure(self) -> Measure:
+        """What `right` counts; see `Scores`."""
+        return _MEASURES[self.task]
 
     @classmethod
     def fit(cls, task: Task, targets: Tensor, *, label_smoothing: float, class_weights: bool) -> "Objective":
@@ -55,12 +67,20 @@ class Objective:
             case "regression":
                 return smooth_l1_loss(outputs / self.deviations, targets / self.deviations)
 
+    def corrected(self, outputs: Tensor) -> Tensor:
+        """Return the logits of the rows as they are, without the odds that the weights have added.
+
+        A network that learns with weights w finds the odds w times as high as they are.
+        """
+        return outputs if self.weights is None else outputs - self.weights.log()
+
     def judge(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the sum over the rows of the plain loss: no smoothing, no weights; what the best epoch is chosen by.
 
-        It is cross-entropy in nats (mean over the labels with a multi-label task), or the smooth L1 error in
-        deviations of the target.
+        It is cross-entropy in nats (mean over the labels with a multi-label task) of the corrected logits, or the
+        smooth L1 error in deviations of the target.
         """
+        outputs = self.corrected(outputs)
         match self.task:
             case "single-label":
                 return cross_entropy(outputs, targets, reduction="sum")
@@ -71,7 +91,8 @@ class Objective:
                 return smooth_l1_loss(scaled, wanted, reduction="none").mean(1).sum()
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return how many rows of a batch are right: see `Scores.accuracy`, times the rows."""
+        """Return how many rows of a batch are right: see `Scores.score`, times the rows."""
+        outputs = self.corrected(outputs)
         match self.task:
             case "single-label":
                 return (outputs.argmax(1) == targets).sum()

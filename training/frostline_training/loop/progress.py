@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from frostline_training.config import Hyperparameters
+
+Measure = Literal["accuracy", "labels_right", "r2"]
 
 
 @dataclass(frozen=True)
@@ -15,19 +17,21 @@ class Scores:
 
     Attributes:
         loss: Mean loss, in what `losses.Objective.judge` counts.
-        accuracy: The fraction of rows it gets right; of single labels with a multi-label task, and the share of the
-            variance that it explains (R², may be negative) with regression.
+        score: What `measure` names; 1 is perfect.
+        measure: ``accuracy``, the fraction of rows that it gets right; ``labels_right``, that of single labels with a
+            multi-label task; or ``r2``, the share of the variance that it explains (may be negative), with regression.
     """
 
     loss: float
-    accuracy: float
+    score: float
+    measure: Measure = "accuracy"
 
 
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training rows, counted from 1.
 
-    `learning_rate` is that of its last step; `train` is measured while the weights still move.
+    `learning_rate` is that of its last step; `train` is measured while the weights still move, and with dropout.
     """
 
     number: int

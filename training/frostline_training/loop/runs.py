@@ -1,8 +1,8 @@
 """The run folder: a training's configuration, metrics, checkpoint and pictures.
 
 ``runs/<name>/<started>/`` holds ``config.json``, ``metrics.csv``, ``metrics.jsonl`` and ``checkpoint.pt``; once a
-version came of it also ``published.json`` and ``pictures/``. What a column called accuracy holds is said at
-`progress.Scores`.
+version came of it also ``published.json`` and ``pictures/``. The metrics are called by what they measure, see
+`progress.Scores`: ``train_accuracy``, ``train_labels_right`` or ``train_r2``.
 """
 
 import csv
@@ -18,16 +18,6 @@ from typing import Any
 
 from frostline_training.errors import TrainingError
 from frostline_training.loop.progress import Epoch
-
-_COLUMNS = (
-    "epoch",
-    "learning_rate",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "improved",
-)
 
 
 @dataclass(frozen=True)
@@ -75,8 +65,8 @@ class Run:
         with (self.folder / "metrics.jsonl").open(mode, encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         with (self.folder / "metrics.csv").open(mode, encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS)
-            if file.tell() == 0:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else ())
+            if rows and file.tell() == 0:
                 writer.writeheader()
             writer.writerows(rows)
 
@@ -131,23 +121,18 @@ class TensorBoard:
     def epoch(self, epoch: Epoch) -> None:
         """Log one epoch."""
         self._writer.add_scalar("learning_rate", epoch.learning_rate, epoch.number)
-        for name in ("loss", "accuracy"):
-            values = {part: getattr(getattr(epoch, part), name) for part in ("train", "validation")}
-            for part, value in values.items():
-                self._writer.add_scalar(f"{name}/{part}", value, epoch.number)
+        for part, scores in (("train", epoch.train), ("validation", epoch.validation)):
+            self._writer.add_scalar(f"loss/{part}", scores.loss, epoch.number)
+            self._writer.add_scalar(f"{scores.measure}/{part}", scores.score, epoch.number)
 
 
 def _row(epoch: Epoch) -> dict[str, object]:
-    values = (
-        epoch.number,
-        epoch.learning_rate,
-        epoch.train.loss,
-        epoch.train.accuracy,
-        epoch.validation.loss,
-        epoch.validation.accuracy,
-        epoch.improved,
-    )
-    return dict(zip(_COLUMNS, values, strict=True))
+    scores = {
+        f"{part}_{name}": value
+        for part, found in (("train", epoch.train), ("validation", epoch.validation))
+        for name, value in (("loss", found.loss), (found.measure, found.score))
+    }
+    return {"epoch": epoch.number, "learning_rate": epoch.learning_rate, **scores, "improved": epoch.improved}
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -6,8 +6,10 @@ matplotlib is imported when something is drawn, and not before.
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from frostline_training.data import Split, take, tensors
+from frostline_training.evaluation.decide import Decision
 from frostline_training.evaluation.evaluate import Evaluation, device_of
 from frostline_training.loop.trainer import Trained
 
@@ -22,6 +24,7 @@ def draw_all(
     *,
     title: str,
     uncalibrated: Evaluation | None = None,
+    decision: Decision | None = None,
 ) -> list[Path]:
     """Draw everything that there is to see into `folder`, and return the files.
 
@@ -32,6 +35,7 @@ def draw_all(
         split: The rows, with what they are called.
         title: What stands above every picture.
         uncalibrated: Its scores before the temperature, where it has one.
+        decision: The thresholds that were chosen for it.
     """
     # matplotlib takes about a second to import; only who draws needs it.
     from frostline_training.plots import diagram, mistakes, scores  # noqa: PLC0415
@@ -40,8 +44,20 @@ def draw_all(
     rows = take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets))))
     sample, _ = tensors(rows, device_of(network))
     drawn = [folder / "network.svg", folder / "network.png"]
-    diagram.draw(network, sample, drawn, title=title, labels=labels)
-    drawn.append(scores.learning_curves(folder / "learning-curves.png", trained.history, trained.best, task, title))
+    diagram.draw(
+        network,
+        sample,
+        drawn,
+        title=title,
+        labels=labels,
+        columns=[column.name for column in split.dataset.columns],
+        answer=diagram.behind(task, decision),
+    )
+    drawn.append(
+        scores.learning_curves(
+            folder / "learning-curves.png", trained.history, trained.best, title, dropout=_drops(network)
+        )
+    )
     match task:
         case "single-label":
             drawn.append(scores.confusion(folder / "confusion.png", evaluation, labels, title))
@@ -51,5 +67,14 @@ def draw_all(
             drawn.append(scores.predicted(folder / "predictions.png", evaluation, labels, title))
     if evaluation.reliability is not None:
         drawn.append(scores.calibration(folder / "calibration.png", evaluation, uncalibrated, title))
+        drawn.append(scores.class_calibration(folder / "calibration-classes.png", evaluation, labels, title))
+        if "average_precision" in evaluation.scores:
+            drawn.append(
+                scores.precision_recall(folder / "precision-recall.png", evaluation, labels, title, decision=decision)
+            )
     drawn.append(mistakes.draw(folder / "mistakes.png", evaluation, split, title))
     return drawn
+
+
+def _drops(network: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in network.modules())  # noqa: SLF001 what all kinds of dropout have in common

@@ -8,18 +8,19 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
-from frostline_training.plots import canvas, glyphs
-from frostline_training.plots.canvas import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, text_width
+from frostline_training.plots import canvas, columns, glyphs
+from frostline_training.plots.canvas import BLUE, FAINT, GREEN, INK, MARGIN, ORANGE, PURPLE, text_width
 from frostline_training.plots.stages import Part, Stage, by, described, parts
 from frostline_training.plots.trace import Layer
 
 WIDTH = 1080.0  # points
-MARGIN, GAP, PAD, FRAME = 28.0, 22.0, 11.0, 13.0
+GAP, PAD, FRAME = 22.0, 11.0, 13.0
 TITLE, BODY, SMALL = 10.5, 9.0, 8.0
 LEAD = 15.0  # from one line to the next
 ROW_GAP = 62.0
+LANE, LANES = 10.0, 8.0  # from one skip to the next, and from the cards to the first
 
 COLOURS = {"weight": BLUE, "bias": ORANGE, "norm": PURPLE, "fixed": FAINT, "none": "#a0a6b0"}
 _GATES = {
@@ -35,12 +36,15 @@ class _Line:
     kind: str
     text: str
     height: float = LEAD
+    cells: tuple[tuple[str, ...], ...] = ()  # of a table, its columns side by side, each of some lines
 
     @property
     def width(self) -> float:
+        if self.cells:
+            return columns.width(self.cells)
         return text_width(
             self.text, TITLE if self.kind == "title" else BODY, "bold" if self.kind == "title" else "normal"
-        ) + (0 if self.kind in ("title", "name") else 16)
+        ) + {"title": 0, "name": 0, "activation": 36}.get(self.kind, 16)
 
 
 @dataclass
@@ -56,6 +60,20 @@ class _Card:
     @property
     def middle(self) -> float:
         return self.y + 34
+
+
+@dataclass(frozen=True)
+class _Skip:
+    """A path past the cards between, below them: from a card's output, or from what goes into it.
+
+    It ends at the foot of the card that adds or joins it, or goes into one that takes nothing else.
+    """
+
+    start: _Card
+    before: bool  # whether it is what goes into `start`
+    end: _Card
+    into: bool
+    lane: int
 
 
 @dataclass
@@ -75,12 +93,30 @@ class _Box:
         return inside + 2 * FRAME * self.framed
 
 
-def draw(found: Sequence[Stage], *, title: str, learnt: int) -> Figure:
-    """Draw the stages and return the figure."""
+def draw(
+    found: Sequence[Stage], *, title: str, learnt: int, names: Sequence[str] = (), answer: Sequence[str] = ()
+) -> Figure:
+    """Draw the stages, and behind the last what becomes of its outputs, and return the figure.
+
+    Args:
+        found: The stages of the network.
+        title: What stands above it.
+        learnt: How many numbers it has learnt.
+        names: Those of a table's columns.
+        answer: What becomes of the outputs, step by step.
+    """
     order = [layer for stage in found for layer in stage.layers]
-    boxes = [_Box(part, [_card(stage, order) for stage in part.stages]) for part in parts(found)]
+    boxes = [_Box(part, [_card(stage, order, names) for stage in part.stages]) for part in parts(found)]
+    if answer:
+        boxes.append(_behind(answer, found[-1]))
     rows = _rows(boxes)
-    heights = [max(card.height for box in row for card in box.cards) for row in rows]
+    skips = [_skips([card for box in row for card in box.cards], order) for row in rows]
+    # How far what belongs to a row reaches: its cards, and below them the skips.
+    heights = [
+        max(card.height for box in row for card in box.cards)
+        + (LANES + LANE * max(skip.lane + 1 for skip in past) if past else 0)
+        for row, past in zip(rows, skips, strict=True)
+    ]
     widest = max(_row_width(row) for row in rows)
     width = max(640.0, widest + 2 * MARGIN)
     top = 88.0
@@ -94,22 +130,16 @@ def draw(found: Sequence[Stage], *, title: str, learnt: int) -> Figure:
                 x += card.width + _arrow(card)
             x += FRAME * box.framed
         top += height + ROW_GAP
-    made, axes = canvas.sheet(width, top + 12)
-    axes.text(MARGIN, 30, title, fontsize=14, weight="bold", va="center")
-    axes.text(
-        MARGIN,
-        50,
-        f"{learnt:,} learnt parameters; shapes are those of one row",
-        fontsize=BODY,
-        color=FAINT,
-        va="center",
-    )
+    made, axes = canvas.page(width, top + 12, title, f"{learnt:,} learnt parameters; shapes are those of one row")
     cards = [card for row in rows for box in row for card in box.cards]
     for row, height in zip(rows, heights, strict=True):
         for box in row:
             _frame(axes, box, height)
     for card in cards:
         _draw_card(axes, card)
+    for past in skips:
+        for skip in past:
+            _draw_skip(axes, skip, max(card.y + card.height for card in cards if card.y == skip.end.y))
     places = {id(card): index for index, row in enumerate(rows) for box in row for card in box.cards}
     for before, after in pairwise(cards):
         if after.stage.layers and _elsewhere(after.stage, order):
@@ -123,6 +153,61 @@ def draw(found: Sequence[Stage], *, title: str, learnt: int) -> Figure:
         )
     _legend(axes, top - 6)
     return made
+
+
+def _behind(answer: Sequence[str], last: Stage) -> _Box:
+    # It is no part of the exported network, so it is no stage, but readers look for it there.
+    stage = Stage("answer", (), last.gave)
+    lines = (_Line("text", "behind the network"), *(_Line("activation", words, 22.0) for words in answer))
+    width = max(line.width for line in lines) + 16 + 2 * PAD
+    card = _Card(stage, lines, width, sum(line.height for line in lines) + 2 * PAD, "")
+    return _Box(Part((stage,)), [card])
+
+
+def _skips(cards: Sequence[_Card], order: Sequence[Layer]) -> list[_Skip]:
+    # Of one row. What comes from another row, or from a repeat that is not drawn, is only told in words.
+    homes = {id(layer): card for card in cards for layer in card.stage.layers}
+    wanted: list[tuple[int | None, _Card, bool]] = []
+    for end in cards:
+        if end.stage.layers and _elsewhere(end.stage, order):
+            wanted.append((end.stage.layers[0].takes, end, True))
+        for layer in end.stage.layers:
+            past = layer.joins if layer.skips_from is None else (layer.skips_from,)
+            wanted += [(source, end, False) for source in past]
+    found: list[_Skip] = []
+    for source, end, into in wanted:
+        if source is None:  # what the network was given
+            home = next((card for card in cards if card.stage.role == "input"), None)
+        else:
+            home = homes.get(id(order[source]))
+        if home is not None and home is not end:
+            found.append(_Skip(home, False, end, into, len(found)))
+        elif home is None and source is not None:
+            # It comes from the row before, into the first layer of a card of this one.
+            layer = order[source + 1]
+            first = homes.get(id(layer))
+            if first is not None and first.stage.layers[0] is layer and layer.takes == source and not layer.aside:
+                found.append(_Skip(first, True, end, into, len(found)))
+    return found
+
+
+def _draw_skip(axes: Axes, skip: _Skip, bottom: float) -> None:
+    lane = bottom + LANES + LANE * skip.lane
+    aside = 9 * (skip.lane % 3)
+    if skip.before:
+        start = skip.start.x - 8
+        axes.add_patch(Circle((start, skip.start.middle), 2.4, fc=INK, ec="none"))
+        path = [(start, skip.start.middle)]
+    else:
+        start = skip.start.x + skip.start.width - 24 - aside
+        path = [(start, skip.start.y + skip.start.height)]
+    if skip.into:
+        end = skip.end.x - 11
+        path += [(start, lane), (end, lane), (end, skip.end.middle), (skip.end.x, skip.end.middle)]
+    else:
+        end = skip.end.x + 24 + aside
+        path += [(start, lane), (end, lane), (end, skip.end.y + skip.end.height)]
+    glyphs.arrow(axes, path)
 
 
 def _rows(boxes: Sequence[_Box]) -> list[list[_Box]]:
@@ -142,8 +227,8 @@ def _arrow(card: _Card) -> float:
     return text_width(card.passes, SMALL) + 2 * GAP
 
 
-def _card(stage: Stage, order: Sequence[Layer]) -> _Card:
-    lines = [line for layer in stage.layers for line in _lines(layer, order)]
+def _card(stage: Stage, order: Sequence[Layer], names: Sequence[str]) -> _Card:
+    lines = [line for layer in stage.layers for line in _lines(layer, order, names)]
     if stage.layers and _elsewhere(stage, order):
         takes = stage.layers[0].takes
         lines.insert(
@@ -173,12 +258,22 @@ def _passes(stage: Stage, order: Sequence[Layer]) -> str:
     return by(stage.gave) if taken == stage.gave else f"{by(stage.gave)} → {by(taken)}"
 
 
-def _lines(layer: Layer, order: Sequence[Layer]) -> list[_Line]:  # noqa: PLR0911 a table, one case for each kind
+def _lines(  # noqa: PLR0911, PLR0912 a table, one case for each kind
+    layer: Layer, order: Sequence[Layer], names: Sequence[str]
+) -> list[_Line]:
     match layer.kind:
+        case "table":
+            return [
+                _Line("text", layer.title),
+                *_side_by_side(layer, names),
+                _Line("text", f"join  → {by(layer.gave)}"),
+            ]
         case "activation":
             return [_Line("activation", layer.title, 22.0)]
         case "dropout":
             return [_Line("text", f"{layer.title} (training only)")]
+        case "reshape" if layer.took == layer.gave:
+            return []
         case "pool" | "reshape":
             return [_Line("text", f"{layer.title}  → {by(layer.gave)}")]
         case "add":
@@ -200,16 +295,22 @@ def _lines(layer: Layer, order: Sequence[Layer]) -> list[_Line]:  # noqa: PLR091
         if not layer.title.startswith("+ ")
         else [_Line("add", f"adds {layer.title[2:]}")]
     )
-    if not layer.title.startswith("+ ") and not layer.name.rpartition(".")[2].isdecimal():
+    if layer.name and not layer.title.startswith("+ ") and not layer.name.rpartition(".")[2].isdecimal():
         lines.append(_Line("name", layer.name))
     lines += [_Line(kind, words) for kind, words in described(layer)]
     if layer.kind == "recurrent":
         lines.append(_Line("steps", "", 34.0))
+        if getattr(layer.module, "bidirectional", False):
+            lines.append(_Line("steps_back", "", 34.0))
         kind = layer.title.split(" ×")[0].split(",")[0]
         lines += [_Line("activation", words, 22.0) for words in _GATES.get(kind, ())]
     if layer.kind == "attention":
         lines.append(_Line("activation", "softmax of query · key", 22.0))
     return lines
+
+
+def _side_by_side(layer: Layer, names: Sequence[str]) -> list[_Line]:
+    return [_Line("cells", "", columns.height(row), tuple(row)) for row in columns.rows(layer, names)]
 
 
 def _called(layer: Layer) -> str:
@@ -219,7 +320,7 @@ def _called(layer: Layer) -> str:
 
 def _draw_card(axes: Axes, card: _Card) -> None:
     role = card.stage.role
-    colour = {"input": FAINT, "output": GREEN}.get(role, BLUE)
+    colour = {"input": FAINT, "output": GREEN, "answer": FAINT}.get(role, BLUE)
     axes.add_patch(
         FancyBboxPatch(
             (card.x, card.y),
@@ -248,8 +349,10 @@ def _draw_card(axes: Axes, card: _Card) -> None:
             case "add":
                 glyphs.plus(axes, x + 5.5, middle)
                 axes.text(x + 16, middle, line.text, fontsize=BODY, va="center")
-            case "steps":
-                glyphs.steps(axes, x, middle, card.width - 2 * PAD)
+            case "steps" | "steps_back":
+                glyphs.steps(axes, x, middle, card.width - 2 * PAD, backward=line.kind == "steps_back")
+            case "cells":
+                columns.draw(axes, line.cells, x, y, line.height)
             case "norm_title":
                 axes.text(x, middle, line.text, fontsize=BODY, weight="bold", color=PURPLE, va="center")
             case _:

@@ -69,12 +69,13 @@ def plus(axes: Axes, x: float, middle: float) -> None:
     axes.plot([x, x], [middle - 3, middle + 3], color=INK, lw=1.0)
 
 
-def steps(axes: Axes, x: float, middle: float, width: float) -> None:
-    """Draw one cell that is used again at every step in time."""
+def steps(axes: Axes, x: float, middle: float, width: float, *, backward: bool = False) -> None:
+    """Draw one cell that is used again at every step in time, from the first to the last or from the last to the first."""
     places = np.linspace(x + 12, x + min(width, 190.0) - 12, 4)
     names = ("t=1", "t=2", "…", "t=T")
     for before, after in pairwise(places):
-        arrow(axes, [(before + 12, middle), (after - 12, middle)], FAINT)
+        ends = [(before + 12, middle), (after - 12, middle)]
+        arrow(axes, ends[::-1] if backward else ends, FAINT)
     for place, name in zip(places, names, strict=True):
         if name != "…":
             axes.add_patch(Rectangle((place - 12, middle - 10), 24, 20, fc="#e8f0f9", ec=FAINT, lw=0.9))

@@ -111,7 +111,7 @@ def _texts(inputs: Array, worst: Sequence[int], told: Told, headline: str) -> Fi
             va="center",
         )
         for line, text in enumerate(texts[row], start=1):
-            axes.text(24, y + 2 + 14 * line, text, fontsize=9, va="center", family="DejaVu Sans Mono")
+            axes.text(24, y + 2 + 14 * line, text, fontsize=9, va="center", family=canvas.families(mono=True))
         y += heights[row]
         axes.plot([24, 736], [y - 14, y - 14], color=LINE, lw=0.6)
     return made
@@ -170,7 +170,7 @@ def _is_image(rows: Array) -> bool:
 
 def _text(row: Array) -> list[str]:
     words = row.tobytes().rstrip(b"\0").decode("utf-8", "replace")
-    lines = wrap(" ⏎ ".join(words.splitlines()), _TEXT_WIDTH) or ["(empty)"]
+    lines = wrap(canvas.readable(" ⏎ ".join(words.splitlines())), _TEXT_WIDTH) or ["(empty)"]
     return [*lines[: _TEXT_LINES - 1], lines[_TEXT_LINES - 1][:-1] + "…"] if len(lines) > _TEXT_LINES else lines
 
 

@@ -46,27 +46,49 @@ def suits(found: Sequence[Stage]) -> bool:
     )
 
 
-def draw(found: Sequence[Stage], *, title: str, learnt: int, labels: Sequence[str]) -> Figure:
-    """Draw the stages and return the figure."""
+def draw(
+    found: Sequence[Stage],
+    *,
+    title: str,
+    learnt: int,
+    labels: Sequence[str],
+    columns: Sequence[str] = (),
+    answer: Sequence[str] = (),
+) -> Figure:
+    """Draw the stages, and below the outputs what becomes of them, and return the figure.
+
+    Args:
+        found: The stages of the network.
+        title: What stands above it.
+        learnt: How many numbers it has learnt.
+        labels: The names of the outputs.
+        columns: The names of the inputs.
+        answer: What becomes of the outputs, step by step.
+    """
     dense = [next(layer for layer in stage.layers if isinstance(layer.module, nn.Linear)) for stage in found[1:]]
     widths = (dense[0].took[-1], *(layer.gave[-1] for layer in dense))
     deepest = max(min(width, _SHOWN) for width in widths) + 1
     names = [shortened(label, 22) for label in labels] if len(labels) == widths[-1] else []
+    given = [shortened(column, 22) for column in columns] if len(columns) == widths[0] else []
+    left = max([text_width(name, 9) for name in given], default=0.0)
     right = max([text_width(name, 9) for name in names], default=0.0) + 20
     captions = [_caption(stage, number, len(widths)) for number, stage in enumerate(found)]
+    captions[-1] += [(GREEN, f"→ {words}") for words in answer]
     foot = max(len(lines) for lines in captions)
     step = max(_COLUMN, *(max(text_width(text, 9) for _, text in lines) + 24 for lines in captions))
-    width = 2 * _MARGIN + step * (len(widths) - 1) + right + 20
+    width = 2 * _MARGIN + left + step * (len(widths) - 1) + right + 20
     bottom = _TOP + deepest * _PITCH
     made, axes = canvas.sheet(max(width, 600.0), bottom + foot * 15 + 62)
-    columns = [_column(_MARGIN + 20 + step * index, units, deepest) for index, units in enumerate(widths)]
+    places = [_column(_MARGIN + 20 + left + step * index, units, deepest) for index, units in enumerate(widths)]
 
     axes.text(24, 30, title, fontsize=14, weight="bold", va="center")
-    axes.text(24, 50, f"{learnt:,} learnt parameters: " + _sum(dense, learnt), fontsize=9, color=FAINT, va="center")
-    for number, (before, after, layer) in enumerate(zip(columns, columns[1:], dense, strict=False), start=1):
+    axes.text(
+        24, 50, f"{learnt:,} learnt parameters: " + _sum(found, dense, learnt), fontsize=9, color=FAINT, va="center"
+    )
+    for number, (before, after, layer) in enumerate(zip(places, places[1:], dense, strict=False), start=1):
         _lines(axes, before, after, layer, number)
-    for number, (column, stage) in enumerate(zip(columns, found, strict=True)):
-        last = number == len(columns) - 1
+    for number, (column, stage) in enumerate(zip(places, found, strict=True)):
+        last = number == len(places) - 1
         activation = next((layer.title for layer in stage.layers if layer.kind == "activation"), "") if number else ""
         _circles(axes, column, stage, activation, names if last else [], "x" if number == 0 else "z" if last else "")
         for line, (colour, words) in enumerate(captions[number]):
@@ -74,6 +96,9 @@ def draw(found: Sequence[Stage], *, title: str, learnt: int, labels: Sequence[st
             axes.text(
                 column.x, bottom + 8 + line * 15, words, fontsize=9, ha="center", va="center", color=colour, weight=bold
             )
+    for index, y in zip(places[0].indices, places[0].ys, strict=True):
+        if given:
+            axes.text(places[0].x - _RADIUS - 8, y, given[index], fontsize=9, ha="right", va="center", color=INK)
     _legend(axes, bottom + foot * 15 + 38)
     return made
 
@@ -169,14 +194,19 @@ def _caption(stage: Stage, number: int, columns: int) -> list[tuple[str, str]]:
     return lines
 
 
-def _sum(dense: Sequence[Layer], learnt: int) -> str:
+def _sum(found: Sequence[Stage], dense: Sequence[Layer], learnt: int) -> str:
     parts: list[str] = []
     for layer in dense:
         parts.append(by((layer.took[-1], layer.gave[-1])))
         if len(layer.parameters) > 1:
             parts.append(f"{layer.gave[-1]}")
-    rest = learnt - sum(layer.count for layer in dense)
-    return " + ".join(parts) + (f", and {rest:,} of normalisation" if rest else "")
+    norms = sum(layer.count for stage in found for layer in stage.layers if layer.kind == "norm")
+    rest = learnt - norms - sum(layer.count for layer in dense)
+    told = [" + ".join(parts)]
+    told += [f"and {norms:,} of normalisation"] if norms else []
+    told += [f"and {rest:,} others"] if rest > 0 else []
+    told += ["some of them used more than once"] if rest < 0 else []
+    return ", ".join(told)
 
 
 def _legend(axes: Axes, y: float) -> None:

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from frostline_training.evaluation.calibrate import Tempered
+from frostline_training.evaluation.calibrate import Tempered, Unweighted
+from frostline_training.networks.families import Table
 
 Shape = tuple[int, ...]
 
 # Layers that are one idea to a reader though they are built from others.
-_WHOLE = (nn.RNNBase, nn.MultiheadAttention)
+_WHOLE = (nn.RNNBase, nn.MultiheadAttention, Table)
+_CALIBRATED = (Tempered, Unweighted)  # they stand around the network, and change what it gives
 
 # Functions that a reader would call a layer or an activation. Everything else (reshapes, masks, indexing) is plumbing.
 _FUNCTIONS: Mapping[str, str] = {
@@ -52,7 +54,7 @@ class Layer:
     Attributes:
         name: Its path in the network, or that of the module in which the function was called.
         title: What it is, with its options: ``Conv2d 3x3``.
-        kind: input, weights, recurrent, attention, embedding, norm, activation, dropout, pool, add, reshape or other.
+        kind: input, weights, recurrent, attention, embedding, table, norm, activation, dropout, pool, add, reshape or other.
         took: The shape of one row before it.
         gave: The shape of one row after it.
         parameters: What it holds.
@@ -60,6 +62,7 @@ class Layer:
         takes: The index of the layer whose output it takes; None where it takes what the network was given.
         aside: Whether it depends on nothing that the network was given: learnt positions, say.
         skips_from: For an addition, the index of the layer whose output comes in past the others.
+        joins: For a join, the indices of the layers whose outputs it takes besides that of `takes`.
         module: The layer itself, where it is one.
     """
 
@@ -73,6 +76,7 @@ class Layer:
     takes: int | None = None
     aside: bool = False
     skips_from: int | None = None
+    joins: tuple[int, ...] = ()
     module: nn.Module | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -143,25 +147,22 @@ class _Notes(TorchFunctionMode):
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         self._stack.pop()
         if not _is_layer(module):
-            if isinstance(module, Tempered) and isinstance(out, Tensor):
-                self._note(
-                    Layer(
-                        self._names[module],
+            if isinstance(module, _CALIBRATED) and isinstance(out, Tensor):
+                if isinstance(module, Tempered):
+                    title, held = (
                         f"÷ temperature {module.temperature.item():.3g}",
-                        "norm",
-                        _row(out),
-                        _row(out),
-                        (Parameter("temperature", (), "fixed"),),
-                        takes=len(self.layers) - 1,
-                    ),
-                    out,
-                )
+                        Parameter("temperature", (), "fixed"),
+                    )
+                else:
+                    title, held = "− log of the class weights", Parameter("offset", (), "fixed")
+                place = len(self.layers) - 1
+                self._note(Layer(self._names[module], title, "norm", _row(out), _row(out), (held,), takes=place), out)
             return
         self._inside -= 1
         if self._inside:
             return
         tensors = list(_tensors((*args, *kwargs.values())))
-        if not tensors or next(_tensors(out), None) is None or (isinstance(module, nn.Dropout) and module.p == 0):
+        if not tensors or next(_tensors(out), None) is None or _passes(module):
             return
         name = self._names[module]
         origins = [self._origin[id(tensor)][0] for tensor in tensors if id(tensor) in self._origin]
@@ -238,7 +239,9 @@ class _Notes(TorchFunctionMode):
             title = _FUNCTIONS[name]
             kind = "activation" if title in _ACTIVATIONS else "pool"
             shapes = _row(took[0]), _row(gave[0])
-            self._note(Layer(self._path(), title, kind, *shapes, group=self._group(), takes=max(origins)), gave[0])
+            last = max(origins)
+            joins = tuple(sorted(set(origins) - {last})) if title == "join" else ()
+            self._note(Layer(self._path(), title, kind, *shapes, group=self._group(), takes=last, joins=joins), gave[0])
         elif loose is not None and isinstance(loose[1], nn.Parameter) and not origins:
             # Part of a loose weight, a slice of the positions say: still the same weight.
             for tensor in gave:
@@ -285,7 +288,12 @@ class _Notes(TorchFunctionMode):
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, _WHOLE) or (not isinstance(module, Tempered) and next(module.children(), None) is None)
+    return isinstance(module, _WHOLE) or (not isinstance(module, _CALIBRATED) and next(module.children(), None) is None)
+
+
+def _passes(module: nn.Module) -> bool:
+    # What it gives is the very tensor that it takes.
+    return isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0)
 
 
 def _is_table(tensor: Tensor, live: Mapping[int, Tensor]) -> bool:
@@ -329,6 +337,7 @@ def _layer_kind(module: nn.Module, parameters: tuple[Parameter, ...]) -> str:
         ((nn.Embedding, nn.EmbeddingBag), "embedding"),
         ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout), "dropout"),
         ((nn.Flatten, nn.Unflatten, nn.Identity), "reshape"),
+        ((Table,), "table"),
     ):
         if isinstance(module, kinds):
             return kind
@@ -359,6 +368,8 @@ def _title(module: nn.Module) -> str:  # noqa: PLR0911 a table, one line for eac
             return f"Dropout {module.p:g}"
         case nn.Embedding():
             return "Embedding"
+        case Table():
+            return "the columns side by side"
     return name
 
 

@@ -1,0 +1,87 @@
+"""The baselines, on rows whose scores are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from frostline_training.data import Column, Dataset, Rows, Split
+from frostline_training.evaluation import baselines as module
+from frostline_training.evaluation.baselines import Baseline, baselines
+
+
+def _split(inputs: NDArray[np.generic], targets: NDArray[np.generic], task: str, labels: tuple[str, ...]) -> Split:
+    rows = Rows(inputs, targets)
+    columns = tuple(Column(str(index)) for index in range(inputs.shape[1]))
+    dataset = Dataset("d", rows, labels, "", "", task=task, columns=columns)  # type: ignore[arg-type]
+    return Split(dataset, rows, rows, rows)
+
+
+def _numbers(rows: int, columns: int) -> NDArray[np.float32]:
+    return np.random.default_rng(3).normal(size=(rows, columns)).astype(np.float32)
+
+
+def _scores(found: tuple[Baseline, ...]) -> dict[str, dict[str, object]]:
+    return {one.name: one.card() for one in found}
+
+
+def test_the_majority_class_is_right_as_often_as_it_comes_and_ranks_nothing() -> None:
+    inputs = _numbers(200, 2)
+    targets = (inputs[:, 0] > np.quantile(inputs[:, 0], 0.9)).astype(np.int64)
+    found = _scores(baselines(_split(inputs, targets, "single-label", ("no", "yes")), seed=1))
+    assert found["majority class"]["test_accuracy"] == 0.9
+    assert found["majority class"]["test_roc_auc"] == 0.5
+    assert found["majority class"]["test_average_precision"] == pytest.approx(0.1)
+    assert found["logistic regression"]["test_roc_auc"] == 1  # one value decides
+    assert found["gradient boosting"]["test_roc_auc"] == pytest.approx(1)
+
+
+def test_the_mean_explains_nothing_and_a_line_is_found() -> None:
+    inputs = _numbers(100, 2)
+    targets = (3 * inputs[:, :1] - 1).astype(np.float32)
+    found = _scores(baselines(_split(inputs, targets, "regression", ("y",)), seed=1))
+    assert found["mean"]["test_r2"] == pytest.approx(0, abs=1e-6)
+    assert found["mean"]["test_rmse_over_std"] == pytest.approx(1)
+    assert found["linear regression"]["test_r2"] == pytest.approx(1)
+    assert set(found) == {"mean", "linear regression", "gradient boosting"}
+
+
+def test_every_label_has_a_model_and_one_that_never_varies_needs_none() -> None:
+    inputs = _numbers(100, 2)
+    targets = np.stack([inputs[:, 0] > 0, np.ones(100)], axis=1).astype(np.float32)
+    found = _scores(baselines(_split(inputs, targets, "multi-label", ("a", "b")), seed=1))
+    assert found["logistic regression"]["test_micro_f1"] == pytest.approx(1, abs=0.02)
+    assert found["logistic regression"]["test_roc_auc"] == 1
+
+
+def test_missing_numbers_and_categories_are_no_obstacle() -> None:
+    inputs = _numbers(90, 2)
+    inputs[:, 1] = np.arange(90) % 3 + 1
+    inputs[::7, 0] = np.nan
+    targets = (inputs[:, 1] == 2).astype(np.int64)
+    split = _split(inputs, targets, "single-label", ("no", "yes"))
+    columns = (Column("n"), Column("c", ("(unknown)", "a", "b", "c")))
+    split = replace(split, dataset=replace(split.dataset, columns=columns))
+    found = _scores(baselines(split, seed=1))
+    assert found["logistic regression"]["test_accuracy"] == 1
+    assert found["gradient boosting"]["test_accuracy"] == 1
+
+
+def test_what_would_take_long_is_skipped_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_CELLS", 100)
+    split = _split(_numbers(51, 2), np.arange(51) % 2, "single-label", ("a", "b"))
+    found = _scores(baselines(split, seed=1))
+    assert found["logistic regression"] == {"skipped": "102 values to learn from, and at most 100 are compared"}
+    assert found["majority class"]["test_accuracy"] == 26 / 51
+
+
+def test_pictures_are_no_table() -> None:
+    rows = Rows(np.zeros((6, 1, 4, 4), np.float32), np.arange(6) % 2)
+    split = Split(Dataset("d", rows, ("a", "b"), "", ""), rows, rows, rows)
+    assert [one.name for one in baselines(split, seed=1)] == ["majority class"]
+
+
+def test_the_same_seed_gives_the_same_scores() -> None:
+    split = _split(_numbers(60, 3), np.arange(60) % 3, "single-label", ("a", "b", "c"))
+    assert _scores(baselines(split, seed=4)) == _scores(baselines(split, seed=4))
