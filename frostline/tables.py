@@ -22,11 +22,13 @@ class PredictedRow:
         source: The file that the row is from.
         number: Its number in that file, from 0.
         probabilities: The probability of each class, in the network's own precision.
+        decided: The class that a threshold of the model decides on; None where the most probable class is the answer.
     """
 
     source: str
     number: int
     probabilities: "NDArray[Any]"
+    decided: int | None = None
 
     @property
     def id(self) -> str:
@@ -36,6 +38,10 @@ class PredictedRow:
     def best(self, count: int) -> list[int]:
         """The most probable classes, the best first and the lower index first on a tie."""
         return [int(index) for index in (-self.probabilities).argsort(kind="stable")[:count]]
+
+    def answer(self, top: int | None) -> list[int]:
+        """The classes to write: the answer, or the `top` most probable."""
+        return self.best(top or 1) if top is not None or self.decided is None else [self.decided]
 
 
 def write_predictions(
@@ -70,7 +76,7 @@ def write_predictions(
                     "id": row.id,
                     "top": [
                         {"prediction": name(index), "probability": _json_number(row.probabilities[index])}
-                        for index in row.best(top or 1)
+                        for index in row.answer(top)
                     ],
                 }
                 for number, row in enumerate(rows)
@@ -95,7 +101,7 @@ def write_predictions(
         header = _header([labels[index] if index < len(labels) else "" for index in range(classes)])
         lines = []
         for row in rows:
-            best = [[str(name(index)), number(row.probabilities[index])] for index in row.best(1)] or [["", ""]]
+            best = [[str(name(index)), number(row.probabilities[index])] for index in row.answer(None)] or [["", ""]]
             each = [number(p) for p in row.probabilities]
             lines.append([row.id, *best[0], *each, *[""] * (classes - len(each))])
     if form == "csv":

@@ -28,6 +28,22 @@ def ranks(model: Model) -> bool:
     return any(output.name == "softmax" and len(output.shape) == 2 for output in model.outputs)
 
 
+def decided(answer: "Prediction", labels: Sequence[str]) -> list[int | None]:
+    """For each row the class whose label is the answer, if that is not its most probable class; else None.
+
+    Args:
+        answer: The prediction, with classes.
+        labels: The names of the classes.
+    """
+    best = answer.argmax.tolist()
+    if not labels or len(answer.labels) != len(best):
+        return [None] * len(best)
+    return [
+        labels.index(label) if label in labels and label != labels[index] else None
+        for label, index in zip(answer.labels, best, strict=True)
+    ]
+
+
 def ask(
     client: "Client", model: Model, requests: "Iterable[tuple[Mapping[str, NDArray[Any]], Sequence[tuple[str, int]]]]"
 ) -> "tuple[list[tuple[str, int]], dict[str, NDArray[Any]]]":
@@ -115,7 +131,9 @@ def write(
         flat: dict[str, Sequence[Any]] = {}
         for column, array in answers.items():
             for place in itertools.product(*map(range, array.shape[1:])):
-                flat["_".join(map(str, (column, *place)))] = [row[place] for row in array]
+                at: Any = (slice(None), *place)
+                # NumPy's text of a number is the shortest of its precision.
+                flat["_".join(map(str, (column, *place)))] = list(array[at])
         lines = [[name, *(str(cells[number]) for cells in flat.values())] for number, name in enumerate(names)]
         csv.writer(out, lineterminator="\n").writerows([["id", *flat], *lines])
     else:

@@ -263,12 +263,13 @@ def predict(
         for arrays, origins in requests:
             # All are answered by the version whose limits and shapes they were made for. Labels come with a ranking only.
             ranked = _ALL_CLASSES if labels is None or not served.batched else 0
-            answer = client.predict(model, arrays, version=served.version, outputs=["softmax"], top_k=ranked)
+            answer = client.predict(model, arrays, version=served.version, outputs=["softmax", "argmax"], top_k=ranked)
             if ranked and len(answer.softmax):
                 labels = _labels(answer.top(ranked)[0], answer.softmax[0])
             # Without a batch axis an answer has as many rows as it has.
             places = origins if served.batched else [(origins[0][0], number) for number in range(len(answer.softmax))]
-            rows += [PredictedRow(*place, p) for place, p in zip(places, answer.softmax, strict=True)]
+            decided = answers.decided(answer, labels or [])
+            rows += [PredictedRow(*place, *said) for *said, place in zip(answer.softmax, decided, places, strict=True)]
     write_predictions(rows, labels or [], served, form, sys.stdout, top=top)
 
 

@@ -109,7 +109,7 @@ class Prediction:
     def labels(self) -> tuple[Any, ...]:
         """The label of each row's most probable class; empty when the model has no labels.
 
-        Where any number of labels may hold, a tuple of those of each row whose probability has reached the model's
+        A model of two classes may have been published with a threshold, which decides instead. Where any number of labels may hold, a tuple of those of each row whose probability has reached the model's
         threshold; of a model of yes and no, which of the two.
         """
         if self._task in _YES_OR_NO:

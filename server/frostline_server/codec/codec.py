@@ -372,6 +372,9 @@ class Codec:
             if reading not in readings:
                 raise self._no_reading(predictor_pb2.Output.Name(reading))
         names = dict.fromkeys(name for reading in asked for name in readings[reading])
+        if heads is not None and predictor_pb2.ARGMAX in asked and self._task.positive is not None:
+            # Which of the two labels a row has, their probabilities decide.
+            names[heads.softmax] = None
         if ranked:
             if heads is None:
                 raise self._no_reading("ranking of classes (top_k)")

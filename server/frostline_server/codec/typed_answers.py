@@ -45,10 +45,12 @@ class Task:
     Attributes:
         name: such as ``regression``.
         thresholds: the probability from which a label holds, where several may: one for all, or one for each.
+        positive: of two classes, the one that is a row's label from the threshold on; None where the most probable is.
     """
 
     name: str
     thresholds: tuple[float, ...] = ()
+    positive: int | None = None
 
 
 class Readings(NamedTuple):
@@ -71,11 +73,13 @@ class _Plan(NamedTuple):
         tensors: for each reading, all of its field that comes before the elements, and which output they are; nothing
             before texts, whose length is not known.
         classes: the output whose labels follow; None without labels.
+        decides: the output of the probabilities that decide which label follows; None where the classes do.
     """
 
     head: bytes
     tensors: tuple[tuple[bytes, int], ...]
     classes: int | None
+    decides: int | None
 
 
 class TypedAnswers:
@@ -135,7 +139,9 @@ class TypedAnswers:
             parts.append(_field(_ID_TAG, request_id.encode()))
         for head, at in plan.tensors:
             parts += (head, outputs[at].tobytes()) if head else (self._texts(wanted[at], outputs[at]),)
-        if plan.classes is not None:
+        if plan.decides is not None:
+            parts += [self._label_field(index) for index in self._decided(outputs[plan.decides])]
+        elif plan.classes is not None:
             parts += [self._label_field(index) for index in outputs[plan.classes].tolist()]
         if top_k:
             softmax = outputs[wanted.index(self._names[pb.SOFTMAX])]
@@ -162,7 +168,14 @@ class TypedAnswers:
                 at = wanted.index(name)
                 texts = outputs[at].dtype.hasobject
                 tensors.append((b"" if texts else _tensor_head(_VALUES_TAG, called, outputs[at]), at))
-        return _Plan(answer.SerializeToString(), tuple(tensors), classes)
+        positive = self._task.positive is not None and pb.SOFTMAX in self._names
+        decides = wanted.index(self._names[pb.SOFTMAX]) if classes is not None and positive else None
+        return _Plan(answer.SerializeToString(), tuple(tensors), classes, decides)
+
+    def _decided(self, softmax: Array) -> list[int]:
+        """Which of two classes each row's label is."""
+        positive, (threshold,) = self._task.positive or 0, self._task.thresholds
+        return [positive if yes else 1 - positive for yes in (softmax[:, positive] >= threshold).tolist()]
 
     def _texts(self, name: str, array: Array) -> bytes:
         tensor = pb.Tensor(name=self._own[name], dtype=pb.BYTES, shape=array.shape, data=pack_bytes(array.ravel()))

@@ -229,12 +229,13 @@ def read_labels(card: Mapping[str, Any], metadata: Mapping[str, str], classes: i
     return labels
 
 
-def read_task(card: Mapping[str, Any], metadata: Mapping[str, str]) -> Task | None:
+def read_task(card: Mapping[str, Any], metadata: Mapping[str, str], labels: Sequence[str] | None) -> Task | None:
     """What a network was published for; None if nothing says it.
 
     Args:
         card: the version's card.
         metadata: the ONNX file's metadata.
+        labels: names of the classes.
 
     Raises:
         LoadError: the card's decision is none.
@@ -242,15 +243,25 @@ def read_task(card: Mapping[str, Any], metadata: Mapping[str, str]) -> Task | No
     name = metadata.get("frostline.task") or card.get("task")
     if not isinstance(name, str) or not name or len(name) > _LONGEST_TASK:
         return None
-    decision = card.get("decision")
-    found = decision.get("threshold") if isinstance(decision, dict) else None
+    scores = card.get("scores")
+    decision = scores.get("decision") if isinstance(scores, dict) else None
+    if not isinstance(decision, dict):
+        return Task(name)
+    found = decision.get("threshold")
     thresholds = found if isinstance(found, list) else [] if found is None else [found]
     for threshold in thresholds:
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise LoadError(
                 f"the card's decision has the threshold {str(threshold)[:40]}; expected probabilities from 0 to 1"
             )
-    return Task(name, tuple(map(float, thresholds)))
+    if len(thresholds) > 1 and len(thresholds) != len(labels or ()):
+        raise LoadError(f"the card's decision has {len(thresholds)} thresholds for {len(labels or ())} labels")
+    # Of two classes one is answered from its threshold on, and the other below it.
+    label = decision.get("label")
+    positive = None
+    if isinstance(label, str) and labels is not None and len(labels) == 2 and len(thresholds) == 1 and label in labels:
+        positive = labels.index(label)
+    return Task(name, tuple(map(float, thresholds)), positive)
 
 
 _LONGEST_TASK = 40

@@ -162,7 +162,7 @@ class Loader:
             max_run_s, self.on_hang,
         )  # fmt: skip
         self.watchdog.watch(batcher)
-        task = read_task(artifact.card, sessions[0].metadata)
+        task = read_task(artifact.card, sessions[0].metadata, labels)
         codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels, task)
         batcher.start()
         return LoadedModel(
