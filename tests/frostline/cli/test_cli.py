@@ -213,7 +213,10 @@ def test_models_shows_states_reasons_and_inputs(server: FakeServer, capsys: pyte
         (["models", "--certificate", "c.pem", "--key", "k.pem"], "a client certificate needs TLS"),
         (["train", "foo"], "no such recipe 'foo'; there are: breast-cancer, digits"),
         (["train"], "which recipe?; there are: breast-cancer, digits"),
-        (["train", "iris", "--set", "epoch=3"], "iris has no setting 'epoch'; there are: activation, batch_size"),
+        (
+            ["train", "iris", "--set", "epoch=3"],
+            "iris has no setting 'epoch'; there are: activation, baselines, batch_size",
+        ),
         (["train", "iris", "--set", "epochs=many"], "epochs: Input should be a valid integer"),
         (["train", "iris", "--set", "epochs"], "write it as name=value"),
         (["train", "iris", "--precision", "fp4"], "precision 'fp4' is not one of fp16, int8"),
