@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from frostline.pb import model_config_pb2
-from frostline_server.model import artifact
 from frostline_server.codec.typed_answers import Task
 from frostline_server.errors import LoadError
+from frostline_server.model import artifact
 from frostline_server.model.artifact import read_task, whole
 from frostline_server.regular_files import FileReader
 from tests.support import onnx_models
