@@ -7,7 +7,7 @@ MODELS ?= models
 JOBS   ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak recipes settings fmt constraints
+.PHONY: help setup demo serve test interop lint proto bench growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak tasks recipes settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ hostile-models: setup  ## serve three good models among a hundred hostile ones, 
 
 soak: setup  ## an hour of mixed load with new versions, hostile models and bad calls; every answer is checked
 	$(BIN)/python -m bench.soak $(ARGS)
+
+tasks: setup  ## train a network of every task, ask it through five clients, and write the table of docs/training.md
+	$(BIN)/python -m bench.tasks
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
 	$(BIN)/python -m frostline_training.table
