@@ -180,9 +180,9 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
         what, value = next((key, value) for key, value in card["scores"].items() if key.startswith("test_"))
         with np.load(published.path / "golden.npz") as golden:
             rows = golden["input"]
-            outputs = {
-                key.removeprefix("output."): golden[key] for key in golden if key.startswith(("logits", "output."))
-            }
+            outputs = {key.removeprefix("output."): golden[key] for key in golden if key.startswith("output.")}
+            # One alone goes by whatever the file calls it.
+            outputs = outputs or {"": golden["logits"]}
         source = recipe.data if isinstance(recipe.data, str) else recipe.data.path.stem
         trained.append(
             Trained(card["task"], recipe.name, f"recipe, {recipe.network.family}", source,
