@@ -38,7 +38,7 @@ def test_the_clients_errors_follow_the_servers_sentences(tmp_path: Path, front_e
         with pytest.raises(frostline.InvalidInput, match=r"Expected \[-1,4\], got \[2,3\]"):
             client.predict("linear", rows[:, :3])
         with pytest.raises(frostline.InvalidInput, match="does not choose one of several classes"):
-            client.predict("text", rows)
+            client.predict("text", rows, outputs=["softmax"])
         with (
             server.held("linear") as device,
             frostline.connect(server.address, timeout_s=TIMEOUT_S) as other,

@@ -3,15 +3,22 @@
 Each is either published and served as PyTorch computes it, or refused with a sentence that names the cause.
 """
 
+import json
 import math
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune
+
+from frostline_training import publish
+from frostline_training.errors import PublishError
 
 ROWS = 12
 
@@ -246,12 +253,21 @@ def tokens(most: int, steps: int, *, padded: bool = False) -> Callable[[], Tenso
     return make
 
 
+def _fresh(*layers: nn.Module) -> nn.Module:
+    """The layers in a row, with weights drawn anew, so that the same seed gives the same ones."""
+    network = nn.Sequential(*layers)
+    for layer in network.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    return network
+
+
 def _images(*layers: nn.Module, size: int, channels: int = 3) -> tuple[Callable[[], nn.Module], Callable[[], Tensor]]:
-    return (lambda: nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 4))), rows(channels, 8, 8)
+    return (lambda: _fresh(*layers, nn.Flatten(), nn.Linear(size, 4))), rows(channels, 8, 8)
 
 
 def _flat(*layers: nn.Module, last: int = 8) -> tuple[Callable[[], nn.Module], Callable[[], Tensor]]:
-    return (lambda: nn.Sequential(nn.Linear(4, 8), *layers, nn.Linear(last, 3))), rows(4)
+    return (lambda: _fresh(nn.Linear(4, 8), *layers, nn.Linear(last, 3))), rows(4)
 
 
 OWN: Mapping[str, Own] = {
@@ -345,3 +361,20 @@ OWN: Mapping[str, Own] = {
     "across-rows": Own(lambda: Of(lambda p, x: p["f"](x - x.mean(0)), f=nn.Linear(4, 3)), rows(4), refused="answers a row alone differently"),
     "found-objects": Own(lambda: Of(lambda p, x: p["f"](x[x[:, 0] > 0]), f=nn.Linear(4, 3)), rows(4), refused="whose first axis is not the batch|of different names, shapes"),
 }  # fmt: skip
+
+
+def main(models: Path) -> None:
+    """Publish all of them into a folder, and print what each refusal said, by name, as JSON."""
+    warnings.simplefilter("ignore")
+    refusals: dict[str, str] = {}
+    for name, own in OWN.items():
+        torch.manual_seed(0)
+        try:
+            publish(own.make(), own.sample(), name=name, models=models, **own.publish)
+        except PublishError as error:
+            refusals[name] = str(error)
+    sys.stdout.write(json.dumps(refusals))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

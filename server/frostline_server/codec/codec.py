@@ -319,6 +319,10 @@ class Codec:
             InvalidInput: it does not fit the network.
             Unsupported: it asks for a reading that the network's answers do not have.
         """
+        outputs, ranked = tuple(request.outputs[:]), request.top_k > 0
+        wanted = self._readings.get((outputs, ranked))
+        if wanted is None:
+            wanted = self._check_readings(outputs, ranked=ranked)
         inputs = request.inputs
         if len(inputs) > len(self._specs) + _MOST_LISTED:
             self._layouts.refuse([each.name for each in inputs[:_MOST_LISTED]], len(inputs))
@@ -330,10 +334,6 @@ class Codec:
             check_bytes(self._model, spec, nbytes, count, inputs[at].data)
             for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True)
         ]
-        outputs, ranked = tuple(request.outputs[:]), request.top_k > 0
-        wanted = self._readings.get((outputs, ranked))
-        if wanted is None:
-            wanted = self._check_readings(outputs, ranked=ranked)
         readings = Readings(outputs or (() if ranked else self._usual), request.top_k)
         return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))
 

@@ -1,5 +1,6 @@
 """The HTTP server's limits, over real sockets: who is slow, idle or rude harms nobody else."""
 
+import contextlib
 import errno
 import socket
 import threading
@@ -270,5 +271,8 @@ def test_closing_leaves_no_descriptor_and_no_thread() -> None:
         half.sendall(b"GET")
         until(lambda: server.connections == 2)
         server.close()
-        assert rest(idle) == rest(half) == b""
+        assert rest(idle) == b""
+        # What was not read yet when the connection ended resets it.
+        with contextlib.suppress(ConnectionResetError):
+            assert rest(half) == b""
     assert (len(files()), threading.active_count()) == (before, threads)

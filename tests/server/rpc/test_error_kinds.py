@@ -128,7 +128,7 @@ def test_the_client_raises_what_the_kind_says_whatever_the_model_is_called(serve
             client.model("queue")
         assert missing.value.kind == "model_not_found"
         with pytest.raises(frostline.InvalidInput, match="'text' does not choose one of several classes") as odd:
-            client.predict("text", np.array([["a", "b"]], object))
+            client.predict("text", np.array([["a", "b"]], object), outputs=["softmax"])
         assert (odd.value.code, odd.value.kind) == ("UNIMPLEMENTED", "unsupported")
         with pytest.raises(frostline.InvalidInput, match="; lookup expects tokens INT64") as bad:
             client.predict("lookup", TOKENS)

@@ -360,9 +360,9 @@ PREDICT_BAD: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
         grpc.StatusCode.INVALID_ARGUMENT,
         "input byte size mismatch for input 'input'",
     ),
-    "unknown reading": ({"outputs": [9]}, grpc.StatusCode.INVALID_ARGUMENT, "outputs must be LOGITS, SOFTMAX or ARGMAX, got 9"),
+    "unknown reading": ({"outputs": [9]}, grpc.StatusCode.INVALID_ARGUMENT, "outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got 9"),
     "a network without logits": (
-        {"model": "text"},
+        {"model": "text", "outputs": [predictor_pb2.SOFTMAX]},
         grpc.StatusCode.UNIMPLEMENTED,
         "model 'text' does not choose one of several classes",
     ),
