@@ -278,6 +278,23 @@ def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path: Path, linear: 
         publish(linear, sample, name="m", models=tmp_path, labels=["a", "b"])
 
 
+@pytest.mark.parametrize("labels", [{"a", "b", "c"}, "abc", {0: "a", 1: "b", 2: "c"}])
+def test_labels_without_an_order_of_their_own_are_refused(
+    tmp_path: Path, linear: nn.Module, sample: Tensor, labels: object
+) -> None:
+    with pytest.raises(PublishError, match="give a list of the classes' names, in the order of the network's outputs"):
+        publish(linear, sample, name="m", models=tmp_path, labels=labels)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_an_output_called_like_an_input_is_refused(tmp_path: Path, linear: nn.Module, sample: Tensor) -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"input": linear(x), "other": x * 2}
+
+    with pytest.raises(PublishError, match="an input and an output are both called 'input'"):
+        publish(Named(), sample, name="m", models=tmp_path)
+
+
 @pytest.mark.parametrize("tolerance", [-1e-5, float("nan"), float("inf")])
 def test_a_tolerance_that_proves_nothing_is_refused(
     tmp_path: Path, linear: nn.Module, sample: Tensor, tolerance: float

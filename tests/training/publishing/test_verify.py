@@ -133,6 +133,7 @@ def test_an_answer_that_is_not_finite_is_refused_with_its_row(sample: Tensor) ->
     ("function", "seen"),
     [
         (lambda rows: {"a": [rows, "b"]}, r"with str in 'a\.1', not with tensors"),
+        (lambda rows: {"a": {"b": rows}, "a.b": rows}, r"with two outputs that are both called 'a\.b'"),
         (lambda rows: None, "with no tensor"),
         (lambda rows: rows.sum(), r"a batch of 64 with \[\], and not with \[64, \.\.\.\]"),
         (lambda rows: rows[:1], r"a batch of 64 with \[1, 4\], and not"),

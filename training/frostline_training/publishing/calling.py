@@ -92,9 +92,16 @@ def outputs(answer: object, single: str) -> Tensors:
         single: What a tensor alone is called.
 
     Raises:
-        TypeError: There is something else in it; the text says what and where.
+        TypeError: There is something else in it, or two tensors of one name; the text says what and where.
     """
-    return {single: answer} if isinstance(answer, Tensor) else dict(_flat(answer, ""))
+    if isinstance(answer, Tensor):
+        return {single: answer}
+    tensors: Tensors = {}
+    for name, tensor in _flat(answer, ""):
+        if name in tensors:
+            raise TypeError(f"two outputs that are both called {name!r}")
+        tensors[name] = tensor
+    return tensors
 
 
 def _flat(value: object, path: str) -> Iterator[tuple[str, Tensor]]:

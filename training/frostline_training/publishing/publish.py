@@ -129,7 +129,12 @@ def publish(
 
     single = tasks.output_name(task, probabilities=probabilities)
     held_out = check_network(network, inputs, tolerance, dynamic, call=call, single=single)
-    names = None if labels is None else [str(label) for label in labels]
+    names = _checked_labels(labels)
+    clashing = [called for called in held_out.outputs if called in inputs]
+    if clashing:
+        raise PublishError(
+            f"an input and an output are both called {clashing[0]!r}, which ONNX does not have; call one of them otherwise"
+        )
     asked = tasks.settle(task, held_out.outputs, targets, names)
     if asked.task != task:
         held_out, asked = _renamed(held_out, asked, single, tasks.output_name(asked.task, probabilities=probabilities))
@@ -237,6 +242,16 @@ def _checked_tolerance(rtol: float, atol: float) -> Tolerance:
     if not (math.isfinite(rtol) and math.isfinite(atol) and rtol >= 0 and atol >= 0):
         raise PublishError(f"tolerances rtol={rtol} and atol={atol} must be finite and not negative")
     return Tolerance(relative=rtol, absolute=atol)
+
+
+def _checked_labels(labels: object) -> list[str] | None:
+    if labels is None:
+        return None
+    if not isinstance(labels, Sequence | np.ndarray) or isinstance(labels, str | bytes):
+        raise PublishError(
+            f"labels are a {type(labels).__name__}: give a list of the classes' names, in the order of the network's outputs"
+        )
+    return [str(label) for label in labels]
 
 
 def _checked_sample(sample: object) -> Sample:

@@ -293,7 +293,7 @@ def _run_network(network: nn.Module, inputs: Named, call: Caller, single: str) -
         tensors = outputs(answer, single)
     except TypeError as error:
         raise RefusedError(
-            f"the network answers with {error}, not with tensors",
+            f"the network answers with {error}, not with tensors of different names",
             cause="forward() returns something else than tensors, or tuples, dicts and dataclasses of them",
         ) from None
     if not tensors:
