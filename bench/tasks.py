@@ -23,6 +23,7 @@ from sklearn import datasets
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.measure import document
 from frostline import connect, connect_async, server_process
 from frostline.cli import main as cli
 from frostline_training import pipeline, publish
@@ -31,7 +32,8 @@ from frostline_training.sources import NpzFile
 
 Array = np.ndarray[Any, Any]
 
-BEGIN, END = "<!-- tasks: written by `make tasks` -->", "<!-- end of tasks -->"
+TRAINING = Path("docs/training.md")
+
 LARGEST = 1e-4
 """The largest difference to PyTorch that is allowed, relative to numbers above 1."""
 
@@ -306,8 +308,8 @@ def measured(address: str, trained: Trained, folder: Path) -> tuple[str, ...]:
     return (f"`{trained.task}`", trained.network, trained.data, trained.score, *cells)
 
 
-def main(document: Path) -> None:
-    """Measure all, and write the table into `document`."""
+def main() -> None:
+    """Measure all, and write the table into the page about training."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         everything = [*recipes(folder / "models", folder), *own_modules(folder / "models")]
@@ -318,14 +320,9 @@ def main(document: Path) -> None:
                 lines.append(measured(served.address, trained, folder))
                 sys.stdout.write("  ".join(lines[-1]) + "\n")
                 sys.stdout.flush()
-    text = document.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{document} lacks the lines {BEGIN!r} and {END!r}")
     table = [f"| {' | '.join(cells)} |" for cells in (_HEADER, ("---",) * len(_HEADER), *lines)]
-    document.write_text("\n".join([f"{before}{begin}", "", *table, "", f"{end}{after}"]), encoding="utf-8")
+    document.write("tasks", "\n".join(table), TRAINING)
 
 
 if __name__ == "__main__":
-    main(Path("docs/training.md"))
+    main()

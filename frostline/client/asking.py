@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from frostline.client import messages
 from frostline.client.arrays import Given, Inputs, columns, given, is_table
-from frostline.client.calls import Call, Conversation, describe, expects, with_what_is_there
+from frostline.client.calls import LOOK_UP_S, Call, Conversation, describe, expects, with_what_is_there
 from frostline.client.catalog import Model
 from frostline.client.datatypes import NAMES, convert, taken
 from frostline.client.errors import (
@@ -44,9 +44,6 @@ _MOST_KNOWN = 1024
 
 _TOO_LARGE = "message larger than max"
 """Words of gRPC's own about a message above the server's limit."""
-
-_LOOK_UP_S = 2.0
-"""What a failed call is looked up for may not take longer: the user is waiting for the failure."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ class _Asking:
 
     def _look_up(self, version: str, refusal: FrostlineError | None = None) -> Conversation[Model]:
         """Asks what a version takes. Where that fails after a refusal, the user is told of the refusal."""
-        within_s = self._left_s() if refusal is None else min(_LOOK_UP_S, self._left_s())
+        within_s = self._left_s() if refusal is None else min(LOOK_UP_S, self._left_s())
         try:
             found = yield from describe(self._question.model, version, within_s)
         except FrostlineError:

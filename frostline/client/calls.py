@@ -16,7 +16,7 @@ from frostline.client.errors import FrostlineError, ModelNotFound, ModelNotReady
 from frostline.pb import inference_pb2 as pb
 
 # What a failed call is looked up for may not take long: the user is waiting for the failure.
-_LOOK_UP_S = 2.0
+LOOK_UP_S = 2.0
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def with_what_is_there(error: ModelNotFound) -> Conversation[ModelNotFound]:
 
 def _what_is_there() -> Conversation[str]:
     try:
-        index = yield Call("RepositoryIndex", pb.RepositoryIndexRequest(), _LOOK_UP_S)
+        index = yield Call("RepositoryIndex", pb.RepositoryIndexRequest(), LOOK_UP_S)
     except FrostlineError:
         return "list what is there with `frostline models`"
     versions = [f"{entry.name} version {entry.version}" for entry in index.models]

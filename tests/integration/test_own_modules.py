@@ -29,10 +29,6 @@ ROOT = Path(__file__).parents[2]
 # What PyTorch says of its own layers.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supported:UserWarning"),
-    pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in.*WeakIdKeyDictionary:pytest.PytestUnraisableExceptionWarning"
-    ),
     pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning"),
 ]
 

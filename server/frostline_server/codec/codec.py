@@ -127,6 +127,7 @@ class Codec:
         heads = signature.heads
         self._task = task or Task("any" if heads is None else "single-label" if heads.confidence else "dense")
         own = {spec.name: spec.client_name for spec in signature.outputs if spec.name in signature.own_outputs}
+        self._usual: tuple[int, ...] = (predictor_pb2.VALUES,) if heads is None else READINGS
         self._typed = TypedAnswers(model, version, heads, labels, own, self._task)
         self._labels = labels
         self._layouts = Layouts(model, signature, max_batch_size)
@@ -348,10 +349,6 @@ class Codec:
     ) -> bytes:
         """A serialised PredictResponse; see `TypedAnswers.encode`."""
         return self._typed.encode(readings, wanted, outputs, request_id)
-
-    @property
-    def _usual(self) -> tuple[int, ...]:
-        return READINGS if self._signature.heads else (predictor_pb2.VALUES,)
 
     def _check_readings(self, outputs: tuple[int, ...], *, ranked: bool) -> tuple[str, ...]:
         if len(outputs) > _MOST_LISTED:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from frostline.cli import main as cli
 from frostline_training import data
-from frostline_training.data import Array, Dataset, named
+from frostline_training.data import named
 from frostline_training.errors import DataError
 from frostline_training.sources import CsvFile, ImageFolder, NpzFile, ParquetFile
+from tests.support.training.datasets import only_input, picture_folder
 
 Listing = Callable[[Path], list[str]]
 
@@ -32,23 +32,10 @@ def _npz(folder: Path, **arrays: object) -> Path:
     return path
 
 
-def _pictures(folder: Path, *, classes: int = 2, each: int = 3) -> Path:
-    for label in range(classes):
-        (folder / f"class-{label}").mkdir(parents=True)
-        for number in range(each):
-            Image.new("RGB", (5, 4), (40 * label, number, 255)).save(folder / f"class-{label}" / f"{number}.png")
-    return folder
-
-
-def _input(dataset: Dataset) -> Array:
-    (array,) = named(dataset.rows.inputs).values()
-    return array
-
-
 def test_a_csv_files_columns_are_numbers_or_categories(tmp_path: Path) -> None:
     dataset = data.load(CsvFile(path=_csv(tmp_path, FLOWERS), target="kind"))
     np.testing.assert_array_equal(
-        _input(dataset)[:4], np.array([[1.5, 2], [2.5, 1], [np.nan, 2], [0.5, 0]], np.float32)
+        only_input(dataset)[:4], np.array([[1.5, 2], [2.5, 1], [np.nan, 2], [0.5, 0]], np.float32)
     )
     assert [column.categories for column in dataset.columns] == [None, ("(unknown)", "blue", "red")]
     assert dataset.labels == ("rose", "violet")
@@ -69,7 +56,7 @@ def test_labels_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
 def test_a_text_column_becomes_its_bytes(tmp_path: Path) -> None:
     path = _csv(tmp_path, 'text,y\n"a, b",good\nüber,bad\n,bad\n')
     dataset = data.load(CsvFile(path=path, target="y", columns={"text": "text"}, text_bytes=4))
-    assert [bytes(row) for row in _input(dataset)] == [b"a, b", "übe".encode(), b"\0\0\0\0"]
+    assert [bytes(row) for row in only_input(dataset)] == [b"a, b", "übe".encode(), b"\0\0\0\0"]
     assert dataset.sequence
 
 
@@ -146,7 +133,7 @@ def test_parquet_is_read_where_pyarrow_is(tmp_path: Path) -> None:
     table = pytest.importorskip("pyarrow").table({"a": [1.5, None], "c": ["p", "q"], "y": ["u", "v"]})
     parquet.write_table(table, tmp_path / "t.parquet")
     dataset = data.load(ParquetFile(path=tmp_path / "t.parquet", target="y"))
-    np.testing.assert_array_equal(_input(dataset), np.array([[1.5, 1], [np.nan, 2]], np.float32))
+    np.testing.assert_array_equal(only_input(dataset), np.array([[1.5, 1], [np.nan, 2]], np.float32))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +156,7 @@ def test_an_archive_of_numbers_classes_and_lengths(tmp_path: Path) -> None:
 def test_whole_numbers_in_rows_are_tokens(tmp_path: Path) -> None:
     path = _npz(tmp_path, input=np.arange(6, dtype=np.int32).reshape(3, 2), target=[0, 1, 1])
     dataset = data.load(NpzFile(path=path, labels=("no", "yes")))
-    assert (str(_input(dataset).dtype), dataset.sequence, dataset.labels) == ("int64", True, ("no", "yes"))
+    assert (str(only_input(dataset).dtype), dataset.sequence, dataset.labels) == ("int64", True, ("no", "yes"))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +213,7 @@ def _damage(kind: str, folder: Path) -> str:
         case "NaN":
             return f"NpzFile(path={str(_npz(folder, input=[[np.nan]] * 9, target=[0, 1, 0] * 3))!r})"
         case _:
-            pictures = _pictures(folder / "p")
+            pictures = picture_folder(folder / "p")
             for name in ("x.png", "y.png"):
                 (pictures / "class-0" / name).write_bytes(b"no picture")
             return f"ImageFolder(path={str(pictures)!r})"

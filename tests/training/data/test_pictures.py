@@ -9,29 +9,17 @@ from PIL import Image
 from pydantic import ValidationError
 
 from frostline_training import data
-from frostline_training.data import Array, Dataset, named
+from frostline_training.data import Array
 from frostline_training.errors import DataError
 from frostline_training.sources import ImageFolder
+from tests.support.training.datasets import only_input, picture_folder
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def _pictures(folder: Path, *, classes: int = 2, each: int = 3) -> Path:
-    for label in range(classes):
-        (folder / f"class-{label}").mkdir(parents=True)
-        for number in range(each):
-            Image.new("RGB", (5, 4), (40 * label, number, 255)).save(folder / f"class-{label}" / f"{number}.png")
-    return folder
-
-
-def _input(dataset: Dataset) -> Array:
-    (array,) = named(dataset.rows.inputs).values()
-    return array
-
-
 def _alone(folder: Path, **options: object) -> Array:
     """Return what becomes of the one picture in `folder`, which is of class ``c``."""
-    return np.asarray(_input(data.load(ImageFolder.model_validate({"path": folder, **options})))[0])
+    return np.asarray(only_input(data.load(ImageFolder.model_validate({"path": folder, **options})))[0])
 
 
 @pytest.fixture
@@ -42,13 +30,13 @@ def one(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("color", "channels"), [("rgb", 3), ("grey", 1)])
 def test_an_image_folder_has_one_class_per_folder(tmp_path: Path, color: str, channels: int) -> None:
-    source = ImageFolder.model_validate({"path": _pictures(tmp_path / "p"), "size": (4, 5), "color": color})
+    source = ImageFolder.model_validate({"path": picture_folder(tmp_path / "p"), "size": (4, 5), "color": color})
     dataset = data.load(source)
-    assert _input(dataset).shape == (6, channels, 4, 5)
+    assert only_input(dataset).shape == (6, channels, 4, 5)
     assert (dataset.labels, dataset.rows.targets.tolist()) == (("class-0", "class-1"), [0, 0, 0, 1, 1, 1])
     assert dataset.notes == ()
     if color == "rgb":
-        assert _input(dataset)[4, :, 0, 0].tolist() == [40, 1, 255]
+        assert only_input(dataset)[4, :, 0, 0].tolist() == [40, 1, 255]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -135,7 +123,7 @@ def test_cmyk_becomes_colour(one: Path) -> None:
 def test_the_first_frame_of_an_animation_counts_and_it_is_said(one: Path) -> None:
     Image.new("RGB", (2, 2), RED).save(one / "p.gif", save_all=True, append_images=[Image.new("RGB", (2, 2), BLUE)])
     dataset = data.load(ImageFolder(path=one.parent, size=(2, 2)))
-    assert _input(dataset)[0, :, 0, 0].tolist() == list(RED)
+    assert only_input(dataset)[0, :, 0, 0].tolist() == list(RED)
     assert dataset.notes == ("1 pictures of one have several frames or pages; the first one is used",)
 
 
@@ -167,7 +155,7 @@ def test_the_thinnest_picture_fits(one: Path, fit: str) -> None:
 
 
 def test_the_card_says_how_pictures_are_brought_to_size(tmp_path: Path) -> None:
-    source = ImageFolder(path=_pictures(tmp_path / "p", each=5), size=(8, 6), fit="crop", background=(1, 2, 3))
+    source = ImageFolder(path=picture_folder(tmp_path / "p", each=5), size=(8, 6), fit="crop", background=(1, 2, 3))
     split = data.split(data.load(source), seed=1, validation=0.3, test=0.3)
     assert data.describe(split)["pictures"] == {
         "size": [8, 6],
@@ -183,7 +171,7 @@ def test_the_card_says_how_pictures_are_brought_to_size(tmp_path: Path) -> None:
 
 
 def test_what_is_no_picture_is_skipped_and_listed(tmp_path: Path) -> None:
-    pictures = _pictures(tmp_path / "p")
+    pictures = picture_folder(tmp_path / "p")
     for name in ("Thumbs.db", ".hidden.png", "notes.txt"):
         (pictures / "class-0" / name).write_text("no picture")
     (pictures / "class-1" / "x.png").write_bytes(b"no picture")
@@ -200,7 +188,7 @@ def test_what_is_no_picture_is_skipped_and_listed(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_ends_early_is_skipped_with_the_reason(tmp_path: Path) -> None:
-    pictures = _pictures(tmp_path / "p")
+    pictures = picture_folder(tmp_path / "p")
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(pictures / "class-0" / "0.jpg")
     whole = (pictures / "class-0" / "0.jpg").read_bytes()
@@ -214,7 +202,7 @@ def test_a_picture_that_ends_early_is_skipped_with_the_reason(tmp_path: Path) ->
 def test_more_unreadable_pictures_than_allowed_stop_the_training(
     tmp_path: Path, broken: int, unreadable: float, allowed: int
 ) -> None:
-    pictures = _pictures(tmp_path / "p")
+    pictures = picture_folder(tmp_path / "p")
     for number in range(broken):
         (pictures / "class-0" / f"x{number}.png").write_bytes(b"no picture")
     sentence = rf"{broken} of {6 + broken} pictures cannot be read, and at most {allowed} may .*: class-0/x0.png"
@@ -223,7 +211,7 @@ def test_more_unreadable_pictures_than_allowed_stop_the_training(
 
 
 def test_wrong_image_folders_are_refused_with_the_class(tmp_path: Path) -> None:
-    pictures = _pictures(tmp_path / "p")
+    pictures = picture_folder(tmp_path / "p")
     (pictures / "class-2").mkdir()
     with pytest.raises(DataError, match=r"class-2 is empty: class 'class-2' has no pictures$"):
         data.load(ImageFolder(path=pictures))

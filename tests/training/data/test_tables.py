@@ -10,10 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from frostline_training import data
-from frostline_training.data import Array, Dataset, named
+from frostline_training.data import Array, Dataset
 from frostline_training.data.encoding import from_card
 from frostline_training.errors import DataError
 from frostline_training.sources import CsvFile, DateColumn
+from tests.support.training.datasets import only_input
 
 NAN = float("nan")
 
@@ -24,26 +25,21 @@ def _load(folder: Path, content: str | bytes, /, **options: object) -> Dataset:
     return data.load(CsvFile.model_validate({"path": path, "target": "y", **options}))
 
 
-def _input(dataset: Dataset) -> Array:
-    (array,) = named(dataset.rows.inputs).values()
-    return array
-
-
 def _column(folder: Path, cells: Sequence[str], **options: object) -> Array:
     """Return column ``x``, whose cells are written in quotes, after it was read."""
     content = "x,y\n" + "".join(f'"{cell}",{"uv"[index % 2]}\n' for index, cell in enumerate(cells))
-    return _input(_load(folder, content, **options))[:, 0]
+    return only_input(_load(folder, content, **options))[:, 0]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_header_shows_what_separates_the_cells(tmp_path: Path, separator: str) -> None:
     dataset = _load(tmp_path, "a,b,y\n1,2,u\n3,4,v\n".replace(",", separator))
-    assert _input(dataset).tolist() == [[1, 2], [3, 4]]
+    assert only_input(dataset).tolist() == [[1, 2], [3, 4]]
 
 
 def test_a_decimal_comma_is_no_separator(tmp_path: Path) -> None:
     dataset = _load(tmp_path, "a;b;y\n1,5;2,25;u\n3,0;-4,5e1;v\n", decimal=",")
-    assert _input(dataset).tolist() == [[1.5, 2.25], [3, -45]]
+    assert only_input(dataset).tolist() == [[1.5, 2.25], [3, -45]]
 
 
 def test_a_separator_within_quotes_separates_nothing(tmp_path: Path) -> None:
@@ -54,7 +50,7 @@ def test_two_separators_that_both_fit_are_refused_until_one_is_said(tmp_path: Pa
     content = "day;price, net;y\n1;2,5;u\n2;3,5;v\n"
     with pytest.raises(DataError, match="either ',' or ';' may separate the cells; say separator=',' in CsvFile"):
         _load(tmp_path, content)
-    assert _input(_load(tmp_path, content, separator=";", decimal=",")).tolist() == [[1, 2.5], [2, 3.5]]
+    assert only_input(_load(tmp_path, content, separator=";", decimal=",")).tolist() == [[1, 2.5], [2, 3.5]]
 
 
 @pytest.mark.parametrize(("encoding", "written"), [("utf-8", "utf-8-sig"), ("cp1252", "cp1252"), ("utf-16", "utf-16")])
@@ -67,7 +63,7 @@ def test_the_encoding_can_be_said_and_a_byte_order_mark_is_none_of_the_name(
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.csv"])
 def test_a_compressed_file_is_read_as_it_is(tmp_path: Path, name: str) -> None:
-    assert _input(_load(tmp_path, gzip.compress(b"x,y\n1,u\n2,v\n", mtime=0), name=name)).tolist() == [[1], [2]]
+    assert only_input(_load(tmp_path, gzip.compress(b"x,y\n1,u\n2,v\n", mtime=0), name=name)).tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +185,7 @@ def test_a_column_without_a_name_is_refused_or_skipped(tmp_path: Path) -> None:
     content = ",x,y\n0,5,u\n1,6,v\n"
     with pytest.raises(DataError, match="a column has no name; name it, or skip it"):
         _load(tmp_path, content)
-    assert _input(_load(tmp_path, content, columns={"": "skip"})).tolist() == [[5], [6]]
+    assert only_input(_load(tmp_path, content, columns={"": "skip"})).tolist() == [[5], [6]]
 
 
 def test_lines_are_those_of_the_file_where_cells_have_several_and_lines_are_empty(tmp_path: Path) -> None:
@@ -202,14 +198,14 @@ def test_iso_dates_become_their_parts_and_an_age(tmp_path: Path) -> None:
     dataset = _load(tmp_path, "d,y\n2024-02-29,u\n2023-12-31,v\n,v\n")
     assert [column.name for column in dataset.columns] == ["d.year", "d.month", "d.day", "d.weekday", "d.age_days"]
     # Thursday and Sunday; from New Year's Eve to 29 February are 60 days.
-    np.testing.assert_array_equal(_input(dataset), [[2024, 2, 29, 3, 0], [2023, 12, 31, 6, 60], [NAN] * 5])
+    np.testing.assert_array_equal(only_input(dataset), [[2024, 2, 29, 3, 0], [2023, 12, 31, 6, 60], [NAN] * 5])
     assert dataset.send.endswith("d.age_days (a number, days until 2024-02-29, NaN where the date is missing)")
 
 
 def test_the_newest_date_of_all_columns_is_what_ages_count_from(tmp_path: Path) -> None:
     dataset = _load(tmp_path, "a,b,y\n2024-01-01,2024-01-03,u\n2024-01-02,2024-01-11,v\n")
     ages = [index for index, column in enumerate(dataset.columns) if column.name.endswith("age_days")]
-    assert _input(dataset)[:, ages].tolist() == [[10, 8], [9, 0]]
+    assert only_input(dataset)[:, ages].tolist() == [[10, 8], [9, 0]]
 
 
 def test_times_have_an_hour_and_offsets_are_brought_to_utc(tmp_path: Path) -> None:
@@ -218,20 +214,20 @@ def test_times_have_an_hour_and_offsets_are_brought_to_utc(tmp_path: Path) -> No
     content = "d,y\n" + "".join(f"{cell},{'uv'[index % 2]}\n" for index, cell in enumerate(cells))
     dataset = _load(tmp_path, content, columns={"d": column})
     expected = [[2, 1, 30, -1.5 / 24], [1, 12, 0, 0.5], [1, 0, 0, 1], [1, 0, 15, 1 - 900.5 / 86400]]
-    np.testing.assert_array_equal(_input(dataset), np.array(expected, np.float32))
+    np.testing.assert_array_equal(only_input(dataset), np.array(expected, np.float32))
     assert "d.hour" in [each.name for each in _load(tmp_path, content).columns]
 
 
 def test_dates_in_another_format_are_read_by_it(tmp_path: Path) -> None:
     column = DateColumn(format="%d.%m.%Y", relative_to=datetime(2024, 1, 1))  # noqa: DTZ001
     dataset = _load(tmp_path, "d,y\n31.12.2023,u\n02.01.2024,v\n", columns={"d": column})
-    assert _input(dataset).tolist() == [[2023, 12, 31, 6, 1], [2024, 1, 2, 1, -1]]
+    assert only_input(dataset).tolist() == [[2023, 12, 31, 6, 1], [2024, 1, 2, 1, -1]]
 
 
 def test_a_time_of_day_has_hours_and_minutes(tmp_path: Path) -> None:
     dataset = _load(tmp_path, "t,y\n07:45,u\n23:05,v\n", columns={"t": DateColumn(format="%H:%M")})
     assert [column.name for column in dataset.columns] == ["t.hour", "t.minute"]
-    assert _input(dataset).tolist() == [[7, 45], [23, 5]]
+    assert only_input(dataset).tolist() == [[7, 45], [23, 5]]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ Caller = Callable[[nn.Module, Mapping[str, Tensor]], object]
 """Calls a network with its inputs by name."""
 
 _STARS: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-_ONE = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+_BY_POSITION = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+_BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 
 def by_position(network: nn.Module, inputs: Mapping[str, Tensor]) -> object:
@@ -65,13 +66,13 @@ def bind(module: nn.Module, sample: Sample) -> tuple[Tensors, Caller]:
     signature = inspect.signature(module.forward)
     arguments = signature.parameters
     if not isinstance(sample, Mapping):
-        _try(signature, (sample,), {}, arguments)
+        _try(signature, (sample,), {})
         return {INPUT: sample}, by_position
     tensors = dict(sample)
-    named = [name for name, argument in arguments.items() if argument.kind in _ONE[1:] or _keyword(argument)]
+    named = [name for name, argument in arguments.items() if argument.kind in _BY_NAME]
     if not any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in arguments.values()):
         strange = [name for name in tensors if name not in named]
-        if len(tensors) == len(strange) == len(arguments) == 1 and next(iter(arguments.values())).kind in _ONE:
+        if len(tensors) == len(strange) == len(arguments) == 1 and next(iter(arguments.values())).kind in _BY_POSITION:
             # One tensor for the one argument that there is: the file's input may have a name of its own.
             return tensors, by_position
         if strange:
@@ -79,7 +80,7 @@ def bind(module: nn.Module, sample: Sample) -> tuple[Tensors, Caller]:
                 f"the sample names {', '.join(map(repr, strange))}, and {_takes(arguments)}; name the sample's tensors "
                 "like the arguments, because nothing else says which is which"
             )
-    _try(signature, (), tensors, arguments)
+    _try(signature, (), tensors)
     return tensors, by_name
 
 
@@ -171,21 +172,14 @@ class Exported(nn.Module):
         return (*tensors, tensors[0].sigmoid()) if self._sigmoid else tensors
 
 
-def _keyword(argument: inspect.Parameter) -> bool:
-    return argument.kind is inspect.Parameter.KEYWORD_ONLY
-
-
-def _try(
-    signature: inspect.Signature,
-    positional: tuple[object, ...],
-    named: Mapping[str, object],
-    arguments: Mapping[str, inspect.Parameter],
-) -> None:
+def _try(signature: inspect.Signature, positional: tuple[object, ...], named: Mapping[str, object]) -> None:
     try:
         signature.bind(*positional, **named)
     except TypeError as error:
         remedy = "give the sample as {'name': tensor, ...} with those names" if positional else "complete the sample"
-        raise PublishError(f"the sample does not fit: {first_line(error)}: {_takes(arguments)}; {remedy}") from error
+        raise PublishError(
+            f"the sample does not fit: {first_line(error)}: {_takes(signature.parameters)}; {remedy}"
+        ) from error
 
 
 def _takes(arguments: Mapping[str, inspect.Parameter]) -> str:

@@ -120,6 +120,7 @@ def publish(
     if task is not None and task not in TASKS:
         raise PublishError(f"there is no task {task!r}; there are: {', '.join(TASKS)}")
     tolerance = _checked_tolerance(rtol, atol)
+    names = _checked_labels(labels)
     original = calling.original(module)
     tensors, call = calling.bind(original, _checked_sample(sample))
     traced = {called: tensor.detach().cpu().contiguous() for called, tensor in tensors.items()}
@@ -129,7 +130,6 @@ def publish(
 
     single = tasks.output_name(task, probabilities=probabilities)
     held_out = check_network(network, inputs, tolerance, dynamic, call=call, single=single)
-    names = _checked_labels(labels)
     clashing = [called for called in held_out.outputs if called in inputs]
     if clashing:
         raise PublishError(

@@ -25,6 +25,7 @@ TASKS = get_args(Task)
 PROBABILITIES = "probabilities"
 _OUTPUT_NAMES = {"regression": "values", "embedding": "embedding", "any": "output"}
 _YES_OR_NO = ("multi-label", "binary")
+_ONE_CLASS = ("single-label", "dense")
 
 _AXES = {
     "single-label": "[N, C] with C of at least 2",
@@ -127,10 +128,13 @@ def is_probability(task: Task, answer: Array, last_operator: str | None) -> bool
         answer: The network's answers.
         last_operator: The operator of the file that gives them.
     """
-    if task in ("single-label", "dense"):
-        shares = answer.min() >= 0 and np.allclose(answer.sum(axis=1, dtype=np.float64), 1, rtol=0, atol=1e-4)
-        return bool(shares) or last_operator in ("Softmax", "Sigmoid", "HardSigmoid")
-    return task in _YES_OR_NO and last_operator in ("Softmax", "Sigmoid", "HardSigmoid")
+    if task not in (*_ONE_CLASS, *_YES_OR_NO):
+        return False
+    if last_operator in ("Softmax", "Sigmoid", "HardSigmoid"):
+        return True
+    return task in _ONE_CLASS and bool(
+        answer.min() >= 0 and np.allclose(answer.sum(axis=1, dtype=np.float64), 1, rtol=0, atol=1e-4)
+    )
 
 
 def _guess(outputs: Mapping[str, Array], targets: Array | None, labels: Sequence[str] | None) -> Task:
@@ -190,7 +194,7 @@ def _check_targets(task: Task, targets: Array, answer: Array, classes: int | Non
         raise PublishError(f"task {task!r} is not scored, so it takes no targets; give test=(rows, None)")
     rows, shape, kind = len(answer), targets.shape, f"{targets.dtype} {list(targets.shape)}"
     whole = targets.dtype.kind in "iub"
-    if task in ("single-label", "dense"):
+    if task in _ONE_CLASS:
         wanted = (rows, *answer.shape[2:])
         if shape != wanted or not whole:
             each = f"{rows} rows" if task == "single-label" else f"the places {list(wanted)}"

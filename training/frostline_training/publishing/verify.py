@@ -217,7 +217,8 @@ def check_file(
     Raises:
         RefusedError: It does not run at some batch size, or answers differently.
     """
-    answer = _file_answer(path, held_out.outputs, suspect)
+    session = _session(path)
+    answer = _file_answer(session, held_out.outputs, suspect)
     golden, everything = held_out.golden, np.arange(_count(held_out.inputs))
     few = _take(held_out.inputs, golden)
     whole = _in_batches(answer, held_out.inputs, 64)
@@ -233,7 +234,10 @@ def check_file(
     on_all = _Comparison("on all held-out rows", everything, whole, held_out.outputs)
     by_length = {
         length: _Comparison(
-            f"at {length}", golden, _in_batches(_file_answer(path, rows.outputs, suspect), rows.inputs, 7), rows.outputs
+            f"at {length}",
+            golden,
+            _in_batches(_file_answer(session, rows.outputs, suspect), rows.inputs, 7),
+            rows.outputs,
         )
         for length, rows in held_out.stretched.items()
     }
@@ -344,18 +348,21 @@ def _why_not_finite(network: nn.Module) -> str:
     return "a training that diverged, or values that overflow"
 
 
-def _file_answer(path: Path, wanted: Named, suspect: str) -> Answer:
-    """Answers with the file's outputs, which must have the names, types and shapes of those `wanted` [R, ...]."""
+def _session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     # Threads that spin while they wait make a busy machine many times slower, and here nobody waits for a reply.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised; its log lines would only repeat it
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no class of their own in common
         raise RefusedError(
             f"ONNX Runtime cannot load the exported file: {first_line(error)}", cause=_CONVERTED
         ) from error
+
+
+def _file_answer(session: onnxruntime.InferenceSession, wanted: Named, suspect: str) -> Answer:
+    """Answers with the file's outputs, which must have the names, types and shapes of those `wanted` [R, ...]."""
 
     def answer(inputs: Named) -> Named:
         count = _count(inputs)

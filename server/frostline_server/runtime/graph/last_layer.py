@@ -78,7 +78,7 @@ def _judged(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> LastLayer | 
     if not isinstance(shape[0], int) and not any(_may_have_rows(value) for value in model.graph.input):
         # It has as many rows as were found, say, and not as many as were sent.
         return None
-    stated = any(entry.key == "frostline.output" and entry.value == "probabilities" for entry in model.metadata_props)
+    stated = _stated(model, "frostline.output") == Meaning.PROBABILITIES.value
     meaning = Meaning.PROBABILITIES if stated else graph.meaning(name, len(shape))
     if meaning is Meaning.OTHER or (len(model.graph.output) > 1 and meaning is not Meaning.PROBABILITIES):
         return None
@@ -88,7 +88,7 @@ def _judged(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> LastLayer | 
 
 def _candidate(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
     """The output that may be the last layer, judged by the outputs alone."""
-    task = next((entry.value for entry in model.metadata_props if entry.key == "frostline.task"), SINGLE_LABEL)
+    task = _stated(model, "frostline.task") or SINGLE_LABEL
     outputs = [value for value in model.graph.output if value.type.tensor_type.elem_type not in _LABELS]
     labels = [value for value in model.graph.output if value.type.tensor_type.elem_type in _LABELS]
     if task not in _OF_CLASSES or len(outputs) != 1 or len(labels) > 1:
@@ -96,6 +96,11 @@ def _candidate(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
     if outputs[0].type.tensor_type.elem_type not in _FLOATS or any(len(shape_of(value) or ()) > 1 for value in labels):
         return None
     return outputs[0]
+
+
+def _stated(model: onnx.ModelProto, key: str) -> str:
+    """What the publisher says of the file; "" where it does not."""
+    return next((entry.value for entry in model.metadata_props if entry.key == key), "")
 
 
 def shape_of(value: onnx.ValueInfoProto) -> Shape | None:
