@@ -58,7 +58,7 @@ class RunLimit:
         began_s, run.began_s = run.began_s, math.inf
         # In this order: whoever was seen to be late below is late here as well, and its options, which may be marked at any
         # moment, are not used again.
-        if time.monotonic() - began_s > self.limit_s:
+        if time.monotonic() > began_s + self.limit_s:
             self._known.remove(run)
             return True
         self._idle.append(run)
@@ -72,7 +72,7 @@ class RunLimit:
             since_s: since when the process has run without a pause; time before that does not count.
         """
         for run in tuple(self._known):
-            if now_s - max(run.began_s, since_s) > self.limit_s:
+            if now_s > max(run.began_s, since_s) + self.limit_s:
                 run.options.terminate = True
 
     def longest_s(self, now_s: float) -> float:
