@@ -4,6 +4,7 @@ It copies no elements: rows stay the bytes of the message.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,11 +18,19 @@ from frostline_server.codec import message_scan, parameters
 from frostline_server.codec.header_cache import RequestHeader
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
-from frostline_server.codec.tensors import Array, Layouts, check_bytes, check_outputs, typed_contents
+from frostline_server.codec.tensors import (
+    COLUMN_CASTS,
+    Array,
+    Layouts,
+    TensorHeader,
+    check_bytes,
+    check_outputs,
+    typed_contents,
+)
 from frostline_server.codec.typed_answers import READINGS, Readings, Task, TypedAnswers
 from frostline_server.errors import InvalidInput, Unsupported
 from frostline_server.runtime.dtypes import NAMES
-from frostline_server.runtime.signature import Signature
+from frostline_server.runtime.signature import Signature, TensorSpec
 
 M = TypeVar("M", bound=Message)
 
@@ -110,6 +119,7 @@ class Codec:
         max_batch_size: the most rows in one request.
         labels: names of the classes or values, or None.
         task: what the network was published for.
+        columns: what the network takes if clients send raw rows: one input for each column; None if they cannot.
     """
 
     def __init__(
@@ -120,6 +130,7 @@ class Codec:
         max_batch_size: int,
         labels: Sequence[str] | None,
         task: Task | None = None,
+        columns: tuple[TensorSpec, ...] | None = None,
     ) -> None:
         self._model = model
         self._version = version
@@ -131,7 +142,13 @@ class Codec:
         self._typed = TypedAnswers(model, version, heads, labels, own, self._task)
         self._labels = labels
         self._layouts = Layouts(model, signature, max_batch_size)
-        self._specs = signature.inputs
+        self._columns = frozenset(spec.name for spec in columns or ())
+        self._row_layouts = (
+            Layouts(model, replace(signature, inputs=columns), max_batch_size, COLUMN_CASTS)
+            if columns
+            else self._layouts
+        )
+        self._most_inputs = max(len(signature.inputs), len(self._columns))
         # The name of an input that a request of the typed API need not name.
         self._lone = signature.inputs[0].name if len(signature.inputs) == 1 else ""
         self._most_wanted = len(signature.outputs) + 1
@@ -165,10 +182,10 @@ class Codec:
             Unsupported: it asks for a part of the protocol that is not answered.
         """
         inputs = request.inputs
-        if len(inputs) > len(self._specs) + _MOST_LISTED:
-            self._layouts.refuse([tensor.name for tensor in inputs[:_MOST_LISTED]], len(inputs))
+        if len(inputs) > self._most_inputs + _MOST_LISTED:
+            self._row_layouts.refuse([tensor.name for tensor in inputs[:_MOST_LISTED]], len(inputs))
         headers = tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs])
-        layout = self._layouts.check(headers, brief=brief)
+        layout = self._layouts_for(headers).check(headers, brief=brief)
         # One more than there are is one that is unknown or comes twice.
         names = tuple([output.name for output in request.outputs[: self._most_wanted]])
         wanted = self._wanted.get(names) or self._check_wanted(names)
@@ -198,13 +215,19 @@ class Codec:
         if places:
             raw = self._read(inputs, places, raw, regions)
         data: list[bytes | Array] = []
-        for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True):
+        for spec, nbytes, count, at in zip(layout.specs, layout.nbytes, layout.count, layout.order, strict=True):
             elements = raw[at] if raw else None
             if elements is None:
                 data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
             else:
                 data.append(check_bytes(self._model, spec, nbytes, count, elements))
         return _decoded((layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries))
+
+    def _layouts_for(self, headers: tuple[TensorHeader, ...]) -> Layouts:
+        """What checks these headers: the columns' if one of them names a column."""
+        if self._columns and any([name in self._columns for name, _, _ in headers]):
+            return self._row_layouts
+        return self._layouts
 
     def remember(self, header: RequestHeader, rows: DecodedRequest) -> None:
         """Remember what was decoded from a request with this header; only what `repeats` may be."""
@@ -325,15 +348,13 @@ class Codec:
         if wanted is None:
             wanted = self._check_readings(outputs, ranked=ranked)
         inputs = request.inputs
-        if len(inputs) > len(self._specs) + _MOST_LISTED:
-            self._layouts.refuse([each.name for each in inputs[:_MOST_LISTED]], len(inputs))
-        layout = self._layouts.check(
-            tuple([(each.name or self._lone, self._datatype(each), tuple(each.shape[:])) for each in inputs]),
-            brief=brief,
-        )
+        if len(inputs) > self._most_inputs + _MOST_LISTED:
+            self._row_layouts.refuse([each.name for each in inputs[:_MOST_LISTED]], len(inputs))
+        headers = tuple([(each.name or self._lone, self._datatype(each), tuple(each.shape[:])) for each in inputs])
+        layout = self._layouts_for(headers).check(headers, brief=brief)
         data = [
             check_bytes(self._model, spec, nbytes, count, inputs[at].data)
-            for spec, nbytes, count, at in zip(self._specs, layout.nbytes, layout.count, layout.order, strict=True)
+            for spec, nbytes, count, at in zip(layout.specs, layout.nbytes, layout.count, layout.order, strict=True)
         ]
         readings = Readings(outputs or (() if ranked else self._usual), request.top_k)
         return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))

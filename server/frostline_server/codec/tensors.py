@@ -5,7 +5,7 @@ The headers of a request are checked once for each distinct set, and remembered.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -24,6 +24,9 @@ TensorHeader = tuple[str, str, tuple[int, ...]]
 
 WIRE_CASTS: dict[str, frozenset[str]] = {"FP32": frozenset(("UINT8", "INT8", "FP16"))}
 """Narrower types accepted for an input, cast without loss while the batch is assembled."""
+
+COLUMN_CASTS: dict[str, frozenset[str]] = {"FP64": frozenset(DTYPES) - {"FP64", "BYTES"}}
+"""Types of numbers accepted for a column of a table: what the network takes of them is single precision in any case."""
 
 _MOST_AXES = 64
 """As many as NumPy's arrays can have."""
@@ -49,6 +52,7 @@ class Layout:
         nbytes: for each input of the network, how many bytes it must have; -1 for strings.
         count: for each input, how many elements it must have.
         order: for each input, where in the request it is.
+        specs: the inputs.
         takes_long: whether there are so many strings that to take them apart takes long.
     """
 
@@ -57,6 +61,7 @@ class Layout:
     nbytes: tuple[int, ...]
     count: tuple[int, ...]
     order: tuple[int, ...]
+    specs: tuple[TensorSpec, ...]
     takes_long: bool
 
 
@@ -67,10 +72,18 @@ class Layouts:
         model: the model's name, for messages.
         signature: what the network takes.
         max_batch_size: the most rows in one request.
+        casts: for a type the others that are taken for it.
     """
 
-    def __init__(self, model: str, signature: Signature, max_batch_size: int) -> None:
+    def __init__(
+        self,
+        model: str,
+        signature: Signature,
+        max_batch_size: int,
+        casts: Mapping[str, frozenset[str]] = WIRE_CASTS,
+    ) -> None:
         self._model = model
+        self._casts = casts
         self._signature = signature
         self._max_batch_size = max_batch_size
         self._specs = {spec.name: spec for spec in signature.inputs}
@@ -124,7 +137,9 @@ class Layouts:
                 "request"
             )
         takes_long = strings > BRIEF_STRINGS
-        return Layout(kind, 1 if rows is None else rows, tuple(nbytes), tuple(counts), order, takes_long)
+        return Layout(
+            kind, 1 if rows is None else rows, tuple(nbytes), tuple(counts), order, self._signature.inputs, takes_long
+        )
 
     def refuse(self, names: Sequence[str], count: int) -> NoReturn:
         """Refuse a request that has more inputs than the network, by the names of the first of them."""
@@ -167,9 +182,9 @@ class Layouts:
             )
 
     def _wire_dtype(self, spec: TensorSpec, datatype: str) -> np.dtype[Any]:
-        if datatype == spec.datatype or datatype in WIRE_CASTS.get(spec.datatype, ()):
+        if datatype == spec.datatype or datatype in self._casts.get(spec.datatype, ()):
             return DTYPES[datatype]
-        also = "".join(f" or {name}" for name in sorted(WIRE_CASTS.get(spec.datatype, ())))
+        also = "".join(f" or {name}" for name in sorted(self._casts.get(spec.datatype, ())))
         raise InvalidInput(
             f"inference input '{spec.name}' data-type is '{datatype}', but model '{self._model}' expects "
             f"'{spec.datatype}'" + (f" (also taken:{also.removeprefix(' or')})" if also else "")

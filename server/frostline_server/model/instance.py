@@ -4,27 +4,57 @@ It is a session whose predictions are counted and whose outputs have the shapes 
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from frostline_server.batching.device import Afterwards, Run
+from frostline_server.model.input_stats import InputStats
 from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Shadow, Tap
+from frostline_server.runtime.row_encoder import RowEncoder
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, reshaped
 
 Array = np.ndarray[Any, Any]
 
 
-def instance_run(session: Session, predictions: Predictions, tap: Tap, recent: RecentRow) -> Run:
+def instance_run(
+    session: Session,
+    predictions: Predictions,
+    tap: Tap,
+    recent: RecentRow,
+    encoder: RowEncoder | None = None,
+    input_stats: InputStats | None = None,
+) -> Run:
     """The session's run as the batcher wants it.
 
-    Outputs have the shapes that clients see; predictions are counted and shown to a shadow afterwards; and a row is kept for
-    the device probe when it wants one.
+    Raw rows are encoded. Outputs have the shapes that clients see; predictions are counted and shown to a shadow afterwards;
+    and a row is kept for the device probe when it wants one.
     """
-    return _shaped(_observed(session, predictions, tap, recent), session.signature)
+    run = _observed(session, predictions, tap, recent)
+    return _shaped(
+        run if encoder is None or input_stats is None else _encoded(run, encoder, input_stats), session.signature
+    )
+
+
+def _encoded(run: "_Observed", encoder: RowEncoder, stats: InputStats) -> Run:
+    """`run` that also takes raw rows, whose columns have one axis; these are counted."""
+
+    def encoded(inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:
+        if inputs[0].ndim > 1:
+            return run(inputs, wanted)
+        numbers, states = encoder.encode(inputs)
+        outputs, afterwards = run([numbers], wanted, inputs)
+        return outputs, partial(observed, numbers, states, afterwards)
+
+    def observed(numbers: Array, states: Array, afterwards: Afterwards) -> None:
+        stats.add(numbers, states)
+        if afterwards is not None:
+            afterwards()
+
+    return encoded
 
 
 def _shaped(run: Run, signature: Signature) -> Run:
@@ -47,12 +77,22 @@ def _shaped(run: Run, signature: Signature) -> Run:
     return shaped
 
 
-def _observed(session: Session, predictions: Predictions, tap: Tap, recent: RecentRow) -> Run:
+class _Observed(Protocol):
+    """A run that is told of the raw rows that its inputs were made of."""
+
+    def __call__(
+        self, inputs: list[Array], wanted: tuple[str, ...], raw: list[Array] | None = None, /
+    ) -> tuple[list[Array], Afterwards]: ...
+
+
+def _observed(session: Session, predictions: Predictions, tap: Tap, recent: RecentRow) -> _Observed:
     """The session's run; the predictions of every batch are counted, and shown to a shadow, whatever its clients asked for."""
     heads = session.signature.heads
     if heads is None or not heads.confidence:
 
-        def unobserved(inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:
+        def unobserved(
+            inputs: list[Array], wanted: tuple[str, ...], _: list[Array] | None = None, /
+        ) -> tuple[list[Array], Afterwards]:
             outputs = session.run(inputs, wanted)
             if recent.wanted:
                 recent.keep(inputs, session.signature)
@@ -65,7 +105,9 @@ def _observed(session: Session, predictions: Predictions, tap: Tap, recent: Rece
     dtypes = [spec.dtype for spec in session.signature.inputs]
     count = predictions.add
 
-    def run(inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:
+    def run(
+        inputs: list[Array], wanted: tuple[str, ...], raw: list[Array] | None = None, /
+    ) -> tuple[list[Array], Afterwards]:
         shadow = tap.shadow
         if shadow is None:
             names = plans.get(wanted)
@@ -82,10 +124,21 @@ def _observed(session: Session, predictions: Predictions, tap: Tap, recent: Rece
         if shadow is None:
             return outputs[: len(wanted)], partial(count, argmax, confidence)
         logits = outputs[names.index(heads.logits)]
-        return outputs[: len(wanted)], partial(show, shadow, inputs, logits, argmax, confidence)
+        return outputs[: len(wanted)], partial(show, shadow, inputs, raw, logits, argmax, confidence)
 
-    def show(shadow: Shadow, inputs: list[Array], logits: Array, argmax: Array, confidence: Array) -> None:
+    def show(
+        shadow: Shadow,
+        inputs: list[Array],
+        raw: list[Array] | None,
+        logits: Array,
+        argmax: Array,
+        confidence: Array,
+    ) -> None:
         count(argmax, confidence)
+        if raw is not None:
+            # What they become is each version's own matter.
+            shadow.offer(raw, logits, argmax, raw=True)
+            return
         # A device that casts by itself was given bytes; the shadow's may not be one.
         seen = [array.astype(dtype, copy=False) for array, dtype in zip(inputs, dtypes, strict=True)]
         shadow.offer(seen, logits, argmax)

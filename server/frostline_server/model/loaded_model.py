@@ -8,12 +8,15 @@ from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
+from frostline_server.model.input_stats import InputStats
 from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow, Row
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
 from frostline_server.runtime.golden import Golden
+from frostline_server.runtime.row_encoder import RowEncoder
 from frostline_server.runtime.session import Session
+from frostline_server.runtime.signature import TensorSpec
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -38,6 +41,8 @@ class LoadedModel:
         fell_back: whether an instance that should be on a GPU is on the CPU.
         tap: where a shadow of it is attached.
         admission: who is let in, where there is an slo.
+        encoder: encodes raw rows; None for a version that takes none.
+        input_stats: what raw rows were like; None likewise.
         probe_fault: why its device failed its last probe, or "".
     """
 
@@ -58,6 +63,8 @@ class LoadedModel:
     fell_back: bool
     tap: Tap
     admission: AdmissionController | None = None
+    encoder: RowEncoder | None = None
+    input_stats: InputStats | None = None
     probe_fault: str = ""
 
     @property
@@ -69,6 +76,11 @@ class LoadedModel:
     def session(self) -> Session:
         """The first instance; what is true of the file is true of it."""
         return self.sessions[0]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What clients are told to send: the columns of raw rows, or the network's own inputs."""
+        return self.encoder.schema.specs if self.encoder else self.session.signature.inputs
 
     @property
     def provider(self) -> str:

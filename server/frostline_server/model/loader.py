@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import onnxruntime
 
 from frostline.pb import model_config_pb2
@@ -21,6 +22,7 @@ from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError, PredictionError
 from frostline_server.model.artifact import Artifact, check_artifact, read_labels, read_task
 from frostline_server.model.failure_log import FailureLog
+from frostline_server.model.input_stats import InputStats
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.predictions import Predictions
@@ -39,8 +41,10 @@ from frostline_server.model_config.tensor_config import agreed
 from frostline_server.regular_files import FileReader
 from frostline_server.runtime.cuda_thread import Captures
 from frostline_server.runtime.devices import CPU, Provider, why_unbound
-from frostline_server.runtime.golden import read_golden
+from frostline_server.runtime.golden import Golden, GoldenRows, compare, read_golden, read_golden_rows
 from frostline_server.runtime.host_limits import cpu_count
+from frostline_server.runtime.row_encoder import RowEncoder
+from frostline_server.runtime.row_schema import read_schema
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 
@@ -142,7 +146,6 @@ class Loader:
         sessions = open_all(open_on, places, go_on)
         signature = sessions[0].signature
         artifact.check_weights(sessions[0].external, warn)
-        artifact.release()
 
         golden = read_golden(artifact.golden_file, signature, artifact.files) if artifact.golden_file else None
         preparation = Preparation(
@@ -157,13 +160,19 @@ class Loader:
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
+        encoder = encoder_of(artifact, sessions, golden, warn)
+        artifact.release()
+        input_stats = InputStats(encoder.schema, self.max_class_series) if encoder else None
         batcher = batcher_of(
             f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures,
-            max_run_s, self.on_hang,
+            max_run_s, self.on_hang, encoder, input_stats,
         )  # fmt: skip
         self.watchdog.watch(batcher)
         task = read_task(artifact.card, sessions[0].metadata, labels)
-        codec = Codec(name, folder.name, sessions[0].signature, batching.max_batch_size, labels, task)
+        codec = Codec(
+            name, folder.name, sessions[0].signature, batching.max_batch_size, labels, task,
+            encoder.schema.specs if encoder else None,
+        )  # fmt: skip
         batcher.start()
         return LoadedModel(
             name=name,
@@ -183,6 +192,8 @@ class Loader:
             fell_back=fell_back(places, sessions),
             tap=tap,
             admission=admission,
+            encoder=encoder,
+            input_stats=input_stats,
         )
 
     def try_first(
@@ -432,10 +443,12 @@ def batcher_of(
     failures: FailureLog,
     max_run_s: float,
     on_hang: Callable[[], None],
+    encoder: RowEncoder | None,
+    input_stats: InputStats | None,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
     return Batcher(
-        [instance_run(session, predictions, tap, recent) for session in sessions],
+        [instance_run(session, predictions, tap, recent, encoder, input_stats) for session in sessions],
         stats,
         batching,
         batched=sessions[0].signature.batched,
@@ -450,6 +463,57 @@ def batcher_of(
         on_hang=on_hang,
         uncast=frozenset.intersection(*[session.uncast for session in sessions]),
     )
+
+
+def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden | None, warn: Warn) -> RowEncoder | None:
+    """What encodes a version's raw rows, proved to answer as training did; None if it takes none.
+
+    Raises:
+        LoadError: its file or its card is wrong, or the proof fails.
+    """
+    schema = read_schema(artifact.card)
+    if schema is None:
+        return None
+    content, signature = artifact.weights(schema.file), sessions[0].signature
+    if content is None:
+        raise LoadError(f"card.json does not list {schema.file} among its files, so what encodes raw rows is not known")
+    if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 1:
+        raise LoadError(f"{schema.file} makes one tensor [rows, numbers], and the network takes something else")
+    if not signature.batched:
+        warn("raw rows are not taken, because the model is served without a batch axis")
+        return None
+    (spec,) = signature.inputs
+    if any(column.name == spec.name for column in schema.columns):
+        warn(f"only raw rows are taken: a column is called '{spec.name}', as the network's own input is")
+    encoder = RowEncoder(schema, bytes(content), spec.name, spec.shape[0])
+    if golden is None or artifact.golden_file is None:
+        raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
+    proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)
+    for session in sessions:
+        prove_rows(encoder, session, proof, golden)
+    return encoder
+
+
+def prove_rows(encoder: RowEncoder, session: Session, proof: GoldenRows, golden: Golden) -> None:
+    """Prove that raw rows are answered as training answered them, one by one and together.
+
+    Raises:
+        LoadError: they are not.
+    """
+    names, count = list(proof.outputs), len(proof.columns[0])
+    try:
+        (together,) = encoder.inputs(proof.columns)
+        alone = np.concatenate(
+            [encoder.inputs([cells[at : at + 1] for cells in proof.columns])[0] for at in range(count)]
+        )
+        # One run for each: what a batch of them answers, the numeric rows have shown.
+        answers = [session.run([alone[at : at + 1]], names) for at in range(count)]
+    except PredictionError as error:
+        raise LoadError(f"golden check failed: raw rows: {error}") from error
+    if not np.array_equal(together, alone, equal_nan=True):
+        raise LoadError("golden check failed: raw rows are encoded differently alone and together")
+    for name, *got in zip(names, *answers, strict=True):
+        compare(np.concatenate(got), proof.outputs[name], golden, 0, 1, f"answers '{name}' to raw rows")
 
 
 def fell_back(places: Sequence[Sequence[Provider]], sessions: Sequence[Session]) -> bool:

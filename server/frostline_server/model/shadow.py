@@ -41,7 +41,7 @@ class Counts:
     Attributes:
         rows: compared.
         disagreements: of those, with another argmax.
-        dropped: never run, because as many waited as may wait.
+        dropped: never run, because as many waited as may wait, or because they mean something else to the shadow.
         failed: the shadow's run failed, or gave logits of another shape.
         difference: each compared row's largest absolute difference of a logit. One that is no finite number is in the
             last bucket and not in the sum.
@@ -62,6 +62,7 @@ class _Sample(NamedTuple):
     argmax: Array
     rows: int
     size: int
+    raw: bool
 
 
 class Tap:
@@ -87,7 +88,10 @@ class Shadow:
     Args:
         run: the shadow's own run.
         outputs: the shadow's names of its logits and of its argmax.
-        order: for each input of the shadow, the place of the same input among the live version's.
+        order: for each input of the shadow, the place of the same input among the live version's; None if they mean
+            something else to it.
+        encode: makes the shadow's inputs of raw rows; None if it takes none, or none with the live version's columns.
+        columns: for each column of the shadow, the place of the same column among the live version's.
         max_batch_size: the most rows in one run; None for a network without a batch axis.
         name: the thread's name.
         max_rows: the most rows that may wait, if they are more than one batch.
@@ -100,8 +104,10 @@ class Shadow:
         self,
         run: Run,
         outputs: tuple[str, str],
-        order: Sequence[int],
+        order: Sequence[int] | None,
         *,
+        encode: Callable[[Sequence[Array]], Sequence[Array]] | None = None,
+        columns: Sequence[int] = (),
         max_batch_size: int | None,
         name: str = "shadow",
         max_rows: int = _MAX_ROWS,
@@ -112,6 +118,8 @@ class Shadow:
         self._run = run
         self._outputs = outputs
         self._order = order
+        self._encode = encode
+        self._columns = columns
         self._max_batch_size = max_batch_size
         self._max_rows = max_rows
         self._max_bytes = max_bytes
@@ -145,17 +153,22 @@ class Shadow:
         if not self._thread.is_alive():
             self._waiting.clear()
 
-    def offer(self, inputs: Sequence[Array], logits: Array, argmax: Array) -> None:
+    def offer(self, inputs: Sequence[Array], logits: Array, argmax: Array, *, raw: bool = False) -> None:
         """Hand over a batch that was answered; called from the live version's device thread, and never waits.
 
         Args:
             inputs: one array for each input of the live version, [rows, ...]; copied, unless it is a view of bytes.
             logits: [rows, ...]; kept, so nobody may write to it any more, as nobody may who answers from it.
             argmax: [rows, ...]; kept as well.
+            raw: whether the inputs are the columns of raw rows, [rows] each.
         """
         rows, size = len(argmax), logits.nbytes + argmax.nbytes
         for array in inputs:
             size += array.nbytes
+        if (self._encode if raw else self._order) is None:
+            with self._queue:
+                self._dropped += rows
+            return
         with self._queue:
             full = self._waiting_rows + rows > self._max_rows or self._waiting_bytes + size > self._max_bytes
             # A batch larger than the bounds is taken when nothing waits, or it could never be compared.
@@ -167,7 +180,7 @@ class Shadow:
             self._waiting_bytes += size
         # The next batch may be assembled where this one was; only over bytes can nobody write.
         kept = [array if isinstance(array.base, bytes) else array.copy() for array in inputs]
-        self._waiting.append(_Sample(kept, logits, argmax, rows, size))
+        self._waiting.append(_Sample(kept, logits, argmax, rows, size, raw))
 
     def counts(self) -> Counts:
         """What it has seen until now."""
@@ -213,13 +226,16 @@ class Shadow:
     def _compare(self, samples: list[_Sample]) -> None:
         logits = _joined([sample.logits for sample in samples])
         argmax = _joined([sample.argmax for sample in samples])
-        inputs = [_joined([sample.inputs[place] for sample in samples]) for place in self._order]
+        raw = samples[0].raw
+        order = self._columns if raw else self._order or ()
+        inputs = [_joined([sample.inputs[place] for sample in samples]) for place in order]
         # Without a batch axis the first axis of an input need not be the rows.
         step = self._max_batch_size
         parts = [slice(None)] if step is None else [slice(at, at + step) for at in range(0, len(argmax), step)]
         for part in parts:
             try:
-                got = self._run([array[part] for array in inputs], self._outputs)
+                rows: Sequence[Array] = [array[part] for array in inputs]
+                got = self._run(self._encode(rows) if raw and self._encode is not None else rows, self._outputs)
                 different, differences = compare(logits[part], argmax[part], *got)
             except Exception as error:  # noqa: BLE001  whatever the shadow does, it must not disturb what is live
                 self._fail(len(argmax[part]), error)
@@ -326,8 +342,8 @@ def _fit(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
     return len(one) == len(other) and all(a == b or a is None or b is None for a, b in zip(one, other, strict=True))
 
 
-def _kind(sample: _Sample) -> tuple[tuple[int, ...], ...]:
-    return tuple([array.shape[1:] for array in (*sample.inputs, sample.logits)])
+def _kind(sample: _Sample) -> tuple[bool, *tuple[tuple[int, ...], ...]]:
+    return (sample.raw, *[array.shape[1:] for array in (*sample.inputs, sample.logits)])
 
 
 def _joined(arrays: list[Array]) -> Array:

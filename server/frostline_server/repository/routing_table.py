@@ -3,13 +3,14 @@
 A change builds a new table and replaces the old one as a whole, so that a lookup needs no lock.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch
 from frostline_server.repository.rollout import Rollout, Routes, routes
+from frostline_server.runtime.row_encoder import Array, RowEncoder
 
 Table = dict[tuple[str, ...], Any]
 """What requests mean: a `LoadedModel` for each (name, version), and a `Split` for (name,) where what names no version is split.
@@ -107,6 +108,11 @@ class Shadows:
 def _attach(live: LoadedModel, candidate: LoadedModel) -> _Attached:
     ours, theirs = live.session.signature, candidate.session.signature
     problem = mismatch(ours, live.labels, theirs, candidate.labels)
+    # Where the encodings differ, equal numbers are other categories.
+    alike = _encoding(live) == _encoding(candidate)
+    encode, columns = _raw_rows(live.encoder, candidate.encoder)
+    if not problem and not alike and encode is None:
+        problem = "its columns are not the live version's"
     if problem or theirs.heads is None:
         return _Attached(
             live,
@@ -117,10 +123,28 @@ def _attach(live: LoadedModel, candidate: LoadedModel) -> _Attached:
     shadow = Shadow(
         candidate.session.run,
         (theirs.heads.logits, theirs.heads.argmax),
-        input_order(ours, theirs),
+        input_order(ours, theirs) if alike else None,
+        encode=encode,
+        columns=columns,
         max_batch_size=candidate.batching.max_batch_size if theirs.batched else None,
         name=f"shadow-{candidate.name}-{candidate.version}",
     )
     shadow.start()
     live.tap.shadow = shadow
     return _Attached(live, candidate, shadow, "")
+
+
+def _encoding(served: LoadedModel) -> object:
+    """What the numbers of an encoded row mean."""
+    return served.encoder and served.encoder.schema.encoding
+
+
+def _raw_rows(
+    live: RowEncoder | None, shadow: RowEncoder | None
+) -> tuple[Callable[[Sequence[Array]], Sequence[Array]] | None, Sequence[int]]:
+    """How a shadow encodes raw rows of the live version, and where it finds its columns; None if it cannot."""
+    ours, theirs = ({spec.name: spec.datatype for spec in each.schema.specs} if each else {} for each in (live, shadow))
+    if shadow is None or ours != theirs:
+        return None, ()
+    names = list(ours)
+    return shadow.inputs, [names.index(name) for name in theirs]

@@ -1,6 +1,7 @@
 """The metadata methods: server and model metadata, readiness and model configuration."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import model_config_pb2
@@ -74,7 +75,7 @@ class Metadata:
             name=served.name,
             versions=self._repository.ready_versions(served.name),
             platform=PLATFORM,
-            inputs=[_metadata(spec, batched=signature.batched) for spec in signature.inputs],
+            inputs=[_metadata(spec, batched=signature.batched) for spec in served.inputs],
             outputs=[_metadata(spec, batched=signature.batched) for spec in signature.outputs],
         )
 
@@ -84,6 +85,8 @@ class Metadata:
         config = _config(served)
         for name, value in _part(served.version, self._repository.traffic(served.name)).items():
             config.parameters[f"frostline.{name}"].string_value = value
+        if served.encoder is not None:
+            config.parameters["frostline.rows"].string_value = served.encoder.schema.to_json()
         return pb.ModelConfigResponse(config=config)
 
 
@@ -112,7 +115,7 @@ def _config(served: LoadedModel) -> model_config_pb2.ModelConfig:
         default.max_queue_size = default.max_queue_size or batching.policies[0].max_rows
     else:
         config.ClearField("dynamic_batching")
-    complete(config, signature, served.session.device)
+    complete(config, replace(signature, inputs=served.inputs), served.session.device)
     return config
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from frostline_server.errors import LoadError
 from frostline_server.regular_files import FileReader
+from frostline_server.runtime.row_schema import RowSchema
 from frostline_server.runtime.signature import Signature
 
 Array = np.ndarray[Any, Any]
@@ -109,6 +110,63 @@ def compare_classes(classes: Array, expected: Array, golden: Golden, start: int,
 def golden_keys(inputs: Sequence[str]) -> dict[str, str]:
     """The key of each input's rows in a golden.npz, by the input's name."""
     return {name: "input" if len(inputs) == 1 else f"input.{name}" for name in inputs}
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenRows:
+    """Raw rows, and what the training pipeline answers for them.
+
+    Attributes:
+        columns: for each column its cells, [R].
+        outputs: by name, [R, ...].
+    """
+
+    columns: list[Array]
+    outputs: Mapping[str, Array]
+
+
+def read_golden_rows(path: Path, schema: RowSchema, own_outputs: Sequence[str], files: FileReader) -> GoldenRows:
+    """Read the raw rows of a golden sample.
+
+    Args:
+        path: the file.
+        schema: the columns.
+        own_outputs: names of the file's own outputs.
+        files: reads it.
+
+    Raises:
+        LoadError: the file is damaged, or does not fit.
+    """
+    keys = {spec.name: f"rows.{spec.name}" for spec in schema.specs}
+    several = {name: f"rows_output.{name}" for name in own_outputs}
+    try:
+        with files.open(path) as file:
+            arrays = _arrays(file, tuple(keys.values()), [("rows_logits",), tuple(several.values())])
+    except KeyError as error:
+        raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
+    except LoadError as error:
+        raise LoadError(f"golden check failed: {path.name} {error}") from None
+    except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
+        raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
+    outputs = (
+        {own_outputs[0]: arrays["rows_logits"]}
+        if "rows_logits" in arrays
+        else {name: arrays[key] for name, key in several.items()}
+    )
+    rows = len(next(iter(outputs.values()))) if all(array.ndim for array in arrays.values()) else 0
+    columns = []
+    for spec in schema.specs:
+        cells = arrays[keys[spec.name]]
+        text = spec.dtype.hasobject
+        if cells.shape != (rows,) or not rows or cells.dtype.kind != ("U" if text else "f"):
+            raise LoadError(
+                f"golden check failed: {path.name} has {cells.dtype} {list(cells.shape)} in {keys[spec.name]} for {rows} "
+                f"answers; expected as many {'texts' if text else 'numbers'}"
+            )
+        columns.append(cells.astype(object) if text else cells.astype(np.float64))
+    if any(len(output) != rows or output.dtype.kind not in "fiub" for output in outputs.values()):
+        raise LoadError(f"golden check failed: {path.name} has answers to raw rows that are not numbers for each row")
+    return GoldenRows(columns, outputs)
 
 
 def read_golden(path: Path, signature: Signature, files: FileReader) -> Golden:

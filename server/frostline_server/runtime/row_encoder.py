@@ -1,0 +1,194 @@
+"""The row encoder: raw columns of a table to the numbers that the network takes.
+
+The version's own `preprocessing.onnx` turns numbers and categories into them. Dates become numbers here, because ONNX has
+no operator that reads them.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from frostline_server.errors import InvalidData, LoadError
+from frostline_server.runtime.row_schema import Category, Date, Number, Part, RowSchema
+from frostline_server.runtime.run_errors import cleaned, run_error
+
+Array = np.ndarray[Any, Any]
+
+KNOWN, MISSING, UNKNOWN, OUTSIDE = range(4)
+"""What training makes of a cell: it saw such a one; there is no value; it knows no such category; it saw none so low or so
+high."""
+
+_MOST_DATES = 1 << 16
+_ISO = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,6})?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
+_DAY_S = 86400.0
+
+
+class RowEncoder:
+    """Encodes the raw rows of one version.
+
+    Args:
+        schema: the columns.
+        content: the ONNX file that the schema names.
+        input_name: the network's input, which is the file's output.
+        width: how many numbers the network takes for a row; None if any.
+
+    Raises:
+        LoadError: the file cannot be run, or takes or gives something else.
+    """
+
+    def __init__(self, schema: RowSchema, content: bytes, input_name: str, width: int | None) -> None:
+        self.schema = schema
+        options = ort.SessionOptions()
+        # A lookup for each row is no work for several threads.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise LoadError(f"{schema.file} cannot be run: {cleaned(str(error))}") from error
+        session._model_bytes = None  # noqa: SLF001  kept for a fallback, which is off
+        self._output = input_name
+        self._session = session
+        self._missing = frozenset(schema.missing)
+        # For each column: the names of the file's inputs, and for dates their reader.
+        self._inputs = [_inputs_of(column) for column in schema.columns]
+        self._dates = [
+            lru_cache(_MOST_DATES)(partial(_read_date, column)) if isinstance(column, Date) else None
+            for column in schema.columns
+        ]
+        # Where a column's number is in the network's input.
+        starts = np.cumsum([0, *map(len, self._inputs)]).tolist()
+        self._places = starts[:-1]
+        self._check(starts[-1], width)
+        numbers = [(at, column) for at, column in enumerate(schema.columns) if isinstance(column, Number)]
+        self._numbers = [at for at, _ in numbers]
+        self._number_places = [self._places[at] for at in self._numbers]
+        self._lowest = np.array([-math.inf if c.lowest is None else c.lowest for _, c in numbers], np.float32)
+        self._highest = np.array([math.inf if c.highest is None else c.highest for _, c in numbers], np.float32)
+        self._categories = [at for at, column in enumerate(schema.columns) if isinstance(column, Category)]
+
+    def _check(self, width: int, expected: int | None) -> None:
+        wanted = {name: "tensor(string)" if isinstance(column, Category) else "tensor(float)"
+                  for column, names in zip(self.schema.columns, self._inputs, strict=True) for name in names}  # fmt: skip
+        there = {node.name: node.type for node in self._session.get_inputs()}
+        if there != wanted:
+            odd = sorted(set(wanted.items()) ^ set(there.items()))
+            raise LoadError(f"{self.schema.file} does not take the card's columns: {odd[:4]}")
+        outputs = [node.name for node in self._session.get_outputs()]
+        if outputs != [self._output]:
+            raise LoadError(f"{self.schema.file} gives {outputs}, and the network takes {self._output!r}")
+        if expected not in (None, width):
+            raise LoadError(f"the card's columns make {width} numbers, and the network takes {expected}")
+
+    def encode(self, columns: Sequence[Array]) -> tuple[Array, Array]:
+        """The network's input for rows.
+
+        Args:
+            columns: for each column of the schema its cells [N]: numbers float64, NaN where one is missing; texts.
+
+        Returns:
+            The input, float32 [N, F]; and what each cell is, uint8 [N, columns]: see `KNOWN`.
+
+        Raises:
+            InvalidData: a cell is not what its column is.
+        """
+        rows = len(columns[0])
+        states = np.zeros((rows, len(columns)), np.uint8)
+        feed: dict[str, Array] = {}
+        texts: dict[int, list[str]] = {}
+        for at, (cells, names, date) in enumerate(zip(columns, self._inputs, self._dates, strict=True)):
+            if date is not None:
+                parts = self._dated(at, cells.tolist(), date, states)
+                feed |= {name: parts[:, index : index + 1] for index, name in enumerate(names)}
+            elif cells.dtype.hasobject:
+                texts[at] = [cell.strip() for cell in cells.tolist()]
+                stripped = np.empty((rows, 1), object)
+                stripped[:, 0] = texts[at]
+                feed[names[0]] = stripped
+            else:
+                with np.errstate(over="ignore"):  # it becomes infinite, which is refused
+                    feed[names[0]] = cells.astype(np.float32)[:, None]
+        try:
+            (encoded,) = self._session.run([self._output], feed)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
+            failure = run_error(error, "cpu")
+        else:
+            self._look_at_numbers(encoded, columns, states)
+            for at in self._categories:
+                self._look_at_categories(at, encoded[:, self._places[at]], texts[at], states)
+            return encoded, states
+        raise failure
+
+    def inputs(self, columns: Sequence[Array]) -> list[Array]:
+        """As `encode`, for who wants the network's input alone."""
+        return [self.encode(columns)[0]]
+
+    def _look_at_numbers(self, encoded: Array, columns: Sequence[Array], states: Array) -> None:
+        values = encoded[:, self._number_places]
+        infinite = np.isinf(values)
+        if infinite.any():
+            row, place = np.argwhere(infinite)[0].tolist()
+            at = self._numbers[place]
+            raise InvalidData(
+                f"column {self.schema.columns[at].name!r}: {columns[at][row]:g} is no finite number of float32 (at most "
+                "3.4e38); send NaN where a value is missing"
+            )
+        outside = (values < self._lowest) | (values > self._highest)
+        states[:, self._numbers] = np.where(np.isnan(values), MISSING, np.where(outside, OUTSIDE, KNOWN))
+
+    def _look_at_categories(self, at: int, encoded: Array, texts: list[str], states: Array) -> None:
+        for row in np.flatnonzero(encoded == 0).tolist():
+            states[row, at] = MISSING if texts[row] in self._missing else UNKNOWN
+
+    def _dated(self, at: int, cells: list[str], read: Any, states: Array) -> Array:
+        column = self.schema.columns[at]
+        parts = np.full((len(cells), len(self._inputs[at])), np.nan, np.float32)
+        for row, text in enumerate(cells):
+            cell = text.strip()
+            if cell in self._missing:
+                states[row, at] = MISSING
+                continue
+            found = read(cell)
+            if found is None:
+                wanted = "an ISO date such as 2024-05-31 or 2024-05-31 14:05"
+                if column.format != "iso":  # type: ignore[union-attr]  # only dates come here
+                    wanted = f"of the format {column.format}"  # type: ignore[union-attr]
+                raise InvalidData(f"column {column.name!r}: {cell[:80]!r} is not {wanted}; send '' where it is missing")
+            parts[row], states[row, at] = found
+        return parts
+
+
+def _inputs_of(column: Number | Category | Date) -> tuple[str, ...]:
+    """The names of the file's inputs for a column."""
+    if isinstance(column, Date):
+        return tuple(f"{column.name}.{part.part}" for part in column.parts)
+    return (column.name,)
+
+
+def _read_date(column: Date, cell: str) -> tuple[tuple[float, ...], int] | None:
+    """The parts of a date, and what it is to training; None if it is none."""
+    if column.format == "iso" and not _ISO.fullmatch(cell):
+        return None
+    try:
+        moment = (
+            datetime.fromisoformat(cell) if column.format == "iso" else datetime.strptime(cell, column.format)  # noqa: DTZ007  the format says whether it has an offset
+        )
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):  # the latter where there is no such year in UTC
+        return None
+    before = column.lowest is not None and moment < column.lowest
+    after = column.highest is not None and moment > column.highest
+    return tuple(_number_of(moment, part) for part in column.parts), OUTSIDE if before or after else KNOWN
+
+
+def _number_of(moment: datetime, part: Part) -> float:
+    if part.relative_to is not None:
+        return (part.relative_to - moment).total_seconds() / _DAY_S
+    return float(moment.weekday() if part.part == "weekday" else getattr(moment, part.part))

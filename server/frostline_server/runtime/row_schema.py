@@ -1,0 +1,183 @@
+"""The schema of raw rows: the columns of a table as its users have them, before they are numbers.
+
+A version's card says it, under `rows`: see models/README.md.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from frostline_server.errors import LoadError
+from frostline_server.runtime.signature import TensorSpec
+
+DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "age_days"]
+Share = Annotated[float, Field(ge=0, le=1)]
+_MOST_COLUMNS = 2000
+"""As many inputs as a request may have."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class _Column(_Frozen):
+    """A column.
+
+    Attributes:
+        name: as in the table that the network was trained on.
+        share_missing: which share of the training rows had no value.
+    """
+
+    name: str = Field(min_length=1, max_length=1000)
+    share_missing: Share = 0.0
+
+
+class Number(_Column):
+    """A column of numbers.
+
+    Attributes:
+        lowest: the lowest number in training; None where there was none.
+        highest: the highest.
+        edges: where one bin of the training's distribution ends and the next begins.
+        shares: which share of the training's numbers was in each bin.
+    """
+
+    kind: Literal["number"]
+    lowest: FiniteFloat | None = None
+    highest: FiniteFloat | None = None
+    edges: tuple[FiniteFloat, ...] = Field((), max_length=100)
+    shares: tuple[Share, ...] = ()
+
+
+class Category(_Column):
+    """A column of categories.
+
+    Attributes:
+        categories: those that the network knows.
+        share_unknown: which share of the training rows had another one.
+        shares: which share of the training rows had each.
+    """
+
+    kind: Literal["category"]
+    categories: tuple[str, ...]
+    share_unknown: Share = 0.0
+    shares: tuple[Share, ...] = ()
+
+
+class Part(_Frozen):
+    """What a network takes of a date.
+
+    Attributes:
+        part: such as the year; a weekday from 0, which is Monday; an age in days.
+        relative_to: what an age is measured from; None for other parts.
+    """
+
+    part: DatePart
+    relative_to: datetime | None = None
+
+
+class Date(_Column):
+    """A column of dates or times.
+
+    Attributes:
+        format: ``iso``, or as in Python's `strptime`.
+        parts: what the network takes of each, in its order.
+        lowest: the first date in training; None where there was none.
+        highest: the last.
+    """
+
+    kind: Literal["date"]
+    format: str = Field("iso", max_length=200)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    lowest: datetime | None = None
+    highest: datetime | None = None
+
+
+Column = Number | Category | Date
+
+
+class RowSchema(_Frozen):
+    """The columns of a table, in the network's order.
+
+    Attributes:
+        file: the ONNX file that makes the network's input of them.
+        missing: texts that stand for no value.
+        columns: see `Column`.
+        example: a row.
+    """
+
+    file: str = Field("preprocessing.onnx", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    missing: tuple[str, ...] = ("",)
+    columns: tuple[Annotated[Column, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=_MOST_COLUMNS)
+    example: dict[str, FiniteFloat | str | None] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        name, count = Counter(column.name for column in self.columns).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"the column {name!r} is there twice")
+        for column in self.columns:
+            if isinstance(column, Number) and column.shares and len(column.shares) != len(column.edges) + 1:
+                raise ValueError(
+                    f"the column {column.name!r} has {len(column.shares)} shares for {len(column.edges)} edges"
+                )
+            if isinstance(column, Category) and column.shares and len(column.shares) != len(column.categories):
+                raise ValueError(
+                    f"the column {column.name!r} has {len(column.shares)} shares for {len(column.categories)} categories"
+                )
+            if isinstance(column, Date) and any(
+                (part.part == "age_days") != (part.relative_to is not None) for part in column.parts
+            ):
+                raise ValueError(f"the column {column.name!r}: an age, and only an age, is relative to a date")
+        return self
+
+    @property
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The columns as inputs: numbers FP64, and texts, one for each row."""
+        return tuple(
+            TensorSpec(column.name, "FP64", np.dtype("<f8"), ())
+            if isinstance(column, Number)
+            else TensorSpec(column.name, "BYTES", np.dtype(object), ())
+            for column in self.columns
+        )
+
+    @property
+    def encoding(self) -> object:
+        """What the network's numbers mean: equal for two schemas if equal numbers are the same cells to both."""
+        return [
+            (
+                column.name,
+                getattr(column, "categories", ()),
+                getattr(column, "format", ""),
+                getattr(column, "parts", ()),
+            )
+            for column in self.columns
+        ]
+
+    def to_json(self) -> str:
+        """The schema as clients read it."""
+        return json.dumps(
+            self.model_dump(mode="json", exclude={"file"}, exclude_none=True), ensure_ascii=False, allow_nan=False
+        )
+
+
+def read_schema(card: Mapping[str, Any]) -> RowSchema | None:
+    """The schema that a card says; None where it says none.
+
+    Raises:
+        LoadError: it is none.
+    """
+    told = card.get("rows")
+    if told is None:
+        return None
+    try:
+        return RowSchema.model_validate(told)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("rows", *first["loc"])))
+        raise LoadError(f"card.json: {place}: {first['msg']}") from None
