@@ -31,6 +31,13 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOFTMAX: _ClassVar[Output]
     ARGMAX: _ClassVar[Output]
     VALUES: _ClassVar[Output]
+
+class ColumnKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COLUMN_KIND_UNSPECIFIED: _ClassVar[ColumnKind]
+    NUMBER: _ClassVar[ColumnKind]
+    CATEGORY: _ClassVar[ColumnKind]
+    DATE: _ClassVar[ColumnKind]
 DATA_TYPE_UNSPECIFIED: DataType
 BOOL: DataType
 UINT8: DataType
@@ -50,6 +57,10 @@ LOGITS: Output
 SOFTMAX: Output
 ARGMAX: Output
 VALUES: Output
+COLUMN_KIND_UNSPECIFIED: ColumnKind
+NUMBER: ColumnKind
+CATEGORY: ColumnKind
+DATE: ColumnKind
 
 class Tensor(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -122,3 +133,59 @@ class PredictResponse(_message.Message):
     names: _containers.RepeatedScalarFieldContainer[str]
     thresholds: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., softmax: _Optional[_Union[Tensor, _Mapping]] = ..., argmax: _Optional[_Union[Tensor, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top: _Optional[_Iterable[_Union[Ranking, _Mapping]]] = ..., values: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., task: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class SchemaRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Column(_message.Message):
+    __slots__ = ("name", "kind", "dtype", "categories", "lowest", "highest", "format", "earliest", "latest", "share_missing")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    LOWEST_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    EARLIEST_FIELD_NUMBER: _ClassVar[int]
+    LATEST_FIELD_NUMBER: _ClassVar[int]
+    SHARE_MISSING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: ColumnKind
+    dtype: DataType
+    categories: _containers.RepeatedScalarFieldContainer[str]
+    lowest: float
+    highest: float
+    format: str
+    earliest: str
+    latest: str
+    share_missing: float
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ...) -> None: ...
+
+class SchemaResponse(_message.Message):
+    __slots__ = ("model", "version", "task", "labels", "columns", "missing", "example", "inputs", "outputs", "max_rows")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    task: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    columns: _containers.RepeatedCompositeFieldContainer[Column]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    example: str
+    inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
+    max_rows: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., example: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., max_rows: _Optional[int] = ...) -> None: ...

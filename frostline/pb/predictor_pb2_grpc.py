@@ -40,6 +40,11 @@ class PredictorStub(object):
                 request_serializer=frostline_dot_pb_dot_predictor__pb2.PredictRequest.SerializeToString,
                 response_deserializer=frostline_dot_pb_dot_predictor__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.Schema = channel.unary_unary(
+                '/frostline.v1.Predictor/Schema',
+                request_serializer=frostline_dot_pb_dot_predictor__pb2.SchemaRequest.SerializeToString,
+                response_deserializer=frostline_dot_pb_dot_predictor__pb2.SchemaResponse.FromString,
+                _registered_method=True)
 
 
 class PredictorServicer(object):
@@ -53,6 +58,13 @@ class PredictorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Schema(self, request, context):
+        """Says what a model takes and answers, so that a client can make a request of what its user has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PredictorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_PredictorServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=frostline_dot_pb_dot_predictor__pb2.PredictRequest.FromString,
                     response_serializer=frostline_dot_pb_dot_predictor__pb2.PredictResponse.SerializeToString,
+            ),
+            'Schema': grpc.unary_unary_rpc_method_handler(
+                    servicer.Schema,
+                    request_deserializer=frostline_dot_pb_dot_predictor__pb2.SchemaRequest.FromString,
+                    response_serializer=frostline_dot_pb_dot_predictor__pb2.SchemaResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class Predictor(object):
             '/frostline.v1.Predictor/Predict',
             frostline_dot_pb_dot_predictor__pb2.PredictRequest.SerializeToString,
             frostline_dot_pb_dot_predictor__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Schema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/frostline.v1.Predictor/Schema',
+            frostline_dot_pb_dot_predictor__pb2.SchemaRequest.SerializeToString,
+            frostline_dot_pb_dot_predictor__pb2.SchemaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,7 @@ from frostline_server.rpc.model_statistics import Statistics
 from frostline_server.rpc.oip_service import InferenceService
 from frostline_server.rpc.private_port import PrivatePort
 from frostline_server.rpc.repository_control import ModelControl
+from frostline_server.rpc.schema import Schemas
 from frostline_server.rpc.server import SERVICES, Transport
 from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.rpc.supervised import ControlOfAll, Place
@@ -204,6 +205,7 @@ class Server:
         self._log_control = LogControl(config.log_format, config.log_level)
         parts = (
             Metadata(self.repository, self.ready, release, shared_memory=shared),
+            Schemas(self.repository),
             Statistics(self.repository),
             ModelControl(self.repository, self.reconciler),
             self._log_control,

@@ -23,6 +23,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from frostline.pb import inference_pb2, inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
+from tests.support import calls, raw_rows
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -102,6 +103,10 @@ class Served:
                 asked = inference_pb2.ModelInferRequest(model_name="flowers", raw_input_contents=[batch.tobytes()])
                 asked.inputs.add(name="input", datatype="FP32", shape=batch.shape)
                 oip.ModelInfer(asked, timeout=10)
+            # As many raw rows as the drift of their columns is told from.
+            raw = calls.infer_request("churn", raw_rows.columns_of([raw_rows.ROWS[at % 4] for at in range(50)]))
+            for _ in range(4):
+                oip.ModelInfer(raw, timeout=10)
             wide = predictor_pb2.Tensor(dtype=predictor_pb2.FP32, shape=[1, 5], data=bytes(20))
             for model, code in (("flowers", grpc.StatusCode.INVALID_ARGUMENT), ("weeds", grpc.StatusCode.NOT_FOUND)):
                 with pytest.raises(grpc.RpcError) as refused:
@@ -127,11 +132,12 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The real server with one small model and a shadow of it, on ports of its choosing."""
+    """The real server with one small model, a shadow of it, and one that takes raw rows, on ports of its choosing."""
     folder = tmp_path_factory.mktemp("server")
     log = folder / "log"
     for version in ("1", "2"):
         write_model(folder / "models" / "flowers" / version)
+    raw_rows.write(folder / "models")
     (folder / "models" / "flowers" / "rollout.json").write_text('{"labels": {"stable": 1}, "shadow": 2}')
     command = f"-m frostline serve --models {folder}/models --port 0 --metrics-port 0 --device cpu --log-format json"
     with running([sys.executable, *command.split()], log) as process:

@@ -80,9 +80,7 @@ def preprocessing(plans: Sequence[str] = PLANS) -> onnx.ModelProto:
             values_floats=[float(index) for index in range(1, len(plans) + 1)],
             default_float=0.0,
         ),
-        helper.make_node(
-            "Concat", ["tenure", "plan_index", "signup.weekday", "signup.age_days"], ["input"], axis=1
-        ),
+        helper.make_node("Concat", ["tenure", "plan_index", "signup.weekday", "signup.age_days"], ["input"], axis=1),
     ]
     number = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1])

@@ -53,6 +53,7 @@ METRICS = "/metrics"
 NEEDED: Mapping[str, Roles] = {
     **{f"/inference.GRPCInferenceService/{name}": roles for name, roles in _INFERENCE.items()},
     "/frostline.v1.Predictor/Predict": _PREDICT,
+    "/frostline.v1.Predictor/Schema": _EITHER,
     "/grpc.health.v1.Health/Check": _OPEN,
     "/grpc.health.v1.Health/Watch": _OPEN,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _EITHER,

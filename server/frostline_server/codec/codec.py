@@ -163,6 +163,11 @@ class Codec:
         self._row_bytes: dict[tuple[str, ...], int | None] = {}
         self._recognised: dict[RequestHeader, DecodedRequest] = {}
 
+    @property
+    def task(self) -> Task:
+        """What the network was published for, or what its outputs say."""
+        return self._task
+
     # Open Inference Protocol
 
     def decode_infer(

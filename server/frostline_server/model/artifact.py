@@ -103,6 +103,24 @@ class Artifact:
         self._weights[name] = content
         return content
 
+    def listed(self, name: str) -> bytes:
+        """The content of a file that the card lists.
+
+        Raises:
+            LoadError: the card does not list it, or it cannot be read, or is not the file that the card describes.
+        """
+        if name not in self._listed:
+            raise LoadError(
+                f"card.json does not list {name} among its files, so whether it is the right one is not known"
+            )
+        path = self.folder / name
+        content, digest = _read(self.files, path, _MAX_MODEL_BYTES)
+        if digest != self._listed[name]:
+            raise LoadError(
+                f"{name} is not the file its card describes: sha256 {digest}, card says {self._listed[name]}"
+            )
+        return content
+
     def prove_weights(self) -> None:
         """Compare the files that the card lists with it; keeps nothing of them.
 

@@ -146,6 +146,7 @@ class Loader:
         sessions = open_all(open_on, places, go_on)
         signature = sessions[0].signature
         artifact.check_weights(sessions[0].external, warn)
+        artifact.release()
 
         golden = read_golden(artifact.golden_file, signature, artifact.files) if artifact.golden_file else None
         preparation = Preparation(
@@ -161,7 +162,6 @@ class Loader:
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
         encoder = encoder_of(artifact, sessions, golden, warn)
-        artifact.release()
         input_stats = InputStats(encoder.schema, self.max_class_series) if encoder else None
         batcher = batcher_of(
             f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures,
@@ -474,9 +474,7 @@ def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden |
     schema = read_schema(artifact.card)
     if schema is None:
         return None
-    content, signature = artifact.weights(schema.file), sessions[0].signature
-    if content is None:
-        raise LoadError(f"card.json does not list {schema.file} among its files, so what encodes raw rows is not known")
+    content, signature = artifact.listed(schema.file), sessions[0].signature
     if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 1:
         raise LoadError(f"{schema.file} makes one tensor [rows, numbers], and the network takes something else")
     if not signature.batched:
@@ -485,7 +483,7 @@ def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden |
     (spec,) = signature.inputs
     if any(column.name == spec.name for column in schema.columns):
         warn(f"only raw rows are taken: a column is called '{spec.name}', as the network's own input is")
-    encoder = RowEncoder(schema, bytes(content), spec.name, spec.shape[0])
+    encoder = RowEncoder(schema, content, spec.name, spec.shape[0])
     if golden is None or artifact.golden_file is None:
         raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
     proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol service on grpc.aio: every method except inference.
+"""The services on grpc.aio, the Open Inference Protocol's and Frostline's: every method except inference.
 
 It parses the request, calls the object that implements the method, and translates its errors.
 """
@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from frostline.pb import inference_pb2 as pb
+from frostline.pb import predictor_pb2
 from frostline_server.codec.codec import parse
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.grpc_status import status, trailers
@@ -18,14 +19,17 @@ from frostline_server.rpc.methods import Methods
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+SERVICES = (
+    pb.DESCRIPTOR.services_by_name["GRPCInferenceService"],
+    predictor_pb2.DESCRIPTOR.services_by_name["Predictor"],
+)
 
 
 class InferenceService:
-    """Serves every method of the protocol that is not inference.
+    """Serves every method that is not inference.
 
     Args:
-        parts: objects that implement methods of the protocol, each under the method's name. An implementation takes the
+        parts: objects that implement methods, each under the method's name. An implementation takes the
             request and returns the response, or raises a `PredictionError`. If it blocks, it is a coroutine.
     """
 
@@ -34,16 +38,17 @@ class InferenceService:
 
     def register(self, methods: Methods) -> None:
         """Add the methods' handlers; a damaged message is refused as in inference."""
-        handlers = {}
-        for method in SERVICE.methods:
-            for part in self._parts:
-                answer = getattr(part, method.name, None)
-                if answer is not None:
-                    handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                        _handler(GetMessageClass(method.input_type), answer),
-                        response_serializer=GetMessageClass(method.output_type).SerializeToString,
-                    )
-        methods.add_registered_method_handlers(SERVICE.full_name, handlers)
+        for service in SERVICES:
+            handlers = {}
+            for method in service.methods:
+                for part in self._parts:
+                    answer = getattr(part, method.name, None)
+                    if answer is not None:
+                        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                            _handler(GetMessageClass(method.input_type), answer),
+                            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+                        )
+            methods.add_registered_method_handlers(service.full_name, handlers)
 
 
 def _handler(message: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes, Context], Awaitable[Any]]:
