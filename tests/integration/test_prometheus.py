@@ -233,7 +233,7 @@ def test_every_variable_of_the_dashboard_has_values(prometheus: Prometheus) -> N
         assert query
         found[name] = prometheus.ask(f"label/{query[2]}/values", **{"match[]": filled(query[1])})
     assert found["job"] == ["frostline"]
-    assert found["model"] == ["flowers"]
+    assert found["model"] == ["churn", "flowers"]
     assert found["version"] == ["1", "2"]
     assert len(found["instance"]) == 1
 
@@ -247,7 +247,7 @@ def test_the_dashboard_shows_a_healthy_server_as_one(prometheus: Prometheus) -> 
     assert 0 < p99_s < 10
     assert shown == {
         "Ready": [1],
-        "Versions ready": [2],
+        "Versions ready": [3],
         "Versions failed": [0],
         "Server errors": [0],
         "Fell back to the CPU": [0],
@@ -268,11 +268,11 @@ def test_every_rule_can_be_evaluated_and_a_healthy_server_fires_none(prometheus:
 def test_client_mistakes_are_counted_by_code(prometheus: Prometheus) -> None:
     answer = prometheus.ask("query", query="sum by (model, code) (frostline_requests_total) > 0")
     counted = {(sample["metric"].get("model", ""), sample["metric"]["code"]) for sample in answer["result"]}
-    assert counted == {("flowers", "OK"), ("flowers", "INVALID_ARGUMENT"), ("", "NOT_FOUND")}
+    assert counted == {("churn", "OK"), ("flowers", "OK"), ("flowers", "INVALID_ARGUMENT"), ("", "NOT_FOUND")}
 
 
 def test_rows_are_counted_by_the_label_they_were_given(prometheus: Prometheus) -> None:
-    answer = prometheus.ask("query", query="frostline_predictions_total")
+    answer = prometheus.ask("query", query='frostline_predictions_total{model="flowers"}')
     assert {sample["metric"]["label"] for sample in answer["result"]} <= {"setosa", "versicolor", "virginica"}
     difference = "sum(frostline_predictions_total) - sum(frostline_rows_total)"
     # The last scrape under traffic may have come between the two counts of a batch.
