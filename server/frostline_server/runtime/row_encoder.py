@@ -6,7 +6,7 @@ no operator that reads them.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import Any
@@ -27,6 +27,7 @@ high."""
 _MOST_DATES = 1 << 16
 _ISO = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,6})?)?(?:Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 _DAY_S = 86400.0
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class RowEncoder:
@@ -56,10 +57,10 @@ class RowEncoder:
         self._output = input_name
         self._session = session
         self._missing = frozenset(schema.missing)
-        # For each column: the names of the file's inputs, and for dates their reader.
+        # For each column: the names of the file's inputs, and for dates what reads them, which repeat.
         self._inputs = [_inputs_of(column) for column in schema.columns]
-        self._dates = [
-            lru_cache(_MOST_DATES)(partial(_read_date, column)) if isinstance(column, Date) else None
+        self._readers: list[_Reader | None] = [
+            lru_cache(_MOST_DATES)(partial(_read_date, column, self._missing)) if isinstance(column, Date) else None
             for column in schema.columns
         ]
         # Where a column's number is in the network's input.
@@ -69,9 +70,10 @@ class RowEncoder:
         numbers = [(at, column) for at, column in enumerate(schema.columns) if isinstance(column, Number)]
         self._numbers = [at for at, _ in numbers]
         self._number_places = [self._places[at] for at in self._numbers]
-        self._lowest = np.array([-math.inf if c.lowest is None else c.lowest for _, c in numbers], np.float32)
-        self._highest = np.array([math.inf if c.highest is None else c.highest for _, c in numbers], np.float32)
+        self._lowest = np.array([-_LARGEST if c.lowest is None else c.lowest for _, c in numbers], np.float32)
+        self._highest = np.array([_LARGEST if c.highest is None else c.highest for _, c in numbers], np.float32)
         self._categories = [at for at, column in enumerate(schema.columns) if isinstance(column, Category)]
+        self._category_places = [self._places[at] for at in self._categories]
 
     def _check(self, width: int, expected: int | None) -> None:
         wanted = {name: "tensor(string)" if isinstance(column, Category) else "tensor(float)"
@@ -102,26 +104,31 @@ class RowEncoder:
         states = np.zeros((rows, len(columns)), np.uint8)
         feed: dict[str, Array] = {}
         texts: dict[int, list[str]] = {}
-        for at, (cells, names, date) in enumerate(zip(columns, self._inputs, self._dates, strict=True)):
-            if date is not None:
-                parts = self._dated(at, cells.tolist(), date, states)
-                feed |= {name: parts[:, index : index + 1] for index, name in enumerate(names)}
-            elif cells.dtype.hasobject:
-                texts[at] = [cell.strip() for cell in cells.tolist()]
-                stripped = np.empty((rows, 1), object)
-                stripped[:, 0] = texts[at]
-                feed[names[0]] = stripped
-            else:
-                with np.errstate(over="ignore"):  # it becomes infinite, which is refused
-                    feed[names[0]] = cells.astype(np.float32)[:, None]
+        with np.errstate(over="ignore"):  # what single precision does not hold becomes infinite, and is refused
+            for at, (cells, names, read) in enumerate(zip(columns, self._inputs, self._readers, strict=True)):
+                if read is not None:
+                    parts = self._dated(at, cells.tolist(), read, states)
+                    for index, name in enumerate(names):
+                        feed[name] = parts[:, index : index + 1]
+                elif cells.dtype.hasobject:
+                    texts[at] = [cell.strip() for cell in cells.tolist()]
+                    stripped = np.empty(rows, object)
+                    stripped[:] = texts[at]
+                    feed[names[0]] = stripped.reshape(rows, 1)
+                else:
+                    feed[names[0]] = cells.astype(np.float32).reshape(rows, 1)
         try:
             (encoded,) = self._session.run([self._output], feed)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             failure = run_error(error, "cpu")
         else:
-            self._look_at_numbers(encoded, columns, states)
-            for at in self._categories:
-                self._look_at_categories(at, encoded[:, self._places[at]], texts[at], states)
+            if self._numbers:
+                self._look_at_numbers(encoded, columns, states)
+            unknown = encoded[:, self._category_places] == 0
+            if unknown.any():
+                for row, place in np.argwhere(unknown).tolist():
+                    at = self._categories[place]
+                    states[row, at] = MISSING if texts[at][row] in self._missing else UNKNOWN
             return encoded, states
         raise failure
 
@@ -131,6 +138,10 @@ class RowEncoder:
 
     def _look_at_numbers(self, encoded: Array, columns: Sequence[Array], states: Array) -> None:
         values = encoded[:, self._number_places]
+        # Neither within the bounds nor missing: outside of them, or infinite.
+        within = (values >= self._lowest) & (values <= self._highest)
+        if within.all():
+            return
         infinite = np.isinf(values)
         if infinite.any():
             row, place = np.argwhere(infinite)[0].tolist()
@@ -139,29 +150,22 @@ class RowEncoder:
                 f"column {self.schema.columns[at].name!r}: {columns[at][row]:g} is no finite number of float32 (at most "
                 "3.4e38); send NaN where a value is missing"
             )
-        outside = (values < self._lowest) | (values > self._highest)
-        states[:, self._numbers] = np.where(np.isnan(values), MISSING, np.where(outside, OUTSIDE, KNOWN))
+        states[:, self._numbers] = np.where(within, KNOWN, np.where(np.isnan(values), MISSING, OUTSIDE))
 
-    def _look_at_categories(self, at: int, encoded: Array, texts: list[str], states: Array) -> None:
-        for row in np.flatnonzero(encoded == 0).tolist():
-            states[row, at] = MISSING if texts[row] in self._missing else UNKNOWN
+    def _dated(self, at: int, cells: list[str], read: "_Reader", states: Array) -> Array:
+        found = [read(cell) for cell in cells]
+        if None in found:
+            column, cell = self.schema.columns[at], cells[found.index(None)]
+            iso = getattr(column, "format", "iso") == "iso"
+            wanted = "an ISO date such as 2024-05-31 or 2024-05-31 14:05" if iso else f"of the format {column.format}"  # type: ignore[union-attr]  # only dates come here
+            raise InvalidData(f"column {column.name!r}: {cell[:80]!r} is not {wanted}; send '' where it is missing")
+        parts, told = zip(*found, strict=True)  # type: ignore[misc]  # none is None
+        states[:, at] = told
+        return np.array(parts, np.float32)
 
-    def _dated(self, at: int, cells: list[str], read: Any, states: Array) -> Array:
-        column = self.schema.columns[at]
-        parts = np.full((len(cells), len(self._inputs[at])), np.nan, np.float32)
-        for row, text in enumerate(cells):
-            cell = text.strip()
-            if cell in self._missing:
-                states[row, at] = MISSING
-                continue
-            found = read(cell)
-            if found is None:
-                wanted = "an ISO date such as 2024-05-31 or 2024-05-31 14:05"
-                if column.format != "iso":  # type: ignore[union-attr]  # only dates come here
-                    wanted = f"of the format {column.format}"  # type: ignore[union-attr]
-                raise InvalidData(f"column {column.name!r}: {cell[:80]!r} is not {wanted}; send '' where it is missing")
-            parts[row], states[row, at] = found
-        return parts
+
+_Reader = Callable[[str], tuple[tuple[float, ...], int] | None]
+"""Gives the parts of a date and what it is to training; None for what is none."""
 
 
 def _inputs_of(column: Number | Category | Date) -> tuple[str, ...]:
@@ -171,8 +175,11 @@ def _inputs_of(column: Number | Category | Date) -> tuple[str, ...]:
     return (column.name,)
 
 
-def _read_date(column: Date, cell: str) -> tuple[tuple[float, ...], int] | None:
+def _read_date(column: Date, missing: frozenset[str], cell: str) -> tuple[tuple[float, ...], int] | None:
     """The parts of a date, and what it is to training; None if it is none."""
+    cell = cell.strip()
+    if cell in missing:
+        return (math.nan,) * len(column.parts), MISSING
     if column.format == "iso" and not _ISO.fullmatch(cell):
         return None
     try:
