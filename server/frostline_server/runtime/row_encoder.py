@@ -157,7 +157,7 @@ class RowEncoder:
         if None in found:
             column, cell = self.schema.columns[at], cells[found.index(None)]
             iso = getattr(column, "format", "iso") == "iso"
-            wanted = "an ISO date such as 2024-05-31 or 2024-05-31 14:05" if iso else f"of the format {column.format}"  # type: ignore[union-attr]  # only dates come here
+            wanted = "an ISO date such as 2024-05-31 or 2024-05-31 14:05" if iso else f"of the format {column.format}"
             raise InvalidData(f"column {column.name!r}: {cell[:80]!r} is not {wanted}; send '' where it is missing")
         parts, told = zip(*found, strict=True)  # type: ignore[misc]  # none is None
         states[:, at] = told
