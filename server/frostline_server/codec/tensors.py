@@ -269,15 +269,17 @@ def unpack_strings(model: str, name: str, count: int, data: bytes) -> Array:
         InvalidInput: the lengths do not add up, the count is wrong, or an element is not text.
     """
     elements: list[str] = []
-    at = 0
-    while at < len(data) and len(elements) < count:
-        size = int.from_bytes(data[at : at + 4], "little")
-        at += 4
-        if at + size > len(data):
-            break
-        elements.append(_text(model, name, data[at : at + size]))
-        at += size
-    if at != len(data) or len(elements) != count:
+    end, at = len(data), 0
+    try:
+        for _ in range(count):
+            start = at + 4
+            at = start + int.from_bytes(data[at:start], "little")
+            if at > end:
+                break
+            elements.append(data[start:at].decode())
+    except UnicodeDecodeError as error:
+        raise _no_text(model, name, error) from error
+    if at != end or len(elements) != count:
         raise InvalidInput(
             f"input byte size mismatch for input '{name}' for model '{model}'. Expected {count} strings, each after "
             f"its 4-byte length, got {len(data)} bytes that hold {len(elements)}"
@@ -292,13 +294,10 @@ def strings_array(elements: Sequence[str]) -> Array:
     return array
 
 
-def _text(model: str, name: str, encoded: bytes) -> str:
-    try:
-        return encoded.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"input '{name}' for model '{model}' holds bytes that are not UTF-8, which ONNX strings must be: {error}"
-        ) from error
+def _no_text(model: str, name: str, error: UnicodeDecodeError) -> InvalidInput:
+    return InvalidInput(
+        f"input '{name}' for model '{model}' holds bytes that are not UTF-8, which ONNX strings must be: {error}"
+    )
 
 
 def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, count: int) -> bytes | Array:
@@ -331,7 +330,10 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
             f"{len(values) * size} ({count} elements expected in {field}, {len(values)} came)"
         )
     if datatype == "BYTES":
-        return strings_array([_text(model, spec.name, value) for value in values])
+        try:
+            return strings_array([value.decode() for value in values])
+        except UnicodeDecodeError as error:
+            raise _no_text(model, spec.name, error) from error
     dtype = DTYPES[datatype]
     if field in _WHOLE:
         # Packed, they are the bytes of the array already, after the field's tag and length.

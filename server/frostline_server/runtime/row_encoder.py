@@ -59,6 +59,7 @@ class RowEncoder:
         self._missing = frozenset(schema.missing)
         # For each column: the names of the file's inputs, and for dates what reads them, which repeat.
         self._inputs = [_inputs_of(column) for column in schema.columns]
+        self._dates = {at: column for at, column in enumerate(schema.columns) if isinstance(column, Date)}
         self._readers: list[_Reader | None] = [
             lru_cache(_MOST_DATES)(partial(_read_date, column, self._missing)) if isinstance(column, Date) else None
             for column in schema.columns
@@ -155,9 +156,9 @@ class RowEncoder:
     def _dated(self, at: int, cells: list[str], read: "_Reader", states: Array) -> Array:
         found = [read(cell) for cell in cells]
         if None in found:
-            column, cell = self.schema.columns[at], cells[found.index(None)]
-            iso = getattr(column, "format", "iso") == "iso"
-            wanted = "an ISO date such as 2024-05-31 or 2024-05-31 14:05" if iso else f"of the format {column.format}"
+            cell, column = cells[found.index(None)], self._dates[at]
+            iso = "an ISO date such as 2024-05-31 or 2024-05-31 14:05"
+            wanted = iso if column.format == "iso" else f"of the format {column.format}"
             raise InvalidData(f"column {column.name!r}: {cell[:80]!r} is not {wanted}; send '' where it is missing")
         parts, told = zip(*found, strict=True)  # type: ignore[misc]  # none is None
         states[:, at] = told
