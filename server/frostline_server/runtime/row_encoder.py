@@ -160,7 +160,7 @@ class RowEncoder:
             iso = "an ISO date such as 2024-05-31 or 2024-05-31 14:05"
             wanted = iso if column.format == "iso" else f"of the format {column.format}"
             raise InvalidData(f"column {column.name!r}: {cell[:80]!r} is not {wanted}; send '' where it is missing")
-        parts, told = zip(*found, strict=True)  # type: ignore[misc]  # none is None
+        parts, told = zip(*found, strict=True)
         states[:, at] = told
         return np.array(parts, np.float32)
 
