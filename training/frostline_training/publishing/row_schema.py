@@ -76,7 +76,7 @@ def _column(group: Sequence[Column], train: Cells) -> dict[str, Any]:
 
 def _distribution(values: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
     filled = values[~np.isnan(values)]
-    told: dict[str, Any] = {"lowest": None, "highest": None, "share_missing": 1 - len(filled) / len(values)}
+    told: dict[str, Any] = {"lowest": None, "highest": None, "share_missing": float(np.isnan(values).mean())}
     if not len(filled):
         return {**told, "edges": [], "shares": []}
     # Edges are numbers of the data above the lowest, so that no bin is empty: the population stability index divides
@@ -102,7 +102,7 @@ def _date(name: str, form: str, parts: Sequence[DateOf], train: Cells) -> dict[s
         "format": form,
         "lowest": min(moments).isoformat() if moments else None,
         "highest": max(moments).isoformat() if moments else None,
-        "share_missing": 1 - len(moments) / len(cells),
+        "share_missing": cells.count(None) / len(cells),
         "parts": [
             {"part": date.part} | ({} if date.relative_to is None else {"relative_to": date.relative_to.isoformat()})
             for date in parts
