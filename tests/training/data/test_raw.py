@@ -183,7 +183,7 @@ def test_a_value_of_another_kind_is_refused(one: Input, value: object, sentence:
 
 
 def test_columns_of_different_lengths_are_refused() -> None:
-    with pytest.raises(DataError, match="the raw rows' columns differ in length: {'x': 1, 'y': 2}"):
+    with pytest.raises(DataError, match=r"the raw rows' columns differ in length: {'x': 1, 'y': 2}"):
         encode({"x": [1], "y": [1, 2]}, [Number("x"), Number("y")])
 
 

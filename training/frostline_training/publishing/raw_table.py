@@ -29,7 +29,7 @@ from frostline_training.publishing.verify import (
     check_file,
 )
 
-_RELATIVE_SHAKE = 2.0**-20  # some rounding errors of float32
+_SHAKE = 2.0**-22  # two rounding errors of float32
 
 
 @dataclass(frozen=True)
@@ -220,8 +220,14 @@ def _is_answer(answer: Answer, row: Named, change: Change) -> bool:
     Raises:
         RefusedError: The network does not answer such a row with numbers.
     """
-    if all(np.isfinite(rows).all() for rows in answer(row).values()):
-        return True
+    try:
+        if all(np.isfinite(rows).all() for rows in answer(row).values()):
+            return True
+    except RefusedError as error:
+        raise RefusedError(
+            f"{error.fact}, where {change.told}",
+            cause="an embedding or a table without a place for 0, which stands for missing and unknown categories",
+        ) from error
     raise RefusedError(
         f"the network answers a row with infinity or NaN where {change.told}",
         cause="a missing number is NaN, and a missing or unknown category 0: replace them in forward(), for example with "
@@ -230,17 +236,17 @@ def _is_answer(answer: Answer, row: Named, change: Change) -> bool:
 
 
 def _shaken(network: nn.Module) -> nn.Module:
-    """Return a copy whose weights are off by some rounding errors.
+    """Return a copy whose learnt weights are off by rounding errors.
 
-    Where it answers otherwise, so may every device: 1e38 may overflow on the way, or cancel out.
+    Where it answers otherwise, so may every device: what 1e38 became may cancel out.
     """
     shaken = copy.deepcopy(network)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weights in (*shaken.parameters(), *shaken.buffers()):
+        for weights in shaken.parameters():
             if weights.is_floating_point():
                 signs = torch.randint(0, 2, weights.shape, generator=random) * 2 - 1
-                weights.data = weights * (1 + _RELATIVE_SHAKE * signs.to(weights.dtype))
+                weights.data = weights * (1 + _SHAKE * signs.to(weights.dtype))
     return shaken
 
 
