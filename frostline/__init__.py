@@ -22,13 +22,16 @@ if TYPE_CHECKING:
         Unauthenticated,
     )
     from frostline.client.prediction import Prediction
+    from frostline_training.data.raw import Category, Date, Number, encode
     from frostline_training.publishing.publish import publish
 
     __version__: str
 
 __all__ = [
     "AsyncClient",
+    "Category",
     "Client",
+    "Date",
     "DeadlineExceeded",
     "FrostlineError",
     "InvalidInput",
@@ -36,6 +39,7 @@ __all__ = [
     "Model",
     "ModelNotFound",
     "ModelNotReady",
+    "Number",
     "Overloaded",
     "PermissionDenied",
     "Prediction",
@@ -47,17 +51,22 @@ __all__ = [
     "__version__",
     "connect",
     "connect_async",
+    "encode",
     "publish",
 ]
 
 _HOMES = {
     "AsyncClient": "frostline.client.connection",
+    "Category": "frostline_training.data.raw",
     "Client": "frostline.client.connection",
+    "Date": "frostline_training.data.raw",
     "Model": "frostline.client.catalog",
+    "Number": "frostline_training.data.raw",
     "Prediction": "frostline.client.prediction",
     "TensorSpec": "frostline.client.catalog",
     "connect": "frostline.client.connection",
     "connect_async": "frostline.client.connection",
+    "encode": "frostline_training.data.raw",
     "publish": "frostline_training.publishing.publish",
 }
 
@@ -78,14 +87,15 @@ if not TYPE_CHECKING:
 
 
 def _home(name: str) -> ModuleType:
+    home = _HOMES.get(name, "frostline.client.errors")
     try:
-        return importlib.import_module(_HOMES.get(name, "frostline.client.errors"))
+        return importlib.import_module(home)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if name != "publish" or package.startswith("frostline"):
+        if not home.startswith("frostline_training") or package.startswith("frostline"):
             raise
         raise ModuleNotFoundError(
-            f"frostline.publish needs {package}, which is not installed: pip install 'frostline[train]'",
+            f"frostline.{name} needs {package}, which is not installed: pip install 'frostline[train]'",
             name=error.name,
         ) from error
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -230,9 +231,13 @@ def _table(path: str, content: bytes, _: TensorSpec, *, card: Path) -> NDArray[A
     from frostline.cli.table_rows import InvalidTableError, TableRows  # noqa: PLC0415
 
     try:
-        return TableRows.of_card(card).read(path, content)
+        return TableRows.of_card(card).read(path, content, _warn)
     except InvalidTableError as error:
         raise InputError(str(error)) from error
+
+
+def _warn(sentence: str) -> None:
+    sys.stderr.write(f"frostline: {sentence}\n")
 
 
 def _is_number(cell: str) -> bool:

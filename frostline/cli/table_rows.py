@@ -1,7 +1,7 @@
 """Rows of a table for a model whose card is at hand: read by the rules that its training read them by."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline_training.data import Column, delimited
-from frostline_training.data.encoding import encode, from_card
+from frostline_training.data.encoding import encode, from_card, unknown
 from frostline_training.data.pythontext import as_bytes
 from frostline_training.errors import DataError
 from frostline_training.sources import Reading
@@ -52,10 +52,11 @@ class TableRows:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidTableError(f"{path} is not the card of a model that was trained on a table") from error
 
-    def read(self, path: str, content: bytes) -> NDArray[Any]:
+    def read(self, path: str, content: bytes, warn: Callable[[str], None] = lambda _: None) -> NDArray[Any]:
         """Returns the rows of a csv file, compressed or not, as float32 [N, F], or of texts as uint8 [N, T].
 
-        Columns may have any order, and others are ignored.
+        Columns may have any order, and others are ignored. `warn` is told of each column with categories that the model
+        does not know; they are sent as unknown.
 
         Raises:
             InvalidTableError: A column is missing, or a cell is not what its column is; the message says where.
@@ -63,6 +64,8 @@ class TableRows:
         try:
             cells = delimited.read(path, content, self._reading)
             if self._text is None:
+                for sentence in unknown(cells, self._columns):
+                    warn(sentence)
                 return encode(cells, self._columns)
             column, longest = self._text
             return np.asarray(as_bytes([(cell or "").encode() for cell in cells.values(column)], longest))

@@ -18,7 +18,7 @@ from frostline_training.loop.checkpoint import ResumeError
 from frostline_training.loop.progress import Epoch
 from frostline_training.publishing.publish import Published
 from frostline_training.report import LiveReport
-from frostline_training.sources import NpzFile
+from frostline_training.sources import CsvFile, NpzFile
 
 Listing = Callable[[Path], list[str]]
 
@@ -256,3 +256,35 @@ def test_resuming_starts_anew_where_nothing_was_interrupted(tmp_path: Path, monk
 def test_without_run_folders_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="without a folder for runs there is no checkpoint to resume from"):
         pipeline.run(IRIS, models=tmp_path, device="cpu", console=_console(), runs=None, resume=True)
+
+
+def test_a_table_is_published_with_raw_rows_of_its_test_part_and_ranges_of_its_training_part(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    sizes = random.normal(size=160).round(3)
+    lines = [
+        f"2024-0{1 + index % 9}-11;{str(size).replace('.', ',') if index % 7 else '-999'};{'red' if size > 0 else 'blue'};{index % 2}"
+        for index, size in enumerate(sizes)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["day;size;colour;y", *lines]))
+    source = CsvFile(path=tmp_path / "t.csv", target="y", decimal=",", missing=("", "-999"))
+    recipe = Recipe(name="t", data=source, network=Mlp(hidden=(8,)), hyperparameters=Hyperparameters(epochs=2))
+    published = pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=None)
+    split = data.prepare(recipe)
+    told = json.loads((published.path / "card.json").read_text())["rows"]
+    assert [column["name"] for column in told["columns"]] == ["day", "size", "colour"]
+    assert told["missing"] == ["", "-999"]
+    size = told["columns"][1]
+    trained = np.asarray(split.train.inputs)[:, [column.name for column in split.dataset.columns].index("size")]
+    assert (size["lowest"], size["highest"]) == (np.nanmin(trained), np.nanmax(trained))
+    assert size["share_missing"] == np.isnan(trained).mean()
+    with np.load(published.path / "golden.npz") as golden:
+        assert -999 in golden["rows.size"]
+        assert set(golden["rows.colour"]) > {"red", "blue", "Narnia", " red "}
+        np.testing.assert_array_equal(golden["rows_logits"][: len(golden["logits"])], golden["logits"])
+
+
+def test_a_column_whose_name_clients_cannot_send_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("input,y\n" + "1,u\n2,v\n" * 20)
+    recipe = Recipe(name="t", data=CsvFile(path=tmp_path / "t.csv", target="y"), network=Mlp(hidden=(8,)))
+    with pytest.raises(TrainingError, match="a column is called 'input', as the network's own input is: rename it"):
+        pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=None)

@@ -13,6 +13,7 @@ from rich.console import Console
 from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
+from frostline_training.data.raw import columns_of
 from frostline_training.errors import TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
@@ -77,6 +78,8 @@ def run(
         try:
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             split = data.prepare(recipe)
+            if split.train.cells is not None:
+                columns_of(split.dataset.columns)  # names that clients cannot send
             decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
             group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
@@ -188,13 +191,15 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
 
     place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
     names = list(data.named(split.test.inputs))
+    train, test_cells = split.train.cells, split.test.cells
     published = publish(
         network if len(names) == 1 else ByPosition(network, names).eval(),
-        data.sample(split.test),
+        data.sample(split.test) if train is None else train,
         name=recipe.name,
         labels=labels,
         models=place.models,
-        test=split.test,
+        inputs=None if train is None else split.dataset.columns,
+        test=split.test if test_cells is None else (test_cells, split.test.targets),
         task=task,
         dynamic=split.dataset.dynamic,
         recipe=recipe,

@@ -297,11 +297,6 @@ def test_a_card_puts_columns_in_order_and_words_into_numbers(card: Path) -> None
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (
-            b"age,colour\n1,green\n",
-            r"-, row 1 \(line 2\), column 'colour': 'green' is no category that the model knows; it knows: red,",
-        ),
-        (b"age,colour\n1,(unknown)\n", r"'\(unknown\)' is no category"),
         (b"age,colour\n1,red\nold,red\n", r"-, row 2 \(line 3\), column 'age': 'old' is not a number"),
         (b"age\n1\n", "- has no column 'colour'; it has: age"),
         (b"age,colour\n1\n", r"-, row 1 \(line 2\): 1 cells, but the header names 2"),
@@ -314,6 +309,17 @@ def test_a_table_that_does_not_fit_the_card_is_refused_with_the_place(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         read(["-"], model(2), stdin(content), card=card)
+
+
+def test_a_word_that_the_model_does_not_know_is_sent_as_unknown_and_named(
+    card: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays, _ = read(["-"], model(2), stdin(b"age,colour\n1,red\n2,green\n3,(unknown)\n4,\n"), card=card)
+    np.testing.assert_array_equal(arrays["input"], np.array([[1, 1], [2, 0], [3, 0], [4, 0]], np.float32))
+    assert capsys.readouterr().err == (
+        "frostline: -, row 2 (line 3), column 'colour': 'green' is no category that the model knows, and 1 more such cells: "
+        "sent as unknown; it knows: red, blue\n"
+    )
 
 
 def test_a_card_that_cannot_be_used_is_refused(tmp_path: Path) -> None:

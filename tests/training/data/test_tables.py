@@ -305,3 +305,13 @@ def test_the_card_holds_how_a_table_is_read_and_what_its_columns_are(tmp_path: P
         {"name": "day", "kind": "date", "missing": 0, "lowest": "2024-01-01", "highest": "2024-01-12"},
         {"name": "y", "kind": "target", "missing": 0, "categories": 2, "examples": ("u", "v")},
     ]
+
+
+def test_a_number_that_stands_for_no_value_does_however_it_is_written(tmp_path: Path) -> None:
+    column = _column(tmp_path, ["-999", "-999.0", "-9.99e2", "1", "0"], missing=("", "-999"))
+    np.testing.assert_array_equal(column, [NAN, NAN, NAN, 1, 0])
+
+
+def test_a_target_that_is_a_number_for_no_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'y': the target is missing: '-1\.0' stands for no"):
+        _load(tmp_path, "x,y\n1,2\n2,-1.0\n", task="regression", missing=("", "-1"))

@@ -4,8 +4,8 @@ Training and `frostline predict` read cells by these rules alone, so a row means
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -40,6 +40,15 @@ class Cells:
     columns: Mapping[str, Sequence[str | None]]
     reading: Reading
     lines: Sequence[int] = ()
+
+    def take(self, index: Sequence[int]) -> "Cells":
+        """Return those rows that `index` names, in its order; each keeps its line."""
+        columns = {name: [cells[row] for row in index] for name, cells in self.columns.items()}
+        return replace(self, columns=columns, lines=[self.lines[row] for row in index] if self.lines else ())
+
+    def only(self, columns: Iterable[str]) -> "Cells":
+        """Return the cells of `columns` alone."""
+        return replace(self, columns={name: self.columns[name] for name in columns})
 
     def wrong(self, index: int, column: str, fact: str) -> DataError:
         """Return the error that `fact` is so in a cell."""
@@ -114,6 +123,16 @@ def moment(cell: str, form: str) -> datetime | None:
         return value if value is None or value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
     except (ValueError, OverflowError):  # the latter where there is no such year in UTC
         return None
+
+
+def missing_numbers(reading: Reading) -> frozenset[float]:
+    """Return the float32 numbers that the words for no value stand for, such as -999.
+
+    A column of numbers has no value where it holds one of them, however it is written: who sends numbers and no texts
+    sends -999.0.
+    """
+    values = (number(word, reading) for word in reading.missing)
+    return frozenset(float(np.float32(value)) for value in values if value is not None and abs(value) <= _LARGEST)
 
 
 def leads_with_zero(cell: str) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from frostline_training.data.cells import Cells
+from frostline_training.data.cells import Cells, missing_numbers
 from frostline_training.data.rows import Column, DateOf
 from frostline_training.sources import DatePart
 
@@ -20,10 +20,36 @@ _COLUMNS = TypeAdapter(tuple[Column, ...])
 def encode(cells: Cells, columns: Sequence[Column]) -> NDArray[np.float32]:
     """Return the rows as float32 [N, F]: numbers, NaN where one is missing, and categories by their position.
 
+    A category that its column does not have is encoded as unknown, 0, as one that is missing is; `unknown` tells which.
+
     Raises:
         DataError: A column is not there, or a cell is not what its column is; the text says where.
     """
     return np.array([_encoded(cells, column) for column in columns], dtype=np.float32).T.copy()
+
+
+def unknown(cells: Cells, columns: Sequence[Column]) -> list[str]:
+    """Return a sentence for each column that holds categories which it does not know.
+
+    Raises:
+        DataError: A column is not there.
+    """
+    sentences = []
+    for column in columns:
+        if column.categories is None:
+            continue
+        place = _places(column.categories)
+        strange = [
+            (index, cell)
+            for index, cell in enumerate(cells.values(column.cells))
+            if cell is not None and cell not in place
+        ]
+        if strange:
+            index, cell = strange[0]
+            more = "" if len(strange) == 1 else f", and {len(strange) - 1} more such cells"
+            fact = f"{cell!r} is no category that the model knows{more}: sent as unknown; it knows: {', '.join(place)}"
+            sentences.append(str(cells.wrong(index, column.name, fact)))
+    return sentences
 
 
 def to_card(columns: Sequence[Column]) -> list[dict[str, Any]]:
@@ -57,22 +83,17 @@ def _encoded(cells: Cells, column: Column) -> list[float]:
     if column.date is not None:
         return [math.nan if cell is None else _part(cells, index, cell, column.date) for index, cell in values]
     if column.categories is not None:
-        place = {category: index for index, category in enumerate(column.categories) if index}
-        return [0.0 if cell is None else _place(cells, index, column, cell, place) for index, cell in values]
-    return [math.nan if cell is None else cells.number(index, column.name, cell) for index, cell in values]
+        place = _places(column.categories)
+        return [0.0 if cell is None else place.get(cell, 0.0) for _, cell in values]
+    numbers = [math.nan if cell is None else cells.number(index, column.name, cell) for index, cell in values]
+    absent = missing_numbers(cells.reading)
+    return [math.nan if float(np.float32(value)) in absent else value for value in numbers] if absent else numbers
 
 
 def _part(cells: Cells, index: int, cell: str, date: DateOf) -> float:
     return part_of(cells.moment(index, date.column, cell, date.format), date.part, date.relative_to)
 
 
-def _place(cells: Cells, index: int, column: Column, cell: str, place: dict[str, int]) -> float:
-    if cell not in place:
-        # The first category stands for unknown values, such as an empty cell.
-        raise cells.wrong(
-            index,
-            column.name,
-            f"{cell!r} is no category that the model knows; it knows: {', '.join(place)}; "
-            "leave the cell empty to send it as unknown",
-        )
-    return float(place[cell])
+def _places(categories: Sequence[str]) -> dict[str, float]:
+    # The first category stands for unknown values, such as an empty cell.
+    return {category: float(index) for index, category in enumerate(categories) if index}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline_training.data.cells import Cells
 from frostline_training.sources import DatePart, Task
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ class Rows(NamedTuple):
         inputs: [N, ...] as a client would send them, or several by name, in the order of the network's arguments.
             Whole numbers [N, T] are tokens; 0 pads them on the right.
         targets: Classes int64 [N]; for several labels float32 [N, C] of 0 and 1; for a regression float32 [N, K].
+        cells: The rows of a table of numbers, categories and dates as they were read, before they were encoded.
     """
 
     inputs: Inputs
     targets: Array
+    cells: Cells | None = None
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,10 @@ def named(inputs: Inputs) -> dict[str, Array]:
 
 def take(rows: Rows, index: NDArray[np.intp]) -> Rows:
     """Return those of `rows` that `index` names, in its order."""
+    cells = None if rows.cells is None else rows.cells.take(index.tolist())
     if isinstance(rows.inputs, Mapping):
-        return Rows({name: array[index] for name, array in rows.inputs.items()}, rows.targets[index])
-    return Rows(rows.inputs[index], rows.targets[index])
+        return Rows({name: array[index] for name, array in rows.inputs.items()}, rows.targets[index], cells)
+    return Rows(rows.inputs[index], rows.targets[index], cells)
 
 
 def tensors(rows: Rows, device: "torch.device") -> "tuple[tuple[torch.Tensor, ...], torch.Tensor]":

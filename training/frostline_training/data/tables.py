@@ -55,7 +55,7 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         send = "; ".join(_sentence(column) for column in columns)
     return Dataset(
         name=source.path.name,
-        rows=Rows(inputs, wanted),
+        rows=Rows(inputs, wanted, None if texts else cells.only(kinds)),
         labels=labels,
         send=send,
         source=f"{len(wanted)} rows of {source.path.name}",
@@ -133,7 +133,7 @@ def _kind(cells: Cells, name: str) -> ColumnKind:
 def _columns(cells: Cells, kinds: _Kinds) -> tuple[Column, ...]:
     dates = {name: _date(kind) for name, kind in kinds.items() if kind == "date" or isinstance(kind, DateColumn)}
     newest = max(
-        (found for name, date in dates.items() if "year" in _parts_of(date) for found in _moments(cells, name, date)),
+        (found for name, date in dates.items() if "year" in parts_of(date) for found in _moments(cells, name, date)),
         default=None,
     )
     columns: list[Column] = []
@@ -160,7 +160,7 @@ def _date_columns(cells: Cells, name: str, date: DateColumn, newest: datetime | 
     found = _moments(cells, name, date)
     if not found:
         raise DataError(f"{cells.path}: column {name!r} has no values; skip it")
-    told = _parts_of(date)
+    told = parts_of(date)
     absent = [part for part in date.parts or () if part not in told]
     if absent:
         raise DataError(f"{cells.path}: column {name!r}: the format {date.format} has no {absent[0]}")
@@ -188,7 +188,7 @@ def _moments(cells: Cells, name: str, date: DateColumn) -> list[datetime]:
     ]
 
 
-def _parts_of(date: DateColumn) -> tuple[DatePart, ...]:
+def parts_of(date: DateColumn) -> tuple[DatePart, ...]:
     """Return what the format of `date` tells: those parts whose change changes the text."""
     every: tuple[DatePart, ...] = get_args(DatePart)
     if date.format == "iso":
@@ -214,6 +214,10 @@ def _targets(cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile) 
                 raise cells.wrong(index, name, f"the target is missing{why}")
     if source.task != "single-label":
         numbers = encode(cells, [Column(name) for name in names])
+        if np.isnan(numbers).any():
+            index, column = np.argwhere(np.isnan(numbers))[0]
+            written = cells.columns[names[column]][index]
+            raise cells.wrong(int(index), names[column], f"the target is missing: {written!r} stands for no value")
         if source.task == "multi-label" and not np.isin(numbers, (0, 1)).all():
             index, column = np.argwhere(~np.isin(numbers, (0, 1)))[0]
             raise cells.wrong(int(index), names[column], f"{numbers[index, column]:g} is neither 0 nor 1")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,14 @@ def write_golden(
     *,
     rtol: float,
     atol: float,
+    raw: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write the golden sample: inputs and the network's own outputs, [R, ...] by name, and the tolerances."""
+    """Write the golden sample: inputs and the network's own outputs, [R, ...] by name, the tolerances, and `raw` rows."""
     taken: dict[str, Any] = {"input" if len(inputs) == 1 else f"input.{name}": rows for name, rows in inputs.items()}
     given: dict[str, Any] = {
         "logits" if len(outputs) == 1 else f"output.{name}": rows for name, rows in outputs.items()
     }
-    np.savez(hidden / GOLDEN_FILE, rtol=np.float64(rtol), atol=np.float64(atol), **taken, **given)
+    np.savez(hidden / GOLDEN_FILE, rtol=np.float64(rtol), atol=np.float64(atol), **taken, **given, **raw)
 
 
 def sha256(path: Path) -> str:

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from frostline_training.data import Array
+from frostline_training.data import Array, Rows
 from frostline_training.errors import PublishError, first_line
 
 Test = (
-    tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike | None]
+    Rows
+    | tuple[ArrayLike | Mapping[str, ArrayLike], ArrayLike | None]
     | Iterable[Sequence[object]]
     | Iterable[Mapping[str, object]]
 )
@@ -33,6 +34,8 @@ def held_out_rows(test: Test | None, sample: Mapping[str, Tensor]) -> tuple[dict
     expected = {name: tensor.numpy() for name, tensor in sample.items()}
     if test is None:
         return expected, None
+    if isinstance(test, Rows):
+        test = test.inputs, test.targets
     given, wanted = test if _is_pair(test) else _gathered(test, list(expected))
     arrays: dict[str, Any] = dict(given) if isinstance(given, Mapping) else dict.fromkeys(list(expected)[:1], given)
     if set(arrays) != set(expected):

@@ -7,25 +7,38 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import ArrayLike
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from frostline_training.data import Array
+from frostline_training.data.raw import Input, RawRows
 from frostline_training.errors import PublishError, RefusedError, first_line
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing import artifact, calling, tasks
-from frostline_training.publishing.calling import Sample
+from frostline_training.publishing.calling import Caller, Sample
 from frostline_training.publishing.held_out import Test, held_out_rows
 from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operator, troublesome_layer
+from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.tasks import TASKS, Asked, Task
-from frostline_training.publishing.verify import HeldOut, Named, Proof, Tolerance, check_file, check_network
+from frostline_training.publishing.verify import (
+    Answer,
+    HeldOut,
+    Named,
+    Proof,
+    Tolerance,
+    answering,
+    check_file,
+    check_network,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -63,12 +76,13 @@ class Published:
 
 def publish(
     module: nn.Module,
-    sample: Sample,
+    sample: Sample | RawRows,
     *,
     name: str,
+    inputs: Sequence[Input] | None = None,
     labels: Sequence[str] | None = None,
     models: Path | str = Path("models"),
-    test: Test | None = None,
+    test: Test | tuple[RawRows, ArrayLike | None] | None = None,
     task: Task | None = None,
     probabilities: bool = False,
     dynamic: Axes | None = None,
@@ -89,8 +103,12 @@ def publish(
         module: Takes tensors [N, ...] and returns a tensor [N, ...], or several in a tuple, a dict, a dataclass or a
             nesting of them.
         sample: Real rows [N, ...], N >= 2: what the export is traced with. One tensor is given to ``module(tensor)``;
-            several, by the names of forward()'s arguments, to ``module(**sample)``.
+            several, by the names of forward()'s arguments, to ``module(**sample)``. With `inputs`, raw rows.
         name: Letters, digits, ``.``, ``_`` and ``-``, beginning with a letter or digit.
+        inputs: What each column of a table is, so that clients send raw rows. The module takes what `frostline.encode`
+            makes of them, one tensor float32 [N, F]. `sample` is then the raw rows that it was trained on, whose ranges and
+            shares the card holds, and `test` a pair of raw rows and targets. A server encodes raw rows by a file of
+            its own, which is proved with the module's.
         labels: The names of the C classes (of a binary task the two, no and yes), or of the K values.
         models: The models folder; it is made if need be.
         test: Held-out rows: inputs [N, ...] (by name where there are several) and targets, as a pair or as a loader
@@ -121,16 +139,19 @@ def publish(
         raise PublishError(f"there is no task {task!r}; there are: {', '.join(TASKS)}")
     tolerance = _checked_tolerance(rtol, atol)
     names = _checked_labels(labels)
+    table = None if inputs is None else RawTable.of(sample, test, inputs, dynamic)
+    if table is not None:
+        sample, test = table.sample(), table.test()
     original = calling.original(module)
     tensors, call = calling.bind(original, _checked_sample(sample))
     traced = {called: tensor.detach().cpu().contiguous() for called, tensor in tensors.items()}
     dynamic = _checked_axes(dynamic or {}, traced)
-    inputs, targets = held_out_rows(test, traced)
+    given, targets = held_out_rows(cast("Test | None", test), traced)
     network = calling.copied(original)
 
     single = tasks.output_name(task, probabilities=probabilities)
-    held_out = check_network(network, inputs, tolerance, dynamic, call=call, single=single)
-    clashing = [called for called in held_out.outputs if called in inputs]
+    held_out = check_network(network, given, tolerance, dynamic, call=call, single=single)
+    clashing = [called for called in held_out.outputs if called in given]
     if clashing:
         raise PublishError(
             f"an input and an output are both called {clashing[0]!r}, which ONNX does not have; call one of them otherwise"
@@ -170,13 +191,16 @@ def publish(
             classes=asked.task == "single-label",
             suspect=troublesome_layer(network),
         )
+        answers = partial(_answering, call=call, outputs=held_out.outputs, label=asked.output if sigmoid else None)
+        raw = {} if table is None else table.freeze(hidden, network, answers, next(iter(given)), tolerance)
         golden = held_out.golden
         artifact.write_golden(
             hidden,
-            {called: rows[golden] for called, rows in inputs.items()},
+            {called: rows[golden] for called, rows in given.items()},
             {called: rows[golden] for called, rows in held_out.outputs.items()},
             rtol=rtol,
             atol=atol,
+            raw=raw,
         )
         digest = artifact.sha256(file)
         card = {
@@ -186,7 +210,8 @@ def publish(
             "sha256": digest,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": asked.task,
-            **_inputs_card(inputs, dynamic, send),
+            **_inputs_card(given, dynamic, send),
+            **({} if table is None else table.card(hidden)),
             **_outputs_card(held_out.outputs, probabilities=probabilities),
             "parameters": count_parameters(network),
             **story,
@@ -224,6 +249,14 @@ def _with_sigmoid(held_out: HeldOut, output: str) -> HeldOut:
         {**held_out.outputs, tasks.PROBABILITIES: torch.from_numpy(logits).sigmoid().numpy()},
         {length: _with_sigmoid(rows, output) for length, rows in held_out.stretched.items()},
     )
+
+
+def _answering(network: nn.Module, *, call: Caller, outputs: Named, label: str | None) -> Answer:
+    """Return what answers rows as `network` does, with the file's `outputs`; `label` is that of the logits of a sigmoid."""
+    answer = answering(network, call=call, single=next(iter(outputs)))
+    if label is None:
+        return answer
+    return lambda rows: _with_sigmoid(HeldOut(rows, answer(rows)), label).outputs
 
 
 def _renamed(held_out: HeldOut, asked: Asked, single: str, called: str) -> tuple[HeldOut, Asked]:

@@ -1,6 +1,7 @@
 """The smaller variants of a published model, float16 or int8, each measured against the original."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,13 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from frostline_training.data import Array, Inputs, Rows, Split, named, take
+from frostline_training.data import INPUT, Array, Inputs, Rows, Split, named, take
 from frostline_training.errors import PublishError, RefusedError, first_line
 from frostline_training.evaluation.evaluate import Evaluation, Logits, predictions, score
-from frostline_training.publishing import artifact
+from frostline_training.publishing import artifact, preprocessing, raw_table, row_schema
 from frostline_training.publishing.publish import Published
 from frostline_training.publishing.quantize import to_float16, to_int8
+from frostline_training.publishing.verify import Tolerance, agree
 
 Precision = Literal["fp16", "int8"]
 
@@ -117,7 +119,14 @@ def _make(published: Published, precision: Precision, split: Split, bound: float
         answers = measured.evaluation.logits[golden]
         distance = float(np.abs(answers.astype(np.float64) - reference.logits[golden]).max())
         atol = max(_LEAST_ATOL, _MARGIN * max(measured.spread, distance))
-        artifact.write_golden(hidden, named(rows.inputs), _all_answers(file, rows.inputs), rtol=_RTOL, atol=atol)
+        artifact.write_golden(
+            hidden,
+            named(rows.inputs),
+            _all_answers(file, rows.inputs),
+            rtol=_RTOL,
+            atol=atol,
+            raw=_raw_golden(published.path, hidden, atol),
+        )
         card = _card(published, precision, full, file, reference, measured, bound, atol, split)
         version, path = artifact.place(hidden, card)
     disagreement = _disagreement(measured.evaluation, reference)
@@ -132,6 +141,36 @@ def _make(published: Published, precision: Precision, split: Split, bound: float
         full_score=reference.headline[1],
         disagreement=disagreement,
         spread=measured.spread,
+    )
+
+
+def _raw_golden(full: Path, hidden: Path, atol: float) -> dict[str, Array]:
+    """Copy what encodes raw rows, and return the variant's own answers to the raw rows of the full-precision golden sample.
+
+    Rows are left out that it does not answer steadily, such as 1e38, which float16 does not have.
+    """
+    if not (full / preprocessing.FILE).exists():
+        return {}
+    shutil.copyfile(full / preprocessing.FILE, hidden / preprocessing.FILE)
+    told = json.loads((full / artifact.CARD_FILE).read_text(encoding="utf-8"))["rows"]
+    with np.load(full / artifact.GOLDEN_FILE) as golden:
+        rows = raw_table.golden_rows(golden)
+    feed = preprocessing.feed(rows, row_schema.from_card(told), told["missing"])
+    (encoded,) = preprocessing.session(hidden / preprocessing.FILE).run(None, feed)
+    file = hidden / artifact.MODEL_FILE
+    # It has one input: a table's encoded rows.
+    usual, plain, alone = (
+        _answers(_session(file, optimised=optimised), {INPUT: encoded}, size)
+        for optimised, size in ((True, 64), (False, 64), (True, 1))
+    )
+    steady = Tolerance(_RTOL / _MARGIN, atol / _MARGIN)
+    kept = [
+        index
+        for index in range(len(encoded))
+        if all(agree({"": other[[index]]}, {"": usual[[index]]}, steady) for other in (usual, plain, alone))
+    ]
+    return raw_table.golden_arrays(
+        {name: values[kept] for name, values in rows.items()}, _all_answers(file, {INPUT: encoded[kept]})
     )
 
 

@@ -202,6 +202,20 @@ def check_network(
     )
 
 
+def answering(network: nn.Module, *, call: Caller = by_position, single: str = "logits") -> Answer:
+    """Return what answers rows [N, ...], by name, as `network` does; the arguments are as in `check_network`."""
+
+    def answer(rows: Named) -> Named:
+        return _in_batches(lambda part: _run_network(network, part, call, single), rows, 64)
+
+    return answer
+
+
+def agree(got: Named, wanted: Named, tolerance: Tolerance) -> bool:
+    """Return whether two answers are the same numbers within `tolerance`; none that is infinite or NaN is."""
+    return _Comparison("", np.arange(_count(wanted)), got, wanted).within(tolerance)
+
+
 def check_file(
     path: Path, held_out: HeldOut, tolerance: Tolerance, *, classes: bool = True, suspect: str = ""
 ) -> Proof:

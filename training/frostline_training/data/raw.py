@@ -1,0 +1,282 @@
+"""Raw rows: a table as its users hold it, and the schema by which it becomes the numbers that a network takes."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from frostline_training.data import encoding
+from frostline_training.data.cells import Cells
+from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf
+from frostline_training.data.tables import parts_of
+from frostline_training.errors import DataError
+from frostline_training.sources import DateColumn, DatePart, Reading
+
+_READING = Reading(missing=("",))  # values, not words: what is missing is None, NaN or an empty text
+_LONGEST_NAME = 1000  # of an input that a server takes
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers; it is NaN where one is missing.
+
+    Attributes:
+        name: What clients call it.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Category:
+    """A column of texts out of a few; it is the place in `categories`, from 1, and 0 where it is missing or unknown.
+
+    Attributes:
+        name: What clients call it.
+        categories: Those that the network knows.
+    """
+
+    name: str
+    categories: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Date:
+    """A column of dates or times; it is one number for each of its parts, NaN where the date is missing.
+
+    Attributes:
+        name: What clients call it.
+        parts: The numbers: month and day count from 1, weekday from 0 (Monday); `age_days` are the days until
+            `relative_to`.
+        format: ``iso``, or as in `datetime.strptime`.
+        relative_to: What an age is measured from.
+    """
+
+    name: str
+    parts: Sequence[DatePart] = ("year", "month", "day", "weekday")
+    format: str = "iso"
+    relative_to: datetime | None = None
+
+
+class Frame(Protocol):
+    """A table of pandas, polars or pyarrow."""
+
+    @property
+    def columns(self) -> Any:
+        """Its columns, or their names."""
+
+
+Input = Number | Category | Date | Column
+RawRows = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Frame | Cells
+"""Rows with named columns: a list or array for each, a dict for each row, a table of pandas, polars or pyarrow."""
+
+
+def encode(rows: RawRows, inputs: Sequence[Input]) -> NDArray[np.float32]:
+    """Return raw rows as the numbers float32 [N, F] that a network takes, by the rule that a server encodes them by.
+
+    Args:
+        rows: A list or array for each column, a dict for each row, or a table of pandas, polars or pyarrow. Columns may
+            have any order, and others are ignored. None, NaN and empty texts are missing values.
+        inputs: What each column is. The network's columns have their order; a date is one for each of its parts.
+
+    Raises:
+        DataError: A column is not there, or a cell is not what its column is; the text says where.
+    """
+    columns = columns_of(inputs)
+    return encoding.encode(cells_of(rows, columns), columns)
+
+
+def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
+    """Return the network's columns.
+
+    Raises:
+        DataError: `inputs` cannot be the inputs of one network; the text says why.
+    """
+    columns: list[Column] = []
+    taken: list[str] = []
+    for place, one in enumerate(inputs):
+        if not isinstance(one, Input):
+            raise DataError(f"inputs[{place}] is {type(one).__name__}: give Number, Category or Date")
+        made = _columns(one)
+        further = (
+            isinstance(one, Column) and one.date is not None and taken[-1:] == [one.cells]
+        )  # part of the same date
+        if not further:
+            taken.append(made[0].cells)
+        columns += made
+    if not columns:
+        raise DataError("inputs are empty: give a Number, Category or Date for each column")
+    for name in (*taken, *(column.name for column in columns)):
+        if not isinstance(name, str) or not name or "\0" in name or len(name) > _LONGEST_NAME:
+            raise DataError(f"{name!r} is no name of a column: it must be a text of 1 to {_LONGEST_NAME} characters")
+        if name == INPUT:
+            raise DataError(f"a column is called {INPUT!r}, as the network's own input is: rename it, or leave it out")
+    for names in (taken, [column.name for column in columns]):
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise DataError(f"two inputs of the network are called {repeated[0]!r}: rename one, or leave it out")
+    return tuple(columns)
+
+
+def cells_of(rows: RawRows, columns: Sequence[Column]) -> Cells:
+    """Return the cells of `columns` as texts.
+
+    Raises:
+        DataError: `rows` are no rows of these columns; the text says why, or where.
+    """
+    if isinstance(rows, Cells):
+        return rows
+    wanted = {column.cells: column for column in columns}
+    cells = {}
+    for name, values in _by_column(rows, wanted):
+        try:
+            cells[name] = [_text(value, wanted[name]) for value in _listed(values)]
+        except TypeError as error:
+            raise DataError(f"the raw rows, column {name!r}: {error}") from None
+    counts = {name: len(texts) for name, texts in cells.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"the raw rows' columns differ in length: {counts}")
+    if not all(counts.values()):
+        raise DataError("there are no raw rows")
+    return Cells("the raw rows", cells, _READING)
+
+
+def _columns(one: Input) -> list[Column]:
+    match one:
+        case Column():
+            return [one]
+        case Number():
+            return [Column(one.name)]
+        case Category():
+            return [Column(one.name, (UNKNOWN, *_checked_categories(one)))]
+        case Date():
+            return list(_date_columns(one))
+
+
+def _checked_categories(one: Category) -> list[str]:
+    if isinstance(one.categories, str):
+        raise DataError(f"the categories of {one.name!r} are one text: give a list of texts")
+    categories = list(one.categories)
+    if not categories:
+        raise DataError(f"the column {one.name!r} has no categories: give those that the network knows")
+    for category in categories:
+        if not isinstance(category, str):
+            raise DataError(f"the category {category!r} of {one.name!r} is {type(category).__name__}, not a text")
+        if category != category.strip() or category in ("", UNKNOWN):
+            raise DataError(
+                f"the column {one.name!r} cannot have the category {category!r}: an empty text is a missing value, "
+                f"{UNKNOWN!r} stands for every unknown category, and spaces around a category are left out"
+            )
+        if categories.count(category) > 1:
+            raise DataError(f"the column {one.name!r} has the category {category!r} twice")
+    return categories
+
+
+def _date_columns(one: Date) -> Iterator[Column]:
+    try:
+        # It checks what it is given, and is what recipes say of dates.
+        told = DateColumn(format=one.format, parts=tuple(one.parts), relative_to=one.relative_to)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"the date {one.name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    there = parts_of(told)
+    for part in told.parts or ():
+        if part not in there:
+            raise DataError(f"the date {one.name!r}: the format {one.format} has no {part}")
+        if part == "age_days" and told.relative_to is None:
+            raise DataError(f"the date {one.name!r}: age_days needs relative_to, the date that ages are measured from")
+        relative_to = told.relative_to if part == "age_days" else None
+        yield Column(f"{one.name}.{part}", date=DateOf(one.name, told.format, part, relative_to))
+
+
+def _by_column(rows: Any, wanted: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    get: Callable[[str], Any]
+    if isinstance(rows, Mapping):
+        there, get = list(rows), rows.__getitem__
+    elif isinstance(rows, Sequence) and not isinstance(rows, str | bytes):
+        strange = next((row for row in rows if not isinstance(row, Mapping)), None)
+        if strange is not None:
+            raise DataError(f"a raw row is {type(strange).__name__}, not a dict with a value for each column")
+        yield from ((name, _of_each(rows, name)) for name in wanted)
+        return
+    elif hasattr(rows, "column_names"):  # pyarrow
+        there, get = list(rows.column_names), rows.column
+    elif hasattr(rows, "columns"):  # pandas and polars
+        there, get = list(rows.columns), rows.__getitem__
+    else:
+        raise DataError(
+            f"the raw rows are {type(rows).__name__}: give a list or array for each column, a dict for each row, or a table of "
+            "pandas, polars or pyarrow"
+        )
+    for name in wanted:
+        if there.count(name) != 1:
+            what = "no column" if name not in there else "more than one column"
+            raise DataError(f"the raw rows have {what} {name!r}; they have: {', '.join(map(str, there))}")
+        yield name, get(name)
+
+
+def _of_each(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    for index, row in enumerate(rows, start=1):
+        if name not in row:
+            raise DataError(
+                f"the raw rows, row {index} has no {name!r}; it has: {', '.join(map(str, row))}; give None where it is missing"
+            )
+    return [row[name] for row in rows]
+
+
+def _listed(values: Any) -> list[Any]:
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        raise TypeError(f"it is {type(values).__name__}, not a list or an array with a value for each row")
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind == "M":
+        values = np.asarray(values).astype("datetime64[us]")  # finer ones have no Python value
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(values, method):
+            return list(getattr(values, method)())
+    return list(values)
+
+
+def _text(value: Any, column: Column) -> str | None:
+    """Return a value as a file would hold it.
+
+    Raises:
+        TypeError: It is none that such a column holds.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and math.isnan(value))
+    ):
+        return None
+    if isinstance(value, str):
+        return value.strip()
+    if column.date is not None:
+        return _date_text(value, column.date.format)
+    return _number_text(value) if column.categories is None else _category_text(value)
+
+
+def _date_text(value: Any, form: str) -> str:
+    if isinstance(value, date):
+        return value.isoformat() if form == "iso" else value.strftime(form)
+    raise TypeError(f"{value!r} is {type(value).__name__}, not a date or a text")
+
+
+def _category_text(value: Any) -> str:
+    if isinstance(value, bool | int):
+        return str(value)
+    raise TypeError(f"{value!r} is {type(value).__name__}, not a text")
+
+
+def _number_text(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, date | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"{value!r} is {type(value).__name__}, not a number")
+    return str(int(value) if isinstance(value, bool) else value)  # a whole number, or a decimal one
