@@ -4,7 +4,6 @@ import csv
 import itertools
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
@@ -121,14 +120,17 @@ def write_predictions(
             ranked = [
                 (str(rank), str(name(at)), number(row.probabilities[at])) for rank, at in enumerate(row.best(top), 1)
             ]
-            lines += [[*lead, *cells] for cells in ranked or [(nothing, nothing, nothing)]]
+            lines += [
+                [*lead, *cells]
+                for cells in ranked or [(nothing, nothing, number(math.nan) if row.probabilities.size else nothing)]
+            ]
     else:
         header = ["id", "prediction", "probability"]
         classes = max((len(row.probabilities) for row in rows), default=0)
         header += column_names([labels[at] if at < len(labels) else "" for at in range(classes)], header, "class")
         for row in rows:
             answer, shares = row.answer, [number(p) for p in row.probabilities]
-            chosen = shares[answer] if isinstance(answer, int) else nothing
+            chosen = shares[answer] if isinstance(answer, int) else number(math.nan) if shares else nothing
             lines.append([row.id, text(answer), chosen, *shares, *[""] * (classes - len(shares))])
     if form == "csv":
         csv.writer(out, lineterminator="\n").writerows([header, *lines])
@@ -146,20 +148,18 @@ def fits(header: Sequence[str], lines: Sequence[Sequence[str]], out: TextIO) -> 
     return sum(max(map(len, column)) for column in zip(header, *lines, strict=True)) + gaps <= Console(file=out).width
 
 
-def column_names(names: Sequence[str], taken: Sequence[str], kind: str = "") -> list[str]:
+def column_names(names: Sequence[str], taken: Sequence[str], kind: str) -> list[str]:
     """Names for columns, of which no two are alike.
 
     Args:
         names: What each is called, in order; "" where it is not.
         taken: The names of other columns.
-        kind: What to call a column that has no name of its own, shares it, or would take another's: by its place, such as
-            `class_0`. Without one, the name gets a number: `id_2`.
+        kind: What to call a column that has no name, with its place: such as `class_0`.
+
+    Returns:
+        The names in order; one that is taken, or was there before, with the next free number: `id_2`.
     """
-    shared = Counter(names)
-    given = [
-        f"{kind}_{at}" if kind and (not name or name in taken or shared[name] > 1) else name
-        for at, name in enumerate(names)
-    ]
+    given = [name or f"{kind}_{at}" for at, name in enumerate(names)]
     used, reserved, unique = set(taken), {*taken, *given}, []
     for name in given:
         free = (f"{name}_{count}" for count in itertools.count(2))

@@ -158,7 +158,7 @@ def columns(answer: "Prediction") -> dict[str, Cells]:
         case "dense" | "":
             return {"map": answer.map}
         case _:
-            return dict(zip(column_names(list(answer.outputs), _ROW), answer.outputs.values(), strict=True))
+            return dict(zip(column_names(list(answer.outputs), _ROW, "output"), answer.outputs.values(), strict=True))
 
 
 def _names(answer: "Prediction", count: int, kind: str, taken: Sequence[str]) -> list[str]:
@@ -194,7 +194,7 @@ def write(answers: Answers, model: Model, form: str, out: TextIO) -> None:
         )
     elif form == "csv":
         flat = [column for name, cells in answers.columns.items() for column in _flat(name, cells)]
-        header = column_names([name for name, _ in flat], ["id"])
+        header = column_names([name for name, _ in flat], ["id"], "output")
         lines = [[name, *(cells[number] for _, cells in flat)] for number, name in enumerate(ids)]
         csv.writer(out, lineterminator="\n").writerows([["id", *header], *lines])
     else:
@@ -211,7 +211,9 @@ def write(answers: Answers, model: Model, form: str, out: TextIO) -> None:
 
 def _json(cell: Any) -> Any:
     """A cell as JSON has it; an array of one number stays one."""
-    cell = cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell
+    if isinstance(cell, np.ndarray | np.generic):
+        # The shortest decimals of the network's own precision.
+        cell = (cell.astype(str).astype(np.float64) if cell.dtype in (np.float16, np.float32) else cell).tolist()
     if isinstance(cell, list | tuple):
         return [_json(each) for each in cell]
     return None if isinstance(cell, float) and not math.isfinite(cell) else cell

@@ -65,17 +65,17 @@ def test_csv_quotes_labels_and_names_classes_without_one() -> None:
 
 def test_no_two_columns_have_one_name() -> None:
     text = written(np.array([[0.25, 0.25, 0.25, 0.25]]), ["id", "twice", "twice", "own"], "csv")
-    assert text.splitlines()[0] == "id,prediction,probability,class_0,class_1,class_2,own"
+    assert text.splitlines()[0] == "id,prediction,probability,id_2,twice,twice_2,own"
 
 
 def test_a_label_is_not_taken_for_the_column_of_another_class() -> None:
-    text = written(np.full((1, 4), 0.25), ["class_1", "probability", "id", "class_1_2"], "csv")
-    assert text.splitlines()[0] == "id,prediction,probability,class_1,class_1_3,class_2,class_1_2"
+    text = written(np.full((1, 4), 0.25), ["class_2", "probability", "", "class_2_2"], "csv")
+    assert text.splitlines()[0] == "id,prediction,probability,class_2,probability_2,class_2_3,class_2_2"
 
 
 def test_columns_keep_their_names_and_their_order_where_they_can() -> None:
-    assert column_names(["a", "id", "id_2", "row"], ["row", "id"]) == ["a", "id_3", "id_2", "row_2"]
-    assert column_names(["v", "v", "", "w"], [], "value") == ["value_0", "value_1", "value_2", "w"]
+    assert column_names(["a", "id", "id_2", "row"], ["row", "id"], "output") == ["a", "id_3", "id_2", "row_2"]
+    assert column_names(["v", "v", "", "w", "v"], [], "value") == ["v", "v_2", "value_2", "w", "v_3"]
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_a_row_of_nan_has_no_answer() -> None:
         write_predictions(rows, ["no", "yes"], SERVED, form, out, top=top, decision=decision)
         return out.getvalue()
 
-    assert shown("csv").splitlines()[1:] == ["x:0,,,nan,nan", "x:1,yes,0.75,0.25,0.75"]
-    assert shown("csv", 1).splitlines()[1:] == ["x:0,,,", "x:1,1,yes,0.75"]
-    assert shown("csv", 1, "prediction").splitlines()[1:] == ["x:0,,,,", "x:1,yes,1,yes,0.75"]
+    assert shown("csv").splitlines()[1:] == ["x:0,,nan,nan,nan", "x:1,yes,0.75,0.25,0.75"]
+    assert shown("csv", 1).splitlines()[1:] == ["x:0,,,nan", "x:1,1,yes,0.75"]
+    assert shown("csv", 1, "prediction").splitlines()[1:] == ["x:0,,,,nan", "x:1,yes,1,yes,0.75"]
     assert [line.split() for line in shown("table").splitlines()[2:]] == [
-        ["x:0", "-", "-", "nan", "nan"], ["x:1", "yes", "0.7500", "0.2500", "0.7500"],
+        ["x:0", "-", "nan", "nan", "nan"], ["x:1", "yes", "0.7500", "0.2500", "0.7500"],
     ]  # fmt: skip
     none, yes = strict(shown("json"))["rows"]
     assert (none["prediction"], none["probability"], none["top"]) == (None, None, [])
