@@ -55,13 +55,13 @@ class TableRows:
     def read(self, path: str, content: bytes) -> NDArray[Any]:
         """Returns the rows of a csv file, compressed or not, as float32 [N, F], or of texts as uint8 [N, T].
 
-        Columns may have any order, and others are ignored.
+        Columns may have any order, and others are ignored. Messages number the rows as ids do, from 0.
 
         Raises:
             InvalidTableError: A column is missing, or a cell is not what its column is; the message says where.
         """
         try:
-            cells = delimited.read(path, content, self._reading)
+            cells = delimited.read(path, content, self._reading, first=0)
             if self._text is None:
                 return encode(cells, self._columns)
             column, longest = self._text
