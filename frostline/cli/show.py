@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from frostline.cli.usage import BadUsage, CannotDo
-from frostline.tables import joined
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,6 +99,8 @@ def _card(folder: Path, model: str) -> Mapping[str, Any]:
 
 
 def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    from frostline.tables import joined
+
     scores, taken, exported = (_part(card, key) for key in ("scores", "input", "export"))
     rows = _part(card, "data").get("rows")
     labels = card.get("labels")
