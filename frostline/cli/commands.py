@@ -4,7 +4,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -23,11 +23,6 @@ from frostline.cli.connection import (
 )
 from frostline.cli.usage import BadUsage, CannotDo
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
 app = typer.Typer(
     name="frostline",
     help="Train neural networks in PyTorch and serve them over gRPC. Frostline proves that a served network answers as trained.",
@@ -36,9 +31,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-
-_ALL_CLASSES = 2**32 - 1
-"""More classes to rank than there are."""
 
 Models = Annotated[Path, typer.Option(help="The folder of models.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
@@ -188,8 +180,8 @@ def predict(
         int | None,
         typer.Option(
             min=1,
-            help="Show so many of the most probable classes of each row, one on each line.  [default: the best, beside "
-            "the probabilities of all]",
+            help="Show so many of the most probable classes or labels of each row, one on each line.  [default: the answer, "
+            "beside the probabilities of all]",
             show_default=False,
         ),
     ] = None,
@@ -197,7 +189,7 @@ def predict(
         Literal["table", "json", "csv"],
         typer.Option(
             "--format",
-            help="The output format. In json, a probability that is NaN or infinite is null. A table shows the "
+            help="The output format. In json, a number that is NaN or infinite is null. A table shows the "
             "probabilities of all classes only where there is room.",
         ),
     ] = "table",
@@ -222,9 +214,10 @@ def predict(
 ) -> None:
     """Send rows to a server and show the predictions.
 
-    Each row has the id FILE:NUMBER; the first row of a file is number 0. With --format csv, each line has the id, the
-    most probable class and its probability, and then the probability of every class, in columns with the labels, or
-    class_0, class_1 and so on.
+    Each row has the id FILE:NUMBER; the first row of a file is number 0. With --format csv, each line of a classifier has
+    the id, the class that is the answer and its probability, and then the probability of every class, in columns with
+    the labels, or class_0, class_1 and so on. A row whose probabilities are NaN has no answer. docs/clients.md describes
+    the formats of every task.
 
     The golden.npz of a version can be sent as it is. From any other npz file, the arrays are taken that have the names of
     the model's inputs. Numbers are converted to the model's types if none of them changes; floats are rounded.
@@ -236,7 +229,7 @@ def predict(
     """
     from frostline.cli import answers
     from frostline.cli import inputs as files
-    from frostline.tables import PredictedRow, write_predictions
+    from frostline.tables import write_predictions
 
     connection = Connection(
         server=server,
@@ -251,36 +244,22 @@ def predict(
     )
     with connection.client() as client:
         served = client.model(model, version=model_version)
+        chooses = answers.chooses(served)
+        ranks = chooses or (top is not None and served.task == "multi-label")
+        if top is not None and not ranks:
+            raise BadUsage(
+                f"--top ranks the classes of a row, or its labels, and {model} is a model of the task {served.task!r}, which "
+                "has none to rank; leave out --top"
+            )
         try:
             requests = files.requests(inputs, served, sys.stdin.buffer, white=white, card=card)
         except files.InputError as error:
             raise BadUsage(str(error)) from error
-        if not answers.ranks(served):
-            answers.write(*answers.ask(client, served, requests), served, form, sys.stdout)
-            return
-        rows: list[PredictedRow] = []
-        labels: list[str] | None = None
-        for arrays, origins in requests:
-            # All are answered by the version whose limits and shapes they were made for. Labels come with a ranking only.
-            ranked = _ALL_CLASSES if labels is None or not served.batched else 0
-            answer = client.predict(model, arrays, version=served.version, outputs=["softmax", "argmax"], top_k=ranked)
-            if ranked and len(answer.softmax):
-                labels = _labels(answer.top(ranked)[0], answer.softmax[0])
-            # Without a batch axis an answer has as many rows as it has.
-            places = origins if served.batched else [(origins[0][0], number) for number in range(len(answer.softmax))]
-            decided = answers.decided(answer, labels or [])
-            rows += [PredictedRow(*place, *said) for *said, place in zip(answer.softmax, decided, places, strict=True)]
-    write_predictions(rows, labels or [], served, form, sys.stdout, top=top)
-
-
-def _labels(ranking: "Sequence[tuple[str | int, float]]", probabilities: "NDArray[Any]") -> list[str]:
-    """The labels of all classes in their order, from a ranking of them all; empty where a class has none."""
-    labels = [""] * len(probabilities)
-    # The server ranks so too.
-    order = (-probabilities).argsort(kind="stable").tolist()
-    for index, (what, _) in zip(order, ranking if len(ranking) == len(order) else (), strict=False):
-        labels[index] = what if isinstance(what, str) else ""
-    return labels
+        if ranks:
+            ranked = answers.rank(client, served, requests)
+            write_predictions(ranked.rows, ranked.labels, served, form, sys.stdout, top=top, decision=ranked.decision)
+        else:
+            answers.write(answers.ask(client, served, requests), served, form, sys.stdout)
 
 
 @app.command(name="models", epilog=_examples("frostline models", "frostline models --server gpu-box:8001"))

@@ -1,10 +1,13 @@
 """Readers of the input files of `frostline predict`: from files and standard input to NumPy arrays."""
 
 import csv
+import gzip
 import io
 import json
 import math
+import re
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -163,15 +166,16 @@ def _npz(path: str, content: bytes, model: Model) -> Arrays:
 
 
 def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
-    lines = _lines(path, content)
+    starts, lines = _lines(path, content)
     if lines and not any(_is_number(cell) for cell in lines[0]):
-        del lines[0]
-    for number, line in enumerate(lines, start=1):
+        del starts[0], lines[0]
+    for number, (start, line) in enumerate(zip(starts, lines, strict=True)):
+        place = f"{path}, row {number} (line {start})"
         if len(line) != len(lines[0]):
-            raise InputError(f"{path}: row {number} has {len(line)} columns, but row 1 has {len(lines[0])}")
-        for cell in line:
+            raise InputError(f"{place}: {len(line)} cells, but row 0 has {len(lines[0])}")
+        for column, cell in enumerate(line):
             if not _is_number(cell):
-                raise InputError(f"{path}: row {number} holds {cell!r} where a number was expected")
+                raise InputError(f"{place}, column {column}: {cell!r:.40} where a number was expected{_remedy(cell)}")
     if not lines:
         raise InputError(f"{path} holds no rows")
     if spec.datatype == "BYTES":
@@ -203,7 +207,7 @@ def _number(cell: str, *, whole: bool) -> float:
             pass
     value = float(cell)
     if math.isinf(value) and "inf" not in cell.lower():
-        raise OverflowError(f"{cell!r} is larger than any number that can be sent")
+        raise OverflowError(f"{cell!r:.40} is larger than any number that can be sent")
     return value
 
 
@@ -219,11 +223,30 @@ def _of_whole_numbers(values: NDArray[Any]) -> NDArray[Any]:
     raise OverflowError("its whole numbers have no type of 64 bits in common")
 
 
-def _lines(path: str, content: bytes) -> list[list[str]]:
+def _lines(path: str, content: bytes) -> tuple[list[int], list[list[str]]]:
+    """The lines of a file, from 1, that its rows begin in, and their cells."""
+    starts, rows, ended = [], [], 0
     try:
-        return [line for line in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content).decode("utf-8-sig")
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+        reader = csv.reader(io.StringIO(text, newline=""))
+        for row in reader:
+            if row:
+                starts.append(ended + 1)
+                rows.append(row)
+            ended = reader.line_num
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} is not a csv file: {error}") from error
+    return starts, rows
+
+
+def _remedy(cell: str) -> str:
+    parts = re.split(r"[;\t|]", cell)
+    if len(parts) > 1 and any(map(_is_number, parts)):
+        return (
+            "; separate the cells by commas, or give the model's card with --card, which tells how its tables are read"
+        )
+    return ""
 
 
 def _table(path: str, content: bytes, _: TensorSpec, *, card: Path) -> NDArray[Any]:
@@ -245,7 +268,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # which Python's own numbers may have
 
 
 def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None, card: Path | None) -> NDArray[Any]:

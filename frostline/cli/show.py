@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 _PICTURES = (".png", ".svg")
 _MOST_CLASSES = 40
+_MOST_LABELS = 12
+_FROM_HERE_WHOLE = 1000  # an error in the target's unit is shown without decimals
+
+_SHARES = ("accuracy", "macro_f1", "micro_f1", "exact_match")
+"""Scores that are shares, and so percentages. Others are areas, errors in the target's unit, or ratios."""
 
 
 def command(
@@ -47,9 +52,9 @@ def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
     for name, value in _facts(card):
         facts.add_row(name, _plain(value))
     console.print(facts)
-    classes = _classes(card)
-    if classes is not None:
-        console.print(classes)
+    for table in (_classes(card), _values(card)):
+        if table is not None:
+            console.print(table)
     found = pictures(folder)
     for path in found:
         console.print(str(path), soft_wrap=True, markup=False, highlight=False)
@@ -94,17 +99,31 @@ def _card(folder: Path, model: str) -> Mapping[str, Any]:
 
 
 def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    from frostline.tables import joined
+
     scores, taken, exported = (_part(card, key) for key in ("scores", "input", "export"))
     rows = _part(card, "data").get("rows")
-    tried = [name for name in scores if name.startswith("test_") and name not in ("test_rows", "test_loss")]
-    for place, name in enumerate(tried):
-        value = f"{_number(scores[name], share=name not in ('test_mae', 'test_rmse', 'test_r2'))}"
+    labels = card.get("labels")
+    yield "task", str(card.get("task") or "single-label")
+    if isinstance(labels, list) and labels:
+        more = f", and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
+        what = "values" if card.get("task") == "regression" else "labels"
+        yield f"{len(labels)} {what}", joined(labels[:_MOST_LABELS]) + more
+    for place, (name, shown) in enumerate(_tested(scores).items()):
+        value = shown
         interval = scores.get("interval_95")
         if name in ("test_accuracy", "test_exact_match") and isinstance(interval, list):
             value += f"  (95 % interval {interval[0]:.2%} to {interval[1]:.2%})"
         if place == 0 and "test_rows" in scores:
             value += f"  of {scores['test_rows']} rows never seen in training"
         yield name.replace("_", " "), value
+    if "test_rows" not in scores and isinstance(_part(exported, "accuracy").get("onnxruntime"), float):
+        yield "accuracy", f"{exported['accuracy']['onnxruntime']:.2%} of {exported.get('held_out_rows')} held-out rows"
+    for name, baseline in _part(scores, "baselines").items():
+        if isinstance(baseline, dict):
+            told = ", ".join(f"{each.removeprefix('test_')} {shown}" for each, shown in _tested(baseline).items())
+            yield f"baseline: {name}", told.replace("_", " ") or f"skipped: {baseline.get('skipped')}"
+    yield from _decision(scores)
     if "ece" in scores:
         before = f"; {scores['ece_before']:.2%} before" if isinstance(scores.get("ece_before"), float) else ""
         heat = f", temperature {scores['temperature']:.3g}" if isinstance(scores.get("temperature"), float) else ""
@@ -121,8 +140,9 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "source": _part(card, "data").get("source"),
         "rows": ", ".join(f"{count} {part}" for part, count in rows.items()) if isinstance(rows, dict) else None,
         "network": _network(card),
-        "input": _tensors(taken),
-        "send": taken.get("send"),
+        "input": _tensors(card, "input"),
+        "output": _tensors(card, "output"),
+        "send": taken.get("send") or card.get("send"),
         "largest difference": f"{exported['max_abs_difference']:.1e} between ONNX Runtime and PyTorch"
         if isinstance(exported.get("max_abs_difference"), float)
         else None,
@@ -131,6 +151,34 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "sha256": card.get("sha256"),
     }
     yield from ((name, str(value)) for name, value in known.items() if value)
+
+
+def _tested(scores: Mapping[str, Any]) -> dict[str, str]:
+    """The scores on the test rows, as they are shown."""
+    return {
+        name: _number(value, share=name.removeprefix("test_") in _SHARES)
+        for name, value in scores.items()
+        if name.startswith("test_") and name not in ("test_rows", "test_loss")
+    }
+
+
+def _decision(scores: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The thresholds that decide which labels are answered, one for each label that has one."""
+    decision = _part(scores, "decision")
+    parts = {name: each if isinstance(each, list) else [each] for name, each in decision.items() if name != "rule"}
+    rule = decision.get("rule")
+    told = " and ".join(f"{name} {value}" for name, value in rule.items()) if isinstance(rule, dict) else rule
+    for at, threshold in enumerate(parts.get("threshold", ())[:_MOST_CLASSES]):
+        one = {name: each[at] for name, each in parts.items() if at < len(each)}
+        missed = "; the validation rows do not reach it" if one.get("reached") is False else ""
+        test = _part(one, "test")
+        counted = ", ".join(f"{name} {test[name]:.1%}" for name in ("precision", "recall", "f1") if name in test)
+        yield (
+            f"threshold of {one['label']}" if "label" in one else "threshold",
+            f"{_number(threshold, share=False)}"
+            + (f" ({told}{missed})" if told else "")
+            + (f"; on the test rows {counted}" if counted else ""),
+        )
 
 
 def _against(variant: Mapping[str, Any]) -> str:
@@ -160,6 +208,24 @@ def _classes(card: Mapping[str, Any]) -> "Table | None":
     return table
 
 
+def _values(card: Mapping[str, Any]) -> "Table | None":
+    from rich.table import Table
+
+    per_value = _part(_part(card, "scores"), "per_value")
+    if len(per_value) < 2:  # of one, the scores above are all
+        return None
+    table = Table(title="per value, errors in its own unit", title_justify="left")
+    table.add_column("value", overflow="fold")
+    names = list(dict.fromkeys(name for scores in per_value.values() for name in scores))
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for label, scores in list(per_value.items())[:_MOST_CLASSES]:
+        table.add_row(_plain(label), *(_number(scores.get(name, ""), share=False) for name in names))
+    if len(per_value) > _MOST_CLASSES:
+        table.caption = f"and {len(per_value) - _MOST_CLASSES} more"
+    return table
+
+
 def _network(card: Mapping[str, Any]) -> str | None:
     network = _part(card, "recipe").get("network")
     if not isinstance(network, dict):
@@ -168,15 +234,22 @@ def _network(card: Mapping[str, Any]) -> str | None:
     return f"{network.get('family', '')}: {options}"
 
 
-def _tensors(taken: Mapping[str, Any]) -> str | None:
-    shape = taken.get("shape")
-    return f"{taken.get('name')}: {taken.get('dtype')} {shape}".replace("'", "") if shape else None
+def _tensors(card: Mapping[str, Any], key: str) -> str | None:
+    several = card.get(f"{key}s")
+    tensors = several if isinstance(several, list) else [card.get(key)]
+    return ", ".join(
+        f"{tensor.get('name')}: {tensor.get('dtype')} {tensor['shape']}".replace("'", "")
+        for tensor in tensors
+        if isinstance(tensor, dict) and tensor.get("shape")
+    )
 
 
 def _number(value: object, *, share: bool) -> str:
     if not isinstance(value, float | int):
         return str(value)
-    return f"{value:.2%}" if share else f"{value:.4g}"
+    if share:
+        return f"{value:.2%}"
+    return f"{value:,.0f}" if abs(value) >= _FROM_HERE_WHOLE else f"{value:.4g}"
 
 
 def _part(card: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -56,13 +56,14 @@ class TableRows:
         """Returns the rows of a csv file, compressed or not, as float32 [N, F], or of texts as uint8 [N, T].
 
         Columns may have any order, and others are ignored. `warn` is told of each column with categories that the model
-        does not know; they are sent as unknown.
+        does not know; they are sent as unknown. Messages number the rows
+        as ids do, from 0.
 
         Raises:
             InvalidTableError: A column is missing, or a cell is not what its column is; the message says where.
         """
         try:
-            cells = delimited.read(path, content, self._reading)
+            cells = delimited.read(path, content, self._reading, first=0)
             if self._text is None:
                 for sentence in unknown(cells, self._columns):
                     warn(sentence)

@@ -213,10 +213,17 @@ class _Asking:
         """Makes the inputs for a version.
 
         Raises:
-            InvalidInput: They have numbers that its types have not, or are a table that does not fit.
+            InvalidInput: They have numbers that its types have not, are a table that does not fit, or one array for several
+                inputs.
         """
         if values is None:
             values = columns(self._question.inputs, model)
+        if "" in values and len(model.inputs) > 1:
+            names = [spec.name for spec in model.inputs]
+            raise InvalidInput(
+                f"{model.name} has the inputs {', '.join(names)}, and one array without a name was given; send a dict: "
+                f"{{{', '.join(f'{name!r}: ...' for name in names)}}}"
+            )
         types = {spec.name: spec.datatype for spec in model.inputs}
         if len(types) == 1:
             types[""] = model.inputs[0].datatype

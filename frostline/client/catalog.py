@@ -35,6 +35,7 @@ class Model:
         inputs: The inputs; empty unless the version is ready.
         outputs: The outputs; empty unless the version is ready.
         max_batch_size: The most rows in one request; 0 for a model without a batch axis, and when unknown.
+        task: What it was published for, such as `regression`; empty unless the version is ready.
         version_labels: The labels under which it answers, such as `stable`.
         share: The part of the requests naming no version that it answers, 0 to 1.
         shadow_of: The version of whose traffic it gets a copy; empty when it gets none.
@@ -52,6 +53,7 @@ class Model:
     share: float = 0.0
     shadow_of: str = ""
     rollout_problem: str = ""
+    task: str = ""
 
     @property
     def batched(self) -> bool:
@@ -115,4 +117,5 @@ def described(version: str, metadata: pb.ModelMetadataResponse, config: pb.Model
         share=float(parameter("share") or 0),
         shadow_of=parameter("shadow_of"),
         rollout_problem=parameter("rollout_problem"),
+        task=parameter("task"),
     )

@@ -163,8 +163,9 @@ class Client:
             inputs: The rows, batch axis first; a dict of arrays by name for a model with several inputs. A DataFrame for a
                 model each of whose inputs is one of its columns; they are matched by name.
             version: The version in decimal; empty or "latest" for the highest ready one.
-            outputs: Any of "logits", "softmax" and "argmax".  None asks for all three, or for the ranking alone when
-                `top_k` is given.
+            outputs: Any of "logits", "softmax" and "argmax" where the model chooses one of several classes, and "values",
+                the network's own outputs.  None asks for the first three, or for "values" of other models; for the ranking
+                alone when `top_k` is given.
             top_k: How many of the most probable classes the server shall rank, with their labels.
             timeout_s: How long the call may take, with all its requests and retries; None for the client's default.
 

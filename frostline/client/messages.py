@@ -91,11 +91,23 @@ def tensor(array: NDArray[Any], name: str = "") -> tuple[bytes, memoryview | byt
 def _question(model: str, version: str, wanted: tuple[OutputName, ...], top_k: int) -> bytes:
     for output in wanted:
         if output not in _OUTPUTS:
-            raise ValueError(f"there is no output {output!r}; there are: {', '.join(_OUTPUTS)}")
+            raise ValueError(_no_output(output))
     if not 0 <= top_k < 2**32:
         raise ValueError(f"top_k must be at least 0 and below 2**32, but is {top_k}")
     outputs = [_OUTPUTS[output] for output in wanted]
     return pb.PredictRequest(model=model, version=version, outputs=outputs, top_k=top_k).SerializeToString()
+
+
+def _no_output(output: str) -> str:
+    there = f"there is no output {output!r}; there are: {', '.join(_OUTPUTS)}"
+    if output == "probabilities":
+        return (
+            f"{there}. Read .probabilities of the answer to outputs=['softmax'] where the model chooses one of several classes, "
+            "and else to outputs=['values']; without outputs=, the answer has all that the task reads"
+        )
+    if hasattr(Prediction, output):
+        return f"{there}. Leave outputs= out, and read .{output} of the answer"
+    return f"{there}. A model's own outputs are those of outputs=['values'], in .outputs by their names"
 
 
 @lru_cache(maxsize=256)
@@ -171,7 +183,8 @@ def prediction(response: pb.PredictResponse, top_k: int) -> Prediction:
     # An answer without classes has empty rankings.
     if argmax is None and rankings and all(rankings):
         argmax = np.array([ranking[0][0] for ranking in rankings], np.int64)
-        labels = tuple(ranking[0][1] for ranking in rankings if ranking[0][1])
+        # The server sends them where a threshold decides, which may be for another class than the most probable.
+        labels = labels or tuple([ranking[0][1] for ranking in rankings if ranking[0][1]])
     return Prediction(
         model=response.model,
         version=response.version,

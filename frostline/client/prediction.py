@@ -1,5 +1,6 @@
 """The prediction: what a model answered for some rows."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,8 +19,8 @@ class Prediction:
     """The answer to one request, as the model's task reads it.
 
     A network that chooses one of several classes has `argmax`, `labels`, `softmax` (also `probabilities`), `logits` and
-    `top`; where it chooses at each place, `map`.  One of several labels, or of yes and no, has `probabilities` and
-    `labels`.  A regression has `values`, an embedding `vector`, and whatever else there is `outputs`.
+    `top`; where it chooses at each place, `map` and `names`.  One of several labels, or of yes and no, has
+    `probabilities` and `labels`.  A regression has `values`, an embedding `vector`, and whatever else there is `outputs`.
 
     Arrays are read-only views of the received message.  A reading that the task does not have, or that the request did
     not ask for, raises `AttributeError` when it is read, so `hasattr` tells whether it is there.
@@ -44,13 +45,15 @@ class Prediction:
 
     @property
     def task(self) -> str:
-        """What the model was published for, such as ``regression``; "" where the answer is of classes and does not say."""
+        """What the model was published for, such as ``regression``; where nothing says it, what its outputs are."""
         return self._task
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the labels, or of the values of a regression; empty where the model has none."""
-        self._own("names", *_YES_OR_NO, "regression", *_ONE_CLASS)
+        """The names of the classes or labels, or of the values of a regression; empty where the model has none."""
+        # A map comes with them, since nothing else says what its indices stand for.
+        if self._task != "dense":
+            self._own("names", *_YES_OR_NO, "regression", *_ONE_CLASS)
         return self._names
 
     @property
@@ -109,28 +112,61 @@ class Prediction:
     def labels(self) -> tuple[Any, ...]:
         """The label of each row's most probable class; empty when the model has no labels.
 
-        A model of two classes may have been published with a threshold, which decides instead. Where any number of labels may hold, a tuple of those of each row whose probability has reached the model's
-        threshold; of a model of yes and no, which of the two.
+        A model of two classes may have been published with a threshold, which decides instead. Where any number of labels
+        may hold, a tuple of those of each row whose probability has reached the model's threshold; of a model of yes and
+        no, which of the two.
+
+        None for a row with a probability that is NaN, as far as the answer holds its probabilities: nothing is decided.
         """
         if self._task in _YES_OR_NO:
             return self._decided()
+        if self._task == "dense":
+            raise AttributeError(self._no("labels"))
         self._asked_for(self._argmax, "labels", "outputs=['argmax']")
-        return self._labels
+        if not self._labels:
+            return ()
+        # The server leaves the label empty where a threshold could not decide.
+        return tuple(
+            None if unknown or (self._thresholds and not label) else label
+            for label, unknown in zip(self._labels, self._unknown(), strict=True)
+        )
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """From which probability on each label holds: one for all, or one for each; 0.5 unless the model says another."""
-        self._own("thresholds", *_YES_OR_NO)
-        return self._thresholds or (0.5,)
+        """From which probability on each label holds: one for all, or one for each; 0.5 unless the model says another.
+
+        Of two classes, from which on the positive one is the label. Where the most probable class is, there is no threshold.
+        """
+        if self._task == "single-label":
+            if not self._thresholds:
+                raise AttributeError(
+                    f"{self.model} has no threshold: the label of a row is that of its most probable class"
+                )
+        else:
+            self._own("thresholds", *_YES_OR_NO)
+        # The shortest decimals of the floats that were sent.
+        return tuple([float(str(np.float32(threshold))) for threshold in self._thresholds]) or (0.5,)
+
+    def _unknown(self) -> NDArray[np.bool_]:
+        """Of which rows the answer holds a probability of one of several classes that is NaN."""
+        if self._softmax is not None:
+            return np.asarray(np.isnan(self._softmax).reshape(len(self._softmax), -1).any(axis=1))
+        if self._rankings:
+            return np.array([any(math.isnan(p) for _, _, p in ranking) for ranking in self._rankings])
+        return np.zeros(len(self._labels), bool)
 
     def _decided(self) -> tuple[Any, ...]:
         probabilities = self._output("probabilities")
-        holds = probabilities >= np.asarray(self._thresholds or (0.5,), probabilities.dtype)
+        rows = probabilities.reshape(len(probabilities), -1)
+        holds, unknown = rows >= np.asarray(self.thresholds, rows.dtype), np.isnan(rows).any(axis=1)
         if self._task == "binary":
             names: tuple[Any, ...] = self._names or (False, True)
-            return tuple(names[int(yes)] for yes in holds.ravel())
+            return tuple(None if nan else names[int(yes)] for yes, nan in zip(holds[:, 0], unknown, strict=True))
         names = self._names or tuple(range(holds.shape[1]))
-        return tuple(tuple(names[place] for place in np.flatnonzero(row)) for row in holds)
+        return tuple(
+            None if nan else tuple(names[place] for place in np.flatnonzero(row))
+            for row, nan in zip(holds, unknown, strict=True)
+        )
 
     def top(self, k: int = 1) -> list[tuple[tuple[str | int, float], ...]]:
         """The k most probable classes of each row, the best first and the lower index first on a tie.
@@ -146,10 +182,13 @@ class Prediction:
 
         Raises:
             ValueError: `k` is less than 1.
-            AttributeError: The request asked neither for a ranking that long nor for `softmax`.
+            AttributeError: The request asked neither for a ranking that long nor for `softmax`, or the model does not choose
+                one of several classes for a row.
         """
         if k < 1:
             raise ValueError(f"top() needs a k of at least 1, not {k}")
+        if self._task not in ("", "single-label"):
+            raise AttributeError(self._no("top()"))
         if k <= self._top_k:
             return [tuple((label or index, p) for index, label, p in ranking[:k]) for ranking in self._rankings]
         softmax = self._asked_for(self._softmax, f"ranking of {k} classes", f"top_k={k}")
@@ -177,10 +216,9 @@ class Prediction:
 
     def _own(self, name: str, *tasks: str) -> NDArray[Any]:
         """The network's first own output, if the task is one of those that read it so."""
-        values = self._asked_for(self._values, name, "outputs=['values']")
-        if self._task not in tasks:
+        if self._task and self._task not in tasks:
             raise AttributeError(self._no(name))
-        return next(iter(values.values()))
+        return next(iter(self._asked_for(self._values, name, "outputs=['values']").values()))
 
     def _output(self, name: str) -> NDArray[Any]:
         values = self._asked_for(self._values, name, "outputs=['values']")
@@ -200,6 +238,16 @@ _READ = {
     "binary": (".probabilities", ".labels", ".thresholds", ".logits", ".names", ".outputs"),
     "regression": (".values", ".names", ".outputs"),
     "embedding": (".vector", ".outputs"),
-    "single-label": (".argmax", ".labels", ".probabilities", ".softmax", ".logits", ".top()", ".outputs"),
-    "dense": (".map", ".probabilities", ".softmax", ".logits", ".outputs"),
+    "single-label": (
+        ".argmax",
+        ".labels",
+        ".thresholds",
+        ".probabilities",
+        ".softmax",
+        ".logits",
+        ".top()",
+        ".names",
+        ".outputs",
+    ),
+    "dense": (".map", ".argmax", ".names", ".probabilities", ".softmax", ".logits", ".outputs"),
 }

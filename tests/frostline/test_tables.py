@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from frostline.client.catalog import Model
-from frostline.tables import PredictedRow, write_predictions
+from frostline.tables import PredictedRow, column_names, joined, write_predictions
 
 SERVED = Model("m", "3", "READY")
 
@@ -65,7 +65,81 @@ def test_csv_quotes_labels_and_names_classes_without_one() -> None:
 
 def test_no_two_columns_have_one_name() -> None:
     text = written(np.array([[0.25, 0.25, 0.25, 0.25]]), ["id", "twice", "twice", "own"], "csv")
-    assert text.splitlines()[0] == "id,prediction,probability,class_0,class_1,class_2,own"
+    assert text.splitlines()[0] == "id,prediction,probability,id_2,twice,twice_2,own"
+
+
+def test_a_label_is_not_taken_for_the_column_of_another_class() -> None:
+    text = written(np.full((1, 4), 0.25), ["class_2", "probability", "", "class_2_2"], "csv")
+    assert text.splitlines()[0] == "id,prediction,probability,class_2,probability_2,class_2_3,class_2_2"
+
+
+def test_columns_keep_their_names_and_their_order_where_they_can() -> None:
+    assert column_names(["a", "id", "id_2", "row"], ["row", "id"], "output") == ["a", "id_3", "id_2", "row_2"]
+    assert column_names(["v", "v", "", "w", "v"], [], "value") == ["v", "v_2", "value_2", "w", "v_3"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ((), ""),
+        (("red", "dark blue"), "red; dark blue"),
+        (("a;b", "c"), '"a;b"; c'),
+        (('say "x"', "", " y"), '"say ""x"""; ""; " y"'),
+        (("two\nlines", 3), '"two\nlines"; 3'),
+    ],
+)
+def test_several_labels_in_one_cell_can_be_told_apart(labels: tuple[Any, ...], text: str) -> None:
+    assert joined(labels) == text
+    read = list(csv.reader(io.StringIO(text, newline=""), delimiter=";", skipinitialspace=True))
+    assert read == ([list(map(str, labels))] if labels else [])
+
+
+def test_a_row_of_nan_has_no_answer() -> None:
+    rows = [PredictedRow("x", 0, np.array([np.nan, np.nan])), PredictedRow("x", 1, np.array([0.25, 0.75]))]
+
+    def shown(form: str, top: int | None = None, decision: str = "") -> str:
+        out = io.StringIO()
+        write_predictions(rows, ["no", "yes"], SERVED, form, out, top=top, decision=decision)
+        return out.getvalue()
+
+    assert shown("csv").splitlines()[1:] == ["x:0,,nan,nan,nan", "x:1,yes,0.75,0.25,0.75"]
+    assert shown("csv", 1).splitlines()[1:] == ["x:0,,,nan", "x:1,1,yes,0.75"]
+    assert shown("csv", 1, "prediction").splitlines()[1:] == ["x:0,,,,nan", "x:1,yes,1,yes,0.75"]
+    assert [line.split() for line in shown("table").splitlines()[2:]] == [
+        ["x:0", "-", "nan", "nan", "nan"], ["x:1", "yes", "0.7500", "0.2500", "0.7500"],
+    ]  # fmt: skip
+    none, yes = strict(shown("json"))["rows"]
+    assert (none["prediction"], none["probability"], none["top"]) == (None, None, [])
+    assert (yes["prediction"], yes["probability"], yes["top"]) == ("yes", 0.75, [{"class": "yes", "probability": 0.75}])
+
+
+def test_what_a_threshold_decides_stands_beside_what_is_most_probable() -> None:
+    out = io.StringIO()
+    rows = [PredictedRow("x", 0, np.array([0.75, 0.25]), 1)]
+    write_predictions(rows, ["no", "yes"], SERVED, "csv", out, top=2, decision="prediction")
+    write_predictions(rows, ["no", "yes"], SERVED, "csv", out)
+    assert out.getvalue().splitlines() == [
+        "id,prediction,rank,class,probability", "x:0,yes,1,no,0.75", "x:0,yes,2,yes,0.25",
+        "id,prediction,probability,no,yes", "x:0,yes,0.25,0.75,0.25",
+    ]  # fmt: skip
+    out = io.StringIO()
+    write_predictions(rows, ["no", "yes"], SERVED, "json", out, top=1, decision="prediction")
+    [row] = strict(out.getvalue())["rows"]
+    assert (row["prediction"], row["probability"]) == ("yes", 0.25)
+    assert row["top"] == [{"class": "no", "probability": 0.75}]
+
+
+def test_the_labels_that_hold_stand_beside_the_most_probable_ones() -> None:
+    rows = [PredictedRow("x", 0, np.array([0.75, 0.5]), ("a;b", "c")), PredictedRow("x", 1, np.array([0.25, 0]), ())]
+    out = io.StringIO()
+    write_predictions(rows, ["a;b", "c"], SERVED, "csv", out, top=1, decision="labels")
+    assert out.getvalue().splitlines() == [
+        "id,labels,rank,class,probability", 'x:0,"""a;b""; c",1,a;b,0.75', "x:1,,1,a;b,0.25"
+    ]  # fmt: skip
+    out = io.StringIO()
+    write_predictions(rows, ["a;b", "c"], SERVED, "json", out, top=1, decision="labels")
+    first, second = strict(out.getvalue())["rows"]
+    assert (first["labels"], second["labels"], "probability" in first) == (["a;b", "c"], [], False)
 
 
 def test_json_has_null_where_a_probability_is_no_finite_number() -> None:
@@ -75,20 +149,24 @@ def test_json_has_null_where_a_probability_is_no_finite_number() -> None:
             "row": 0,
             "input": "rows.npy",
             "id": "rows.npy:0",
-            "top": [{"prediction": "yes", "probability": 0.5}, {"prediction": "no", "probability": None}],
+            "prediction": None,
+            "probability": None,
+            "top": [{"class": "yes", "probability": 0.5}, {"class": "no", "probability": None}],
         },
         {
             "row": 1,
             "input": "rows.npy",
             "id": "rows.npy:1",
-            "top": [{"prediction": "no", "probability": None}, {"prediction": "yes", "probability": 0.5}],
+            "prediction": "no",
+            "probability": None,
+            "top": [{"class": "no", "probability": None}, {"class": "yes", "probability": 0.5}],
         },
     ]
 
 
 def test_ties_go_to_the_lower_index_and_top_may_ask_for_more_than_there_are() -> None:
     text = written(np.array([[0.25, 0.5, 0.25]], np.float16), [], "csv", top=9)
-    assert text == ("id,rank,prediction,probability\nrows.npy:0,1,1,0.5\nrows.npy:0,2,0,0.25\nrows.npy:0,3,2,0.25\n")
+    assert text == ("id,rank,class,probability\nrows.npy:0,1,1,0.5\nrows.npy:0,2,0,0.25\nrows.npy:0,3,2,0.25\n")
 
 
 def test_rows_of_different_lengths_leave_cells_empty() -> None:

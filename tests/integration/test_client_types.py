@@ -109,7 +109,7 @@ def test_probabilities_keep_their_precision_up_to_the_file(
     assert kind(row["class_1"]) == kind(row["probability"]) == softmax[0, 1]
     assert cli.run([*predict, "--format", "json"]) == 0
     [best] = json.loads(capsys.readouterr().out)["rows"][0]["top"]
-    assert (best["prediction"], kind(best["probability"])) == (1, softmax[0, 1])
+    assert (best["class"], kind(best["probability"])) == (1, softmax[0, 1])
     assert cli.run(predict) == 0
     assert f"{softmax[0, 1]:.4f}" in capsys.readouterr().out
 

@@ -66,7 +66,10 @@ def test_the_label_of_two_follows_the_threshold_and_the_class_does_not(client: C
     np.testing.assert_allclose(answer.softmax[:, 1], YES, rtol=1e-5)
     assert answer.argmax.tolist() == [1, 0, 0, 0]
     assert answer.labels == ("yes", "yes", "yes", "no")
-    assert client.predict("two", ROWS, outputs=["argmax"]).labels == ("yes", "yes", "yes", "no")
+    for asked in ({"outputs": ["argmax"]}, {"top_k": 1}, {"top_k": 2, "outputs": ["softmax"]}):
+        assert client.predict("two", ROWS, **asked).labels == ("yes", "yes", "yes", "no")
+    assert [row[0][0] for row in client.predict("two", ROWS, top_k=1).top()] == ["yes", "no", "no", "no"]
+    assert (answer.task, answer.thresholds) == ("single-label", (0.2,))
     assert client.predict("plain", ROWS).labels == ("yes", "no", "no", "no")
 
 
@@ -100,7 +103,8 @@ def test_the_command_line_answers_by_the_threshold(
     assert [row["prediction"] for row in rows] == ["yes", "yes", "yes", "no"]
     np.testing.assert_allclose([float(row["probability"]) for row in rows], [*YES[:3], 1 - YES[3]], rtol=1e-5)
     ranked = ask(server, "two", path, capsys, "--top", "1")
-    assert [row["prediction"] for row in ranked] == ["yes", "no", "no", "no"]
+    assert [row["class"] for row in ranked] == ["yes", "no", "no", "no"]
+    assert [row["prediction"] for row in ranked] == ["yes", "yes", "yes", "no"]
     rows = ask(server, "several", path, capsys)
     assert [row["labels"] for row in rows] == ["red", "red", "red; blue", "blue"]
     np.testing.assert_allclose([float(row["red"]) for row in rows], YES, rtol=1e-5)

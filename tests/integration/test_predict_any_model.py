@@ -61,7 +61,7 @@ class Ask:
         self._folder = folder
         self._capsys = capsys
 
-    def __call__(self, model: str, *rows: object, form: str = "csv", top: int = 2) -> tuple[int, str, str]:
+    def __call__(self, model: str, *rows: object, form: str = "csv", top: int | None = None) -> tuple[int, str, str]:
         """Exit code, output and error; rows are an array for an npy file, or arrays by name for an npz file."""
         paths = []
         for number, content in enumerate(rows):
@@ -71,7 +71,8 @@ class Ask:
             else:
                 paths.append(self._folder / f"{number}.npy")
                 np.save(paths[-1], np.asarray(content))
-        arguments = ["predict", model, *map(str, paths), "--server", self._address, "--format", form, "--top", str(top)]
+        arguments = ["predict", model, *map(str, paths), "--server", self._address, "--format", form]
+        arguments += [] if top is None else ["--top", str(top)]
         code = cli.run(arguments)
         said = self._capsys.readouterr()
         return code, said.out, said.err
@@ -81,7 +82,7 @@ def test_each_file_is_a_request_where_there_is_no_batch_axis(ask: Ask) -> None:
     code, out, err = ask("pair", floats([3, 1], [1, 2]), floats([1, 2], [5, 4]), top=1)
     rows = list(csv.DictReader(io.StringIO(out)))
     assert (code, err) == (0, "")
-    assert [(Path(row["id"]).name, row["prediction"]) for row in rows] == [
+    assert [(Path(row["id"]).name, row["class"]) for row in rows] == [
         ("0.npy:0", "0"),
         ("0.npy:1", "1"),
         ("1.npy:0", "1"),
@@ -89,6 +90,22 @@ def test_each_file_is_a_request_where_there_is_no_batch_axis(ask: Ask) -> None:
     ]
     # Row 0 has the logits 3 and 1.
     assert float(rows[0]["probability"]) == pytest.approx(np.exp(3) / np.exp([3, 1]).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["outer", "texts"])
+def test_a_ranking_of_what_has_no_classes_is_refused(ask: Ask, model: str) -> None:
+    code, out, err = ask(model, floats([3, 1]), top=2)
+    assert (code, out) == (2, "")
+    assert f"{model} is a model of the task 'any', which has none to rank; leave out --top" in err
+
+
+def test_answers_of_different_sizes_leave_cells_of_csv_empty(ask: Ask) -> None:
+    code, out, err = ask("outer", floats([3]), floats([1, 2]))
+    assert (code, err) == (0, "")
+    header, first, second = (line.split(",")[1:] for line in out.splitlines())
+    assert header == ["y_0_0", "y_0_1", "y_1_0", "y_1_1"]
+    assert (first, second) == (["9.0", "", "", ""], ["1.0", "2.0", "2.0", "4.0"])
+    assert ask("outer", floats([3]), floats([1, 2]), form="json")[0] == 0
 
 
 @pytest.mark.parametrize("model", ["positive", "columns"])
@@ -140,7 +157,7 @@ def test_scalars_beside_rows_are_read_from_one_file(ask: Ask) -> None:
     code, out, err = ask("halved", {"x": np.float32(0.5), "z": floats([2, 4], [6, 2])}, top=1)
     assert (code, err) == (0, "")
     answered = list(csv.DictReader(io.StringIO(out)))
-    assert [row["prediction"] for row in answered] == ["1", "0"]
+    assert [row["class"] for row in answered] == ["1", "0"]
     assert float(answered[0]["probability"]) == pytest.approx(np.exp(2) / np.exp([1, 2]).sum(), rel=1e-5)
 
 

@@ -113,8 +113,14 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         argmax = logits.argmax(axis=1)
         wanted = list(request.outputs) or ([] if request.top_k else [typed.LOGITS, typed.SOFTMAX, typed.ARGMAX])
         response = typed.PredictResponse(
-            model=MODEL, version=request.version or (self.versions or ["2"])[0], id=request.id
+            model=MODEL,
+            version=request.version or (self.versions or ["2"])[0],
+            id=request.id,
+            task="single-label",
         )
+        if typed.VALUES in wanted:
+            response.names.extend(self.labels)
+            response.values.append(_tensor(logits, typed.FP32, "logits"))
         if typed.LOGITS in wanted:
             response.logits.CopyFrom(_tensor(logits, typed.FP32))
         if typed.SOFTMAX in wanted:
@@ -165,6 +171,7 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
         config = ModelConfig(name=MODEL, max_batch_size=LIMIT)
+        config.parameters["frostline.task"].string_value = "single-label"
         for name, value in self.parameters.items():
             config.parameters[name].string_value = value
         return pb.ModelConfigResponse(config=config)
@@ -178,8 +185,8 @@ class FakeServer(predictor_pb2_grpc.PredictorServicer, inference_pb2_grpc.GRPCIn
         return pb.ModelReadyResponse(ready=self.ready)
 
 
-def _tensor(array: Any, dtype: typed.DataType) -> typed.Tensor:
-    return typed.Tensor(dtype=dtype, shape=array.shape, data=array.tobytes())
+def _tensor(array: Any, dtype: typed.DataType, name: str = "") -> typed.Tensor:
+    return typed.Tensor(name=name, dtype=dtype, shape=array.shape, data=array.tobytes())
 
 
 @contextmanager

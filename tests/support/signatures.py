@@ -1,5 +1,7 @@
 """Signatures of networks that need not exist: what the codec knows of a model."""
 
+from dataclasses import replace
+
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.graph.heads import Heads
@@ -13,10 +15,12 @@ def spec(name: str, datatype: str, *shape: int | None) -> TensorSpec:
     return TensorSpec(name, datatype, DTYPES[datatype], shape)
 
 
-def classifier(*inputs: TensorSpec, element: str = "FP32") -> Signature:
-    """A network of three classes with heads; one input FP32 [-1, 4] unless said otherwise."""
-    outputs = (spec("logits", element, 3), spec("softmax", element, 3), spec("argmax", "INT64"))
-    return Signature(inputs or (spec("input", "FP32", 4),), outputs, ("logits",), batched=True, heads=HEADS)
+def classifier(*inputs: TensorSpec, element: str = "FP32", classes: int = 3, places: tuple[int, ...] = ()) -> Signature:
+    """A network of three classes with heads; one input FP32 [-1, 4] unless said otherwise; a class at each of `places`."""
+    row = (classes, *places)
+    outputs = (spec("logits", element, *row), spec("softmax", element, *row), spec("argmax", "INT64", *places))
+    heads = replace(HEADS, confidence="") if places else HEADS
+    return Signature(inputs or (spec("input", "FP32", 4),), outputs, ("logits",), batched=True, heads=heads)
 
 
 def plain(

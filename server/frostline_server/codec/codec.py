@@ -118,8 +118,11 @@ class Codec:
         signature: what the network takes and gives.
         max_batch_size: the most rows in one request.
         labels: names of the classes or values, or None.
-        task: what the network was published for.
+        task: what the network was published for; None where nothing says it.
         columns: what the network takes if clients send raw rows: one input for each column; None if they cannot.
+
+    Attributes:
+        task: what it was published for; without that, what its outputs are.
     """
 
     def __init__(
@@ -136,10 +139,10 @@ class Codec:
         self._version = version
         self._signature = signature
         heads = signature.heads
-        self._task = task or Task("any" if heads is None else "single-label" if heads.confidence else "dense")
+        self.task = task or Task("any" if heads is None else "single-label" if heads.confidence else "dense")
         own = {spec.name: spec.client_name for spec in signature.outputs if spec.name in signature.own_outputs}
         self._usual: tuple[int, ...] = (predictor_pb2.VALUES,) if heads is None else READINGS
-        self._typed = TypedAnswers(model, version, heads, labels, own, self._task)
+        self._typed = TypedAnswers(model, version, heads, labels, own, self.task)
         self._labels = labels
         self._layouts = Layouts(model, signature, max_batch_size)
         self._columns = frozenset(spec.name for spec in columns or ())
@@ -162,11 +165,6 @@ class Codec:
         # By the names of outputs: the bytes of a row of them, as far as the file says; see `answer_bytes`.
         self._row_bytes: dict[tuple[str, ...], int | None] = {}
         self._recognised: dict[RequestHeader, DecodedRequest] = {}
-
-    @property
-    def task(self) -> Task:
-        """What the network was published for, or what its outputs say."""
-        return self._task
 
     # Open Inference Protocol
 
@@ -198,7 +196,9 @@ class Codec:
         deliveries = None
         for output in request.outputs:
             if output.parameters:
-                deliveries = plan_deliveries(self._model, self._signature, request.outputs, layout.rows, regions)
+                deliveries = plan_deliveries(
+                    self._model, self._signature, request.outputs, layout.rows, regions, task=self.task.name
+                )
                 break
         raw: Sequence[bytes | None] = request.raw_input_contents
         places: Sequence[parameters.Place | None] = ()
@@ -395,7 +395,7 @@ class Codec:
             if reading not in readings:
                 raise self._no_reading(predictor_pb2.Output.Name(reading))
         names = dict.fromkeys(name for reading in asked for name in readings[reading])
-        if heads is not None and predictor_pb2.ARGMAX in asked and self._task.positive is not None:
+        if heads is not None and predictor_pb2.ARGMAX in asked and self.task.positive is not None:
             # Which of the two labels a row has, their probabilities decide.
             names[heads.softmax] = None
         if ranked:
@@ -404,7 +404,7 @@ class Codec:
             if not heads.confidence:
                 raise InvalidInput(
                     f"model '{self._model}' has a class at each place of a row, so there is no ranking of classes for "
-                    "a row; ask for SOFTMAX instead of top_k"
+                    "a row; ask for SOFTMAX (in Python outputs=['softmax']) instead of top_k"
                 )
             names[heads.softmax] = None
         if len(self._readings) >= _MAX_CACHED:
@@ -414,8 +414,8 @@ class Codec:
     def _no_reading(self, what: str) -> Unsupported:
         names = [spec.client_name for spec in self._signature.outputs]
         return Unsupported(
-            f"model '{self._model}' does not choose one of several classes (its task is '{self._task.name}'), so it has no "
-            f"{what}; ask for VALUES, its outputs {names}"
+            f"model '{self._model}' does not choose one of several classes (its task is '{self.task.name}'), so it has no "
+            f"{what}; ask for VALUES (in Python outputs=['values']), its outputs {names}"
         )
 
 

@@ -40,7 +40,7 @@ class Delivery:
 
 
 def plan_deliveries(
-    model: str, signature: Signature, outputs: Outputs, rows: int, regions: Regions
+    model: str, signature: Signature, outputs: Outputs, rows: int, regions: Regions, *, task: str = ""
 ) -> tuple[Delivery, ...]:
     """What a request's parameters say of its outputs, for each of them.
 
@@ -50,6 +50,7 @@ def plan_deliveries(
         outputs: those asked for; their names have been checked.
         rows: how many rows the request has.
         regions: the shared memory there is.
+        task: what the network was published for.
 
     Raises:
         InvalidInput: a parameter is wrong, or an output has no room in its shared memory.
@@ -61,7 +62,7 @@ def plan_deliveries(
         spec = specs[output.name]
         classes, place = parameters.delivery(output.parameters, output.name)
         if classes:
-            check_classes(model, spec)
+            check_classes(model, spec, task)
         if place is None:
             deliveries.append(Delivery(classes))
             continue
@@ -127,12 +128,19 @@ def _check_room(output: str, room: int, needed: int) -> None:
         )
 
 
-def check_classes(model: str, spec: TensorSpec) -> None:
+def check_classes(model: str, spec: TensorSpec, task: str = "") -> None:
     """Check that the elements of an output can be ranked.
 
     Raises:
-        InvalidInput: they are no numbers.
+        InvalidInput: they are no numbers, or the only one of a row decides between two classes: ranked alone, its index would
+            be that of the first.
     """
+    if task == "binary":
+        raise InvalidInput(
+            f"class result not available for output '{spec.client_name}' of model '{model}': it is one number for each row, "
+            "which decides between two classes; ask for the output without classification, and read 'probabilities', the "
+            "probability of the second class"
+        )
     if spec.dtype.kind not in "fiu":
         raise InvalidInput(
             f"class result not available for output '{spec.client_name}' of model '{model}' due to unsupported type "

@@ -170,8 +170,9 @@ class Layouts:
             self.refuse(names, len(names))
         for name in names:
             if name not in self._specs:
+                hint = "" if name else "; name each of several inputs (in Python, send a dict of arrays)"
                 raise InvalidInput(
-                    f"unexpected inference input '{name}' for model '{self._model}'; it takes {_listed(expected)}"
+                    f"unexpected inference input '{name}' for model '{self._model}'; it takes {_listed(expected)}{hint}"
                 )
         missing = [name for name in expected if name not in names]
         if missing:

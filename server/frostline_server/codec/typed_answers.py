@@ -108,6 +108,7 @@ class TypedAnswers:
         readings = (heads.logits, heads.softmax, heads.argmax) if heads else ()
         self._names = dict(zip(READINGS, readings, strict=False))
         self._one_class_a_row = bool(heads and heads.confidence)
+        self._decides = self._one_class_a_row and task.positive is not None
         self._labels = labels or ()
         self._own = own
         self._task = task
@@ -140,13 +141,15 @@ class TypedAnswers:
         for head, at in plan.tensors:
             parts += (head, outputs[at].tobytes()) if head else (self._texts(wanted[at], outputs[at]),)
         if plan.decides is not None:
-            parts += [self._label_field(index) for index in self._decided(outputs[plan.decides])]
+            parts += self._decided(outputs[plan.decides])
         elif plan.classes is not None:
             parts += [self._label_field(index) for index in outputs[plan.classes].tolist()]
         if top_k:
             softmax = outputs[wanted.index(self._names[pb.SOFTMAX])]
             ranking = pb.PredictResponse(top=self._rankings(softmax, top_k))
             parts.append(ranking.SerializeToString())
+            if self._decides and pb.ARGMAX not in asked:
+                parts += self._decided(softmax)
         return b"".join(parts)
 
     def _plan(self, asked: tuple[int, ...], wanted: tuple[str, ...], outputs: Sequence[Array]) -> _Plan:
@@ -159,23 +162,25 @@ class TypedAnswers:
             tensors.append((_tensor_head(_READING_TAGS[reading], "", array), at))
             if reading == pb.ARGMAX and self._labels and self._one_class_a_row and array.ndim == 1:
                 classes = at
-        answer = pb.PredictResponse(model=self._model, version=self._version)
-        if pb.VALUES in asked:
-            answer.task = self._task.name
-            answer.names.extend(self._labels)
+        answer = pb.PredictResponse(model=self._model, version=self._version, task=self._task.name)
+        if self._decides or not self._names:
             answer.thresholds.extend(self._task.thresholds)
+        if pb.VALUES in asked or (self._names and not self._one_class_a_row):
+            answer.names.extend(self._labels)
+        if pb.VALUES in asked:
             for name, called in self._own.items():
                 at = wanted.index(name)
                 texts = outputs[at].dtype.hasobject
                 tensors.append((b"" if texts else _tensor_head(_VALUES_TAG, called, outputs[at]), at))
-        positive = self._task.positive is not None and pb.SOFTMAX in self._names
-        decides = wanted.index(self._names[pb.SOFTMAX]) if classes is not None and positive else None
+        decides = wanted.index(self._names[pb.SOFTMAX]) if classes is not None and self._decides else None
         return _Plan(answer.SerializeToString(), tuple(tensors), classes, decides)
 
-    def _decided(self, softmax: Array) -> list[int]:
-        """Which of two classes each row's label is."""
+    def _decided(self, softmax: Array) -> list[bytes]:
+        """The label of each row, of two classes; empty where the probability is NaN, which decides nothing."""
         positive, (threshold,) = self._task.positive or 0, self._task.thresholds
-        return [positive if yes else 1 - positive for yes in (softmax[:, positive] >= threshold).tolist()]
+        fields = [self._label_field(1 - positive), self._label_field(positive), _field(_LABEL_TAG, b"")]
+        probabilities = softmax[:, positive]
+        return [fields[at] for at in ((probabilities >= threshold) + 2 * np.isnan(probabilities)).tolist()]
 
     def _texts(self, name: str, array: Array) -> bytes:
         tensor = pb.Tensor(name=self._own[name], dtype=pb.BYTES, shape=array.shape, data=pack_bytes(array.ravel()))
@@ -185,7 +190,7 @@ class TypedAnswers:
         if softmax.ndim != 2:  # whatever the graph declares
             raise InvalidInput(
                 f"model '{self._model}' answered this request with shape {list(softmax.shape)}, so there is no ranking of "
-                "classes for a row; ask for SOFTMAX instead of top_k"
+                "classes for a row; ask for SOFTMAX (in Python outputs=['softmax']) instead of top_k"
             )
         # A stable sort of the negated probabilities leaves equal ones in order of their index.
         order = np.argsort(-softmax, axis=1, kind="stable")[:, :top_k]

@@ -80,10 +80,11 @@ class Metadata:
         )
 
     def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        """The configuration a model is served with, defaults filled in, and the version's part in the model's traffic."""
+        """The configuration a model is served with, defaults filled in, its task, and the version's part in its traffic."""
         served = self._repository.get(request.name, request.version)
         config = _config(served)
-        for name, value in _part(served.version, self._repository.traffic(served.name)).items():
+        told = {"task": served.codec.task.name, **_part(served.version, self._repository.traffic(served.name))}
+        for name, value in told.items():
             config.parameters[f"frostline.{name}"].string_value = value
         if served.encoder is not None:
             config.parameters["frostline.rows"].string_value = served.encoder.schema.to_json()

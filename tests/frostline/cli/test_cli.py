@@ -74,7 +74,7 @@ def test_a_table_of_predictions_has_ids_labels_and_probabilities(
     assert cli.run(["predict", MODEL, rows_npy, "--server", server.address, "--top", "2"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip("─ ")]
     assert lines[:3] == [
-        ["id", "rank", "prediction", "probability"],
+        ["id", "rank", "class", "probability"],
         [f"{rows_npy}:0", "1", "bee", "0.6652"],
         [f"{rows_npy}:0", "2", "cat", "0.2447"],
     ]
@@ -98,7 +98,7 @@ def test_csv_predictions_with_top_are_ranked(
 ) -> None:
     assert cli.run(["predict", MODEL, rows_npy, "--server", server.address, "--format", "csv", "--top", "2"]) == 0
     answers = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [(a["id"], a["rank"], a["prediction"]) for a in answers] == [
+    assert [(a["id"], a["rank"], a["class"]) for a in answers] == [
         (f"{rows_npy}:0", "1", "bee"),
         (f"{rows_npy}:0", "2", "cat"),
         (f"{rows_npy}:1", "1", "ant"),
@@ -114,7 +114,8 @@ def test_json_predictions_name_the_version_and_the_file_of_each_row(
     answer = json.loads(capsys.readouterr().out)
     assert (answer["model"], answer["version"]) == (MODEL, "2")
     assert [row["input"] for row in answer["rows"]] == [rows_npy] * 4
-    assert [row["top"][0]["prediction"] for row in answer["rows"]] == ["bee", "ant"] * 2
+    assert [row["top"][0]["class"] for row in answer["rows"]] == ["bee", "ant"] * 2
+    assert [row["prediction"] for row in answer["rows"]] == ["bee", "ant"] * 2
 
 
 def test_several_files_make_a_table_that_names_them(
@@ -378,7 +379,7 @@ def test_the_help_of_predict_shows_golden_samples_and_says_what_the_formats_hold
         "frostline predict digits models/digits/1/golden.npz",
         "frostline predict iris flowers.csv --format csv > probabilities.csv",
         "Each row has the id FILE:NUMBER",
-        "In json, a probability that is NaN or infinite is null",
+        "In json, a number that is NaN or infinite is null",
         "class_0, class_1",
     ):
         assert words in shown

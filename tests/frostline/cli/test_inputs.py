@@ -1,6 +1,7 @@
 """Files to the rows a model takes."""
 
 import contextlib
+import gzip
 import io
 import json
 import random
@@ -243,8 +244,17 @@ def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
         ("rows.csv", b"\xff\xfe", "rows.csv is not a csv file"),
         ("rows.csv", b"", "rows.csv holds no rows"),
         ("rows.csv", b"a,b\n", "rows.csv holds no rows"),
-        ("rows.csv", b"1,2\n3\n", "row 2 has 1 columns, but row 1 has 2"),
-        ("rows.csv", b"1,2\n3,x\n", "row 2 holds 'x' where a number was expected"),
+        ("rows.csv", b"1,2\n3\n", r"rows.csv, row 1 \(line 2\): 1 cells, but row 0 has 2$"),
+        ("rows.csv", b"1,2\n3,x\n", r"rows.csv, row 1 \(line 2\), column 1: 'x' where a number was expected$"),
+        ("rows.csv", b"a,b\n\n1,2\n3,x\n", r"row 1 \(line 4\), column 1: 'x' where"),
+        ("rows.csv", b"1,2\n1_0,3\n", r"row 1 \(line 2\), column 0: '1_0' where"),
+        (
+            "rows.csv",
+            b"a;b\n1;2\n",
+            r"row 0 \(line 2\), column 0: '1;2' where .*; separate the cells by commas, or give .*--card",
+        ),
+        ("rows.csv", b'1,"' + b"2" * 200_000, r"'2{39} is larger than any number that can be sent$"),
+        ("rows.csv.gz", b"\x1f\x8bno", "rows.csv.gz is not a csv file"),
         ("rows.csv", b"1,2,3\n", r"holds an array of shape \[1, 3\], but m expects input FP32 \[any, 2\]"),
         ("rows.txt", b"1,2\n", "it must end in .npy, .npz, .csv or .png"),
         ("rows.npy", npy(5.0), r"array of shape \[\]"),
@@ -276,6 +286,11 @@ def test_several_inputs_need_an_npz_file_with_their_names_and_equal_rows(tmp_pat
         read([str(tmp_path / "odd.npz")], two, stdin())
 
 
+def test_a_csv_file_may_be_compressed(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    assert read([str(tmp_path / "rows.csv.gz")], model(2), stdin())[0]["input"].tolist() == [[1, 2]]
+
+
 def test_texts_cannot_come_from_csv() -> None:
     with pytest.raises(InputError, match=r"give texts in an \.npy file"):
         read(["-"], model(1, datatype="BYTES"), stdin(b"1\n"))
@@ -297,9 +312,9 @@ def test_a_card_puts_columns_in_order_and_words_into_numbers(card: Path) -> None
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"age,colour\n1,red\nold,red\n", r"-, row 2 \(line 3\), column 'age': 'old' is not a number"),
+        (b"age,colour\n1,red\nold,red\n", r"-, row 1 \(line 3\), column 'age': 'old' is not a number"),
         (b"age\n1\n", "- has no column 'colour'; it has: age"),
-        (b"age,colour\n1\n", r"-, row 1 \(line 2\): 1 cells, but the header names 2"),
+        (b"age,colour\n1\n", r"-, row 0 \(line 2\): 1 cells, but the header names 2"),
         (b"age,colour\n", "- holds column names, but no rows"),
         (b"", "- is empty; its first line must name the columns"),
     ],

@@ -68,6 +68,80 @@ def test_each_class_has_a_line_and_a_label_in_brackets_is_no_markup(models: Path
     assert "│ [b]" in console.file.getvalue()
 
 
+def shown(models: Path, **card: Any) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    show.show(models / "m/2", card, console)
+    assert isinstance(console.file, io.StringIO)
+    return " ".join(console.file.getvalue().replace("│", " ").split())
+
+
+def test_the_task_the_labels_and_the_tensors_are_shown(models: Path) -> None:
+    one = {"name": "input", "dtype": "float32", "shape": ["batch", 2], "send": None}
+    two = [{"name": name, "dtype": "float32", "shape": ["batch", 1]} for name in ("logits", "probabilities")]
+    said = shown(models, task="binary", labels=["no", "yes"], input=one, outputs=two)
+    for words in (
+        "task binary", "2 labels no; yes", "input input: float32 [batch, 2]",
+        "output logits: float32 [batch, 1], probabilities: float32 [batch, 1]",
+    ):  # fmt: skip
+        assert words in said
+    assert "20 labels 0; 1; 2; 3; 4; 5; 6; 7; 8; 9; 10; 11, and 8 more" in shown(
+        models, labels=list(map(str, range(20)))
+    )
+    # A card of before there were tasks.
+    assert "task single-label" in shown(models)
+
+
+def test_only_shares_are_percentages(models: Path) -> None:
+    said = shown(
+        models,
+        scores={
+            "test_accuracy": 0.95, "test_macro_f1": 0.4872, "test_roc_auc": 0.8178, "test_average_precision": 0.2,
+            "test_loss": 0.5, "test_rows": 1000,
+            "baselines": {
+                "majority class": {"test_accuracy": 0.9, "test_loss": 1.0, "test_roc_auc": 0.5},
+                "gradient boosting": {"skipped": "too many rows"},
+            },
+        },
+    )  # fmt: skip
+    for words in (
+        "test accuracy 95.00% of 1000 rows", "test macro f1 48.72%", "test roc auc 0.8178", "test average precision 0.2 ",
+        "baseline: majority class accuracy 90.00%, roc auc 0.5", "baseline: gradient boosting skipped: too many rows",
+    ):  # fmt: skip
+        assert words in said
+    said = shown(
+        models,
+        task="regression",
+        labels=["price", "rent"],
+        scores={
+            "test_r2": 0.1535, "test_mae": 67902.72, "test_rmse_over_std": 0.9182, "test_mae_over_mad": 1.5, "test_rows": 9,
+            "per_value": {"price": {"r2": 0.047, "mae": 135431.9}, "[rent]": {"r2": 0.26, "mae": 373.5}},
+        },
+    )  # fmt: skip
+    for words in (
+        "2 values price; rent",
+        "test r2 0.1535 of 9 rows", "test mae 67,903", "test rmse over std 0.9182", "test mae over mad 1.5",
+        "price 0.047 135,432", "[rent] 0.26 373.5",
+    ):  # fmt: skip
+        assert words in said
+
+
+def test_the_thresholds_are_shown_with_what_they_do(models: Path) -> None:
+    test = {"precision": 0.133, "recall": 0.74, "f1": 0.225, "true_positives": 37}
+    decision = {"threshold": 0.04941, "rule": {"recall": 0.8}, "label": "yes", "reached": True, "test": test}
+    said = shown(models, scores={"decision": decision})
+    assert "threshold of yes 0.04941 (recall 0.8); on the test rows precision 13.3%, recall 74.0%, f1 22.5%" in said
+    several = {"threshold": [0.2, 0.6], "rule": "max-f1", "label": ["red", "blue"], "reached": [True, False]}
+    said = shown(models, scores={"decision": several})
+    assert "threshold of red 0.2 (max-f1) " in said
+    assert "threshold of blue 0.6 (max-f1; the validation rows do not reach it)" in said
+    assert "threshold 0.7 " in shown(models, scores={"decision": {"threshold": 0.7}})
+
+
+def test_a_module_of_ones_own_has_the_accuracy_of_its_proof(models: Path) -> None:
+    export = {"accuracy": {"pytorch": 0.55, "onnxruntime": 0.55}, "held_out_rows": 20}
+    assert "accuracy 55.00% of 20 held-out rows" in shown(models, scores=None, export=export)
+
+
 def test_the_pictures_are_listed_and_nothing_else(models: Path) -> None:
     assert [path.name for path in show.pictures(models / "m/2")] == ["confusion.png", "network.png", "network.svg"]
 

@@ -211,6 +211,18 @@ def test_the_servers_ranking_brings_labels_and_the_same_order(client: frostline.
     assert unlabelled.labels == ()
 
 
+def test_one_array_for_several_inputs_is_refused_with_their_names(client: frostline.Client, server: FakeServer) -> None:
+    server.input_names = ("a", "b")
+    server.failures = [(grpc.StatusCode.INVALID_ARGUMENT, "unexpected inference input ''")]
+    told = (
+        r"^echo has the inputs a, b, and one array without a name was given; send a dict: \{'a': \.\.\., 'b': \.\.\.\}$"
+    )
+    for _ in range(2):  # the second time it is known before anything is sent
+        with pytest.raises(frostline.InvalidInput, match=told):
+            client.predict(MODEL, ROWS)
+    assert len(server.requests) == 1
+
+
 def test_an_unknown_model_is_answered_with_the_ones_there_are(client: frostline.Client) -> None:
     with pytest.raises(frostline.ModelNotFound) as caught:
         client.predict("ecco", ROWS)

@@ -103,6 +103,16 @@ def test_elements_that_are_no_numbers_cannot_be_ranked(datatype: str) -> None:
         check_classes("m", spec("out", datatype, 3))
 
 
+@pytest.mark.parametrize("output", ["probabilities", "logits"])
+def test_one_number_that_decides_between_two_classes_is_not_ranked_alone(output: str) -> None:
+    # Its index would be 0, whatever it is: always "no".
+    with pytest.raises(
+        InvalidInput, match=rf"output '{output}' of model 'm': it is one number .* read 'probabilities'"
+    ):
+        check_classes("m", spec(output, "FP32", 1), "binary")
+    check_classes("m", spec("values", "FP32", 1), "regression")
+
+
 # Through the front ends
 
 

@@ -441,7 +441,8 @@ def test_several_inputs_must_be_named() -> None:
     left, right = ROW, np.array([[1, 2]])
     codec = codec_of(PAIR)
     assert codec.decode_predict(predict_request(right, left, names=["right", "left"])).rows == 1
-    with pytest.raises(InvalidInput, match=r"unexpected inference input ''.*it takes \['left', 'right'\]"):
+    told = r"unexpected inference input ''.*it takes \['left', 'right'\]; name each of several inputs .*send a dict of arrays"
+    with pytest.raises(InvalidInput, match=told):
         codec.decode_predict(predict_request(left, right, names=["left", ""]))
 
 
@@ -480,8 +481,8 @@ def test_a_network_that_chooses_no_class_has_no_reading_of_classes(change: Any, 
     change(request)
     with pytest.raises(
         Unsupported,
-        match=rf"^model 'm' does not choose .*\(its task is 'any'\), so it has no {what}; ask for VALUES, its outputs "
-        r"\['echo', 'size'\]$",
+        match=rf"^model 'm' does not choose .*\(its task is 'any'\), so it has no {what}; ask for VALUES "
+        r"\(in Python outputs=\['values'\]\), its outputs \['echo', 'size'\]$",
     ):
         codec_of(TEXT).decode_predict(request)
 
@@ -552,6 +553,7 @@ def test_by_default_all_three_readings_come_with_labels() -> None:
     np.testing.assert_array_equal(array_of(response.argmax), ARGMAX)
     assert list(response.labels) == ["bee", "ant"]
     assert not response.top
+    assert (response.task, list(response.thresholds), list(response.names)) == ("single-label", [], [])
 
 
 def test_only_the_readings_asked_for_come() -> None:
@@ -629,6 +631,41 @@ def test_half_precision_readings_keep_their_type() -> None:
     response = typed_answer(codec, request, ("logits", "softmax"), outputs)
     assert response.logits.dtype == typed.FP16
     assert [ranking.classes[0].index for ranking in response.top] == [1, 0]
+
+
+def two_classes() -> Codec:
+    """Whose label is "yes" from 0.25 on."""
+    return Codec("m", "3", classifier(classes=2), 8, ["no", "yes"], Task("single-label", (0.25,), positive=1))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "top_k"), [([], 0), (["ARGMAX"], 0), ([], 1), (["LOGITS"], 2), (["ARGMAX"], 1), (["SOFTMAX"], 1)]
+)
+def test_the_threshold_decides_the_labels_whatever_brings_them(outputs: list[str], top_k: int) -> None:
+    codec, request = two_classes(), predict_request(ROW, outputs=outputs, top_k=top_k)
+    softmax = np.array([[0.75, 0.25], [0.8, 0.2], [0.1, 0.9], [np.nan, np.nan]], np.float32)
+    there = {"logits": softmax, "softmax": softmax, "argmax": np.array([0, 0, 1, 0])}
+    wanted = codec.decode_predict(request).wanted
+    response = typed_answer(codec, request, wanted, [there[name] for name in wanted])
+    # NaN decides nothing.
+    assert list(response.labels) == ["yes", "no", "yes", ""]
+    assert (response.task, list(response.thresholds)) == ("single-label", [0.25])
+    if top_k:
+        assert [ranking.classes[0].label for ranking in response.top] == ["no", "no", "yes", "no"]
+
+
+def test_an_answer_of_softmax_alone_has_no_labels_of_a_threshold() -> None:
+    request = predict_request(ROW, outputs=["SOFTMAX"])
+    response = typed_answer(two_classes(), request, ("softmax",), [np.array([[0.5, 0.5]], np.float32)])
+    assert not response.labels
+
+
+def test_a_class_at_each_place_comes_with_the_names_of_the_classes() -> None:
+    codec = Codec("m", "3", classifier(places=(2, 2)), 8, LABELS)
+    response = typed_answer(
+        codec, predict_request(ROW, outputs=["ARGMAX"]), ("argmax",), [np.zeros((1, 2, 2), np.int64)]
+    )
+    assert (response.task, list(response.names), list(response.labels)) == ("dense", LABELS, [])
 
 
 def test_a_plain_network_is_decoded_like_any_other() -> None:

@@ -34,12 +34,14 @@ class Cells:
         columns: The cells by the names of the columns.
         reading: How they are read.
         lines: The line of the file, from 1, that each row begins in; empty where a file has no lines.
+        first: The number of the first row, in messages.
     """
 
     path: Path | str
     columns: Mapping[str, Sequence[str | None]]
     reading: Reading
     lines: Sequence[int] = ()
+    first: int = 1
 
     def take(self, index: Sequence[int]) -> "Cells":
         """Return those rows that `index` names, in its order; each keeps its line."""
@@ -53,7 +55,7 @@ class Cells:
     def wrong(self, index: int, column: str, fact: str) -> DataError:
         """Return the error that `fact` is so in a cell."""
         line = f" (line {self.lines[index]})" if self.lines else ""
-        return DataError(f"{self.path}, row {index + 1}{line}, column {column!r}: {fact}")
+        return DataError(f"{self.path}, row {self.first + index}{line}, column {column!r}: {fact}")
 
     def values(self, column: str) -> list[str | None]:
         """Return the cells of `column`, None where one has no value.

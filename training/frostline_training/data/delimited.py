@@ -16,18 +16,21 @@ _SAMPLE = 50  # rows that decide what separates the cells
 _GZIP = b"\x1f\x8b"
 
 
-def read(path: Path | str, content: bytes, reading: Reading) -> Cells:
+def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) -> Cells:
     """Return the cells of a CSV file with a header.
 
     Args:
         path: What messages call the file.
         content: Its bytes, compressed with gzip or not.
         reading: How it is read.
+        first: The number of its first row, in messages.
 
     Raises:
         DataError: It is empty, ragged, in another encoding, or no CSV.
     """
     text = _text(path, _plain(path, content), reading.encoding)
+    # A text may be longer than what Python's csv takes by itself.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     separator = reading.separator or _separator(path, text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[list[str]] = []
@@ -49,13 +52,13 @@ def read(path: Path | str, content: bytes, reading: Reading) -> Cells:
         raise DataError(f"{path} has more than one column {repeated[0]!r}")
     if not rows:
         raise DataError(f"{path} holds column names, but no rows")
-    for index, (row, line) in enumerate(zip(rows, starts, strict=True), start=1):
+    for index, (row, line) in enumerate(zip(rows, starts, strict=True), start=first):
         if len(row) != len(names):
             raise DataError(
                 f"{path}, row {index} (line {line}): {len(row)} cells, but the header names {len(names)} columns, "
                 f"separated by {separator!r}"
             )
-    return Cells(path, dict(zip(names, zip(*rows, strict=True), strict=True)), reading, starts)
+    return Cells(path, dict(zip(names, zip(*rows, strict=True), strict=True)), reading, starts, first)
 
 
 def _plain(path: Path | str, content: bytes) -> bytes:
