@@ -332,7 +332,7 @@ def test_a_word_that_the_model_does_not_know_is_sent_as_unknown_and_named(
     arrays, _ = read(["-"], model(2), stdin(b"age,colour\n1,red\n2,green\n3,(unknown)\n4,\n"), card=card)
     np.testing.assert_array_equal(arrays["input"], np.array([[1, 1], [2, 0], [3, 0], [4, 0]], np.float32))
     assert capsys.readouterr().err == (
-        "frostline: -, row 2 (line 3), column 'colour': 'green' is no category that the model knows, and 1 more such cells: "
+        "frostline: -, row 1 (line 3), column 'colour': 'green' is no category that the model knows, and 1 more such cells: "
         "sent as unknown; it knows: red, blue\n"
     )
 
