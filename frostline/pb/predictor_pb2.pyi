@@ -31,6 +31,7 @@ class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SOFTMAX: _ClassVar[Output]
     ARGMAX: _ClassVar[Output]
     VALUES: _ClassVar[Output]
+    STATES: _ClassVar[Output]
 
 class ColumnKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -57,6 +58,7 @@ LOGITS: Output
 SOFTMAX: Output
 ARGMAX: Output
 VALUES: Output
+STATES: Output
 COLUMN_KIND_UNSPECIFIED: ColumnKind
 NUMBER: ColumnKind
 CATEGORY: ColumnKind
@@ -107,7 +109,7 @@ class Ranking(_message.Message):
     def __init__(self, classes: _Optional[_Iterable[_Union[Class, _Mapping]]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("model", "version", "id", "logits", "softmax", "argmax", "labels", "top", "values", "task", "names", "thresholds")
+    __slots__ = ("model", "version", "id", "logits", "softmax", "argmax", "labels", "top", "values", "task", "names", "thresholds", "states")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +122,7 @@ class PredictResponse(_message.Message):
     TASK_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     id: str
@@ -132,7 +135,8 @@ class PredictResponse(_message.Message):
     task: str
     names: _containers.RepeatedScalarFieldContainer[str]
     thresholds: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., softmax: _Optional[_Union[Tensor, _Mapping]] = ..., argmax: _Optional[_Union[Tensor, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top: _Optional[_Iterable[_Union[Ranking, _Mapping]]] = ..., values: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., task: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Iterable[float]] = ...) -> None: ...
+    states: Tensor
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., id: _Optional[str] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., softmax: _Optional[_Union[Tensor, _Mapping]] = ..., argmax: _Optional[_Union[Tensor, _Mapping]] = ..., labels: _Optional[_Iterable[str]] = ..., top: _Optional[_Iterable[_Union[Ranking, _Mapping]]] = ..., values: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., task: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., thresholds: _Optional[_Iterable[float]] = ..., states: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class SchemaRequest(_message.Message):
     __slots__ = ("model", "version")

@@ -21,6 +21,7 @@ from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.tensors import (
     COLUMN_CASTS,
     Array,
+    Layout,
     Layouts,
     TensorHeader,
     check_bytes,
@@ -30,7 +31,8 @@ from frostline_server.codec.tensors import (
 from frostline_server.codec.typed_answers import READINGS, Readings, Task, TypedAnswers
 from frostline_server.errors import InvalidInput, Unsupported
 from frostline_server.runtime.dtypes import NAMES
-from frostline_server.runtime.signature import Signature, TensorSpec
+from frostline_server.runtime.row_schema import STATES, RowSchema
+from frostline_server.runtime.signature import Signature
 
 M = TypeVar("M", bound=Message)
 
@@ -119,7 +121,7 @@ class Codec:
         max_batch_size: the most rows in one request.
         labels: names of the classes or values, or None.
         task: what the network was published for; None where nothing says it.
-        columns: what the network takes if clients send raw rows: one input for each column; None if they cannot.
+        rows: the columns that clients may send instead of the network's input; None if they cannot.
 
     Attributes:
         task: what it was published for; without that, what its outputs are.
@@ -133,7 +135,7 @@ class Codec:
         max_batch_size: int,
         labels: Sequence[str] | None,
         task: Task | None = None,
-        columns: tuple[TensorSpec, ...] | None = None,
+        rows: RowSchema | None = None,
     ) -> None:
         self._model = model
         self._version = version
@@ -145,18 +147,18 @@ class Codec:
         self._typed = TypedAnswers(model, version, heads, labels, own, self.task)
         self._labels = labels
         self._layouts = Layouts(model, signature, max_batch_size)
-        self._columns = frozenset(spec.name for spec in columns or ())
-        self._row_layouts = (
-            Layouts(model, replace(signature, inputs=columns), max_batch_size, COLUMN_CASTS)
-            if columns
-            else self._layouts
+        # The same network as one that takes the columns, and says of each cell what it is.
+        self._row_signature = (
+            replace(signature, inputs=rows.specs, outputs=(*signature.outputs, rows.states)) if rows else signature
         )
+        self._columns = frozenset(spec.name for spec in self._row_signature.inputs) if rows else frozenset[str]()
+        self._row_layouts = Layouts(model, self._row_signature, max_batch_size, COLUMN_CASTS) if rows else self._layouts
         self._most_inputs = max(len(signature.inputs), len(self._columns))
         # The name of an input that a request of the typed API need not name.
         self._lone = signature.inputs[0].name if len(signature.inputs) == 1 else ""
-        self._most_wanted = len(signature.outputs) + 1
-        self._in_graph = {spec.client_name: spec.name for spec in signature.outputs}
-        self._aliases = {spec.name: spec.alias for spec in signature.outputs if spec.alias}
+        self._most_wanted = len(self._row_signature.outputs) + 1
+        self._in_graph = {spec.client_name: spec.name for spec in self._row_signature.outputs}
+        self._aliases = {spec.name: spec.alias for spec in self._row_signature.outputs if spec.alias}
         # By the names that a request gives.
         self._wanted: dict[tuple[str, ...], tuple[str, ...]] = {(): signature.own_outputs}
         # By the readings that a request of the typed API gives, and whether it wants a ranking.
@@ -191,13 +193,13 @@ class Codec:
         layout = self._layouts_for(headers).check(headers, brief=brief)
         # One more than there are is one that is unknown or comes twice.
         names = tuple([output.name for output in request.outputs[: self._most_wanted]])
-        wanted = self._wanted.get(names) or self._check_wanted(names)
+        wanted = self._wanted.get(names) or self._check_wanted(names, self._signature_of(layout))
         priority, timeout_s = parameters.scheduling(request.parameters) if request.parameters else (0, None)
         deliveries = None
         for output in request.outputs:
             if output.parameters:
                 deliveries = plan_deliveries(
-                    self._model, self._signature, request.outputs, layout.rows, regions, task=self.task.name
+                    self._model, self._signature_of(layout), request.outputs, layout.rows, regions, task=self.task.name
                 )
                 break
         raw: Sequence[bytes | None] = request.raw_input_contents
@@ -233,6 +235,10 @@ class Codec:
         if self._columns and any([name in self._columns for name, _, _ in headers]):
             return self._row_layouts
         return self._layouts
+
+    def _signature_of(self, layout: Layout) -> Signature:
+        """What a request with this layout sees of the network."""
+        return self._row_signature if layout.specs is self._row_signature.inputs else self._signature
 
     def remember(self, header: RequestHeader, rows: DecodedRequest) -> None:
         """Remember what was decoded from a request with this header; only what `repeats` may be."""
@@ -270,12 +276,14 @@ class Codec:
                 elements.append(regions.read(place.region, place.offset, place.byte_size))
         return elements
 
-    def _check_wanted(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        check_outputs(self._model, self._signature, names)
+    def _check_wanted(self, names: tuple[str, ...], signature: Signature) -> tuple[str, ...]:
+        check_outputs(self._model, signature, names)
         if len(self._wanted) >= _MAX_CACHED:
             self._wanted = {(): self._signature.own_outputs}
-        # Equal requests share one tuple, so that the batcher's comparison is of identities.
-        return self._wanted.setdefault(names, tuple([self._in_graph[name] for name in names]))
+        wanted = tuple([self._in_graph[name] for name in names])
+        # Only raw rows have states, so these names must be checked again. Other equal requests share one tuple, so that the
+        # batcher's comparison is of identities.
+        return wanted if STATES in wanted else self._wanted.setdefault(names, wanted)
 
     def answer_bytes(self, wanted: tuple[str, ...], rows: int) -> int | None:
         """The bytes of these outputs for so many rows; None if an output has axes of any size, or strings."""
@@ -283,7 +291,7 @@ class Codec:
         if row == -1:
             if len(self._row_bytes) >= _MAX_CACHED:
                 self._row_bytes.clear()
-            row = self._row_bytes[wanted] = self._signature.row_bytes(wanted)
+            row = self._row_bytes[wanted] = self._row_signature.row_bytes(wanted)
         return None if row is None else row * rows
 
     def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> bytes:
@@ -361,6 +369,8 @@ class Codec:
             check_bytes(self._model, spec, nbytes, count, inputs[at].data)
             for spec, nbytes, count, at in zip(layout.specs, layout.nbytes, layout.count, layout.order, strict=True)
         ]
+        if self._columns and STATES in wanted and self._signature_of(layout) is self._signature:
+            raise self._no_states()
         readings = Readings(outputs or (() if ranked else self._usual), request.top_k)
         return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))
 
@@ -379,7 +389,7 @@ class Codec:
     def _check_readings(self, outputs: tuple[int, ...], *, ranked: bool) -> tuple[str, ...]:
         if len(outputs) > _MOST_LISTED:
             raise InvalidInput(
-                f"outputs has {len(outputs)} readings, and there are {len(READINGS) + 1}; name each once"
+                f"outputs has {len(outputs)} readings, and there are {len(READINGS) + 2}; name each once"
             )
         heads, own = self._signature.heads, self._signature.own_outputs
         readings: dict[int, tuple[str, ...]] = {predictor_pb2.VALUES: own}
@@ -388,10 +398,14 @@ class Codec:
                 reading: (name,)
                 for reading, name in zip(READINGS, (heads.logits, heads.softmax, heads.argmax), strict=True)
             }
+        if self._columns:
+            readings[predictor_pb2.STATES] = (STATES,)
         asked = outputs or (() if ranked else self._usual)
         for reading in asked:
-            if reading not in (*READINGS, predictor_pb2.VALUES):
-                raise InvalidInput(f"outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got {reading}")
+            if reading not in (*READINGS, predictor_pb2.VALUES, predictor_pb2.STATES):
+                raise InvalidInput(f"outputs must be LOGITS, SOFTMAX, ARGMAX, VALUES or STATES, got {reading}")
+            if reading == predictor_pb2.STATES and not self._columns:
+                raise self._no_states()
             if reading not in readings:
                 raise self._no_reading(predictor_pb2.Output.Name(reading))
         names = dict.fromkeys(name for reading in asked for name in readings[reading])
@@ -410,6 +424,11 @@ class Codec:
         if len(self._readings) >= _MAX_CACHED:
             self._readings.clear()
         return self._readings.setdefault((outputs, ranked), tuple(names))
+
+    def _no_states(self) -> Unsupported:
+        return Unsupported(
+            f"only raw rows have STATES: send model '{self._model}' the columns that Schema says, if any"
+        )
 
     def _no_reading(self, what: str) -> Unsupported:
         names = [spec.client_name for spec in self._signature.outputs]

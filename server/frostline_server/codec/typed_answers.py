@@ -16,6 +16,7 @@ from frostline_server.codec.tensors import Array
 from frostline_server.errors import InvalidInput
 from frostline_server.runtime.dtypes import NAMES
 from frostline_server.runtime.graph.heads import Heads
+from frostline_server.runtime.row_schema import STATES
 
 READINGS = (pb.LOGITS, pb.SOFTMAX, pb.ARGMAX)
 """What can be asked of a network that chooses one of several classes, in the order of the answer's fields."""
@@ -27,6 +28,7 @@ _MAX_PLANS = 4096
 _ID_TAG = bytes([pb.PredictResponse.ID_FIELD_NUMBER << 3 | 2])
 _LABEL_TAG = bytes([pb.PredictResponse.LABELS_FIELD_NUMBER << 3 | 2])
 _VALUES_TAG = bytes([pb.PredictResponse.VALUES_FIELD_NUMBER << 3 | 2])
+_STATES_TAG = bytes([pb.PredictResponse.STATES_FIELD_NUMBER << 3 | 2])
 _DATA_TAG = bytes([pb.Tensor.DATA_FIELD_NUMBER << 3 | 2])
 _READING_TAGS = {
     reading: bytes([number << 3 | 2])
@@ -57,7 +59,7 @@ class Readings(NamedTuple):
     """What a request asks for.
 
     Attributes:
-        asked: some of `READINGS`, and VALUES.
+        asked: some of `READINGS`, VALUES and STATES.
         top_k: how many of the most probable classes to rank.
     """
 
@@ -167,6 +169,9 @@ class TypedAnswers:
             answer.thresholds.extend(self._task.thresholds)
         if pb.VALUES in asked or (self._names and not self._one_class_a_row):
             answer.names.extend(self._labels)
+        if pb.STATES in asked:
+            at = wanted.index(STATES)
+            tensors.append((_tensor_head(_STATES_TAG, "", outputs[at]), at))
         if pb.VALUES in asked:
             for name, called in self._own.items():
                 at = wanted.index(name)

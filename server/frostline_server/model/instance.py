@@ -14,6 +14,7 @@ from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Shadow, Tap
 from frostline_server.runtime.row_encoder import RowEncoder
+from frostline_server.runtime.row_schema import STATES
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, reshaped
 
@@ -35,19 +36,29 @@ def instance_run(
     """
     run = _observed(session, predictions, tap, recent)
     return _shaped(
-        run if encoder is None or input_stats is None else _encoded(run, encoder, input_stats), session.signature
+        run
+        if encoder is None or input_stats is None
+        else _encoded(run, encoder, input_stats, session.signature.own_outputs),
+        session.signature,
     )
 
 
-def _encoded(run: "_Observed", encoder: RowEncoder, stats: InputStats) -> Run:
-    """`run` that also takes raw rows, whose columns have one axis; these are counted."""
+def _encoded(run: "_Observed", encoder: RowEncoder, stats: InputStats, own: tuple[str, ...]) -> Run:
+    """`run` that also takes raw rows, whose columns have one axis; these are counted, and their states answered."""
 
     def encoded(inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:
         if inputs[0].ndim > 1:
             return run(inputs, wanted)
         numbers, states = encoder.encode(inputs)
-        outputs, afterwards = run([numbers], wanted, inputs)
-        return outputs, partial(observed, numbers, states, afterwards)
+        if STATES not in wanted:
+            outputs, afterwards = run([numbers], wanted, inputs)
+            return outputs, partial(observed, numbers, states, afterwards)
+        at = wanted.index(STATES)
+        # Of no outputs at all, ONNX Runtime would compute every one.
+        others = (*wanted[:at], *wanted[at + 1 :]) or own[:1]
+        outputs, afterwards = run([numbers], others, inputs)
+        answers = [*outputs[:at], states, *outputs[at:]] if len(wanted) > 1 else [states]
+        return answers, partial(observed, numbers, states, afterwards)
 
     def observed(numbers: Array, states: Array, afterwards: Afterwards) -> None:
         stats.add(numbers, states)

@@ -83,6 +83,12 @@ class LoadedModel:
         return self.encoder.schema.specs if self.encoder else self.session.signature.inputs
 
     @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What clients may ask for."""
+        own = self.session.signature.outputs
+        return (*own, self.encoder.schema.states) if self.encoder else own
+
+    @property
     def provider(self) -> str:
         """The execution providers its instances are bound to, each once."""
         return ",".join(dict.fromkeys(session.provider for session in self.sessions))

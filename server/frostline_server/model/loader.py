@@ -171,7 +171,7 @@ class Loader:
         task = read_task(artifact.card, sessions[0].metadata, labels)
         codec = Codec(
             name, folder.name, sessions[0].signature, batching.max_batch_size, labels, task,
-            encoder.schema.specs if encoder else None,
+            encoder.schema if encoder else None,
         )  # fmt: skip
         batcher.start()
         return LoadedModel(

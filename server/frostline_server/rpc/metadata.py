@@ -76,7 +76,7 @@ class Metadata:
             versions=self._repository.ready_versions(served.name),
             platform=PLATFORM,
             inputs=[_metadata(spec, batched=signature.batched) for spec in served.inputs],
-            outputs=[_metadata(spec, batched=signature.batched) for spec in signature.outputs],
+            outputs=[_metadata(spec, batched=signature.batched) for spec in served.outputs],
         )
 
     def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
@@ -116,7 +116,7 @@ def _config(served: LoadedModel) -> model_config_pb2.ModelConfig:
         default.max_queue_size = default.max_queue_size or batching.policies[0].max_rows
     else:
         config.ClearField("dynamic_batching")
-    complete(config, replace(signature, inputs=served.inputs), served.session.device)
+    complete(config, replace(signature, inputs=served.inputs, outputs=served.outputs), served.session.device)
     return config
 
 

@@ -34,7 +34,7 @@ def schema_of(served: LoadedModel) -> pb.SchemaResponse:
         task=served.codec.task.name,
         labels=served.labels or (),
         inputs=_tensors(signature.inputs, batched=signature.batched),
-        outputs=_tensors(signature.outputs, batched=signature.batched),
+        outputs=_tensors(served.outputs, batched=signature.batched),
         max_rows=served.batching.max_batch_size if signature.batched else 0,
     )
     if served.encoder is not None:

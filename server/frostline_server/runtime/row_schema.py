@@ -17,6 +17,9 @@ from frostline_server.runtime.signature import TensorSpec
 
 DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "age_days"]
 Share = Annotated[float, Field(ge=0, le=1)]
+STATES = "frostline_input_states"
+"""The name of the output of states, beside those in the graph."""
+
 _MOST_COLUMNS = 2000
 """As many inputs as a request may have."""
 
@@ -158,6 +161,11 @@ class RowSchema(_Frozen):
             )
             for column in self.columns
         ]
+
+    @property
+    def states(self) -> TensorSpec:
+        """The output that says what each cell of raw rows is to training: see `row_encoder.KNOWN`."""
+        return TensorSpec(STATES, "UINT8", np.dtype(np.uint8), (len(self.columns),), alias="input_states")
 
     def to_json(self) -> str:
         """The schema as clients read it."""

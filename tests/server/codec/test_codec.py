@@ -455,8 +455,8 @@ def test_several_inputs_must_be_named() -> None:
         (lambda r: setattr(r.inputs[0], "data", b""), "input byte size mismatch for input 'input' for model 'm'. Expected 16, got 0"),
         (lambda r: setattr(r.inputs[0], "name", "z"), "unexpected inference input 'z'"),
         (lambda r: r.ClearField("inputs"), "expected 1 inputs but got 0 inputs"),
-        (lambda r: r.outputs.append(0), "outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got 0"),
-        (lambda r: r.outputs.append(99), "outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got 99"),
+        (lambda r: r.outputs.append(0), "outputs must be LOGITS, SOFTMAX, ARGMAX, VALUES or STATES, got 0"),
+        (lambda r: r.outputs.append(99), "outputs must be LOGITS, SOFTMAX, ARGMAX, VALUES or STATES, got 99"),
     ],
 )  # fmt: skip
 def test_a_typed_request_that_does_not_fit_is_refused(change: Any, message: str) -> None:
@@ -692,7 +692,7 @@ def test_of_many_outputs_the_first_that_is_wrong_is_named() -> None:
 def test_readings_are_asked_for_once() -> None:
     tensor = typed.Tensor(dtype=typed.FP32, shape=[1, 4], data=ROW.tobytes())
     request = typed.PredictRequest(model="m", inputs=[tensor], outputs=[typed.LOGITS] * 100)
-    with pytest.raises(InvalidInput, match="outputs has 100 readings, and there are 4; name each once"):
+    with pytest.raises(InvalidInput, match="outputs has 100 readings, and there are 5; name each once"):
         codec_of(CLASSIFIER).decode_predict(request)
 
 

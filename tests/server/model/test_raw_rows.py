@@ -46,10 +46,7 @@ def infer(channel: grpc.Channel, arrays: dict[str, Array], model: str = "churn")
 
 
 def predict(channel: grpc.Channel, arrays: dict[str, Array]) -> Array:
-    request = predictor_pb2.PredictRequest(model="churn", outputs=["LOGITS"])
-    for name, array in arrays.items():
-        data = pack_bytes(array.ravel()) if array.dtype.hasobject else array.tobytes()
-        request.inputs.add(name=name, dtype=NAMES[array.dtype.str], shape=array.shape, data=data)
+    request = typed(arrays, ["LOGITS"])
     tensor = predictor_pb2_grpc.PredictorStub(channel).Predict(request, timeout=TIMEOUT_S).logits
     return np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
 
@@ -96,6 +93,66 @@ def test_callers_with_raw_rows_and_with_numbers_get_their_own_answers(server: Ru
 
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(ask, range(64)))
+
+
+STATES = np.array(
+    [
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 1, 0],
+        [0, 2, 0],
+        [0, 2, 0],
+        [0, 0, 0],
+        [0, 0, 1],
+        [3, 0, 3],
+    ],
+    np.uint8,
+)
+"""What each cell of `ROWS` is to training: known, missing, unknown or outside."""
+
+
+@pytest.mark.parametrize(
+    "wanted", [["input_states"], ["logits", "input_states"], ["input_states", "softmax", "logits"]]
+)
+def test_what_each_cell_is_can_be_asked_for_beside_the_answer(channel: grpc.Channel, wanted: list[str]) -> None:
+    request = calls.infer_request("churn", columns_of(), wanted)
+    got = calls.answers(calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S))
+    assert list(got) == wanted
+    np.testing.assert_array_equal(got["input_states"], STATES)
+    if "logits" in wanted:
+        np.testing.assert_allclose(got["logits"], LOGITS, rtol=1e-6)
+
+
+def typed(columns: dict[str, Array], outputs: list[str]) -> predictor_pb2.PredictRequest:
+    request = predictor_pb2.PredictRequest(model="churn", outputs=outputs)
+    for name, array in columns.items():
+        data = pack_bytes(array.ravel()) if array.dtype.hasobject else array.tobytes()
+        request.inputs.add(name=name, dtype=NAMES[array.dtype.str], shape=array.shape, data=data)
+    return request
+
+
+@pytest.mark.parametrize("others", [[], ["LOGITS"]])
+def test_the_typed_api_says_what_each_cell_is(channel: grpc.Channel, others: list[str]) -> None:
+    predictor = predictor_pb2_grpc.PredictorStub(channel)
+    response = predictor.Predict(typed(columns_of(), [*others, "STATES"]), timeout=TIMEOUT_S)
+    assert list(response.states.shape) == [len(ROWS), 3]
+    np.testing.assert_array_equal(np.frombuffer(response.states.data, np.uint8).reshape(-1, 3), STATES)
+    assert response.HasField("logits") == bool(others)
+
+
+def test_numbers_have_no_states_though_raw_rows_were_asked_about_before(channel: grpc.Channel) -> None:
+    stub, predictor = calls.stub(channel), predictor_pb2_grpc.PredictorStub(channel)
+    stub.ModelInfer(calls.infer_request("churn", columns_of(), ["input_states"]), timeout=TIMEOUT_S)
+    predictor.Predict(typed(columns_of(), ["STATES"]), timeout=TIMEOUT_S)
+    numbers = {"input": encoded()[:1]}
+    code, message = calls.refused(stub.ModelInfer, calls.infer_request("churn", numbers, ["input_states"]))
+    assert (code, "unexpected inference output 'input_states'" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    code, message = calls.refused(predictor.Predict, typed(numbers, ["STATES"]))
+    assert (code, "only raw rows have STATES" in message) == (grpc.StatusCode.UNIMPLEMENTED, True)
 
 
 # Refusals
