@@ -20,7 +20,12 @@ def _example(having: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("having", "name"), [("class BasicBlock", "resnet-digits"), ("class PictureAndFacts", "picture-and-facts")]
+    ("having", "name"),
+    [
+        ("class BasicBlock", "resnet-digits"),
+        ("class PictureAndFacts", "picture-and-facts"),
+        ("class Churn", "my-churn"),
+    ],
 )
 def test_a_whole_example_publishes_its_network(tmp_path: Path, having: str, name: str) -> None:
     root = str(DOCUMENT.parents[1])

@@ -191,15 +191,14 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
 
     place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
     names = list(data.named(split.test.inputs))
-    train, test_cells = split.train.cells, split.test.cells
     published = publish(
         network if len(names) == 1 else ByPosition(network, names).eval(),
-        data.sample(split.test) if train is None else train,
+        data.sample(split.test) if split.train.cells is None else split.train,
         name=recipe.name,
         labels=labels,
         models=place.models,
-        inputs=None if train is None else split.dataset.columns,
-        test=split.test if test_cells is None else (test_cells, split.test.targets),
+        inputs=None if split.train.cells is None else split.dataset.columns,
+        test=split.test,
         task=task,
         dynamic=split.dataset.dynamic,
         recipe=recipe,

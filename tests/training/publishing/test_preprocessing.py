@@ -92,8 +92,7 @@ def test_the_graph_is_the_encoding_of_the_training(
 ) -> None:
     cells, columns = table
     path = _write(tmp_path_factory.getbasetemp() / "preprocessing.onnx", columns)
-    encoded = preprocessing.check(path, cells, preprocessing.sent(cells, columns), columns)
-    np.testing.assert_array_equal(encoded, encode(cells, columns))
+    preprocessing.check(path, preprocessing.sent(cells, columns), encode(cells, columns), columns, READING.missing)
 
 
 def test_the_inputs_are_the_columns_and_the_output_is_the_networks_input() -> None:
@@ -127,14 +126,14 @@ def test_a_graph_with_two_categories_swapped_is_refused_with_the_cell(tmp_path: 
     path = _write(tmp_path / "p.onnx", [Column("plan", (UNKNOWN, "pro", "basic"))])
     cells = Cells("t.csv", {"plan": ["", "pro"]}, READING)
     with pytest.raises(RefusedError, match="encodes 'pro' in column 'plan' as 1, and training encodes it as 2"):
-        preprocessing.check(path, cells, preprocessing.sent(cells, [PLANS]), [PLANS])
+        preprocessing.check(path, preprocessing.sent(cells, [PLANS]), encode(cells, [PLANS]), [PLANS], READING.missing)
 
 
 def test_a_graph_of_other_columns_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "p.onnx", [Column("other")])
     cells = Cells("t.csv", {"plan": ["pro"]}, READING)
     with pytest.raises(RefusedError, match=r"ONNX Runtime cannot run preprocessing\.onnx"):
-        preprocessing.check(path, cells, preprocessing.sent(cells, [PLANS]), [PLANS])
+        preprocessing.check(path, preprocessing.sent(cells, [PLANS]), encode(cells, [PLANS]), [PLANS], READING.missing)
 
 
 def test_what_has_no_value_is_sent_as_a_word_for_it_that_is_no_category() -> None:

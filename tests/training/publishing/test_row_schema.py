@@ -1,9 +1,14 @@
 """The card's schema of raw rows: what a server compares its traffic with."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
+from frostline_training.data import Column
 from frostline_training.data.cells import Cells
+from frostline_training.data.encoding import encode
 from frostline_training.data.raw import Category, Date, Input, Number, columns_of
 from frostline_training.publishing import odd_rows
 from frostline_training.publishing.row_schema import from_card, to_card
@@ -12,8 +17,13 @@ from frostline_training.sources import Reading
 READING = Reading(missing=("?", "-999"))
 
 
+def _card(columns: Sequence[Column], cells: Mapping[str, list[str | None]]) -> dict[str, Any]:
+    train = Cells("t.csv", cells, READING)
+    return to_card(columns, train, encode(train, columns))
+
+
 def _told(one: Input, cells: list[str | None]) -> dict[str, object]:
-    (column,) = to_card(columns_of([one]), Cells("t.csv", {"x": cells}, READING))["columns"]
+    (column,) = _card(columns_of([one]), {"x": cells})["columns"]
     return dict(column)
 
 
@@ -78,13 +88,13 @@ def test_a_column_without_a_value_in_training_has_no_range(one: Input) -> None:
 
 def test_the_example_is_a_row_without_missing_values_if_there_is_one() -> None:
     columns = columns_of([Number("n"), Category("c", ["a"]), Date("d", parts=["year", "day"])])
-    cells = {"d": ["2024-01-01", "2024-01-02"], "c": ["a", "a"], "n": ["?", "0.1"]}
-    told = to_card(columns, Cells("t.csv", cells, READING))
+    cells: dict[str, list[str | None]] = {"d": ["2024-01-01", "2024-01-02"], "c": ["a", "a"], "n": ["?", "0.1"]}
+    told = _card(columns, cells)
     assert told["example"] == {"n": float(np.float32(0.1)), "c": "a", "d": "2024-01-02"}
     assert told["missing"] == ["", "?", "-999"]
     assert told["file"] == "preprocessing.onnx"
     only = {name: values[:1] for name, values in cells.items()}
-    assert to_card(columns, Cells("t.csv", only, READING))["example"] == {"n": None, "c": "a", "d": "2024-01-01"}
+    assert _card(columns, only)["example"] == {"n": None, "c": "a", "d": "2024-01-01"}
     assert from_card(told) == columns
 
 

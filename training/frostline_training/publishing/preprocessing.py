@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from frostline_training.data import Array, Column
 from frostline_training.data.cells import Cells, moment, number
-from frostline_training.data.encoding import encode, part_of
+from frostline_training.data.encoding import part_of
 from frostline_training.errors import RefusedError, first_line
 from frostline_training.publishing.onnx_export import BATCH, OPSET
 from frostline_training.publishing.verify import Named
@@ -160,40 +160,37 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def check(path: Path, cells: Cells, rows: Named, columns: Sequence[Column]) -> Array:
-    """Run the graph at `path` in ONNX Runtime on raw rows, and compare it with the encoding that training learnt by.
+def check(path: Path, rows: Named, wanted: Array, columns: Sequence[Column], missing: Sequence[str]) -> None:
+    """Run the graph at `path` in ONNX Runtime on raw rows, and compare it with the encoding that training learns by.
 
     Args:
         path: The file.
-        cells: The rows as training reads them.
-        rows: The same as a client sends them, by column.
+        rows: Raw rows [N] by column, as a client sends them.
+        wanted: The same as training encodes them, float32 [N, F].
         columns: The network's.
-
-    Returns:
-        The encoded rows, float32 [N, F].
+        missing: The texts that stand for no value.
 
     Raises:
         RefusedError: It does not run, or encodes some cell otherwise.
     """
-    wanted = encode(cells, columns)
     try:
-        (got,) = session(path).run(None, feed(rows, columns, cells.reading.missing))
+        (got,) = session(path).run(None, feed(rows, columns, missing))
     except Exception as error:  # ONNX Runtime's exceptions have no class of their own in common
         raise RefusedError(
             f"ONNX Runtime cannot run {FILE}: {first_line(error)}", cause="an operator that it lacks"
         ) from error
     # No tolerance: both are the same float32 numbers, or the encoding is another one.
-    if got.shape != wanted.shape or not np.array_equal(got, wanted, equal_nan=True):
-        fact = f"{FILE} gives {list(got.shape)} and not {list(wanted.shape)}"
-        if got.shape == wanted.shape:
-            row, place = np.argwhere((got != wanted) & ~(np.isnan(got) & np.isnan(wanted)))[0]
-            column = columns[place]
-            fact = (
-                f"{FILE} encodes {rows[column.cells][row]!r} in column {column.name!r} as {got[row, place]:g}, and training "
-                f"encodes it as {wanted[row, place]:g}"
-            )
-        raise RefusedError(fact, cause="a graph of other columns or categories than those of the training")
-    return wanted
+    if got.shape == wanted.shape and np.array_equal(got, wanted, equal_nan=True):
+        return
+    fact = f"{FILE} gives {list(got.shape)} and not {list(wanted.shape)}"
+    if got.shape == wanted.shape:
+        row, place = np.argwhere((got != wanted) & ~(np.isnan(got) & np.isnan(wanted)))[0]
+        column = columns[place]
+        fact = (
+            f"{FILE} encodes {rows[column.cells][row]!r} in column {column.name!r} as {got[row, place]:g}, and training "
+            f"encodes it as {wanted[row, place]:g}"
+        )
+    raise RefusedError(fact, cause="a graph of other columns or categories than those of the training")
 
 
 def _empty(missing: Sequence[str], column: Column) -> str:

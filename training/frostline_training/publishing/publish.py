@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from frostline_training.data import Array
+from frostline_training.data import Array, Rows
 from frostline_training.data.raw import Input, RawRows
 from frostline_training.errors import PublishError, RefusedError, first_line
 from frostline_training.networks.families import count_parameters
@@ -76,7 +76,7 @@ class Published:
 
 def publish(
     module: nn.Module,
-    sample: Sample | RawRows,
+    sample: Sample | RawRows | Rows,
     *,
     name: str,
     inputs: Sequence[Input] | None = None,

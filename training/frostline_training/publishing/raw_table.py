@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from frostline_training.data import Array, Column
+from frostline_training.data import Array, Column, Rows
 from frostline_training.data.cells import Cells, missing_numbers
 from frostline_training.data.encoding import encode
 from frostline_training.data.raw import Input, cells_of, columns_of
@@ -32,6 +32,13 @@ from frostline_training.publishing.verify import (
 _SHAKE = 2.0**-22  # two rounding errors of float32
 
 
+class Encoded(NamedTuple):
+    """Raw rows: as training reads them, and as the network takes them, float32 [N, F]."""
+
+    cells: Cells
+    numbers: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class RawTable:
     """Raw rows that a network was trained on and is proved with.
@@ -44,8 +51,8 @@ class RawTable:
     """
 
     columns: tuple[Column, ...]
-    train: Cells
-    held_out: Cells
+    train: Encoded
+    held_out: Encoded
     targets: ArrayLike | None = None
 
     @classmethod
@@ -59,39 +66,25 @@ class RawTable:
             raise PublishError("a table has no dynamic axes: leave out dynamic, or inputs")
         try:
             columns = columns_of(inputs)
-            train = cells_of(sample, columns)
+            train = _encoded(sample, columns)
+            _check_known(train, columns)
             if test is None:
                 return cls(columns, train, train)
+            if isinstance(test, Rows):
+                return cls(columns, train, _encoded(test, columns), test.targets)
             if not isinstance(test, tuple) or len(test) != 2:
                 raise PublishError(f"test is {type(test).__name__}: with inputs, give (raw rows, targets)")
-            return cls(columns, train, cells_of(test[0], columns), test[1])
+            return cls(columns, train, _encoded(test[0], columns), test[1])
         except DataError as error:
             raise PublishError(str(error)) from error
 
     def sample(self) -> torch.Tensor:
-        """Return the training rows as the network takes them, float32 [N, F].
-
-        Raises:
-            PublishError: A cell is not what its column is, or no category is one that its column knows.
-        """
-        encoded = self._encoded(self.train)
-        for place, column in enumerate(self.columns):
-            known = column.categories is None or encoded[:, place].any()
-            filled = [] if known else [cell for cell in self.train.values(column.cells) if cell is not None]
-            if filled:
-                raise PublishError(
-                    f"no row of the sample has a category that {column.name!r} knows ({', '.join((column.categories or ())[1:])}); "
-                    f"it has {filled[0]!r}"
-                )
-        return torch.from_numpy(encoded)
+        """Return the training rows as the network takes them, float32 [N, F]."""
+        return torch.from_numpy(self.train.numbers)
 
     def test(self) -> tuple[Array, ArrayLike | None]:
-        """Return the rows of the proof as the network takes them, float32 [N, F], and their targets.
-
-        Raises:
-            PublishError: A cell is not what its column is.
-        """
-        return self._encoded(self.held_out), self.targets
+        """Return the rows of the proof as the network takes them, float32 [N, F], and their targets."""
+        return self.held_out.numbers, self.targets
 
     def freeze(
         self,
@@ -118,24 +111,20 @@ class RawTable:
         """
         path = hidden / preprocessing.FILE
         onnx.save_model(
-            preprocessing.graph(self.columns, missing=missing_numbers(self.held_out.reading), output=name), path
+            preprocessing.graph(self.columns, missing=missing_numbers(self.held_out.cells.reading), output=name),
+            path,
         )
         # The network's file has answered these very numbers already, so that raw rows are proved by their encoding.
-        preprocessing.check(path, self.held_out, preprocessing.sent(self.held_out, self.columns), self.columns)
+        cells, numbers = self.held_out
+        preprocessing.check(path, preprocessing.sent(cells, self.columns), numbers, self.columns, cells.reading.missing)
         return self._golden(path, hidden / artifact.MODEL_FILE, network, answers, name, tolerance)
 
     def card(self, hidden: Path) -> dict[str, Any]:
         """Return what the card says of the raw rows and of the file that encodes them."""
         return {
             "files": {preprocessing.FILE: artifact.sha256(hidden / preprocessing.FILE)},
-            "rows": row_schema.to_card(self.columns, self.train),
+            "rows": row_schema.to_card(self.columns, *self.train),
         }
-
-    def _encoded(self, cells: Cells) -> NDArray[np.float32]:
-        try:
-            return encode(cells, self.columns)
-        except DataError as error:
-            raise PublishError(str(error)) from error
 
     def _golden(
         self,
@@ -146,19 +135,20 @@ class RawTable:
         name: str,
         tolerance: Tolerance,
     ) -> dict[str, Array]:
-        storable = odd_rows.storable(self.held_out)
+        storable = odd_rows.storable(self.held_out.cells)
         if not storable:
             raise PublishError("every held-out row has a text that ends in NUL, which a golden sample cannot hold")
         spread = np.linspace(0, len(storable) - 1, min(GOLDEN_ROWS, len(storable))).astype(np.intp)
-        real = self.held_out.take([storable[index] for index in spread])
+        chosen = [storable[index] for index in spread]
+        real = self.held_out.cells.take(chosen)
         made = odd_rows.changes(self.columns, real)
         odd = odd_rows.changed(real, made)
         answer, shaken = answers(network), answers(_shaken(network))
 
-        encoded = self._encoded(odd)
+        numbers = encode(odd, self.columns)
 
         def can_be_compared(index: int, change: Change) -> bool:
-            row = {name: encoded[[index]]}
+            row = {name: numbers[[index]]}
             if not change.far:
                 return _is_answer(answer, row, change)
             try:
@@ -169,15 +159,15 @@ class RawTable:
 
         kept = [index for index, change in enumerate(made) if can_be_compared(index, change)]
         made, odd = [made[index] for index in kept], odd.take(kept)
-        rows, cells = preprocessing.sent(real, self.columns), real
+        rows, encoded = preprocessing.sent(real, self.columns), self.held_out.numbers[chosen]
         if made:
             given = preprocessing.sent(odd, self.columns)
             for index, change in enumerate(made):
                 if change.cell is not None and given[change.column].dtype == object:
                     given[change.column][index] = change.cell  # with the spaces around it
             rows = {column: np.concatenate([rows[column], given[column]]) for column in rows}
-            cells = _joined(real, odd)
-        encoded = preprocessing.check(path, cells, rows, self.columns)
+            encoded = np.concatenate([encoded, numbers[kept]])
+        preprocessing.check(path, rows, encoded, self.columns, real.reading.missing)
         outputs = answer({name: encoded})
         self._check_answers(
             model,
@@ -193,6 +183,25 @@ class RawTable:
         except RefusedError as error:
             where = "" if error.row is None else f" where {told[error.row]}"
             raise RefusedError(f"raw rows: {error.fact}{where}", cause=error.cause, largest=error.largest) from error
+
+
+def _encoded(rows: Any, columns: Sequence[Column]) -> Encoded:
+    if isinstance(rows, Rows) and rows.cells is not None:  # a recipe's: the very numbers that it learnt from
+        return Encoded(rows.cells, np.asarray(rows.inputs, np.float32))
+    cells = cells_of(rows, columns)
+    return Encoded(cells, encode(cells, columns))
+
+
+def _check_known(train: Encoded, columns: Sequence[Column]) -> None:
+    for place, column in enumerate(columns):
+        if column.categories is None or train.numbers[:, place].any():
+            continue
+        cell = next((cell for cell in train.cells.values(column.cells) if cell is not None), None)
+        if cell is not None:
+            raise PublishError(
+                f"no row of the sample has a category that {column.name!r} knows ({', '.join(column.categories[1:])}); "
+                f"it has {cell!r}"
+            )
 
 
 def golden_arrays(rows: Named, outputs: Named) -> dict[str, Array]:
@@ -248,8 +257,3 @@ def _shaken(network: nn.Module) -> nn.Module:
                 signs = torch.randint(0, 2, weights.shape, generator=random) * 2 - 1
                 weights.data = weights * (1 + _SHAKE * signs.to(weights.dtype))
     return shaken
-
-
-def _joined(first: Cells, second: Cells) -> Cells:
-    columns = {name: [*cells, *second.columns[name]] for name, cells in first.columns.items()}
-    return Cells(first.path, columns, first.reading)

@@ -3,30 +3,34 @@
 A server compares what it is sent with the training by it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frostline_training.data import Column
 from frostline_training.data.cells import Cells
-from frostline_training.data.encoding import encode
 from frostline_training.data.rows import UNKNOWN, DateOf
 from frostline_training.publishing.preprocessing import FILE
 
 _BINS = 10
+_Numbers = NDArray[np.float32]  # of one column, [N]
 
 
-def to_card(columns: Sequence[Column], train: Cells) -> dict[str, Any]:
+def to_card(columns: Sequence[Column], train: Cells, numbers: NDArray[np.float32]) -> dict[str, Any]:
     """Return what a card says of the raw rows under `rows`.
 
     Args:
         columns: The network's, in their order.
         train: The rows that it was trained on.
+        numbers: The same as the network takes them, float32 [N, F].
     """
-    grouped = [list(group) for _, group in groupby(columns, key=lambda column: column.cells)]
+    placed = list(zip(columns, numbers.T, strict=True))
+    grouped = [list(group) for _, group in groupby(placed, key=lambda each: each[0].cells)]
     return {
         "file": FILE,
         "missing": list(dict.fromkeys(("", *train.reading.missing))),
@@ -54,11 +58,10 @@ def from_card(rows: Mapping[str, Any]) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _column(group: Sequence[Column], train: Cells) -> dict[str, Any]:
-    first = group[0]
+def _column(group: Sequence[tuple[Column, _Numbers]], train: Cells) -> dict[str, Any]:
+    first, values = group[0]
     if first.date is not None:
-        return _date(first.cells, first.date.format, [column.date for column in group if column.date], train)
-    values = encode(train, [first])[:, 0]
+        return _date(first.cells, first.date.format, [column.date for column, _ in group if column.date], train)
     if first.categories is None:
         return {"name": first.name, "kind": "number", **_distribution(values)}
     missing = [cell is None for cell in train.values(first.name)]
@@ -74,7 +77,7 @@ def _column(group: Sequence[Column], train: Cells) -> dict[str, Any]:
     }
 
 
-def _distribution(values: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
+def _distribution(values: _Numbers) -> dict[str, Any]:
     filled = values[~np.isnan(values)]
     told: dict[str, Any] = {"lowest": None, "highest": None, "share_missing": float(np.isnan(values).mean())}
     if not len(filled):
@@ -110,14 +113,14 @@ def _date(name: str, form: str, parts: Sequence[DateOf], train: Cells) -> dict[s
     }
 
 
-def _example(columns: Sequence[Column], train: Cells) -> dict[str, Any]:
-    values = [_values(column, train) for column in columns]
-    rows = list(zip(*values, strict=True))
-    row = next((row for row in rows if None not in row), rows[0])
-    return dict(zip((column.cells for column in columns), row, strict=True))
+def _example(columns: Sequence[tuple[Column, _Numbers]], train: Cells) -> dict[str, Any]:
+    values = [_values(column, numbers, train) for column, numbers in columns]
+    rows = zip(*values, strict=True)
+    row = next((row for row in rows if None not in row), [each[0] for each in values])
+    return dict(zip((column.cells for column, _ in columns), row, strict=True))
 
 
-def _values(column: Column, train: Cells) -> Sequence[float | str | None]:
+def _values(column: Column, numbers: _Numbers, train: Cells) -> Sequence[float | str | None]:
     if column.categories is None and column.date is None:
-        return [None if np.isnan(value) else float(value) for value in encode(train, [column])[:, 0]]
+        return [None if math.isnan(value) else value for value in numbers.tolist()]
     return train.values(column.cells)
