@@ -1,0 +1,80 @@
+"""Raw rows through Triton's or KServe's client, unchanged: prints the probabilities of each row as JSON.
+
+    raw_rows.py triton|kserve HOST:PORT MODEL LARGEST_BATCH < columns.json
+
+The input is {column: {"datatype": ..., "data": [...]}}, null for a missing number. Requests have at most so many rows; of
+Triton's client, requests of one row are sent by 64 threads.
+"""
+
+import asyncio
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+KIND, ADDRESS, MODEL, LARGEST = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+TIMEOUT_S = 60
+
+
+def arrays_of(columns: dict[str, dict[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """Each column's type and cells [N, 1]."""
+    arrays = {}
+    for name, column in columns.items():
+        texts = column["datatype"] == "BYTES"
+        cells = column["data"] if texts else [np.nan if cell is None else cell for cell in column["data"]]
+        arrays[name] = column["datatype"], np.array(cells, object if texts else np.float64).reshape(-1, 1)
+    return arrays
+
+
+def triton(parts: list[dict[str, tuple[str, Any]]]) -> list[Any]:
+    import tritonclient.grpc as client  # noqa: PLC0415  one of the two packages is there
+
+    server = client.InferenceServerClient(ADDRESS)
+
+    def ask(part: dict[str, tuple[str, Any]]) -> Any:
+        inputs = []
+        for name, (datatype, cells) in part.items():
+            tensor = client.InferInput(name, list(cells.shape), datatype)
+            tensor.set_data_from_numpy(cells)
+            inputs.append(tensor)
+        outputs = [client.InferRequestedOutput("softmax")]
+        return server.infer(MODEL, inputs, outputs=outputs, client_timeout=TIMEOUT_S).as_numpy("softmax")
+
+    with ThreadPoolExecutor(64 if LARGEST == 1 else 1) as callers:
+        return list(callers.map(ask, parts))
+
+
+async def kserve(parts: list[dict[str, tuple[str, Any]]]) -> list[Any]:
+    from kserve import InferenceGRPCClient, InferInput, InferRequest  # noqa: PLC0415  as above
+    from kserve.protocol.infer_type import RequestedOutput  # noqa: PLC0415  as above
+
+    server = InferenceGRPCClient(ADDRESS)
+    answers = []
+    for part in parts:
+        inputs = []
+        for name, (datatype, cells) in part.items():
+            tensor = InferInput(name, list(cells.shape), datatype)
+            tensor.set_data_from_numpy(cells)
+            inputs.append(tensor)
+        request = InferRequest(MODEL, inputs, request_outputs=[RequestedOutput("softmax")])
+        response = await server.infer(request, timeout=TIMEOUT_S)
+        answers.append(response.outputs[0].as_numpy())
+    await server.close()
+    return answers
+
+
+def main() -> None:
+    arrays = arrays_of(json.load(sys.stdin))
+    count = len(next(iter(arrays.values()))[1])
+    parts = [
+        {name: (datatype, cells[at : at + LARGEST]) for name, (datatype, cells) in arrays.items()}
+        for at in range(0, count, LARGEST)
+    ]
+    answers = triton(parts) if KIND == "triton" else asyncio.run(kserve(parts))
+    sys.stdout.write(json.dumps(np.concatenate(answers).tolist()))
+
+
+if __name__ == "__main__":
+    main()

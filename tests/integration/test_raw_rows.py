@@ -1,0 +1,123 @@
+"""A recipe on a CSV file, trained and served: clients that know nothing of Frostline send its rows as they are in the file."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+import pytest
+from rich.console import Console
+
+from frostline import server_process
+from frostline_training import pipeline
+from frostline_training.config import Hyperparameters, Mlp, Recipe
+from frostline_training.data import prepare
+from frostline_training.data.encoding import encode
+from frostline_training.sources import CsvFile
+
+CLIENTS = Path(__file__).parent / "clients"
+TIMEOUT_S = 120
+MISSING = ("", "NA", "?")
+
+
+class Served(NamedTuple):
+    """A trained model behind a server, and the test rows of its recipe.
+
+    Attributes:
+        address: the server's.
+        columns: the cells as JSON has them, by column.
+        probabilities: what the published network answers for the rows as training encodes them.
+    """
+
+    address: str
+    columns: dict[str, dict[str, Any]]
+    probabilities: Any
+
+
+def write_table(path: Path) -> None:
+    """400 rows of numbers, categories and dates, of which some are missing, and whether a customer left."""
+    random = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["tenure", "plan", "city", "signup", "left"])
+        for _ in range(400):
+            tenure = round(float(random.gamma(2, 10)), 1)
+            plan, city = random.choice(["basic", "pro", "größer 🙂"]), random.choice(["Köln", "Oslo", "Lyon"])
+            signup = f"{random.integers(2018, 2025)}-{random.integers(1, 13):02d}-{random.integers(1, 29):02d}"
+            left = "yes" if random.random() < (0.8 if plan == "basic" and tenure < 20 else 0.2) else "no"
+            cells = [str(tenure), str(plan), str(city), signup]
+            if random.random() < 0.3:
+                cells[random.integers(0, 4)] = str(random.choice(MISSING))
+            table.writerow([*cells, left])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("raw")
+    write_table(folder / "left.csv")
+    recipe = Recipe(
+        name="left",
+        data=CsvFile(path=folder / "left.csv", target="left"),
+        network=Mlp(hidden=(16,)),
+        hyperparameters=Hyperparameters(epochs=3),
+        baselines=False,
+    )
+    models = folder / "models"
+    published = pipeline.run(recipe, models=models, device="cpu", console=Console(quiet=True), runs=None)
+    split = prepare(recipe)
+    raw = split.test.cells
+    assert raw is not None
+    numbers = encode(raw, split.dataset.columns)
+    session = onnxruntime.InferenceSession(published.path / "model.onnx")
+    logits = session.run(["logits"], {"input": numbers})[0].astype(np.float64)
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    columns: dict[str, dict[str, Any]] = {
+        "tenure": {
+            "datatype": "FP64",
+            "data": [None if cell is None or cell in MISSING else float(cell) for cell in raw.columns["tenure"]],
+        }
+    }
+    for name in ("plan", "city", "signup"):
+        columns[name] = {"datatype": "BYTES", "data": [cell or "" for cell in raw.columns[name]]}
+    # A category that nobody has heard of is answered as an unknown one, which training sees in place of a missing one.
+    columns["plan"]["data"] = ["platinum" if cell == "?" else cell for cell in columns["plan"]["data"]]
+    flags = ["--models", str(models), "--allow-anonymous", "all"]
+    with server_process.serve(flags, lambda event: None) as server:
+        yield Served(server.address, columns, exponents / exponents.sum(axis=1, keepdims=True))
+
+
+def ask(served: Served, *command: str) -> Any:
+    """What a client prints that is given the rows."""
+    client = subprocess.run(
+        command, input=json.dumps(served.columns), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert client.returncode == 0, client.stdout + client.stderr
+    return np.array(json.loads(client.stdout))
+
+
+@pytest.mark.parametrize("rows", ["1", "16"])
+def test_tritons_client_sends_the_rows_of_the_file(served: Served, rows: str) -> None:
+    got = ask(served, sys.executable, str(CLIENTS / "raw_rows.py"), "triton", served.address, "left", rows)
+    np.testing.assert_allclose(got, served.probabilities, atol=1e-5)
+
+
+def test_kserves_client_sends_the_rows_of_the_file(served: Served, kserve_python: Path) -> None:
+    got = ask(served, str(kserve_python), str(CLIENTS / "raw_rows.py"), "kserve", served.address, "left", "16")
+    np.testing.assert_allclose(got, served.probabilities, atol=1e-5)
+
+
+def test_a_client_of_node_sends_the_rows_of_the_file(
+    served: Served, tool: Callable[[str], str], node_packages: Path
+) -> None:
+    assert node_packages.is_dir()
+    # As many as one request may have.
+    few = served._replace(
+        columns={name: {**column, "data": column["data"][:64]} for name, column in served.columns.items()}
+    )
+    got = ask(few, tool("node"), str(CLIENTS / "raw_rows.cjs"), served.address, "left")
+    np.testing.assert_allclose(got, served.probabilities[:64], atol=1e-5)
