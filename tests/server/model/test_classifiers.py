@@ -211,8 +211,8 @@ def test_a_network_that_chooses_no_class_is_answered_with_its_outputs(channel: g
         predict(channel, model, outputs=[predictor_pb2.SOFTMAX])
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert caught.value.details() == (
-        f"model '{model}' does not choose one of several classes (its task is 'any'), so it has no SOFTMAX; ask for VALUES, "
-        f"its outputs ['{name}']"
+        f"model '{model}' does not choose one of several classes (its task is 'any'), so it has no SOFTMAX; ask for VALUES "
+        f"(in Python outputs=['values']), its outputs ['{name}']"
     )
 
 

@@ -279,8 +279,8 @@ def test_there_is_no_ranking_of_a_row_that_has_a_class_at_each_place(channel: gr
     code, message = calls.refused(lambda: predict(channel, "dense", onnx_models.rows(1, 2, 3, 3), top_k=1))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
     assert message == (
-        "model 'dense' has a class at each place of a row, so there is no ranking of classes for a row; ask for SOFTMAX instead "
-        "of top_k"
+        "model 'dense' has a class at each place of a row, so there is no ranking of classes for a row; ask for SOFTMAX "
+        "(in Python outputs=['softmax']) instead of top_k"
     )
 
 
