@@ -196,6 +196,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         models=place.models,
         test=split.test,
         task=task,
+        probabilities=False,  # the families end at logits, whatever their answers
         dynamic=split.dataset.dynamic,
         recipe=recipe,
         scores={

@@ -18,12 +18,12 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from frostline_training.data import Array
-from frostline_training.errors import PublishError, RefusedError, first_line
+from frostline_training.errors import PublishError, first_line
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing import artifact, calling, tasks
 from frostline_training.publishing.calling import Sample
 from frostline_training.publishing.held_out import Test, held_out_rows
-from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operator, troublesome_layer
+from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operators, troublesome_layer
 from frostline_training.publishing.tasks import TASKS, Asked, Task
 from frostline_training.publishing.verify import HeldOut, Named, Proof, Tolerance, check_file, check_network
 
@@ -70,7 +70,7 @@ def publish(
     models: Path | str = Path("models"),
     test: Test | None = None,
     task: Task | None = None,
-    probabilities: bool = False,
+    probabilities: bool | None = None,
     dynamic: Axes | None = None,
     recipe: BaseModel | Mapping[str, object] | None = None,
     scores: Mapping[str, object] | None = None,
@@ -98,8 +98,9 @@ def publish(
             where there are none. Without it the sample's rows are compared.
         task: What the outputs are; see `frostline_training.publishing.tasks.Task`. None lets their shapes and the
             targets say it, and asks where these leave it open.
-        probabilities: Whether the network ends in a softmax or a sigmoid on purpose, so that its outputs are served as
-            they are; without it such a network is refused.
+        probabilities: True where the network ends in a softmax or a sigmoid on purpose, so that its outputs are served
+            as they are; False where its outputs are logits. None where its answers say it; it is asked for where all of
+            them lie from 0 to 1.
         dynamic: Axes of inputs that may have any length, besides the first, each with a name:
             ``{"input": {1: "time"}}``. The proof runs at three lengths.
         recipe: How the network came to be, for the card.
@@ -119,6 +120,9 @@ def publish(
         raise PublishError(f"name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     if task is not None and task not in TASKS:
         raise PublishError(f"there is no task {task!r}; there are: {', '.join(TASKS)}")
+    if probabilities not in (None, True, False):
+        raise PublishError(f"probabilities is {probabilities!r}: say True or False, or leave it out")
+    as_they_are = bool(probabilities)
     tolerance = _checked_tolerance(rtol, atol)
     names = _checked_labels(labels)
     original = calling.original(module)
@@ -128,20 +132,19 @@ def publish(
     inputs, targets = held_out_rows(test, traced)
     network = calling.copied(original)
 
-    single = tasks.output_name(task, probabilities=probabilities)
-    held_out = check_network(network, inputs, tolerance, dynamic, call=call, single=single)
+    held_out = check_network(network, inputs, tolerance, dynamic, call=call, single=tasks.OUTPUT)
+    asked = tasks.settle(task, held_out.outputs, targets, names)
+    if asked.task != "any":
+        held_out, asked = _renamed(held_out, asked, tasks.output_name(asked.task, probabilities=as_they_are))
+    answer = held_out.outputs[asked.output]
+    sigmoid = tasks.adds_sigmoid(asked, probabilities=as_they_are)
+    if sigmoid:
+        held_out = _with_sigmoid(held_out, asked.output)
     clashing = [called for called in held_out.outputs if called in inputs]
     if clashing:
         raise PublishError(
             f"an input and an output are both called {clashing[0]!r}, which ONNX does not have; call one of them otherwise"
         )
-    asked = tasks.settle(task, held_out.outputs, targets, names)
-    if asked.task != task:
-        held_out, asked = _renamed(held_out, asked, single, tasks.output_name(asked.task, probabilities=probabilities))
-    answer = held_out.outputs[asked.output]
-    sigmoid = tasks.adds_sigmoid(asked, probabilities=probabilities)
-    if sigmoid:
-        held_out = _with_sigmoid(held_out, asked.output)
     described = _checked_json("recipe", recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe)
     story = {"recipe": described, "data": _checked_json("data", data), "scores": _checked_json("scores", scores)}
 
@@ -154,15 +157,10 @@ def publish(
             call=call,
             outputs=list(held_out.outputs),
             sigmoid=sigmoid,
-            metadata=_metadata(name, names, described, asked.task, probabilities=probabilities),
+            metadata=_metadata(name, names, described, asked.task, probabilities=as_they_are),
             dynamic=dynamic,
         )
-        if not probabilities and tasks.is_probability(asked.task, answer, last_operator(file, asked.output)):
-            raise RefusedError(
-                f"the network's outputs are probabilities already, and task {asked.task!r} takes logits",
-                cause="a softmax or sigmoid at the end of forward(); leave it out, as the loss that takes logits does "
-                "(CrossEntropyLoss, BCEWithLogitsLoss), or say probabilities=True to serve them as they are",
-            )
+        tasks.check_probabilities(asked.task, answer, last_operators(file, asked.output), stated=probabilities)
         proof = check_file(
             file,
             held_out,
@@ -187,10 +185,10 @@ def publish(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": asked.task,
             **_inputs_card(inputs, dynamic, send),
-            **_outputs_card(held_out.outputs, probabilities=probabilities),
+            **_outputs_card(held_out.outputs, probabilities=as_they_are),
             "parameters": count_parameters(network),
             **story,
-            "export": _export_card(held_out, asked, targets, proof, tolerance, probabilities=probabilities),
+            "export": _export_card(held_out, asked, targets, proof, tolerance, probabilities=as_they_are),
             "frameworks": {
                 "python": platform.python_version(),
                 **{package: installed(package) for package in ("onnx", "onnxscript", "numpy")},
@@ -211,7 +209,7 @@ def publish(
         differences_by_length=proof.differences_by_length,
         near_ties=proof.near_ties,
         rows=len(answer),
-        accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets, probabilities=probabilities),
+        accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets, probabilities=as_they_are),
         task=asked.task,
     )
 
@@ -226,10 +224,8 @@ def _with_sigmoid(held_out: HeldOut, output: str) -> HeldOut:
     )
 
 
-def _renamed(held_out: HeldOut, asked: Asked, single: str, called: str) -> tuple[HeldOut, Asked]:
-    """Call a tensor alone what the task calls it, now that the task is known."""
-    if list(held_out.outputs) != [single]:
-        return held_out, asked
+def _renamed(held_out: HeldOut, asked: Asked, called: str) -> tuple[HeldOut, Asked]:
+    """Call the only output what its task calls it, whatever its name in a dict or dataclass: clients read it by that."""
 
     def renamed(rows: HeldOut) -> HeldOut:
         (only,) = rows.outputs.values()
