@@ -345,7 +345,7 @@ OWN: Mapping[str, Own] = {
     "whole-numbers": Own(lambda: Of(lambda p, x: p["f"](x).topk(2).indices, f=nn.Linear(4, 3)), rows(4)),
     "truth": Own(lambda: Of(lambda p, x: p["f"](x) > 0, f=nn.Linear(4, 3)), rows(4)),
     "double": Own(lambda: nn.Linear(4, 3).double(), lambda: rows(4)().double()),
-    "half": Own(lambda: Of(lambda p, x: p["f"](x.bfloat16()), f=nn.Linear(4, 3).bfloat16()), rows(4), refused="weights or autocast in half precision; publish module.float"),
+    "half": Own(lambda: Of(lambda p, x: p["f"](x.bfloat16()), f=nn.Linear(4, 3).bfloat16()), rows(4), refused="weights in half precision; publish module.float"),
     # Wrappers, and what cannot be known
     "keyword-only": Own(KeywordOnly, lambda: {"scale": rows(4)(), "rows": rows(4)()}),
     "optional-left-out": Own(KeywordOnly, lambda: {"rows": rows(4)()}),

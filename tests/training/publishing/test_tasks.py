@@ -54,6 +54,18 @@ def test_one_number_a_row_is_asked_about(answer: Array, targets: Array | None) -
         ("single-label", zeros(4, 3), np.array([0, 1, 2, 3]), None, "from 0 to 3, and a network with 3 classes"),
         ("single-label", zeros(4, 3), np.array([0, 1, 2, -1]), None, "from -1 to 2, and a network with 3 classes"),
         ("single-label", zeros(4, 3), zeros(4, 1, kind="i8"), None, "not one whole number for each of 4 rows"),
+        ("single-label", zeros(4, 3), zeros(4, 1, kind="i8"), None, r"each of 4 rows; give targets\[:, 0\]"),
+        ("single-label", zeros(4, 3), zeros(4, 3), None, r"; if each has a 1 at its class, give targets.argmax\(1\)"),
+        ("single-label", zeros(4, 3), zeros(4), None, r"; give targets.long\(\)"),
+        ("single-label", zeros(4, 3), zeros(4) + 0.5, None, "float32 .4., not one whole number for each of 4 rows$"),
+        ("dense", zeros(4, 3, 5), zeros(4, 1, 5, kind="i8"), None, r"places \[4, 5\]; give targets\[:, 0\]"),
+        (
+            "dense",
+            zeros(4, 3, 5),
+            zeros(4, 3, 5, kind="i8"),
+            None,
+            r"; if each has a 1 at its class, give targets.argmax",
+        ),
         ("multi-label", zeros(4, 3), np.full((4, 3), 2), None, "are 0 and 1, and there is 2"),
         ("multi-label", zeros(4, 3), zeros(4, kind="i8"), None, r"shape \[4\], not \[4, C\]"),
         (
@@ -79,6 +91,18 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(PublishError, match=fact):
         tasks.settle(task, {"o": answer}, targets, labels)
+
+
+@pytest.mark.parametrize("targets", [np.eye(3, dtype="f4"), np.eye(3, dtype="i8"), np.eye(3) * 0.7 + 0.1])
+def test_targets_with_the_sum_1_in_each_row_are_asked_about(targets: Array) -> None:
+    with pytest.raises(PublishError, match=r"task='single-label' with targets.argmax\(1\).*'multi-label' if several"):
+        tasks.settle(None, {"o": zeros(3, 3)}, targets, None)
+
+
+@pytest.mark.parametrize("task", ["multi-label", "binary", "regression"])
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_targets_of_one_number_a_row_have_an_axis_for_it_or_not(task: tasks.Task, shape: tuple[int, ...]) -> None:
+    assert tasks.settle(task, {"o": zeros(4, 1)}, zeros(*shape), None).task == task
 
 
 def test_several_outputs_have_no_other_task_than_any() -> None:

@@ -247,6 +247,11 @@ def _checked_labels(labels: object) -> list[str] | None:
         raise PublishError(
             f"labels are a {type(labels).__name__}: give a list of the classes' names, in the order of the network's outputs"
         )
+    for place, label in enumerate(labels):
+        if not isinstance(label, str | bool | int | float | np.generic) or label != label:  # noqa: PLR0124 NaN is not
+            raise PublishError(f"label {place} is {label!r}: give the name of the class as text or a number")
+        if not str(label).strip():
+            raise PublishError(f"label {place} is {label!r}, which nobody can read: give the name of the class")
     return [str(label) for label in labels]
 
 

@@ -224,6 +224,12 @@ def _guess(outputs: Mapping[str, Array], targets: Array | None, labels: Sequence
     if answer.ndim == 2:
         if targets is None or targets.ndim == 1:
             return "single-label"
+        if targets.shape == answer.shape and targets.dtype.kind in "fiub" and _is_distribution(targets):
+            raise PublishError(
+                f"the test targets' {targets.shape[1]} numbers have the sum 1 in each row: say what they are: "
+                "task='single-label' with targets.argmax(1) if each row has one class, task='multi-label' if several labels "
+                "may hold, or task='regression' for shares"
+            )
         return "multi-label" if np.isin(targets, (0, 1)).all() else "regression"
     mapped = targets is not None and whole and targets.shape == (answer.shape[0], *answer.shape[2:])
     return "dense" if mapped or (labels is not None and len(labels) == answer.shape[1]) else "any"
@@ -274,7 +280,9 @@ def _check_targets(task: Task, targets: Array, answer: Array, classes: int | Non
         wanted = (rows, *answer.shape[2:])
         if shape != wanted or not whole:
             each = f"{rows} rows" if task == "single-label" else f"the places {list(wanted)}"
-            raise PublishError(f"test targets are {kind}, not one whole number for each of {each}")
+            raise PublishError(
+                f"test targets are {kind}, not one whole number for each of {each}{_to_classes(targets, wanted, classes)}"
+            )
         assert classes is not None  # noqa: S101 for the type checker
         lowest, highest = int(targets.min()), int(targets.max())
         if lowest < 0 or highest >= classes:
@@ -284,9 +292,7 @@ def _check_targets(task: Task, targets: Array, answer: Array, classes: int | Non
             )
         return
     wanted = (rows,) if task == "binary" else answer.shape
-    if task == "binary" and shape == (rows, 1):
-        shape = (rows,)
-    if task == "regression" and shape in ((rows,), (rows, 1)) and answer.size == rows:
+    if shape in ((rows,), (rows, 1)) and answer.size == rows:
         shape = wanted
     if shape != wanted:
         columns = f"{shape[1]} columns, and the network gives {classes}" if len(shape) == len(wanted) == 2 else ""
@@ -301,6 +307,16 @@ def _check_targets(task: Task, targets: Array, answer: Array, classes: int | Non
     elif not np.isin(targets, (0, 1)).all():
         odd = targets[~np.isin(targets, (0, 1))].flat[0]
         raise PublishError(f"test targets of task {task!r} are 0 and 1, and there is {odd!s}")
+
+
+def _to_classes(targets: Array, wanted: tuple[int, ...], classes: int | None) -> str:
+    """How to make classes of such targets; "" where nothing is known."""
+    if targets.shape == (wanted[0], 1, *wanted[1:]):
+        return "; give targets[:, 0]"
+    if targets.shape == (wanted[0], classes, *wanted[1:]):
+        return "; if each has a 1 at its class, give targets.argmax(1)"
+    whole = targets.shape == wanted and targets.dtype.kind == "f" and np.array_equal(targets, np.rint(targets))
+    return "; give targets.long()" if whole else ""
 
 
 def _like(task: Task, rows: int) -> str:

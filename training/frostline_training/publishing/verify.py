@@ -1,5 +1,6 @@
 """The proof: the network answers like itself, and the exported file answers like the network."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,7 +292,7 @@ def _run_network(network: nn.Module, inputs: Named, call: Caller, single: str) -
         learning = _still_training(network)
         raise RefusedError(
             f"the network fails on a batch of {count}: {type(error).__name__}: {first_line(error)}",
-            cause=f"{learning}{_across_rows(network)}" if count == 1 else "rows that do not fit the network",
+            cause=f"{learning}{_across_rows(network)}" if count == 1 else _why_it_fails(network, inputs, str(error)),
         ) from error
     try:
         tensors = outputs(answer, single)
@@ -302,10 +303,14 @@ def _run_network(network: nn.Module, inputs: Named, call: Caller, single: str) -
         ) from None
     if not tensors:
         raise RefusedError("the network answers with no tensor", cause="forward() returns nothing")
-    return {name: _numbers(name if len(tensors) > 1 else "", tensor, count) for name, tensor in tensors.items()}
+    halved = bool(_float_types(network) & _HALVES)
+    return {
+        name: _numbers(name if len(tensors) > 1 else "", tensor, count, halved=halved)
+        for name, tensor in tensors.items()
+    }
 
 
-def _numbers(name: str, tensor: torch.Tensor, count: int) -> Array:
+def _numbers(name: str, tensor: torch.Tensor, count: int, *, halved: bool) -> Array:
     """The array of an output, a copy: the network may answer with its own parameters, or with what it was given."""
     what = f"output {name!r}" if name else "its output"
     if tensor.ndim < 1 or len(tensor) != count:
@@ -321,13 +326,53 @@ def _numbers(name: str, tensor: torch.Tensor, count: int) -> Array:
             f"the network answers with {tensor.dtype} in {what}"
             if name
             else f"the network answers with {tensor.dtype}",
-            cause="weights or autocast in half precision; publish module.float(), and `variants` makes smaller files "
-            "of it"
-            if tensor.dtype in (torch.bfloat16, torch.float16)
-            else "a type that clients do not have",
+            cause=_why_no_numbers(tensor.dtype, halved=halved),
         )
     return np.array(tensor.detach().cpu().numpy())
 
+
+def _why_no_numbers(kind: torch.dtype, *, halved: bool) -> str:
+    if kind in _HALVES and halved:
+        return "weights in half precision; publish module.float(), and `variants` makes smaller files of it"
+    if kind in _HALVES:
+        return "autocast, or .half() or .bfloat16(), in forward(), while the weights are not; end it with .float()"
+    if kind.is_complex:
+        return "a type that clients do not have; return torch.view_as_real(answer)"
+    return "a type that clients do not have; convert it with .float() or .long()"
+
+
+def _float_types(network: nn.Module) -> set[torch.dtype]:
+    return {weights.dtype for weights in network.parameters() if weights.is_floating_point()}
+
+
+def _why_it_fails(network: nn.Module, inputs: Named, text: str) -> str:
+    if re.search("same device|cuda|mps|meta", text, re.IGNORECASE):
+        return (
+            "a tensor that does not move with the module, such as a plain attribute, or .cuda() in forward(); use "
+            "register_buffer, and the device of an input"
+        )
+    weights = _float_types(network)
+    if not re.search(r"dtype|scalar type|Tensor type|\b(Double|Float|Half|BFloat16|Long|Int|Byte|Bool)", text):
+        return "rows that do not fit the network"
+    if "indices" in text:
+        return "a sample of fractions where nn.Embedding takes whole numbers; give sample.long()"
+    for name, rows in inputs.items():
+        kind = torch.from_numpy(rows[:0]).dtype
+        if len(weights) == 1 and kind not in weights:
+            (wanted,) = weights
+            called = f"sample[{name!r}]" if len(inputs) > 1 else "sample"
+            to = f"{called}.{_CONVERSIONS.get(wanted, f'to({wanted})')}"
+            also = f", or publish module.{_CONVERSIONS[kind]}" if kind in (torch.float32, torch.float64) else ""
+            return f"{called} is {_plain(kind)}, and the weights are {_plain(wanted)}; give {to}{also}"
+    return "types of numbers that do not fit together"
+
+
+def _plain(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+_HALVES = frozenset((torch.float16, torch.bfloat16))
+_CONVERSIONS = {torch.float32: "float()", torch.float64: "double()"}
 
 _DTYPES = frozenset(
     f"torch.{kind}" for kind in ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
