@@ -13,7 +13,7 @@ from rich.console import Console
 from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
-from frostline_training.errors import TrainingError
+from frostline_training.errors import PublishError, TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
 from frostline_training.evaluation.evaluate import Evaluation
@@ -231,14 +231,16 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
 def _publish_variants(
     published: Published, split: Split, place: _Place, precision: Sequence[Precision], bound: float
 ) -> None:
-    for wanted in precision:
-        variant = variants.make(published, wanted, split, bound=bound)
+    made, refused = variants.make_each(published, precision, split, bound=bound)
+    for variant in made:
         place.console.print(
             f"{variant.name} version {variant.version}: {variant.size:,} bytes instead of {variant.full_size:,}, "
             f"test score {variant.score:.4f} instead of {variant.full_score:.4f}",
             soft_wrap=True,
             markup=False,
         )
+    if refused:
+        raise PublishError(" ".join(map(str, refused)))
 
 
 class _All:
