@@ -57,7 +57,15 @@ def publish_families(models: Path) -> dict[str, Family]:
         torch.manual_seed(1)
         network = build(RECIPES[name].network, split.dataset).eval()
         few = data.take(split.test, np.arange(80))
-        made = publish(network, data.sample(few), name=name, models=models, test=few, dynamic=split.dataset.dynamic)
+        made = publish(
+            network,
+            data.sample(few),
+            name=name,
+            models=models,
+            test=few,
+            dynamic=split.dataset.dynamic,
+            probabilities=False,  # untrained, some answer from 0 to 1
+        )
         built[name] = Family(network, data.named(few.inputs), split, made)
     return built
 

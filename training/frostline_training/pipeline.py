@@ -14,7 +14,7 @@ from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
 from frostline_training.data.raw import columns_of
-from frostline_training.errors import TrainingError
+from frostline_training.errors import PublishError, TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
 from frostline_training.evaluation.evaluate import Evaluation
@@ -200,6 +200,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         inputs=None if split.train.cells is None else split.dataset.columns,
         test=split.test,
         task=task,
+        probabilities=False,  # the families end at logits, whatever their answers
         dynamic=split.dataset.dynamic,
         recipe=recipe,
         scores={
@@ -234,14 +235,16 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
 def _publish_variants(
     published: Published, split: Split, place: _Place, precision: Sequence[Precision], bound: float
 ) -> None:
-    for wanted in precision:
-        variant = variants.make(published, wanted, split, bound=bound)
+    made, refused = variants.make_each(published, precision, split, bound=bound)
+    for variant in made:
         place.console.print(
             f"{variant.name} version {variant.version}: {variant.size:,} bytes instead of {variant.full_size:,}, "
             f"test score {variant.score:.4f} instead of {variant.full_score:.4f}",
             soft_wrap=True,
             markup=False,
         )
+    if refused:
+        raise PublishError(" ".join(map(str, refused)))
 
 
 class _All:

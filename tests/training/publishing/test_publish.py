@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -284,6 +285,29 @@ def test_labels_without_an_order_of_their_own_are_refused(
 ) -> None:
     with pytest.raises(PublishError, match="give a list of the classes' names, in the order of the network's outputs"):
         publish(linear, sample, name="m", models=tmp_path, labels=labels)  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("label", "fact"),
+    [
+        ("", "label 1 is '', which nobody can read: give the name"),
+        (" \t", "which nobody can read"),
+        (None, "label 1 is None: give the name of the class as text or a number"),
+        (float("nan"), "label 1 is nan: give the name"),
+        (b"cat", "label 1 is b'cat': give"),
+        (["b"], "as text or a number"),
+    ],
+)
+def test_a_label_that_names_nothing_is_refused(
+    tmp_path: Path, linear: nn.Module, sample: Tensor, label: Any, fact: str
+) -> None:
+    with pytest.raises(PublishError, match=fact):
+        publish(linear, sample, name="m", models=tmp_path, labels=["a", label, "c"])
+
+
+def test_labels_may_be_numbers_and_twice_the_same(tmp_path: Path, linear: nn.Module, sample: Tensor) -> None:
+    published = publish(linear, sample, name="m", models=tmp_path, labels=["crane", 7, "crane"])  # type: ignore[list-item]  # taken
+    assert json.loads((published.path / "card.json").read_text())["labels"] == ["crane", "7", "crane"]
 
 
 def test_an_output_called_like_an_input_is_refused(tmp_path: Path, linear: nn.Module, sample: Tensor) -> None:

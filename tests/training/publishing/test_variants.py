@@ -20,7 +20,7 @@ from frostline_training.errors import PublishError, RefusedError
 from frostline_training.networks.families import Standardise, build
 from frostline_training.networks.recurrent import LastState
 from frostline_training.publishing.publish import Published
-from frostline_training.publishing.variants import make
+from frostline_training.publishing.variants import make, make_each
 
 Listing = Callable[[Path], list[str]]
 
@@ -148,6 +148,22 @@ def test_a_variant_that_scores_too_much_worse_is_refused_and_leaves_nothing(
     ):
         make(published, "int8", split, bound=0)
     assert everything_under(tmp_path) == before
+    made, refused = make_each(published, ("int8", "fp16"), split, bound=0.5)
+    assert [variant.name for variant in made] == ["m-fp16"]
+    assert ["m-int8 scores" in str(error) for error in refused] == [True]
+
+
+def test_weights_that_float16_cannot_hold_are_named_as_the_cause(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = nn.Linear(24, 32)
+    with torch.no_grad():
+        first.weight *= 1e6
+    network = nn.Sequential(first, nn.Tanh(), nn.Linear(32, 3))
+    split = _split(network, np.random.default_rng(0).normal(size=(100, 24)).astype(np.float32))
+    published = _publish(network, split, tmp_path, rtol=1e-3)
+    cause = r"likely cause: weights up to 2\.04e\+05, and float16 ends at 65,504; standardise the network's inputs"
+    with pytest.raises(RefusedError, match=rf"m-fp16 scores accuracy .*{cause}.*m version 1, .* stays published\.$"):
+        make(published, "fp16", split)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

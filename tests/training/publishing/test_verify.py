@@ -138,7 +138,10 @@ def test_an_answer_that_is_not_finite_is_refused_with_its_row(sample: Tensor) ->
         (lambda rows: rows.sum(), r"a batch of 64 with \[\], and not with \[64, \.\.\.\]"),
         (lambda rows: rows[:1], r"a batch of 64 with \[1, 4\], and not"),
         (lambda rows: (rows, rows[None]), r"with \[1, 64, 4\] in output 'output_1', and not"),
-        (lambda rows: rows.bfloat16(), "with torch.bfloat16; likely cause: weights or autocast in half precision"),
+        (
+            lambda rows: rows.bfloat16(),
+            "with torch.bfloat16; likely cause: autocast, or .half.. or .bfloat16..*end it with .float",
+        ),
         (lambda rows: (rows, rows.half()), "with torch.float16 in output 'output_1'"),
         (lambda rows: torch.complex(rows, rows), "a type that clients do not have"),
     ],
@@ -210,6 +213,62 @@ def test_as_many_logits_as_rows_are_refused(sample: Tensor) -> None:
 def test_rows_that_do_not_fit_the_network_are_refused(linear: nn.Module) -> None:
     with pytest.raises(RefusedError, match=r"fails on a batch of 64: RuntimeError: .*cause: rows that do not fit"):
         check_network(linear, {"input": np.zeros((3, 5), np.float32)}, TOLERANCE)
+
+
+class Embedded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(9, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        vectors: Tensor = self.embedding(tokens)
+        return vectors
+
+
+class Halfway(nn.Module):
+    """A tensor that stays where it is when the module moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(4, device="meta")
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows - self.mean
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "cause"),
+    [
+        (nn.Linear(4, 3), "f8", r"sample is float64, and the weights are float32; give sample.float\(\), or publish module.dou"),
+        (nn.Linear(4, 3).double(), "f4", r"float32, and the weights are float64; give sample.double\(\), or publish module.fl"),
+        (nn.Linear(4, 3), "i8", r"sample is int64, and the weights are float32; give sample.float\(\)\. "),
+        (nn.Linear(4, 3), "?", r"sample is bool, and the weights are float32; give sample.float\(\)\. "),
+        (nn.Conv1d(4, 3, 1), "f2", r"sample is float16, and the weights are float32; give sample.float\(\)\. "),
+        (nn.GRU(4, 3), "f8", r"sample is float64, and the weights are float32; give sample.float\(\)"),
+        (Embedded(), "f4", r"nn.Embedding takes whole numbers; give sample.long\(\)"),
+        (Halfway(), "f4", "a tensor that does not move with the module, such as a plain attribute.*register_buffer"),
+        (nn.Linear(5, 3), "f4", "cause: rows that do not fit the network"),
+    ],
+)  # fmt: skip
+def test_why_a_network_cannot_take_the_sample_is_said(network: nn.Module, kind: str, cause: str) -> None:
+    rows = np.zeros((70, 4), kind) if not isinstance(network, nn.Conv1d) else np.zeros((70, 4, 2), kind)
+    with pytest.raises(RefusedError, match=cause):
+        check_network(network.eval(), {"input": rows}, TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("network", "cause"),
+    [
+        (nn.Linear(4, 3).half(), r"weights in half precision; publish module.float\(\)"),
+        (
+            nn.Identity(),
+            r"\.half\(\) or \.bfloat16\(\), in forward\(\), while the weights are not; end it with \.float",
+        ),
+    ],
+)
+def test_half_precision_is_told_from_half_weights(network: nn.Module, cause: str) -> None:
+    with pytest.raises(RefusedError, match=cause):
+        check_network(network.eval(), {"input": np.zeros((70, 4), "f2")}, TOLERANCE)
 
 
 def test_a_right_file_is_proved_at_every_batch_size(file: Path, held_out: HeldOut) -> None:

@@ -90,19 +90,43 @@ def troublesome_layer(network: nn.Module) -> str:
     return ""
 
 
-def last_operator(path: Path, output: str) -> str | None:
-    """Return the operator that computes an output of a file, those aside that only move its numbers; None where none does."""
+def last_operators(path: Path, output: str) -> frozenset[str]:
+    """Return the operators that compute an output of a file, those aside that only move, join or limit its numbers.
+
+    There are several where parts are joined. The logarithm of a softmax or sigmoid is ``LogSoftmax`` or ``LogSigmoid``
+    however it is written.
+    """
     graph = onnx.load_model(path, load_external_data=False).graph
     producers = {name: node for node in graph.node for name in node.output}
-    for _ in graph.node:
-        node = producers.get(output)
-        if node is None or node.op_type not in _MOVES:
-            return None if node is None else node.op_type
-        output = node.input[0]
-    return None
+    found: set[str] = set()
+    for node in _makers(producers, output):
+        inner = {maker.op_type for maker in _makers(producers, node.input[0])} if node.op_type == "Log" else set()
+        found |= {f"Log{each}" for each in inner & {"Softmax", "Sigmoid"}} or {node.op_type}
+    return frozenset(found)
 
 
-_MOVES = frozenset(("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Clip"))
+def _makers(producers: Mapping[str, onnx.NodeProto], output: str) -> Iterator[onnx.NodeProto]:
+    names, seen = [output], set()
+    while names:
+        name = names.pop()
+        node = producers.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type == "Concat":
+            names += node.input
+        elif node.op_type in _MOVES:
+            names.append(node.input[0])
+        else:
+            yield node
+
+
+_MOVES = frozenset(
+    (
+        *("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Pad"),
+        *("Slice", "Gather", "Split", "Clip"),  # of some of the numbers, or limited ones
+    )
+)
 
 
 def _export(network: Exported, sample: Mapping[str, Tensor], outputs: Sequence[str], dynamic: Axes) -> onnx.ModelProto:

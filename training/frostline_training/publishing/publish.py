@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from frostline_training.data import Array, Rows
 from frostline_training.data.raw import Input, RawRows
-from frostline_training.errors import PublishError, RefusedError, first_line
+from frostline_training.errors import PublishError, first_line
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing import artifact, calling, tasks
 from frostline_training.publishing.calling import Caller, Sample
 from frostline_training.publishing.held_out import Test, held_out_rows
-from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operator, troublesome_layer
+from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operators, troublesome_layer
 from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.tasks import TASKS, Asked, Task
 from frostline_training.publishing.verify import (
@@ -84,7 +84,7 @@ def publish(
     models: Path | str = Path("models"),
     test: Test | tuple[RawRows, ArrayLike | None] | None = None,
     task: Task | None = None,
-    probabilities: bool = False,
+    probabilities: bool | None = None,
     dynamic: Axes | None = None,
     recipe: BaseModel | Mapping[str, object] | None = None,
     scores: Mapping[str, object] | None = None,
@@ -116,8 +116,9 @@ def publish(
             where there are none. Without it the sample's rows are compared.
         task: What the outputs are; see `frostline_training.publishing.tasks.Task`. None lets their shapes and the
             targets say it, and asks where these leave it open.
-        probabilities: Whether the network ends in a softmax or a sigmoid on purpose, so that its outputs are served as
-            they are; without it such a network is refused.
+        probabilities: True where the network ends in a softmax or a sigmoid on purpose, so that its outputs are served
+            as they are; False where its outputs are logits. None where its answers say it; it is asked for where all of
+            them lie from 0 to 1.
         dynamic: Axes of inputs that may have any length, besides the first, each with a name:
             ``{"input": {1: "time"}}``. The proof runs at three lengths.
         recipe: How the network came to be, for the card.
@@ -137,6 +138,9 @@ def publish(
         raise PublishError(f"name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
     if task is not None and task not in TASKS:
         raise PublishError(f"there is no task {task!r}; there are: {', '.join(TASKS)}")
+    if probabilities not in (None, True, False):
+        raise PublishError(f"probabilities is {probabilities!r}: say True or False, or leave it out")
+    as_they_are = bool(probabilities)
     tolerance = _checked_tolerance(rtol, atol)
     names = _checked_labels(labels)
     table = None if inputs is None else RawTable.of(sample, test, inputs, dynamic)
@@ -149,20 +153,19 @@ def publish(
     given, targets = held_out_rows(cast("Test | None", test), traced)
     network = calling.copied(original)
 
-    single = tasks.output_name(task, probabilities=probabilities)
-    held_out = check_network(network, given, tolerance, dynamic, call=call, single=single)
+    held_out = check_network(network, given, tolerance, dynamic, call=call, single=tasks.OUTPUT)
+    asked = tasks.settle(task, held_out.outputs, targets, names)
+    if asked.task != "any":
+        held_out, asked = _renamed(held_out, asked, tasks.output_name(asked.task, probabilities=as_they_are))
+    answer = held_out.outputs[asked.output]
+    sigmoid = tasks.adds_sigmoid(asked, probabilities=as_they_are)
+    if sigmoid:
+        held_out = _with_sigmoid(held_out, asked.output)
     clashing = [called for called in held_out.outputs if called in given]
     if clashing:
         raise PublishError(
             f"an input and an output are both called {clashing[0]!r}, which ONNX does not have; call one of them otherwise"
         )
-    asked = tasks.settle(task, held_out.outputs, targets, names)
-    if asked.task != task:
-        held_out, asked = _renamed(held_out, asked, single, tasks.output_name(asked.task, probabilities=probabilities))
-    answer = held_out.outputs[asked.output]
-    sigmoid = tasks.adds_sigmoid(asked, probabilities=probabilities)
-    if sigmoid:
-        held_out = _with_sigmoid(held_out, asked.output)
     described = _checked_json("recipe", recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe)
     story = {"recipe": described, "data": _checked_json("data", data), "scores": _checked_json("scores", scores)}
 
@@ -175,15 +178,10 @@ def publish(
             call=call,
             outputs=list(held_out.outputs),
             sigmoid=sigmoid,
-            metadata=_metadata(name, names, described, asked.task, probabilities=probabilities),
+            metadata=_metadata(name, names, described, asked.task, probabilities=as_they_are),
             dynamic=dynamic,
         )
-        if not probabilities and tasks.is_probability(asked.task, answer, last_operator(file, asked.output)):
-            raise RefusedError(
-                f"the network's outputs are probabilities already, and task {asked.task!r} takes logits",
-                cause="a softmax or sigmoid at the end of forward(); leave it out, as the loss that takes logits does "
-                "(CrossEntropyLoss, BCEWithLogitsLoss), or say probabilities=True to serve them as they are",
-            )
+        tasks.check_probabilities(asked.task, answer, last_operators(file, asked.output), stated=probabilities)
         proof = check_file(
             file,
             held_out,
@@ -212,10 +210,10 @@ def publish(
             "task": asked.task,
             **_inputs_card(given, dynamic, send),
             **({} if table is None else table.card(hidden)),
-            **_outputs_card(held_out.outputs, probabilities=probabilities),
+            **_outputs_card(held_out.outputs, probabilities=as_they_are),
             "parameters": count_parameters(network),
             **story,
-            "export": _export_card(held_out, asked, targets, proof, tolerance, probabilities=probabilities),
+            "export": _export_card(held_out, asked, targets, proof, tolerance, probabilities=as_they_are),
             "frameworks": {
                 "python": platform.python_version(),
                 **{package: installed(package) for package in ("onnx", "onnxscript", "numpy")},
@@ -236,7 +234,7 @@ def publish(
         differences_by_length=proof.differences_by_length,
         near_ties=proof.near_ties,
         rows=len(answer),
-        accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets, probabilities=probabilities),
+        accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets, probabilities=as_they_are),
         task=asked.task,
     )
 
@@ -253,16 +251,19 @@ def _with_sigmoid(held_out: HeldOut, output: str) -> HeldOut:
 
 def _answering(network: nn.Module, *, call: Caller, outputs: Named, label: str | None) -> Answer:
     """Return what answers rows as `network` does, with the file's `outputs`; `label` is that of the logits of a sigmoid."""
-    answer = answering(network, call=call, single=next(iter(outputs)))
+    own = answering(network, call=call)
+
+    def answer(rows: Named) -> Named:
+        # The network's own come first, whatever it calls them.
+        return dict(zip(outputs, own(rows).values(), strict=False))
+
     if label is None:
         return answer
     return lambda rows: _with_sigmoid(HeldOut(rows, answer(rows)), label).outputs
 
 
-def _renamed(held_out: HeldOut, asked: Asked, single: str, called: str) -> tuple[HeldOut, Asked]:
-    """Call a tensor alone what the task calls it, now that the task is known."""
-    if list(held_out.outputs) != [single]:
-        return held_out, asked
+def _renamed(held_out: HeldOut, asked: Asked, called: str) -> tuple[HeldOut, Asked]:
+    """Call the only output what its task calls it, whatever its name in a dict or dataclass: clients read it by that."""
 
     def renamed(rows: HeldOut) -> HeldOut:
         (only,) = rows.outputs.values()
@@ -284,6 +285,11 @@ def _checked_labels(labels: object) -> list[str] | None:
         raise PublishError(
             f"labels are a {type(labels).__name__}: give a list of the classes' names, in the order of the network's outputs"
         )
+    for place, label in enumerate(labels):
+        if not isinstance(label, str | bool | int | float | np.generic) or label != label:  # noqa: PLR0124 NaN is not
+            raise PublishError(f"label {place} is {label!r}: give the name of the class as text or a number")
+        if not str(label).strip():
+            raise PublishError(f"label {place} is {label!r}, which nobody can read: give the name of the class")
     return [str(label) for label in labels]
 
 
@@ -293,8 +299,19 @@ def _checked_sample(sample: object) -> Sample:
         raise PublishError("the sample is empty: give one tensor, or several by the names of forward()'s arguments")
     for name, tensor in tensors.items():
         what = f"the sample's {name!r}" if isinstance(sample, Mapping) else "the sample"
+        if not isinstance(name, str):
+            raise PublishError(f"the sample names {name!r}: use the names of forward()'s arguments, which are text")
         if not isinstance(tensor, Tensor):
-            raise PublishError(f"{what} is {type(tensor).__name__}, not one tensor [N, ...]")
+            remedy = (
+                "convert it with torch.from_numpy"
+                if isinstance(tensor, np.ndarray)
+                else "give several inputs as {'name': tensor, ...} by the names of forward()'s arguments"
+            )
+            raise PublishError(f"{what} is {type(tensor).__name__}, not one tensor [N, ...]; {remedy}")
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            raise PublishError(f"{what} is no dense tensor with values; .to_dense() or .to_padded_tensor(0) makes one")
+        if tensor.is_complex():
+            raise PublishError(f"{what} is {tensor.dtype}, which clients do not have; give torch.view_as_real of it")
         if tensor.ndim < 1 or len(tensor) < 2:
             raise PublishError(
                 f"{what} has shape {list(tensor.shape)}: give at least 2 rows, or a batch of 1 is baked in"

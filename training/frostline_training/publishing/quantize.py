@@ -12,13 +12,14 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+LARGEST_FLOAT16 = 65504.0
+
 # Operators that hold the weights. What stands before the first of them is normalisation.
 _HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Gather", "Einsum", "Attention")
 # Sums of exponentials and squares, which float16 spoils. They weigh nothing.
 _DELICATE = ("Softmax", "LayerNormalization", "Gelu")
 _QUANTISED = ("Conv", "MatMul", "Gemm")
 _FLOAT = onnx.TensorProto.FLOAT
-_LARGEST = 65504.0  # of float16
 _SMALLEST = 256  # numbers; below it the scales take more room than is saved
 
 
@@ -154,7 +155,7 @@ def _halve_attributes(node: onnx.NodeProto) -> None:
 def _halved(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
     values = numpy_helper.to_array(tensor)
     # What is finite stays finite (masks are often the lowest float32), and what is not 0 stays so (divisors).
-    limited = np.where(np.isfinite(values), np.clip(values, -_LARGEST, _LARGEST), values)
+    limited = np.where(np.isfinite(values), np.clip(values, -LARGEST_FLOAT16, LARGEST_FLOAT16), values)
     halves = limited.astype(np.float16)
     lost = (halves == 0) & (values != 0)
     return numpy_helper.from_array(

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +15,14 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from frostline_training.data import INPUT, Array, Inputs, Rows, Split, named, take
 from frostline_training.errors import PublishError, RefusedError, first_line
 from frostline_training.evaluation.evaluate import Evaluation, Logits, predictions, score
 from frostline_training.publishing import artifact, preprocessing, raw_table, row_schema
 from frostline_training.publishing.publish import Published
-from frostline_training.publishing.quantize import to_float16, to_int8
+from frostline_training.publishing.quantize import LARGEST_FLOAT16, to_float16, to_int8
 from frostline_training.publishing.verify import Tolerance, agree
 
 Precision = Literal["fp16", "int8"]
@@ -32,6 +33,7 @@ _CALIBRATION_ROWS = 256
 # Another device may round in other places than those that were tried here, and by as much as is lost to rounding here.
 _MARGIN = 2.0
 _RTOL, _LEAST_ATOL = 1e-3, 1e-3
+_MASK = 1e30
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,24 @@ def make(published: Published, precision: Precision, split: Split, *, bound: flo
         raise error.but(kept) from error
 
 
+def make_each(
+    published: Published, precisions: Sequence[Precision], split: Split, *, bound: float = 0.5
+) -> tuple[list[Variant], list[RefusedError]]:
+    """Make a variant in each of the `precisions`, as `make` does; one that is refused does not keep others from being made.
+
+    Returns:
+        What was published, and why others were not.
+    """
+    made: list[Variant] = []
+    refused: list[RefusedError] = []
+    for precision in precisions:
+        try:
+            made.append(make(published, precision, split, bound=bound))
+        except RefusedError as error:
+            refused.append(error)
+    return made, refused
+
+
 def _make(published: Published, precision: Precision, split: Split, bound: float) -> Variant:
     if precision not in get_args(Precision):
         raise PublishError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
@@ -113,7 +133,7 @@ def _make(published: Published, precision: Precision, split: Split, bound: float
         onnx.save_model(model, file)
         _check_loadable(file, name)
         measured = _measure(file, split.test, reference)
-        _check(measured, reference, name, bound)
+        _check(measured, reference, name, bound, _why_worse(full, precision))
         golden = _golden(split.test)
         rows = take(split.test, golden)
         answers = measured.evaluation.logits[golden]
@@ -219,17 +239,32 @@ def _measure(file: Path, test: Rows, reference: Evaluation) -> _Measured:
     return _Measured(score(answers, targets, task), score(plainest, targets, task), spread)
 
 
-def _check(measured: _Measured, reference: Evaluation, name: str, bound: float) -> None:
+def _why_worse(full: Path, precision: Precision) -> str:
+    if precision == "int8":
+        return "a network too sensitive for this precision; fp16 keeps more than int8"
+    weights = (numpy_helper.to_array(tensor) for tensor in onnx.load(full).graph.initializer)
+    # Masks are often the lowest float32; it loses nothing when it becomes the lowest float16.
+    sizes = (np.abs(each[np.abs(each) < _MASK]).max(initial=0) for each in weights if each.dtype == np.float32)
+    largest = float(max(sizes, default=0))
+    if largest > LARGEST_FLOAT16:
+        return (
+            f"weights up to {largest:.3g}, and float16 ends at {LARGEST_FLOAT16:,.0f}; standardise the network's inputs, so "
+            "that its weights are small, or take int8"
+        )
+    return f"numbers in the network that float16 cannot hold: it keeps 3 digits and ends at {LARGEST_FLOAT16:,.0f}; take int8"
+
+
+def _check(measured: _Measured, reference: Evaluation, name: str, bound: float, cause: str) -> None:
     what, before = reference.headline
     if not np.isfinite(measured.spread):
-        raise RefusedError(f"{name} answers with infinity or NaN", cause="values that overflow in this precision")
+        raise RefusedError(f"{name} answers with infinity or NaN", cause=cause)
     after = min(evaluation.headline[1] for evaluation in (measured.evaluation, measured.plainest))
     # Shares of the same rows: 0.5 points must not be more than 0.5 because of the last binary digit.
     if (before - after) * 100 > bound + 1e-9:
         raise RefusedError(
             f"{name} scores {what} {after:.2%} on the test rows, {100 * (before - after):.2f} points below the "
             f"full-precision file's {before:.2%}, and {bound:g} are allowed",
-            cause="a network too sensitive for this precision; fp16 keeps more than int8",
+            cause=cause,
         )
 
 
