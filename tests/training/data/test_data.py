@@ -125,6 +125,13 @@ def test_the_seed_alone_decides_the_split(blobs: Dataset) -> None:
     assert _as_set(first.test) != _as_set(other.test)
 
 
+def test_trainings_with_other_seeds_are_scored_on_the_same_rows() -> None:
+    iris = find_recipe("iris")
+    held_out = _as_set(data.prepare(iris).test)
+    assert _as_set(data.prepare(iris.model_copy(update={"seed": 3})).test) == held_out
+    assert _as_set(data.prepare(iris.model_copy(update={"split_seed": 3})).test) != held_out
+
+
 def test_the_digits_recipe_holds_out_a_fifth() -> None:
     split = data.prepare(find_recipe("digits"))
     assert [len(part.targets) for part in (split.train, split.validation, split.test)] == [1167, 270, 360]

@@ -86,7 +86,7 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
 
 def prepare(recipe: Recipe) -> Split:
     """Load and split what `recipe` trains on: `.test` holds exactly the rows its training never sees."""
-    return split(load(recipe.data), seed=recipe.seed, validation=recipe.validation, test=recipe.test)
+    return split(load(recipe.data), seed=recipe.split_seed, validation=recipe.validation, test=recipe.test)
 
 
 def describe(split: Split) -> dict[str, object]:
