@@ -98,7 +98,7 @@ def test_the_summary_has_the_interval_the_weakest_class_and_the_calibration_befo
         "test accuracy │ 75.00% of 4 rows",
         "30.06% to 95.44%",
         "[b]: precision 100.0%, recall 50.0%",
-        "before the temperature",
+        "before calibration",
     ):
         assert words in said
 

@@ -167,7 +167,9 @@ class Recipe(BaseModel):
 
     `data` is the name of a built-in data set, or says where the user's own is. `seed` decides the first weights, the
     order of the rows and dropout. `split_seed` decides which rows are held out, so that trainings with other seeds are
-    scored on the same rows; `validation` and `test` are their fractions of all rows, class by class. `calibrate` divides the logits by the temperature at which their probabilities fit validation best.
+    scored on the same rows; `validation` and `test` are their fractions of all rows, class by class. `calibrate` divides
+    the logits by the temperature at which their probabilities fit validation best, and shifts them so that the mean
+    probability of each class is its share of the rows.
     `threshold` says how the probability from which on a label is answered is chosen, on the validation rows:
     ``"max-f1"``, ``{"precision": 0.8}``, ``{"recall": 0.9}`` or ``{"cost": (1, 20)}``, the cost of a false positive and
     of a false negative. Of two classes it is about `positive`, the rarer one unless it is said. `baselines` compares

@@ -169,9 +169,11 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
     if recipe.calibrate and task != "regression":
         logits = evaluate.answers(network, split.validation.inputs)
         temperature = calibrate.temperature(logits, split.validation.targets)
-        network = calibrate.Tempered(network, temperature).eval()
+        known = np.concatenate([evaluate.answers(network, split.train.inputs), logits]) / temperature
+        bias = calibrate.bias(known, np.concatenate([split.train.targets, split.validation.targets]))
+        network = calibrate.Calibrated(network, temperature, bias).eval()
         uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
-        calibration |= {"temperature": temperature, "ece_before": uncalibrated.ece}
+        calibration |= {"temperature": temperature, "bias": bias.tolist(), "ece_before": uncalibrated.ece}
     validation = evaluate.evaluate(network, split.validation, task, positive)
     decision = decide.decide(
         recipe.threshold, validation, test, labels, None if weights is None else weights.numpy().astype(np.float64)

@@ -129,7 +129,7 @@ def print_summary(
         test: The scores on the test rows.
         published: What was published.
         labels: The classes' names.
-        uncalibrated: The scores before the temperature, where there is one.
+        uncalibrated: The scores before calibration, where there is one.
         decision: The thresholds, where the highest probability does not decide.
         simpler: The baselines, with their scores on the same rows.
     """
@@ -180,7 +180,7 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
             f"{_named(labels, worst)}: precision {test.per_class.precision[worst]:.1%}, recall {test.per_class.recall[worst]:.1%}"
         )
     if test.ece is not None:
-        before = f", {uncalibrated.ece:.2%} before the temperature" if uncalibrated and uncalibrated.ece else ""
+        before = f", {uncalibrated.ece:.2%} before calibration" if uncalibrated and uncalibrated.ece else ""
         rows["calibration error"] = f"{test.ece:.2%}{before}"
     each = [bins.ece for bins in test.class_reliability]
     if test.positive is not None:

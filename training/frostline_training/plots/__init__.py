@@ -34,7 +34,7 @@ def draw_all(
         evaluation: Its scores on `split.test`.
         split: The rows, with what they are called.
         title: What stands above every picture.
-        uncalibrated: Its scores before the temperature, where it has one.
+        uncalibrated: Its scores before calibration, where there was one.
         decision: The thresholds that were chosen for it.
     """
     # matplotlib takes about a second to import; only who draws needs it.
