@@ -175,9 +175,9 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
         calibration |= {"temperature": temperature, "bias": bias.tolist(), "ece_before": uncalibrated.ece}
     validation = evaluate.evaluate(network, split.validation, task, positive)
-    decision = decide.decide(
-        recipe.threshold, validation, test, labels, None if weights is None else weights.numpy().astype(np.float64)
-    )
+    counted = None if weights is None else weights.numpy().astype(np.float64)
+    decision = decide.decide(recipe.threshold, validation, test, labels, counted)
+    weighted = None if counted is None else decide.weighted(test, counted)
     simpler: tuple[Baseline, ...] = ()
     if recipe.baselines:
         place.console.print("Scoring simpler models on the same rows ...")
@@ -204,6 +204,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
             **test.card(labels),
             **calibration,
             **({} if decision is None else {"decision": decision.card()}),
+            **({} if weighted is None else {"weighted": weighted}),
             **({"baselines": {one.name: one.card() for one in simpler}} if simpler else {}),
             f"validation_{trained.best.validation.measure}": trained.best.validation.score,
             "validation_loss": trained.best.validation.loss,
@@ -224,6 +225,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         labels=labels,
         uncalibrated=uncalibrated,
         decision=decision,
+        weighted=weighted,
         simpler=simpler,
     )
     return published

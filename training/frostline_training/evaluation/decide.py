@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from frostline_training.config import LeastCost, LeastPrecision, LeastRecall, Recipe, Threshold
 from frostline_training.data import Dataset
 from frostline_training.errors import DataError
-from frostline_training.evaluation.evaluate import Evaluation, rarer
+from frostline_training.evaluation.evaluate import Evaluation, rarer, score
 from frostline_training.evaluation.ranking import Numbers, one_vs_rest
 
 CLASS_WEIGHTS = "class-weights"
@@ -169,6 +169,22 @@ def decide(
         known, unseen = (outcome(threshold, *column) for column in columns)
         cuts.append(Cut(labels[place], place, threshold, reached, known, unseen))
     return Decision(CLASS_WEIGHTS if rule is None else rule, tuple(cuts), each)
+
+
+def weighted(test: Evaluation, weights: NDArray[np.floating]) -> dict[str, float] | None:
+    """Return what the answers that class weights ask for score: the class of the highest probability times weight.
+
+    None for fewer than three classes: of those the threshold of a `Decision` gives these answers. Of more no threshold
+    does, and the most probable class is the answer.
+
+    Args:
+        test: The network's answers to the test rows, with the weights taken out.
+        weights: [C] what each class counted.
+    """
+    if test.task != "single-label" or test.positive is not None:
+        return None
+    asked = score((test.logits + np.log(weights)).astype(np.float32), test.targets, test.task)
+    return {name: asked.scores[name] for name in ("accuracy", "macro_f1")}
 
 
 def outcome(threshold: float, shares: Numbers, wanted: NDArray[np.bool_]) -> Outcome:
