@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline_training.sources import DatePart, Task
+from frostline_training.sources import ONE_CLASS, DatePart, Task
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ class Dataset:
     @property
     def majority(self) -> float | None:
         """The accuracy of always answering the most frequent class; None where there are no classes."""
-        if self.task != "single-label":
+        if self.task not in ONE_CLASS:
             return None
         return float(np.bincount(self.rows.targets).max() / len(self.rows.targets))
 

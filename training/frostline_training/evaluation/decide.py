@@ -13,6 +13,7 @@ from frostline_training.data import Dataset
 from frostline_training.errors import DataError
 from frostline_training.evaluation.evaluate import Evaluation, rarer, score
 from frostline_training.evaluation.ranking import Numbers, one_vs_rest
+from frostline_training.sources import ONE_CLASS
 
 CLASS_WEIGHTS = "class-weights"
 
@@ -110,12 +111,13 @@ class Decision:
 def positive(recipe: Recipe, dataset: Dataset) -> int | None:
     """Return which class of two the threshold and average precision are about; None for other data.
 
-    It is the recipe's, or else the rarer one of the training rows (the second where they are as many).
+    It is the recipe's, or else the rarer one of the training rows (the second where they are as many); of a binary task
+    it is yes, the second.
 
     Raises:
         DataError: The recipe's threshold or positive class does not suit the data.
     """
-    labels, two = dataset.labels, dataset.task == "single-label" and len(dataset.labels) == 2
+    labels, two = dataset.labels, dataset.task in ONE_CLASS and len(dataset.labels) == 2
     many = f"{len(labels)} classes" if dataset.task == "single-label" else f"the task {dataset.task}"
     if recipe.threshold is not None and not two and dataset.task != "multi-label":
         raise DataError(
@@ -127,6 +129,8 @@ def positive(recipe: Recipe, dataset: Dataset) -> int | None:
         raise DataError(f"positive is {recipe.positive!r}, and {dataset.name} has the classes: {', '.join(labels)}")
     if not two:
         return None
+    if dataset.task == "binary":
+        return 1
     return rarer(dataset.rows.targets) if recipe.positive is None else labels.index(recipe.positive)
 
 

@@ -240,13 +240,15 @@ class Rescale(nn.Module):
 def build(network: Network, dataset: Dataset) -> nn.Module:
     """Build a network for rows like those of `dataset` that ends at logits [N, C], or values [N, K] of a regression.
 
+    Of a binary task it is one logit, [N, 1].
+
     The first weights come from PyTorch's global random state; seed it first.
 
     Raises:
         DataError: The network cannot take such rows.
     """
     first, *others = named(dataset.rows.inputs).values()
-    outputs = len(dataset.labels)
+    outputs = 1 if dataset.task == "binary" else len(dataset.labels)
     match network:
         case Mlp():
             _check_inputs(dataset, network, first.ndim >= 2 and not others)
