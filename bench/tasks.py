@@ -157,6 +157,9 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
     y = digits.target
     properties = np.stack([y % 2 == 0, y > 4], 1).astype(np.float32)
     np.savez(folder / "properties.npz", input=digits.data.astype(np.float32), target=properties)
+    cancer = datasets.load_breast_cancer()
+    ill = cancer.target_names[cancer.target]
+    np.savez(folder / "breast-cancer.npz", input=cancer.data.astype(np.float32), target=ill)
     progress = diabetes.target.astype(np.float32)[:, None]
     np.savez(folder / "diabetes.npz", input=diabetes.data.astype(np.float32), target=progress)
     few = Hyperparameters(epochs=30)
@@ -167,6 +170,13 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
             data=NpzFile(path=folder / "properties.npz", task="multi-label", labels=("even", "above four")),
             network=Mlp(hidden=(64,)),
             hyperparameters=few,
+        ),
+        Recipe(
+            name="cancer",
+            data=NpzFile(path=folder / "breast-cancer.npz", task="binary"),
+            network=Mlp(hidden=(32,), dropout=0.3, norm="batch"),
+            hyperparameters=few,
+            positive="malignant",
         ),
         Recipe(
             name="diabetes",

@@ -34,7 +34,9 @@ app = typer.Typer(
 
 Models = Annotated[Path, typer.Option(help="The folder of models.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="The seed of all random numbers.  [default: the recipe's seed]")]
+Seed = Annotated[
+    int | None, typer.Option(min=0, help="The seed of the training, not of the split.  [default: the recipe's seed]")
+]
 
 
 def _examples(*lines: str) -> str:

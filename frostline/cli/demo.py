@@ -37,7 +37,7 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
     Args:
         models: The folder to publish into and to serve.
         device: Where to train and serve: `auto`, `cpu`, `cuda` or `cuda:N`.
-        seed: The seed of all random numbers; None for the recipe's seed.
+        seed: The seed of the training; None for the recipe's seed.
         console: Where to print.
 
     Raises:
@@ -49,7 +49,7 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     published = pipeline.run(recipe, models=models, device=device, console=console)
-    # The same split again, because it depends on the seed alone. Training never used these rows.
+    # The same split again, because nothing random but its own seed decides it. Training never used these rows.
     held_out = data.prepare(recipe).test
 
     _head("2  Serve: a real server on a real port", console)

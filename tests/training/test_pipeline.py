@@ -187,6 +187,50 @@ def test_the_mean_probability_of_a_rare_class_is_its_share_with_class_weights_an
         assert scores["decision"]["test"]["recall"] > 0.7
 
 
+def test_a_binary_recipe_trains_one_logit_and_is_scored_as_two_classes(tmp_path: Path) -> None:
+    # One row in twenty leaves. Yes is the class that the recipe calls positive, although it comes first in the alphabet.
+    random = np.random.default_rng(11)
+    inputs = random.normal(size=(3000, 3)).astype(np.float32)
+    odds = 1.5 * inputs[:, 0] - inputs[:, 1] + random.logistic(size=3000)
+    left = odds > np.quantile(odds, 0.95)
+    np.savez(tmp_path / "rare.npz", input=inputs, target=np.where(left, "left", "stayed"))
+    recipe = Recipe(
+        name="rare",
+        data=NpzFile(path=tmp_path / "rare.npz", task="binary"),
+        network=Mlp(hidden=(8,)),
+        hyperparameters=Hyperparameters(epochs=8, learning_rate=0.01, class_weights=True),
+        positive="left",
+    )
+    published = pipeline.run(recipe, models=tmp_path, device="cpu", console=_console(), runs=None)
+    card = json.loads((published.path / "card.json").read_text())
+    scores = card["scores"]
+    test = data.prepare(recipe).test
+    assert test.targets.mean() == pytest.approx(0.05)
+    session = onnxruntime.InferenceSession(published.path / "model.onnx", providers=["CPUExecutionProvider"])
+    logits, shares = session.run(["logits", "probabilities"], {"input": test.inputs})
+    assert logits.shape == shares.shape == (600, 1)
+    assert (card["task"], card["labels"], scores["positive"]) == ("binary", ["stayed", "left"], "left")
+    assert scores["per_class"]["left"]["mean_probability"] == pytest.approx(shares.mean(), abs=1e-6)
+    assert shares.mean() == pytest.approx(0.05, abs=0.01)
+    assert scores["test_accuracy"] == published.accuracy == np.mean((logits[:, 0] > 0) == test.targets)
+    assert scores["class_weights"] == pytest.approx([1, 19], rel=0.05)
+    assert scores["decision"]["threshold"] == pytest.approx(0.05, abs=0.003)
+    assert scores["decision"]["test"]["true_positives"] == np.sum(
+        (shares[:, 0] >= scores["decision"]["threshold"]) & (test.targets == 1)
+    )
+    assert scores["test_roc_auc"] > 0.8
+    assert scores["test_roc_auc"] > scores["baselines"]["gradient boosting"]["test_roc_auc"] - 0.05
+
+
+def test_a_binary_recipe_of_three_classes_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "three.npz", input=np.zeros((30, 2)), target=np.arange(30) % 3)
+    recipe = IRIS.model_copy(update={"data": NpzFile(path=tmp_path / "three.npz", task="binary")})
+    with pytest.raises(
+        TrainingError, match=r"three\.npz has 3 classes, and a binary task has no and yes: leave task out"
+    ):
+        pipeline.run(recipe, models=tmp_path, device="cpu", console=_console(), runs=None)
+
+
 def test_a_threshold_that_the_data_cannot_have_is_refused_before_the_training(
     tmp_path: Path, everything_under: Listing
 ) -> None:

@@ -57,6 +57,7 @@ def _summary(
     *,
     labels: tuple[str, ...] = ("a", "[b]"),
     decision: Decision | None = None,
+    weighted: dict[str, float] | None = None,
     simpler: Sequence[Baseline] = (),
 ) -> str:
     console = Console(file=io.StringIO(), width=240, color_system=None)
@@ -85,6 +86,7 @@ def _summary(
         labels=labels,
         uncalibrated=before,
         decision=decision,
+        weighted=weighted,
         simpler=simpler,
     )
     assert isinstance(console.file, io.StringIO)
@@ -98,7 +100,7 @@ def test_the_summary_has_the_interval_the_weakest_class_and_the_calibration_befo
         "test accuracy │ 75.00% of 4 rows",
         "30.06% to 95.44%",
         "[b]: precision 100.0%, recall 50.0%",
-        "before the temperature",
+        "before calibration",
     ):
         assert words in said
 
@@ -179,3 +181,12 @@ def test_what_is_no_picture_is_said_before_training(tmp_path: Path) -> None:
     print_start(console, recipe, data.prepare(recipe), "cpu")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().endswith("1 of p not read: a/Thumbs.db (hidden, or a system's own).\n")
+
+
+def test_the_summary_tells_what_class_weights_would_answer_where_no_threshold_can() -> None:
+    logits = np.eye(3, dtype=np.float32)
+    said = _summary(
+        logits, np.arange(3.0), "single-label", labels=("a", "b", "c"), weighted={"accuracy": 0.5, "macro_f1": 0.75}
+    )
+    assert "the answer is the most probable class, without the weights" in said
+    assert "it would have accuracy 50.00%, macro F1 75.00%" in said

@@ -26,6 +26,7 @@ Activation = Literal["relu", "sigmoid", "tanh", "gelu"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Widths = tuple[PositiveInt, ...]
 
 
@@ -164,9 +165,11 @@ Threshold = Literal["max-f1"] | LeastPrecision | LeastRecall | LeastCost
 class Recipe(BaseModel):
     """One training run: data, split, network and hyperparameters.
 
-    `data` is the name of a built-in data set, or says where the user's own is. `seed` decides the split, the first
-    weights and the order of the rows. `validation` and `test` are the fractions of all rows that are held out, class
-    by class. `calibrate` divides the logits by the temperature at which their probabilities fit validation best.
+    `data` is the name of a built-in data set, or says where the user's own is. `seed` decides the first weights, the
+    order of the rows and dropout. `split_seed` decides which rows are held out, so that trainings with other seeds are
+    scored on the same rows; `validation` and `test` are their fractions of all rows, class by class. `calibrate` divides
+    the logits by the temperature at which their probabilities fit validation best, and shifts them so that the mean
+    probability of each class is its share of the rows.
     `threshold` says how the probability from which on a label is answered is chosen, on the validation rows:
     ``"max-f1"``, ``{"precision": 0.8}``, ``{"recall": 0.9}`` or ``{"cost": (1, 20)}``, the cost of a false positive and
     of a false negative. Of two classes it is about `positive`, the rarer one unless it is said. `baselines` compares
@@ -183,7 +186,8 @@ class Recipe(BaseModel):
     threshold: Annotated[Threshold | None, WrapValidator(_one_sentence)] = None
     positive: Annotated[str | None, Field(coerce_numbers_to_str=True)] = None
     baselines: bool = True
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 20
+    seed: Seed = 20
+    split_seed: Seed = 20
     threads: PositiveInt = 1
     validation: Fraction = 0.15
     test: Fraction = 0.2

@@ -16,7 +16,17 @@ from pydantic import ValidationError
 from frostline_training.config import Recipe, find_recipe
 from frostline_training.errors import SettingError, TrainingError, first_line
 
-_OWN_SETTINGS = ("calibrate", "threshold", "positive", "baselines", "seed", "threads", "validation", "test")
+_OWN_SETTINGS = (
+    "calibrate",
+    "threshold",
+    "positive",
+    "baselines",
+    "seed",
+    "split_seed",
+    "threads",
+    "validation",
+    "test",
+)
 _RENAMED: Mapping[str, str] = {"server": "frostline_server", "training": "frostline_training"}
 """The packages that version 0.1 put into site-packages under names that users need themselves."""
 

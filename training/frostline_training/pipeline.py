@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from frostline_training import data, plots, report
@@ -158,6 +159,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
     positive = decide.positive(recipe, split.dataset)
     network = trained.network
     calibration: dict[str, object] = {}
+    counted: NDArray[np.float64] | None = None
     weights = Objective.fit(
         task,
         torch.from_numpy(split.train.targets),
@@ -166,19 +168,26 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
     ).weights
     if weights is not None:
         network = calibrate.Unweighted(network, weights).eval()
-        calibration["class_weights"] = weights.tolist()
+        # Of a binary task it is that of yes, where no counts 1.
+        counted = np.concatenate([np.ones(int(task == "binary")), weights.double().numpy()])
+        calibration["class_weights"] = counted.tolist()
     test = evaluate.evaluate(network, split.test, task, positive)
     uncalibrated: Evaluation | None = None
     if recipe.calibrate and task != "regression":
         logits = evaluate.answers(network, split.validation.inputs)
-        temperature = calibrate.temperature(logits, split.validation.targets)
-        network = calibrate.Tempered(network, temperature).eval()
+        learnt, stopping = (
+            rows.targets[:, np.newaxis] if task == "binary" else rows.targets
+            for rows in (split.train, split.validation)
+        )
+        temperature = calibrate.temperature(logits, stopping)
+        known = np.concatenate([evaluate.answers(network, split.train.inputs), logits]) / temperature
+        bias = calibrate.bias(known, np.concatenate([learnt, stopping]))
+        network = calibrate.Calibrated(network, temperature, bias).eval()
         uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
-        calibration |= {"temperature": temperature, "ece_before": uncalibrated.ece}
+        calibration |= {"temperature": temperature, "bias": bias.tolist(), "ece_before": uncalibrated.ece}
     validation = evaluate.evaluate(network, split.validation, task, positive)
-    decision = decide.decide(
-        recipe.threshold, validation, test, labels, None if weights is None else weights.numpy().astype(np.float64)
-    )
+    decision = decide.decide(recipe.threshold, validation, test, labels, counted)
+    weighted = None if counted is None else decide.weighted(test, counted)
     simpler: tuple[Baseline, ...] = ()
     if recipe.baselines:
         place.console.print("Scoring simpler models on the same rows ...")
@@ -207,6 +216,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
             **test.card(labels),
             **calibration,
             **({} if decision is None else {"decision": decision.card()}),
+            **({} if weighted is None else {"weighted": weighted}),
             **({"baselines": {one.name: one.card() for one in simpler}} if simpler else {}),
             f"validation_{trained.best.validation.measure}": trained.best.validation.score,
             "validation_loss": trained.best.validation.loss,
@@ -227,6 +237,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         labels=labels,
         uncalibrated=uncalibrated,
         decision=decision,
+        weighted=weighted,
         simpler=simpler,
     )
     return published

@@ -1,6 +1,6 @@
 """The training report: a live line while a network trains, and a table of the results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -118,6 +118,7 @@ def print_summary(
     labels: Sequence[str] = (),
     uncalibrated: Evaluation | None = None,
     decision: Decision | None = None,
+    weighted: Mapping[str, float] | None = None,
     simpler: Sequence[Baseline] = (),
 ) -> None:
     """Show what came out: scores, the proof, and where the version stands.
@@ -129,8 +130,9 @@ def print_summary(
         test: The scores on the test rows.
         published: What was published.
         labels: The classes' names.
-        uncalibrated: The scores before the temperature, where there is one.
+        uncalibrated: The scores before calibration, where there is one.
         decision: The thresholds, where the highest probability does not decide.
+        weighted: What the answers by class weights score, where the most probable class is the answer in spite of them.
         simpler: The baselines, with their scores on the same rows.
     """
     table = Table(title=f"{published.name} version {published.version}", title_justify="left", show_header=False)
@@ -140,6 +142,7 @@ def print_summary(
     rows = {
         **_scores(test, labels, uncalibrated),
         **({} if decision is None else _decided(decision)),
+        **({} if weighted is None else _weighted(weighted)),
         **{f"baseline: {one.name}": _compared(one) for one in simpler},
         "best epoch": f"{trained.best.number} (validation loss {trained.best.validation.loss:.4f}); "
         f"ended after {last.number} of at most {recipe.hyperparameters.epochs}",
@@ -180,7 +183,7 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
             f"{_named(labels, worst)}: precision {test.per_class.precision[worst]:.1%}, recall {test.per_class.recall[worst]:.1%}"
         )
     if test.ece is not None:
-        before = f", {uncalibrated.ece:.2%} before the temperature" if uncalibrated and uncalibrated.ece else ""
+        before = f", {uncalibrated.ece:.2%} before calibration" if uncalibrated and uncalibrated.ece else ""
         rows["calibration error"] = f"{test.ece:.2%}{before}"
     each = [bins.ece for bins in test.class_reliability]
     if test.positive is not None:
@@ -218,6 +221,14 @@ def _decided(decision: Decision) -> dict[str, str]:
         return {"threshold": _cut(decision.cuts[0], rule)}
     worst = min(decision.cuts, key=lambda cut: cut.test.f1)
     return {"thresholds": f"one for each label; the weakest: {_cut(worst, rule)}"}
+
+
+def _weighted(scores: Mapping[str, float]) -> dict[str, str]:
+    told = ", ".join(f"{_WORDS[name]} {value:.2%}" for name, value in scores.items())
+    return {
+        "class weights": "the answer is the most probable class, without the weights; by the highest probability times "
+        f"weight (scores.class_weights in the card) it would have {told}"
+    }
 
 
 def _cut(cut: Cut, rule: str) -> str:

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 _VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-Task = Literal["single-label", "multi-label", "regression"]
+Task = Literal["single-label", "multi-label", "binary", "regression"]
 """What recipes train for. `frostline_training.publishing.tasks` has those of modules of one's own beside them."""
+ONE_CLASS: tuple[Task, ...] = ("single-label", "binary")
+"""The tasks in which a row has one class: any of several, or no or yes."""
 ColumnKind = Literal["number", "category", "text", "date", "skip"]
 DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "age_days"]
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "?", "-", "null", "NULL", "NaN", "nan")
@@ -115,7 +117,8 @@ class _Table(BaseModel):
 class CsvFile(_Table):
     """A CSV file with a header line; one that is compressed with gzip is read as it is.
 
-    `target` names the column to predict; several columns of 0 and 1 with `task` ``multi-label``, one or more columns
+    `target` names the column to predict. With `task` ``binary`` it has two classes, and the network one logit: yes is
+    the second class in their order, or the recipe's `positive`. `target` may also name several columns of 0 and 1 with `task` ``multi-label``, one or more columns
     of numbers with ``regression``. What a column holds is inferred, unless `columns` says it. Cells in `missing` have
     no value. Texts are cut to `text_bytes` bytes. `separator`, `encoding`, `decimal` and `thousands` are as in
     `Reading`.

@@ -1,12 +1,15 @@
 """Data sets and their splits."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from frostline_training import data
-from frostline_training.config import find_recipe
+from frostline_training.config import Mlp, Recipe, find_recipe
 from frostline_training.data import Dataset, Rows, named, take
 from frostline_training.errors import DataError
+from frostline_training.sources import NpzFile
 
 
 def _as_set(rows: Rows) -> set[bytes]:
@@ -123,6 +126,22 @@ def test_the_seed_alone_decides_the_split(blobs: Dataset) -> None:
     other = data.split(blobs, seed=2, validation=0.2, test=0.3)
     np.testing.assert_array_equal(named(first.test.inputs)["input"], named(again.test.inputs)["input"])
     assert _as_set(first.test) != _as_set(other.test)
+
+
+def test_the_positive_class_of_a_binary_task_is_yes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "two.npz", input=np.arange(20.0)[:, None], target=np.repeat(["a", "b"], 10))
+    recipe = Recipe(name="r", data=NpzFile(path=tmp_path / "two.npz", task="binary"), network=Mlp())
+    usual, turned = (data.prepare(recipe.model_copy(update={"positive": name})) for name in ("b", "a"))
+    assert (usual.dataset.labels, turned.dataset.labels) == (("a", "b"), ("b", "a"))
+    np.testing.assert_array_equal(turned.test.targets, 1 - usual.test.targets)
+    assert data.prepare(recipe).dataset.labels == ("a", "b")
+
+
+def test_trainings_with_other_seeds_are_scored_on_the_same_rows() -> None:
+    iris = find_recipe("iris")
+    held_out = _as_set(data.prepare(iris).test)
+    assert _as_set(data.prepare(iris.model_copy(update={"seed": 3})).test) == held_out
+    assert _as_set(data.prepare(iris.model_copy(update={"split_seed": 3})).test) != held_out
 
 
 def test_the_digits_recipe_holds_out_a_fifth() -> None:

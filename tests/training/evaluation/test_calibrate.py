@@ -1,4 +1,4 @@
-"""Temperature scaling: better probabilities, the same classes."""
+"""The calibration: better probabilities, each class at its share."""
 
 import warnings
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from frostline_training.evaluation.calibrate import Tempered, Unweighted, temperature
+from frostline_training.evaluation.calibrate import Calibrated, Unweighted, bias, temperature
 from frostline_training.evaluation.evaluate import score
 
 
@@ -59,20 +59,49 @@ def test_a_few_rows_that_are_all_right_do_not_argue_for_certainty() -> None:
     assert temperature(np.eye(2, dtype=np.float32)[targets] * 3, targets) > 0.3
 
 
-def test_the_temperature_is_folded_into_the_exported_graph(tmp_path: Path) -> None:
+def test_temperature_and_bias_are_folded_into_the_exported_graph(tmp_path: Path) -> None:
     network, rows = nn.Linear(3, 2).eval(), torch.randn(5, 3)
     file = tmp_path / "m.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the exporter's own
         batch = {0: torch.export.Dim("batch", min=1)}
         program = torch.onnx.export(
-            Tempered(network, 2.5).eval(), (rows,), dynamic_shapes=(batch,), dynamo=True, verbose=False
+            Calibrated(network, 2.5, np.array([1.0, -2.0])).eval(),
+            (rows,),
+            dynamic_shapes=(batch,),
+            dynamo=True,
+            verbose=False,
         )
     assert program is not None
     program.save(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: rows[:3].numpy()})
-    np.testing.assert_allclose(logits, network(rows[:3]).detach().numpy() / 2.5, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits, network(rows[:3]).detach().numpy() / 2.5 + [1, -2], rtol=1e-5, atol=1e-6)
+
+
+def test_with_its_bias_every_class_has_its_share_as_mean_probability() -> None:
+    logits, targets = _answers(2000, sharpened=1.0)
+    added = np.array([2.0, 0.0, -1.0, 0.5])  # as if classes had counted differently
+    shifted = (logits + added).astype(np.float32)
+    found = bias(shifted, targets)
+    calibrated = score((shifted + found).astype(np.float32), targets, "single-label")
+    share = np.bincount(targets) / len(targets)
+    np.testing.assert_allclose(calibrated.probabilities.mean(axis=0), share, atol=0.001)
+    np.testing.assert_allclose(found - found.mean(), added.mean() - added, atol=0.25)
+
+
+def test_labels_that_may_go_together_have_each_its_share_as_mean_probability() -> None:
+    logits, _ = _answers(2000, sharpened=1.0)
+    targets = np.random.default_rng(4).random(logits.shape) < 1 / (1 + np.exp(-logits))
+    shifted = (logits + np.array([3, -3, 1, 0])).astype(np.float32)
+    calibrated = score((shifted + bias(shifted, targets)).astype(np.float32), targets, "multi-label")
+    np.testing.assert_allclose(calibrated.probabilities.mean(axis=0), targets.mean(axis=0), atol=0.002)
+
+
+def test_a_class_that_no_row_has_gets_no_infinite_bias() -> None:
+    found = bias(np.zeros((10, 3), np.float32), np.arange(10) % 2)
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() < 3
 
 
 def test_class_weights_are_taken_out_of_the_probabilities() -> None:
@@ -84,8 +113,8 @@ def test_class_weights_are_taken_out_of_the_probabilities() -> None:
     assert corrected(torch.ones(1, 1)).softmax(1)[0].tolist() == pytest.approx([0.9, 0.1])
 
 
-def test_the_temperature_is_on_the_networks_device() -> None:
-    tempered = Tempered(nn.Linear(2, 3, device="meta"), 1.5)
-    assert {tensor.device.type for tensor in tempered.state_dict().values()} == {"meta"}
+def test_the_calibration_is_on_the_networks_device() -> None:
+    calibrated = Calibrated(nn.Linear(2, 3, device="meta"), 1.5, np.zeros(3))
+    assert {tensor.device.type for tensor in calibrated.state_dict().values()} == {"meta"}
     weighted = Unweighted(nn.Linear(2, 3, device="meta"), torch.ones(3))
     assert {tensor.device.type for tensor in weighted.state_dict().values()} == {"meta"}

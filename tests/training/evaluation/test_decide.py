@@ -6,7 +6,7 @@ import pytest
 from frostline_training.config import LeastCost, LeastPrecision, LeastRecall, Mlp, Recipe, Threshold
 from frostline_training.data import Dataset, Rows
 from frostline_training.errors import DataError
-from frostline_training.evaluation.decide import Decision, Outcome, choose, decide, outcome, positive
+from frostline_training.evaluation.decide import Decision, Outcome, choose, decide, outcome, positive, weighted
 from frostline_training.evaluation.evaluate import Evaluation, score
 
 # From the surest row down: yes, no, yes, yes, no, no.
@@ -153,3 +153,17 @@ def test_the_rarer_class_is_looked_for_unless_the_recipe_says_which() -> None:
 def test_what_does_not_suit_the_data_is_refused(recipe: Recipe, dataset: Dataset, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         positive(recipe, dataset)
+
+
+def test_of_more_than_two_classes_the_answers_that_weights_ask_for_are_scored_beside() -> None:
+    # The third class is rare, and never the most probable; three times its probability is above the others.
+    shares = np.array([[0.6, 0.3, 0.1], [0.3, 0.6, 0.1], [0.4, 0.35, 0.25], [0.35, 0.4, 0.25]])
+    test = score(np.log(shares).astype(np.float32), np.array([0, 1, 2, 2]), "single-label")
+    assert test.accuracy == 0.5
+    assert weighted(test, np.array([1, 1, 3.0])) == {"accuracy": 1, "macro_f1": 1}
+
+
+def test_of_two_classes_and_of_labels_the_threshold_gives_the_answers_that_weights_ask_for() -> None:
+    logits = np.array([[0.0, 1], [1, 0]], np.float32)
+    assert weighted(score(logits, np.array([1, 0]), "single-label"), np.array([1, 9.0])) is None
+    assert weighted(score(logits, np.array([[0, 1], [1, 0]]), "multi-label"), np.array([1, 9.0])) is None

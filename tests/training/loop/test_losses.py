@@ -48,6 +48,19 @@ def test_weighted_labels_are_judged_by_the_odds_of_the_rows_as_they_are() -> Non
     assert objective.corrected(torch.zeros(1, 1)).sigmoid().item() == pytest.approx(0.25)
 
 
+def test_a_binary_task_is_one_label() -> None:
+    classes, outputs = torch.tensor([1, 0, 0, 0]), torch.tensor([[2.0], [-1.0], [0.5], [-3.0]])
+    labels = classes[:, None].float()
+    binary, one = (
+        _fit("binary", classes, smoothing=0.1, weights=True),
+        _fit("multi-label", labels, smoothing=0.1, weights=True),
+    )
+    assert (binary.measure, one.measure) == ("accuracy", "labels_right")
+    torch.testing.assert_close(binary.weights, torch.tensor([3.0]))
+    for name in ("loss", "judge", "right"):
+        torch.testing.assert_close(getattr(binary, name)(outputs, classes), getattr(one, name)(outputs, labels))
+
+
 def test_a_weighted_label_counts_its_ones_as_much_as_its_zeros() -> None:
     targets = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
     objective = _fit("multi-label", targets, weights=True)

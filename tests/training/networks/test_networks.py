@@ -215,11 +215,21 @@ def test_categories_have_vectors_of_their_own() -> None:
     assert not torch.equal(_answers(network, red), _answers(network, blue))
 
 
-def test_an_unknown_category_is_at_right_angles_to_all_others_at_first() -> None:
-    (embedding,) = Table(_table().columns, _inputs_of(_table())).embeddings
+def test_an_unknown_category_is_the_mean_of_the_rows_to_learn_from() -> None:
+    table = Table(_table().columns, np.array([[1, 1], [2, 2], [3, 2], [4, 2]], np.float32)).eval()
+    unknown, red, blue = table(torch.tensor([[1.0, 0], [1, 1], [1, 2]]))[:, 1:]
+    torch.testing.assert_close(unknown, (red + 3 * blue) / 4)
+
+
+@pytest.mark.parametrize(("unknown", "learnt"), [(0, False), (1, False), (3, True)])
+def test_what_an_unknown_category_says_is_learnt_where_enough_rows_have_it(unknown: int, learnt: bool) -> None:
+    rows = np.column_stack([np.arange(200), np.r_[np.zeros(unknown), np.ones(100), np.full(100 - unknown, 2)]])
+    table = Table(_table().columns, rows.astype(np.float32))
+    (embedding,) = table.embeddings
     assert isinstance(embedding, nn.Embedding)
-    assert embedding.weight[0].tolist() == [0, 0, 1]
-    assert embedding.weight[1:, 2].tolist() == [0, 0]
+    table.eval()(torch.tensor([[1.0, 0]])).sum().backward()
+    assert embedding.weight.grad is not None
+    assert bool(embedding.weight.grad[0].any()) == learnt
 
 
 def test_a_category_of_held_out_rows_alone_is_unknown() -> None:
@@ -234,9 +244,9 @@ def test_a_share_of_the_cells_is_hidden_while_it_trains_and_only_then() -> None:
     table = Table(_table().columns, _inputs_of(_table()))
     rows = torch.tensor([[1.0, 2.0]]).expand(10_000, 2)
     torch.manual_seed(1)
-    shown = table.train()(rows)
-    hidden = [(shown[:, 0] == 0).float().mean().item(), (shown[:, -1] == 1).float().mean().item()]
-    assert hidden == pytest.approx([0.05, 0.05], abs=0.01)
+    shown, whole = table.train()(rows), table.eval()(rows[:1])
+    hidden = (shown != whole).float().mean(0).tolist()
+    assert [hidden[0], hidden[-1]] == pytest.approx([0.05, 0.05], abs=0.01)
     assert len(table.eval()(rows).unique(dim=0)) == 1
 
 

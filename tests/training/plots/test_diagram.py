@@ -124,6 +124,7 @@ def test_both_directions_of_a_recurrent_layer_are_drawn() -> None:
     [
         ("single-label", ["softmax", "argmax: the class"]),
         ("multi-label", ["sigmoid", "yes above 0.5, label by label"]),
+        ("binary", ["sigmoid", "yes from 0.5 on"]),
         ("regression", []),
     ],
 )

@@ -2,11 +2,12 @@
 
 # ruff: noqa: RUF001 - the pictures are written with the multiplication sign and Greek letters
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from frostline_training.evaluation.calibrate import Tempered, Unweighted
+from frostline_training.evaluation.calibrate import Calibrated, Unweighted
 from frostline_training.plots.stages import described, parts, stages
 from frostline_training.plots.trace import Layer, trace
 from tests.support.training.drawable import FAMILIES, TwoInputs
@@ -68,7 +69,8 @@ def test_packed_sequences_are_seen_with_their_time_axis() -> None:
 
 
 def test_the_temperature_is_noted_behind_everything() -> None:
-    assert _titles(trace(Tempered(nn.Linear(3, 2), 1.5), (torch.randn(2, 3),))) == ["Linear", "÷ temperature 1.5"]
+    calibrated = Calibrated(nn.Linear(3, 2), 1.5, np.ones(2))
+    assert _titles(trace(calibrated, (torch.randn(2, 3),))) == ["Linear", "÷ temperature 1.5, + bias"]
 
 
 def test_the_network_stays_as_it_was() -> None:

@@ -17,7 +17,7 @@ from frostline_training import data, publish
 from frostline_training.config import Cnn, Mlp, Network, Rnn, Transformer
 from frostline_training.data import Dataset, Rows
 from frostline_training.errors import PublishError, RefusedError
-from frostline_training.evaluation.calibrate import Tempered
+from frostline_training.evaluation.calibrate import Calibrated
 from frostline_training.networks.families import build
 from frostline_training.publishing.calling import ByPosition
 
@@ -171,7 +171,7 @@ def test_every_family_answers_in_onnx_runtime_as_in_pytorch_at_any_batch_and_len
 ) -> None:
     dataset = _dataset(family, kind)
     torch.manual_seed(1)
-    network = Tempered(build(FAMILIES[family], dataset), 1.5).eval()
+    network = Calibrated(build(FAMILIES[family], dataset), 1.5, np.zeros(1)).eval()
     names = list(data.named(dataset.rows.inputs))
     callable_by_name = network if len(names) == 1 else ByPosition(network, names)
     published = publish(

@@ -13,7 +13,7 @@ from frostline_training.data.pictures import UnreadableError, read
 from frostline_training.data.rows import INPUT, Array, Dataset, Inputs, Rows
 from frostline_training.data.tables import in_order
 from frostline_training.errors import DataError
-from frostline_training.sources import Fit, ImageFolder, NpzFile, Rgb
+from frostline_training.sources import ONE_CLASS, Fit, ImageFolder, NpzFile, Rgb
 
 LENGTHS = "lengths"
 _TARGET = "target"
@@ -105,7 +105,7 @@ def _finite(path: Path, name: str, array: Array) -> NDArray[np.float32]:
 
 
 def _targets(source: NpzFile, array: Array) -> tuple[tuple[str, ...], Array]:
-    if source.task != "single-label":
+    if source.task not in ONE_CLASS:
         if array.ndim not in (1, 2) or not (array.dtype == bool or np.issubdtype(array.dtype, np.number)):
             raise DataError(f"{source.path}: target is {array.dtype} {list(array.shape)}, not numbers [N, K]")
         values = _finite(source.path, _TARGET, array.reshape(len(array), -1))

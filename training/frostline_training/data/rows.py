@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline_training.data.cells import Cells
-from frostline_training.sources import DatePart, Task
+from frostline_training.sources import ONE_CLASS, DatePart, Task
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ class Dataset:
     @property
     def majority(self) -> float | None:
         """The accuracy of always answering the most frequent class; None where there are no classes."""
-        if self.task != "single-label":
+        if self.task not in ONE_CLASS:
             return None
         return float(np.bincount(self.rows.targets).max() / len(self.rows.targets))
 

@@ -13,7 +13,7 @@ from frostline_training.config import Recipe
 from frostline_training.data import builtin, encoding, files, tables
 from frostline_training.data.rows import Dataset, Rows, take
 from frostline_training.errors import DataError
-from frostline_training.sources import CsvFile, ImageFolder, NpzFile, ParquetFile, Source
+from frostline_training.sources import ONE_CLASS, CsvFile, ImageFolder, NpzFile, ParquetFile, Source
 
 _PARTS = 3
 
@@ -68,7 +68,7 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
     rows = dataset.rows
     total = len(rows.targets)
     _check_classes(dataset)
-    classes = rows.targets if dataset.task == "single-label" else None
+    classes = rows.targets if dataset.task in ONE_CLASS else None
     counts = {part: _count(fraction, total) for part, fraction in (("validation", validation), ("test", test))}
     try:
         rest, judged = train_test_split(np.arange(total), test_size=counts["test"], stratify=classes, random_state=seed)
@@ -86,7 +86,18 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
 
 def prepare(recipe: Recipe) -> Split:
     """Load and split what `recipe` trains on: `.test` holds exactly the rows its training never sees."""
-    return split(load(recipe.data), seed=recipe.seed, validation=recipe.validation, test=recipe.test)
+    dataset = load(recipe.data)
+    parts = split(dataset, seed=recipe.split_seed, validation=recipe.validation, test=recipe.test)
+    # Of a binary task the second class is yes. The rows are held out by chance, and not by what they are called.
+    return _turned(parts) if dataset.task == "binary" and recipe.positive == dataset.labels[0] else parts
+
+
+def _turned(parts: Split) -> Split:
+    """Return the same rows with the two classes in the other order."""
+    train, validation, test = (
+        Rows(rows.inputs, 1 - rows.targets) for rows in (parts.train, parts.validation, parts.test)
+    )
+    return Split(replace(parts.dataset, rows=train, labels=parts.dataset.labels[::-1]), train, validation, test)
 
 
 def describe(split: Split) -> dict[str, object]:
@@ -114,8 +125,12 @@ def _check_classes(dataset: Dataset) -> None:
     targets = dataset.rows.targets
     if len(targets) < _PARTS:
         raise DataError(f"{dataset.name} has {len(targets)} rows: too few to train on, to stop by and to judge by")
-    if dataset.task != "single-label":
+    if dataset.task not in ONE_CLASS:
         return
+    if dataset.task == "binary" and len(dataset.labels) > 2:
+        raise DataError(
+            f"{dataset.name} has {len(dataset.labels)} classes, and a binary task has no and yes: leave task out"
+        )
     rows: NDArray[np.intp] = np.bincount(targets, minlength=len(dataset.labels))
     if len(dataset.labels) < 2:
         raise DataError(f"{dataset.name} has only the class {dataset.labels[0]!r}: there is nothing to tell apart")

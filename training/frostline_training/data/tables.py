@@ -12,7 +12,7 @@ from frostline_training.data.encoding import encode
 from frostline_training.data.pythontext import as_bytes
 from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows
 from frostline_training.errors import DataError
-from frostline_training.sources import ColumnKind, CsvFile, DateColumn, DatePart, ParquetFile, Reading
+from frostline_training.sources import ONE_CLASS, ColumnKind, CsvFile, DateColumn, DatePart, ParquetFile, Reading
 
 _MOST_CATEGORIES = 100  # a column with more different texts is more likely an identifier or a text
 _MOSTLY = 0.9  # a column with more numbers than this is one of numbers, and its other cells are mistakes
@@ -62,7 +62,7 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         task=source.task,
         columns=columns,
         sequence=bool(texts),
-        schema=_schema(cells, every, targets, labels, source.task == "single-label"),
+        schema=_schema(cells, every, targets, labels, source.task in ONE_CLASS),
         facts={"reading": source.reading.model_dump(mode="json")}
         | ({"text": {"column": texts[0], "bytes": source.text_bytes}} if texts else {}),
     )
@@ -212,7 +212,7 @@ def _targets(cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile) 
                 written = cells.columns[name][index]
                 why = f": {written!r} stands for no value; if it is a class, change missing" if written else ""
                 raise cells.wrong(index, name, f"the target is missing{why}")
-    if source.task != "single-label":
+    if source.task not in ONE_CLASS:
         numbers = encode(cells, [Column(name) for name in names])
         if np.isnan(numbers).any():
             index, column = np.argwhere(np.isnan(numbers))[0]
@@ -223,7 +223,7 @@ def _targets(cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile) 
             raise cells.wrong(int(index), names[column], f"{numbers[index, column]:g} is neither 0 nor 1")
         return tuple(names), numbers
     if len(names) != 1:
-        raise DataError(f"{cells.path}: a single-label task has one target column, not {len(names)}")
+        raise DataError(f"{cells.path}: a {source.task} task has one target column, not {len(names)}")
     classes = [cell or "" for cell in values[names[0]]]
     labels = in_order(set(classes))
     place = {label: index for index, label in enumerate(labels)}

@@ -5,7 +5,7 @@ They learn from the same training rows and are scored on the same test rows; sci
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,9 @@ def baselines(split: Split, *, seed: int, positive: int | None = None) -> tuple[
         seed: Decides what gradient boosting draws.
         positive: Which class of two is looked for.
     """
+    if split.dataset.task == "binary":
+        # Their two probabilities are those of two classes.
+        split = replace(split, dataset=replace(split.dataset, task="single-label"))
     dataset, task = split.dataset, split.dataset.task
     constant = np.repeat(_prior(split.train, dataset)[np.newaxis], len(split.test.targets), axis=0)
     regression = task == "regression"
@@ -80,7 +83,7 @@ def _scored(answers: NDArray[np.floating], split: Split, positive: int | None) -
 def _prior(train: Rows, dataset: Dataset) -> NDArray[np.float64]:
     targets = train.targets
     match dataset.task:
-        case "single-label":
+        case "single-label" | "binary":
             return _logarithm(np.bincount(targets, minlength=len(dataset.labels)) / len(targets))
         case "multi-label":
             return _log_odds(targets.mean(axis=0, dtype=np.float64))

@@ -1,4 +1,6 @@
-"""The calibration of probabilities: without the odds that class weights have added, and at the right temperature."""
+"""The calibration of probabilities: no odds of class weights, the right temperature, and each class at its share."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -8,27 +10,30 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from frostline_training.evaluation.evaluate import device_of
 
-# How far the temperature may be from 1 on the word of a single row (a prior's deviation, of its logarithm).
-# Without it a validation split with every row right would ask for certainty: a temperature of 0.
-_DOUBT = 0.5
+# How far the logarithm of the temperature, and a bias, may be from 0 on the word of a single row (a prior's deviation).
+# Without it a validation split with every row right would ask for certainty, a temperature of 0, and a label that no
+# row has for a bias of minus infinity.
+_DOUBT, _DOUBT_OF_BIAS = 0.5, 2.0
 _FLAT = 1e-9
 
 
-class Tempered(nn.Module):
-    """`network` with its logits divided by `temperature`, which is a constant of the exported graph."""
+class Calibrated(nn.Module):
+    """`network` with its logits divided by `temperature`, plus `bias` [C]: constants of the exported graph."""
 
     temperature: Tensor
+    bias: Tensor
 
-    def __init__(self, network: nn.Module, temperature: float) -> None:
+    def __init__(self, network: nn.Module, temperature: float, bias: NDArray[np.floating]) -> None:
         super().__init__()
         self.network = network
-        divisor = torch.tensor(temperature, dtype=torch.float32, device=device_of(network))
-        self.register_buffer("temperature", divisor)
+        device = device_of(network)
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32, device=device))
+        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32, device=device))
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        """Return the network's logits [N, C], divided."""
+        """Return the network's logits [N, C], divided and shifted."""
         logits: Tensor = self.network(first, *others)
-        return logits / self.temperature
+        return logits / self.temperature + self.bias
 
 
 class Unweighted(nn.Module):
@@ -61,27 +66,45 @@ def temperature(logits: NDArray[np.float32], targets: NDArray[np.generic]) -> fl
         targets: Their classes [N], or their labels, 0 or 1, [N, C].
     """
     answers = torch.from_numpy(np.asarray(logits, np.float64))
-    if targets.ndim == 1:
-        wanted = torch.from_numpy(targets.astype(np.int64))
-    else:
-        wanted = torch.from_numpy(targets.astype(np.float64))
-    logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe", tolerance_change=_FLAT)
+    return float(np.exp(_fitted(lambda logarithm: answers / logarithm.exp(), (), targets, _DOUBT)))
 
-    def likelihood(log_temperature: Tensor) -> Tensor:
-        divided = answers / log_temperature.exp()
+
+def bias(logits: NDArray[np.floating], targets: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Find what to add to each class's or label's logit, [C], so that its mean probability is its share of `targets`.
+
+    It is the intercept of greatest likelihood. The mean over the validation rows alone would depend on which rows these
+    are, by more than most networks are off: give it the training rows too, which a network knows, but whose mean
+    probability training does not move.
+
+    Args:
+        logits: The network's answers [N, C], divided by the temperature.
+        targets: The classes [N], or labels, 0 or 1, [N, C].
+    """
+    answers = torch.from_numpy(np.asarray(logits, np.float64))
+    return _fitted(lambda added: answers + added, (answers.shape[1],), targets, _DOUBT_OF_BIAS)
+
+
+def _fitted(
+    changed: Callable[[Tensor], Tensor], shape: tuple[int, ...], targets: NDArray[np.generic], doubt: float
+) -> NDArray[np.float64]:
+    """Return the parameter of `shape` with which what `changed` gives is likeliest; 0 where nothing is gained."""
+    wanted = torch.from_numpy(targets.astype(np.int64 if targets.ndim == 1 else np.float64))
+    parameter = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([parameter], max_iter=100, line_search_fn="strong_wolfe", tolerance_change=_FLAT)
+
+    def unlikelihood(value: Tensor) -> Tensor:
         if wanted.ndim == 1:
-            return cross_entropy(divided, wanted, reduction="sum")
-        return binary_cross_entropy_with_logits(divided, wanted, reduction="sum")
+            return cross_entropy(changed(value), wanted, reduction="sum")
+        return binary_cross_entropy_with_logits(changed(value), wanted, reduction="sum")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = likelihood(logarithm) + (logarithm / _DOUBT) ** 2 / 2
+        value = unlikelihood(parameter) + (parameter / doubt).square().sum() / 2
         value.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves this one method untyped
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]  # as above
     with torch.no_grad():
-        found = logarithm.exp().item()
-        better = likelihood(logarithm) < likelihood(torch.zeros_like(logarithm))
-    return found if np.isfinite(found) and bool(better) else 1.0
+        found = parameter.numpy().copy()
+        better = bool(unlikelihood(parameter) < unlikelihood(torch.zeros_like(parameter)))
+    return found if better and np.isfinite(found).all() else np.zeros(shape)

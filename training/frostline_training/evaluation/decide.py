@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from frostline_training.config import LeastCost, LeastPrecision, LeastRecall, Recipe, Threshold
 from frostline_training.data import Dataset
 from frostline_training.errors import DataError
-from frostline_training.evaluation.evaluate import Evaluation, rarer
+from frostline_training.evaluation.evaluate import Evaluation, rarer, score
 from frostline_training.evaluation.ranking import Numbers, one_vs_rest
+from frostline_training.sources import ONE_CLASS
 
 CLASS_WEIGHTS = "class-weights"
 
@@ -110,12 +111,13 @@ class Decision:
 def positive(recipe: Recipe, dataset: Dataset) -> int | None:
     """Return which class of two the threshold and average precision are about; None for other data.
 
-    It is the recipe's, or else the rarer one of the training rows (the second where they are as many).
+    It is the recipe's, or else the rarer one of the training rows (the second where they are as many); of a binary task
+    it is yes, the second.
 
     Raises:
         DataError: The recipe's threshold or positive class does not suit the data.
     """
-    labels, two = dataset.labels, dataset.task == "single-label" and len(dataset.labels) == 2
+    labels, two = dataset.labels, dataset.task in ONE_CLASS and len(dataset.labels) == 2
     many = f"{len(labels)} classes" if dataset.task == "single-label" else f"the task {dataset.task}"
     if recipe.threshold is not None and not two and dataset.task != "multi-label":
         raise DataError(
@@ -127,6 +129,8 @@ def positive(recipe: Recipe, dataset: Dataset) -> int | None:
         raise DataError(f"positive is {recipe.positive!r}, and {dataset.name} has the classes: {', '.join(labels)}")
     if not two:
         return None
+    if dataset.task == "binary":
+        return 1
     return rarer(dataset.rows.targets) if recipe.positive is None else labels.index(recipe.positive)
 
 
@@ -169,6 +173,22 @@ def decide(
         known, unseen = (outcome(threshold, *column) for column in columns)
         cuts.append(Cut(labels[place], place, threshold, reached, known, unseen))
     return Decision(CLASS_WEIGHTS if rule is None else rule, tuple(cuts), each)
+
+
+def weighted(test: Evaluation, weights: NDArray[np.floating]) -> dict[str, float] | None:
+    """Return what the answers that class weights ask for score: the class of the highest probability times weight.
+
+    None for fewer than three classes: of those the threshold of a `Decision` gives these answers. Of more no threshold
+    does, and the most probable class is the answer.
+
+    Args:
+        test: The network's answers to the test rows, with the weights taken out.
+        weights: [C] what each class counted.
+    """
+    if test.task != "single-label" or test.positive is not None:
+        return None
+    asked = score((test.logits + np.log(weights)).astype(np.float32), test.targets, test.task)
+    return {name: asked.scores[name] for name in ("accuracy", "macro_f1")}
 
 
 def outcome(threshold: float, shares: Numbers, wanted: NDArray[np.bool_]) -> Outcome:

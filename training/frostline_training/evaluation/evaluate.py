@@ -50,7 +50,7 @@ class Evaluation:
     """What a network scores on some rows.
 
     Attributes:
-        task: What kind of answer it gives.
+        task: What kind of answer it gives; one logit of yes (``binary``) is taken for the logits of two classes.
         logits: Its answers [N, C]; for a regression the values themselves [N, K].
         targets: What was right: classes [N], or 0 and 1 [N, C], or values [N, K].
         scores: The first is the one to judge by. Accuracy, macro F1 and cross-entropy; or micro F1, macro F1,
@@ -180,6 +180,8 @@ def score(logits: Logits, targets: NDArray[np.generic], task: Task, positive: in
     match task:
         case "single-label":
             return _single_label(logits, targets.astype(np.int64), positive)
+        case "binary":
+            return _single_label(logits, targets.astype(np.int64), 1)
         case "multi-label":
             return _multi_label(logits, targets.astype(np.int64))
         case "regression":
@@ -234,6 +236,8 @@ def softmax(logits: Logits) -> Numbers:
 
 
 def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | None) -> Evaluation:
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)  # the softmax of the two is the sigmoid of one
     classes = logits.shape[1]
     if classes == 2 and positive is None:
         positive = rarer(targets)

@@ -12,6 +12,7 @@ from frostline_training.sources import Task
 _MEASURES: dict[Task, Measure] = {
     "single-label": "accuracy",
     "multi-label": "labels_right",
+    "binary": "accuracy",
     "regression": "r2",
 }
 
@@ -20,11 +21,13 @@ _MEASURES: dict[Task, Measure] = {
 class Objective:
     """The losses of one task. Outputs are logits [N, C], or values [N, K] with regression.
 
+    A binary task is one of a single label, whose targets are classes [N].
+
     Attributes:
-        task: ``single-label`` (targets int64 [N]), ``multi-label`` (targets 0 or 1, float32 [N, C]) or
+        task: ``single-label`` or ``binary`` (targets int64 [N]), ``multi-label`` (targets 0 or 1, float32 [N, C]) or
             ``regression`` (targets float32 [N, K]).
         label_smoothing: How much of a label's probability is spread over all classes, while it learns.
-        weights: [C] of the classes, or of the ones of each label with a multi-label task, while it learns.
+        weights: [C] of the classes, or of the ones of each label with a multi-label or binary task, while it learns.
         deviations: [K] of the targets, the unit that errors of regression are measured in.
     """
 
@@ -48,8 +51,8 @@ class Objective:
             case "single-label":
                 counts = torch.bincount(targets).clamp(min=1)
                 weights = len(targets) / (len(counts) * counts)
-            case "multi-label":
-                ones = targets.sum(0).clamp(min=1)
+            case "multi-label" | "binary":
+                ones = targets.reshape(len(targets), -1).sum(0).clamp(min=1)
                 weights = (len(targets) - ones).clamp(min=1) / ones
             case "regression":
                 deviations = targets.double().std(0, correction=0).float()
@@ -61,7 +64,8 @@ class Objective:
         match self.task:
             case "single-label":
                 return cross_entropy(outputs, targets, self.weights, label_smoothing=self.label_smoothing)
-            case "multi-label":
+            case "multi-label" | "binary":
+                targets = _of_labels(targets)
                 smooth = targets + self.label_smoothing * (0.5 - targets)
                 return binary_cross_entropy_with_logits(outputs, smooth, pos_weight=self.weights)
             case "regression":
@@ -84,7 +88,8 @@ class Objective:
         match self.task:
             case "single-label":
                 return cross_entropy(outputs, targets, reduction="sum")
-            case "multi-label":
+            case "multi-label" | "binary":
+                targets = _of_labels(targets)
                 return binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1).sum()
             case "regression":
                 scaled, wanted = outputs / self.deviations, targets / self.deviations
@@ -96,7 +101,13 @@ class Objective:
         match self.task:
             case "single-label":
                 return (outputs.argmax(1) == targets).sum()
-            case "multi-label":
+            case "multi-label" | "binary":
+                targets = _of_labels(targets)
                 return ((outputs > 0) == (targets > 0.5)).float().mean(1).sum()
             case "regression":
                 return (1 - ((outputs - targets) / self.deviations) ** 2).mean(1).sum()
+
+
+def _of_labels(targets: Tensor) -> Tensor:
+    # Classes 0 and 1 [N] are what one label [N, 1] is.
+    return targets[:, None].float() if targets.ndim == 1 else targets

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from frostline_training.config import Activation, Cnn, Mlp, Network, Rnn, Transformer
 from frostline_training.data import Array, Column, Dataset, named
@@ -26,6 +27,7 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 _RECURRENT: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 _HIDDEN_SHARE = 0.05  # of a table's cells, at random in every epoch
+_UNKNOWN_SHARE = 0.01  # of a column's cells: from so many on, the network learns what an unknown one says
 _CATEGORY_WIDTH = 8  # the most numbers a category is embedded in
 
 
@@ -69,11 +71,12 @@ class Standardise(nn.Module):
 class Table(nn.Module):
     """A table's row [N, F] as the network sees it: numbers standardised, missing ones at the mean, categories embedded.
 
-    A category that the table does not have is the unknown one, 0. While it trains, a share of all cells is taken for
-    missing or unknown, so that the network learns to answer without them: a table may have no such cell itself. The
-    unknown category starts as a vector at right angles to all others; a random one would mean something else with every
-    seed, because it is seldom learnt from. A category that `inputs` do not have, because all its rows are held out, has
-    not been learnt, and is unknown too.
+    A category that the table does not have is the unknown one, 0. Its vector is the mean over the cells of `inputs`
+    whose category is known, as a missing number is the mean: a vector of its own would mean something else with every
+    seed, because it is seldom learnt from. Where enough cells of `inputs` are unknown, what that says is learnt as a
+    difference from the mean. A category that `inputs` do not have, because all its rows are held out, is unknown too.
+    While it trains, a share of all cells is taken for missing or unknown, so that the network learns to answer without
+    them: a table may have no such cell itself.
 
     Args:
         columns: What each of the F columns is.
@@ -91,9 +94,13 @@ class Table(nn.Module):
         self.standardise = Standardise.fit(inputs[:, self.numbers])
         sizes = [len(columns[index].categories or ()) for index in self.categories]
         self.embeddings = nn.ModuleList(_categories(size) for size in sizes)
+        self.says_something = []  # of each category, whether it is learnt what an unknown cell says
         for place, (index, size) in enumerate(zip(self.categories, sizes, strict=True)):
-            learnt = np.isin(np.arange(size), inputs[:, index])
-            self.register_buffer(f"learnt_{place}", None if learnt[1:].all() else torch.tensor(learnt))
+            counts = np.bincount(inputs[:, index].astype(np.int64), minlength=size)
+            self.says_something.append(bool(counts[0] >= _UNKNOWN_SHARE * len(inputs)))
+            counts[0] = 0
+            shares = torch.tensor(counts / max(1, counts.sum()), dtype=torch.float32)
+            self.register_buffer(f"shares_{place}", shares)
         self.width = len(self.numbers) + sum(min(_CATEGORY_WIDTH, size) for size in sizes)
         self.hide = nn.Dropout(_HIDDEN_SHARE)
 
@@ -106,9 +113,13 @@ class Table(nn.Module):
         values = self.standardise(row[:, self.numbers])
         parts = [torch.where(values.isnan(), 0.0, values)]
         for place, (index, embedding) in enumerate(zip(self.categories, self.embeddings, strict=True)):
-            category = _known(row[:, index].long(), cast("nn.Embedding", embedding).num_embeddings)
-            learnt = getattr(self, f"learnt_{place}")
-            parts.append(embedding(category if learnt is None else torch.where(learnt[category], category, 0)))
+            own, shares = cast("nn.Embedding", embedding).weight, getattr(self, f"shares_{place}")
+            unknown = shares @ own
+            if self.says_something[place]:
+                unknown = unknown + own[0]
+            # Of constants alone, so it is computed when the file is loaded, and not for every row.
+            vectors = torch.where(shares[:, None] > 0, own, unknown)
+            parts.append(functional.embedding(_known(row[:, index].long(), len(shares)), vectors))
         return torch.cat(parts, 1)
 
 
@@ -229,13 +240,15 @@ class Rescale(nn.Module):
 def build(network: Network, dataset: Dataset) -> nn.Module:
     """Build a network for rows like those of `dataset` that ends at logits [N, C], or values [N, K] of a regression.
 
+    Of a binary task it is one logit, [N, 1].
+
     The first weights come from PyTorch's global random state; seed it first.
 
     Raises:
         DataError: The network cannot take such rows.
     """
     first, *others = named(dataset.rows.inputs).values()
-    outputs = len(dataset.labels)
+    outputs = 1 if dataset.task == "binary" else len(dataset.labels)
     match network:
         case Mlp():
             _check_inputs(dataset, network, first.ndim >= 2 and not others)
@@ -412,9 +425,7 @@ def _dense(
 def _categories(size: int) -> nn.Embedding:
     embedding = nn.Embedding(size, min(_CATEGORY_WIDTH, size))
     with torch.no_grad():
-        embedding.weight[:, -1] = 0
-        embedding.weight[0] = 0
-        embedding.weight[0, -1] = 1
+        embedding.weight[0] = 0  # the difference of the unknown one from the mean
     return embedding
 
 

@@ -34,7 +34,7 @@ def draw_all(
         evaluation: Its scores on `split.test`.
         split: The rows, with what they are called.
         title: What stands above every picture.
-        uncalibrated: Its scores before the temperature, where it has one.
+        uncalibrated: Its scores before calibration, where there was one.
         decision: The thresholds that were chosen for it.
     """
     # matplotlib takes about a second to import; only who draws needs it.
@@ -49,7 +49,7 @@ def draw_all(
         sample,
         drawn,
         title=title,
-        labels=labels,
+        labels=labels[1:] if task == "binary" else labels,
         columns=[column.name for column in split.dataset.columns],
         answer=diagram.behind(task, decision),
     )
@@ -58,7 +58,7 @@ def draw_all(
             folder / "learning-curves.png", trained.history, trained.best, title, dropout=_drops(network)
         )
     )
-    match task:
+    match evaluation.task:
         case "single-label":
             drawn.append(scores.confusion(folder / "confusion.png", evaluation, labels, title))
         case "multi-label":

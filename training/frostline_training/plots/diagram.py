@@ -77,6 +77,8 @@ def behind(task: Task, decision: Decision | None = None) -> tuple[str, ...]:
             return "softmax", f"{canvas.shortened(cut.label, 24)} from {cut.threshold:.3g} on"
         case "single-label":
             return "softmax", "argmax: the class"
+        case "binary":
+            return "sigmoid", f"yes from {0.5 if decision is None else decision.cuts[0].threshold:.3g} on"
         case "multi-label" if decision is not None:
             return "sigmoid", "yes from a threshold on, label by label"
         case "multi-label":

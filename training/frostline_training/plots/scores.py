@@ -96,9 +96,9 @@ def confusion(path: Path, evaluation: Evaluation, labels: Sequence[str], title: 
 
 def calibration(path: Path, evaluation: Evaluation, before: Evaluation | None, title: str) -> Path:
     """Draw confidence against the share that is right, and how often each confidence comes up, before and after."""
-    found = [("before the temperature" if before else "as published", before or evaluation)]
+    found = [("before calibration" if before else "as published", before or evaluation)]
     if before is not None:
-        found.append(("as published, with its temperature", evaluation))
+        found.append(("as published, calibrated", evaluation))
     with canvas.style():
         made, axes = canvas.figure(5.2 * len(found) + 0.4, 5.0, columns=len(found), sharey=True)
         made.suptitle(f"{title}: calibration", x=0.012, ha="left", weight="bold")

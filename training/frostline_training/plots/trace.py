@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from frostline_training.evaluation.calibrate import Tempered, Unweighted
+from frostline_training.evaluation.calibrate import Calibrated, Unweighted
 from frostline_training.networks.families import Table
 
 Shape = tuple[int, ...]
 
 # Layers that are one idea to a reader though they are built from others.
 _WHOLE = (nn.RNNBase, nn.MultiheadAttention, Table)
-_CALIBRATED = (Tempered, Unweighted)  # they stand around the network, and change what it gives
+_CALIBRATED = (Calibrated, Unweighted)  # they stand around the network, and change what it gives
 
 # Functions that a reader would call a layer or an activation. Everything else (reshapes, masks, indexing) is plumbing.
 _FUNCTIONS: Mapping[str, str] = {
@@ -113,7 +113,7 @@ class _Notes(TorchFunctionMode):
         self._loose = {
             id(tensor): (name, tensor)
             for module, path in self._names.items()
-            if not _is_layer(module)
+            if not _is_layer(module) and not isinstance(module, _CALIBRATED)
             for name, tensor in _own(module, path)
         }
         self._stack: list[nn.Module] = []
@@ -148,9 +148,9 @@ class _Notes(TorchFunctionMode):
         self._stack.pop()
         if not _is_layer(module):
             if isinstance(module, _CALIBRATED) and isinstance(out, Tensor):
-                if isinstance(module, Tempered):
+                if isinstance(module, Calibrated):
                     title, held = (
-                        f"÷ temperature {module.temperature.item():.3g}",
+                        f"÷ temperature {module.temperature.item():.3g}, + bias",
                         Parameter("temperature", (), "fixed"),
                     )
                 else:
