@@ -86,7 +86,7 @@ def tensors_of(answer: object) -> list[Tensor]:
 def computed(module: nn.Module, sample: Tensor | dict[str, Tensor]) -> list[Array]:
     """What the module answers when it is called as its user calls it."""
     with torch.no_grad():
-        answer = module.eval()(**sample) if isinstance(sample, dict) else module.eval()(sample)
+        answer = module.eval()(**sample) if isinstance(sample, dict) else module.eval()(sample.clone())
     return [tensor.numpy() for tensor in tensors_of(answer)]
 
 
@@ -114,7 +114,7 @@ def test_it_is_served_as_pytorch_computes_it(tried: Tried, server: Running, clie
         assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
-    kinds = {"float32": "FP32", "float64": "FP64", "int64": "INT64"}
+    kinds = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "uint8": "UINT8", "bool": "BOOL"}
     request = pb.ModelInferRequest(model_name=name)
     for called, tensor in inputs.items():
         array = tensor.numpy()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -207,6 +208,34 @@ class Causal(nn.Module):
         return logits
 
 
+class Masked(nn.Module):
+    """A mask beside the numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.layer(x.masked_fill(mask, 0))
+        return logits
+
+
+class Counting(nn.Module):
+    """Another answer at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        self.calls += 1
+        logits: Tensor = self.layer(x) * self.calls
+        return logits
+
+
 class Answer(NamedTuple):
     """A named answer."""
 
@@ -234,6 +263,11 @@ class Positions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the vectors with their places."""
         return x + self.get_buffer("table")[: x.shape[1]]
+
+
+def _shared(logits: Tensor) -> tuple[Tensor, ...]:
+    """Views of one tensor, and the same tensor changed in place."""
+    return logits[:, :2], logits.T.T, logits.relu_()
 
 
 def rows(*shape: int) -> Callable[[], Tensor]:
@@ -346,6 +380,30 @@ OWN: Mapping[str, Own] = {
     "truth": Own(lambda: Of(lambda p, x: p["f"](x) > 0, f=nn.Linear(4, 3)), rows(4)),
     "double": Own(lambda: nn.Linear(4, 3).double(), lambda: rows(4)().double()),
     "half": Own(lambda: Of(lambda p, x: p["f"](x.bfloat16()), f=nn.Linear(4, 3).bfloat16()), rows(4), refused="weights in half precision; publish module.float"),
+    # What is careless
+    "sigmoid-by-hand": Own(lambda: Of(lambda p, x: 1 / (1 + torch.exp(-p["f"](x))), f=nn.Linear(4, 3)), rows(4), {"task": "multi-label"}, refused="may be probabilities already, from 0.* say probabilities=True"),
+    "sigmoid-by-hand-on-purpose": Own(lambda: Of(lambda p, x: 1 / (1 + torch.exp(-p["f"](x))), f=nn.Linear(4, 3)), rows(4), {"task": "multi-label", "probabilities": True}),
+    "log-sigmoid": Own(lambda: nn.Sequential(nn.Linear(4, 3), nn.LogSigmoid()), rows(4), {"task": "multi-label"}, refused="logarithms of probabilities, and task 'multi-label' takes logits"),
+    "only-output-in-a-dict": Own(lambda: Of(lambda p, x: {"probabilities": p["f"](x)}, f=nn.Linear(4, 3)), rows(4), {"task": "multi-label"}),
+    "one-hot-targets": Own(lambda: nn.Linear(4, 3), rows(4), {"test": (torch.zeros(3, 4), torch.eye(3))}, refused="task='single-label' with targets.argmax"),
+    "ends-in-half": Own(lambda: Of(lambda p, x: p["f"](x).half(), f=nn.Linear(4, 3)), rows(4), refused=r"\.half\(\).*in forward\(\), while the weights are not; end it with \.float"),
+    "autocast-inside": Own(lambda: Of(lambda p, x: torch.autocast("cpu", torch.bfloat16)(p["f"])(x).float(), f=nn.Linear(4, 3)), rows(4), refused="such as bfloat16 under autocast; leave the autocast out"),
+    "double-sample": Own(lambda: nn.Linear(4, 3), lambda: rows(4)().double(), refused=r"sample is float64, and the weights are float32; give sample\.float"),
+    "nan-in-a-row": Own(lambda: nn.Linear(4, 3), lambda: rows(4)().log(), refused="infinity or NaN in the row itself"),
+    "bytes-of-pictures": Own(lambda: Of(lambda p, x: p["f"](x.float().flatten(1) / 255), f=nn.Linear(16, 3)), lambda: (rows(1, 4, 4)() * 99).abs().to(torch.uint8)),
+    "mask-of-truth": Own(Masked, lambda: {"x": rows(4)(), "mask": rows(4)() > 0}),
+    "changes-its-input": Own(lambda: Of(lambda p, x: p["f"](x.mul_(2)), f=nn.Linear(4, 3)), rows(4)),
+    "outputs-that-share-memory": Own(lambda: Of(lambda p, x: _shared(p["f"](x)), f=nn.Linear(4, 3)), rows(4)),
+    "needs-gradients": Own(lambda: Of(lambda p, x: torch.autograd.grad(p["f"](x).sum(), x)[0], f=nn.Linear(4, 3)), rows(4), refused="computes gradients, which a served file does not have"),
+    "keeps-a-state": Own(Counting, rows(4), refused="or a state that forward.. keeps from call to call"),
+    "random": Own(lambda: Of(lambda p, x: p["f"](x) + torch.randn(len(x), 3), f=nn.Linear(4, 3)), rows(4), refused="other randomness that stays on in evaluation mode"),
+    "through-numpy": Own(lambda: Of(lambda p, x: torch.from_numpy(np.tanh(p["f"](x).numpy())), f=nn.Linear(4, 3)), rows(4)),
+    "complex": Own(lambda: Of(lambda p, x: torch.fft.fft(p["f"](x)), f=nn.Linear(4, 3)), rows(4), refused="return torch.view_as_real"),
+    "sparse": Own(lambda: Of(lambda p, x: p["f"](x).to_sparse(), f=nn.Linear(4, 3)), rows(4), refused="a sparse tensor in its output.*to_dense"),
+    "words": Own(lambda: Of(lambda p, x: ["cat"] * len(x), f=nn.Linear(4, 3)), rows(4), refused="answers with str in 'output_0', not with tensors"),
+    "classes-only": Own(lambda: Of(lambda p, x: p["f"](x).argmax(1), f=nn.Linear(4, 3)), rows(4), {"task": "single-label"}, refused="return the logits, from which the classes come"),
+    "torchscript": Own(lambda: torch.jit.trace(nn.Linear(4, 3), torch.zeros(2, 4)), rows(4), refused="publish the module that it was made of"),  # type: ignore[no-untyped-call]  # of PyTorch
+    "without-values": Own(lambda: nn.Linear(4, 3, device="meta"), rows(4), refused="on the device 'meta', without values"),
     # Wrappers, and what cannot be known
     "keyword-only": Own(KeywordOnly, lambda: {"scale": rows(4)(), "rows": rows(4)()}),
     "optional-left-out": Own(KeywordOnly, lambda: {"rows": rows(4)()}),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from frostline_training.data import INPUT
@@ -42,6 +43,10 @@ def original(module: object) -> nn.Module:
         PublishError: It is no module at all.
     """
     while isinstance(module, nn.Module):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise PublishError(
+                "the network is TorchScript, which is not exported; publish the module that it was made of"
+            )
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
         else:
@@ -204,6 +209,8 @@ def copied(module: nn.Module) -> nn.Module:
         raise PublishError(
             f"the module cannot be copied: {first_line(error)}; copy.deepcopy(module) must work{_why(module)}"
         ) from error
+    if any(weights.is_meta for weights in (*network.parameters(), *network.buffers())):
+        raise PublishError("the module's weights are on the device 'meta', without values; load them before publishing")
     return network.cpu().eval()
 
 

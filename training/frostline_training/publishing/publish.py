@@ -261,8 +261,19 @@ def _checked_sample(sample: object) -> Sample:
         raise PublishError("the sample is empty: give one tensor, or several by the names of forward()'s arguments")
     for name, tensor in tensors.items():
         what = f"the sample's {name!r}" if isinstance(sample, Mapping) else "the sample"
+        if not isinstance(name, str):
+            raise PublishError(f"the sample names {name!r}: use the names of forward()'s arguments, which are text")
         if not isinstance(tensor, Tensor):
-            raise PublishError(f"{what} is {type(tensor).__name__}, not one tensor [N, ...]")
+            remedy = (
+                "convert it with torch.from_numpy"
+                if isinstance(tensor, np.ndarray)
+                else "give several inputs as {'name': tensor, ...} by the names of forward()'s arguments"
+            )
+            raise PublishError(f"{what} is {type(tensor).__name__}, not one tensor [N, ...]; {remedy}")
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+            raise PublishError(f"{what} is no dense tensor with values; .to_dense() or .to_padded_tensor(0) makes one")
+        if tensor.is_complex():
+            raise PublishError(f"{what} is {tensor.dtype}, which clients do not have; give torch.view_as_real of it")
         if tensor.ndim < 1 or len(tensor) < 2:
             raise PublishError(
                 f"{what} has shape {list(tensor.shape)}: give at least 2 rows, or a batch of 1 is baked in"

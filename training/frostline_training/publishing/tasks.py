@@ -246,8 +246,13 @@ def _check_shape(task: Task, answer: Array) -> None:
     }[task]
     if fits and answer.dtype.kind == "f":
         return
-    single = task == "single-label" and answer.ndim <= 2 and answer.dtype.kind == "f"
-    hint = f"; one number for each row is no choice between classes: {_ASK}" if single else ""
+    hint = ""
+    if task in _CHOICES and answer.dtype.kind in "iub":
+        hint = "; return the logits, from which the classes come, instead of the classes"
+    elif task == "single-label" and answer.size == len(answer):
+        hint = f"; one number for each row is no choice between classes: {_ASK}"
+    elif task == "binary" and answer.ndim == 2 and answer.shape[1] == 2:
+        hint = "; a logit for no and one for yes are task='single-label' with two classes"
     raise RefusedError(
         f"task {task!r} takes float outputs {_AXES[task]}, and the network gives {answer.dtype} "
         f"[{', '.join(map(str, ('N', *answer.shape[1:])))}]{hint}",

@@ -27,7 +27,9 @@ _ACROSS_ROWS = (
     "batch-norm that uses the batch's own statistics (training mode, or track_running_stats=False), "
     "or another operation across the rows of a batch"
 )
-_RANDOM = "dropout or other randomness that stays on in evaluation mode"
+_RANDOM = (
+    "dropout or other randomness that stays on in evaluation mode, or a state that forward() keeps from call to call"
+)
 _FROZEN = "a number of rows frozen into the graph, from a Python branch or a number in forward()"
 _FROZEN_TIME = "a length frozen into the graph, from a loop over steps, a Python branch or a number in forward()"
 _CONVERTED = (
@@ -177,7 +179,7 @@ def check_network(
                 f"the network answers {broken.size} of {count} held-out rows with infinity or NaN"
                 + ("" if len(shapes) == 1 else f" in output {name!r}"),
                 row=int(broken[0]),
-                cause=_why_not_finite(network),
+                cause=_why_not_finite(network, _take(inputs, broken[:1])),
             )
     again = _Comparison("", everything, _in_batches(answer, inputs, 64), held_out.outputs)
     alone = _Comparison("", golden, _in_batches(answer, few, 1), _take(held_out.outputs, golden))
@@ -292,7 +294,7 @@ def _run_network(network: nn.Module, inputs: Named, call: Caller, single: str) -
         learning = _still_training(network)
         raise RefusedError(
             f"the network fails on a batch of {count}: {type(error).__name__}: {first_line(error)}",
-            cause=f"{learning}{_across_rows(network)}" if count == 1 else _why_it_fails(network, inputs, str(error)),
+            cause=f"{learning}{_across_rows(network)}" if count == 1 else _why_it_fails(network, inputs, error),
         ) from error
     try:
         tensors = outputs(answer, single)
@@ -313,6 +315,11 @@ def _run_network(network: nn.Module, inputs: Named, call: Caller, single: str) -
 def _numbers(name: str, tensor: torch.Tensor, count: int, *, halved: bool) -> Array:
     """The array of an output, a copy: the network may answer with its own parameters, or with what it was given."""
     what = f"output {name!r}" if name else "its output"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        raise RefusedError(
+            f"the network answers with a {'nested' if tensor.is_nested else 'sparse'} tensor in {what}",
+            cause="a kind of tensor that clients do not have; end forward() with .to_padded_tensor(0) or .to_dense()",
+        )
     if tensor.ndim < 1 or len(tensor) != count:
         raise RefusedError(
             f"the network answers a batch of {count} with {list(tensor.shape)}"
@@ -345,17 +352,26 @@ def _float_types(network: nn.Module) -> set[torch.dtype]:
     return {weights.dtype for weights in network.parameters() if weights.is_floating_point()}
 
 
-def _why_it_fails(network: nn.Module, inputs: Named, text: str) -> str:
+def _why_it_fails(network: nn.Module, inputs: Named, error: Exception) -> str:
+    text = str(error)
+    if "requires_grad" in text or "require grad" in text:
+        return "a forward() that computes gradients, which a served file does not have; publish the part without them"
+    if isinstance(error, NotImplementedError):
+        return "a module, or a part of it, without forward() or without this operation"
     if re.search("same device|cuda|mps|meta", text, re.IGNORECASE):
         return (
             "a tensor that does not move with the module, such as a plain attribute, or .cuda() in forward(); use "
             "register_buffer, and the device of an input"
         )
-    weights = _float_types(network)
-    if not re.search(r"dtype|scalar type|Tensor type|\b(Double|Float|Half|BFloat16|Long|Int|Byte|Bool)", text):
-        return "rows that do not fit the network"
+    if re.search(r"dtype|scalar type|Tensor type|\b(Double|Float|Half|BFloat16|Long|Int|Byte|Bool)", text):
+        return _why_types_do_not_fit(network, inputs, text)
+    return "rows that do not fit the network"
+
+
+def _why_types_do_not_fit(network: nn.Module, inputs: Named, text: str) -> str:
     if "indices" in text:
         return "a sample of fractions where nn.Embedding takes whole numbers; give sample.long()"
+    weights = _float_types(network)
     for name, rows in inputs.items():
         kind = torch.from_numpy(rows[:0]).dtype
         if len(weights) == 1 and kind not in weights:
@@ -384,7 +400,11 @@ def _across_rows(network: nn.Module) -> str:
     return f"{layer}; or {_ACROSS_ROWS}" if layer else _ACROSS_ROWS
 
 
-def _why_not_finite(network: nn.Module) -> str:
+def _why_not_finite(network: nn.Module, row: Named) -> str:
+    if not all(np.isfinite(numbers).all() for numbers in row.values()):
+        return (
+            "infinity or NaN in the row itself; leave the row out, or replace these with torch.nan_to_num in forward()"
+        )
     if any(isinstance(part, nn.MultiheadAttention) for part in network.modules()):
         return (
             "a row of nothing but padding, in which attention has nothing to attend to; leave one step of each row "
@@ -402,7 +422,11 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no class of their own in common
         raise RefusedError(
-            f"ONNX Runtime cannot load the exported file: {first_line(error)}", cause=_CONVERTED
+            f"ONNX Runtime cannot load the exported file: {first_line(error)}",
+            cause="an operator that it does not have for these types of numbers, such as bfloat16 under autocast; leave the "
+            "autocast out, or write the operator with others"
+            if "NOT_IMPLEMENTED" in str(error)
+            else _CONVERTED,
         ) from error
 
 
