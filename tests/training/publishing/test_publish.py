@@ -244,6 +244,13 @@ def test_a_name_that_is_no_plain_folder_name_is_refused(
         (torch.zeros(()), "at least 2 rows"),
         (np.zeros((3, 4)), "the sample is ndarray, not one tensor"),
         (torch.zeros(2, 4, dtype=torch.bfloat16), "which NumPy and clients do not have"),
+        (torch.zeros(0, 4), r"shape \[0, 4\]: give at least 2 rows"),
+        (np.zeros((3, 4)), "convert it with torch.from_numpy"),
+        ([torch.zeros(3, 4)], "the sample is list, not one tensor .*; give several inputs as {'name': tensor"),
+        (None, "the sample is NoneType, not one tensor"),
+        ({0: torch.zeros(3, 4)}, "the sample names 0: use the names of forward..'s arguments, which are text"),
+        (torch.zeros(3, 4).to_sparse(), "the sample is no dense tensor with values; .to_dense"),
+        (torch.zeros(3, 4, dtype=torch.complex64), "complex64, which clients do not have; give torch.view_as_real"),
     ],
 )
 def test_a_sample_that_cannot_be_traced_is_refused(
