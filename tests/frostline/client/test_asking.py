@@ -55,6 +55,8 @@ class Puppet:
             raise PermissionDenied("no questions")
         if method == "RepositoryIndex":
             return pb.RepositoryIndexResponse()
+        if method == "Schema":
+            raise FrostlineError("as servers before raw rows", "UNIMPLEMENTED")
         if method == "Predict":
             return self.predict(typed.PredictRequest.FromString(request))
         version = request.version or self.newest
