@@ -49,6 +49,11 @@ def are_of(inputs: object, schema: Schema) -> bool:
     return bool(schema.columns) and not (isinstance(inputs, Mapping) and inputs and own.issuperset(inputs))
 
 
+def missing_word(schema: Schema) -> str:
+    """The text that stands for no value in a column of texts: the empty one, if it does."""
+    return "" if "" in schema.missing or not schema.missing else schema.missing[0]
+
+
 def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDArray[Any]]:
     """Makes the model's columns of raw rows.
 
@@ -73,7 +78,7 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
         count, columns = len(rows), _of_records(rows, schema, extra)
     else:
         count, columns = _of_columns(rows, schema, extra)
-    empty = next((word for word in ("", *schema.missing) if word in schema.missing), "")
+    empty = missing_word(schema)
     arrays = {}
     for column in schema.columns:
         make = _KINDS.get(column.kind)

@@ -86,6 +86,7 @@ def described(told: pb.SchemaResponse) -> Schema:
         inputs=tuple(map(_tensor, told.inputs)),
         outputs=tuple(map(_tensor, told.outputs)),
         max_rows=told.max_rows,
+        reading=json.loads(told.reading or "{}"),
     )
 
 
