@@ -198,8 +198,10 @@ def _place(name: str, first: int | None, index: int) -> str:
 def _is_missing(cell: Any) -> bool:
     if cell is None:
         return True
-    if isinstance(cell, float | np.floating | Decimal):
-        return bool(cell != cell)  # noqa: PLR0124  only NaN is no equal of itself
+    if isinstance(cell, Decimal):
+        return cell.is_nan()
+    if isinstance(cell, float | np.floating):
+        return bool(np.isnan(cell))
     if isinstance(cell, np.datetime64):
         return bool(np.isnat(cell))
     return type(cell).__name__ in {"NAType", "NaTType"}  # of pandas, which need not be installed
