@@ -107,4 +107,4 @@ def _is_outside(cells: Cells, index: int, value: str, column: Column) -> bool:
 
 
 def _shown(bound: float | str | None) -> str:
-    return f"{bound:g}" if isinstance(bound, float) else str(bound).removesuffix("T00:00:00")
+    return f"{bound:g}" if isinstance(bound, float) else str(bound).removesuffix("T00:00:00").replace("T", " ")
