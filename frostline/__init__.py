@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Unauthenticated,
     )
     from frostline.client.prediction import Prediction
+    from frostline.client.schema import Column, Schema
     from frostline_training.data.raw import Category, Date, Number, encode
     from frostline_training.publishing.publish import publish
 
@@ -31,6 +32,7 @@ __all__ = [
     "AsyncClient",
     "Category",
     "Client",
+    "Column",
     "Date",
     "DeadlineExceeded",
     "FrostlineError",
@@ -45,6 +47,7 @@ __all__ = [
     "Prediction",
     "PredictionFailed",
     "RateLimited",
+    "Schema",
     "ServerUnavailable",
     "TensorSpec",
     "Unauthenticated",
@@ -59,10 +62,12 @@ _HOMES = {
     "AsyncClient": "frostline.client.connection",
     "Category": "frostline_training.data.raw",
     "Client": "frostline.client.connection",
+    "Column": "frostline.client.schema",
     "Date": "frostline_training.data.raw",
     "Model": "frostline.client.catalog",
     "Number": "frostline_training.data.raw",
     "Prediction": "frostline.client.prediction",
+    "Schema": "frostline.client.schema",
     "TensorSpec": "frostline.client.catalog",
     "connect": "frostline.client.connection",
     "connect_async": "frostline.client.connection",

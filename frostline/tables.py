@@ -199,6 +199,7 @@ def write_models(models: Sequence[Model], form: str, out: TextIO) -> None:
                 "state": m.state,
                 "reason": m.reason,
                 "inputs": list(map(str, m.inputs)),
+                "columns": list(m.columns),
                 "version_labels": list(m.version_labels),
                 "share": m.share,
                 "shadow_of": m.shadow_of,
@@ -209,13 +210,17 @@ def write_models(models: Sequence[Model], form: str, out: TextIO) -> None:
         out.write(json.dumps(documents) + "\n")
         return
     rollout = any(m.version_labels or m.shadow_of for m in models)
-    lines = [
-        [m.name, m.version, m.state, *[_part(m)] * rollout, m.reason or "; ".join(map(str, m.inputs))] for m in models
-    ]
+    lines = [[m.name, m.version, m.state, *[_part(m)] * rollout, m.reason or _taken(m)] for m in models]
     header = ["name", "version", "state", *["traffic"] * rollout, "input, or the reason"]
     write_table(header, lines, out, numbers=("version",))
     problems = dict.fromkeys((m.name, m.rollout_problem) for m in models if m.rollout_problem)
     out.writelines(f"{name}: {problem}\n" for name, problem in problems)
+
+
+def _taken(model: Model) -> str:
+    """What a version takes."""
+    count = len(model.columns)
+    return f"{count} column{'s' * (count > 1)}" if count else "; ".join(map(str, model.inputs))
 
 
 def _part(model: Model) -> str:

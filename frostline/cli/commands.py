@@ -160,7 +160,7 @@ app.command(
         "frostline predict digits seven.png --white 16",
         "frostline predict digits models/digits/1/golden.npz",
         "frostline predict iris flowers.csv --format csv > probabilities.csv",
-        "frostline predict churn customers.csv --card models/churn/1/card.json",
+        "frostline predict churn customers.csv",
         "cat rows.npy | frostline predict digits - --server gpu-box:8001 --format json",
     ),
 )
@@ -170,7 +170,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help='Files with rows: npy, npz, csv or png. Use "-" to read csv, npy or npz from standard input.',
+            help='Files with rows: csv, parquet, npy, npz or png. Use "-" to read csv, npy or npz from standard input.',
         ),
     ],
     *,
@@ -202,7 +202,8 @@ def predict(
     card: Annotated[
         Path | None,
         typer.Option(
-            help="The model's card.json. With it, csv columns are matched by name, and categories are given as words."
+            help="The model's card.json, for models that take no raw rows. With it, csv columns are matched by name, and "
+            "categories are given as words."
         ),
     ] = None,
     tls: Tls = False,
@@ -224,7 +225,9 @@ def predict(
     The golden.npz of a version can be sent as it is. From any other npz file, the arrays are taken that have the names of
     the model's inputs. Numbers are converted to the model's types if none of them changes; floats are rounded.
 
-    A csv file may have a header. Its columns fill the model's input in row-major order.
+    A model that was trained on a table takes the csv or Parquet file that it was trained on, or one like it. Columns are
+    matched by name, and others are ignored, such as the target. Missing, unknown and unusual cells are counted on standard
+    error. For any other model, a csv file may have a header, and its columns fill the model's input in row-major order.
 
     A picture is converted to gray or colour, depending on the model's input. Its pixels are sent unchanged, or scaled
     by --white. It is never resized.
@@ -254,7 +257,8 @@ def predict(
                 "has none to rank; leave out --top"
             )
         try:
-            requests = files.requests(inputs, served, sys.stdin.buffer, white=white, card=card)
+            schema = client.schema(model, version=served.version) if served.columns else None
+            requests = files.requests(inputs, served, sys.stdin.buffer, white=white, card=card, schema=schema)
         except files.InputError as error:
             raise BadUsage(str(error)) from error
         if ranks:
@@ -280,7 +284,8 @@ def list_models(
 ) -> None:
     """List the model versions of a server, with their states.
 
-    For a version that is ready, the list shows its input. For any other version, it shows why it is not ready.
+    For a version that is ready, the list shows its input, or how many columns its raw rows have. For any other version, it
+    shows why it is not ready.
     """
     from frostline.tables import write_models
 

@@ -9,6 +9,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from frostline.client.catalog import Model, TensorSpec
 from frostline.client.datatypes import NUMPY, convert, taken
 from frostline.client.errors import InvalidInput
+from frostline.client.schema import Schema
 
 Arrays = dict[str, NDArray[Any]]
 Reader = Callable[[str, bytes, TensorSpec], NDArray[Any]]
@@ -26,23 +28,37 @@ Reader = Callable[[str, bytes, TensorSpec], NDArray[Any]]
 Origin = tuple[str, int]
 """The file that a row comes from, and the row's number in it, from 0."""
 
+Requests = list[tuple[Arrays, list[Origin]]]
+"""For each request its arrays by name, and where each of its rows comes from."""
+
+
+_TABLES = (".csv", ".parquet")
+
 
 class InputError(Exception):
     """A file cannot be converted to rows of the model. The message is one sentence for the user."""
 
 
 def requests(
-    paths: Sequence[str], model: Model, stdin: BinaryIO, *, white: float | None = None, card: Path | None = None
-) -> list[tuple[Arrays, list[Origin]]]:
+    paths: Sequence[str],
+    model: Model,
+    stdin: BinaryIO,
+    *,
+    white: float | None = None,
+    card: Path | None = None,
+    schema: Schema | None = None,
+) -> Requests:
     """Reads what to send from files: their rows, or where the model has no batch axis the whole input of each file.
 
     Args:
-        paths: `.npy`, `.npz`, `.csv` and `.png` files; `-` for csv, npy or npz on standard input.
+        paths: `.npy`, `.npz`, `.csv`, `.parquet` and `.png` files; `-` for csv, npy or npz on standard input.
         model: The model that will get the rows.
         stdin: Standard input.
         white: The value of a white pixel for the model; black is 0. None leaves the pixels unchanged, 0 to 255.
         card: The model's card.json. With it, csv columns may have any order, and are read as its training read them:
             categories are given as words, dates as dates. It also says what shows through transparent pictures.
+        schema: What the model takes, if that is raw rows. Without a card, tables are read as training read its own, and sent
+            as they are; the server encodes them.
 
     Returns:
         For each request the model's inputs by name, in the types that it takes; and for each of its rows where that comes
@@ -53,10 +69,38 @@ def requests(
     """
     if not model.inputs:
         raise InputError(f"{model.name} takes no inputs, so there is nothing that could be sent to it")
-    files = [_read_one(path, model, stdin, white, card) for path in paths]
+    files = [_content(path, stdin) for path in paths]
+    tables = [kind in _TABLES for kind, _ in files]
+    if schema is not None and card is None and any(tables):
+        if not all(tables):
+            raise InputError(
+                f"{paths[tables.index(True)]} has raw rows, and {paths[tables.index(False)]} the network's own input; give "
+                "them to two commands"
+            )
+        rows = [_raw(path, content, schema) for path, (_, content) in zip(paths, files, strict=True)]
+        return _split(*_joined(paths, rows), model)
+    return _of_inputs(paths, files, model if schema is None else replace(model, inputs=schema.inputs), white, card)
+
+
+def _of_inputs(
+    paths: Sequence[str],
+    contents: Sequence[tuple[str, bytes]],
+    model: Model,
+    white: float | None,
+    card: Path | None,
+) -> Requests:
+    """The network's own inputs."""
+    files = [
+        _read_one(path, kind, content, model, white, card)
+        for path, (kind, content) in zip(paths, contents, strict=True)
+    ]
     if not model.batched:
         return [(arrays, [(path, 0)]) for path, arrays in zip(paths, files, strict=True)]
-    arrays, origins = _joined(paths, _alike(paths, files, model))
+    return _split(*_joined(paths, _alike(paths, files, model)), model)
+
+
+def _split(arrays: Arrays, origins: list[Origin], model: Model) -> Requests:
+    """Requests of as many rows as the model takes."""
     step = model.max_batch_size
     return [
         ({name: array[start : start + step] for name, array in arrays.items()}, origins[start : start + step])
@@ -100,12 +144,26 @@ def _joined(paths: Sequence[str], files: Sequence[Arrays]) -> tuple[Arrays, list
     return {name: np.concatenate([arrays[name] for arrays in files]) for name in files[0]}, origins
 
 
-def _read_one(path: str, model: Model, stdin: BinaryIO, white: float | None, card: Path | None) -> Arrays:
+def _content(path: str, stdin: BinaryIO) -> tuple[str, bytes]:
+    """What kind of file it is, by the end of its name, and its bytes."""
     try:
         content = stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    kind = _kind(path, content)
+    return _kind(path, content), content
+
+
+def _raw(path: str, content: bytes, schema: Schema) -> Arrays:
+    # Imported here, because only commands with tables need what training reads them with.
+    from frostline.cli.table_rows import InvalidTableError, raw  # noqa: PLC0415
+
+    try:
+        return raw(path, content, schema, _warn)
+    except InvalidTableError as error:
+        raise InputError(str(error)) from error
+
+
+def _read_one(path: str, kind: str, content: bytes, model: Model, white: float | None, card: Path | None) -> Arrays:
     if kind == ".npz":
         return _npz(path, content, model)
     if len(model.inputs) != 1:
@@ -114,6 +172,7 @@ def _read_one(path: str, model: Model, stdin: BinaryIO, white: float | None, car
     readers: dict[str, Reader] = {
         ".npy": _npy,
         ".csv": partial(_table, card=card) if card else _csv,
+        ".parquet": partial(_table, card=card) if card else _no_parquet,
         ".png": partial(_png, white=white, card=card),
     }
     spec = model.inputs[0]
@@ -124,8 +183,8 @@ def _kind(path: str, content: bytes) -> str:
     if path == "-":
         return ".npy" if content.startswith(b"\x93NUMPY") else ".npz" if content.startswith(b"PK") else ".csv"
     kind = Path(path.lower().removesuffix(".gz")).suffix  # of a table alone
-    if kind not in (".npy", ".npz", ".csv", ".png"):
-        raise InputError(f"cannot tell what {path} is: it must end in .npy, .npz, .csv or .png")
+    if kind not in (".npy", ".npz", ".png", *_TABLES):
+        raise InputError(f"cannot tell what {path} is: it must end in .npy, .npz, .csv, .parquet or .png")
     return kind
 
 
@@ -197,6 +256,13 @@ def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     if len(shape) > 1 and shape.count(-1) == 0 and int(np.prod(shape)) == array.shape[1]:
         return array.reshape(len(array), *shape)
     return array
+
+
+def _no_parquet(path: str, _: bytes, spec: TensorSpec) -> NDArray[Any]:
+    raise InputError(
+        f"{path} has columns with names, and the model's input is {spec}; give its numbers in an .npy file, or the model's "
+        "card with --card"
+    )
 
 
 def _number(cell: str, *, whole: bool) -> float:

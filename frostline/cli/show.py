@@ -52,7 +52,7 @@ def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
     for name, value in _facts(card):
         facts.add_row(name, _plain(value))
     console.print(facts)
-    for table in (_classes(card), _values(card)):
+    for table in (_columns(card), _classes(card), _values(card)):
         if table is not None:
             console.print(table)
     found = pictures(folder)
@@ -188,6 +188,38 @@ def _against(variant: Mapping[str, Any]) -> str:
     if isinstance(variant.get("disagreement_rate"), float):
         parts.append(f"{variant['disagreement_rate']:.2%} of the test rows answered differently")
     return "; ".join(parts)
+
+
+def _columns(card: Mapping[str, Any]) -> "Table | None":
+    """The columns of raw rows."""
+    from rich.table import Table
+
+    from frostline.tables import joined
+
+    columns = _part(card, "rows").get("columns")
+    if not isinstance(columns, list) or not columns:
+        return None
+    table = Table(title="columns", title_justify="left")
+    for name in ("column", "kind", "range or categories"):
+        table.add_column(name, overflow="fold")
+    table.add_column("missing", justify="right")
+    for column in columns[:_MOST_CLASSES]:
+        categories = column.get("categories")
+        if isinstance(categories, list):
+            more = f", and {len(categories) - _MOST_LABELS} more" if len(categories) > _MOST_LABELS else ""
+            told = joined(categories[:_MOST_LABELS]) + more
+        else:
+            bounds = [_bound(column[name]) for name in ("lowest", "highest") if column.get(name) is not None]
+            told = " to ".join(bounds)
+        table.add_row(_plain(column["name"]), column["kind"], _plain(told), f"{column.get('share_missing', 0):.1%}")
+    if len(columns) > _MOST_CLASSES:
+        table.caption = f"and {len(columns) - _MOST_CLASSES} more"
+    return table
+
+
+def _bound(value: object) -> str:
+    """A number, or a date without a time of midnight."""
+    return f"{value:g}" if isinstance(value, float | int) else str(value).removesuffix("T00:00:00").replace("T", " ")
 
 
 def _classes(card: Mapping[str, Any]) -> "Table | None":

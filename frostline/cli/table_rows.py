@@ -8,15 +8,51 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.cli import raw_rows
+from frostline.client.schema import Schema
 from frostline_training.data import Column, delimited
+from frostline_training.data.cells import Cells
 from frostline_training.data.encoding import encode, from_card, unknown
 from frostline_training.data.pythontext import as_bytes
+from frostline_training.data.tables import read_parquet
 from frostline_training.errors import DataError
 from frostline_training.sources import Reading
 
 
 class InvalidTableError(Exception):
     """A card or a table cannot be used. The message is one sentence for the user."""
+
+
+def raw(path: str, content: bytes, schema: Schema, warn: Callable[[str], None]) -> dict[str, NDArray[Any]]:
+    """Returns the raw rows of a csv or Parquet file, by column, as `Client.predict` takes them.
+
+    Columns may have any order, and others are ignored. Messages number the rows as ids do, from 0.
+
+    Args:
+        path: The file, as messages call it.
+        content: Its bytes.
+        schema: What the model takes.
+        warn: Is told of each column with cells that are missing, or not as training saw them.
+
+    Raises:
+        InvalidTableError: A column is missing, or a cell is not what its column is; the message says where.
+    """
+    try:
+        reading = raw_rows.reading_of(schema)
+    except ValueError as error:
+        raise InvalidTableError(
+            f"{schema.model} was trained on tables that this version cannot read: {error}"
+        ) from error
+    try:
+        return raw_rows.columns_of(_cells(path, content, reading), schema, warn)
+    except DataError as error:
+        raise InvalidTableError(str(error)) from error
+
+
+def _cells(path: str, content: bytes, reading: Reading) -> Cells:
+    if path.lower().endswith(".parquet"):
+        return read_parquet(path, reading, content=content, first=0)
+    return delimited.read(path, content, reading, first=0)
 
 
 class TableRows:
@@ -53,7 +89,7 @@ class TableRows:
             raise InvalidTableError(f"{path} is not the card of a model that was trained on a table") from error
 
     def read(self, path: str, content: bytes, warn: Callable[[str], None] = lambda _: None) -> NDArray[Any]:
-        """Returns the rows of a csv file, compressed or not, as float32 [N, F], or of texts as uint8 [N, T].
+        """Returns the rows of a csv file, compressed or not, or of a Parquet file, as float32 [N, F], or of texts as uint8 [N, T].
 
         Columns may have any order, and others are ignored. `warn` is told of each column with categories that the model
         does not know; they are sent as unknown. Messages number the rows
@@ -63,7 +99,7 @@ class TableRows:
             InvalidTableError: A column is missing, or a cell is not what its column is; the message says where.
         """
         try:
-            cells = delimited.read(path, content, self._reading, first=0)
+            cells = _cells(path, content, self._reading)
             if self._text is None:
                 for sentence in unknown(cells, self._columns):
                     warn(sentence)

@@ -5,7 +5,7 @@ here with its place.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,8 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 from frostline.client.catalog import Model, TensorSpec
 from frostline.client.errors import InvalidInput
 
-Inputs = ArrayLike | Mapping[str, ArrayLike]
-"""The network's one input, or its inputs by name."""
+
+class Frame(Protocol):
+    """A table of pandas, polars or pyarrow."""
+
+    @property
+    def columns(self) -> Any:
+        """Its columns, or their names."""
+
+
+Inputs = ArrayLike | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Frame
+"""The network's one input, or its inputs by name; or raw rows: see `rows`."""
 
 _FROM_HERE_ROUNDED = 2.0**53
 """The first whole number from which on float64 leaves some out."""
@@ -109,10 +118,7 @@ def columns(table: Any, model: Model) -> dict[str, Given]:
         InvalidInput: The table has not exactly the columns that the model takes, or the model takes no columns.
     """
     expected = "; ".join(map(str, model.inputs))
-    if hasattr(type(table), "collect"):
-        raise InvalidInput(
-            f"the table is a query that was not run; give its result: .collect(). {model.name} expects {expected}"
-        )
+    has = list(map(str, names_of(table, f"{model.name} expects {expected}")))
     if not all(_is_column(spec) for spec in model.inputs):
         if len(model.inputs) == 1:
             raise InvalidInput(
@@ -120,8 +126,6 @@ def columns(table: Any, model: Model) -> dict[str, Given]:
                 "with the columns in the order of training: df[[...]].to_numpy()"
             )
         raise InvalidInput(f"{model.name} expects {expected}, which are not all columns; give a dict of arrays by name")
-    # A table of Apache Arrow calls the columns themselves so.
-    has = [str(name) for name in (table.column_names if hasattr(type(table), "column_names") else table.columns)]
     names = [spec.name for spec in model.inputs]
     missing, extra = [n for n in names if n not in has], [n for n in has if n not in names]
     if missing or extra:
@@ -136,6 +140,22 @@ def columns(table: Any, model: Model) -> dict[str, Given]:
         array = given(table[spec.name], spec.name).array
         found[spec.name] = Given(array.reshape(-1, *spec.shape[1:]), listed=False)
     return found
+
+
+def names_of(table: Any, expected: str) -> list[Any]:
+    """The names of a table's columns.
+
+    Args:
+        table: A table.
+        expected: What the model expects, for a message.
+
+    Raises:
+        InvalidInput: The table has none yet.
+    """
+    if hasattr(type(table), "collect"):
+        raise InvalidInput(f"the table is a query that was not run; give its result: .collect(). {expected}")
+    # A table of Apache Arrow calls the columns themselves so.
+    return list(table.column_names if hasattr(type(table), "column_names") else table.columns)
 
 
 def place(index: int, shape: Sequence[int]) -> list[int]:

@@ -1,20 +1,20 @@
 """The conversation of one prediction: from the rows that a user gives to the server's answer.
 
-Most rows are sent as they are, and the server is asked nothing else. What a model takes (its element types, and how many
-rows at once) is looked up only where the rows alone do not tell what to send, or the server has refused them. From then on
-it is known.
+Most arrays are sent as they are, and the server is asked nothing else. What a model takes (its element types, and how many
+rows at once) is looked up only where the rows alone do not tell what to send, or the server has refused them. Of dicts and
+tables the model's schema says what to send. From then on it is known.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.client import messages
+from frostline.client import calls, messages, rows
 from frostline.client.arrays import Given, Inputs, columns, given, is_table
 from frostline.client.calls import LOOK_UP_S, Call, Conversation, describe, expects, with_what_is_there
 from frostline.client.catalog import Model
@@ -29,6 +29,8 @@ from frostline.client.errors import (
     ServerUnavailable,
 )
 from frostline.client.messages import OutputName
+from frostline.client.rows import Extra
+from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -57,6 +59,7 @@ class Question:
     top_k: int
     timeout_s: float
     until: float
+    extra: Extra = "refuse"
 
 
 class Known:
@@ -67,11 +70,16 @@ class Known:
 
     def __init__(self) -> None:
         self._models: dict[tuple[str, str], Model] = {}
+        self._schemas: dict[tuple[str, str], Schema] = {}
         self._refused_bytes = math.inf
 
     def model(self, name: str, version: str) -> Model | None:
         """A version as it was when it was last looked up; None if it never was."""
         return self._models.get((name, version))
+
+    def schema(self, name: str, version: str) -> Schema | None:
+        """What a version takes, as it was when it was last asked for; None if it never was."""
+        return self._schemas.get((name, version))
 
     def takes(self, inputs: Inputs, name: str, version: str) -> TypeGuard[NDArray[Any]]:
         """Whether to send an input to a version as it is, and all at once, because nothing is known that speaks against."""
@@ -92,15 +100,22 @@ class Known:
             self._models.clear()
         self._models[model.name, model.version] = self._models[model.name, version] = model
 
+    def remember_schema(self, schema: Schema, version: str) -> None:
+        """Remembers a schema by the version's number, and by what was asked for."""
+        if len(self._schemas) >= _MOST_KNOWN:
+            self._schemas.clear()
+        self._schemas[schema.model, schema.version] = self._schemas[schema.model, version] = schema
+
     def refused(self, size: int) -> None:
         """Remembers that a message of so many bytes was too large."""
         self._refused_bytes = min(self._refused_bytes, size)
 
-    def rows_at_once(self, model: Model, rows: int, size: int) -> int:
-        """How many of so many rows, whose elements have so many bytes, to send in one request."""
-        if size < self._refused_bytes:
-            return model.max_batch_size
-        return max(1, min(model.max_batch_size, int(self._refused_bytes * rows / (2 * size))))
+    def rows_at_once(self, most: int, inputs: Arrays, rows: int) -> int:
+        """How many of so many rows to send in one request, to a version that takes at most so many."""
+        # To count the bytes of texts takes long, and few servers have refused any.
+        if math.isinf(self._refused_bytes) or (size := _bytes(inputs)) < self._refused_bytes:
+            return most
+        return max(1, min(most, int(self._refused_bytes * rows / (2 * size))))
 
 
 @dataclass(frozen=True)
@@ -145,6 +160,15 @@ def predict(
     return _Asking(question, known, clock).answer(refusal)
 
 
+def schema(name: str, version: str, known: Known, timeout_s: float | None) -> Conversation[Schema]:
+    """Asks what a version takes and answers; see `Client.schema`."""
+    found = known.schema(name, version) if version.isdecimal() else None
+    if found is None:
+        found = yield from calls.schema(name, version, timeout_s)
+        known.remember_schema(found, version)
+    return found
+
+
 class _Asking:
     """One question on its way."""
 
@@ -154,6 +178,10 @@ class _Asking:
         self._clock = clock
 
     def answer(self, refusal: FrostlineError | None) -> Conversation[pb.PredictResponse]:
+        told = yield from self._answer_rows()
+        return told or (yield from self._answer_arrays(refusal))
+
+    def _answer_arrays(self, refusal: FrostlineError | None) -> Conversation[pb.PredictResponse]:
         question = self._question
         values = _values(question.inputs)
         plan: _Plan | None = None
@@ -179,6 +207,9 @@ class _Asking:
                     yield from self._give_up(error)
                     refusal = error
         newest = yield from self._look_up(question.version, refusal)
+        told = yield from self._answer_rows()
+        if told is not None:
+            return told
         again = self._plan(values, newest)
         if plan is not None and refusal is not None and again.sends_the_same_as(plan):
             raise _explained(refusal, newest) from refusal.__cause__
@@ -187,6 +218,82 @@ class _Asking:
         except FrostlineError as error:
             yield from self._give_up(error)
             raise _explained(error, newest) from error.__cause__
+
+    def _answer_rows(self) -> Conversation[pb.PredictResponse | None]:
+        """The answer to raw rows; None if they are none for this model, but arrays by the names of its inputs, or no rows."""
+        name, version = self._question.model, self._question.version
+        if not rows.may_be(self._question.inputs):
+            return None
+        known = self._known.schema(name, version)
+        schema = known or (yield from self._schema(version))
+        try:
+            return (yield from self._send_rows(schema, version)) if self._takes_rows(schema) else None
+        except InvalidInput as error:
+            # What the client itself refuses has no kind.
+            if version.isdecimal() or (known is None and not error.kind):
+                raise
+            refusal = error
+        # The version that it was made for may have been replaced by one with other columns, or share the traffic with it.
+        try:
+            newest = yield from self._schema(version)
+        except FrostlineError:
+            raise refusal from refusal.__cause__
+        return (yield from self._send_rows(newest, newest.version)) if self._takes_rows(newest) else None
+
+    def _takes_rows(self, schema: Schema) -> bool:
+        """Whether a version takes what was given as raw rows.
+
+        Raises:
+            InvalidInput: It takes no raw rows, and they can be nothing else.
+        """
+        inputs = self._question.inputs
+        if rows.is_records(inputs) and not schema.columns:
+            raise InvalidInput(
+                f"{self._question.model} takes no rows with named columns, and a list of dicts was given; give an array"
+                + (f": {schema.expects}" if schema.inputs else "")
+            )
+        return rows.are_of(inputs, schema)
+
+    def _schema(self, version: str) -> Conversation[Schema]:
+        """Asks for a schema; one without columns where the server is of an earlier version, which knows of none."""
+        name = self._question.model
+        try:
+            return (yield from schema(name, version, self._known, self._left_s()))
+        except FrostlineError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+        none = Schema(name, version)
+        self._known.remember_schema(none, version)
+        return none
+
+    def _send_rows(self, schema: Schema, version: str) -> Conversation[pb.PredictResponse]:
+        """Sends raw rows. If a version answers to which they are not the same rows, it is sent its own."""
+        question = self._question
+        plan = self._rows_plan(schema)
+        try:
+            answer = yield from self._send(plan, version)
+        except ModelNotFound as error:
+            raise (yield from with_what_is_there(error)) from error.__cause__
+        if answer.version == schema.version:
+            return answer
+        other = self._known.schema(question.model, answer.version) or (yield from self._schema(answer.version))
+        # The one that is likely to answer next time.
+        self._known.remember_schema(other, question.version)
+        if other.columns != schema.columns:
+            again = self._rows_plan(other)
+            if not _alike(plan.inputs, again.inputs):
+                answer = yield from self._send(again, answer.version)
+        return answer
+
+    def _rows_plan(self, schema: Schema) -> _Plan:
+        """Makes a version's columns of raw rows.
+
+        Raises:
+            InvalidInput: They are no rows of these columns.
+        """
+        columns = rows.encoded(self._question.inputs, schema, self._question.extra)
+        count = len(next(iter(columns.values())))
+        return _Plan(columns, rows=count, at_once=self._known.rows_at_once(schema.max_rows or count, columns, count))
 
     def _give_up(self, failure: FrostlineError) -> Conversation[None]:
         """Raises a failure that nothing else that could be sent would change."""
@@ -206,6 +313,11 @@ class _Asking:
             if refusal is not None:
                 raise refusal from refusal.__cause__
             raise
+        if found.columns:
+            # The columns are looked up by who sends rows; arrays are for the network's own inputs.
+            own = yield from self._schema(found.version)
+            self._known.remember_schema(own, version)
+            found = replace(found, inputs=own.inputs)
         self._known.remember(found, version)
         return found
 
@@ -239,7 +351,7 @@ class _Asking:
         if not model.batched or any(array.ndim == 0 or len(array) != len(arrays[0]) for array in arrays):
             return _Plan(inputs, model, rounded=rounded)
         rows = len(arrays[0])
-        return _Plan(inputs, model, rows, self._known.rows_at_once(model, rows, _bytes(inputs)), rounded)
+        return _Plan(inputs, model, rows, self._known.rows_at_once(model.max_batch_size, inputs, rows), rounded)
 
     def _send_to_its_version(self, plan: _Plan, values: Mapping[str, Given] | None) -> Conversation[pb.PredictResponse]:
         """Sends a plan. If the version that answers takes wider floats than the plan was made for, it gets those."""
@@ -320,7 +432,7 @@ class _Asking:
         return max(round(left_s, 3), 0.001)
 
 
-def _values(inputs: Inputs) -> dict[str, Given] | None:
+def _values(inputs: Any) -> dict[str, Given] | None:
     """The inputs as arrays by name; None for a table, whose columns only a model gives a meaning.
 
     Raises:
@@ -358,7 +470,17 @@ def _rows(plan: _Plan, start: int, stop: int) -> Arrays:
 
 
 def _bytes(inputs: Arrays) -> int:
-    return sum(array.nbytes for array in inputs.values())
+    return sum(
+        sum(4 + len(text) for text in array.ravel().tolist()) if array.dtype.hasobject else array.nbytes
+        for array in inputs.values()
+    )
+
+
+def _alike(inputs: Arrays, others: Arrays) -> bool:
+    """Whether two versions get the same columns."""
+    return inputs.keys() == others.keys() and all(
+        np.array_equal(array, others[name], equal_nan=array.dtype.kind == "f") for name, array in inputs.items()
+    )
 
 
 def _explained(refusal: FrostlineError, model: Model) -> FrostlineError:

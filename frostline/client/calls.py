@@ -11,9 +11,12 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from frostline.client import catalog
+from frostline.client import schema as schemas
 from frostline.client.catalog import Model
 from frostline.client.errors import FrostlineError, ModelNotFound, ModelNotReady, ServerUnavailable
+from frostline.client.schema import Schema
 from frostline.pb import inference_pb2 as pb
+from frostline.pb import predictor_pb2 as typed
 
 # What a failed call is looked up for may not take long: the user is waiting for the failure.
 LOOK_UP_S = 2.0
@@ -48,6 +51,15 @@ def describe(name: str, version: str, timeout_s: float | None) -> Conversation[M
     except ModelNotFound as error:
         raise (yield from with_what_is_there(error)) from error.__cause__
     return catalog.described(version, metadata, config)
+
+
+def schema(name: str, version: str, timeout_s: float | None) -> Conversation[Schema]:
+    """Asks what one ready version takes and answers; see `Client.schema`."""
+    try:
+        told = yield Call("Schema", typed.SchemaRequest(model=name, version=version), timeout_s)
+    except ModelNotFound as error:
+        raise (yield from with_what_is_there(error)) from error.__cause__
+    return schemas.described(told)
 
 
 def list_models(timeout_s: float | None) -> Conversation[list[Model]]:

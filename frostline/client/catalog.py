@@ -36,6 +36,7 @@ class Model:
         outputs: The outputs; empty unless the version is ready.
         max_batch_size: The most rows in one request; 0 for a model without a batch axis, and when unknown.
         task: What it was published for, such as `regression`; empty unless the version is ready.
+        columns: The names of the columns of raw rows that it takes, which then are its inputs; empty if it takes none.
         version_labels: The labels under which it answers, such as `stable`.
         share: The part of the requests naming no version that it answers, 0 to 1.
         shadow_of: The version of whose traffic it gets a copy; empty when it gets none.
@@ -54,6 +55,7 @@ class Model:
     shadow_of: str = ""
     rollout_problem: str = ""
     task: str = ""
+    columns: tuple[str, ...] = ()
 
     @property
     def batched(self) -> bool:
@@ -118,4 +120,5 @@ def described(version: str, metadata: pb.ModelMetadataResponse, config: pb.Model
         shadow_of=parameter("shadow_of"),
         rollout_problem=parameter("rollout_problem"),
         task=parameter("task"),
+        columns=tuple(t.name for t in metadata.inputs) if parameter("rows") else (),
     )

@@ -20,8 +20,11 @@ from frostline.client.channel import check_timeout
 from frostline.client.errors import FrostlineError, from_status
 from frostline.client.messages import OutputName
 from frostline.client.prediction import Prediction
+from frostline.client.rows import Extra
+from frostline.client.schema import Schema
 from frostline.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from frostline.pb.predictor_pb2 import PredictResponse
+from frostline.pb.predictor_pb2_grpc import PredictorStub
 from frostline.protocol import ERROR_KIND, PREDICT
 
 T = TypeVar("T")
@@ -147,11 +150,16 @@ class Client:
         version: str = "",
         outputs: Iterable[OutputName] | None = None,
         top_k: int = 0,
+        extra: Extra = "refuse",
         timeout_s: float | None = None,
     ) -> Prediction:
         """Runs rows through a model.
 
-        The model gets the element type that it takes. Floats are rounded to it; any other number that the type does not
+        A model that was trained on a table takes raw rows: a dict for each row, or a table. What its columns are is asked
+        of the server once for each version; see `schema`. Columns are matched by name. None, NaN, NaT and NA are missing
+        values, and so is a column that is not there, if training had rows without it.
+
+        Any other model gets the element type that it takes. Floats are rounded to it; any other number that the type does not
         have is refused, and so are floats that would become infinite. What the model takes is looked up only where its
         server has refused the rows as they are, or they alone do not tell.
 
@@ -160,13 +168,15 @@ class Client:
 
         Args:
             model: The model's name.
-            inputs: The rows, batch axis first; a dict of arrays by name for a model with several inputs. A DataFrame for a
-                model each of whose inputs is one of its columns; they are matched by name.
+            inputs: Raw rows: a list of dicts, a dict of one row or of columns, or a table of pandas, polars or pyarrow. Or
+                the network's own input, batch axis first; a dict of arrays by name for a model with several. A DataFrame also
+                for a model each of whose inputs is one of its columns; they are matched by name.
             version: The version in decimal; empty or "latest" for the highest ready one.
             outputs: Any of "logits", "softmax" and "argmax" where the model chooses one of several classes, and "values",
                 the network's own outputs.  None asks for the first three, or for "values" of other models; for the ranking
                 alone when `top_k` is given.
             top_k: How many of the most probable classes the server shall rank, with their labels.
+            extra: What becomes of columns of raw rows that the model does not take: "refuse" or "ignore".
             timeout_s: How long the call may take, with all its requests and retries; None for the client's default.
 
         Returns:
@@ -175,7 +185,7 @@ class Client:
         Raises:
             InvalidInput: The rows do not fit the model, or a number would be changed; the message says which.
             FrostlineError: The call failed; the subclass tells how.
-            ValueError: There is no such output, or `top_k` is negative.
+            ValueError: There is no such output, `top_k` is negative, or `extra` is none of its words.
         """
         allowed_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
         version, wanted, until = str(version), messages.readings(outputs), time.monotonic() + allowed_s
@@ -190,7 +200,7 @@ class Client:
                 refusal.__cause__ = error
             else:
                 return messages.prediction(answer, top_k)
-        question = Question(model, version, inputs, wanted, top_k, allowed_s, until)
+        question = Question(model, version, inputs, wanted, top_k, allowed_s, until, extra)
         return messages.prediction(self._hold(asking.predict(question, self._known, refusal)), top_k)
 
     def models(self, *, timeout_s: float | None = None) -> list[Model]:
@@ -208,6 +218,16 @@ class Client:
             FrostlineError: The call failed; the subclass tells how.
         """
         return self._hold(calls.describe(name, version, timeout_s))
+
+    def schema(self, model: str, *, version: str = "", timeout_s: float | None = None) -> Schema:
+        """What a ready version takes and answers: its columns, its labels and an example of a row.
+
+        A version never changes, so that of a number is asked for once.
+
+        Raises:
+            FrostlineError: The call failed; the subclass tells how.
+        """
+        return self._hold(asking.schema(model, str(version), self._known, timeout_s))
 
     def ready(self, model: str = "", *, version: str = "", timeout_s: float | None = None) -> bool:
         """Whether the server, or one of its models, is ready for traffic; False when no server answers.
@@ -283,6 +303,7 @@ class AsyncClient:
         version: str = "",
         outputs: Iterable[OutputName] | None = None,
         top_k: int = 0,
+        extra: Extra = "refuse",
         timeout_s: float | None = None,
     ) -> Prediction:
         """Runs rows through a model; see `Client.predict`."""
@@ -300,7 +321,7 @@ class AsyncClient:
                 refusal.__cause__ = error
             else:
                 return messages.prediction(answer, top_k)
-        question = Question(model, version, inputs, wanted, top_k, allowed_s, until)
+        question = Question(model, version, inputs, wanted, top_k, allowed_s, until, extra)
         return messages.prediction(await self._hold(asking.predict(question, self._known, refusal)), top_k)
 
     async def models(self, *, timeout_s: float | None = None) -> list[Model]:
@@ -310,6 +331,10 @@ class AsyncClient:
     async def model(self, name: str, *, version: str = "", timeout_s: float | None = None) -> Model:
         """One ready version, with its inputs and outputs; see `Client.model`."""
         return await self._hold(calls.describe(name, version, timeout_s))
+
+    async def schema(self, model: str, *, version: str = "", timeout_s: float | None = None) -> Schema:
+        """What a ready version takes and answers; see `Client.schema`."""
+        return await self._hold(asking.schema(model, str(version), self._known, timeout_s))
 
     async def ready(self, model: str = "", *, version: str = "", timeout_s: float | None = None) -> bool:
         """Whether the server, or one of its models, is ready for traffic; see `Client.ready`."""
@@ -360,12 +385,14 @@ class AsyncClient:
 
 def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
     inference: Any = GRPCInferenceServiceStub(channel)
+    predictor: Any = PredictorStub(channel)
     return {
         "ModelConfig": inference.ModelConfig,
         "ModelMetadata": inference.ModelMetadata,
         "ModelReady": inference.ModelReady,
         "RepositoryIndex": inference.RepositoryIndex,
         "ServerReady": inference.ServerReady,
+        "Schema": predictor.Schema,
         # The generated stub would take a message; requests come serialised.
         "Predict": channel.unary_unary(
             PREDICT, response_deserializer=PredictResponse.FromString, _registered_method=True

@@ -171,7 +171,7 @@ class Column(_message.Message):
     def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ...) -> None: ...
 
 class SchemaResponse(_message.Message):
-    __slots__ = ("model", "version", "task", "labels", "columns", "missing", "example", "inputs", "outputs", "max_rows")
+    __slots__ = ("model", "version", "task", "labels", "columns", "missing", "example", "inputs", "outputs", "max_rows", "reading")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +182,7 @@ class SchemaResponse(_message.Message):
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    READING_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     task: str
@@ -192,4 +193,5 @@ class SchemaResponse(_message.Message):
     inputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     outputs: _containers.RepeatedCompositeFieldContainer[Tensor]
     max_rows: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., example: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., max_rows: _Optional[int] = ...) -> None: ...
+    reading: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., example: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., max_rows: _Optional[int] = ..., reading: _Optional[str] = ...) -> None: ...

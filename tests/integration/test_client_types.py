@@ -121,4 +121,4 @@ def test_the_columns_of_a_table_are_matched_by_name(client: frostline.Client) ->
         def __getitem__(self, name: str) -> Any:
             return {"age": np.array([1.5, 2.5]), "visits": np.array([3, 4])}[name]
 
-    assert client.predict("pair", Frame()).logits.tolist() == [[1.5, 3], [2.5, 4]]  # type: ignore[arg-type]  # as users do
+    assert client.predict("pair", Frame()).logits.tolist() == [[1.5, 3], [2.5, 4]]

@@ -68,25 +68,27 @@ def columns_of(rows: Sequence[tuple[Cell, str, str]] = ROWS) -> dict[str, Array]
     }
 
 
-def preprocessing(plans: Sequence[str] = PLANS) -> onnx.ModelProto:
+def preprocessing(plans: Sequence[str] = PLANS, names: Sequence[str] = COLUMNS) -> onnx.ModelProto:
     """The graph from the columns to the network's input."""
+    tenure_name, plan_name, signup_name = names
+    weekday, age_days = f"{signup_name}.weekday", f"{signup_name}.age_days"
     nodes = [
         helper.make_node(
             "LabelEncoder",
-            ["plan"],
+            [plan_name],
             ["plan_index"],
             domain="ai.onnx.ml",
             keys_strings=list(plans),
             values_floats=[float(index) for index in range(1, len(plans) + 1)],
             default_float=0.0,
         ),
-        helper.make_node("Concat", ["tenure", "plan_index", "signup.weekday", "signup.age_days"], ["input"], axis=1),
+        helper.make_node("Concat", [tenure_name, "plan_index", weekday, age_days], ["input"], axis=1),
     ]
     number = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1])
-        for name in ("tenure", "signup.weekday", "signup.age_days")
+        for name in (tenure_name, weekday, age_days)
     ]
-    plan = helper.make_tensor_value_info("plan", TensorProto.STRING, ["batch", 1])
+    plan = helper.make_tensor_value_info(plan_name, TensorProto.STRING, ["batch", 1])
     graph = helper.make_graph(
         nodes, "preprocessing", [number[0], plan, *number[1:]],
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 4])],
@@ -114,19 +116,21 @@ def network(shift: float = 0.0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def rows_card(plans: Sequence[str] = PLANS) -> dict[str, Any]:
+def rows_card(plans: Sequence[str] = PLANS, names: Sequence[str] = COLUMNS) -> dict[str, Any]:
     """What the card says of the columns."""
+    tenure, plan, signup = names
     return {
         "file": "preprocessing.onnx",
         "missing": ["", "NA", "?"],
         "columns": [
-            {"name": "tenure", "kind": "number", "lowest": -1.0, "highest": 71.0, "share_missing": 0.1,
+            {"name": tenure, "kind": "number", "lowest": -1.0, "highest": 71.0, "share_missing": 0.1,
              "edges": [1.0, 10.0], "shares": [0.25, 0.25, 0.5]},
-            {"name": "plan", "kind": "category", "categories": list(plans), "shares": [1 / len(plans)] * len(plans)},
-            {"name": "signup", "kind": "date", "format": "iso", "lowest": "2019-01-02T23:30:00", "highest": "2024-05-31T00:00:00",
+            {"name": plan, "kind": "category", "categories": list(plans), "shares": [1 / len(plans)] * len(plans)},
+            {"name": signup, "kind": "date", "format": "iso", "lowest": "2019-01-02T23:30:00", "highest": "2024-05-31T00:00:00",
              "parts": [{"part": "weekday"}, {"part": "age_days", "relative_to": NEWEST.isoformat()}]},
         ],
-        "example": {"tenure": 12.0, "plan": "basic", "signup": "2024-05-31"},
+        "example": {tenure: 12.0, plan: "basic", signup: "2024-05-31"},
+        "reading": {"separator": ";", "encoding": "utf-8", "decimal": ",", "thousands": "", "missing": ["", "NA", "?"]},
     }  # fmt: skip
 
 
@@ -139,6 +143,7 @@ def write(
     shift: float = 0.0,
     card: Mapping[str, Any] | None = None,
     graph: onnx.ModelProto | None = None,
+    names: Sequence[str] = COLUMNS,
 ) -> Path:
     """Write models/<name>/<version>/ as a training job publishes it; returns that folder.
 
@@ -150,14 +155,15 @@ def write(
         shift: moves the logits.
         card: takes the place of keys of the card's `rows`.
         graph: takes the place of preprocessing.onnx.
+        names: of the columns.
     """
     folder = root / name / str(version)
     folder.mkdir(parents=True)
-    files = {"model.onnx": network(shift), "preprocessing.onnx": graph or preprocessing(plans)}
+    files = {"model.onnx": network(shift), "preprocessing.onnx": graph or preprocessing(plans, names)}
     written = {file: model.SerializeToString() for file, model in files.items()}
     for file, content in written.items():
         (folder / file).write_bytes(content)
-    numbers, columns = encoded(plans=plans), columns_of()
+    numbers, columns = encoded(plans=plans), dict(zip(names, columns_of().values(), strict=True))
     arrays: dict[str, Any] = {
         "input": numbers[:4],
         "logits": logits_of(numbers[:4], shift),
@@ -175,7 +181,7 @@ def write(
         "files": digests,
         "labels": list(LABELS),
         "task": "single-label",
-        "rows": {**rows_card(plans), **(card or {})},
+        "rows": {**rows_card(plans, names), **(card or {})},
     }
     (folder / "card.json").write_text(json.dumps(about), encoding="utf-8")
     return folder

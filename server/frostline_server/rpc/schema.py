@@ -42,6 +42,7 @@ def schema_of(served: LoadedModel) -> pb.SchemaResponse:
         schema.columns.extend(map(_column, rows.columns))
         schema.missing.extend(rows.missing)
         schema.example = json.dumps(rows.example, ensure_ascii=False) if rows.example else ""
+        schema.reading = json.dumps(rows.reading, ensure_ascii=False) if rows.reading else ""
     return schema
 
 

@@ -112,12 +112,14 @@ class RowSchema(_Frozen):
         missing: texts that stand for no value.
         columns: see `Column`.
         example: a row.
+        reading: how training read the text of its tables, for who sends others; the server reads none.
     """
 
     file: str = Field("preprocessing.onnx", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     missing: tuple[str, ...] = ("",)
     columns: tuple[Annotated[Column, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=_MOST_COLUMNS)
     example: dict[str, FiniteFloat | str | None] = Field(default_factory=dict)
+    reading: dict[str, str | tuple[str, ...] | None] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

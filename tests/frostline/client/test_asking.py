@@ -1,6 +1,7 @@
 """Which calls a prediction takes, against a server that is a function."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,8 @@ class Puppet:
             raise PermissionDenied("no questions")
         if method == "RepositoryIndex":
             return pb.RepositoryIndexResponse()
+        if method == "Schema":
+            raise FrostlineError("as servers before raw rows", "UNIMPLEMENTED")
         if method == "Predict":
             return self.predict(typed.PredictRequest.FromString(request))
         version = request.version or self.newest
@@ -322,3 +325,130 @@ def test_joined_answers_that_do_not_fit_are_refused() -> None:
     parts = [typed.PredictResponse(logits=typed.Tensor(dtype=typed.FP32, shape=[1, n])) for n in (1, 2)]
     with pytest.raises(FrostlineError, match=r"do not fit together: logits of shapes \[1, 1\] and \[1, 2\]"):
         messages.joined(parts)
+
+
+# Raw rows
+
+
+class Tables:
+    """A server of the model `m`, which takes raw rows and answers with what it was sent.
+
+    Attributes:
+        schemas: What each version takes, the newest last.
+        turns: The versions that answer the next calls which name none; then the newest.
+        calls: What was asked for: the method and the version.
+    """
+
+    def __init__(self, **schemas: Mapping[str, str]) -> None:
+        self.schemas = {version.removeprefix("v"): columns for version, columns in schemas.items()}
+        self.turns: list[str] = []
+        self.calls: list[tuple[str, str]] = []
+
+    def ask(self, inputs: Any, known: Known, version: str = "") -> tuple[str, dict[str, Any]]:
+        """Which version answers, and what it was sent."""
+        talk = asking.predict(Question("m", version, inputs, None, 0, 30.0, 30.0), known, clock=lambda: 0.0)
+        call = next(talk)
+        try:
+            while True:
+                try:
+                    answer = self.call(call.method, call.request)
+                except FrostlineError as error:
+                    call = talk.throw(error)
+                else:
+                    call = talk.send(answer)
+        except StopIteration as end:
+            return end.value.version, dict(zip(end.value.names, end.value.labels, strict=True))
+
+    def call(self, method: str, request: Any) -> Any:
+        if method == "Predict":
+            request = typed.PredictRequest.FromString(request)
+        self.calls.append((method, request.version))
+        version = request.version or (self.turns.pop(0) if self.turns else list(self.schemas)[-1])
+        columns = self.schemas[version]
+        if method == "Schema":
+            told = [typed.Column(name=name, kind=typed.DATE, format=form) for name, form in columns.items()]
+            return typed.SchemaResponse(model="m", version=version, columns=told, missing=[""], max_rows=LIMIT)
+        sent = {each.name: each.data[4:].decode() for each in request.inputs}
+        if sent.keys() != columns.keys():
+            raise InvalidInput("no such columns", kind="invalid_input")
+        if "?" in sent.values():
+            raise InvalidInput("no date", kind="invalid_data")
+        return typed.PredictResponse(model="m", version=version, names=sent, labels=sent.values())
+
+
+DAY = datetime(2024, 5, 31)  # noqa: DTZ001  as tables have it
+
+
+def test_the_schema_is_asked_for_once() -> None:
+    server, known = Tables(v1={"a": "iso"}), Known()
+    for _ in range(3):
+        assert server.ask({"a": DAY}, known) == ("1", {"a": "2024-05-31T00:00:00"})
+    assert server.calls == [("Schema", ""), *[("Predict", "")] * 3]
+
+
+def test_a_promotion_to_other_columns_is_noticed() -> None:
+    server, known = Tables(v1={"a": "iso"}), Known()
+    assert server.ask({"a": "x"}, known) == ("1", {"a": "x"})
+    server.schemas["2"] = {"b": "iso"}
+    server.calls.clear()
+    with pytest.raises(InvalidInput, match="the row has 'a', and m expects only the columns b"):
+        server.ask({"a": "x"}, known)
+    assert server.ask({"b": "x"}, known) == ("2", {"b": "x"})
+    assert server.calls == [("Predict", ""), ("Schema", ""), ("Predict", "")]
+
+
+def test_rows_of_the_newest_version_are_not_refused_by_what_is_known_of_the_last() -> None:
+    server, known = Tables(v1={"a": "iso"}), Known()
+    server.ask({"a": "x"}, known)
+    server.schemas["2"] = {"b": "iso"}
+    server.calls.clear()
+    assert server.ask({"b": "x"}, known) == ("2", {"b": "x"})
+    assert server.calls == [("Schema", ""), ("Predict", "2")]
+
+
+def test_of_versions_that_share_the_traffic_one_that_takes_the_rows_gets_them() -> None:
+    server, known = Tables(v1={"a": "iso"}, v2={"b": "iso"}), Known()
+    server.turns = ["1", "2", "1"]
+    assert server.ask({"a": "x"}, known) == ("1", {"a": "x"})
+    assert server.calls == [("Schema", ""), ("Predict", ""), ("Schema", ""), ("Predict", "1")]
+
+
+def test_a_version_that_writes_dates_otherwise_gets_its_own() -> None:
+    server, known = Tables(v1={"a": "%d/%m/%Y"}, v2={"a": "%m/%d/%Y"}), Known()
+    server.turns = ["1", "1", "2"]
+    day = datetime(2024, 3, 4)  # noqa: DTZ001
+    assert server.ask({"a": day}, known) == ("1", {"a": "04/03/2024"})
+    assert server.ask({"a": day}, known) == ("2", {"a": "03/04/2024"})
+    assert server.calls[2:] == [("Predict", ""), ("Schema", "2"), ("Predict", "2")]
+    server.calls.clear()
+    assert server.ask({"a": day}, known) == ("2", {"a": "03/04/2024"})
+    assert server.ask({"a": "04/03/2024"}, known) == ("2", {"a": "04/03/2024"})
+    server.turns = ["1"]
+    assert server.ask({"a": "04/03/2024"}, known) == ("1", {"a": "04/03/2024"})
+    assert server.calls == [("Predict", "")] * 3
+
+
+def test_a_refusal_of_a_version_by_its_number_is_final() -> None:
+    server, known = Tables(v1={"a": "iso"}), Known()
+    server.ask({"a": "x"}, known, "1")
+    for rows in ({"a": "?"}, {"b": "x"}):
+        server.calls.clear()
+        with pytest.raises(InvalidInput):
+            server.ask(rows, known, "1")
+        assert len(server.calls) == ("a" in rows)
+
+
+def test_what_the_client_refuses_by_a_fresh_schema_costs_no_more_calls() -> None:
+    server = Tables(v1={"a": "iso"})
+    with pytest.raises(InvalidInput, match="column 'a': a date is expected"):
+        server.ask({"a": 5}, Known())
+    assert server.calls == [("Schema", "")]
+
+
+def test_texts_count_by_their_length_where_messages_were_too_large() -> None:
+    known = Known()
+    texts = {"a": np.array(["x" * 1000] * 8, object)}
+    assert known.rows_at_once(64, texts, 8) == 64
+    known.refused(4000)
+    assert known.rows_at_once(64, texts, 8) == 1
+    assert known.rows_at_once(64, {"a": np.array(["x"] * 8, object)}, 8) == 64

@@ -1,7 +1,9 @@
 """The readers of CSV and Parquet files: what each column holds, and the rows as a network takes them."""
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -27,7 +29,7 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
     Raises:
         DataError: It is missing, empty or ragged, lacks a column, or a cell is not what its column is.
     """
-    cells = _read_csv(source) if isinstance(source, CsvFile) else _read_parquet(source)
+    cells = _read_csv(source) if isinstance(source, CsvFile) else read_parquet(source.path, source.reading)
     targets = (source.target,) if isinstance(source.target, str) else source.target
     for name in (*targets, *source.columns):
         if name not in cells.columns:
@@ -76,23 +78,34 @@ def _read_csv(source: CsvFile) -> Cells:
     return delimited.read(source.path, content, source.reading)
 
 
-def _read_parquet(source: ParquetFile) -> Cells:
+def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = None, first: int = 1) -> Cells:
+    """Return the cells of a Parquet file.
+
+    Args:
+        path: The file, as messages call it.
+        reading: How its texts are read.
+        content: Its bytes, if they were read already.
+        first: The number of its first row, in messages.
+
+    Raises:
+        DataError: It is missing, empty, or no Parquet, or pyarrow is not installed.
+    """
     try:
         from pyarrow import ArrowException, parquet  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 an optional package
     except ModuleNotFoundError as error:
-        raise DataError(f"reading {source.path} needs pyarrow, which is not installed: pip install pyarrow") from error
+        raise DataError(f"reading {path} needs pyarrow, which is not installed: pip install pyarrow") from error
     try:
-        columns = parquet.read_table(source.path).to_pydict()
+        columns = parquet.read_table(path if content is None else io.BytesIO(content)).to_pydict()
     except OSError as error:
-        raise DataError(f"cannot read {source.path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ArrowException as error:
-        raise DataError(f"{source.path} is not a Parquet file: {error}") from error
+        raise DataError(f"{path} is not a Parquet file: {error}") from error
     if not columns or not next(iter(columns.values())):
-        raise DataError(f"{source.path} is empty: it has no rows")
+        raise DataError(f"{path} is empty: it has no rows")
     texts = {
         name: [None if value is None else str(value).strip() for value in values] for name, values in columns.items()
     }
-    return Cells(source.path, texts, source.reading)
+    return Cells(path, texts, reading, first=first)
 
 
 def _kind(cells: Cells, name: str) -> ColumnKind:

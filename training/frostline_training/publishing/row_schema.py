@@ -36,6 +36,7 @@ def to_card(columns: Sequence[Column], train: Cells, numbers: NDArray[np.float32
         "missing": list(dict.fromkeys(("", *train.reading.missing))),
         "columns": [_column(group, train) for group in grouped],
         "example": _example([group[0] for group in grouped], train),
+        "reading": train.reading.model_dump(mode="json"),
     }
 
 

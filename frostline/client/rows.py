@@ -1,0 +1,356 @@
+"""Raw rows: dicts and tables of what users have, as one array for each column of a model's schema.
+
+Columns are matched by name. A value that its column cannot hold is refused with its place; a value that is not there is
+missing, as it was in training.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Any, Literal, TypeGuard, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.client.arrays import is_table, names_of
+from frostline.client.errors import InvalidInput
+from frostline.client.schema import Column, Schema
+
+Extra = Literal["refuse", "ignore"]
+"""What becomes of columns that the model does not take."""
+
+Cells = Sequence[Any] | NDArray[Any]
+
+_LISTED = 8
+"""Categories that a message lists."""
+
+_NUMBERS = (bool, int, float, Decimal, np.number, np.bool_)
+_YES = {True: ("true", "yes"), False: ("false", "no")}
+"""How truth values are written in tables, in small letters."""
+
+_DIRECTIVE = re.compile("%.")
+
+
+def may_be(inputs: object) -> bool:
+    """Whether these may be raw rows: a dict, a list of dicts, or a table."""
+    return isinstance(inputs, Mapping) or is_records(inputs) or is_table(inputs)
+
+
+def is_records(inputs: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Whether it is a list with a dict for each row."""
+    return isinstance(inputs, list | tuple) and len(inputs) > 0 and isinstance(inputs[0], Mapping)
+
+
+def are_of(inputs: object, schema: Schema) -> bool:
+    """Whether these are raw rows for a model, and not arrays by the names of the network's own inputs."""
+    own = {spec.name for spec in schema.inputs}
+    return bool(schema.columns) and not (isinstance(inputs, Mapping) and inputs and own.issuperset(inputs))
+
+
+def missing_word(schema: Schema) -> str:
+    """The text that stands for no value in a column of texts: the empty one, if it does."""
+    return "" if "" in schema.missing or not schema.missing else schema.missing[0]
+
+
+def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDArray[Any]]:
+    """Makes the model's columns of raw rows.
+
+    Args:
+        rows: A dict for each row, a dict of one row, a dict with a list or array for each column, or a table of pandas,
+            polars or pyarrow. None, NaN, NaT and NA are missing values. A column that is not there at all is missing in all
+            rows, if it was missing in some rows of the training.
+        schema: What the model takes; it has columns.
+        extra: Whether to refuse columns that the model does not take, or to ignore them.
+
+    Returns:
+        For each column of the schema its cells [rows]: numbers float64, NaN where one is missing, or objects that are texts.
+
+    Raises:
+        InvalidInput: The rows do not have the columns, or a cell is not what its column is; the message says which, and what
+            it may be. Rows count from 0.
+        ValueError: `extra` is none of its words.
+    """
+    if extra not in get_args(Extra):
+        raise ValueError(f"extra is {extra!r}; it may be {' or '.join(map(repr, get_args(Extra)))}")
+    if is_records(rows):
+        count, columns = len(rows), _of_records(rows, schema, extra)
+    else:
+        count, columns = _of_columns(rows, schema, extra)
+    empty = missing_word(schema)
+    arrays = {}
+    for column in schema.columns:
+        make = _KINDS.get(column.kind)
+        if make is None:
+            raise InvalidInput(
+                f"{schema.model} has the column {column.name!r} of a kind that this client does not know ({column.kind}); "
+                "install a newer version of frostline"
+            )
+        cells = columns.get(column.name)
+        # Of one row nobody needs to know which it is.
+        place = partial(_place, column.name, 0 if count > 1 else None)
+        arrays[column.name] = make([None] * count if cells is None else cells, column, empty, place)
+    return arrays
+
+
+def _of_records(rows: Sequence[Mapping[str, Any]], schema: Schema, extra: Extra) -> dict[str, Cells]:
+    names = [column.name for column in schema.columns]
+    known = frozenset(names)
+    there: set[str] = set()
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InvalidInput(f"row {index} is {_told(row)}, and rows before it are dicts; give a dict for each row")
+        if not known.issuperset(row) and extra == "refuse":
+            strange = [name for name in row if name not in known]
+            raise _extra_columns(f"row {index} has", strange, schema)
+        there.update(row)
+    _refuse_absent(there, schema, "the rows have")
+    return {name: [row.get(name) for row in rows] for name in names if name in there}
+
+
+def _of_columns(table: Any, schema: Schema, extra: Extra) -> tuple[int, dict[str, Cells]]:
+    one = isinstance(table, Mapping)
+    what = "the row has" if one else "the table has"
+    names = list(table) if one else names_of(table, schema.expects)
+    known = {column.name for column in schema.columns}
+    strange = [name for name in names if name not in known]
+    if strange and extra == "refuse":
+        raise _extra_columns(what, strange, schema)
+    twice = next((name for name in known if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"the table has several columns {twice!r}")
+    _refuse_absent(set(names), schema, what)
+    found = {name: table[name] for name in names if name in known}
+    if one and found and not any(map(_is_column, found.values())):
+        return 1, {name: [value] for name, value in found.items()}
+    columns = {name: _cells(name, value) for name, value in found.items()}
+    counts = {name: len(cells) for name, cells in columns.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise InvalidInput(f"the columns have different numbers of rows: {told}")
+    count = next(iter(counts.values()), 0)
+    if count == 0:
+        raise InvalidInput(f"there are no rows; {schema.expects}")
+    return count, columns
+
+
+def _refuse_absent(there: set[str], schema: Schema, what: str) -> None:
+    absent = [column.name for column in schema.columns if column.name not in there and not column.share_missing]
+    if absent:
+        which = f"column {absent[0]!r}" if len(absent) == 1 else f"columns {', '.join(map(repr, absent))}"
+        raise InvalidInput(
+            f"{what} no {which}, and no row of the training lacked a value there; {schema.expects}. Give None where a value is "
+            "missing"
+        )
+
+
+def _extra_columns(what: str, strange: Sequence[Any], schema: Schema) -> InvalidInput:
+    names = ", ".join(map(repr, strange[:_LISTED])) + (", ..." if len(strange) > _LISTED else "")
+    expected = ", ".join(column.name for column in schema.columns)
+    return InvalidInput(
+        f"{what} {names}, and {schema.model} expects only the columns {expected}; leave out the others, or say extra='ignore'"
+    )
+
+
+def _is_column(value: object) -> bool:
+    """Whether it is a value for each row, and not one value."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return not isinstance(value, str | bytes | np.generic) and hasattr(value, "__len__")
+
+
+def _cells(name: str, values: Any) -> Cells:
+    """The values of a column, one for each row: an array of numbers, or a list."""
+    if not _is_column(values) or isinstance(values, Mapping):
+        raise InvalidInput(
+            f"column {name!r} is {_told(values)} beside columns with a value for each row; give a list or an array, or a dict "
+            "for each row"
+        )
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.astype(object)  # whose masked elements become None
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        if values.shape[1:] != (1,):
+            raise InvalidInput(
+                f"column {name!r} is an array of shape {list(values.shape)}; a column has one value for each row"
+            )
+        values = values[:, 0]
+    dtype = getattr(values, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
+        return np.asarray(values)
+    if isinstance(dtype, np.dtype) and dtype.kind == "M":
+        # Finer ones have no Python value.
+        values = np.asarray(values).astype("datetime64[us]")
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(values, method):
+            return list(getattr(values, method)())
+    return list(values)
+
+
+_Place = Callable[[int], str]
+"""Says where a cell is, by the number of its row."""
+
+
+def _place(name: str, first: int | None, index: int) -> str:
+    return f"column {name!r}" if first is None else f"column {name!r}, row {first + index}"
+
+
+def _is_missing(cell: Any) -> bool:
+    if cell is None:
+        return True
+    if isinstance(cell, Decimal):
+        return cell.is_nan()
+    if isinstance(cell, float | np.floating):
+        return bool(np.isnan(cell))
+    if isinstance(cell, np.datetime64):
+        return bool(np.isnat(cell))
+    return type(cell).__name__ in {"NAType", "NaTType"}  # of pandas, which need not be installed
+
+
+# Numbers
+
+
+def _numbers(cells: Cells, column: Column, empty: str, place: _Place) -> NDArray[Any]:
+    del column, empty
+    if isinstance(cells, np.ndarray):
+        array = cells.astype(np.float64)
+    else:
+        array = np.array([_number(cell, index, place) for index, cell in enumerate(cells)], np.float64)
+    with np.errstate(over="ignore"):
+        infinite = np.isinf(array.astype(np.float32))
+    if infinite.any():
+        index = int(infinite.argmax())
+        raise InvalidInput(
+            f"{place(index)}: {array[index]:g} is no finite number of float32 (at most 3.4e38); give None where a value is "
+            "missing"
+        )
+    return array
+
+
+def _number(cell: Any, index: int, place: _Place) -> float:
+    if type(cell) is float:
+        return cell
+    if _is_missing(cell):
+        return float("nan")
+    if isinstance(cell, _NUMBERS) and not isinstance(cell, np.complexfloating | np.timedelta64):
+        try:
+            return float(cell)
+        except OverflowError:  # of an int
+            return float("inf") if cell > 0 else float("-inf")
+    hint = f"; convert it: float({cell!r:.40})" if isinstance(cell, str) else ""
+    raise InvalidInput(f"{place(index)}: a number is expected, but it is {_told(cell)}{hint}")
+
+
+# Categories
+
+
+def _categories(cells: Cells, column: Column, empty: str, place: _Place) -> NDArray[Any]:
+    listed = cells.tolist() if isinstance(cells, np.ndarray) else cells
+    return _texts([_category(cell, index, column, empty, place) for index, cell in enumerate(listed)], place)
+
+
+def _category(cell: Any, index: int, column: Column, empty: str, place: _Place) -> str:
+    if isinstance(cell, str):
+        return cell
+    if _is_missing(cell):
+        return empty
+    found: str | None = None
+    if isinstance(cell, bool | np.bool_):
+        found = _only([text for text in column.categories if text.casefold() in _YES[bool(cell)]], str(bool(cell)))
+    elif isinstance(cell, int | np.integer) or (isinstance(cell, float | np.floating) and cell.is_integer()):
+        # A table of pandas has floats where a whole number is missing.
+        numbers = {text: number for text in column.categories if (number := _whole(text)) is not None}
+        alike = [text for text, number in numbers.items() if number == int(cell)]
+        # One among other numbers is a category that the model does not know, as its text would be.
+        found = _only(alike, str(int(cell))) if alike or not numbers else str(int(cell))
+    if found is None:
+        known = ", ".join(map(repr, column.categories[:_LISTED]))
+        more = f" and {len(column.categories) - _LISTED} more" if len(column.categories) > _LISTED else ""
+        raise InvalidInput(
+            f"{place(index)}: the text of a category is expected, but it is {_told(cell)}; the model knows {known}{more}"
+        )
+    return found
+
+
+def _only(texts: Sequence[str], exact: str) -> str | None:
+    """The text that is meant: the exact one, or the only one; None if there is none, or one of several."""
+    return exact if exact in texts else texts[0] if len(texts) == 1 else None
+
+
+def _whole(text: str) -> int | None:
+    """The whole number that a category is written as, also with zeros before it: 05090, or 3.0."""
+    try:
+        number = float(text)
+        return int(text) if text.isdecimal() else int(number) if number.is_integer() else None
+    except ValueError:
+        return None
+
+
+# Dates
+
+
+def _dates(cells: Cells, column: Column, empty: str, place: _Place) -> NDArray[Any]:
+    listed = cells.tolist() if isinstance(cells, np.ndarray) else cells
+    return _texts([_date(cell, index, column, empty, place) for index, cell in enumerate(listed)], place)
+
+
+def _date(cell: Any, index: int, column: Column, empty: str, place: _Place) -> str:
+    if isinstance(cell, str):
+        return cell
+    if _is_missing(cell):
+        return empty
+    value = cell
+    if isinstance(cell, np.datetime64):
+        value = cell.astype("datetime64[us]").item()  # a whole number where Python has no such date
+    if not isinstance(value, date):
+        wanted = "an ISO date" if column.format == "iso" else f"a date of the format {column.format}"
+        raise InvalidInput(
+            f"{place(index)}: a date is expected, but it is {_told(cell)}; give a datetime, a date, or the text of {wanted}"
+        )
+    try:
+        return _written(value, column.format)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"{place(index)}: {_told(cell)} cannot be written as a date of the format {column.format}: {error}"
+        ) from error
+
+
+def _written(value: date, form: str) -> str:
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            value = value.astimezone(UTC)  # as training took it, also where the format has no offset
+        if form == "iso":
+            return datetime.isoformat(value)  # pandas' own has nanoseconds, which no ISO date of training had
+    elif form == "iso":
+        return value.isoformat()
+    # C's %Y has less than four digits for the years before 1000, which strptime does not read.
+    return value.strftime(_DIRECTIVE.sub(lambda found: f"{value.year:04d}" if found[0] == "%Y" else found[0], form))
+
+
+# Texts
+
+
+def _texts(texts: list[str], place: _Place) -> NDArray[Any]:
+    array = np.empty(len(texts), object)
+    array[:] = texts
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        index = next(at for at, text in enumerate(texts) if any("\ud800" <= each <= "\udfff" for each in text))
+        raise InvalidInput(
+            f"{place(index)}: {texts[index]!r:.40} has half of a surrogate pair, which is no character"
+        ) from None
+    return array
+
+
+def _told(value: object) -> str:
+    """A value in a message to the user, with its type."""
+    return f"{value!r:.40} ({type(value).__name__})"
+
+
+_KINDS: Mapping[str, Callable[[Cells, Column, str, _Place], NDArray[Any]]] = {
+    "number": _numbers,
+    "category": _categories,
+    "date": _dates,
+}
+"""What makes an array of the cells of a column, by its kind: of the cells, the column, the word for no value, and where they are."""
