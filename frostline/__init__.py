@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from frostline.client.prediction import Prediction
     from frostline_training.data.raw import Category, Date, Number, encode
+    from frostline_training.data.rows import Text
     from frostline_training.publishing.publish import publish
 
     __version__: str
@@ -47,6 +48,7 @@ __all__ = [
     "RateLimited",
     "ServerUnavailable",
     "TensorSpec",
+    "Text",
     "Unauthenticated",
     "__version__",
     "connect",
@@ -64,6 +66,7 @@ _HOMES = {
     "Number": "frostline_training.data.raw",
     "Prediction": "frostline.client.prediction",
     "TensorSpec": "frostline.client.catalog",
+    "Text": "frostline_training.data.rows",
     "connect": "frostline.client.connection",
     "connect_async": "frostline.client.connection",
     "encode": "frostline_training.data.raw",

@@ -38,6 +38,7 @@ class ColumnKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NUMBER: _ClassVar[ColumnKind]
     CATEGORY: _ClassVar[ColumnKind]
     DATE: _ClassVar[ColumnKind]
+    TEXT: _ClassVar[ColumnKind]
 DATA_TYPE_UNSPECIFIED: DataType
 BOOL: DataType
 UINT8: DataType
@@ -61,6 +62,7 @@ COLUMN_KIND_UNSPECIFIED: ColumnKind
 NUMBER: ColumnKind
 CATEGORY: ColumnKind
 DATE: ColumnKind
+TEXT: ColumnKind
 
 class Tensor(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -143,7 +145,7 @@ class SchemaRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Column(_message.Message):
-    __slots__ = ("name", "kind", "dtype", "categories", "lowest", "highest", "format", "earliest", "latest", "share_missing")
+    __slots__ = ("name", "kind", "dtype", "categories", "lowest", "highest", "format", "earliest", "latest", "share_missing", "most_bytes", "bytes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +156,8 @@ class Column(_message.Message):
     EARLIEST_FIELD_NUMBER: _ClassVar[int]
     LATEST_FIELD_NUMBER: _ClassVar[int]
     SHARE_MISSING_FIELD_NUMBER: _ClassVar[int]
+    MOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: ColumnKind
     dtype: DataType
@@ -164,7 +168,9 @@ class Column(_message.Message):
     earliest: str
     latest: str
     share_missing: float
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ...) -> None: ...
+    most_bytes: int
+    bytes: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ..., most_bytes: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class SchemaResponse(_message.Message):
     __slots__ = ("model", "version", "task", "labels", "columns", "missing", "example", "inputs", "outputs", "max_rows")

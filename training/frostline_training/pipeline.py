@@ -13,7 +13,7 @@ from rich.console import Console
 from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
-from frostline_training.data.raw import columns_of
+from frostline_training.data.raw import check_inputs
 from frostline_training.errors import TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
@@ -78,8 +78,7 @@ def run(
         try:
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             split = data.prepare(recipe)
-            if split.train.cells is not None:
-                columns_of(split.dataset.columns)  # names that clients cannot send
+            check_inputs(split.dataset.inputs)  # names that clients cannot send
             decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
             group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
@@ -198,7 +197,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         name=recipe.name,
         labels=labels,
         models=place.models,
-        inputs=None if train is None else split.dataset.columns,
+        inputs=split.dataset.inputs,
         test=split.test if test_cells is None else (test_cells, split.test.targets),
         task=task,
         dynamic=split.dataset.dynamic,

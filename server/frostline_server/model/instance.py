@@ -13,7 +13,7 @@ from frostline_server.model.input_stats import InputStats
 from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Shadow, Tap
-from frostline_server.runtime.row_encoder import RowEncoder
+from frostline_server.runtime.encoders import Encoder
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, reshaped
 
@@ -25,7 +25,7 @@ def instance_run(
     predictions: Predictions,
     tap: Tap,
     recent: RecentRow,
-    encoder: RowEncoder | None = None,
+    encoder: Encoder | None = None,
     input_stats: InputStats | None = None,
 ) -> Run:
     """The session's run as the batcher wants it.
@@ -39,7 +39,7 @@ def instance_run(
     )
 
 
-def _encoded(run: "_Observed", encoder: RowEncoder, stats: InputStats) -> Run:
+def _encoded(run: "_Observed", encoder: Encoder, stats: InputStats) -> Run:
     """`run` that also takes raw rows, whose columns have one axis; these are counted."""
 
     def encoded(inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:

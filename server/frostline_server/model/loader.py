@@ -41,9 +41,9 @@ from frostline_server.model_config.tensor_config import agreed
 from frostline_server.regular_files import FileReader
 from frostline_server.runtime.cuda_thread import Captures
 from frostline_server.runtime.devices import CPU, Provider, why_unbound
+from frostline_server.runtime.encoders import Encoder, open_encoder
 from frostline_server.runtime.golden import Golden, GoldenRows, compare, read_golden, read_golden_rows
 from frostline_server.runtime.host_limits import cpu_count
-from frostline_server.runtime.row_encoder import RowEncoder
 from frostline_server.runtime.row_schema import read_schema
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
@@ -443,7 +443,7 @@ def batcher_of(
     failures: FailureLog,
     max_run_s: float,
     on_hang: Callable[[], None],
-    encoder: RowEncoder | None,
+    encoder: Encoder | None,
     input_stats: InputStats | None,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
@@ -465,7 +465,7 @@ def batcher_of(
     )
 
 
-def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden | None, warn: Warn) -> RowEncoder | None:
+def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden | None, warn: Warn) -> Encoder | None:
     """What encodes a version's raw rows, proved to answer as training did; None if it takes none.
 
     Raises:
@@ -474,16 +474,16 @@ def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden |
     schema = read_schema(artifact.card)
     if schema is None:
         return None
-    content, signature = artifact.listed(schema.file), sessions[0].signature
-    if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 1:
-        raise LoadError(f"{schema.file} makes one tensor [rows, numbers], and the network takes something else")
+    content, signature = artifact.listed(schema.file) if schema.file else b"", sessions[0].signature
+    if len(signature.inputs) != 1:
+        raise LoadError(f"raw rows make one tensor, and the network takes {len(signature.inputs)}")
     if not signature.batched:
         warn("raw rows are not taken, because the model is served without a batch axis")
         return None
     (spec,) = signature.inputs
     if any(column.name == spec.name for column in schema.columns):
         warn(f"only raw rows are taken: a column is called '{spec.name}', as the network's own input is")
-    encoder = RowEncoder(schema, content, spec.name, spec.shape[0])
+    encoder = open_encoder(schema, content, spec)
     if golden is None or artifact.golden_file is None:
         raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
     proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)
@@ -492,7 +492,7 @@ def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden |
     return encoder
 
 
-def prove_rows(encoder: RowEncoder, session: Session, proof: GoldenRows, golden: Golden) -> None:
+def prove_rows(encoder: Encoder, session: Session, proof: GoldenRows, golden: Golden) -> None:
     """Prove that raw rows are answered as training answered them, one by one and together.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The schema of raw rows: the columns of a table as its users have them, before they are numbers.
+"""The schema of raw rows: a table's columns, texts or pictures as their users have them, before they are numbers.
 
 A version's card says it, under `rows`: see models/README.md.
 """
@@ -17,6 +17,8 @@ from frostline_server.runtime.signature import TensorSpec
 
 DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "age_days"]
 Share = Annotated[float, Field(ge=0, le=1)]
+MOST_TEXT_BYTES = 1 << 20
+"""Longer texts are refused before any of them is decoded."""
 _MOST_COLUMNS = 2000
 """As many inputs as a request may have."""
 
@@ -98,20 +100,31 @@ class Date(_Column):
     highest: datetime | None = None
 
 
-Column = Number | Category | Date
+class Text(_Column):
+    """A column of texts, of which the network takes the bytes in UTF-8.
+
+    Attributes:
+        bytes: how many of them; longer texts are cut, and shorter ones padded with 0.
+    """
+
+    kind: Literal["text"]
+    bytes: int = Field(ge=1, le=MOST_TEXT_BYTES)
+
+
+Column = Number | Category | Date | Text
 
 
 class RowSchema(_Frozen):
-    """The columns of a table, in the network's order.
+    """The columns of a table, in the network's order; or a column of texts alone.
 
     Attributes:
-        file: the ONNX file that makes the network's input of them.
+        file: the ONNX file that makes the network's input of a table's columns; None without a table.
         missing: texts that stand for no value.
         columns: see `Column`.
         example: a row.
     """
 
-    file: str = Field("preprocessing.onnx", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    file: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     missing: tuple[str, ...] = ("",)
     columns: tuple[Annotated[Column, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=_MOST_COLUMNS)
     example: dict[str, FiniteFloat | str | None] = Field(default_factory=dict)
@@ -121,6 +134,11 @@ class RowSchema(_Frozen):
         name, count = Counter(column.name for column in self.columns).most_common(1)[0]
         if count > 1:
             raise ValueError(f"the column {name!r} is there twice")
+        alone = next((column for column in self.columns if isinstance(column, Text)), None)
+        if alone is not None and len(self.columns) > 1:
+            raise ValueError(f"the column {alone.name!r} is a {alone.kind}, and must be the only column")
+        if (self.file is None) != (alone is not None):
+            raise ValueError("a table, and only a table, has a file that encodes it")
         for column in self.columns:
             if isinstance(column, Number) and column.shares and len(column.shares) != len(column.edges) + 1:
                 raise ValueError(
@@ -142,7 +160,13 @@ class RowSchema(_Frozen):
         return tuple(
             TensorSpec(column.name, "FP64", np.dtype("<f8"), ())
             if isinstance(column, Number)
-            else TensorSpec(column.name, "BYTES", np.dtype(object), ())
+            else TensorSpec(
+                column.name,
+                "BYTES",
+                np.dtype(object),
+                (),
+                most_bytes=MOST_TEXT_BYTES if isinstance(column, Text) else None,
+            )
             for column in self.columns
         )
 
@@ -155,6 +179,7 @@ class RowSchema(_Frozen):
                 getattr(column, "categories", ()),
                 getattr(column, "format", ""),
                 getattr(column, "parts", ()),
+                getattr(column, "bytes", 0),
             )
             for column in self.columns
         ]

@@ -45,8 +45,8 @@ def infer(channel: grpc.Channel, arrays: dict[str, Array], model: str = "churn")
     return calls.answers(calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S))["logits"]
 
 
-def predict(channel: grpc.Channel, arrays: dict[str, Array]) -> Array:
-    request = predictor_pb2.PredictRequest(model="churn", outputs=["LOGITS"])
+def predict(channel: grpc.Channel, arrays: dict[str, Array], model: str = "churn") -> Array:
+    request = predictor_pb2.PredictRequest(model=model, outputs=["LOGITS"])
     for name, array in arrays.items():
         data = pack_bytes(array.ravel()) if array.dtype.hasobject else array.tobytes()
         request.inputs.add(name=name, dtype=NAMES[array.dtype.str], shape=array.shape, data=data)
@@ -54,7 +54,7 @@ def predict(channel: grpc.Channel, arrays: dict[str, Array]) -> Array:
     return np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
 
 
-APIS: dict[str, Callable[[grpc.Channel, dict[str, Array]], Array]] = {"infer": infer, "predict": predict}
+APIS: dict[str, Callable[..., Array]] = {"infer": infer, "predict": predict}
 
 
 @pytest.mark.parametrize("api", APIS)

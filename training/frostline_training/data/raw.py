@@ -1,4 +1,4 @@
-"""Raw rows: a table as its users hold it, and the schema by which it becomes the numbers that a network takes."""
+"""Raw rows: tables and texts as their users hold them, and the schema by which they become what a network takes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,13 +12,15 @@ from pydantic import ValidationError
 
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
-from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf
+from frostline_training.data.pythontext import encoded
+from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf, Text
 from frostline_training.data.tables import parts_of
 from frostline_training.errors import DataError
 from frostline_training.sources import DateColumn, DatePart, Reading
 
 _READING = Reading(missing=("",))  # values, not words: what is missing is None, NaN or an empty text
 _LONGEST_NAME = 1000  # of an input that a server takes
+_LONGEST_TEXT = 1 << 20  # bytes, as above
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,79 @@ class Frame(Protocol):
         """Its columns, or their names."""
 
 
-Input = Number | Category | Date | Column
-RawRows = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Frame | Cells
-"""Rows with named columns: a list or array for each, a dict for each row, a table of pandas, polars or pyarrow."""
+Input = Number | Category | Date | Column | Text
+RawRows = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Sequence[str | None] | Frame | Cells
+"""Rows with named columns: a list or array for each, a dict for each row, a table of pandas, polars or pyarrow. Texts may
+also be a list of them."""
 
 
-def encode(rows: RawRows, inputs: Sequence[Input]) -> NDArray[np.float32]:
-    """Return raw rows as the numbers float32 [N, F] that a network takes, by the rule that a server encodes them by.
+def encode(rows: RawRows, inputs: Sequence[Input]) -> NDArray[Any]:
+    """Return raw rows as what a network takes, by the rule that a server encodes them by.
 
     Args:
         rows: A list or array for each column, a dict for each row, or a table of pandas, polars or pyarrow. Columns may
-            have any order, and others are ignored. None, NaN and empty texts are missing values.
+            have any order, and others are ignored. None, NaN and empty texts are missing values. Texts may also be a
+            list of them.
         inputs: What each column is. The network's columns have their order; a date is one for each of its parts.
+
+    Returns:
+        Numbers float32 [N, F] of a table; bytes uint8 [N, T] of texts.
 
     Raises:
         DataError: A column is not there, or a cell is not what its column is; the text says where.
     """
+    text = text_of(inputs)
+    if text is not None:
+        return encoded(texts_of(rows, text), text.bytes)
     columns = columns_of(inputs)
     return encoding.encode(cells_of(rows, columns), columns)
+
+
+def check_inputs(inputs: Sequence[Input] | None) -> None:
+    """Check what a network takes, if it takes raw rows.
+
+    Raises:
+        DataError: `inputs` cannot be the inputs of one network; the text says why.
+    """
+    if inputs is not None and text_of(inputs) is None:
+        columns_of(inputs)
+
+
+def text_of(inputs: Sequence[Input]) -> Text | None:
+    """Return the column of texts; None where `inputs` are a table.
+
+    Raises:
+        DataError: It is not the only column, or cannot be sent.
+    """
+    texts = [one for one in inputs if isinstance(one, Text)]
+    if not texts:
+        return None
+    (text, *_) = texts
+    if len(inputs) > 1:
+        raise DataError(f"the text {text.name!r} must be the only input of the network: it is given {len(inputs)}")
+    _check_name(text.name)
+    if isinstance(text.bytes, bool) or not isinstance(text.bytes, int) or not 1 <= text.bytes <= _LONGEST_TEXT:
+        raise DataError(f"the text {text.name!r} has bytes={text.bytes!r}: give a number from 1 to {_LONGEST_TEXT}")
+    return text
+
+
+def texts_of(rows: RawRows, text: Text) -> list[str | None]:
+    """Return the texts without the spaces around them; None where one is missing.
+
+    Raises:
+        DataError: `rows` are no texts; the text says where.
+    """
+    if isinstance(rows, Cells):
+        return rows.values(text.name)
+    alone = isinstance(rows, Sequence | np.ndarray) and not all(isinstance(row, Mapping) for row in rows)
+    named: RawRows = {text.name: rows} if alone else rows
+    (cells,) = cells_of(named, [Column(text.name, (UNKNOWN,))]).columns.values()
+    for row, cell in enumerate(cells, start=1):
+        try:
+            (cell or "").encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the raw rows, row {row}, column {text.name!r}: {error}") from None
+    return [cell or None for cell in cells]
 
 
 def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
@@ -101,7 +158,7 @@ def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
     taken: list[str] = []
     for place, one in enumerate(inputs):
         if not isinstance(one, Input):
-            raise DataError(f"inputs[{place}] is {type(one).__name__}: give Number, Category or Date")
+            raise DataError(f"inputs[{place}] is {type(one).__name__}: give Number, Category, Date or Text")
         made = _columns(one)
         further = (
             isinstance(one, Column) and one.date is not None and taken[-1:] == [one.cells]
@@ -112,10 +169,7 @@ def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
     if not columns:
         raise DataError("inputs are empty: give a Number, Category or Date for each column")
     for name in (*taken, *(column.name for column in columns)):
-        if not isinstance(name, str) or not name or "\0" in name or len(name) > _LONGEST_NAME:
-            raise DataError(f"{name!r} is no name of a column: it must be a text of 1 to {_LONGEST_NAME} characters")
-        if name == INPUT:
-            raise DataError(f"a column is called {INPUT!r}, as the network's own input is: rename it, or leave it out")
+        _check_name(name)
     for names in (taken, [column.name for column in columns]):
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
@@ -146,8 +200,17 @@ def cells_of(rows: RawRows, columns: Sequence[Column]) -> Cells:
     return Cells("the raw rows", cells, _READING)
 
 
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name or "\0" in name or len(name) > _LONGEST_NAME:
+        raise DataError(f"{name!r} is no name of a column: it must be a text of 1 to {_LONGEST_NAME} characters")
+    if name == INPUT:
+        raise DataError(f"a column is called {INPUT!r}, as the network's own input is: rename it, or leave it out")
+
+
 def _columns(one: Input) -> list[Column]:
     match one:
+        case Text():
+            raise DataError(f"the text {one.name!r} must be the only input of the network")
         case Column():
             return [one]
         case Number():

@@ -1,6 +1,6 @@
 """The data set: rows with their targets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +28,7 @@ class Rows(NamedTuple):
         inputs: [N, ...] as a client would send them, or several by name, in the order of the network's arguments.
             Whole numbers [N, T] are tokens; 0 pads them on the right.
         targets: Classes int64 [N]; for several labels float32 [N, C] of 0 and 1; for a regression float32 [N, K].
-        cells: The rows of a table of numbers, categories and dates as they were read, before they were encoded.
+        cells: The rows of a table as they were read, before they were encoded.
     """
 
     inputs: Inputs
@@ -75,6 +75,19 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A column of texts, of which a network takes the bytes: one input uint8 [N, `bytes`].
+
+    Attributes:
+        name: What clients call it.
+        bytes: How many bytes of UTF-8 the network takes; longer texts are cut, and shorter ones padded with 0.
+    """
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Inferred:
     """What a column of a user's file was taken for.
 
@@ -108,6 +121,7 @@ class Dataset:
         source: Where the rows come from.
         task: What the targets are.
         columns: What the input's columns are, where it is a table of numbers and categories.
+        media: What the input is where it is no table, but texts whose raw rows are in `Rows.cells`.
         sequence: Whether the first input's second axis is a time axis, of any length.
         schema: What each column of the user's file was taken for.
         notes: What a user should know of how the rows were read, before training: a sentence each.
@@ -121,6 +135,7 @@ class Dataset:
     source: str
     task: Task = "single-label"
     columns: tuple[Column, ...] = ()
+    media: Text | None = None
     sequence: bool = False
     schema: tuple[Inferred, ...] = ()
     notes: tuple[str, ...] = ()
@@ -130,6 +145,11 @@ class Dataset:
     def dynamic(self) -> dict[str, dict[int, str]]:
         """The inputs' open axes other than the first, by name."""
         return {next(iter(named(self.rows.inputs))): {1: "time"}} if self.sequence else {}
+
+    @property
+    def inputs(self) -> Sequence[Column | Text] | None:
+        """What raw rows consist of; None where there are none."""
+        return (self.media,) if self.media else self.columns or None
 
     @property
     def majority(self) -> float | None:
