@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from frostline.client.prediction import Prediction
     from frostline_training.data.raw import Category, Date, Number, encode
-    from frostline_training.data.rows import Text
+    from frostline_training.data.rows import Image, Text
     from frostline_training.publishing.publish import publish
 
     __version__: str
@@ -35,6 +35,7 @@ __all__ = [
     "Date",
     "DeadlineExceeded",
     "FrostlineError",
+    "Image",
     "InvalidInput",
     "MessageTooLarge",
     "Model",
@@ -62,6 +63,7 @@ _HOMES = {
     "Category": "frostline_training.data.raw",
     "Client": "frostline.client.connection",
     "Date": "frostline_training.data.raw",
+    "Image": "frostline_training.data.rows",
     "Model": "frostline.client.catalog",
     "Number": "frostline_training.data.raw",
     "Prediction": "frostline.client.prediction",

@@ -34,22 +34,20 @@ def instance_run(
     and a row is kept for the device probe when it wants one.
     """
     run = _observed(session, predictions, tap, recent)
-    return _shaped(
-        run if encoder is None or input_stats is None else _encoded(run, encoder, input_stats), session.signature
-    )
+    return _shaped(run if encoder is None else _encoded(run, encoder, input_stats), session.signature)
 
 
-def _encoded(run: "_Observed", encoder: Encoder, stats: InputStats) -> Run:
-    """`run` that also takes raw rows, whose columns have one axis; these are counted."""
+def _encoded(run: "_Observed", encoder: Encoder, stats: InputStats | None) -> Run:
+    """`run` that also takes raw rows, whose columns have one axis; these are counted, if there is something to count."""
 
     def encoded(inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:
         if inputs[0].ndim > 1:
             return run(inputs, wanted)
         numbers, states = encoder.encode(inputs)
         outputs, afterwards = run([numbers], wanted, inputs)
-        return outputs, partial(observed, numbers, states, afterwards)
+        return outputs, afterwards if stats is None else partial(observed, stats, numbers, states, afterwards)
 
-    def observed(numbers: Array, states: Array, afterwards: Afterwards) -> None:
+    def observed(stats: InputStats, numbers: Array, states: Array, afterwards: Afterwards) -> None:
         stats.add(numbers, states)
         if afterwards is not None:
             afterwards()

@@ -3,21 +3,23 @@
 import numpy as np
 
 from frostline_server.errors import LoadError
+from frostline_server.runtime.picture_encoder import PictureEncoder
 from frostline_server.runtime.row_encoder import RowEncoder
-from frostline_server.runtime.row_schema import RowSchema, Text
+from frostline_server.runtime.row_schema import Image, RowSchema, Text
 from frostline_server.runtime.signature import TensorSpec
 from frostline_server.runtime.text_encoder import TextEncoder
 
-Encoder = RowEncoder | TextEncoder
+Encoder = RowEncoder | TextEncoder | PictureEncoder
 
 
-def open_encoder(schema: RowSchema, content: bytes, spec: TensorSpec) -> Encoder:
+def open_encoder(schema: RowSchema, content: bytes, spec: TensorSpec, threads: int) -> Encoder:
     """The encoder of a version's raw rows.
 
     Args:
         schema: the columns.
         content: the file that encodes a table; empty for others.
         spec: the network's input.
+        threads: how many decode pictures at once.
 
     Raises:
         LoadError: the network takes something else than it makes of such rows, or the file cannot be run.
@@ -26,6 +28,9 @@ def open_encoder(schema: RowSchema, content: bytes, spec: TensorSpec) -> Encoder
         case Text() as text:
             _check(spec, np.dtype(np.uint8), (text.bytes,), "text")
             return TextEncoder(schema, text)
+        case Image() as image:
+            _check(spec, np.dtype(np.float32), image.form.shape, "picture")
+            return PictureEncoder(schema, image, threads)
         case _:
             if len(spec.shape) != 1:
                 raise LoadError(f"{schema.file} makes one tensor [rows, numbers], and the network takes something else")

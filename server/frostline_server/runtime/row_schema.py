@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from frostline.pictures import MOST_BYTES, Color, Fit, Form
 from frostline_server.errors import LoadError
 from frostline_server.runtime.signature import TensorSpec
 
@@ -19,6 +20,9 @@ DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "age_day
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST_TEXT_BYTES = 1 << 20
 """Longer texts are refused before any of them is decoded."""
+_MOST_BYTES = {"text": MOST_TEXT_BYTES, "image": MOST_BYTES}
+_Side = Annotated[int, Field(ge=1, le=8192)]
+_Byte = Annotated[int, Field(ge=0, le=255)]
 _MOST_COLUMNS = 2000
 """As many inputs as a request may have."""
 
@@ -111,11 +115,33 @@ class Text(_Column):
     bytes: int = Field(ge=1, le=MOST_TEXT_BYTES)
 
 
-Column = Number | Category | Date | Text
+class Image(_Column):
+    """A column of pictures, each an encoded PNG, JPEG or WebP file, of which the network takes the pixels.
+
+    Attributes:
+        size: height and width of what each is brought to.
+        color: of that.
+        fit: what happens to the aspect.
+        background: what shows through transparent parts: red, green, blue.
+    """
+
+    kind: Literal["image"]
+    size: tuple[_Side, _Side]
+    color: Color = "rgb"
+    fit: Fit = "pad"
+    background: tuple[_Byte, _Byte, _Byte] = (255, 255, 255)
+
+    @property
+    def form(self) -> Form:
+        """What pictures are brought to."""
+        return Form(self.size, self.color, self.fit, self.background)
+
+
+Column = Number | Category | Date | Text | Image
 
 
 class RowSchema(_Frozen):
-    """The columns of a table, in the network's order; or a column of texts alone.
+    """The columns of a table, in the network's order; or a column of texts or of pictures alone.
 
     Attributes:
         file: the ONNX file that makes the network's input of a table's columns; None without a table.
@@ -134,7 +160,7 @@ class RowSchema(_Frozen):
         name, count = Counter(column.name for column in self.columns).most_common(1)[0]
         if count > 1:
             raise ValueError(f"the column {name!r} is there twice")
-        alone = next((column for column in self.columns if isinstance(column, Text)), None)
+        alone = next((column for column in self.columns if isinstance(column, Text | Image)), None)
         if alone is not None and len(self.columns) > 1:
             raise ValueError(f"the column {alone.name!r} is a {alone.kind}, and must be the only column")
         if (self.file is None) != (alone is not None):
@@ -165,7 +191,8 @@ class RowSchema(_Frozen):
                 "BYTES",
                 np.dtype(object),
                 (),
-                most_bytes=MOST_TEXT_BYTES if isinstance(column, Text) else None,
+                binary=isinstance(column, Image),
+                most_bytes=_MOST_BYTES.get(column.kind),
             )
             for column in self.columns
         )
@@ -180,6 +207,7 @@ class RowSchema(_Frozen):
                 getattr(column, "format", ""),
                 getattr(column, "parts", ()),
                 getattr(column, "bytes", 0),
+                getattr(column, "form", None),
             )
             for column in self.columns
         ]

@@ -1,17 +1,19 @@
-"""Raw rows of every kind, as `publish` takes them: a table or texts."""
+"""Raw rows of every kind, as `publish` takes them: a table, texts or pictures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from frostline_training.data import Array
 from frostline_training.data.pythontext import encoded
-from frostline_training.data.raw import Input, text_of
+from frostline_training.data.raw import Input, decoded, media_of
+from frostline_training.data.rows import Image, Text
 from frostline_training.errors import DataError, PublishError
+from frostline_training.publishing import raw_pictures
+from frostline_training.publishing.raw_pictures import RawPictures
 from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.raw_texts import RawTexts
-from frostline_training.publishing.verify import Named
 
-Raw = RawTable | RawTexts
+Raw = RawTable | RawTexts | RawPictures
 
 
 def of(sample: Any, test: Any, inputs: Sequence[Input], dynamic: object = None) -> Raw:
@@ -23,9 +25,11 @@ def of(sample: Any, test: Any, inputs: Sequence[Input], dynamic: object = None) 
     if test is not None and (not isinstance(test, tuple) or len(test) != 2):
         raise PublishError(f"test is {type(test).__name__}: with inputs, give (raw rows, targets)")
     try:
-        text = text_of(inputs)
-        if text is not None:
-            return RawTexts.of(sample, test, text)
+        media = media_of(inputs)
+        if isinstance(media, Text):
+            return RawTexts.of(sample, test, media)
+        if media is not None:
+            return RawPictures.of(sample, test, media)
         if dynamic:
             raise PublishError("a table has no dynamic axes: leave out dynamic, or inputs")
         return RawTable.of(sample, test, inputs)
@@ -33,15 +37,29 @@ def of(sample: Any, test: Any, inputs: Sequence[Input], dynamic: object = None) 
         raise PublishError(str(error)) from error
 
 
-def encoded_golden(told: Mapping[str, Any], rows: Named) -> Array:
+def encoded_golden(told: Mapping[str, Any], rows: dict[str, Array]) -> Array:
     """Return raw rows of a golden sample that are no table as the network takes them.
 
     Args:
         told: What the card says of them under `rows`.
         rows: The golden sample's, by column.
     """
-    (values,) = rows.values()
     (column,) = told["columns"]
+    if column["kind"] == "image":
+        image = Image(
+            column["name"], tuple(column["size"]), column["color"], column["fit"], tuple(column["background"])
+        )
+        return decoded(raw_pictures.apart(image.name, rows), image)
+    (values,) = rows.values()
     words = told["missing"]
     texts = [text.strip() for text in values.tolist()]
     return encoded([None if text in words else text for text in texts], column["bytes"])
+
+
+def kept_golden(told: Mapping[str, Any], rows: dict[str, Array], kept: Sequence[int]) -> dict[str, Array]:
+    """Return those raw rows of a golden sample that `kept` names; otherwise as `encoded_golden`."""
+    column = told["columns"][0]
+    if column["kind"] != "image":
+        return {name: values[list(kept)] for name, values in rows.items()}
+    files = raw_pictures.apart(column["name"], rows)
+    return raw_pictures.joined(column["name"], [files[row] for row in kept])

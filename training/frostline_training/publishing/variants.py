@@ -172,9 +172,7 @@ def _raw_golden(full: Path, hidden: Path, atol: float) -> dict[str, Array]:
         for index in range(len(encoded))
         if all(agree({"": other[[index]]}, {"": usual[[index]]}, steady) for other in (usual, plain, alone))
     ]
-    return raw_answers.golden_arrays(
-        {name: values[kept] for name, values in rows.items()}, _all_answers(file, {INPUT: encoded[kept]})
-    )
+    return raw_answers.golden_arrays(raw_rows.kept_golden(told, rows, kept), _all_answers(file, {INPUT: encoded[kept]}))
 
 
 def _shrunk(full: Path, precision: Precision, train: Rows, workshop: Path) -> onnx.ModelProto:
