@@ -140,7 +140,7 @@ def publish(
     names = _checked_labels(labels)
     rows = None if inputs is None else raw_rows.of(sample, test, inputs, dynamic)
     if rows is not None:
-        sample, test = rows.sample(), rows.test()
+        sample, test = raw_rows.encoded(rows)
     original = calling.original(module)
     tensors, call = calling.bind(original, _checked_sample(sample))
     traced = {called: tensor.detach().cpu().contiguous() for called, tensor in tensors.items()}

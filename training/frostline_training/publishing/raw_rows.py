@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from numpy.typing import ArrayLike
+from torch import Tensor
+
 from frostline_training.data import Array
-from frostline_training.data.pythontext import encoded
+from frostline_training.data.pythontext import encoded as text_bytes
 from frostline_training.data.raw import Input, decoded, media_of
 from frostline_training.data.rows import Image, Text
 from frostline_training.errors import DataError, PublishError
@@ -37,6 +40,18 @@ def of(sample: Any, test: Any, inputs: Sequence[Input], dynamic: object = None) 
         raise PublishError(str(error)) from error
 
 
+def encoded(rows: Raw) -> tuple[Tensor, tuple[Array, ArrayLike | None]]:
+    """Return the sample and the rows of the proof, with their targets, as the network takes them.
+
+    Raises:
+        PublishError: One is not what it must be.
+    """
+    try:
+        return rows.sample(), rows.test()
+    except DataError as error:
+        raise PublishError(str(error)) from error
+
+
 def encoded_golden(told: Mapping[str, Any], rows: dict[str, Array]) -> Array:
     """Return raw rows of a golden sample that are no table as the network takes them.
 
@@ -53,7 +68,7 @@ def encoded_golden(told: Mapping[str, Any], rows: dict[str, Array]) -> Array:
     (values,) = rows.values()
     words = told["missing"]
     texts = [text.strip() for text in values.tolist()]
-    return encoded([None if text in words else text for text in texts], column["bytes"])
+    return text_bytes([None if text in words else text for text in texts], column["bytes"])
 
 
 def kept_golden(told: Mapping[str, Any], rows: dict[str, Array], kept: Sequence[int]) -> dict[str, Array]:
