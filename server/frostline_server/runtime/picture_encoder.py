@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from typing import Any
 
@@ -33,7 +33,8 @@ class PictureEncoder:
         self._form = column.form
         self._where = f"column {column.name!r}"
         # Its threads start when they are needed, and end with the encoder.
-        self._pool = ThreadPoolExecutor(threads, "decode-pictures") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, "decode-pictures") if threads > 1 else None
+        self._threads = threads
         self._large = threading.Lock()
         # Of odd metadata, which changes no pixel. A filter of its own for each call would not be safe among threads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -53,18 +54,26 @@ class PictureEncoder:
         (files,) = columns
         made = np.empty((len(files), *self._form.shape), np.float32)
 
-        def decode(row: int) -> str:
-            try:
-                made[row] = self._pixels(files[row])
-            except PictureError as error:
-                return str(error)
-            return ""
+        # Whoever is free takes the next one; this thread too.
+        waiting = iter(range(len(files)))
+        bad: dict[int, str] = {}
 
-        rows = range(len(files))
-        facts = list(map(decode, rows) if self._pool is None or len(files) == 1 else self._pool.map(decode, rows))
-        bad = {row: fact for row, fact in enumerate(facts) if fact}
+        def decode() -> None:
+            for row in waiting:
+                try:
+                    made[row] = self._pixels(files[row])
+                except PictureError as error:
+                    bad[row] = str(error)
+
+        helpers = [self._pool.submit(decode) for _ in range(min(self._threads, len(files)) - 1)] if self._pool else []
+        try:
+            decode()
+        finally:
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
         if bad:
-            raise InvalidData.of_rows(self._where, bad)
+            raise InvalidData.of_rows(self._where, dict(sorted(bad.items())))
         return made, np.zeros((len(files), 1), np.uint8)
 
     def inputs(self, columns: Sequence[Array]) -> list[Array]:
