@@ -175,7 +175,9 @@ class Dataset:
     @property
     def inputs(self) -> Sequence[Column | Text | Image] | None:
         """What raw rows consist of; None where there are none."""
-        return (self.media,) if self.media else self.columns or None
+        if self.rows.cells is None:
+            return None
+        return (self.media,) if self.media else self.columns
 
     @property
     def majority(self) -> float | None:
