@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from frostline.client.prediction import Prediction
     from frostline.client.schema import Column, Schema
     from frostline_training.data.raw import Category, Date, Number, encode
+    from frostline_training.data.rows import Image, Text
     from frostline_training.publishing.publish import publish
 
     __version__: str
@@ -36,6 +37,7 @@ __all__ = [
     "Date",
     "DeadlineExceeded",
     "FrostlineError",
+    "Image",
     "InvalidInput",
     "MessageTooLarge",
     "Model",
@@ -50,6 +52,7 @@ __all__ = [
     "Schema",
     "ServerUnavailable",
     "TensorSpec",
+    "Text",
     "Unauthenticated",
     "__version__",
     "connect",
@@ -64,11 +67,13 @@ _HOMES = {
     "Client": "frostline.client.connection",
     "Column": "frostline.client.schema",
     "Date": "frostline_training.data.raw",
+    "Image": "frostline_training.data.rows",
     "Model": "frostline.client.catalog",
     "Number": "frostline_training.data.raw",
     "Prediction": "frostline.client.prediction",
     "Schema": "frostline.client.schema",
     "TensorSpec": "frostline.client.catalog",
+    "Text": "frostline_training.data.rows",
     "connect": "frostline.client.connection",
     "connect_async": "frostline.client.connection",
     "encode": "frostline_training.data.raw",

@@ -341,7 +341,7 @@ def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None, ca
     # Imported here, because only commands that send pictures need them.
     from PIL import Image  # noqa: PLC0415
 
-    from frostline_training.data.pictures import flat  # noqa: PLC0415
+    from frostline.pictures import flat  # noqa: PLC0415
 
     background = _background(card)
     try:

@@ -39,6 +39,8 @@ class ColumnKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NUMBER: _ClassVar[ColumnKind]
     CATEGORY: _ClassVar[ColumnKind]
     DATE: _ClassVar[ColumnKind]
+    TEXT: _ClassVar[ColumnKind]
+    IMAGE: _ClassVar[ColumnKind]
 DATA_TYPE_UNSPECIFIED: DataType
 BOOL: DataType
 UINT8: DataType
@@ -63,6 +65,8 @@ COLUMN_KIND_UNSPECIFIED: ColumnKind
 NUMBER: ColumnKind
 CATEGORY: ColumnKind
 DATE: ColumnKind
+TEXT: ColumnKind
+IMAGE: ColumnKind
 
 class Tensor(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -147,7 +151,7 @@ class SchemaRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Column(_message.Message):
-    __slots__ = ("name", "kind", "dtype", "categories", "lowest", "highest", "format", "earliest", "latest", "share_missing")
+    __slots__ = ("name", "kind", "dtype", "categories", "lowest", "highest", "format", "earliest", "latest", "share_missing", "most_bytes", "bytes", "most_pixels", "height", "width", "color", "fit")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +162,13 @@ class Column(_message.Message):
     EARLIEST_FIELD_NUMBER: _ClassVar[int]
     LATEST_FIELD_NUMBER: _ClassVar[int]
     SHARE_MISSING_FIELD_NUMBER: _ClassVar[int]
+    MOST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    MOST_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    COLOR_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: ColumnKind
     dtype: DataType
@@ -168,7 +179,14 @@ class Column(_message.Message):
     earliest: str
     latest: str
     share_missing: float
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ...) -> None: ...
+    most_bytes: int
+    bytes: int
+    most_pixels: int
+    height: int
+    width: int
+    color: str
+    fit: str
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ..., most_bytes: _Optional[int] = ..., bytes: _Optional[int] = ..., most_pixels: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., color: _Optional[str] = ..., fit: _Optional[str] = ...) -> None: ...
 
 class SchemaResponse(_message.Message):
     __slots__ = ("model", "version", "task", "labels", "columns", "missing", "example", "inputs", "outputs", "max_rows", "reading")

@@ -4,6 +4,8 @@ No exception here depends on gRPC. Each kind of failed prediction has a word for
 they see, and the reason under which Triton's failure counter counts it, so logs, metrics and clients agree.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -205,6 +207,27 @@ class InvalidData(RunFailed):
 
     kind = "invalid_data"
     code = "INVALID_ARGUMENT"
+
+    def __init__(self, message: str, where: str = "", rows: Mapping[int, str] = MappingProxyType({})) -> None:
+        super().__init__(message)
+        self._where = where
+        self._rows = rows
+
+    @classmethod
+    def of_rows(cls, where: str, rows: Mapping[int, str]) -> "InvalidData":
+        """The error that some rows of a batch are bad, and all others are not.
+
+        Args:
+            where: the column, in words.
+            rows: what is wrong with each, by its number in the batch; one or more.
+        """
+        row, fact = next(iter(rows.items()))
+        return cls(f"{where}, row {row}: {fact}", where, rows)
+
+    def within(self, start: int, stop: int) -> "InvalidData | None":
+        """The error of those of the rows that it names from `start` to `stop`, counted from `start`; None if there are none."""
+        bad = {row - start: fact for row, fact in self._rows.items() if start <= row < stop}
+        return InvalidData.of_rows(self._where, bad) if bad else None
 
 
 class OutOfMemory(RunFailed):

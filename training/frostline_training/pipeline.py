@@ -14,7 +14,7 @@ from rich.console import Console
 from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
-from frostline_training.data.raw import columns_of
+from frostline_training.data.raw import check_inputs
 from frostline_training.errors import PublishError, TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
@@ -79,8 +79,7 @@ def run(
         try:
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             split = data.prepare(recipe)
-            if split.train.cells is not None:
-                columns_of(split.dataset.columns)  # names that clients cannot send
+            check_inputs(split.dataset.inputs)  # names that clients cannot send
             decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
             group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
@@ -206,7 +205,7 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         name=recipe.name,
         labels=labels,
         models=place.models,
-        inputs=None if split.train.cells is None else split.dataset.columns,
+        inputs=split.dataset.inputs,
         test=split.test,
         task=task,
         probabilities=False,  # the families end at logits, whatever their answers

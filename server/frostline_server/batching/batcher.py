@@ -31,6 +31,7 @@ from frostline_server.errors import (
     BatcherClosed,
     Cancelled,
     DeadlineExceeded,
+    InvalidData,
     ModelNotReady,
     OutOfMemory,
     PredictionError,
@@ -420,7 +421,7 @@ class Batcher:
             parts = (
                 [(batch, error)]
                 if len(batch) == 1 or isinstance(error, RunTimedOut)
-                else isolate(batch, error, partial(self._attempt_again, device, [], answers))
+                else isolate(batch, error, partial(self._attempt_again, device, [], answers), _named)
             )
             for part, found in parts:
                 self._fail([entry for entry in part if entry.error is None], found, answers)
@@ -531,6 +532,20 @@ class Batcher:
             if type(error) not in self._defects:
                 self._defects.add(type(error))
                 _log.exception("an observer failed", thread=threading.current_thread().name)
+
+
+def _named(part: list[Entry], error: PredictionError) -> list[tuple[Entry, PredictionError]]:
+    """The entries of a batch whose rows an error names, each with what is wrong with them."""
+    found: list[tuple[Entry, PredictionError]] = []
+    if isinstance(error, InvalidData):
+        at = 0
+        # Those that have failed by other causes were not in the run.
+        for entry in [entry for entry in part if entry.error is None]:
+            own = error.within(at, at + entry.rows)
+            if own is not None:
+                found.append((entry, own))
+            at += entry.rows
+    return found
 
 
 def _given_up(entry: Entry, now: float) -> PredictionError:

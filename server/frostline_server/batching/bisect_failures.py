@@ -10,8 +10,20 @@ MAX_STREAK = 128
 """So many runs in a row that fail are those of a dead device: 64 requests, a batch's usual most, need less if all are guilty."""
 
 
-def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) -> list[tuple[list[T], E]]:
+def nobody(_part: list[T], _error: E) -> list[tuple[T, E]]:
+    """The entries that an error names, where none does."""
+    return []
+
+
+def isolate(
+    batch: list[T],
+    error: E,
+    attempt: Callable[[list[T]], E | None],
+    named: Callable[[list[T], E], list[tuple[T, E]]] = nobody,
+) -> list[tuple[list[T], E]]:
     """Run a failed batch in halves, and halves of those that fail, until single entries fail.
+
+    Where an error names the entries that are to blame, they fail at once, and the others run together once more.
 
     One failing entry among n costs at most 2 log2 n further runs; any number of them costs less than 2 n. The smallest
     part that is known to fail is divided first, so that a run succeeds soon if any entry is good. After `MAX_STREAK`
@@ -21,6 +33,7 @@ def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) ->
         batch: the entries, two or more.
         error: the error of the whole batch.
         attempt: runs a part; returns its error, or None once the part is answered.
+        named: the entries of a failed part that its error names, each with its own error.
 
     Returns:
         The parts that failed, each with its error.
@@ -41,6 +54,13 @@ def isolate(batch: list[T], error: E, attempt: Callable[[list[T]], E | None]) ->
 
     while suspects:
         part, known = suspects.pop()
+        blamed = named(part, known)
+        if blamed:
+            failed += [([entry], own) for entry, own in blamed]
+            others = [entry for entry in part if all(entry is not guilty for guilty, _ in blamed)]
+            if others:
+                probe(others)
+            continue
         if len(part) == 1 or streak >= MAX_STREAK:
             failed.append((part, known))
             continue

@@ -260,24 +260,37 @@ def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: byt
                 f"{len(data)}"
             )
         return data
-    return unpack_strings(model, spec.name, count, data)
+    return unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary)
 
 
-def unpack_strings(model: str, name: str, count: int, data: bytes) -> Array:
+def unpack_strings(
+    model: str, name: str, count: int, data: bytes, most_bytes: int | None = None, *, binary: bool = False
+) -> Array:
     """The elements of a BYTES tensor: for each a 4-byte little-endian length, then its bytes, which must be UTF-8.
 
+    Args:
+        model: the model's name, for messages.
+        name: the input's.
+        count: how many elements there must be.
+        data: the tensor.
+        most_bytes: how long one may be; None for as long as any.
+        binary: whether they are left as bytes, of any kind.
+
     Raises:
-        InvalidInput: the lengths do not add up, the count is wrong, or an element is not text.
+        InvalidInput: the lengths do not add up, the count is wrong, or an element is too long or not text.
     """
-    elements: list[str] = []
+    elements: list[str | bytes] = []
     end, at = len(data), 0
+    most = end if most_bytes is None else most_bytes
     try:
         for _ in range(count):
             start = at + 4
             at = start + int.from_bytes(data[at:start], "little")
             if at > end:
                 break
-            elements.append(data[start:at].decode())
+            if at - start > most:
+                raise _too_long(model, name, len(elements), at - start, most)
+            elements.append(data[start:at] if binary else data[start:at].decode())
     except UnicodeDecodeError as error:
         raise _no_text(model, name, error) from error
     if at != end or len(elements) != count:
@@ -288,8 +301,8 @@ def unpack_strings(model: str, name: str, count: int, data: bytes) -> Array:
     return strings_array(elements)
 
 
-def strings_array(elements: Sequence[str]) -> Array:
-    """A 1-d array of Python strings, as ONNX Runtime takes them."""
+def strings_array(elements: Sequence[str | bytes]) -> Array:
+    """A 1-d array of Python strings, as ONNX Runtime takes them, or of bytes."""
     array = np.empty(len(elements), object)
     array[:] = elements
     return array
@@ -298,6 +311,12 @@ def strings_array(elements: Sequence[str]) -> Array:
 def _no_text(model: str, name: str, error: UnicodeDecodeError) -> InvalidInput:
     return InvalidInput(
         f"input '{name}' for model '{model}' holds bytes that are not UTF-8, which ONNX strings must be: {error}"
+    )
+
+
+def _too_long(model: str, name: str, row: int, size: int, most: int) -> InvalidInput:
+    return InvalidInput(
+        f"input '{name}' for model '{model}', row {row}: {size} bytes are too many; send at most {most} bytes"
     )
 
 
@@ -331,8 +350,12 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
             f"{len(values) * size} ({count} elements expected in {field}, {len(values)} came)"
         )
     if datatype == "BYTES":
+        if spec.most_bytes is not None:
+            for row, value in enumerate(values):
+                if len(value) > spec.most_bytes:
+                    raise _too_long(model, spec.name, row, len(value), spec.most_bytes)
         try:
-            return strings_array([value.decode() for value in values])
+            return strings_array(list(values) if spec.binary else [value.decode() for value in values])
         except UnicodeDecodeError as error:
             raise _no_text(model, spec.name, error) from error
     dtype = DTYPES[datatype]

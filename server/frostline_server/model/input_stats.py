@@ -44,7 +44,8 @@ class InputStats:
     def add(self, numbers: Array, states: Array) -> None:
         """Count a batch: the network's input [rows, F], and what each cell is, [rows, columns]."""
         with self._lock:
-            self._pending.append((numbers, states))
+            # Of columns whose distribution is not known, such as texts, the network's numbers tell nothing here.
+            self._pending.append((numbers if self._bins else states, states))
             self._pending_rows += len(states)
             if len(self._pending) >= _PENDING_BATCHES or self._pending_rows >= _PENDING_ROWS:
                 self._count()

@@ -13,7 +13,7 @@ from frostline_server.model.input_stats import InputStats
 from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Shadow, Tap
-from frostline_server.runtime.row_encoder import RowEncoder
+from frostline_server.runtime.encoders import Encoder
 from frostline_server.runtime.row_schema import STATES
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import Signature, reshaped
@@ -26,7 +26,7 @@ def instance_run(
     predictions: Predictions,
     tap: Tap,
     recent: RecentRow,
-    encoder: RowEncoder | None = None,
+    encoder: Encoder | None = None,
     input_stats: InputStats | None = None,
 ) -> Run:
     """The session's run as the batcher wants it.
@@ -36,31 +36,28 @@ def instance_run(
     """
     run = _observed(session, predictions, tap, recent)
     return _shaped(
-        run
-        if encoder is None or input_stats is None
-        else _encoded(run, encoder, input_stats, session.signature.own_outputs),
+        run if encoder is None else _encoded(run, encoder, input_stats, session.signature.own_outputs),
         session.signature,
     )
 
 
-def _encoded(run: "_Observed", encoder: RowEncoder, stats: InputStats, own: tuple[str, ...]) -> Run:
+def _encoded(run: "_Observed", encoder: Encoder, stats: InputStats | None, own: tuple[str, ...]) -> Run:
     """`run` that also takes raw rows, whose columns have one axis; these are counted, and their states answered."""
 
     def encoded(inputs: list[Array], wanted: tuple[str, ...]) -> tuple[list[Array], Afterwards]:
         if inputs[0].ndim > 1:
             return run(inputs, wanted)
         numbers, states = encoder.encode(inputs)
-        if STATES not in wanted:
+        at = wanted.index(STATES) if STATES in wanted else None
+        if at is None:
             outputs, afterwards = run([numbers], wanted, inputs)
-            return outputs, partial(observed, numbers, states, afterwards)
-        at = wanted.index(STATES)
-        # Of no outputs at all, ONNX Runtime would compute every one.
-        others = (*wanted[:at], *wanted[at + 1 :]) or own[:1]
-        outputs, afterwards = run([numbers], others, inputs)
-        answers = [*outputs[:at], states, *outputs[at:]] if len(wanted) > 1 else [states]
-        return answers, partial(observed, numbers, states, afterwards)
+        else:
+            # Of no outputs at all, ONNX Runtime would compute every one.
+            outputs, afterwards = run([numbers], (*wanted[:at], *wanted[at + 1 :]) or own[:1], inputs)
+            outputs = [*outputs[:at], states, *outputs[at:]] if len(wanted) > 1 else [states]
+        return outputs, afterwards if stats is None else partial(observed, stats, numbers, states, afterwards)
 
-    def observed(numbers: Array, states: Array, afterwards: Afterwards) -> None:
+    def observed(stats: InputStats, numbers: Array, states: Array, afterwards: Afterwards) -> None:
         stats.add(numbers, states)
         if afterwards is not None:
             afterwards()

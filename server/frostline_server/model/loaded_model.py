@@ -13,8 +13,8 @@ from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow, Row
 from frostline_server.model.shadow import Tap
 from frostline_server.model.stats import ModelStats
+from frostline_server.runtime.encoders import Encoder
 from frostline_server.runtime.golden import Golden
-from frostline_server.runtime.row_encoder import RowEncoder
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.signature import TensorSpec
 
@@ -63,7 +63,7 @@ class LoadedModel:
     fell_back: bool
     tap: Tap
     admission: AdmissionController | None = None
-    encoder: RowEncoder | None = None
+    encoder: Encoder | None = None
     input_stats: InputStats | None = None
     probe_fault: str = ""
 

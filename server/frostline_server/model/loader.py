@@ -41,9 +41,10 @@ from frostline_server.model_config.tensor_config import agreed
 from frostline_server.regular_files import FileReader
 from frostline_server.runtime.cuda_thread import Captures
 from frostline_server.runtime.devices import CPU, Provider, why_unbound
+from frostline_server.runtime.encoders import Encoder, open_encoder
 from frostline_server.runtime.golden import Golden, GoldenRows, compare, read_golden, read_golden_rows
 from frostline_server.runtime.host_limits import cpu_count
-from frostline_server.runtime.row_encoder import RowEncoder
+from frostline_server.runtime.picture_encoder import PictureEncoder
 from frostline_server.runtime.row_schema import read_schema
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
@@ -161,8 +162,11 @@ class Loader:
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
-        encoder = encoder_of(artifact, sessions, golden, warn)
-        input_stats = InputStats(encoder.schema, self.max_class_series) if encoder else None
+        threads = tuning_of(config)[0].intra_op_threads or self.threads
+        encoder = encoder_of(artifact, sessions, golden, threads, warn)
+        # Of a picture, nothing is missing, unknown or outside.
+        counted = encoder is not None and not isinstance(encoder, PictureEncoder)
+        input_stats = InputStats(encoder.schema, self.max_class_series) if encoder and counted else None
         batcher = batcher_of(
             f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures,
             max_run_s, self.on_hang, encoder, input_stats,
@@ -443,7 +447,7 @@ def batcher_of(
     failures: FailureLog,
     max_run_s: float,
     on_hang: Callable[[], None],
-    encoder: RowEncoder | None,
+    encoder: Encoder | None,
     input_stats: InputStats | None,
 ) -> Batcher:
     """The request queue in front of the instances, not started."""
@@ -456,7 +460,7 @@ def batcher_of(
         admission=admission,
         on_failure=failures,
         # Only then can no request hold a front end's thread for longer than those before it.
-        inline=not sessions[0].signature.traits.data_dependent,
+        inline=not sessions[0].signature.traits.data_dependent and not isinstance(encoder, PictureEncoder),
         max_run_s=max_run_s,
         # A session on the CPU can run again while a run hangs. On a CUDA device all its runs are in one thread.
         spares=len(sessions) if all(session.device == "cpu" for session in sessions) else 0,
@@ -465,7 +469,9 @@ def batcher_of(
     )
 
 
-def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden | None, warn: Warn) -> RowEncoder | None:
+def encoder_of(
+    artifact: Artifact, sessions: Sequence[Session], golden: Golden | None, threads: int, warn: Warn
+) -> Encoder | None:
     """What encodes a version's raw rows, proved to answer as training did; None if it takes none.
 
     Raises:
@@ -474,16 +480,16 @@ def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden |
     schema = read_schema(artifact.card)
     if schema is None:
         return None
-    content, signature = artifact.listed(schema.file), sessions[0].signature
-    if len(signature.inputs) != 1 or len(signature.inputs[0].shape) != 1:
-        raise LoadError(f"{schema.file} makes one tensor [rows, numbers], and the network takes something else")
+    content, signature = artifact.listed(schema.file) if schema.file else b"", sessions[0].signature
+    if len(signature.inputs) != 1:
+        raise LoadError(f"raw rows make one tensor, and the network takes {len(signature.inputs)}")
     if not signature.batched:
         warn("raw rows are not taken, because the model is served without a batch axis")
         return None
     (spec,) = signature.inputs
     if any(column.name == spec.name for column in schema.columns):
         warn(f"only raw rows are taken: a column is called '{spec.name}', as the network's own input is")
-    encoder = RowEncoder(schema, content, spec.name, spec.shape[0])
+    encoder = open_encoder(schema, content, spec, threads)
     if golden is None or artifact.golden_file is None:
         raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
     proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)
@@ -492,7 +498,7 @@ def encoder_of(artifact: Artifact, sessions: Sequence[Session], golden: Golden |
     return encoder
 
 
-def prove_rows(encoder: RowEncoder, session: Session, proof: GoldenRows, golden: Golden) -> None:
+def prove_rows(encoder: Encoder, session: Session, proof: GoldenRows, golden: Golden) -> None:
     """Prove that raw rows are answered as training answered them, one by one and together.
 
     Raises:

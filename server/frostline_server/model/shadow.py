@@ -3,6 +3,7 @@
 The shadow runs in a thread of its own and never delays the live version.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -164,7 +165,7 @@ class Shadow:
         """
         rows, size = len(argmax), logits.nbytes + argmax.nbytes
         for array in inputs:
-            size += array.nbytes
+            size += sum(map(sys.getsizeof, array.ravel())) if array.dtype.hasobject else array.nbytes
         if (self._encode if raw else self._order) is None:
             with self._queue:
                 self._dropped += rows

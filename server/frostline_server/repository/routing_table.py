@@ -10,7 +10,8 @@ from typing import Any
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch
 from frostline_server.repository.rollout import Rollout, Routes, routes
-from frostline_server.runtime.row_encoder import Array, RowEncoder
+from frostline_server.runtime.encoders import Encoder
+from frostline_server.runtime.row_encoder import Array
 
 Table = dict[tuple[str, ...], Any]
 """What requests mean: a `LoadedModel` for each (name, version), and a `Split` for (name,) where what names no version is split.
@@ -140,7 +141,7 @@ def _encoding(served: LoadedModel) -> object:
 
 
 def _raw_rows(
-    live: RowEncoder | None, shadow: RowEncoder | None
+    live: Encoder | None, shadow: Encoder | None
 ) -> tuple[Callable[[Sequence[Array]], Sequence[Array]] | None, Sequence[int]]:
     """How a shadow encodes raw rows of the live version, and where it finds its columns; None if it cannot."""
     ours, theirs = ({spec.name: spec.datatype for spec in each.schema.specs} if each else {} for each in (live, shadow))

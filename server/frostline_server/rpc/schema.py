@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterable
 
 from frostline.pb import predictor_pb2 as pb
+from frostline.pictures import MOST_BYTES, MOST_PIXELS
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.repository.registry import Repository
-from frostline_server.runtime.row_schema import Category, Column, Date, Number
+from frostline_server.runtime.row_schema import MOST_TEXT_BYTES, Category, Column, Date, Image, Number, Text
 from frostline_server.runtime.signature import TensorSpec
 
 
@@ -60,6 +61,12 @@ def _column(column: Column) -> pb.Column:
             told.kind, told.format = pb.DATE, column.format
             if column.lowest is not None and column.highest is not None:
                 told.earliest, told.latest = column.lowest.isoformat(), column.highest.isoformat()
+        case Text():
+            told.kind, told.bytes, told.most_bytes = pb.TEXT, column.bytes, MOST_TEXT_BYTES
+        case Image():
+            told.kind, told.most_bytes, told.most_pixels = pb.IMAGE, MOST_BYTES, MOST_PIXELS
+            told.height, told.width = column.size
+            told.color, told.fit = column.color, column.fit
     return told
 
 

@@ -138,10 +138,11 @@ def read_golden_rows(path: Path, schema: RowSchema, own_outputs: Sequence[str], 
         LoadError: the file is damaged, or does not fit.
     """
     keys = {spec.name: f"rows.{spec.name}" for spec in schema.specs}
+    lengths = {spec.name: f"rows.{spec.name}.lengths" for spec in schema.specs if spec.binary}
     several = {name: f"rows_output.{name}" for name in own_outputs}
     try:
         with files.open(path) as file:
-            arrays = _arrays(file, tuple(keys.values()), [("rows_logits",), tuple(several.values())])
+            arrays = _arrays(file, (*keys.values(), *lengths.values()), [("rows_logits",), tuple(several.values())])
     except KeyError as error:
         raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
     except LoadError as error:
@@ -157,6 +158,9 @@ def read_golden_rows(path: Path, schema: RowSchema, own_outputs: Sequence[str], 
     columns = []
     for spec in schema.specs:
         cells = arrays[keys[spec.name]]
+        if spec.binary:
+            columns.append(_cut(cells, arrays[lengths[spec.name]], rows, f"{path.name} has in {keys[spec.name]}"))
+            continue
         text = spec.dtype.hasobject
         if cells.shape != (rows,) or not rows or cells.dtype.kind != ("U" if text else "f"):
             raise LoadError(
@@ -167,6 +171,20 @@ def read_golden_rows(path: Path, schema: RowSchema, own_outputs: Sequence[str], 
     if any(len(output) != rows or output.dtype.kind not in "fiub" for output in outputs.values()):
         raise LoadError(f"golden check failed: {path.name} has answers to raw rows that are not numbers for each row")
     return GoldenRows(columns, outputs)
+
+
+def _cut(joined: Array, lengths: Array, rows: int, what: str) -> Array:
+    """The elements of a column of bytes, objects [R], of all of them together, uint8, and their lengths, int64 [R]."""
+    whole = joined.dtype == np.uint8 and joined.ndim == 1 and lengths.dtype == np.int64 and lengths.shape == (rows,)
+    if not whole or not rows or (lengths < 0).any() or lengths.sum() != len(joined):
+        raise LoadError(
+            f"golden check failed: {what} {joined.dtype} {list(joined.shape)} with lengths {lengths.dtype} "
+            f"{list(lengths.shape)} for {rows} answers; expected the bytes of as many elements"
+        )
+    ends = np.cumsum(lengths).tolist()
+    cells = np.empty(rows, object)
+    cells[:] = [joined[start:end].tobytes() for start, end in zip([0, *ends], ends, strict=False)]
+    return cells
 
 
 def read_golden(path: Path, signature: Signature, files: FileReader) -> Golden:

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from frostline_server.errors import InvalidData, LoadError
-from frostline_server.runtime.row_schema import Category, Date, Number, Part, RowSchema
+from frostline_server.runtime.row_schema import Category, Column, Date, Number, Part, RowSchema
 from frostline_server.runtime.run_errors import cleaned, run_error
 
 Array = np.ndarray[Any, Any]
@@ -169,7 +169,7 @@ _Reader = Callable[[str], tuple[tuple[float, ...], int] | None]
 """Gives the parts of a date and what it is to training; None for what is none."""
 
 
-def _inputs_of(column: Number | Category | Date) -> tuple[str, ...]:
+def _inputs_of(column: Column) -> tuple[str, ...]:
     """The names of the file's inputs for a column."""
     if isinstance(column, Date):
         return tuple(f"{column.name}.{part.part}" for part in column.parts)

@@ -1,4 +1,4 @@
-"""The schema of raw rows: the columns of a table as its users have them, before they are numbers.
+"""The schema of raw rows: a table's columns, texts or pictures as their users have them, before they are numbers.
 
 A version's card says it, under `rows`: see models/README.md.
 """
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from frostline.pictures import MOST_BYTES, Color, Fit, Form
 from frostline_server.errors import LoadError
 from frostline_server.runtime.signature import TensorSpec
 
@@ -20,6 +21,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 STATES = "frostline_input_states"
 """The name of the output of states, beside those in the graph."""
 
+MOST_TEXT_BYTES = 1 << 20
+"""Longer texts are refused before any of them is decoded."""
+_MOST_BYTES = {"text": MOST_TEXT_BYTES, "image": MOST_BYTES}
+_Side = Annotated[int, Field(ge=1, le=8192)]
+_Byte = Annotated[int, Field(ge=0, le=255)]
 _MOST_COLUMNS = 2000
 """As many inputs as a request may have."""
 
@@ -101,21 +107,54 @@ class Date(_Column):
     highest: datetime | None = None
 
 
-Column = Number | Category | Date
+class Text(_Column):
+    """A column of texts, of which the network takes the bytes in UTF-8.
+
+    Attributes:
+        bytes: how many of them; longer texts are cut, and shorter ones padded with 0.
+    """
+
+    kind: Literal["text"]
+    bytes: int = Field(ge=1, le=MOST_TEXT_BYTES)
+
+
+class Image(_Column):
+    """A column of pictures, each an encoded PNG, JPEG or WebP file, of which the network takes the pixels.
+
+    Attributes:
+        size: height and width of what each is brought to.
+        color: of that.
+        fit: what happens to the aspect.
+        background: what shows through transparent parts: red, green, blue.
+    """
+
+    kind: Literal["image"]
+    size: tuple[_Side, _Side]
+    color: Color = "rgb"
+    fit: Fit = "pad"
+    background: tuple[_Byte, _Byte, _Byte] = (255, 255, 255)
+
+    @property
+    def form(self) -> Form:
+        """What pictures are brought to."""
+        return Form(self.size, self.color, self.fit, self.background)
+
+
+Column = Number | Category | Date | Text | Image
 
 
 class RowSchema(_Frozen):
-    """The columns of a table, in the network's order.
+    """The columns of a table, in the network's order; or a column of texts or of pictures alone.
 
     Attributes:
-        file: the ONNX file that makes the network's input of them.
+        file: the ONNX file that makes the network's input of a table's columns; None without a table.
         missing: texts that stand for no value.
         columns: see `Column`.
         example: a row.
         reading: how training read the text of its tables, for who sends others; the server reads none.
     """
 
-    file: str = Field("preprocessing.onnx", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    file: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     missing: tuple[str, ...] = ("",)
     columns: tuple[Annotated[Column, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=_MOST_COLUMNS)
     example: dict[str, FiniteFloat | str | None] = Field(default_factory=dict)
@@ -126,6 +165,11 @@ class RowSchema(_Frozen):
         name, count = Counter(column.name for column in self.columns).most_common(1)[0]
         if count > 1:
             raise ValueError(f"the column {name!r} is there twice")
+        alone = next((column for column in self.columns if isinstance(column, Text | Image)), None)
+        if alone is not None and len(self.columns) > 1:
+            raise ValueError(f"the column {alone.name!r} is a {alone.kind}, and must be the only column")
+        if (self.file is None) != (alone is not None):
+            raise ValueError("a table, and only a table, has a file that encodes it")
         for column in self.columns:
             if isinstance(column, Number) and column.shares and len(column.shares) != len(column.edges) + 1:
                 raise ValueError(
@@ -147,7 +191,14 @@ class RowSchema(_Frozen):
         return tuple(
             TensorSpec(column.name, "FP64", np.dtype("<f8"), ())
             if isinstance(column, Number)
-            else TensorSpec(column.name, "BYTES", np.dtype(object), ())
+            else TensorSpec(
+                column.name,
+                "BYTES",
+                np.dtype(object),
+                (),
+                binary=isinstance(column, Image),
+                most_bytes=_MOST_BYTES.get(column.kind),
+            )
             for column in self.columns
         )
 
@@ -160,6 +211,8 @@ class RowSchema(_Frozen):
                 getattr(column, "categories", ()),
                 getattr(column, "format", ""),
                 getattr(column, "parts", ()),
+                getattr(column, "bytes", 0),
+                getattr(column, "form", None),
             )
             for column in self.columns
         ]

@@ -31,6 +31,8 @@ class TensorSpec:
         ranked: whether it is known how many axes there are; if not, any shape is taken and `shape` is empty.
         axis_names: the file's names of all axes of the graph's tensor, with the batch axis; "" where it has none.
         alias: what clients call it, if that is not its name in the graph.
+        binary: whether elements of BYTES are bytes, and not texts.
+        most_bytes: how long an element may be, if it is of BYTES; None for as long as any.
     """
 
     name: str
@@ -41,6 +43,8 @@ class TensorSpec:
     ranked: bool = True
     axis_names: tuple[str, ...] = field(default=(), compare=False)
     alias: str = ""
+    binary: bool = False
+    most_bytes: int | None = None
 
     @property
     def client_name(self) -> str:

@@ -92,3 +92,14 @@ def test_a_fault_that_does_not_come_again_fails_nobody() -> None:
     device = Device(set())
     assert device.isolate(8) == []
     assert sorted(device.answered) == list(range(8))
+
+
+def test_entries_that_an_error_names_fail_at_once_and_the_others_run_once_more() -> None:
+    device = Device({2, 5})
+
+    def named(part: list[int], error: ValueError) -> list[tuple[int, ValueError]]:
+        return [(entry, ValueError(f"{entry} of {error}")) for entry in part if entry in {2, 5}]
+
+    failed = isolate(list(range(8)), ValueError("all"), device, named)
+    assert [(part, str(error)) for part, error in failed] == [([2], "2 of all"), ([5], "5 of all")]
+    assert device.ran == [[0, 1, 3, 4, 6, 7]]

@@ -45,13 +45,13 @@ def infer(channel: grpc.Channel, arrays: dict[str, Array], model: str = "churn")
     return calls.answers(calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S))["logits"]
 
 
-def predict(channel: grpc.Channel, arrays: dict[str, Array]) -> Array:
-    request = typed(arrays, ["LOGITS"])
+def predict(channel: grpc.Channel, arrays: dict[str, Array], model: str = "churn") -> Array:
+    request = typed(arrays, ["LOGITS"], model)
     tensor = predictor_pb2_grpc.PredictorStub(channel).Predict(request, timeout=TIMEOUT_S).logits
     return np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
 
 
-APIS: dict[str, Callable[[grpc.Channel, dict[str, Array]], Array]] = {"infer": infer, "predict": predict}
+APIS: dict[str, Callable[..., Array]] = {"infer": infer, "predict": predict}
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -127,8 +127,8 @@ def test_what_each_cell_is_can_be_asked_for_beside_the_answer(channel: grpc.Chan
         np.testing.assert_allclose(got["logits"], LOGITS, rtol=1e-6)
 
 
-def typed(columns: dict[str, Array], outputs: list[str]) -> predictor_pb2.PredictRequest:
-    request = predictor_pb2.PredictRequest(model="churn", outputs=outputs)
+def typed(columns: dict[str, Array], outputs: list[str], model: str = "churn") -> predictor_pb2.PredictRequest:
+    request = predictor_pb2.PredictRequest(model=model, outputs=outputs)
     for name, array in columns.items():
         data = pack_bytes(array.ravel()) if array.dtype.hasobject else array.tobytes()
         request.inputs.add(name=name, dtype=NAMES[array.dtype.str], shape=array.shape, data=data)

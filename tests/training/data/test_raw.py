@@ -199,7 +199,7 @@ def test_a_table_with_two_columns_of_one_name_is_refused() -> None:
     ("inputs", "sentence"),
     [
         ([], "inputs are empty"),
-        (["x"], r"inputs\[0\] is str: give Number, Category or Date"),
+        (["x"], r"inputs\[0\] is str: give Number, Category, Date, Text or Image"),
         ([Number("")], "'' is no name of a column"),
         ([Number("a\0b")], r"'a\\x00b' is no name of a column"),
         ([Number("input")], "a column is called 'input', as the network's own input is"),

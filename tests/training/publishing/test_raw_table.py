@@ -22,7 +22,7 @@ from frostline_training.data.raw import Category, Date, Input, Number, cells_of,
 from frostline_training.errors import PublishError, RefusedError
 from frostline_training.publishing import preprocessing
 from frostline_training.publishing.publish import Published
-from frostline_training.publishing.raw_table import golden_rows
+from frostline_training.publishing.raw_answers import golden_rows
 from frostline_training.publishing.variants import make
 from frostline_training.sources import CsvFile
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline_training.data.cells import Cells
 from frostline_training.data.pictures import UnreadableError, read
-from frostline_training.data.rows import INPUT, Array, Dataset, Inputs, Rows
+from frostline_training.data.rows import INPUT, Array, Dataset, Image, Inputs, Rows
 from frostline_training.data.tables import in_order
 from frostline_training.errors import DataError
-from frostline_training.sources import ONE_CLASS, Fit, ImageFolder, NpzFile, Rgb
+from frostline_training.sources import ONE_CLASS, Fit, ImageFolder, NpzFile, Reading, Rgb
 
 LENGTHS = "lengths"
+_IMAGE = "image"
 _TARGET = "target"
 _NO_PICTURES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # what systems leave in folders
 _SHOWN = 5  # how many skipped files are named; the rest is counted
@@ -158,6 +160,8 @@ def load_images(source: ImageFolder) -> Dataset:
             allows.
     """
     folders, skipped = _folders(source.path)
+    media = Image(_IMAGE, source.size, source.color, source.fit, source.background)
+    paths: list[str] = []
     pictures: list[Array] = []
     targets: list[int] = []
     several = 0
@@ -165,11 +169,12 @@ def load_images(source: ImageFolder) -> Dataset:
         before, left_out = len(pictures), len(skipped)
         for path in _files(folder, skipped):
             try:
-                pixels, frames = read(path, source)
+                pixels, frames = read(path, media.form)
             except UnreadableError as error:
                 skipped.append(_Skipped(path, str(error), broken=error.broken))
                 continue
             pictures.append(pixels)
+            paths.append(str(path))
             several += frames > 1
         if len(pictures) == before:
             why = f"; skipped: {_listed(skipped[left_out:], source.path)}" if len(skipped) > left_out else ""
@@ -185,7 +190,12 @@ def load_images(source: ImageFolder) -> Dataset:
         notes.append(f"{several} pictures of {source.path.name} have several frames or pages; the first one is used")
     return Dataset(
         name=source.path.name,
-        rows=Rows(np.stack(pictures), np.array(targets, dtype=np.int64)),
+        rows=Rows(
+            np.stack(pictures),
+            np.array(targets, dtype=np.int64),
+            Cells(source.path, {_IMAGE: paths}, Reading(missing=())),
+        ),
+        media=media,
         labels=tuple(folder.name for folder in folders),
         send=f"one {source.color} picture of {width}x{height} pixels: [{channels}, {height}, {width}], 0 (dark) to 255; "
         f"upright, {_FITTED[source.fit]}, transparent parts on the colour {_hex(source.background)}",

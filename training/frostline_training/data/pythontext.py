@@ -5,18 +5,21 @@ import io
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline_training.data.rows import Dataset, Rows
+from frostline_training.data.cells import Cells
+from frostline_training.data.rows import Dataset, Rows, Text
 from frostline_training.errors import DataError
+from frostline_training.sources import Reading
 
 LABELS = ("code", "comment", "docstring")
 SNIPPET_BYTES = 128
 
+_COLUMN = "text"
 _SHORTEST = 24  # bytes; less says too little
 _ROWS_PER_CLASS = 3000
 
@@ -53,14 +56,23 @@ def python_text() -> Dataset:
     if count < 100:
         raise DataError(f"the text set needs the sources of Python's own library, and {folder} holds next to none")
     rows = [text for kind in texts for text in kind[:count]]
+    inputs = as_bytes(rows, SNIPPET_BYTES)
+    cells = Cells("python-text", {_COLUMN: [text.decode("ascii") for text in rows]}, Reading(missing=("",)))
     return Dataset(
         name="python-text",
-        rows=Rows(as_bytes(rows, SNIPPET_BYTES), np.repeat(np.arange(len(LABELS)), count)),
+        rows=Rows(inputs, np.repeat(np.arange(len(LABELS)), count), cells),
         labels=LABELS,
         send=f"the bytes of a UTF-8 text as uint8, trained on at most {SNIPPET_BYTES}; 0 pads on the right",
         source="the standard library of the Python that trained it: its code, comments (without #) and docstrings",
+        media=Text(_COLUMN, inputs.shape[1]),
         sequence=True,
     )
+
+
+def encoded(texts: Iterable[str | None], width: int) -> NDArray[np.uint8]:
+    """Return `texts` as uint8 [N, `width`]: their bytes in UTF-8, cut, or padded with 0; of a missing one only 0."""
+    rows = as_bytes([(text or "").encode() for text in texts], width)
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
 
 
 def as_bytes(texts: list[bytes], longest: int) -> NDArray[np.uint8]:
@@ -106,14 +118,15 @@ def _snippets(source: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _cut(label: str, lines: list[str]) -> Iterator[tuple[str, bytes]]:
-    # Every snippet begins with a line, without its indentation, and is as many lines as fit, the last one cut.
+    # Every snippet begins with a line, without its indentation, and is as many lines as fit, the last one cut. It ends
+    # without the spaces that a server leaves out around a text.
     snippet = b""
     for line in lines:
         text = line.strip().encode("ascii", "replace")
         if text:
             snippet = snippet + b"\n" + text if snippet else text
             if len(snippet) >= SNIPPET_BYTES:
-                yield label, snippet[:SNIPPET_BYTES]
+                yield label, snippet[:SNIPPET_BYTES].strip()
                 snippet = b""
     if len(snippet) >= _SHORTEST:
         yield label, snippet

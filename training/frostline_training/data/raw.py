@@ -1,24 +1,29 @@
-"""Raw rows: a table as its users hold it, and the schema by which it becomes the numbers that a network takes."""
+"""Raw rows: tables and texts as their users hold them, and the schema by which they become what a network takes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from frostline import pictures
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
-from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf
+from frostline_training.data.pythontext import encoded
+from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf, Image, Text
 from frostline_training.data.tables import parts_of
 from frostline_training.errors import DataError
-from frostline_training.sources import DateColumn, DatePart, Reading
+from frostline_training.sources import DateColumn, DatePart, ImageFolder, Reading
 
 _READING = Reading(missing=("",))  # values, not words: what is missing is None, NaN or an empty text
 _LONGEST_NAME = 1000  # of an input that a server takes
+_LARGEST_SIDE = 8192  # of pictures, as above
+_LONGEST_TEXT = 1 << 20  # bytes, as above
 
 
 @dataclass(frozen=True)
@@ -71,24 +76,152 @@ class Frame(Protocol):
         """Its columns, or their names."""
 
 
-Input = Number | Category | Date | Column
-RawRows = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Frame | Cells
-"""Rows with named columns: a list or array for each, a dict for each row, a table of pandas, polars or pyarrow."""
+Input = Number | Category | Date | Column | Text | Image
+RawRows = (
+    Mapping[str, Any] | Sequence[Mapping[str, Any]] | Sequence[str | None] | Sequence[bytes | Path] | Frame | Cells
+)
+"""Rows with named columns: a list or array for each, a dict for each row, a table of pandas, polars or pyarrow. Texts may
+also be a list of them, and pictures a list of files or of their bytes."""
 
 
-def encode(rows: RawRows, inputs: Sequence[Input]) -> NDArray[np.float32]:
-    """Return raw rows as the numbers float32 [N, F] that a network takes, by the rule that a server encodes them by.
+def encode(rows: RawRows, inputs: Sequence[Input]) -> NDArray[Any]:
+    """Return raw rows as what a network takes, by the rule that a server encodes them by.
 
     Args:
         rows: A list or array for each column, a dict for each row, or a table of pandas, polars or pyarrow. Columns may
-            have any order, and others are ignored. None, NaN and empty texts are missing values.
+            have any order, and others are ignored. None, NaN and empty texts are missing values. Texts may also be a
+            list of them, and pictures a list of the paths of PNG, JPEG or WebP files, or of their bytes.
         inputs: What each column is. The network's columns have their order; a date is one for each of its parts.
+
+    Returns:
+        Numbers float32 [N, F] of a table; bytes uint8 [N, T] of texts; pixels float32 [N, C, H, W] of pictures.
 
     Raises:
         DataError: A column is not there, or a cell is not what its column is; the text says where.
     """
+    media = media_of(inputs)
+    if isinstance(media, Text):
+        return encoded(texts_of(rows, media), media.bytes)
+    if media is not None:
+        return decoded(files_of(rows, media), media)
     columns = columns_of(inputs)
     return encoding.encode(cells_of(rows, columns), columns)
+
+
+def check_inputs(inputs: Sequence[Input] | None) -> None:
+    """Check what a network takes, if it takes raw rows.
+
+    Raises:
+        DataError: `inputs` cannot be the inputs of one network; the text says why.
+    """
+    if inputs is not None and media_of(inputs) is None:
+        columns_of(inputs)
+
+
+def media_of(inputs: Sequence[Input]) -> Text | Image | None:
+    """Return the column of texts or pictures; None where `inputs` are a table.
+
+    Raises:
+        DataError: It is not the only column, or cannot be sent.
+    """
+    media = next((one for one in inputs if isinstance(one, Text | Image)), None)
+    if media is None:
+        return None
+    if len(inputs) > 1:
+        raise DataError(
+            f"the {_what(media)} {media.name!r} must be the only input of the network: it is given {len(inputs)}"
+        )
+    _check_name(media.name)
+    if isinstance(media, Image):
+        _check_image(media)
+    else:
+        _check_text(media)
+    return media
+
+
+def _what(media: Text | Image) -> str:
+    return "text" if isinstance(media, Text) else "image"
+
+
+def _check_text(text: Text) -> None:
+    if isinstance(text.bytes, bool) or not isinstance(text.bytes, int) or not 1 <= text.bytes <= _LONGEST_TEXT:
+        raise DataError(f"the text {text.name!r} has bytes={text.bytes!r}: give a number from 1 to {_LONGEST_TEXT}")
+
+
+def _check_image(image: Image) -> None:
+    try:
+        # It checks what it is given, and is what recipes say of pictures.
+        told = ImageFolder(path=Path(), size=image.size, color=image.color, fit=image.fit, background=image.background)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"the image {image.name!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if max(told.size) > _LARGEST_SIDE:
+        raise DataError(f"the image {image.name!r} has size={told.size}: at most {_LARGEST_SIDE} pixels a side")
+
+
+def files_of(rows: RawRows, image: Image) -> list[bytes]:
+    """Return the encoded pictures.
+
+    Raises:
+        DataError: `rows` are no paths or bytes of files, or a file cannot be read; the text says where.
+    """
+    if isinstance(rows, Cells):
+        values: list[Any] = list(rows.columns[image.name])
+    elif isinstance(rows, Sequence | np.ndarray) and not all(isinstance(row, Mapping) for row in rows):
+        values = list(rows)
+    else:
+        ((_, column),) = _by_column(rows, [image.name])
+        values = _listed(column)
+    if not values:
+        raise DataError("there are no raw rows")
+    return [_file(value, row, image.name) for row, value in enumerate(values, start=1)]
+
+
+def _file(value: Any, row: int, name: str) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str | Path):
+        raise DataError(
+            f"the raw rows, row {row}, column {name!r}: {type(value).__name__} is not the path of a file, or its bytes"
+        )
+    try:
+        return Path(value).read_bytes()
+    except OSError as error:
+        raise DataError(f"the raw rows, row {row}: cannot read {value}: {error.strerror or error}") from error
+
+
+def decoded(files: Sequence[bytes], image: Image) -> NDArray[np.float32]:
+    """Return encoded pictures as float32 [N, C, H, W].
+
+    Raises:
+        DataError: One cannot be used; the text says why.
+    """
+    made = np.empty((len(files), *image.form.shape), np.float32)
+    for row, content in enumerate(files):
+        try:
+            made[row] = pictures.decoded(pictures.opened(content), image.form)
+        except pictures.PictureError as error:
+            raise DataError(f"the raw rows, row {row + 1}, column {image.name!r}: {error}") from error
+    return made
+
+
+def texts_of(rows: RawRows, text: Text) -> list[str | None]:
+    """Return the texts without the spaces around them; None where one is missing.
+
+    Raises:
+        DataError: `rows` are no texts; the text says where.
+    """
+    if isinstance(rows, Cells):
+        return rows.values(text.name)
+    alone = isinstance(rows, Sequence | np.ndarray) and not all(isinstance(row, Mapping) for row in rows)
+    named: RawRows = {text.name: rows} if alone else rows
+    (cells,) = cells_of(named, [Column(text.name, (UNKNOWN,))]).columns.values()
+    for row, cell in enumerate(cells, start=1):
+        try:
+            (cell or "").encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the raw rows, row {row}, column {text.name!r}: {error}") from None
+    return [cell or None for cell in cells]
 
 
 def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
@@ -101,7 +234,7 @@ def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
     taken: list[str] = []
     for place, one in enumerate(inputs):
         if not isinstance(one, Input):
-            raise DataError(f"inputs[{place}] is {type(one).__name__}: give Number, Category or Date")
+            raise DataError(f"inputs[{place}] is {type(one).__name__}: give Number, Category, Date, Text or Image")
         made = _columns(one)
         further = (
             isinstance(one, Column) and one.date is not None and taken[-1:] == [one.cells]
@@ -112,10 +245,7 @@ def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
     if not columns:
         raise DataError("inputs are empty: give a Number, Category or Date for each column")
     for name in (*taken, *(column.name for column in columns)):
-        if not isinstance(name, str) or not name or "\0" in name or len(name) > _LONGEST_NAME:
-            raise DataError(f"{name!r} is no name of a column: it must be a text of 1 to {_LONGEST_NAME} characters")
-        if name == INPUT:
-            raise DataError(f"a column is called {INPUT!r}, as the network's own input is: rename it, or leave it out")
+        _check_name(name)
     for names in (taken, [column.name for column in columns]):
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
@@ -146,8 +276,17 @@ def cells_of(rows: RawRows, columns: Sequence[Column]) -> Cells:
     return Cells("the raw rows", cells, _READING)
 
 
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name or "\0" in name or len(name) > _LONGEST_NAME:
+        raise DataError(f"{name!r} is no name of a column: it must be a text of 1 to {_LONGEST_NAME} characters")
+    if name == INPUT:
+        raise DataError(f"a column is called {INPUT!r}, as the network's own input is: rename it, or leave it out")
+
+
 def _columns(one: Input) -> list[Column]:
     match one:
+        case Text() | Image():
+            raise DataError(f"the {_what(one)} {one.name!r} must be the only input of the network")
         case Column():
             return [one]
         case Number():

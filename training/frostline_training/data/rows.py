@@ -1,6 +1,6 @@
 """The data set: rows with their targets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.pictures import Color, Form
 from frostline_training.data.cells import Cells
-from frostline_training.sources import ONE_CLASS, DatePart, Task
+from frostline_training.sources import ONE_CLASS, DatePart, Fit, Rgb, Task
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ class Rows(NamedTuple):
         inputs: [N, ...] as a client would send them, or several by name, in the order of the network's arguments.
             Whole numbers [N, T] are tokens; 0 pads them on the right.
         targets: Classes int64 [N]; for several labels float32 [N, C] of 0 and 1; for a regression float32 [N, K].
-        cells: The rows of a table of numbers, categories and dates as they were read, before they were encoded.
+        cells: The rows of a table as they were read, before they were encoded.
     """
 
     inputs: Inputs
@@ -75,6 +76,44 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Text:
+    """A column of texts, of which a network takes the bytes: one input uint8 [N, `bytes`].
+
+    Attributes:
+        name: What clients call it.
+        bytes: How many bytes of UTF-8 the network takes; longer texts are cut, and shorter ones padded with 0.
+    """
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """A column of pictures, of which a network takes the pixels: one input float32 [N, C, H, W], 0 (dark) to 255.
+
+    Attributes:
+        name: What clients call it.
+        size: Height and width of what each is brought to.
+        color: ``grey`` (C is 1) or ``rgb`` (3).
+        fit: What happens to the aspect: ``pad`` keeps it and fills the rest with `background`, ``crop`` keeps it and cuts
+            the longer side at both ends, ``stretch`` does not keep it.
+        background: What shows through transparent parts: red, green, blue, 0 to 255.
+    """
+
+    name: str
+    size: tuple[int, int]
+    color: Color = "rgb"
+    fit: Fit = "pad"
+    background: Rgb = (255, 255, 255)
+
+    @property
+    def form(self) -> Form:
+        """What pictures are brought to."""
+        return Form(self.size, self.color, self.fit, self.background)
+
+
+@dataclass(frozen=True)
 class Inferred:
     """What a column of a user's file was taken for.
 
@@ -108,6 +147,7 @@ class Dataset:
         source: Where the rows come from.
         task: What the targets are.
         columns: What the input's columns are, where it is a table of numbers and categories.
+        media: What the input is where it is no table, but texts or pictures, whose raw rows are in `Rows.cells`: texts, or the paths of files.
         sequence: Whether the first input's second axis is a time axis, of any length.
         schema: What each column of the user's file was taken for.
         notes: What a user should know of how the rows were read, before training: a sentence each.
@@ -121,6 +161,7 @@ class Dataset:
     source: str
     task: Task = "single-label"
     columns: tuple[Column, ...] = ()
+    media: Text | Image | None = None
     sequence: bool = False
     schema: tuple[Inferred, ...] = ()
     notes: tuple[str, ...] = ()
@@ -130,6 +171,13 @@ class Dataset:
     def dynamic(self) -> dict[str, dict[int, str]]:
         """The inputs' open axes other than the first, by name."""
         return {next(iter(named(self.rows.inputs))): {1: "time"}} if self.sequence else {}
+
+    @property
+    def inputs(self) -> Sequence[Column | Text | Image] | None:
+        """What raw rows consist of; None where there are none."""
+        if self.rows.cells is None:
+            return None
+        return (self.media,) if self.media else self.columns
 
     @property
     def majority(self) -> float | None:

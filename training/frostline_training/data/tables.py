@@ -12,7 +12,7 @@ from frostline_training.data import delimited
 from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, number, remedy
 from frostline_training.data.encoding import encode
 from frostline_training.data.pythontext import as_bytes
-from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows
+from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, ColumnKind, CsvFile, DateColumn, DatePart, ParquetFile, Reading
 
@@ -57,16 +57,18 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         send = "; ".join(_sentence(column) for column in columns)
     return Dataset(
         name=source.path.name,
-        rows=Rows(inputs, wanted, None if texts else cells.only(kinds)),
+        rows=Rows(inputs, wanted, cells.only(kinds)),
         labels=labels,
         send=send,
         source=f"{len(wanted)} rows of {source.path.name}",
         task=source.task,
         columns=columns,
+        media=Text(texts[0], inputs.shape[1]) if texts else None,
         sequence=bool(texts),
         schema=_schema(cells, every, targets, labels, source.task in ONE_CLASS),
         facts={"reading": source.reading.model_dump(mode="json")}
-        | ({"text": {"column": texts[0], "bytes": source.text_bytes}} if texts else {}),
+        # Where all texts are shorter than may be, the network has not learnt what comes behind them.
+        | ({"text": {"column": texts[0], "bytes": inputs.shape[1]}} if texts else {}),
     )
 
 

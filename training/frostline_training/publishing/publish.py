@@ -23,11 +23,10 @@ from frostline_training.data import Array, Rows
 from frostline_training.data.raw import Input, RawRows
 from frostline_training.errors import PublishError, first_line
 from frostline_training.networks.families import count_parameters
-from frostline_training.publishing import artifact, calling, tasks
+from frostline_training.publishing import artifact, calling, raw_rows, tasks
 from frostline_training.publishing.calling import Caller, Sample
 from frostline_training.publishing.held_out import Test, held_out_rows
 from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operators, troublesome_layer
-from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.tasks import TASKS, Asked, Task
 from frostline_training.publishing.verify import (
     Answer,
@@ -105,10 +104,10 @@ def publish(
         sample: Real rows [N, ...], N >= 2: what the export is traced with. One tensor is given to ``module(tensor)``;
             several, by the names of forward()'s arguments, to ``module(**sample)``. With `inputs`, raw rows.
         name: Letters, digits, ``.``, ``_`` and ``-``, beginning with a letter or digit.
-        inputs: What each column of a table is, so that clients send raw rows. The module takes what `frostline.encode`
-            makes of them, one tensor float32 [N, F]. `sample` is then the raw rows that it was trained on, whose ranges and
-            shares the card holds, and `test` a pair of raw rows and targets. A server encodes raw rows by a file of
-            its own, which is proved with the module's.
+        inputs: What each column of a table is, so that clients send raw rows; or one `Text`, so that they send texts. The
+            module takes what `frostline.encode` makes of them, one tensor float32 [N, F] or uint8 [N, T]. `sample` is then
+            the raw rows that it was trained on, whose ranges and shares the card holds, and `test` a pair of raw
+            rows and targets. What encodes raw rows is proved with the module.
         labels: The names of the C classes (of a binary task the two, no and yes), or of the K values.
         models: The models folder; it is made if need be.
         test: Held-out rows: inputs [N, ...] (by name where there are several) and targets, as a pair or as a loader
@@ -143,9 +142,9 @@ def publish(
     as_they_are = bool(probabilities)
     tolerance = _checked_tolerance(rtol, atol)
     names = _checked_labels(labels)
-    table = None if inputs is None else RawTable.of(sample, test, inputs, dynamic)
-    if table is not None:
-        sample, test = table.sample(), table.test()
+    rows = None if inputs is None else raw_rows.of(sample, test, inputs, dynamic)
+    if rows is not None:
+        sample, test = raw_rows.encoded(rows)
     original = calling.original(module)
     tensors, call = calling.bind(original, _checked_sample(sample))
     traced = {called: tensor.detach().cpu().contiguous() for called, tensor in tensors.items()}
@@ -190,7 +189,7 @@ def publish(
             suspect=troublesome_layer(network),
         )
         answers = partial(_answering, call=call, outputs=held_out.outputs, label=asked.output if sigmoid else None)
-        raw = {} if table is None else table.freeze(hidden, network, answers, next(iter(given)), tolerance)
+        raw = {} if rows is None else rows.freeze(hidden, network, answers, next(iter(given)), tolerance)
         golden = held_out.golden
         artifact.write_golden(
             hidden,
@@ -209,7 +208,7 @@ def publish(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": asked.task,
             **_inputs_card(given, dynamic, send),
-            **({} if table is None else table.card(hidden)),
+            **({} if rows is None else rows.card(hidden)),
             **_outputs_card(held_out.outputs, probabilities=as_they_are),
             "parameters": count_parameters(network),
             **story,

@@ -1,7 +1,7 @@
 """A network for a table that takes raw rows: its preprocessing, proved, and what the golden sample and the card say of it."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,20 +15,18 @@ from torch import nn
 from frostline_training.data import Array, Column, Rows
 from frostline_training.data.cells import Cells, missing_numbers
 from frostline_training.data.encoding import encode
-from frostline_training.data.raw import Input, cells_of, columns_of
-from frostline_training.errors import DataError, PublishError, RefusedError
+from frostline_training.data.raw import Input, RawRows, cells_of, columns_of
+from frostline_training.errors import PublishError, RefusedError
 from frostline_training.publishing import artifact, odd_rows, preprocessing, row_schema
 from frostline_training.publishing.odd_rows import Change
-from frostline_training.publishing.verify import (
-    GOLDEN_ROWS,
-    Answer,
-    HeldOut,
-    Named,
-    Tolerance,
-    agree,
-    check_file,
-)
+from frostline_training.publishing.raw_answers import checked, golden_arrays, is_answer
+from frostline_training.publishing.verify import GOLDEN_ROWS, Answer, Tolerance, agree
 
+_FAILS = "an embedding or a table without a place for 0, which stands for missing and unknown categories"
+_NO_NUMBER = (
+    "a missing number is NaN, and a missing or unknown category 0: replace them in forward(), for example with "
+    "torch.nan_to_num"
+)
 _SHAKE = 2.0**-22  # two rounding errors of float32
 
 
@@ -56,27 +54,18 @@ class RawTable:
     targets: ArrayLike | None = None
 
     @classmethod
-    def of(cls, sample: Any, test: Any, inputs: Sequence[Input], dynamic: object = None) -> "RawTable":
+    def of(
+        cls, sample: RawRows | Rows, test: tuple[RawRows | Rows, ArrayLike | None] | None, inputs: Sequence[Input]
+    ) -> "RawTable":
         """Return the table that `frostline.publish` was given.
 
         Raises:
-            PublishError: The rows do not fit the inputs, or what else was given does not fit a table.
+            DataError: The rows do not fit the inputs.
         """
-        if dynamic:
-            raise PublishError("a table has no dynamic axes: leave out dynamic, or inputs")
-        try:
-            columns = columns_of(inputs)
-            train = _encoded(sample, columns)
-            _check_known(train, columns)
-            if test is None:
-                return cls(columns, train, train)
-            if isinstance(test, Rows):
-                return cls(columns, train, _encoded(test, columns), test.targets)
-            if not isinstance(test, tuple) or len(test) != 2:
-                raise PublishError(f"test is {type(test).__name__}: with inputs, give (raw rows, targets)")
-            return cls(columns, train, _encoded(test[0], columns), test[1])
-        except DataError as error:
-            raise PublishError(str(error)) from error
+        columns = columns_of(inputs)
+        train = _encoded(sample, columns)
+        _check_known(train, columns)
+        return cls(columns, train, train) if test is None else cls(columns, train, _encoded(test[0], columns), test[1])
 
     def sample(self) -> torch.Tensor:
         """Return the training rows as the network takes them, float32 [N, F]."""
@@ -150,7 +139,8 @@ class RawTable:
         def can_be_compared(index: int, change: Change) -> bool:
             row = {name: numbers[[index]]}
             if not change.far:
-                return _is_answer(answer, row, change)
+                is_answer(answer, row, change.told, fails=_FAILS, no_number=_NO_NUMBER)
+                return True
             try:
                 told = answer(row)
                 return agree(shaken(row), told, tolerance)
@@ -169,20 +159,9 @@ class RawTable:
             encoded = np.concatenate([encoded, numbers[kept]])
         preprocessing.check(path, rows, encoded, self.columns, real.reading.missing)
         outputs = answer({name: encoded})
-        self._check_answers(
-            model,
-            HeldOut({name: encoded}, outputs),
-            tolerance,
-            ["as they are"] * len(spread) + [each.told for each in made],
-        )
+        told = ["as they are"] * len(spread) + [each.told for each in made]
+        checked(model, {name: encoded}, outputs, tolerance, told)
         return golden_arrays(rows, outputs)
-
-    def _check_answers(self, model: Path, rows: HeldOut, tolerance: Tolerance, told: Sequence[str]) -> None:
-        try:
-            check_file(model, rows, tolerance, classes=False)
-        except RefusedError as error:
-            where = "" if error.row is None else f" where {told[error.row]}"
-            raise RefusedError(f"raw rows: {error.fact}{where}", cause=error.cause, largest=error.largest) from error
 
 
 def _encoded(rows: Any, columns: Sequence[Column]) -> Encoded:
@@ -202,46 +181,6 @@ def _check_known(train: Encoded, columns: Sequence[Column]) -> None:
                 f"no row of the sample has a category that {column.name!r} knows ({', '.join(column.categories[1:])}); "
                 f"it has {cell!r}"
             )
-
-
-def golden_arrays(rows: Named, outputs: Named) -> dict[str, Array]:
-    """Return what a golden sample holds of raw rows.
-
-    Args:
-        rows: Numbers [Q] and texts [Q] by column.
-        outputs: The right answers [Q, ...] by the names of the file's outputs.
-    """
-    taken = {
-        f"rows.{name}": values.astype(np.str_) if values.dtype == object else values for name, values in rows.items()
-    }
-    given = {"rows_logits" if len(outputs) == 1 else f"rows_output.{name}": values for name, values in outputs.items()}
-    return taken | given
-
-
-def golden_rows(golden: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the raw rows of a golden sample, by column."""
-    return {key.removeprefix("rows."): values for key, values in golden.items() if key.startswith("rows.")}
-
-
-def _is_answer(answer: Answer, row: Named, change: Change) -> bool:
-    """Return True.
-
-    Raises:
-        RefusedError: The network does not answer such a row with numbers.
-    """
-    try:
-        if all(np.isfinite(rows).all() for rows in answer(row).values()):
-            return True
-    except RefusedError as error:
-        raise RefusedError(
-            f"{error.fact}, where {change.told}",
-            cause="an embedding or a table without a place for 0, which stands for missing and unknown categories",
-        ) from error
-    raise RefusedError(
-        f"the network answers a row with infinity or NaN where {change.told}",
-        cause="a missing number is NaN, and a missing or unknown category 0: replace them in forward(), for example with "
-        "torch.nan_to_num",
-    )
 
 
 def _shaken(network: nn.Module) -> nn.Module:

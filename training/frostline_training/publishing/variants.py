@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from frostline_training.data import INPUT, Array, Inputs, Rows, Split, named, take
 from frostline_training.errors import PublishError, RefusedError, first_line
 from frostline_training.evaluation.evaluate import Evaluation, Logits, predictions, score
-from frostline_training.publishing import artifact, preprocessing, raw_table, row_schema
+from frostline_training.publishing import artifact, preprocessing, raw_answers, raw_rows, row_schema
 from frostline_training.publishing.publish import Published
 from frostline_training.publishing.quantize import LARGEST_FLOAT16, to_float16, to_int8
 from frostline_training.publishing.verify import Tolerance, agree
@@ -169,16 +169,19 @@ def _raw_golden(full: Path, hidden: Path, atol: float) -> dict[str, Array]:
 
     Rows are left out that it does not answer steadily, such as 1e38, which float16 does not have.
     """
-    if not (full / preprocessing.FILE).exists():
+    told = json.loads((full / artifact.CARD_FILE).read_text(encoding="utf-8")).get("rows")
+    if told is None:
         return {}
-    shutil.copyfile(full / preprocessing.FILE, hidden / preprocessing.FILE)
-    told = json.loads((full / artifact.CARD_FILE).read_text(encoding="utf-8"))["rows"]
     with np.load(full / artifact.GOLDEN_FILE) as golden:
-        rows = raw_table.golden_rows(golden)
-    feed = preprocessing.feed(rows, row_schema.from_card(told), told["missing"])
-    (encoded,) = preprocessing.session(hidden / preprocessing.FILE).run(None, feed)
+        rows = raw_answers.golden_rows(golden)
+    if "file" in told:
+        shutil.copyfile(full / told["file"], hidden / told["file"])
+        feed = preprocessing.feed(rows, row_schema.from_card(told), told["missing"])
+        (encoded,) = preprocessing.session(hidden / told["file"]).run(None, feed)
+    else:
+        encoded = raw_rows.encoded_golden(told, rows)
     file = hidden / artifact.MODEL_FILE
-    # It has one input: a table's encoded rows.
+    # It has one input: the encoded rows.
     usual, plain, alone = (
         _answers(_session(file, optimised=optimised), {INPUT: encoded}, size)
         for optimised, size in ((True, 64), (False, 64), (True, 1))
@@ -189,9 +192,7 @@ def _raw_golden(full: Path, hidden: Path, atol: float) -> dict[str, Array]:
         for index in range(len(encoded))
         if all(agree({"": other[[index]]}, {"": usual[[index]]}, steady) for other in (usual, plain, alone))
     ]
-    return raw_table.golden_arrays(
-        {name: values[kept] for name, values in rows.items()}, _all_answers(file, {INPUT: encoded[kept]})
-    )
+    return raw_answers.golden_arrays(raw_rows.kept_golden(told, rows, kept), _all_answers(file, {INPUT: encoded[kept]}))
 
 
 def _shrunk(full: Path, precision: Precision, train: Rows, workshop: Path) -> onnx.ModelProto:

@@ -1,0 +1,189 @@
+"""Pictures as a viewer shows them: upright, of 8 bits, on a ground where they are transparent, brought to one size.
+
+Training and the server both make a network's pixels here, so that a picture is the same to both.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Fit = Literal["pad", "crop", "stretch"]
+Color = Literal["grey", "rgb"]
+
+FORMATS = "PNG, JPEG or WebP"
+MOST_PIXELS = 32_000_000
+"""A picture of more is refused before any of it is decoded: a small file can hold billions."""
+MOST_BYTES = 64 << 20
+"""The longest file."""
+
+_DEEP = 65535  # white, where a pixel has 16 bits
+_WHOLE = ("PNG", "PPM")  # Pillow opens the 16-bit pictures of some formats with 32 bits
+
+
+class PictureError(Exception):
+    """A file cannot be used as a picture; the text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What pictures are brought to.
+
+    Attributes:
+        size: Height and width in pixels.
+        color: ``grey`` or ``rgb``.
+        fit: What happens to the aspect: ``pad`` keeps it and fills the rest with `background`, ``crop`` keeps it and cuts the
+            longer side at both ends, ``stretch`` does not keep it.
+        background: What shows through transparent parts: red, green, blue, 0 to 255.
+    """
+
+    size: tuple[int, int]
+    color: Color = "rgb"
+    fit: Fit = "pad"
+    background: tuple[int, int, int] = (255, 255, 255)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of a picture's pixels, [C, H, W]."""
+        return (1 if self.color == "grey" else 3, *self.size)
+
+
+def opened(content: bytes) -> "Image":
+    """Return a PNG, JPEG or WebP file as a picture of which only the header was read.
+
+    Raises:
+        PictureError: It is something else, damaged, has several frames, or is too large.
+    """
+    if len(content) > MOST_BYTES:
+        raise PictureError(f"has {len(content)} bytes; send at most {MOST_BYTES}")
+    read = _reader(content)
+    if read is None:
+        raise PictureError(f"is {_kind(content)}; send {FORMATS}")
+    try:
+        image = read(io.BytesIO(content))
+    except Exception as error:  # what Pillow raises of a damaged file has no class in common
+        raise _damaged(error) from error
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise PictureError(
+            f"has {width} x {height} pixels; send at most {MOST_PIXELS} pixels, for example a smaller copy"
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise PictureError("is an animation; send one of its frames")
+    return image
+
+
+def decoded(image: "Image", form: Form) -> NDArray[np.uint8]:
+    """Return the pixels uint8 [C, H, W] of what `opened` gave.
+
+    Raises:
+        PictureError: It is damaged, or of a kind that is not taken.
+    """
+    try:
+        return pixels(image, form)
+    except ValueError as error:
+        raise PictureError(str(error)) from error
+    except Exception as error:  # as above
+        raise _damaged(error) from error
+
+
+def pixels(image: "Image", form: Form) -> NDArray[np.uint8]:
+    """Return the pixels uint8 [C, H, W] of an open picture, 0 (dark) to 255.
+
+    Raises:
+        ValueError: They are of a kind whose range is not known.
+    """
+    array: NDArray[np.uint8] = np.asarray(_fitted(flat(image, form.color, form.background), form))
+    return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Image":
+    """Return `image` as 8-bit grey or colour: upright as its EXIF data says, transparent parts on `background`.
+
+    16 bits are scaled to 8: 65535 is 255. Of several frames it is the first. CMYK is converted without a profile.
+
+    Args:
+        image: A picture that is open; it is turned in place.
+        color: ``grey`` or ``rgb``.
+        background: What shows through.
+
+    Raises:
+        ValueError: The pixels are of a kind whose range is not known.
+    """
+    from PIL import Image, ImageOps  # noqa: PLC0415 as above
+
+    file_format, upright = image.format, image
+    ImageOps.exif_transpose(upright, in_place=True)
+    if upright.mode.startswith("I;16") or (upright.mode == "I" and file_format in _WHOLE):
+        upright = _eight_bits(upright)
+    if upright.mode in ("I", "F", "LAB"):
+        kind = {"I": "whole numbers of 32 bits", "F": "floating-point numbers", "LAB": "L*a*b* values"}[upright.mode]
+        raise ValueError(f"its pixels are {kind}; save it with 8 or 16 bits of grey or colour")
+    if upright.has_transparency_data:
+        above = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", above.size, (*background, 255)), above)
+    wanted = "L" if color == "grey" else "RGB"
+    if upright.mode != wanted:
+        upright = upright.convert("RGB").convert(wanted)
+    return upright
+
+
+def _eight_bits(image: "Image") -> "Image":
+    from PIL import Image  # noqa: PLC0415 as above
+
+    deep: NDArray[Any] = np.asarray(image).astype(np.int64)
+    scaled = Image.fromarray(((deep * 255 + _DEEP // 2) // _DEEP).astype(np.uint8))
+    seen_through: Any = image.info.get("transparency")
+    if seen_through is not None:
+        scaled.putalpha(Image.fromarray(np.where(deep == seen_through, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _fitted(image: "Image", form: Form) -> "Image":
+    from PIL import Image, ImageOps  # noqa: PLC0415 as above
+
+    height, width = form.size
+    if image.size == (width, height):
+        return image
+    match form.fit:
+        case "stretch":
+            return image.resize((width, height), Image.Resampling.BICUBIC)
+        case "crop":
+            return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+        case "pad":
+            scale = min(width / image.width, height / image.height)
+            inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            ground = Image.new("RGB", (width, height), form.background).convert(image.mode)
+            resized = image.resize(inner, Image.Resampling.BICUBIC)
+            ground.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+            return ground
+
+
+def _reader(content: bytes) -> "Callable[[io.BytesIO], Image] | None":
+    # Only those who have pictures pay for the library.
+    from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: PLC0415
+
+    # By their classes, not by `Image.open`: that warns of large pictures, and tries every format there is.
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImagePlugin.PngImageFile
+    if content.startswith(b"\xff\xd8\xff"):
+        return JpegImagePlugin.JpegImageFile
+    return WebPImagePlugin.WebPImageFile if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
+
+
+def _damaged(error: Exception) -> PictureError:
+    told = str(error).strip() or type(error).__name__
+    return PictureError(f"is damaged ({told.splitlines()[0][:200]}); send the whole file as it was saved")
+
+
+def _kind(content: bytes) -> str:
+    if not content:
+        return "empty"
+    names = {b"GIF8": "a GIF", b"BM": "a BMP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"%PDF": "a PDF"}
+    return next((name for start, name in names.items() if content.startswith(start)), "no picture that is taken")

@@ -1,0 +1,86 @@
+"""The picture encoder: encoded pictures to the pixels that the network takes, decoded by several threads at once."""
+
+import threading
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from frostline.pictures import PictureError, decoded, opened
+from frostline_server.errors import InvalidData
+from frostline_server.runtime.row_schema import Image, RowSchema
+
+Array = np.ndarray[Any, Any]
+
+_LARGE_PIXELS = 4_000_000
+"""Pictures of more pixels are decoded one after the other: the largest takes hundreds of megabytes for a moment."""
+
+
+class PictureEncoder:
+    """Encodes the pictures of one version.
+
+    Args:
+        schema: its columns, of which there is one.
+        column: that one.
+        threads: how many decode at once. Pillow lets go of the interpreter's lock.
+    """
+
+    def __init__(self, schema: RowSchema, column: Image, threads: int) -> None:
+        self.schema = schema
+        self._form = column.form
+        self._where = f"column {column.name!r}"
+        # Its threads start when they are needed, and end with the encoder.
+        self._pool = ThreadPoolExecutor(threads - 1, "decode-pictures") if threads > 1 else None
+        self._threads = threads
+        self._large = threading.Lock()
+        # Of odd metadata, which changes no pixel. A filter of its own for each call would not be safe among threads.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def encode(self, columns: Sequence[Array]) -> tuple[Array, Array]:
+        """The network's input for rows.
+
+        Args:
+            columns: the files [N].
+
+        Returns:
+            The pixels, float32 [N, C, H, W], 0 (dark) to 255; and what each picture is, uint8 [N, 1], always known.
+
+        Raises:
+            InvalidData: a file cannot be used; the error names all such rows.
+        """
+        (files,) = columns
+        made = np.empty((len(files), *self._form.shape), np.float32)
+
+        # Whoever is free takes the next one; this thread too.
+        waiting = iter(range(len(files)))
+        bad: dict[int, str] = {}
+
+        def decode() -> None:
+            for row in waiting:
+                try:
+                    made[row] = self._pixels(files[row])
+                except PictureError as error:
+                    bad[row] = str(error)
+
+        helpers = [self._pool.submit(decode) for _ in range(min(self._threads, len(files)) - 1)] if self._pool else []
+        try:
+            decode()
+        finally:
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
+        if bad:
+            raise InvalidData.of_rows(self._where, dict(sorted(bad.items())))
+        return made, np.zeros((len(files), 1), np.uint8)
+
+    def inputs(self, columns: Sequence[Array]) -> list[Array]:
+        """As `encode`, for who wants the network's input alone."""
+        return [self.encode(columns)[0]]
+
+    def _pixels(self, content: bytes) -> Array:
+        image = opened(content)
+        with self._large if image.width * image.height > _LARGE_PIXELS else nullcontext():
+            return decoded(image, self._form)
