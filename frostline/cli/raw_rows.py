@@ -102,8 +102,11 @@ def _is_outside(cells: Cells, index: int, value: str, column: Column) -> bool:
             moment(value, column.format), moment(str(column.lowest), "iso"), moment(str(column.highest), "iso")
         )  # fmt: skip
         return not (found and lowest and highest) or not lowest <= found <= highest
-    number = float(np.float32(cells.number(index, column.name, value)))
-    return not column.lowest <= number <= column.highest
+    # In single precision, as training saw them.
+    lowest, number, highest = np.array(
+        [column.lowest, cells.number(index, column.name, value), column.highest], np.float32
+    )
+    return not lowest <= number <= highest
 
 
 def _shown(bound: float | str | None) -> str:

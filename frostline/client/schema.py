@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from frostline.client.catalog import TensorSpec
 from frostline.pb import predictor_pb2 as pb
 
@@ -82,7 +84,10 @@ def described(told: pb.SchemaResponse) -> Schema:
         labels=tuple(told.labels),
         columns=tuple(map(_column, told.columns)),
         missing=tuple(told.missing),
-        example=json.loads(told.example or "{}"),
+        example={
+            name: _shortest(cell) if isinstance(cell, float) else cell
+            for name, cell in json.loads(told.example or "{}").items()
+        },
         inputs=tuple(map(_tensor, told.inputs)),
         outputs=tuple(map(_tensor, told.outputs)),
         max_rows=told.max_rows,
@@ -98,11 +103,16 @@ def _column(told: pb.Column) -> Column:
         name=told.name,
         kind=pb.ColumnKind.Name(told.kind).lower() if known else f"kind {told.kind}",
         categories=tuple(told.categories),
-        lowest=told.lowest if numbers else told.earliest or None,
-        highest=told.highest if numbers else told.latest or None,
+        lowest=_shortest(told.lowest) if numbers else told.earliest or None,
+        highest=_shortest(told.highest) if numbers else told.latest or None,
         format=told.format,
         share_missing=told.share_missing,
     )
+
+
+def _shortest(number: float) -> float:
+    """The shortest decimals of a number of single precision, as which training saw all numbers: 0.1, not 0.10000000149."""
+    return float(str(np.float32(number)))
 
 
 def _tensor(told: pb.Tensor) -> TensorSpec:

@@ -91,6 +91,7 @@ def test_the_example_is_a_row_without_missing_values_if_there_is_one() -> None:
     cells: dict[str, list[str | None]] = {"d": ["2024-01-01", "2024-01-02"], "c": ["a", "a"], "n": ["?", "0.1"]}
     told = _card(columns, cells)
     assert told["example"] == {"n": float(np.float32(0.1)), "c": "a", "d": "2024-01-02"}
+    assert told["reading"] == READING.model_dump(mode="json")
     assert told["missing"] == ["", "?", "-999"]
     assert told["file"] == "preprocessing.onnx"
     only = {name: values[:1] for name, values in cells.items()}
