@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import grpc
@@ -17,6 +18,15 @@ hypothesis.settings.load_profile("untimed")
 
 # For servers in processes of their own. Tests of the GPU, in tests/gpu, say so by flag.
 os.environ.setdefault("FROSTLINE_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_exports() -> None:
+    # The modules of the tests are imported by now; without PyTorch among their imports, none of them exports.
+    if "torch" in sys.modules:
+        from tests.support import exporter  # noqa: PLC0415  it imports PyTorch
+
+        exporter.quicken()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from torch.nn.utils import prune
 
 from frostline_training import publish
 from frostline_training.errors import PublishError
+from tests.support import exporter
 
 ROWS = 12
 
@@ -366,6 +367,7 @@ OWN: Mapping[str, Own] = {
 def main(models: Path) -> None:
     """Publish all of them into a folder, and print what each refusal said, by name, as JSON."""
     warnings.simplefilter("ignore")
+    exporter.quicken()
     refusals: dict[str, str] = {}
     for name, own in OWN.items():
         torch.manual_seed(0)
