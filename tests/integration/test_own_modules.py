@@ -1,7 +1,6 @@
 """Modules of users' own: served as PyTorch computes them, or refused with the cause; every one of a table."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from frostline import connect
 from frostline.client.connection import Client
 from frostline.pb import inference_pb2 as pb
-from tests.support import calls
+from tests.support import calls, exporter
 from tests.support.own_modules import OWN
 from tests.support.servers import TIMEOUT_S, Running, running
 
@@ -40,9 +39,9 @@ class Tried:
         self.models = models
         # In a process of its own: coverage makes PyTorch's exporter several times slower.
         command = [sys.executable, "-m", "tests.support.own_modules", str(models)]
-        own = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        env, seconds = exporter.untraced_environment(), 9 * TIMEOUT_S
         told = subprocess.run(
-            command, cwd=ROOT, env=own, stdout=subprocess.PIPE, text=True, check=True, timeout=9 * TIMEOUT_S
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds
         )
         self.refusals: dict[str, str] = json.loads(told.stdout)
         self.modules: dict[str, nn.Module] = {}

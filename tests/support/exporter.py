@@ -1,6 +1,7 @@
 """PyTorch's ONNX exporter, made quick enough for hundreds of exports: what it writes stays the same."""
 
 import functools
+import os
 import sys
 from typing import Any
 
@@ -16,9 +17,14 @@ def quicken() -> None:
     are the same each time, so they are kept. Coverage follows every line of an export, which is PyTorch's, not ours, so it
     looks away for as long.
     """
-    operators = _registration.onnxscript_apis
+    operators: Any = _registration.onnxscript_apis  # type: ignore[attr-defined]  # PyTorch's name for onnxscript's module
     operators.get_torchlib_ops = functools.cache(operators.get_torchlib_ops)
     torch.onnx.export = _untraced(torch.onnx.export)
+
+
+def untraced_environment() -> dict[str, str]:
+    """Return the environment for a process that exports, in which coverage does not start."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def _untraced(function: Any) -> Any:
