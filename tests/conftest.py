@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import hypothesis
@@ -17,6 +19,24 @@ hypothesis.settings.load_profile("untimed")
 
 # For servers in processes of their own. Tests of the GPU, in tests/gpu, say so by flag.
 os.environ.setdefault("FROSTLINE_DEVICE", "cpu")
+
+# PyTorch's threads wait for each other by spinning, which costs the other workers their cores. Read when PyTorch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders of few and long tests first, so that at the end no worker is alone with one."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in ("integration", "training"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_exports() -> None:
+    # The modules of the tests are imported by now; without PyTorch among their imports, none of them exports.
+    if "torch" in sys.modules:
+        from tests.support import exporter  # noqa: PLC0415  it imports PyTorch
+
+        exporter.quicken()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Modules of users' own: served as PyTorch computes them, or refused with the cause; every one of a table."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from frostline import connect
 from frostline.client.connection import Client
 from frostline.pb import inference_pb2 as pb
-from tests.support import calls
+from tests.support import calls, exporter
 from tests.support.own_modules import OWN
 from tests.support.servers import TIMEOUT_S, Running, running
 
@@ -40,12 +39,11 @@ class Tried:
     def __init__(self, models: Path) -> None:
         self.models = models
         # In processes of their own: coverage makes PyTorch's exporter several times slower.
-        own = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         started = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.support.own_modules", str(models), str(part), str(PARTS)],
                 cwd=ROOT,
-                env=own,
+                env=exporter.untraced_environment(),
                 stdout=subprocess.PIPE,
                 text=True,
             )

@@ -20,6 +20,7 @@ from torch.nn.utils import prune
 
 from frostline_training import publish
 from frostline_training.errors import PublishError
+from tests.support import exporter
 
 ROWS = 12
 
@@ -425,6 +426,7 @@ def main(models: Path, part: int, parts: int) -> None:
     """Publish one part of them into a folder, and print what each refusal said, by name, as JSON."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    exporter.quicken()
     refusals: dict[str, str] = {}
     for name, own in list(OWN.items())[part::parts]:
         torch.manual_seed(0)
