@@ -4,11 +4,13 @@ Columns are matched by name. A value that its column cannot hold is refused with
 missing, as it was in training.
 """
 
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
@@ -23,6 +25,9 @@ Extra = Literal["refuse", "ignore"]
 
 Cells = Sequence[Any] | NDArray[Any]
 
+_MEDIA = ("text", "image")
+"""The kinds of columns that are the only one of their model."""
+
 _LISTED = 8
 """Categories that a message lists."""
 
@@ -34,8 +39,8 @@ _DIRECTIVE = re.compile("%.")
 
 
 def may_be(inputs: object) -> bool:
-    """Whether these may be raw rows: a dict, a list of dicts, or a table."""
-    return isinstance(inputs, Mapping) or is_records(inputs) or is_table(inputs)
+    """Whether these may be raw rows: a dict, a list of dicts, a list of texts or pictures, or a table."""
+    return isinstance(inputs, Mapping) or is_records(inputs) or is_media(inputs) or is_table(inputs)
 
 
 def is_records(inputs: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
@@ -43,8 +48,17 @@ def is_records(inputs: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     return isinstance(inputs, list | tuple) and len(inputs) > 0 and isinstance(inputs[0], Mapping)
 
 
+def is_media(inputs: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a list that begins with a text or a picture."""
+    return (
+        isinstance(inputs, list | tuple) and len(inputs) > 0 and (isinstance(inputs[0], str) or _is_picture(inputs[0]))
+    )
+
+
 def are_of(inputs: object, schema: Schema) -> bool:
     """Whether these are raw rows for a model, and not arrays by the names of the network's own inputs."""
+    if is_media(inputs):
+        return [column.kind in _MEDIA for column in schema.columns] == [True]
     own = {spec.name for spec in schema.inputs}
     return bool(schema.columns) and not (isinstance(inputs, Mapping) and inputs and own.issuperset(inputs))
 
@@ -59,7 +73,7 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
 
     Args:
         rows: A dict for each row, a dict of one row, a dict with a list or array for each column, or a table of pandas,
-            polars or pyarrow. None, NaN, NaT and NA are missing values. A column that is not there at all is missing in all
+            polars or pyarrow; of a model that takes texts or pictures also a list of these. None, NaN, NaT and NA are missing values. A column that is not there at all is missing in all
             rows, if it was missing in some rows of the training.
         schema: What the model takes; it has columns.
         extra: Whether to refuse columns that the model does not take, or to ignore them.
@@ -74,7 +88,10 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
     """
     if extra not in get_args(Extra):
         raise ValueError(f"extra is {extra!r}; it may be {' or '.join(map(repr, get_args(Extra)))}")
-    if is_records(rows):
+    if is_media(rows):
+        count = len(rows)
+        columns: dict[str, Cells] = {schema.columns[0].name: rows}
+    elif is_records(rows):
         count, columns = len(rows), _of_records(rows, schema, extra)
     else:
         count, columns = _of_columns(rows, schema, extra)
@@ -156,7 +173,7 @@ def _extra_columns(what: str, strange: Sequence[Any], schema: Schema) -> Invalid
 def _is_column(value: object) -> bool:
     """Whether it is a value for each row, and not one value."""
     if isinstance(value, np.ndarray):
-        return value.ndim > 0
+        return value.ndim > 0 and not _is_picture(value)
     return not isinstance(value, str | bytes | np.generic) and hasattr(value, "__len__")
 
 
@@ -327,7 +344,71 @@ def _written(value: date, form: str) -> str:
     return value.strftime(_DIRECTIVE.sub(lambda found: f"{value.year:04d}" if found[0] == "%Y" else found[0], form))
 
 
-# Texts
+# Texts and pictures
+
+
+def _free_texts(cells: Cells, column: Column, empty: str, place: _Place) -> NDArray[Any]:
+    del column
+    listed = cells.tolist() if isinstance(cells, np.ndarray) else cells
+    return _texts([_free_text(cell, index, empty, place) for index, cell in enumerate(listed)], place)
+
+
+def _free_text(cell: Any, index: int, empty: str, place: _Place) -> str:
+    if isinstance(cell, str):
+        return cell
+    if _is_missing(cell):
+        return empty
+    raise InvalidInput(f"{place(index)}: a text is expected, but it is {_told(cell)}")
+
+
+def _is_picture(value: object) -> bool:
+    """Whether it is a file or pixels, and can be no number, category or list of them."""
+    if isinstance(value, np.ndarray):
+        return value.dtype == np.uint8 and value.ndim in (2, 3)
+    return isinstance(value, bytes | bytearray | Path) or _is_open(value)
+
+
+def _is_open(value: object) -> bool:
+    """Whether it is a picture of Pillow, which need not be imported for who has none."""
+    return hasattr(value, "save") and hasattr(value, "getbands")
+
+
+def _pictures(cells: Cells, column: Column, empty: str, place: _Place) -> NDArray[Any]:
+    del column, empty
+    array = np.empty(len(cells), object)
+    array[:] = [_picture(cell, index, place) for index, cell in enumerate(cells)]
+    return array
+
+
+def _picture(cell: Any, index: int, place: _Place) -> bytes:
+    if isinstance(cell, bytes | bytearray):
+        return bytes(cell)
+    if isinstance(cell, str | Path):
+        try:
+            return Path(cell).read_bytes()
+        except (OSError, ValueError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise InvalidInput(f"{place(index)}: the picture {str(cell)!r:.200} cannot be read: {told}") from error
+    if (isinstance(cell, np.ndarray) and _is_picture(cell)) or _is_open(cell):
+        return _png(cell, index, place)
+    raise InvalidInput(
+        f"{place(index)}: a picture is expected, but it is {_told(cell)}; give a path, the bytes of a file, a picture of Pillow, "
+        "or an array uint8 [height, width] or [height, width, 3 or 4]"
+    )
+
+
+def _png(picture: Any, index: int, place: _Place) -> bytes:
+    """A picture without a file as one, of the same pixels."""
+    from PIL import Image  # noqa: PLC0415  slow to load, and only for those who have pictures
+
+    file = io.BytesIO()
+    try:
+        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        # It turns what its EXIF data says, as of a file.
+        image.save(file, "PNG", exif=image.getexif())
+    except (OSError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{place(index)}: the picture cannot be sent as a PNG: {error}") from error
+    return file.getvalue()
 
 
 def _texts(texts: list[str], place: _Place) -> NDArray[Any]:
@@ -352,5 +433,7 @@ _KINDS: Mapping[str, Callable[[Cells, Column, str, _Place], NDArray[Any]]] = {
     "number": _numbers,
     "category": _categories,
     "date": _dates,
+    "text": _free_texts,
+    "image": _pictures,
 }
 """What makes an array of the cells of a column, by its kind: of the cells, the column, the word for no value, and where they are."""

@@ -17,7 +17,7 @@ class Column:
 
     Attributes:
         name: Its name, as in the table that the model was trained on.
-        kind: `number`, `category` or `date`.
+        kind: `number`, `category`, `date`, `text` or `image`.
         categories: The categories that the model knows; others are answered as unknown.
         lowest: The lowest number in training, or the first date in ISO 8601; None where there was none.
         highest: The highest, or the last.

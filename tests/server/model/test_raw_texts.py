@@ -53,7 +53,6 @@ def test_the_networks_own_bytes_are_still_taken(channel: grpc.Channel) -> None:
     np.testing.assert_allclose(APIS["infer"](channel, {"input": text_bytes()}, "mood"), LOGITS, rtol=1e-5)
 
 
-# Without the end of a text alone, which NumPy takes for its padding.
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=8))
 def test_any_texts_are_answered_as_training_reads_them(channel: grpc.Channel, texts: list[str]) -> None:
