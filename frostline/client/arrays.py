@@ -22,7 +22,7 @@ class Frame(Protocol):
         """Its columns, or their names."""
 
 
-Inputs = ArrayLike | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Frame
+Inputs = ArrayLike | Mapping[str, Any] | Sequence[Any] | Frame
 """The network's one input, or its inputs by name; or raw rows: see `rows`."""
 
 _FROM_HERE_ROUNDED = 2.0**53
