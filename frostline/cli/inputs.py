@@ -33,6 +33,7 @@ Requests = list[tuple[Arrays, list[Origin]]]
 
 
 _TABLES = (".csv", ".parquet")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class InputError(Exception):
@@ -51,14 +52,14 @@ def requests(
     """Reads what to send from files: their rows, or where the model has no batch axis the whole input of each file.
 
     Args:
-        paths: `.npy`, `.npz`, `.csv`, `.parquet` and `.png` files; `-` for csv, npy or npz on standard input.
+        paths: `.npy`, `.npz`, `.csv` and `.parquet` files, and pictures; `-` for csv, npy or npz on standard input.
         model: The model that will get the rows.
         stdin: Standard input.
         white: The value of a white pixel for the model; black is 0. None leaves the pixels unchanged, 0 to 255.
         card: The model's card.json. With it, csv columns may have any order, and are read as its training read them:
             categories are given as words, dates as dates. It also says what shows through transparent pictures.
         schema: What the model takes, if that is raw rows. Without a card, tables are read as training read its own, and sent
-            as they are; the server encodes them.
+            as they are; the server encodes them. So are pictures, unless `white` asks for their pixels.
 
     Returns:
         For each request the model's inputs by name, in the types that it takes; and for each of its rows where that comes
@@ -70,15 +71,24 @@ def requests(
     if not model.inputs:
         raise InputError(f"{model.name} takes no inputs, so there is nothing that could be sent to it")
     files = [_content(path, stdin) for path in paths]
-    tables = [kind in _TABLES for kind, _ in files]
-    if schema is not None and card is None and any(tables):
-        if not all(tables):
+    picture = next((column.name for column in schema.columns if column.kind == "image"), "") if schema else ""
+    raw = [kind in (_PICTURES if picture else _TABLES) for kind, _ in files]
+    if schema is not None and card is None and white is None and any(raw):
+        if not all(raw):
             raise InputError(
-                f"{paths[tables.index(True)]} has raw rows, and {paths[tables.index(False)]} the network's own input; give "
+                f"{paths[raw.index(True)]} has raw rows, and {paths[raw.index(False)]} the network's own input; give "
                 "them to two commands"
             )
-        rows = [_raw(path, content, schema) for path, (_, content) in zip(paths, files, strict=True)]
+        rows = [
+            {picture: _file(content)} if picture else _raw(path, content, schema)
+            for path, (_, content) in zip(paths, files, strict=True)
+        ]
         return _split(*_joined(paths, rows), model)
+    for path, (kind, _) in zip(paths, files, strict=True):
+        if kind in _PICTURES[1:]:
+            raise InputError(
+                f"{path}: as pixels only a .png file is sent; {model.name} takes no pictures as files here"
+            )
     return _of_inputs(paths, files, model if schema is None else replace(model, inputs=schema.inputs), white, card)
 
 
@@ -163,6 +173,13 @@ def _raw(path: str, content: bytes, schema: Schema) -> Arrays:
         raise InputError(str(error)) from error
 
 
+def _file(content: bytes) -> NDArray[Any]:
+    """A row of a file as it is."""
+    row = np.empty(1, object)
+    row[0] = content
+    return row
+
+
 def _read_one(path: str, kind: str, content: bytes, model: Model, white: float | None, card: Path | None) -> Arrays:
     if kind == ".npz":
         return _npz(path, content, model)
@@ -183,8 +200,8 @@ def _kind(path: str, content: bytes) -> str:
     if path == "-":
         return ".npy" if content.startswith(b"\x93NUMPY") else ".npz" if content.startswith(b"PK") else ".csv"
     kind = Path(path.lower().removesuffix(".gz")).suffix  # of a table alone
-    if kind not in (".npy", ".npz", ".png", *_TABLES):
-        raise InputError(f"cannot tell what {path} is: it must end in .npy, .npz, .csv, .parquet or .png")
+    if kind not in (".npy", ".npz", *_TABLES, *_PICTURES):
+        raise InputError(f"cannot tell what {path} is: it must end in .npy, .npz, .csv, .parquet, .png, .jpg or .webp")
     return kind
 
 

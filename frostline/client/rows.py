@@ -139,9 +139,11 @@ def _of_columns(table: Any, schema: Schema, extra: Extra) -> tuple[int, dict[str
         raise InvalidInput(f"the table has several columns {twice!r}")
     _refuse_absent(set(names), schema, what)
     found = {name: table[name] for name in names if name in known}
-    if one and found and not any(map(_is_column, found.values())):
+    pictures = {column.name for column in schema.columns if column.kind == "image"}
+    alone = (not _is_column(value) or (name in pictures and _is_picture(value)) for name, value in found.items())
+    if one and found and all(alone):
         return 1, {name: [value] for name, value in found.items()}
-    columns = {name: _cells(name, value) for name, value in found.items()}
+    columns = {name: list(value) if name in pictures else _cells(name, value) for name, value in found.items()}
     counts = {name: len(cells) for name, cells in columns.items()}
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} has {count}" for name, count in counts.items())
@@ -173,7 +175,7 @@ def _extra_columns(what: str, strange: Sequence[Any], schema: Schema) -> Invalid
 def _is_column(value: object) -> bool:
     """Whether it is a value for each row, and not one value."""
     if isinstance(value, np.ndarray):
-        return value.ndim > 0 and not _is_picture(value)
+        return value.ndim > 0
     return not isinstance(value, str | bytes | np.generic) and hasattr(value, "__len__")
 
 

@@ -256,7 +256,7 @@ def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
         ("rows.csv", b'1,"' + b"2" * 200_000, r"'2{39} is larger than any number that can be sent$"),
         ("rows.csv.gz", b"\x1f\x8bno", "rows.csv.gz is not a csv file"),
         ("rows.csv", b"1,2,3\n", r"holds an array of shape \[1, 3\], but m expects input FP32 \[any, 2\]"),
-        ("rows.txt", b"1,2\n", "it must end in .npy, .npz, .csv, .parquet or .png"),
+        ("rows.txt", b"1,2\n", "it must end in .npy, .npz, .csv, .parquet, .png, .jpg or .webp"),
         ("rows.npy", npy(5.0), r"array of shape \[\]"),
         ("rows.npy", npy(np.zeros((0, 2))), "holds no rows"),
     ],

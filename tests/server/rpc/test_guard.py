@@ -149,6 +149,9 @@ def calls(channel: grpc.Channel) -> dict[str, Call]:
     return {
         **{f"/inference.GRPCInferenceService/{name}": unary(channel, name, ask) for name, ask in requests.items()},
         infer_stream: streamed(channel, infer_stream, row_request(ROW)),
+        "/frostline.v1.Predictor/Schema": lambda **shown: predictor_pb2_grpc.PredictorStub(channel).Schema(
+            typed.SchemaRequest(model="linear"), **shown
+        ),
         "/frostline.v1.Predictor/Predict": lambda **shown: predictor_pb2_grpc.PredictorStub(channel).Predict(
             typed.PredictRequest(model="linear", inputs=[tensor]), **shown
         ),

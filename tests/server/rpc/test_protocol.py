@@ -360,7 +360,7 @@ PREDICT_BAD: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
         grpc.StatusCode.INVALID_ARGUMENT,
         "input byte size mismatch for input 'input'",
     ),
-    "unknown reading": ({"outputs": [9]}, grpc.StatusCode.INVALID_ARGUMENT, "outputs must be LOGITS, SOFTMAX, ARGMAX or VALUES, got 9"),
+    "unknown reading": ({"outputs": [9]}, grpc.StatusCode.INVALID_ARGUMENT, "outputs must be LOGITS, SOFTMAX, ARGMAX, VALUES or STATES, got 9"),
     "a network without logits": (
         {"model": "text", "outputs": [predictor_pb2.SOFTMAX]},
         grpc.StatusCode.UNIMPLEMENTED,
