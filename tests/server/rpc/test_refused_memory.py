@@ -33,7 +33,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     settings = {"max_batch_size": ROWS, "max_queue_size": ROWS, "max_message_bytes": 2 * BYTES, "probe_s": 0.0}
     with pytest.MonkeyPatch.context() as patched:
         # Fewer fields, which are counted 200 times; still so many that another thread counts them.
-        patched.setattr(message_scan, "MOST_FIELDS", message_scan.BRIEF_FIELDS + 1000)
+        patched.setattr(message_scan, "BRIEF_FIELDS", 200)
+        patched.setattr(message_scan, "MOST_FIELDS", 300)
         with running(models, transport=request.param, log_level="error", **settings) as instance:
             yield instance
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
+from matplotlib.textpath import TextPath
 
 from frostline_training.evaluation.decide import Cut, Decision, Outcome
 from frostline_training.evaluation.evaluate import score
@@ -138,3 +140,13 @@ def test_what_no_font_has_is_replaced_by_its_name_or_number(label: str, shown_as
 def test_a_script_without_a_font_is_still_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canvas, "_missing", lambda letter: letter in "猫犬")  # whatever fonts this machine has
     assert canvas.readable("猫犬 cat") == "[U+732B U+72AC] cat"
+
+
+@pytest.mark.parametrize("text", ["hidden layer 32 → 10", "Größe, 5 m", "(W)"])
+def test_a_text_is_as_wide_as_its_outline(text: str) -> None:
+    outline = TextPath((0, 0), text, size=9, prop=FontProperties(weight="bold")).get_extents().x1
+    assert canvas.text_width(text, 9, "bold") == pytest.approx(outline, abs=0.01)
+
+
+def test_a_text_of_nothing_but_spaces_has_no_width() -> None:
+    assert (canvas.text_width("", 9), canvas.text_width("  ", 9)) == (0, 0)

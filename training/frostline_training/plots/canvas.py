@@ -162,9 +162,10 @@ def page(width: float, height: float, title: str, below: str) -> tuple[Figure, A
 def text_width(text: str, size: float, weight: str = "normal") -> float:
     """Return how many points `text` is wide."""
     text = readable(text)
-    return (
-        float(TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().x1) if text else 0.0
-    )
+    if not text.strip():  # matplotlib makes no path of it
+        return 0.0
+    # Not get_extents(), which solves every curve: the points of a glyph lie at its ends too.
+    return float(TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).vertices[:, 0].max())
 
 
 def shortened(text: str, limit: int) -> str:
