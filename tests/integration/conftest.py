@@ -1,10 +1,12 @@
 """What the tests against real programs share: finding the programs."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,15 +27,29 @@ def tool() -> Callable[[str], str]:
     return find
 
 
+CLIENTS = Path(__file__).parent / "clients"
+
+
+@contextmanager
+def alone_with_the_clients() -> Iterator[None]:
+    """Wait until no other worker installs a client: what two install at once is broken."""
+    descriptor = os.open(CLIENTS, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @pytest.fixture(scope="session")
 def node_packages(tool: Callable[[str], str]) -> Path:
     """The folder of the Node client's packages, installed on first use and kept beside its package.json."""
     tool("node")
-    clients = Path(__file__).parent / "clients"
-    packages = clients / "node_modules"
-    if not (packages / ".package-lock.json").exists():
-        command = [tool("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", str(clients)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    packages = CLIENTS / "node_modules"
+    with alone_with_the_clients():
+        if not (packages / ".package-lock.json").exists():
+            command = [tool("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", str(CLIENTS)]
+            subprocess.run(command, check=True, capture_output=True, timeout=300)
     return packages
 
 
@@ -46,14 +62,14 @@ def kserve_python() -> Path:
     """
     if sys.version_info >= (3, 14):
         pytest.skip("the KServe SDK has no release for this Python")
-    clients = Path(__file__).parent / "clients"
-    folder = clients / ".kserve"
+    folder = CLIENTS / ".kserve"
     python = folder / "bin" / "python"
-    wanted = (clients / "kserve.txt").read_text()
-    installed = folder / "installed.txt"
-    if not installed.exists() or installed.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, timeout=100)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(clients / "kserve.txt")]
-        subprocess.run(command, check=True, capture_output=True, timeout=280)
-        installed.write_text(wanted)
+    packages = CLIENTS / "kserve.txt"
+    wanted, installed = packages.read_text(), folder / "installed.txt"
+    with alone_with_the_clients():
+        if not installed.exists() or installed.read_text() != wanted:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, timeout=100)
+            command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(packages)]
+            subprocess.run(command, check=True, capture_output=True, timeout=280)
+            installed.write_text(wanted)
     return python
