@@ -493,29 +493,43 @@ def encoder_of(
     if golden is None or artifact.golden_file is None:
         raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
     proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)
+    encoded = encoded_rows(encoder, proof)
     for session in sessions:
-        prove_rows(encoder, session, proof, golden)
+        prove_rows(session, encoded, proof, golden)
     return encoder
 
 
-def prove_rows(encoder: Encoder, session: Session, proof: GoldenRows, golden: Golden) -> None:
-    """Prove that raw rows are answered as training answered them, one by one and together.
+def encoded_rows(encoder: Encoder, proof: GoldenRows) -> np.ndarray[Any, Any]:
+    """The network's input for the raw rows of a golden sample, the same whether they come one by one or together.
 
     Raises:
-        LoadError: they are not.
+        LoadError: it is not, or a row cannot be encoded.
     """
-    names, count = list(proof.outputs), len(proof.columns[0])
+    count = len(proof.columns[0])
     try:
-        (together,) = encoder.inputs(proof.columns)
+        together, _ = encoder.encode(proof.columns)
         alone = np.concatenate(
-            [encoder.inputs([cells[at : at + 1] for cells in proof.columns])[0] for at in range(count)]
+            [encoder.encode([cells[at : at + 1] for cells in proof.columns])[0] for at in range(count)]
         )
-        # One run for each: what a batch of them answers, the numeric rows have shown.
-        answers = [session.run([alone[at : at + 1]], names) for at in range(count)]
     except PredictionError as error:
         raise LoadError(f"golden check failed: raw rows: {error}") from error
     if not np.array_equal(together, alone, equal_nan=True):
         raise LoadError("golden check failed: raw rows are encoded differently alone and together")
+    return alone
+
+
+def prove_rows(session: Session, encoded: np.ndarray[Any, Any], proof: GoldenRows, golden: Golden) -> None:
+    """Prove that raw rows are answered as training answered them.
+
+    Raises:
+        LoadError: they are not.
+    """
+    names = list(proof.outputs)
+    try:
+        # One run for each: what a batch of them answers, the numeric rows have shown.
+        answers = [session.run([encoded[at : at + 1]], names) for at in range(len(encoded))]
+    except PredictionError as error:
+        raise LoadError(f"golden check failed: raw rows: {error}") from error
     for name, *got in zip(names, *answers, strict=True):
         compare(np.concatenate(got), proof.outputs[name], golden, 0, 1, f"answers '{name}' to raw rows")
 

@@ -148,4 +148,4 @@ def _raw_rows(
     if shadow is None or ours != theirs:
         return None, ()
     names = list(ours)
-    return shadow.inputs, [names.index(name) for name in theirs]
+    return lambda columns: [shadow.encode(columns)[0]], [names.index(name) for name in theirs]

@@ -112,6 +112,23 @@ def golden_keys(inputs: Sequence[str]) -> dict[str, str]:
     return {name: "input" if len(inputs) == 1 else f"input.{name}" for name in inputs}
 
 
+def _read(path: Path, files: FileReader, keys: Sequence[str], choices: Sequence[Sequence[str]]) -> dict[str, Array]:
+    """The arrays of a golden sample, as `_arrays` has them.
+
+    Raises:
+        LoadError: the file lacks one, or is damaged.
+    """
+    try:
+        with files.open(path) as file:
+            return _arrays(file, keys, choices)
+    except KeyError as error:
+        raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
+    except LoadError as error:
+        raise LoadError(f"golden check failed: {path.name} {error}") from None
+    except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
+        raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class GoldenRows:
     """Raw rows, and what the training pipeline answers for them.
@@ -140,15 +157,7 @@ def read_golden_rows(path: Path, schema: RowSchema, own_outputs: Sequence[str], 
     keys = {spec.name: f"rows.{spec.name}" for spec in schema.specs}
     lengths = {spec.name: f"rows.{spec.name}.lengths" for spec in schema.specs if spec.binary}
     several = {name: f"rows_output.{name}" for name in own_outputs}
-    try:
-        with files.open(path) as file:
-            arrays = _arrays(file, (*keys.values(), *lengths.values()), [("rows_logits",), tuple(several.values())])
-    except KeyError as error:
-        raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
-    except LoadError as error:
-        raise LoadError(f"golden check failed: {path.name} {error}") from None
-    except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
-        raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
+    arrays = _read(path, files, (*keys.values(), *lengths.values()), [("rows_logits",), tuple(several.values())])
     outputs = (
         {own_outputs[0]: arrays["rows_logits"]}
         if "rows_logits" in arrays
@@ -200,15 +209,7 @@ def read_golden(path: Path, signature: Signature, files: FileReader) -> Golden:
     """
     keys = golden_keys([spec.name for spec in signature.inputs])
     several = {name: f"output.{name}" for name in signature.own_outputs}
-    try:
-        with files.open(path) as file:
-            arrays = _arrays(file, (*keys.values(), "rtol", "atol"), [("logits",), tuple(several.values())])
-    except KeyError as error:
-        raise LoadError(f"golden check failed: {path.name} lacks {error.args[0]}") from error
-    except LoadError as error:
-        raise LoadError(f"golden check failed: {path.name} {error}") from None
-    except Exception as error:  # a damaged archive raises from zipfile, zlib, struct or numpy
-        raise LoadError(f"golden check failed: {path.name} cannot be read: {error}") from error
+    arrays = _read(path, files, (*keys.values(), "rtol", "atol"), [("logits",), tuple(several.values())])
     odd = [key for key, array in arrays.items() if not isinstance(array, np.ndarray)]
     if odd:
         raise LoadError(f"golden check failed: {path.name} has no array in {odd[0]}")

@@ -76,10 +76,6 @@ class PictureEncoder:
             raise InvalidData.of_rows(self._where, dict(sorted(bad.items())))
         return made, np.zeros((len(files), 1), np.uint8)
 
-    def inputs(self, columns: Sequence[Array]) -> list[Array]:
-        """As `encode`, for who wants the network's input alone."""
-        return [self.encode(columns)[0]]
-
     def _pixels(self, content: bytes) -> Array:
         image = opened(content)
         with self._large if image.width * image.height > _LARGE_PIXELS else nullcontext():

@@ -133,10 +133,6 @@ class RowEncoder:
             return encoded, states
         raise failure
 
-    def inputs(self, columns: Sequence[Array]) -> list[Array]:
-        """As `encode`, for who wants the network's input alone."""
-        return [self.encode(columns)[0]]
-
     def _look_at_numbers(self, encoded: Array, columns: Sequence[Array], states: Array) -> None:
         values = encoded[:, self._number_places]
         # Neither within the bounds nor missing: outside of them, or infinite.

@@ -49,7 +49,3 @@ class TextEncoder:
                 states[row] = OUTSIDE
             rows.append(content[:width].ljust(width, b"\0"))
         return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), width), states
-
-    def inputs(self, columns: Sequence[Array]) -> list[Array]:
-        """As `encode`, for who wants the network's input alone."""
-        return [self.encode(columns)[0]]

@@ -139,7 +139,7 @@ def test_pictures_are_decoded_by_several_threads_at_once(monkeypatch: pytest.Mon
         return real(image, form)
 
     monkeypatch.setattr("frostline_server.runtime.picture_encoder.decoded", decoded)
-    (pixels,) = _encoder(threads=2).inputs([column_of([FILES[0]] * 2)["image"]])
+    pixels, _ = _encoder(threads=2).encode([column_of([FILES[0]] * 2)["image"]])
     np.testing.assert_array_equal(pixels, pixels_of([PICTURES["png"][1]] * 2))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline_training.data.cells import Cells
-from frostline_training.data.rows import Dataset, Rows, Text
+from frostline_training.data.rows import Dataset, Rows, Text, evenly
 from frostline_training.errors import DataError
 from frostline_training.sources import Reading
 
@@ -86,8 +86,7 @@ def as_bytes(texts: list[bytes], longest: int) -> NDArray[np.uint8]:
 
 def _spread(texts: list[bytes]) -> list[bytes]:
     # Evenly over all modules, not the first ones only.
-    places = np.linspace(0, len(texts) - 1, min(_ROWS_PER_CLASS, len(texts))).astype(int)
-    return [texts[place] for place in places.tolist()]
+    return [texts[place] for place in evenly(len(texts), _ROWS_PER_CLASS)]
 
 
 def _snippets(source: str) -> Iterator[tuple[str, bytes]]:

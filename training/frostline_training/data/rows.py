@@ -187,6 +187,11 @@ class Dataset:
         return float(np.bincount(self.rows.targets).max() / len(self.rows.targets))
 
 
+def evenly(count: int, most: int) -> NDArray[np.intp]:
+    """Return the places of at most `most` of `count` things, spread evenly over all."""
+    return np.linspace(0, count - 1, min(most, count)).astype(np.intp)
+
+
 def named(inputs: Inputs) -> dict[str, Array]:
     """Return `inputs` by name; one alone is called ``input``."""
     return dict(inputs) if isinstance(inputs, Mapping) else {INPUT: inputs}

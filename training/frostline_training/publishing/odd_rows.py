@@ -7,9 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 
-import numpy as np
-
-from frostline_training.data import Column
+from frostline_training.data import Column, evenly
 from frostline_training.data.cells import Cells, moment
 
 _MOST = 1024  # of a table of hundreds of columns; those of all would be a golden sample of hundreds of megabytes
@@ -48,7 +46,7 @@ def changes(columns: Sequence[Column], real: Cells) -> list[Change]:
     """
     first = {column.cells: column for column in reversed(columns)}
     every = [change for name in dict.fromkeys(column.cells for column in columns) for change in _of(first[name], real)]
-    return [every[index] for index in np.linspace(0, len(every) - 1, min(_MOST, len(every))).astype(np.intp)]
+    return [every[index] for index in evenly(len(every), _MOST)]
 
 
 def changed(real: Cells, made: Sequence[Change]) -> Cells:

@@ -51,6 +51,39 @@ def checked(model: Path, rows: Named, outputs: Named, tolerance: Tolerance, told
         raise RefusedError(f"raw rows: {error.fact}{where}", cause=error.cause, largest=error.largest) from error
 
 
+def answered(
+    model: Path,
+    answer: Answer,
+    rows: Named,
+    real: int,
+    odd: Sequence[str],
+    tolerance: Tolerance,
+    *,
+    fails: str,
+    no_number: str,
+) -> Named:
+    """Return the network's answers to encoded raw rows, which the file at `model` gives too.
+
+    Args:
+        model: The file.
+        answer: Answers rows as the network does.
+        rows: The rows as the network takes them: real ones, then odd ones.
+        real: How many are real.
+        odd: What each of the others is, in words.
+        tolerance: How far apart two answers may be.
+        fails: As for `is_answer`.
+        no_number: As for `is_answer`.
+
+    Raises:
+        RefusedError: The network has no answer to an odd row, or the file has another one.
+    """
+    for at, told in enumerate(odd, start=real):
+        is_answer(answer, {name: array[[at]] for name, array in rows.items()}, told, fails=fails, no_number=no_number)
+    outputs = answer(rows)
+    checked(model, rows, outputs, tolerance, [*["as they are"] * real, *odd])
+    return outputs
+
+
 def golden_arrays(rows: Named, outputs: Named) -> dict[str, Array]:
     """Return what a golden sample holds of raw rows.
 

@@ -1,8 +1,9 @@
 """A network for pictures that takes files as they are: what the golden sample and the card say of them, proved."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from frostline import pictures
-from frostline_training.data import Array
+from frostline_training.data import Array, evenly
 from frostline_training.data.cells import Cells
 from frostline_training.data.raw import RawRows, decoded, files_of
 from frostline_training.data.rows import Image
 from frostline_training.errors import DataError
 from frostline_training.publishing import artifact
-from frostline_training.publishing.raw_answers import checked, golden_arrays, is_answer
+from frostline_training.publishing.raw_answers import answered, golden_arrays
 from frostline_training.publishing.verify import Answer, Tolerance
 
 _REAL = 16  # real pictures of a golden sample; each is a whole file, and all are encoded alike
@@ -50,8 +51,14 @@ class RawPictures:
         Raises:
             DataError: They are no pictures.
         """
-        train = files_of(sample, column)
-        held_out, targets = (train, None) if test is None else (files_of(test[0], column), test[1])
+        train: Iterable[bytes]
+        targets: ArrayLike | None = None
+        if test is None:
+            train = held_out = files_of(sample, column)
+        else:
+            # A recipe has read all of its files already, and they may be more than memory holds.
+            train = _each_file(sample, column) if isinstance(sample, Cells) else files_of(sample, column)
+            held_out, targets = files_of(test[0], column), test[1]
         if test is not None and isinstance(test[0], Cells):
             # A recipe reads every format that Pillow knows.
             kept = [row for row, content in enumerate(held_out) if _is_taken(content)]
@@ -59,7 +66,8 @@ class RawPictures:
                 raise DataError(f"no held-out picture is {pictures.FORMATS}, which a server takes")
             held_out = [held_out[row] for row in kept]
             targets = None if targets is None else np.asarray(targets)[kept]
-        return cls(column, [content for content in train if _is_taken(content)][:_TRACED] or train, held_out, targets)
+        traced = list(islice(filter(_is_taken, train), _TRACED)) or files_of(sample, column)
+        return cls(column, traced, held_out, targets)
 
     def sample(self) -> torch.Tensor:
         """Return pictures as the network takes them, float32 [N, C, H, W].
@@ -92,17 +100,20 @@ class RawPictures:
         Raises:
             RefusedError: The network has no answer to a picture, or the file has another one.
         """
-        spread = np.linspace(0, len(self.held_out) - 1, min(_REAL, len(self.held_out))).astype(np.intp)
+        real = [self.held_out[index] for index in evenly(len(self.held_out), _REAL)]
         odd = odd_pictures(self.held_out[0])
-        files = [*(self.held_out[index] for index in spread), *odd.values()]
-        answer = answers(network)
-        rows = {name: decoded(files, self.column)}
-        for at, told in enumerate(odd, start=len(spread)):
-            cause = "a division by the spread of a picture's own pixels, or by their sum"
-            is_answer(answer, {name: rows[name][[at]]}, f"a picture is {told}", fails=cause, no_number=cause)
-        outputs = answer(rows)
-        words = ["as they are"] * len(spread) + [f"a picture is {told}" for told in odd]
-        checked(hidden / artifact.MODEL_FILE, rows, outputs, tolerance, words)
+        files = [*real, *odd.values()]
+        cause = "a division by the spread of a picture's own pixels, or by their sum"
+        outputs = answered(
+            hidden / artifact.MODEL_FILE,
+            answers(network),
+            {name: decoded(files, self.column)},
+            len(real),
+            [f"a picture is {told}" for told in odd],
+            tolerance,
+            fails=cause,
+            no_number=cause,
+        )
         return golden_arrays(joined(self.column.name, files), outputs)
 
     def card(self, hidden: Path) -> dict[str, Any]:  # noqa: ARG002 as of a table, which has a file in it
@@ -117,6 +128,11 @@ class RawPictures:
             "background": list(column.background),
         }
         return {"rows": {"columns": [told]}}
+
+
+def _each_file(cells: Cells, column: Image) -> Iterator[bytes]:
+    for row in range(len(cells.columns[column.name])):
+        yield from files_of(cells.take([row]), column)
 
 
 def joined(name: str, files: Sequence[bytes]) -> dict[str, Array]:

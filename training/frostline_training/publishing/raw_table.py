@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from frostline_training.data import Array, Column, Rows
+from frostline_training.data import Array, Column, Rows, evenly
 from frostline_training.data.cells import Cells, missing_numbers
 from frostline_training.data.encoding import encode
 from frostline_training.data.raw import Input, RawRows, cells_of, columns_of
@@ -127,8 +127,7 @@ class RawTable:
         storable = odd_rows.storable(self.held_out.cells)
         if not storable:
             raise PublishError("every held-out row has a text that ends in NUL, which a golden sample cannot hold")
-        spread = np.linspace(0, len(storable) - 1, min(GOLDEN_ROWS, len(storable))).astype(np.intp)
-        chosen = [storable[index] for index in spread]
+        chosen = [storable[index] for index in evenly(len(storable), GOLDEN_ROWS)]
         real = self.held_out.cells.take(chosen)
         made = odd_rows.changes(self.columns, real)
         odd = odd_rows.changed(real, made)
@@ -159,7 +158,7 @@ class RawTable:
             encoded = np.concatenate([encoded, numbers[kept]])
         preprocessing.check(path, rows, encoded, self.columns, real.reading.missing)
         outputs = answer({name: encoded})
-        told = ["as they are"] * len(spread) + [each.told for each in made]
+        told = ["as they are"] * len(chosen) + [each.told for each in made]
         checked(model, {name: encoded}, outputs, tolerance, told)
         return golden_arrays(rows, outputs)
 

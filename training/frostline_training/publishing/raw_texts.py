@@ -10,14 +10,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from frostline_training.data import Array
+from frostline_training.data import Array, evenly
 from frostline_training.data.cells import Cells
 from frostline_training.data.pythontext import encoded
 from frostline_training.data.raw import RawRows, texts_of
 from frostline_training.data.rows import Text
 from frostline_training.errors import PublishError
 from frostline_training.publishing import artifact
-from frostline_training.publishing.raw_answers import checked, golden_arrays, is_answer
+from frostline_training.publishing.raw_answers import answered, golden_arrays
 from frostline_training.publishing.verify import GOLDEN_ROWS, Answer, Tolerance
 
 _TRACED = 64  # texts; more show an export nothing new
@@ -57,8 +57,7 @@ class RawTexts:
 
     def sample(self) -> torch.Tensor:
         """Return training texts as the network takes them, uint8 [N, T]."""
-        spread = np.linspace(0, len(self.train) - 1, min(_TRACED, len(self.train))).astype(np.intp)
-        return torch.from_numpy(self._encoded([self.train[index] for index in spread]))
+        return torch.from_numpy(self._encoded([self.train[index] for index in evenly(len(self.train), _TRACED)]))
 
     def test(self) -> tuple[Array, ArrayLike | None]:
         """Return the texts of the proof as the network takes them, uint8 [N, T], and their targets."""
@@ -81,19 +80,16 @@ class RawTexts:
         """
         real, odd = self._real(), self._odd()
         texts = [*real, *odd.values()]
-        answer = answers(network)
-        for told, text in odd.items():
-            is_answer(
-                answer,
-                {name: self._encoded([text])},
-                f"a text is {told}",
-                fails="an embedding of fewer than the 256 values that a byte may have",
-                no_number="a text of nothing but padding, which is 0, such as a mean over no letters",
-            )
-        rows = {name: self._encoded(texts)}
-        outputs = answer(rows)
-        words = ["as they are"] * len(real) + [f"a text is {each}" for each in odd]
-        checked(hidden / artifact.MODEL_FILE, rows, outputs, tolerance, words)
+        outputs = answered(
+            hidden / artifact.MODEL_FILE,
+            answers(network),
+            {name: self._encoded(texts)},
+            len(real),
+            [f"a text is {told}" for told in odd],
+            tolerance,
+            fails="an embedding of fewer than the 256 values that a byte may have",
+            no_number="a text of nothing but padding, which is 0, such as a mean over no letters",
+        )
         sent = np.array([self._empty if text is None else text for text in texts], object)
         return golden_arrays({self.column.name: sent}, outputs)
 
@@ -117,8 +113,7 @@ class RawTexts:
         kept = [text for text in short if text is None or (not text.endswith("\0") and text == text.strip())]
         if not kept:
             raise PublishError("every held-out text ends in NUL, which a golden sample cannot hold")
-        spread = np.linspace(0, len(kept) - 1, min(GOLDEN_ROWS, len(kept))).astype(np.intp)
-        return [kept[index] for index in spread]
+        return [kept[index] for index in evenly(len(kept), GOLDEN_ROWS)]
 
     def _odd(self) -> dict[str, str | None]:
         size = self.column.bytes

@@ -5,9 +5,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from frostline_training.data import INPUT, Array, Inputs, Rows, Split, named, take
+from frostline_training.data import INPUT, Array, Inputs, Rows, Split, evenly, named, take
 from frostline_training.errors import PublishError, RefusedError, first_line
 from frostline_training.evaluation.evaluate import Evaluation, Logits, predictions, score
 from frostline_training.publishing import artifact, preprocessing, raw_answers, raw_rows, row_schema
@@ -133,7 +134,7 @@ def _make(published: Published, precision: Precision, split: Split, bound: float
         onnx.save_model(model, file)
         _check_loadable(file, name)
         measured = _measure(file, split.test, reference)
-        _check(measured, reference, name, bound, _why_worse(full, precision))
+        _check(measured, reference, name, bound, partial(_why_worse, full, precision))
         golden = _golden(split.test)
         rows = take(split.test, golden)
         answers = measured.evaluation.logits[golden]
@@ -255,17 +256,17 @@ def _why_worse(full: Path, precision: Precision) -> str:
     return f"numbers in the network that float16 cannot hold: it keeps 3 digits and ends at {LARGEST_FLOAT16:,.0f}; take int8"
 
 
-def _check(measured: _Measured, reference: Evaluation, name: str, bound: float, cause: str) -> None:
+def _check(measured: _Measured, reference: Evaluation, name: str, bound: float, why: Callable[[], str]) -> None:
     what, before = reference.headline
     if not np.isfinite(measured.spread):
-        raise RefusedError(f"{name} answers with infinity or NaN", cause=cause)
+        raise RefusedError(f"{name} answers with infinity or NaN", cause=why())
     after = min(evaluation.headline[1] for evaluation in (measured.evaluation, measured.plainest))
     # Shares of the same rows: 0.5 points must not be more than 0.5 because of the last binary digit.
     if (before - after) * 100 > bound + 1e-9:
         raise RefusedError(
             f"{name} scores {what} {after:.2%} on the test rows, {100 * (before - after):.2f} points below the "
             f"full-precision file's {before:.2%}, and {bound:g} are allowed",
-            cause=cause,
+            cause=why(),
         )
 
 
@@ -333,7 +334,7 @@ def _name(model: onnx.ModelProto, full: Path, name: str) -> None:
 
 
 def _calibration(rows: Rows, axes: Mapping[str, int]) -> list[dict[str, Array]]:
-    index = np.linspace(0, len(rows.targets) - 1, min(_CALIBRATION_ROWS, len(rows.targets))).astype(np.intp)
+    index = evenly(len(rows.targets), _CALIBRATION_ROWS)
     chosen = named(take(rows, index).inputs)
     batches = [
         {name: array[start : start + 64] for name, array in chosen.items()} for start in range(0, len(index), 64)
@@ -357,8 +358,7 @@ def _open_axes(file: Path) -> dict[str, int]:
 
 
 def _golden(test: Rows) -> NDArray[np.intp]:
-    count = len(test.targets)
-    return np.linspace(0, count - 1, min(_GOLDEN_ROWS, count)).astype(np.intp)
+    return evenly(len(test.targets), _GOLDEN_ROWS)
 
 
 def _session(file: Path, *, optimised: bool = True) -> onnxruntime.InferenceSession:

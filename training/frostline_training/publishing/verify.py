@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from frostline_training.data import Array
+from frostline_training.data import Array, evenly
 from frostline_training.errors import RefusedError, first_line
 from frostline_training.publishing.calling import Caller, by_position, outputs
 from frostline_training.publishing.onnx_export import Axes, troublesome_layer
@@ -69,8 +69,7 @@ class HeldOut:
     @property
     def golden(self) -> NDArray[np.intp]:
         """Indices of at most 64 rows, spread evenly over all: those that every batch size is tried on."""
-        rows = _count(self.inputs)
-        return np.linspace(0, rows - 1, min(GOLDEN_ROWS, rows)).astype(np.intp)
+        return evenly(_count(self.inputs), GOLDEN_ROWS)
 
 
 @dataclass(frozen=True)
