@@ -18,7 +18,7 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts
 from frostline_server.model.stats import Histogram, Snapshot
 from frostline_server.repository.plan import Fingerprint
-from frostline_server.repository.rollout import Routes
+from frostline_server.repository.rollout import STABLE, Routes
 from frostline_server.repository.routing_table import Shadows, Split, Table, build
 from frostline_server.repository.scan import Model
 
@@ -130,6 +130,8 @@ class Repository:
         self._ready: Table = {}
         self._traffic: Mapping[str, Traffic] = {}
         self._labels: Mapping[str, list[str]] = {}
+        # By model, the version that last answered without standing in for another one.
+        self._stood: Mapping[str, int] = {}
         self._shadows = Shadows()
         self._coming: Mapping[str, Set[int]] | None = None
         self.answered_before = 0
@@ -165,8 +167,11 @@ class Repository:
         }
         models = {name: found.get(name) for name in served}
         self._ready, ways = build(
-            (name, model.rollout if model else None, served[name]) for name, model in models.items()
+            (name, model.rollout if model else None, served[name], self._instead(name, model))
+            for name, model in models.items()
         )
+        stood = {name: way.default if way.steady else self._stood.get(name) for name, way in ways.items()}
+        self._stood = {name: number for name, number in stood.items() if number is not None}
         self._shadows.follow(
             {
                 name: (served[name][way.default], served[name][way.shadow])
@@ -180,6 +185,12 @@ class Repository:
             traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
         self._traffic = traffic
         self._labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
+
+    def _instead(self, name: str, model: Model | None) -> int | None:
+        """The version that answered until now, for as long as the stable version may still be loaded."""
+        stable = model.rollout.labels.get(STABLE) if model and model.rollout else None
+        entry = None if stable is None else self.of(name).get(stable)
+        return None if entry is not None and entry.state == "FAILED" else self._stood.get(name)
 
     def expect(self, coming: Mapping[str, Set[int]]) -> None:
         """Replace what will be loaded; before the first call, every model may be.

@@ -256,6 +256,7 @@ class Routes:
             from 0 to 1. Empty when `default` answers all of them.
         shadow: the version that gets a copy of the requests that `default` answers.
         problems: deviations from the rollout and their reasons, one sentence each.
+        steady: whether `default` is the version that is meant to answer, and does not stand in for it.
     """
 
     default: int | None
@@ -263,6 +264,7 @@ class Routes:
     split: tuple[tuple[float, int], ...] = ()
     shadow: int | None = None
     problems: tuple[str, ...] = ()
+    steady: bool = True
 
     def choose(self, draw: float) -> int | None:
         """The version for a request that names none; `draw` is uniformly distributed in [0, 1)."""
@@ -293,22 +295,28 @@ def standing(rollout: Rollout | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys((rollout.labels[STABLE], *reversed(rollout.previous))))
 
 
-def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
+def routes(rollout: Rollout | None, ready: Collection[int], stood: int | None = None) -> Routes:
     """Which version answers which requests.
 
     Without a rollout the newest READY version answers everything. If a rollout names a version that is not READY, no
-    request fails. In place of the stable version the previous stable version answers, or else the nearest READY
-    version, older versions first, the shadow last. In place of any other version, the version that answers for the
-    stable one does.
+    request fails. In place of the stable version the one answers that was stable until now, which a rollback takes off
+    the rollout; or else the previous stable version, or the nearest READY version, older versions first, the shadow
+    last. In place of any other version, the version that answers for the stable one does.
+
+    Args:
+        rollout: the model's, or None.
+        ready: numbers of its READY versions.
+        stood: the version that answered last without standing in for another one, or None.
     """
     if not ready:
-        return Routes(None)
+        return Routes(None, steady=False)
     if rollout is None:
         return Routes(max(ready))
     problems = []
     stable = rollout.labels.get(STABLE)
-    default = max(ready) if stable is None else _nearest(standing(rollout), ready, rollout.shadow)
-    if stable not in (None, default):
+    default = max(ready) if stable is None else _nearest(_candidates(rollout, stood), ready, rollout.shadow)
+    steady = stable in (None, default)
+    if not steady:
         problems.append(f"version {stable} is stable and not ready: version {default} answers in its place")
     labels = {}
     for label, version in rollout.labels.items():
@@ -320,7 +328,12 @@ def routes(rollout: Rollout | None, ready: Collection[int]) -> Routes:
         why = "answers requests itself" if shadow == default else "is not ready"
         problems.append(f"version {shadow} is the shadow and {why}: nothing is compared")
         shadow = None
-    return Routes(default, labels, _ends(rollout.split, labels, default), shadow, tuple(problems))
+    return Routes(default, labels, _ends(rollout.split, labels, default), shadow, tuple(problems), steady)
+
+
+def _candidates(rollout: Rollout, stood: int | None) -> tuple[int, ...]:
+    stable, *previous = standing(rollout)
+    return (stable, *([] if stood is None else [stood]), *previous)
 
 
 def _nearest(stable: Sequence[int], ready: Collection[int], shadow: int | None) -> int:

@@ -34,19 +34,22 @@ class Split:
         return self.served[number]
 
 
-def build(models: Iterable[tuple[str, Rollout | None, Mapping[int, LoadedModel]]]) -> tuple[Table, dict[str, Routes]]:
+def build(
+    models: Iterable[tuple[str, Rollout | None, Mapping[int, LoadedModel], int | None]],
+) -> tuple[Table, dict[str, Routes]]:
     """Build the table for these models.
 
     Args:
-        models: for each its name, its rollout, and its READY versions.
+        models: for each its name, its rollout, its READY versions, and which of them answers while the stable version
+            is being loaded; see `routes`.
 
     Returns:
         The table, and each model's routes.
     """
     table: Table = {}
     found: dict[str, Routes] = {}
-    for name, rollout, served in models:
-        found[name] = ways = routes(rollout, served)
+    for name, rollout, served, stood in models:
+        found[name] = ways = routes(rollout, served, stood)
         table.update({(name, str(number)): version for number, version in served.items()})
         table.update({(name, label): served[number] for label, number in ways.labels.items()})
         if ways.split:

@@ -262,6 +262,11 @@ def test_the_version_that_was_stable_before_comes_before_any_other() -> None:
     assert [routes(rollout, ready).default for ready in ({1, 2, 3, 4}, {1, 3, 4}, {3, 4}, {4, 6})] == [2, 1, 3, 4]
 
 
+def test_the_version_that_was_stable_until_now_comes_before_all_that_were_before() -> None:
+    rollout = Rollout({STABLE: 1}, previous=(3,))
+    assert [routes(rollout, ready, stood=2).default for ready in ({2, 3}, {3}, {1, 2, 3})] == [2, 3, 1]
+
+
 def test_a_canary_that_is_not_ready_leaves_its_share_to_the_stable_version_and_the_reason_is_told() -> None:
     found = routes(Rollout({STABLE: 3, CANARY: 4}, {CANARY: 5}), {3})
     assert (found.default, found.labels, found.split) == (3, {STABLE: 3, CANARY: 3}, ())

@@ -222,6 +222,25 @@ def test_until_a_promoted_version_is_loaded_the_one_before_it_answers(shelf: She
     assert answered[:2] == ["2", "5"]
 
 
+def test_until_a_rollback_has_loaded_its_version_the_one_that_leaves_answers(shelf: Shelf) -> None:
+    """And not the newest one, or one that was stable before either of them: nobody asked for these."""
+    for stable, previous in ((4, ()), (1, (4,)), (2, (4, 1))):
+        shelf.roll(Rollout({"stable": stable}, previous=previous))
+    answered: list[str] = []
+    shelf.watch = lambda version: answered.append(shelf.answers())
+    shelf.roll(Rollout({"stable": 1}, previous=(4,)))
+    assert answered[:2] == ["2", "1"]
+    assert set(answered) == {"1", "2"}
+
+
+def test_a_rollback_to_a_version_that_fails_goes_back_to_the_one_before_it(shelf: Shelf) -> None:
+    break_golden(shelf.root, 1)
+    shelf.roll(Rollout({"stable": 2}, previous=(3, 1)))
+    shelf.roll(Rollout({"stable": 1}, previous=(3,)))
+    assert shelf.answers() == "3"
+    assert shelf.problems == ("version 1 is stable and not ready: version 3 answers in its place",)
+
+
 def test_a_stable_version_that_is_deleted_is_replaced_by_an_older_one(shelf: Shelf) -> None:
     shelf.roll(Rollout({"stable": 2}))
     (shelf.root / "m" / "2").rename(shelf.root / ".gone")
