@@ -310,8 +310,8 @@ def _row_encoder(config: Mlp, dataset: Dataset, inputs: Array) -> tuple[nn.Modul
         raise DataError(f"{dataset.name} has sequences of any length, and the network mlp takes rows of one length")
     if np.issubdtype(inputs.dtype, np.integer):
         return MeanOfTokens(_tokens(inputs, config.embedding)), config.embedding
-    # Users' tables may lack values when they are asked about, though none lacked when they were learnt from.
-    if dataset.schema or any(column.categories is not None for column in dataset.columns) or np.isnan(inputs).any():
+    # Tables may lack values when they are asked about, though none lacked when they were learnt from.
+    if dataset.columns or np.isnan(inputs).any():
         columns = dataset.columns or tuple(Column(str(index)) for index in range(inputs.shape[1]))
         table = Table(columns, inputs)
         return table, table.width
