@@ -68,6 +68,13 @@ def test_a_constant_feature_is_not_divided_by_zero() -> None:
     assert layer(torch.tensor([[4.0], [6.0]])).flatten().tolist() == [0.0, 2.0]
 
 
+def test_a_feature_whose_spread_single_precision_does_not_hold_is_not_divided_by_zero() -> None:
+    least = np.float32(1.4e-45)
+    rows = np.zeros((9, 1), np.float32)
+    rows[0] = least
+    assert torch.isfinite(Standardise.fit(rows)(torch.from_numpy(rows))).all()
+
+
 def test_what_standardise_measured_is_not_learnt() -> None:
     assert count_parameters(build(Mlp(hidden=()), _dataset(np.ones((3, 4), np.float32), classes=2))) == 4 * 2 + 2
 

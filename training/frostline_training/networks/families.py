@@ -60,7 +60,8 @@ class Standardise(nn.Module):
             warnings.simplefilter("ignore", RuntimeWarning)  # of such a feature
             mean = np.asarray(np.nanmean(inputs, axes, dtype=np.float64, keepdims=True))[0]
             std = np.asarray(np.nanstd(inputs, axes, dtype=np.float64, keepdims=True))[0]
-        std[std == 0] = 1  # a constant feature says nothing, and must not divide by zero
+        # A constant feature says nothing, and must not divide by zero; neither must one that single precision takes for it.
+        std[std.astype(np.float32) == 0] = 1
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
     def forward(self, values: Tensor) -> Tensor:
