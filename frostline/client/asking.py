@@ -391,6 +391,8 @@ class _Asking:
             inputs = _rows(plan, start, stop)
             try:
                 answer = yield self._call(inputs, version)
+            except InvalidInput as error:
+                raise _placed(error, self._question.model, plan, start) from error.__cause__
             except MessageTooLarge as error:
                 if _TOO_LARGE not in str(error):
                     raise
@@ -467,6 +469,25 @@ def _rows(plan: _Plan, start: int, stop: int) -> Arrays:
     if stop - start >= plan.rows:
         return plan.inputs
     return {name: array[start:stop] for name, array in plan.inputs.items()}
+
+
+def _placed(refusal: InvalidInput, model: str, plan: _Plan, start: int) -> InvalidInput:
+    """A refusal by the server, which counts the rows of one request, with the row's number among those of the whole call.
+
+    Of one row nobody needs to know which it is.
+    """
+    said = str(refusal)
+    for name in plan.inputs:
+        for where in (f"column {name!r}", f"input '{name}' for model '{model}'"):
+            number, found, fact = said.removeprefix(f"{where}, row ").partition(": ")
+            if found and number.isdecimal() and said.startswith(where):
+                row, cell = start + int(number), f"{where}: {fact}"
+                placed = InvalidInput(
+                    cell if plan.rows == 1 else f"{where}, row {row}: {fact}", refusal.code, refusal.kind
+                )
+                placed.row, placed.cell = row, cell
+                return placed
+    return refusal
 
 
 def _bytes(inputs: Arrays) -> int:

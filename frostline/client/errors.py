@@ -43,9 +43,16 @@ class ModelNotFound(FrostlineError):
 
 
 class InvalidInput(FrostlineError):
-    """The input does not fit the model, holds values that its network cannot use, or cannot be sent at all."""
+    """The input does not fit the model, holds values that its network cannot use, or cannot be sent at all.
+
+    Attributes:
+        row: The raw row that the server refuses, among all rows of the call, from 0; None where it names none.
+        cell: What is wrong with it, without its number; "" where there is none.
+    """
 
     code = "INVALID_ARGUMENT"
+    row: int | None = None
+    cell = ""
 
 
 class DeadlineExceeded(FrostlineError):

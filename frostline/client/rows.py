@@ -5,9 +5,8 @@ missing, as it was in training.
 """
 
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from frostline.client.arrays import is_table, names_of
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Column, Schema
+from frostline.dates import written
 
 Extra = Literal["refuse", "ignore"]
 """What becomes of columns that the model does not take."""
@@ -34,8 +34,6 @@ _LISTED = 8
 _NUMBERS = (bool, int, float, Decimal, np.number, np.bool_)
 _YES = {True: ("true", "yes"), False: ("false", "no")}
 """How truth values are written in tables, in small letters."""
-
-_DIRECTIVE = re.compile("%.")
 
 
 def may_be(inputs: object) -> bool:
@@ -327,23 +325,11 @@ def _date(cell: Any, index: int, column: Column, empty: str, place: _Place) -> s
             f"{place(index)}: a date is expected, but it is {_told(cell)}; give a datetime, a date, or the text of {wanted}"
         )
     try:
-        return _written(value, column.format)
+        return written(value, column.format)
     except (ValueError, OverflowError) as error:
         raise InvalidInput(
             f"{place(index)}: {_told(cell)} cannot be written as a date of the format {column.format}: {error}"
         ) from error
-
-
-def _written(value: date, form: str) -> str:
-    if isinstance(value, datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(UTC)  # as training took it, also where the format has no offset
-        if form == "iso":
-            return datetime.isoformat(value)  # pandas' own has nanoseconds, which no ISO date of training had
-    elif form == "iso":
-        return value.isoformat()
-    # C's %Y has less than four digits for the years before 1000, which strptime does not read.
-    return value.strftime(_DIRECTIVE.sub(lambda found: f"{value.year:04d}" if found[0] == "%Y" else found[0], form))
 
 
 # Texts and pictures

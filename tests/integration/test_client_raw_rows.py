@@ -117,6 +117,19 @@ def test_a_refusal_names_the_column(server: Running, predict: Predict) -> None:
 
 
 @both
+def test_a_refusal_names_the_row_among_all_of_the_call(server: Running, predict: Predict) -> None:
+    for bad in (3, 70, 199):
+        rows = [dict(RECORDS[at % len(RECORDS)]) for at in range(200)]
+        rows[bad]["signup"] = "2023-02-29"
+        with pytest.raises(
+            frostline.InvalidInput, match=f"^column 'signup', row {bad}: '2023-02-29' is not"
+        ) as refusal:
+            predict(server.address, "churn", rows)
+        assert refusal.value.row == bad
+        assert refusal.value.cell.startswith("column 'signup': '2023-02-29' is not an ISO date")
+
+
+@both
 def test_a_model_without_columns_says_what_it_takes(server: Running, predict: Predict) -> None:
     sentence = r"plain takes no rows with named columns, and a list of dicts was given; give an array: plain expects input FP32"
     with pytest.raises(frostline.InvalidInput, match=sentence):

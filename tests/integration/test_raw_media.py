@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
-from torch import nn
 
-from frostline_training import data, pipeline
+from frostline_training import data
 from frostline_training.config import Hyperparameters, Mlp, Recipe, Rnn
-from frostline_training.publishing import publish as publishing
-from frostline_training.publishing.publish import Published
 from frostline_training.sources import CsvFile, ImageFolder
 from tests.support import calls
 from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.training.published import trained
 
 Array = np.ndarray[Any, Any]
 
@@ -56,28 +53,11 @@ def _trained(folder: Path, source: CsvFile | ImageFolder, network: Any, column: 
     recipe = Recipe(
         name="raw", data=source, network=network, hyperparameters=Hyperparameters(epochs=2), baselines=False
     )
-    networks: list[nn.Module] = []
-
-    def publish(module: nn.Module, *args: Any, **options: Any) -> Published:
-        networks.append(module)
-        return real(module, *args, **options)
-
-    real = publishing.publish
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "publish", publish)
-        pipeline.run(
-            recipe,
-            models=folder / "models",
-            device="cpu",
-            console=Console(quiet=True),
-            runs=None,
-            precision=["fp16"],
-            bound=100,
-        )
+    published = trained(recipe, folder / "models", precision=["fp16"], bound=100)
     test = data.prepare(recipe).test
     assert test.cells is not None
     with torch.no_grad():
-        answers = networks[0].eval()(torch.from_numpy(data.named(test.inputs)["input"])).numpy()
+        answers = published(torch.from_numpy(data.named(test.inputs)["input"])).numpy()
     return Trained(folder / "models", [cell or "" for cell in test.cells.columns[column]], answers)
 
 

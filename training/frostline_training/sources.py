@@ -38,7 +38,7 @@ class DateColumn(BaseModel):
     @field_validator("format")
     @classmethod
     def _read_what_it_writes(cls, value: str) -> str:
-        moment = datetime(2001, 2, 3, 4, 5, 6)  # noqa: DTZ001 any moment will do
+        moment = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)  # any moment will do; its offset may be written
         try:
             if value != "iso":
                 datetime.strptime(moment.strftime(value), value)  # noqa: DTZ007 as above

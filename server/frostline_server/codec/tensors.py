@@ -260,11 +260,18 @@ def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: byt
                 f"{len(data)}"
             )
         return data
-    return unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary)
+    return unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary, rows=not spec.shape)
 
 
 def unpack_strings(
-    model: str, name: str, count: int, data: bytes, most_bytes: int | None = None, *, binary: bool = False
+    model: str,
+    name: str,
+    count: int,
+    data: bytes,
+    most_bytes: int | None = None,
+    *,
+    binary: bool = False,
+    rows: bool = False,
 ) -> Array:
     """The elements of a BYTES tensor: for each a 4-byte little-endian length, then its bytes, which must be UTF-8.
 
@@ -275,6 +282,7 @@ def unpack_strings(
         data: the tensor.
         most_bytes: how long one may be; None for as long as any.
         binary: whether they are left as bytes, of any kind.
+        rows: whether each is a row, in messages.
 
     Raises:
         InvalidInput: the lengths do not add up, the count is wrong, or an element is too long or not text.
@@ -292,7 +300,7 @@ def unpack_strings(
                 raise _too_long(model, name, len(elements), at - start, most)
             elements.append(data[start:at] if binary else data[start:at].decode())
     except UnicodeDecodeError as error:
-        raise _no_text(model, name, error) from error
+        raise _no_text(model, name, len(elements), error, rows=rows) from error
     if at != end or len(elements) != count:
         raise InvalidInput(
             f"input byte size mismatch for input '{name}' for model '{model}'. Expected {count} strings, each after "
@@ -308,9 +316,10 @@ def strings_array(elements: Sequence[str | bytes]) -> Array:
     return array
 
 
-def _no_text(model: str, name: str, error: UnicodeDecodeError) -> InvalidInput:
+def _no_text(model: str, name: str, index: int, error: UnicodeDecodeError, *, rows: bool) -> InvalidInput:
     return InvalidInput(
-        f"input '{name}' for model '{model}' holds bytes that are not UTF-8, which ONNX strings must be: {error}"
+        f"input '{name}' for model '{model}', {'row' if rows else 'element'} {index}: the bytes are not UTF-8, which ONNX "
+        f"strings must be: {error}"
     )
 
 
@@ -357,7 +366,7 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
         try:
             return strings_array(list(values) if spec.binary else [value.decode() for value in values])
         except UnicodeDecodeError as error:
-            raise _no_text(model, spec.name, error) from error
+            raise _no_text(model, spec.name, list(values).index(error.object), error, rows=not spec.shape) from error
     dtype = DTYPES[datatype]
     if field in _WHOLE:
         # Packed, they are the bytes of the array already, after the field's tag and length.

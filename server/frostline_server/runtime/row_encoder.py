@@ -99,7 +99,7 @@ class RowEncoder:
             The input, float32 [N, F]; and what each cell is, uint8 [N, columns]: see `KNOWN`.
 
         Raises:
-            InvalidData: a cell is not what its column is.
+            InvalidData: cells are not what their column is; the error names all such rows of the first such column.
         """
         rows = len(columns[0])
         states = np.zeros((rows, len(columns)), np.uint8)
@@ -141,21 +141,25 @@ class RowEncoder:
             return
         infinite = np.isinf(values)
         if infinite.any():
-            row, place = np.argwhere(infinite)[0].tolist()
+            place = int(infinite.any(axis=0).argmax())
             at = self._numbers[place]
-            raise InvalidData(
-                f"column {self.schema.columns[at].name!r}: {columns[at][row]:g} is no finite number of float32 (at most "
-                "3.4e38); send NaN where a value is missing"
-            )
+            words = "is no finite number of float32 (at most 3.4e38); send NaN where a value is missing"
+            bad = {row: f"{columns[at][row]:g} {words}" for row in np.flatnonzero(infinite[:, place]).tolist()}
+            raise InvalidData.of_rows(f"column {self.schema.columns[at].name!r}", bad)
         states[:, self._numbers] = np.where(within, KNOWN, np.where(np.isnan(values), MISSING, OUTSIDE))
 
     def _dated(self, at: int, cells: list[str], read: "_Reader", states: Array) -> Array:
         found = [read(cell) for cell in cells]
         if None in found:
-            cell, column = cells[found.index(None)], self._dates[at]
+            column = self._dates[at]
             iso = "an ISO date such as 2024-05-31 or 2024-05-31 14:05"
             wanted = iso if column.format == "iso" else f"of the format {column.format}"
-            raise InvalidData(f"column {column.name!r}: {cell[:80]!r} is not {wanted}; send '' where it is missing")
+            bad = {
+                row: f"{cell[:80]!r} is not {wanted}; send '' where it is missing"
+                for row, (cell, parts) in enumerate(zip(cells, found, strict=True))
+                if parts is None
+            }
+            raise InvalidData.of_rows(f"column {column.name!r}", bad)
         parts, told = zip(*found, strict=True)
         states[:, at] = told
         return np.array(parts, np.float32)

@@ -59,3 +59,24 @@ def test_a_jpg_for_a_model_that_takes_pixels_is_refused(server: Running, tmp_pat
     outcome = CliRunner().invoke(app, ["predict", "mood", str(tmp_path / "c.jpg"), "--server", server.address])
     assert outcome.exit_code != 0
     assert "takes no pictures as files" in str(outcome.exception)
+
+
+def refused(server: Running, *arguments: str) -> str:
+    """What the command says."""
+    outcome = CliRunner().invoke(app, ["predict", *arguments, "--server", server.address])
+    assert outcome.exit_code != 0
+    return str(outcome.exception)
+
+
+def test_a_picture_that_is_refused_is_named_by_its_file(server: Running, tmp_path: Path) -> None:
+    good, bad = str(tmp_path / "a.png"), str(tmp_path / "b.png")
+    Image.new("RGB", (8, 6)).save(good)
+    Image.new("RGB", (8, 6)).save(bad, "GIF")
+    assert refused(server, "fruit", good, good, bad).startswith(f"{bad}, row 0, column 'image': is a GIF")
+
+
+def test_a_text_that_is_refused_is_named_by_its_row_of_the_file(server: Running, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("text\n" + "good\n" * 150 + "x" * 1_100_000 + "\ngood\n", encoding="utf-8")
+    message = refused(server, "mood", str(path))
+    assert message.startswith(f"{path}, row 150, input 'text' for model 'mood': 1100000 bytes are too many")

@@ -212,6 +212,8 @@ def test_dates_are_sent_in_iso(value: Any, sent: str) -> None:
         ("%d.%m.%Y", datetime(7, 5, 31, 23), "31.05.0007"),  # noqa: DTZ001  as tables have it
         ("%Y %%Y", date(2024, 5, 31), "2024 %Y"),
         ("%Y-%m-%d %H:%M %z", datetime(2024, 5, 31, 1, tzinfo=timezone(timedelta(hours=2))), "2024-05-30 23:00 +0000"),
+        ("%Y-%m-%d %H:%M %z", datetime(2024, 5, 31, 1), "2024-05-31 01:00 +0000"),  # noqa: DTZ001  it is in UTC
+        ("%Y-%m-%d %z", date(2024, 5, 31), "2024-05-31 +0000"),
         ("%Y-%m-%d %H", datetime(2024, 5, 31, 1, tzinfo=timezone(timedelta(hours=2))), "2024-05-30 23"),
         ("%d/%m/%Y", "31/05/2024", "31/05/2024"),
     ],

@@ -2,11 +2,12 @@
 
     raw_rows.py triton|kserve HOST:PORT MODEL LARGEST_BATCH < columns.json
 
-The input is {column: {"datatype": ..., "data": [...]}}, null for a missing number. Requests have at most so many rows; of
+The input is {column: {"datatype": ..., "data": [...]}}, null for a missing number; with "base64": true the data are bytes. Requests have at most so many rows; of
 Triton's client, requests of one row are sent by 64 threads.
 """
 
 import asyncio
+import base64
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ def arrays_of(columns: dict[str, dict[str, Any]]) -> dict[str, tuple[str, Any]]:
     for name, column in columns.items():
         texts = column["datatype"] == "BYTES"
         cells = column["data"] if texts else [np.nan if cell is None else cell for cell in column["data"]]
+        if column.get("base64"):
+            cells = [base64.b64decode(cell) for cell in column["data"]]
         arrays[name] = column["datatype"], np.array(cells, object if texts else np.float64).reshape(-1, 1)
     return arrays
 

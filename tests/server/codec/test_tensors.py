@@ -341,8 +341,8 @@ def test_damaged_strings_are_refused(data: bytes) -> None:
 
 
 def test_strings_that_are_no_text_are_refused() -> None:
-    with pytest.raises(InvalidInput, match=r"^input 'text' for model 'm' holds bytes that are not UTF-8"):
-        unpack_strings("m", "text", 1, b"\1\0\0\0\xff")
+    with pytest.raises(InvalidInput, match=r"^input 'text' for model 'm', element 1: the bytes are not UTF-8"):
+        unpack_strings("m", "text", 2, b"\1\0\0\0a\1\0\0\0\xff")
 
 
 @given(st.binary(max_size=60), st.integers(0, 5))

@@ -7,7 +7,8 @@ import pytest
 
 from frostline_training import data
 from frostline_training.config import Mlp, Recipe, find_recipe
-from frostline_training.data import Dataset, Rows, named, take
+from frostline_training.data import Column, Dataset, Rows, named, take
+from frostline_training.data.encoding import encode
 from frostline_training.errors import DataError
 from frostline_training.sources import NpzFile
 
@@ -54,6 +55,23 @@ def test_a_regression_has_no_classes() -> None:
     assert (dataset.task, dataset.majority, dataset.rows.targets.shape) == ("regression", None, (442, 1))
     split = data.split(dataset, seed=1, validation=0.2, test=0.2)
     assert [len(part.targets) for part in (split.train, split.validation, split.test)] == [264, 89, 89]
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "breast-cancer", "diabetes"])
+def test_a_built_in_table_has_its_rows_by_the_names_of_its_columns(name: str) -> None:
+    dataset = data.load(name)
+    cells = dataset.rows.cells
+    assert cells is not None
+    assert dataset.inputs == dataset.columns == tuple(map(Column, cells.columns))
+    np.testing.assert_array_equal(encode(cells, dataset.columns), dataset.rows.inputs)
+    if name == "iris":
+        told = {column: texts[0] for column, texts in cells.columns.items()}
+        assert told == {
+            "sepal length (cm)": "5.1",
+            "sepal width (cm)": "3.5",
+            "petal length (cm)": "1.4",
+            "petal width (cm)": "0.2",
+        }
 
 
 def test_the_text_set_has_as_many_snippets_of_each_kind_and_the_same_ones_every_time() -> None:

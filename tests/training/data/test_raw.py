@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -136,6 +136,25 @@ def test_dates_of_every_type_have_their_parts(values: Any) -> None:
 def test_a_date_is_written_in_the_format_of_its_column() -> None:
     inputs = [Date("d", parts=["month"], format="%d.%m.%y")]
     assert encode({"d": [date(2024, 2, 1), "03.04.24"]}, inputs).tolist() == [[2], [4]]
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "hour"),
+    [
+        ("%Y-%m-%d %H:%M", datetime(2024, 2, 29, 1, 30, tzinfo=timezone(timedelta(hours=2))), 23),
+        ("%Y-%m-%d %H:%M %z", datetime(2024, 2, 29, 1, 30, tzinfo=timezone(timedelta(hours=2))), 23),
+        ("%Y-%m-%d %H:%M %z", datetime(2024, 2, 29, 1, 30), 1),  # noqa: DTZ001 it is in UTC
+        ("%Y-%m-%d %H:%M", datetime(800, 2, 29, 1, 30), 1),  # noqa: DTZ001 as above
+    ],
+)
+def test_a_time_is_written_in_utc(form: str, value: datetime, hour: float) -> None:
+    assert encode({"d": [value]}, [Date("d", parts=["hour"], format=form)]).tolist() == [[hour]]
+
+
+def test_a_time_without_a_year_in_utc_is_refused_with_its_place() -> None:
+    value = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    with pytest.raises(DataError, match=r"the raw rows, column 'd': .* cannot be written as a date"):
+        encode({"d": [value]}, [Date("d")])
 
 
 def test_whole_numbers_and_yes_or_no_can_be_categories() -> None:

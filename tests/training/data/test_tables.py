@@ -224,6 +224,12 @@ def test_dates_in_another_format_are_read_by_it(tmp_path: Path) -> None:
     assert only_input(dataset).tolist() == [[2023, 12, 31, 6, 1], [2024, 1, 2, 1, -1]]
 
 
+def test_dates_of_a_format_with_an_offset_are_taken_in_utc(tmp_path: Path) -> None:
+    column = DateColumn(format="%d.%m.%Y %H:%M %z", parts=("day", "hour"))
+    dataset = _load(tmp_path, "d,y\n01.01.2024 01:30 +0200,u\n02.01.2024 00:00 +0000,v\n", columns={"d": column})
+    assert only_input(dataset).tolist() == [[31, 23], [2, 0]]
+
+
 def test_a_time_of_day_has_hours_and_minutes(tmp_path: Path) -> None:
     dataset = _load(tmp_path, "t,y\n07:45,u\n23:05,v\n", columns={"t": DateColumn(format="%H:%M")})
     assert [column.name for column in dataset.columns] == ["t.hour", "t.minute"]

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from frostline_training.config import Activation, Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer
 from frostline_training.data import Array, Column, Dataset, Inputs, Rows, named, split
-from frostline_training.data.rows import Inferred
 from frostline_training.errors import DataError
 from frostline_training.loop.ddp_layers import Part, over_whole_batches
 from frostline_training.loop.progress import Epoch
@@ -67,6 +66,13 @@ def test_standardise_measures_images_channel_by_channel() -> None:
 def test_a_constant_feature_is_not_divided_by_zero() -> None:
     layer = Standardise.fit(np.full((9, 1), 4, dtype=np.float32))
     assert layer(torch.tensor([[4.0], [6.0]])).flatten().tolist() == [0.0, 2.0]
+
+
+def test_a_feature_whose_spread_single_precision_does_not_hold_is_not_divided_by_zero() -> None:
+    least = np.float32(1.4e-45)
+    rows = np.zeros((9, 1), np.float32)
+    rows[0] = least
+    assert torch.isfinite(Standardise.fit(rows)(torch.from_numpy(rows))).all()
 
 
 def test_what_standardise_measured_is_not_learnt() -> None:
@@ -264,9 +270,9 @@ def test_processes_that_train_together_hide_the_cells_that_one_alone_hides() -> 
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_a_users_table_may_lack_a_value_that_none_lacked_in_training() -> None:
+def test_a_table_may_lack_a_value_that_none_lacked_in_training() -> None:
     rows = np.array([[1.0], [2.0], [6.0]], np.float32)
-    dataset = replace(_dataset(rows), columns=(Column("size"),), schema=(Inferred("size", "number"),))
+    dataset = replace(_dataset(rows), columns=(Column("size"),))
     network = build(Mlp(hidden=(4,)), dataset)
     missing, mean = np.array([[np.nan]], np.float32), np.array([[3.0]], np.float32)
     assert torch.equal(_answers(network, missing), _answers(network, mean))

@@ -95,6 +95,14 @@ def test_the_inputs_of_a_small_network_are_called_by_their_columns() -> None:
     assert {"age", "a column with a name…", "fee", "city"} <= set(written)
 
 
+def test_a_table_of_numbers_alone_is_drawn_as_neurons() -> None:
+    columns = (Column("age"), Column("fee"))
+    rows = np.array([[30, 9.5], [40, 8.5]], np.float32)
+    network = nn.Sequential(Table(columns, rows), nn.Linear(2, 3))
+    written = _written(network, torch.from_numpy(rows), columns=["age", "fee"])
+    assert {"INPUT: 2 values", "standardised: mean, std", "age", "fee", "biases b₁: 3"} <= set(written)
+
+
 def test_a_table_of_many_columns_is_still_legible() -> None:
     columns = tuple(Column(f"column number {index}", ("(unknown)", "a")) for index in range(40))
     network = nn.Sequential(Table(columns, np.zeros((2, 40), np.float32)), nn.Linear(80, 2))

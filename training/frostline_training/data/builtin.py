@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from frostline_training.data.cells import Cells
 from frostline_training.data.pythontext import python_text
-from frostline_training.data.rows import Column, Dataset, Rows
+from frostline_training.data.rows import Array, Column, Dataset, Rows
+from frostline_training.sources import Reading
 
 
 def _digits(name: str, shape: tuple[int, ...], send: str) -> Dataset:
@@ -25,27 +27,39 @@ def _digits(name: str, shape: tuple[int, ...], send: str) -> Dataset:
 
 def _measurements(name: str, loader: str, send: str, source: str) -> Dataset:
     bunch = _bunch(loader)
+    columns, rows = _table(name, bunch, bunch.target.astype(np.int64))
     return Dataset(
         name=name,
-        rows=Rows(bunch.data.astype(np.float32), bunch.target.astype(np.int64)),
+        rows=rows,
         labels=tuple(str(label) for label in bunch.target_names),
         send=send,
         source=f"{source}, as scikit-learn ships it",
-        columns=tuple(Column(str(column)) for column in bunch.feature_names),
+        columns=columns,
     )
 
 
 def _diabetes() -> Dataset:
     bunch = _bunch("load_diabetes", scaled=False)
+    columns, rows = _table("diabetes", bunch, bunch.target.astype(np.float32)[:, np.newaxis])
     return Dataset(
         name="diabetes",
-        rows=Rows(bunch.data.astype(np.float32), bunch.target.astype(np.float32)[:, np.newaxis]),
+        rows=rows,
         labels=("progression after one year",),
         send="ten baseline measurements of a patient: age, sex, body mass index, blood pressure, six blood values",
         source="Efron and others, Least Angle Regression (2004), as scikit-learn ships it",
         task="regression",
-        columns=tuple(Column(str(column)) for column in bunch.feature_names),
+        columns=columns,
     )
+
+
+def _table(name: str, bunch: Any, targets: Array) -> tuple[tuple[Column, ...], Rows]:
+    """Return the columns of a table of numbers, by the data set's own names, and its rows."""
+    names = [str(column) for column in bunch.feature_names]
+    cells = {
+        column: [repr(value) for value in values] for column, values in zip(names, bunch.data.T.tolist(), strict=True)
+    }
+    rows = Rows(bunch.data.astype(np.float32), targets, Cells(name, cells, Reading(missing=("",))))
+    return tuple(map(Column, names)), rows
 
 
 def _bunch(loader: str, **arguments: bool) -> Any:

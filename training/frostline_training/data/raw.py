@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from frostline import pictures
+from frostline.dates import written
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
 from frostline_training.data.pythontext import encoded
@@ -403,7 +404,10 @@ def _text(value: Any, column: Column) -> str | None:
 
 def _date_text(value: Any, form: str) -> str:
     if isinstance(value, date):
-        return value.isoformat() if form == "iso" else value.strftime(form)
+        try:
+            return written(value, form)
+        except (ValueError, OverflowError) as error:
+            raise TypeError(f"{value!r} cannot be written as a date of the format {form}: {error}") from error
     raise TypeError(f"{value!r} is {type(value).__name__}, not a date or a text")
 
 

@@ -60,7 +60,8 @@ class Standardise(nn.Module):
             warnings.simplefilter("ignore", RuntimeWarning)  # of such a feature
             mean = np.asarray(np.nanmean(inputs, axes, dtype=np.float64, keepdims=True))[0]
             std = np.asarray(np.nanstd(inputs, axes, dtype=np.float64, keepdims=True))[0]
-        std[std == 0] = 1  # a constant feature says nothing, and must not divide by zero
+        # A constant feature says nothing, and must not divide by zero; neither must one that single precision takes for it.
+        std[std.astype(np.float32) == 0] = 1
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))
 
     def forward(self, values: Tensor) -> Tensor:
@@ -310,8 +311,8 @@ def _row_encoder(config: Mlp, dataset: Dataset, inputs: Array) -> tuple[nn.Modul
         raise DataError(f"{dataset.name} has sequences of any length, and the network mlp takes rows of one length")
     if np.issubdtype(inputs.dtype, np.integer):
         return MeanOfTokens(_tokens(inputs, config.embedding)), config.embedding
-    # Users' tables may lack values when they are asked about, though none lacked when they were learnt from.
-    if dataset.schema or any(column.categories is not None for column in dataset.columns) or np.isnan(inputs).any():
+    # Tables may lack values when they are asked about, though none lacked when they were learnt from.
+    if dataset.columns or np.isnan(inputs).any():
         columns = dataset.columns or tuple(Column(str(index)) for index in range(inputs.shape[1]))
         table = Table(columns, inputs)
         return table, table.width

@@ -12,6 +12,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from torch import nn
 
+from frostline_training.networks.families import Table
 from frostline_training.plots import canvas, glyphs
 from frostline_training.plots.canvas import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RED, shortened, text_width
 from frostline_training.plots.stages import Stage, by, described
@@ -39,11 +40,16 @@ def suits(found: Sequence[Stage]) -> bool:
         layer
         for stage in found
         for layer in stage.layers
-        if layer.kind not in ("norm", "activation", "dropout", "reshape")
+        if layer.kind not in ("norm", "activation", "dropout", "reshape") and not _standardises(layer)
     ]
     return 0 < len(heads) <= _MOST_STAGES and all(
         isinstance(layer.module, nn.Linear) and len(layer.took) == 1 for layer in heads
     )
+
+
+def _standardises(layer: Layer) -> bool:
+    """Say whether it is a table of numbers alone, each of which stays one value."""
+    return isinstance(layer.module, Table) and not layer.module.categories
 
 
 def draw(
@@ -189,6 +195,8 @@ def _caption(stage: Stage, number: int, columns: int) -> list[tuple[str, str]]:
             case "norm":
                 lines.append((PURPLE, layer.title))
                 lines += [(FAINT, words) for _, words in described(layer)]
+            case "table":
+                lines.append((FAINT, "standardised: mean, std"))
             case "reshape" if layer.took != layer.gave:
                 lines.append((FAINT, f"{by(layer.took)} in one row"))
     return lines

@@ -74,8 +74,7 @@ def _of(column: Column, real: Cells) -> Iterator[Change]:
     yield Change(name, None)
     if column.date is not None:
         form = column.date.format
-        days = [day.replace(tzinfo=None) for day in _DAYS]
-        texts = [day.date().isoformat() if form == "iso" else day.strftime(form) for day in days]
+        texts = [day.date().isoformat() if form == "iso" else day.strftime(form) for day in _DAYS]
         for text in (*texts, *([_WITH_OFFSET.isoformat()] if form == "iso" else ())):
             if moment(text, form) is not None:
                 yield Change(name, text, far=True)
