@@ -28,7 +28,7 @@ from bench.measure.targets import Goal, middle, quotient, verdicts
 
 _LOADS = ((1, 64), (64, 8))
 """Rows in a request, and requests in flight."""
-_PICTURES_IN_FLIGHT = 16
+_PICTURES_IN_FLIGHT = 8
 
 
 def _rows(size: int, in_flight: int, *, raw: bool) -> str:

@@ -293,10 +293,16 @@ class Codec:
     def _columns_of(self, layout: Layout, raw: Sequence[bytes]) -> list[bytes | Array]:
         """The elements of each input, of their bytes in the request's order."""
         texts = None if layout.specs is self._signature.inputs else self._texts
-        return [
-            data if len(data := raw[at]) == nbytes else check_bytes(self._model, spec, nbytes, count, data, texts)
-            for spec, nbytes, count, at in layout.plan
-        ]
+        columns: list[bytes | Array] = []
+        for spec, nbytes, count, at in layout.plan:
+            data = raw[at]
+            if len(data) == nbytes:
+                columns.append(data)
+            elif texts is not None and count == 1 and (text := texts.alone.get(data)) is not None:
+                columns.append(text)
+            else:
+                columns.append(check_bytes(self._model, spec, nbytes, count, data, texts))
+        return columns
 
     def _read(
         self,

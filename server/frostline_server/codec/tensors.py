@@ -40,7 +40,7 @@ _CHUNK = 1 << 14
 
 _LONGEST_KNOWN = 64
 _MOST_KNOWN = 1 << 14
-"""Texts of up to so many bytes, and so many of them, are kept for a version that takes tables: three megabytes at most."""
+"""Texts of up to so many bytes, and so many of them, are kept for a version that takes tables: eight megabytes at most."""
 
 _MAX_LAYOUTS = 4096
 """Distinct headers remembered for each version; a client that never repeats a shape must not grow the server."""
@@ -267,6 +267,8 @@ class Texts:
     def __init__(self) -> None:
         # By the bytes of an element, its length included.
         self._known: dict[bytes, str] = {}
+        self.alone: dict[bytes, Array] = {}
+        """By the bytes of a tensor of one such text, the tensor; nobody may write into it."""
 
     def unpack(self, data: bytes, count: int) -> Array | None:
         """The elements of a BYTES tensor if so many short ones of valid texts are all of it, or None."""
@@ -285,7 +287,13 @@ class Texts:
             except KeyError:
                 if not self._learn(data[at:end]):
                     return None
-        return strings_array(texts) if at == len(data) else None
+        if at != len(data):
+            return None
+        array = strings_array(texts)
+        if count == 1:
+            array.flags.writeable = False
+            self.alone[data] = array
+        return array
 
     def _learn(self, packed: bytes) -> bool:
         """Decode an element; False if it is long, or no text."""
@@ -298,6 +306,7 @@ class Texts:
             return False
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
+            self.alone.clear()
         self._known[packed] = text
         return True
 

@@ -389,6 +389,19 @@ def test_texts_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         assert max(map(len, texts._known)) <= 4 + 64
 
 
+def test_tensors_of_one_text_are_kept_as_they_are_and_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_MOST_KNOWN", 3)
+    texts = Texts()
+    for word in "abcdea":
+        packed = pack_bytes([word])
+        assert check_bytes("m", STRINGS, -1, 1, packed, texts) == np.array([word], object)
+        assert texts.alone[packed].tolist() == [word]
+        assert not texts.alone[packed].flags.writeable
+        assert len(texts.alone) <= 3
+    assert check_bytes("m", STRINGS, -1, 1, pack_bytes(["x" * 65]), texts) == np.array(["x" * 65], object)
+    assert pack_bytes(["x" * 65]) not in texts.alone
+
+
 # Typed contents
 
 
