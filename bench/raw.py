@@ -53,6 +53,15 @@ GOALS = (
     ),
     *(
         Goal(
+            f"CPU of numbers, of that of raw rows, {size} a request",
+            quotient((_rows(size, in_flight, raw=False), "cpu_ms"), (_rows(size, in_flight, raw=True), "cpu_ms")),
+            share,
+            unit="{:.2f}",
+        )
+        for (size, in_flight), share in zip(_LOADS, (0.4, 0.25), strict=True)
+    ),
+    *(
+        Goal(
             f"{_pictures(cores)}, against Pillow alone",
             quotient((_pictures(cores), "rate"), (_pictures(cores) + _PILLOW, "rate")),
             0.85,
