@@ -99,8 +99,11 @@ def pixels(image: "Image", form: Form) -> NDArray[np.uint8]:
     Raises:
         ValueError: They are of a kind whose range is not known.
     """
-    array: NDArray[np.uint8] = np.asarray(_fitted(flat(image, form.color, form.background), form))
-    return array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
+    fitted = _fitted(flat(image, form.color, form.background), form)
+    # Pillow takes the channels apart, so that they lie in memory as they are read: NumPy takes a quarter of the decoding's time
+    # to turn them as they are copied.
+    planes = b"".join([channel.tobytes() for channel in fitted.split()])
+    return np.frombuffer(planes, np.uint8).reshape(form.shape)
 
 
 def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Image":

@@ -64,14 +64,18 @@ class Lab:
             tls: whether it is encrypted.
         """
         if key not in self._targets:
-            folder = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
-            networks.publish(folder, models)
+            folder = networks.publish(Path(self._open.enter_context(tempfile.TemporaryDirectory())), models)
             if config:
                 for name in models:
                     (folder / name / "config.pbtxt").write_text(config, encoding="utf-8")
-            secure = _certificate(folder) if tls else ()
+            return self.serving(key, folder, *(_certificate(folder) if tls else ()), *flags, tls=tls)
+        return self._targets[key]
+
+    def serving(self, key: str, models: Path, *flags: str, tls: bool = False) -> Target:
+        """The same of a folder of models."""
+        if key not in self._targets:
             served = self._open.enter_context(
-                server_process.serve(["--models", str(folder), *_OPEN, *secure, *flags, *self.flags], _errors_only)
+                server_process.serve(["--models", str(models), *_OPEN, *flags, *self.flags], _errors_only)
             )
             self._targets[key] = Target(served.address, served.pid, tls=tls)
         return self._targets[key]

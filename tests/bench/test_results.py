@@ -95,7 +95,7 @@ def test_a_document_without_the_section_is_refused() -> None:
         document.with_section("nothing here", "y", "new")
 
 
-@pytest.mark.parametrize("section", ["results", "growth", "overload", "profile before", "profile after"])
+@pytest.mark.parametrize("section", ["results", "growth", "overload", "profile before", "profile after", "raw"])
 def test_our_document_has_a_place_for_every_result(section: str) -> None:
     text = (Path(__file__).parents[2] / document.DOCUMENT).read_text(encoding="utf-8")
     assert "fresh" in document.with_section(text, section, "fresh")

@@ -6,7 +6,7 @@ It copies no elements: rows stay the bytes of the message.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -24,6 +24,7 @@ from frostline_server.codec.tensors import (
     Layout,
     Layouts,
     TensorHeader,
+    Texts,
     check_bytes,
     check_outputs,
     typed_contents,
@@ -74,13 +75,17 @@ class DecodedRequest(NamedTuple):
     deliveries: tuple[Delivery, ...] | Readings | None = None
 
     @property
+    def direct(self) -> bool:
+        """Whether all outputs simply go into the answer; a region of shared memory may be another the next time."""
+        return self.deliveries is None or isinstance(self.deliveries, Readings)
+
+    @property
     def repeats(self) -> bool:
         """Whether a request that differs in nothing but its elements is decoded to the same but for them.
 
-        Strings are taken apart anew each time, and a region of shared memory may be another by then.
+        Strings are taken apart anew each time, and so are several tensors.
         """
-        direct = self.deliveries is None or isinstance(self.deliveries, Readings)
-        return direct and len(self.data) == 1 and isinstance(self.data[0], bytes)
+        return self.direct and len(self.data) == 1 and isinstance(self.data[0], bytes)
 
 
 _decoded = partial(tuple.__new__, DecodedRequest)
@@ -166,7 +171,9 @@ class Codec:
         self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
         # By the names of outputs: the bytes of a row of them, as far as the file says; see `answer_bytes`.
         self._row_bytes: dict[tuple[str, ...], int | None] = {}
-        self._recognised: dict[RequestHeader, DecodedRequest] = {}
+        self._recognised: dict[RequestHeader, tuple[DecodedRequest, Layout | None]] = {}
+        # Words of a table's cells come again and again.
+        self._texts: Texts | None = Texts() if rows and rows.file else None
 
     # Open Inference Protocol
 
@@ -189,8 +196,7 @@ class Codec:
         inputs = request.inputs
         if len(inputs) > self._most_inputs + _MOST_LISTED:
             self._row_layouts.refuse([tensor.name for tensor in inputs[:_MOST_LISTED]], len(inputs))
-        headers = tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs])
-        layout = self._layouts_for(headers).check(headers, brief=brief)
+        layout = self._layout_of(inputs, brief=brief)
         # One more than there are is one that is unknown or comes twice.
         names = tuple([output.name for output in request.outputs[: self._most_wanted]])
         wanted = self._wanted.get(names) or self._check_wanted(names, self._signature_of(layout))
@@ -221,14 +227,22 @@ class Codec:
                 )
         if places:
             raw = self._read(inputs, places, raw, regions)
-        data: list[bytes | Array] = []
-        for spec, nbytes, count, at in zip(layout.specs, layout.nbytes, layout.count, layout.order, strict=True):
-            elements = raw[at] if raw else None
-            if elements is None:
-                data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
-            else:
-                data.append(check_bytes(self._model, spec, nbytes, count, elements))
+        if raw and not places:
+            data = self._columns_of(layout, request.raw_input_contents)
+        else:
+            data = [
+                typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count)
+                if (elements := raw[at] if raw else None) is None
+                else check_bytes(self._model, spec, nbytes, count, elements)
+                for spec, nbytes, count, at in layout.plan
+            ]
         return _decoded((layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries))
+
+    def _layout_of(
+        self, inputs: Sequence[inference_pb2.ModelInferRequest.InferInputTensor], *, brief: bool = False
+    ) -> Layout:
+        headers = tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs])
+        return self._layouts_for(headers).check(headers, brief=brief)
 
     def _layouts_for(self, headers: tuple[TensorHeader, ...]) -> Layouts:
         """What checks these headers: the columns' if one of them names a column."""
@@ -240,19 +254,55 @@ class Codec:
         """What a request with this layout sees of the network."""
         return self._row_signature if layout.specs is self._row_signature.inputs else self._signature
 
-    def remember(self, header: RequestHeader, rows: DecodedRequest) -> None:
-        """Remember what was decoded from a request with this header; only what `repeats` may be."""
+    def remember(
+        self,
+        header: RequestHeader,
+        rows: DecodedRequest,
+        request: inference_pb2.ModelInferRequest | None = None,
+    ) -> None:
+        """Remember what was decoded from a request with this header.
+
+        Args:
+            header: the header.
+            rows: what was decoded.
+            request: what it was decoded from, where the header leaves out a raw content for each input; None if what was
+                decoded `repeats`.
+        """
         if len(self._recognised) >= _MAX_CACHED:
             self._recognised.clear()
-        self._recognised[header] = rows._replace(data=())
+        layout = None if request is None else self._layout_of(request.inputs)
+        self._recognised[header] = rows._replace(data=()), layout
 
-    def recognise(self, header: RequestHeader, elements: bytes | memoryview) -> DecodedRequest | None:
-        """What decoding would find in a request with a header that was remembered; None if it was not."""
-        rows = self._recognised.get(header)
-        if rows is None:
+    def recognise(self, header: RequestHeader, elements: bytes | memoryview | Sequence[bytes]) -> DecodedRequest | None:
+        """What decoding would find in a request with a header that was remembered; None if it was not.
+
+        Args:
+            header: the header.
+            elements: of the one tensor, or of each tensor of the request.
+
+        Raises:
+            InvalidInput: the elements do not fit the header.
+        """
+        known = self._recognised.get(header)
+        if known is None:
             return None
-        kind, count, _, wanted, priority, timeout_s, deliveries = rows
-        return _decoded((kind, count, (elements,), wanted, priority, timeout_s, deliveries))
+        (kind, count, _, wanted, priority, timeout_s, deliveries), layout = known
+        data = (elements,) if layout is None else self._columns_of(layout, cast("Sequence[bytes]", elements))
+        return _decoded((kind, count, data, wanted, priority, timeout_s, deliveries))
+
+    def _columns_of(self, layout: Layout, raw: Sequence[bytes]) -> list[bytes | Array]:
+        """The elements of each input, of their bytes in the request's order."""
+        texts = None if layout.specs is self._signature.inputs else self._texts
+        columns: list[bytes | Array] = []
+        for spec, nbytes, count, at in layout.plan:
+            data = raw[at]
+            if len(data) == nbytes:
+                columns.append(data)
+            elif texts is not None and count == 1 and (text := texts.alone.get(data)) is not None:
+                columns.append(text)
+            else:
+                columns.append(check_bytes(self._model, spec, nbytes, count, data, texts))
+        return columns
 
     def _read(
         self,
@@ -365,10 +415,7 @@ class Codec:
             self._row_layouts.refuse([each.name for each in inputs[:_MOST_LISTED]], len(inputs))
         headers = tuple([(each.name or self._lone, self._datatype(each), tuple(each.shape[:])) for each in inputs])
         layout = self._layouts_for(headers).check(headers, brief=brief)
-        data = [
-            check_bytes(self._model, spec, nbytes, count, inputs[at].data)
-            for spec, nbytes, count, at in zip(layout.specs, layout.nbytes, layout.count, layout.order, strict=True)
-        ]
+        data = self._columns_of(layout, [tensor.data for tensor in inputs])
         if self._columns and STATES in wanted and self._signature_of(layout) is self._signature:
             raise self._no_states()
         readings = Readings(outputs or (() if ranked else self._usual), request.top_k)

@@ -8,11 +8,15 @@ it decodes to: that takes a request's Python from 5.3 to 1.5 microseconds.
 from frostline.pb import inference_pb2, predictor_pb2
 from frostline.protocol import MODEL_INFER
 from frostline_server.codec.codec import Codec, DecodedRequest, parse
-from frostline_server.codec.header_cache import RequestHeader, infer_headers, predict_headers
+from frostline_server.codec.header_cache import RequestHeader, RowHeaders, infer_headers, predict_headers
 from frostline_server.codec.shared_memory import Regions
 
-Body = tuple[RequestHeader, bytes | memoryview] | inference_pb2.ModelInferRequest | predictor_pb2.PredictRequest
-"""What a message was read as: a header seen before with the elements, or the parsed message."""
+Body = (
+    tuple[RequestHeader, bytes | memoryview | list[bytes]]
+    | inference_pb2.ModelInferRequest
+    | predictor_pb2.PredictRequest
+)
+"""What a message was read as: a header seen before with the elements (of several tensors a list), or the parsed message."""
 
 
 class RequestDecoder:
@@ -27,6 +31,7 @@ class RequestDecoder:
         self._regions = regions
         self._brief = brief
         self._infer_headers = infer_headers()
+        self._row_headers = RowHeaders()
         self._predict_headers = predict_headers()
 
     def read(self, method: str, payload: bytes) -> tuple[str, str, str, Body]:
@@ -44,7 +49,11 @@ class RequestDecoder:
             InvalidInput: the bytes are not a message of this method, or it holds more than is taken.
             TakesLong: it takes long; only if `brief`.
         """
-        seen = (self._infer_headers if method == MODEL_INFER else self._predict_headers).find(payload)
+        seen: tuple[RequestHeader, str, bytes | memoryview | list[bytes]] | None
+        if method == MODEL_INFER:
+            seen = self._infer_headers.find(payload) or self._row_headers.find(payload)
+        else:
+            seen = self._predict_headers.find(payload)
         if seen is not None:
             header, request_id, elements = seen
             return header.model, header.version, request_id, (header, elements)
@@ -79,9 +88,15 @@ class RequestDecoder:
             unseen = self._predict_headers.remember(payload, body.model, body.version) if decoded.repeats else None
         else:
             decoded = codec.decode_infer(body, self._regions, brief=self._brief)
-            unseen = (
-                self._infer_headers.remember(payload, body.model_name, body.model_version) if decoded.repeats else None
-            )
+            if decoded.repeats:
+                unseen = self._infer_headers.remember(payload, body.model_name, body.model_version)
+            elif decoded.direct and len(body.raw_input_contents) == len(body.inputs):
+                unseen = self._row_headers.remember(payload, body.model_name, body.model_version)
+                if unseen is not None:
+                    codec.remember(unseen, decoded, body)
+                return decoded
+            else:
+                unseen = None
         if unseen is not None:
             codec.remember(unseen, decoded)
         return decoded

@@ -2,7 +2,8 @@
 
 A client's requests differ in their id and their elements; everything else (the model, the names, types and shapes of
 the tensors) is the same bytes again. A header is those bytes: all of the message but the id's text and the one tensor's
-elements, the length of both included.
+elements, the length of both included. Of a request with several tensors, or with strings, it is what comes before the raw
+contents, because these may have any length: see `RowHeaders`.
 
 Why a recognised message is what parsing it would have given: its length is that of the remembered one, and so are all
 its bytes outside the two holes. The walk through the remembered message showed that the holes are exactly the id's
@@ -23,6 +24,10 @@ _NUMBER, _BYTES = 0, 2
 # Every field of ModelInferRequest is length-delimited.
 _INFER_ID = ModelInferRequest.ID_FIELD_NUMBER << 3 | _BYTES
 _INFER_RAW = ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | _BYTES
+_INFER_NAMES = (
+    ModelInferRequest.MODEL_NAME_FIELD_NUMBER << 3 | _BYTES,
+    ModelInferRequest.MODEL_VERSION_FIELD_NUMBER << 3 | _BYTES,
+)
 _INFER_OTHERS = frozenset(number << 3 | _BYTES for number in range(1, 8)) - {_INFER_ID, _INFER_RAW}
 
 _PREDICT_ID = PredictRequest.ID_FIELD_NUMBER << 3 | _BYTES
@@ -51,7 +56,10 @@ _MAX_HEADER_BYTES = 512
 _VIEWED_BYTES = 1 << 16
 """From this size on a message's elements are looked at where they are: a copy would cost more than the view."""
 _MAX_CUTS = 4
-"""Requests of one length that are cut in different ways: rare, and each is tried in turn."""
+"""Requests of one length that are cut in different ways: rare, and each is tried in turn. Also requests that begin alike."""
+_LARGEST_SHIFT = 63
+_MAX_ROW_HEADERS_BYTES = 1 << 22
+"""All of those of tables together; that of 2000 columns is a hundredth of it."""
 
 
 class RequestHeader:
@@ -135,6 +143,101 @@ class Headers:
         return headers[key]
 
 
+class RowHeaders:
+    """The headers of ModelInferRequests with several tensors, or with strings, seen before: only the raw contents differ.
+
+    As above, but what follows the header is read: so many raw contents, each of any length, up to the end of the message.
+    """
+
+    def __init__(self) -> None:
+        # By the names of model and version: the lengths of what stands between these, or the id, and the raw contents.
+        self._sizes: dict[bytes, tuple[int, ...]] = {}
+        self._known: dict[bytes, tuple[RequestHeader, int]] = {}
+        self._bytes = 0
+
+    def find(self, payload: bytes) -> tuple[RequestHeader, str, list[bytes]] | None:
+        """The header, id and raw contents of a message, or None: it must then be parsed."""
+        try:
+            named, id_from, id_to = _named(payload)
+            for size in self._sizes.get(payload[:named], ()):
+                found = self._known.get(payload[:id_from] + payload[id_to : id_to + size])
+                if found is not None:
+                    header, count = found
+                    contents = _raw_contents(payload, id_to + size, count)
+                    return None if contents is None else (header, payload[id_from:id_to].decode(), contents)
+        except (IndexError, UnicodeDecodeError):
+            pass
+        return None
+
+    def remember(self, payload: bytes, model: str, version: str) -> RequestHeader | None:
+        """The header of a message that was parsed, from now on remembered; None if it is not of the kind that is.
+
+        Args:
+            payload: the message, with a raw content for each input.
+            model: the model that it asks for.
+            version: the version that it asks for.
+        """
+        try:
+            named, id_from, id_to = _named(payload)
+        except IndexError:
+            return None
+        at, count = 0, 0
+        while at < id_to:
+            if payload[at + 1] > 0x7F:
+                return None
+            at += 2 + payload[at + 1]
+        while at < len(payload) and payload[at] in _INFER_OTHERS:
+            size, at = _varint(payload, at + 1)
+            at += size
+        start = at
+        while at < len(payload) and payload[at] == _INFER_RAW:
+            size, at = _varint(payload, at + 1)
+            at += size
+            count += 1
+        key = payload[:id_from] + payload[id_to:start]
+        # Otherwise something follows in no usual order, perhaps an id.
+        if at != len(payload) or len(key) > _MAX_ROW_HEADERS_BYTES // 2:
+            return None
+        if key not in self._known:
+            self._bytes += len(key)
+            if len(self._known) >= _MAX_HEADERS or self._bytes > _MAX_ROW_HEADERS_BYTES:
+                self._known.clear()
+                self._sizes.clear()
+                self._bytes = len(key)
+            self._known[key] = RequestHeader(model, version, ModelInferRequest), count
+        sizes = self._sizes.get(payload[:named], ())
+        if start - id_to not in sizes:
+            self._sizes[payload[:named]] = (start - id_to, *sizes[: _MAX_CUTS - 1])
+        return self._known[key][0]
+
+
+def _named(payload: bytes) -> tuple[int, int, int]:
+    """Where the names of model and version end, with which a message begins, and where the id after them begins and ends.
+
+    Wrong where a text has 128 bytes or more: the first byte of its length says something else. No such message is remembered,
+    and that byte would be in what is looked up.
+    """
+    at = 0
+    while payload[at] in _INFER_NAMES:
+        at += 2 + payload[at + 1]
+    return (at, at + 2, at + 2 + payload[at + 1]) if payload[at] == _INFER_ID else (at, at, at)
+
+
+def _raw_contents(payload: bytes, at: int, count: int) -> list[bytes] | None:
+    """So many raw contents, which must end with the message; None if they do not."""
+    contents = []
+    for _ in range(count):
+        if payload[at] != _INFER_RAW:
+            return None
+        size = payload[at + 1]
+        at += 2
+        if size > 0x7F:
+            size, at = _varint(payload, at - 1)
+        contents.append(payload[at : at + size])
+        at += size
+    return contents if at == len(payload) else None
+
+
 def infer_headers() -> Headers:
     """Headers of ModelInferRequests."""
     return Headers(ModelInferRequest, _cut_infer)
@@ -194,6 +297,8 @@ def _varint(payload: bytes, at: int) -> tuple[int, int]:
     """A variable-length integer, and where it ends."""
     value = shift = 0
     while payload[at] > 0x7F:
+        if shift > _LARGEST_SHIFT:
+            raise IndexError("no number of a valid message is longer")
         value |= (payload[at] & 0x7F) << shift
         shift += 7
         at += 1

@@ -38,6 +38,10 @@ network makes of them, such as sums over nothing, costs as many as there are."""
 _CHUNK = 1 << 14
 """Elements that are converted in one go; other threads can take their turn in between."""
 
+_LONGEST_KNOWN = 64
+_MOST_KNOWN = 1 << 14
+"""Texts of up to so many bytes, and so many of them, are kept for a version that takes tables: eight megabytes at most."""
+
 _MAX_LAYOUTS = 4096
 """Distinct headers remembered for each version; a client that never repeats a shape must not grow the server."""
 
@@ -54,6 +58,7 @@ class Layout:
         order: for each input, where in the request it is.
         specs: the inputs.
         takes_long: whether there are so many strings that to take them apart takes long.
+        plan: for each input, its spec, nbytes, count and order.
     """
 
     kind: RowKind
@@ -63,6 +68,7 @@ class Layout:
     order: tuple[int, ...]
     specs: tuple[TensorSpec, ...]
     takes_long: bool
+    plan: tuple[tuple[TensorSpec, int, int, int], ...]
 
 
 class Layouts:
@@ -136,9 +142,17 @@ class Layouts:
                 f"a request for model '{self._model}' may have {MOST_STRINGS} strings, got {strings}; send fewer rows in one "
                 "request"
             )
-        takes_long = strings > BRIEF_STRINGS
+        specs = self._signature.inputs
+        plan = tuple(zip(specs, nbytes, counts, order, strict=True))
         return Layout(
-            kind, 1 if rows is None else rows, tuple(nbytes), tuple(counts), order, self._signature.inputs, takes_long
+            kind,
+            1 if rows is None else rows,
+            tuple(nbytes),
+            tuple(counts),
+            order,
+            specs,
+            takes_long=strings > BRIEF_STRINGS,
+            plan=plan,
         )
 
     def refuse(self, names: Sequence[str], count: int) -> NoReturn:
@@ -247,8 +261,68 @@ def check_outputs(model: str, signature: Signature, names: tuple[str, ...]) -> N
             raise InvalidInput(f"output '{name}' already exists in request for model '{model}'")
 
 
-def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: bytes) -> bytes | Array:
+class Texts:
+    """Texts that came before, so that they need not be decoded again; their number and size are bounded."""
+
+    def __init__(self) -> None:
+        # By the bytes of an element, its length included.
+        self._known: dict[bytes, str] = {}
+        self.alone: dict[bytes, Array] = {}
+        """By the bytes of a tensor of one such text, the tensor; nobody may write into it."""
+
+    def unpack(self, data: bytes, count: int) -> Array | None:
+        """The elements of a BYTES tensor if so many short ones of valid texts are all of it, or None."""
+        known, at = self._known, 0
+        texts: list[str] = []
+        while len(texts) < count:
+            end = at
+            try:
+                for _ in range(count - len(texts)):
+                    # The length is a byte and three times 0. Where it is not, no such bytes are known.
+                    end = at + 4 + data[at]
+                    texts.append(known[data[at:end]])
+                    at = end
+            except IndexError:
+                return None
+            except KeyError:
+                if not self._learn(data[at:end]):
+                    return None
+        if at != len(data):
+            return None
+        array = strings_array(texts)
+        if count == 1:
+            array.flags.writeable = False
+            self.alone[data] = array
+        return array
+
+    def _learn(self, packed: bytes) -> bool:
+        """Decode an element; False if it is long, or no text."""
+        size = int.from_bytes(packed[:4], "little")
+        if size > _LONGEST_KNOWN or len(packed) != 4 + size:
+            return False
+        try:
+            text = packed[4:].decode()
+        except UnicodeDecodeError:
+            return False
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+            self.alone.clear()
+        self._known[packed] = text
+        return True
+
+
+def check_bytes(
+    model: str, spec: TensorSpec, nbytes: int, count: int, data: bytes, texts: Texts | None = None
+) -> bytes | Array:
     """Check an input's bytes against its header; strings are taken apart.
+
+    Args:
+        model: the model's name, for messages.
+        spec: the input.
+        nbytes: how many bytes there must be; -1 for strings.
+        count: how many elements there must be.
+        data: the bytes.
+        texts: takes apart texts, where the same ones come often.
 
     Raises:
         InvalidInput: there are too many or too few.
@@ -260,6 +334,8 @@ def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: byt
                 f"{len(data)}"
             )
         return data
+    if texts is not None and (unpacked := texts.unpack(data, count)) is not None:
+        return unpacked
     return unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary, rows=not spec.shape)
 
 

@@ -15,7 +15,7 @@ from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.batching.entry import Entry
 from frostline_server.codec import header_cache
 from frostline_server.codec.codec import Codec
-from frostline_server.codec.header_cache import Headers, RequestHeader, infer_headers, predict_headers
+from frostline_server.codec.header_cache import Headers, RequestHeader, RowHeaders, infer_headers, predict_headers
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.errors import InvalidInput, ModelNotFound
 from frostline_server.inference import Inference, Refused
@@ -229,6 +229,109 @@ def test_whatever_is_recognised_parses_to_exactly_that(seen: list[pb.ModelInferR
             now = pb.ModelInferRequest.FromString(other)
             assert (now.model_name, now.model_version) == (header.model, header.version)
             assert (now.id, list(now.raw_input_contents)) == (request_id, [elements])
+
+
+# Several tensors, and strings
+
+
+def table_of(cells: list[bytes], **fields: Any) -> pb.ModelInferRequest:
+    names = [{"name": f"column{at}", "datatype": "BYTES", "shape": [1, 1]} for at in range(len(cells))]
+    return pb.ModelInferRequest(**{"model_name": "m", "inputs": names, "raw_input_contents": cells, **fields})
+
+
+def remembered_row(request: pb.ModelInferRequest) -> tuple[RowHeaders, RequestHeader | None]:
+    headers = RowHeaders()
+    return headers, headers.remember(request.SerializeToString(), request.model_name, request.model_version)
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": "é!"}, {"model_version": "3", "id": "abc", "outputs": [{"name": "a"}]}])
+def test_a_row_is_recognised_whatever_the_length_of_its_cells(fields: dict[str, Any]) -> None:
+    headers, header = remembered_row(table_of([b"a", b"", ROW], **fields))
+    assert header is not None
+    assert (header.model, header.version) == ("m", fields.get("model_version", ""))
+    request_id = fields.get("id", "")[::-1]
+    for cells in ([b"", b"longer", ROW], [bytes(300), b"\x3a\x01a", b"\x1a\x01a"]):
+        other = table_of(cells, **{**fields, "id": request_id})
+        assert headers.find(other.SerializeToString()) == (header, request_id, cells)
+    for change in (
+        {"model_name": "n"},
+        {"model_version": "4"},
+        {"id": "of another length"},
+        {"outputs": [{"name": "b"}]},
+    ):
+        assert headers.find(table_of([b"a", b"", ROW], **{**fields, **change}).SerializeToString()) is None
+    for cells in ([b"a", b""], [b"a", b"", ROW, b""]):
+        fewer = table_of([b"a", b"", ROW], **{**fields, "raw_input_contents": cells})
+        assert headers.find(fewer.SerializeToString()) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        table_of([b"a", b"b"]).SerializeToString() + b"\x0a\x01m",  # a field after the elements
+        b"\x1a\x011\x1a\x012" + table_of([b"a", b"b"]).SerializeToString(),  # an id twice
+        table_of([b"a", b"b"]).SerializeToString() + b"\x1a\x011\x3a\x00",  # an id among them
+        table_of([b"a", b"b"], id="i" * 128).SerializeToString(),  # lengths of two bytes
+        table_of([b"a", b"b"], model_name="m" * 128, id="1").SerializeToString(),
+        table_of([b"a", b"b"], model_name="m" * (1 << 22)).SerializeToString(),  # a huge header
+        b"",
+        b"\x0a\x01m",
+    ],
+)
+def test_a_row_of_an_odd_form_is_not_remembered(payload: bytes) -> None:
+    headers = RowHeaders()
+    assert headers.remember(payload, "m", "") is None
+    assert headers.find(payload) is None
+
+
+def test_the_length_of_a_cell_that_never_ends_is_given_up_soon() -> None:
+    headers, header = remembered_row(table_of([b"a", b"b"]))
+    assert header is not None
+    assert (
+        headers.find(table_of([], inputs=table_of([b"a", b"b"]).inputs).SerializeToString() + b"\x3a" + b"\xff" * 11)
+        is None
+    )
+
+
+def test_the_headers_of_rows_are_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [table_of([b"a", b"b"], model_name=name) for name in "abcd"]
+    sizes = [len(request.SerializeToString()) - 6 for request in requests]
+    for limit, value in (("_MAX_HEADERS", 3), ("_MAX_ROW_HEADERS_BYTES", 4 * sizes[0] - 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(header_cache, limit, value)
+            headers = RowHeaders()
+            for request in requests:
+                assert headers.remember(request.SerializeToString(), request.model_name, "") is not None
+            found = [headers.find(request.SerializeToString()) is not None for request in requests]
+            assert found == [False, False, False, True]
+
+
+@given(st.lists(requests, min_size=1, max_size=6), st.data())
+def test_whatever_row_is_recognised_parses_to_exactly_that(
+    seen: list[pb.ModelInferRequest], data: st.DataObject
+) -> None:
+    headers = RowHeaders()
+    # What a recognised message was remembered as, without the holes.
+    known: dict[RequestHeader, pb.ModelInferRequest] = {}
+    for request in seen:
+        payload = data.draw(damaged(request.SerializeToString()))
+        try:
+            parsed = pb.ModelInferRequest.FromString(payload)
+        except DecodeError:
+            parsed, payload = request, request.SerializeToString()
+        header = headers.remember(payload, parsed.model_name, parsed.model_version)
+        if header is not None:
+            known.setdefault(header, parsed)
+        for other in (payload, data.draw(damaged(payload))):
+            found = headers.find(other)
+            if found is None:
+                continue
+            header, request_id, contents = found
+            expected = pb.ModelInferRequest()
+            expected.CopyFrom(known[header])
+            expected.id = request_id
+            expected.raw_input_contents[:] = contents
+            assert pb.ModelInferRequest.FromString(other) == expected
 
 
 # The typed API

@@ -15,6 +15,7 @@ from frostline_server.codec.message_scan import BRIEF_STRINGS, MOST_STRINGS, Tak
 from frostline_server.codec.tensors import (
     Layouts,
     TensorHeader,
+    Texts,
     check_bytes,
     check_outputs,
     strings_array,
@@ -353,6 +354,52 @@ def test_any_bytes_are_either_so_many_strings_or_refused(data: bytes, count: int
         return
     assert len(texts) == count
     assert pack_bytes(texts) == data
+
+
+def test_texts_that_came_before_are_the_same_objects() -> None:
+    texts, packed = Texts(), pack_bytes(["basic", "zoë 🙂", ""])
+    first, second = (list(check_bytes("m", STRINGS, -1, 3, packed, texts)) for _ in range(2))
+    assert first == second == ["basic", "zoë 🙂", ""]
+    assert [left is right for left, right in zip(first, second, strict=True)] == [True] * 3
+
+
+words = st.sampled_from(["", "a", "b\0", "é", "x" * 64, "x" * 65, "x" * 300])
+
+
+@given(st.lists(st.tuples(st.lists(words, max_size=4), st.binary(max_size=3), st.integers(0, 5)), max_size=6))
+def test_texts_are_taken_apart_the_same_whatever_came_before(messages: list[tuple[list[str], bytes, int]]) -> None:
+    texts = Texts()
+    for elements, more, count in messages:
+        for data, expected in ((pack_bytes(elements) + more, count), (pack_bytes(elements), len(elements))):
+            outcomes: list[Any] = []
+            for known in (texts, None):
+                try:
+                    outcomes.append(list(check_bytes("m", STRINGS, -1, expected, data, known)))
+                except InvalidInput as refusal:
+                    outcomes.append(str(refusal))
+            assert outcomes[0] == outcomes[1]
+
+
+def test_texts_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_MOST_KNOWN", 3)
+    texts = Texts()
+    for elements in (list("abcde"), ["x" * 65], ["a", "x" * 1000, "b"]):
+        assert list(check_bytes("m", STRINGS, -1, len(elements), pack_bytes(elements), texts)) == elements
+        assert 0 < len(texts._known) <= 3
+        assert max(map(len, texts._known)) <= 4 + 64
+
+
+def test_tensors_of_one_text_are_kept_as_they_are_and_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_MOST_KNOWN", 3)
+    texts = Texts()
+    for word in "abcdea":
+        packed = pack_bytes([word])
+        assert check_bytes("m", STRINGS, -1, 1, packed, texts) == np.array([word], object)
+        assert texts.alone[packed].tolist() == [word]
+        assert not texts.alone[packed].flags.writeable
+        assert len(texts.alone) <= 3
+    assert check_bytes("m", STRINGS, -1, 1, pack_bytes(["x" * 65]), texts) == np.array(["x" * 65], object)
+    assert pack_bytes(["x" * 65]) not in texts.alone
 
 
 # Typed contents
