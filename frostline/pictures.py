@@ -79,8 +79,20 @@ def opened(content: bytes) -> "Image":
     return image
 
 
+def of_pixels(array: NDArray[np.uint8]) -> "Image":
+    """Return decoded pixels as a picture: what a file without loss that holds them would be.
+
+    Args:
+        array: [height, width] or [height, width, 1] (grey), [height, width, 3] (red, green, blue) or [height, width, 4]
+            (and opacity), 0 to 255.
+    """
+    from PIL import Image  # noqa: PLC0415 only those who have pictures pay for the library
+
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
 def decoded(image: "Image", form: Form) -> NDArray[np.uint8]:
-    """Return the pixels uint8 [C, H, W] of what `opened` gave.
+    """Return the pixels uint8 [C, H, W] of what `opened` or `of_pixels` gave.
 
     Raises:
         PictureError: It is damaged, or of a kind that is not taken.

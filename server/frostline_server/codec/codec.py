@@ -26,6 +26,7 @@ from frostline_server.codec.tensors import (
     TensorHeader,
     check_bytes,
     check_outputs,
+    pictures_array,
     typed_contents,
 )
 from frostline_server.codec.typed_answers import READINGS, Readings, Task, TypedAnswers
@@ -228,7 +229,8 @@ class Codec:
                 data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
             else:
                 data.append(check_bytes(self._model, spec, nbytes, count, elements))
-        return _decoded((layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries))
+        rows = data if layout.picture is None else pictures_array(data, layout)
+        return _decoded((layout.kind, layout.rows, rows, wanted, priority, timeout_s, deliveries))
 
     def _layouts_for(self, headers: tuple[TensorHeader, ...]) -> Layouts:
         """What checks these headers: the columns' if one of them names a column."""
@@ -369,6 +371,8 @@ class Codec:
             check_bytes(self._model, spec, nbytes, count, inputs[at].data)
             for spec, nbytes, count, at in zip(layout.specs, layout.nbytes, layout.count, layout.order, strict=True)
         ]
+        if layout.picture is not None:
+            data = pictures_array(data, layout)
         if self._columns and STATES in wanted and self._signature_of(layout) is self._signature:
             raise self._no_states()
         readings = Readings(outputs or (() if ranked else self._usual), request.top_k)

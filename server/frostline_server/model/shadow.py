@@ -165,7 +165,7 @@ class Shadow:
         """
         rows, size = len(argmax), logits.nbytes + argmax.nbytes
         for array in inputs:
-            size += sum(map(sys.getsizeof, array.ravel())) if array.dtype.hasobject else array.nbytes
+            size += sum(map(_bytes, array.ravel())) if array.dtype.hasobject else array.nbytes
         if (self._encode if raw else self._order) is None:
             with self._queue:
                 self._dropped += rows
@@ -345,6 +345,11 @@ def _fit(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
 
 def _kind(sample: _Sample) -> tuple[bool, *tuple[tuple[int, ...], ...]]:
     return (sample.raw, *[array.shape[1:] for array in (*sample.inputs, sample.logits)])
+
+
+def _bytes(element: object) -> int:
+    """What an element takes; a picture's pixels are an array that lies in a message."""
+    return element.nbytes if isinstance(element, np.ndarray) else sys.getsizeof(element)
 
 
 def _joined(arrays: list[Array]) -> Array:

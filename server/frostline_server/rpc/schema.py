@@ -66,7 +66,7 @@ def _column(column: Column) -> pb.Column:
         case Image():
             told.kind, told.most_bytes, told.most_pixels = pb.IMAGE, MOST_BYTES, MOST_PIXELS
             told.height, told.width = column.size
-            told.color, told.fit = column.color, column.fit
+            told.color, told.fit, told.pixels = column.color, column.fit, True
     return told
 
 

@@ -1,15 +1,15 @@
-"""The picture encoder: encoded pictures to the pixels that the network takes, decoded by several threads at once."""
+"""The picture encoder: pictures of any size to the pixels that the network takes, decoded by several threads at once."""
 
 import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from frostline.pictures import PictureError, decoded, opened
+from frostline.pictures import PictureError, decoded, of_pixels, opened
 from frostline_server.errors import InvalidData
 from frostline_server.runtime.row_schema import Image, RowSchema
 
@@ -43,29 +43,29 @@ class PictureEncoder:
         """The network's input for rows.
 
         Args:
-            columns: the files [N].
+            columns: the pictures [N]: bytes of files, or pixels uint8 [height, width] or [height, width, channels].
 
         Returns:
             The pixels, float32 [N, C, H, W], 0 (dark) to 255; and what each picture is, uint8 [N, 1], always known.
 
         Raises:
-            InvalidData: a file cannot be used; the error names all such rows.
+            InvalidData: a picture cannot be used; the error names all such rows.
         """
-        (files,) = columns
-        made = np.empty((len(files), *self._form.shape), np.float32)
+        (given,) = columns
+        made = np.empty((len(given), *self._form.shape), np.float32)
 
         # Whoever is free takes the next one; this thread too.
-        waiting = iter(range(len(files)))
+        waiting = iter(range(len(given)))
         bad: dict[int, str] = {}
 
         def decode() -> None:
             for row in waiting:
                 try:
-                    made[row] = self._pixels(files[row])
+                    made[row] = self._pixels(given[row])
                 except PictureError as error:
                     bad[row] = str(error)
 
-        helpers = [self._pool.submit(decode) for _ in range(min(self._threads, len(files)) - 1)] if self._pool else []
+        helpers = [self._pool.submit(decode) for _ in range(min(self._threads, len(given)) - 1)] if self._pool else []
         try:
             decode()
         finally:
@@ -74,9 +74,16 @@ class PictureEncoder:
             helper.result()
         if bad:
             raise InvalidData.of_rows(self._where, dict(sorted(bad.items())))
-        return made, np.zeros((len(files), 1), np.uint8)
+        return made, np.zeros((len(given), 1), np.uint8)
 
-    def _pixels(self, content: bytes) -> Array:
-        image = opened(content)
-        with self._large if image.width * image.height > _LARGE_PIXELS else nullcontext():
-            return decoded(image, self._form)
+    def _pixels(self, picture: bytes | Array) -> Array:
+        if isinstance(picture, bytes):
+            image = opened(picture)
+            with self._alone(image.width * image.height):
+                return decoded(image, self._form)
+        height, width, *_ = picture.shape
+        with self._alone(height * width):
+            return decoded(of_pixels(picture), self._form)
+
+    def _alone(self, pixels: int) -> AbstractContextManager[object]:
+        return self._large if pixels > _LARGE_PIXELS else nullcontext()

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from frostline.pictures import MOST_BYTES, Color, Fit, Form
+from frostline.pictures import MOST_BYTES, MOST_PIXELS, Color, Fit, Form
 from frostline_server.errors import LoadError
 from frostline_server.runtime.signature import TensorSpec
 
@@ -119,7 +119,7 @@ class Text(_Column):
 
 
 class Image(_Column):
-    """A column of pictures, each an encoded PNG, JPEG or WebP file, of which the network takes the pixels.
+    """A column of pictures, each an encoded PNG, JPEG or WebP file or its pixels, of which the network takes the pixels.
 
     Attributes:
         size: height and width of what each is brought to.
@@ -198,6 +198,7 @@ class RowSchema(_Frozen):
                 (),
                 binary=isinstance(column, Image),
                 most_bytes=_MOST_BYTES.get(column.kind),
+                most_pixels=MOST_PIXELS if isinstance(column, Image) else None,
             )
             for column in self.columns
         )
@@ -223,10 +224,12 @@ class RowSchema(_Frozen):
         return TensorSpec(STATES, "UINT8", np.dtype(np.uint8), (len(self.columns),), alias="input_states")
 
     def to_json(self) -> str:
-        """The schema as clients read it."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude={"file"}, exclude_none=True), ensure_ascii=False, allow_nan=False
-        )
+        """The schema as clients read it, with the types that are taken for pictures."""
+        told = self.model_dump(mode="json", exclude={"file"}, exclude_none=True)
+        for column in told["columns"]:
+            if column["kind"] == "image":
+                column["datatypes"] = ["BYTES", "UINT8"]
+        return json.dumps(told, ensure_ascii=False, allow_nan=False)
 
 
 def read_schema(card: Mapping[str, Any]) -> RowSchema | None:
