@@ -48,6 +48,7 @@ from frostline_server.runtime.picture_encoder import PictureEncoder
 from frostline_server.runtime.row_schema import read_schema
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
+from frostline_server.runtime.token_encoder import TokenEncoder
 
 Warn = Callable[[str], None]
 """Is told of what could not be done and is not a failure."""
@@ -460,7 +461,8 @@ def batcher_of(
         admission=admission,
         on_failure=failures,
         # Only then can no request hold a front end's thread for longer than those before it.
-        inline=not sessions[0].signature.traits.data_dependent and not isinstance(encoder, PictureEncoder),
+        inline=not sessions[0].signature.traits.data_dependent
+        and not isinstance(encoder, PictureEncoder | TokenEncoder),
         max_run_s=max_run_s,
         # A session on the CPU can run again while a run hangs. On a CUDA device all its runs are in one thread.
         spares=len(sessions) if all(session.device == "cpu" for session in sessions) else 0,
@@ -481,15 +483,14 @@ def encoder_of(
     if schema is None:
         return None
     content, signature = artifact.listed(schema.file) if schema.file else b"", sessions[0].signature
-    if len(signature.inputs) != 1:
-        raise LoadError(f"raw rows make one tensor, and the network takes {len(signature.inputs)}")
     if not signature.batched:
         warn("raw rows are not taken, because the model is served without a batch axis")
         return None
-    (spec,) = signature.inputs
-    if any(column.name == spec.name for column in schema.columns):
-        warn(f"only raw rows are taken: a column is called '{spec.name}', as the network's own input is")
-    encoder = open_encoder(schema, content, spec, threads)
+    own = {spec.name for spec in signature.inputs}
+    for column in schema.columns:
+        if column.name in own:
+            warn(f"only raw rows are taken: a column is called '{column.name}', as the network's own input is")
+    encoder = open_encoder(schema, content, signature.inputs, threads)
     if golden is None or artifact.golden_file is None:
         raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
     proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)
@@ -499,8 +500,8 @@ def encoder_of(
     return encoder
 
 
-def encoded_rows(encoder: Encoder, proof: GoldenRows) -> np.ndarray[Any, Any]:
-    """The network's input for the raw rows of a golden sample, the same whether they come one by one or together.
+def encoded_rows(encoder: Encoder, proof: GoldenRows) -> list[np.ndarray[Any, Any]]:
+    """The network's inputs for the raw rows of a golden sample, the same whether they come one by one or together.
 
     Raises:
         LoadError: it is not, or a row cannot be encoded.
@@ -508,17 +509,18 @@ def encoded_rows(encoder: Encoder, proof: GoldenRows) -> np.ndarray[Any, Any]:
     count = len(proof.columns[0])
     try:
         together, _ = encoder.encode(proof.columns)
-        alone = np.concatenate(
-            [encoder.encode([cells[at : at + 1] for cells in proof.columns])[0] for at in range(count)]
-        )
+        each = [encoder.encode([cells[at : at + 1] for cells in proof.columns])[0] for at in range(count)]
     except PredictionError as error:
         raise LoadError(f"golden check failed: raw rows: {error}") from error
-    if not np.array_equal(together, alone, equal_nan=True):
+    alone = [np.concatenate(arrays) for arrays in zip(*each, strict=True)]
+    if not all(
+        np.array_equal(*pair, equal_nan=pair[0].dtype.kind == "f") for pair in zip(together, alone, strict=True)
+    ):
         raise LoadError("golden check failed: raw rows are encoded differently alone and together")
     return alone
 
 
-def prove_rows(session: Session, encoded: np.ndarray[Any, Any], proof: GoldenRows, golden: Golden) -> None:
+def prove_rows(session: Session, encoded: Sequence[np.ndarray[Any, Any]], proof: GoldenRows, golden: Golden) -> None:
     """Prove that raw rows are answered as training answered them.
 
     Raises:
@@ -527,7 +529,7 @@ def prove_rows(session: Session, encoded: np.ndarray[Any, Any], proof: GoldenRow
     names = list(proof.outputs)
     try:
         # One run for each: what a batch of them answers, the numeric rows have shown.
-        answers = [session.run([encoded[at : at + 1]], names) for at in range(len(encoded))]
+        answers = [session.run([array[at : at + 1] for array in encoded], names) for at in range(len(encoded[0]))]
     except PredictionError as error:
         raise LoadError(f"golden check failed: raw rows: {error}") from error
     for name, *got in zip(names, *answers, strict=True):

@@ -39,7 +39,7 @@ class PictureEncoder:
         # Of odd metadata, which changes no pixel. A filter of its own for each call would not be safe among threads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
-    def encode(self, columns: Sequence[Array]) -> tuple[Array, Array]:
+    def encode(self, columns: Sequence[Array]) -> tuple[list[Array], Array]:
         """The network's input for rows.
 
         Args:
@@ -74,7 +74,7 @@ class PictureEncoder:
             helper.result()
         if bad:
             raise InvalidData.of_rows(self._where, dict(sorted(bad.items())))
-        return made, np.zeros((len(given), 1), np.uint8)
+        return [made], np.zeros((len(given), 1), np.uint8)
 
     def _pixels(self, picture: bytes | Array) -> Array:
         if isinstance(picture, bytes):
