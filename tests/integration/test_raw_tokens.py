@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import frostline
 from frostline_training import publish
 from frostline_training.data.rows import Text
-from tests.support import calls, raw_tokens
+from tests.support import calls, raw_clients, raw_tokens
 from tests.support.raw_tokens import ODD, SENTENCES
 from tests.support.servers import TIMEOUT_S, Running, running
 
@@ -166,3 +166,19 @@ def test_the_file_belongs_to_the_version(models: Path) -> None:
     with np.load(folder / "golden.npz") as golden:
         assert {"", " ", "\N{FOX FACE}", "a\0b", "\u16a0\u16a1 \u16a2"} < set(golden["rows.review"].tolist())
         assert max(map(len, golden["rows.review"].tolist())) > 2 * LENGTH
+
+
+@pytest.mark.parametrize("model", ["piece", "words"])
+def test_stock_clients_send_texts_that_are_tokenized(
+    models: Path, model: str, kserve_python: Path, tool: Callable[[str], str], node_packages: Path
+) -> None:
+    assert node_packages.is_dir()
+    answers = raw_clients.softmax(expected(model, TEXTS))
+    with running(models, log_level="error") as server:
+        for command in (
+            raw_clients.triton(server.address, model, 1),
+            raw_clients.kserve(kserve_python, server.address, model, 16),
+            raw_clients.node(tool("node"), server.address, model),
+        ):
+            got = raw_clients.ask({"review": raw_clients.texts(TEXTS)}, command)
+            np.testing.assert_allclose(got, answers, rtol=1e-4, atol=1e-4, err_msg=" ".join(command))

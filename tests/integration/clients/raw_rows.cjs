@@ -1,6 +1,7 @@
 // Raw rows through @grpc/grpc-js, in one ModelInfer: prints the probabilities of each row as JSON.
 //   node raw_rows.cjs HOST:PORT MODEL < columns.json
-// The input is {column: {datatype, data}}, null for a missing number.
+// The input is {column: {datatype, data}}, null for a missing number; of files and of pixels {datatype, base64}, of pixels with
+// the shape of each row.
 const fs = require('fs');
 const path = require('path');
 const grpc = require('@grpc/grpc-js');
@@ -13,15 +14,21 @@ const definition = loader.loadSync('inference.proto', { includeDirs: [folder], k
 const { GRPCInferenceService } = grpc.loadPackageDefinition(definition).inference;
 const client = new GRPCInferenceService(address, grpc.credentials.createInsecure());
 
-const inputs = Object.entries(columns).map(([name, { datatype, data }]) => ({
-  name,
-  datatype,
-  shape: [data.length],
-  contents: datatype === 'BYTES'
+const contentsOf = ({ datatype, data, base64 }) => {
+  if (base64) return { bytes_contents: base64.map((content) => Buffer.from(content, 'base64')) };
+  return datatype === 'BYTES'
     ? { bytes_contents: data.map((cell) => Buffer.from(cell, 'utf8')) }
-    : { fp64_contents: data.map((cell) => (cell === null ? NaN : cell)) },
+    : { fp64_contents: data.map((cell) => (cell === null ? NaN : cell)) };
+};
+const pixels = Object.values(columns).filter(({ datatype }) => datatype === 'UINT8');
+const inputs = Object.entries(columns).map(([name, column]) => ({
+  name,
+  datatype: column.datatype,
+  shape: [(column.data || column.base64).length, ...(column.shape || [])],
+  ...(pixels.length ? {} : { contents: contentsOf(column) }),
 }));
-client.ModelInfer({ model_name: model, inputs, outputs: [{ name: 'softmax' }] }, { deadline: Date.now() + 60000 }, (error, response) => {
+const raw_input_contents = pixels.map(({ base64 }) => Buffer.concat(base64.map((row) => Buffer.from(row, 'base64'))));
+client.ModelInfer({ model_name: model, inputs, raw_input_contents, outputs: [{ name: 'softmax' }] }, { deadline: Date.now() + 60000 }, (error, response) => {
   if (error) { console.error(error); process.exit(1); }
   const raw = Buffer.from(response.raw_output_contents[0]);
   const width = Number(response.outputs[0].shape[1]);
