@@ -4,6 +4,7 @@ A loaded model has files that match its card, is warm, and has answered its gold
 """
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,7 @@ class Loader:
         max_class_series: the most classes of a model that are counted by themselves.
         files: reads what is in the models folder; by default only what really lies there.
         trials: loads versions in a child process first; None for no such trial.
+        decoding: held while a large picture is decoded; one for the process.
     """
 
     providers: Sequence[Provider]
@@ -96,6 +98,7 @@ class Loader:
     max_class_series: int = 100
     files: FileReader | None = None
     trials: Trials | None = None
+    decoding: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, folder: Path, config: model_config_pb2.ModelConfig) -> Artifact:
         """What is in a version's folder, checked against its card.
@@ -164,7 +167,7 @@ class Loader:
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
         threads = tuning_of(config)[0].intra_op_threads or self.threads
-        encoder = encoder_of(artifact, sessions, golden, threads, warn)
+        encoder = encoder_of(artifact, sessions, golden, threads, self.decoding, warn)
         # Of a picture, nothing is missing, unknown or outside.
         counted = encoder is not None and not isinstance(encoder, PictureEncoder)
         input_stats = InputStats(encoder.schema, self.max_class_series) if encoder and counted else None
@@ -472,7 +475,12 @@ def batcher_of(
 
 
 def encoder_of(
-    artifact: Artifact, sessions: Sequence[Session], golden: Golden | None, threads: int, warn: Warn
+    artifact: Artifact,
+    sessions: Sequence[Session],
+    golden: Golden | None,
+    threads: int,
+    decoding: threading.Lock,
+    warn: Warn,
 ) -> Encoder | None:
     """What encodes a version's raw rows, proved to answer as training did; None if it takes none.
 
@@ -490,7 +498,7 @@ def encoder_of(
     for column in schema.columns:
         if column.name in own:
             warn(f"only raw rows are taken: a column is called '{column.name}', as the network's own input is")
-    encoder = open_encoder(schema, content, signature.inputs, threads)
+    encoder = open_encoder(schema, content, signature.inputs, threads, decoding)
     if golden is None or artifact.golden_file is None:
         raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
     proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)

@@ -1,5 +1,6 @@
 """The encoders of raw rows, one kind for each kind of schema."""
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,9 @@ from frostline_server.runtime.token_encoder import TokenEncoder
 Encoder = RowEncoder | ByteEncoder | WordEncoder | TokenEncoder | PictureEncoder
 
 
-def open_encoder(schema: RowSchema, content: bytes, specs: Sequence[TensorSpec], threads: int) -> Encoder:
+def open_encoder(
+    schema: RowSchema, content: bytes, specs: Sequence[TensorSpec], threads: int, alone: threading.Lock
+) -> Encoder:
     """The encoder of a version's raw rows.
 
     Args:
@@ -23,6 +26,7 @@ def open_encoder(schema: RowSchema, content: bytes, specs: Sequence[TensorSpec],
         content: the file that encodes a table, or a text's tokenizer; empty for others.
         specs: the network's inputs.
         threads: how many decode pictures at once.
+        alone: held while a large one is decoded.
 
     Raises:
         LoadError: the network takes something else than it makes of such rows, or the file cannot be run.
@@ -42,7 +46,7 @@ def open_encoder(schema: RowSchema, content: bytes, specs: Sequence[TensorSpec],
             return WordEncoder(schema, column)
         case Image():
             _check(spec, np.dtype(np.float32), column.form.shape, "picture")
-            return PictureEncoder(schema, column, threads)
+            return PictureEncoder(schema, column, threads, alone)
         case _:
             if len(spec.shape) != 1:
                 raise LoadError(f"{schema.file} makes one tensor [rows, numbers], and the network takes something else")

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+from PIL import Image as pillow  # noqa: N813  a column is called so here
 
 from frostline.pictures import PictureError, decoded, of_pixels, opened
 from frostline_server.errors import InvalidData
@@ -16,7 +17,9 @@ from frostline_server.runtime.row_schema import Image, RowSchema
 Array = np.ndarray[Any, Any]
 
 _LARGE_PIXELS = 4_000_000
-"""Pictures of more pixels are decoded one after the other: the largest takes hundreds of megabytes for a moment."""
+"""Pictures of more pixels are decoded one after the other: the largest takes half a gigabyte for a moment."""
+_BLOCK_BYTES = 64 << 20
+"""What Pillow takes memory in, for pictures that are as large. The C library's own limit is 32 MiB."""
 
 
 class PictureEncoder:
@@ -26,18 +29,21 @@ class PictureEncoder:
         schema: its columns, of which there is one.
         column: that one.
         threads: how many decode at once. Pillow lets go of the interpreter's lock.
+        alone: held while a large picture is decoded; one for the process.
     """
 
-    def __init__(self, schema: RowSchema, column: Image, threads: int) -> None:
+    def __init__(self, schema: RowSchema, column: Image, threads: int, alone: threading.Lock) -> None:
         self.schema = schema
         self._form = column.form
         self._where = f"column {column.name!r}"
         # Its threads start when they are needed, and end with the encoder.
         self._pool = ThreadPoolExecutor(threads - 1, "decode-pictures") if threads > 1 else None
         self._threads = threads
-        self._large = threading.Lock()
+        self._large = alone
         # Of odd metadata, which changes no pixel. A filter of its own for each call would not be safe among threads.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        # Larger blocks than the C library has in its heaps, of which each thread has its own and keeps what was freed.
+        pillow.core.set_block_size(_BLOCK_BYTES)  # type: ignore[attr-defined]  # which its documentation names
 
     def encode(self, columns: Sequence[Array]) -> tuple[list[Array], Array]:
         """The network's input for rows.
@@ -80,10 +86,16 @@ class PictureEncoder:
         if isinstance(picture, bytes):
             image = opened(picture)
             with self._alone(image.width * image.height):
-                return decoded(image, self._form)
+                return self._decoded(image)
         height, width, *_ = picture.shape
         with self._alone(height * width):
-            return decoded(of_pixels(picture), self._form)
+            return self._decoded(of_pixels(picture))
+
+    def _decoded(self, image: Any) -> Array:
+        pixels = decoded(image, self._form)
+        # Its memory, before the next large one is decoded.
+        image.close()
+        return pixels
 
     def _alone(self, pixels: int) -> AbstractContextManager[object]:
         return self._large if pixels > _LARGE_PIXELS else nullcontext()
