@@ -6,7 +6,7 @@ The file also says how texts are cut and padded, always to the same length, so t
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 MOST_FILE_BYTES = 64 << 20
 """The largest tokenizer's file; those of large vocabularies have 20 to 35 MB."""
 
+_TOGETHER = 1 << 18
+"""Characters of texts that are tokenized at once."""
 _MOST_GROWTH = 64
 """Of those in use, a normaliser puts at most a few characters in place of one. Memory that cannot be had ends the process."""
 
@@ -73,10 +75,21 @@ class TokenEncoder:
             InvalidData: the tokenizer fails on a text; the error names all such rows.
         """
         texts = columns[0].tolist()
-        encodings = self._encoded(texts)
-        inputs = [np.array([make(encoding) for encoding in encodings], np.int64) for make in self._makers]
-        states = np.array([self._state(*each) for each in zip(texts, encodings, strict=True)], np.uint8)
-        return inputs, states[:, np.newaxis]
+        inputs = [np.empty((len(texts), self._length), np.int64) for _ in self._makers]
+        states = np.empty((len(texts), 1), np.uint8)
+        bad: dict[int, str] = {}
+        at = 0
+        # What the library makes of a text takes a hundred times its memory.
+        for group in _groups(texts):
+            encodings = self._encoded(group, at, bad)
+            for row, (text, encoding) in enumerate(zip(group, encodings, strict=False), at):
+                for array, make in zip(inputs, self._makers, strict=True):
+                    array[row] = make(encoding)
+                states[row] = self._state(text, encoding)
+            at += len(group)
+        if bad:
+            raise InvalidData.of_rows(self._where, bad)
+        return inputs, states
 
     def _state(self, text: str, encoding: Any) -> int:
         if text.strip() in self._missing:
@@ -91,22 +104,37 @@ class TokenEncoder:
         # Only a text that fills all places may have been cut.
         return OUTSIDE if encoding.attention_mask.count(1) == self._length and encoding.overflowing else KNOWN
 
-    def _encoded(self, texts: list[str]) -> list[Any]:
+    def _encoded(self, texts: list[str], start: int, bad: dict[int, str]) -> list[Any]:
+        """The encodings of texts; none if one fails, and what is wrong with each, by its row, is then added to `bad`."""
         encodings, fault = _tried(self._tokenizer, texts)
         if fault:
             tried = [_tried(self._tokenizer, [text]) for text in texts]
-            bad = {row: f"the tokenizer fails on the text: {fault}" for row, (_, fault) in enumerate(tried) if fault}
-            if bad:
-                raise InvalidData.of_rows(self._where, bad)
-            encodings = [encoding for (encoding,), _ in tried]
+            encodings = [encoding for (encoding,), fault in tried if not fault]
+            failed = {row: fault for row, (_, fault) in enumerate(tried, start) if fault}
+            bad.update({row: f"the tokenizer fails on the text: {fault}" for row, fault in failed.items()})
+            if failed:
+                return []
         wrong = {
             row: f"the tokenizer makes {len(encoding.ids)} tokens of the text, not {self._length}"
-            for row, encoding in enumerate(encodings)
+            for row, encoding in enumerate(encodings, start)
             if len(encoding.ids) != self._length
         }
-        if wrong:
-            raise InvalidData.of_rows(self._where, wrong)
-        return encodings
+        bad.update(wrong)
+        return [] if wrong else encodings
+
+
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    """Texts in their order, some at once that are not long together, or a long one alone."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        if group and size + len(text) > _TOGETHER:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
 
 
 def _tried(tokenizer: Any, texts: list[str]) -> tuple[list[Any], str]:

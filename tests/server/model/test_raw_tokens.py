@@ -103,10 +103,10 @@ def test_a_text_on_which_the_tokenizer_fails_fails_its_own_request_alone(
     stub = calls.stub(channel)
     with server.held("endless") as held:
         good = stub.ModelInfer.future(request("endless", TEXTS), timeout=TIMEOUT_S)
-        bad = stub.ModelInfer.future(request("endless", ["good", ENDLESS]), timeout=TIMEOUT_S)
-        held.wait_until_queued(len(TEXTS) + 2)
+        bad = stub.ModelInfer.future(request("endless", ["good", "a b " * 100_000, ENDLESS]), timeout=TIMEOUT_S)
+        held.wait_until_queued(len(TEXTS) + 3)
     assert bad.exception(TIMEOUT_S).code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "column 'text', row 1: the tokenizer fails on the text: Onig: Regex" in bad.exception().details()
+    assert "column 'text', row 2: the tokenizer fails on the text: Onig: Regex" in bad.exception().details()
     for _ in range(2):
         np.testing.assert_allclose(
             calls.answers(good.result(TIMEOUT_S))["logits"], logits_of(numbers_of(TEXTS)), rtol=1e-5
