@@ -109,7 +109,7 @@ class TokenEncoder:
         encodings, fault = _tried(self._tokenizer, texts)
         if fault:
             tried = [_tried(self._tokenizer, [text]) for text in texts]
-            encodings = [encoding for (encoding,), fault in tried if not fault]
+            encodings = [encoding for encoded, _ in tried for encoding in encoded]
             failed = {row: fault for row, (_, fault) in enumerate(tried, start) if fault}
             bad.update({row: f"the tokenizer fails on the text: {fault}" for row, fault in failed.items()})
             if failed:
