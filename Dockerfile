@@ -25,7 +25,7 @@ COPY --from=wheel /wheels/ /wheels/
 FROM environment AS serve-environment
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-# `cuda` adds NVIDIA's libraries; the ONNX Runtime wheel itself serves both devices.
+# `cuda` adds NVIDIA's libraries; the ONNX Runtime wheel itself serves both devices. `text` adds what runs tokenizers.
 ARG EXTRAS=""
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/frostline/bin/python install --constraint /constraints.txt \

@@ -256,7 +256,7 @@ def by_client(address: str, trained: Trained, command: Sequence[str], rows: int)
 
 def _told(cells: list[Any]) -> dict[str, Any]:
     if isinstance(cells[0], bytes):
-        return {"datatype": "BYTES", "base64": True, "data": [base64.b64encode(cell).decode() for cell in cells]}
+        return {"datatype": "BYTES", "base64": [base64.b64encode(cell).decode() for cell in cells]}
     return {"datatype": "BYTES" if isinstance(cells[0], str) else "FP64", "data": cells}
 
 

@@ -24,6 +24,7 @@ MOST_BYTES = 64 << 20
 """The longest file."""
 
 _DEEP = 65535  # white, where a pixel has 16 bits
+_SCALED = ((np.arange(_DEEP + 1) * 255 + _DEEP // 2) // _DEEP).astype(np.uint8)
 _WHOLE = ("PNG", "PPM")  # Pillow opens the 16-bit pictures of some formats with 32 bits
 
 
@@ -79,8 +80,20 @@ def opened(content: bytes) -> "Image":
     return image
 
 
+def of_pixels(array: NDArray[np.uint8]) -> "Image":
+    """Return decoded pixels as a picture: what a file without loss that holds them would be.
+
+    Args:
+        array: [height, width] or [height, width, 1] (grey), [height, width, 3] (red, green, blue) or [height, width, 4]
+            (and opacity), 0 to 255.
+    """
+    from PIL import Image  # noqa: PLC0415 only those who have pictures pay for the library
+
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
 def decoded(image: "Image", form: Form) -> NDArray[np.uint8]:
-    """Return the pixels uint8 [C, H, W] of what `opened` gave.
+    """Return the pixels uint8 [C, H, W] of what `opened` or `of_pixels` gave.
 
     Raises:
         PictureError: It is damaged, or of a kind that is not taken.
@@ -129,8 +142,8 @@ def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Ima
         kind = {"I": "whole numbers of 32 bits", "F": "floating-point numbers", "LAB": "L*a*b* values"}[upright.mode]
         raise ValueError(f"its pixels are {kind}; save it with 8 or 16 bits of grey or colour")
     if upright.has_transparency_data:
-        above = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", above.size, (*background, 255)), above)
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, (*background, 255)), upright)
     wanted = "L" if color == "grey" else "RGB"
     if upright.mode != wanted:
         upright = upright.convert("RGB").convert(wanted)
@@ -140,8 +153,9 @@ def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Ima
 def _eight_bits(image: "Image") -> "Image":
     from PIL import Image  # noqa: PLC0415 as above
 
-    deep: NDArray[Any] = np.asarray(image).astype(np.int64)
-    scaled = Image.fromarray(((deep * 255 + _DEEP // 2) // _DEEP).astype(np.uint8))
+    deep: NDArray[Any] = np.asarray(image)
+    # By a table, because numbers that hold the product take eight times the memory of the picture.
+    scaled = Image.fromarray(_SCALED[deep])
     seen_through: Any = image.info.get("transparency")
     if seen_through is not None:
         scaled.putalpha(Image.fromarray(np.where(deep == seen_through, 0, 255).astype(np.uint8)))

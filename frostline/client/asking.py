@@ -85,6 +85,10 @@ class Known:
         """Whether to send an input to a version as it is, and all at once, because nothing is known that speaks against."""
         if type(inputs) is not np.ndarray or inputs.dtype not in _SENT_AS_THEY_ARE:
             return False
+        # Pictures of any size have a column; unless they are known to be for that, they may be for the network's own input.
+        schema = self._schemas.get((name, version)) if inputs.dtype == np.uint8 else None
+        if schema is not None and rows.are_of(inputs, schema):
+            return False
         model = self._models.get((name, version))
         return model is None or (
             len(model.inputs) == 1

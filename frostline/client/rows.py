@@ -31,6 +31,9 @@ _MEDIA = ("text", "image")
 _LISTED = 8
 """Categories that a message lists."""
 
+_MOST_PIXEL_BYTES = 1 << 20
+"""Pictures of more bytes are sent as files: these are smaller, and one must fit into a message."""
+
 _NUMBERS = (bool, int, float, Decimal, np.number, np.bool_)
 _YES = {True: ("true", "yes"), False: ("false", "no")}
 """How truth values are written in tables, in small letters."""
@@ -38,7 +41,8 @@ _YES = {True: ("true", "yes"), False: ("false", "no")}
 
 def may_be(inputs: object) -> bool:
     """Whether these may be raw rows: a dict, a list of dicts, a list of texts or pictures, or a table."""
-    return isinstance(inputs, Mapping) or is_records(inputs) or is_media(inputs) or is_table(inputs)
+    alone = is_media(inputs) or is_pixels(inputs)
+    return alone or isinstance(inputs, Mapping) or is_records(inputs) or is_table(inputs)
 
 
 def is_records(inputs: object) -> TypeGuard[Sequence[Mapping[str, Any]]]:
@@ -53,12 +57,25 @@ def is_media(inputs: object) -> TypeGuard[Sequence[Any]]:
     )
 
 
+def is_pixels(inputs: object) -> TypeGuard[NDArray[np.uint8]]:
+    """Whether it is an array that may be pictures: uint8 [rows, height, width] or [rows, height, width, channels]."""
+    return isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 and inputs.ndim in (3, 4)
+
+
 def are_of(inputs: object, schema: Schema) -> bool:
-    """Whether these are raw rows for a model, and not arrays by the names of the network's own inputs."""
+    """Whether these are raw rows for a model, and not arrays by the names of the network's own inputs, or for the only one."""
+    if is_pixels(inputs):
+        return [column.pixels for column in schema.columns] == [True] and not any(
+            _fits(inputs.shape, spec.shape) for spec in schema.inputs
+        )
     if is_media(inputs):
         return [column.kind in _MEDIA for column in schema.columns] == [True]
     own = {spec.name for spec in schema.inputs}
     return bool(schema.columns) and not (isinstance(inputs, Mapping) and inputs and own.issuperset(inputs))
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(size == want or want < 0 for size, want in zip(shape, wanted, strict=True))
 
 
 def missing_word(schema: Schema) -> str:
@@ -71,13 +88,14 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
 
     Args:
         rows: A dict for each row, a dict of one row, a dict with a list or array for each column, or a table of pandas,
-            polars or pyarrow; of a model that takes texts or pictures also a list of these. None, NaN, NaT and NA are missing values. A column that is not there at all is missing in all
-            rows, if it was missing in some rows of the training.
+            polars or pyarrow; of a model that takes texts or pictures also a list of these, and pixels of pictures as
+            one array. None, NaN, NaT and NA are missing values. A column that is not there at all is missing in all rows, if it was missing in some rows of the training.
         schema: What the model takes; it has columns.
         extra: Whether to refuse columns that the model does not take, or to ignore them.
 
     Returns:
-        For each column of the schema its cells [rows]: numbers float64, NaN where one is missing, or objects that are texts.
+        For each column of the schema its cells [rows]: numbers float64, NaN where one is missing, or objects that are texts
+        or files of pictures; of pictures also their pixels uint8 [rows, height, width, channels].
 
     Raises:
         InvalidInput: The rows do not have the columns, or a cell is not what its column is; the message says which, and what
@@ -86,7 +104,7 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
     """
     if extra not in get_args(Extra):
         raise ValueError(f"extra is {extra!r}; it may be {' or '.join(map(repr, get_args(Extra)))}")
-    if is_media(rows):
+    if is_media(rows) or is_pixels(rows):
         count = len(rows)
         columns: dict[str, Cells] = {schema.columns[0].name: rows}
     elif is_records(rows):
@@ -362,10 +380,25 @@ def _is_open(value: object) -> bool:
 
 
 def _pictures(cells: Cells, column: Column, empty: str, place: _Place) -> NDArray[Any]:
-    del column, empty
+    del empty
+    if is_pixels(cells):
+        return cells
+    if column.pixels and _are_alike(cells):
+        pixels = np.stack(list(cells))
+        return pixels if pixels.ndim == 4 else pixels[:, :, :, np.newaxis]
     array = np.empty(len(cells), object)
     array[:] = [_picture(cell, index, place) for index, cell in enumerate(cells)]
     return array
+
+
+def _are_alike(cells: Cells) -> bool:
+    """Whether all are pixels of small pictures of one size."""
+    first = cells[0]
+    return (
+        isinstance(first, np.ndarray)
+        and first.nbytes <= _MOST_PIXEL_BYTES
+        and all(_is_picture(cell) and getattr(cell, "shape", None) == first.shape for cell in cells)
+    )
 
 
 def _picture(cell: Any, index: int, place: _Place) -> bytes:

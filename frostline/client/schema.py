@@ -23,6 +23,7 @@ class Column:
         highest: The highest, or the last.
         format: How dates are written: `iso`, or the directives of Python's `strptime`; empty where there are none.
         share_missing: The share of the training rows that had no value, 0 to 1.
+        pixels: Whether pictures may be sent as pixels, and not only as files.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Column:
     highest: float | str | None = None
     format: str = ""
     share_missing: float = 0.0
+    pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def _column(told: pb.Column) -> Column:
         highest=_shortest(told.highest) if numbers else told.latest or None,
         format=told.format,
         share_missing=told.share_missing,
+        pixels=told.pixels,
     )
 
 

@@ -151,7 +151,7 @@ class SchemaRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class Column(_message.Message):
-    __slots__ = ("name", "kind", "dtype", "categories", "lowest", "highest", "format", "earliest", "latest", "share_missing", "most_bytes", "bytes", "most_pixels", "height", "width", "color", "fit")
+    __slots__ = ("name", "kind", "dtype", "categories", "lowest", "highest", "format", "earliest", "latest", "share_missing", "most_bytes", "bytes", "most_pixels", "height", "width", "color", "fit", "pixels", "length")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +169,8 @@ class Column(_message.Message):
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     COLOR_FIELD_NUMBER: _ClassVar[int]
     FIT_FIELD_NUMBER: _ClassVar[int]
+    PIXELS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: ColumnKind
     dtype: DataType
@@ -186,7 +188,9 @@ class Column(_message.Message):
     width: int
     color: str
     fit: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ..., most_bytes: _Optional[int] = ..., bytes: _Optional[int] = ..., most_pixels: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., color: _Optional[str] = ..., fit: _Optional[str] = ...) -> None: ...
+    pixels: bool
+    length: int
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[ColumnKind, str]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., categories: _Optional[_Iterable[str]] = ..., lowest: _Optional[float] = ..., highest: _Optional[float] = ..., format: _Optional[str] = ..., earliest: _Optional[str] = ..., latest: _Optional[str] = ..., share_missing: _Optional[float] = ..., most_bytes: _Optional[int] = ..., bytes: _Optional[int] = ..., most_pixels: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., color: _Optional[str] = ..., fit: _Optional[str] = ..., pixels: bool = ..., length: _Optional[int] = ...) -> None: ...
 
 class SchemaResponse(_message.Message):
     __slots__ = ("model", "version", "task", "labels", "columns", "missing", "example", "inputs", "outputs", "max_rows", "reading")

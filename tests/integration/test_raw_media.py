@@ -1,6 +1,7 @@
 """Texts and pictures from a recipe to a server: raw test rows are answered as the trained network answers them."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+import frostline
 from frostline_training import data
 from frostline_training.config import Hyperparameters, Mlp, Recipe, Rnn
 from frostline_training.sources import CsvFile, ImageFolder
-from tests.support import calls
+from tests.support import calls, raw_clients
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.training.published import trained
 
@@ -42,11 +45,13 @@ class Trained:
         models: the models folder.
         cells: the raw test rows.
         answers: what PyTorch answers to them as training encodes them, [N, C].
+        network: what answers.
     """
 
     models: Path
     cells: list[str]
     answers: Array
+    network: nn.Module
 
 
 def _trained(folder: Path, source: CsvFile | ImageFolder, network: Any, column: str) -> Trained:
@@ -58,7 +63,7 @@ def _trained(folder: Path, source: CsvFile | ImageFolder, network: Any, column: 
     assert test.cells is not None
     with torch.no_grad():
         answers = published(torch.from_numpy(data.named(test.inputs)["input"])).numpy()
-    return Trained(folder / "models", [cell or "" for cell in test.cells.columns[column]], answers)
+    return Trained(folder / "models", [cell or "" for cell in test.cells.columns[column]], answers, published)
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +141,53 @@ def _asked(server: Running, column: str, cells: Sequence[Any]) -> Array:
         together = np.concatenate([ask(cells[at : at + 32]) for at in range(0, len(cells), 32)])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
     return together
+
+
+COMMANDS = ["triton alone", "triton", "kserve", "node"]
+
+
+@pytest.fixture
+def command(request: pytest.FixtureRequest) -> Callable[[str], list[str]]:
+    """What makes the command of a stock client of a server's address."""
+    name = str(request.param)
+    if name == "kserve":
+        python = request.getfixturevalue("kserve_python")
+        return lambda address: raw_clients.kserve(python, address, "raw", 16)
+    if name == "node":
+        request.getfixturevalue("node_packages")
+        program = request.getfixturevalue("tool")("node")
+        return lambda address: raw_clients.node(program, address, "raw", 16)
+    return lambda address: raw_clients.triton(address, "raw", 1 if name == "triton alone" else 16)
+
+
+@pytest.mark.parametrize("command", COMMANDS, indirect=True)
+def test_stock_clients_send_texts(reviews: Trained, command: Callable[[str], list[str]]) -> None:
+    with running(reviews.models, log_level="error") as server:
+        got = raw_clients.ask({"review": raw_clients.texts(reviews.cells[:64])}, command(server.address))
+    np.testing.assert_allclose(got, raw_clients.softmax(reviews.answers[:64]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("command", COMMANDS, indirect=True)
+def test_stock_clients_send_pictures_as_files_and_as_pixels(
+    fruits: Trained, command: Callable[[str], list[str]]
+) -> None:
+    taken = [at for at, path in enumerate(fruits.cells) if not path.endswith(".bmp")]
+    files = [Path(fruits.cells[at]).read_bytes() for at in taken]
+    pixels = np.random.default_rng(2).integers(0, 256, (20, 21, 13, 3), dtype=np.uint8)
+    with torch.no_grad():
+        encoded = frostline.encode([_png(picture) for picture in pixels], [IMAGE])
+        answers = fruits.network(torch.from_numpy(encoded)).numpy()
+    with running(fruits.models, log_level="error") as server:
+        as_files = raw_clients.ask({"image": raw_clients.files(files)}, command(server.address))
+        as_pixels = raw_clients.ask({"image": raw_clients.pixels(pixels)}, command(server.address))
+    np.testing.assert_allclose(as_files, raw_clients.softmax(fruits.answers[taken]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(as_pixels, raw_clients.softmax(answers), rtol=1e-4, atol=1e-4)
+
+
+IMAGE = frostline.Image("image", (8, 10), fit="pad", background=(0, 128, 255))
+
+
+def _png(pixels: Array) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

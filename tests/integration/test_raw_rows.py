@@ -1,9 +1,6 @@
 """A recipe on a CSV file, trained and served: clients that know nothing of Frostline send its rows as they are in the file."""
 
 import csv
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +16,8 @@ from frostline_training.config import Hyperparameters, Mlp, Recipe
 from frostline_training.data import prepare
 from frostline_training.data.encoding import encode
 from frostline_training.sources import CsvFile
+from tests.support import raw_clients
 
-CLIENTS = Path(__file__).parent / "clients"
-TIMEOUT_S = 120
 MISSING = ("", "NA", "?")
 
 
@@ -74,8 +70,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert raw is not None
     numbers = encode(raw, split.dataset.columns)
     session = onnxruntime.InferenceSession(published.path / "model.onnx")
-    logits = session.run(["logits"], {"input": numbers})[0].astype(np.float64)
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    logits = session.run(["logits"], {"input": numbers})[0]
     columns: dict[str, dict[str, Any]] = {
         "tenure": {
             "datatype": "FP64",
@@ -88,26 +83,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     columns["plan"]["data"] = ["platinum" if cell == "?" else cell for cell in columns["plan"]["data"]]
     flags = ["--models", str(models), "--allow-anonymous", "all"]
     with server_process.serve(flags, lambda event: None) as server:
-        yield Served(server.address, columns, exponents / exponents.sum(axis=1, keepdims=True))
+        yield Served(server.address, columns, raw_clients.softmax(logits))
 
 
-def ask(served: Served, *command: str) -> Any:
-    """What a client prints that is given the rows."""
-    client = subprocess.run(
-        command, input=json.dumps(served.columns), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    assert client.returncode == 0, client.stdout + client.stderr
-    return np.array(json.loads(client.stdout))
-
-
-@pytest.mark.parametrize("rows", ["1", "16"])
-def test_tritons_client_sends_the_rows_of_the_file(served: Served, rows: str) -> None:
-    got = ask(served, sys.executable, str(CLIENTS / "raw_rows.py"), "triton", served.address, "left", rows)
+@pytest.mark.parametrize("rows", [1, 16])
+def test_tritons_client_sends_the_rows_of_the_file(served: Served, rows: int) -> None:
+    got = raw_clients.ask(served.columns, raw_clients.triton(served.address, "left", rows))
     np.testing.assert_allclose(got, served.probabilities, atol=1e-5)
 
 
 def test_kserves_client_sends_the_rows_of_the_file(served: Served, kserve_python: Path) -> None:
-    got = ask(served, str(kserve_python), str(CLIENTS / "raw_rows.py"), "kserve", served.address, "left", "16")
+    got = raw_clients.ask(served.columns, raw_clients.kserve(kserve_python, served.address, "left", 16))
     np.testing.assert_allclose(got, served.probabilities, atol=1e-5)
 
 
@@ -115,5 +101,5 @@ def test_a_client_of_node_sends_the_rows_of_the_file(
     served: Served, tool: Callable[[str], str], node_packages: Path
 ) -> None:
     assert node_packages.is_dir()
-    got = ask(served, tool("node"), str(CLIENTS / "raw_rows.cjs"), served.address, "left", "16")
+    got = raw_clients.ask(served.columns, raw_clients.node(tool("node"), served.address, "left", 16))
     np.testing.assert_allclose(got, served.probabilities, atol=1e-5)

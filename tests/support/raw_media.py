@@ -143,16 +143,20 @@ def write(
     inputs: Array,
     raw: Mapping[str, Any],
     rows: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """Write models/<name>/<version>/ as a training job publishes it; return that folder."""
+    """Write models/<name>/<version>/ as a training job publishes it, with further `files`; return that folder."""
     folder = root / name / str(version)
     folder.mkdir(parents=True)
     content = model.SerializeToString()
     (folder / "model.onnx").write_bytes(content)
     tolerances: dict[str, Any] = {"rtol": np.float64(1e-4), "atol": np.float64(1e-4)}
     np.savez(folder / "golden.npz", input=inputs, logits=logits_of(inputs), **tolerances, **raw)
+    for file, further in (files or {}).items():
+        (folder / file).write_bytes(further)
     about = {
         "name": name,
+        "files": {file: hashlib.sha256(further).hexdigest() for file, further in (files or {}).items()},
         "version": version,
         "sha256": hashlib.sha256(content).hexdigest(),
         "labels": ["no", "yes"],

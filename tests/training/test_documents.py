@@ -26,6 +26,7 @@ def _example(having: str) -> str:
         ("class BasicBlock", "resnet-digits"),
         ("class PictureAndFacts", "picture-and-facts"),
         ("class Churn", "my-churn"),
+        ("class Bag", "bag"),
     ],
 )
 def test_a_whole_example_publishes_its_network(tmp_path: Path, having: str, name: str) -> None:

@@ -27,6 +27,7 @@ from frostline_server.codec.tensors import (
     Texts,
     check_bytes,
     check_outputs,
+    pictures_array,
     typed_contents,
 )
 from frostline_server.codec.typed_answers import READINGS, Readings, Task, TypedAnswers
@@ -90,6 +91,11 @@ class DecodedRequest(NamedTuple):
 
 _decoded = partial(tuple.__new__, DecodedRequest)
 """Makes a DecodedRequest of all its fields; the constructor of a named tuple takes twice as long."""
+
+
+def _rows(layout: Layout, columns: list[bytes | Array]) -> list[bytes | Array]:
+    """Each input's rows: those of pixels are pictures."""
+    return columns if layout.picture is None else pictures_array(columns, layout)
 
 
 def parse(message: type[M], payload: bytes, *, brief: bool = False) -> M:
@@ -230,12 +236,15 @@ class Codec:
         if raw and not places:
             data = self._columns_of(layout, request.raw_input_contents)
         else:
-            data = [
-                typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count)
-                if (elements := raw[at] if raw else None) is None
-                else check_bytes(self._model, spec, nbytes, count, elements)
-                for spec, nbytes, count, at in layout.plan
-            ]
+            data = _rows(
+                layout,
+                [
+                    typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count)
+                    if (elements := raw[at] if raw else None) is None
+                    else check_bytes(self._model, spec, nbytes, count, elements)
+                    for spec, nbytes, count, at in layout.plan
+                ],
+            )
         return _decoded((layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries))
 
     def _layout_of(
@@ -302,7 +311,7 @@ class Codec:
                 columns.append(text)
             else:
                 columns.append(check_bytes(self._model, spec, nbytes, count, data, texts))
-        return columns
+        return _rows(layout, columns)
 
     def _read(
         self,

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from frostline.pictures import FORMATS
 from frostline.protocol import varint
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec.message_scan import BRIEF_STRINGS, MOST_STRINGS, TakesLong
@@ -42,6 +43,14 @@ _LONGEST_KNOWN = 64
 _MOST_KNOWN = 1 << 14
 """Texts of up to so many bytes, and so many of them, are kept for a version that takes tables: eight megabytes at most."""
 
+_CHANNELS = (1, 3, 4)
+"""Of pixels: grey, red green blue, and these with opacity."""
+
+_SEND_PICTURES = (
+    f"send {FORMATS} files as BYTES, or pixels from 0 to 255 as UINT8 [rows,height,width,3], [rows,height,width,4] with opacity, "
+    "or [rows,height,width,1] or [rows,height,width] in grey"
+)
+
 _MAX_LAYOUTS = 4096
 """Distinct headers remembered for each version; a client that never repeats a shape must not grow the server."""
 
@@ -59,6 +68,7 @@ class Layout:
         specs: the inputs.
         takes_long: whether there are so many strings that to take them apart takes long.
         plan: for each input, its spec, nbytes, count and order.
+        picture: the shape of each row that is the pixels of a picture; None where none is.
     """
 
     kind: RowKind
@@ -69,6 +79,7 @@ class Layout:
     specs: tuple[TensorSpec, ...]
     takes_long: bool
     plan: tuple[tuple[TensorSpec, int, int, int], ...]
+    picture: tuple[int, ...] | None
 
 
 class Layouts:
@@ -119,12 +130,17 @@ class Layouts:
         place = {name: index for index, (name, _, _) in enumerate(headers)}
         order = tuple(place[spec.name] for spec in self._signature.inputs)
         shapes, wires, nbytes, counts = [], [], [], []
-        rows = None
+        rows: int | None = None
+        picture: tuple[int, ...] | None = None
+        row_shape: tuple[int, ...]
         for spec, index in zip(self._signature.inputs, order, strict=True):
             _, datatype, shape = headers[index]
             self._check_size(spec, shape)
-            wire = self._wire_dtype(spec, datatype)
-            row_shape = self._row_shape(spec, shape)
+            if spec.most_pixels is not None and datatype == "UINT8":
+                # Each row is one element, as an encoded picture is, so that both share a batch.
+                wire, row_shape, picture = spec.dtype, (), self._picture_shape(spec, shape)
+            else:
+                wire, row_shape = self._wire_dtype(spec, datatype), self._row_shape(spec, shape)
             if self._signature.batched:
                 self._check_rows(spec, shape[0], rows)
                 rows = shape[0]
@@ -132,7 +148,7 @@ class Layouts:
             shapes.append(row_shape if spec.reshape is None else reshaped(row_shape, spec.shape, spec.reshape))
             wires.append(wire)
             counts.append(count)
-            nbytes.append(-1 if wire.hasobject else count * wire.itemsize)
+            nbytes.append(count if picture else -1 if wire.hasobject else count * wire.itemsize)
         kind = RowKind(tuple(shapes), tuple(wires), tuple(spec.dtype for spec in self._signature.inputs))
         # Equal kinds are one object, so that the batcher compares them by identity.
         kind = self._kinds.setdefault(kind, kind)
@@ -153,6 +169,7 @@ class Layouts:
             specs,
             takes_long=strings > BRIEF_STRINGS,
             plan=plan,
+            picture=picture,
         )
 
     def refuse(self, names: Sequence[str], count: int) -> NoReturn:
@@ -199,11 +216,34 @@ class Layouts:
     def _wire_dtype(self, spec: TensorSpec, datatype: str) -> np.dtype[Any]:
         if datatype == spec.datatype or datatype in self._casts.get(spec.datatype, ()):
             return DTYPES[datatype]
+        if spec.most_pixels is not None:
+            raise InvalidInput(
+                f"input '{spec.name}' for model '{self._model}' is of {datatype}, and holds pictures; {_SEND_PICTURES}"
+            )
         also = "".join(f" or {name}" for name in sorted(self._casts.get(spec.datatype, ())))
         raise InvalidInput(
             f"inference input '{spec.name}' data-type is '{datatype}', but model '{self._model}' expects "
             f"'{spec.datatype}'" + (f" (also taken:{also.removeprefix(' or')})" if also else "")
         )
+
+    def _picture_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a row that is the pixels of a picture: height, width and, beside grey, channels."""
+        what = f"input '{spec.name}' for model '{self._model}' has shape {_shape(shape)}"
+        channels = bool(shape) and shape[-1] in _CHANNELS
+        if len(shape) == 3 and channels:
+            # Otherwise the rows of a picture would be answered as if each were one.
+            raise InvalidInput(
+                f"{what}, which may be one picture [height,width,channels] or grey ones [rows,height,width]; send "
+                "[rows,height,width,channels]"
+            )
+        if len(shape) not in (3, 4) or (len(shape) == 4 and not channels) or min(shape) < 0:
+            raise InvalidInput(f"{what}; {_SEND_PICTURES}")
+        _, height, width, *_ = shape
+        if not 0 < height * width <= spec.most_pixels:  # type: ignore[operator]  # asked only of pictures
+            raise InvalidInput(
+                f"{what}: {width} x {height} pixels; send pictures of 1 to {spec.most_pixels} pixels, for example smaller copies"
+            )
+        return shape[1:]
 
     def _row_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         batched = self._signature.batched
@@ -383,6 +423,15 @@ def unpack_strings(
             f"its 4-byte length, got {len(data)} bytes that hold {len(elements)}"
         )
     return strings_array(elements)
+
+
+def pictures_array(data: Sequence[bytes | Array], layout: Layout) -> list[bytes | Array]:
+    """The pixels of the only input as a 1-d array of pictures, which are views of their bytes."""
+    (pixels,) = data
+    array = np.empty(layout.rows, object)
+    for row, picture in enumerate(np.frombuffer(pixels, np.uint8).reshape(layout.rows, *(layout.picture or ()))):
+        array[row] = picture
+    return [array]
 
 
 def strings_array(elements: Sequence[str | bytes]) -> Array:

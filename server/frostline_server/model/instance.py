@@ -50,12 +50,12 @@ def _encoded(run: "_Observed", encoder: Encoder, stats: InputStats | None, own: 
         numbers, states = encoder.encode(inputs)
         at = wanted.index(STATES) if STATES in wanted else None
         if at is None:
-            outputs, afterwards = run([numbers], wanted, inputs)
+            outputs, afterwards = run(numbers, wanted, inputs)
         else:
             # Of no outputs at all, ONNX Runtime would compute every one.
-            outputs, afterwards = run([numbers], (*wanted[:at], *wanted[at + 1 :]) or own[:1], inputs)
+            outputs, afterwards = run(numbers, (*wanted[:at], *wanted[at + 1 :]) or own[:1], inputs)
             outputs = [*outputs[:at], states, *outputs[at:]] if len(wanted) > 1 else [states]
-        return outputs, afterwards if stats is None else partial(observed, stats, numbers, states, afterwards)
+        return outputs, afterwards if stats is None else partial(observed, stats, numbers[0], states, afterwards)
 
     def observed(stats: InputStats, numbers: Array, states: Array, afterwards: Afterwards) -> None:
         stats.add(numbers, states)

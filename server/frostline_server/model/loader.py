@@ -4,6 +4,7 @@ A loaded model has files that match its card, is warm, and has answered its gold
 """
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,7 @@ from frostline_server.runtime.picture_encoder import PictureEncoder
 from frostline_server.runtime.row_schema import read_schema
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
+from frostline_server.runtime.token_encoder import TokenEncoder
 
 Warn = Callable[[str], None]
 """Is told of what could not be done and is not a failure."""
@@ -79,6 +81,7 @@ class Loader:
         max_class_series: the most classes of a model that are counted by themselves.
         files: reads what is in the models folder; by default only what really lies there.
         trials: loads versions in a child process first; None for no such trial.
+        decoding: held while a large picture is decoded; one for the process.
     """
 
     providers: Sequence[Provider]
@@ -95,6 +98,7 @@ class Loader:
     max_class_series: int = 100
     files: FileReader | None = None
     trials: Trials | None = None
+    decoding: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, folder: Path, config: model_config_pb2.ModelConfig) -> Artifact:
         """What is in a version's folder, checked against its card.
@@ -163,7 +167,7 @@ class Loader:
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
         threads = tuning_of(config)[0].intra_op_threads or self.threads
-        encoder = encoder_of(artifact, sessions, golden, threads, warn)
+        encoder = encoder_of(artifact, sessions, golden, threads, self.decoding, warn)
         # Of a picture, nothing is missing, unknown or outside.
         counted = encoder is not None and not isinstance(encoder, PictureEncoder)
         input_stats = InputStats(encoder.schema, self.max_class_series) if encoder and counted else None
@@ -460,7 +464,8 @@ def batcher_of(
         admission=admission,
         on_failure=failures,
         # Only then can no request hold a front end's thread for longer than those before it.
-        inline=not sessions[0].signature.traits.data_dependent and not isinstance(encoder, PictureEncoder),
+        inline=not sessions[0].signature.traits.data_dependent
+        and not isinstance(encoder, PictureEncoder | TokenEncoder),
         max_run_s=max_run_s,
         # A session on the CPU can run again while a run hangs. On a CUDA device all its runs are in one thread.
         spares=len(sessions) if all(session.device == "cpu" for session in sessions) else 0,
@@ -470,7 +475,12 @@ def batcher_of(
 
 
 def encoder_of(
-    artifact: Artifact, sessions: Sequence[Session], golden: Golden | None, threads: int, warn: Warn
+    artifact: Artifact,
+    sessions: Sequence[Session],
+    golden: Golden | None,
+    threads: int,
+    decoding: threading.Lock,
+    warn: Warn,
 ) -> Encoder | None:
     """What encodes a version's raw rows, proved to answer as training did; None if it takes none.
 
@@ -481,15 +491,14 @@ def encoder_of(
     if schema is None:
         return None
     content, signature = artifact.listed(schema.file) if schema.file else b"", sessions[0].signature
-    if len(signature.inputs) != 1:
-        raise LoadError(f"raw rows make one tensor, and the network takes {len(signature.inputs)}")
     if not signature.batched:
         warn("raw rows are not taken, because the model is served without a batch axis")
         return None
-    (spec,) = signature.inputs
-    if any(column.name == spec.name for column in schema.columns):
-        warn(f"only raw rows are taken: a column is called '{spec.name}', as the network's own input is")
-    encoder = open_encoder(schema, content, spec, threads)
+    own = {spec.name for spec in signature.inputs}
+    for column in schema.columns:
+        if column.name in own:
+            warn(f"only raw rows are taken: a column is called '{column.name}', as the network's own input is")
+    encoder = open_encoder(schema, content, signature.inputs, threads, decoding)
     if golden is None or artifact.golden_file is None:
         raise LoadError("golden.npz is not there, which proves that raw rows are encoded as in training")
     proof = read_golden_rows(artifact.golden_file, schema, signature.own_outputs, artifact.files)
@@ -499,8 +508,8 @@ def encoder_of(
     return encoder
 
 
-def encoded_rows(encoder: Encoder, proof: GoldenRows) -> np.ndarray[Any, Any]:
-    """The network's input for the raw rows of a golden sample, the same whether they come one by one or together.
+def encoded_rows(encoder: Encoder, proof: GoldenRows) -> list[np.ndarray[Any, Any]]:
+    """The network's inputs for the raw rows of a golden sample, the same whether they come one by one or together.
 
     Raises:
         LoadError: it is not, or a row cannot be encoded.
@@ -508,17 +517,18 @@ def encoded_rows(encoder: Encoder, proof: GoldenRows) -> np.ndarray[Any, Any]:
     count = len(proof.columns[0])
     try:
         together, _ = encoder.encode(proof.columns)
-        alone = np.concatenate(
-            [encoder.encode([cells[at : at + 1] for cells in proof.columns])[0] for at in range(count)]
-        )
+        each = [encoder.encode([cells[at : at + 1] for cells in proof.columns])[0] for at in range(count)]
     except PredictionError as error:
         raise LoadError(f"golden check failed: raw rows: {error}") from error
-    if not np.array_equal(together, alone, equal_nan=True):
+    alone = [np.concatenate(arrays) for arrays in zip(*each, strict=True)]
+    if not all(
+        np.array_equal(*pair, equal_nan=pair[0].dtype.kind == "f") for pair in zip(together, alone, strict=True)
+    ):
         raise LoadError("golden check failed: raw rows are encoded differently alone and together")
     return alone
 
 
-def prove_rows(session: Session, encoded: np.ndarray[Any, Any], proof: GoldenRows, golden: Golden) -> None:
+def prove_rows(session: Session, encoded: Sequence[np.ndarray[Any, Any]], proof: GoldenRows, golden: Golden) -> None:
     """Prove that raw rows are answered as training answered them.
 
     Raises:
@@ -527,7 +537,7 @@ def prove_rows(session: Session, encoded: np.ndarray[Any, Any], proof: GoldenRow
     names = list(proof.outputs)
     try:
         # One run for each: what a batch of them answers, the numeric rows have shown.
-        answers = [session.run([encoded[at : at + 1]], names) for at in range(len(encoded))]
+        answers = [session.run([array[at : at + 1] for array in encoded], names) for at in range(len(encoded[0]))]
     except PredictionError as error:
         raise LoadError(f"golden check failed: raw rows: {error}") from error
     for name, *got in zip(names, *answers, strict=True):

@@ -165,7 +165,7 @@ class Shadow:
         """
         rows, size = len(argmax), logits.nbytes + argmax.nbytes
         for array in inputs:
-            size += sum(map(sys.getsizeof, array.ravel())) if array.dtype.hasobject else array.nbytes
+            size += sum(map(_bytes, array.ravel())) if array.dtype.hasobject else array.nbytes
         if (self._encode if raw else self._order) is None:
             with self._queue:
                 self._dropped += rows
@@ -292,13 +292,11 @@ def compare(logits: Array, argmax: Array, shadow_logits: Array, shadow_argmax: A
 def mismatch(
     live: Signature, live_labels: Sequence[str] | None, shadow: Signature, shadow_labels: Sequence[str] | None
 ) -> str:
-    """Why one version's answers cannot be compared with another's; "" when they can."""
+    """Why one version's answers cannot be compared with another's to the same rows; "" when they can."""
     if why := _other_heads(live, shadow):
         return why
     if live.batched != shadow.batched:
         return "only one of the two has a batch axis"
-    if why := _other_inputs(live, shadow):
-        return why
     classes, others = (_logits_shape(signature) for signature in (live, shadow))
     if not _fit(classes, others):
         return f"its logits are {list(others)} for each row, the live version's {list(classes)}"
@@ -316,7 +314,8 @@ def _other_heads(live: Signature, shadow: Signature) -> str:
     return ""
 
 
-def _other_inputs(live: Signature, shadow: Signature) -> str:
+def other_inputs(live: Signature, shadow: Signature) -> str:
+    """Why one version's own inputs are none of another's; "" when they are."""
     ours, theirs = ({spec.name: spec for spec in signature.inputs} for signature in (live, shadow))
     if set(ours) != set(theirs):
         return f"its inputs are {sorted(theirs)}, the live version's are {sorted(ours)}"
@@ -345,6 +344,11 @@ def _fit(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
 
 def _kind(sample: _Sample) -> tuple[bool, *tuple[tuple[int, ...], ...]]:
     return (sample.raw, *[array.shape[1:] for array in (*sample.inputs, sample.logits)])
+
+
+def _bytes(element: object) -> int:
+    """What an element takes; a picture's pixels are an array that lies in a message."""
+    return element.nbytes if isinstance(element, np.ndarray) else sys.getsizeof(element)
 
 
 def _joined(arrays: list[Array]) -> Array:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from frostline_server.model.loaded_model import LoadedModel
-from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch
+from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch, other_inputs
 from frostline_server.repository.rollout import Rollout, Routes, routes
-from frostline_server.runtime.encoders import Encoder
+from frostline_server.runtime.encoders import Encoder, meaning
 from frostline_server.runtime.row_encoder import Array
 
 Table = dict[tuple[str, ...], Any]
@@ -112,11 +112,12 @@ class Shadows:
 def _attach(live: LoadedModel, candidate: LoadedModel) -> _Attached:
     ours, theirs = live.session.signature, candidate.session.signature
     problem = mismatch(ours, live.labels, theirs, candidate.labels)
-    # Where the encodings differ, equal numbers are other categories.
-    alike = _encoding(live) == _encoding(candidate)
+    others = other_inputs(ours, theirs)
+    # Where the encodings differ, equal numbers are other categories. Raw rows are encoded by each version for itself.
+    alike = not others and _encoding(live) == _encoding(candidate)
     encode, columns = _raw_rows(live.encoder, candidate.encoder)
     if not problem and not alike and encode is None:
-        problem = "its columns are not the live version's"
+        problem = others or "its columns are not the live version's"
     if problem or theirs.heads is None:
         return _Attached(
             live,
@@ -140,7 +141,7 @@ def _attach(live: LoadedModel, candidate: LoadedModel) -> _Attached:
 
 def _encoding(served: LoadedModel) -> object:
     """What the numbers of an encoded row mean."""
-    return served.encoder and served.encoder.schema.encoding
+    return meaning(served.encoder)
 
 
 def _raw_rows(
@@ -151,4 +152,4 @@ def _raw_rows(
     if shadow is None or ours != theirs:
         return None, ()
     names = list(ours)
-    return lambda columns: [shadow.encode(columns)[0]], [names.index(name) for name in theirs]
+    return lambda columns: shadow.encode(columns)[0], [names.index(name) for name in theirs]

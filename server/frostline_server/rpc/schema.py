@@ -62,11 +62,12 @@ def _column(column: Column) -> pb.Column:
             if column.lowest is not None and column.highest is not None:
                 told.earliest, told.latest = column.lowest.isoformat(), column.highest.isoformat()
         case Text():
-            told.kind, told.bytes, told.most_bytes = pb.TEXT, column.bytes, MOST_TEXT_BYTES
+            told.kind, told.most_bytes = pb.TEXT, MOST_TEXT_BYTES
+            told.bytes, told.length = column.bytes or 0, column.length or 0
         case Image():
             told.kind, told.most_bytes, told.most_pixels = pb.IMAGE, MOST_BYTES, MOST_PIXELS
             told.height, told.width = column.size
-            told.color, told.fit = column.color, column.fit
+            told.color, told.fit, told.pixels = column.color, column.fit, True
     return told
 
 

@@ -132,7 +132,7 @@ class RowEncoder:
         if expected not in (None, width):
             raise LoadError(f"the card's columns make {width} numbers, and the network takes {expected}")
 
-    def encode(self, columns: Sequence[Array]) -> tuple[Array, Array]:
+    def encode(self, columns: Sequence[Array]) -> tuple[list[Array], Array]:
         """The network's input for rows.
 
         Args:
@@ -173,7 +173,7 @@ class RowEncoder:
                 for row, place in np.argwhere(unknown).tolist():
                     at = self._categories[place]
                     states[row, at] = MISSING if columns[at][row].strip() in self._missing else UNKNOWN
-            return encoded, states
+            return [encoded], states
         raise failure
 
     def _look_at_numbers(self, encoded: Array, columns: Sequence[Array], states: Array) -> None:

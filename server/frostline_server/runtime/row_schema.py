@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from frostline.pictures import MOST_BYTES, Color, Fit, Form
+from frostline.pictures import MOST_BYTES, MOST_PIXELS, Color, Fit, Form
 from frostline_server.errors import LoadError
 from frostline_server.runtime.signature import TensorSpec
 
+Split = Literal["words", "spaces", "characters"]
 DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "age_days"]
 Share = Annotated[float, Field(ge=0, le=1)]
 STATES = "frostline_input_states"
@@ -23,6 +24,8 @@ STATES = "frostline_input_states"
 
 MOST_TEXT_BYTES = 1 << 20
 """Longer texts are refused before any of them is decoded."""
+MOST_TOKENS = 1 << 16
+MOST_WORDS = 1 << 20
 _MOST_BYTES = {"text": MOST_TEXT_BYTES, "image": MOST_BYTES}
 _Side = Annotated[int, Field(ge=1, le=8192)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
@@ -108,18 +111,43 @@ class Date(_Column):
 
 
 class Text(_Column):
-    """A column of texts, of which the network takes the bytes in UTF-8.
+    """A column of texts, of which the network takes the bytes in UTF-8, the words of a vocabulary, or a tokenizer's tokens.
+
+    Longer texts are cut, and shorter ones padded.
 
     Attributes:
-        bytes: how many of them; longer texts are cut, and shorter ones padded with 0.
+        bytes: how many bytes; padded with 0. None where it takes words or tokens.
+        length: how many words or tokens.
+        vocabulary: the words that are known, which are numbered from 2; 0 pads, and 1 is any other word. None where it takes
+            tokens, which the schema's file makes.
+        lowercase: whether words are those of the text in small letters.
+        split: what a word is: ``words`` (runs of letters and digits, and each other sign alone), ``spaces`` (what is
+            between spaces) or ``characters``.
     """
 
     kind: Literal["text"]
-    bytes: int = Field(ge=1, le=MOST_TEXT_BYTES)
+    bytes: int | None = Field(None, ge=1, le=MOST_TEXT_BYTES)
+    length: int | None = Field(None, ge=1, le=MOST_TOKENS)
+    vocabulary: tuple[str, ...] | None = Field(None, min_length=1, max_length=MOST_WORDS)
+    lowercase: bool = False
+    split: Split = "words"
+
+    @property
+    def tokenized(self) -> bool:
+        """Whether a tokenizer makes what the network takes."""
+        return self.bytes is None and self.vocabulary is None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.bytes is None) == (self.length is None):
+            raise ValueError("a text has either bytes, or a length in words or tokens")
+        if self.bytes is not None and self.vocabulary is not None:
+            raise ValueError("a text of which the bytes are taken has no vocabulary")
+        return self
 
 
 class Image(_Column):
-    """A column of pictures, each an encoded PNG, JPEG or WebP file, of which the network takes the pixels.
+    """A column of pictures, each an encoded PNG, JPEG or WebP file or its pixels, of which the network takes the pixels.
 
     Attributes:
         size: height and width of what each is brought to.
@@ -147,7 +175,8 @@ class RowSchema(_Frozen):
     """The columns of a table, in the network's order; or a column of texts or of pictures alone.
 
     Attributes:
-        file: the ONNX file that makes the network's input of a table's columns; None without a table.
+        file: what makes the network's input: an ONNX file of a table's columns, a tokenizer's file of a text; None where
+            the schema says all.
         missing: texts that stand for no value.
         columns: see `Column`.
         example: a row.
@@ -168,8 +197,9 @@ class RowSchema(_Frozen):
         alone = next((column for column in self.columns if isinstance(column, Text | Image)), None)
         if alone is not None and len(self.columns) > 1:
             raise ValueError(f"the column {alone.name!r} is a {alone.kind}, and must be the only column")
-        if (self.file is None) != (alone is not None):
-            raise ValueError("a table, and only a table, has a file that encodes it")
+        encoded = alone is None or (isinstance(alone, Text) and alone.tokenized)
+        if (self.file is not None) != encoded:
+            raise ValueError("a table and a text with tokens, and nothing else, have a file that encodes them")
         for column in self.columns:
             if isinstance(column, Number) and column.shares and len(column.shares) != len(column.edges) + 1:
                 raise ValueError(
@@ -198,6 +228,7 @@ class RowSchema(_Frozen):
                 (),
                 binary=isinstance(column, Image),
                 most_bytes=_MOST_BYTES.get(column.kind),
+                most_pixels=MOST_PIXELS if isinstance(column, Image) else None,
             )
             for column in self.columns
         )
@@ -211,7 +242,9 @@ class RowSchema(_Frozen):
                 getattr(column, "categories", ()),
                 getattr(column, "format", ""),
                 getattr(column, "parts", ()),
-                getattr(column, "bytes", 0),
+                (column.bytes, column.length, column.vocabulary, column.lowercase, column.split)
+                if isinstance(column, Text)
+                else (),
                 getattr(column, "form", None),
             )
             for column in self.columns
@@ -223,10 +256,15 @@ class RowSchema(_Frozen):
         return TensorSpec(STATES, "UINT8", np.dtype(np.uint8), (len(self.columns),), alias="input_states")
 
     def to_json(self) -> str:
-        """The schema as clients read it."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude={"file"}, exclude_none=True), ensure_ascii=False, allow_nan=False
-        )
+        """The schema as clients read it: with the types that are taken for pictures, without a vocabulary, which may be long."""
+        told = self.model_dump(mode="json", exclude={"file"}, exclude_none=True)
+        for column in told["columns"]:
+            if column["kind"] == "text":
+                for key in ("vocabulary", *(("lowercase", "split") if column.get("vocabulary") is None else ())):
+                    column.pop(key, None)
+            if column["kind"] == "image":
+                column["datatypes"] = ["BYTES", "UINT8"]
+        return json.dumps(told, ensure_ascii=False, allow_nan=False)
 
 
 def read_schema(card: Mapping[str, Any]) -> RowSchema | None:

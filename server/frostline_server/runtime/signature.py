@@ -33,6 +33,8 @@ class TensorSpec:
         alias: what clients call it, if that is not its name in the graph.
         binary: whether elements of BYTES are bytes, and not texts.
         most_bytes: how long an element may be, if it is of BYTES; None for as long as any.
+        most_pixels: how many pixels a picture may have; None if elements are no pictures. Encoded ones are BYTES; pixels
+            are UINT8.
     """
 
     name: str
@@ -45,6 +47,7 @@ class TensorSpec:
     alias: str = ""
     binary: bool = False
     most_bytes: int | None = None
+    most_pixels: int | None = None
 
     @property
     def client_name(self) -> str:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import frostline
+from frostline.client import messages
 from frostline.client.errors import InvalidInput
 from tests.support import raw_media
 from tests.support.raw_media import TEXTS, logits_of, text_bytes
@@ -117,4 +118,73 @@ def test_what_is_no_text_or_picture_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
         client.predict(model, rows)
+    assert words in str(refusal.value)
+
+
+def _sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of each input that the client sends from now on."""
+    real = messages.request
+    shapes: list[tuple[int, ...]] = []
+
+    def request(model: str, inputs: Any, **options: Any) -> Any:
+        shapes.extend(array.shape for array in (inputs.values() if isinstance(inputs, dict) else [inputs]))
+        return real(model, inputs, **options)
+
+    monkeypatch.setattr(messages, "request", request)
+    return shapes
+
+
+def test_pictures_of_one_size_are_sent_as_their_pixels(
+    client: frostline.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grey = np.random.default_rng(6).integers(0, 256, (2, 9, 4), dtype=np.uint8)
+    shapes = _sent(monkeypatch)
+    for pictures in ([PIXELS] * 3, np.stack([PIXELS] * 3), {"image": np.stack([PIXELS] * 3)}):
+        np.testing.assert_allclose(client.predict("fruit", pictures).logits, np.repeat(expected(), 3, 0), rtol=1e-5)
+    as_files = client.predict("fruit", [Image.fromarray(picture) for picture in grey]).logits
+    np.testing.assert_array_equal(client.predict("fruit", list(grey)).logits, as_files)
+    assert shapes == [(3, 6, 8, 3)] * 3 + [(2,), (2, 9, 4, 1)]
+
+
+def test_pictures_of_other_sizes_are_sent_as_files(client: frostline.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = _sent(monkeypatch)
+    larger = np.kron(PIXELS, np.ones((2, 2, 1), np.uint8))
+    got = client.predict("fruit", [PIXELS, larger]).logits
+    np.testing.assert_array_equal(got[1], client.predict("fruit", [larger]).logits[0])
+    np.testing.assert_allclose(got[:1], expected(), rtol=1e-5)
+    assert shapes == [(2,), (1, 12, 16, 3)]
+
+
+def test_an_array_for_the_networks_own_input_is_not_taken_for_pictures(client: frostline.Client) -> None:
+    own = PIXELS.transpose(2, 0, 1)[None]
+    np.testing.assert_allclose(client.predict("fruit", own).logits, expected(), rtol=1e-5)
+    client.schema("fruit")
+    np.testing.assert_allclose(client.predict("fruit", np.ascontiguousarray(own)).logits, expected(), rtol=1e-5)
+
+
+def test_once_a_model_is_known_for_pictures_its_pixels_are_asked_for_once(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = _sent(monkeypatch)
+    with frostline.connect(server.address, timeout_s=30) as client:
+        for _ in range(3):
+            client.predict("fruit", PIXELS[None])
+    # At first it may be for the network's own input, which is refused.
+    assert len(shapes) == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([PIXELS / 255], "fruit expects"),
+        (PIXELS[None] / 255, "fruit expects"),
+        ([{"image": PIXELS / 255}], "a picture is expected, but it is array("),
+        ({"image": PIXELS[None] / np.float32(255)}, "an array uint8 [height, width] or [height, width, 3 or 4]"),
+        ([PIXELS, PIXELS / 255], "column 'image', row 1: a picture is expected"),
+        (PIXELS, "may be one picture [height,width,channels] or grey ones [rows,height,width]"),
+    ],
+)
+def test_pixels_that_are_not_0_to_255_are_refused(client: frostline.Client, rows: Any, words: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        client.predict("fruit", rows)
     assert words in str(refusal.value)

@@ -1,7 +1,7 @@
 // Raw rows through @grpc/grpc-js: prints the probabilities of each row as JSON.
 //   node raw_rows.cjs HOST:PORT MODEL LARGEST_BATCH < columns.json
-// The input is {column: {datatype, data}}, null for a missing number; with base64: true the data are bytes. Requests have at
-// most so many rows.
+// The input is {column: {datatype, data}}, null for a missing number; of files and of pixels {datatype, base64}, of pixels with
+// the shape of each row. Requests have at most so many rows.
 const fs = require('fs');
 const path = require('path');
 const grpc = require('@grpc/grpc-js');
@@ -10,23 +10,30 @@ const loader = require('@grpc/proto-loader');
 const [address, model, batch] = process.argv.slice(2);
 const largest = Number(batch);
 const columns = JSON.parse(fs.readFileSync(0, 'utf8'));
-const count = Object.values(columns)[0].data.length;
+const cellsOf = ({ data, base64 }) => data || base64;
+const count = cellsOf(Object.values(columns)[0]).length;
 const folder = path.join(__dirname, '..', '..', '..', 'proto');
 const definition = loader.loadSync('inference.proto', { includeDirs: [folder], keepCase: true });
 const { GRPCInferenceService } = grpc.loadPackageDefinition(definition).inference;
 const client = new GRPCInferenceService(address, grpc.credentials.createInsecure());
 
-const encoding = (column) => (column.base64 ? 'base64' : 'utf8');
-const part = (at) => Object.entries(columns).map(([name, column]) => {
-  const cells = column.data.slice(at, at + largest);
-  return {
+const contentsOf = ({ datatype, data, base64 }, from, to) => {
+  if (base64) return { bytes_contents: base64.slice(from, to).map((content) => Buffer.from(content, 'base64')) };
+  return datatype === 'BYTES'
+    ? { bytes_contents: data.slice(from, to).map((cell) => Buffer.from(cell, 'utf8')) }
+    : { fp64_contents: data.slice(from, to).map((cell) => (cell === null ? NaN : cell)) };
+};
+const pixels = Object.values(columns).filter(({ datatype }) => datatype === 'UINT8');
+const requestOf = (from, to) => ({
+  model_name: model,
+  inputs: Object.entries(columns).map(([name, column]) => ({
     name,
     datatype: column.datatype,
-    shape: [cells.length],
-    contents: column.datatype === 'BYTES'
-      ? { bytes_contents: cells.map((cell) => Buffer.from(cell, encoding(column))) }
-      : { fp64_contents: cells.map((cell) => (cell === null ? NaN : cell)) },
-  };
+    shape: [cellsOf(column).slice(from, to).length, ...(column.shape || [])],
+    ...(pixels.length ? {} : { contents: contentsOf(column, from, to) }),
+  })),
+  raw_input_contents: pixels.map(({ base64 }) => Buffer.concat(base64.slice(from, to).map((row) => Buffer.from(row, 'base64')))),
+  outputs: [{ name: 'softmax' }],
 });
 
 const answers = [];
@@ -36,8 +43,7 @@ const ask = (at) => {
     client.close();
     return;
   }
-  const request = { model_name: model, inputs: part(at), outputs: [{ name: 'softmax' }] };
-  client.ModelInfer(request, { deadline: Date.now() + 60000 }, (error, response) => {
+  client.ModelInfer(requestOf(at, at + largest), { deadline: Date.now() + 60000 }, (error, response) => {
     if (error) { console.error(error); process.exit(1); }
     const raw = Buffer.from(response.raw_output_contents[0]);
     const width = Number(response.outputs[0].shape[1]);

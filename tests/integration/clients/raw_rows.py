@@ -2,7 +2,8 @@
 
     raw_rows.py triton|kserve HOST:PORT MODEL LARGEST_BATCH < columns.json
 
-The input is {column: {"datatype": ..., "data": [...]}}, null for a missing number; with "base64": true the data are bytes. Requests have at most so many rows; of
+The input is {column: {"datatype": ..., "data": [...]}}, null for a missing number; of files and of pixels {"datatype": ...,
+"base64": [...]}, of pixels with the "shape" of each row. Requests have at most so many rows; of
 Triton's client, requests of one row are sent by 64 threads.
 """
 
@@ -20,13 +21,22 @@ TIMEOUT_S = 60
 
 
 def arrays_of(columns: dict[str, dict[str, Any]]) -> dict[str, tuple[str, Any]]:
-    """Each column's type and cells [N, 1]."""
+    """Each column's type and cells [N, 1], or pixels [N, ...]."""
     arrays = {}
     for name, column in columns.items():
+        if "base64" in column:
+            contents = [base64.b64decode(content) for content in column["base64"]]
+            arrays[name] = (
+                column["datatype"],
+                (
+                    np.array(contents, object).reshape(-1, 1)
+                    if column["datatype"] == "BYTES"
+                    else np.frombuffer(b"".join(contents), np.uint8).reshape(-1, *column["shape"])
+                ),
+            )
+            continue
         texts = column["datatype"] == "BYTES"
         cells = column["data"] if texts else [np.nan if cell is None else cell for cell in column["data"]]
-        if column.get("base64"):
-            cells = [base64.b64decode(cell) for cell in column["data"]]
         arrays[name] = column["datatype"], np.array(cells, object if texts else np.float64).reshape(-1, 1)
     return arrays
 

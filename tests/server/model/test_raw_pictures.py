@@ -119,7 +119,7 @@ def test_the_schema_says_what_pictures_become_and_none_is_counted(server: Runnin
 
 def _encoder(threads: int = 2) -> PictureEncoder:
     column = Column(name="image", kind="image", size=raw_media.SIZE, fit="stretch")
-    return PictureEncoder(RowSchema(columns=(column,)), column, threads)
+    return PictureEncoder(RowSchema(columns=(column,)), column, threads, threading.Lock())
 
 
 def test_an_error_names_every_bad_row_of_a_batch() -> None:
@@ -139,7 +139,7 @@ def test_pictures_are_decoded_by_several_threads_at_once(monkeypatch: pytest.Mon
         return real(image, form)
 
     monkeypatch.setattr("frostline_server.runtime.picture_encoder.decoded", decoded)
-    pixels, _ = _encoder(threads=2).encode([column_of([FILES[0]] * 2)["image"]])
+    (pixels,), _ = _encoder(threads=2).encode([column_of([FILES[0]] * 2)["image"]])
     np.testing.assert_array_equal(pixels, pixels_of([PICTURES["png"][1]] * 2))
 
 

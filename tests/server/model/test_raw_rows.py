@@ -1,8 +1,6 @@
 """Raw rows, through both front ends and both APIs: columns of a table become what training made of them, or are refused."""
 
-import itertools
 import json
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.dtypes import DTYPES, NAMES
 from tests.support import calls, raw_rows
 from tests.support.raw_rows import ROWS, columns_of, encoded, logits_of
+from tests.support.rollouts import check_rollout, settled
 from tests.support.servers import TIMEOUT_S, Running, running
 
 Array = np.ndarray[Any, Any]
@@ -434,46 +433,7 @@ def test_every_answer_is_that_of_the_version_that_it_names_though_categories_wer
     rollouts.write(tmp_path / "churn", Rollout({"stable": 1}))
     expected = {"1": LOGITS, "2": logits_of(encoded(plans=OTHER_PLANS))}
     assert np.abs(expected["1"] - expected["2"]).max() > 1
-    stop, last = threading.Event(), [""] * 4
-
-    def ask(address: str, number: int) -> None:
-        with grpc.insecure_channel(address) as channel:
-            for turn in itertools.count(number):
-                if stop.is_set():
-                    return
-                at = turn % len(ROWS)
-                request = calls.infer_request("churn", columns_of([ROWS[at]]), ["logits"])
-                response = calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S)
-                got = calls.answers(response)["logits"]
-                np.testing.assert_allclose(got, expected[response.model_version][at : at + 1], rtol=1e-6)
-                last[number] = response.model_version
-
-    def until_all_ask(versions: set[str]) -> None:
-        """Wait until every caller has been answered by one of these, and each of these has answered."""
-        waiting = threading.Event()
-        seen: set[str] = set()
-        for _ in range(int(TIMEOUT_S * 1000)):
-            seen |= {*last}
-            if {*last} <= versions <= seen:
-                return
-            waiting.wait(0.001)
-        raise AssertionError(f"{last} answer, not {versions}")
-
-    with running(tmp_path, log_level="error") as server, ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(ask, server.address, number) for number in range(4)]
-        try:
-            for rollout, versions in (
-                (Rollout({"stable": 1}, shadow=2), {"1"}),
-                (Rollout({"stable": 1, "canary": 2}, {"canary": 30}), {"1", "2"}),
-                (Rollout({"stable": 2}), {"2"}),
-                (Rollout({"stable": 1}), {"1"}),
-            ):
-                rollouts.write(tmp_path / "churn", rollout)
-                until_all_ask(versions)
-        finally:
-            stop.set()
-        for call in asking:
-            call.result(TIMEOUT_S)
+    check_rollout(tmp_path, "churn", lambda at: columns_of([ROWS[at]]), expected, rtol=1e-6)
 
 
 def test_a_shadow_sees_raw_rows_as_its_own_training_did_and_no_numbers_of_another_encoding(tmp_path: Path) -> None:
@@ -491,14 +451,3 @@ def test_a_shadow_sees_raw_rows_as_its_own_training_did_and_no_numbers_of_anothe
     assert counts.difference.total == pytest.approx(
         float(np.abs(expected[0] - expected[1]).max(axis=1).sum()), rel=1e-5
     )
-
-
-def settled(server: Running, rows: int) -> Any:
-    """The shadows' counts once so many rows were compared."""
-    waiting = threading.Event()
-    for _ in range(int(TIMEOUT_S * 1000)):
-        shadows = server.server.repository.shadows()
-        if shadows and shadows[0][3].rows == rows:
-            return shadows
-        waiting.wait(0.001)
-    raise AssertionError("the shadow has not compared them")

@@ -138,7 +138,10 @@ def test_missing_texts_and_those_that_were_cut_are_counted(tmp_path: Path) -> No
     [
         ({"bytes": 0}, "card.json: rows.columns.0.text.bytes"),
         ({"bytes": 9}, "a text becomes uint8 ['rows', 9], and the network takes uint8 ['rows', 8]"),
-        ({"kind": "category", "categories": []}, "a table, and only a table, has a file that encodes it"),
+        (
+            {"kind": "category", "categories": []},
+            "a table and a text with tokens, and nothing else, have a file that encodes them",
+        ),
     ],
 )
 def test_a_card_that_is_wrong_about_the_texts_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -15,7 +15,7 @@ from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.model import shadow as shadows
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
-from frostline_server.model.shadow import Counts, Shadow, compare, input_order, mismatch
+from frostline_server.model.shadow import Counts, Shadow, compare, input_order, mismatch, other_inputs
 from frostline_server.model.stats import Histogram
 from frostline_server.runtime.devices import CPU
 from tests.support import onnx_models
@@ -320,7 +320,8 @@ Load = Callable[..., LoadedModel]
 
 
 def why(live: LoadedModel, other: LoadedModel) -> str:
-    return mismatch(live.session.signature, live.labels, other.session.signature, other.labels)
+    ours, theirs = live.session.signature, other.session.signature
+    return mismatch(ours, live.labels, theirs, other.labels) or other_inputs(ours, theirs)
 
 
 def test_two_versions_of_one_network_can_be_compared(load: Load) -> None:

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 
 import frostline
 from frostline_training import publish
 from frostline_training.data.rows import Text
-from frostline_training.errors import PublishError, RefusedError
+from frostline_training.errors import DataError, PublishError, RefusedError
+from tests.support import raw_tokens
 
 TEXTS = ["good film", "bad film", "", None, "  good  ", "über gut"] * 4
 TEXT = Text("text", 8)
@@ -93,3 +97,85 @@ def test_what_are_no_texts_is_refused(tmp_path: Path, sample: Any, inputs: list[
     with pytest.raises(PublishError) as refusal:
         publish(Mood(), sample, inputs=inputs, name="mood", models=tmp_path)
     assert words in str(refusal.value)
+
+
+WORDS = ["good", "bad", "film"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "give one of bytes, vocabulary and tokenizer"),
+        ({"bytes": 8, "vocabulary": WORDS}, "give one of bytes, vocabulary and tokenizer"),
+        ({"bytes": 8, "length": 8}, "has bytes and length: leave one out"),
+        ({"vocabulary": WORDS}, "has length=None: give a number from 1 to 65536"),
+        ({"vocabulary": WORDS, "length": True}, "has length=True: give a number from 1 to 65536"),
+        ({"vocabulary": [], "length": 4}, "has no vocabulary: give a list"),
+        ({"vocabulary": "good", "length": 4}, "has no vocabulary: give a list"),
+        ({"vocabulary": ["good", "Bad"], "length": 4}, "has 'Bad' in its vocabulary, which no text becomes"),
+        ({"vocabulary": ["<pad>"], "length": 4}, "has '<pad>' in its vocabulary, which no text becomes"),
+        ({"vocabulary": ["a b"], "length": 4, "split": "spaces"}, "has 'a b' in its vocabulary, which no text becomes"),
+        ({"vocabulary": ["good", "good"], "length": 4}, "has 'good' in its vocabulary twice"),
+        ({"vocabulary": WORDS, "length": 4, "split": "letters"}, "has split='letters': give words, spaces, characters"),
+        ({"tokenizer": "nowhere.json", "length": 4}, "has a tokenizer that cannot be read"),
+        ({"tokenizer": 3, "length": 4}, "has a tokenizer that cannot be read"),
+        (
+            {"tokenizer": raw_tokens.word_piece(), "length": 2},
+            "has length=2, and its tokenizer adds 2 tokens of its own",
+        ),
+        (
+            {"tokenizer": Tokenizer(WordLevel({"a": 0})), "length": 4},
+            "has no token to pad with: call its enable_padding",
+        ),
+        (
+            {"name": "input_ids", "tokenizer": raw_tokens.word_piece(), "length": 4},
+            "is called as the network's own input",
+        ),
+    ],
+)
+def test_a_text_that_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError) as refusal:
+        frostline.encode(TEXTS, [Text(**{"name": "text", **options})])
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("split", "text", "numbers"),
+    [
+        ("words", "Good, BAD\tfilm_2 \N{FOX FACE}film", [2, 1, 3, 1, 1, 4]),
+        ("spaces", "Good, BAD  film\nfilm", [1, 3, 4, 4]),
+        ("characters", "ab A", [2, 3, 4, 2]),
+        ("words", None, []),
+    ],
+)
+def test_words_have_the_numbers_of_their_places_from_2(split: Any, text: str | None, numbers: list[int]) -> None:
+    known = ["a", "b", " "] if split == "characters" else WORDS
+    column = Text("text", vocabulary=known, length=6, split=split)
+    np.testing.assert_array_equal(frostline.encode([text], [column]), [numbers + [0] * (6 - len(numbers))])
+
+
+def test_small_letters_are_only_made_where_it_says_so() -> None:
+    column = Text("text", vocabulary=["Good"], length=2, lowercase=False)
+    np.testing.assert_array_equal(frostline.encode(["Good good"], [column]), [[2, 1]])
+
+
+def test_a_network_gets_those_of_a_tokenizers_inputs_that_it_names(tmp_path: Path) -> None:
+    class Ids(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.words = nn.Embedding(200, 2)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            answer: Tensor = self.words(tokens).sum(1)
+            return answer
+
+    class Typed(Ids):
+        def forward(self, token_type_ids: Tensor, input_ids: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(input_ids + token_type_ids)
+
+    text = Text("text", tokenizer=raw_tokens.word_piece(), length=6)
+    for module, names in ((Ids(), ["input"]), (Typed(), ["input_ids", "token_type_ids"])):
+        published = publish(module, TEXTS, inputs=[text], name="mood", models=tmp_path)
+        session = onnxruntime.InferenceSession(published.path / "model.onnx")
+        assert sorted(node.name for node in session.get_inputs()) == names

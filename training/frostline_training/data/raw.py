@@ -15,16 +15,15 @@ from frostline import pictures
 from frostline.dates import written
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
-from frostline_training.data.pythontext import encoded
 from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf, Image, Text
 from frostline_training.data.tables import parts_of
+from frostline_training.data.texts import IDS, check_text, encoded
 from frostline_training.errors import DataError
 from frostline_training.sources import DateColumn, DatePart, ImageFolder, Reading
 
 _READING = Reading(missing=("",))  # values, not words: what is missing is None, NaN or an empty text
 _LONGEST_NAME = 1000  # of an input that a server takes
 _LARGEST_SIDE = 8192  # of pictures, as above
-_LONGEST_TEXT = 1 << 20  # bytes, as above
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ RawRows = (
 also be a list of them, and pictures a list of files or of their bytes."""
 
 
-def encode(rows: RawRows, inputs: Sequence[Input]) -> NDArray[Any]:
+def encode(rows: RawRows, inputs: Sequence[Input]) -> Any:
     """Return raw rows as what a network takes, by the rule that a server encodes them by.
 
     Args:
@@ -95,14 +94,16 @@ def encode(rows: RawRows, inputs: Sequence[Input]) -> NDArray[Any]:
         inputs: What each column is. The network's columns have their order; a date is one for each of its parts.
 
     Returns:
-        Numbers float32 [N, F] of a table; bytes uint8 [N, T] of texts; pixels float32 [N, C, H, W] of pictures.
+        Numbers float32 [N, F] of a table; bytes uint8 [N, T] or words int64 [N, T] of texts, or what a tokenizer makes of
+        them by name, int64 [N, T] each; pixels float32 [N, C, H, W] of pictures.
 
     Raises:
         DataError: A column is not there, or a cell is not what its column is; the text says where.
     """
     media = media_of(inputs)
     if isinstance(media, Text):
-        return encoded(texts_of(rows, media), media.bytes)
+        arrays = encoded(texts_of(rows, media), media)
+        return arrays if media.tokenizer is not None else arrays[IDS]
     if media is not None:
         return decoded(files_of(rows, media), media)
     columns = columns_of(inputs)
@@ -136,17 +137,12 @@ def media_of(inputs: Sequence[Input]) -> Text | Image | None:
     if isinstance(media, Image):
         _check_image(media)
     else:
-        _check_text(media)
+        check_text(media)
     return media
 
 
 def _what(media: Text | Image) -> str:
     return "text" if isinstance(media, Text) else "image"
-
-
-def _check_text(text: Text) -> None:
-    if isinstance(text.bytes, bool) or not isinstance(text.bytes, int) or not 1 <= text.bytes <= _LONGEST_TEXT:
-        raise DataError(f"the text {text.name!r} has bytes={text.bytes!r}: give a number from 1 to {_LONGEST_TEXT}")
 
 
 def _check_image(image: Image) -> None:
@@ -207,7 +203,7 @@ def decoded(files: Sequence[bytes], image: Image) -> NDArray[np.float32]:
 
 
 def texts_of(rows: RawRows, text: Text) -> list[str | None]:
-    """Return the texts without the spaces around them; None where one is missing.
+    """Return the texts, without the spaces around them unless a tokenizer takes them; None where one is missing.
 
     Raises:
         DataError: `rows` are no texts; the text says where.
@@ -217,6 +213,9 @@ def texts_of(rows: RawRows, text: Text) -> list[str | None]:
     alone = isinstance(rows, Sequence | np.ndarray) and not all(isinstance(row, Mapping) for row in rows)
     named: RawRows = {text.name: rows} if alone else rows
     (cells,) = cells_of(named, [Column(text.name, (UNKNOWN,))]).columns.values()
+    if text.tokenizer is not None:
+        ((_, values),) = _by_column(named, [text.name])
+        cells = [value if isinstance(value, str) else cell for value, cell in zip(_listed(values), cells, strict=True)]
     for row, cell in enumerate(cells, start=1):
         try:
             (cell or "").encode()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Inputs = Array | Mapping[str, Array]
+
+Split = Literal["words", "spaces", "characters"]
 
 INPUT = "input"
 UNKNOWN = "(unknown)"
@@ -77,15 +79,31 @@ class Column:
 
 @dataclass(frozen=True)
 class Text:
-    """A column of texts, of which a network takes the bytes: one input uint8 [N, `bytes`].
+    """A column of texts, of which a network takes the bytes, the words of a vocabulary, or a tokenizer's tokens.
+
+    Longer texts are cut, and shorter ones padded. Give `bytes`, or `length` and one of `vocabulary` and `tokenizer`.
 
     Attributes:
         name: What clients call it.
-        bytes: How many bytes of UTF-8 the network takes; longer texts are cut, and shorter ones padded with 0.
+        bytes: How many bytes of UTF-8 the network takes: one input uint8 [N, `bytes`], padded with 0.
+        length: How many words or tokens it takes.
+        vocabulary: The words that it knows: one input int64 [N, `length`] of their numbers. 0 pads, 1 is any other word, and
+            the vocabulary's are numbered from 2 on.
+        tokenizer: Hugging Face's: the path of a ``tokenizer.json``, or a `tokenizers.Tokenizer`. The inputs are those of
+            ``input_ids``, ``attention_mask`` and ``token_type_ids`` that the network's forward() names, int64 [N, `length`]
+            each; if it names none, ``input_ids`` alone.
+        lowercase: Whether the words are those of the text in small letters.
+        split: What a word is: ``words`` (runs of letters, digits and underscores, and each other sign alone), ``spaces``
+            (what is between spaces) or ``characters``.
     """
 
     name: str
-    bytes: int
+    bytes: int | None = None
+    length: int | None = None
+    vocabulary: Sequence[str] | None = None
+    tokenizer: Any = None
+    lowercase: bool = True
+    split: Split = "words"
 
 
 @dataclass(frozen=True)

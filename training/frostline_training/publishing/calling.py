@@ -59,6 +59,13 @@ def original(module: object) -> nn.Module:
     )
 
 
+def arguments(module: nn.Module) -> list[str]:
+    """Return the names of the arguments of the module's forward()."""
+    return [
+        name for name, argument in inspect.signature(module.forward).parameters.items() if argument.kind in _BY_NAME
+    ]
+
+
 def bind(module: nn.Module, sample: Sample) -> tuple[Tensors, Caller]:
     """Bind `sample` to the arguments of the module's forward().
 

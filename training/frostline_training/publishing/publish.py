@@ -142,10 +142,10 @@ def publish(
     as_they_are = bool(probabilities)
     tolerance = _checked_tolerance(rtol, atol)
     names = _checked_labels(labels)
+    original = calling.original(module)
     rows = None if inputs is None else raw_rows.of(sample, test, inputs, dynamic)
     if rows is not None:
-        sample, test = raw_rows.encoded(rows)
-    original = calling.original(module)
+        sample, test = raw_rows.encoded(rows, calling.arguments(original))
     tensors, call = calling.bind(original, _checked_sample(sample))
     traced = {called: tensor.detach().cpu().contiguous() for called, tensor in tensors.items()}
     dynamic = _checked_axes(dynamic or {}, traced)
@@ -189,7 +189,7 @@ def publish(
             suspect=troublesome_layer(network),
         )
         answers = partial(_answering, call=call, outputs=held_out.outputs, label=asked.output if sigmoid else None)
-        raw = {} if rows is None else rows.freeze(hidden, network, answers, next(iter(given)), tolerance)
+        raw = {} if rows is None else rows.freeze(hidden, network, answers, list(given), tolerance)
         golden = held_out.golden
         artifact.write_golden(
             hidden,

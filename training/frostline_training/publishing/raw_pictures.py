@@ -69,7 +69,7 @@ class RawPictures:
         traced = list(islice(filter(_is_taken, train), _TRACED)) or files_of(sample, column)
         return cls(column, traced, held_out, targets)
 
-    def sample(self) -> torch.Tensor:
+    def sample(self, names: Sequence[str]) -> torch.Tensor:  # noqa: ARG002 as of texts, which may be several tensors
         """Return pictures as the network takes them, float32 [N, C, H, W].
 
         Raises:
@@ -77,7 +77,7 @@ class RawPictures:
         """
         return torch.from_numpy(decoded(self.traced, self.column))
 
-    def test(self) -> tuple[Array, ArrayLike | None]:
+    def test(self, names: Sequence[str]) -> tuple[Array, ArrayLike | None]:  # noqa: ARG002 as above
         """Return the pictures of the proof as the network takes them, float32 [N, C, H, W], and their targets.
 
         Raises:
@@ -90,7 +90,7 @@ class RawPictures:
         hidden: Path,
         network: nn.Module,
         answers: Callable[[nn.Module], Answer],
-        name: str,
+        names: Sequence[str],
         tolerance: Tolerance,
     ) -> dict[str, Array]:
         """Prove the network's file in `hidden` with raw pictures, odd ones among them; return what the golden sample holds.
@@ -100,6 +100,7 @@ class RawPictures:
         Raises:
             RefusedError: The network has no answer to a picture, or the file has another one.
         """
+        (name,) = names
         real = [self.held_out[index] for index in evenly(len(self.held_out), _REAL)]
         odd = odd_pictures(self.held_out[0])
         files = [*real, *odd.values()]

@@ -47,14 +47,20 @@ def _cells(rows: Any) -> Any:
     return rows.cells if isinstance(rows, Rows) else rows
 
 
-def encoded(rows: Raw) -> tuple[Tensor, tuple[Array, ArrayLike | None]]:
+def encoded(
+    rows: Raw, names: Sequence[str]
+) -> tuple[Tensor | dict[str, Tensor], tuple[Array | dict[str, Array], ArrayLike | None]]:
     """Return the sample and the rows of the proof, with their targets, as the network takes them.
+
+    Args:
+        rows: The raw rows.
+        names: Of the arguments of the network's forward().
 
     Raises:
         PublishError: One is not what it must be.
     """
     try:
-        return rows.sample(), rows.test()
+        return rows.sample(names), rows.test(names)
     except DataError as error:
         raise PublishError(str(error)) from error
 

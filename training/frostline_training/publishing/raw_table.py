@@ -67,11 +67,11 @@ class RawTable:
         _check_known(train, columns)
         return cls(columns, train, train) if test is None else cls(columns, train, _encoded(test[0], columns), test[1])
 
-    def sample(self) -> torch.Tensor:
+    def sample(self, names: Sequence[str]) -> torch.Tensor:  # noqa: ARG002 as of texts, which may be several tensors
         """Return the training rows as the network takes them, float32 [N, F]."""
         return torch.from_numpy(self.train.numbers)
 
-    def test(self) -> tuple[Array, ArrayLike | None]:
+    def test(self, names: Sequence[str]) -> tuple[Array, ArrayLike | None]:  # noqa: ARG002 as above
         """Return the rows of the proof as the network takes them, float32 [N, F], and their targets."""
         return self.held_out.numbers, self.targets
 
@@ -80,7 +80,7 @@ class RawTable:
         hidden: Path,
         network: nn.Module,
         answers: Callable[[nn.Module], Answer],
-        name: str,
+        names: Sequence[str],
         tolerance: Tolerance,
     ) -> dict[str, Array]:
         """Write the preprocessing beside the network's proved file in `hidden`, and prove the two with raw rows.
@@ -89,7 +89,7 @@ class RawTable:
             hidden: The folder that is to be the version's.
             network: In evaluation mode, on the CPU.
             answers: Makes of a network what answers encoded rows with the file's outputs.
-            name: Of the network's input.
+            names: Of the network's inputs, of which a table has one.
             tolerance: How far apart two answers may be.
 
         Returns:
@@ -98,7 +98,7 @@ class RawTable:
         Raises:
             RefusedError: The files do not answer raw rows as the network answers what training encodes.
         """
-        path = hidden / preprocessing.FILE
+        path, (name,) = hidden / preprocessing.FILE, names
         onnx.save_model(
             preprocessing.graph(self.columns, missing=missing_numbers(self.held_out.cells.reading), output=name),
             path,

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import nn
 
 from frostline_training.data import Array, evenly
 from frostline_training.data.cells import Cells
-from frostline_training.data.pythontext import encoded
 from frostline_training.data.raw import RawRows, texts_of
 from frostline_training.data.rows import Text
+from frostline_training.data.texts import IDS, encoded, tokenizer_of
 from frostline_training.errors import PublishError
 from frostline_training.publishing import artifact
 from frostline_training.publishing.raw_answers import answered, golden_arrays
@@ -23,6 +23,8 @@ from frostline_training.publishing.verify import GOLDEN_ROWS, Answer, Tolerance
 _TRACED = 64  # texts; more show an export nothing new
 _BEYOND = 64  # characters of a text behind those that count, in a golden sample
 _EXAMPLE = 200  # characters
+_A_TOKEN = 8  # characters; few texts have more for each, and a golden sample holds every text as wide as its widest
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,27 @@ class RawTexts:
         words = sample.reading.missing if isinstance(sample, Cells) else ()
         return cls(column, train, held_out, targets, tuple(dict.fromkeys(("", *words))))
 
-    def sample(self) -> torch.Tensor:
-        """Return training texts as the network takes them, uint8 [N, T]."""
-        return torch.from_numpy(self._encoded([self.train[index] for index in evenly(len(self.train), _TRACED)]))
+    def sample(self, names: Sequence[str]) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Return training texts as the network takes them: [N, T], or by name where it takes several.
 
-    def test(self) -> tuple[Array, ArrayLike | None]:
-        """Return the texts of the proof as the network takes them, uint8 [N, T], and their targets."""
-        return self._encoded(self.held_out), self.targets
+        Args:
+            names: Of the arguments of forward().
+        """
+        arrays = self._taken([self.train[index] for index in evenly(len(self.train), _TRACED)], names)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return tensors.get("", tensors)
+
+    def test(self, names: Sequence[str]) -> tuple[Array | dict[str, Array], ArrayLike | None]:
+        """Return the texts of the proof as the network takes them, as `sample` does, and their targets."""
+        arrays = self._taken(self.held_out, names)
+        return arrays.get("", arrays), self.targets
 
     def freeze(
         self,
         hidden: Path,
         network: nn.Module,
         answers: Callable[[nn.Module], Answer],
-        name: str,
+        names: Sequence[str],
         tolerance: Tolerance,
     ) -> dict[str, Array]:
         """Prove the network's file in `hidden` with raw texts, odd ones among them; return what the golden sample holds.
@@ -83,24 +92,36 @@ class RawTexts:
         outputs = answered(
             hidden / artifact.MODEL_FILE,
             answers(network),
-            {name: self._encoded(texts)},
+            self._named(texts, names),
             len(real),
             [f"a text is {told}" for told in odd],
             tolerance,
-            fails="an embedding of fewer than the 256 values that a byte may have",
-            no_number="a text of nothing but padding, which is 0, such as a mean over no letters",
+            fails=f"an embedding of fewer than the {self._values} may have",
+            no_number="a text of nothing but padding, such as a mean over no letters, words or tokens",
         )
         sent = np.array([self._empty if text is None else text for text in texts], object)
         return golden_arrays({self.column.name: sent}, outputs)
 
-    def card(self, hidden: Path) -> dict[str, Any]:  # noqa: ARG002 as of a table, which has a file in it
-        """Return what the card says of the texts."""
+    def card(self, hidden: Path) -> dict[str, Any]:
+        """Return what the card says of the texts and of their tokenizer's file in `hidden`, which it writes."""
         example = next((text for text in self.train if text), self._empty)[:_EXAMPLE].strip()
         share = sum(text is None for text in self.train) / len(self.train)
-        column = {"name": self.column.name, "kind": "text", "bytes": self.column.bytes, "share_missing": share}
-        return {
-            "rows": {"missing": list(self.missing), "columns": [column], "example": {self.column.name: example}},
-        }
+        text = self.column
+        told: dict[str, Any] = {"name": text.name, "kind": "text"}
+        rows: dict[str, Any] = {"missing": list(self.missing)}
+        files: dict[str, Any] = {}
+        if text.bytes is not None:
+            told["bytes"] = text.bytes
+        elif text.vocabulary is not None:
+            words = {"vocabulary": list(text.vocabulary), "lowercase": text.lowercase, "split": text.split}
+            told |= {"length": text.length, **words}
+        else:
+            told["length"] = text.length
+            rows["file"] = _TOKENIZER
+            (hidden / _TOKENIZER).write_text(tokenizer_of(text).to_str(), encoding="utf-8")
+            files["files"] = {_TOKENIZER: artifact.sha256(hidden / _TOKENIZER)}
+        told["share_missing"] = share
+        return {"rows": {**rows, "columns": [told], "example": {text.name: example}}, **files}
 
     @property
     def _empty(self) -> str:
@@ -108,7 +129,8 @@ class RawTexts:
 
     def _real(self) -> list[str | None]:
         """Return texts of the proof, spread evenly, without those that a golden sample cannot hold."""
-        short = [None if text is None else text[: self.column.bytes + _BEYOND] for text in self.held_out]
+        most = self.column.bytes or (self.column.length or 0) * _A_TOKEN
+        short = [None if text is None else text[: most + _BEYOND] for text in self.held_out]
         # NumPy cuts texts that end in NUL; and one that is cut within its spaces becomes another.
         kept = [text for text in short if text is None or (not text.endswith("\0") and text == text.strip())]
         if not kept:
@@ -116,7 +138,8 @@ class RawTexts:
         return [kept[index] for index in evenly(len(kept), GOLDEN_ROWS)]
 
     def _odd(self) -> dict[str, str | None]:
-        size = self.column.bytes
+        size = self.column.bytes or self.column.length or 0
+        longer = "a" if self.column.bytes is not None else "a "
         return {
             "missing": None,
             "a space": " ",
@@ -124,9 +147,24 @@ class RawTexts:
             "an accent": "é",
             "a NUL between letters": "a\0b",
             "a letter with spaces around it": " a ",
-            "longer than what counts": "a" * (size + _BEYOND),
+            "nothing but unknown words": "\u16a0\u16a1 \u16a2",
+            "longer than what counts": (longer * (size + _BEYOND)).strip(),
             "cut within a character": "a" * (size - 1) + "\N{FOX FACE}",
         }
 
-    def _encoded(self, texts: Sequence[str | None]) -> NDArray[np.uint8]:
-        return encoded([None if text is None else text.strip() for text in texts], self.column.bytes)
+    @property
+    def _values(self) -> str:
+        return "256 values that a byte" if self.column.bytes is not None else "numbers that a text"
+
+    def _named(self, texts: Sequence[str | None], names: Sequence[str]) -> dict[str, Array]:
+        """Return texts by the names of the network's inputs, of which the only one may have any."""
+        arrays = encoded(texts, self.column)
+        if len(names) == 1 and names[0] not in arrays:
+            return {names[0]: arrays[IDS]}
+        return {name: arrays[name] for name in names}
+
+    def _taken(self, texts: Sequence[str | None], names: Sequence[str]) -> dict[str, Array]:
+        """Return texts by the names of the arguments that are theirs; under "" where none is, or there is but one kind."""
+        arrays = encoded(texts, self.column)
+        chosen = [name for name in arrays if name in names] if self.column.tokenizer is not None else []
+        return {name: arrays[name] for name in chosen} or {"": arrays[IDS]}
