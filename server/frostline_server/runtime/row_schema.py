@@ -26,7 +26,8 @@ MOST_TEXT_BYTES = 1 << 20
 """Longer texts are refused before any of them is decoded."""
 MOST_TOKENS = 1 << 16
 MOST_WORDS = 1 << 20
-_MOST_BYTES = {"text": MOST_TEXT_BYTES, "image": MOST_BYTES}
+MOST_TOKENIZED_BYTES = 1 << 17
+"""Likewise of texts for a tokenizer, which takes up to two seconds for a megabyte."""
 _Side = Annotated[int, Field(ge=1, le=8192)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _MOST_COLUMNS = 2000
@@ -171,6 +172,13 @@ class Image(_Column):
 Column = Number | Category | Date | Text | Image
 
 
+def _most_bytes(column: Column) -> int | None:
+    """How long one cell may be; None where nothing but the message bounds it."""
+    if isinstance(column, Text):
+        return MOST_TOKENIZED_BYTES if column.tokenized else MOST_TEXT_BYTES
+    return MOST_BYTES if isinstance(column, Image) else None
+
+
 class RowSchema(_Frozen):
     """The columns of a table, in the network's order; or a column of texts or of pictures alone.
 
@@ -227,7 +235,7 @@ class RowSchema(_Frozen):
                 np.dtype(object),
                 (),
                 binary=isinstance(column, Image),
-                most_bytes=_MOST_BYTES.get(column.kind),
+                most_bytes=_most_bytes(column),
                 most_pixels=MOST_PIXELS if isinstance(column, Image) else None,
             )
             for column in self.columns
