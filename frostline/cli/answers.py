@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.client.catalog import Model
+from frostline.client.errors import InvalidInput
 from frostline.tables import PredictedRow, column_names, fits, joined, write_table
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def rank(client: "Client", model: Model, requests: Requests) -> Ranked:
         outputs: list[OutputName] = ["values"] if several else ["softmax", "argmax"]
         if not several and not ranked.rows:
             outputs.append("values")  # which bring the names of the classes, and are the same with every answer
-        answer = client.predict(model.name, arrays, version=model.version, outputs=outputs)
+        answer = _predicted(client, model, arrays, origins, outputs)
         if not ranked.rows:
             decision = "labels" if several else "prediction" if hasattr(answer, "thresholds") else ""
             ranked = Ranked([], answer.names, decision)
@@ -127,13 +128,39 @@ def ask(client: "Client", model: Model, requests: Requests) -> Answers:
     outputs: list[OutputName] = ["argmax" if dense else "values"]
     answers = Answers()
     for arrays, origins in requests:
-        answer = client.predict(model.name, arrays, version=model.version, outputs=outputs)
+        answer = _predicted(client, model, arrays, origins, outputs)
         if not answers.ids:
             answers = Answers(task=answer.task, names=answer.names if dense else ())
         answers.ids.extend(origins if model.batched else origins[:1])
         for name, cells in columns(answer).items():
             answers.columns.setdefault(name, []).extend(cells if model.batched else [cells])
     return answers
+
+
+def _predicted(
+    client: "Client",
+    model: Model,
+    arrays: Mapping[str, NDArray[Any]],
+    origins: Sequence[Id],
+    outputs: Sequence["OutputName"],
+) -> "Prediction":
+    """The answer to one request.
+
+    Raises:
+        InvalidInput: The server refuses a row; the message says which row of which file it is.
+    """
+    try:
+        return client.predict(model.name, arrays, version=model.version, outputs=outputs)
+    except InvalidInput as error:
+        place = error.place()
+        if place is None or place[1] >= len(origins):
+            raise
+        column, row, fact = place
+        source, number = origins[row]
+        # A picture is a whole file.
+        is_file = any(array.dtype.hasobject and isinstance(array[row], bytes) for array in arrays.values())
+        where = source if is_file else f"{source}, row {number}, {column}"
+        raise InvalidInput(f"{where}: {fact}", error.code, error.kind) from error.__cause__
 
 
 def columns(answer: "Prediction") -> dict[str, Cells]:

@@ -431,6 +431,8 @@ class _Asking:
                 if answers and (isinstance(error, ModelNotFound | ModelNotReady) or error.kind == "version_closing"):
                     return []
                 raise
+            except InvalidInput as error:
+                raise error.moved(start) from error.__cause__
             if answers and answer.version != version:
                 return []
             answers.append(answer)

@@ -1,5 +1,10 @@
 """The exceptions of the client; each says what to do about it."""
 
+import re
+
+_PLACE = re.compile(r"((?:column|input) '.*?), row (\d+): (.*)", re.DOTALL)
+"""How a refusal begins that names a row: with the column, the row and the fact."""
+
 
 class FrostlineError(Exception):
     """A call to a server failed.
@@ -46,6 +51,19 @@ class InvalidInput(FrostlineError):
     """The input does not fit the model, holds values that its network cannot use, or cannot be sent at all."""
 
     code = "INVALID_ARGUMENT"
+
+    def place(self) -> tuple[str, int, str] | None:
+        """The column, the row from 0, and what is wrong there, where the message names all three."""
+        found = _PLACE.fullmatch(str(self))
+        return (found[1], int(found[2]), found[3]) if found else None
+
+    def moved(self, rows: int) -> "InvalidInput":
+        """The refusal of a row of which so many more are before it: the server counts from the first row of a request."""
+        place = self.place()
+        if place is None or not rows:
+            return self
+        column, row, fact = place
+        return InvalidInput(f"{column}, row {row + rows}: {fact}", self.code, self.kind)
 
 
 class DeadlineExceeded(FrostlineError):

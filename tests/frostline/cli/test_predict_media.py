@@ -59,3 +59,21 @@ def test_a_jpg_for_a_model_that_takes_pixels_is_refused(server: Running, tmp_pat
     outcome = CliRunner().invoke(app, ["predict", "mood", str(tmp_path / "c.jpg"), "--server", server.address])
     assert outcome.exit_code != 0
     assert "takes no pictures as files" in str(outcome.exception)
+
+
+def refused(server: Running, *arguments: str) -> str:
+    """What the command says that it was told."""
+    outcome = CliRunner().invoke(app, ["predict", *arguments, "--server", server.address])
+    assert outcome.exit_code != 0
+    return str(outcome.exception)
+
+
+def test_a_refused_row_is_named_by_its_file(server: Running, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "good.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    good, broken = str(tmp_path / "good.png"), str(tmp_path / "broken.jpg")
+    assert refused(server, "fruit", *[good] * 100, broken, good).startswith(f"{broken}: is damaged")
+    (tmp_path / "a.csv").write_text("text\n" + "great\n" * 70, encoding="utf-8")
+    (tmp_path / "b.csv").write_text("text\ngreat\n" + "a" * ((1 << 20) + 1) + "\n", encoding="utf-8")
+    told = refused(server, "mood", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"))
+    assert told.startswith(f"{tmp_path / 'b.csv'}, row 1, input 'text' for model 'mood': 1048577 bytes are too many")

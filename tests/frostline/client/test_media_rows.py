@@ -338,6 +338,18 @@ def test_what_is_no_text_or_picture_is_refused(
     assert words in str(refusal.value)
 
 
+def test_a_refusal_counts_all_rows_and_not_those_of_its_request(client: frostline.Client) -> None:
+    at_once = client.schema("fruit").max_rows
+    pictures = [png()] * (2 * at_once + 9)
+    pictures[at_once + 5] = png()[:60]
+    with pytest.raises(InvalidInput, match=rf"^column 'image', row {at_once + 5}: is damaged"):
+        client.predict("fruit", pictures)
+    texts = ["great"] * (2 * at_once + 9)
+    texts[2 * at_once + 7] = "a" * ((1 << 20) + 1)
+    with pytest.raises(InvalidInput, match=rf"^input 'text' for model 'mood', row {2 * at_once + 7}: 1048577 bytes"):
+        client.predict("mood", texts)
+
+
 def _sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shape of each input that the client sends from now on."""
     real = messages.request
