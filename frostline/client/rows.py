@@ -73,8 +73,9 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
 
     Args:
         rows: A dict for each row, a dict of one row, a dict with a list or array for each column, or a table of pandas,
-            polars or pyarrow; of a model that takes texts or pictures also a list of these, and pixels of pictures as
-            one array. None, NaN, NaT and NA are missing values. A column that is not there at all is missing in all rows, if it was missing in some rows of the training.
+            polars or pyarrow; of a model that takes texts or pictures also what `media.may_be` these. None, NaN, NaT and
+            NA are missing values. A column that is not there at all is missing in all rows, if it was missing in some rows
+            of the training; a row has at least one.
         schema: What the model takes; it has columns.
         extra: Whether to refuse columns that the model does not take, or to ignore them.
 

@@ -125,6 +125,11 @@ PICTURES = "fruit takes pictures: png, jpg and webp files"
     ("name", "content", "words"),
     [
         ("a.txt", b"great\n", f"it must end in .npy, .npz, .csv, .parquet, .png, .jpg or .webp; {PICTURES}"),
+        (
+            "a.xlsx",
+            b"PK\x03\x04",
+            f"cannot tell what {{path}} is: it must end in .npy, .npz, .csv, .parquet, .png, .jpg or .webp; {PICTURES}",
+        ),
         ("a.csv", b"image\na.png\n", f"column 0: 'a.png' where a number was expected; {PICTURES}"),
         ("b.csv", b"caf\xe9\n", "invalid continuation byte"),
     ],
@@ -132,7 +137,8 @@ PICTURES = "fruit takes pictures: png, jpg and webp files"
 def test_what_is_no_picture_is_refused_with_what_is(
     server: Running, tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
-    assert words in refused(server, "fruit", written(tmp_path / name, content))
+    path = written(tmp_path / name, content)
+    assert words.format(path=path) in refused(server, "fruit", path)
 
 
 def test_a_folder_is_no_file(server: Running, tmp_path: Path) -> None:
