@@ -130,7 +130,7 @@ def pictures(cells: Cells, where: Place, *, pixels: bool) -> NDArray[Any]:
     """The pictures of a column as files, objects [rows]; or their pixels uint8 [rows, height, width, channels].
 
     Args:
-        cells: The pictures.
+        cells: The pictures, one or more.
         where: Says where a cell is.
         pixels: Whether the model takes pixels.
 
@@ -140,7 +140,7 @@ def pictures(cells: Cells, where: Place, *, pixels: bool) -> NDArray[Any]:
     if is_pixels(cells):
         _refuse_masked(cells, "the pictures are")
         return np.asarray(cells)
-    if pixels and len(cells) and is_picture(cells[0]) and _are_alike(cells):
+    if pixels and is_picture(cells[0]) and _are_alike(cells) and cells[0].nbytes <= _MOST_PIXEL_BYTES:
         for index, cell in enumerate(cells):
             _refuse_masked(cell, f"{where(index)}: the picture is")
         stacked = np.stack([np.asarray(cell) for cell in cells])
@@ -151,13 +151,9 @@ def pictures(cells: Cells, where: Place, *, pixels: bool) -> NDArray[Any]:
 
 
 def _are_alike(cells: Cells) -> bool:
-    """Whether all are pixels of small pictures of one size."""
+    """Whether all are arrays of pixels of one shape."""
     first = cells[0]
-    return (
-        isinstance(first, np.ndarray)
-        and first.nbytes <= _MOST_PIXEL_BYTES
-        and all(_may_be_pixels(cell) and cell.shape == first.shape for cell in cells)
-    )
+    return isinstance(first, np.ndarray) and all(_may_be_pixels(cell) and cell.shape == first.shape for cell in cells)
 
 
 def _picture(cell: Any, index: int, where: Place) -> bytes:

@@ -97,6 +97,8 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
         count, columns = len(rows), _of_records(rows, schema, extra)
     else:
         count, columns = _of_columns(rows, schema, extra)
+    if count == 0:
+        raise InvalidInput(f"there are no rows; {schema.expects}")
     empty = missing_word(schema)
     arrays = {}
     for column in schema.columns:
@@ -154,10 +156,7 @@ def _of_columns(table: Any, schema: Schema, extra: Extra) -> tuple[int, dict[str
     if len(set(counts.values())) > 1:
         counted = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise InvalidInput(f"the columns have different numbers of rows: {counted}")
-    count = next(iter(counts.values()), 0)
-    if count == 0:
-        raise InvalidInput(f"there are no rows; {schema.expects}")
-    return count, columns
+    return next(iter(counts.values())), columns
 
 
 def _refuse_absent(there: set[str], schema: Schema, what: str) -> None:

@@ -119,6 +119,8 @@ MOOD = "mood expects a list of texts, or rows with the column text, or input UIN
     ("rows", "words"),
     [
         ([], f"there are no rows; {MOOD}"),
+        (np.array([], str), f"there are no rows; {MOOD}"),
+        (iter(()), f"there are no rows; {MOOD}"),
         (None, MOOD),
         ([5, "great"], f"the input holds 5 at [0] where a text was expected; {MOOD}"),
         ([["great"], ["bad"]], MOOD),
