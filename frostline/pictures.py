@@ -26,6 +26,8 @@ MOST_BYTES = 64 << 20
 _DEEP = 65535  # white, where a pixel has 16 bits
 _SCALED = ((np.arange(_DEEP + 1) * 255 + _DEEP // 2) // _DEEP).astype(np.uint8)
 _WHOLE = ("PNG", "PPM")  # Pillow opens the 16-bit pictures of some formats with 32 bits
+_NO_RANGE = {"I": "whole numbers of 32 bits", "F": "floating-point numbers", "LAB": "L*a*b* values"}
+_OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA")  # modes of at most 8 bits
 
 
 class PictureError(Exception):
@@ -92,6 +94,29 @@ def of_pixels(array: NDArray[np.uint8]) -> "Image":
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
+def as_png(image: "Image") -> bytes:
+    """Return an open picture as a PNG file of which `flat` makes the same: turned by the same EXIF data, in a mode of PNG.
+
+    Raises:
+        ValueError: The pixels are of a kind whose range is not known.
+    """
+    from PIL import Image  # noqa: PLC0415 as above
+
+    exif = image.getexif()
+    if _is_deep(image.mode, image.format):
+        kept = image if image.mode != "I" else Image.fromarray(np.asarray(image).astype(np.uint16))
+    elif image.mode in _OF_PNG:
+        kept = image
+    else:
+        _refuse_no_range(image)
+        # A mode with opacity that Pillow converts to grey and opacity alone.
+        see_through = "LA" if image.mode == "La" else "RGBA"
+        kept = image.convert(see_through if image.has_transparency_data else "RGB")
+    file = io.BytesIO()
+    kept.save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
 def decoded(image: "Image", form: Form) -> NDArray[np.uint8]:
     """Return the pixels uint8 [C, H, W] of what `opened` or `of_pixels` gave.
 
@@ -136,11 +161,9 @@ def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Ima
 
     file_format, upright = image.format, image
     ImageOps.exif_transpose(upright, in_place=True)
-    if upright.mode.startswith("I;16") or (upright.mode == "I" and file_format in _WHOLE):
+    if _is_deep(upright.mode, file_format):
         upright = _eight_bits(upright)
-    if upright.mode in ("I", "F", "LAB"):
-        kind = {"I": "whole numbers of 32 bits", "F": "floating-point numbers", "LAB": "L*a*b* values"}[upright.mode]
-        raise ValueError(f"its pixels are {kind}; save it with 8 or 16 bits of grey or colour")
+    _refuse_no_range(upright)
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, (*background, 255)), upright)
@@ -148,6 +171,16 @@ def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Ima
     if upright.mode != wanted:
         upright = upright.convert("RGB").convert(wanted)
     return upright
+
+
+def _is_deep(mode: str, file_format: str | None) -> bool:
+    """Whether a pixel has 16 bits."""
+    return mode.startswith("I;16") or (mode == "I" and file_format in _WHOLE)
+
+
+def _refuse_no_range(image: "Image") -> None:
+    if image.mode in _NO_RANGE:
+        raise ValueError(f"its pixels are {_NO_RANGE[image.mode]}; save it with 8 or 16 bits of grey or colour")
 
 
 def _eight_bits(image: "Image") -> "Image":

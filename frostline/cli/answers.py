@@ -92,7 +92,7 @@ def rank(client: "Client", model: Model, requests: Requests) -> Ranked:
         outputs: list[OutputName] = ["values"] if several else ["softmax", "argmax"]
         if not several and not ranked.rows:
             outputs.append("values")  # which bring the names of the classes, and are the same with every answer
-        answer = _predict(client, model, arrays, origins, outputs)
+        answer = _predicted(client, model, arrays, origins, outputs)
         if not ranked.rows:
             decision = "labels" if several else "prediction" if hasattr(answer, "thresholds") else ""
             ranked = Ranked([], answer.names, decision)
@@ -128,7 +128,7 @@ def ask(client: "Client", model: Model, requests: Requests) -> Answers:
     outputs: list[OutputName] = ["argmax" if dense else "values"]
     answers = Answers()
     for arrays, origins in requests:
-        answer = _predict(client, model, arrays, origins, outputs)
+        answer = _predicted(client, model, arrays, origins, outputs)
         if not answers.ids:
             answers = Answers(task=answer.task, names=answer.names if dense else ())
         answers.ids.extend(origins if model.batched else origins[:1])
@@ -137,21 +137,28 @@ def ask(client: "Client", model: Model, requests: Requests) -> Answers:
     return answers
 
 
-def _predict(
+def _predicted(
     client: "Client",
     model: Model,
     arrays: Mapping[str, NDArray[Any]],
     origins: Sequence[Id],
-    outputs: "Sequence[OutputName]",
+    outputs: Sequence["OutputName"],
 ) -> "Prediction":
-    """Asks for the answer to a request; a refusal of a row names the file that it is from, and its number there."""
+    """The answer to one request.
+
+    Raises:
+        InvalidInput: The server refuses a row; the message says which row of which file it is.
+    """
     try:
         return client.predict(model.name, arrays, version=model.version, outputs=outputs)
     except InvalidInput as error:
         if error.row is None:
             raise
-        path, row = origins[error.row]
-        raise InvalidInput(f"{path}, row {row}, {error.cell}", error.code, error.kind) from error
+        source, number = origins[error.row]
+        # A picture is a whole file.
+        is_file = any(array.dtype.hasobject and isinstance(array[error.row], bytes) for array in arrays.values())
+        where = source if is_file else f"{source}, row {number}, {error.where}"
+        raise InvalidInput(f"{where}: {error.fact}", error.code, error.kind) from error.__cause__
 
 
 def columns(answer: "Prediction") -> dict[str, Cells]:

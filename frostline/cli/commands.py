@@ -170,7 +170,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help='Files with rows: csv, parquet, npy, npz or pictures. Use "-" to read csv, npy or npz from standard input.',
+            help='Files with rows: csv, parquet, npy, npz or pictures. Use "-" to read csv, npy, npz or a picture from standard '
+            "input.",
         ),
     ],
     *,
@@ -229,8 +230,8 @@ def predict(
     matched by name, and others are ignored, such as the target. Missing, unknown and unusual cells are counted on standard
     error. For any other model, a csv file may have a header, and its columns fill the model's input in row-major order.
 
-    A model that was trained on a folder of pictures takes pictures of any size: png, jpg or webp. The server brings them to
-    the model's size.
+    A model that was trained on a folder of pictures takes pictures of any size and with any name: png, jpg or webp. The
+    server brings them to the model's size.
 
     For any other model, a picture is converted to gray or colour, depending on the model's input. Its pixels are sent unchanged, or scaled
     by --white. It is never resized.

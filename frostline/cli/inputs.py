@@ -52,14 +52,15 @@ def requests(
     """Reads what to send from files: their rows, or where the model has no batch axis the whole input of each file.
 
     Args:
-        paths: `.npy`, `.npz`, `.csv` and `.parquet` files, and pictures; `-` for csv, npy or npz on standard input.
+        paths: `.npy`, `.npz`, `.csv` and `.parquet` files, and pictures; `-` for csv, npy, npz or a picture on standard input.
+            npy files and pictures may have any other name.
         model: The model that will get the rows.
         stdin: Standard input.
         white: The value of a white pixel for the model; black is 0. None leaves the pixels unchanged, 0 to 255.
         card: The model's card.json. With it, csv columns may have any order, and are read as its training read them:
             categories are given as words, dates as dates. It also says what shows through transparent pictures.
         schema: What the model takes, if that is raw rows. Without a card, tables are read as training read its own, and sent
-            as they are; the server encodes them. So are pictures, unless `white` asks for their pixels.
+            as they are; the server encodes them. So are pictures.
 
     Returns:
         For each request the model's inputs by name, in the types that it takes; and for each of its rows where that comes
@@ -70,10 +71,22 @@ def requests(
     """
     if not model.inputs:
         raise InputError(f"{model.name} takes no inputs, so there is nothing that could be sent to it")
-    files = [_content(path, stdin) for path in paths]
+    takes = _takes(schema) if schema is not None and schema.columns else ""
+    files = [_content(path, stdin, takes) for path in paths]
     picture = next((column.name for column in schema.columns if column.kind == "image"), "") if schema else ""
+    for path, (kind, _) in zip(paths, files, strict=True):
+        if kind in _PICTURES and takes and not picture:
+            raise InputError(f"{path} is a picture, and {model.name} takes no pictures as files; {takes}")
+        if kind in _PICTURES[1:] and not picture:
+            raise InputError(
+                f"{path}: as pixels only a .png file is sent; {model.name} takes no pictures as files here"
+            )
+        if kind in _PICTURES and picture and (white is not None or card is not None):
+            raise InputError(
+                f"--white and --card are for models that take pixels; {model.name} takes {path} as it is, so leave them out"
+            )
     raw = [kind in (_PICTURES if picture else _TABLES) for kind, _ in files]
-    if schema is not None and card is None and white is None and any(raw):
+    if schema is not None and card is None and any(raw):
         if not all(raw):
             raise InputError(
                 f"{paths[raw.index(True)]} has raw rows, and {paths[raw.index(False)]} the network's own input; give "
@@ -84,12 +97,24 @@ def requests(
             for path, (_, content) in zip(paths, files, strict=True)
         ]
         return _split(*_joined(paths, rows), model)
-    for path, (kind, _) in zip(paths, files, strict=True):
-        if kind in _PICTURES[1:]:
-            raise InputError(
-                f"{path}: as pixels only a .png file is sent; {model.name} takes no pictures as files here"
-            )
-    return _of_inputs(paths, files, model if schema is None else replace(model, inputs=schema.inputs), white, card)
+    try:
+        return _of_inputs(paths, files, model if schema is None else replace(model, inputs=schema.inputs), white, card)
+    except InputError as error:
+        if takes:
+            raise InputError(f"{error}; {takes}") from error.__cause__
+        raise
+
+
+def _takes(schema: Schema) -> str:
+    """The files of raw rows that a model takes, for a message."""
+    names = ", ".join(column.name for column in schema.columns)
+    match [column.kind for column in schema.columns]:
+        case ["image"]:
+            return f"{schema.model} takes pictures: png, jpg and webp files"
+        case ["text"]:
+            return f"{schema.model} takes texts: csv and parquet files with the column {names}"
+        case _:
+            return f"{schema.model} takes tables: csv and parquet files with the columns {names}"
 
 
 def _of_inputs(
@@ -154,13 +179,15 @@ def _joined(paths: Sequence[str], files: Sequence[Arrays]) -> tuple[Arrays, list
     return {name: np.concatenate([arrays[name] for arrays in files]) for name in files[0]}, origins
 
 
-def _content(path: str, stdin: BinaryIO) -> tuple[str, bytes]:
-    """What kind of file it is, by the end of its name, and its bytes."""
+def _content(path: str, stdin: BinaryIO, takes: str) -> tuple[str, bytes]:
+    """What kind of file it is, and its bytes; `takes` are the files of raw rows that the model takes."""
     try:
         content = stdin.read() if path == "-" else Path(path).read_bytes()
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder; give the files in it, such as {Path(path) / '*'}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    return _kind(path, content), content
+    return _kind(path, content, takes), content
 
 
 def _raw(path: str, content: bytes, schema: Schema) -> Arrays:
@@ -196,13 +223,28 @@ def _read_one(path: str, kind: str, content: bytes, model: Model, white: float |
     return {spec.name: _checked(path, readers[kind](path, content, spec), spec, model)}
 
 
-def _kind(path: str, content: bytes) -> str:
+def _kind(path: str, content: bytes, takes: str) -> str:
+    """The end of the name of such files: this one's, or by its first bytes where it has none that says it."""
     if path == "-":
-        return ".npy" if content.startswith(b"\x93NUMPY") else ".npz" if content.startswith(b"PK") else ".csv"
+        return _signed(content) or ".csv"
     kind = Path(path.lower().removesuffix(".gz")).suffix  # of a table alone
-    if kind not in (".npy", ".npz", *_TABLES, *_PICTURES):
-        raise InputError(f"cannot tell what {path} is: it must end in .npy, .npz, .csv, .parquet, .png, .jpg or .webp")
-    return kind
+    if kind in (".npy", ".npz", *_TABLES, *_PICTURES):
+        return kind
+    found = _signed(content)
+    if found in ("", ".npz"):  # which many files begin as, such as those of offices
+        raise InputError(
+            f"cannot tell what {path} is: it must end in .npy, .npz, .csv, .parquet, .png, .jpg or .webp"
+            + (f"; {takes}" if takes else "")
+        )
+    return found
+
+
+def _signed(content: bytes) -> str:
+    """The end of the name of files that begin so; empty if any may."""
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        return ".webp"
+    signatures = {b"\x93NUMPY": ".npy", b"PK": ".npz", b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}
+    return next((kind for signature, kind in signatures.items() if content.startswith(signature)), "")
 
 
 def _npy(path: str, content: bytes, _: TensorSpec) -> NDArray[Any]:
@@ -369,7 +411,8 @@ def _png(path: str, content: bytes, spec: TensorSpec, *, white: float | None, ca
         raise InputError(f"{path} is not a PNG picture") from error
     layouts = (gray, gray[None], gray[:, :, None], color.transpose(2, 0, 1), color, gray.ravel(), color.ravel())
     for pixels in layouts:
-        if _fits(pixels.shape, spec.shape[1:]):
+        # A row of any length is something else, such as the bytes of a text.
+        if _fits(pixels.shape, spec.shape[1:]) and spec.shape[1:] != (-1,):
             return pixels[None] if white is None else pixels[None].astype(np.float32) * np.float32(white / 255)
     height, width = gray.shape
     raise InputError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frostline.client.rows import missing_word
 from frostline.client.schema import Column, Schema
 from frostline_training.data.cells import Cells, missing_numbers, moment
+from frostline_training.errors import DataError
 from frostline_training.sources import Reading
 
 
@@ -41,6 +42,12 @@ def columns_of(cells: Cells, schema: Schema, warn: Callable[[str], None]) -> dic
     """
     arrays: dict[str, NDArray[Any]] = {}
     told = []
+    if cells.columns.keys().isdisjoint(column.name for column in schema.columns):
+        has, names = (", ".join(map(repr, each)) for each in (cells.columns, (c.name for c in schema.columns)))
+        raise DataError(
+            f"{cells.path} has no column of {schema.model}, which takes {names}; it has: {has}. The first line of a csv file "
+            "names its columns"
+        )
     for column in schema.columns:
         if column.name not in cells.columns and column.share_missing:
             values: Sequence[str | None] = [None] * len(next(iter(cells.columns.values())))

@@ -46,7 +46,13 @@ def raw(path: str, content: bytes, schema: Schema, warn: Callable[[str], None]) 
     try:
         return raw_rows.columns_of(_cells(path, content, reading), schema, warn)
     except DataError as error:
-        raise InvalidTableError(str(error)) from error
+        raise _invalid(error) from error
+
+
+def _invalid(error: DataError) -> InvalidTableError:
+    """The same without what only a recipe can say."""
+    instead = "; write it as the table that the model was trained on"
+    return InvalidTableError(error.fact + (instead if error.remedy else ""))
 
 
 def _cells(path: str, content: bytes, reading: Reading) -> Cells:
@@ -107,4 +113,4 @@ class TableRows:
             column, longest = self._text
             return np.asarray(as_bytes([(cell or "").encode() for cell in cells.values(column)], longest))
         except DataError as error:
-            raise InvalidTableError(str(error)) from error
+            raise _invalid(error) from error

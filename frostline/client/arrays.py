@@ -4,7 +4,8 @@ NumPy turns almost anything into some array. What would lose a value on the way,
 here with its place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ class Frame(Protocol):
         """Its columns, or their names."""
 
 
-Inputs = ArrayLike | Mapping[str, Any] | Sequence[Any] | Frame
+Inputs = ArrayLike | Mapping[str, Any] | Iterable[Any] | PathLike[str] | Frame
 """The network's one input, or its inputs by name; or raw rows: see `rows`."""
 
 _FROM_HERE_ROUNDED = 2.0**53

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.client import calls, messages, rows
+from frostline.client import calls, media, messages, rows
 from frostline.client.arrays import Given, Inputs, columns, given, is_table
 from frostline.client.calls import LOOK_UP_S, Call, Conversation, describe, expects, with_what_is_there
 from frostline.client.catalog import Model
@@ -177,7 +177,7 @@ class _Asking:
     """One question on its way."""
 
     def __init__(self, question: Question, known: Known, clock: Callable[[], float]) -> None:
-        self._question = question
+        self._question = replace(question, inputs=media.listed(question.inputs))
         self._known = known
         self._clock = clock
 
@@ -187,7 +187,10 @@ class _Asking:
 
     def _answer_arrays(self, refusal: FrostlineError | None) -> Conversation[pb.PredictResponse]:
         question = self._question
-        values = _values(question.inputs)
+        try:
+            values = _values(question.inputs)
+        except InvalidInput as error:
+            raise (yield from self._with_columns(error)) from error.__cause__
         plan: _Plan | None = None
         if refusal is not None:
             plan = _as_they_are(values or {})
@@ -216,12 +219,12 @@ class _Asking:
             return told
         again = self._plan(values, newest)
         if plan is not None and refusal is not None and again.sends_the_same_as(plan):
-            raise _explained(refusal, newest) from refusal.__cause__
+            raise self._explained(refusal, newest) from refusal.__cause__
         try:
             return (yield from self._send_to_its_version(again, values))
         except FrostlineError as error:
             yield from self._give_up(error)
-            raise _explained(error, newest) from error.__cause__
+            raise self._explained(error, newest) from error.__cause__
 
     def _answer_rows(self) -> Conversation[pb.PredictResponse | None]:
         """The answer to raw rows; None if they are none for this model, but arrays by the names of its inputs, or no rows."""
@@ -244,6 +247,25 @@ class _Asking:
             raise refusal from refusal.__cause__
         return (yield from self._send_rows(newest, newest.version)) if self._takes_rows(newest) else None
 
+    def _with_columns(self, refusal: InvalidInput) -> Conversation[InvalidInput]:
+        """A refusal of what can be no array, with what the model takes, if that is raw rows."""
+        question = self._question
+        schema = self._known.schema(question.model, question.version)
+        if schema is None:
+            try:
+                schema = yield from calls.schema(question.model, question.version, min(LOOK_UP_S, self._left_s()))
+            except FrostlineError:
+                return refusal
+        return InvalidInput(f"{refusal}; {schema.expects}") if schema.columns else refusal
+
+    def _explained(self, refusal: FrostlineError, model: Model) -> FrostlineError:
+        """A refusal by the server, with what the model takes."""
+        if not isinstance(refusal, InvalidInput):
+            return refusal
+        schema = self._known.schema(model.name, model.version)
+        told = schema.expects if schema and schema.columns else expects(model)
+        return InvalidInput(f"{refusal}; {told}", refusal.code, refusal.kind)
+
     def _takes_rows(self, schema: Schema) -> bool:
         """Whether a version takes what was given as raw rows.
 
@@ -251,6 +273,8 @@ class _Asking:
             InvalidInput: It takes no raw rows, and they can be nothing else.
         """
         inputs = self._question.inputs
+        if schema.columns and isinstance(inputs, list | tuple) and not inputs:
+            raise InvalidInput(f"there are no rows; {schema.expects}")
         if rows.is_records(inputs) and not schema.columns:
             raise InvalidInput(
                 f"{self._question.model} takes no rows with named columns, and a list of dicts was given; give an array"
@@ -485,11 +509,10 @@ def _placed(refusal: InvalidInput, model: str, plan: _Plan, start: int) -> Inval
         for where in (f"column {name!r}", f"input '{name}' for model '{model}'"):
             number, found, fact = said.removeprefix(f"{where}, row ").partition(": ")
             if found and number.isdecimal() and said.startswith(where):
-                row, cell = start + int(number), f"{where}: {fact}"
-                placed = InvalidInput(
-                    cell if plan.rows == 1 else f"{where}, row {row}: {fact}", refusal.code, refusal.kind
-                )
-                placed.row, placed.cell = row, cell
+                row = start + int(number)
+                place = where if plan.rows == 1 else f"{where}, row {row}"
+                placed = InvalidInput(f"{place}: {fact}", refusal.code, refusal.kind)
+                placed.row, placed.where, placed.fact = row, where, fact
                 return placed
     return refusal
 
@@ -506,10 +529,3 @@ def _alike(inputs: Arrays, others: Arrays) -> bool:
     return inputs.keys() == others.keys() and all(
         np.array_equal(array, others[name], equal_nan=array.dtype.kind == "f") for name, array in inputs.items()
     )
-
-
-def _explained(refusal: FrostlineError, model: Model) -> FrostlineError:
-    """A refusal by the server, with what the model takes."""
-    if isinstance(refusal, InvalidInput):
-        return InvalidInput(f"{refusal}; {expects(model)}", refusal.code, refusal.kind)
-    return refusal

@@ -170,7 +170,8 @@ class Client:
             model: The model's name.
             inputs: Raw rows: a list of dicts, a dict of one row or of columns, or a table of pandas, polars or pyarrow; of a
                 model that takes texts or pictures also a list of texts, or of paths, files as bytes, pictures of Pillow and
-                arrays uint8 [height, width, colours]. Or the network's own input, batch axis first; a dict of arrays by name for a model with several. A DataFrame also
+                arrays uint8 [height, width, colours], or one of them. What iterates in an order is taken as a list. Or the
+                network's own input, batch axis first; a dict of arrays by name for a model with several. A DataFrame also
                 for a model each of whose inputs is one of its columns; they are matched by name.
             version: The version in decimal; empty or "latest" for the highest ready one.
             outputs: Any of "logits", "softmax" and "argmax" where the model chooses one of several classes, and "values",

@@ -47,12 +47,14 @@ class InvalidInput(FrostlineError):
 
     Attributes:
         row: The raw row that the server refuses, among all rows of the call, from 0; None where it names none.
-        cell: What is wrong with it, without its number; "" where there is none.
+        where: The column in which it is refused, as the message names it; "" where it names no row.
+        fact: What is wrong there; "" likewise.
     """
 
     code = "INVALID_ARGUMENT"
     row: int | None = None
-    cell = ""
+    where = ""
+    fact = ""
 
 
 class DeadlineExceeded(FrostlineError):

@@ -74,7 +74,17 @@ class Schema:
         if not self.columns:
             return f"{self.model} expects {own}"
         names = ", ".join(column.name for column in self.columns)
-        return f"{self.model} expects rows with the columns {names}, or {own}"
+        kinds = [column.kind for column in self.columns]
+        if kinds == ["text"]:
+            raw = f"a list of texts, or rows with the column {names}"
+        elif kinds == ["image"]:
+            raw = (
+                "a list of pictures (paths, files as bytes, pictures of Pillow, arrays uint8 [height, width, 3]), or rows with "
+                f"the column {names}"
+            )
+        else:
+            raw = f"rows with the columns {names}"
+        return f"{self.model} expects {raw}, or {own}"
 
 
 def described(told: pb.SchemaResponse) -> Schema:

@@ -126,7 +126,8 @@ def test_a_refusal_names_the_row_among_all_of_the_call(server: Running, predict:
         ) as refusal:
             predict(server.address, "churn", rows)
         assert refusal.value.row == bad
-        assert refusal.value.cell.startswith("column 'signup': '2023-02-29' is not an ISO date")
+        assert refusal.value.where == "column 'signup'"
+        assert refusal.value.fact.startswith("'2023-02-29' is not an ISO date")
 
 
 @both

@@ -14,7 +14,17 @@ class SettingError(TrainingError):
 
 
 class DataError(TrainingError):
-    """The data set does not exist, holds something wrong, or cannot be split as the recipe asks."""
+    """The data set does not exist, holds something wrong, or cannot be split as the recipe asks.
+
+    Attributes:
+        fact: What is wrong.
+        remedy: How a recipe may say that it is right; empty where none can. Who sends a table to a model has no recipe.
+    """
+
+    def __init__(self, fact: str, remedy: str = "") -> None:
+        super().__init__(fact + remedy)
+        self.fact = fact
+        self.remedy = remedy
 
 
 class DeviceError(TrainingError):

@@ -157,13 +157,16 @@ class Codec:
         self._usual: tuple[int, ...] = (predictor_pb2.VALUES,) if heads is None else READINGS
         self._typed = TypedAnswers(model, version, heads, labels, own, self.task)
         self._labels = labels
-        self._layouts = Layouts(model, signature, max_batch_size)
+        own_names, columns = ([spec.name for spec in specs] for specs in (signature.inputs, rows.specs if rows else ()))
+        self._layouts = Layouts(model, signature, max_batch_size, instead=columns)
         # The same network as one that takes the columns, and says of each cell what it is.
         self._row_signature = (
             replace(signature, inputs=rows.specs, outputs=(*signature.outputs, rows.states)) if rows else signature
         )
-        self._columns = frozenset(spec.name for spec in self._row_signature.inputs) if rows else frozenset[str]()
-        self._row_layouts = Layouts(model, self._row_signature, max_batch_size, COLUMN_CASTS) if rows else self._layouts
+        self._columns = frozenset(columns)
+        self._row_layouts = (
+            Layouts(model, self._row_signature, max_batch_size, COLUMN_CASTS, own_names) if rows else self._layouts
+        )
         self._most_inputs = max(len(signature.inputs), len(self._columns))
         # The name of an input that a request of the typed API need not name.
         self._lone = signature.inputs[0].name if len(signature.inputs) == 1 else ""

@@ -90,6 +90,7 @@ class Layouts:
         signature: what the network takes.
         max_batch_size: the most rows in one request.
         casts: for a type the others that are taken for it.
+        instead: the names of the inputs that other requests to the model have, for messages.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Layouts:
         signature: Signature,
         max_batch_size: int,
         casts: Mapping[str, frozenset[str]] = WIRE_CASTS,
+        instead: Sequence[str] = (),
     ) -> None:
         self._model = model
+        self._instead = f", or {_listed(instead)}" if instead else ""
         self._casts = casts
         self._signature = signature
         self._max_batch_size = max_batch_size
@@ -177,6 +180,7 @@ class Layouts:
         raise InvalidInput(
             f"expected {len(self._specs)} inputs but got {count} inputs for model '{self._model}'. Got input(s) "
             f"{_listed(names)}{' and more' if count > len(names) else ''}, but it takes {_listed(list(self._specs))}"
+            f"{self._instead}"
         )
 
     def _check_size(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
@@ -203,7 +207,8 @@ class Layouts:
             if name not in self._specs:
                 hint = "" if name else "; name each of several inputs (in Python, send a dict of arrays)"
                 raise InvalidInput(
-                    f"unexpected inference input '{name}' for model '{self._model}'; it takes {_listed(expected)}{hint}"
+                    f"unexpected inference input '{name}' for model '{self._model}'; it takes "
+                    f"{_listed(expected)}{self._instead}{hint}"
                 )
         missing = [name for name in expected if name not in names]
         if missing:

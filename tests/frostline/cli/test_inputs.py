@@ -191,6 +191,13 @@ def test_a_picture_of_another_size_is_never_resized(tmp_path: Path) -> None:
         read([str(tmp_path / "picture.png")], model(1, 8, 8), stdin())
 
 
+def test_a_picture_is_no_row_of_any_length(tmp_path: Path) -> None:
+    Image.new("L", (3, 1)).save(tmp_path / "picture.png")
+    assert read([str(tmp_path / "picture.png")], model(3), stdin())[0]["input"].shape == (1, 3)
+    with pytest.raises(InputError, match="pictures are never resized"):
+        read([str(tmp_path / "picture.png")], model(-1), stdin())
+
+
 def test_a_picture_of_16_bits_is_scaled_to_8_as_in_training(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 257 * 51, 65535]], np.uint16)).save(tmp_path / "deep.png")
     array = read([str(tmp_path / "deep.png")], model(1, 3), stdin())[0]["input"]

@@ -84,7 +84,14 @@ def test_a_text_is_read_as_its_bytes(tmp_path: Path) -> None:
             r"t.csv, row 0 \(line 2\), column 'size': 1e39 is no finite number of float32",
         ),
         (b"size,day\ninf,2024-01-01\n", r"row 0 \(line 2\), column 'size': inf is no finite number"),
-        (b'size,day\n"1,5",2024-01-01\n', r"row 0 \(line 2\), column 'size': '1,5' is not a number; say decimal="),
+        (
+            b'size,day\n"1,5",2024-01-01\n',
+            r"row 0 \(line 2\), column 'size': '1,5' is not a number; write it as the table that the model was trained on$",
+        ),
+        (
+            b"size,day\n1,caf\xe9\n",
+            r"line 2: byte 0xe9 \(number 15 of the file\) is not utf-8; write it as the table that the model",
+        ),
         (b"size,day\n1,2024-01-01\n2,1.1.24\n", r"row 1 \(line 3\), column 'day': '1.1.24' is not an ISO date such as"),
         (b"size,day\n1\n", r"row 0 \(line 2\): 1 cells, but the header names 2 columns"),
         (b"size,size,day\n1,1,1\n", "more than one column 'size'"),

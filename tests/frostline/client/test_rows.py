@@ -283,7 +283,7 @@ class Arrow:
     "given",
     [
         [{"n": 1, "c": "a"}, {"c": None, "n": None}],
-        [{"n": 1, "c": "a"}, {}],
+        [{"n": 1, "c": "a"}, {"n": None}],
         ({"n": 1, "c": "a"}, {"c": math.nan}),
         {"c": ["a", None], "n": (1, None)},
         {"c": np.array(["a", ""]), "n": np.array([[1], [np.nan]], np.float32)},
@@ -331,6 +331,27 @@ def test_a_column_that_is_not_there_is_missing_if_it_was_missing_in_training(mak
 def test_rows_that_do_not_fit_are_refused(given: Any, sentence: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         rows.encoded(given, TWO)
+    assert str(refusal.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ([{}, {}], "row 0 has none of the columns of m: n, c. Give None where a value is missing"),
+        ([{"n": 1, "c": "a"}, {"N": 1}], "row 1 has none of the columns of m: n, c; there is 'N'. Give None"),
+        ({}, "the row has none of the columns of m: n, c. Give None"),
+        ({"x": 1, "y": 2}, "the row has none of the columns of m: n, c; there is 'x', 'y'. Give None"),
+        ({"x": [1, 2]}, "the row has none of the columns of m: n, c; there is 'x'. Give None"),
+        (
+            type("Strange", (Frame,), {"columns": ("x",)})(),
+            "the table has none of the columns of m: n, c; there is 'x'",
+        ),
+    ],
+)
+def test_what_has_no_column_of_the_model_is_no_row_where_all_is_missing(given: Any, sentence: str) -> None:
+    told = schema(number(share_missing=0.5), Column("c", "category", ("a",), share_missing=0.5))
+    with pytest.raises(InvalidInput) as refusal:
+        rows.encoded(given, told, "ignore")
     assert str(refusal.value).startswith(sentence)
 
 

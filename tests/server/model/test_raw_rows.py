@@ -207,6 +207,17 @@ def test_what_does_not_fit_the_columns_is_refused_by_name(
     assert words in message
 
 
+def test_who_knows_neither_names_is_told_both(channel: grpc.Channel) -> None:
+    infer = calls.stub(channel).ModelInfer
+    _, message = calls.refused(infer, calls.infer_request("churn", {"rows": encoded()[:1]}))
+    assert message.endswith("it takes ['input'], or ['tenure', 'plan', 'signup']")
+    columns = {"tenure" if name == "tenure" else f"{name}s": cells for name, cells in columns_of(ROWS[:1]).items()}
+    _, message = calls.refused(infer, calls.infer_request("churn", columns))
+    assert message.endswith(
+        "unexpected inference input 'plans' for model 'churn'; it takes ['tenure', 'plan', 'signup'], or ['input']"
+    )
+
+
 def test_a_column_that_comes_twice_is_refused(channel: grpc.Channel) -> None:
     request = calls.infer_request("churn", columns_of(ROWS[:1]))
     request.inputs.append(request.inputs[1])

@@ -52,10 +52,10 @@ class Cells:
         """Return the cells of `columns` alone."""
         return replace(self, columns={name: self.columns[name] for name in columns})
 
-    def wrong(self, index: int, column: str, fact: str) -> DataError:
-        """Return the error that `fact` is so in a cell."""
+    def wrong(self, index: int, column: str, fact: str, remedy: str = "") -> DataError:
+        """Return the error that `fact` is so in a cell, which a recipe can help with the `remedy`."""
         line = f" (line {self.lines[index]})" if self.lines else ""
-        return DataError(f"{self.path}, row {self.first + index}{line}, column {column!r}: {fact}")
+        return DataError(f"{self.path}, row {self.first + index}{line}, column {column!r}: {fact}", remedy)
 
     def values(self, column: str) -> list[str | None]:
         """Return the cells of `column`, None where one has no value.
@@ -76,7 +76,8 @@ class Cells:
         """
         value = number(cell, self.reading)
         if value is None:
-            raise self.wrong(index, column, f"{cell!r} is not a number{remedy(cell, self.reading)}")
+            fact = f"{cell!r} is not a number{notation(cell, self.reading)}"
+            raise self.wrong(index, column, fact, remedy(cell, self.reading))
         if not abs(value) <= _LARGEST:
             raise self.wrong(
                 index,
@@ -147,13 +148,22 @@ def foreign(cell: str) -> bool:
     return _FOREIGN.fullmatch(cell) is not None
 
 
-def remedy(cell: str, reading: Reading) -> str:
-    """Return what to do about `cell` if it may be a number in another notation, else nothing."""
-    if not foreign(cell):
+def notation(cell: str, reading: Reading) -> str:
+    """Return how numbers are written if `cell` may be one in another notation than that, else nothing."""
+    if not foreign(cell) or _is_plain(reading):
         return ""
-    if (reading.decimal, reading.thousands) != (".", ""):
-        return f"; the source says decimal={reading.decimal!r} and thousands={reading.thousands!r}"
+    return f"; the source says decimal={reading.decimal!r} and thousands={reading.thousands!r}"
+
+
+def remedy(cell: str, reading: Reading) -> str:
+    """Return what a recipe can say of `cell` if it may be a number in another notation, else nothing."""
+    if not foreign(cell) or not _is_plain(reading):
+        return ""
     return '; say decimal="," or thousands="," (or ".", " ") in CsvFile if that is how its numbers are written'
+
+
+def _is_plain(reading: Reading) -> bool:
+    return (reading.decimal, reading.thousands) == (".", "")
 
 
 @cache

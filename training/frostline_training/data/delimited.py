@@ -80,8 +80,8 @@ def _text(path: Path | str, content: bytes, encoding: str) -> str:
         guess = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
         instead = f'encoding="{guess}"' if guess != encoding else "its encoding"
         raise DataError(
-            f"{path}, line {line}: byte 0x{content[place]:02x} (number {place + 1} of the file) is not {encoding}; "
-            f"say {instead} in CsvFile{' (latin-1 and others too)' if guess == 'cp1252' else ''}, or save it as UTF-8"
+            f"{path}, line {line}: byte 0x{content[place]:02x} (number {place + 1} of the file) is not {encoding}",
+            f"; say {instead} in CsvFile{' (latin-1 and others too)' if guess == 'cp1252' else ''}, or save it as UTF-8",
         ) from error
 
 
@@ -99,6 +99,6 @@ def _separator(path: Path | str, text: str) -> str:
     even = [separator for separator, (alike, _) in fits.items() if alike]
     if len(even) > 1:
         told = " or ".join(repr(separator) for separator in even)
-        raise DataError(f"{path}: either {told} may separate the cells; say separator={even[0]!r} in CsvFile")
+        raise DataError(f"{path}: either {told} may separate the cells", f"; say separator={even[0]!r} in CsvFile")
     # None fits: the rows are ragged, which is said of the likeliest one.
     return even[0] if even else max(fits, key=lambda separator: fits[separator][1], default=",")

@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from frostline_training.data import delimited
-from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, number, remedy
+from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, notation, number, remedy
 from frostline_training.data.encoding import encode
 from frostline_training.data.pythontext import as_bytes
 from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
@@ -129,7 +129,8 @@ def _kind(cells: Cells, name: str) -> ColumnKind:
         raise cells.wrong(
             index,
             name,
-            f"{cell!r} is not a number{remedy(cell, cells.reading)}; if it is none, columns={{{name!r}: 'category'}}",
+            f"{cell!r} is not a number{notation(cell, cells.reading)}{remedy(cell, cells.reading)}; if it is none, "
+            f"columns={{{name!r}: 'category'}}",
         )
     for what, few in (("a number", [] if zeros else others), ("an ISO date", undated)):
         if few and len(few) < (1 - _MOSTLY) * len(filled):
