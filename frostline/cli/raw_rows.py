@@ -51,6 +51,7 @@ def columns_of(cells: Cells, schema: Schema, warn: Callable[[str], None]) -> dic
     for column in schema.columns:
         if column.name not in cells.columns and column.share_missing:
             values: Sequence[str | None] = [None] * len(next(iter(cells.columns.values())))
+            told.append(_absent(cells, column.name))
         else:
             values = cells.values(column.name)
         numbers = _numbers(cells, values, column) if column.kind == "number" else None
@@ -65,13 +66,25 @@ def columns_of(cells: Cells, schema: Schema, warn: Callable[[str], None]) -> dic
             texts = np.empty(len(values), object)
             texts[:] = [missing_word(schema) if value is None else value for value in values]
             arrays[column.name] = texts
-        facts = list(_facts(cells, values, column))
+        facts = list(_facts(cells, values, column)) if column.name in cells.columns else []
         if facts:
             told.append(f"{cells.path}, column {column.name!r}: of {len(values)} cells {', '.join(facts)}")
     # Not before it is known that they can be sent.
     for sentence in told:
         warn(sentence)
     return arrays
+
+
+def _absent(cells: Cells, name: str) -> str:
+    """What there is to say of a column that the table does not have.
+
+    Raises:
+        DataError: It has one of that name but for spaces and capital letters.
+    """
+    for other in cells.columns:
+        if other.strip().casefold() == name.strip().casefold():
+            raise DataError(f"{cells.path} has no column {name!r}, but {other!r}; rename it")
+    return f"{cells.path} has no column {name!r}: it is missing in all rows"
 
 
 def _numbers(cells: Cells, values: Sequence[str | None], column: Column) -> NDArray[np.float64]:

@@ -254,8 +254,17 @@ def _number(cell: Any, index: int, place: Place) -> float:
             return float(cell)
         except OverflowError:  # of an int
             return float("inf") if cell > 0 else float("-inf")
-    hint = f"; convert it: float({cell!r:.40})" if isinstance(cell, str) else ""
-    raise InvalidInput(f"{place(index)}: a number is expected, but it is {told(cell)}{hint}")
+    raise InvalidInput(f"{place(index)}: a number is expected, but it is {told(cell)}{_remedy(cell)}")
+
+
+def _remedy(cell: Any) -> str:
+    if not isinstance(cell, str):
+        return ""
+    try:
+        float(cell)
+    except ValueError:
+        return "; give a number, or None where it is missing"
+    return f"; convert it: float({cell!r:.40})"
 
 
 # Categories

@@ -287,7 +287,7 @@ def test_a_table_without_a_column_that_training_missed_is_predicted(
     assert cli.run(["predict", "churn", path, "--server", server.address, "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)["rows"]) == 1
-    assert "column 'tenure': of 1 cells 1 missing" in err
+    assert err == f"frostline: {path} has no column 'tenure': it is missing in all rows\n"
 
 
 @pytest.mark.parametrize(
@@ -297,6 +297,7 @@ def test_a_table_without_a_column_that_training_missed_is_predicted(
         ([HEAD, ["", "", "1", ""], ["31/05/2024", "", "1", ""]], "row 1 (line 3), column 'signup': '31/05/2024' is not an ISO date"),
         ([HEAD, ["", "", "1e39", ""]], "column 'tenure': 1e39 is no finite number of float32"),
         ([["tenure", "signup"], ["1", ""]], "has no column 'plan'; it has: tenure, signup"),
+        ([["Tenure", "plan", "signup"], ["1", "", ""]], "has no column 'tenure', but 'Tenure'; rename it"),
     ],
 )  # fmt: skip
 def test_a_table_that_does_not_fit_is_refused(

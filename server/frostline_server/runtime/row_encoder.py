@@ -314,7 +314,7 @@ def _read_date(column: Date, missing: frozenset[str], cell: str) -> bytes:
     if moment is None:
         iso = "an ISO date such as 2024-05-31 or 2024-05-31 14:05"
         wanted = iso if column.format == "iso" else f"of the format {column.format}"
-        raise _BadCell(f"{cell[:80]!r} is not {wanted}; send '' where it is missing")
+        raise _BadCell(f"{cell[:80]!r} is not {wanted}; send an empty text where it is missing")
     before = column.lowest is not None and moment < column.lowest
     after = column.highest is not None and moment > column.highest
     numbers = [_number_of(moment, part) for part in column.parts]

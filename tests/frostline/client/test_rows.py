@@ -71,6 +71,14 @@ def test_a_number_may_be_missing(missing: Any) -> None:
     ("value", "sentence"),
     [
         ("12", "column 'n', row 1: a number is expected, but it is '12' (str); convert it: float('12')"),
+        (
+            "gold",
+            "column 'n', row 1: a number is expected, but it is 'gold' (str); give a number, or None where it is missing",
+        ),
+        (
+            "1.234,5",
+            "column 'n', row 1: a number is expected, but it is '1.234,5' (str); give a number, or None where it is missing",
+        ),
         (b"1", "column 'n', row 1: a number is expected, but it is b'1' (bytes)"),
         (1j, "column 'n', row 1: a number is expected, but it is 1j (complex)"),
         (
