@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from frostline.pictures import FORMATS
+from frostline.pictures import FORMATS, MOST_PIXELS, MOST_PIXELS_TOGETHER, pixels_in
 from frostline.protocol import varint
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec.message_scan import BRIEF_STRINGS, MOST_STRINGS, TakesLong
@@ -235,6 +235,7 @@ class Layouts:
             raise InvalidInput(
                 f"{what}: {width} x {height} pixels; send pictures of 1 to {spec.most_pixels} pixels, for example smaller copies"
             )
+        _check_together(self._model, spec.name, shape[0] * height * width)
         return shape[1:]
 
     def _row_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -306,7 +307,10 @@ def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: byt
                 f"{len(data)}"
             )
         return data
-    return unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary)
+    elements = unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary)
+    if spec.most_pixels is not None:
+        _check_files(model, spec.name, elements)
+    return elements
 
 
 def unpack_strings(
@@ -369,6 +373,24 @@ def _no_text(model: str, name: str, error: UnicodeDecodeError) -> InvalidInput:
     )
 
 
+_MOST_ALONE = MOST_PIXELS_TOGETHER // MOST_PIXELS
+"""So many pictures cannot have too many pixels together if none has too many by itself."""
+
+
+def _check_files(model: str, name: str, files: Sequence[bytes] | Array) -> None:
+    """Refuse pictures that have too many pixels together, by their headers; one that has too many alone is refused later."""
+    if len(files) > _MOST_ALONE:
+        _check_together(model, name, sum([size for size in map(pixels_in, files) if size <= MOST_PIXELS]))
+
+
+def _check_together(model: str, name: str, pixels: int) -> None:
+    if pixels > MOST_PIXELS_TOGETHER:
+        raise InvalidInput(
+            f"input '{name}' for model '{model}': at most {MOST_PIXELS_TOGETHER // 10**6} megapixels in one request, these have "
+            f"{math.ceil(pixels / 10**6)}: send fewer pictures at once"
+        )
+
+
 def _too_long(model: str, name: str, row: int, size: int, most: int) -> InvalidInput:
     return InvalidInput(
         f"input '{name}' for model '{model}', row {row}: {size} bytes are too many; send at most {most} bytes"
@@ -405,14 +427,7 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
             f"{len(values) * size} ({count} elements expected in {field}, {len(values)} came)"
         )
     if datatype == "BYTES":
-        if spec.most_bytes is not None:
-            for row, value in enumerate(values):
-                if len(value) > spec.most_bytes:
-                    raise _too_long(model, spec.name, row, len(value), spec.most_bytes)
-        try:
-            return strings_array(list(values) if spec.binary else [value.decode() for value in values])
-        except UnicodeDecodeError as error:
-            raise _no_text(model, spec.name, error) from error
+        return _typed_strings(model, spec, values)
     dtype = DTYPES[datatype]
     if field in _WHOLE:
         # Packed, they are the bytes of the array already, after the field's tag and length.
@@ -429,6 +444,19 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
             f"input '{spec.name}' for model '{model}' holds a value that is no {datatype}: {wire[outside][0]}"
         )
     return wire.astype(dtype, copy=False).tobytes()
+
+
+def _typed_strings(model: str, spec: TensorSpec, values: Sequence[bytes]) -> Array:
+    if spec.most_bytes is not None:
+        for row, value in enumerate(values):
+            if len(value) > spec.most_bytes:
+                raise _too_long(model, spec.name, row, len(value), spec.most_bytes)
+    if spec.most_pixels is not None:
+        _check_files(model, spec.name, values)
+    try:
+        return strings_array(list(values) if spec.binary else [value.decode() for value in values])
+    except UnicodeDecodeError as error:
+        raise _no_text(model, spec.name, error) from error
 
 
 _WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}

@@ -14,7 +14,8 @@ from PIL import Image
 from frostline import pictures
 from frostline.pb import model_config_pb2, predictor_pb2, predictor_pb2_grpc
 from frostline_server.batching.request_queue import Batching, QueuePolicy
-from frostline_server.errors import InvalidData, LoadError
+from frostline_server.codec.tensors import check_bytes
+from frostline_server.errors import InvalidData, InvalidInput, LoadError
 from frostline_server.model.loader import Loader
 from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.picture_encoder import PictureEncoder
@@ -106,6 +107,37 @@ def test_a_file_that_cannot_be_used_fails_its_own_request_alone(
     assert f"column 'image', row 1: {words}" in bad.exception().details()
     got = np.concatenate([calls.answers(call.result(TIMEOUT_S))["logits"] for call in good])
     np.testing.assert_allclose(got, LOGITS, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("typed", [False, True], ids=["raw", "typed contents"])
+def test_pictures_with_too_many_pixels_together_are_refused_before_they_wait(
+    server: Running, channel: grpc.Channel, typed: bool
+) -> None:
+    large = saved(Image.new("1", (5600, 5700)), "PNG")
+    request = calls.infer_request("fruit", column_of([large, FILES[0], large, large]))
+    if typed:
+        del request.raw_input_contents[:]
+        request.inputs[0].contents.bytes_contents.extend([large, FILES[0], large, large])
+    with server.held("fruit"):
+        code, message = calls.refused(calls.stub(channel).ModelInfer, request)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 64 megapixels in one request, these have 96: send fewer pictures at once" in message
+
+
+def test_the_pixels_of_a_request_are_counted_by_the_headers() -> None:
+    (spec,) = RowSchema(columns=(Column(name="image", kind="image", size=(6, 8)),)).specs
+
+    def check(*sizes: tuple[int, int]) -> None:
+        files = [saved(Image.new("1", size), "PNG")[:64] for size in sizes]
+        packed = b"".join(len(file).to_bytes(4, "little") + file for file in files)
+        check_bytes("fruit", spec, -1, len(files), packed)
+
+    check(*[(1000, 1000)] * 64)
+    check((8000, 4000), (8000, 4000))
+    # One that is too large by itself is its row's error, which its encoder tells.
+    check((8000, 4000), (8000, 4000), (8001, 4000))
+    with pytest.raises(InvalidInput, match="model 'fruit': at most 64 megapixels in one request, these have 65: "):
+        check(*[(1000, 1000)] * 64, (1, 1))
 
 
 def test_the_schema_says_what_pictures_become_and_none_is_counted(server: Running, channel: grpc.Channel) -> None:
