@@ -115,6 +115,27 @@ def of_pixels(array: NDArray[np.uint8]) -> "Image":
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
+def as_file(picture: "Image | NDArray[np.uint8]") -> bytes:
+    """Return a picture that is no file as a PNG of the same pixels, and of the same EXIF data.
+
+    Args:
+        picture: One of Pillow's, or pixels as `of_pixels` takes them.
+
+    Raises:
+        PictureError: It has masked pixels, or cannot be a PNG.
+    """
+    if isinstance(picture, np.ma.MaskedArray):
+        raise PictureError("is a masked array, whose masked pixels have no colour; fill them in, as with .filled(255)")
+    file = io.BytesIO()
+    try:
+        image = of_pixels(picture) if isinstance(picture, np.ndarray) else picture
+        image.save(file, "PNG", exif=image.getexif())
+    except Exception as error:  # of what is closed, damaged or of another mode; the errors have no class in common
+        told = str(error).strip() or f"{type(error).__name__}, as of a picture that is closed"
+        raise PictureError(f"cannot be saved as a PNG ({told}); give the path or the bytes of its file") from error
+    return file.getvalue()
+
+
 def decoded(image: "Image", form: Form) -> NDArray[np.uint8]:
     """Return the pixels uint8 [C, H, W] of what `opened` or `of_pixels` gave.
 
