@@ -229,8 +229,13 @@ class Codec:
                 data.append(typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count))
             else:
                 data.append(check_bytes(self._model, spec, nbytes, count, elements))
-        rows = data if layout.picture is None else pictures_array(data, layout)
-        return _decoded((layout.kind, layout.rows, rows, wanted, priority, timeout_s, deliveries))
+        kind, rows = self._pictures(layout, data) if layout.pictures else (layout.kind, data)
+        return _decoded((kind, layout.rows, rows, wanted, priority, timeout_s, deliveries))
+
+    def _pictures(self, layout: Layout, data: Sequence[bytes | Array]) -> tuple[RowKind, list[bytes | Array]]:
+        """The kind of rows that are pictures, and these."""
+        pictures = pictures_array(data, layout)
+        return self._row_layouts.weighed(layout, pictures), [pictures]
 
     def _layouts_for(self, headers: tuple[TensorHeader, ...]) -> Layouts:
         """What checks these headers: the columns' if one of them names a column."""
@@ -371,12 +376,11 @@ class Codec:
             check_bytes(self._model, spec, nbytes, count, inputs[at].data)
             for spec, nbytes, count, at in zip(layout.specs, layout.nbytes, layout.count, layout.order, strict=True)
         ]
-        if layout.picture is not None:
-            data = pictures_array(data, layout)
+        kind, rows = self._pictures(layout, data) if layout.pictures else (layout.kind, data)
         if self._columns and STATES in wanted and self._signature_of(layout) is self._signature:
             raise self._no_states()
         readings = Readings(outputs or (() if ranked else self._usual), request.top_k)
-        return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))
+        return _decoded((kind, layout.rows, rows, wanted, 0, None, readings))
 
     def _datatype(self, tensor: predictor_pb2.Tensor) -> str:
         datatype = _TYPED.get(tensor.dtype)

@@ -6,7 +6,7 @@ The headers of a request are checked once for each distinct set, and remembered.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -63,6 +63,7 @@ class Layout:
         order: for each input, where in the request it is.
         specs: the inputs.
         takes_long: whether there are so many strings that to take them apart takes long.
+        pictures: whether each row is a picture: a file or pixels.
         picture: the shape of each row that is the pixels of a picture; None where none is.
     """
 
@@ -73,6 +74,7 @@ class Layout:
     order: tuple[int, ...]
     specs: tuple[TensorSpec, ...]
     takes_long: bool
+    pictures: bool = False
     picture: tuple[int, ...] | None = None
 
 
@@ -161,8 +163,41 @@ class Layouts:
             order,
             self._signature.inputs,
             takes_long,
+            any([spec.most_pixels is not None for spec in self._signature.inputs]),
             picture,
         )
+
+    def weighed(self, layout: Layout, pictures: Array) -> RowKind:
+        """The kind of rows that are pictures: the more pixels these have, the fewer of them share a batch.
+
+        Files are looked at by their headers alone. One that has too many pixels by itself, or is damaged, counts for nothing,
+        because it is refused before it is decoded.
+
+        Args:
+            layout: the request's.
+            pictures: files, or pixels, one for each row.
+
+        Raises:
+            InvalidInput: they have too many pixels together.
+        """
+        if layout.picture is not None:
+            height, width, *_ = layout.picture
+            pixels = height * width * layout.rows
+        else:
+            pixels = sum([size for size in map(pixels_in, pictures) if size <= MOST_PIXELS])
+            self._check_pixels(layout.specs[0], pixels)
+        weight = pixels * self._max_batch_size // (MOST_PIXELS_TOGETHER * layout.rows)
+        if weight <= 1:
+            return layout.kind
+        kind = replace(layout.kind, weight=weight)
+        return self._kinds.setdefault(kind, kind)
+
+    def _check_pixels(self, spec: TensorSpec, pixels: int) -> None:
+        if pixels > MOST_PIXELS_TOGETHER:
+            raise InvalidInput(
+                f"input '{spec.name}' for model '{self._model}': at most {MOST_PIXELS_TOGETHER // 10**6} megapixels in one "
+                f"request, these have {math.ceil(pixels / 10**6)}: send fewer pictures at once"
+            )
 
     def refuse(self, names: Sequence[str], count: int) -> NoReturn:
         """Refuse a request that has more inputs than the network, by the names of the first of them."""
@@ -235,7 +270,7 @@ class Layouts:
             raise InvalidInput(
                 f"{what}: {width} x {height} pixels; send pictures of 1 to {spec.most_pixels} pixels, for example smaller copies"
             )
-        _check_together(self._model, spec.name, shape[0] * height * width)
+        self._check_pixels(spec, shape[0] * height * width)
         return shape[1:]
 
     def _row_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -307,10 +342,7 @@ def check_bytes(model: str, spec: TensorSpec, nbytes: int, count: int, data: byt
                 f"{len(data)}"
             )
         return data
-    elements = unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary)
-    if spec.most_pixels is not None:
-        _check_files(model, spec.name, elements)
-    return elements
+    return unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary)
 
 
 def unpack_strings(
@@ -351,13 +383,15 @@ def unpack_strings(
     return strings_array(elements)
 
 
-def pictures_array(data: Sequence[bytes | Array], layout: Layout) -> list[bytes | Array]:
-    """The pixels of the only input as a 1-d array of pictures, which are views of their bytes."""
+def pictures_array(data: Sequence[bytes | Array], layout: Layout) -> Array:
+    """The only input as a 1-d array of pictures: files, or pixels, which are views of their bytes."""
     (pixels,) = data
+    if layout.picture is None:
+        return np.asarray(pixels)
     array = np.empty(layout.rows, object)
-    for row, picture in enumerate(np.frombuffer(pixels, np.uint8).reshape(layout.rows, *(layout.picture or ()))):
+    for row, picture in enumerate(np.frombuffer(pixels, np.uint8).reshape(layout.rows, *layout.picture)):
         array[row] = picture
-    return [array]
+    return array
 
 
 def strings_array(elements: Sequence[str | bytes]) -> Array:
@@ -371,24 +405,6 @@ def _no_text(model: str, name: str, error: UnicodeDecodeError) -> InvalidInput:
     return InvalidInput(
         f"input '{name}' for model '{model}' holds bytes that are not UTF-8, which ONNX strings must be: {error}"
     )
-
-
-_MOST_ALONE = MOST_PIXELS_TOGETHER // MOST_PIXELS
-"""So many pictures cannot have too many pixels together if none has too many by itself."""
-
-
-def _check_files(model: str, name: str, files: Sequence[bytes] | Array) -> None:
-    """Refuse pictures that have too many pixels together, by their headers; one that has too many alone is refused later."""
-    if len(files) > _MOST_ALONE:
-        _check_together(model, name, sum([size for size in map(pixels_in, files) if size <= MOST_PIXELS]))
-
-
-def _check_together(model: str, name: str, pixels: int) -> None:
-    if pixels > MOST_PIXELS_TOGETHER:
-        raise InvalidInput(
-            f"input '{name}' for model '{model}': at most {MOST_PIXELS_TOGETHER // 10**6} megapixels in one request, these have "
-            f"{math.ceil(pixels / 10**6)}: send fewer pictures at once"
-        )
 
 
 def _too_long(model: str, name: str, row: int, size: int, most: int) -> InvalidInput:
@@ -451,8 +467,6 @@ def _typed_strings(model: str, spec: TensorSpec, values: Sequence[bytes]) -> Arr
         for row, value in enumerate(values):
             if len(value) > spec.most_bytes:
                 raise _too_long(model, spec.name, row, len(value), spec.most_bytes)
-    if spec.most_pixels is not None:
-        _check_files(model, spec.name, values)
     try:
         return strings_array(list(values) if spec.binary else [value.decode() for value in values])
     except UnicodeDecodeError as error:
