@@ -261,8 +261,8 @@ class RequestQueue:
                     entry.error = DeadlineExceeded("Deadline exceeded while the request was queued")
                     ended.append(entry)
                 # Whatever it weighs, an entry may go alone.
-                elif rows <= room and (
-                    not batch or (places <= room and not (ordered and entry.kind.shapes != batch[0].kind.shapes))
+                elif (places <= room or not batch) and not (
+                    ordered and batch and entry.kind.shapes != batch[0].kind.shapes
                 ):
                     batch.append(entry)
                     room -= places
@@ -301,8 +301,8 @@ class RequestQueue:
                     entry.error = admission.give_up()
                     ended.append(entry)
                 elif (
-                    rows <= room
-                    and not (batch and (places > room or entry.kind.shapes != batch[0].kind.shapes))
+                    (places <= room or not batch)
+                    and not (batch and entry.kind.shapes != batch[0].kind.shapes)
                     and admission.finish_s(now, total + rows) <= min(due_s, entry.due_s)
                 ):
                     batch.append(entry)

@@ -42,7 +42,7 @@ def queue(admission: AdmissionController, **options: Any) -> RequestQueue:
 
 
 def test_rows_that_weigh_more_take_the_place_of_others_and_none_waits_for_ever() -> None:
-    waiting = queue(pace_of(), max_batch_size=4)
+    waiting = queue(pace_of({1: MS / 100, 64: MS / 10}), max_batch_size=4)
     entries = [arriving() for _ in range(5)]
     for entry, weight in zip(entries, (2, 1, 1, 1, 9), strict=True):
         entry.kind = replace(entry.kind, weight=weight)
