@@ -20,8 +20,15 @@ Color = Literal["grey", "rgb"]
 FORMATS = "PNG, JPEG or WebP"
 MOST_PIXELS = 32_000_000
 """A picture of more is refused before any of it is decoded: a small file can hold billions."""
+MOST_PIXELS_TOGETHER = 64_000_000
+"""Pictures of one request may have as many together: decoding them takes seconds, and others wait meanwhile."""
 MOST_BYTES = 64 << 20
 """The longest file."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_MOST_SEGMENTS = 4096
+"""In front of a JPEG's pixels; more than 64 MiB of the longest ones."""
 
 _DEEP = 65535  # white, where a pixel has 16 bits
 _SCALED = ((np.arange(_DEEP + 1) * 255 + _DEEP // 2) // _DEEP).astype(np.uint8)
@@ -57,6 +64,18 @@ class Form:
         return (1 if self.color == "grey" else 3, *self.size)
 
 
+def pixels_in(content: bytes) -> int:
+    """Return how many pixels a PNG, JPEG or WebP file says that it has; 0 if it is none, or says nothing.
+
+    It takes microseconds, because nothing but the header is looked at. `opened` refuses a file that has others.
+    """
+    if content.startswith(_PNG):
+        return int.from_bytes(content[16:20], "big") * int.from_bytes(content[20:24], "big")
+    if content.startswith(_JPEG):
+        return _pixels_in_jpeg(content)
+    return _pixels_in_webp(content) if _is_webp(content) else 0
+
+
 def opened(content: bytes) -> "Image":
     """Return a PNG, JPEG or WebP file as a picture of which only the header was read.
 
@@ -73,6 +92,10 @@ def opened(content: bytes) -> "Image":
     except Exception as error:  # what Pillow raises of a damaged file has no class in common
         raise _damaged(error) from error
     width, height = image.size
+    if width * height != pixels_in(content):
+        raise PictureError(
+            "is damaged (its header does not say its size, or says two); save it again with another program"
+        )
     if width * height > MOST_PIXELS:
         raise PictureError(
             f"has {width} x {height} pixels; send at most {MOST_PIXELS} pixels, for example a smaller copy"
@@ -94,27 +117,38 @@ def of_pixels(array: NDArray[np.uint8]) -> "Image":
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
-def as_png(image: "Image") -> bytes:
-    """Return an open picture as a PNG file of which `flat` makes the same: turned by the same EXIF data, in a mode of PNG.
+def as_file(picture: "Image | NDArray[np.uint8]") -> bytes:
+    """Return a picture that is no file as a PNG of which `flat` makes the same: with its EXIF data, in a mode of PNG.
+
+    Args:
+        picture: One of Pillow's, or pixels as `of_pixels` takes them.
 
     Raises:
-        ValueError: The pixels are of a kind whose range is not known.
+        PictureError: It has masked pixels, is of a kind whose range is not known, or was closed.
     """
+    if isinstance(picture, np.ma.MaskedArray) and np.ma.getmaskarray(picture).any():
+        raise PictureError("has masked pixels, which have no colour; fill them in, as with .filled(255)")
+    file = io.BytesIO()
+    try:
+        image = of_pixels(np.asarray(picture)) if isinstance(picture, np.ndarray) else picture
+        _in_a_mode_of_png(image).save(file, "PNG", exif=image.getexif())
+    except Exception as error:  # of what is closed or damaged; the errors have no class in common
+        fact = str(error).strip() or "it was closed, or its file was; open it again"
+        raise PictureError(f"cannot be saved as a PNG: {fact}; give the path or the bytes of its file") from error
+    return file.getvalue()
+
+
+def _in_a_mode_of_png(image: "Image") -> "Image":
     from PIL import Image  # noqa: PLC0415 as above
 
-    exif = image.getexif()
     if _is_deep(image.mode, image.format):
-        kept = image if image.mode != "I" else Image.fromarray(np.asarray(image).astype(np.uint16))
-    elif image.mode in _OF_PNG:
-        kept = image
-    else:
-        _refuse_no_range(image)
-        # A mode with opacity that Pillow converts to grey and opacity alone.
-        see_through = "LA" if image.mode == "La" else "RGBA"
-        kept = image.convert(see_through if image.has_transparency_data else "RGB")
-    file = io.BytesIO()
-    kept.save(file, "PNG", exif=exif)
-    return file.getvalue()
+        return image if image.mode != "I" else Image.fromarray(np.asarray(image).astype(np.uint16))
+    if image.mode in _OF_PNG:
+        return image
+    _refuse_no_range(image)
+    # A mode with opacity that Pillow converts to grey and opacity alone.
+    see_through = "LA" if image.mode == "La" else "RGBA"
+    return image.convert(see_through if image.has_transparency_data else "RGB")
 
 
 def decoded(image: "Image", form: Form) -> NDArray[np.uint8]:
@@ -220,11 +254,57 @@ def _reader(content: bytes) -> "Callable[[io.BytesIO], Image] | None":
     from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: PLC0415
 
     # By their classes, not by `Image.open`: that warns of large pictures, and tries every format there is.
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if content.startswith(_PNG):
         return PngImagePlugin.PngImageFile
-    if content.startswith(b"\xff\xd8\xff"):
+    if content.startswith(_JPEG):
         return JpegImagePlugin.JpegImageFile
-    return WebPImagePlugin.WebPImageFile if content[:4] == b"RIFF" and content[8:12] == b"WEBP" else None
+    return WebPImagePlugin.WebPImageFile if _is_webp(content) else None
+
+
+def _is_webp(content: bytes) -> bool:
+    return content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+
+
+def _pixels_in_jpeg(content: bytes) -> int:
+    """As the last frame header (SOF) before the pixels (SOS) says, which is the one that counts to Pillow."""
+    pixels, at, last = 0, 2, len(content) - 1
+    for _ in range(_MOST_SEGMENTS):
+        at = content.find(b"\xff", at)
+        if not 0 < at < last:
+            return pixels
+        marker = content[at + 1]
+        if marker == _SCAN:
+            return pixels
+        if marker == _PADDING:
+            at += 1
+        elif marker in _WITHOUT_LENGTH:
+            at += 2
+        else:
+            if marker in _FRAMES:
+                pixels = int.from_bytes(content[at + 5 : at + 7], "big") * int.from_bytes(
+                    content[at + 7 : at + 9], "big"
+                )
+            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 0
+
+
+_SCAN, _PADDING = 0xDA, 0xFF
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = frozenset((0x00, 0xC8, 0xCC, *range(0xD0, 0xDA), *range(0xF0, 0xFE)))
+
+
+def _pixels_in_webp(content: bytes) -> int:
+    match content[12:16]:
+        case b"VP8X":
+            return (1 + int.from_bytes(content[24:27], "little")) * (1 + int.from_bytes(content[27:30], "little"))
+        case b"VP8L":
+            sizes = int.from_bytes(content[21:25], "little")
+            return (1 + (sizes & 0x3FFF)) * (1 + (sizes >> 14 & 0x3FFF))
+        case b"VP8 ":
+            return (int.from_bytes(content[26:28], "little") & 0x3FFF) * (
+                int.from_bytes(content[28:30], "little") & 0x3FFF
+            )
+    return 0
 
 
 def _damaged(error: Exception) -> PictureError:

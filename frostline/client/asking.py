@@ -7,7 +7,7 @@ tables the model's schema says what to send. From then on it is known.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -32,6 +32,7 @@ from frostline.client.messages import OutputName
 from frostline.client.rows import Extra
 from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
+from frostline.pictures import MOST_PIXELS_TOGETHER
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -132,6 +133,7 @@ class _Plan:
         rows: How many rows there are, where they are known to be rows, each by itself; else 0.
         at_once: How many of them go in one request.
         rounded: Whether floats were rounded to FP16, which an input of FP32 would take too.
+        pixels: How many each row has, where rows are pictures.
     """
 
     inputs: Arrays
@@ -139,6 +141,16 @@ class _Plan:
     rows: int = 0
     at_once: int = 0
     rounded: bool = False
+    pixels: Sequence[int] = ()
+
+    def stop(self, start: int, at_once: int) -> int:
+        """Where the request that begins with this row ends: a server takes so many pixels together, and no more."""
+        stop, pixels = min(start + at_once, self.rows), 0
+        for row, more in enumerate(self.pixels[start:stop], start):
+            pixels += more
+            if pixels > MOST_PIXELS_TOGETHER and row > start:
+                return row
+        return stop
 
     def sends_the_same_as(self, other: "_Plan") -> bool:
         """Whether both send the same types, in requests of the same size."""
@@ -321,7 +333,8 @@ class _Asking:
         """
         columns = rows.encoded(self._question.inputs, schema, self._question.extra)
         count = len(next(iter(columns.values())))
-        return _Plan(columns, rows=count, at_once=self._known.rows_at_once(schema.max_rows or count, columns, count))
+        at_once = self._known.rows_at_once(schema.max_rows or count, columns, count)
+        return _Plan(columns, rows=count, at_once=at_once, pixels=media.pixels_of(columns, schema))
 
     def _give_up(self, failure: FrostlineError) -> Conversation[None]:
         """Raises a failure that nothing else that could be sent would change."""
@@ -415,7 +428,7 @@ class _Asking:
         answers: list[pb.PredictResponse] = []
         start, at_once = 0, plan.at_once
         while not answers or start < plan.rows:
-            stop = min(start + at_once, plan.rows)
+            stop = plan.stop(start, at_once)
             inputs = _rows(plan, start, stop)
             try:
                 answer = yield self._call(inputs, version)

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from frostline.client.arrays import is_table, place
 from frostline.client.cells import Cells, Place, is_missing, texts, told
 from frostline.client.errors import InvalidInput
+from frostline.client.schema import Schema
+from frostline.pictures import PictureError, as_file, pixels_in
 
 KINDS = ("text", "image")
 """The kinds of columns whose cells are texts or pictures."""
@@ -186,15 +188,21 @@ def _picture(cell: Any, index: int, where: Place) -> bytes:
 
 def _png(picture: Any, index: int, where: Place) -> bytes:
     """A picture without a file as one, of the same pixels."""
-    from frostline.pictures import as_png, of_pixels  # noqa: PLC0415  only for those who have pictures
-
     try:
-        return as_png(of_pixels(np.asarray(picture)) if isinstance(picture, np.ndarray) else picture)
-    except (
-        Exception
-    ) as error:  # what Pillow raises of a picture that was closed, or of a damaged one, has no class in common
-        fact = str(error) or "it was closed, or its file was; open it again, or give the path"
-        raise InvalidInput(f"{where(index)}: the picture cannot be sent as a PNG: {fact}") from error
+        return as_file(picture)
+    except PictureError as error:
+        raise InvalidInput(f"{where(index)}: the picture {error}") from error
+
+
+def pixels_of(columns: Mapping[str, NDArray[Any]], schema: Schema) -> list[int]:
+    """How many pixels each row has, by the headers of files; nothing where rows are no pictures."""
+    if schema.columns[0].kind != "image":
+        return []
+    (pictures,) = columns.values()
+    if pictures.dtype.hasobject:
+        return [pixels_in(picture) for picture in pictures]
+    _, height, width, *_ = pictures.shape
+    return [height * width] * len(pictures)
 
 
 def _refuse_masked(pixels: object, what: str) -> None:

@@ -20,11 +20,13 @@ class RowKind:
             network has no batch axis).
         wire: for each input, the dtype the rows arrive in.
         cast: for each input, the dtype the network takes.
+        weight: how many rows of a batch one of these takes the place of, because it takes as long.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     wire: tuple[np.dtype[Any], ...]
     cast: tuple[np.dtype[Any], ...]
+    weight: int = 1
 
 
 class Entry:

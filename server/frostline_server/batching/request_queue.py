@@ -256,12 +256,16 @@ class RequestQueue:
             while lane:
                 entry = lane[0]
                 rows = entry.rows
+                places = rows * entry.kind.weight
                 if entry.deadline_s is not None and entry.deadline_s <= now:
                     entry.error = DeadlineExceeded("Deadline exceeded while the request was queued")
                     ended.append(entry)
-                elif rows <= room and not (ordered and batch and entry.kind.shapes != batch[0].kind.shapes):
+                # Whatever it weighs, an entry may go alone.
+                elif (places <= room or not batch) and not (
+                    ordered and batch and entry.kind.shapes != batch[0].kind.shapes
+                ):
                     batch.append(entry)
-                    room -= rows
+                    room -= places
                 else:
                     break
                 lane.popleft()
@@ -287,6 +291,7 @@ class RequestQueue:
             while lane:
                 entry = lane[0]
                 rows = entry.rows
+                places = rows * entry.kind.weight
                 if entry.deadline_s is not None and entry.deadline_s <= now:
                     entry.error = DeadlineExceeded("Deadline exceeded while the request was queued")
                     ended.append(entry)
@@ -296,11 +301,12 @@ class RequestQueue:
                     entry.error = admission.give_up()
                     ended.append(entry)
                 elif (
-                    total + rows <= room
+                    (places <= room or not batch)
                     and not (batch and entry.kind.shapes != batch[0].kind.shapes)
                     and admission.finish_s(now, total + rows) <= min(due_s, entry.due_s)
                 ):
                     batch.append(entry)
+                    room -= places
                     total += rows
                     due_s = min(due_s, entry.due_s)
                 else:

@@ -93,11 +93,6 @@ _decoded = partial(tuple.__new__, DecodedRequest)
 """Makes a DecodedRequest of all its fields; the constructor of a named tuple takes twice as long."""
 
 
-def _rows(layout: Layout, columns: list[bytes | Array]) -> list[bytes | Array]:
-    """Each input's rows: those of pixels are pictures."""
-    return columns if layout.picture is None else pictures_array(columns, layout)
-
-
 def parse(message: type[M], payload: bytes, *, brief: bool = False) -> M:
     """Parse a message, once it is known that it holds no more than is taken.
 
@@ -239,22 +234,25 @@ class Codec:
         if raw and not places:
             data = self._columns_of(layout, request.raw_input_contents)
         else:
-            data = _rows(
-                layout,
-                [
-                    typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count)
-                    if (elements := raw[at] if raw else None) is None
-                    else check_bytes(self._model, spec, nbytes, count, elements)
-                    for spec, nbytes, count, at in layout.plan
-                ],
-            )
-        return _decoded((layout.kind, layout.rows, data, wanted, priority, timeout_s, deliveries))
+            data = [
+                typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count)
+                if (elements := raw[at] if raw else None) is None
+                else check_bytes(self._model, spec, nbytes, count, elements)
+                for spec, nbytes, count, at in layout.plan
+            ]
+        kind, rows = self._pictures(layout, data) if layout.pictures else (layout.kind, data)
+        return _decoded((kind, layout.rows, rows, wanted, priority, timeout_s, deliveries))
 
     def _layout_of(
         self, inputs: Sequence[inference_pb2.ModelInferRequest.InferInputTensor], *, brief: bool = False
     ) -> Layout:
         headers = tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs])
         return self._layouts_for(headers).check(headers, brief=brief)
+
+    def _pictures(self, layout: Layout, data: Sequence[bytes | Array]) -> tuple[RowKind, list[bytes | Array]]:
+        """The kind of rows that are pictures, and these."""
+        pictures = pictures_array(data, layout)
+        return self._row_layouts.weighed(layout, pictures), [pictures]
 
     def _layouts_for(self, headers: tuple[TensorHeader, ...]) -> Layouts:
         """What checks these headers: the columns' if one of them names a column."""
@@ -299,7 +297,11 @@ class Codec:
         if known is None:
             return None
         (kind, count, _, wanted, priority, timeout_s, deliveries), layout = known
-        data = (elements,) if layout is None else self._columns_of(layout, cast("Sequence[bytes]", elements))
+        data: Sequence[bytes | memoryview | Array] = (cast("bytes", elements),)
+        if layout is not None:
+            data = columns = self._columns_of(layout, cast("Sequence[bytes]", elements))
+            if layout.pictures:
+                kind, data = self._pictures(layout, columns)
         return _decoded((kind, count, data, wanted, priority, timeout_s, deliveries))
 
     def _columns_of(self, layout: Layout, raw: Sequence[bytes]) -> list[bytes | Array]:
@@ -314,7 +316,7 @@ class Codec:
                 columns.append(text)
             else:
                 columns.append(check_bytes(self._model, spec, nbytes, count, data, texts))
-        return _rows(layout, columns)
+        return columns
 
     def _read(
         self,
@@ -428,10 +430,11 @@ class Codec:
         headers = tuple([(each.name or self._lone, self._datatype(each), tuple(each.shape[:])) for each in inputs])
         layout = self._layouts_for(headers).check(headers, brief=brief)
         data = self._columns_of(layout, [tensor.data for tensor in inputs])
+        kind, rows = self._pictures(layout, data) if layout.pictures else (layout.kind, data)
         if self._columns and STATES in wanted and self._signature_of(layout) is self._signature:
             raise self._no_states()
         readings = Readings(outputs or (() if ranked else self._usual), request.top_k)
-        return _decoded((layout.kind, layout.rows, data, wanted, 0, None, readings))
+        return _decoded((kind, layout.rows, rows, wanted, 0, None, readings))
 
     def _datatype(self, tensor: predictor_pb2.Tensor) -> str:
         datatype = _TYPED.get(tensor.dtype)

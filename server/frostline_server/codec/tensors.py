@@ -6,12 +6,12 @@ The headers of a request are checked once for each distinct set, and remembered.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
 
-from frostline.pictures import FORMATS
+from frostline.pictures import FORMATS, MOST_PIXELS, MOST_PIXELS_TOGETHER, pixels_in
 from frostline.protocol import varint
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec.message_scan import BRIEF_STRINGS, MOST_STRINGS, TakesLong
@@ -68,6 +68,7 @@ class Layout:
         specs: the inputs.
         takes_long: whether there are so many strings that to take them apart takes long.
         plan: for each input, its spec, nbytes, count and order.
+        pictures: whether each row is a picture: a file or pixels.
         picture: the shape of each row that is the pixels of a picture; None where none is.
     """
 
@@ -79,6 +80,7 @@ class Layout:
     specs: tuple[TensorSpec, ...]
     takes_long: bool
     plan: tuple[tuple[TensorSpec, int, int, int], ...]
+    pictures: bool
     picture: tuple[int, ...] | None
 
 
@@ -172,8 +174,41 @@ class Layouts:
             specs,
             takes_long=strings > BRIEF_STRINGS,
             plan=plan,
+            pictures=any([spec.most_pixels is not None for spec in specs]),
             picture=picture,
         )
+
+    def weighed(self, layout: Layout, pictures: Array) -> RowKind:
+        """The kind of rows that are pictures: the more pixels these have, the fewer of them share a batch.
+
+        Files are looked at by their headers alone. One that has too many pixels by itself, or is damaged, counts for nothing,
+        because it is refused before it is decoded.
+
+        Args:
+            layout: the request's.
+            pictures: files, or pixels, one for each row.
+
+        Raises:
+            InvalidInput: they have too many pixels together.
+        """
+        if layout.picture is not None:
+            height, width, *_ = layout.picture
+            pixels = height * width * layout.rows
+        else:
+            pixels = sum([size for size in map(pixels_in, pictures) if size <= MOST_PIXELS])
+            self._check_pixels(layout.specs[0], pixels)
+        weight = pixels * self._max_batch_size // (MOST_PIXELS_TOGETHER * layout.rows)
+        if weight <= 1:
+            return layout.kind
+        kind = replace(layout.kind, weight=weight)
+        return self._kinds.setdefault(kind, kind)
+
+    def _check_pixels(self, spec: TensorSpec, pixels: int) -> None:
+        if pixels > MOST_PIXELS_TOGETHER:
+            raise InvalidInput(
+                f"input '{spec.name}' for model '{self._model}': at most {MOST_PIXELS_TOGETHER // 10**6} megapixels in one "
+                f"request, these have {math.ceil(pixels / 10**6)}: send fewer pictures at once"
+            )
 
     def refuse(self, names: Sequence[str], count: int) -> NoReturn:
         """Refuse a request that has more inputs than the network, by the names of the first of them."""
@@ -248,6 +283,7 @@ class Layouts:
             raise InvalidInput(
                 f"{what}: {width} x {height} pixels; send pictures of 1 to {spec.most_pixels} pixels, for example smaller copies"
             )
+        self._check_pixels(spec, shape[0] * height * width)
         return shape[1:]
 
     def _row_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -430,13 +466,15 @@ def unpack_strings(
     return strings_array(elements)
 
 
-def pictures_array(data: Sequence[bytes | Array], layout: Layout) -> list[bytes | Array]:
-    """The pixels of the only input as a 1-d array of pictures, which are views of their bytes."""
+def pictures_array(data: Sequence[bytes | Array], layout: Layout) -> Array:
+    """The only input as a 1-d array of pictures: files, or pixels, which are views of their bytes."""
     (pixels,) = data
+    if layout.picture is None:
+        return np.asarray(pixels)
     array = np.empty(layout.rows, object)
-    for row, picture in enumerate(np.frombuffer(pixels, np.uint8).reshape(layout.rows, *(layout.picture or ()))):
+    for row, picture in enumerate(np.frombuffer(pixels, np.uint8).reshape(layout.rows, *layout.picture)):
         array[row] = picture
-    return [array]
+    return array
 
 
 def strings_array(elements: Sequence[str | bytes]) -> Array:
@@ -489,14 +527,7 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
             f"{len(values) * size} ({count} elements expected in {field}, {len(values)} came)"
         )
     if datatype == "BYTES":
-        if spec.most_bytes is not None:
-            for row, value in enumerate(values):
-                if len(value) > spec.most_bytes:
-                    raise _too_long(model, spec.name, row, len(value), spec.most_bytes)
-        try:
-            return strings_array(list(values) if spec.binary else [value.decode() for value in values])
-        except UnicodeDecodeError as error:
-            raise _no_text(model, spec.name, list(values).index(error.object), error, rows=not spec.shape) from error
+        return _typed_strings(model, spec, values)
     dtype = DTYPES[datatype]
     if field in _WHOLE:
         # Packed, they are the bytes of the array already, after the field's tag and length.
@@ -513,6 +544,17 @@ def typed_contents(model: str, spec: TensorSpec, datatype: str, contents: Any, c
             f"input '{spec.name}' for model '{model}' holds a value that is no {datatype}: {wire[outside][0]}"
         )
     return wire.astype(dtype, copy=False).tobytes()
+
+
+def _typed_strings(model: str, spec: TensorSpec, values: Sequence[bytes]) -> Array:
+    if spec.most_bytes is not None:
+        for row, value in enumerate(values):
+            if len(value) > spec.most_bytes:
+                raise _too_long(model, spec.name, row, len(value), spec.most_bytes)
+    try:
+        return strings_array(list(values) if spec.binary else [value.decode() for value in values])
+    except UnicodeDecodeError as error:
+        raise _no_text(model, spec.name, list(values).index(error.object), error, rows=not spec.shape) from error
 
 
 _WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import frostline
-from frostline.client import messages
+from frostline.client import asking, messages
 from frostline.client.errors import InvalidInput
 from tests.support import raw_media
 from tests.support.raw_media import TEXTS, logits_of, text_bytes
@@ -285,13 +285,13 @@ def test_a_picture_opened_from_a_file_is_answered_as_the_file(client: frostline.
 def test_pixels_of_no_known_range_are_refused(client: frostline.Client, mode: str, what: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         client.predict("fruit", [PIXELS, Image.new(mode, (8, 6))])
-    assert f"column 'image', row 1: the picture cannot be sent as a PNG: its pixels are {what}" in str(refusal.value)
+    assert f"column 'image', row 1: the picture cannot be saved as a PNG: its pixels are {what}" in str(refusal.value)
 
 
 def test_a_closed_picture_is_refused(client: frostline.Client, path: Path) -> None:
     with Image.open(path) as closed:
         pass
-    with pytest.raises(InvalidInput, match=r"column 'image', row 1: the picture cannot be sent as a PNG: .*closed"):
+    with pytest.raises(InvalidInput, match=r"column 'image', row 1: the picture cannot be saved as a PNG: .*closed"):
         client.predict("fruit", [PIXELS, closed])
 
 
@@ -392,6 +392,19 @@ def test_pictures_of_other_sizes_are_sent_as_files(client: frostline.Client, mon
     np.testing.assert_array_equal(got[1], client.predict("fruit", [larger]).logits[0])
     np.testing.assert_allclose(got[:1], expected(), rtol=1e-5)
     assert shapes == [(2,), (1, 12, 16, 3)]
+
+
+def test_pictures_of_many_pixels_go_in_several_requests(
+    client: frostline.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = _sent(monkeypatch)
+    monkeypatch.setattr(asking, "MOST_PIXELS_TOGETHER", 6 * 8 * 2)
+    larger = np.kron(PIXELS, np.ones((2, 2, 1), np.uint8))  # of more than that by itself
+    got = client.predict("fruit", [PIXELS, PIXELS, PIXELS, larger, PIXELS]).logits
+    assert shapes == [(2,), (1,), (1,), (1,)]
+    np.testing.assert_allclose(got[[0, 1, 2, 4]], np.repeat(expected(), 4, axis=0), rtol=1e-5)
+    client.predict("fruit", np.stack([PIXELS] * 5))
+    assert shapes[4:] == [(2, 6, 8, 3), (2, 6, 8, 3), (1, 6, 8, 3)]
 
 
 def test_an_array_for_the_networks_own_input_is_not_taken_for_pictures(client: frostline.Client) -> None:

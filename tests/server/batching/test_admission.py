@@ -1,6 +1,7 @@
 """Who is let in where answers must be in time: never whom the estimate calls late, and never nobody for ever."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ def arriving(at: float = 0.0, *, rows: int = 1, **options: Any) -> Entry:
 
 def queue(admission: AdmissionController, **options: Any) -> RequestQueue:
     return RequestQueue(batching(**{"max_batch_size": 64, **options}), batched=True, admission=admission)
+
+
+def test_rows_that_weigh_more_take_the_place_of_others_and_none_waits_for_ever() -> None:
+    waiting = queue(pace_of({1: MS / 100, 64: MS / 10}), max_batch_size=4)
+    entries = [arriving() for _ in range(5)]
+    for entry, weight in zip(entries, (2, 1, 1, 1, 9), strict=True):
+        entry.kind = replace(entry.kind, weight=weight)
+        waiting.push(entry)
+    assert [waiting.take(0.0)[0] for _ in range(3)] == [entries[:3], entries[3:4], entries[4:]]
 
 
 # What a batch costs

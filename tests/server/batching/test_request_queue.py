@@ -1,6 +1,7 @@
 """The queue without threads or clocks: who goes next, with whom, and when."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,21 @@ class Queue:
 def levels(count: int, **options: Any) -> dict[str, Any]:
     """Options of a queue with that many priorities, the lowest being the default."""
     return {"policies": (QueuePolicy(100, **options),) * count, "default_priority": count}
+
+
+# Weights
+
+
+@pytest.mark.parametrize("options", [{}, {"preserve_ordering": True}, {"preferred_sizes": (2, 4)}])
+def test_rows_that_weigh_more_take_the_place_of_others_and_none_waits_for_ever(options: dict[str, Any]) -> None:
+    queue = Queue(max_batch_size=4, **options)
+    for name, weight in (("a", 2), ("b", 1), ("c", 1), ("d", 1), ("e", 4), ("f", 9), ("g", 1)):
+        (entry,) = queue.push(name)
+        entry.kind = replace(entry.kind, weight=weight)
+    batches = []
+    while taken := queue.take(closing=True):
+        batches.append(taken)
+    assert batches == ["abc", "d", "e", "f", "g"]
 
 
 # Priorities

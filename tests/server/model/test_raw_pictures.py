@@ -13,13 +13,16 @@ from PIL import Image
 
 from frostline import pictures
 from frostline.pb import model_config_pb2, predictor_pb2, predictor_pb2_grpc
+from frostline_server.batching.entry import RowKind
 from frostline_server.batching.request_queue import Batching, QueuePolicy
-from frostline_server.errors import InvalidData, LoadError
+from frostline_server.codec.tensors import Layouts
+from frostline_server.errors import InvalidData, InvalidInput, LoadError
 from frostline_server.model.loader import Loader
 from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.picture_encoder import PictureEncoder
 from frostline_server.runtime.row_schema import Image as Column
 from frostline_server.runtime.row_schema import RowSchema
+from frostline_server.runtime.signature import Signature
 from tests.server.model.test_raw_rows import APIS, numbers_of
 from tests.support import calls, raw_media
 from tests.support.raw_media import logits_of, picture_files, pixels_of, saved
@@ -106,6 +109,46 @@ def test_a_file_that_cannot_be_used_fails_its_own_request_alone(
     assert f"column 'image', row 1: {words}" in bad.exception().details()
     got = np.concatenate([calls.answers(call.result(TIMEOUT_S))["logits"] for call in good])
     np.testing.assert_allclose(got, LOGITS, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("typed", [False, True], ids=["raw", "typed contents"])
+def test_pictures_with_too_many_pixels_together_are_refused_before_they_wait(
+    server: Running, channel: grpc.Channel, typed: bool
+) -> None:
+    large = saved(Image.new("1", (5600, 5700)), "PNG")
+    request = calls.infer_request("fruit", column_of([large, FILES[0], large, large]))
+    if typed:
+        del request.raw_input_contents[:]
+        request.inputs[0].contents.bytes_contents.extend([large, FILES[0], large, large])
+    with server.held("fruit"):
+        code, message = calls.refused(calls.stub(channel).ModelInfer, request)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 64 megapixels in one request, these have 96: send fewer pictures at once" in message
+
+
+def _kind(*sizes: tuple[int, int], max_batch_size: int = 64) -> RowKind:
+    """The kind of rows that are files of these sizes, of which there is no more than a header."""
+    schema = RowSchema(columns=(Column(name="image", kind="image", size=(6, 8)),))
+    layouts = Layouts("fruit", Signature(schema.specs, (), (), batched=True, heads=None), max_batch_size)
+    files = [saved(Image.new("1", size), "PNG")[:64] for size in sizes]
+    return layouts.weighed(layouts.check((("image", "BYTES", (len(files),)),)), column_of(files)["image"])
+
+
+def test_the_pixels_of_a_request_are_counted_by_the_headers() -> None:
+    assert _kind(*[(1000, 1000)] * 64).weight == 1
+    _kind((8000, 4000), (8000, 4000))
+    # One that is too large by itself is its row's error, which its encoder tells.
+    _kind((8000, 4000), (8000, 4000), (8001, 4000))
+    with pytest.raises(InvalidInput, match="model 'fruit': at most 64 megapixels in one request, these have 65: "):
+        _kind(*[(1000, 1000)] * 64, (1, 1), max_batch_size=65)
+
+
+def test_the_more_pixels_pictures_have_the_fewer_share_a_batch() -> None:
+    weights = [_kind((size, size)).weight for size in (8, 1000, 2000, 4000)]
+    assert weights == [1, 1, 4, 16]
+    assert _kind((2000, 2000), (8, 8)).weight == 2
+    assert _kind((4000, 4000), max_batch_size=1).weight == 1
+    assert _kind((2000, 2000)).shapes == _kind((8, 8)).shapes
 
 
 def test_the_schema_says_what_pictures_become_and_none_is_counted(server: Running, channel: grpc.Channel) -> None:

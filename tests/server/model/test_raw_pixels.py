@@ -127,6 +127,11 @@ def test_the_limit_on_pixels_holds_for_a_header_alone() -> None:
     assert layouts.check((("image", "UINT8", (1, 4000, MOST_PIXELS // 4000, 3)),)).rows == 1
     with pytest.raises(InvalidInput, match="8001 x 4000 pixels; send pictures of 1 to 32000000 pixels"):
         layouts.check((("image", "UINT8", (1, 4000, MOST_PIXELS // 4000 + 1, 3)),))
+    assert layouts.check((("image", "UINT8", (16, 2000, 2000, 3)),)).rows == 16
+    with pytest.raises(
+        InvalidInput, match="at most 64 megapixels in one request, these have 65: send fewer pictures at once"
+    ):
+        layouts.check((("image", "UINT8", (16, 2001, 2000, 3)),))
 
 
 def test_clients_are_told_that_pixels_are_taken(channel: grpc.Channel) -> None:

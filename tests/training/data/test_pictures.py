@@ -124,7 +124,22 @@ def test_the_first_frame_of_an_animation_counts_and_it_is_said(one: Path) -> Non
     Image.new("RGB", (2, 2), RED).save(one / "p.gif", save_all=True, append_images=[Image.new("RGB", (2, 2), BLUE)])
     dataset = data.load(ImageFolder(path=one.parent, size=(2, 2)))
     assert only_input(dataset)[0, :, 0, 0].tolist() == list(RED)
-    assert dataset.notes == ("1 pictures of one have several frames or pages; the first one is used",)
+    assert dataset.notes[0] == "1 pictures of one have several frames or pages; the first one is used"
+
+
+def test_pictures_that_no_client_can_send_are_trained_on_and_counted(one: Path) -> None:
+    two = [Image.new("RGB", (2, 2), color) for color in (RED, BLUE)]
+    for name in ("a.bmp", "b.png", "c.jpg", "d.webp", "e.tif", "f.gif"):
+        two[0].save(one / name)
+    two[0].save(one / "g.webp", save_all=True, append_images=two[1:])
+    Image.new("1", (8000, 4001)).save(one / "h.png")
+    dataset = data.load(ImageFolder(path=one.parent, size=(2, 2)))
+    assert len(only_input(dataset)) == 8
+    assert dataset.notes[1] == (
+        "5 of 8 pictures of one no client can send: c/a.bmp (is a BMP), c/e.tif (is a TIFF), c/f.gif (is a GIF), c/g.webp (is "
+        "an animation), c/h.png (has 8000 x 4001 pixels); a server takes PNG, JPEG or WebP of at most 32000000 pixels and 64 "
+        "MiB, without further frames"
+    )
 
 
 def test_pixels_of_an_unknown_range_are_refused_with_the_reason(one: Path) -> None:

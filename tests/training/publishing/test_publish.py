@@ -326,6 +326,37 @@ def test_an_output_called_like_an_input_is_refused(tmp_path: Path, linear: nn.Mo
         publish(Named(), sample, name="m", models=tmp_path)
 
 
+class Tokens(nn.Module):
+    """Answers under the name that it is given; the exporter calls the values inside after its operators and weights."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self.table, self.linear, self.output = nn.Embedding(9, 4), nn.Linear(4, 3), output
+
+    def forward(self, linear: Tensor) -> dict[str, Tensor]:
+        vectors = functional.relu(self.table(linear.long()).mean(1))
+        return {self.output: self.linear(vectors)}
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["embedding", "mean", "relu", "linear_1", "output", "network.table.weight", "network.linear.bias", "val_0"],
+)
+def test_a_public_name_may_be_that_of_a_value_inside_the_graph(tmp_path: Path, output: str) -> None:
+    tokens = torch.randint(9, (4, 5))
+    published = publish(Tokens(output), {"linear": tokens}, name="m", models=tmp_path, task="any")
+    graph = onnx.load(published.path / "model.onnx").graph
+    assert ([each.name for each in graph.input], [each.name for each in graph.output]) == (["linear"], [output])
+
+
+def test_the_name_that_a_task_gives_an_output_may_be_that_of_a_value_inside_the_graph(tmp_path: Path) -> None:
+    published = publish(
+        Tokens("vector"), {"linear": torch.randint(9, (4, 5))}, name="m", models=tmp_path, task="embedding"
+    )
+    (output,) = onnx.load(published.path / "model.onnx").graph.output
+    assert output.name == "embedding"
+
+
 @pytest.mark.parametrize("tolerance", [-1e-5, float("nan"), float("inf")])
 def test_a_tolerance_that_proves_nothing_is_refused(
     tmp_path: Path, linear: nn.Module, sample: Tensor, tolerance: float

@@ -68,6 +68,13 @@ def test_texts_may_be_a_column_of_a_table(tmp_path: Path) -> None:
     assert publish(Mood(), rows, inputs=[TEXT], name="mood", models=tmp_path).version == 1
 
 
+def test_texts_may_be_an_array_or_an_iterator_and_missing_ones_may_come_first() -> None:
+    texts = [None, "good", float("nan"), " bad "]
+    expected = frostline.encode([None, "good", None, "bad"], [TEXT])
+    np.testing.assert_array_equal(frostline.encode(np.array(texts, object), TEXT), expected)
+    np.testing.assert_array_equal(frostline.encode(iter(texts), TEXT), expected)
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [
@@ -88,6 +95,15 @@ def test_a_network_without_an_answer_to_an_odd_text_is_refused(tmp_path: Path, m
         (TEXTS, [Text("text", 0)], "the text 'text' has bytes=0: give a number from 1 to 1048576"),
         (TEXTS, [Text("input", 8)], "a column is called 'input', as the network's own input is"),
         ([1.5, 2.5], [TEXT], "column 'text': 1.5 is float, not a text"),
+        ([1, 2], [TEXT], "row 1, column 'text': 1 is int, not a text"),
+        (["a", True], [TEXT], "row 2, column 'text': True is bool, not a text"),
+        ([b"a", b"b"], [TEXT], "row 1, column 'text': b'a' is bytes, not a text"),
+        ("great film", [TEXT], "the raw rows are a single str: give a list of texts for the column 'text'"),
+        (
+            TEXTS,
+            {"text": TEXT},
+            "inputs are dict: give a list with a Number, Category or Date for each column, or one Text",
+        ),
         (["a", "\ud800"], [TEXT], "the raw rows, row 2, column 'text': 'utf-8' codec can't encode"),
         ([{"text": "a"}, {"other": "b"}], [TEXT], "row 2 has no 'text'"),
         ([], [TEXT], "there are no raw rows"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.pictures import FORMATS, MOST_BYTES, MOST_PIXELS
 from frostline_training.data.cells import Cells
 from frostline_training.data.pictures import UnreadableError, read
 from frostline_training.data.rows import INPUT, Array, Dataset, Image, Inputs, Rows
@@ -165,17 +166,20 @@ def load_images(source: ImageFolder) -> Dataset:
     pictures: list[Array] = []
     targets: list[int] = []
     several = 0
+    refused: list[_Skipped] = []
     for label, folder in enumerate(folders):
         before, left_out = len(pictures), len(skipped)
         for path in _files(folder, skipped):
             try:
-                pixels, frames = read(path, media.form)
+                picture = read(path, media.form)
             except UnreadableError as error:
                 skipped.append(_Skipped(path, str(error), broken=error.broken))
                 continue
-            pictures.append(pixels)
+            pictures.append(picture.pixels)
             paths.append(str(path))
-            several += frames > 1
+            several += picture.frames > 1
+            if picture.refused:
+                refused.append(_Skipped(path, picture.refused))
         if len(pictures) == before:
             why = f"; skipped: {_listed(skipped[left_out:], source.path)}" if len(skipped) > left_out else ""
             raise DataError(f"{folder} is empty: class {folder.name!r} has no pictures{why}")
@@ -188,6 +192,12 @@ def load_images(source: ImageFolder) -> Dataset:
         notes.append(f"{len(skipped)} of {source.path.name} not read: {_listed(skipped, source.path)}")
     if several:
         notes.append(f"{several} pictures of {source.path.name} have several frames or pages; the first one is used")
+    if refused:
+        notes.append(
+            f"{len(refused)} of {_count(len(pictures), 'picture')} of {source.path.name} no client can send: "
+            f"{_listed(refused, source.path)}; a server takes {FORMATS} of at most {MOST_PIXELS} pixels and "
+            f"{MOST_BYTES >> 20} MiB, without further frames"
+        )
     return Dataset(
         name=source.path.name,
         rows=Rows(

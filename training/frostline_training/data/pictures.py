@@ -2,10 +2,11 @@
 
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from frostline.pictures import Form, pixels
+from frostline.pictures import Form, PictureError, opened, pixels
 from frostline_training.data.rows import Array
 from frostline_training.errors import first_line
 
@@ -18,8 +19,22 @@ class UnreadableError(Exception):
         self.broken = broken
 
 
-def read(path: Path, form: Form) -> tuple[Array, int]:
-    """Return a picture's pixels float32 [C, H, W], 0 to 255, and how many frames its file has.
+class Picture(NamedTuple):
+    """A picture that was read.
+
+    Attributes:
+        pixels: float32 [C, H, W], 0 to 255.
+        frames: How many its file has.
+        refused: Why a server would not take the file; "" where it would.
+    """
+
+    pixels: Array
+    frames: int
+    refused: str
+
+
+def read(path: Path, form: Form) -> Picture:
+    """Return a picture.
 
     Raises:
         UnreadableError: It is no picture, damaged, or of a kind that is not read.
@@ -31,9 +46,10 @@ def read(path: Path, form: Form) -> tuple[Array, int]:
         # What Pillow warns of (odd metadata, many pixels) is either no harm or an error below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
-                frames = 1 if opened.format == "MPO" else int(getattr(opened, "n_frames", 1))  # MPO is a phone's photo
-                made = pixels(opened, form).astype(np.float32)
+            with Image.open(path) as image:
+                frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # MPO is a phone's photo
+                made = pixels(image, form).astype(np.float32)
+            return Picture(made, frames, _why_refused(path))
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -43,4 +59,11 @@ def read(path: Path, form: Form) -> tuple[Array, int]:
         raise UnreadableError(first_line(error)) from error
     except Exception as error:  # what Pillow raises of a damaged file has no class in common
         raise UnreadableError(f"damaged: {first_line(error)}") from error
-    return made, frames
+
+
+def _why_refused(path: Path) -> str:
+    try:
+        opened(path.read_bytes()).close()
+    except PictureError as error:
+        return str(error).partition(";")[0]  # what is to be sent instead, the note on all of them says
+    return ""

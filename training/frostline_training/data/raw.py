@@ -77,21 +77,22 @@ class Frame(Protocol):
 
 
 Input = Number | Category | Date | Column | Text | Image
-RawRows = (
-    Mapping[str, Any] | Sequence[Mapping[str, Any]] | Sequence[str | None] | Sequence[bytes | Path] | Frame | Cells
-)
-"""Rows with named columns: a list or array for each, a dict for each row, a table of pandas, polars or pyarrow. Texts may
-also be a list of them, and pictures a list of files or of their bytes."""
+RawRows = Mapping[str, Any] | Sequence[Any] | NDArray[Any] | Iterator[Any] | Frame | Cells
+"""Rows with named columns: a list or array for each, a dict for each row, a table of pandas, polars or pyarrow. Of texts or
+pictures, which are the only column, also the values themselves: a list, an array, a series or an iterator of them. A text is
+a str, and None where one is missing. A picture is the path of a PNG, JPEG or WebP file, its bytes, a picture of Pillow, or
+pixels uint8 [height, width] or [height, width, 1, 3 or 4]."""
 
 
-def encode(rows: RawRows, inputs: Sequence[Input]) -> Any:
+def encode(rows: RawRows, inputs: Sequence[Input] | Input) -> Any:
     """Return raw rows as what a network takes, by the rule that a server encodes them by.
 
     Args:
         rows: A list or array for each column, a dict for each row, or a table of pandas, polars or pyarrow. Columns may
-            have any order, and others are ignored. None, NaN and empty texts are missing values. Texts may also be a
-            list of them, and pictures a list of the paths of PNG, JPEG or WebP files, or of their bytes.
-        inputs: What each column is. The network's columns have their order; a date is one for each of its parts.
+            have any order, and others are ignored. None, NaN and empty texts are missing values. Texts and pictures may
+            also be a list of them; see `RawRows`.
+        inputs: What each column is; one alone need not be in a list. The network's columns have their order; a date is one
+            for each of its parts.
 
     Returns:
         Numbers float32 [N, F] of a table; bytes uint8 [N, T] or words int64 [N, T] of texts, or what a tokenizer makes of
@@ -110,7 +111,7 @@ def encode(rows: RawRows, inputs: Sequence[Input]) -> Any:
     return encoding.encode(cells_of(rows, columns), columns)
 
 
-def check_inputs(inputs: Sequence[Input] | None) -> None:
+def check_inputs(inputs: Sequence[Input] | Input | None) -> None:
     """Check what a network takes, if it takes raw rows.
 
     Raises:
@@ -120,12 +121,13 @@ def check_inputs(inputs: Sequence[Input] | None) -> None:
         columns_of(inputs)
 
 
-def media_of(inputs: Sequence[Input]) -> Text | Image | None:
+def media_of(inputs: Sequence[Input] | Input) -> Text | Image | None:
     """Return the column of texts or pictures; None where `inputs` are a table.
 
     Raises:
         DataError: It is not the only column, or cannot be sent.
     """
+    inputs = _inputs_of(inputs)
     media = next((one for one in inputs if isinstance(one, Text | Image)), None)
     if media is None:
         return None
@@ -139,6 +141,17 @@ def media_of(inputs: Sequence[Input]) -> Text | Image | None:
     else:
         check_text(media)
     return media
+
+
+def _inputs_of(inputs: Sequence[Input] | Input) -> Sequence[Input]:
+    if isinstance(inputs, Input):
+        return [inputs]
+    if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
+        raise DataError(
+            f"inputs are {type(inputs).__name__}: give a list with a Number, Category or Date for each column, or one Text or "
+            "Image"
+        )
+    return inputs
 
 
 def _what(media: Text | Image) -> str:
@@ -160,31 +173,75 @@ def files_of(rows: RawRows, image: Image) -> list[bytes]:
     """Return the encoded pictures.
 
     Raises:
-        DataError: `rows` are no paths or bytes of files, or a file cannot be read; the text says where.
+        DataError: `rows` are no pictures, or a file cannot be read; the text says where.
     """
-    if isinstance(rows, Cells):
-        values: list[Any] = list(rows.columns[image.name])
-    elif isinstance(rows, Sequence | np.ndarray) and not all(isinstance(row, Mapping) for row in rows):
-        values = list(rows)
-    else:
-        ((_, column),) = _by_column(rows, [image.name])
-        values = _listed(column)
-    if not values:
-        raise DataError("there are no raw rows")
-    return [_file(value, row, image.name) for row, value in enumerate(values, start=1)]
+    values = rows.columns[image.name] if isinstance(rows, Cells) else _values_of(rows, image)
+    return [
+        _file(value, f"the raw rows, row {row}, column {image.name!r}") for row, value in enumerate(values, start=1)
+    ]
 
 
-def _file(value: Any, row: int, name: str) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    if not isinstance(value, str | Path):
+def _file(value: Any, where: str) -> bytes:
+    match value:
+        case bytes() | bytearray():
+            return bytes(value)
+        case str() | Path():
+            try:
+                return Path(value).read_bytes()
+            except (OSError, ValueError) as error:
+                raise DataError(f"{where}: cannot read {value}: {getattr(error, 'strerror', None) or error}") from error
+    if _is_open(value) or (
+        isinstance(value, np.ndarray)
+        and value.dtype == np.uint8
+        and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 3, 4)))
+    ):
+        try:
+            return pictures.as_file(value)
+        except pictures.PictureError as error:
+            raise DataError(f"{where}: {error}") from error
+    told = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+    raise DataError(
+        f"{where}: {told} is not the path of a file, or its bytes, a picture of Pillow, or an array uint8 [height, width] or "
+        "[height, width, 3 or 4]"
+    )
+
+
+def _is_open(value: object) -> bool:
+    """Whether it is a picture of Pillow, which need not be imported for who has none."""
+    return hasattr(value, "save") and hasattr(value, "getbands")
+
+
+def _values_of(rows: Any, media: Text | Image) -> list[Any]:
+    """Return the values of the only column, however the rows hold them."""
+    what = _what(media)
+    one = isinstance(rows, str | bytes | bytearray | Path) or _is_open(rows)
+    if isinstance(rows, np.ndarray) and isinstance(media, Image) and rows.dtype != object:
+        # Its rows would be taken for grey pictures.
+        one = rows.ndim == 3 and rows.shape[2] in (1, 3, 4)
+    if one:
         raise DataError(
-            f"the raw rows, row {row}, column {name!r}: {type(value).__name__} is not the path of a file, or its bytes"
+            f"the raw rows are a single {type(rows).__name__}: give a list of {what}s for the column {media.name!r}"
         )
+    if isinstance(rows, Iterator):
+        rows = list(rows)
+    named = isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows)
+    listed = isinstance(rows, Sequence | np.ndarray) or (_is_series(rows) and not hasattr(rows, "columns"))
+    values: Any = rows
+    if named or not listed:
+        ((_, values),) = _by_column(rows, [media.name])
     try:
-        return Path(value).read_bytes()
-    except OSError as error:
-        raise DataError(f"the raw rows, row {row}: cannot read {value}: {error.strerror or error}") from error
+        # Not `tolist` of pixels, which would take each picture apart.
+        cells = list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else _listed(values)
+    except TypeError as error:
+        raise DataError(f"the raw rows, column {media.name!r}: {error}") from None
+    if not cells:
+        raise DataError("there are no raw rows")
+    return cells
+
+
+def _is_series(rows: object) -> bool:
+    """Whether it is a column of pandas, polars or pyarrow."""
+    return hasattr(rows, "to_list") or hasattr(rows, "to_pylist")
 
 
 def decoded(files: Sequence[bytes], image: Image) -> NDArray[np.float32]:
@@ -210,21 +267,23 @@ def texts_of(rows: RawRows, text: Text) -> list[str | None]:
     """
     if isinstance(rows, Cells):
         return rows.values(text.name)
-    alone = isinstance(rows, Sequence | np.ndarray) and not all(isinstance(row, Mapping) for row in rows)
-    named: RawRows = {text.name: rows} if alone else rows
-    (cells,) = cells_of(named, [Column(text.name, (UNKNOWN,))]).columns.values()
-    if text.tokenizer is not None:
-        ((_, values),) = _by_column(named, [text.name])
-        cells = [value if isinstance(value, str) else cell for value, cell in zip(_listed(values), cells, strict=True)]
-    for row, cell in enumerate(cells, start=1):
+    texts: list[str | None] = []
+    for row, value in enumerate(_values_of(rows, text), start=1):
+        where = f"the raw rows, row {row}, column {text.name!r}"
+        if _is_missing(value):
+            texts.append(None)
+            continue
+        if not isinstance(value, str):
+            raise DataError(f"{where}: {value!r:.80} is {type(value).__name__}, not a text")
         try:
-            (cell or "").encode()
+            value.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"the raw rows, row {row}, column {text.name!r}: {error}") from None
-    return [cell or None for cell in cells]
+            raise DataError(f"{where}: {error}") from None
+        texts.append((value if text.tokenizer is not None else value.strip()) or None)
+    return texts
 
 
-def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
+def columns_of(inputs: Sequence[Input] | Input) -> tuple[Column, ...]:
     """Return the network's columns.
 
     Raises:
@@ -232,7 +291,7 @@ def columns_of(inputs: Sequence[Input]) -> tuple[Column, ...]:
     """
     columns: list[Column] = []
     taken: list[str] = []
-    for place, one in enumerate(inputs):
+    for place, one in enumerate(_inputs_of(inputs)):
         if not isinstance(one, Input):
             raise DataError(f"inputs[{place}] is {type(one).__name__}: give Number, Category, Date, Text or Image")
         made = _columns(one)
@@ -388,17 +447,21 @@ def _text(value: Any, column: Column) -> str | None:
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if (
-        value is None
-        or type(value).__name__ in ("NAType", "NaTType")
-        or (isinstance(value, float) and math.isnan(value))
-    ):
+    if _is_missing(value):
         return None
     if isinstance(value, str):
         return value.strip()
     if column.date is not None:
         return _date_text(value, column.date.format)
     return _number_text(value) if column.categories is None else _category_text(value)
+
+
+def _is_missing(value: object) -> bool:
+    return (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _date_text(value: Any, form: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx_ir.passes.common import NameFixPass
 from torch import Tensor, nn
 
 from frostline_training.errors import RefusedError, first_line
@@ -156,6 +157,8 @@ def _export(network: Exported, sample: Mapping[str, Tensor], outputs: Sequence[s
             f"PyTorch cannot export the network: {text}", cause=_why_not_exported(network.network, error)
         ) from error
     assert program is not None  # noqa: S101 for the type checker: None is what the older exporter returns
+    # The exporter also names values inside the graph, such as "embedding" after its operator. The public names stay.
+    NameFixPass()(program.model)
     return program.model_proto
 
 

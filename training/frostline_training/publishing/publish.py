@@ -78,7 +78,7 @@ def publish(
     sample: Sample | RawRows | Rows,
     *,
     name: str,
-    inputs: Sequence[Input] | None = None,
+    inputs: Sequence[Input] | Input | None = None,
     labels: Sequence[str] | None = None,
     models: Path | str = Path("models"),
     test: Test | tuple[RawRows, ArrayLike | None] | None = None,
@@ -104,10 +104,11 @@ def publish(
         sample: Real rows [N, ...], N >= 2: what the export is traced with. One tensor is given to ``module(tensor)``;
             several, by the names of forward()'s arguments, to ``module(**sample)``. With `inputs`, raw rows.
         name: Letters, digits, ``.``, ``_`` and ``-``, beginning with a letter or digit.
-        inputs: What each column of a table is, so that clients send raw rows; or one `Text`, so that they send texts. The
-            module takes what `frostline.encode` makes of them, one tensor float32 [N, F] or uint8 [N, T]. `sample` is then
-            the raw rows that it was trained on, whose ranges and shares the card holds, and `test` a pair of raw
-            rows and targets. What encodes raw rows is proved with the module.
+        inputs: What each column of a table is, so that clients send raw rows; or one `Text` or one `Image`, which must then be
+            the only input, so that they send texts or pictures. The module takes what `frostline.encode` makes of them:
+            numbers float32 [N, F], bytes uint8 [N, T], words or tokens int64 [N, T], or pixels float32 [N, C, H, W]. `sample`
+            is then the raw rows that it was trained on (see `frostline_training.data.raw.RawRows`), whose ranges and shares
+            the card holds, and `test` a pair of raw rows and targets. What encodes raw rows is proved with the module.
         labels: The names of the C classes (of a binary task the two, no and yes), or of the K values.
         models: The models folder; it is made if need be.
         test: Held-out rows: inputs [N, ...] (by name where there are several) and targets, as a pair or as a loader

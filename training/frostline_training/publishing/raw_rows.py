@@ -1,6 +1,6 @@
 """Raw rows of every kind, as `publish` takes them: a table, texts or pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ from frostline_training.publishing.raw_texts import RawTexts
 Raw = RawTable | RawTexts | RawPictures
 
 
-def of(sample: Any, test: Any, inputs: Sequence[Input], dynamic: object = None) -> Raw:
+def of(sample: Any, test: Any, inputs: Sequence[Input] | Input, dynamic: object = None) -> Raw:
     """Return the raw rows that `frostline.publish` was given.
 
     Raises:
@@ -44,6 +44,8 @@ def of(sample: Any, test: Any, inputs: Sequence[Input], dynamic: object = None) 
 
 
 def _cells(rows: Any) -> Any:
+    if isinstance(rows, Iterator):
+        return list(rows)  # they may be looked at twice
     return rows.cells if isinstance(rows, Rows) else rows
 
 

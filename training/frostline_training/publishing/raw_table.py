@@ -55,7 +55,10 @@ class RawTable:
 
     @classmethod
     def of(
-        cls, sample: RawRows | Rows, test: tuple[RawRows | Rows, ArrayLike | None] | None, inputs: Sequence[Input]
+        cls,
+        sample: RawRows | Rows,
+        test: tuple[RawRows | Rows, ArrayLike | None] | None,
+        inputs: Sequence[Input] | Input,
     ) -> "RawTable":
         """Return the table that `frostline.publish` was given.
 
