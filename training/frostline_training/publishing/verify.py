@@ -45,10 +45,14 @@ class Tolerance:
     absolute: float
 
     def allowed(self, right: Array) -> NDArray[np.float64]:
-        """Return the distance allowed at each of the `right` numbers: none where they are whole numbers."""
+        """Return the distance allowed at each of the `right` numbers: none where they are whole numbers.
+
+        It is finite, so that an infinite number is at a distance from every other, as the server's check has it.
+        """
         if right.dtype.kind != "f":
             return np.zeros(right.shape)
-        return self.absolute + self.relative * np.abs(right.astype(np.float64))
+        finite = np.where(np.isfinite(right), right, 0.0)
+        return self.absolute + self.relative * np.abs(finite.astype(np.float64))
 
 
 # Two classes this close are as good as equal (their probabilities differ by 0.1 %), whatever tolerance a user sets.

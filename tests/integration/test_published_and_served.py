@@ -1,0 +1,92 @@
+"""What `publish` takes is what a server takes, however large the answers are: the odd rows of every task."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+import frostline
+from frostline import server_process
+from frostline.pb import model_config_pb2
+from frostline_server.batching.request_queue import Batching, QueuePolicy
+from frostline_server.model.loader import Loader
+from frostline_server.runtime.devices import CPU
+from frostline_training import pipeline, publish
+from frostline_training.config import Hyperparameters, Mlp, Recipe
+from frostline_training.data.raw import Category, Number
+from frostline_training.sources import CsvFile
+
+TIMEOUT_S = 120
+
+
+def test_prices_of_houses_are_served_as_they_were_trained(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    lines = ["area,rooms,city,price"]
+    for _ in range(300):
+        area, city = random.uniform(30, 250), random.choice(["Berlin", "Oslo", "Lyon"])
+        lines.append(f"{area:.1f},{random.integers(1, 9)},{city},{area * (6000 if city == 'Oslo' else 4000):.0f}")
+    (tmp_path / "houses.csv").write_text("\n".join(lines))
+    recipe = Recipe(
+        name="houses",
+        data=CsvFile(path=tmp_path / "houses.csv", target="price", task="regression"),
+        network=Mlp(),
+        hyperparameters=Hyperparameters(epochs=3),
+        baselines=False,
+    )
+    published = pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=Console(quiet=True), runs=None)
+    with np.load(published.path / "golden.npz") as golden:
+        area, rooms, city = (golden[f"rows.{name}"].tolist() for name in ("area", "rooms", "city"))
+        answers = golden["rows_logits"]  # PyTorch's
+    assert np.isfinite(answers).all()
+    assert answers.max() > 100_000
+    assert 1e38 not in area  # the answer is infinite there
+    assert {0.0, -1.0} < set(area)
+    rows = [{"area": a, "rooms": r, "city": c} for a, r, c in zip(area, rooms, city, strict=True)]
+    flags = ["--models", str(tmp_path / "models"), "--allow-anonymous", "all"]
+    with server_process.serve(flags, lambda event: None) as server, frostline.connect(server.address) as client:
+        np.testing.assert_allclose(client.predict("houses", rows).values, answers, rtol=1e-4)
+
+
+class Scaled(nn.Module):
+    """A table's numbers and a category, in answers of any size."""
+
+    def __init__(self, outputs: int, scale: float) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.scale = scale
+        self.city = nn.Embedding(3, 4)
+        self.head = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, outputs))
+
+    def forward(self, row: Tensor) -> Tensor:
+        numbers = torch.nan_to_num(row[:, :2]) / torch.tensor([100.0, 0.01])
+        answer: Tensor = self.head(torch.cat([numbers, self.city(row[:, 2].long())], 1)) * self.scale
+        return answer
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize(
+    ("task", "outputs"), [("regression", 1), ("regression", 3), ("multi-label", 3), ("binary", 1), ("single-label", 3)]
+)
+def test_what_is_published_can_be_served(tmp_path: Path, task: Any, outputs: int, scale: float) -> None:
+    random = np.random.default_rng(0)
+    rows = {
+        "area": random.normal(0, 100, 70),
+        "share": random.normal(0, 0.01, 70),
+        "city": np.array(["Oslo", "Lyon"], object)[random.integers(2, size=70)],
+    }
+    published = publish(
+        Scaled(outputs, scale),
+        rows,
+        inputs=[Number("area"), Number("share"), Category("city", ["Oslo", "Lyon"])],
+        name="scaled",
+        models=tmp_path,
+        task=task,
+        probabilities=None if task == "regression" else False,
+    )
+    loader = Loader([(CPU, {})], strict=True, threads=1, batching=Batching(16, (QueuePolicy(100),)))
+    served = loader.load(published.path, "scaled", model_config_pb2.ModelConfig(), lambda warning: None)
+    assert served.batcher.close(TIMEOUT_S)
