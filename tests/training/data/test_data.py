@@ -10,7 +10,7 @@ from frostline_training.config import Mlp, Recipe, find_recipe
 from frostline_training.data import Column, Dataset, Rows, named, take
 from frostline_training.data.encoding import encode
 from frostline_training.errors import DataError
-from frostline_training.sources import NpzFile
+from frostline_training.sources import CsvFile, NpzFile
 
 
 def _as_set(rows: Rows) -> set[bytes]:
@@ -153,6 +153,27 @@ def test_the_positive_class_of_a_binary_task_is_yes(tmp_path: Path) -> None:
     assert (usual.dataset.labels, turned.dataset.labels) == (("a", "b"), ("b", "a"))
     np.testing.assert_array_equal(turned.test.targets, 1 - usual.test.targets)
     assert data.prepare(recipe).dataset.labels == ("a", "b")
+
+
+def test_a_table_keeps_its_raw_rows_whichever_class_is_positive(tmp_path: Path) -> None:
+    rows = "".join(f"{index},{'no' if index % 2 else 'yes'}\n" for index in range(20))
+    (tmp_path / "t.csv").write_text(f"x,y\n{rows}")
+    table = CsvFile(path=tmp_path / "t.csv", target="y", task="binary")
+    recipe = Recipe(name="r", data=table, network=Mlp(), positive="no")
+    parts = data.prepare(recipe)
+    assert parts.dataset.labels == ("yes", "no")
+    assert parts.dataset.inputs == (Column("x"),)
+    for rows_of_part in (parts.train, parts.validation, parts.test):
+        assert rows_of_part.cells is not None
+        odd = [float(cell or "") % 2 for cell in rows_of_part.cells.columns["x"]]
+        assert odd == rows_of_part.targets.tolist()  # odd numbers are no, which is the second class here
+
+
+def test_columns_without_the_cells_of_their_rows_are_an_error() -> None:
+    rows = Rows(np.zeros((4, 1), np.float32), np.zeros(4, np.int64))
+    dataset = Dataset("t", rows, ("a", "b"), "", "", columns=(Column("x"),))
+    with pytest.raises(DataError, match="t has columns, and its rows lack the cells that raw rows are proved with"):
+        _ = dataset.inputs
 
 
 def test_trainings_with_other_seeds_are_scored_on_the_same_rows() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from frostline.pictures import Color, Form
 from frostline_training.data.cells import Cells
+from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, DatePart, Fit, Rgb, Task
 
 if TYPE_CHECKING:
@@ -174,8 +175,14 @@ class Dataset:
 
     @property
     def inputs(self) -> Sequence[Column | Text | Image] | None:
-        """What raw rows consist of; None where there are none."""
+        """What raw rows consist of; None where there are none.
+
+        Raises:
+            DataError: There should be some, and the rows lost them: what is published would take none, without a word.
+        """
         if self.rows.cells is None:
+            if self.columns or self.media:
+                raise DataError(f"{self.name} has columns, and its rows lack the cells that raw rows are proved with")
             return None
         return (self.media,) if self.media else self.columns
 
@@ -200,9 +207,9 @@ def named(inputs: Inputs) -> dict[str, Array]:
 def take(rows: Rows, index: NDArray[np.intp]) -> Rows:
     """Return those of `rows` that `index` names, in its order."""
     cells = None if rows.cells is None else rows.cells.take(index.tolist())
-    if isinstance(rows.inputs, Mapping):
-        return Rows({name: array[index] for name, array in rows.inputs.items()}, rows.targets[index], cells)
-    return Rows(rows.inputs[index], rows.targets[index], cells)
+    inputs = rows.inputs
+    taken = {name: array[index] for name, array in inputs.items()} if isinstance(inputs, Mapping) else inputs[index]
+    return Rows(taken, rows.targets[index], cells)
 
 
 def tensors(rows: Rows, device: "torch.device") -> "tuple[tuple[torch.Tensor, ...], torch.Tensor]":

@@ -95,7 +95,7 @@ def prepare(recipe: Recipe) -> Split:
 def _turned(parts: Split) -> Split:
     """Return the same rows with the two classes in the other order."""
     train, validation, test = (
-        Rows(rows.inputs, 1 - rows.targets) for rows in (parts.train, parts.validation, parts.test)
+        rows._replace(targets=1 - rows.targets) for rows in (parts.train, parts.validation, parts.test)
     )
     return Split(replace(parts.dataset, rows=train, labels=parts.dataset.labels[::-1]), train, validation, test)
 
