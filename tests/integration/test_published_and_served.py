@@ -13,12 +13,18 @@ import frostline
 from frostline import server_process
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching, QueuePolicy
+from frostline_server.model.input_stats import InputStats
 from frostline_server.model.loader import Loader
 from frostline_server.runtime.devices import CPU
+from frostline_server.runtime.row_schema import RowSchema
 from frostline_training import pipeline, publish
 from frostline_training.config import Hyperparameters, Mlp, Recipe
+from frostline_training.data import Column
+from frostline_training.data.cells import Cells
+from frostline_training.data.encoding import encode
 from frostline_training.data.raw import Category, Number
-from frostline_training.sources import CsvFile
+from frostline_training.publishing.row_schema import to_card
+from frostline_training.sources import CsvFile, Reading
 
 TIMEOUT_S = 120
 
@@ -90,3 +96,16 @@ def test_what_is_published_can_be_served(tmp_path: Path, task: Any, outputs: int
     loader = Loader([(CPU, {})], strict=True, threads=1, batching=Batching(16, (QueuePolicy(100),)))
     served = loader.load(published.path, "scaled", model_config_pb2.ModelConfig(), lambda warning: None)
     assert served.batcher.close(TIMEOUT_S)
+
+
+def test_a_flag_that_was_seldom_set_and_now_always_is_has_drifted() -> None:
+    cells: dict[str, list[str | None]] = {"b": ["1", *["0"] * 49] * 20, "c": ["0.5", *["0"] * 19] * 50}
+    columns = (Column("b"), Column("c"))
+    train = Cells("t.csv", cells, Reading())
+    schema = RowSchema.model_validate(to_card(columns, train, encode(train, columns)))
+    stats = InputStats(schema)
+    for _ in range(12):
+        stats.add(np.ones((1000, 2), np.float32), np.zeros((1000, 2), np.uint8))
+    drift = stats.drift()
+    assert drift["b"] == pytest.approx(0.98 * np.log(1 / 0.02) + 0.98 * np.log(0.98 / 1e-4), rel=1e-3)
+    assert drift["c"] > 3

@@ -84,9 +84,14 @@ def _distribution(values: _Numbers) -> dict[str, Any]:
     if not len(filled):
         return {**told, "edges": [], "shares": []}
     # Edges are numbers of the data above the lowest, so that no bin is empty: the population stability index divides
-    # by its share.
+    # by its share. A number that is as frequent as a whole bin has a bin of its own, which ends at the next number:
+    # else those of a flag that is seldom 1 would all be in one bin.
+    different, counts = np.unique(filled, return_counts=True)
+    (frequent,) = np.nonzero(counts * _BINS >= len(filled))
     inner = np.quantile(filled, np.arange(1, _BINS) / _BINS, method="inverted_cdf")
-    edges = np.unique(inner[inner > filled.min()])
+    ends = different[np.minimum(frequent + 1, len(different) - 1)]
+    edges = np.unique(np.concatenate([inner, different[frequent], ends]))
+    edges = edges[edges > different[0]]
     counts = np.bincount(np.searchsorted(edges, filled, side="right"), minlength=len(edges) + 1)
     return {
         **told,
