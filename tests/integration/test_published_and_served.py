@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 import frostline
 from frostline import server_process
+from frostline.cli.table_rows import TableRows
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.model.input_stats import InputStats
 from frostline_server.model.loader import Loader
 from frostline_server.runtime.devices import CPU
+from frostline_server.runtime.row_encoder import KNOWN, MISSING, UNKNOWN
 from frostline_server.runtime.row_schema import RowSchema
 from frostline_training import pipeline, publish
 from frostline_training.config import Hyperparameters, Mlp, Recipe
@@ -25,6 +28,7 @@ from frostline_training.data.encoding import encode
 from frostline_training.data.raw import Category, Number
 from frostline_training.publishing.row_schema import to_card
 from frostline_training.sources import CsvFile, Reading
+from tests.support import calls
 
 TIMEOUT_S = 120
 
@@ -55,6 +59,48 @@ def test_prices_of_houses_are_served_as_they_were_trained(tmp_path: Path) -> Non
     flags = ["--models", str(tmp_path / "models"), "--allow-anonymous", "all"]
     with server_process.serve(flags, lambda event: None) as server, frostline.connect(server.address) as client:
         np.testing.assert_allclose(client.predict("houses", rows).values, answers, rtol=1e-4)
+
+
+def test_an_unknown_category_is_not_answered_as_a_missing_one(tmp_path: Path) -> None:
+    # A plan that nobody filled in nearly always leaves, and one that somebody did seldom.
+    random = np.random.default_rng(0)
+    lines = ["months,plan,left"]
+    for _ in range(600):
+        plan = random.choice(["", "basic", "pro"], p=[0.2, 0.4, 0.4])
+        left = random.random() < (0.1 if plan else 0.95)
+        lines.append(f"{random.integers(72)},{plan},{'yes' if left else 'no'}")
+    (tmp_path / "left.csv").write_text("\n".join(lines))
+    recipe = Recipe(
+        name="left",
+        data=CsvFile(path=tmp_path / "left.csv", target="left"),
+        network=Mlp(hidden=(16,)),
+        hyperparameters=Hyperparameters(epochs=60, learning_rate=1e-2, patience=60),
+        baselines=False,
+    )
+    published = pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=Console(quiet=True), runs=None)
+    plans = ["basic", "pro", "zzz", None, "NA"]
+    flags = ["--models", str(tmp_path / "models"), "--allow-anonymous", "all"]
+    with server_process.serve(flags, lambda event: None) as server:
+        with frostline.connect(server.address) as client:
+            rows = [{"months": 20, "plan": plan} for plan in plans]
+            answers = client.predict("left", rows, outputs=["softmax", "logits"])
+        with grpc.insecure_channel(server.address) as channel:
+            request = calls.infer_request(
+                "left",
+                {"months": np.full(5, 20.0), "plan": np.array([plan or "" for plan in plans], object)},
+                ["input_states"],
+            )
+            states = calls.answers(calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S))["input_states"]
+    basic, pro, unknown, missing, word = np.asarray(answers.softmax)[:, 1]
+    assert max(basic, pro, unknown) < 0.3
+    assert missing == word > 0.8
+    assert states[:, 1].tolist() == [KNOWN, KNOWN, UNKNOWN, MISSING, MISSING]
+    told: list[str] = []
+    reader = TableRows.of_card(published.path / "card.json")
+    numbers = reader.read("new.csv", b"months,plan\n20,basic\n20,pro\n20,zzz\n20,\n20,NA\n", told.append)
+    assert numbers[:, 1].tolist() == [1, 2, 0, 3, 3]
+    (sentence,) = told
+    assert sentence.endswith("'zzz' is no category that the model knows: sent as unknown; it knows: basic, pro")
 
 
 class Scaled(nn.Module):

@@ -70,6 +70,21 @@ def test_a_category_has_the_share_of_each_among_the_known_ones() -> None:
     }
 
 
+def test_a_category_may_have_a_number_for_what_is_missing() -> None:
+    one = Category("x", ["a", "b", "(missing)"])
+    told = _told(one, ["a", "a", "b", "?", "c", "a", None, "a"])
+    assert told == {
+        "name": "x",
+        "kind": "category",
+        "categories": ["a", "b"],
+        "missing": 3,
+        "share_missing": 0.25,
+        "share_unknown": 0.125,
+        "shares": [0.8, 0.2],
+    }
+    assert from_card({"columns": [told]}) == columns_of([one])
+
+
 def test_a_date_has_its_format_its_range_and_its_parts() -> None:
     told = _told(Date("x", parts=["year", "month"], format="%d.%m.%Y"), ["31.12.2023", "?", "01.02.2021", "?"])
     assert told == {

@@ -380,5 +380,5 @@ def test_a_file_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path, held_ou
     [(np.inf, np.inf), (-np.inf, np.inf), (1.0, np.inf), (np.nan, np.nan), (np.nan, 1.0), (np.inf, 1.0)],
 )
 def test_an_answer_that_is_no_finite_number_agrees_with_none(got: float, wanted: float) -> None:
-    answers = ({"logits": np.array([[number, 1.0]], np.float32)} for number in (got, wanted))
-    assert not agree(*answers, TOLERANCE)
+    given, right = ({"logits": np.array([[number, 1.0]], np.float32)} for number in (got, wanted))
+    assert not agree(given, right, TOLERANCE)

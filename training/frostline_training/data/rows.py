@@ -21,6 +21,7 @@ Inputs = Array | Mapping[str, Array]
 
 INPUT = "input"
 UNKNOWN = "(unknown)"
+MISSING = "(missing)"
 
 
 class Rows(NamedTuple):
@@ -62,7 +63,7 @@ class Column:
     Attributes:
         name: As in the file's header; of a part of a date with the part behind a dot.
         categories: The category that each whole number stands for, 0 for any that is not known; None for a number,
-            which may be NaN where it is missing.
+            which may be NaN where it is missing. The last one may be `MISSING`, which stands for no value.
         date: What date a number is a part of.
     """
 
@@ -74,6 +75,18 @@ class Column:
     def cells(self) -> str:
         """The file's column that its cells are in."""
         return self.name if self.date is None else self.date.column
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The categories that cells may have, in the order of their numbers, from 1."""
+        categories = self.categories or ()
+        return categories[1 : -1 if self.missing else None]
+
+    @property
+    def missing(self) -> int:
+        """The number that no category is encoded as: that of `MISSING` where the column has it, else that of an unknown one, 0."""
+        categories = self.categories or ()
+        return len(categories) - 1 if categories[-1:] == (MISSING,) else 0
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from frostline_training.data import delimited
 from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, number, remedy
 from frostline_training.data.encoding import encode
 from frostline_training.data.pythontext import as_bytes
-from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
+from frostline_training.data.rows import MISSING, UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, ColumnKind, CsvFile, DateColumn, DatePart, ParquetFile, Reading
 
 _MOST_CATEGORIES = 100  # a column with more different texts is more likely an identifier or a text
 _MOSTLY = 0.9  # a column with more numbers than this is one of numbers, and its other cells are mistakes
+_MISSING_SHARE = 0.01  # of a category's cells: from so many on, a network learns what a missing one says
 _EXAMPLES = 5  # categories that a summary names
 
 _Kinds = Mapping[str, ColumnKind | DateColumn]
@@ -162,12 +163,13 @@ def _columns(cells: Cells, kinds: _Kinds) -> tuple[Column, ...]:
         if kind == "number":
             columns.append(Column(name))
             continue
-        if UNKNOWN in filled:
-            index = cells.values(name).index(UNKNOWN)
-            raise cells.wrong(
-                index, name, f"{UNKNOWN!r} stands for every unknown category; add it to missing, or rename it"
-            )
-        columns.append(Column(name, (UNKNOWN, *sorted(set(filled)))))
+        for word, what in ((UNKNOWN, "every unknown category"), (MISSING, "a cell without a value")):
+            if word in filled:
+                index = cells.values(name).index(word)
+                raise cells.wrong(index, name, f"{word!r} stands for {what}; add it to missing, or rename it")
+        every = cells.values(name)
+        learnt = len(every) - len(filled) >= _MISSING_SHARE * len(every)
+        columns.append(Column(name, (UNKNOWN, *sorted(set(filled)), *([MISSING] if learnt else []))))
     return tuple(columns)
 
 
