@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frostline_training import data
-from frostline_training.config import Mlp, Recipe, find_recipe
+from frostline_training.config import Hyperparameters, Mlp, Recipe, find_recipe
 from frostline_training.data import Column, Dataset, Rows, named, take
 from frostline_training.data.encoding import encode
 from frostline_training.errors import DataError
@@ -174,6 +174,20 @@ def test_columns_without_the_cells_of_their_rows_are_an_error() -> None:
     dataset = Dataset("t", rows, ("a", "b"), "", "", columns=(Column("x"),))
     with pytest.raises(DataError, match="t has columns, and its rows lack the cells that raw rows are proved with"):
         _ = dataset.inputs
+
+
+def test_a_regression_whose_target_is_constant_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", input=np.arange(20.0)[:, None], target=np.full(20, 3.0))
+    with pytest.raises(DataError, match=r"r\.npz: every row has the same target '.*' \(in float32\): there is nothing"):
+        data.prepare(Recipe(name="r", data=NpzFile(path=tmp_path / "r.npz", task="regression"), network=Mlp()))
+
+
+def test_a_regression_has_no_classes_to_weigh(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", input=np.arange(20.0)[:, None], target=np.arange(20.0))
+    source = NpzFile(path=tmp_path / "r.npz", task="regression")
+    hyper = Hyperparameters(class_weights=True)
+    with pytest.raises(DataError, match=r"r\.npz has no classes to weigh: leave out class_weights for a regression"):
+        data.prepare(Recipe(name="r", data=source, network=Mlp(), hyperparameters=hyper))
 
 
 def test_trainings_with_other_seeds_are_scored_on_the_same_rows() -> None:

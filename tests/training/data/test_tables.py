@@ -1,6 +1,7 @@
 """Users' tables: every cell is read as its writer meant it, or refused with the place and the remedy."""
 
 import gzip
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -344,3 +345,26 @@ def test_a_number_that_stands_for_no_value_does_however_it_is_written(tmp_path: 
 def test_a_target_that_is_a_number_for_no_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'y': the target is missing: '-1\.0' stands for no"):
         _load(tmp_path, "x,y\n1,2\n2,-1.0\n", task="regression", missing=("", "-1"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ([str(10**15 + index) for index in range(200)], "of 200 different numbers float32, .*, tells only 1 apart"),
+        ([str(1_700_000_000_000 + 1000 * index) for index in range(200)], "of 200 different numbers .* only 2 apart"),
+        ([f"{10**17 + index}" for index in range(20)], "of 20 different numbers .* only 1 apart"),
+        ([str(index) for index in range(200)], None),
+        ([f"0.{index:09d}1" for index in range(200)], None),
+        ([str(2**24 - index) for index in range(200)], None),
+        ([f"{index + 1}e30" for index in range(200)], None),
+        (["7"] * 20, None),
+    ],
+)
+def test_numbers_that_float32_does_not_tell_apart_are_noted(tmp_path: Path, cells: list[str], told: str | None) -> None:
+    rows = "".join(f"{cell},{'uv'[index % 2]}\n" for index, cell in enumerate(cells))
+    notes = _load(tmp_path, f"x,y\n{rows}").notes
+    if told is None:
+        assert notes == ()
+    else:
+        (note,) = notes
+        assert re.search(f"^Column 'x' of t.csv: {told}; skip the column", note)

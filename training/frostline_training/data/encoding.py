@@ -26,7 +26,16 @@ def encode(cells: Cells, columns: Sequence[Column]) -> NDArray[np.float32]:
     Raises:
         DataError: A column is not there, or a cell is not what its column is; the text says where.
     """
-    return np.array([_encoded(cells, column) for column in columns], dtype=np.float32).T.copy()
+    return exact(cells, columns).astype(np.float32)
+
+
+def exact(cells: Cells, columns: Sequence[Column]) -> NDArray[np.float64]:
+    """Return what `encode` does, before float32 rounds it.
+
+    Raises:
+        DataError: As there.
+    """
+    return np.array([_encoded(cells, column) for column in columns], dtype=np.float64).T.copy()
 
 
 def unknown(cells: Cells, columns: Sequence[Column]) -> list[str]:
