@@ -14,6 +14,12 @@ from frostline_training.publishing.onnx_export import freeze
 from frostline_training.publishing.publish import Published, publish
 
 
+@pytest.fixture(autouse=True)
+def _same_weights() -> None:
+    """Networks that tests make begin with the same weights each time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def blobs() -> Dataset:
     """Three clouds of points in the plane, far from zero and of unlike scales."""

@@ -541,7 +541,7 @@ def prove_rows(session: Session, encoded: Sequence[np.ndarray[Any, Any]], proof:
     except PredictionError as error:
         raise LoadError(f"golden check failed: raw rows: {error}") from error
     for name, *got in zip(names, *answers, strict=True):
-        compare(np.concatenate(got), proof.outputs[name], golden, 0, 1, f"answers '{name}' to raw rows")
+        compare(np.concatenate(got), proof.outputs[name], golden, 0, 1, f"answers '{name}' to raw rows", session.axis)
 
 
 def fell_back(places: Sequence[Sequence[Provider]], sessions: Sequence[Session]) -> bool:

@@ -44,7 +44,9 @@ class Golden:
     further: Mapping[str, Array] = field(default_factory=dict)
 
 
-def compare(got: Array, expected: Array, golden: Golden, start: int, size: int, what: str = "logits") -> None:
+def compare(
+    got: Array, expected: Array, golden: Golden, start: int, size: int, what: str = "logits", axis: str = "element"
+) -> None:
     """Compare logits, or another output, with PyTorch's.
 
     Args:
@@ -54,6 +56,7 @@ def compare(got: Array, expected: Array, golden: Golden, start: int, size: int, 
         start: the number of the first of these rows in the sample, for messages.
         size: how many rows the batch had.
         what: the output, for messages.
+        axis: what its first axis after the rows counts, for messages.
 
     Raises:
         LoadError: they differ; the message has the largest difference and its row.
@@ -62,7 +65,8 @@ def compare(got: Array, expected: Array, golden: Golden, start: int, size: int, 
         raise LoadError(
             f"golden check failed: {what} have shape {list(got.shape)}, golden.npz has {list(expected.shape)}"
         )
-    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # of two infinities, which is NaN
+        difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
     # Written so that a NaN on either side counts as a difference.
     # An infinite logit would allow any answer.
     wrong = ~(difference <= golden.atol + golden.rtol * np.abs(expected)) | ~np.isfinite(expected)
@@ -70,8 +74,8 @@ def compare(got: Array, expected: Array, golden: Golden, start: int, size: int, 
         worst = np.unravel_index(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0)), wrong.shape)
         row, *rest = (int(index) for index in worst)
         raise LoadError(
-            f"golden check failed: the {what} differ from PyTorch's by {difference[worst]:.3g} at row {(start + row) % len(golden.logits)}, class "
-            f"{rest[0] if rest else 0} (batch of {size}; served {got[worst]:.6g}, trained {expected[worst]:.6g}; "
+            f"golden check failed: the {what} differ from PyTorch's by {difference[worst]:.3g} at row {(start + row) % len(golden.logits)}"
+            f"{f', {axis} {rest[0]}' if rest else ''} (batch of {size}; served {got[worst]:.6g}, trained {expected[worst]:.6g}; "
             f"allowed {golden.atol:g} + {golden.rtol:g} x |trained|); {int(wrong.reshape(len(wrong), -1).any(axis=1).sum())} rows of the batch differ"
         )
 

@@ -69,6 +69,8 @@ class RowEncoder:
         self._highest = np.array([_LARGEST if c.highest is None else c.highest for _, c in numbers], np.float32)
         self._categories = [at for at, column in enumerate(schema.columns) if isinstance(column, Category)]
         self._category_places = _span([self._places[at] for at in self._categories])
+        missing = [column.missing for column in schema.columns if isinstance(column, Category)]
+        self._missing_places = np.array(missing, np.float32) if any(missing) else None
         self._make: _Make = partial(_run, session, input_name)
         self._readers = self._readers_of(self._look_up_here(content))
 
@@ -168,11 +170,15 @@ class RowEncoder:
         else:
             if self._numbers:
                 self._look_at_numbers(encoded, columns, states)
-            unknown = encoded[:, self._category_places] == 0
-            if unknown.any():
-                for row, place in np.argwhere(unknown).tolist():
+            categories = encoded[:, self._category_places]
+            odd = categories == 0
+            if self._missing_places is not None:
+                odd |= categories == self._missing_places
+            if odd.any():
+                for row, place in np.argwhere(odd).tolist():
                     at = self._categories[place]
-                    states[row, at] = MISSING if columns[at][row].strip() in self._missing else UNKNOWN
+                    missing = categories[row, place] > 0 or columns[at][row].strip() in self._missing
+                    states[row, at] = MISSING if missing else UNKNOWN
             return [encoded], states
         raise failure
 

@@ -71,13 +71,15 @@ class Category(_Column):
     """A column of categories.
 
     Attributes:
-        categories: those that the network knows.
+        categories: those that the network knows; it takes their places, from 1, and 0 for others.
+        missing: what it takes where there is no value: 0 as for others, or the place behind the categories.
         share_unknown: which share of the training rows had another one.
         shares: which share of the training rows had each.
     """
 
     kind: Literal["category"]
     categories: tuple[str, ...]
+    missing: int = 0
     share_unknown: Share = 0.0
     shares: tuple[Share, ...] = ()
 
@@ -213,6 +215,10 @@ class RowSchema(_Frozen):
                 raise ValueError(
                     f"the column {column.name!r} has {len(column.shares)} shares for {len(column.edges)} edges"
                 )
+            if isinstance(column, Category) and column.missing not in (0, len(column.categories) + 1):
+                raise ValueError(
+                    f"the column {column.name!r} has {column.missing} for no value, not 0 or {len(column.categories) + 1}"
+                )
             if isinstance(column, Category) and column.shares and len(column.shares) != len(column.categories):
                 raise ValueError(
                     f"the column {column.name!r} has {len(column.shares)} shares for {len(column.categories)} categories"
@@ -248,6 +254,7 @@ class RowSchema(_Frozen):
             (
                 column.name,
                 getattr(column, "categories", ()),
+                getattr(column, "missing", 0),
                 getattr(column, "format", ""),
                 getattr(column, "parts", ()),
                 (column.bytes, column.length, column.vocabulary, column.lowercase, column.split)

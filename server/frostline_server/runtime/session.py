@@ -226,7 +226,7 @@ class Session:
             self.run(row, self.signature.own_outputs)
             return
         (got,) = self.run(row, [self._logits()])
-        compare(got, golden.logits[: len(row[0])], golden, 0, len(row[0]))
+        compare(got, golden.logits[: len(row[0])], golden, 0, len(row[0]), axis=self.axis)
 
     @property
     def all_outputs(self) -> tuple[str, ...]:
@@ -234,6 +234,11 @@ class Session:
         heads = self.signature.heads
         names = tuple(spec.name for spec in self.signature.outputs)
         return (*names, heads.confidence) if heads and heads.confidence else names
+
+    @property
+    def axis(self) -> str:
+        """What an answer's first axis after the rows counts, for messages."""
+        return "class" if self.signature.heads else "element"
 
     def _logits(self) -> str:
         return self.signature.heads.logits if self.signature.heads else self.signature.outputs[0].name
@@ -294,7 +299,7 @@ class Session:
                     classes = self.run(inputs, [heads.argmax])[0] if self.bound and heads else None
                 except RunFailed as error:
                     raise LoadError(f"golden check failed: {error}") from error
-                compare(got, golden.logits[part], golden, start, size)
+                compare(got, golden.logits[part], golden, start, size, axis=self.axis)
                 for (name, expected), other in zip(golden.further.items(), others, strict=True):
                     compare(other, expected[part], golden, start, size, f"numbers of output '{name}'")
                 if classes is not None:

@@ -408,6 +408,10 @@ def test_a_file_that_swaps_two_categories_is_not_served(tmp_path: Path, load: Ca
         ({"columns": [{"name": "d", "kind": "date", "parts": [{"part": "age_days"}]}]}, "an age, and only an age"),
         ({"columns": [{"name": "a", "kind": "number", "edges": [1.0], "shares": [1.0]}]}, "1 shares for 1 edges"),
         ({"columns": [{"name": "a", "kind": "number", "lowest": "low"}]}, "rows.columns.0.number.lowest"),
+        (
+            {"columns": [{"name": "a", "kind": "category", "categories": ["b"], "missing": 1}]},
+            "the column 'a' has 1 for no value, not 0 or 2",
+        ),
     ],
 )
 def test_a_card_that_is_wrong_about_the_rows_is_refused(

@@ -434,7 +434,7 @@ def test_a_network_without_heads_is_checked_by_its_first_output(tmp_path: Path) 
 def test_a_difference_in_an_output_of_one_axis_has_no_class(tmp_path: Path) -> None:
     x = onnx_models.rows(4, 1)[:, 0]
     model = onnx_models.passed_through(["rows"])
-    with pytest.raises(LoadError, match=r"by 1 at row 0, class 0 .* 1 rows of the batch differ"):
+    with pytest.raises(LoadError, match=r"by 1 at row 0 \(.* 1 rows of the batch differ"):
         load(tmp_path, model).check_golden(golden(inputs={"input": x}, logits=x + 1), 4)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from frostline_training import data
-from frostline_training.config import Mlp, Recipe, find_recipe
+from frostline_training.config import Hyperparameters, Mlp, Recipe, find_recipe
 from frostline_training.data import Column, Dataset, Rows, named, take
 from frostline_training.data.encoding import encode
 from frostline_training.errors import DataError
-from frostline_training.sources import NpzFile
+from frostline_training.sources import CsvFile, NpzFile
 
 
 def _as_set(rows: Rows) -> set[bytes]:
@@ -153,6 +153,41 @@ def test_the_positive_class_of_a_binary_task_is_yes(tmp_path: Path) -> None:
     assert (usual.dataset.labels, turned.dataset.labels) == (("a", "b"), ("b", "a"))
     np.testing.assert_array_equal(turned.test.targets, 1 - usual.test.targets)
     assert data.prepare(recipe).dataset.labels == ("a", "b")
+
+
+def test_a_table_keeps_its_raw_rows_whichever_class_is_positive(tmp_path: Path) -> None:
+    rows = "".join(f"{index},{'no' if index % 2 else 'yes'}\n" for index in range(20))
+    (tmp_path / "t.csv").write_text(f"x,y\n{rows}")
+    table = CsvFile(path=tmp_path / "t.csv", target="y", task="binary")
+    recipe = Recipe(name="r", data=table, network=Mlp(), positive="no")
+    parts = data.prepare(recipe)
+    assert parts.dataset.labels == ("yes", "no")
+    assert parts.dataset.inputs == (Column("x"),)
+    for rows_of_part in (parts.train, parts.validation, parts.test):
+        assert rows_of_part.cells is not None
+        odd = [float(cell or "") % 2 for cell in rows_of_part.cells.columns["x"]]
+        assert odd == rows_of_part.targets.tolist()  # odd numbers are no, which is the second class here
+
+
+def test_columns_without_the_cells_of_their_rows_are_an_error() -> None:
+    rows = Rows(np.zeros((4, 1), np.float32), np.zeros(4, np.int64))
+    dataset = Dataset("t", rows, ("a", "b"), "", "", columns=(Column("x"),))
+    with pytest.raises(DataError, match="t has columns, and its rows lack the cells that raw rows are proved with"):
+        _ = dataset.inputs
+
+
+def test_a_regression_whose_target_is_constant_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", input=np.arange(20.0)[:, None], target=np.full(20, 3.0))
+    with pytest.raises(DataError, match=r"r\.npz: every row has the same target '.*' \(in float32\): there is nothing"):
+        data.prepare(Recipe(name="r", data=NpzFile(path=tmp_path / "r.npz", task="regression"), network=Mlp()))
+
+
+def test_a_regression_has_no_classes_to_weigh(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", input=np.arange(20.0)[:, None], target=np.arange(20.0))
+    source = NpzFile(path=tmp_path / "r.npz", task="regression")
+    hyper = Hyperparameters(class_weights=True)
+    with pytest.raises(DataError, match=r"r\.npz has no classes to weigh: leave out class_weights for a regression"):
+        data.prepare(Recipe(name="r", data=source, network=Mlp(), hyperparameters=hyper))
 
 
 def test_trainings_with_other_seeds_are_scored_on_the_same_rows() -> None:

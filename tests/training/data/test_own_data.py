@@ -35,12 +35,14 @@ def _npz(folder: Path, **arrays: object) -> Path:
 def test_a_csv_files_columns_are_numbers_or_categories(tmp_path: Path) -> None:
     dataset = data.load(CsvFile(path=_csv(tmp_path, FLOWERS), target="kind"))
     np.testing.assert_array_equal(
-        only_input(dataset)[:4], np.array([[1.5, 2], [2.5, 1], [np.nan, 2], [0.5, 0]], np.float32)
+        only_input(dataset)[:4], np.array([[1.5, 2], [2.5, 1], [np.nan, 2], [0.5, 3]], np.float32)
     )
-    assert [column.categories for column in dataset.columns] == [None, ("(unknown)", "blue", "red")]
+    assert [column.categories for column in dataset.columns] == [None, ("(unknown)", "blue", "red", "(missing)")]
     assert dataset.labels == ("rose", "violet")
     assert dataset.rows.targets[:4].tolist() == [0, 1, 0, 1]
-    assert dataset.send == "length (a number, NaN where it is missing); colour (0 (unknown), 1 blue, 2 red)"
+    assert (
+        dataset.send == "length (a number, NaN where it is missing); colour (0 (unknown), 1 blue, 2 red, 3 (missing))"
+    )
 
 
 def test_what_a_column_is_can_be_said(tmp_path: Path) -> None:

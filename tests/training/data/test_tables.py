@@ -1,6 +1,7 @@
 """Users' tables: every cell is read as its writer meant it, or refused with the place and the remedy."""
 
 import gzip
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +12,10 @@ from pydantic import ValidationError
 
 from frostline_training import data
 from frostline_training.data import Array, Dataset
-from frostline_training.data.encoding import from_card
+from frostline_training.data.cells import Cells
+from frostline_training.data.encoding import encode, from_card
 from frostline_training.errors import DataError
-from frostline_training.sources import CsvFile, DateColumn
+from frostline_training.sources import CsvFile, DateColumn, Reading
 from tests.support.training.datasets import only_input
 
 NAN = float("nan")
@@ -153,7 +155,7 @@ def test_cells_that_only_look_like_numbers_can_be_a_category(tmp_path: Path) -> 
 def test_the_words_for_no_value_are_none(tmp_path: Path) -> None:
     words = ["", " ", "NA", "N/A", "n/a", "#N/A", "?", "-", "null", "NULL", "NaN", "nan"]
     np.testing.assert_array_equal(_column(tmp_path, ["1", *words]), [1, *[NAN] * 12])
-    assert _column(tmp_path, ["red", *words]).tolist() == [1, *[0] * 12]
+    assert _column(tmp_path, ["red", *words]).tolist() == [1, *[2] * 12]
     np.testing.assert_array_equal(_column(tmp_path, ["1", "none", "2"], missing=("none",)), [1, NAN, 2])
 
 
@@ -172,6 +174,28 @@ def test_leading_zeros_make_a_column_of_texts(tmp_path: Path) -> None:
     assert _column(tmp_path, ["05090", "51929"], columns={"x": "number"}).tolist() == [5090, 51929]
     with pytest.raises(DataError, match=r"holds 101 different texts, such as '0007' \(a number would lose the zero"):
         _column(tmp_path, ["0007", *(str(1000 + index) for index in range(100))])
+
+
+@pytest.mark.parametrize(("missing", "last"), [(0, "red"), (1, "red"), (2, "(missing)")])
+def test_a_missing_category_has_a_number_of_its_own_where_one_cell_in_a_hundred_is(
+    tmp_path: Path, missing: int, last: str
+) -> None:
+    colours = ["blue", "red"] * 100
+    rows = "".join(f"{colour},{'uv'[index % 2]}\n" for index, colour in enumerate([*[""] * missing, *colours][:200]))
+    dataset = _load(tmp_path, f"colour,y\n{rows}")
+    (column,) = dataset.columns
+    assert (column.categories or ())[-1] == last
+    assert column.known == ("blue", "red")
+    cells = Cells("new.csv", {"colour": [None, "", "NA", "red", "green"]}, Reading())
+    absent = 3 if last == "(missing)" else 0
+    assert encode(cells, [column])[:, 0].tolist() == [absent, absent, absent, 2, 0]
+
+
+def test_a_category_called_missing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"column 'x': '\(missing\)' stands for a cell without a value; add it to missing"
+    ):
+        _column(tmp_path, ["red", "(missing)"])
 
 
 def test_a_category_called_unknown_is_refused(tmp_path: Path) -> None:
@@ -296,7 +320,7 @@ def test_the_card_holds_how_a_table_is_read_and_what_its_columns_are(tmp_path: P
     }
     assert card["columns"] == [
         {"name": "size"},
-        {"name": "colour", "categories": ["(unknown)", "red"]},
+        {"name": "colour", "categories": ["(unknown)", "red", "(missing)"]},
         {"name": "day.weekday", "date": {"column": "day", "format": "iso", "part": "weekday"}},
         {
             "name": "day.age_days",
@@ -321,3 +345,26 @@ def test_a_number_that_stands_for_no_value_does_however_it_is_written(tmp_path: 
 def test_a_target_that_is_a_number_for_no_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 2 \(line 3\), column 'y': the target is missing: '-1\.0' stands for no"):
         _load(tmp_path, "x,y\n1,2\n2,-1.0\n", task="regression", missing=("", "-1"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ([str(10**15 + index) for index in range(200)], "of 200 different numbers float32, .*, tells only 1 apart"),
+        ([str(1_700_000_000_000 + 1000 * index) for index in range(200)], "of 200 different numbers .* only 2 apart"),
+        ([f"{10**17 + index}" for index in range(20)], "of 20 different numbers .* only 1 apart"),
+        ([str(index) for index in range(200)], None),
+        ([f"0.{index:09d}1" for index in range(200)], None),
+        ([str(2**24 - index) for index in range(200)], None),
+        ([f"{index + 1}e30" for index in range(200)], None),
+        (["7"] * 20, None),
+    ],
+)
+def test_numbers_that_float32_does_not_tell_apart_are_noted(tmp_path: Path, cells: list[str], told: str | None) -> None:
+    rows = "".join(f"{cell},{'uv'[index % 2]}\n" for index, cell in enumerate(cells))
+    notes = _load(tmp_path, f"x,y\n{rows}").notes
+    if told is None:
+        assert notes == ()
+    else:
+        (note,) = notes
+        assert re.search(f"^Column 'x' of t.csv: {told}; skip the column", note)

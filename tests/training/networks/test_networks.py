@@ -227,15 +227,24 @@ def test_an_unknown_category_is_the_mean_of_the_rows_to_learn_from() -> None:
     torch.testing.assert_close(unknown, (red + 3 * blue) / 4)
 
 
-@pytest.mark.parametrize(("unknown", "learnt"), [(0, False), (1, False), (3, True)])
-def test_what_an_unknown_category_says_is_learnt_where_enough_rows_have_it(unknown: int, learnt: bool) -> None:
-    rows = np.column_stack([np.arange(200), np.r_[np.zeros(unknown), np.ones(100), np.full(100 - unknown, 2)]])
-    table = Table(_table().columns, rows.astype(np.float32))
+def test_what_a_missing_category_says_is_learnt_as_a_difference_from_the_mean() -> None:
+    columns = (Column("size"), Column("colour", ("(unknown)", "red", "blue", "(missing)")))
+    table = Table(columns, np.array([[1, 1], [2, 2], [3, 2], [4, 2], [5, 3]], np.float32)).eval()
+    unknown, red, blue, missing = table(torch.tensor([[1.0, 0], [1, 1], [1, 2], [1, 3]]))[:, 1:]
     (embedding,) = table.embeddings
     assert isinstance(embedding, nn.Embedding)
-    table.eval()(torch.tensor([[1.0, 0]])).sum().backward()
+    torch.testing.assert_close(unknown, (red + 3 * blue) / 4)
+    torch.testing.assert_close(missing, unknown + embedding.weight[3])
+    unknown.sum().backward()
     assert embedding.weight.grad is not None
-    assert bool(embedding.weight.grad[0].any()) == learnt
+    assert embedding.weight.grad.any(1).tolist() == [False, True, True, False]
+
+
+def test_a_missing_category_whose_rows_are_all_held_out_is_unknown() -> None:
+    columns = (Column("size"), Column("colour", ("(unknown)", "red", "blue", "(missing)")))
+    network = build(Mlp(hidden=(4,)), replace(_table(), columns=columns))
+    unknown, missing = (_answers(network, np.array([[1, category]], np.float32)) for category in (0, 3))
+    assert torch.equal(missing, unknown)
 
 
 def test_a_category_of_held_out_rows_alone_is_unknown() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from frostline_training.data.cells import Cells, missing_numbers
 from frostline_training.data.encoding import encode
-from frostline_training.data.rows import UNKNOWN, Column, DateOf
+from frostline_training.data.rows import MISSING, UNKNOWN, Column, DateOf
 from frostline_training.errors import RefusedError
 from frostline_training.publishing import preprocessing
 from frostline_training.sources import DatePart, Reading
@@ -22,7 +22,7 @@ READING = Reading(missing=("", "NA", "-999"))
 PLANS = Column("plan", (UNKNOWN, "basic", "pro"))
 
 words = st.one_of(
-    st.sampled_from(["a", "a\0", "a\0b", "\N{FOX FACE}", "é", "e\u0301", "NA", "", "(unknown)", "0"]),
+    st.sampled_from(["a", "a\0", "a\0b", "\N{FOX FACE}", "é", "e\u0301", "NA", "", "(unknown)", "(missing)", "0"]),
     st.text(max_size=5),
 ).map(str.strip)
 numbers = st.one_of(
@@ -49,9 +49,12 @@ def _column(draw: st.DrawFn, name: str, rows: int) -> tuple[list[Column], list[s
         columns, filled = [Column(name)], numbers
     elif kind == "category":
         known = draw(
-            st.lists(words.filter(lambda word: word not in (*READING.missing, UNKNOWN)), min_size=1, unique=True)
+            st.lists(
+                words.filter(lambda word: word not in (*READING.missing, UNKNOWN, MISSING)), min_size=1, unique=True
+            )
         )
-        columns, filled = [Column(name, (UNKNOWN, *known))], st.one_of(st.sampled_from(known), words)
+        absent = draw(st.sampled_from([[], [MISSING]]))
+        columns, filled = [Column(name, (UNKNOWN, *known, *absent))], st.one_of(st.sampled_from(known), words)
     else:
         since = datetime(2024, 2, 29)  # noqa: DTZ001 as above
         parts = draw(st.lists(st.sampled_from(PARTS), min_size=1, unique=True))
@@ -81,7 +84,9 @@ def tables(draw: st.DrawFn) -> tuple[Cells, list[Column]]:
 
 
 def _write(path: Path, columns: Sequence[Column]) -> Path:
-    onnx.save_model(preprocessing.graph(columns, missing=missing_numbers(READING), output="input"), path)
+    onnx.save_model(
+        preprocessing.graph(columns, missing=missing_numbers(READING), words=READING.missing, output="input"), path
+    )
     return path
 
 
@@ -143,3 +148,5 @@ def test_what_has_no_value_is_sent_as_a_word_for_it_that_is_no_category() -> Non
     np.testing.assert_array_equal(sent["x"], [np.nan, -999])
     empty = Column("plan", (UNKNOWN, "", "pro"))  # a recipe that says missing=() has it as a category
     assert preprocessing.sent(Cells("t", {"plan": [None]}, Reading(missing=())), [empty])["plan"].tolist() == ["?"]
+    learnt = Column("plan", (UNKNOWN, "", "pro", MISSING))
+    assert preprocessing.sent(Cells("t", {"plan": [None]}, Reading(missing=())), [learnt])["plan"].tolist() == [MISSING]

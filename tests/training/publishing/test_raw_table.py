@@ -192,6 +192,20 @@ def test_a_network_that_has_no_place_for_what_is_unknown_is_refused(tmp_path: Pa
         _publish(tmp_path, FromOne())
 
 
+def test_a_real_row_with_a_missing_number_names_the_column_and_the_remedy(tmp_path: Path) -> None:
+    rows = _rows(90, 1)
+    rows["months"] = np.where(np.arange(90) == 7, np.nan, rows["months"])
+    with pytest.raises(RefusedError, match=r"column 'months'; a missing number is NaN: replace it in forward\(\)"):
+        _publish(tmp_path, NoMissing(), test=(rows, None))
+
+
+def test_a_network_without_a_place_for_a_category_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(
+        RefusedError, match=r"index out of range.*nn\.Embedding without a place.* an unknown or missing one is 0"
+    ):
+        _publish(tmp_path, Churn(plans=3))
+
+
 class Overflowing(Churn):
     """Squares what it sees: no answer at 1e38."""
 

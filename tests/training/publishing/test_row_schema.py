@@ -41,7 +41,11 @@ def test_a_number_has_a_range_and_bins_of_which_none_is_empty() -> None:
 @pytest.mark.parametrize(
     ("cells", "edges", "shares"),
     [
-        (["0"] * 95 + ["1", "2", "3", "4", "5"], [], [1.0]),
+        (["0"] * 95 + ["1", "2", "3", "4", "5"], [1], [0.95, 0.05]),
+        (["0"] * 98 + ["1"] * 2, [1], [0.98, 0.02]),
+        (["0"] * 2 + ["1"] * 98, [1], [0.02, 0.98]),
+        (["-1", "1"] + ["0"] * 18, [0, 1], [0.05, 0.9, 0.05]),
+        (["1", "2", "3"] * 4, [2, 3], [1 / 3] * 3),
         (["0"] * 55 + ["7"] * 45, [7], [0.55, 0.45]),
         (["3"], [], [1.0]),
         (["0.1", "0.2"], [float(np.float32(0.2))], [0.5, 0.5]),
@@ -64,6 +68,21 @@ def test_a_category_has_the_share_of_each_among_the_known_ones() -> None:
         "share_unknown": 0.125,
         "shares": [0.8, 0.2],
     }
+
+
+def test_a_category_may_have_a_number_for_what_is_missing() -> None:
+    one = Category("x", ["a", "b", "(missing)"])
+    told = _told(one, ["a", "a", "b", "?", "c", "a", None, "a"])
+    assert told == {
+        "name": "x",
+        "kind": "category",
+        "categories": ["a", "b"],
+        "missing": 3,
+        "share_missing": 0.25,
+        "share_unknown": 0.125,
+        "shares": [0.8, 0.2],
+    }
+    assert from_card({"columns": [told]}) == columns_of([one])
 
 
 def test_a_date_has_its_format_its_range_and_its_parts() -> None:

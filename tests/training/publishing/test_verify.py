@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from frostline_training.errors import RefusedError
 from frostline_training.publishing.onnx_export import freeze
-from frostline_training.publishing.verify import HeldOut, Tolerance, check_file, check_network
+from frostline_training.publishing.verify import HeldOut, Tolerance, agree, check_file, check_network
 
 TOLERANCE = Tolerance(relative=1e-4, absolute=1e-5)
 
@@ -373,3 +373,12 @@ def test_a_file_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path, held_ou
     (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(RefusedError, match="ONNX Runtime cannot load the exported file"):
         check_file(tmp_path / "m.onnx", held_out, TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted"),
+    [(np.inf, np.inf), (-np.inf, np.inf), (1.0, np.inf), (np.nan, np.nan), (np.nan, 1.0), (np.inf, 1.0)],
+)
+def test_an_answer_that_is_no_finite_number_agrees_with_none(got: float, wanted: float) -> None:
+    given, right = ({"logits": np.array([[number, 1.0]], np.float32)} for number in (got, wanted))
+    assert not agree(given, right, TOLERANCE)

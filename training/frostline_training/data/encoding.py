@@ -20,12 +20,22 @@ _COLUMNS = TypeAdapter(tuple[Column, ...])
 def encode(cells: Cells, columns: Sequence[Column]) -> NDArray[np.float32]:
     """Return the rows as float32 [N, F]: numbers, NaN where one is missing, and categories by their position.
 
-    A category that its column does not have is encoded as unknown, 0, as one that is missing is; `unknown` tells which.
+    A category that its column does not have is encoded as unknown, 0; so is one that is missing where the column has no
+    number of its own for that. `unknown` tells which.
 
     Raises:
         DataError: A column is not there, or a cell is not what its column is; the text says where.
     """
-    return np.array([_encoded(cells, column) for column in columns], dtype=np.float32).T.copy()
+    return exact(cells, columns).astype(np.float32)
+
+
+def exact(cells: Cells, columns: Sequence[Column]) -> NDArray[np.float64]:
+    """Return what `encode` does, before float32 rounds it.
+
+    Raises:
+        DataError: As there.
+    """
+    return np.array([_encoded(cells, column) for column in columns], dtype=np.float64).T.copy()
 
 
 def unknown(cells: Cells, columns: Sequence[Column]) -> list[str]:
@@ -38,7 +48,7 @@ def unknown(cells: Cells, columns: Sequence[Column]) -> list[str]:
     for column in columns:
         if column.categories is None:
             continue
-        place = _places(column.categories)
+        place = places(column, ("", *cells.reading.missing))
         strange = [
             (index, cell)
             for index, cell in enumerate(cells.values(column.cells))
@@ -47,7 +57,7 @@ def unknown(cells: Cells, columns: Sequence[Column]) -> list[str]:
         if strange:
             index, cell = strange[0]
             more = "" if len(strange) == 1 else f", and {len(strange) - 1} more such cells"
-            fact = f"{cell!r} is no category that the model knows{more}: sent as unknown; it knows: {', '.join(place)}"
+            fact = f"{cell!r} is no category that the model knows{more}: sent as unknown; it knows: {', '.join(column.known)}"
             sentences.append(str(cells.wrong(index, column.name, fact)))
     return sentences
 
@@ -67,6 +77,18 @@ def from_card(told: object) -> tuple[Column, ...]:
     return _COLUMNS.validate_python(told)
 
 
+def places(column: Column, missing: Sequence[str]) -> dict[str, float]:
+    """Return the number of each text that a column of categories knows; any other text is unknown, 0.
+
+    Args:
+        column: The column.
+        missing: Texts that stand for no value. They have a number only where the column has one of its own for that.
+    """
+    categories = {category: float(index) for index, category in enumerate(column.categories or ()) if index}
+    absent = dict.fromkeys(missing, float(column.missing)) if column.missing else {}
+    return absent | categories
+
+
 def part_of(moment: datetime, part: DatePart, relative_to: datetime | None) -> float:
     """Return a part of a date as a number: weekdays from 0 (Monday), an age in days until `relative_to`."""
     match part:
@@ -83,17 +105,12 @@ def _encoded(cells: Cells, column: Column) -> list[float]:
     if column.date is not None:
         return [math.nan if cell is None else _part(cells, index, cell, column.date) for index, cell in values]
     if column.categories is not None:
-        place = _places(column.categories)
-        return [0.0 if cell is None else place.get(cell, 0.0) for _, cell in values]
+        place, absent = places(column, ("", *cells.reading.missing)), float(column.missing)
+        return [absent if cell is None else place.get(cell, 0.0) for _, cell in values]
     numbers = [math.nan if cell is None else cells.number(index, column.name, cell) for index, cell in values]
-    absent = missing_numbers(cells.reading)
-    return [math.nan if float(np.float32(value)) in absent else value for value in numbers] if absent else numbers
+    stand_ins = missing_numbers(cells.reading)
+    return [math.nan if float(np.float32(value)) in stand_ins else value for value in numbers] if stand_ins else numbers
 
 
 def _part(cells: Cells, index: int, cell: str, date: DateOf) -> float:
     return part_of(cells.moment(index, date.column, cell, date.format), date.part, date.relative_to)
-
-
-def _places(categories: Sequence[str]) -> dict[str, float]:
-    # The first category stands for unknown values, such as an empty cell.
-    return {category: float(index) for index, category in enumerate(categories) if index}

@@ -15,7 +15,7 @@ from frostline import pictures
 from frostline.dates import written
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
-from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf, Image, Text
+from frostline_training.data.rows import INPUT, MISSING, UNKNOWN, Column, DateOf, Image, Text
 from frostline_training.data.tables import parts_of
 from frostline_training.data.texts import IDS, check_text, encoded
 from frostline_training.errors import DataError
@@ -43,7 +43,7 @@ class Category:
 
     Attributes:
         name: What clients call it.
-        categories: Those that the network knows.
+        categories: Those that the network knows. Where the last one is "(missing)", a missing one has its place.
     """
 
     name: str
@@ -360,7 +360,7 @@ def _checked_categories(one: Category) -> list[str]:
     if isinstance(one.categories, str):
         raise DataError(f"the categories of {one.name!r} are one text: give a list of texts")
     categories = list(one.categories)
-    if not categories:
+    if categories in ([], [MISSING]):
         raise DataError(f"the column {one.name!r} has no categories: give those that the network knows")
     for category in categories:
         if not isinstance(category, str):
@@ -370,6 +370,8 @@ def _checked_categories(one: Category) -> list[str]:
                 f"the column {one.name!r} cannot have the category {category!r}: an empty text is a missing value, "
                 f"{UNKNOWN!r} stands for every unknown category, and spaces around a category are left out"
             )
+        if category == MISSING and categories[-1] != MISSING:
+            raise DataError(f"the column {one.name!r}: {MISSING!r} stands for no value, and must be the last category")
         if categories.count(category) > 1:
             raise DataError(f"the column {one.name!r} has the category {category!r} twice")
     return categories

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from frostline.pictures import Color, Form
 from frostline_training.data.cells import Cells
+from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, DatePart, Fit, Rgb, Task
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ Split = Literal["words", "spaces", "characters"]
 
 INPUT = "input"
 UNKNOWN = "(unknown)"
+MISSING = "(missing)"
 
 
 class Rows(NamedTuple):
@@ -63,7 +65,7 @@ class Column:
     Attributes:
         name: As in the file's header; of a part of a date with the part behind a dot.
         categories: The category that each whole number stands for, 0 for any that is not known; None for a number,
-            which may be NaN where it is missing.
+            which may be NaN where it is missing. The last one may be `MISSING`, which stands for no value.
         date: What date a number is a part of.
     """
 
@@ -75,6 +77,18 @@ class Column:
     def cells(self) -> str:
         """The file's column that its cells are in."""
         return self.name if self.date is None else self.date.column
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The categories that cells may have, in the order of their numbers, from 1."""
+        categories = self.categories or ()
+        return categories[1 : -1 if self.missing else None]
+
+    @property
+    def missing(self) -> int:
+        """The number that no category is encoded as: that of `MISSING` where the column has it, else that of an unknown one, 0."""
+        categories = self.categories or ()
+        return len(categories) - 1 if categories[-1:] == (MISSING,) else 0
 
 
 @dataclass(frozen=True)
@@ -192,8 +206,14 @@ class Dataset:
 
     @property
     def inputs(self) -> Sequence[Column | Text | Image] | None:
-        """What raw rows consist of; None where there are none."""
+        """What raw rows consist of; None where there are none.
+
+        Raises:
+            DataError: There should be some, and the rows lost them: what is published would take none, without a word.
+        """
         if self.rows.cells is None:
+            if self.columns or self.media:
+                raise DataError(f"{self.name} has columns, and its rows lack the cells that raw rows are proved with")
             return None
         return (self.media,) if self.media else self.columns
 
@@ -218,9 +238,9 @@ def named(inputs: Inputs) -> dict[str, Array]:
 def take(rows: Rows, index: NDArray[np.intp]) -> Rows:
     """Return those of `rows` that `index` names, in its order."""
     cells = None if rows.cells is None else rows.cells.take(index.tolist())
-    if isinstance(rows.inputs, Mapping):
-        return Rows({name: array[index] for name, array in rows.inputs.items()}, rows.targets[index], cells)
-    return Rows(rows.inputs[index], rows.targets[index], cells)
+    inputs = rows.inputs
+    taken = {name: array[index] for name, array in inputs.items()} if isinstance(inputs, Mapping) else inputs[index]
+    return Rows(taken, rows.targets[index], cells)
 
 
 def tensors(rows: Rows, device: "torch.device") -> "tuple[tuple[torch.Tensor, ...], torch.Tensor]":

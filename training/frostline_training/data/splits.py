@@ -87,6 +87,8 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
 def prepare(recipe: Recipe) -> Split:
     """Load and split what `recipe` trains on: `.test` holds exactly the rows its training never sees."""
     dataset = load(recipe.data)
+    if dataset.task == "regression" and recipe.hyperparameters.class_weights:
+        raise DataError(f"{dataset.name} has no classes to weigh: leave out class_weights for a regression")
     parts = split(dataset, seed=recipe.split_seed, validation=recipe.validation, test=recipe.test)
     # Of a binary task the second class is yes. The rows are held out by chance, and not by what they are called.
     return _turned(parts) if dataset.task == "binary" and recipe.positive == dataset.labels[0] else parts
@@ -95,7 +97,7 @@ def prepare(recipe: Recipe) -> Split:
 def _turned(parts: Split) -> Split:
     """Return the same rows with the two classes in the other order."""
     train, validation, test = (
-        Rows(rows.inputs, 1 - rows.targets) for rows in (parts.train, parts.validation, parts.test)
+        rows._replace(targets=1 - rows.targets) for rows in (parts.train, parts.validation, parts.test)
     )
     return Split(replace(parts.dataset, rows=train, labels=parts.dataset.labels[::-1]), train, validation, test)
 
@@ -125,6 +127,12 @@ def _check_classes(dataset: Dataset) -> None:
     targets = dataset.rows.targets
     if len(targets) < _PARTS:
         raise DataError(f"{dataset.name} has {len(targets)} rows: too few to train on, to stop by and to judge by")
+    if dataset.task == "regression":
+        constant = [label for label, values in zip(dataset.labels, targets.T, strict=True) if np.ptp(values) == 0]
+        if constant:
+            raise DataError(
+                f"{dataset.name}: every row has the same target {constant[0]!r} (in float32): there is nothing to learn"
+            )
     if dataset.task not in ONE_CLASS:
         return
     if dataset.task == "binary" and len(dataset.labels) > 2:

@@ -1,7 +1,7 @@
 """The readers of CSV and Parquet files: what each column holds, and the rows as a network takes them."""
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
@@ -10,14 +10,17 @@ import numpy as np
 
 from frostline_training.data import delimited
 from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, notation, number, remedy
-from frostline_training.data.encoding import encode
+from frostline_training.data.encoding import encode, exact
 from frostline_training.data.pythontext import as_bytes
-from frostline_training.data.rows import UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
+from frostline_training.data.rows import MISSING, UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, ColumnKind, CsvFile, DateColumn, DatePart, ParquetFile, Reading
 
 _MOST_CATEGORIES = 100  # a column with more different texts is more likely an identifier or a text
 _MOSTLY = 0.9  # a column with more numbers than this is one of numbers, and its other cells are mistakes
+_MISSING_SHARE = 0.01  # of a category's cells: from so many on, a network learns what a missing one says
+_EXACT = 2.0**53  # float64 holds all whole numbers up to here
+_KEPT = 0.99  # of different numbers, those that float32 must tell apart
 _EXAMPLES = 5  # categories that a summary names
 
 _Kinds = Mapping[str, ColumnKind | DateColumn]
@@ -47,13 +50,16 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
             else f"{source.path} has no columns to learn from"
         )
     columns: tuple[Column, ...] = ()
+    notes: tuple[str, ...] = ()
     inputs: Array
     if texts:
         inputs = as_bytes([(cell or "").encode() for cell in cells.values(texts[0])], source.text_bytes)
         send = f"the bytes of a UTF-8 text as uint8, trained on at most {inputs.shape[1]}; 0 pads on the right"
     else:
         columns = _columns(cells, kinds)
-        inputs = encode(cells, columns)
+        numbers = exact(cells, columns)
+        inputs = numbers.astype(np.float32)
+        notes = tuple(_rounded(cells, columns, numbers))
         send = "; ".join(_sentence(column) for column in columns)
     return Dataset(
         name=source.path.name,
@@ -65,11 +71,33 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         columns=columns,
         media=Text(texts[0], inputs.shape[1]) if texts else None,
         sequence=bool(texts),
+        notes=notes,
         schema=_schema(cells, every, targets, labels, source.task in ONE_CLASS),
         facts={"reading": source.reading.model_dump(mode="json")}
         # Where all texts are shorter than may be, the network has not learnt what comes behind them.
         | ({"text": {"column": texts[0], "bytes": inputs.shape[1]}} if texts else {}),
     )
+
+
+def _rounded(cells: Cells, columns: Sequence[Column], numbers: Array) -> Iterator[str]:
+    """Yield a note for each column of numbers that float32 cannot tell apart, such as epochs in milliseconds."""
+    for place, column in enumerate(columns):
+        if column.categories is not None or column.date is not None:
+            continue
+        values = numbers[:, place]
+        values = values[~np.isnan(values)]
+        huge = bool((np.abs(values) > _EXACT).any())
+        # What float64 does not tell apart either, such as identifiers of 18 digits, the texts do.
+        different = len(
+            {cell for cell in cells.values(column.cells) if cell is not None} if huge else np.unique(values)
+        )
+        kept = len(np.unique(values.astype(np.float32)))
+        if kept < _KEPT * different:
+            yield (
+                f"Column {column.name!r} of {Path(cells.path).name}: of {different} different numbers float32, which "
+                f"networks compute with, tells only {kept} apart; skip the column, make it a category, or give smaller "
+                "numbers, such as the days since a date"
+            )
 
 
 def _read_csv(source: CsvFile) -> Cells:
@@ -163,12 +191,13 @@ def _columns(cells: Cells, kinds: _Kinds) -> tuple[Column, ...]:
         if kind == "number":
             columns.append(Column(name))
             continue
-        if UNKNOWN in filled:
-            index = cells.values(name).index(UNKNOWN)
-            raise cells.wrong(
-                index, name, f"{UNKNOWN!r} stands for every unknown category; add it to missing, or rename it"
-            )
-        columns.append(Column(name, (UNKNOWN, *sorted(set(filled)))))
+        for word, what in ((UNKNOWN, "every unknown category"), (MISSING, "a cell without a value")):
+            if word in filled:
+                index = cells.values(name).index(word)
+                raise cells.wrong(index, name, f"{word!r} stands for {what}; add it to missing, or rename it")
+        every = cells.values(name)
+        learnt = len(every) - len(filled) >= _MISSING_SHARE * len(every)
+        columns.append(Column(name, (UNKNOWN, *sorted(set(filled)), *([MISSING] if learnt else []))))
     return tuple(columns)
 
 

@@ -27,7 +27,6 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 _RECURRENT: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 _HIDDEN_SHARE = 0.05  # of a table's cells, at random in every epoch
-_UNKNOWN_SHARE = 0.01  # of a column's cells: from so many on, the network learns what an unknown one says
 _CATEGORY_WIDTH = 8  # the most numbers a category is embedded in
 
 
@@ -74,10 +73,10 @@ class Table(nn.Module):
 
     A category that the table does not have is the unknown one, 0. Its vector is the mean over the cells of `inputs`
     whose category is known, as a missing number is the mean: a vector of its own would mean something else with every
-    seed, because it is seldom learnt from. Where enough cells of `inputs` are unknown, what that says is learnt as a
-    difference from the mean. A category that `inputs` do not have, because all its rows are held out, is unknown too.
-    While it trains, a share of all cells is taken for missing or unknown, so that the network learns to answer without
-    them: a table may have no such cell itself.
+    seed, because it is seldom learnt from. Where the column has a category that stands for no value, what that says is
+    learnt as a difference from the mean. A category that `inputs` do not have, because all its rows are held out, is
+    unknown too. While it trains, a share of all cells is taken for missing numbers or unknown categories, so that the
+    network learns to answer without them: a table may have no such cell itself.
 
     Args:
         columns: What each of the F columns is.
@@ -95,11 +94,12 @@ class Table(nn.Module):
         self.standardise = Standardise.fit(inputs[:, self.numbers])
         sizes = [len(columns[index].categories or ()) for index in self.categories]
         self.embeddings = nn.ModuleList(_categories(size) for size in sizes)
-        self.says_something = []  # of each category, whether it is learnt what an unknown cell says
+        self.missing = [columns[index].missing for index in self.categories]
         for place, (index, size) in enumerate(zip(self.categories, sizes, strict=True)):
             counts = np.bincount(inputs[:, index].astype(np.int64), minlength=size)
-            self.says_something.append(bool(counts[0] >= _UNKNOWN_SHARE * len(inputs)))
             counts[0] = 0
+            self.register_buffer(f"learnt_{place}", torch.from_numpy(counts > 0), persistent=False)
+            counts[self.missing[place]] = 0
             shares = torch.tensor(counts / max(1, counts.sum()), dtype=torch.float32)
             self.register_buffer(f"shares_{place}", shares)
         self.width = len(self.numbers) + sum(min(_CATEGORY_WIDTH, size) for size in sizes)
@@ -115,11 +115,11 @@ class Table(nn.Module):
         parts = [torch.where(values.isnan(), 0.0, values)]
         for place, (index, embedding) in enumerate(zip(self.categories, self.embeddings, strict=True)):
             own, shares = cast("nn.Embedding", embedding).weight, getattr(self, f"shares_{place}")
-            unknown = shares @ own
-            if self.says_something[place]:
-                unknown = unknown + own[0]
             # Of constants alone, so it is computed when the file is loaded, and not for every row.
-            vectors = torch.where(shares[:, None] > 0, own, unknown)
+            unknown = shares @ own
+            missing = self.missing[place]
+            vectors = torch.cat([own[:missing], own[missing:] + unknown]) if missing else own
+            vectors = torch.where(getattr(self, f"learnt_{place}")[:, None], vectors, unknown)
             parts.append(functional.embedding(_known(row[:, index].long(), len(shares)), vectors))
         return torch.cat(parts, 1)
 

@@ -82,7 +82,7 @@ def _of(column: Column, real: Cells) -> Iterator[Change]:
         unknown = "Narnia"
         while unknown in (*column.categories, *real.reading.missing):
             unknown += "'"
-        for text in (unknown, *_TEXTS, f" {column.categories[-1]} "):
+        for text in (unknown, *_TEXTS, f" {column.known[-1]} "):
             yield Change(name, text)
     else:
         for number in _NUMBERS:

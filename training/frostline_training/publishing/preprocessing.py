@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from frostline_training.data import Array, Column
 from frostline_training.data.cells import Cells, moment, number
-from frostline_training.data.encoding import part_of
+from frostline_training.data.encoding import part_of, places
 from frostline_training.errors import RefusedError, first_line
 from frostline_training.publishing.onnx_export import BATCH, OPSET
 from frostline_training.publishing.verify import Named
@@ -25,7 +25,9 @@ _ML_OPSET = 3
 _IR_VERSION = 9  # the first with opset 20, so that a runtime of that time reads it
 
 
-def graph(columns: Sequence[Column], *, missing: frozenset[float] = frozenset(), output: str) -> onnx.ModelProto:
+def graph(
+    columns: Sequence[Column], *, missing: frozenset[float] = frozenset(), words: Sequence[str] = (), output: str
+) -> onnx.ModelProto:
     """Return the graph that encodes raw rows.
 
     Its inputs are [batch, 1], one for each of `columns`: STRING for categories, else FP32, NaN where one is missing. Its
@@ -34,6 +36,7 @@ def graph(columns: Sequence[Column], *, missing: frozenset[float] = frozenset(),
     Args:
         columns: The network's, in their order.
         missing: Numbers that stand for no value.
+        words: Texts that do, beside the empty one.
         output: The name of the network's input.
 
     Raises:
@@ -61,15 +64,15 @@ def graph(columns: Sequence[Column], *, missing: frozenset[float] = frozenset(),
         value = column.name
         if column.categories is not None:
             value = fresh(f"encoded_{place}")
-            known = column.categories[1:]
+            place_of = places(column, ("", *words))
             nodes.append(
                 helper.make_node(
                     "LabelEncoder",
                     [column.name],
                     [value],
                     domain=_ML,
-                    keys_strings=list(known),
-                    values_floats=[float(index) for index in range(1, len(known) + 1)],
+                    keys_strings=list(place_of),
+                    values_floats=list(place_of.values()),
                     default_float=0.0,
                 )
             )
@@ -197,6 +200,8 @@ def _empty(missing: Sequence[str], column: Column) -> str:
     """Return the text that a client sends where `column` has no value."""
     known = column.categories or ()
     text = next((word for word in (*missing, "") if word not in known), "")
-    while text in known:  # the empty text is a category where a recipe says so; an unknown one is encoded as missing
+    if text in known and column.missing:  # the empty text is a category where a recipe says so
+        return known[column.missing]
+    while text in known:  # an unknown one is encoded as missing
         text += "?"
     return text

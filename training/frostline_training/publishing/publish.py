@@ -27,6 +27,7 @@ from frostline_training.publishing import artifact, calling, raw_rows, tasks
 from frostline_training.publishing.calling import Caller, Sample
 from frostline_training.publishing.held_out import Test, held_out_rows
 from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operators, troublesome_layer
+from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.tasks import TASKS, Asked, Task
 from frostline_training.publishing.verify import (
     Answer,
@@ -153,7 +154,8 @@ def publish(
     given, targets = held_out_rows(cast("Test | None", test), traced)
     network = calling.copied(original)
 
-    held_out = check_network(network, given, tolerance, dynamic, call=call, single=tasks.OUTPUT)
+    columns = [column.name for column in rows.columns] if isinstance(rows, RawTable) else []
+    held_out = check_network(network, given, tolerance, dynamic, call=call, single=tasks.OUTPUT, columns=columns)
     asked = tasks.settle(task, held_out.outputs, targets, names)
     if asked.task != "any":
         held_out, asked = _renamed(held_out, asked, tasks.output_name(asked.task, probabilities=as_they_are))

@@ -101,9 +101,9 @@ class RawTable:
         Raises:
             RefusedError: The files do not answer raw rows as the network answers what training encodes.
         """
-        path, (name,) = hidden / preprocessing.FILE, names
+        path, (name,), reading = hidden / preprocessing.FILE, names, self.held_out.cells.reading
         onnx.save_model(
-            preprocessing.graph(self.columns, missing=missing_numbers(self.held_out.cells.reading), output=name),
+            preprocessing.graph(self.columns, missing=missing_numbers(reading), words=reading.missing, output=name),
             path,
         )
         # The network's file has answered these very numbers already, so that raw rows are proved by their encoding.
@@ -175,12 +175,13 @@ def _encoded(rows: Any, columns: Sequence[Column]) -> Encoded:
 
 def _check_known(train: Encoded, columns: Sequence[Column]) -> None:
     for place, column in enumerate(columns):
-        if column.categories is None or train.numbers[:, place].any():
+        numbers = train.numbers[:, place]
+        if column.categories is None or ((numbers > 0) & (numbers <= len(column.known))).any():
             continue
         cell = next((cell for cell in train.cells.values(column.cells) if cell is not None), None)
         if cell is not None:
             raise PublishError(
-                f"no row of the sample has a category that {column.name!r} knows ({', '.join(column.categories[1:])}); "
+                f"no row of the sample has a category that {column.name!r} knows ({', '.join(column.known)}); "
                 f"it has {cell!r}"
             )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from frostline_training.data import Column
 from frostline_training.data.cells import Cells
-from frostline_training.data.rows import UNKNOWN, DateOf
+from frostline_training.data.rows import MISSING, UNKNOWN, DateOf
 from frostline_training.publishing.preprocessing import FILE
 
 _BINS = 10
@@ -48,7 +48,7 @@ def from_card(rows: Mapping[str, Any]) -> tuple[Column, ...]:
         if told["kind"] == "number":
             columns.append(Column(name))
         elif told["kind"] == "category":
-            columns.append(Column(name, (UNKNOWN, *told["categories"])))
+            columns.append(Column(name, (UNKNOWN, *told["categories"], *([MISSING] if told.get("missing") else []))))
         else:
             for part in told["parts"]:
                 since = part.get("relative_to")
@@ -65,16 +65,18 @@ def _column(group: Sequence[tuple[Column, _Numbers]], train: Cells) -> dict[str,
         return _date(first.cells, first.date.format, [column.date for column, _ in group if column.date], train)
     if first.categories is None:
         return {"name": first.name, "kind": "number", **_distribution(values)}
-    missing = [cell is None for cell in train.values(first.name)]
-    counts = np.bincount(values.astype(np.intp), minlength=len(first.categories))
-    known = int(counts[1:].sum())
+    empty = np.array([cell is None for cell in train.values(first.name)])
+    missing = empty | (values == first.missing) if first.missing else empty
+    counts = np.bincount(values.astype(np.intp), minlength=len(first.categories))[1 : len(first.known) + 1]
+    known = int(counts.sum())
     return {
         "name": first.name,
         "kind": "category",
-        "categories": list(first.categories[1:]),
+        "categories": list(first.known),
+        **({"missing": first.missing} if first.missing else {}),
         "share_missing": float(np.mean(missing)),
-        "share_unknown": float(np.mean((values == 0) & ~np.array(missing))),
-        "shares": (counts[1:] / known).tolist() if known else [],
+        "share_unknown": float(np.mean((values == 0) & ~missing)),
+        "shares": (counts / known).tolist() if known else [],
     }
 
 
@@ -84,9 +86,14 @@ def _distribution(values: _Numbers) -> dict[str, Any]:
     if not len(filled):
         return {**told, "edges": [], "shares": []}
     # Edges are numbers of the data above the lowest, so that no bin is empty: the population stability index divides
-    # by its share.
+    # by its share. A number that is as frequent as a whole bin has a bin of its own, which ends at the next number:
+    # else those of a flag that is seldom 1 would all be in one bin.
+    different, counts = np.unique(filled, return_counts=True)
+    (frequent,) = np.nonzero(counts * _BINS >= len(filled))
     inner = np.quantile(filled, np.arange(1, _BINS) / _BINS, method="inverted_cdf")
-    edges = np.unique(inner[inner > filled.min()])
+    ends = different[np.minimum(frequent + 1, len(different) - 1)]
+    edges = np.unique(np.concatenate([inner, different[frequent], ends]))
+    edges = edges[edges > different[0]]
     counts = np.bincount(np.searchsorted(edges, filled, side="right"), minlength=len(edges) + 1)
     return {
         **told,

@@ -1,7 +1,7 @@
 """The proof: the network answers like itself, and the exported file answers like the network."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -45,10 +45,14 @@ class Tolerance:
     absolute: float
 
     def allowed(self, right: Array) -> NDArray[np.float64]:
-        """Return the distance allowed at each of the `right` numbers: none where they are whole numbers."""
+        """Return the distance allowed at each of the `right` numbers: none where they are whole numbers.
+
+        It is finite, so that an infinite number is at a distance from every other, as the server's check has it.
+        """
         if right.dtype.kind != "f":
             return np.zeros(right.shape)
-        return self.absolute + self.relative * np.abs(right.astype(np.float64))
+        finite = np.where(np.isfinite(right), right, 0.0)
+        return self.absolute + self.relative * np.abs(finite.astype(np.float64))
 
 
 # Two classes this close are as good as equal (their probabilities differ by 0.1 %), whatever tolerance a user sets.
@@ -148,6 +152,7 @@ def check_network(
     *,
     call: Caller = by_position,
     single: str = "logits",
+    columns: Sequence[str] = (),
 ) -> HeldOut:
     """Run `network` on held-out rows and check that a row's answer depends on that row alone.
 
@@ -158,6 +163,7 @@ def check_network(
         dynamic: Open axes other than the batch's: the network is also run on shorter and longer ones.
         call: Calls the network as its user does.
         single: What its output is called if it is a tensor alone.
+        columns: Names of the columns of a table, [N, F].
 
     Raises:
         RefusedError: The answers are no numbers [N, ...], not finite, or change with the run or the batch.
@@ -178,7 +184,7 @@ def check_network(
                 f"the network answers {broken.size} of {count} held-out rows with infinity or NaN"
                 + ("" if len(shapes) == 1 else f" in output {name!r}"),
                 row=int(broken[0]),
-                cause=_why_not_finite(network, _take(inputs, broken[:1])),
+                cause=_why_not_finite(network, _take(inputs, broken[:1]), columns),
             )
     again = _Comparison("", everything, _in_batches(answer, inputs, 64), held_out.outputs)
     alone = _Comparison("", golden, _in_batches(answer, few, 1), _take(held_out.outputs, golden))
@@ -369,6 +375,11 @@ def _why_it_fails(network: nn.Module, inputs: Named, error: Exception) -> str:
     text = str(error)
     if "requires_grad" in text or "require grad" in text:
         return "a forward() that computes gradients, which a served file does not have; publish the part without them"
+    if isinstance(error, IndexError) and any(isinstance(part, nn.Embedding) for part in network.modules()):
+        return (
+            "an nn.Embedding without a place for some number of the rows; it needs as many as the largest number and one "
+            "more, because categories are counted from 1, and an unknown or missing one is 0"
+        )
     if isinstance(error, NotImplementedError):
         return "a module, or a part of it, without forward() or without this operation"
     if re.search("same device|cuda|mps|meta", text, re.IGNORECASE):
@@ -413,10 +424,11 @@ def _across_rows(network: nn.Module) -> str:
     return f"{layer}; or {_ACROSS_ROWS}" if layer else _ACROSS_ROWS
 
 
-def _why_not_finite(network: nn.Module, row: Named) -> str:
+def _why_not_finite(network: nn.Module, row: Named, columns: Sequence[str]) -> str:
     if not all(np.isfinite(numbers).all() for numbers in row.values()):
         return (
-            "infinity or NaN in the row itself; leave the row out, or replace these with torch.nan_to_num in forward()"
+            f"infinity or NaN in the row itself{_where_not_finite(row, columns)}; a missing number is NaN: replace it in forward(), "
+            "for example with torch.nan_to_num, or leave the row out if no client sends such"
         )
     if any(isinstance(part, nn.MultiheadAttention) for part in network.modules()):
         return (
@@ -424,6 +436,15 @@ def _why_not_finite(network: nn.Module, row: Named) -> str:
             "unmasked; or a training that diverged, or values that overflow"
         )
     return "a training that diverged, or values that overflow"
+
+
+def _where_not_finite(row: Named, columns: Sequence[str]) -> str:
+    for name, numbers in row.items():
+        places = np.argwhere(~np.isfinite(numbers))
+        if len(places):
+            place = places[0][1:].tolist()
+            return f", column {columns[place[0]]!r}" if columns else f", input {name!r} at {place}"
+    return ""
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
