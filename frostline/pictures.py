@@ -24,6 +24,8 @@ MOST_PIXELS_TOGETHER = 64_000_000
 """Pictures of one request may have as many together: decoding them takes seconds, and others wait meanwhile."""
 MOST_BYTES = 64 << 20
 """The longest file."""
+CHANNELS = (1, 3, 4)
+"""Of pixels: grey, red green blue, and these with opacity."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -103,6 +105,20 @@ def opened(content: bytes) -> "Image":
     if getattr(image, "n_frames", 1) > 1:
         raise PictureError("is an animation; send one of its frames")
     return image
+
+
+def is_open(value: object) -> bool:
+    """Whether it is a picture of Pillow, which need not be imported for who has none."""
+    return hasattr(type(value), "save") and hasattr(type(value), "getbands")
+
+
+def are_pixels(value: object) -> bool:
+    """Whether it is an array of pixels that `of_pixels` takes."""
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype == np.uint8
+        and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in CHANNELS))
+    )
 
 
 def of_pixels(array: NDArray[np.uint8]) -> "Image":

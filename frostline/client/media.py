@@ -13,15 +13,13 @@ from frostline.client.arrays import is_table, place
 from frostline.client.cells import Cells, Place, is_missing, texts, told
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Schema
-from frostline.pictures import PictureError, as_file, pixels_in
+from frostline.pictures import CHANNELS, PictureError, are_pixels, as_file, is_open, pixels_in
 
 KINDS = ("text", "image")
 """The kinds of columns whose cells are texts or pictures."""
 
 _MOST_PIXEL_BYTES = 1 << 20
 """Pictures of more bytes are sent as files: these are smaller, and one must fit into a message."""
-
-_CHANNELS = (1, 3, 4)
 
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -100,7 +98,7 @@ def cells_of(inputs: Any) -> Cells:
 def is_picture(value: object) -> bool:
     """Whether it is one picture, held in any way but as a path in a text."""
     if isinstance(value, np.ndarray):
-        return _may_be_pixels(value) and (value.ndim == 2 or value.shape[2] in _CHANNELS)
+        return are_pixels(value)
     return _is_one(value) and not isinstance(value, str)
 
 
@@ -169,16 +167,16 @@ def _picture(cell: Any, index: int, where: Place) -> bytes:
         except (OSError, ValueError, TypeError) as error:
             fact = getattr(error, "strerror", None) or error
             raise InvalidInput(f"{where(index)}: the picture {str(cell)!r:.200} cannot be read: {fact}") from error
-    if isinstance(cell, np.ndarray) and is_picture(cell):
+    if are_pixels(cell):
         _refuse_masked(cell, f"{where(index)}: the picture is")
         return _png(cell, index, where)
-    if _is_open(cell):
+    if is_open(cell):
         return _png(cell, index, where)
     hint = "give a path, the bytes of a file, a picture of Pillow, or an array uint8 [height, width] or [height, width, 3 or 4]"
     if hasattr(type(cell), "read"):
         hint = "give its path, or what it holds: .read()"
     if isinstance(cell, np.ndarray):
-        if _may_be_pixels(cell) and cell.shape[0] in _CHANNELS:
+        if _may_be_pixels(cell) and cell.shape[0] in CHANNELS:
             hint = "the channels come last: .transpose(1, 2, 0)"
         raise InvalidInput(
             f"{where(index)}: a picture is expected, but it is array({cell.dtype} {list(cell.shape)}); {hint}"
@@ -219,13 +217,8 @@ def _is_one(value: object) -> bool:
     return (
         isinstance(value, str | bytes | bytearray | memoryview | os.PathLike)
         or hasattr(type(value), "read")
-        or _is_open(value)
+        or is_open(value)
     )
-
-
-def _is_open(value: object) -> bool:
-    """Whether it is a picture of Pillow, which need not be imported for who has none."""
-    return hasattr(type(value), "save") and hasattr(type(value), "getbands")
 
 
 def _may_be_pixels(value: object) -> TypeGuard[NDArray[np.uint8]]:

@@ -83,20 +83,17 @@ class RequestDecoder:
             # So far, only other versions have decoded a message with this header.
             body = parse(header.message, payload)
         # Not before it was decoded: requests that are refused must not fill the cache.
+        unseen = several = None
         if isinstance(body, predictor_pb2.PredictRequest):
             decoded = codec.decode_predict(body, brief=self._brief)
-            unseen = self._predict_headers.remember(payload, body.model, body.version) if decoded.repeats else None
+            if decoded.repeats:
+                unseen = self._predict_headers.remember(payload, body.model, body.version)
         else:
             decoded = codec.decode_infer(body, self._regions, brief=self._brief)
             if decoded.repeats:
                 unseen = self._infer_headers.remember(payload, body.model_name, body.model_version)
             elif decoded.direct and len(body.raw_input_contents) == len(body.inputs):
-                unseen = self._row_headers.remember(payload, body.model_name, body.model_version)
-                if unseen is not None:
-                    codec.remember(unseen, decoded, body)
-                return decoded
-            else:
-                unseen = None
+                unseen, several = self._row_headers.remember(payload, body.model_name, body.model_version), body
         if unseen is not None:
-            codec.remember(unseen, decoded)
+            codec.remember(unseen, decoded, several)
         return decoded

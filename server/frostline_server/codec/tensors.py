@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from frostline.pictures import FORMATS, MOST_PIXELS, MOST_PIXELS_TOGETHER, pixels_in
+from frostline.pictures import CHANNELS, FORMATS, MOST_PIXELS, MOST_PIXELS_TOGETHER, pixels_in
 from frostline.protocol import varint
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec.message_scan import BRIEF_STRINGS, MOST_STRINGS, TakesLong
@@ -43,9 +43,6 @@ _LONGEST_KNOWN = 64
 _MOST_KNOWN = 1 << 14
 """Texts of up to so many bytes, and so many of them, are kept for a version that takes tables: eight megabytes at most."""
 
-_CHANNELS = (1, 3, 4)
-"""Of pixels: grey, red green blue, and these with opacity."""
-
 _SEND_PICTURES = (
     f"send {FORMATS} files as BYTES, or pixels from 0 to 255 as UINT8 [rows,height,width,3], [rows,height,width,4] with opacity, "
     "or [rows,height,width,1] or [rows,height,width] in grey"
@@ -62,26 +59,36 @@ class Layout:
     Attributes:
         kind: what each row is like.
         rows: how many rows the request has; 1 for a network without a batch axis.
-        nbytes: for each input of the network, how many bytes it must have; -1 for strings.
-        count: for each input, how many elements it must have.
-        order: for each input, where in the request it is.
         specs: the inputs.
         takes_long: whether there are so many strings that to take them apart takes long.
-        plan: for each input, its spec, nbytes, count and order.
+        plan: for each input, its spec, how many bytes it must have (-1 for strings), how many elements, and where in the
+            request it is.
         pictures: whether each row is a picture: a file or pixels.
         picture: the shape of each row that is the pixels of a picture; None where none is.
     """
 
     kind: RowKind
     rows: int
-    nbytes: tuple[int, ...]
-    count: tuple[int, ...]
-    order: tuple[int, ...]
     specs: tuple[TensorSpec, ...]
     takes_long: bool
     plan: tuple[tuple[TensorSpec, int, int, int], ...]
     pictures: bool
     picture: tuple[int, ...] | None
+
+    @property
+    def nbytes(self) -> tuple[int, ...]:
+        """For each input, how many bytes it must have; -1 for strings."""
+        return tuple([nbytes for _, nbytes, _, _ in self.plan])
+
+    @property
+    def count(self) -> tuple[int, ...]:
+        """For each input, how many elements it must have."""
+        return tuple([count for _, _, count, _ in self.plan])
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """For each input, where in the request it is."""
+        return tuple([at for _, _, _, at in self.plan])
 
 
 class Layouts:
@@ -164,16 +171,12 @@ class Layouts:
                 "request"
             )
         specs = self._signature.inputs
-        plan = tuple(zip(specs, nbytes, counts, order, strict=True))
         return Layout(
             kind,
             1 if rows is None else rows,
-            tuple(nbytes),
-            tuple(counts),
-            order,
             specs,
             takes_long=strings > BRIEF_STRINGS,
-            plan=plan,
+            plan=tuple(zip(specs, nbytes, counts, order, strict=True)),
             pictures=any([spec.most_pixels is not None for spec in specs]),
             picture=picture,
         )
@@ -269,7 +272,7 @@ class Layouts:
     def _picture_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a row that is the pixels of a picture: height, width and, beside grey, channels."""
         what = f"input '{spec.name}' for model '{self._model}' has shape {_shape(shape)}"
-        channels = bool(shape) and shape[-1] in _CHANNELS
+        channels = bool(shape) and shape[-1] in CHANNELS
         if len(shape) == 3 and channels:
             # Otherwise the rows of a picture would be answered as if each were one.
             raise InvalidInput(

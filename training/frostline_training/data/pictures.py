@@ -1,5 +1,6 @@
 """The reader of picture files to train on, of every format that Pillow knows."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -46,10 +47,11 @@ def read(path: Path, form: Form) -> Picture:
         # What Pillow warns of (odd metadata, many pixels) is either no harm or an error below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            content = path.read_bytes()
+            with Image.open(io.BytesIO(content)) as image:
                 frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # MPO is a phone's photo
                 made = pixels(image, form).astype(np.float32)
-            return Picture(made, frames, _why_refused(path))
+            return Picture(made, frames, _why_refused(content))
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -61,9 +63,9 @@ def read(path: Path, form: Form) -> Picture:
         raise UnreadableError(f"damaged: {first_line(error)}") from error
 
 
-def _why_refused(path: Path) -> str:
+def _why_refused(content: bytes) -> str:
     try:
-        opened(path.read_bytes()).close()
+        opened(content).close()
     except PictureError as error:
         return str(error).partition(";")[0]  # what is to be sent instead, the note on all of them says
     return ""

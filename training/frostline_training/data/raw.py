@@ -190,11 +190,7 @@ def _file(value: Any, where: str) -> bytes:
                 return Path(value).read_bytes()
             except (OSError, ValueError) as error:
                 raise DataError(f"{where}: cannot read {value}: {getattr(error, 'strerror', None) or error}") from error
-    if _is_open(value) or (
-        isinstance(value, np.ndarray)
-        and value.dtype == np.uint8
-        and (value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 3, 4)))
-    ):
+    if pictures.is_open(value) or pictures.are_pixels(value):
         try:
             return pictures.as_file(value)
         except pictures.PictureError as error:
@@ -206,18 +202,13 @@ def _file(value: Any, where: str) -> bytes:
     )
 
 
-def _is_open(value: object) -> bool:
-    """Whether it is a picture of Pillow, which need not be imported for who has none."""
-    return hasattr(value, "save") and hasattr(value, "getbands")
-
-
 def _values_of(rows: Any, media: Text | Image) -> list[Any]:
     """Return the values of the only column, however the rows hold them."""
     what = _what(media)
-    one = isinstance(rows, str | bytes | bytearray | Path) or _is_open(rows)
+    one = isinstance(rows, str | bytes | bytearray | Path) or pictures.is_open(rows)
     if isinstance(rows, np.ndarray) and isinstance(media, Image) and rows.dtype != object:
         # Its rows would be taken for grey pictures.
-        one = rows.ndim == 3 and rows.shape[2] in (1, 3, 4)
+        one = rows.ndim == 3 and rows.shape[2] in pictures.CHANNELS
     if one:
         raise DataError(
             f"the raw rows are a single {type(rows).__name__}: give a list of {what}s for the column {media.name!r}"
