@@ -166,7 +166,8 @@ class Loader:
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
-        threads = tuning_of(config)[0].intra_op_threads or self.threads
+        # Twice as many as run the network: the other half of the CPUs is for reading requests, and this is a part of that.
+        threads = tuning_of(config)[0].intra_op_threads or 2 * self.threads
         encoder = encoder_of(artifact, sessions, golden, threads, self.decoding, warn)
         # Of a picture, nothing is missing, unknown or outside.
         counted = encoder is not None and not isinstance(encoder, PictureEncoder)
