@@ -61,7 +61,7 @@ def serve(
     Raises:
         ServerFailed: It did not become ready, or ended with another code than 0.
     """
-    command = [*program, "--port", "0", "--metrics-port", "0", "--log-format", "json", *flags]
+    command = [*program, "--port", "0", "--metrics-port", "0", "--http-port", "0", "--log-format", "json", *flags]
     before = signal.signal(signal.SIGTERM, _exit)
     try:
         # S603: the command is this very program.

@@ -19,6 +19,8 @@ hypothesis.settings.load_profile("untimed")
 
 # For servers in processes of their own. Tests of the GPU, in tests/gpu, say so by flag.
 os.environ.setdefault("FROSTLINE_DEVICE", "cpu")
+# Tests of HTTP turn it on: to import its libraries takes every other server a tenth of a second.
+os.environ.setdefault("FROSTLINE_HTTP", "false")
 
 # PyTorch's threads wait for each other by spinning, which costs the other workers their cores. Read when PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,12 +6,15 @@ import os
 from functools import cache
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from frostline.cli.usage import BadUsage
+
+if TYPE_CHECKING:
+    from frostline.cli.settings import Setting
 
 
 def serve() -> None:
@@ -85,7 +88,7 @@ def _flags() -> list[Any]:
 
     known = {each.name: each for each in settings()}
     flags = [
-        _flag(name, each.type, typer.Option(each.flag, help=help_text(each), rich_help_panel=each.group))
+        _flag(name, each.type, typer.Option(_written(each), help=help_text(each), rich_help_panel=each.group))
         for name, each in known.items()
     ]
     flags += [
@@ -101,6 +104,15 @@ def _flags() -> list[Any]:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command()(signed)
     return typer.main.get_command(app).params
+
+
+def _written(setting: "Setting") -> str:
+    """A setting's flag; of what is on unless it is turned off, both."""
+    return (
+        f"{setting.flag}/--no-{setting.flag[2:]}"
+        if setting.type is bool and setting.default == "true"
+        else setting.flag
+    )
 
 
 def _flag(name: str, type_: Any, option: Any) -> Parameter:

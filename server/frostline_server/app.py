@@ -24,6 +24,8 @@ from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
+from frostline_server.http.front_end import HttpFrontEnd
+from frostline_server.http.routes import routes
 from frostline_server.inference import Inference
 from frostline_server.metrics.exchange import dump
 from frostline_server.metrics.families import RULES, Sources
@@ -83,7 +85,9 @@ class Server:
         self._phase = "starting"
         self.broken = asyncio.Event()
         """Set when a device goes on failing and the configuration says to stop then."""
+        self._http: HttpFrontEnd | None = None
         self.address = ""
+        self.http_url = ""
         self.metrics_url = ""
         self.repository = Repository()
         self._unrouted = Unrouted()
@@ -115,6 +119,7 @@ class Server:
         release = installed_version("frostline")
         self._create_reconciler()
         self._create_front_end(release)
+        self._create_http()
         self._create_metrics(release)
         await self._open_ports()
         self._watchdog.start()
@@ -129,6 +134,7 @@ class Server:
         self._after_load()
         self._start_probe()
         about = {
+            **({"http": self.http_url} if self.http_url else {}),
             **({"admin": self._transport.admin_address} if self._transport.admin_address else {}),
             "transport": self._transport.name,
             "reason": self._transport.reason,
@@ -232,6 +238,14 @@ class Server:
             reuse_port=self._place is not None,
         )
 
+    def _create_http(self) -> None:
+        """Create what answers HTTP, unless it is off; a Unix socket, which only some may open, has no port beside it."""
+        config = self._config
+        if not config.http or config.host.startswith("unix:"):
+            return
+        answered = routes(self._inference, self._service, self._access, self.regions)
+        self._http = HttpFrontEnd(config, answered, reuse_port=self._place is not None)
+
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""
         registry = CollectorRegistry()
@@ -266,7 +280,7 @@ class Server:
             self.metrics_url = self._metrics.start()
             try:
                 self._announce()
-                self.address = await self._transport.start()
+                await self._open()
             except StartError:
                 self._metrics.close()
                 raise
@@ -287,8 +301,23 @@ class Server:
         await private.opened.wait()
         if self._phase != "starting":
             return False
-        self.address = await self._transport.start()
+        await self._open()
         return True
+
+    async def _open(self) -> None:
+        """Listen for requests.
+
+        Raises:
+            StartError: a port cannot be had; none is open then.
+        """
+        address = await self._transport.start()
+        if self._http is not None:
+            try:
+                self.http_url = await self._http.start()
+            except StartError:
+                await self._transport.stop(0)
+                raise
+        self.address = address
 
     def _start_watcher(self) -> None:
         """Follow changes of the models folder, as far as the configuration says so, and scan it when `reload` asks."""
@@ -396,6 +425,8 @@ class Server:
                 self._credentials.look()
             self._watcher.look()
             self._transport.reload()
+            if self._http is not None:
+                self._http.reload()
 
     def _on_change(self, version: ModelVersion) -> None:
         """Announce and log a change of state; called from the thread that loads."""
@@ -528,6 +559,8 @@ class Server:
         # Everything accepted is answered; what is still open are watches and half-sent calls.
         if self.address:
             await self._transport.stop(_CLOSE_S)
+        if self._http is not None:
+            await self._http.stop(_CLOSE_S)
         if self._metrics is not None:
             self._metrics.close()
         if self._private is not None:

@@ -101,6 +101,25 @@ class ServerConfig(BaseModel):
         description="HTTP port of `/metrics`, `/healthz` and `/readyz`; 0 picks a free one",
         json_schema_extra={"group": "Network"},
     )
+    http: bool = Field(
+        True,
+        description="whether HTTP is answered too: the protocol as REST, raw rows as JSON, and a page to try models on",
+        json_schema_extra={"group": "HTTP", "see": "HTTP"},
+    )
+    http_port: int = Field(
+        8000, ge=0, le=65535, description="HTTP port; 0 picks a free one", json_schema_extra={"group": "HTTP"}
+    )
+    http_hosts: str = Field(
+        "",
+        description="names that clients reach the HTTP port by, separated by commas, or `*`; they matter where anonymous callers "
+        "are trusted because only this machine can reach the port",
+        json_schema_extra={"group": "HTTP", "see": "HTTP"},
+    )
+    http_cors_origins: str = Field(
+        "",
+        description="origins whose pages may use the HTTP port, such as `https://app.example.org`, separated by commas, or `*`",
+        json_schema_extra={"group": "HTTP", "see": "HTTP"},
+    )
     transport: Literal["auto", "h2", "grpcio"] = Field(
         "auto",
         description="which front end owns the gRPC port; `auto` takes `h2` wherever its library is installed",

@@ -20,6 +20,8 @@ TIMEOUT_S = 30.0
 DEFAULTS: Mapping[str, Any] = {
     "port": 0,
     "metrics_port": 0,
+    "http": False,
+    "http_port": 0,
     "device": "cpu",
     "allow_anonymous": "all",
     "trial_load": "never",

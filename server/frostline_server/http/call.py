@@ -1,0 +1,143 @@
+"""One call over HTTP: its body within the limits, and the caller as the handlers of gRPC methods see it."""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn
+
+import grpc
+
+from frostline.protocol import ERROR_KIND
+from frostline_server.http.connection import EXCHANGE, Exchange, no_room
+from frostline_server.http.statuses import Failure
+
+Scope = Any
+"""An ASGI scope."""
+Receive = Callable[[], Awaitable[Any]]
+
+_CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""Content codings, with what zlib calls their formats."""
+_STEP_BYTES = 1 << 20
+_LONG_BYTES = 1 << 18
+"""More than this is unpacked in another thread."""
+
+
+class ClientGone(Exception):
+    """The client has gone away; nobody waits for an answer."""
+
+
+class Call:
+    """A request, and what its answer needs to know of it.
+
+    Args:
+        scope: the ASGI scope.
+        receive: gives the body.
+        most_bytes: the longest body, unpacked.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, most_bytes: int) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._most_bytes = most_bytes
+        self.exchange: Exchange = scope[EXCHANGE]
+        self.headers: Mapping[str, str] = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
+        }
+        """The first value of each, by its name in small letters."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What the path names, such as `model` and `version`."""
+        found: Mapping[str, Any] = self.scope.get("path_params", {})
+        return found
+
+    async def body(self) -> bytes:
+        """The whole body, unpacked.
+
+        Raises:
+            Failure: it is too long, packed in a way that is not understood, or damaged.
+            ClientGone: the client went away before it was there.
+        """
+        parts = []
+        while True:
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(event["body"])
+            if not event.get("more_body"):
+                break
+        packed = parts[0] if len(parts) == 1 else b"".join(parts)
+        coding = self.headers.get("content-encoding", "identity").strip().lower()
+        if coding in ("identity", ""):
+            return packed
+        if coding not in _CODINGS:
+            raise Failure(415, f"Content-Encoding is {coding!r}; gzip and deflate are understood", "unsupported")
+        if len(packed) > _LONG_BYTES:
+            return await asyncio.get_running_loop().run_in_executor(None, self._unpacked, packed, coding)
+        return self._unpacked(packed, coding)
+
+    def _unpacked(self, packed: bytes, coding: str) -> bytes:
+        unpacking = zlib.decompressobj(_CODINGS[coding])
+        parts, size = [], 0
+        try:
+            while not unpacking.eof:
+                part = unpacking.decompress(packed, _STEP_BYTES)
+                packed = unpacking.unconsumed_tail
+                size += len(part)
+                if size > self._most_bytes:
+                    raise Failure(
+                        413,
+                        f"the body unpacks to more than {self._most_bytes} bytes (max_message_bytes); send fewer rows",
+                        "message_too_large",
+                    )
+                if not part and not packed and not unpacking.eof:
+                    raise Failure(400, f"the body is no complete {coding}; send it whole", "bad_request")
+                parts.append(part)
+        except zlib.error as error:
+            raise Failure(400, f"the body is not {coding}, as Content-Encoding says: {error}", "bad_request") from error
+        if unpacking.unused_data:
+            raise Failure(400, f"something follows the {coding} of the body", "bad_request")
+        return b"".join(parts)
+
+    def hold(self, size: int) -> None:
+        """Hold so many bytes until the call is over.
+
+        Raises:
+            Failure: there is no room.
+        """
+        if not self.exchange.hold(size):
+            raise no_room(size)
+
+
+class Context:
+    """A call as the handlers of gRPC methods see it, with grpc.aio's meanings.
+
+    Args:
+        call: the call.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
+    ) -> NoReturn:
+        """End the call with a status."""
+        kind = dict(trailing_metadata).get(ERROR_KIND, "")
+        raise Failure.of_code(code.name, details, kind)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """The headers, each as often as it was sent."""
+        return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._call.scope["headers"])
+
+    def peer(self) -> str:
+        """The client's address, such as ipv4:127.0.0.1:50051."""
+        return self._call.exchange.peer
+
+    def auth_context(self) -> Mapping[str, tuple[bytes, ...]]:
+        """The names in the client's certificate, under grpc's keys."""
+        return self._call.exchange.names
+
+    def time_remaining(self) -> float | None:
+        """None: HTTP has no deadline."""
+        return None

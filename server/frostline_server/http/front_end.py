@@ -1,0 +1,205 @@
+"""The HTTP front end: it listens, answers on the event loop, and stops.
+
+It is a second way in to the same inference, not a second server: its requests join the batches of gRPC's.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from starlette.routing import BaseRoute
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from frostline_server.access.reach import local_only
+from frostline_server.config import ServerConfig
+from frostline_server.errors import StartError
+from frostline_server.http.application import Application
+from frostline_server.http.connection import Connection, Limits, Shared
+from frostline_server.http.security import Origins
+from frostline_server.http.statuses import Failure
+from frostline_server.reloaded import Reloaded
+from frostline_server.rpc.h2.budget import Budget
+from frostline_server.runtime.host_limits import memory_limit_bytes
+from frostline_server.tls import server_context
+
+_BACKLOG = 1024
+_IDLE_S = 75
+"""How long a connection may be open without a request, in seconds."""
+_LOOK_S = 1.0
+"""How often every connection is looked at, in seconds."""
+_MOST_CONNECTIONS = 4096
+
+
+class HttpFrontEnd:
+    """Answers HTTP on one address.
+
+    Args:
+        config: the server's settings.
+        routes: what is answered.
+        reuse_port: whether other processes listen on the same port.
+    """
+
+    def __init__(self, config: ServerConfig, routes: Sequence[BaseRoute], *, reuse_port: bool = False) -> None:
+        self._config = config
+        self._reuse_port = reuse_port
+        self._server: asyncio.Server | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._certificate = _certificate(config)
+        self.budget = Budget((config.network_bytes or memory_limit_bytes() // 4 // config.processes) // 2)
+        local = local_only(config.host)
+        origins = Origins(
+            _listed(config.http_hosts),
+            _listed(config.http_cors_origins),
+            trusted=local and bool(config.anonymous_roles(local=local)),
+        )
+        most = Limits.body_of(config.max_message_bytes)
+        application = Application(routes, origins, most, self._failed)
+        self._uvicorn = Config(
+            application,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_IDLE_S,
+        )
+        self._limits = Limits(
+            head_bytes=config.max_header_bytes,
+            body_bytes=most,
+            head_s=config.handshake_timeout_s,
+            body_s=config.message_timeout_s,
+            unread_s=config.answer_timeout_s,
+            connections=min(config.max_connections, _MOST_CONNECTIONS),
+            connections_per_address=config.max_connections_per_address,
+        )
+        self._shared: Shared | None = None
+
+    async def start(self) -> str:
+        """Start to listen.
+
+        Returns:
+            The base URL.
+
+        Raises:
+            StartError: the address cannot be bound, or the certificate cannot be read.
+        """
+        config = self._config
+        host = config.host.strip("[]")
+        # Its lines would be of clients' faults, which are counted.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self._uvicorn.load()
+        loop = asyncio.get_running_loop()
+        shared = self._shared = Shared(self._uvicorn, ServerState(), loop, self._limits, self.budget)
+        context = None if self._certificate is None else _following(self._certificate)
+        try:
+            listening = socket.create_server(
+                (host, config.http_port),
+                family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+                backlog=_BACKLOG,
+                reuse_port=self._reuse_port,
+                dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+            )
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {host}:{config.http_port} for HTTP: {error.strerror}; choose another port with --http-port, or "
+                "turn HTTP off with --no-http"
+            ) from error
+        self._server = await loop.create_server(
+            lambda: Connection(shared),
+            sock=listening,
+            ssl=context,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=None if context is None else config.handshake_timeout_s,
+        )
+        self._look()
+        port = listening.getsockname()[1]
+        return f"{'https' if context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def reload(self) -> None:
+        """Read the certificate again if its files have changed."""
+        if self._certificate is not None:
+            self._certificate.look()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return 0 if self._shared is None else len(self._shared.state.connections)
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """What was refused before anything else saw it, by reason."""
+        return {} if self._shared is None else dict(self._shared.refused)
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop listening; calls still open get `grace_s` seconds to end."""
+        if self._looking is not None:
+            self._looking.cancel()
+        shared, server = self._shared, self._server
+        if shared is None or server is None:
+            return
+        server.close()
+        for connection in list(shared.state.connections):
+            connection.shutdown()
+        if shared.state.tasks:
+            await asyncio.wait(list(shared.state.tasks), timeout=grace_s)
+        for task in list(shared.state.tasks):
+            task.cancel()
+        for connection in list(shared.state.connections):
+            connection.transport.abort()
+        # Transports close their sockets in the turn after the one in which they are told to.
+        await asyncio.sleep(0)
+
+    def _failed(self, failure: Failure) -> None:
+        """Nothing yet: inference counts its own failures."""
+
+    def _look(self) -> None:
+        shared = self._shared
+        if shared is None:
+            return
+        now_s = time.monotonic()
+        for connection in list(shared.state.connections):
+            if isinstance(connection, Connection):
+                connection.look(now_s)
+        self._looking = shared.loop.call_later(_LOOK_S, self._look)
+
+
+def _certificate(config: ServerConfig) -> Reloaded[ssl.SSLContext] | None:
+    if not (config.tls_cert and config.tls_key):
+        return None
+    chain, key, asked = config.tls_cert, config.tls_key, config.client_certificates
+    authorities = None if asked == "off" else config.tls_client_ca
+
+    def read() -> ssl.SSLContext:
+        context = server_context(chain, key, authorities, required=asked == "required")
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    return Reloaded("certificate", list(filter(None, (chain, key, authorities))), read)
+
+
+def _following(certificate: Reloaded[ssl.SSLContext]) -> ssl.SSLContext:
+    """A context whose new connections have the certificate of the day.
+
+    Raises:
+        StartError: it cannot be read.
+    """
+    context = certificate.start()
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        with suppress(ssl.SSLError):
+            connection.context = certificate.look()
+
+    context.sni_callback = choose
+    return context
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

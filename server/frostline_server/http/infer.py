@@ -1,0 +1,325 @@
+"""Infer requests of REST, with tensors in JSON or in Triton's binary extension, and the same messages of gRPC.
+
+A request becomes a serialised ModelInferRequest, and its answer is a ModelInferResponse: so it means exactly what it means
+over gRPC, is decoded by the same codec and joins the same batches. The JSON in front of binary tensors is the same in most
+requests of a client, so what it becomes is kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from frostline.pb import inference_pb2 as pb
+from frostline.protocol import varint
+from frostline_server.http.messages import parameter, parameters_to_json
+from frostline_server.http.numbers import elements, raw_elements
+from frostline_server.http.statuses import Failure
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""Of a body that begins with JSON and goes on with binary tensors: how long the JSON is."""
+
+_RAW_TAG = bytes(((7 << 3) | 2,))
+"""Of `raw_input_contents` in a ModelInferRequest."""
+_MOST_REMEMBERED = 256
+_MOST_REMEMBERED_BYTES = 4096
+_OWN_PARAMETERS = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
+"""Of how tensors travel, which gRPC has no use for."""
+
+T = TypeVar("T", bound=BaseModel)
+
+Parameters = dict[str, bool | int | float | str]
+Size = Annotated[int, Field(ge=0, lt=2**40)]
+
+
+class Strict(BaseModel):
+    """A part of a request: it has no fields that are not known, and no value is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class InputTensor(Strict):
+    """An input: its elements in `data`, behind the JSON (`binary_data_size`), or in shared memory."""
+
+    name: str
+    shape: list[Size] = Field(max_length=32)
+    datatype: str
+    parameters: Parameters = Field(default_factory=dict)
+    data: Any = None
+
+
+class RequestedOutput(Strict):
+    """An output that is asked for; with `classification` N its N highest classes, with `binary_data` behind the JSON."""
+
+    name: str
+    parameters: Parameters = Field(default_factory=dict)
+
+
+class InferRequest(Strict):
+    """An inference request of the Open Inference Protocol."""
+
+    id: str = ""
+    parameters: Parameters = Field(default_factory=dict)
+    inputs: list[InputTensor]
+    outputs: list[RequestedOutput] = Field(default_factory=list)
+
+
+class OutputTensor(BaseModel):
+    """An output: its elements in `data`, behind the JSON (`binary_data_size`), or in shared memory."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: Parameters | None = None
+    data: list[Any] | None = None
+
+
+class InferResponse(BaseModel):
+    """An answer of the Open Inference Protocol."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: Parameters | None = None
+    outputs: list[OutputTensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the outputs of an answer travel.
+
+    Attributes:
+        binary: whether those travel behind the JSON of which nothing else is said.
+        outputs: whether each travels so, by its name, where that is said.
+    """
+
+    binary: bool = False
+    outputs: Mapping[str, bool] = field(default_factory=dict)
+
+    def is_binary(self, output: str) -> bool:
+        """Whether an output travels behind the JSON."""
+        return self.outputs.get(output, self.binary)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the JSON of a request becomes.
+
+    Attributes:
+        message: the ModelInferRequest without the elements.
+        parts: for each input with elements in the request, how many bytes behind the JSON it has, or its elements.
+        form: how the outputs travel.
+    """
+
+    message: bytes
+    parts: tuple[int | bytes, ...]
+    form: Form
+
+
+class Headers:
+    """The JSON headers that were read lately, by what they were for; used by one thread only."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, bytes], Header] = {}
+
+    def read(self, model: str, version: str, text: bytes) -> Header:
+        """What the JSON of a request becomes.
+
+        Args:
+            model: the model's name.
+            version: its version, as the path has it; may be empty.
+            text: the JSON.
+
+        Raises:
+            Failure: it is none, or no infer request.
+        """
+        key = model, version, text
+        known = self._known.get(key)
+        if known is None:
+            known = header_of(model, version, text)
+            if len(text) <= _MOST_REMEMBERED_BYTES:
+                if len(self._known) >= _MOST_REMEMBERED:
+                    self._known.clear()
+                self._known[key] = known
+        return known
+
+
+def header_of(model: str, version: str, text: bytes) -> Header:
+    """See `Headers.read`."""
+    asked = parsed(InferRequest, text)
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id)
+    _set(message.parameters, asked.parameters)
+    parts: list[int | bytes] = []
+    for tensor in asked.inputs:
+        given = message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        _set(given.parameters, tensor.parameters)
+        size = tensor.parameters.get("binary_data_size")
+        if size is not None:
+            if tensor.data is not None:
+                raise _bad(f"input '{tensor.name}' has both data and binary_data_size; send one of them")
+            if type(size) is not int or size < 0:
+                raise _bad(f"binary_data_size of input '{tensor.name}' is {size!r}; a number of bytes is expected")
+            parts.append(size)
+        elif "shared_memory_region" in tensor.parameters:
+            continue
+        elif tensor.data is None:
+            raise _bad(
+                f"input '{tensor.name}' has no data; send `data`, or `binary_data_size` and the bytes behind the JSON"
+            )
+        else:
+            parts.append(raw_elements(tensor.name, tensor.datatype, tensor.shape, tensor.data))
+    wanted = {}
+    for output in asked.outputs:
+        _set(message.outputs.add(name=output.name).parameters, output.parameters)
+        if "binary_data" in output.parameters:
+            wanted[output.name] = output.parameters["binary_data"] is True
+    form = Form(asked.parameters.get("binary_data_output") is True, wanted)
+    return Header(message.SerializeToString(), tuple(parts), form)
+
+
+def _set(target: Any, parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        if name not in _OWN_PARAMETERS:
+            target[name].CopyFrom(parameter(value, name))
+
+
+def parsed(model: type[T], text: bytes) -> T:
+    """JSON as a model of pydantic's.
+
+    Raises:
+        Failure: it is no JSON, or something else; the message says where, what is expected and what came.
+    """
+    try:
+        return model.model_validate(from_json(text, cache_strings="none"))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+        came = problem.get("input")
+        told = "" if problem["type"] == "missing" or isinstance(came, dict | list) else f", got {str(came)[:60]!r}"
+        raise _bad(f"{place or 'the body'}: {problem['msg'][0].lower()}{problem['msg'][1:]}{told}") from error
+    except ValueError as error:
+        raise _bad(f"the body is no JSON: {error}") from error
+
+
+def message_of(header: Header, behind: bytes | memoryview) -> bytes:
+    """The serialised ModelInferRequest.
+
+    Args:
+        header: what its JSON became.
+        behind: the bytes behind the JSON.
+
+    Raises:
+        Failure: there are more or fewer bytes than the JSON says.
+    """
+    announced = sum(part for part in header.parts if isinstance(part, int))
+    if announced != len(behind):
+        raise _bad(f"{len(behind)} bytes follow the JSON, and its inputs say binary_data_size {announced} together")
+    pieces: list[bytes | memoryview] = [header.message]
+    start = 0
+    for part in header.parts:
+        if isinstance(part, int):
+            pieces += (_RAW_TAG, varint(part), behind[start : start + part])
+            start += part
+        else:
+            pieces += (_RAW_TAG, varint(len(part)), part)
+    return b"".join(pieces)
+
+
+def split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
+    """The JSON of a body, and what is behind it.
+
+    Args:
+        body: the body.
+        header_length: the value of `HEADER_LENGTH`; None where that was not sent.
+
+    Raises:
+        Failure: it is no length of a part of the body.
+    """
+    if header_length is None:
+        return body, memoryview(b"")
+    length = int(header_length[:20]) if header_length.isascii() and header_length.isdecimal() else -1
+    if not 0 <= length <= len(body):
+        raise _bad(f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes")
+    return body[:length], memoryview(body)[length:]
+
+
+def answer_of(message: bytes, form: Form) -> tuple[bytes, int | None]:
+    """The body of an answer.
+
+    Args:
+        message: the serialised ModelInferResponse.
+        form: how the outputs travel.
+
+    Returns:
+        The body; and how much of it is JSON, None for all of it.
+
+    Raises:
+        Failure: an output has bytes that JSON cannot hold.
+    """
+    response = pb.ModelInferResponse.FromString(message)
+    outputs: list[dict[str, Any]] = []
+    behind: list[bytes] = []
+    binary = False
+    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if tensor.parameters:
+            told["parameters"] = parameters_to_json(tensor.parameters)
+        if "shared_memory_region" not in tensor.parameters:
+            if form.is_binary(tensor.name):
+                binary = True
+                told.setdefault("parameters", {})["binary_data_size"] = len(raw)
+                behind.append(raw)
+            else:
+                told["data"] = elements(array_of(tensor.datatype, raw))
+        outputs.append(told)
+    said: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
+    if response.id:
+        said["id"] = response.id
+    if response.parameters:
+        said["parameters"] = parameters_to_json(response.parameters)
+    text = to_json(said | {"outputs": outputs})
+    return (b"".join((text, *behind)), len(text)) if binary else (text, None)
+
+
+_NUMBERS: Mapping[str, str] = {
+    "BOOL": "?",
+    "UINT8": "u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+
+
+def array_of(datatype: str, raw: bytes, shape: Sequence[int] | None = None) -> np.ndarray[Any, Any]:
+    """Raw elements as an array.
+
+    Args:
+        datatype: the protocol's name of their type.
+        raw: the elements as they are on the wire.
+        shape: of the array; None for one axis.
+    """
+    if datatype != "BYTES":
+        array = np.frombuffer(raw, _NUMBERS[datatype])
+    else:
+        found = []
+        start = 0
+        while start < len(raw):
+            stop = start + 4 + int.from_bytes(raw[start : start + 4], "little")
+            found.append(raw[start + 4 : stop])
+            start = stop
+        array = np.array([*found, None], object)[:-1]
+    return array if shape is None else array.reshape(shape)
+
+
+def _bad(sentence: str) -> Failure:
+    return Failure(400, sentence, "invalid_input")

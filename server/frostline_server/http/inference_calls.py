@@ -1,0 +1,152 @@
+"""Has requests answered by the batcher for calls on an event loop: ModelInfer and Predict, over message bytes."""
+
+import asyncio
+import threading
+import time
+
+from frostline_server.access.access import Access
+from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.decoder import RequestDecoder
+from frostline_server.codec.message_scan import TakesLong
+from frostline_server.errors import PredictionError
+from frostline_server.http.call import Call, ClientGone
+from frostline_server.http.statuses import failure_of
+from frostline_server.inference import Inference, Refused
+from frostline_server.rpc.h2.answers import AnswerBatch, Answers
+
+
+class InferenceCalls:
+    """Sends requests to the batcher; used on the event loop only.
+
+    Args:
+        inference: takes the requests.
+        decoder: decodes them; used by nobody else.
+        access: who may predict.
+        loop: the event loop.
+    """
+
+    def __init__(
+        self, inference: Inference, decoder: RequestDecoder, access: Access, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._inference = inference
+        self._decoder = decoder
+        self._access = access
+        self._free = access.free
+        self._loop = loop
+        self._thread = threading.get_ident()
+        # One bound method, so that the batcher recognises entries that share it.
+        self._reply: Reply = AnswerBatch(self._post, lambda: threading.get_ident() == self._thread, _deliver).reply
+        self._batchers: list[Batcher] = []
+        self.open = 0
+        """Requests that are not answered yet."""
+
+    def admit(self, call: Call, method: str) -> None:
+        """Let a caller in, or not.
+
+        Raises:
+            Failure: it may not use the method, or not now.
+        """
+        if self._free:
+            return
+        access = self._access
+        shown = call.headers.get("authorization")
+        try:
+            identity = access.identify(None if shown is None else shown.encode("latin-1"), names(call))
+            access.permit(identity, method)
+            identity.admit(time.monotonic())
+        except PredictionError as error:
+            raise failure_of(error) from None
+
+    async def answer(self, call: Call, method: str, message: bytes) -> bytes:
+        """The serialised response to a serialised request.
+
+        Args:
+            call: the call that it came with.
+            method: `MODEL_INFER` or `PREDICT`.
+            message: the request.
+
+        Raises:
+            Failure: it cannot be answered.
+            ClientGone: the client went away before it was answered.
+        """
+        answered: asyncio.Future[bytes | None] = self._loop.create_future()
+        exchange = call.exchange
+        entry: Entry | None = None
+
+        def lost() -> None:
+            if entry is not None:
+                self._inference.cancel(entry)
+            if not answered.done():
+                answered.set_result(None)
+
+        self.open += 1
+        try:
+            entry = await self._prepared(method, message, answered, exchange)
+            if exchange.lost:
+                raise ClientGone
+            exchange.on_lost = lost
+            self._run_soon(self._inference.submit(entry, method, message, inline=True))
+            response = await answered
+        except Refused as refused:
+            raise failure_of(refused.error, refused.request_id) from None
+        finally:
+            exchange.on_lost = None
+            self.open -= 1
+        if response is not None:
+            return response
+        if entry.error is not None:
+            raise failure_of(entry.error, entry.call.request_id)
+        raise ClientGone
+
+    async def _prepared(
+        self, method: str, message: bytes, answered: "asyncio.Future[bytes | None]", exchange: object
+    ) -> Entry:
+        """As `Inference.prepare`, without holding up the loop.
+
+        Raises:
+            Refused: as there.
+            ClientGone: the client went away meanwhile.
+        """
+        try:
+            return self._inference.prepare(method, message, None, self._reply, answered, self._decoder)
+        except TakesLong:
+            wanted = lambda: not exchange.lost  # type: ignore[attr-defined]  # noqa: E731  an `Exchange`
+        prepared = await asyncio.wrap_future(
+            self._inference.prepare_elsewhere(method, message, None, self._reply, answered, wanted)
+        )
+        if isinstance(prepared, Refused):
+            # Another one, because an exception that is raised here would be in the frame of its own traceback.
+            raise Refused(prepared.error, prepared.request_id, prepared.model)
+        if prepared is None:
+            raise ClientGone
+        return prepared
+
+    def _post(self, function: object, *arguments: object) -> None:
+        self._loop.call_soon_threadsafe(function, *arguments)  # type: ignore[arg-type]  # as `AnswerBatch` calls it
+
+    def _run_soon(self, batcher: Batcher) -> None:
+        """Offer to run what has come once everything that came together is queued."""
+        if batcher not in self._batchers:
+            self._batchers.append(batcher)
+            if len(self._batchers) == 1:
+                self._loop.call_soon(self._run_inline)
+
+    def _run_inline(self) -> None:
+        batchers, self._batchers = self._batchers, []
+        for batcher in batchers:
+            batcher.run_inline()
+
+
+def names(call: Call) -> tuple[str, ...]:
+    """The names in the caller's certificate."""
+    shown = call.exchange.names
+    keys = ("x509_common_name", "x509_subject_alternative_name")
+    return tuple(name.decode(errors="replace") for key in keys for name in shown.get(key, ()))
+
+
+def _deliver(answers: Answers) -> None:
+    for entry, response in answers:
+        answered: asyncio.Future[bytes | None] = entry.call.token
+        if not answered.done():
+            answered.set_result(response)

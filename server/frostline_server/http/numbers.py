@@ -1,0 +1,225 @@
+"""The elements of tensors in JSON, without a change of any value: what JSON cannot say exactly is refused.
+
+NaN and infinity, which JSON has not, are the texts "NaN", "Infinity" and "-Infinity", as in protobuf's JSON. Whole numbers
+may have 64 bits. A float of single precision is written with as few digits as tell it from its neighbours.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frostline.protocol import pack_bytes
+from frostline_server.http.statuses import Failure
+
+Array = NDArray[Any]
+
+_NOT_FINITE = {
+    "NaN": math.nan,
+    "Infinity": math.inf,
+    "-Infinity": -math.inf,
+    "inf": math.inf,
+    "-inf": -math.inf,
+    "nan": math.nan,
+}
+_SHORTEST = 4096
+"""Elements that are written with as few digits as possible. More are written as doubles, which takes a tenth of the time."""
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
+DATATYPES = tuple(_DTYPES)
+"""The protocol's names of element types that are understood."""
+
+
+def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> bytes:
+    """The elements of a tensor as they are on the wire.
+
+    Args:
+        name: the tensor's, for messages.
+        datatype: the protocol's name of the element type.
+        shape: sizes of the axes.
+        data: the elements: a list, flat or nested as the shape is.
+
+    Raises:
+        Failure: they are not so many elements of this type.
+    """
+    where = f"input '{name}'"
+    dtype = _DTYPES.get(datatype)
+    if dtype is None:
+        raise _bad(f"{where} has the datatype {datatype!r}; it may be {', '.join(DATATYPES)}")
+    flat = _flat(data, shape, where)
+    kinds = set(map(type, flat))
+    match dtype.kind:
+        case "O":
+            if kinds - {str}:
+                raise _unlike(where, datatype, flat, (str,), "a text")
+            return pack_bytes(_encoded(where, flat))
+        case "b":
+            if kinds - {bool}:
+                raise _unlike(where, datatype, flat, (bool,), "true or false")
+            return np.array(flat, np.bool_).tobytes()
+        case "f":
+            return _floats(where, datatype, flat, kinds, dtype)
+    if kinds - {int}:
+        raise _unlike(where, datatype, flat, (int,), "a whole number")
+    limits = np.iinfo(dtype)
+    wrong = next((each for each in flat if not limits.min <= each <= limits.max), None)
+    if wrong is not None:
+        raise _bad(
+            f"{where} has the element {wrong}, which is no {datatype}: it goes from {limits.min} to {limits.max}"
+        )
+    return np.array(flat, dtype).tobytes()
+
+
+def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype: np.dtype[Any]) -> bytes:
+    if kinds - {int, float, str}:
+        raise _unlike(where, datatype, flat, (int, float, str), "a number")
+    if str in kinds:
+        strange = next((each for each in flat if isinstance(each, str) and each not in _NOT_FINITE), None)
+        if strange is not None:
+            raise _bad(
+                f'{where} has the element {_shown(strange)}; a number, "NaN", "Infinity" or "-Infinity" is expected'
+            )
+        flat = [_NOT_FINITE[each] if isinstance(each, str) else each for each in flat]
+    try:
+        wide = np.array(flat, np.float64)
+    except OverflowError as error:  # a whole number beyond what floats have
+        raise _bad(f"{where} has an element that is too large for {datatype}") from error
+    if int in kinds:
+        _check_whole(where, datatype, flat, dtype)
+    with np.errstate(over="ignore"):
+        array = wide.astype(dtype)
+    overflown = np.isinf(array) & np.isfinite(wide)
+    if overflown.any():
+        raise _bad(f"{where} has the element {wide[int(overflown.argmax())]:g}, which is too large for {datatype}")
+    return array.tobytes()
+
+
+def _check_whole(where: str, datatype: str, flat: list[Any], dtype: np.dtype[Any]) -> None:
+    """Refuse whole numbers that floats would change: whoever writes them so means them so."""
+    exact = 2 ** (np.finfo(dtype).nmant + 1)
+    for each in flat:
+        if type(each) is int and not -exact <= each <= exact and _rounded(each, dtype) != each:
+            raise _bad(
+                f"{where} has the element {each}, which {datatype} cannot hold exactly; write it with a decimal point if it may "
+                "be rounded"
+            )
+
+
+def _rounded(number: int, dtype: np.dtype[Any]) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float64(number).astype(dtype))
+
+
+def _flat(data: Any, shape: Sequence[int], where: str) -> list[Any]:
+    """The elements of nested lists, which are as the shape says, or one flat list."""
+    count = math.prod(shape)
+    if not isinstance(data, list):
+        if shape or data is None or isinstance(data, dict):
+            raise _bad(f"{where} has as data {_shown(data)}; a list of {count} elements is expected, flat or nested")
+        return [data]
+    if data and isinstance(data[0], list):
+        for depth in range(1, len(shape)):
+            if len(data) != math.prod(shape[:depth]) or not all(isinstance(each, list) for each in data):
+                raise _bad(
+                    f"{where} has data that are not nested as its shape {list(shape)} says; nest them so, or send a flat list"
+                )
+            # A level of the nesting; the lists of the next one follow each other.
+            data = list(itertools.chain.from_iterable(_alike(data, shape, where)))
+    if len(data) != count:
+        raise _bad(f"{where} has {len(data)} elements, and its shape {list(shape)} has {count}")
+    flat: list[Any] = data
+    return flat
+
+
+def _alike(data: list[Any], shape: Sequence[int], where: str) -> list[Any]:
+    if len({len(each) for each in data}) > 1:
+        raise _bad(f"{where} has lists of different lengths, and its shape is {list(shape)}")
+    return data
+
+
+def _encoded(where: str, flat: list[Any]) -> list[bytes]:
+    try:
+        return [text.encode() for text in flat]
+    except UnicodeEncodeError as error:
+        raise _bad(f"{where} has a text with half a character (a surrogate); send whole ones") from error
+
+
+def elements(array: Array) -> list[Any]:
+    """The elements of an array as JSON has them, in one list.
+
+    Args:
+        array: numbers, truth values, or bytes that are texts in UTF-8.
+
+    Raises:
+        Failure: its bytes are no texts.
+    """
+    flat = array.ravel()
+    if flat.dtype.hasobject:
+        return [_text(each) for each in flat.tolist()]
+    if flat.dtype.kind != "f":
+        listed: list[Any] = flat.tolist()
+        return listed
+    if flat.dtype.itemsize < 8 and flat.size <= _SHORTEST:
+        listed = [float(text) for text in flat.astype(str).tolist()]
+    else:
+        listed = flat.tolist()
+    if np.isfinite(flat).all():
+        return listed
+    return [each if math.isfinite(each) else _word(each) for each in listed]
+
+
+def nested(array: Array) -> Any:
+    """The elements of an array as JSON has them, nested as its shape is."""
+    listed: list[Any] = elements(array)
+    for size in reversed(array.shape[1:]):
+        if not size:
+            return np.empty(array.shape, object).tolist()
+        listed = [listed[start : start + size] for start in range(0, len(listed), size)]
+    return listed if array.ndim else listed[0]
+
+
+def _word(number: float) -> str:
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _text(element: Any) -> str:
+    try:
+        return element.decode() if isinstance(element, bytes) else str(element)
+    except UnicodeDecodeError as error:
+        raise Failure(
+            400,
+            "an output has bytes that are no text in UTF-8, which JSON cannot hold; ask for it with binary_data true",
+            "invalid_input",
+        ) from error
+
+
+def _unlike(where: str, datatype: str, flat: list[Any], kinds: tuple[type, ...], expected: str) -> Failure:
+    strange = next(each for each in flat if type(each) not in kinds)
+    return _bad(f"{where} has the element {_shown(strange)}; {expected} is expected for {datatype}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return "null" if value is None else repr(value) if not isinstance(value, bool) else str(value).lower()
+
+
+def _bad(sentence: str) -> Failure:
+    return Failure(400, sentence, "invalid_input")

@@ -1,0 +1,413 @@
+"""Predictions of rows as people hold them, in JSON: what Frostline's Python client does, for whoever has no client.
+
+It holds the client's own conversation with the server, inside of the server. So rows mean the same here as there, and are
+refused in the same words.
+"""
+
+import asyncio
+import base64
+import binascii
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import Message
+from pydantic import Field
+from pydantic_core import to_json as json_bytes
+from python_multipart.exceptions import MultipartParseError
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from frostline.client import asking, errors, messages
+from frostline.client.asking import Known, Question
+from frostline.client.calls import Conversation
+from frostline.client.prediction import Prediction
+from frostline.client.schema import Schema
+from frostline.pb import predictor_pb2 as pb
+from frostline.protocol import PREDICT
+from frostline_server.http.call import Call, Context
+from frostline_server.http.infer import Strict, parsed
+from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.messages import to_json
+from frostline_server.http.numbers import elements, nested
+from frostline_server.http.statuses import Failure
+from frostline_server.rpc.methods import Methods
+
+T = TypeVar("T")
+
+_TIMEOUT_S = 300.0
+_LONG_BYTES = 1 << 16
+"""Rows of more bytes are made and read in another thread."""
+_JSON_FACTOR = 8
+"""About how many bytes of Python's objects a byte of JSON becomes."""
+_MOST_PARTS = 4096
+_MOST_CLASSES = 1000
+"""Of an answer that nobody said another number for."""
+_STATES = pb.PredictRequest(outputs=[pb.STATES]).SerializeToString()
+_WORDS = {1: "missing", 2: "unknown", 3: "outside"}
+"""What a cell is to the training, by its state."""
+_PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif", "application/octet-stream")
+_SERVICES = {
+    name: f"/{service}/{name}"
+    for service, names in {
+        "inference.GRPCInferenceService": ("ModelConfig", "ModelMetadata", "RepositoryIndex"),
+        "frostline.v1.Predictor": ("Schema",),
+    }.items()
+    for name in names
+}
+
+
+class PredictRequest(Strict):
+    """Rows to predict, or the inputs of a network that has several.
+
+    Rows are, of a table, an object for each, by column, with null for what is missing; texts; pictures as `{"b64": ...}`;
+    or lists of numbers.
+    """
+
+    rows: Any = None
+    inputs: dict[str, Any] | None = None
+    top_k: int = Field(0, ge=0, lt=2**31, description="how many of the most probable classes to list; 0 for up to 1000")
+    extra: str = Field(
+        "refuse", pattern="^(refuse|ignore)$", description="what becomes of columns that the model does not take"
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    rows: Any
+    top_k: int = 0
+    extra: Any = "refuse"
+
+
+class Predict:
+    """The endpoints of raw rows.
+
+    Args:
+        methods: the guarded handlers of all methods but inference, by path.
+        calls: has inference requests answered.
+        call_of: makes the call of a request.
+    """
+
+    def __init__(self, methods: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]) -> None:
+        self._methods = dict(methods)
+        self._calls = calls
+        self._call_of = call_of
+
+    def routes(self) -> list[Route]:
+        """Each path with what answers it."""
+        routes = []
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                Route(f"{path}/predict", self.predict, methods=["POST"]),
+                Route(f"{path}/schema", self.schema),
+            ]
+        return routes
+
+    async def schema(self, request: Request) -> Response:
+        """What a version takes and answers."""
+        call = self._call_of(request)
+        path = call.parameters
+        question = pb.SchemaRequest(model=path["model"], version=path.get("version", ""))
+        told = to_json(await self._handled(call, "Schema", question))
+        told["example"] = parsed_or_none(told["example"])
+        told["reading"] = parsed_or_none(told["reading"])
+        return Response(json_bytes(told), media_type="application/json")
+
+    async def predict(self, request: Request) -> Response:
+        """Predict rows."""
+        call = self._call_of(request)
+        self._calls.admit(call, PREDICT)
+        body = await call.body()
+        model, version = call.parameters["model"], call.parameters.get("version", "")
+        known = Known()
+        try:
+            schema = await self._hold(call, asking.schema(model, version, known, None))
+            kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind == "multipart/form-data":
+                asked = await _form(call, body)
+            elif kind in _PICTURES and kind:
+                asked = _Asked([body])
+            else:
+                if len(body) > _LONG_BYTES:
+                    call.hold(_JSON_FACTOR * len(body))
+                asked = await _elsewhere(len(body), partial(_json, body, schema))
+            question = Question(
+                model, version, asked.rows, _outputs(schema), 0, _TIMEOUT_S, time.monotonic() + _TIMEOUT_S, asked.extra
+            )
+            states = bool(schema.columns) and schema.columns[0].kind != "image"
+            told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
+            answering = await self._hold(call, asking.schema(model, told.version, known, None))
+            answer = await _elsewhere(len(body), partial(_answer, told, answering, asked.top_k))
+        except errors.FrostlineError as error:
+            raise _failure(error) from error
+        return Response(answer, media_type="application/json")
+
+    async def _hold(self, call: Call, conversation: Conversation[T], *, states: bool = False, size: int = 0) -> T:
+        """What a conversation comes to, whose calls are answered here.
+
+        Raises:
+            FrostlineError: it fails.
+        """
+        step: Callable[[], Any] = partial(next, conversation)
+        while True:
+            # Not StopIteration, which no future takes.
+            asked, found = await _elsewhere(size, partial(_stepped, step))
+            if asked is None:
+                result: T = found
+                return result
+            try:
+                if asked.method == "Predict":
+                    message = asked.request + _STATES if states else asked.request
+                    answer: Any = pb.PredictResponse.FromString(await self._calls.answer(call, PREDICT, message))
+                else:
+                    answer = await self._handled(call, asked.method, asked.request)
+            except Failure as failure:
+                step = partial(conversation.throw, _refused(failure))
+            else:
+                step = partial(conversation.send, answer)
+
+    async def _handled(self, call: Call, method: str, message: Message) -> Any:
+        """The answer of a handler to a message.
+
+        Raises:
+            Failure: it has none.
+        """
+        answer: Any = self._methods[_SERVICES[method]].unary_unary  # the stubs know blocking handlers only
+        return await answer(message.SerializeToString(), Context(call))
+
+
+def _stepped(step: Callable[[], Any]) -> tuple[Any, Any]:
+    try:
+        return step(), None
+    except StopIteration as end:
+        return None, end.value
+
+
+async def _elsewhere(size: int, work: Callable[[], T]) -> T:
+    """Do some work, in another thread if it is of many bytes."""
+    if size <= _LONG_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def parsed_or_none(text: str) -> Any:
+    """A JSON text of a schema; None where there is none."""
+    return json.loads(text) if text else None
+
+
+# Rows
+
+
+def _json(body: bytes, schema: Schema) -> _Asked:
+    """The rows of a body.
+
+    Raises:
+        Failure: it is no JSON, or has no rows.
+    """
+    asked = parsed(PredictRequest, body)
+    if (asked.rows is None) == (asked.inputs is None):
+        raise _bad(
+            f"the body has {'both' if asked.inputs else 'neither'} `rows` and `inputs`; give one of them; {schema.expects}"
+        )
+    if asked.inputs is not None:
+        return _Asked(asked.inputs, asked.top_k, asked.extra)
+    rows = asked.rows
+    if not isinstance(rows, list | dict):
+        raise _bad(f"rows is {_told(rows)}; a list with a value for each row is expected; {schema.expects}")
+    pictures = [column.name for column in schema.columns if column.kind == "image"]
+    if pictures:
+        # A text would be the path of a file, which is the server's.
+        listed = rows if isinstance(rows, list) else [rows]
+        rows = [_picture(row, pictures[0], number) for number, row in enumerate(listed)]
+    return _Asked(rows, asked.top_k, asked.extra)
+
+
+def _picture(row: Any, column: str, number: int) -> Any:
+    where = f"row {number}"
+    if isinstance(row, dict) and "b64" not in row:
+        return {
+            name: _file(cell, f"{where}, column {name!r}") if name == column else cell for name, cell in row.items()
+        }
+    return row if isinstance(row, list) else _file(row, where)
+
+
+def _file(cell: Any, where: str) -> bytes:
+    text = cell.get("b64") if isinstance(cell, dict) and len(cell) == 1 else cell
+    if isinstance(text, str):
+        try:
+            return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+        except (ValueError, binascii.Error):
+            pass
+    raise _bad(
+        f'{where} is {_told(cell)}; a picture is {{"b64": "..."}}, the bytes of a PNG, JPEG or WebP file in base64'
+    )
+
+
+async def _form(call: Call, body: bytes) -> _Asked:
+    """The pictures of a form.
+
+    Raises:
+        Failure: it is no form, or has something else.
+    """
+
+    async def stream() -> Any:
+        yield body
+
+    headers = Headers({"content-type": call.headers.get("content-type", "")})
+    try:
+        parser = MultiPartParser(headers, stream(), max_files=_MOST_PARTS, max_fields=16, max_part_size=1 << 16)
+        form: FormData = await parser.parse()
+    except (MultiPartException, MultipartParseError, KeyError, ValueError) as error:
+        raise _bad(f"the body is no form of the type multipart/form-data: {error or type(error).__name__}") from error
+    files, said = [], {}
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.append(await value.read())
+            elif name in ("top_k", "extra"):
+                said[name] = value
+            else:
+                raise _bad(f"the form has the field {name[:100]!r}; it may have files, `top_k` and `extra`")
+    finally:
+        await form.close()
+    if not files:
+        raise _bad("the form has no files; give each picture as a file, as in `curl -F file=@picture.jpg`")
+    top_k = said.get("top_k", "0")
+    if (
+        not (top_k.isascii() and top_k.isdecimal())
+        or len(top_k) > 9
+        or said.get("extra", "refuse") not in ("refuse", "ignore")
+    ):
+        raise _bad("top_k must be a whole number, and extra refuse or ignore")
+    return _Asked(files, int(top_k), said.get("extra", "refuse"))
+
+
+def _outputs(schema: Schema) -> tuple[messages.OutputName, ...]:
+    """The readings to ask for."""
+    names = {output.name for output in schema.outputs}
+    if schema.task == "dense" or (not schema.task and "argmax" in names and "softmax" not in names):
+        return ("argmax",)
+    if schema.task == "single-label" or (not schema.task and "softmax" in names):
+        return ("softmax", "argmax")
+    return ("values",)
+
+
+# Answers
+
+
+def _answer(told: pb.PredictResponse, schema: Schema, top_k: int) -> bytes:
+    """The body of an answer."""
+    prediction = messages.prediction(told, 0)
+    task = prediction.task or schema.task or ("single-label" if told.HasField("softmax") else "any")
+    rows = _rows(prediction, task, schema, top_k)
+    if told.HasField("states"):
+        names = [column.name for column in schema.columns]
+        states = np.frombuffer(told.states.data, np.uint8).reshape(tuple(told.states.shape))
+        for row, cells in zip(rows, states.tolist(), strict=True):
+            for state, word in _WORDS.items():
+                row[word] = [name for name, cell in zip(names, cells, strict=True) if cell == state]
+    said: dict[str, Any] = {"model": told.model, "version": told.version, "task": task}
+    if task == "dense":
+        said["names"] = list(prediction.names or schema.labels)
+    return json_bytes(said | {"predictions": rows}, inf_nan_mode="strings")
+
+
+def _rows(  # noqa: PLR0911  one for each task
+    prediction: Prediction, task: str, schema: Schema, top_k: int
+) -> list[dict[str, Any]]:
+    """What each row is answered."""
+    match task:
+        case "single-label":
+            return _classes(prediction, schema.labels, top_k)
+        case "binary":
+            probabilities = elements(prediction.probabilities.reshape(len(prediction)))
+            labels = schema.labels
+            return [
+                {"label": label, "class": labels.index(label) if label in labels else None, "probability": probability}
+                for label, probability in zip(prediction.labels, probabilities, strict=True)
+            ]
+        case "multi-label":
+            names = _named(prediction.names, prediction.probabilities.shape[1], "label")
+            return [
+                {"labels": list(labels), "probabilities": dict(zip(names, elements(row), strict=True))}
+                for labels, row in zip(prediction.labels, prediction.probabilities, strict=True)
+            ]
+        case "regression":
+            values = prediction.values.reshape(len(prediction), -1)
+            names = _named(prediction.names, values.shape[1], "value")
+            return [{"values": dict(zip(names, elements(row), strict=True))} for row in values]
+        case "embedding":
+            return [{"vector": nested(row)} for row in prediction.vector]
+        case "dense":
+            return [{"map": nested(row)} for row in prediction.map]
+    outputs = prediction.outputs
+    return [
+        {"outputs": {name: nested(np.asarray(array[number])) for name, array in outputs.items()}}
+        for number in range(len(prediction))
+    ]
+
+
+def _classes(prediction: Prediction, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+    softmax = prediction.softmax
+    best = np.argsort(-softmax, axis=1, kind="stable")[:, : top_k or _MOST_CLASSES]
+    decided = prediction.labels or [None] * len(softmax)
+    rows = []
+    for probabilities, order, label, first in zip(softmax, best, decided, prediction.argmax.tolist(), strict=True):
+        chosen = names.index(label) if label in names else first
+        ranked = zip(order.tolist(), elements(probabilities[order]), strict=True)
+        undecided = not np.isfinite(probabilities).all()
+        rows.append(
+            {
+                "label": label,
+                "class": None if undecided else chosen,
+                "probability": elements(probabilities[chosen : chosen + 1])[0],
+                "probabilities": [
+                    {"class": at, "label": names[at] if at < len(names) else None, "probability": each}
+                    for at, each in ranked
+                ],
+            }
+        )
+    return rows
+
+
+def _named(names: Sequence[str], count: int, kind: str) -> list[str]:
+    """A name for each of so many, of which no two are alike."""
+    if len(names) == count and len(set(names)) == count and all(names):
+        return list(names)
+    return [f"{kind}{at}" for at in range(count)]
+
+
+# Failures
+
+
+def _refused(failure: Failure) -> errors.FrostlineError:
+    """A failed call as the client's conversations know it."""
+    code = failure.code or "INVALID_ARGUMENT"
+    return errors.from_status(code, failure.sentence, kind=failure.kind, address="this server", timeout_s=_TIMEOUT_S)
+
+
+def _failure(error: errors.FrostlineError) -> Failure:
+    """How a conversation that failed ends."""
+    return Failure.of_code(
+        error.code, str(error), error.kind or ("invalid_input" if error.code == "INVALID_ARGUMENT" else "")
+    )
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "no number of JSON's"
+    return "null" if value is None else f"the text {value[:40]!r}" if isinstance(value, str) else str(value)
+
+
+def _bad(sentence: str) -> Failure:
+    return Failure(400, sentence, "invalid_input")

@@ -1,0 +1,340 @@
+"""The Open Inference Protocol as REST, with Triton's extensions: each path is a method of the gRPC service.
+
+Every method but inference is the handler that gRPC has too, with its guard and its line in the audit log. Here a request's
+path and JSON become its message, and its answer JSON.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from google.protobuf.message import Message
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from frostline.pb import inference_pb2 as pb
+from frostline.protocol import MODEL_INFER
+from frostline_server.http import infer
+from frostline_server.http.call import Call, Context
+from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.messages import to_json
+from frostline_server.http.statuses import Failure
+from frostline_server.rpc.methods import Methods
+
+_MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+_SERVICE = "/inference.GRPCInferenceService/"
+_JSON_FACTOR = 8
+"""About how many bytes of Python's objects a byte of JSON becomes."""
+_LONG_JSON = 1 << 16
+"""What is shorter is not counted."""
+
+
+class Rest:
+    """The endpoints of the protocol.
+
+    Args:
+        methods: the guarded handlers of all methods but inference, by path.
+        calls: has inference requests answered.
+        call_of: makes the call of a request.
+    """
+
+    def __init__(self, methods: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]) -> None:
+        self._methods = {path: handler for path, handler in methods if path.startswith(_SERVICE)}
+        self._calls = calls
+        self._call_of = call_of
+        self._headers = infer.Headers()
+
+    def inference(self) -> list[Route]:
+        """The paths of inference."""
+        return [Route(f"{path}/infer", self.infer, methods=["POST"]) for path in _MODEL]
+
+    def routes(self) -> list[Route]:
+        """All other paths with what answers them."""
+        get, post = self._get, self._post
+        model = _MODEL
+        return [
+            Route("/v2", get("ServerMetadata", lambda _: pb.ServerMetadataRequest(), to_json)),
+            Route("/v2/", get("ServerMetadata", lambda _: pb.ServerMetadataRequest(), to_json)),
+            Route("/v2/health/live", self._ready("ServerLive", lambda _: pb.ServerLiveRequest(), "live")),
+            Route("/v2/health/ready", self._ready("ServerReady", lambda _: pb.ServerReadyRequest(), "ready")),
+            Route("/v2/models/stats", get("ModelStatistics", lambda _: pb.ModelStatisticsRequest(), to_json)),
+            *(Route(path, get("ModelMetadata", _named(pb.ModelMetadataRequest), to_json)) for path in model),
+            *(
+                Route(f"{path}/ready", self._ready("ModelReady", _named(pb.ModelReadyRequest), "ready"))
+                for path in model
+            ),
+            *(Route(f"{path}/config", get("ModelConfig", _named(pb.ModelConfigRequest), _config)) for path in model),
+            *(
+                Route(f"{path}/stats", get("ModelStatistics", _named(pb.ModelStatisticsRequest), to_json))
+                for path in model
+            ),
+            Route("/v2/repository/index", post("RepositoryIndex", _index, _models), methods=["POST"]),
+            Route("/v2/repository/models/{model}/load", post("RepositoryModelLoad", _load, _nothing), methods=["POST"]),
+            Route(
+                "/v2/repository/models/{model}/unload",
+                post("RepositoryModelUnload", _unload, _nothing),
+                methods=["POST"],
+            ),
+            *self._shared_memory("system", "SystemSharedMemory", _register_system),
+            *self._shared_memory("cuda", "CudaSharedMemory", _register_cuda),
+            Route("/v2/logging", get("LogSettings", lambda _: pb.LogSettingsRequest(), _log_settings)),
+            Route("/v2/logging", post("LogSettings", _set_log, _log_settings), methods=["POST"]),
+            *(
+                route
+                for path in ("/v2/trace/setting", "/v2/models/{model}/trace/setting")
+                for route in (
+                    Route(path, get("TraceSetting", _trace, _trace_settings)),
+                    Route(path, post("TraceSetting", _set_trace, _trace_settings), methods=["POST"]),
+                )
+            ),
+        ]
+
+    def _shared_memory(
+        self, kind: str, method: str, register: Callable[[Mapping[str, Any], Mapping[str, Any]], Message]
+    ) -> list[Route]:
+        base = f"/v2/{kind}sharedmemory"
+        status, unregister = (getattr(pb, f"{method}{what}Request") for what in ("Status", "Unregister"))
+        named: Callable[[Mapping[str, Any]], Any] = lambda path: status(name=path.get("region", ""))  # noqa: E731  a line
+        dropped: Callable[..., Any] = lambda path, _: unregister(name=path.get("region", ""))  # noqa: E731  a line
+        routes = []
+        for path in (base, f"{base}/region/{{region}}"):
+            routes += [
+                Route(f"{path}/status", self._get(f"{method}Status", named, _regions)),
+                Route(f"{path}/unregister", self._post(f"{method}Unregister", dropped, _nothing), methods=["POST"]),
+            ]
+        path = f"{base}/region/{{region}}/register"
+        return [*routes, Route(path, self._post(f"{method}Register", register, _nothing), methods=["POST"])]
+
+    # Inference
+
+    async def infer(self, request: Request) -> Response:
+        """Answer an inference request."""
+        call = self._call_of(request)
+        self._calls.admit(call, MODEL_INFER)
+        body = await call.body()
+        path = call.parameters
+        text, behind = infer.split(body, call.headers.get(infer.HEADER_LENGTH.lower()))
+        if len(text) > _LONG_JSON:
+            call.hold(_JSON_FACTOR * len(text))
+        header = self._headers.read(path["model"], path.get("version", ""), text)
+        message = infer.message_of(header, behind)
+        answer, length = infer.answer_of(await self._calls.answer(call, MODEL_INFER, message), header.form)
+        if length is None:
+            return Response(answer, media_type="application/json")
+        return Response(answer, media_type="application/octet-stream", headers={infer.HEADER_LENGTH: str(length)})
+
+    # All other methods
+
+    async def ask(self, call: Call, method: str, message: Message) -> Any:
+        """The answer of a handler to a message.
+
+        Raises:
+            Failure: it has none.
+        """
+        answer: Any = self._methods[_SERVICE + method].unary_unary  # the stubs know blocking handlers only
+        return await answer(message.SerializeToString(), Context(call))
+
+    def _get(
+        self, method: str, made: Callable[[Mapping[str, Any]], Message], told: Callable[[Any], Any]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            call = self._call_of(request)
+            return JSONResponse(told(await self.ask(call, method, made(call.parameters))))
+
+        return endpoint
+
+    def _post(
+        self,
+        method: str,
+        made: Callable[[Mapping[str, Any], Mapping[str, Any]], Message],
+        told: Callable[[Any], Any],
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            call = self._call_of(request)
+            message = made(call.parameters, json_object(await call.body()))
+            answer = told(await self.ask(call, method, message))
+            return Response() if answer is None else JSONResponse(answer)
+
+        return endpoint
+
+    def _ready(
+        self, method: str, made: Callable[[Mapping[str, Any]], Message], field: str
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            call = self._call_of(request)
+            answer = await self.ask(call, method, made(call.parameters))
+            # Triton says it with the status alone.
+            return Response(status_code=200 if getattr(answer, field) else 503)
+
+        return endpoint
+
+
+def json_object(body: bytes) -> Mapping[str, Any]:
+    """A body that is a JSON object, or empty.
+
+    Raises:
+        Failure: it is something else.
+    """
+    if not body.strip():
+        return {}
+    try:
+        found = from_json(body)
+    except ValueError as error:
+        raise Failure(400, f"the body is no JSON: {error}", "invalid_input") from error
+    if not isinstance(found, dict):
+        raise Failure(400, f"the body is {json.dumps(found)[:40]}; a JSON object is expected", "invalid_input")
+    return found
+
+
+def _named(message: Callable[..., Message]) -> Callable[[Mapping[str, Any]], Message]:
+    return lambda path: message(name=path["model"], version=path.get("version", ""))
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _config(answer: pb.ModelConfigResponse) -> Any:
+    return to_json(answer.config)
+
+
+def _models(answer: pb.RepositoryIndexResponse) -> Any:
+    return [to_json(model, defaults=False) for model in answer.models]
+
+
+def _index(_: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
+    _only(body, {"ready", "repository_name"})
+    return pb.RepositoryIndexRequest(ready=bool(body.get("ready")))
+
+
+def _load(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
+    _only(body, {"parameters"})
+    message = pb.RepositoryModelLoadRequest(model_name=path["model"])
+    for name, value in _object(body, "parameters").items():
+        target = message.parameters[name]
+        if name.startswith("file:"):
+            target.bytes_param = _base64(value, name)
+        elif isinstance(value, bool):
+            target.bool_param = value
+        elif isinstance(value, int) and -(2**63) <= value < 2**63:
+            target.int64_param = value
+        elif isinstance(value, str):
+            target.string_param = value
+        else:
+            raise _unlike(name, value, "a truth value, a whole number or a text")
+    return message
+
+
+def _unload(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
+    _only(body, {"parameters"})
+    message = pb.RepositoryModelUnloadRequest(model_name=path["model"])
+    for name, value in _object(body, "parameters").items():
+        if not isinstance(value, bool):
+            raise _unlike(name, value, "true or false")
+        message.parameters[name].bool_param = value
+    return message
+
+
+def _register_system(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
+    _only(body, {"key", "offset", "byte_size"})
+    key = body.get("key")
+    if not isinstance(key, str):
+        raise _unlike("key", key, "the name of a shared memory object")
+    return pb.SystemSharedMemoryRegisterRequest(
+        name=path["region"], key=key, offset=_whole(body, "offset", 0), byte_size=_whole(body, "byte_size")
+    )
+
+
+def _register_cuda(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
+    _only(body, {"raw_handle", "device_id", "byte_size"})
+    return pb.CudaSharedMemoryRegisterRequest(
+        name=path["region"],
+        raw_handle=_base64(_object(body, "raw_handle").get("b64", ""), "raw_handle"),
+        device_id=_whole(body, "device_id", 0),
+        byte_size=_whole(body, "byte_size"),
+    )
+
+
+def _regions(answer: Any) -> Any:
+    return [to_json(region) for _, region in sorted(answer.regions.items())]
+
+
+def _log_settings(answer: pb.LogSettingsResponse) -> Any:
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice")) for name, value in sorted(answer.settings.items())
+    }
+
+
+def _set_log(_: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
+    message = pb.LogSettingsRequest()
+    for name, value in body.items():
+        setting = message.settings[name]
+        if isinstance(value, bool):
+            setting.bool_param = value
+        elif isinstance(value, int) and 0 <= value < 2**32:
+            setting.uint32_param = value
+        elif isinstance(value, str):
+            setting.string_param = value
+        else:
+            raise _unlike(name, value, "a truth value, a whole number or a text")
+    return message
+
+
+def _trace(path: Mapping[str, Any]) -> Message:
+    return pb.TraceSettingRequest(model_name=path.get("model", ""))
+
+
+def _set_trace(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
+    message = pb.TraceSettingRequest(model_name=path.get("model", ""))
+    for name, value in body.items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(isinstance(each, str | int) for each in values):
+            raise _unlike(name, value, "a text, a number, a list of them, or null to reset it")
+        # Also where it has no values.
+        message.settings[name].value.extend(
+            str(each).lower() if isinstance(each, bool) else str(each) for each in values
+        )
+    return message
+
+
+def _trace_settings(answer: pb.TraceSettingResponse) -> Any:
+    told: dict[str, Any] = {}
+    for name, setting in sorted(answer.settings.items()):
+        values = list(setting.value)
+        told[name] = values if name == "trace_level" or len(values) != 1 else values[0]
+    return told
+
+
+def _only(body: Mapping[str, Any], known: set[str]) -> None:
+    strange = next((name for name in body if name not in known), None)
+    if strange is not None:
+        raise Failure(400, f"the body has {strange!r}; it may have {', '.join(sorted(known))}", "invalid_input")
+
+
+def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = body.get(name, {})
+    if not isinstance(found, dict):
+        raise _unlike(name, found, "an object")
+    return found
+
+
+def _whole(body: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    found = body.get(name, default)
+    if type(found) is not int or not 0 <= found < 2**63:
+        raise _unlike(name, found, "a whole number, 0 or more")
+    return found
+
+
+def _base64(value: Any, name: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise _unlike(name, value, "bytes in base64") from error
+
+
+def _unlike(name: str, value: Any, expected: str) -> Failure:
+    return Failure(400, f"{name} is {json.dumps(value)[:80]}; it must be {expected}", "invalid_input")

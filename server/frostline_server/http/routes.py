@@ -1,0 +1,35 @@
+"""The routes of the HTTP port, with what answers each."""
+
+import asyncio
+
+from starlette.routing import BaseRoute
+
+from frostline_server.access.access import Access
+from frostline_server.codec.decoder import RequestDecoder
+from frostline_server.codec.shared_memory import Regions
+from frostline_server.http.application import call_of
+from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.predict import Predict
+from frostline_server.http.rest import Rest
+from frostline_server.inference import Inference
+from frostline_server.rpc.guard import guarded
+from frostline_server.rpc.methods import Methods
+from frostline_server.rpc.oip_service import InferenceService
+
+
+def routes(inference: Inference, service: InferenceService, access: Access, regions: Regions) -> list[BaseRoute]:
+    """Every path that is answered; to be called on the event loop.
+
+    Args:
+        inference: takes inference calls.
+        service: answers the protocol's other calls.
+        access: who may call what.
+        regions: the shared memory that tensors may lie in.
+    """
+    methods = Methods()
+    service.register(methods)
+    methods = guarded(methods, access)
+    calls = InferenceCalls(inference, RequestDecoder(regions, brief=True), access, asyncio.get_running_loop())
+    rest, predict = Rest(methods, calls, call_of), Predict(methods, calls, call_of)
+    # The commonest first: they are looked through one after the other.
+    return [*rest.inference(), *predict.routes(), *rest.routes()]
