@@ -46,23 +46,9 @@ def promote(
 
     The running servers of the folder notice the change. No request fails because of it.
     """
-    from frostline_server.repository.rollout import CANARY, with_canary, with_shadow
-    from frostline_server.repository.rollout import promote as promoted
+    from frostline_server.repository.rollout import next_step
 
-    def step(before: "Rollout | None", there: list[int]) -> "Rollout":
-        trial = canary is not None or shadow
-        on_trial = None if trial or before is None else before.labels.get(CANARY, before.shadow)
-        chosen = version or on_trial or there[-1]
-        if chosen not in there:
-            raise _refused(f"model {model!r} has no version {chosen}; it has: {', '.join(map(str, there))}")
-        if not trial:
-            return promoted(before, chosen)
-        if canary is not None:
-            tried = with_canary(before, chosen, canary)
-            return with_shadow(tried, chosen) if shadow else tried
-        return with_shadow(before, chosen)
-
-    _change(models, model, step)
+    _change(models, model, lambda before, there: next_step(before, there, version, canary=canary, shadow=shadow))
 
 
 def rollback(model: Name, *, models: Models = Path("models")) -> None:
@@ -78,7 +64,6 @@ def rollback(model: Name, *, models: Models = Path("models")) -> None:
 
 def _change(models: Path, model: str, step: "Callable[[Rollout | None, list[int]], Rollout]") -> None:
     from frostline_server.errors import ConfigError
-    from frostline_server.model.artifact import is_version
     from frostline_server.regular_files import FileReader
     from frostline_server.repository import rollout as rollouts
 
@@ -86,28 +71,11 @@ def _change(models: Path, model: str, step: "Callable[[Rollout | None, list[int]
     if not model or Path(model).name != model or not folder.is_dir():
         there = sorted(path.name for path in models.glob("[!.]*") if path.is_dir())
         raise _refused(f"{models} has no model {model!r}; it has: {', '.join(there) or 'none'}")
-    versions = sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and is_version(path.name))
-    if not versions:
-        raise _refused(f"model {model!r} in {models} has no version")
     try:
-        before = rollouts.read(folder, FileReader(folder))
-        after = step(before, versions)
-        if after != before:
-            rollouts.write(folder, after)
+        after = rollouts.change(folder, FileReader(folder), step)
     except ConfigError as error:
         raise _refused(f"{model}: {error}") from error
-    typer.echo(f"{model}: {describe(after)}")
-
-
-def describe(rollout: "Rollout") -> str:
-    """A rollout as one line of text."""
-    parts = []
-    for label, version in rollout.labels.items():
-        share = f" with {rollout.split[label]:g} % of the traffic" if label in rollout.split else ""
-        parts.append(f"version {version} is {label}{share}")
-    if rollout.shadow is not None:
-        parts.append(f"version {rollout.shadow} gets a copy of the traffic")
-    return ", ".join(parts)
+    typer.echo(f"{model}: {after.told}")
 
 
 def _refused(sentence: str) -> Exception:

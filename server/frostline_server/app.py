@@ -26,6 +26,7 @@ from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
 from frostline_server.http.front_end import HttpFrontEnd
 from frostline_server.http.routes import routes
+from frostline_server.http.views import Views
 from frostline_server.inference import Inference
 from frostline_server.metrics.exchange import dump
 from frostline_server.metrics.families import RULES, Sources
@@ -243,8 +244,14 @@ class Server:
         config = self._config
         if not config.http or config.host.startswith("unix:"):
             return
-        answered = routes(self._inference, self._service, self._access, self.regions)
+        views = Views(self.repository, self._access, config.models, self._files, self._look_again, config.processes)
+        answered = routes(self._inference, self._service, self._access, self.regions, views)
         self._http = HttpFrontEnd(config, answered, reuse_port=self._place is not None)
+
+    def _look_again(self) -> None:
+        """Have the models folder looked at, because something in it has changed."""
+        if self._watcher is not None:
+            self._watcher.look()
 
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""

@@ -130,6 +130,10 @@ class Access:
             return
         raise self.refusal(identity, CONTROL if changes else NEEDED[method], method.rpartition("/")[2])
 
+    def roles(self, identity: Identity) -> list[str]:
+        """The roles that a caller has and can use through this port, in the order of `config.ROLES`."""
+        return _listed(identity.roles & self._here)
+
     def refusal(self, identity: Identity, needed: Roles, what: str) -> Unauthenticated | PermissionDenied:
         """What a caller without a role is told: which one is missing, who it is taken for, what the operator can do.
 

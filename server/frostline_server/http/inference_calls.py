@@ -47,7 +47,7 @@ class InferenceCalls:
         Raises:
             Failure: it may not use the method, or not now.
         """
-        if self._free:
+        if self._free:  # to predict, which is all that is asked for here
             return
         access = self._access
         shown = call.headers.get("authorization")

@@ -9,15 +9,23 @@ from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.http.application import call_of
 from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.page_files import PageFiles
 from frostline_server.http.predict import Predict
 from frostline_server.http.rest import Rest
+from frostline_server.http.views import Views
 from frostline_server.inference import Inference
 from frostline_server.rpc.guard import guarded
 from frostline_server.rpc.methods import Methods
 from frostline_server.rpc.oip_service import InferenceService
 
 
-def routes(inference: Inference, service: InferenceService, access: Access, regions: Regions) -> list[BaseRoute]:
+def routes(
+    inference: Inference,
+    service: InferenceService,
+    access: Access,
+    regions: Regions,
+    views: Views,
+) -> list[BaseRoute]:
     """Every path that is answered; to be called on the event loop.
 
     Args:
@@ -25,6 +33,7 @@ def routes(inference: Inference, service: InferenceService, access: Access, regi
         service: answers the protocol's other calls.
         access: who may call what.
         regions: the shared memory that tensors may lie in.
+        views: what the page shows.
     """
     methods = Methods()
     service.register(methods)
@@ -32,4 +41,10 @@ def routes(inference: Inference, service: InferenceService, access: Access, regi
     calls = InferenceCalls(inference, RequestDecoder(regions, brief=True), access, asyncio.get_running_loop())
     rest, predict = Rest(methods, calls, call_of), Predict(methods, calls, call_of)
     # The commonest first: they are looked through one after the other.
-    return [*rest.inference(), *predict.routes(), *rest.routes()]
+    return [
+        *rest.inference(),
+        *predict.routes(),
+        *rest.routes(),
+        *views.routes(),
+        *PageFiles().routes(),
+    ]

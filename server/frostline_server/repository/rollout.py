@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +17,7 @@ from reprlib import repr as short
 from typing import Any
 
 from frostline_server.errors import ConfigError
-from frostline_server.model.artifact import MAX_VERSION, distinct
+from frostline_server.model.artifact import MAX_VERSION, distinct, is_version
 from frostline_server.regular_files import FileReader
 
 FILE = "rollout.json"
@@ -77,6 +77,17 @@ class Rollout:
             raise ConfigError("a split or a shadow needs a version that is labelled stable")
         if self.shadow == self.labels.get(STABLE, 0):
             raise ConfigError(f"version {self.shadow} is stable; it cannot be its own shadow")
+
+    @property
+    def told(self) -> str:
+        """It as one line of text."""
+        parts = []
+        for label, version in self.labels.items():
+            share = f" with {self.split[label]:g} % of the traffic" if label in self.split else ""
+            parts.append(f"version {version} is {label}{share}")
+        if self.shadow is not None:
+            parts.append(f"version {self.shadow} gets a copy of the traffic")
+        return ", ".join(parts)
 
     @property
     def on_trial(self) -> bool:
@@ -240,6 +251,61 @@ def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
             "no version is on trial, and no previous stable version exists, so there is nothing to roll back to"
         )
     return replace(rollout, labels={**rollout.labels, STABLE: previous[-1]}, previous=tuple(previous[:-1]))
+
+
+def next_step(
+    rollout: Rollout | None,
+    on_disk: Sequence[int],
+    version: int | None,
+    *,
+    canary: float | None = None,
+    shadow: bool = False,
+) -> Rollout:
+    """Promote a version, or try it with a share of the traffic, a copy of it, or both.
+
+    Args:
+        rollout: the present rollout.
+        on_disk: versions that exist, ascending.
+        version: the one that is meant; None for the newest, and where one is promoted, for the one on trial if there is one.
+        canary: its share of the traffic in percent.
+        shadow: whether it gets a copy of the traffic.
+
+    Raises:
+        ConfigError: there is no such version, or it cannot be tried so.
+    """
+    trial = canary is not None or shadow
+    on_trial = None if trial or rollout is None else rollout.labels.get(CANARY, rollout.shadow)
+    chosen = version or on_trial or on_disk[-1]
+    if chosen not in on_disk:
+        raise ConfigError(f"there is no version {chosen}; there are: {', '.join(map(str, on_disk))}")
+    if not trial:
+        return promote(rollout, chosen)
+    tried = rollout if canary is None else with_canary(rollout, chosen, canary)
+    return with_shadow(tried, chosen) if shadow or tried is None else tried
+
+
+def change(folder: Path, files: FileReader, step: Callable[[Rollout | None, list[int]], Rollout]) -> Rollout:
+    """Replace a model's rollout by the next one.
+
+    Args:
+        folder: the model's folder.
+        files: reads what is in it.
+        step: gives the next rollout, from the present one and the versions that exist, ascending.
+
+    Returns:
+        The next one.
+
+    Raises:
+        ConfigError: there is no version, no next rollout, or the folder cannot be read or written to.
+    """
+    on_disk = sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and is_version(path.name))
+    if not on_disk:
+        raise ConfigError("it has no version")
+    before = read(folder, files)
+    after = step(before, on_disk)
+    if after != before:
+        write(folder, after)
+    return after
 
 
 # Routes

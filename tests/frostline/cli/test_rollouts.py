@@ -86,7 +86,7 @@ def test_a_canary_and_a_shadow_can_be_asked_for_at_once_and_taken_back_at_once(m
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("promote", "digits", "7"), "model 'digits' has no version 7; it has: 1, 2, 3, 10"),
+        (("promote", "digits", "7"), "digits: there is no version 7; there are: 1, 2, 3, 10"),
         (("promote", "digits", "0"), "greater than or equal to 1"),
         (("promote", "digits", "canary"), "valid integer"),
         (("promote", "letters"), "has no model 'letters'; it has: digits"),

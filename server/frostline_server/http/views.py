@@ -1,0 +1,292 @@
+"""What the page shows and a client of the protocol does not need: a version's card and pictures, live numbers, the caller.
+
+Promotion and rollback change the model's rollout.json, as `frostline promote` and `frostline rollback` do, and every call of
+them is a line of the audit log.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic_core import to_json as json_bytes
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from frostline_server import logs
+from frostline_server.access.access import Access
+from frostline_server.access.identity import Identity
+from frostline_server.access.permissions import CONTROL
+from frostline_server.errors import ConfigError, ModelNotFound, PredictionError
+from frostline_server.http.application import call_of
+from frostline_server.http.call import Call
+from frostline_server.http.infer import Strict, parsed
+from frostline_server.http.inference_calls import names
+from frostline_server.http.statuses import Failure, failure_of
+from frostline_server.model.stats import Histogram
+from frostline_server.regular_files import FileReader
+from frostline_server.repository import rollout as rollouts
+from frostline_server.repository.registry import ModelVersion, Repository
+from frostline_server.repository.rollout import Rollout
+
+CARD, LIVE = "/frostline.v1.Predictor/Schema", "/inference.GRPCInferenceService/ModelStatistics"
+"""The methods whose roles these views need: who may read what a model takes may read its card, too."""
+
+_PICTURES: Mapping[str, str] = {".png": "image/png", ".svg": "image/svg+xml"}
+_MOST_PICTURE_BYTES = 16 << 20
+_PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+"""Of a picture that is opened by itself: an SVG may hold a program."""
+
+
+class PromoteRequest(Strict):
+    """A version to promote, or to try beside the stable version."""
+
+    version: int | None = Field(None, ge=1, description="null for the version on trial, or the newest")
+    canary: float | None = Field(None, gt=0, lt=100, description="try it with this share of the traffic, in percent")
+    shadow: bool = Field(False, description="try it with a copy of the traffic")
+
+
+class Views:
+    """The endpoints of the page.
+
+    Args:
+        repository: the models.
+        access: who may call what.
+        folder: of the models.
+        files: reads what is in it.
+        changed: called when a rollout has changed; from any thread.
+        processes: that share the port, of which this one shows its own numbers.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        access: Access,
+        folder: Path,
+        files: FileReader,
+        changed: Callable[[], None],
+        processes: int,
+    ) -> None:
+        self._repository = repository
+        self._access = access
+        self._folder = folder
+        self._files = files
+        self._changed = changed
+        self._processes = processes
+        self._changing = threading.Lock()
+
+    def routes(self) -> list[Route]:
+        """Each path with what answers it."""
+        version = "/v2/models/{model}/versions/{version}"
+        return [
+            Route("/v2/me", self.me),
+            Route("/v2/models/{model}/live", self.live),
+            Route(f"{version}/card", self.card),
+            Route(f"{version}/pictures/{{file}}", self.picture),
+            Route("/v2/models/{model}/promote", self.promote, methods=["POST"]),
+            Route("/v2/models/{model}/rollback", self.rollback, methods=["POST"]),
+        ]
+
+    async def me(self, request: Request) -> Response:
+        """Who the caller is taken for, and what it may do here."""
+        identity = self._identity(call_of(request))
+        roles = self._access.roles(identity)
+        return _json({"name": identity.name, "credential": identity.credential, "roles": roles})
+
+    async def card(self, request: Request) -> Response:
+        """A version's card, and the names of its pictures."""
+        call = call_of(request)
+        self._permit(call, CARD)
+        version = self._version(call)
+        return _json(await _in_thread(lambda: self._card(version)))
+
+    def _card(self, version: ModelVersion) -> dict[str, Any]:
+        try:
+            found = json.loads(self._files.text(version.path / "card.json"))
+        except (OSError, ValueError):  # there need be none, and what is wrong with it is in the version's reason
+            found = {}
+        card: dict[str, Any] = found if isinstance(found, dict) else {}
+        try:
+            pictures = sorted(path.name for path in version.path.iterdir() if path.suffix in _PICTURES)
+        except OSError:
+            pictures = []
+        # Of a picture in two formats, the one that is sharp at any size.
+        sharp = {name[:-4] for name in pictures if name.endswith(".svg")}
+        shown = [name for name in pictures if name.endswith(".svg") or name[:-4] not in sharp]
+        return {**card, "pictures": shown}
+
+    async def picture(self, request: Request) -> Response:
+        """A picture of a version."""
+        call = call_of(request)
+        self._permit(call, CARD)
+        version, name = self._version(call), call.parameters["file"]
+        path = version.path / name
+        if path.name != name or path.suffix not in _PICTURES or name.startswith("."):
+            raise Failure(
+                404, f"version {version.version} of {version.name} has no picture {name[:100]!r}", "not_found"
+            )
+        try:
+            content = await _in_thread(lambda: self._files.read(path, _MOST_PICTURE_BYTES))
+        except OSError as error:
+            raise Failure(
+                404, f"version {version.version} of {version.name} has no picture {name[:100]!r}", "not_found"
+            ) from error
+        said = {"content-security-policy": _PICTURE_POLICY, "cache-control": "private, max-age=60"}
+        return Response(content, media_type=_PICTURES[path.suffix], headers=said)
+
+    async def live(self, request: Request) -> Response:
+        """A model's numbers since the start, for charts."""
+        call = call_of(request)
+        self._permit(call, LIVE)
+        name = call.parameters["model"]
+        versions = self._repository.versions(name)
+        if not versions:
+            raise failure_of(ModelNotFound(f"Request for unknown model: {name[:200]!r} is not found"))
+        traffic = self._repository.traffic(name)
+        routes = traffic.routes
+        return _json(
+            {
+                "model": name,
+                "at_s": time.monotonic(),
+                "processes": self._processes,
+                "traffic": {
+                    "labels": dict(routes.labels),
+                    "percent": {str(number): round(100 * share, 3) for number, share in routes.shares().items()},
+                    "shadow": routes.shadow,
+                    "problems": traffic.problems,
+                },
+                "versions": [_live(version) for version in versions],
+            }
+        )
+
+    async def promote(self, request: Request) -> Response:
+        """Promote a version, or try it."""
+        call = call_of(request)
+
+        async def step() -> Callable[[Rollout | None, list[int]], Rollout]:
+            asked = parsed(PromoteRequest, await call.body() or b"{}")
+            return lambda before, there: rollouts.next_step(
+                before, there, asked.version, canary=asked.canary, shadow=asked.shadow
+            )
+
+        return await self._change(call, "Promote", step)
+
+    async def rollback(self, request: Request) -> Response:
+        """End a trial, or return to the previous version."""
+
+        async def step() -> Callable[[Rollout | None, list[int]], Rollout]:
+            return rollouts.rollback
+
+        return await self._change(call_of(request), "Rollback", step)
+
+    async def _change(
+        self,
+        call: Call,
+        method: str,
+        step: Callable[[], Awaitable[Callable[[Rollout | None, list[int]], Rollout]]],
+    ) -> Response:
+        """Change a model's rollout, with a line in the audit log."""
+        name = call.parameters["model"]
+        who = Identity("unknown", frozenset(), "unknown")
+        status = "UNKNOWN"
+        try:
+            who = self._identity(call)
+            if CONTROL.isdisjoint(self._access.roles(who)):
+                raise failure_of(self._access.refusal(who, CONTROL, method))
+            self._admit(who)
+            after = await self._changed_rollout(name, await step())
+            status = "OK"
+        except Failure as failure:
+            status = failure.code or str(failure.status)
+            raise
+        finally:
+            told = {"identity": who.name, "credential": who.credential, "peer": call.exchange.peer}
+            logs.audit(**told, method=method, model=name[:200], status=status)
+        return _json({"rollout": after.told})
+
+    async def _changed_rollout(self, name: str, step: Callable[[Rollout | None, list[int]], Rollout]) -> Rollout:
+        if not self._repository.versions(name):
+            raise failure_of(ModelNotFound(f"Request for unknown model: {name[:200]!r} is not found"))
+
+        def change() -> Rollout:
+            with self._changing:
+                return rollouts.change(self._folder / name, self._files, step)
+
+        try:
+            after: Rollout = await _in_thread(change)
+        except (ConfigError, OSError) as error:
+            raise Failure(409, f"{name}: {error}", "rollout_refused", code="FAILED_PRECONDITION") from error
+        self._changed()
+        return after
+
+    def _version(self, call: Call) -> ModelVersion:
+        """The version that the path names, whatever its state."""
+        name, version = call.parameters["model"], call.parameters["version"]
+        number = int(version) if version.isascii() and version.isdecimal() and len(version) < 20 else -1
+        if number < 0:
+            number = self._repository.traffic(name).routes.labels.get(version, -1)
+        found = self._repository.of(name).get(number)
+        if found is None:
+            raise failure_of(ModelNotFound(f"model {name[:200]!r} has no version {version[:100]!r}"))
+        return found
+
+    def _identity(self, call: Call) -> Identity:
+        shown = call.headers.get("authorization")
+        try:
+            return self._access.identify(None if shown is None else shown.encode("latin-1"), names(call))
+        except PredictionError as error:
+            raise failure_of(error) from None
+
+    def _permit(self, call: Call, method: str) -> None:
+        identity = self._identity(call)
+        try:
+            self._access.permit(identity, method)
+        except PredictionError as error:
+            raise failure_of(error) from None
+        self._admit(identity)
+
+    def _admit(self, identity: Identity) -> None:
+        try:
+            identity.admit(time.monotonic())
+        except PredictionError as error:
+            raise failure_of(error) from None
+
+
+def _live(version: ModelVersion) -> dict[str, Any]:
+    served = version.served  # read once: it may be released meanwhile
+    told: dict[str, Any] = {"version": version.version, "state": version.state, "reason": version.reason}
+    if served is None:
+        return told
+    stats = served.stats.snapshot()
+    by_label, _ = served.predictions.counts()
+    return told | {
+        "fault": served.fault,
+        "device": served.device,
+        "provider": served.provider,
+        "verified": served.golden is not None,
+        "requests": stats.succeeded,
+        "failed": sum(stats.codes.values()) - stats.succeeded,
+        "rows": stats.rows,
+        "queue_rows": served.batcher.queued_rows,
+        "latency_s": _histogram(stats.request_seconds),
+        "batch_rows": _histogram(stats.batch_rows),
+        "predictions": by_label,
+    }
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    counts = [int(count) for _, count in histogram.buckets()]
+    return {"bounds": histogram.bounds, "counts": counts, "sum": histogram.total}
+
+
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _json(told: Any) -> Response:
+    return Response(json_bytes(told, inf_nan_mode="strings"), media_type="application/json")
