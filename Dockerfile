@@ -63,7 +63,7 @@ CMD ["train", "--help"]
 
 FROM runtime AS serve
 COPY --from=serve-environment /opt/frostline/ /opt/frostline/
-EXPOSE 8001 8002
+EXPOSE 8000 8001 8002
 # Ready, not only alive: `docker compose up --wait` then waits for answers. http.client ignores any proxy of the environment.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('FROSTLINE_METRICS_PORT', '8002')), timeout=3); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]

@@ -37,7 +37,7 @@ def test_the_server_gets_free_ports_and_the_flags() -> None:
     echo = program(f"say(**{READY}, flags=sys.argv[1:])", "wait()")
     with server_process.serve(["--models", "m"], lambda _: None, program=echo) as served:
         flags = served.ready["flags"]
-    assert flags == ["--port", "0", "--metrics-port", "0", "--log-format", "json", "--models", "m"]
+    assert flags == ["--port", "0", "--metrics-port", "0", "--http-port", "0", "--log-format", "json", "--models", "m"]
 
 
 def test_a_server_that_ends_early_is_reported_with_its_log() -> None:

@@ -167,7 +167,7 @@ def test_images_keep_onnx_runtime_from_reporting_usage() -> None:
 
 def test_the_image_exposes_the_default_ports() -> None:
     fields = ServerConfig.model_fields
-    assert last("serve", "EXPOSE").split() == [str(fields[name].default) for name in ("port", "metrics_port")]
+    assert last("serve", "EXPOSE").split() == [str(fields[name].default) for name in ("http_port", "port", "metrics_port")]
 
 
 @pytest.mark.parametrize("target", ["serve", "train"])
@@ -234,7 +234,7 @@ def test_the_health_check_fails_where_nothing_listens() -> None:
 
 def test_every_published_port_is_on_loopback() -> None:
     ports = [port for service in compose()["services"].values() for port in service.get("ports", ())]
-    assert sorted(ports) == [f"127.0.0.1:{port}:{port}" for port in (3000, 8001, 8002, 9090)]
+    assert sorted(ports) == [f"127.0.0.1:{port}:{port}" for port in (3000, 8000, 8001, 8002, 9090)]
 
 
 def test_what_compose_mounts_exists_and_its_volumes_are_declared() -> None:

@@ -73,6 +73,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_CLIENT_CERTIFICATES": "required", "FROSTLINE_TLS_CLIENT_CA": "ca.pem",
         "FROSTLINE_ACCESS_FILE": "a.toml", "FROSTLINE_ALLOW_ANONYMOUS": "predict", "FROSTLINE_ADMIN_PORT": "0",
         "FROSTLINE_ADMIN_HOST": "::1", "FROSTLINE_METRICS_ACCESS": "observe", "FROSTLINE_METRICS_TLS": "true",
+        "FROSTLINE_HTTP": "false", "FROSTLINE_HTTP_PORT": "0", "FROSTLINE_HTTP_HOSTS": "a.example",
+        "FROSTLINE_HTTP_CORS_ORIGINS": "https://b.example",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -90,6 +92,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "client_certificates": "required", "tls_client_ca": Path("ca.pem"), "access_file": Path("a.toml"),
         "allow_anonymous": "predict", "admin_port": 0, "admin_host": "::1", "metrics_access": "observe",
         "metrics_tls": True,
+        "http": False, "http_port": 0, "http_hosts": "a.example", "http_cors_origins": "https://b.example",
     }  # fmt: skip
 
 
