@@ -29,7 +29,7 @@ from frostline_server.http.routes import routes
 from frostline_server.http.views import Views
 from frostline_server.inference import Inference
 from frostline_server.metrics.exchange import dump
-from frostline_server.metrics.families import RULES, Sources
+from frostline_server.metrics.families import RULES, Network, Sources
 from frostline_server.metrics.http import MetricsServer
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
@@ -248,6 +248,18 @@ class Server:
         answered = routes(self._inference, self._service, self._access, self.regions, views)
         self._http = HttpFrontEnd(config, answered, reuse_port=self._place is not None)
 
+    def _network(self) -> Network | None:
+        """What the front ends hold and refuse together; None where gRPC's own library does not say."""
+        grpc, http = self._transport.network(), self._http
+        if grpc is None or http is None:
+            return grpc
+        return Network(
+            grpc.held + http.budget.used,
+            grpc.limit + http.budget.limit,
+            grpc.connections + http.connections,
+            {**grpc.refused, **{f"http_{reason}": count for reason, count in http.refused.items()}},
+        )
+
     def _look_again(self) -> None:
         """Have the models folder looked at, because something in it has changed."""
         if self._watcher is not None:
@@ -266,7 +278,7 @@ class Server:
             transport.name,
             self.ready,
             self.fell_back,
-            transport.network,
+            self._network,
             self._last_look,
         )
         register(registry, sources)

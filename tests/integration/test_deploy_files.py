@@ -167,7 +167,9 @@ def test_images_keep_onnx_runtime_from_reporting_usage() -> None:
 
 def test_the_image_exposes_the_default_ports() -> None:
     fields = ServerConfig.model_fields
-    assert last("serve", "EXPOSE").split() == [str(fields[name].default) for name in ("http_port", "port", "metrics_port")]
+    assert last("serve", "EXPOSE").split() == [
+        str(fields[name].default) for name in ("http_port", "port", "metrics_port")
+    ]
 
 
 @pytest.mark.parametrize("target", ["serve", "train"])

@@ -41,16 +41,12 @@ class Application:
         routes: what is answered.
         origins: which pages' requests are.
         most_bytes: the longest body, unpacked.
-        counted: is told of each failure.
     """
 
-    def __init__(
-        self, routes: Sequence[BaseRoute], origins: Origins, most_bytes: int, counted: Callable[[Failure], None]
-    ) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], origins: Origins, most_bytes: int) -> None:
         self._router = Router(routes, redirect_slashes=False, default=_nothing_there)
         self._origins = origins
         self._most_bytes = most_bytes
-        self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -63,7 +59,6 @@ class Application:
         except ClientGone:
             return
         if failure is not None:
-            self._counted(failure)
             response = Response(failure.body, failure.status)
             response.raw_headers = [(b"content-length", str(len(failure.body)).encode()), *failure.headers]
             await response(scope, receive, sending.send)

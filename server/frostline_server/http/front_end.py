@@ -21,7 +21,6 @@ from frostline_server.errors import StartError
 from frostline_server.http.application import Application
 from frostline_server.http.connection import Connection, Limits, Shared
 from frostline_server.http.security import Origins
-from frostline_server.http.statuses import Failure
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.runtime.host_limits import memory_limit_bytes
@@ -58,7 +57,7 @@ class HttpFrontEnd:
             trusted=local and bool(config.anonymous_roles(local=local)),
         )
         most = Limits.body_of(config.max_message_bytes)
-        application = Application(routes, origins, most, self._failed)
+        application = Application(routes, origins, most)
         self._uvicorn = Config(
             application,
             http=Connection,
@@ -156,9 +155,6 @@ class HttpFrontEnd:
             connection.transport.abort()
         # Transports close their sockets in the turn after the one in which they are told to.
         await asyncio.sleep(0)
-
-    def _failed(self, failure: Failure) -> None:
-        """Nothing yet: inference counts its own failures."""
 
     def _look(self) -> None:
         shared = self._shared

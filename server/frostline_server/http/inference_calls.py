@@ -3,17 +3,22 @@
 import asyncio
 import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.message_scan import TakesLong
-from frostline_server.errors import PredictionError
+from frostline_server.errors import InvalidInput, MessageTooLarge, NetworkFull, PredictionError
 from frostline_server.http.call import Call, ClientGone
-from frostline_server.http.statuses import failure_of
+from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
+
+_OF_STATUSES: Mapping[int, type[PredictionError]] = {413: MessageTooLarge, 503: NetworkFull}
+"""What a failure of HTTP itself is counted as; others are bad requests."""
 
 
 class InferenceCalls:
@@ -57,6 +62,17 @@ class InferenceCalls:
             identity.admit(time.monotonic())
         except PredictionError as error:
             raise failure_of(error) from None
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what fails in the block before it is a request to the batcher, which counts its own."""
+        try:
+            yield
+        except Failure as failure:
+            if not failure.code:
+                error = _OF_STATUSES.get(failure.status, InvalidInput)
+                self._inference.count(error(failure.sentence))
+            raise
 
     async def answer(self, call: Call, method: str, message: bytes) -> bytes:
         """The serialised response to a serialised request.

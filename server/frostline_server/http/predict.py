@@ -123,6 +123,10 @@ class Predict:
 
     async def predict(self, request: Request) -> Response:
         """Predict rows."""
+        with self._calls.counting():
+            return await self._predict(request)
+
+    async def _predict(self, request: Request) -> Response:
         call = self._call_of(request)
         self._calls.admit(call, PREDICT)
         body = await call.body()

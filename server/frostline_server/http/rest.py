@@ -113,6 +113,10 @@ class Rest:
 
     async def infer(self, request: Request) -> Response:
         """Answer an inference request."""
+        with self._calls.counting():
+            return await self._infer(request)
+
+    async def _infer(self, request: Request) -> Response:
         call = self._call_of(request)
         self._calls.admit(call, MODEL_INFER)
         body = await call.body()
