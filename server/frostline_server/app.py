@@ -219,9 +219,10 @@ class Server:
             TraceControl(self.repository),
             SharedMemory(self.regions),
         )
-        self._service = service = InferenceService(parts)
+        self._own_service = service = InferenceService(parts)
         if self._place is not None:
             service = InferenceService((*parts, ControlOfAll(self._place.supervisor)))
+        self._service = service
         here = EVERY_ROLE if config.admin_port is None else EVERY_ROLE - CONTROL
         known = self._credentials
         self._access = Access.at(config.host, config, known, here, "connect to the admin port (admin_port)")
@@ -229,7 +230,7 @@ class Server:
         cpus = cpu_count() / config.processes
         report = LoadReport(lambda: Totals.of(self.repository.snapshot()), cpus, time.monotonic())
         self._transport = Transport(
-            config,
+            config.model_copy(update={"network_bytes": self._network_bytes() - self._http_bytes()}),
             self._inference,
             service,
             self._health,
@@ -242,11 +243,20 @@ class Server:
     def _create_http(self) -> None:
         """Create what answers HTTP, unless it is off; a Unix socket, which only some may open, has no port beside it."""
         config = self._config
-        if not config.http or config.host.startswith("unix:"):
+        if not self._http_bytes():
             return
         views = Views(self.repository, self._access, config.models, self._files, self._look_again, config.processes)
         answered = routes(self._inference, self._service, self._access, self.regions, views)
-        self._http = HttpFrontEnd(config, answered, reuse_port=self._place is not None)
+        self._http = HttpFrontEnd(config, answered, self._http_bytes(), reuse_port=self._place is not None)
+
+    def _network_bytes(self) -> int:
+        """The memory for messages in flight, of gRPC and HTTP together."""
+        return self._config.network_bytes or memory_limit_bytes() // 4 // self._config.processes
+
+    def _http_bytes(self) -> int:
+        """The part of it that is HTTP's; 0 where HTTP is not answered."""
+        answered = self._config.http and not self._config.host.startswith("unix:")
+        return self._network_bytes() // 3 if answered else 0
 
     def _network(self) -> Network | None:
         """What the front ends hold and refuse together; None where gRPC's own library does not say."""
@@ -283,7 +293,7 @@ class Server:
         )
         register(registry, sources)
         if self._place is not None:
-            self._private = PrivatePort(self._place.socket, self._service, lambda: dump(registry, RULES))
+            self._private = PrivatePort(self._place.socket, self._own_service, lambda: dump(registry, RULES))
             return
         self._metrics = MetricsServer.of(config, registry, self.unready, self._credentials)
 

@@ -23,6 +23,7 @@ from frostline.protocol import ERROR_KIND
 from frostline_server.runtime.host_limits import memory_limit_bytes
 from tests.support import onnx_models
 from tests.support.calls import refused, row_request, statistics, stub
+from tests.support.http_calls import ask
 from tests.support.processes import Served, serve
 from tests.support.servers import TIMEOUT_S
 
@@ -55,6 +56,7 @@ class Server:
     served: Served
     address: str
     metrics: str
+    http: str
     models: Path
 
     def page(self) -> Mapping[Series, float]:
@@ -94,12 +96,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear")
     onnx_models.write_artifact(models, "later")
-    process = serve(models, "--model-control", "explicit", "--load-models", "linear", "--allow-anonymous", "all")
+    flags = ["--model-control", "explicit", "--load-models", "linear", "--allow-anonymous", "all"]
+    process = serve(models, *flags, "--http", "--http-port", "0")
     with process:
         served = Served(process)
         try:
             ready = served.until("ready")
-            yield Server(served, ready["address"], ready["metrics"], models)
+            yield Server(served, ready["address"], ready["metrics"], ready["http"], models)
             process.terminate()
             events = served.rest()
             assert process.wait(TIMEOUT_S) == 0
@@ -147,6 +150,25 @@ def test_a_model_that_is_loaded_through_one_process_is_loaded_in_all(
     for channel in everywhere:
         code, _ = refused(stub(channel).ModelInfer, row_request(ROW, model="later"), timeout=TIMEOUT_S)
         assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND)
+
+
+def test_the_processes_share_the_http_port_and_what_is_controlled_there_reaches_all(
+    server: Server, everywhere: list[grpc.Channel]
+) -> None:
+    body = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": ROW.ravel().tolist()}]}
+    assert ask(server.http, "/v2/repository/models/later/load", {}).status == 200
+    try:
+        for channel in everywhere:
+            assert stub(channel).ModelReady(pb.ModelReadyRequest(name="later")).ready
+        for _ in range(16):  # each on a connection of its own, so that both processes answer some
+            assert ask(server.http, "/v2/models/later/infer", body).status == 200
+        assert ask(server.http, "/v2/models/later/stats").json["model_stats"][0]["execution_count"] == 16
+        assert ask(server.http, "/v2/models/later/live").json["processes"] == 2
+    finally:
+        assert ask(server.http, "/v2/repository/models/later/unload", {}).status == 200
+    index = {each["name"]: each.get("state") for each in ask(server.http, "/v2/repository/index", {}).json}
+    assert index["linear"] == "READY"
+    assert index["later"] != "READY"
 
 
 def test_a_refusal_of_all_processes_is_the_refusal_of_one(server: Server, everywhere: list[grpc.Channel]) -> None:

@@ -23,7 +23,6 @@ from frostline_server.http.connection import Connection, Limits, Shared
 from frostline_server.http.security import Origins
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget
-from frostline_server.runtime.host_limits import memory_limit_bytes
 from frostline_server.tls import server_context
 
 _BACKLOG = 1024
@@ -40,16 +39,19 @@ class HttpFrontEnd:
     Args:
         config: the server's settings.
         routes: what is answered.
+        network_bytes: memory for messages in flight, in bytes.
         reuse_port: whether other processes listen on the same port.
     """
 
-    def __init__(self, config: ServerConfig, routes: Sequence[BaseRoute], *, reuse_port: bool = False) -> None:
+    def __init__(
+        self, config: ServerConfig, routes: Sequence[BaseRoute], network_bytes: int, *, reuse_port: bool = False
+    ) -> None:
         self._config = config
         self._reuse_port = reuse_port
         self._server: asyncio.Server | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._certificate = _certificate(config)
-        self.budget = Budget((config.network_bytes or memory_limit_bytes() // 4 // config.processes) // 2)
+        self.budget = Budget(network_bytes)
         local = local_only(config.host)
         origins = Origins(
             _listed(config.http_hosts),

@@ -52,6 +52,8 @@ def run(config: ServerConfig) -> int:
         raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
     with ExitStack() as stack:
         ports = {"port": _taken(config.host, config.port, stack)}
+        if config.http:
+            ports["http_port"] = _taken(config.host, config.http_port, stack)
         if config.admin_port is not None:
             ports["admin_port"] = _taken(config.admin_host, config.admin_port, stack)
         folder = stack.enter_context(private_folder())
