@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING
 
 import onnxruntime
 import structlog
@@ -24,9 +25,6 @@ from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
 from frostline_server.errors import PredictionError, StartError
-from frostline_server.http.front_end import HttpFrontEnd
-from frostline_server.http.routes import routes
-from frostline_server.http.views import Views
 from frostline_server.inference import Inference
 from frostline_server.metrics.exchange import dump
 from frostline_server.metrics.families import RULES, Network, Sources
@@ -57,6 +55,9 @@ from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.rpc.supervised import ControlOfAll, Place
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
 from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
+
+if TYPE_CHECKING:
+    from frostline_server.http.front_end import HttpFrontEnd
 
 LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
@@ -245,6 +246,11 @@ class Server:
         config = self._config
         if not self._http_bytes():
             return
+        # Only who answers HTTP pays for its libraries.
+        from frostline_server.http.front_end import HttpFrontEnd  # noqa: PLC0415
+        from frostline_server.http.routes import routes  # noqa: PLC0415
+        from frostline_server.http.views import Views  # noqa: PLC0415
+
         views = Views(self.repository, self._access, config.models, self._files, self._look_again, config.processes)
         answered = routes(self._inference, self._service, self._access, self.regions, views)
         self._http = HttpFrontEnd(config, answered, self._http_bytes(), reuse_port=self._place is not None)
