@@ -17,7 +17,6 @@ from frostline_server.app import Server
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.repository.registry import ModelVersion
-from frostline_server.rpc.h2 import front_end
 from frostline_server.rpc.supervised import Place
 from frostline_server.runtime import host_limits
 from tests.support.calls import row_request, stub
@@ -182,7 +181,7 @@ def test_a_run_gets_half_the_cpus_that_the_process_may_use_unless_told_otherwise
 def test_one_of_several_processes_takes_its_share_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_end, "memory_limit_bytes", lambda: 80_000_000)
+    monkeypatch.setattr(app, "memory_limit_bytes", lambda: 80_000_000)
     monkeypatch.setattr(app, "cpu_count", lambda: 2)
     with running(tmp_path, model_control="none", log_level="error", processes=4) as server:
         network, report = server.server._transport.network(), server.server._transport._report

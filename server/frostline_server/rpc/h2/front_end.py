@@ -33,7 +33,6 @@ from frostline_server.rpc.h2.stream import StreamInference
 from frostline_server.rpc.h2.unary import UnaryInference
 from frostline_server.rpc.load_report import KEY
 from frostline_server.rpc.methods import Methods
-from frostline_server.runtime.host_limits import memory_limit_bytes
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +48,7 @@ class H2FrontEnd:
     Args:
         inference: takes inference calls.
         methods: the handlers of all other methods.
-        config: the server's settings.
+        config: the server's settings, with the memory for messages in flight that is this front end's.
         context: gives the TLS of a new connection; None for no TLS.
         access: who may predict; `methods` ask for themselves.
         report: gives the server's load, measured anew; None for no reports.
@@ -75,7 +74,7 @@ class H2FrontEnd:
         self._streams = StreamInference(inference, self._batchers, self._post, self._mine)
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
         self._trim = Trim(lambda: self._helper.submit(give_back))
-        self.budget = Budget(config.network_bytes or memory_limit_bytes() // 4 // config.processes)
+        self.budget = Budget(config.network_bytes)
         # With a count of its own from the start: an alert watches it grow.
         self.refused: dict[str, int] = {"files": 0}
         """What was refused before anything else saw it, by reason."""
