@@ -1,0 +1,108 @@
+/** An answer in words and bars. */
+
+import { bars } from "./chart.js";
+import { el, percent, plural, readable } from "./dom.js";
+
+const MOST_BARS = 10;
+const MOST_CHARACTERS = 4000;
+const MOST_PLACES = 250_000;
+
+const NOTES = [
+  ["missing", "Missing", "the model answers without it"],
+  ["unknown", "Unknown", "training has not seen this value"],
+  ["outside", "Outside", "lower or higher than all that training saw, or a text that was cut"],
+];
+
+/**
+ * The answer to one row.
+ * @param {Object} answer of the server
+ * @param {number} tookMs milliseconds that this page waited for it
+ * @param {string[]} names of the classes
+ */
+export function answerOf(answer, tookMs, names) {
+  const [prediction] = answer.predictions;
+  return el(
+    "article",
+    { class: "answer" },
+    el("p", { class: "hint", text: `Version ${answer.version} answered in ${readable(Math.round(tookMs * 10) / 10)} ms.` }),
+    headline(prediction),
+    ...details(prediction, names),
+    ...NOTES.filter(([name]) => prediction[name]?.length).map(([name, word, meaning]) =>
+      el("p", { class: "note" }, el("strong", { text: `${word}: ` }), `${prediction[name].join(", ")} (${meaning}).`),
+    ),
+  );
+}
+
+/** The short form of a prediction, to compare two of them. */
+export function gist(prediction) {
+  if (prediction.values) return Object.entries(prediction.values).map(([name, value]) => `${name} ${readable(value)}`).join(", ");
+  if (prediction.labels) return prediction.labels.join(", ") || "no label";
+  if (prediction.class !== undefined) return decided(prediction);
+  return null;
+}
+
+function decided({ label, class: number }) {
+  return label || (number === null || number === undefined ? "undecided" : `class ${number}`);
+}
+
+function headline(prediction) {
+  const words = prediction.values ? null : gist(prediction);
+  return words === null ? null : el("p", { class: "headline", text: words });
+}
+
+function details(prediction, names) {
+  if (prediction.probabilities) return probabilities(prediction);
+  if (prediction.probability !== undefined && prediction.probability !== null) {
+    // Of yes and no the server says the probability of yes.
+    const [no, yes] = names.length === 2 ? names : ["no", "yes"];
+    const both = [[yes, prediction.probability], [no, 1 - prediction.probability]];
+    return [bars(both, percent, (name) => name === prediction.label)];
+  }
+  if (prediction.values) {
+    return [el("dl", { class: "values" }, ...Object.entries(prediction.values).flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: readable(value) })]))];
+  }
+  if (prediction.vector) {
+    const start = prediction.vector.slice(0, 8).map(readable).join(", ");
+    return [el("p", { text: `A vector of ${plural(prediction.vector.length, "number")}: ${start}${prediction.vector.length > 8 ? ", …" : ""}` })];
+  }
+  if (prediction.map) return map(prediction.map, names);
+  return [json(prediction.outputs ?? prediction)];
+}
+
+function probabilities(prediction) {
+  const ranked = Array.isArray(prediction.probabilities)
+    ? prediction.probabilities.map((each) => [decided(each), each.probability])
+    : Object.entries(prediction.probabilities).sort(([, one], [, other]) => other - one);
+  const chosen = prediction.labels ? (name) => prediction.labels.includes(name) : (name) => name === decided(prediction);
+  const rest = ranked.length - MOST_BARS;
+  return [
+    bars(ranked.slice(0, MOST_BARS), percent, chosen),
+    rest > 0 ? el("p", { class: "hint", text: `and ${rest} less probable ones` }) : null,
+  ];
+}
+
+/** A class at each place: a picture of the indices, and how many places each class has. */
+function map(rows, names) {
+  const width = rows[0]?.length;
+  if (!width || !rows.every((row) => Array.isArray(row) && row.every(Number.isInteger)) || width * rows.length > MOST_PLACES) return [json(rows)];
+  const canvas = el("canvas", { width, height: rows.length, class: "map", role: "img", "aria-label": "The class at each place" });
+  const context = canvas.getContext("2d");
+  const counts = new Map();
+  rows.forEach((row, y) => row.forEach((index, x) => {
+    counts.set(index, (counts.get(index) ?? 0) + 1);
+    context.fillStyle = hue(index);
+    context.fillRect(x, y, 1, 1);
+  }));
+  const shares = [...counts].sort(([, one], [, other]) => other - one).slice(0, MOST_BARS);
+  return [canvas, bars(shares.map(([index, count]) => [names[index] ?? `class ${index}`, count / (width * rows.length)]), percent)];
+}
+
+function hue(index) {
+  return index === 0 ? "#d5dde5" : `hsl(${(index * 137) % 360} 60% 45%)`;
+}
+
+function json(value) {
+  const text = JSON.stringify(value);
+  const cut = text.length > MOST_CHARACTERS;
+  return el("pre", { tabindex: "0", text: cut ? `${text.slice(0, MOST_CHARACTERS)} … (${plural(text.length, "character")})` : text });
+}

@@ -1,0 +1,83 @@
+/** The server's HTTP API: addresses, credentials and errors. */
+
+const TOKEN = "frostline.token";
+
+/** A refusal of the server, or no answer at all. The message is the server's own sentence. */
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** The token that was typed in; empty for none. Only this tab has it. */
+export function token() {
+  return sessionStorage.getItem(TOKEN) ?? "";
+}
+
+export function setToken(value) {
+  if (value) sessionStorage.setItem(TOKEN, value);
+  else sessionStorage.removeItem(TOKEN);
+}
+
+/** The path of something of a model; `version` is a number, a label or empty. */
+export function modelPath(model, version, ...rest) {
+  const parts = ["v2", "models", model, ...(version ? ["versions", version] : []), ...rest];
+  return parts.map(encodeURIComponent).join("/");
+}
+
+/** The whole address of a path, for commands to copy. */
+export function address(path) {
+  return new URL(path, document.baseURI).href;
+}
+
+export async function get(path, signal) {
+  return (await send(path, { signal })).json();
+}
+
+/** Text, whatever the status: the probes say why not in a 503. */
+export async function probe(path) {
+  const response = await reach(path, {});
+  return { ok: response.ok, text: (await response.text()).trim() };
+}
+
+/** A picture as an address for <img>: an image element sends no credentials, so it is fetched. */
+export async function picture(path, signal) {
+  const response = await send(path, { signal });
+  return URL.createObjectURL(await response.blob());
+}
+
+/** POST JSON, or a file as it is. */
+export async function post(path, body, signal) {
+  const file = body instanceof Blob;
+  const headers = { "Content-Type": file ? body.type : "application/json" };
+  return (await send(path, { method: "POST", headers, body: file ? body : JSON.stringify(body), signal })).json();
+}
+
+async function send(path, options) {
+  const response = await reach(path, options);
+  if (!response.ok) throw new ApiError(response.status, await reason(response));
+  return response;
+}
+
+async function reach(path, options) {
+  const headers = { ...options.headers };
+  if (token()) headers.Authorization = `Bearer ${token()}`;
+  // No other site's page can set this header, so the server knows that this one asks.
+  if (options.method === "POST") headers["X-Frostline"] = "page";
+  try {
+    return await fetch(path, { ...options, headers, credentials: "omit", cache: "no-store" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "The server does not answer. Is it still running?");
+  }
+}
+
+async function reason(response) {
+  const text = await response.text();
+  try {
+    return JSON.parse(text).error ?? text;
+  } catch {
+    return text || `The server answered with status ${response.status}.`;
+  }
+}

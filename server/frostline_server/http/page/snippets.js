@@ -1,0 +1,58 @@
+/** The commands and programs that ask the same as the form. */
+
+import { address, modelPath, token } from "./api.js";
+
+const PORT = 8001;
+
+/** The body of a request of the form. */
+export function bodyOf(request, explained) {
+  const body = request.inputs ? { inputs: request.inputs } : { rows: request.rows };
+  return explained ? { ...body, explain: true } : body;
+}
+
+/** A command line of curl. */
+export function curl(model, version, request, explained) {
+  const url = shell(address(modelPath(model, version, "predict")));
+  const credentials = token() ? ' -H "Authorization: Bearer $FROSTLINE_TOKEN"' : "";
+  if (request.file) return `curl${credentials} -F ${shell(`file=@${request.file.name}`)} \\\n  ${url}`;
+  return `curl${credentials} -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify(bodyOf(request, explained)))} \\\n  ${url}`;
+}
+
+/** A program of Frostline's Python client. */
+export function python(model, version, task, request) {
+  const host = location.hostname || "127.0.0.1";
+  const chosen = version ? `, version=${literal(version)}` : "";
+  const credentials = token() ? ', token=os.environ["FROSTLINE_TOKEN"]' : "";
+  const rows = request.file ? `[${literal(request.file.name)}]` : literal(request.inputs ?? request.rows);
+  return [
+    ...(token() ? ["import os", ""] : []),
+    "import frostline",
+    "",
+    `with frostline.connect(${literal(`${host}:${PORT}`)}${credentials}) as client:  # the server's gRPC address`,
+    `    prediction = client.predict(${literal(model)}, ${rows}${chosen})`,
+    `    print(prediction.version, ${READINGS[task] ?? "prediction.outputs"})`,
+  ].join("\n");
+}
+
+const READINGS = {
+  "single-label": "prediction.labels, prediction.probabilities",
+  binary: "prediction.labels, prediction.probabilities",
+  "multi-label": "prediction.labels, prediction.probabilities",
+  regression: "prediction.names, prediction.values",
+  embedding: "prediction.vector",
+  dense: "prediction.map, prediction.names",
+};
+
+function shell(text) {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** A value as Python writes it. JSON's strings are Python's, apart from characters that a terminal would not show. */
+export function literal(value) {
+  if (value === null || value === undefined) return "None";
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (typeof value === "object") return `{${Object.entries(value).map(([key, each]) => `${literal(key)}: ${literal(each)}`).join(", ")}}`;
+  return JSON.stringify(value);
+}
