@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from frostline.cli import rollouts, serve, show, tokens
+from frostline.cli import browser, rollouts, serve, show, tokens
 from frostline.cli.connection import (
     Certificate,
     Connection,
@@ -309,6 +309,8 @@ def list_models(
 
 
 app.command(name="show", epilog=_examples("frostline show digits", "frostline show digits --open"))(show.command)
+
+app.command(name="open", epilog=_examples("frostline open", "frostline open --address gpu-box:8000"))(browser.command)
 
 app.command(
     epilog=_examples(

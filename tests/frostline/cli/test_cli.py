@@ -28,7 +28,7 @@ from frostline_training.config import RECIPES, Mlp, Recipe
 from frostline_training.errors import TrainingError
 from tests.support.fake_server import LABELS, LIMIT, MODEL, FakeServer, fake_server
 
-COMMANDS = ("train", "show", "serve", "predict", "models", "promote", "rollback", "token", "demo", "tune")
+COMMANDS = ("train", "show", "open", "serve", "predict", "models", "promote", "rollback", "token", "demo", "tune")
 ROWS = [[0.0, 2.0, 1.0], [5.0, -1.0, 5.0]]
 
 

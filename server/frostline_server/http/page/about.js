@@ -35,7 +35,7 @@ export function facts(card) {
     ["data", data.name],
     ["source", data.source],
     ["rows", rows],
-    ["to send", typeof input.send === "string" ? input.send : null],
+    ["to send", typeof input.send === "string" && !card.rows ? input.send : null],
     ["calibration error", Number.isFinite(scores.ece) ? percent(scores.ece) : null],
     ["variant of", card.variant?.of ? `${card.variant.of.name} version ${card.variant.of.version}, ${card.variant.precision}` : null],
     ["created", card.created ? card.created.replace("T", " ").replace("+00:00", " UTC") : null],

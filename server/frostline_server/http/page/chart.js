@@ -12,8 +12,9 @@ export class LineChart {
    * @param {string[]} lines their names; one without a name is alone
    * @param {function(number): string} words a value as text
    * @param {number} length how many values are shown
+   * @param {string} width "wide" for two columns of the page's three
    */
-  constructor(title, lines, words, length) {
+  constructor(title, lines, words, length, width = "") {
     this.title = title;
     this.lines = lines;
     this.words = words;
@@ -29,7 +30,7 @@ export class LineChart {
     this.top = el("span", { class: "hint" });
     this.element = el(
       "figure",
-      { class: "chart" },
+      { class: `chart ${width}` },
       el("figcaption", { text: title }),
       el(
         "p",
@@ -50,7 +51,7 @@ export class LineChart {
       this.paths[at].setAttribute("d", this.#path(values, top));
       this.values[at].textContent = this.#told(values.at(-1));
     });
-    this.top.textContent = known.length ? `highest ${this.words(highest)}` : "no requests yet";
+    this.top.textContent = known.length ? `highest ${this.words(highest)}` : "nothing yet";
     const now = this.lines.map((line, at) => `${line ? `${line} ` : ""}${this.#told(series[at].at(-1))}`);
     this.picture.setAttribute("aria-label", `${this.title}: ${now.join(", ")} now; ${this.top.textContent}`);
   }

@@ -54,7 +54,7 @@ export function percent(share) {
 
 /** Seconds as milliseconds. */
 export function milliseconds(seconds) {
-  return `${readable(seconds * 1000)} ms`;
+  return `${Number((seconds * 1000).toPrecision(3))} ms`;
 }
 
 /** One of a word or several: plural(2, "model") is "2 models". */

@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 
 const SIDE = 256;
-const PEN = 26;
+const PEN = 36;
 
 /**
  * The grey values of a drawing [size * size], 0 to 1: what is drawn, enlarged to fill the picture and centred, since data

@@ -62,7 +62,7 @@ export class LivePanel {
     this.onAnswer = onAnswer;
     this.charts = {
       rate: new LineChart("Requests a second", [""], readable, KEPT),
-      latency: new LineChart("Time of a request", ["p50", "p95", "p99"], milliseconds, KEPT),
+      latency: new LineChart("Time of a request", ["p50", "p95", "p99"], milliseconds, KEPT, "wide"),
       queue: new LineChart("Rows in the queue", [""], readable, KEPT),
       batch: new LineChart("Rows in a batch, mean", [""], readable, KEPT),
     };

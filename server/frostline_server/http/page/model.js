@@ -83,6 +83,11 @@ export class ModelView {
   }
 
   async #load(ready) {
+    const asked = this.versions.find((each) => each.version === this.version);
+    if (asked ? asked.state !== "READY" : !ready.length) {
+      this.#cannot(this.#whyNot(asked ?? this.versions[0]));
+      return;
+    }
     try {
       const schema = await get(modelPath(this.name, this.version, "schema"));
       const card = await get(modelPath(this.name, schema.version, "card")).catch(() => null);
@@ -92,18 +97,21 @@ export class ModelView {
       this.about.replaceChildren(about(this.name, schema.version, card));
       this.subtitle.textContent = [schema.task, ...describe(schema)].join(" · ");
     } catch (error) {
-      if (this.closed) return;
-      this.tryit = null;
-      this.trial.replaceChildren(el("section", { class: "tryit" }, el("h2", { text: "Try it" }), el("p", { class: "error", text: error.message })));
-      this.#aboutOne();
+      if (!this.closed) this.#cannot(error.message);
     }
   }
 
-  // A version that does not answer may have a card all the same, which often tells why.
-  async #aboutOne() {
-    const version = this.version || this.versions[0]?.version;
-    const card = version ? await get(modelPath(this.name, version, "card")).catch(() => null) : null;
-    if (!this.closed && card) this.about.replaceChildren(about(this.name, version, card));
+  #cannot(reason) {
+    this.tryit = null;
+    this.subtitle.textContent = "";
+    this.about.replaceChildren();
+    this.trial.replaceChildren(el("section", { class: "tryit" }, el("h2", { text: "Try it" }), el("p", { class: "error", text: reason })));
+  }
+
+  #whyNot(version) {
+    if (!version) return `${this.name} has no version.`;
+    const words = `Version ${version.version || "–"} does not answer: it is ${version.state.toLowerCase()}`;
+    return version.reason ? `${words}. ${version.reason}` : `${words}.`;
   }
 
   #options() {
@@ -138,17 +146,16 @@ export class ModelView {
 
   #row({ version, state, reason }) {
     const live = this.#live.get(version);
-    const device = [live?.device, live?.provider?.replace("ExecutionProvider", "")].filter(Boolean);
     return el(
       "tr",
       {},
       el("th", { scope: "row", text: version || "–" }),
       el("td", {}, badge(state)),
       el("td", { text: this.#share(version) }),
-      el("td", { text: device.length ? device.join(", ") : "–" }),
+      el("td", { text: device(live) }),
       el("td", { text: proof(live) }),
       el("td", { class: reason ? "reason" : null, text: reason || "–" }),
-      this.control ? el("td", {}, version ? el("button", { type: "button", class: "quiet", "data-key": `promote ${version}`, text: "Promote …", "aria-label": `Promote version ${version}`, click: () => this.#promote(version) }) : null) : null,
+      this.control ? el("td", {}, version && state !== "FAILED" ? el("button", { type: "button", class: "quiet", "data-key": `promote ${version}`, text: "Promote …", "aria-label": `Promote version ${version}`, click: () => this.#promote(version) }) : null) : null,
     );
   }
 
@@ -190,6 +197,12 @@ export class ModelView {
     }
     this.onChanged();
   }
+}
+
+function device(live) {
+  if (!live?.device) return "–";
+  const provider = (live.provider ?? "").replace("ExecutionProvider", "");
+  return !provider || live.device.startsWith(provider.toLowerCase()) ? live.device : `${live.device} (${provider})`;
 }
 
 function proof(live) {
