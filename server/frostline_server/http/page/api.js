@@ -47,11 +47,13 @@ export async function picture(path, signal) {
   return URL.createObjectURL(await response.blob());
 }
 
-/** POST JSON, or a file as it is. */
+/** POST JSON, or a file as it is; null for an answer without a body. */
 export async function post(path, body, signal) {
   const file = body instanceof Blob;
-  const headers = { "Content-Type": file ? body.type : "application/json" };
-  return (await send(path, { method: "POST", headers, body: file ? body : JSON.stringify(body), signal })).json();
+  const headers = { "Content-Type": file ? body.type || "application/octet-stream" : "application/json" };
+  const response = await send(path, { method: "POST", headers, body: file ? body : JSON.stringify(body), signal });
+  const text = await response.text();
+  return text ? JSON.parse(text) : null;
 }
 
 async function send(path, options) {

@@ -5,7 +5,7 @@ import { el, plural } from "./dom.js";
 /** Versions by model, each model's newest first, from the answer of the repository index. */
 export function grouped(index) {
   const models = new Map();
-  for (const { name, version, state, reason } of index) {
+  for (const { name, version = "", state = "UNAVAILABLE", reason = "" } of index) {
     if (!models.has(name)) models.set(name, []);
     if (version || reason) models.get(name).push({ version, state: shown(state, reason), reason });
   }

@@ -190,7 +190,7 @@ export class ModelView {
     this.result.textContent = `${word} …`;
     try {
       const answer = await post(path, body());
-      this.result.textContent = `${word}: ${answer.rollout ?? "done"}.`;
+      this.result.textContent = `${word}: ${answer?.rollout ?? "done"}.`;
     } catch (error) {
       this.result.className = "result error";
       this.result.textContent = `${word}: ${error.message}`;

@@ -5,17 +5,16 @@ import { address, modelPath, token } from "./api.js";
 const PORT = 8001;
 
 /** The body of a request of the form. */
-export function bodyOf(request, explained) {
-  const body = request.inputs ? { inputs: request.inputs } : { rows: request.rows };
-  return explained ? { ...body, explain: true } : body;
+export function bodyOf(request) {
+  return request.inputs ? { inputs: request.inputs } : { rows: request.rows };
 }
 
 /** A command line of curl. */
-export function curl(model, version, request, explained) {
+export function curl(model, version, request) {
   const url = shell(address(modelPath(model, version, "predict")));
   const credentials = token() ? ' -H "Authorization: Bearer $FROSTLINE_TOKEN"' : "";
   if (request.file) return `curl${credentials} -F ${shell(`file=@${request.file.name}`)} \\\n  ${url}`;
-  return `curl${credentials} -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify(bodyOf(request, explained)))} \\\n  ${url}`;
+  return `curl${credentials} -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify(bodyOf(request)))} \\\n  ${url}`;
 }
 
 /** A program of Frostline's Python client. */

@@ -19,7 +19,6 @@ export class TryIt {
    */
   constructor(model, version, schema, card, others, before) {
     Object.assign(this, { model, version, schema });
-    this.explained = schema.columns.some((column) => column.kind !== "IMAGE");
     this.form = formFor(schema, card, () => this.#changed(), () => this.ask());
     if (before && before.model === model && before.form.constructor === this.form.constructor) this.form.restore(before.form.state());
     this.error = el("p", { class: "error", role: "alert" });
@@ -99,7 +98,7 @@ export class TryIt {
 
   async #predict(version, request) {
     const before = performance.now();
-    const answer = await post(modelPath(this.model, version, "predict"), request.file ?? bodyOf(request, this.explained));
+    const answer = await post(modelPath(this.model, version, "predict"), request.file ?? bodyOf(request));
     return { answer, took: performance.now() - before };
   }
 
@@ -135,7 +134,7 @@ export class TryIt {
       request = this.schema.columns[0]?.kind === "IMAGE" ? { file: { name: "picture.png" } } : null;
     }
     if (!request) return;
-    this.curl.textContent = curl(this.model, this.version, request, this.explained);
+    this.curl.textContent = curl(this.model, this.version, request);
     this.python.textContent = python(this.model, this.version, this.schema.task, request);
   }
 }
