@@ -1,9 +1,10 @@
 """What every test starts from."""
 
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -29,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the folders of few and long tests first, so that at the end no worker is alone with one."""
     tests = Path(__file__).parent
-    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in ("integration", "training"))
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in ("integration", "page", "training"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,3 +63,18 @@ def channel(server: Running) -> Iterator[grpc.Channel]:
     """A channel to the server of a module that has the fixture `server`."""
     with grpc.insecure_channel(server.address) as channel:
         yield channel
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Finds a program by name; skips the test without it, or fails it where FROSTLINE_TEST_TOOLS=required (as in CI)."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+        if os.environ.get("FROSTLINE_TEST_TOOLS") == "required":
+            pytest.fail(f"{name} is not installed, and FROSTLINE_TEST_TOOLS=required")
+        pytest.skip(f"{name} is not installed")
+
+    return find

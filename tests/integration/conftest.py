@@ -1,8 +1,7 @@
-"""What the tests against real programs share: finding the programs."""
+"""What the tests against real programs share: clients that are installed on first use."""
 
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,22 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def tool() -> Callable[[str], str]:
-    """Finds a program by name; skips the test without it, or fails it where FROSTLINE_TEST_TOOLS=required (as in CI)."""
-
-    def find(name: str) -> str:
-        path = shutil.which(name)
-        if path is not None:
-            return path
-        if os.environ.get("FROSTLINE_TEST_TOOLS") == "required":
-            pytest.fail(f"{name} is not installed, and FROSTLINE_TEST_TOOLS=required")
-        pytest.skip(f"{name} is not installed")
-
-    return find
-
 
 CLIENTS = Path(__file__).parent / "clients"
 

@@ -58,6 +58,22 @@ function listed(labels) {
   return labels.length > 12 ? `${shown} and ${labels.length - 12} more` : shown;
 }
 
+/** Forget the pictures of a section that is no longer shown. */
+export function release(section) {
+  for (const image of section.querySelectorAll(".gallery img[src]")) URL.revokeObjectURL(image.src);
+}
+
+// As an image, and not as a document of its own: scripts in an SVG do not run in an image.
+function enlarged({ src, alt }) {
+  const dialog = el("dialog", { class: "picture", "aria-label": alt, close: () => dialog.remove() });
+  dialog.append(
+    el("img", { src, alt }),
+    el("p", { class: "actions" }, el("button", { type: "button", text: "Close", autofocus: true, click: () => dialog.close() })),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
 /** The section about a version; its pictures are fetched when it comes into view. */
 export function about(model, version, card) {
   const gallery = el("div", { class: "gallery" });
@@ -77,15 +93,15 @@ export function about(model, version, card) {
 function frame(model, version, name) {
   const alt = PICTURES[name.replace(/\.\w+$/, "")] ?? `Picture ${name} of version ${version}`;
   const image = el("img", { alt });
-  const link = el("a", { target: "_blank", rel: "noopener", "aria-label": `${alt}; open in full size` }, image);
+  const larger = el("button", { type: "button", class: "frame", "aria-label": `${alt}; show it larger`, disabled: true, click: () => enlarged(image) }, image);
   const note = el("p", { class: "hint" });
-  const figure = el("figure", {}, link, note, el("figcaption", { text: alt }));
+  const figure = el("figure", {}, larger, note, el("figcaption", { text: alt }));
   const seen = new IntersectionObserver(async ([entry]) => {
     if (!entry.isIntersecting) return;
     seen.disconnect();
     try {
       image.src = await picture(modelPath(model, version, "pictures", name));
-      link.href = image.src;
+      larger.disabled = false;
     } catch (error) {
       note.textContent = error.message;
     }

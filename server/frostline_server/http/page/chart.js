@@ -22,7 +22,7 @@ export class LineChart {
     this.paths = lines.map((_, at) => svg("path", { class: `line line-${at + 1}` }));
     this.picture = svg(
       "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none" },
+      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none", "aria-label": `${title}: nothing yet` },
       svg("path", { class: "axis", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }),
       ...this.paths,
     );

@@ -45,11 +45,11 @@ export function readable(value) {
   return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
 }
 
-/** A share as a percentage. */
+/** A share as a percentage; what is almost none or almost all is not told as 0 or 100. */
 export function percent(share) {
   if (!Number.isFinite(share)) return "not a number";
-  const value = share * 100;
-  return `${value > 0 && value < 0.1 ? value.toPrecision(2) : value.toFixed(1)} %`;
+  if (share > 0 && share < 0.001) return "< 0.1 %";
+  return share < 1 && share > 0.999 ? "> 99.9 %" : `${(share * 100).toFixed(1)} %`;
 }
 
 /** Seconds as milliseconds. */

@@ -17,7 +17,7 @@ export class BadField extends Error {
 
 /**
  * The form that fits a model. Each has `element`, `request()` (what to send: `rows` or `inputs` as JSON, or a `file`),
- * `state()` and `restore()`.
+ * `state()` and `restore()`; where it is not complete from the start, `sample()` is a request like one of its own.
  * @param {Object} schema
  * @param {Object|null} card
  * @param {function(): void} onChange something was typed
@@ -147,7 +147,8 @@ class DateField {
   }
 
   set value(value) {
-    this.input.value = value === null ? "" : this.input.type === "datetime-local" ? value.replace(" ", "T") : value;
+    const written = { date: (text) => text.slice(0, 10), "datetime-local": (text) => text.replace(" ", "T") }[this.input.type];
+    this.input.value = value === null ? "" : (written?.(value) ?? value);
   }
 }
 
@@ -246,6 +247,10 @@ class PictureForm {
   request() {
     if (!this.#file) throw new BadField("Choose a picture, or drop one on the form.", this.input);
     return { file: this.#file };
+  }
+
+  sample() {
+    return { file: { name: "picture.png" } };
   }
 
   state() {
@@ -379,6 +384,14 @@ class DigitForm {
       throw new BadField("Draw a digit first.", this.drawing.canvas);
     }
     return sent;
+  }
+
+  sample() {
+    try {
+      return this.numbers.request();
+    } catch {
+      return null;
+    }
   }
 
   state() {

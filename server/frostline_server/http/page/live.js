@@ -108,7 +108,9 @@ export class LivePanel {
       this.onAnswer(answer);
       this.#add(totals(answer));
     } catch (error) {
-      this.note.textContent = error.message;
+      if (this.note.textContent !== error.message) this.note.textContent = error.message;
+      // Whoever may not know it now may not know it in a second either.
+      if (error.status >= 400 && error.status < 500) this.stop();
     }
   }
 

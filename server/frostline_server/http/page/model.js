@@ -1,6 +1,6 @@
 /** The selected model: try it, live, its versions, and what its card says. */
 
-import { about } from "./about.js";
+import { about, release } from "./about.js";
 import { get, modelPath, post } from "./api.js";
 import { confirmed, PromoteFields } from "./control.js";
 import { el, readable } from "./dom.js";
@@ -49,7 +49,7 @@ export class ModelView {
         el("h2", { id: "versions-title", text: "Versions" }),
         el(
           "div",
-          { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "versions-title" },
+          { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of versions" },
           el("table", {}, el("thead", {}, el("tr", {}, ...columns.map((text) => el("th", { scope: "col", text })))), this.versionsTable),
         ),
       ),
@@ -63,6 +63,7 @@ export class ModelView {
 
   close() {
     this.closed = true;
+    release(this.about);
     this.panel.stop?.();
   }
 
@@ -94,6 +95,7 @@ export class ModelView {
       if (this.closed) return;
       this.tryit = new TryIt(this.name, this.version, schema, card, ready, this.tryit);
       this.trial.replaceChildren(this.tryit.element);
+      release(this.about);
       this.about.replaceChildren(about(this.name, schema.version, card));
       this.subtitle.textContent = [schema.task, ...describe(schema)].join(" · ");
     } catch (error) {

@@ -13,7 +13,7 @@ export function bodyOf(request) {
 export function curl(model, version, request) {
   const url = shell(address(modelPath(model, version, "predict")));
   const credentials = token() ? ' -H "Authorization: Bearer $FROSTLINE_TOKEN"' : "";
-  if (request.file) return `curl${credentials} -F ${shell(`file=@${request.file.name}`)} \\\n  ${url}`;
+  if (request.file) return `curl${credentials} -F ${shell(`file=@"${request.file.name.replace(/["\\]/g, "\\$&")}"`)} \\\n  ${url}`;
   return `curl${credentials} -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify(bodyOf(request)))} \\\n  ${url}`;
 }
 

@@ -130,10 +130,10 @@ export class TryIt {
     try {
       request = this.form.request();
     } catch {
-      // Not complete yet: what to type stands as an example.
-      request = this.schema.columns[0]?.kind === "IMAGE" ? { file: { name: "picture.png" } } : null;
+      request = this.form.sample?.();
+      // Half-typed; the commands stay those of what was typed before.
+      if (!request) return;
     }
-    if (!request) return;
     this.curl.textContent = curl(this.model, this.version, request);
     this.python.textContent = python(this.model, this.version, this.schema.task, request);
   }

@@ -1,0 +1,364 @@
+"""The page in a real browser, against real servers: what it shows, what it asks, and what it cannot be made to do."""
+
+import io
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, expect
+
+import frostline
+from tests.support import raw_media
+from tests.support.pages import (
+    SEVEN,
+    TIMEOUT_MS,
+    ZERO,
+    Visit,
+    another_site,
+    browsing,
+    visiting,
+    write_crowd,
+    write_models,
+)
+from tests.support.servers import Running, running
+from tests.support.tokens import TOKENS, write_access_file
+
+CROWD = 1000
+
+
+@pytest.fixture(scope="module")
+def browser(tool: Callable[[str], str]) -> Iterator[Browser]:
+    with browsing(tool("chromium")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    models = tmp_path_factory.mktemp("models")
+    write_models(models)
+    with running(models, http_port=0) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: Running) -> Iterator[frostline.Client]:
+    with frostline.connect(server.address) as connected:
+        yield connected
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Running) -> Iterator[Visit]:
+    with visiting(browser, server.http_url) as opened:
+        yield opened
+        assert opened.complaints == []
+
+
+def written(share: float) -> str:
+    """A probability as the page writes it."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.999 < share < 1 else f"{float(share) * 100:.1f} %"
+
+
+def shares_of(prediction: Any, labels: list[str]) -> dict[str, str]:
+    """The most probable labels of a prediction, as the page writes them."""
+    ranked = sorted(zip(labels, prediction.softmax[0], strict=True), key=lambda each: -each[1])[:10]
+    return {label: written(share) for label, share in ranked}
+
+
+def test_it_says_how_the_server_is_and_who_asks(visit: Visit) -> None:
+    expect(visit.page.locator("#health")).to_have_text("Ready")
+    expect(visit.page.locator("#counts")).to_contain_text("4 ready")
+    expect(visit.page.locator("#counts")).to_contain_text("1 with a failed version")
+    expect(visit.page.locator("#who")).not_to_have_text("…")
+    assert visit.page.locator("#list .name").all_inner_texts() == ["broken", "churn", "digits", "fruit", "mood"]
+
+
+def test_the_example_of_a_table_is_answered_as_the_python_client_is(visit: Visit, client: frostline.Client) -> None:
+    visit.show("churn")
+    visit.predict()
+    assert visit.answers() == list(
+        client.predict("churn", [{"tenure": 12.0, "plan": "basic", "signup": "2024-05-31"}]).labels
+    )
+    same = client.predict("churn", [{"tenure": 12.0, "plan": "basic", "signup": "2024-05-31"}], version="1")
+    assert visit.shares() == shares_of(same, ["no", "yes"])
+    expect(visit.page.locator(".answer")).to_contain_text("Version 1 answered in")
+
+
+def test_cells_that_training_did_not_know_are_said_in_words(visit: Visit, client: frostline.Client) -> None:
+    visit.show("churn")
+    visit.page.get_by_label("tenure").fill("1000000")
+    visit.page.get_by_label("plan", exact=True).select_option(label="another value …")
+    visit.page.get_by_label("plan, another value").fill("platinum")
+    visit.page.get_by_label("signup").fill("")
+    visit.predict()
+    row = {"tenure": 1e6, "plan": "platinum", "signup": None}
+    assert visit.answers() == list(client.predict("churn", [row], version="1").labels)
+    notes = visit.page.locator(".answer .note").all_inner_texts()
+    assert [note.partition(" (")[0] for note in notes] == ["Missing: signup", "Unknown: plan", "Outside: tenure"]
+
+
+def test_two_versions_answer_the_same_row_side_by_side(visit: Visit, client: frostline.Client) -> None:
+    visit.show("churn/1")
+    visit.page.get_by_label("Ask another version too:").select_option("2")
+    visit.predict()
+    row = [{"tenure": 12.0, "plan": "basic", "signup": "2024-05-31"}]
+    assert visit.answers(2) == [client.predict("churn", row, version=each).labels[0] for each in ("1", "2")]
+    told = visit.page.locator(".answer > .hint").all_inner_texts()
+    assert [each.partition(" answered")[0] for each in told] == ["Version 1", "Version 2"]
+
+
+def test_a_text_is_answered_as_the_python_client_is(visit: Visit, client: frostline.Client) -> None:
+    visit.show("mood")
+    visit.page.get_by_label("text", exact=True).fill("\N{FOX FACE} and more than counts")
+    visit.predict()
+    same = client.predict("mood", ["\N{FOX FACE} and more than counts"])
+    assert visit.answers() == list(same.labels)
+    assert visit.shares() == shares_of(same, ["no", "yes"])
+    expect(visit.page.locator(".answer")).to_contain_text("Outside: text")
+
+
+def test_a_dropped_picture_is_answered_as_the_python_client_is(visit: Visit, client: frostline.Client) -> None:
+    content, _ = raw_media.picture_files()["png"]
+    visit.show("fruit")
+    dropped = visit.page.evaluate_handle(
+        """bytes => {
+            const files = new DataTransfer();
+            files.items.add(new File([new Uint8Array(bytes)], "apple.png", { type: "image/png" }));
+            return files;
+        }""",
+        list(content),
+    )
+    visit.page.dispatch_event(".drop", "drop", {"dataTransfer": dropped})
+    same = client.predict("fruit", [io.BytesIO(content)])
+    assert visit.answers() == list(same.labels)
+    assert visit.shares() == shares_of(same, ["no", "yes"])
+    expect(visit.page.get_by_alt_text("The picture that is asked about: apple.png")).to_be_visible()
+
+
+@pytest.mark.parametrize(("label", "strokes"), [("7", SEVEN), ("0", ZERO)])
+def test_a_drawn_digit_is_recognised(label: str, strokes: Any, visit: Visit, client: frostline.Client) -> None:
+    visit.show("digits")
+    sent = visit.requests("/predict")
+    visit.draw(strokes)
+    assert visit.answers() == [label]
+    rows = np.array(json.loads(sent[-1].post_data or "")["rows"], np.float32)
+    assert rows.shape == (1, 64)
+    assert rows.max() == 16
+    same = client.predict("digits", rows)
+    assert same.labels == (label,)
+    assert visit.shares() == shares_of(same, [str(digit) for digit in range(10)])
+
+
+def test_what_the_server_refuses_is_said_in_its_own_words(visit: Visit) -> None:
+    visit.show("digits")
+    visit.page.click("summary:text-is('Its pixels as numbers')")
+    visit.page.get_by_label("input", exact=True).fill("[1, 2]")
+    visit.predict()
+    error = visit.page.locator(".tryit .error")
+    expect(error).to_contain_text("64")
+    visit.page.get_by_label("input", exact=True).fill("[1, 2")
+    visit.predict()
+    expect(error).to_contain_text("this is not JSON")
+    # The browser notes every answer of status 400.
+    assert [each for each in visit.complaints if "status of 400" not in each] == []
+    visit.complaints.clear()
+
+
+def test_the_commands_it_shows_do_what_the_form_does(visit: Visit, tool: Callable[[str], str]) -> None:
+    visit.show("churn")
+    visit.page.get_by_label("plan", exact=True).select_option("zoë 🙂")
+    visit.predict()
+    label = visit.answers()
+    visit.page.click("summary:text-is('The same with curl or Python')")
+    line = visit.page.get_by_role("region", name="curl").inner_text()
+    told = subprocess.run([tool("bash"), "-c", f"{line} --silent"], capture_output=True, check=True, timeout=30)
+    assert [row["label"] for row in json.loads(told.stdout)["predictions"]] == label
+    program = visit.page.get_by_role("region", name="Python").inner_text()
+    compile(program, "copied", "exec")
+    assert 'client.predict("churn", [{"tenure": 12, "plan": "zoë 🙂"' in program
+
+
+def test_a_failed_version_shows_its_reason(visit: Visit) -> None:
+    visit.show("broken")
+    reason = "model.onnx cannot be read"
+    expect(visit.page.locator(".tryit .error")).to_contain_text(reason)
+    row = visit.page.locator("table", has_text="reason").get_by_role("row", name="1 failed")
+    expect(row).to_contain_text(reason)
+    assert visit.page.locator("#list a[href='#/broken'] .badge").all_inner_texts() == ["failed"]
+
+
+@contextmanager
+def load(client: frostline.Client, model: str, rows: Any) -> Iterator[None]:
+    """Ask one request after the other until the block ends."""
+    enough = threading.Event()
+
+    def ask() -> None:
+        while not enough.is_set():
+            client.predict(model, rows)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_the_live_charts_move_under_load(visit: Visit, client: frostline.Client) -> None:
+    visit.show("churn")
+    with load(client, "churn", [{"tenure": 71.0, "plan": "pro", "signup": "2020-02-29"}]):
+        for title in ("Requests a second", "Time of a request", "Rows in a batch, mean"):
+            chart = visit.page.get_by_role("img", name=title)
+            visit.page.wait_for_function(
+                r"chart => /: (p50 )?[0-9.,]*[1-9]/.test(chart.getAttribute('aria-label'))", arg=chart.element_handle()
+            )
+            assert chart.locator(".line-1").get_attribute("d")
+        expect(visit.page.locator(".shares .bar-name").first).to_have_text("yes", timeout=TIMEOUT_MS)
+    visit.page.click("summary:text-is('These numbers as a table')")
+    expect(
+        visit.page.get_by_role("region", name="Numbers of the last minute").locator("tbody tr").nth(1)
+    ).to_be_visible()
+
+
+def test_the_versions_show_their_traffic_device_and_proof(visit: Visit) -> None:
+    visit.show("churn")
+    row = visit.page.get_by_role("row", name="1 ready")
+    expect(row).to_contain_text("stable")
+    expect(row).to_contain_text("cpu")
+    expect(row).to_contain_text("verified")
+    expect(visit.page.get_by_role("row", name="2 ready")).to_contain_text("canary")
+
+
+def test_nothing_is_changed_without_a_confirmation(visit: Visit, client: frostline.Client) -> None:
+    visit.show("churn")
+    before = [(model.name, model.version, model.state) for model in client.models()]
+    visit.page.get_by_role("button", name="Unload").click()
+    expect(visit.page.get_by_role("dialog")).to_contain_text("Unload churn?")
+    visit.page.keyboard.press("Escape")
+    expect(visit.page.get_by_role("dialog")).to_have_count(0)
+    assert [(model.name, model.version, model.state) for model in client.models()] == before
+
+
+def test_a_version_is_promoted_and_rolled_back(visit: Visit, client: frostline.Client) -> None:
+    visit.show("churn")
+    visit.page.get_by_role("button", name="Promote version 2").click()
+    visit.page.get_by_role("dialog").get_by_role("button", name="Promote").click()
+    expect(visit.page.locator(".result")).to_contain_text("version 2 is stable")
+    expect(visit.page.get_by_role("row", name="2 ready")).to_contain_text("stable", timeout=TIMEOUT_MS)
+    visit.page.get_by_role("button", name="Roll back").click()
+    visit.page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+    expect(visit.page.locator(".result")).to_contain_text("version 1 is stable")
+    expect(visit.page.get_by_role("row", name="1 ready")).to_contain_text("stable", timeout=TIMEOUT_MS)
+
+
+def test_who_may_only_predict_and_observe_sees_nothing_to_change(
+    browser: Browser, server: Running, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"access_file": write_access_file(tmp_path / "access.toml"), "allow_anonymous": "auto"}
+    with (
+        running(server.config.models, http_port=0, **settings) as guarded,
+        visiting(browser, guarded.http_url) as visit,
+    ):
+        visit.show("churn")
+        expect(visit.page.get_by_role("button", name="Unload")).to_have_count(0)
+        visit.page.click("#account summary")
+        visit.page.get_by_label("Token").fill(TOKENS["control"])
+        visit.page.get_by_role("button", name="Use this token").click()
+        expect(visit.page.locator("#who")).to_have_text("control")
+        assert visit.page.evaluate("[sessionStorage.length, document.cookie]") == [1, ""]
+
+
+def test_a_thousand_models_are_searched_and_scrolled(browser: Browser, tmp_path: Path) -> None:
+    write_crowd(tmp_path, CROWD)
+    with (
+        running(tmp_path, http_port=0, model_control="explicit") as crowded,
+        visiting(browser, crowded.http_url) as visit,
+    ):
+        page = visit.page
+        expect(page.locator("#found")).to_have_text("1,000 models")
+        asked = visit.requests("/v2/models/model-0")
+        page.locator("#list").evaluate("list => { list.scrollTop = list.scrollHeight; }")
+        expect(page.get_by_role("link", name="model-0999")).to_be_in_viewport()
+        page.get_by_label("Search models").fill("0 77")
+        expect(page.locator("#found")).to_have_text("19 of 1,000 models")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        expect(page.locator("main h1")).to_have_text("model-0977")
+        assert {request.url.split("/")[5] for request in asked} <= {"model-0000", "model-0977"}
+        assert visit.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(scheme: str, browser: Browser, server: Running) -> None:
+    with visiting(browser, server.http_url, color_scheme=scheme) as visit:
+        for model in ("churn", "mood", "fruit", "digits", "broken"):
+            visit.show(model)
+            if model == "churn":
+                visit.predict()
+                visit.answers()
+                visit.page.click("summary:text-is('The same with curl or Python')")
+            found = Axe().run(visit.page).response["violations"]
+            serious = [
+                (fault["id"], fault["nodes"][0]["html"])
+                for fault in found
+                if fault["impact"] in ("serious", "critical")
+            ]
+            assert serious == [], model
+
+
+def test_it_works_by_keyboard_on_a_narrow_screen_and_in_the_other_colours(browser: Browser, server: Running) -> None:
+    with visiting(browser, server.http_url, color_scheme="light") as visit:
+        page = visit.page
+        page.set_viewport_size({"width": 360, "height": 700})
+        visit.show("churn")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.get_by_role("button", name="Switch to dark colours").press("Enter")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
+        page.get_by_label("tenure").press("Enter")
+        assert len(visit.answers()) == 1
+
+
+def test_a_page_of_another_site_cannot_act(browser: Browser, server: Running, client: frostline.Client) -> None:
+    unload = f"{server.http_url}/v2/repository/models/mood/unload"
+    html = f"""<!doctype html><title>Somebody else</title>
+        <iframe src="{server.http_url}/"></iframe>
+        <form method="post" enctype="text/plain" action="{unload}" target="hidden"><input name="{{}}"></form>
+        <iframe name="hidden"></iframe>
+        <script>
+          document.forms[0].submit();
+          const said = (promise) => promise.then(() => "answered", () => "refused");
+          window.tried = Promise.all([
+            said(fetch("{unload}", {{ method: "POST", mode: "no-cors", body: "{{}}" }})),
+            said(fetch("{unload}", {{ method: "POST", headers: {{ "Content-Type": "application/json", "X-Frostline": "page" }}, body: "{{}}" }})),
+            said(fetch("{server.http_url}/v2/me").then((answer) => answer.text())),
+          ]);
+        </script>"""
+    with another_site(html) as url:
+        context = browser.new_context()
+        statuses: list[int] = []
+        try:
+            page = context.new_page()
+            page.on("response", lambda answer: statuses.extend([answer.status] if answer.url == unload else []))
+            page.goto(url)
+            tried = page.evaluate("window.tried")
+            page.wait_for_load_state("networkidle")
+            framed = page.frames[1]
+            assert framed.query_selector("main") is None
+        finally:
+            context.close()
+    # What a page sends without asking first reaches the server, and is refused there; its answer is hidden from it.
+    assert tried == ["answered", "refused", "refused"]
+    assert statuses
+    assert set(statuses) <= {400, 403, 415}
+    assert [model.state for model in client.models() if model.name == "mood"] == ["READY"]
