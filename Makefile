@@ -20,8 +20,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 setup: $(VENV)/.installed  ## install everything into .venv
 
-demo: setup  ## train on real data, publish, serve, predict, show the answers and the metrics
-	$(BIN)/frostline demo
+demo: setup  ## train on real data, publish, serve, predict, show the answers and the metrics; ARGS=--stay goes on serving
+	$(BIN)/frostline demo $(ARGS)
 
 serve: setup  ## serve the models in $(MODELS)
 	$(BIN)/frostline serve --models $(MODELS)

@@ -332,11 +332,18 @@ app.command(
 )(tokens.token)
 
 
-@app.command(epilog=_examples("frostline demo", "frostline demo --models /tmp/models"))
-def demo(models: Models = Path("models"), device: Device = "auto", seed: Seed = None) -> None:
+@app.command(epilog=_examples("frostline demo", "frostline demo --stay", "frostline demo --models /tmp/models"))
+def demo(
+    models: Models = Path("models"),
+    device: Device = "auto",
+    seed: Seed = None,
+    *,
+    stay: Annotated[bool, typer.Option("--stay", help="Go on serving until Ctrl-C, to try the page.")] = False,
+) -> None:
     """Train, publish and serve a model on real data.
 
-    The demo then sends held-out pictures to the server, and shows the answers and the server's metrics.
+    The demo then sends held-out pictures to the server, and shows the answers, the server's metrics and the address of the
+    page.
     """
     from rich.console import Console
 
@@ -346,7 +353,7 @@ def demo(models: Models = Path("models"), device: Device = "auto", seed: Seed = 
     except ModuleNotFoundError as error:
         _needs_training(error)
     try:
-        shown.run(models=models, device=device, seed=seed, console=Console())
+        shown.run(models=models, device=device, seed=seed, console=Console(), stay=stay)
     except (shown.DemoFailed, TrainingError) as error:
         raise CannotDo(str(error)) from error
 

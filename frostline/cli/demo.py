@@ -1,6 +1,8 @@
 """The `frostline demo` command: train, publish, serve and predict on real data, and show the metrics."""
 
 import asyncio
+import contextlib
+import os
 import urllib.request
 from pathlib import Path
 
@@ -31,7 +33,7 @@ class DemoFailed(Exception):
     """A step of the demo failed. The message says which one."""
 
 
-def run(*, models: Path, device: str, seed: int | None, console: Console) -> None:
+def run(*, models: Path, device: str, seed: int | None, console: Console, stay: bool = False) -> None:
     """Trains, publishes and serves a model of handwritten digits, and shows every step.
 
     Args:
@@ -39,6 +41,7 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
         device: Where to train and serve: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: The seed of the training; None for the recipe's seed.
         console: Where to print.
+        stay: Whether to go on serving until Ctrl-C.
 
     Raises:
         DemoFailed: A step failed, or too few answers are right.
@@ -53,7 +56,7 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
     held_out = data.prepare(recipe).test
 
     _head("2  Serve: a real server on a real port", console)
-    flags = ["--models", str(models), "--device", device, "--require", RECIPE]
+    flags = ["--models", str(models), "--device", device, "--require", RECIPE, "--http"]
     try:
         with server_process.serve(flags, lambda event: _show_event(event, console)) as served:
             before = _scrape(served.metrics)
@@ -62,6 +65,8 @@ def run(*, models: Path, device: str, seed: int | None, console: Console) -> Non
             _show_answers(held_out, predicted, confidence, console)
             _head("4  The metrics of the server, before and after the requests", console)
             _show_metrics(before, _scrape(served.metrics), console)
+            if stay:
+                _stay(served, console)
             _head("5  Stop: SIGTERM", console)
     except server_process.ServerFailed as error:
         raise DemoFailed(str(error)) from error
@@ -79,6 +84,14 @@ async def _predict(address: str, pictures: NDArray[np.float32]) -> tuple[NDArray
         )
     predicted = np.concatenate([answer.argmax for answer in answers])
     return predicted, np.concatenate([answer.softmax.max(axis=1) for answer in answers])
+
+
+def _stay(served: server_process.Served, console: Console) -> None:
+    """Wait for Ctrl-C, or for the end of the server."""
+    with contextlib.suppress(KeyboardInterrupt):
+        console.print(f"\n[bold]Try it in a browser:[/] {served.ready['http']}/", highlight=False, soft_wrap=True)
+        console.print(f"gRPC: {served.address}. Ctrl-C stops the server.", highlight=False, soft_wrap=True)
+        os.waitid(os.P_PID, served.pid, os.WEXITED | os.WNOWAIT)
 
 
 def _head(title: str, console: Console) -> None:
@@ -159,6 +172,7 @@ def _show_metrics(before: Series, after: Series, console: Console) -> None:
 def _show_next_steps(models: Path, version: Path, console: Console) -> None:
     console.print("[bold]Next:[/]")
     console.print(f"  frostline serve --models {models}", highlight=False, soft_wrap=True)
+    console.print("  frostline open: the page of that server, http://127.0.0.1:8000/", highlight=False)
     console.print(f"  frostline predict {RECIPE} {version}/golden.npz", highlight=False, soft_wrap=True)
     console.print("  frostline train --list", highlight=False)
     console.print("  docs/clients.md: calls from Python, tritonclient, Node and other languages", highlight=False)

@@ -1,6 +1,10 @@
 """The demo, whole: it trains, serves, predicts, measures and stops for real; only the training is shortened."""
 
 import io
+import re
+import signal
+import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -32,7 +36,46 @@ def test_the_demo_shows_every_step_and_ends_the_server(tmp_path: Path) -> None:
     assert ["frostline_requests_total", "code=OK", "0", "360"] in [line.split() for line in shown.splitlines()]
     assert "360 requests became" in shown
     assert "The server ended with code 0." in shown
+    assert "frostline open: the page of that server, http://127.0.0.1:8000/" in shown
     assert f"frostline predict digits {tmp_path}/digits/1/golden.npz" in shown
+
+
+class _Shown(io.StringIO):
+    """What is printed, which tells when a user may press Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stays = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if "Ctrl-C stops the server" in text:
+            self.stays.set()
+        return written
+
+
+@pytest.mark.usefixtures("short")
+def test_with_stay_it_serves_until_ctrl_c(tmp_path: Path) -> None:
+    out, user = _Shown(), threading.main_thread().ident
+    assert user is not None
+    answers: list[int] = []
+
+    def visit() -> None:
+        try:
+            assert out.stays.wait(100)
+            found = re.search(r"http://127\.0\.0\.1:\d+/", out.getvalue())
+            assert found is not None
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{found[0]}v2") as answer:
+                answers.append(answer.status)
+        finally:
+            signal.pthread_kill(user, signal.SIGINT)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    demo.run(models=tmp_path, device="cpu", seed=None, console=Console(file=out, width=120), stay=True)
+    visitor.join()
+    assert answers == [200]
+    assert "The server ended with code 0." in out.getvalue()
 
 
 @pytest.mark.usefixtures("short")

@@ -77,7 +77,9 @@ function enlarged({ src, alt }) {
 /** The section about a version; its pictures are fetched when it comes into view. */
 export function about(model, version, card) {
   const gallery = el("div", { class: "gallery" });
-  const names = (card?.pictures ?? []).filter((name) => !(name.endsWith(".png") && card.pictures.includes(name.replace(".png", ".svg"))));
+  const known = Object.keys(PICTURES);
+  const place = (name) => (known.indexOf(stem(name)) + known.length + 1) % (known.length + 1);
+  const names = (card?.pictures ?? []).toSorted((one, other) => place(one) - place(other)).filter((name) => !(name.endsWith(".png") && card.pictures.includes(name.replace(".png", ".svg"))));
   for (const name of names) gallery.append(frame(model, version, name));
   return el(
     "section",
@@ -90,8 +92,12 @@ export function about(model, version, card) {
   );
 }
 
+function stem(name) {
+  return name.replace(/\.\w+$/, "");
+}
+
 function frame(model, version, name) {
-  const alt = PICTURES[name.replace(/\.\w+$/, "")] ?? `Picture ${name} of version ${version}`;
+  const alt = PICTURES[stem(name)] ?? `Picture ${name} of version ${version}`;
   const image = el("img", { alt });
   const larger = el("button", { type: "button", class: "frame", "aria-label": `${alt}; show it larger`, disabled: true, click: () => enlarged(image) }, image);
   const note = el("p", { class: "hint" });
