@@ -43,7 +43,7 @@ def browser(tool: Callable[[str], str]) -> Iterator[Browser]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     write_models(models)
-    with running(models, http_port=0) as started:
+    with running(models, http=True, require="churn,mood", poll_s=0.2) as started:
         yield started
 
 
@@ -55,7 +55,7 @@ def client(server: Running) -> Iterator[frostline.Client]:
 
 @pytest.fixture
 def visit(browser: Browser, server: Running) -> Iterator[Visit]:
-    with visiting(browser, server.http_url) as opened:
+    with visiting(browser, server.server.http_url) as opened:
         yield opened
         assert opened.complaints == []
 
@@ -265,8 +265,8 @@ def test_who_may_only_predict_and_observe_sees_nothing_to_change(
 ) -> None:
     settings: dict[str, Any] = {"access_file": write_access_file(tmp_path / "access.toml"), "allow_anonymous": "auto"}
     with (
-        running(server.config.models, http_port=0, **settings) as guarded,
-        visiting(browser, guarded.http_url) as visit,
+        running(server.config.models, http=True, **settings) as guarded,
+        visiting(browser, guarded.server.http_url) as visit,
     ):
         visit.show("churn")
         expect(visit.page.get_by_role("button", name="Unload")).to_have_count(0)
@@ -280,8 +280,8 @@ def test_who_may_only_predict_and_observe_sees_nothing_to_change(
 def test_a_thousand_models_are_searched_and_scrolled(browser: Browser, tmp_path: Path) -> None:
     write_crowd(tmp_path, CROWD)
     with (
-        running(tmp_path, http_port=0, model_control="explicit") as crowded,
-        visiting(browser, crowded.http_url) as visit,
+        running(tmp_path, http=True, model_control="explicit") as crowded,
+        visiting(browser, crowded.server.http_url) as visit,
     ):
         page = visit.page
         expect(page.locator("#found")).to_have_text("1,000 models")
@@ -300,7 +300,7 @@ def test_a_thousand_models_are_searched_and_scrolled(browser: Browser, tmp_path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(scheme: str, browser: Browser, server: Running) -> None:
-    with visiting(browser, server.http_url, color_scheme=scheme) as visit:
+    with visiting(browser, server.server.http_url, color_scheme=scheme) as visit:
         for model in ("churn", "mood", "fruit", "digits", "broken"):
             visit.show(model)
             if model == "churn":
@@ -317,7 +317,7 @@ def test_axe_finds_no_serious_fault(scheme: str, browser: Browser, server: Runni
 
 
 def test_it_works_by_keyboard_on_a_narrow_screen_and_in_the_other_colours(browser: Browser, server: Running) -> None:
-    with visiting(browser, server.http_url, color_scheme="light") as visit:
+    with visiting(browser, server.server.http_url, color_scheme="light") as visit:
         page = visit.page
         page.set_viewport_size({"width": 360, "height": 700})
         visit.show("churn")
@@ -330,9 +330,9 @@ def test_it_works_by_keyboard_on_a_narrow_screen_and_in_the_other_colours(browse
 
 
 def test_a_page_of_another_site_cannot_act(browser: Browser, server: Running, client: frostline.Client) -> None:
-    unload = f"{server.http_url}/v2/repository/models/mood/unload"
+    unload = f"{server.server.http_url}/v2/repository/models/mood/unload"
     html = f"""<!doctype html><title>Somebody else</title>
-        <iframe src="{server.http_url}/"></iframe>
+        <iframe src="{server.server.http_url}/"></iframe>
         <form method="post" enctype="text/plain" action="{unload}" target="hidden"><input name="{{}}"></form>
         <iframe name="hidden"></iframe>
         <script>
@@ -341,7 +341,7 @@ def test_a_page_of_another_site_cannot_act(browser: Browser, server: Running, cl
           window.tried = Promise.all([
             said(fetch("{unload}", {{ method: "POST", mode: "no-cors", body: "{{}}" }})),
             said(fetch("{unload}", {{ method: "POST", headers: {{ "Content-Type": "application/json", "X-Frostline": "page" }}, body: "{{}}" }})),
-            said(fetch("{server.http_url}/v2/me").then((answer) => answer.text())),
+            said(fetch("{server.server.http_url}/v2/me").then((answer) => answer.text())),
           ]);
         </script>"""
     with another_site(html) as url:

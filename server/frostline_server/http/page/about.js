@@ -20,6 +20,7 @@ const PICTURES = {
 /** The facts of a card as pairs of a name and words. */
 export function facts(card) {
   const { scores = {}, data = {}, input = {} } = card;
+  const measured = card.export?.max_abs_difference;
   const tested = Object.entries(scores)
     .filter(([name, value]) => name.startsWith("test_") && name !== "test_rows" && name !== "test_loss" && Number.isFinite(value))
     .map(([name, value]) => [name.replaceAll("_", " "), score(name, value, scores)]);
@@ -38,6 +39,7 @@ export function facts(card) {
     ["to send", typeof input.send === "string" && !card.rows ? input.send : null],
     ["calibration error", Number.isFinite(scores.ece) ? percent(scores.ece) : null],
     ["variant of", card.variant?.of ? `${card.variant.of.name} version ${card.variant.of.version}, ${card.variant.precision}` : null],
+    ["largest difference", Number.isFinite(measured) ? `${readable(measured)} between ONNX Runtime and PyTorch, on the held-out rows` : null],
     ["created", card.created ? card.created.replace("T", " ").replace("+00:00", " UTC") : null],
     ["made with", frameworks],
     ["sha256", card.sha256],
@@ -79,13 +81,13 @@ export function about(model, version, card) {
   const gallery = el("div", { class: "gallery" });
   const known = Object.keys(PICTURES);
   const place = (name) => (known.indexOf(stem(name)) + known.length + 1) % (known.length + 1);
-  const names = (card?.pictures ?? []).toSorted((one, other) => place(one) - place(other)).filter((name) => !(name.endsWith(".png") && card.pictures.includes(name.replace(".png", ".svg"))));
+  const names = (card?.pictures ?? []).toSorted((one, other) => place(one) - place(other));
   for (const name of names) gallery.append(frame(model, version, name));
   return el(
     "section",
     { class: "about", "aria-labelledby": "about-title" },
     el("h2", { id: "about-title", text: `About version ${version}` }),
-    card
+    card && facts(card).length
       ? el("dl", { class: "facts" }, ...facts(card).flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })]))
       : el("p", { class: "hint", text: "This version has no card." }),
     names.length ? gallery : null,

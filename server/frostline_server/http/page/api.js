@@ -35,10 +35,9 @@ export async function get(path, signal) {
   return (await send(path, { signal })).json();
 }
 
-/** Text, whatever the status: the probes say why not in a 503. */
-export async function probe(path) {
-  const response = await reach(path, {});
-  return { ok: response.ok, text: (await response.text()).trim() };
+/** Whether a probe passes: its status alone says so. */
+export async function passes(path) {
+  return (await reach(path, {})).ok;
 }
 
 /** A picture as an address for <img>: an image element sends no credentials, so it is fetched. */

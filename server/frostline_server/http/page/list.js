@@ -26,6 +26,13 @@ export function stateOf(versions) {
   return versions[0]?.state ?? "UNAVAILABLE";
 }
 
+function numbered(versions) {
+  const numbers = versions.map((each) => each.version).filter(Boolean);
+  if (!numbers.length) return "not loaded";
+  if (numbers.length > 3) return `${numbers.length} versions, up to ${numbers[0]}`;
+  return `version${numbers.length > 1 ? "s" : ""} ${numbers.toReversed().join(", ")}`;
+}
+
 /** A state as an element: its word, with a colour beside it. */
 export function badge(state) {
   return el("span", { class: `badge ${state.toLowerCase()}`, text: state.toLowerCase() });
@@ -88,9 +95,6 @@ export class ModelList {
   #link(name, versions) {
     const failed = versions.filter((version) => version.state === "FAILED");
     const state = stateOf(versions);
-    const ready = versions.find((version) => version.state === "READY");
-    const newest = ready ?? versions.find((version) => version.version);
-    const words = newest ? `version ${newest.version}` : "no version";
     return el(
       "a",
       {
@@ -100,7 +104,7 @@ export class ModelList {
         "aria-current": name === this.#selected ? "page" : null,
       },
       el("span", { class: "name", text: name }),
-      el("span", { class: "hint", text: versions.length > 1 ? `${words}, of ${versions.length}` : words }),
+      el("span", { class: "hint", text: numbered(versions) }),
       el("span", { class: "states" }, badge(state), failed.length && state !== "FAILED" ? el("span", { class: "badge failed", text: `${failed.length} failed` }) : null),
     );
   }

@@ -104,7 +104,7 @@ export class LivePanel {
   async #ask() {
     try {
       const answer = await get(modelPath(this.model, "", "live"));
-      this.note.textContent = "";
+      this.note.textContent = answer.processes > 1 ? `The numbers are those of one of the server's ${answer.processes} processes.` : "";
       this.onAnswer(answer);
       this.#add(totals(answer));
     } catch (error) {

@@ -1,8 +1,8 @@
 /** The page: is the server well, who asks, which models there are, and the one that the address names. */
 
-import { get, post, probe, setToken, token } from "./api.js";
+import { get, passes, post, setToken, token } from "./api.js";
 import { el, whileVisible } from "./dom.js";
-import { grouped, ModelList } from "./list.js";
+import { grouped, ModelList, stateOf } from "./list.js";
 import { ModelView } from "./model.js";
 
 const PERIOD = 5000;
@@ -29,15 +29,17 @@ class Page {
 
   /** Ask for the server's health and its models. */
   async refresh() {
-    await Promise.all([this.#health(), this.#index()]);
+    await this.#index();
+    await this.#health();
   }
 
   async #health() {
     const shown = byId("health");
     try {
-      const { ok, text } = await probe("readyz");
-      shown.className = `health ${ok ? "well" : "ill"}`;
-      say(shown, ok ? "Ready" : `Not ready: ${text}`);
+      const well = await passes("v2/health/ready");
+      const missing = [...(this.models ?? [])].filter(([, versions]) => stateOf(versions) !== "READY").map(([name]) => name);
+      shown.className = `health ${well ? "well" : "ill"}`;
+      say(shown, well ? "Ready" : missing.length ? `Not ready; without a ready version: ${listed(missing)}` : "Not ready");
     } catch (error) {
       shown.className = "health ill";
       say(shown, error.message);
@@ -119,7 +121,6 @@ class Page {
       if (before?.name === name) this.view.tryit = before.tryit;
       main.replaceChildren(this.view.element);
       this.view.update(versions);
-      this.view.start();
       document.title = `${name} – Frostline`;
       this.list.select(name);
       if (moved) main.scrollIntoView({ block: "start" });
@@ -134,6 +135,10 @@ function named(hash) {
   } catch {
     return [];
   }
+}
+
+function listed(names) {
+  return names.length > 5 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
 }
 
 // A screen reader says a status again whenever it is written, so only what changed is.

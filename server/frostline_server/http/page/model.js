@@ -57,10 +57,6 @@ export class ModelView {
     );
   }
 
-  start() {
-    this.panel.start();
-  }
-
   close() {
     this.closed = true;
     release(this.about);
@@ -75,6 +71,8 @@ export class ModelView {
     this.versions = versions;
     this.#options();
     this.#table();
+    // Of a model that was never loaded the server has no numbers.
+    if (!this.panel.stop && versions.some((each) => each.version)) this.panel.start();
     const ready = versions.filter((each) => each.state === "READY").map((each) => each.version);
     const key = this.version || ready.join(" ");
     if (key !== this.key || !this.tryit) {
@@ -86,12 +84,14 @@ export class ModelView {
   async #load(ready) {
     const asked = this.versions.find((each) => each.version === this.version);
     if (asked ? asked.state !== "READY" : !ready.length) {
-      this.#cannot(this.#whyNot(asked ?? this.versions[0]));
+      const version = asked ?? this.versions[0];
+      this.#cannot(this.#whyNot(version));
+      if (version?.state === "FAILED" && version.version) this.about.replaceChildren(about(this.name, version.version, await this.#card(version.version)));
       return;
     }
     try {
       const schema = await get(modelPath(this.name, this.version, "schema"));
-      const card = await get(modelPath(this.name, schema.version, "card")).catch(() => null);
+      const card = await this.#card(schema.version);
       if (this.closed) return;
       this.tryit = new TryIt(this.name, this.version, schema, card, ready, this.tryit);
       this.trial.replaceChildren(this.tryit.element);
@@ -103,6 +103,10 @@ export class ModelView {
     }
   }
 
+  #card(version) {
+    return get(modelPath(this.name, version, "card")).catch(() => null);
+  }
+
   #cannot(reason) {
     this.tryit = null;
     this.subtitle.textContent = "";
@@ -111,7 +115,7 @@ export class ModelView {
   }
 
   #whyNot(version) {
-    if (!version) return `${this.name} has no version.`;
+    if (!version) return `${this.name} is not loaded.`;
     const words = `Version ${version.version || "–"} does not answer: it is ${version.state.toLowerCase()}`;
     return version.reason ? `${words}. ${version.reason}` : `${words}.`;
   }
@@ -131,7 +135,7 @@ export class ModelView {
 
   #onLive(answer) {
     const seen = new Map(answer.versions.map((each) => [each.version, each]));
-    const told = JSON.stringify([answer.traffic, ...answer.versions.map((each) => [each.version, each.state, each.device, each.verified, each.max_abs_error])]);
+    const told = JSON.stringify([answer.traffic, ...answer.versions.map((each) => [each.version, each.state, each.device, each.verified, each.fault])]);
     if (told === this.liveTold) return;
     this.liveTold = told;
     this.#live = seen;
@@ -209,9 +213,8 @@ function device(live) {
 
 function proof(live) {
   if (!live || live.state !== "READY") return "–";
-  if (!live.verified) return "no golden sample";
-  if (live.max_abs_error === null || live.max_abs_error === undefined) return "verified";
-  return `verified, differs by at most ${readable(live.max_abs_error)}`;
+  if (live.fault) return `broken: ${live.fault}`;
+  return live.verified ? "verified on its golden sample" : "has no golden sample";
 }
 
 function describe(schema) {
