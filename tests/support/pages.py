@@ -19,6 +19,9 @@ from tests.support.onnx_models import product, write_artifact
 TIMEOUT_MS = 20_000
 DIGITS = [str(digit) for digit in range(10)]
 
+MARKUP = "<img src=x onerror='document.title = 1'>"
+"""A label that would be an element, if it were taken for markup."""
+
 Point = tuple[float, float]
 SEVEN: Sequence[Sequence[Point]] = [[(0.25, 0.15), (0.75, 0.15), (0.45, 0.88)]]
 ZERO: Sequence[Sequence[Point]] = [
@@ -28,13 +31,15 @@ ZERO: Sequence[Sequence[Point]] = [
 
 
 def write_models(root: Path) -> None:
-    """A table in two versions, texts, pictures, digits, and a model whose only version cannot be loaded."""
-    raw_rows.write(root, "churn", 1)
-    raw_rows.write(root, "churn", 2, shift=1.0)
-    (root / "churn" / "rollout.json").write_text('{"labels": {"stable": 1, "canary": 2}, "split": {"canary": 1}}')
+    """Two tables in two versions each, texts, pictures, digits, labels like markup, and a model whose only version cannot be loaded."""
+    for name in ("churn", "offers"):
+        raw_rows.write(root, name, 1)
+        raw_rows.write(root, name, 2, shift=1.0)
+        (root / name / "rollout.json").write_text('{"labels": {"stable": 1, "canary": 2}, "split": {"canary": 1}}')
     raw_media.write_texts(root)
     raw_media.write_pictures(root)
     write_digits(root)
+    write_artifact(root, "markup", labels=[MARKUP, "<b>two</b>", "&three;"])
     (root / "broken" / "1").mkdir(parents=True)
     (root / "broken" / "1" / "model.onnx").write_bytes(b"no network")
 

@@ -141,6 +141,9 @@ export class ModelView {
     this.#live = seen;
     this.#traffic = answer.traffic;
     this.#table();
+    // The list of models is asked for less often, and another state changes who can be asked.
+    const ready = (versions) => versions.filter((each) => each.state === "READY").map((each) => each.version).sort().join(" ");
+    if (ready(answer.versions) !== ready(this.versions)) this.onChanged();
   }
 
   #table() {
