@@ -22,24 +22,45 @@ export function facts(card) {
   const { scores = {}, data = {}, input = {} } = card;
   const measured = card.export?.max_abs_difference;
   const tested = Object.entries(scores)
-    .filter(([name, value]) => name.startsWith("test_") && name !== "test_rows" && name !== "test_loss" && Number.isFinite(value))
+    .filter(
+      ([name, value]) =>
+        name.startsWith("test_") && name !== "test_rows" && name !== "test_loss" && Number.isFinite(value),
+    )
     .map(([name, value]) => [name.replaceAll("_", " "), score(name, value, scores)]);
-  const rows = data.rows && Object.entries(data.rows).map(([part, count]) => `${readable(count)} ${part}`).join(", ");
+  const rows =
+    data.rows &&
+    Object.entries(data.rows)
+      .map(([part, count]) => `${readable(count)} ${part}`)
+      .join(", ");
   const network = card.recipe?.network;
-  const frameworks = Object.entries(card.frameworks ?? {}).map(([name, version]) => `${name} ${version}`).join(", ");
+  const frameworks = Object.entries(card.frameworks ?? {})
+    .map(([name, version]) => `${name} ${version}`)
+    .join(", ");
   const all = [
     ["task", card.task],
     ["labels", card.labels?.length ? listed(card.labels) : null],
     ...tested,
     ["parameters", Number.isFinite(card.parameters) ? readable(card.parameters) : null],
-    ["network", network && Object.entries(network).map(([name, value]) => (name === "family" ? value : `${name} ${value}`)).join(", ")],
+    [
+      "network",
+      network &&
+        Object.entries(network)
+          .map(([name, value]) => (name === "family" ? value : `${name} ${value}`))
+          .join(", "),
+    ],
     ["data", data.name],
     ["source", data.source],
     ["rows", rows],
     ["to send", typeof input.send === "string" && !card.rows ? input.send : null],
     ["calibration error", Number.isFinite(scores.ece) ? percent(scores.ece) : null],
-    ["variant of", card.variant?.of ? `${card.variant.of.name} version ${card.variant.of.version}, ${card.variant.precision}` : null],
-    ["largest difference", Number.isFinite(measured) ? `${readable(measured)} between ONNX Runtime and PyTorch, on the held-out rows` : null],
+    [
+      "variant of",
+      card.variant?.of ? `${card.variant.of.name} version ${card.variant.of.version}, ${card.variant.precision}` : null,
+    ],
+    [
+      "largest difference",
+      Number.isFinite(measured) ? `${readable(measured)} between ONNX Runtime and PyTorch, on the held-out rows` : null,
+    ],
     ["created", card.created ? card.created.replace("T", " ").replace("+00:00", " UTC") : null],
     ["made with", frameworks],
     ["sha256", card.sha256],
@@ -70,7 +91,11 @@ function enlarged({ src, alt }) {
   const dialog = el("dialog", { class: "picture", "aria-label": alt, close: () => dialog.remove() });
   dialog.append(
     el("img", { src, alt }),
-    el("p", { class: "actions" }, el("button", { type: "button", text: "Close", autofocus: true, click: () => dialog.close() })),
+    el(
+      "p",
+      { class: "actions" },
+      el("button", { type: "button", text: "Close", autofocus: true, click: () => dialog.close() }),
+    ),
   );
   document.body.append(dialog);
   dialog.showModal();
@@ -88,7 +113,11 @@ export function about(model, version, card) {
     { class: "about", "aria-labelledby": "about-title" },
     el("h2", { id: "about-title", text: `About version ${version}` }),
     card && facts(card).length
-      ? el("dl", { class: "facts" }, ...facts(card).flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })]))
+      ? el(
+          "dl",
+          { class: "facts" },
+          ...facts(card).flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: value })]),
+        )
       : el("p", { class: "hint", text: "This version has no card." }),
     names.length ? gallery : null,
   );
@@ -101,19 +130,32 @@ function stem(name) {
 function frame(model, version, name) {
   const alt = PICTURES[stem(name)] ?? `Picture ${name} of version ${version}`;
   const image = el("img", { alt });
-  const larger = el("button", { type: "button", class: "frame", "aria-label": `${alt}; show it larger`, disabled: true, click: () => enlarged(image) }, image);
+  const larger = el(
+    "button",
+    {
+      type: "button",
+      class: "frame",
+      "aria-label": `${alt}; show it larger`,
+      disabled: true,
+      click: () => enlarged(image),
+    },
+    image,
+  );
   const note = el("p", { class: "hint" });
   const figure = el("figure", {}, larger, note, el("figcaption", { text: alt }));
-  const seen = new IntersectionObserver(async ([entry]) => {
-    if (!entry.isIntersecting) return;
-    seen.disconnect();
-    try {
-      image.src = await picture(modelPath(model, version, "pictures", name));
-      larger.disabled = false;
-    } catch (error) {
-      note.textContent = error.message;
-    }
-  }, { rootMargin: "300px" });
+  const seen = new IntersectionObserver(
+    async ([entry]) => {
+      if (!entry.isIntersecting) return;
+      seen.disconnect();
+      try {
+        image.src = await picture(modelPath(model, version, "pictures", name));
+        larger.disabled = false;
+      } catch (error) {
+        note.textContent = error.message;
+      }
+    },
+    { rootMargin: "300px" },
+  );
   seen.observe(figure);
   return figure;
 }

@@ -24,7 +24,10 @@ export function answerOf(answer, tookMs, names) {
   return el(
     "article",
     { class: "answer" },
-    el("p", { class: "hint", text: `Version ${answer.version} answered in ${readable(Math.round(tookMs * 10) / 10)} ms.` }),
+    el("p", {
+      class: "hint",
+      text: `Version ${answer.version} answered in ${readable(Math.round(tookMs * 10) / 10)} ms.`,
+    }),
     headline(prediction),
     ...details(prediction, names),
     ...NOTES.filter(([name]) => prediction[name]?.length).map(([name, word, meaning]) =>
@@ -35,7 +38,10 @@ export function answerOf(answer, tookMs, names) {
 
 /** The short form of a prediction, to compare two of them. */
 export function gist(prediction) {
-  if (prediction.values) return Object.entries(prediction.values).map(([name, value]) => `${name} ${readable(value)}`).join(", ");
+  if (prediction.values)
+    return Object.entries(prediction.values)
+      .map(([name, value]) => `${name} ${readable(value)}`)
+      .join(", ");
   if (prediction.labels) return prediction.labels.join(", ") || "no label";
   if (prediction.class !== undefined) return decided(prediction);
   return null;
@@ -55,15 +61,32 @@ function details(prediction, names) {
   if (prediction.probability !== undefined && prediction.probability !== null) {
     // Of yes and no the server says the probability of yes.
     const [no, yes] = names.length === 2 ? names : ["no", "yes"];
-    const both = [[yes, prediction.probability], [no, 1 - prediction.probability]];
+    const both = [
+      [yes, prediction.probability],
+      [no, 1 - prediction.probability],
+    ];
     return [bars(both, percent, (name) => name === prediction.label)];
   }
   if (prediction.values) {
-    return [el("dl", { class: "values" }, ...Object.entries(prediction.values).flatMap(([name, value]) => [el("dt", { text: name }), el("dd", { text: readable(value) })]))];
+    return [
+      el(
+        "dl",
+        { class: "values" },
+        ...Object.entries(prediction.values).flatMap(([name, value]) => [
+          el("dt", { text: name }),
+          el("dd", { text: readable(value) }),
+        ]),
+      ),
+    ];
   }
   if (prediction.vector) {
+    const more = prediction.vector.length > 8 ? ", …" : "";
     const start = prediction.vector.slice(0, 8).map(readable).join(", ");
-    return [el("p", { text: `A vector of ${plural(prediction.vector.length, "number")}: ${start}${prediction.vector.length > 8 ? ", …" : ""}` })];
+    return [
+      el("p", {
+        text: `A vector of ${plural(prediction.vector.length, "number")}: ${start}${more}`,
+      }),
+    ];
   }
   if (prediction.map) return map(prediction.map, names);
   return [json(prediction.outputs ?? prediction)];
@@ -73,7 +96,9 @@ function probabilities(prediction) {
   const ranked = Array.isArray(prediction.probabilities)
     ? prediction.probabilities.map((each) => [decided(each), each.probability])
     : Object.entries(prediction.probabilities).sort(([, one], [, other]) => other - one);
-  const chosen = prediction.labels ? (name) => prediction.labels.includes(name) : (name) => name === decided(prediction);
+  const chosen = prediction.labels
+    ? (name) => prediction.labels.includes(name)
+    : (name) => name === decided(prediction);
   const rest = ranked.length - MOST_BARS;
   return [
     bars(ranked.slice(0, MOST_BARS), percent, chosen),
@@ -84,17 +109,36 @@ function probabilities(prediction) {
 /** A class at each place: a picture of the indices, and how many places each class has. */
 function map(rows, names) {
   const width = rows[0]?.length;
-  if (!width || !rows.every((row) => Array.isArray(row) && row.every(Number.isInteger)) || width * rows.length > MOST_PLACES) return [json(rows)];
-  const canvas = el("canvas", { width, height: rows.length, class: "map", role: "img", "aria-label": "The class at each place" });
+  if (
+    !width ||
+    !rows.every((row) => Array.isArray(row) && row.every(Number.isInteger)) ||
+    width * rows.length > MOST_PLACES
+  )
+    return [json(rows)];
+  const canvas = el("canvas", {
+    width,
+    height: rows.length,
+    class: "map",
+    role: "img",
+    "aria-label": "The class at each place",
+  });
   const context = canvas.getContext("2d");
   const counts = new Map();
-  rows.forEach((row, y) => row.forEach((index, x) => {
-    counts.set(index, (counts.get(index) ?? 0) + 1);
-    context.fillStyle = hue(index);
-    context.fillRect(x, y, 1, 1);
-  }));
+  rows.forEach((row, y) =>
+    row.forEach((index, x) => {
+      counts.set(index, (counts.get(index) ?? 0) + 1);
+      context.fillStyle = hue(index);
+      context.fillRect(x, y, 1, 1);
+    }),
+  );
   const shares = [...counts].sort(([, one], [, other]) => other - one).slice(0, MOST_BARS);
-  return [canvas, bars(shares.map(([index, count]) => [names[index] ?? `class ${index}`, count / (width * rows.length)]), percent)];
+  return [
+    canvas,
+    bars(
+      shares.map(([index, count]) => [names[index] ?? `class ${index}`, count / (width * rows.length)]),
+      percent,
+    ),
+  ];
 }
 
 function hue(index) {
@@ -104,5 +148,8 @@ function hue(index) {
 function json(value) {
   const text = JSON.stringify(value);
   const cut = text.length > MOST_CHARACTERS;
-  return el("pre", { tabindex: "0", text: cut ? `${text.slice(0, MOST_CHARACTERS)} … (${plural(text.length, "character")})` : text });
+  return el("pre", {
+    tabindex: "0",
+    text: cut ? `${text.slice(0, MOST_CHARACTERS)} … (${plural(text.length, "character")})` : text,
+  });
 }

@@ -22,7 +22,12 @@ export class LineChart {
     this.paths = lines.map((_, at) => svg("path", { class: `line line-${at + 1}` }));
     this.picture = svg(
       "svg",
-      { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none", "aria-label": `${title}: nothing yet` },
+      {
+        viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+        role: "img",
+        preserveAspectRatio: "none",
+        "aria-label": `${title}: nothing yet`,
+      },
       svg("path", { class: "axis", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }),
       ...this.paths,
     );
@@ -35,7 +40,9 @@ export class LineChart {
       el(
         "p",
         { class: "now" },
-        ...lines.map((line, at) => el("span", {}, line ? el("span", { class: `key line-${at + 1}`, text: line }) : null, this.values[at])),
+        ...lines.map((line, at) =>
+          el("span", {}, line ? el("span", { class: `key line-${at + 1}`, text: line }) : null, this.values[at]),
+        ),
       ),
       this.picture,
       el("p", { class: "scale hint" }, el("span", { text: `${length} s ago` }), this.top, el("span", { text: "now" })),

@@ -62,7 +62,7 @@ export function plural(number, word) {
   return `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
 }
 
-/** Call `step` now and every `period` milliseconds while the page is visible, one call at a time; returns what stops it. */
+/** Call `step` every `period` milliseconds while the page is visible, one call at a time; returns what stops it. */
 export function whileVisible(period, step) {
   let timer = 0;
   let stopped = false;

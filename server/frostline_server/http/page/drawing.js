@@ -6,8 +6,8 @@ const SIDE = 256;
 const PEN = 36;
 
 /**
- * The grey values of a drawing [size * size], 0 to 1: what is drawn, enlarged to fill the picture and centred, since data
- * sets of digits are cut out like this.
+ * The grey values of a drawing [size * size], 0 to 1: what is drawn, enlarged to fill the picture and centred, since
+ * data sets of digits are cut out like this.
  * @param {Uint8ClampedArray} ink RGBA pixels of a square, of which the opacity is the ink
  * @param {number} side of the square
  * @param {number} size of the picture
@@ -65,7 +65,13 @@ export class Drawing {
       role: "img",
       "aria-label": "Where a digit is drawn with a mouse, a finger or a pen. Without one, type its pixels below.",
     });
-    this.preview = el("canvas", { width: size, height: size, class: "pixels", role: "img", "aria-label": "The drawing as the model gets it" });
+    this.preview = el("canvas", {
+      width: size,
+      height: size,
+      class: "pixels",
+      role: "img",
+      "aria-label": "The drawing as the model gets it",
+    });
     this.canvas.addEventListener("pointerdown", (event) => this.#begin(event));
     this.canvas.addEventListener("pointermove", (event) => this.#go(event));
     for (const name of ["pointerup", "pointercancel"]) this.canvas.addEventListener(name, () => this.#end());

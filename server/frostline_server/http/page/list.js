@@ -18,7 +18,7 @@ function shown(state, reason) {
   return state === "UNAVAILABLE" && reason && reason !== "unloaded" ? "FAILED" : state;
 }
 
-/** What a model as a whole is: READY if a version answers, else FAILED if one failed, else its newest version's state. */
+/** What a model is: READY if a version answers, else FAILED if one failed, else its newest version's state. */
 export function stateOf(versions) {
   for (const state of ["READY", "FAILED"]) {
     if (versions.some((version) => version.state === state)) return state;
@@ -105,7 +105,14 @@ export class ModelList {
       },
       el("span", { class: "name", text: name }),
       el("span", { class: "hint", text: numbered(versions) }),
-      el("span", { class: "states" }, badge(state), failed.length && state !== "FAILED" ? el("span", { class: "badge failed", text: `${failed.length} failed` }) : null),
+      el(
+        "span",
+        { class: "states" },
+        badge(state),
+        failed.length && state !== "FAILED"
+          ? el("span", { class: "badge failed", text: `${failed.length} failed` })
+          : null,
+      ),
     );
   }
 
@@ -139,7 +146,14 @@ export class ModelList {
   #move(event) {
     const rows = this.#visible();
     const at = rows.indexOf(document.activeElement.closest("li"));
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1, PageDown: at + 10, PageUp: at - 10 }[event.key];
+    const to = {
+      ArrowDown: at + 1,
+      ArrowUp: at - 1,
+      Home: 0,
+      End: rows.length - 1,
+      PageDown: at + 10,
+      PageUp: at - 10,
+    }[event.key];
     if (to === undefined) return;
     if (to < 0 && event.key === "ArrowUp") this.search.focus();
     else this.#focus(rows[Math.min(Math.max(to, 0), rows.length - 1)], event);

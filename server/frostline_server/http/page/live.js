@@ -2,7 +2,7 @@
 
 import { get, modelPath } from "./api.js";
 import { bars, LineChart } from "./chart.js";
-import { el, milliseconds, percent, readable, whileVisible } from "./dom.js";
+import { el, milliseconds, percent, whileVisible } from "./dom.js";
 
 const KEPT = 60;
 const WINDOW = 10; // seconds that percentiles and means are taken over, as those of a single second jump
@@ -19,6 +19,10 @@ export function quantile(share, bounds, cumulative) {
   const low = at === 0 ? 0 : bounds[at - 1];
   const before = at === 0 ? 0 : cumulative[at - 1];
   return low + ((bounds[at] - low) * (rank - before)) / (cumulative[at] - before || 1);
+}
+
+function brief(value) {
+  return Number(value.toPrecision(3)).toLocaleString("en");
 }
 
 /** The counters of all versions together. */
@@ -40,13 +44,21 @@ function totals(answer) {
 function added(one, other) {
   if (!one || !other) return one ?? other ?? null;
   if (one.bounds.length !== other.bounds.length) return one;
-  return { bounds: one.bounds, counts: one.counts.map((count, at) => count + other.counts[at]), sum: one.sum + other.sum };
+  return {
+    bounds: one.bounds,
+    counts: one.counts.map((count, at) => count + other.counts[at]),
+    sum: one.sum + other.sum,
+  };
 }
 
 function since(before, now) {
   if (!now) return null;
   if (!before || before.counts.length !== now.counts.length) return now;
-  return { bounds: now.bounds, counts: now.counts.map((count, at) => count - before.counts[at]), sum: now.sum - before.sum };
+  return {
+    bounds: now.bounds,
+    counts: now.counts.map((count, at) => count - before.counts[at]),
+    sum: now.sum - before.sum,
+  };
 }
 
 export class LivePanel {
@@ -61,16 +73,24 @@ export class LivePanel {
     this.model = model;
     this.onAnswer = onAnswer;
     this.charts = {
-      rate: new LineChart("Requests a second", [""], readable, KEPT),
+      rate: new LineChart("Requests a second", [""], brief, KEPT),
       latency: new LineChart("Time of a request", ["p50", "p95", "p99"], milliseconds, KEPT, "wide"),
-      queue: new LineChart("Rows in the queue", [""], readable, KEPT),
-      batch: new LineChart("Rows in a batch, mean", [""], readable, KEPT),
+      queue: new LineChart("Rows in the queue", [""], brief, KEPT),
+      batch: new LineChart("Rows in a batch, mean", [""], brief, KEPT),
     };
     this.shares = el("div", {});
     this.sharesTitle = el("figcaption", { text: "Share of labels" });
     this.table = el("tbody");
     this.note = el("p", { class: "hint", role: "status" });
-    const tableColumns = ["seconds ago", "requests a second", "p50", "p95", "p99", "rows in the queue", "rows in a batch"];
+    const tableColumns = [
+      "seconds ago",
+      "requests a second",
+      "p50",
+      "p95",
+      "p99",
+      "rows in the queue",
+      "rows in a batch",
+    ];
     this.details = el(
       "details",
       { toggle: () => this.#fillTable() },
@@ -78,7 +98,12 @@ export class LivePanel {
       el(
         "div",
         { class: "scroll", tabindex: "0", role: "region", "aria-label": "Numbers of the last minute" },
-        el("table", {}, el("thead", {}, el("tr", {}, ...tableColumns.map((text) => el("th", { scope: "col", text })))), this.table),
+        el(
+          "table",
+          {},
+          el("thead", {}, el("tr", {}, ...tableColumns.map((text) => el("th", { scope: "col", text })))),
+          this.table,
+        ),
       ),
     );
     this.element = el(
@@ -104,7 +129,8 @@ export class LivePanel {
   async #ask() {
     try {
       const answer = await get(modelPath(this.model, "", "live"));
-      this.note.textContent = answer.processes > 1 ? `The numbers are those of one of the server's ${answer.processes} processes.` : "";
+      this.note.textContent =
+        answer.processes > 1 ? `The numbers are those of one of the server's ${answer.processes} processes.` : "";
       this.onAnswer(answer);
       this.#add(totals(answer));
     } catch (error) {
@@ -168,13 +194,15 @@ export class LivePanel {
     if (!this.details.open) return;
     const told = (value, words) => (Number.isFinite(value) ? words(value) : "–");
     const now = this.#points.at(-1)?.at ?? 0;
-    const rows = this.#points.toReversed().map((point) => [
-      (now - point.at).toFixed(0),
-      told(point.rate, readable),
-      ...point.latency.map((value) => told(value, milliseconds)),
-      told(point.queue, readable),
-      told(point.batch, readable),
-    ]);
+    const rows = this.#points
+      .toReversed()
+      .map((point) => [
+        (now - point.at).toFixed(0),
+        told(point.rate, brief),
+        ...point.latency.map((value) => told(value, milliseconds)),
+        told(point.queue, brief),
+        told(point.batch, brief),
+      ]);
     this.table.replaceChildren(...rows.map((cells) => el("tr", {}, ...cells.map((text) => el("td", { text })))));
   }
 }

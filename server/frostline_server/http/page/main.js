@@ -37,9 +37,14 @@ class Page {
     const shown = byId("health");
     try {
       const well = await passes("v2/health/ready");
-      const missing = [...(this.models ?? [])].filter(([, versions]) => stateOf(versions) !== "READY").map(([name]) => name);
+      const missing = [...(this.models ?? [])]
+        .filter(([, versions]) => stateOf(versions) !== "READY")
+        .map(([name]) => name);
       shown.className = `health ${well ? "well" : "ill"}`;
-      say(shown, well ? "Ready" : missing.length ? `Not ready; without a ready version: ${listed(missing)}` : "Not ready");
+      say(
+        shown,
+        well ? "Ready" : missing.length ? `Not ready; without a ready version: ${listed(missing)}` : "Not ready",
+      );
     } catch (error) {
       shown.className = "health ill";
       say(shown, error.message);
@@ -51,7 +56,8 @@ class Page {
     try {
       index = await post("v2/repository/index", {});
     } catch (error) {
-      if (this.models === null) byId("main").replaceChildren(el("p", { class: "error", role: "alert", text: error.message }));
+      if (this.models === null)
+        byId("main").replaceChildren(el("p", { class: "error", role: "alert", text: error.message }));
       return;
     }
     const told = JSON.stringify(index);
@@ -71,8 +77,16 @@ class Page {
       if (states.includes("FAILED")) count.FAILED += 1;
       if (!states.includes("READY") && !states.includes("FAILED")) count.other += 1;
     }
-    const parts = [["ready", "ready", count.READY], ["failed", "with a failed version", count.FAILED], ["other", "not loaded", count.other]];
-    byId("counts").replaceChildren(...parts.map(([name, words, number]) => el("span", { class: name }, el("strong", { text: String(number) }), ` ${words}`)));
+    const parts = [
+      ["ready", "ready", count.READY],
+      ["failed", "with a failed version", count.FAILED],
+      ["other", "not loaded", count.other],
+    ];
+    byId("counts").replaceChildren(
+      ...parts.map(([name, words, number]) =>
+        el("span", { class: name }, el("strong", { text: String(number) }), ` ${words}`),
+      ),
+    );
   }
 
   async #askWho() {
@@ -103,14 +117,25 @@ class Page {
   #route(moved) {
     if (this.models === null) return;
     let [name = "", version = ""] = named(location.hash);
-    if (!name) name = [...this.models].find(([, versions]) => versions.some((each) => each.state === "READY"))?.[0] ?? [...this.models.keys()][0] ?? "";
+    if (!name)
+      name =
+        [...this.models].find(([, versions]) => versions.some((each) => each.state === "READY"))?.[0] ??
+        [...this.models.keys()][0] ??
+        "";
     const main = byId("main");
     const versions = this.models.get(name);
     if (!versions) {
       this.view?.close();
       this.view = null;
       this.list.select("");
-      main.replaceChildren(el("p", { class: "empty", text: name ? `This server has no model ${name}.` : "This server has no models. Put one into its models folder." }));
+      main.replaceChildren(
+        el("p", {
+          class: "empty",
+          text: name
+            ? `This server has no model ${name}.`
+            : "This server has no models. Put one into its models folder.",
+        }),
+      );
       return;
     }
     if (this.view?.name !== name || this.view.version !== version) {
@@ -149,7 +174,8 @@ function say(node, text) {
 function theme() {
   const root = document.documentElement;
   const button = byId("theme");
-  const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches);
+  const dark = () =>
+    root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   const show = () => {
     button.textContent = dark() ? "Light" : "Dark";
     button.setAttribute("aria-label", `Switch to ${dark() ? "light" : "dark"} colours`);

@@ -13,8 +13,10 @@ export function bodyOf(request) {
 export function curl(model, version, request) {
   const url = shell(address(modelPath(model, version, "predict")));
   const credentials = token() ? ' -H "Authorization: Bearer $FROSTLINE_TOKEN"' : "";
-  if (request.file) return `curl${credentials} -F ${shell(`file=@"${request.file.name.replace(/["\\]/g, "\\$&")}"`)} \\\n  ${url}`;
-  return `curl${credentials} -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify(bodyOf(request)))} \\\n  ${url}`;
+  if (request.file)
+    return `curl${credentials} -F ${shell(`file=@"${request.file.name.replace(/["\\]/g, "\\$&")}"`)} \\\n  ${url}`;
+  const body = shell(JSON.stringify(bodyOf(request)));
+  return `curl${credentials} -H 'Content-Type: application/json' \\\n  -d ${body} \\\n  ${url}`;
 }
 
 /** A program of Frostline's Python client. */
@@ -52,6 +54,9 @@ export function literal(value) {
   if (value === true) return "True";
   if (value === false) return "False";
   if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
-  if (typeof value === "object") return `{${Object.entries(value).map(([key, each]) => `${literal(key)}: ${literal(each)}`).join(", ")}}`;
+  if (typeof value === "object")
+    return `{${Object.entries(value)
+      .map(([key, each]) => `${literal(key)}: ${literal(each)}`)
+      .join(", ")}}`;
   return JSON.stringify(value);
 }

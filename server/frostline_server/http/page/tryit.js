@@ -3,7 +3,8 @@
 import { modelPath, post } from "./api.js";
 import { answerOf, gist } from "./answer.js";
 import { copy, el } from "./dom.js";
-import { BadField, formFor } from "./form.js";
+import { BadField } from "./fields.js";
+import { formFor } from "./form.js";
 import { bodyOf, curl, python } from "./snippets.js";
 
 export class TryIt {
@@ -19,12 +20,22 @@ export class TryIt {
    */
   constructor(model, version, schema, card, others, before) {
     Object.assign(this, { model, version, schema });
-    this.form = formFor(schema, card, () => this.#changed(), () => this.ask());
-    if (before && before.model === model && before.form.constructor === this.form.constructor) this.form.restore(before.form.state());
+    this.form = formFor(
+      schema,
+      card,
+      () => this.#changed(),
+      () => this.ask(),
+    );
+    if (before && before.model === model && before.form.constructor === this.form.constructor)
+      this.form.restore(before.form.state());
     this.error = el("p", { class: "error", role: "alert" });
     this.answers = el("div", { class: "answers", "aria-live": "polite" });
     this.answers.append(el("p", { class: "empty", text: "The answer appears here." }));
-    this.second = el("select", { id: "second", change: () => this.#changed() }, el("option", { value: "", text: "no other version" }));
+    this.second = el(
+      "select",
+      { id: "second", change: () => this.#changed() },
+      el("option", { value: "", text: "no other version" }),
+    );
     this.offer(others);
     this.curl = el("code");
     this.python = el("code");
@@ -43,7 +54,12 @@ export class TryIt {
             "div",
             { class: "actions" },
             el("button", { type: "submit", class: "primary", text: "Predict" }),
-            el("span", { class: "second" }, el("label", { for: "second", text: "Ask another version too:" }), this.second),
+            el(
+              "span",
+              { class: "second" },
+              el("label", { for: "second", text: "Ask another version too:" }),
+              this.second,
+            ),
           ),
           this.error,
         ),
@@ -63,7 +79,9 @@ export class TryIt {
   /** The versions that can be asked beside the first. */
   offer(others) {
     const chosen = this.second.value;
-    const options = others.filter((each) => each !== this.version).map((each) => el("option", { value: each, text: `version ${each}` }));
+    const options = others
+      .filter((each) => each !== this.version)
+      .map((each) => el("option", { value: each, text: `version ${each}` }));
     this.second.replaceChildren(this.second.options[0], ...options);
     this.second.value = options.some((option) => option.value === chosen) ? chosen : "";
   }
@@ -152,7 +170,19 @@ function snippet(title, code) {
   return el(
     "div",
     { class: "snippet" },
-    el("p", { class: "snippet-head" }, el("strong", { text: title }), el("button", { type: "button", class: "quiet", text: "Copy", "aria-label": `Copy the ${title} code`, click: press }), said),
+    el(
+      "p",
+      { class: "snippet-head" },
+      el("strong", { text: title }),
+      el("button", {
+        type: "button",
+        class: "quiet",
+        text: "Copy",
+        "aria-label": `Copy the ${title} code`,
+        click: press,
+      }),
+      said,
+    ),
     el("pre", { tabindex: "0", role: "region", "aria-label": title }, code),
   );
 }

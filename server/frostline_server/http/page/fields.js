@@ -1,0 +1,159 @@
+/** The fields of a form, one for each column of a table. */
+
+import { el, freshId, percent, plural, readable } from "./dom.js";
+
+const FEW_CATEGORIES = 12;
+
+/** What was typed cannot be sent; `field` is the element to correct. */
+export class BadField extends Error {
+  constructor(message, field) {
+    super(message);
+    this.field = field;
+  }
+}
+
+/** One field with its label and hint. */
+export function field(label, input, hint) {
+  input.id ||= freshId("field");
+  const note = hint ? el("p", { class: "hint", id: `${input.id}-hint`, text: hint }) : null;
+  if (note) input.setAttribute("aria-describedby", note.id);
+  return el("div", { class: "field" }, el("label", { for: input.id, text: label }), input, note);
+}
+
+function missingHint(column) {
+  return column.share_missing > 0 ? `, ${percent(column.share_missing)} missing` : "";
+}
+
+class NumberField {
+  constructor(column) {
+    this.column = column;
+    this.input = el("input", { type: "number", step: "any", placeholder: "(missing)", autocomplete: "off" });
+    const seen = Number.isFinite(column.lowest) && Number.isFinite(column.highest);
+    const hint = seen ? `${readable(column.lowest)} to ${readable(column.highest)} in training` : "a number";
+    this.element = field(column.name, this.input, hint + missingHint(column));
+  }
+
+  get value() {
+    if (this.input.validity.badInput) throw new BadField(`${this.column.name}: a number was expected.`, this.input);
+    return this.input.value === "" ? null : Number(this.input.value);
+  }
+
+  // A single-precision number such as 3.4000000953674316 is 3.4 to who typed it.
+  set value(value) {
+    this.input.value = value === null ? "" : String(shortened(value));
+  }
+}
+
+function shortened(value) {
+  const short = Number(value.toPrecision(7));
+  return Math.fround(short) === Math.fround(value) ? short : value;
+}
+
+class CategoryField {
+  constructor(column) {
+    this.categories = column.categories;
+    this.other = el("input", {
+      type: "text",
+      placeholder: "another value",
+      "aria-label": `${column.name}, another value`,
+      hidden: true,
+    });
+    this.input = el(
+      "select",
+      { change: () => this.#showOther() },
+      el("option", { value: "missing", text: "(missing)" }),
+      ...column.categories.map((text, at) => el("option", { value: String(at), text: text === "" ? "(empty)" : text })),
+      el("option", { value: "other", text: "another value …" }),
+    );
+    this.element = field(
+      column.name,
+      this.input,
+      `${plural(column.categories.length, "known value")}${missingHint(column)}`,
+    );
+    this.input.after(this.other);
+  }
+
+  #showOther() {
+    this.other.hidden = this.input.value !== "other";
+  }
+
+  get value() {
+    const { value } = this.input;
+    if (value === "missing") return null;
+    return value === "other" ? this.other.value : this.categories[Number(value)];
+  }
+
+  set value(value) {
+    const at = this.categories.indexOf(value);
+    this.input.value = value === null ? "missing" : at >= 0 ? String(at) : "other";
+    if (this.input.value === "other") this.other.value = value;
+    this.#showOther();
+  }
+}
+
+class TypedCategoryField {
+  constructor(column) {
+    const list = el(
+      "datalist",
+      { id: freshId("categories") },
+      ...column.categories.map((value) => el("option", { value })),
+    );
+    this.input = el("input", { type: "text", list: list.id, placeholder: "(missing)", autocomplete: "off" });
+    this.element = field(
+      column.name,
+      this.input,
+      `${plural(column.categories.length, "known value")}${missingHint(column)}`,
+    );
+    this.element.append(list);
+  }
+
+  get value() {
+    return this.input.value === "" ? null : this.input.value;
+  }
+
+  set value(value) {
+    this.input.value = value ?? "";
+  }
+}
+
+class DateField {
+  constructor(column, example) {
+    const moments = [example ?? column.earliest ?? "", column.format];
+    const type = dateType(...moments);
+    this.input = el("input", {
+      type,
+      step: type === "datetime-local" ? "1" : null,
+      placeholder: type === "text" ? "(missing)" : null,
+    });
+    const day = (text) => text.replace("T00:00:00", "").replace("T", " ");
+    const seen =
+      column.earliest && column.latest ? `${day(column.earliest)} to ${day(column.latest)} in training` : "a date";
+    const written = type === "text" ? `, written as ${column.format}` : "";
+    this.element = field(column.name, this.input, seen + written + missingHint(column));
+  }
+
+  get value() {
+    if (this.input.validity.badInput) throw new BadField("A whole date was expected.", this.input);
+    return this.input.value === "" ? null : this.input.value;
+  }
+
+  set value(value) {
+    const written = { date: (text) => text.slice(0, 10), "datetime-local": (text) => text.replace(" ", "T") }[
+      this.input.type
+    ];
+    this.input.value = value === null ? "" : (written?.(value) ?? value);
+  }
+}
+
+function dateType(example, format) {
+  if (format !== "iso") return "text";
+  if (/^\d{4}-\d\d-\d\d(T00:00:00)?$/.test(example)) return "date";
+  return /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?$/.test(example) ? "datetime-local" : "text";
+}
+
+/** The field of a column; its `value` is what is sent, null where it is missing. */
+export function columnField(column, example) {
+  if (column.kind === "NUMBER") return new NumberField(column);
+  if (column.kind === "DATE") return new DateField(column, example);
+  return column.categories.length > FEW_CATEGORIES ? new TypedCategoryField(column) : new CategoryField(column);
+}
