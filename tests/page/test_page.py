@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, expect
 
 import frostline
 from tests.support import raw_media
+from tests.support.onnx_models import LABELS
 from tests.support.pages import (
     MARKUP,
     SEVEN,
@@ -76,7 +77,7 @@ def shares_of(prediction: Any, labels: list[str]) -> dict[str, str]:
 
 def test_it_says_how_the_server_is_and_who_asks(visit: Visit) -> None:
     expect(visit.page.locator("#health")).to_have_text("Ready")
-    expect(visit.page.locator("#counts")).to_contain_text("6 ready")
+    expect(visit.page.locator("#counts")).to_contain_text("7 ready")
     expect(visit.page.locator("#counts")).to_contain_text("1 with a failed version")
     expect(visit.page.locator("#who")).not_to_have_text("…")
     assert visit.page.locator("#list .name").all_inner_texts() == [
@@ -87,6 +88,7 @@ def test_it_says_how_the_server_is_and_who_asks(visit: Visit) -> None:
         "markup",
         "mood",
         "offers",
+        "pair",
     ]
 
 
@@ -162,6 +164,17 @@ def test_a_drawn_digit_is_recognised(label: str, strokes: Any, visit: Visit, cli
     same = client.predict("digits", rows)
     assert same.labels == (label,)
     assert visit.shares() == shares_of(same, [str(digit) for digit in range(10)])
+
+
+def test_a_network_with_several_inputs_takes_each_as_json(visit: Visit, client: frostline.Client) -> None:
+    visit.show("pair")
+    left, right = [1.0, 2.0, 3.0, 4.0], [[0.5, 0.0], [0.0, 0.5]]
+    visit.page.get_by_label("left", exact=True).fill(json.dumps(left))
+    visit.page.get_by_label("right", exact=True).fill(json.dumps(right))
+    visit.predict()
+    same = client.predict("pair", {"left": [left], "right": [right]})
+    assert visit.answers() == list(same.labels)
+    assert visit.shares() == shares_of(same, list(LABELS))
 
 
 def test_what_the_server_refuses_is_said_in_its_own_words(visit: Visit) -> None:
@@ -254,6 +267,20 @@ def test_the_versions_show_their_traffic_device_and_proof(visit: Visit) -> None:
     expect(row).to_contain_text("cpu")
     expect(row).to_contain_text("verified")
     expect(visit.page.get_by_role("row", name="2 ready")).to_contain_text("canary")
+
+
+def test_the_card_of_a_version_is_shown_with_its_pictures(visit: Visit) -> None:
+    visit.show("churn/1")
+    facts = visit.page.locator(".facts")
+    expect(facts).to_contain_text("single-label")
+    expect(facts).to_contain_text("no, yes")
+    picture = visit.page.get_by_alt_text("Learning curves")
+    picture.scroll_into_view_if_needed()
+    visit.page.wait_for_function("image => image.naturalWidth === 8", arg=picture.element_handle())
+    picture.click()
+    expect(visit.page.get_by_role("dialog").get_by_alt_text("Learning curves")).to_be_visible()
+    visit.page.get_by_role("button", name="Close").click()
+    expect(visit.page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_nothing_is_changed_without_a_confirmation(visit: Visit, client: frostline.Client) -> None:

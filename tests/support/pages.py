@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_pla
 from sklearn.datasets import load_digits
 
 from tests.support import raw_media, raw_rows
-from tests.support.onnx_models import product, write_artifact
+from tests.support.onnx_models import product, two_inputs, write_artifact
 
 TIMEOUT_MS = 20_000
 DIGITS = [str(digit) for digit in range(10)]
@@ -31,7 +31,7 @@ ZERO: Sequence[Sequence[Point]] = [
 
 
 def write_models(root: Path) -> None:
-    """Two tables in two versions each, texts, pictures, digits, labels like markup, and a model whose only version cannot be loaded."""
+    """Two tables in two versions each, texts, pictures, digits, labels like markup, two inputs, and a model whose only version cannot be loaded."""
     for name in ("churn", "offers"):
         raw_rows.write(root, name, 1)
         raw_rows.write(root, name, 2, shift=1.0)
@@ -40,6 +40,9 @@ def write_models(root: Path) -> None:
     raw_media.write_pictures(root)
     write_digits(root)
     write_artifact(root, "markup", labels=[MARKUP, "<b>two</b>", "&three;"])
+    write_artifact(root, "pair", model=two_inputs(), golden=False)
+    picture, _ = raw_media.picture_files()["png"]
+    (root / "churn" / "1" / "learning-curves.png").write_bytes(picture)
     (root / "broken" / "1").mkdir(parents=True)
     (root / "broken" / "1" / "model.onnx").write_bytes(b"no network")
 

@@ -19,7 +19,8 @@ const PICTURES = {
 
 /** The facts of a card as pairs of a name and words. */
 export function facts(card) {
-  const { scores = {}, data = {}, input = {} } = card;
+  // Null in a card means that it is not known.
+  const [scores, data, input] = [card.scores ?? {}, card.data ?? {}, card.input ?? {}];
   const measured = card.export?.max_abs_difference;
   const tested = Object.entries(scores)
     .filter(

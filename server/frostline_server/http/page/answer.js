@@ -7,37 +7,57 @@ const MOST_BARS = 10;
 const MOST_CHARACTERS = 4000;
 const MOST_PLACES = 250_000;
 
-const NOTES = [
-  ["missing", "Missing", "the model answers without it"],
-  ["unknown", "Unknown", "training has not seen this value"],
-  ["outside", "Outside", "lower or higher than all that training saw, or a text that was cut"],
-];
+const MEANINGS = {
+  missing: "the model answers without it",
+  unknown: "training has not seen this value",
+  outside: "lower or higher than all that training saw",
+};
+const MEANINGS_OF_TEXTS = {
+  missing: "the model answers without a text",
+  unknown: "the model knows none of its words",
+  outside: "longer than the model reads; the rest was cut off",
+};
 
 /**
  * The answer to one row.
  * @param {Object} answer of the server
  * @param {number} tookMs milliseconds that this page waited for it
- * @param {string[]} names of the classes
+ * @param {Object} schema of the model
  */
-export function answerOf(answer, tookMs, names) {
-  const [prediction] = answer.predictions;
+export function answerOf(answer, tookMs, schema) {
+  const { predictions, version } = answer;
+  const [prediction] = predictions;
+  const took = readable(Math.round(tookMs * 10) / 10);
+  // A network without a batch axis may answer more than there are rows.
+  const whole = predictions.length === 1;
   return el(
     "article",
     { class: "answer" },
-    el("p", {
-      class: "hint",
-      text: `Version ${answer.version} answered in ${readable(Math.round(tookMs * 10) / 10)} ms.`,
-    }),
-    headline(prediction),
-    ...details(prediction, names),
-    ...NOTES.filter(([name]) => prediction[name]?.length).map(([name, word, meaning]) =>
-      el("p", { class: "note" }, el("strong", { text: `${word}: ` }), `${prediction[name].join(", ")} (${meaning}).`),
-    ),
+    el("p", { class: "hint", text: `Version ${version} answered in ${took} ms.` }),
+    ...(whole
+      ? [headline(prediction), ...details(prediction, schema.labels), ...notes(prediction, schema)]
+      : [json(predictions)]),
   );
 }
 
-/** The short form of a prediction, to compare two of them. */
-export function gist(prediction) {
+/** What training had to say of the row's cells. */
+function notes(prediction, schema) {
+  const meanings = schema.columns[0]?.kind === "TEXT" ? MEANINGS_OF_TEXTS : MEANINGS;
+  return Object.entries(meanings)
+    .filter(([name]) => prediction[name]?.length)
+    .map(([name, meaning]) => {
+      const word = name[0].toUpperCase() + name.slice(1);
+      const told = `${prediction[name].join(", ")} (${meaning}).`;
+      return el("p", { class: "note" }, el("strong", { text: `${word}: ` }), told);
+    });
+}
+
+/** The short form of an answer, to compare two of them; null where it is too long for that. */
+export function gist({ predictions }) {
+  return predictions.length === 1 ? brief(predictions[0]) : null;
+}
+
+function brief(prediction) {
   if (prediction.values)
     return Object.entries(prediction.values)
       .map(([name, value]) => `${name} ${readable(value)}`)
@@ -52,7 +72,7 @@ function decided({ label, class: number }) {
 }
 
 function headline(prediction) {
-  const words = prediction.values ? null : gist(prediction);
+  const words = prediction.values ? null : brief(prediction);
   return words === null ? null : el("p", { class: "headline", text: words });
 }
 

@@ -88,8 +88,8 @@ export class ModelView {
       this.tryit = new TryIt(this.name, this.version, schema, card, ready(this.versions), this.tryit);
       this.trial.replaceChildren(this.tryit.element);
       release(this.about);
-      this.about.replaceChildren(about(this.name, schema.version, card));
       this.subtitle.textContent = [schema.task, ...describe(schema)].join(" · ");
+      this.about.replaceChildren(about(this.name, schema.version, card));
     } catch (error) {
       if (!this.closed) this.#cannot(error.message);
     }

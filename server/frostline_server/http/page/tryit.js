@@ -121,11 +121,11 @@ export class TryIt {
   }
 
   #show(results) {
-    const shown = results.map(({ answer, took }) => answerOf(answer, took, this.schema.labels));
+    const shown = results.map(({ answer, took }) => answerOf(answer, took, this.schema));
     this.answers.classList.toggle("several", shown.length > 1);
     this.answers.replaceChildren(...shown);
     if (shown.length < 2) return;
-    const [one, other] = results.map(({ answer }) => gist(answer.predictions[0]));
+    const [one, other] = results.map(({ answer }) => gist(answer));
     if (one === null) return;
     const words = one === other ? `Both versions answer ${one}.` : `The versions differ: ${one}, and ${other}.`;
     this.answers.prepend(el("p", { class: "note compared", text: words }));
