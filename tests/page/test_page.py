@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -199,6 +200,10 @@ def test_the_commands_it_shows_do_what_the_form_does(visit: Visit, tool: Callabl
     label = visit.answers()
     visit.page.click("summary:text-is('The same with curl or Python')")
     line = visit.page.get_by_role("region", name="curl").inner_text()
+    visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit.page.get_by_role("button", name="Copy the curl code").click()
+    expect(visit.page.get_by_text("copied")).to_be_visible()
+    assert visit.page.evaluate("navigator.clipboard.readText()") == line
     told = subprocess.run([tool("bash"), "-c", f"{line} --silent"], capture_output=True, check=True, timeout=30)
     assert [row["label"] for row in json.loads(told.stdout)["predictions"]] == label
     program = visit.page.get_by_role("region", name="Python").inner_text()
@@ -305,6 +310,25 @@ def test_a_version_is_promoted_and_rolled_back(visit: Visit) -> None:
     expect(visit.page.get_by_role("row", name="1 ready")).to_contain_text("stable", timeout=TIMEOUT_MS)
 
 
+def test_a_model_is_loaded_and_unloaded(browser: Browser, tmp_path: Path) -> None:
+    write_crowd(tmp_path, 1)
+    with (
+        running(tmp_path, http=True, model_control="explicit") as idle,
+        visiting(browser, idle.server.http_url) as visit,
+    ):
+        expect(visit.page.locator(".tryit .error")).to_have_text("model-0000 is not loaded.")
+        for word, words in (("Load", "1 ready"), ("Unload", "0 ready"), ("Load", "1 ready")):
+            visit.page.get_by_role("button", name=word, exact=True).click()
+            visit.page.get_by_role("dialog").get_by_role("button", name=word, exact=True).click()
+            expect(visit.page.locator(".result")).to_have_text(f"{word}: done.")
+            expect(visit.page.locator("#counts")).to_contain_text(words)
+        visit.predict()
+        assert len(visit.answers()) == 1
+        expect(visit.page.get_by_role("img", name="Requests a second: ")).not_to_have_attribute(
+            "aria-label", re.compile("nothing yet$"), timeout=TIMEOUT_MS
+        )
+
+
 def test_who_may_only_predict_and_observe_sees_nothing_to_change(
     browser: Browser, server: Running, tmp_path: Path
 ) -> None:
@@ -343,22 +367,25 @@ def test_a_thousand_models_are_searched_and_scrolled(browser: Browser, tmp_path:
         assert visit.complaints == []
 
 
+def faults(visit: Visit) -> list[tuple[str, str]]:
+    """The serious and the critical faults that axe finds in what is shown."""
+    found = Axe().run(visit.page).response["violations"]
+    return [(fault["id"], fault["nodes"][0]["html"]) for fault in found if fault["impact"] in ("serious", "critical")]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(scheme: str, browser: Browser, server: Running) -> None:
     with visiting(browser, server.server.http_url, color_scheme=scheme) as visit:
         for model in ("churn", "mood", "fruit", "digits", "broken"):
             visit.show(model)
             if model == "churn":
+                visit.page.get_by_role("button", name="Promote version 2").click()
+                assert faults(visit) == []
+                visit.page.keyboard.press("Escape")
                 visit.predict()
                 visit.answers()
                 visit.page.click("summary:text-is('The same with curl or Python')")
-            found = Axe().run(visit.page).response["violations"]
-            serious = [
-                (fault["id"], fault["nodes"][0]["html"])
-                for fault in found
-                if fault["impact"] in ("serious", "critical")
-            ]
-            assert serious == [], model
+            assert faults(visit) == [], model
 
 
 def test_it_works_by_keyboard_on_a_narrow_screen_and_in_the_other_colours(browser: Browser, server: Running) -> None:

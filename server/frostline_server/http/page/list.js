@@ -41,6 +41,7 @@ export function badge(state) {
 export class ModelList {
   #items = new Map();
   #selected = "";
+  #stop = null;
 
   constructor(list, search, found) {
     this.list = list;
@@ -48,7 +49,7 @@ export class ModelList {
     this.found = found;
     search.addEventListener("input", () => this.#filter());
     search.addEventListener("keydown", (event) => {
-      if (event.key === "ArrowDown") this.#focus(this.#visible()[0], event);
+      if (event.key === "ArrowDown") this.#focus(this.#first(), event);
     });
     list.addEventListener("keydown", (event) => this.#move(event));
   }
@@ -128,7 +129,9 @@ export class ModelList {
     const words = this.search.value.trim().toLowerCase().split(/\s+/);
     let shownRows = 0;
     for (const [name, { row }] of this.#items) {
-      row.hidden = !words.every((word) => name.toLowerCase().includes(word));
+      const hidden = !words.every((word) => name.toLowerCase().includes(word));
+      // A row that stays as it is need not be laid out again.
+      if (row.hidden !== hidden) row.hidden = hidden;
       shownRows += row.hidden ? 0 : 1;
     }
     const all = this.#items.size;
@@ -139,8 +142,14 @@ export class ModelList {
   // One stop for the tabulator, not a thousand; the arrow keys go on from there.
   #tabStop() {
     const selected = this.#items.get(this.#selected)?.row;
-    const stop = selected && !selected.hidden ? selected : this.#visible()[0];
-    for (const { row } of this.#items.values()) row.firstChild.tabIndex = row === stop ? 0 : -1;
+    const stop = selected && !selected.hidden ? selected : this.#first();
+    if (this.#stop !== stop && this.#stop) this.#stop.firstChild.tabIndex = -1;
+    if (stop) stop.firstChild.tabIndex = 0;
+    this.#stop = stop;
+  }
+
+  #first() {
+    return [...this.list.children].find((row) => !row.hidden);
   }
 
   #move(event) {

@@ -64,6 +64,7 @@ function since(before, now) {
 export class LivePanel {
   #seen = [];
   #points = [];
+  #stop = null;
 
   /**
    * @param {string} model
@@ -123,7 +124,13 @@ export class LivePanel {
 
   /** Ask every second while the page is visible. */
   start() {
-    this.stop = whileVisible(1000, () => this.#ask());
+    this.#stop ??= whileVisible(1000, () => this.#ask());
+  }
+
+  /** Ask no more, until it is started again. */
+  close() {
+    this.#stop?.();
+    this.#stop = null;
   }
 
   async #ask() {
@@ -136,7 +143,7 @@ export class LivePanel {
     } catch (error) {
       if (this.note.textContent !== error.message) this.note.textContent = error.message;
       // Whoever may not know it now may not know it in a second either.
-      if (error.status >= 400 && error.status < 500) this.stop();
+      if (error.status >= 400 && error.status < 500) this.close();
     }
   }
 

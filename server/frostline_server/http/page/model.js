@@ -50,7 +50,7 @@ export class ModelView {
   close() {
     this.closed = true;
     release(this.about);
-    this.panel.stop?.();
+    this.panel.close();
   }
 
   /** The versions changed: their states, or which there are. */
@@ -62,7 +62,8 @@ export class ModelView {
     this.#options();
     this.table.update(versions);
     // Of a model that was never loaded the server has no numbers.
-    if (!this.panel.stop && versions.some((each) => each.version)) this.panel.start();
+    if (versions.some((each) => each.version)) this.panel.start();
+    else this.panel.close();
     const key = this.version ? this.#asked()?.state : ready(versions).join();
     if (key !== this.#key || !this.tryit) {
       this.#key = key;
