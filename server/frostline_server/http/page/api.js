@@ -67,7 +67,7 @@ async function reach(path, options) {
   // No other site's page can set this header, so the server knows that this one asks.
   if (options.method === "POST") headers["X-Frostline"] = "page";
   try {
-    return await fetch(path, { ...options, headers, credentials: "omit", cache: "no-store" });
+    return await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, "The server does not answer. Is it still running?");
