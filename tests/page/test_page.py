@@ -392,8 +392,10 @@ def test_it_works_by_keyboard_on_a_narrow_screen_and_in_the_other_colours(browse
     with visiting(browser, server.server.http_url, color_scheme="light") as visit:
         page = visit.page
         page.set_viewport_size({"width": 360, "height": 700})
-        visit.show("churn")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        for model in ("mood", "fruit", "digits", "broken", "churn"):
+            visit.show(model)
+            widths = "[...document.querySelectorAll('.tryit *')].map(each => each.getBoundingClientRect().right)"
+            assert page.evaluate(f"Math.max(...{widths})") <= 360, model
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.get_by_role("button", name="Switch to dark colours").press("Enter")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground

@@ -115,7 +115,8 @@ export class ModelView {
       this.#cannot(version?.reason || `${this.name} is not loaded.`);
       return;
     }
-    this.#cannot(`Version ${version.version} is ${version.state.toLowerCase()}. ${version.reason}`.trim());
+    const words = `Version ${version.version} does not serve (${version.state.toLowerCase()})`;
+    this.#cannot(version.reason ? `${words}: ${version.reason}` : `${words}.`);
     if (version.state !== "FAILED") return;
     const card = await this.#card(version.version);
     if (!this.closed) this.about.replaceChildren(about(this.name, version.version, card));

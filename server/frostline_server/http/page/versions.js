@@ -76,7 +76,7 @@ export class VersionsTable {
     if (!this.#traffic) return "–";
     const { labels = {}, percent = {}, shadow } = this.#traffic;
     const parts = Object.keys(labels).filter((label) => String(labels[label]) === version);
-    if (percent[version] !== undefined) parts.push(`${readable(percent[version])} %`);
+    if (percent[version] !== undefined) parts.push(`${readable(percent[version])}\u00a0%`);
     if (String(shadow) === version) parts.push("shadow");
     return parts.join(", ") || "–";
   }
