@@ -1,30 +1,60 @@
 """PyTorch's ONNX exporter, made quick enough for hundreds of exports: what it writes stays the same."""
 
+import copy
 import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.onnx._internal.exporter import _registration
+from torch._export import utils
+from torch.export import decomp_utils, exported_program
+from torch.onnx._internal.exporter import _decomp, _registration
 
 
 @functools.cache
 def quicken() -> None:
     """Change the exporter of this process for as long as it runs; further calls change nothing.
 
-    Every export reads the source of all of onnxscript's operators again, which takes longer than a small network does. They
-    are the same each time, so they are kept. Coverage follows every line of an export, which is PyTorch's, not ours, so it
-    looks away for as long.
+    An export of a small network is mostly preparation: it reads the source of all of onnxscript's operators, registers them,
+    asks PyTorch for all operators that are made of others, and lists how each is taken apart. That is the same each time, so
+    it is kept. Coverage follows every line of an export, which is PyTorch's, not ours, so it looks away for as long.
     """
-    operators: Any = _registration.onnxscript_apis  # type: ignore[attr-defined]  # PyTorch's name for onnxscript's module
-    operators.get_torchlib_ops = functools.cache(operators.get_torchlib_ops)
+    onnxscript: Any = _registration.onnxscript_apis  # type: ignore[attr-defined]  # imported there under this name
+    onnxscript.get_torchlib_ops = functools.cache(onnxscript.get_torchlib_ops)
+    registry: Any = _registration.ONNXRegistry
+    registry.from_torchlib = staticmethod(_copied(functools.cache(registry.from_torchlib)))
+    composites = _while_unchanged(utils._collect_all_valid_cia_ops)
+    importers: tuple[Any, ...] = (exported_program, decomp_utils)
+    for module in importers:
+        module._collect_all_valid_cia_ops = composites
+    decompositions: Any = _decomp
+    table = functools.cache(decompositions.create_onnx_friendly_decomposition_table)
+    decompositions.create_onnx_friendly_decomposition_table = lambda known: dict(table(frozenset(known)))
     torch.onnx.export = _untraced(torch.onnx.export)
 
 
 def untraced_environment() -> dict[str, str]:
     """Return the environment for a process that exports, in which coverage does not start."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
+def _copied(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a registry of operators that the caller may add to."""
+
+    def copied(*positional: Any, **named: Any) -> Any:
+        made = copy.copy(make(*positional, **named))
+        made.functions = {target: list(found) for target, found in made.functions.items()}
+        return made
+
+    return copied
+
+
+def _while_unchanged(collect: Callable[[], Any]) -> Callable[[], Any]:
+    """Collect operators again only after one of them was added."""
+    collected = functools.lru_cache(1)(lambda _: collect())
+    return lambda: collected(tuple(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")))
 
 
 def _untraced(function: Any) -> Any:
