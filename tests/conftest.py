@@ -1,9 +1,10 @@
 """What every test starts from."""
 
+import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import grpc
@@ -22,6 +23,20 @@ os.environ.setdefault("FROSTLINE_DEVICE", "cpu")
 
 # PyTorch's threads wait for each other by spinning, which costs the other workers their cores. Read when PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what is there when the tests are collected out of every later collection of garbage.
+
+    The tests and PyTorch are a million objects, which no test can free and the collector else visits again and again.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
