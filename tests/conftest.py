@@ -49,9 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _quick_exports() -> None:
     # The modules of the tests are imported by now; without PyTorch among their imports, none of them exports.
     if "torch" in sys.modules:
-        from tests.support import exporter  # noqa: PLC0415  it imports PyTorch
+        from tests.support import foreign  # noqa: PLC0415  it imports PyTorch
 
-        exporter.quicken()
+        foreign.quicken()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ They are forked from one server process that has imported PyTorch already, so th
 
 import multiprocessing
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frostline_training import publish
 from frostline_training.config import Recipe
 from frostline_training.data import Split
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import train
 from frostline_training.publishing import publish as export
+from tests.support import foreign
 
 
 @contextmanager
@@ -82,3 +85,13 @@ def publishing(report: Connection, network: nn.Module, sample: Tensor, frozen: b
     sys.addaudithook(audit)
     while True:
         export.publish(network, sample, name="m", models=models)
+
+
+def publishing_once(report: Connection, models: Path) -> None:
+    """Publish once, when told to; reports "ready" before, and the version after."""
+    warnings.simplefilter("error")
+    foreign.quicken()
+    torch.manual_seed(0)
+    report.send("ready")
+    report.recv()
+    report.send(publish(nn.Linear(4, 3), torch.randn(9, 4), name="m", models=models).version)

@@ -1,13 +1,13 @@
-"""PyTorch's ONNX exporter, made quick enough for hundreds of exports: what it writes stays the same."""
+"""PyTorch's exporter and matplotlib, made quick enough for hundreds of networks: what they write stays the same."""
 
 import copy
 import functools
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch._export import utils
 from torch.export import decomp_utils, exported_program
 from torch.onnx._internal.exporter import _decomp, _registration
@@ -15,11 +15,11 @@ from torch.onnx._internal.exporter import _decomp, _registration
 
 @functools.cache
 def quicken() -> None:
-    """Change the exporter of this process for as long as it runs; further calls change nothing.
+    """Change both in this process for as long as it runs; further calls change nothing.
 
     An export of a small network is mostly preparation: it reads the source of all of onnxscript's operators, registers them,
     asks PyTorch for all operators that are made of others, and lists how each is taken apart. That is the same each time, so
-    it is kept. Coverage follows every line of an export, which is PyTorch's, not ours, so it looks away for as long.
+    it is kept. Coverage follows every line of an export and of a picture, which are not ours, so it looks away for as long.
     """
     onnxscript: Any = _registration.onnxscript_apis  # type: ignore[attr-defined]  # imported there under this name
     onnxscript.get_torchlib_ops = functools.cache(onnxscript.get_torchlib_ops)
@@ -33,11 +33,7 @@ def quicken() -> None:
     table = functools.cache(decompositions.create_onnx_friendly_decomposition_table)
     decompositions.create_onnx_friendly_decomposition_table = lambda known: dict(table(frozenset(known)))
     torch.onnx.export = _untraced(torch.onnx.export)
-
-
-def untraced_environment() -> dict[str, str]:
-    """Return the environment for a process that exports, in which coverage does not start."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    Figure.savefig = _untraced(Figure.savefig)  # type: ignore[method-assign]  # as said
 
 
 def _copied(make: Callable[..., Any]) -> Callable[..., Any]:
