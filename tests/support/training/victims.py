@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline_training import publish
 from frostline_training.config import Recipe
 from frostline_training.data import Split
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import train
 from frostline_training.publishing import publish as export
-from tests.support import foreign
 
 
 @contextmanager
@@ -89,9 +87,11 @@ def publishing(report: Connection, network: nn.Module, sample: Tensor, frozen: b
 
 def publishing_once(report: Connection, models: Path) -> None:
     """Publish once, when told to; reports "ready" before, and the version after."""
+    from tests.support import foreign  # noqa: PLC0415  takes a second to import, in each of fifty that do not export
+
     warnings.simplefilter("error")
     foreign.quicken()
     torch.manual_seed(0)
     report.send("ready")
     report.recv()
-    report.send(publish(nn.Linear(4, 3), torch.randn(9, 4), name="m", models=models).version)
+    report.send(export.publish(nn.Linear(4, 3), torch.randn(9, 4), name="m", models=models).version)
