@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,7 @@ def quicken() -> None:
     decompositions: Any = _decomp
     table = functools.cache(decompositions.create_onnx_friendly_decomposition_table)
     decompositions.create_onnx_friendly_decomposition_table = lambda known: dict(table(frozenset(known)))
-    torch.onnx.export = _untraced(torch.onnx.export)
+    torch.onnx.export = _then_frozen(_untraced(torch.onnx.export))
     Figure.savefig = _untraced(Figure.savefig)  # type: ignore[method-assign]  # as said
 
 
@@ -51,6 +52,19 @@ def _while_unchanged(collect: Callable[[], Any]) -> Callable[[], Any]:
     """Collect operators again only after one of them was added."""
     collected = functools.lru_cache(1)(lambda _: collect())
     return lambda: collected(tuple(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")))
+
+
+def _then_frozen(export: Any) -> Any:
+    """Leave what the first export has imported and kept out of later collections of garbage."""
+    freeze = functools.cache(gc.freeze)
+
+    @functools.wraps(export)
+    def exported(*positional: Any, **named: Any) -> Any:
+        program = export(*positional, **named)
+        freeze()
+        return program
+
+    return exported
 
 
 def _untraced(function: Any) -> Any:
