@@ -17,6 +17,8 @@ from frostline_training.loop.distributed import ALONE, Group, joined
 from frostline_training.loop.trainer import train
 from tests.support.training import together, torchrun_job
 
+pytestmark = pytest.mark.usefixtures("traced_processes")
+
 # Of what is trained with, and of what the job takes from the tests.
 PACKAGES = os.pathsep.join([str(Path(frostline_training.__file__).parents[1]), str(Path(__file__).parents[3])])
 
