@@ -1,10 +1,11 @@
 """What every test starts from."""
 
+import gc
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import grpc
@@ -27,6 +28,20 @@ os.environ.setdefault("FROSTLINE_HTTP", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what is there when the tests are collected out of every later collection of garbage.
+
+    The tests and PyTorch are a million objects, which no test can free and the collector else visits again and again.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the folders of few and long tests first, so that at the end no worker is alone with one."""
     tests = Path(__file__).parent
@@ -37,9 +52,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _quick_exports() -> None:
     # The modules of the tests are imported by now; without PyTorch among their imports, none of them exports.
     if "torch" in sys.modules:
-        from tests.support import exporter  # noqa: PLC0415  it imports PyTorch
+        from tests.support import foreign  # noqa: PLC0415  it imports PyTorch
 
-        exporter.quicken()
+        foreign.quicken()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _coverage_of_processes() -> dict[str, str]:
+    """Take what starts coverage in the processes of tests out of the environment, and return it.
+
+    It costs a server a third of its start, and nearly all that runs in processes runs in this one too.
+    """
+    return {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("COVERAGE_PROCESS_")}
+
+
+@pytest.fixture(scope="module")
+def traced_processes(_coverage_of_processes: dict[str, str]) -> Iterator[None]:
+    """For modules of which coverage counts the processes too: what these run is run nowhere else."""
+    os.environ.update(_coverage_of_processes)
+    yield
+    for name in _coverage_of_processes:
+        del os.environ[name]
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from frostline.pb import inference_pb2_grpc
 from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S
 
+pytestmark = pytest.mark.usefixtures("traced_processes")
+
 PATCHED = """
 import sys, threading
 from pathlib import Path

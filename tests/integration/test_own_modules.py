@@ -1,9 +1,6 @@
 """Modules of users' own: served as PyTorch computes them, or refused with the cause; every one of a table."""
 
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,11 @@ from torch import Tensor, nn
 from frostline import connect
 from frostline.client.connection import Client
 from frostline.pb import inference_pb2 as pb
-from tests.support import calls, exporter
-from tests.support.own_modules import OWN
+from tests.support import calls
+from tests.support.own_modules import OWN, publish_all
 from tests.support.servers import TIMEOUT_S, Running, running
 
 Array = np.ndarray[Any, Any]
-
-ROOT = Path(__file__).parents[2]
-PARTS = 2
 
 # What PyTorch says of its own layers.
 pytestmark = [
@@ -38,27 +32,7 @@ class Tried:
 
     def __init__(self, models: Path) -> None:
         self.models = models
-        # In processes of their own: coverage makes PyTorch's exporter several times slower.
-        started = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.support.own_modules", str(models), str(part), str(PARTS)],
-                cwd=ROOT,
-                env=exporter.untraced_environment(),
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for part in range(PARTS)
-        ]
-        self.refusals: dict[str, str] = {}
-        try:
-            for process in started:
-                told, _ = process.communicate(timeout=9 * TIMEOUT_S)
-                assert process.returncode == 0
-                self.refusals |= json.loads(told)
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
+        self.refusals = publish_all(models)
         self.modules: dict[str, nn.Module] = {}
         for name in PUBLISHED:
             torch.manual_seed(0)

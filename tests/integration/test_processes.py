@@ -27,6 +27,8 @@ from tests.support.http_calls import ask
 from tests.support.processes import Served, serve
 from tests.support.servers import TIMEOUT_S
 
+pytestmark = pytest.mark.usefixtures("traced_processes")
+
 ROW = onnx_models.rows(1)
 # Each its own connection: channels to one address would share one.
 ALONE = ("grpc.use_local_subchannel_pool", 1)

@@ -18,6 +18,8 @@ from tests.support.processes import Served, serve
 from tests.support.servers import TIMEOUT_S
 from tests.support.tokens import TOKENS, bearer, entry, write_access_file
 
+pytestmark = pytest.mark.usefixtures("traced_processes")
+
 LATER = pb.RepositoryModelLoadRequest(model_name="later")
 
 

@@ -20,7 +20,10 @@ from tests.support.calls import row_request
 from tests.support.processes import Served, children_of, wait_until_gone
 from tests.support.servers import TIMEOUT_S
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has trial loads")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has trial loads"),
+    pytest.mark.usefixtures("traced_processes"),
+]
 
 HOSTILE: dict[str, Callable[[], onnx.ModelProto | bytes]] = {
     "chained": hostile_models.chained_functions,

@@ -78,17 +78,20 @@ def _animated(form: str) -> bytes:
 
 
 PNG = PICTURES["png"][0]
-BAD = {
-    "gif": (saved(Image.new("L", (4, 4)), "GIF"), "is a GIF; send PNG, JPEG or WebP"),
-    "bmp": (saved(Image.new("L", (4, 4)), "BMP"), "is a BMP; send PNG, JPEG or WebP"),
-    "empty": (b"", "is empty; send PNG, JPEG or WebP"),
-    "text": (b"no picture", "is no picture that is taken; send PNG, JPEG or WebP"),
-    "truncated": (PICTURES["jpeg"][0][:-200], "is damaged"),
-    "header alone": (PNG[:20], "is damaged"),
-    "corrupt": (PNG[:60] + bytes(20) + PNG[80:], "is damaged"),
-    "bomb": (saved(Image.new("1", (30_000, 30_000)), "PNG"), "has 30000 x 30000 pixels; send at most 32000000 pixels"),
-    "animated png": (_animated("PNG"), "is an animation; send one of its frames"),
-    "animated webp": (_animated("WEBP"), "is an animation; send one of its frames"),
+BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "gif": (lambda: saved(Image.new("L", (4, 4)), "GIF"), "is a GIF; send PNG, JPEG or WebP"),
+    "bmp": (lambda: saved(Image.new("L", (4, 4)), "BMP"), "is a BMP; send PNG, JPEG or WebP"),
+    "empty": (lambda: b"", "is empty; send PNG, JPEG or WebP"),
+    "text": (lambda: b"no picture", "is no picture that is taken; send PNG, JPEG or WebP"),
+    "truncated": (lambda: PICTURES["jpeg"][0][:-200], "is damaged"),
+    "header alone": (lambda: PNG[:20], "is damaged"),
+    "corrupt": (lambda: PNG[:60] + bytes(20) + PNG[80:], "is damaged"),
+    "bomb": (
+        lambda: saved(Image.new("1", (30_000, 30_000)), "PNG"),
+        "has 30000 x 30000 pixels; send at most 32000000 pixels",
+    ),
+    "animated png": (lambda: _animated("PNG"), "is an animation; send one of its frames"),
+    "animated webp": (lambda: _animated("WEBP"), "is an animation; send one of its frames"),
 }
 
 
@@ -96,7 +99,8 @@ BAD = {
 def test_a_file_that_cannot_be_used_fails_its_own_request_alone(
     server: Running, channel: grpc.Channel, name: str
 ) -> None:
-    file, words = BAD[name]
+    make, words = BAD[name]
+    file = make()
     stub = calls.stub(channel)
     with server.held("fruit") as held:
         good = [
@@ -166,7 +170,7 @@ def _encoder(threads: int = 2) -> PictureEncoder:
 
 
 def test_an_error_names_every_bad_row_of_a_batch() -> None:
-    files = [BAD["gif"][0], FILES[0], BAD["empty"][0]]
+    files = [BAD["gif"][0](), FILES[0], BAD["empty"][0]()]
     with pytest.raises(InvalidData, match="column 'image', row 0: is a GIF") as refusal:
         _encoder().encode([column_of(files)["image"]])
     assert refusal.value.within(1, 2) is None

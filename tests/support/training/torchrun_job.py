@@ -8,6 +8,7 @@ from rich.console import Console
 from frostline_training import pipeline
 from frostline_training.config import Hyperparameters, Mlp, Recipe
 from frostline_training.errors import TrainingError
+from tests.support import foreign
 
 RECIPE = Recipe(
     name="short",
@@ -20,6 +21,7 @@ RECIPE = Recipe(
 
 def main() -> int:
     """Train and publish."""
+    foreign.quicken()
     models, runs, data = sys.argv[1:]
     recipe = RECIPE.model_copy(update={"data": data})
     try:

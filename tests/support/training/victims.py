@@ -5,6 +5,7 @@ They are forked from one server process that has imported PyTorch already, so th
 
 import multiprocessing
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -82,3 +83,15 @@ def publishing(report: Connection, network: nn.Module, sample: Tensor, frozen: b
     sys.addaudithook(audit)
     while True:
         export.publish(network, sample, name="m", models=models)
+
+
+def publishing_once(report: Connection, models: Path) -> None:
+    """Publish once, when told to; reports "ready" before, and the version after."""
+    from tests.support import foreign  # noqa: PLC0415  takes a second to import, in each of fifty that do not export
+
+    warnings.simplefilter("error")
+    foreign.quicken()
+    torch.manual_seed(0)
+    report.send("ready")
+    report.recv()
+    report.send(export.publish(nn.Linear(4, 3), torch.randn(9, 4), name="m", models=models).version)

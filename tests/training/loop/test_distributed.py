@@ -17,14 +17,17 @@ from frostline_training.loop.distributed import ALONE, Group, joined
 from frostline_training.loop.trainer import train
 from tests.support.training import together, torchrun_job
 
-PACKAGES = Path(frostline_training.__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("traced_processes")
+
+# Of what is trained with, and of what the job takes from the tests.
+PACKAGES = os.pathsep.join([str(Path(frostline_training.__file__).parents[1]), str(Path(__file__).parents[3])])
 
 
 def _torchrun(models: Path, runs: Path, source: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
         [*command, torchrun_job.__file__, models, runs, source],
-        env={**os.environ, "PYTHONPATH": str(PACKAGES), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": PACKAGES, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,

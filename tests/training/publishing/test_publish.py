@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from frostline_training import publish
 from frostline_training.config import Recipe, find_recipe
 from frostline_training.errors import PublishError, RefusedError
 from frostline_training.publishing.publish import Published
+from tests.support.training import victims
 
 Listing = Callable[[Path], list[str]]
 
@@ -379,33 +379,15 @@ def test_a_module_that_cannot_be_copied_is_refused(tmp_path: Path, linear: nn.Mo
         publish(linear, sample, name="m", models=tmp_path)
 
 
-_TRAINER = """
-import sys, torch
-from frostline_training import publish
-torch.manual_seed(0)
-print("ready", flush=True)
-sys.stdin.readline()
-print(publish(torch.nn.Linear(4, 3), torch.randn(9, 4), name="m", models=sys.argv[1]).version)
-"""
-
-
 def test_two_trainers_publishing_at_once_get_two_versions(tmp_path: Path, everything_under: Listing) -> None:
-    trainers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _TRAINER, tmp_path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for trainer in trainers:
-        assert trainer.stdout
-        assert trainer.stdout.readline() == "ready\n"
-    for trainer in trainers:
-        assert trainer.stdin
-        trainer.stdin.write("go\n")
-        trainer.stdin.flush()
-    assert sorted(trainer.communicate()[0] for trainer in trainers) == ["1\n", "2\n"]
+    with (
+        victims.victim(victims.publishing_once, tmp_path) as (one, _),
+        victims.victim(victims.publishing_once, tmp_path) as (other, _),
+    ):
+        for trainer in (one, other):
+            assert trainer.recv() == "ready"
+        for trainer in (one, other):
+            trainer.send("go")
+        assert {one.recv(), other.recv()} == {1, 2}
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "2"]
     assert len(everything_under(tmp_path)) == 1 + 2 * 4
