@@ -5,6 +5,8 @@ over gRPC, is decoded by the same codec and joins the same batches. The JSON in 
 requests of a client, so what it becomes is kept.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -28,6 +30,18 @@ _MOST_REMEMBERED = 256
 _MOST_REMEMBERED_BYTES = 4096
 _OWN_PARAMETERS = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
 """Of how tensors travel, which gRPC has no use for."""
+
+_EXPECTED: Mapping[str, str] = {
+    "model_type": "a JSON object is expected",
+    "dict_type": "a JSON object is expected",
+    "list_type": "a list is expected",
+    "string_type": "a text is expected",
+    "int_type": "a whole number is expected",
+    "missing": "it is missing",
+    "extra_forbidden": "there is no such field",
+}
+"""What is told of pydantic's types of errors."""
+_INFINITE = (math.inf, -math.inf)
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -175,9 +189,16 @@ def header_of(model: str, version: str, text: bytes) -> Header:
     for output in asked.outputs:
         _set(message.outputs.add(name=output.name).parameters, output.parameters)
         if "binary_data" in output.parameters:
-            wanted[output.name] = output.parameters["binary_data"] is True
-    form = Form(asked.parameters.get("binary_data_output") is True, wanted)
+            wanted[output.name] = _truth(output.parameters, "binary_data", f"of output '{output.name}'")
+    form = Form(_truth(asked.parameters, "binary_data_output", "of the request"), wanted)
     return Header(message.SerializeToString(), tuple(parts), form)
+
+
+def _truth(parameters: Mapping[str, Any], name: str, of: str) -> bool:
+    found = parameters.get(name, False)
+    if not isinstance(found, bool):
+        raise _bad(f"the parameter {name} {of} is {found!r}; true or false is expected")
+    return found
 
 
 def _set(target: Any, parameters: Mapping[str, Any]) -> None:
@@ -193,15 +214,45 @@ def parsed(model: type[T], text: bytes) -> T:
         Failure: it is no JSON, or something else; the message says where, what is expected and what came.
     """
     try:
-        return model.model_validate(from_json(text, cache_strings="none"))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-        came = problem.get("input")
-        told = "" if problem["type"] == "missing" or isinstance(came, dict | list) else f", got {str(came)[:60]!r}"
-        raise _bad(f"{place or 'the body'}: {problem['msg'][0].lower()}{problem['msg'][1:]}{told}") from error
+        found = from_json(text, cache_strings="none")
     except ValueError as error:
         raise _bad(f"the body is no JSON: {error}") from error
+    if _holds_infinity(found):
+        # What it was written as.
+        json.loads(text, parse_float=_in_range)
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise _bad(_told(error.errors(include_url=False)[0])) from error
+
+
+def _told(problem: Any) -> str:
+    place, kind, came = list(problem["loc"]), problem["type"], problem.get("input")
+    expected = _EXPECTED.get(kind, f"{problem['msg'][0].lower()}{problem['msg'][1:]}")
+    if "parameters" in place[:-2]:
+        # A union has a problem for each of its types.
+        place = place[: place.index("parameters") + 2]
+        expected = "a truth value, a number or a text is expected"
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    got = "" if kind == "missing" or isinstance(came, dict | list) else f", got {json.dumps(came)[:60]}"
+    return f"{where or 'the body'}: {expected}{got}"
+
+
+def _holds_infinity(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_infinity, value.values()))
+    if not isinstance(value, list):
+        return value in _INFINITE if isinstance(value, float) else False
+    return any(each in value for each in _INFINITE) or any(
+        _holds_infinity(each) for each in value if isinstance(each, list | dict)
+    )
+
+
+def _in_range(number: str) -> float:
+    found = float(number)
+    if math.isinf(found):
+        raise _bad(f'the number {number[:40]} is larger than any FP64; "Infinity" is written so, as a text')
+    return found
 
 
 def message_of(header: Header, behind: bytes | memoryview) -> bytes:
@@ -280,7 +331,7 @@ def answer_of(message: bytes, form: Form) -> tuple[bytes, int | None]:
         said["id"] = response.id
     if response.parameters:
         said["parameters"] = parameters_to_json(response.parameters)
-    text = to_json(said | {"outputs": outputs})
+    text = to_json(said | {"outputs": outputs}, inf_nan_mode="strings")
     return (b"".join((text, *behind)), len(text)) if binary else (text, None)
 
 
