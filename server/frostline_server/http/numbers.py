@@ -18,7 +18,7 @@ from frostline_server.http.statuses import Failure
 
 Array = NDArray[Any]
 
-_NOT_FINITE = {
+NOT_FINITE = {
     "NaN": math.nan,
     "Infinity": math.inf,
     "-Infinity": -math.inf,
@@ -26,6 +26,7 @@ _NOT_FINITE = {
     "-inf": -math.inf,
     "nan": math.nan,
 }
+"""The words for what JSON has no number for: protobuf's, and NumPy's."""
 _SHORTEST = 4096
 """Elements that are written with as few digits as possible. More are written as doubles, which takes a tenth of the time."""
 
@@ -92,12 +93,12 @@ def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype:
     if kinds - {int, float, str}:
         raise _unlike(where, datatype, flat, (int, float, str), "a number")
     if str in kinds:
-        strange = next((each for each in flat if isinstance(each, str) and each not in _NOT_FINITE), None)
+        strange = next((each for each in flat if isinstance(each, str) and each not in NOT_FINITE), None)
         if strange is not None:
             raise _bad(
                 f'{where} has the element {_shown(strange)}; a number, "NaN", "Infinity" or "-Infinity" is expected'
             )
-        flat = [_NOT_FINITE[each] if isinstance(each, str) else each for each in flat]
+        flat = [NOT_FINITE[each] if isinstance(each, str) else each for each in flat]
     try:
         wide = np.array(flat, np.float64)
     except OverflowError as error:  # a whole number beyond what floats have

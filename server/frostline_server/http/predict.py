@@ -10,7 +10,7 @@ import binascii
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from frostline.client import asking, errors, messages
 from frostline.client.asking import Known, Question
 from frostline.client.calls import Conversation
 from frostline.client.prediction import Prediction
+from frostline.client.rows import are_of, may_be
 from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import PREDICT
@@ -37,7 +38,7 @@ from frostline_server.http.call import Call, Context
 from frostline_server.http.infer import Strict, parsed
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
-from frostline_server.http.numbers import elements, nested
+from frostline_server.http.numbers import NOT_FINITE, elements, nested
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
 
@@ -63,6 +64,9 @@ _SERVICES = {
     }.items()
     for name in names
 }
+
+_LOOKED_UP = frozenset(_SERVICES[name] for name in ("ModelConfig", "ModelMetadata", "Schema"))
+"""What whoever may predict may ask. The list of all models is for other roles."""
 
 
 class PredictRequest(Strict):
@@ -92,12 +96,17 @@ class Predict:
 
     Args:
         methods: the guarded handlers of all methods but inference, by path.
+        own: the handlers without their guards.
         calls: has inference requests answered.
         call_of: makes the call of a request.
     """
 
-    def __init__(self, methods: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]) -> None:
+    def __init__(
+        self, methods: Methods, own: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]
+    ) -> None:
         self._methods = dict(methods)
+        # What is looked up to read rows is a part of the one call that was admitted, or it would be counted twice.
+        self._looking_up = self._methods | {path: handler for path, handler in own if path in _LOOKED_UP}
         self._calls = calls
         self._call_of = call_of
 
@@ -116,7 +125,7 @@ class Predict:
         call = self._call_of(request)
         path = call.parameters
         question = pb.SchemaRequest(model=path["model"], version=path.get("version", ""))
-        told = to_json(await self._handled(call, "Schema", question))
+        told = to_json(await _handled(self._methods, call, "Schema", question))
         told["example"] = parsed_or_none(told["example"])
         told["reading"] = parsed_or_none(told["reading"])
         return Response(json_bytes(told), media_type="application/json")
@@ -140,9 +149,17 @@ class Predict:
                     call.hold(_JSON_FACTOR * len(body))
                 asked = await _elsewhere(len(body), partial(_json, body, schema))
             question = Question(
-                model, version, asked.rows, _outputs(schema), 0, _TIMEOUT_S, time.monotonic() + _TIMEOUT_S, asked.extra
+                model,
+                version,
+                asked.rows,
+                _outputs(schema),
+                top_k=0,
+                timeout_s=_TIMEOUT_S,
+                until=time.monotonic() + _TIMEOUT_S,
+                extra=asked.extra,
+                paths=False,
             )
-            states = bool(schema.columns) and schema.columns[0].kind != "image"
+            states = _are_raw(asked.rows, schema) and schema.columns[0].kind != "image"
             told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
             answering = await self._hold(call, asking.schema(model, told.version, known, None))
             answer = await _elsewhere(len(body), partial(_answer, told, answering, asked.top_k))
@@ -168,20 +185,21 @@ class Predict:
                     message = asked.request + _STATES if states else asked.request
                     answer: Any = pb.PredictResponse.FromString(await self._calls.answer(call, PREDICT, message))
                 else:
-                    answer = await self._handled(call, asked.method, asked.request)
+                    answer = await _handled(self._looking_up, call, asked.method, asked.request)
             except Failure as failure:
                 step = partial(conversation.throw, _refused(failure))
             else:
                 step = partial(conversation.send, answer)
 
-    async def _handled(self, call: Call, method: str, message: Message) -> Any:
-        """The answer of a handler to a message.
 
-        Raises:
-            Failure: it has none.
-        """
-        answer: Any = self._methods[_SERVICES[method]].unary_unary  # the stubs know blocking handlers only
-        return await answer(message.SerializeToString(), Context(call))
+async def _handled(methods: Mapping[str, Any], call: Call, method: str, message: Message) -> Any:
+    """The answer of a handler to a message.
+
+    Raises:
+        Failure: it has none.
+    """
+    answer = methods[_SERVICES[method]].unary_unary
+    return await answer(message.SerializeToString(), Context(call))
 
 
 def _stepped(step: Callable[[], Any]) -> tuple[Any, Any]:
@@ -214,24 +232,44 @@ def _json(body: bytes, schema: Schema) -> _Asked:
     """
     asked = parsed(PredictRequest, body)
     if (asked.rows is None) == (asked.inputs is None):
-        raise _bad(
-            f"the body has {'both' if asked.inputs else 'neither'} `rows` and `inputs`; give one of them; {schema.expects}"
-        )
-    if asked.inputs is not None:
-        return _Asked(asked.inputs, asked.top_k, asked.extra)
-    rows = asked.rows
-    if not isinstance(rows, list | dict):
-        raise _bad(f"rows is {_told(rows)}; a list with a value for each row is expected; {schema.expects}")
-    pictures = [column.name for column in schema.columns if column.kind == "image"]
-    if pictures:
-        # A text would be the path of a file, which is the server's.
-        listed = rows if isinstance(rows, list) else [rows]
-        rows = [_picture(row, pictures[0], number) for number, row in enumerate(listed)]
-    return _Asked(rows, asked.top_k, asked.extra)
+        has = "has neither `rows` nor `inputs`" if asked.rows is None else "has both `rows` and `inputs`"
+        raise _bad(f"the body {has}; give one of them; {schema.expects}")
+    given = asked.rows if asked.inputs is None else asked.inputs
+    if not isinstance(given, list | dict):
+        raise _bad(f"rows is {_told(given)}; a list with a value for each row is expected; {schema.expects}")
+    if pictures := [column.name for column in schema.columns if column.kind == "image"]:
+        given = _pictures(given, pictures[0])
+    elif not _are_raw(given, schema) and all(spec.datatype != "BYTES" for spec in schema.inputs):
+        given = _numbers(given)
+    return _Asked(given, asked.top_k, asked.extra)
 
 
-def _picture(row: Any, column: str, number: int) -> Any:
-    where = f"row {number}"
+def _are_raw(given: Any, schema: Schema) -> bool:
+    """Whether these are raw rows, and not the network's own input."""
+    return bool(schema.columns) and may_be(given) and are_of(given, schema)
+
+
+def _numbers(value: Any) -> Any:
+    """Lists of numbers, which may have the words for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _numbers(each) for name, each in value.items()}
+    if isinstance(value, list) and not {str, list}.isdisjoint(map(type, value)):
+        return [_numbers(each) for each in value]
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _pictures(given: Any, column: str) -> Any:
+    """The files of pictures: in a list, in one or more rows, or as a column."""
+    if isinstance(given, dict) and "b64" not in given:
+        cells = given.get(column)
+        if isinstance(cells, list):
+            return {**given, column: [_file(cell, f"row {row}, column {column!r}") for row, cell in enumerate(cells)]}
+        return _picture(given, column, "the row")
+    listed = given if isinstance(given, list) else [given]
+    return [_picture(row, column, f"row {number}") for number, row in enumerate(listed)]
+
+
+def _picture(row: Any, column: str, where: str) -> Any:
     if isinstance(row, dict) and "b64" not in row:
         return {
             name: _file(cell, f"{where}, column {name!r}") if name == column else cell for name, cell in row.items()
@@ -264,6 +302,8 @@ async def _form(call: Call, body: bytes) -> _Asked:
     headers = Headers({"content-type": call.headers.get("content-type", "")})
     try:
         parser = MultiPartParser(headers, stream(), max_files=_MOST_PARTS, max_fields=16, max_part_size=1 << 16)
+        # They are in memory already, and not every server has a disk to write to.
+        parser.spool_max_size = len(body) + 1
         form: FormData = await parser.parse()
     except (MultiPartException, MultipartParseError, KeyError, ValueError) as error:
         raise _bad(f"the body is no form of the type multipart/form-data: {error or type(error).__name__}") from error

@@ -208,7 +208,12 @@ def _models(answer: pb.RepositoryIndexResponse) -> Any:
 
 def _index(_: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     _only(body, {"ready", "repository_name"})
-    return pb.RepositoryIndexRequest(ready=bool(body.get("ready")))
+    ready, name = body.get("ready", False), body.get("repository_name", "")
+    if not isinstance(ready, bool):
+        raise _unlike("ready", ready, "true or false")
+    if not isinstance(name, str):
+        raise _unlike("repository_name", name, "a text")
+    return pb.RepositoryIndexRequest(ready=ready, repository_name=name)
 
 
 def _load(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:

@@ -26,10 +26,10 @@ def routes(inference: Inference, service: InferenceService, access: Access, regi
         access: who may call what.
         regions: the shared memory that tensors may lie in.
     """
-    methods = Methods()
-    service.register(methods)
-    methods = guarded(methods, access)
+    own = Methods()
+    service.register(own)
+    methods = guarded(own, access)
     calls = InferenceCalls(inference, RequestDecoder(regions, brief=True), access, asyncio.get_running_loop())
-    rest, predict = Rest(methods, calls, call_of), Predict(methods, calls, call_of)
+    rest, predict = Rest(methods, calls, call_of), Predict(methods, own, calls, call_of)
     # The commonest first: they are looked through one after the other.
     return [*rest.inference(), *predict.routes(), *rest.routes()]

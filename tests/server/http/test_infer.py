@@ -44,11 +44,11 @@ def test_a_request_in_json_is_the_message_of_grpc() -> None:
         model_version="3",
         id="7",
         parameters={
-            "priority": {"int64_param": 1},
-            "s": {"string_param": "t"},
-            "b": {"bool_param": True},
-            "f": {"double_param": 0.5},
-            "u": {"uint64_param": 2**64 - 1},
+            "priority": pb.InferParameter(int64_param=1),
+            "s": pb.InferParameter(string_param="t"),
+            "b": pb.InferParameter(bool_param=True),
+            "f": pb.InferParameter(double_param=0.5),
+            "u": pb.InferParameter(uint64_param=2**64 - 1),
         },
         inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
         outputs=[{"name": "y", "parameters": {"classification": {"int64_param": 2}}}],
@@ -137,7 +137,8 @@ def test_bytes_that_no_input_has_are_refused() -> None:
 def test_the_header_says_where_the_json_ends() -> None:
     text, behind = split(b"{}abc", "2")
     assert (text, bytes(behind)) == (b"{}", b"abc")
-    assert split(b"{}", None) == (b"{}", b"")
+    text, behind = split(b"{}", None)
+    assert (text, bytes(behind)) == (b"{}", b"")
 
 
 @pytest.mark.parametrize("length", ["6", "-1", "", "+2", "2 ", "²", "9" * 5000])
@@ -169,7 +170,7 @@ def response() -> pb.ModelInferResponse:
         model_name="m",
         model_version="3",
         id="7",
-        parameters={"late": {"double_param": float("nan")}},
+        parameters={"late": pb.InferParameter(double_param=float("nan"))},
         outputs=[
             {"name": "y", "datatype": "FP32", "shape": [1, 2]},
             {"name": "z", "datatype": "BYTES", "shape": [1]},
