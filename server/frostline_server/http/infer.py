@@ -61,24 +61,26 @@ class InputTensor(Strict):
     name: str
     shape: list[Size] = Field(max_length=32)
     datatype: str
-    parameters: Parameters = Field(default_factory=dict)
-    data: Any = None
+    parameters: Parameters | None = None
+    data: Any = Field(None, description="a list, flat or nested; NaN and infinities as texts")
 
 
 class RequestedOutput(Strict):
     """An output that is asked for; with `classification` N its N highest classes, with `binary_data` behind the JSON."""
 
     name: str
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: Parameters | None = None
 
 
 class InferRequest(Strict):
-    """An inference request of the Open Inference Protocol."""
+    """An inference request of the Open Inference Protocol; null is as if a field was not there."""
 
-    id: str = ""
-    parameters: Parameters = Field(default_factory=dict)
+    model_name: str | None = Field(None, description="as in the path, where it is given: KServe's client sends it")
+    model_version: str | None = Field(None, description="as in the path, where it is given")
+    id: str | None = Field(None, description="comes back in the answer and in messages of errors")
+    parameters: Parameters | None = None
     inputs: list[InputTensor]
-    outputs: list[RequestedOutput] = Field(default_factory=list)
+    outputs: list[RequestedOutput] | None = None
 
 
 class OutputTensor(BaseModel):
@@ -164,20 +166,27 @@ class Headers:
 def header_of(model: str, version: str, text: bytes) -> Header:
     """See `Headers.read`."""
     asked = parsed(InferRequest, text)
-    message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id)
-    _set(message.parameters, asked.parameters)
+    for name, said, path in (
+        ("model_name", asked.model_name, model),
+        ("model_version", asked.model_version, version),
+    ):
+        if said and said != path:
+            raise _bad(f"{name} is {said!r}, and the path says {path!r}; leave it out, or say the same")
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id or "")
+    _set(message.parameters, asked.parameters or {})
     parts: list[int | bytes] = []
     for tensor in asked.inputs:
         given = message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        _set(given.parameters, tensor.parameters)
-        size = tensor.parameters.get("binary_data_size")
+        parameters = tensor.parameters or {}
+        _set(given.parameters, parameters)
+        size = parameters.get("binary_data_size")
         if size is not None:
             if tensor.data is not None:
                 raise _bad(f"input '{tensor.name}' has both data and binary_data_size; send one of them")
             if type(size) is not int or size < 0:
                 raise _bad(f"binary_data_size of input '{tensor.name}' is {size!r}; a number of bytes is expected")
             parts.append(size)
-        elif "shared_memory_region" in tensor.parameters:
+        elif "shared_memory_region" in parameters:
             continue
         elif tensor.data is None:
             raise _bad(
@@ -186,11 +195,12 @@ def header_of(model: str, version: str, text: bytes) -> Header:
         else:
             parts.append(raw_elements(tensor.name, tensor.datatype, tensor.shape, tensor.data))
     wanted = {}
-    for output in asked.outputs:
-        _set(message.outputs.add(name=output.name).parameters, output.parameters)
-        if "binary_data" in output.parameters:
-            wanted[output.name] = _truth(output.parameters, "binary_data", f"of output '{output.name}'")
-    form = Form(_truth(asked.parameters, "binary_data_output", "of the request"), wanted)
+    for output in asked.outputs or ():
+        parameters = output.parameters or {}
+        _set(message.outputs.add(name=output.name).parameters, parameters)
+        if "binary_data" in parameters:
+            wanted[output.name] = _truth(parameters, "binary_data", f"of output '{output.name}'")
+    form = Form(_truth(asked.parameters or {}, "binary_data_output", "of the request"), wanted)
     return Header(message.SerializeToString(), tuple(parts), form)
 
 

@@ -143,7 +143,7 @@ class Rest:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             call = self._call_of(request)
-            return JSONResponse(told(await self.ask(call, method, made(call.parameters))))
+            return _unpacked(told(await self.ask(call, method, made(call.parameters))))
 
         return endpoint
 
@@ -157,7 +157,7 @@ class Rest:
             call = self._call_of(request)
             message = made(call.parameters, json_object(await call.body()))
             answer = told(await self.ask(call, method, message))
-            return Response() if answer is None else JSONResponse(answer)
+            return Response() if answer is None else _unpacked(answer)
 
         return endpoint
 
@@ -167,10 +167,16 @@ class Rest:
         async def endpoint(request: Request) -> Response:
             call = self._call_of(request)
             answer = await self.ask(call, method, made(call.parameters))
-            # Triton says it with the status alone.
-            return Response(status_code=200 if getattr(answer, field) else 503)
+            named = {"name": call.parameters["model"]} if "model" in call.parameters else {}
+            # Triton says it with the status alone, and KServe's client reads it.
+            return _unpacked(named | {field: getattr(answer, field)}, 200 if getattr(answer, field) else 503)
 
         return endpoint
+
+
+def _unpacked(answer: Any, status: int = 200) -> Response:
+    """An answer that is not compressed: Triton's client for asyncio asks for that and cannot read it, but for inference."""
+    return JSONResponse(answer, status, {"cache-control": "no-transform"})
 
 
 def json_object(body: bytes) -> Mapping[str, Any]:

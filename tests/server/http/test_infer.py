@@ -57,6 +57,18 @@ def test_a_request_in_json_is_the_message_of_grpc() -> None:
     assert read(text) == wanted
 
 
+def test_null_is_as_if_a_field_was_not_there() -> None:
+    nothing = {"id": None, "parameters": None, "outputs": None, "model_name": None, "model_version": None}
+    assert read(body(tensor={"parameters": None}, **nothing)) == read(body())
+    assert read(body(outputs=[{"name": "y", "parameters": None}])) == read(body(outputs=[{"name": "y"}]))
+
+
+def test_the_model_may_be_named_again_but_not_another_one() -> None:
+    assert read(body(model_name="m", model_version="3")) == read(body())
+    assert refusal(body(model_name="n")) == "model_name is 'n', and the path says 'm'; leave it out, or say the same"
+    assert "model_version is '4', and the path says '3'" in refusal(body(model_version="4"))
+
+
 def test_tensors_behind_the_json_keep_their_places_among_others() -> None:
     inputs = [
         {"name": "a", "shape": [2], "datatype": "UINT8", "parameters": {"binary_data_size": 2}},
