@@ -35,7 +35,7 @@ from frostline_server.runtime.dtypes import DTYPES
 from tests.support import onnx_models, raw_media, raw_rows
 from tests.support.calls import row_request, statistics, stub
 from tests.support.onnx_models import LABELS, logits_of
-from tests.support.rest import ask
+from tests.support.http_calls import ask
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.tokens import TOKENS, entry, write_access_file
 
@@ -505,8 +505,9 @@ def test_a_label_of_the_rollout_may_stand_for_the_version(tmp_path: Path) -> Non
             assert ask(url, f"{path}/predict", {"rows": x.tolist()}).json["version"] == version
             assert ask(url, f"{path}/ready").status == 200
             assert ask(url, f"{path}/schema").json["version"] == version
-        status, kind, sentence = ask(url, "/v2/models/linear/versions/shadow/infer", body).refusal
-        assert (status, kind, "'shadow'" in sentence) == (400, "invalid_input", True)
+        answer = ask(url, "/v2/models/linear/versions/shadow/infer", body)
+        assert (answer.status, answer.headers["frostline-error"]) == (400, "invalid_input")
+        assert "'shadow'" in answer.error
 
 
 # Who may call
@@ -554,12 +555,12 @@ def test_each_role_may_do_what_it_may_on_grpc(guarded: Running, question: str) -
     url = guarded.server.http_url
     answer = ask(url, path, body)
     assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
-    assert ask(url, path, body, {"Authorization": "Bearer nobody"}).status == 401
+    assert ask(url, path, body, headers={"Authorization": "Bearer nobody"}).status == 401
     for role in TOKENS:
-        answer = ask(url, path, body, bearer(role))
+        answer = ask(url, path, body, headers=bearer(role))
         assert answer.status == (200 if role in roles else 403), (role, answer.body)
         if role not in roles:
-            assert "role" in answer.json["error"]
+            assert "role" in answer.error
 
 
 def test_probes_need_no_credentials(guarded: Running) -> None:
@@ -571,7 +572,7 @@ def test_a_caller_of_too_many_calls_is_told_when_to_come_again(guarded: Running)
     # One call, whatever has to be looked up to answer it.
     rows = {"rows": [dict(zip(raw_rows.COLUMNS, raw_rows.ROWS[0], strict=True))]}
     slow = {"Authorization": f"Bearer {SLOW}"}
-    answers = [ask(guarded.server.http_url, "/v2/models/churn/predict", rows, slow) for _ in range(3)]
+    answers = [ask(guarded.server.http_url, "/v2/models/churn/predict", rows, headers=slow) for _ in range(3)]
     assert [answer.status for answer in answers] == [200, 200, 429]
     assert int(answers[2].headers["retry-after"]) > 0
     assert answers[2].headers["frostline-error"] == "rate_limited"
@@ -582,7 +583,7 @@ def test_control_over_http_is_a_line_of_the_audit_log(guarded: Running) -> None:
     structlog.reset_defaults()
     with structlog.testing.capture_logs() as logged:
         for role, what in (("control", "unload"), ("control", "load"), ("predict", "load")):
-            ask(guarded.server.http_url, f"/v2/repository/models/linear/{what}", {}, bearer(role))
+            ask(guarded.server.http_url, f"/v2/repository/models/linear/{what}", {}, headers=bearer(role))
     lines = [line for line in logged if line["event"] == "audit"]
     told = [(line["method"], line["identity"], line["model"], line["status"]) for line in lines]
     assert told == [

@@ -13,7 +13,7 @@ import pytest
 import frostline
 from frostline_server.http.statuses import KIND
 from tests.support import onnx_models, raw_media, raw_rows
-from tests.support.rest import Answer, ask
+from tests.support.http_calls import Answer, ask
 from tests.support.servers import TIMEOUT_S, Running, running
 
 ROWS = [
@@ -67,7 +67,7 @@ def client(server: Running) -> Iterator[frostline.Client]:
 def predict(server: Running, model: str, body: Any, **headers: str) -> Answer:
     """The answer to a body."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ask(server.server.http_url, f"/v2/models/{model}/predict", body, named)
+    return ask(server.server.http_url, f"/v2/models/{model}/predict", body, headers=named)
 
 
 def predictions(server: Running, model: str, rows: Any, **said: Any) -> list[Any]:
@@ -80,9 +80,9 @@ def predictions(server: Running, model: str, rows: Any, **said: Any) -> list[Any
 
 def refusal(server: Running, model: str, body: Any, **headers: str) -> str:
     """Why a body is refused."""
-    status, _, sentence = predict(server, model, body, **headers).refusal
-    assert status == 400
-    return sentence
+    answer = predict(server, model, body, **headers)
+    assert answer.status == 400
+    return answer.error
 
 
 def single(listed: Any) -> Any:
@@ -327,7 +327,7 @@ def test_a_model_that_is_not_there_is_not_found(server: Running) -> None:
     answer = predict(server, "nobody", {"rows": [[1]]})
     assert answer.status == 404
     assert answer.headers[KIND] == "model_not_found"
-    assert "Request for unknown model: 'nobody' is not found; the server has: " in answer.json["error"]
+    assert "Request for unknown model: 'nobody' is not found; the server has: " in answer.error
 
 
 @pytest.mark.parametrize("model", ["fruit", "mood", "churn", "linear", "words"])
