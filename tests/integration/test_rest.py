@@ -34,8 +34,8 @@ from frostline_server.repository.rollout import Rollout
 from frostline_server.runtime.dtypes import DTYPES
 from tests.support import onnx_models, raw_media, raw_rows
 from tests.support.calls import row_request, statistics, stub
-from tests.support.onnx_models import LABELS, logits_of
 from tests.support.http_calls import ask
+from tests.support.onnx_models import LABELS, logits_of
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.tokens import TOKENS, entry, write_access_file
 
