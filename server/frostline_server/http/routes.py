@@ -9,6 +9,7 @@ from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.http.application import call_of
 from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.openapi.endpoint import OpenApi
 from frostline_server.http.predict import Predict
 from frostline_server.http.rest import Rest
 from frostline_server.inference import Inference
@@ -32,4 +33,5 @@ def routes(inference: Inference, service: InferenceService, access: Access, regi
     calls = InferenceCalls(inference, RequestDecoder(regions, brief=True), access, asyncio.get_running_loop())
     rest, predict = Rest(methods, calls, call_of), Predict(methods, own, calls, call_of)
     # The commonest first: they are looked through one after the other.
-    return [*rest.inference(), *predict.routes(), *rest.routes()]
+    answered: list[BaseRoute] = [*rest.inference(), *predict.routes(), *rest.routes()]
+    return [*answered, *OpenApi(methods, own, call_of, answered).routes()]
