@@ -89,7 +89,11 @@ class _Schemas:
             return self._of_message(body.DESCRIPTOR)
         if body.__name__ not in self.made:
             _, found = models_json_schema([(body, "validation")], ref_template=_REF)
-            self.made |= found.get("$defs", {})
+            for name, schema in found["$defs"].items():
+                for field in schema["properties"].values():
+                    # Generators of clients take a field with a default for one that is always there.
+                    field.pop("default", None)
+                self.made[name] = schema
         return _reference(body.__name__)
 
     def _of_message(self, message: Any) -> Json:

@@ -55,7 +55,9 @@ class OpenApi:
     async def openapi(self, request: Request) -> Response:
         """The document, with the rows of the models that were named, or of all that are ready."""
         call = self._call_of(request)
-        named = request.query_params.getlist("model")[:_MOST_MODELS]
+        named = request.query_params.getlist("model")
+        if len(named) > _MOST_MODELS:
+            raise Failure(400, f"{len(named)} models are named; name at most {_MOST_MODELS}", "invalid_input")
         models = [await self._schema(self._methods, call, name) for name in named] or await self._all(call)
         server = await _asked(self._own, _METADATA, call, pb.ServerMetadataRequest())
         told = await asyncio.get_running_loop().run_in_executor(

@@ -25,7 +25,7 @@ PREDICT = "/frostline.v1.Predictor/Predict"
 _SERVICE = "/inference.GRPCInferenceService/"
 _SCHEMA = "/frostline.v1.Predictor/Schema"
 _TEXT: Json = {"type": "string"}
-_BINARY: Json = {"type": "string", "contentMediaType": "application/octet-stream"}
+_BINARY: Json = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
 _PICTURES = ("image/png", "image/jpeg", "image/webp")
 
 

@@ -24,8 +24,12 @@ _ELEMENTS: dict[str, Json] = {"BOOL": {"type": "boolean"}, "BYTES": {"type": "st
 def request(schema: Schema) -> Json:
     """What a body for the model is."""
     said: Json = {
-        "top_k": {"type": "integer", "minimum": 0, "default": 0},
-        "extra": {"type": "string", "enum": ["refuse", "ignore"], "default": "refuse"},
+        "top_k": {"type": "integer", "minimum": 0, "description": "classes to list; 0, as without it, for up to 1000"},
+        "extra": {
+            "type": "string",
+            "enum": ["refuse", "ignore"],
+            "description": "columns that it does not take; refuse without it",
+        },
     }
     if len(schema.inputs) > 1 and not schema.columns:
         inputs = {spec.name: _array(spec.shape, spec.datatype) for spec in schema.inputs}
