@@ -576,6 +576,8 @@ def test_a_caller_of_too_many_calls_is_told_when_to_come_again(guarded: Running)
     assert [answer.status for answer in answers] == [200, 200, 429]
     assert int(answers[2].headers["retry-after"]) > 0
     assert answers[2].headers["frostline-error"] == "rate_limited"
+    answer = ask(guarded.server.http_url, "/v2/models/churn/schema", headers=slow)
+    assert (answer.status, int(answer.headers["retry-after"]) > 0) == (429, True)
 
 
 def test_control_over_http_is_a_line_of_the_audit_log(guarded: Running) -> None:
