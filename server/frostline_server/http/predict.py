@@ -4,13 +4,12 @@ It holds the client's own conversation with the server, inside of the server. So
 refused in the same words.
 """
 
-import asyncio
 import base64
 import binascii
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -35,20 +34,19 @@ from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import PREDICT
 from frostline_server.http.call import Call, Context
-from frostline_server.http.infer import Strict, parsed
-from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.infer import Strict, memory_of, parsed
+from frostline_server.http.inference_calls import LONG_BYTES, InferenceCalls, elsewhere
 from frostline_server.http.messages import to_json
 from frostline_server.http.numbers import NOT_FINITE, elements, nested
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
 
 T = TypeVar("T")
+Json = dict[str, Any]
 
 _TIMEOUT_S = 300.0
-_LONG_BYTES = 1 << 16
-"""Rows of more bytes are made and read in another thread."""
-_JSON_FACTOR = 8
-"""About how many bytes of Python's objects a byte of JSON becomes."""
+_ANSWER_FACTOR = 20
+"""About how many bytes of JSON a byte of probabilities becomes: a class has its index, its label and its number."""
 _MOST_PARTS = 4096
 _MOST_CLASSES = 1000
 """Of an answer that nobody said another number for."""
@@ -145,9 +143,9 @@ class Predict:
             elif kind in _PICTURES and kind:
                 asked = _Asked([body])
             else:
-                if len(body) > _LONG_BYTES:
-                    call.hold(_JSON_FACTOR * len(body))
-                asked = await _elsewhere(len(body), partial(_json, body, schema))
+                if len(body) > LONG_BYTES:
+                    call.hold(memory_of(body))
+                asked = await elsewhere(len(body), partial(_json, body, schema))
             question = Question(
                 model,
                 version,
@@ -162,7 +160,10 @@ class Predict:
             states = _are_raw(asked.rows, schema) and schema.columns[0].kind != "image"
             told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
             answering = await self._hold(call, asking.schema(model, told.version, known, None))
-            answer = await _elsewhere(len(body), partial(_answer, told, answering, asked.top_k))
+            size = told.ByteSize()
+            if size > LONG_BYTES:
+                call.hold(_ANSWER_FACTOR * size)
+            answer = await elsewhere(max(size, len(body)), partial(_answer, told, answering, asked.top_k))
         except errors.FrostlineError as error:
             raise _failure(error) from error
         return Response(answer, media_type="application/json")
@@ -176,7 +177,7 @@ class Predict:
         step: Callable[[], Any] = partial(next, conversation)
         while True:
             # Not StopIteration, which no future takes.
-            asked, found = await _elsewhere(size, partial(_stepped, step))
+            asked, found = await elsewhere(size, partial(_stepped, step))
             if asked is None:
                 result: T = found
                 return result
@@ -207,13 +208,6 @@ def _stepped(step: Callable[[], Any]) -> tuple[Any, Any]:
         return step(), None
     except StopIteration as end:
         return None, end.value
-
-
-async def _elsewhere(size: int, work: Callable[[], T]) -> T:
-    """Do some work, in another thread if it is of many bytes."""
-    if size <= _LONG_BYTES:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def parsed_or_none(text: str) -> Any:
@@ -344,78 +338,87 @@ def _outputs(schema: Schema) -> tuple[messages.OutputName, ...]:
 
 
 def _answer(told: pb.PredictResponse, schema: Schema, top_k: int) -> bytes:
-    """The body of an answer."""
+    """The body of an answer, row by row: all rows' objects together would take many times its memory."""
     prediction = messages.prediction(told, 0)
     task = prediction.task or schema.task or ("single-label" if told.HasField("softmax") else "any")
     rows = _rows(prediction, task, schema, top_k)
     if told.HasField("states"):
-        names = [column.name for column in schema.columns]
         states = np.frombuffer(told.states.data, np.uint8).reshape(tuple(told.states.shape))
-        for row, cells in zip(rows, states.tolist(), strict=True):
-            for state, word in _WORDS.items():
-                row[word] = [name for name, cell in zip(names, cells, strict=True) if cell == state]
+        rows = _with_states(rows, states, [column.name for column in schema.columns])
     said: dict[str, Any] = {"model": told.model, "version": told.version, "task": task}
     if task == "dense":
         said["names"] = list(prediction.names or schema.labels)
-    return json_bytes(said | {"predictions": rows}, inf_nan_mode="strings")
+    listed = b",".join(json_bytes(row, inf_nan_mode="strings") for row in rows)
+    return json_bytes(said)[:-1] + b',"predictions":[' + listed + b"]}"
 
 
-def _rows(  # noqa: PLR0911  one for each task
-    prediction: Prediction, task: str, schema: Schema, top_k: int
-) -> list[dict[str, Any]]:
+def _with_states(rows: Iterator[Json], states: np.ndarray[Any, Any], names: Sequence[str]) -> Iterator[Json]:
+    for row, cells in zip(rows, states, strict=True):
+        by_state = {
+            word: [name for name, cell in zip(names, cells.tolist(), strict=True) if cell == state]
+            for state, word in _WORDS.items()
+        }
+        yield row | by_state
+
+
+def _rows(prediction: Prediction, task: str, schema: Schema, top_k: int) -> Iterator[Json]:
     """What each row is answered."""
     match task:
         case "single-label":
-            return _classes(prediction, schema.labels, top_k)
+            yield from _classes(prediction, schema.labels, top_k)
         case "binary":
             probabilities = elements(prediction.probabilities.reshape(len(prediction)))
             labels = schema.labels
-            return [
-                {"label": label, "class": labels.index(label) if label in labels else None, "probability": probability}
-                for label, probability in zip(prediction.labels, probabilities, strict=True)
-            ]
+            for label, probability in zip(prediction.labels, probabilities, strict=True):
+                at = labels.index(label) if label in labels else None
+                yield {"label": label, "class": at, "probability": probability}
         case "multi-label":
             names = _named(prediction.names, prediction.probabilities.shape[1], "label")
-            return [
-                {"labels": list(labels), "probabilities": dict(zip(names, elements(row), strict=True))}
-                for labels, row in zip(prediction.labels, prediction.probabilities, strict=True)
-            ]
+            for held, row in zip(prediction.labels, prediction.probabilities, strict=True):
+                yield {"labels": list(held), "probabilities": dict(zip(names, elements(row), strict=True))}
         case "regression":
             values = prediction.values.reshape(len(prediction), -1)
             names = _named(prediction.names, values.shape[1], "value")
-            return [{"values": dict(zip(names, elements(row), strict=True))} for row in values]
+            for row in values:
+                yield {"values": dict(zip(names, elements(row), strict=True))}
         case "embedding":
-            return [{"vector": nested(row)} for row in prediction.vector]
+            for row in prediction.vector:
+                yield {"vector": nested(row)}
         case "dense":
-            return [{"map": nested(row)} for row in prediction.map]
-    outputs = prediction.outputs
-    return [
-        {"outputs": {name: nested(np.asarray(array[number])) for name, array in outputs.items()}}
-        for number in range(len(prediction))
-    ]
+            for row in prediction.map:
+                yield {"map": nested(row)}
+        case _:
+            yield from _outputs_of_rows(prediction.outputs, schema)
 
 
-def _classes(prediction: Prediction, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+def _outputs_of_rows(outputs: Mapping[str, np.ndarray[Any, Any]], schema: Schema) -> Iterator[Json]:
+    counts = {len(array) if array.ndim else -1 for array in outputs.values()}
+    if not schema.max_rows or len(counts) > 1 or -1 in counts:
+        # Of the input as a whole.
+        yield {"outputs": {name: nested(array) for name, array in outputs.items()}}
+        return
+    for number in range(max(counts, default=0)):
+        yield {"outputs": {name: nested(np.asarray(array[number])) for name, array in outputs.items()}}
+
+
+def _classes(prediction: Prediction, names: Sequence[str], top_k: int) -> Iterator[Json]:
     softmax = prediction.softmax
-    best = np.argsort(-softmax, axis=1, kind="stable")[:, : top_k or _MOST_CLASSES]
     decided = prediction.labels or [None] * len(softmax)
-    rows = []
-    for probabilities, order, label, first in zip(softmax, best, decided, prediction.argmax.tolist(), strict=True):
-        chosen = names.index(label) if label in names else first
+    for probabilities, label, first in zip(softmax, decided, prediction.argmax.tolist(), strict=True):
+        order = np.argsort(-probabilities, kind="stable")[: top_k or _MOST_CLASSES]
         ranked = zip(order.tolist(), elements(probabilities[order]), strict=True)
+        # A threshold may decide for another class than the most probable.
+        chosen = names.index(label) if label in names and names[first] != label else first
         undecided = not np.isfinite(probabilities).all()
-        rows.append(
-            {
-                "label": label,
-                "class": None if undecided else chosen,
-                "probability": elements(probabilities[chosen : chosen + 1])[0],
-                "probabilities": [
-                    {"class": at, "label": names[at] if at < len(names) else None, "probability": each}
-                    for at, each in ranked
-                ],
-            }
-        )
-    return rows
+        yield {
+            "label": label,
+            "class": None if undecided else chosen,
+            "probability": elements(probabilities[chosen : chosen + 1])[0],
+            "probabilities": [
+                {"class": at, "label": names[at] if at < len(names) else None, "probability": each}
+                for at, each in ranked
+            ],
+        }
 
 
 def _named(names: Sequence[str], count: int, kind: str) -> list[str]:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -20,17 +21,15 @@ from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER
 from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
-from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.inference_calls import LONG_BYTES, InferenceCalls, elsewhere
 from frostline_server.http.messages import to_json
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
 
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+_ANSWER_FACTOR = 12
+"""About how many bytes of Python's objects and of JSON a byte of elements becomes."""
 _SERVICE = "/inference.GRPCInferenceService/"
-_JSON_FACTOR = 8
-"""About how many bytes of Python's objects a byte of JSON becomes."""
-_LONG_JSON = 1 << 16
-"""What is shorter is not counted."""
 
 
 class Rest:
@@ -118,11 +117,18 @@ class Rest:
         body = await call.body()
         path = call.parameters
         text, behind = infer.split(body, call.headers.get(infer.HEADER_LENGTH.lower()))
-        if len(text) > _LONG_JSON:
-            call.hold(_JSON_FACTOR * len(text))
-        header = self._headers.read(path["model"], path.get("version", ""), text)
-        message = infer.message_of(header, behind)
-        answer, length = infer.answer_of(await self._calls.answer(call, MODEL_INFER, message), header.form)
+        model, version = path["model"], path.get("version", "")
+        if len(text) > LONG_BYTES:
+            call.hold(infer.memory_of(text))
+            header = await elsewhere(len(text), partial(infer.header_of, model, version, text))
+        else:
+            header = self._headers.read(model, version, text)
+        response = await self._calls.answer(call, MODEL_INFER, infer.message_of(header, behind))
+        # What travels behind the JSON is not touched.
+        size = 0 if header.form.is_all_binary else len(response)
+        if size > LONG_BYTES:
+            call.hold(_ANSWER_FACTOR * size)
+        answer, length = await elsewhere(size, partial(infer.answer_of, response, header.form))
         if length is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={infer.HEADER_LENGTH: str(length)})

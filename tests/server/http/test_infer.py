@@ -1,15 +1,17 @@
 """Bodies of infer requests to the messages of gRPC, and answers to bodies: bytes in, bytes out."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic_core import from_json
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import pack_bytes
 from frostline_server.http import infer
-from frostline_server.http.infer import Form, Headers, answer_of, header_of, message_of, split
+from frostline_server.http.infer import Form, Headers, answer_of, header_of, memory_of, message_of, split
 from frostline_server.http.statuses import Failure
 
 
@@ -231,3 +233,16 @@ def test_an_output_in_shared_memory_has_no_elements() -> None:
     text, _ = answer_of(message.SerializeToString(), Form())
     first = json.loads(text)["outputs"][0]
     assert first == {"name": "y", "datatype": "FP32", "shape": [1, 2], "parameters": {"shared_memory_region": "r"}}
+
+
+@pytest.mark.parametrize(
+    "element", ["257,", "1e1,", "0.1,", "[],", "{},", '"ab",', '{"a":1},', "[[257]],", '"é",', '"\\u20ac",', "null,"]
+)
+def test_the_memory_that_json_takes_is_not_more_than_is_counted(element: str) -> None:
+    text = f"[{element * 20_000}0]".encode()
+    tracemalloc.start()
+    found = from_json(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 20_001
+    assert peak <= memory_of(text)

@@ -1,7 +1,9 @@
 """Raw rows as JSON, answered as Frostline's Python client is; what is refused, and what is never read."""
 
 import base64
+import json
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,12 @@ import onnx
 import pytest
 
 import frostline
+from frostline_server.http import predict as predict_module
+from frostline_server.http.call import Call
+from frostline_server.http.predict import _answer
 from frostline_server.http.statuses import KIND
+from frostline_server.repository import rollout as rollouts
+from frostline_server.repository.rollout import Rollout
 from tests.support import onnx_models, raw_media, raw_rows
 from tests.support.http_calls import Answer, ask
 from tests.support.servers import TIMEOUT_S, Running, running
@@ -34,6 +41,9 @@ TASKS: Mapping[str, tuple[str, list[str | int], list[str]]] = {
 }
 """The output, the shape and the labels of a network of each task that gives back what it gets."""
 
+HALVES = np.array([[0.5, -0.5]], np.float32)
+"""Weights of a network that answers two logits to one number."""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -42,6 +52,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     raw_media.write_texts(models)
     raw_media.write_pictures(models)
     onnx_models.write_artifact(models, "linear")
+    onnx_models.write_artifact(models, "alike", 1, labels=("ant", "ant", "cat"))
+    card = onnx_models.write_artifact(
+        models, "decided", 1, onnx_models.product(HALVES), golden=False, labels=("no", "yes")
+    )
+    about = json.loads((card / "card.json").read_text())
+    decision = {"threshold": 0.9, "label": "yes"}
+    (card / "card.json").write_text(json.dumps(about | {"task": "single-label", "scores": {"decision": decision}}))
     for task, (output, shape, labels) in TASKS.items():
         model = onnx_models.passed_through(shape, output=output)
         onnx.helper.set_model_props(model, {"frostline.task": task})
@@ -50,6 +67,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "two-outputs": onnx_models.two_outputs(),
         "two-inputs": onnx_models.two_inputs(),
         "no-batch-axis": onnx_models.no_batch_axis(),
+        "total": onnx_models.total(),
+        "constant": onnx_models.constant(),
         "words": onnx_models.strings(),
         "double": onnx_models.linear(element=onnx.TensorProto.DOUBLE),
     }.items():
@@ -226,6 +245,16 @@ def test_of_any_other_network_all_outputs_are_told(server: Running) -> None:
     ]
 
 
+def test_of_an_input_without_rows_all_outputs_are_told_together(server: Running) -> None:
+    assert predictions(server, "no-batch-axis", [1, 2, 3, 4]) == [{"outputs": {"scores": [2.5, 5, 4.5]}}]
+    assert predictions(server, "total", [[1, 2, 3, 4], [0, 0, 0, 1]]) == [{"outputs": {"total": 11}}]
+
+
+def test_a_network_without_inputs_answers_nothing_that_is_asked(server: Running, client: frostline.Client) -> None:
+    told = predict(server, "constant", {"inputs": {}}).json["predictions"]
+    assert [row["class"] for row in told] == client.predict("constant", {}).argmax.tolist()
+
+
 def test_several_inputs_go_by_their_names(server: Running, client: frostline.Client) -> None:
     inputs = {"left": [[1, 2, 3, 4]], "right": [[[0, 1], [0, 1]]]}
     (row,) = predict(server, "two-inputs", {"inputs": inputs}).json["predictions"]
@@ -241,6 +270,43 @@ def test_a_network_in_double_precision_keeps_it(server: Running, client: frostli
 def test_the_most_probable_classes_are_listed(server: Running) -> None:
     (row,) = predictions(server, "linear", [[1, 2, 3, 4]], top_k=2)
     assert [each["class"] for each in row["probabilities"]] == [1, 2]
+
+
+def test_the_class_is_the_networks_own_where_labels_are_alike(server: Running) -> None:
+    (row,) = predictions(server, "alike", [[1, 2, 3, 4]])
+    assert (row["label"], row["class"]) == ("ant", 1)
+    assert row["probability"] == row["probabilities"][0]["probability"]
+
+
+def test_a_threshold_decides_and_the_probability_is_that_of_what_it_decides(
+    server: Running, client: frostline.Client
+) -> None:
+    # Yes is more probable than no, and not as probable as it must be.
+    (row,) = predictions(server, "decided", [[-1]])
+    assert (row["label"], row["class"]) == (client.predict("decided", [[-1]]).labels[0], 0) == ("no", 0)
+    assert [each["label"] for each in row["probabilities"]] == ["yes", "no"]
+    assert row["probability"] == row["probabilities"][1]["probability"]
+
+
+def test_long_answers_are_made_in_another_thread_and_their_memory_is_counted(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    held: list[int] = []
+
+    def noted(*arguments: Any) -> bytes:
+        made.append(threading.current_thread().name)
+        return _answer(*arguments)
+
+    monkeypatch.setattr(predict_module, "_answer", noted)
+    monkeypatch.setattr(Call, "hold", lambda _, size: held.append(size))
+    assert len(predictions(server, "embedding", [[1, 2, 3]])) == 1
+    assert (made, held) == (["server-loop"], [])
+    # A short request for a long answer: its three numbers a row are twelve bytes.
+    rows = [[0, 0, 0]] * 7000
+    assert len(predictions(server, "embedding", rows)) == 7000
+    assert made[1] != "server-loop"
+    assert held[-1] > 20 * 12 * 7000
 
 
 @pytest.mark.parametrize("nan", ["NaN", math.nan])
@@ -344,6 +410,20 @@ def test_a_text_is_never_the_path_of_a_file_of_the_server(server: Running, model
                     assert answer.status == 400, (field, given)
                 assert str(secret) not in answer.body.decode()
                 assert "such file" not in answer.body.decode()
+
+
+def test_a_text_is_no_path_where_a_version_of_pictures_takes_the_place_of_one_of_texts(tmp_path: Path) -> None:
+    raw_media.write_texts(tmp_path, "mixed", 1)
+    raw_media.write_pictures(tmp_path, "mixed", 2)
+    rollouts.write(tmp_path / "mixed", Rollout(labels={"stable": 1, "canary": 2}, split={"canary": 80}))
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(PNG)
+    with running(tmp_path, http=True, log_level="error") as mixed:
+        answers = [predict(mixed, "mixed", {"rows": [str(secret)]}) for _ in range(40)]
+        pictures = [predict(mixed, "mixed", {"rows": [{"b64": B64}]}) for _ in range(40)]
+    assert {answer.json.get("version") for answer in answers if answer.status == 200} <= {"1"}
+    assert {answer.status for answer in answers} == {200, 400}
+    assert "2" in {answer.json.get("version") for answer in pictures}
 
 
 # The schema

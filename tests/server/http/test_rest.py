@@ -1,10 +1,14 @@
 """The paths of the protocol: what their bodies may be, and what is refused."""
 
+import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from frostline_server.http import infer
+from frostline_server.http.call import Call
 from tests.support import onnx_models
 from tests.support.http_calls import ask
 from tests.support.servers import Running, running
@@ -18,6 +22,8 @@ CUDA = "/v2/cudasharedmemory/region/r/register"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     models = tmp_path_factory.mktemp("models")
     onnx_models.write_artifact(models, "linear")
+    wide = onnx_models.passed_through(["rows", "n"], output="same")
+    onnx_models.write_artifact(models, "wide", 1, wide, golden=False, labels=None)
     (models / "broken" / "1").mkdir(parents=True)
     (models / "broken" / "1" / "model.onnx").write_bytes(b"no network")
     explicit = {"model_control": "explicit", "load_models": "*", "log_level": "error"}
@@ -70,14 +76,14 @@ def test_a_body_of_something_else_is_refused(url: str, path: str, body: Any, sen
 @pytest.mark.parametrize("body", [b"", b"  ", {}, {"ready": False}])
 def test_the_index_has_every_version_with_its_state(url: str, body: Any) -> None:
     answer = ask(url, "/v2/repository/index", body)
-    broken, linear = answer.json
+    broken, linear, _ = answer.json
     assert linear == {"name": "linear", "version": "1", "state": "READY"}
     assert (broken["name"], broken["version"], broken["state"]) == ("broken", "1", "UNAVAILABLE")
     assert "model.onnx cannot be read" in broken["reason"]
 
 
 def test_the_index_of_what_is_ready_has_no_other(url: str) -> None:
-    assert [entry["name"] for entry in ask(url, "/v2/repository/index", {"ready": True}).json] == ["linear"]
+    assert [entry["name"] for entry in ask(url, "/v2/repository/index", {"ready": True}).json] == ["linear", "wide"]
 
 
 def test_a_version_that_cannot_be_loaded_is_not_ready(url: str) -> None:
@@ -91,6 +97,34 @@ def test_a_version_that_cannot_be_loaded_is_not_ready(url: str) -> None:
 def test_a_region_that_is_not_there_is_not_found(url: str) -> None:
     answer = ask(url, "/v2/systemsharedmemory/region/nothing/status")
     assert (answer.status, answer.headers["frostline-error"]) == (404, "region_not_found")
+
+
+def test_long_json_is_read_and_written_in_another_thread_and_its_memory_is_counted(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[tuple[str, str]] = []
+    held: list[int] = []
+    read, told = infer.header_of, infer.answer_of
+
+    def reading(*arguments: Any) -> Any:
+        threads.append(("read", threading.current_thread().name))
+        return read(*arguments)
+
+    def telling(*arguments: Any) -> Any:
+        threads.append(("told", threading.current_thread().name))
+        return told(*arguments)
+
+    monkeypatch.setattr(infer, "header_of", reading)
+    monkeypatch.setattr(infer, "answer_of", telling)
+    monkeypatch.setattr(Call, "hold", lambda _, size: held.append(size))
+    for count, path in ((1, "linear"), (20_000, "wide")):
+        tensor = {"name": "input", "shape": [1, 4 * count], "datatype": "FP32", "data": [0.5] * (4 * count)}
+        answer = ask(url, f"/v2/models/{path}/infer", {"inputs": [tensor]})
+        assert answer.status == 200
+    assert threads[:2] == [("read", "server-loop"), ("told", "server-loop")]
+    assert [what for what, thread in threads[2:] if thread != "server-loop"] == ["read", "told"]
+    assert held[0] == infer.memory_of(json.dumps({"inputs": [tensor]}).encode())
+    assert 12 * 320_000 < held[1] < 12 * 321_000
 
 
 @pytest.mark.parametrize("path", ["/v2/models", "/v2/models/", "/v3", "/v2/models/linear/versions/1/", "/%2e%2e/v2"])

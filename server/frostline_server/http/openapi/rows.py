@@ -31,7 +31,7 @@ def request(schema: Schema) -> Json:
             "description": "columns that it does not take; refuse without it",
         },
     }
-    if len(schema.inputs) > 1 and not schema.columns:
+    if len(schema.inputs) != 1 and not schema.columns:
         inputs = {spec.name: _array(spec.shape, spec.datatype) for spec in schema.inputs}
         given = {"inputs": _closed(inputs, list(inputs))}
     else:
