@@ -395,7 +395,7 @@ class _Asking:
             else:
                 inputs[name] = array
         arrays = list(inputs.values())
-        if not model.batched or any(array.ndim == 0 or len(array) != len(arrays[0]) for array in arrays):
+        if not (arrays and model.batched) or any(array.ndim == 0 or len(array) != len(arrays[0]) for array in arrays):
             return _Plan(inputs, model, rounded=rounded)
         rows = len(arrays[0])
         return _Plan(inputs, model, rows, self._known.rows_at_once(model.max_batch_size, inputs, rows), rounded)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import frostline
 from frostline_server.http import predict as predict_module
@@ -365,12 +367,34 @@ def test_columns_that_the_model_does_not_take_are_ignored_if_that_is_said(server
         ("linear", {"rows": [[1, 2, 3], [4]]}, "the input is not an array"),
         ("linear", {"rows": [{"a": 1}]}, "linear takes no rows with named columns"),
         ("two-inputs", {"rows": [[1, 2, 3, 4]]}, "two-inputs has the inputs left, right"),
+        ("linear", {"inputs": {}}, "linear expects input FP32 [any, 4]"),
         ("linear", b"{", "the body is no JSON"),
         ("linear", b'{"rows": [[1, 2, 3, 1e999]]}', "the number 1e999 is larger than any FP64"),
     ],
 )
 def test_a_refusal_says_where_and_what_is_expected(server: Running, model: str, body: Any, sentence: str) -> None:
     assert sentence in refusal(server, model, body)
+
+
+CELLS = st.sampled_from(
+    [None, True, 0, -1, 2**53 + 1, 2**64, 10**400, 0.5, 1e39, math.nan, "", "a", "NaN", "1", B64, "2024-01-01", "pro"]
+)
+NAMES = st.sampled_from([*raw_rows.COLUMNS, "text", "image", "input", "left", "right", "b64", ""])
+JSON = st.recursive(CELLS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=3))
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    model=st.sampled_from(
+        ["churn", "mood", "fruit", "linear", "words", "two-inputs", "no-batch-axis", "constant", *TASKS]
+    ),
+    field=st.sampled_from(["rows", "inputs"]),
+    value=JSON,
+)
+def test_nothing_that_is_no_row_makes_the_server_fail(server: Running, model: str, field: str, value: Any) -> None:
+    answer = predict(server, model, {field: value})
+    assert answer.status in (200, 400), answer.body
+    assert ("predictions" in answer.json) == (answer.status == 200)
 
 
 @pytest.mark.parametrize(
@@ -403,11 +427,11 @@ def test_a_text_is_never_the_path_of_a_file_of_the_server(server: Running, model
     secret = predictions(server, "fruit", [B64])[0]["probability"]
     cells: list[Any] = [str(path), path.as_uri(), {"b64": str(path)}, [str(path)], {"image": str(path)}]
     for cell in cells:
-        for given in ([cell], cell, {"image": cell}, {"image": [cell]}, {"text": [cell]}, {"input": [cell]}, [[cell]]):
+        for rows in ([cell], cell, {"image": cell}, {"image": [cell]}, {"text": [cell]}, {"input": [cell]}, [[cell]]):
             for field in ("rows", "inputs"):
-                answer = predict(server, model, {field: given})
+                answer = predict(server, model, {field: rows})
                 if model == "fruit":
-                    assert answer.status == 400, (field, given)
+                    assert answer.status == 400, (field, rows)
                 assert str(secret) not in answer.body.decode()
                 assert "such file" not in answer.body.decode()
 
