@@ -3,8 +3,6 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
@@ -16,11 +14,6 @@ from frostline_server.http.call import Call, ClientGone
 from frostline_server.http.statuses import failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
-
-LONG_BYTES = 1 << 16
-"""What is of more bytes is read and written in another thread, and the memory that it takes is counted."""
-
-T = TypeVar("T")
 
 
 class InferenceCalls:
@@ -143,13 +136,6 @@ class InferenceCalls:
         batchers, self._batchers = self._batchers, []
         for batcher in batchers:
             batcher.run_inline()
-
-
-async def elsewhere(size: int, work: Callable[[], T]) -> T:
-    """Do some work, in another thread if it is of many bytes: others wait for the event loop."""
-    if size <= LONG_BYTES:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def names(call: Call) -> tuple[str, ...]:

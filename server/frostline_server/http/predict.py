@@ -34,8 +34,9 @@ from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import PREDICT
 from frostline_server.http.call import Call, Context
+from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.infer import Strict, memory_of, parsed
-from frostline_server.http.inference_calls import LONG_BYTES, InferenceCalls, elsewhere
+from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
 from frostline_server.http.numbers import NOT_FINITE, elements, nested
 from frostline_server.http.statuses import Failure

@@ -21,7 +21,8 @@ from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER
 from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
-from frostline_server.http.inference_calls import LONG_BYTES, InferenceCalls, elsewhere
+from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
+from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
