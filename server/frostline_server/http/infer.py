@@ -261,10 +261,11 @@ def _holds_infinity(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_infinity, value.values()))
     if not isinstance(value, list):
-        return value in _INFINITE if isinstance(value, float) else False
-    return any(each in value for each in _INFINITE) or any(
-        _holds_infinity(each) for each in value if isinstance(each, list | dict)
-    )
+        return isinstance(value, float) and math.isinf(value)
+    kinds = set(map(type, value))
+    if float in kinds and any(each in value for each in _INFINITE):
+        return True
+    return not kinds.isdisjoint((list, dict)) and any(map(_holds_infinity, value))
 
 
 def _in_range(number: str) -> float:
