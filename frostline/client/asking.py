@@ -51,7 +51,12 @@ _TOO_LARGE = "message larger than max"
 
 @dataclass(frozen=True)
 class Question:
-    """What a user asks of a model; see `Client.predict`. `until` is when the clock will show that its time is over."""
+    """What a user asks of a model; see `Client.predict`.
+
+    Attributes:
+        until: When the clock will show that its time is over.
+        paths: Whether a text may be the path of a picture's file. Not where the user is elsewhere than the files.
+    """
 
     model: str
     version: str
@@ -61,6 +66,7 @@ class Question:
     timeout_s: float
     until: float
     extra: Extra = "refuse"
+    paths: bool = True
 
 
 class Known:
@@ -331,7 +337,7 @@ class _Asking:
         Raises:
             InvalidInput: They are no rows of these columns.
         """
-        columns = rows.encoded(self._question.inputs, schema, self._question.extra)
+        columns = rows.encoded(self._question.inputs, schema, self._question.extra, paths=self._question.paths)
         count = len(next(iter(columns.values())))
         at_once = self._known.rows_at_once(schema.max_rows or count, columns, count)
         return _Plan(columns, rows=count, at_once=at_once, pixels=media.pixels_of(columns, schema))
@@ -389,7 +395,7 @@ class _Asking:
             else:
                 inputs[name] = array
         arrays = list(inputs.values())
-        if not model.batched or any(array.ndim == 0 or len(array) != len(arrays[0]) for array in arrays):
+        if not (arrays and model.batched) or any(array.ndim == 0 or len(array) != len(arrays[0]) for array in arrays):
             return _Plan(inputs, model, rounded=rounded)
         rows = len(arrays[0])
         return _Plan(inputs, model, rows, self._known.rows_at_once(model.max_batch_size, inputs, rows), rounded)

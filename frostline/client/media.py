@@ -150,6 +150,19 @@ def pictures(cells: Cells, where: Place, *, pixels: bool) -> NDArray[Any]:
     return array
 
 
+def refuse_paths(cells: Cells, where: Place) -> None:
+    """Refuses what would be read as a file.
+
+    Raises:
+        InvalidInput: A cell is a path, or a text that would be taken for one.
+    """
+    for index, cell in enumerate(cells):
+        if isinstance(cell, str | os.PathLike):
+            raise InvalidInput(
+                f"{where(index)}: a picture is expected, but it is {told(cell)}; give the bytes of its file"
+            )
+
+
 def _are_alike(cells: Cells) -> bool:
     """Whether all are arrays of pixels of one shape."""
     first = cells[0]

@@ -66,7 +66,7 @@ def missing_word(schema: Schema) -> str:
     return "" if "" in schema.missing or not schema.missing else schema.missing[0]
 
 
-def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDArray[Any]]:
+def encoded(rows: Any, schema: Schema, extra: Extra = "refuse", *, paths: bool = True) -> dict[str, NDArray[Any]]:
     """Makes the model's columns of raw rows.
 
     Args:
@@ -76,6 +76,7 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
             of the training; a row has at least one.
         schema: What the model takes; it has columns.
         extra: Whether to refuse columns that the model does not take, or to ignore them.
+        paths: Whether a text may be the path of a picture's file, which is read.
 
     Returns:
         For each column of the schema its cells [rows]: numbers float64, NaN where one is missing, or objects that are texts
@@ -109,6 +110,8 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse") -> dict[str, NDA
         cells = columns.get(column.name)
         # Of one row nobody needs to know which it is.
         place = partial(located, column.name, 0 if count > 1 else None)
+        if column.kind == "image" and not paths:
+            media.refuse_paths([] if cells is None else cells, place)
         arrays[column.name] = make([None] * count if cells is None else cells, column, empty, place)
     return arrays
 

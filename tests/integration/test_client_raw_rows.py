@@ -73,6 +73,12 @@ def test_all_that_people_hold_is_answered_as_training_answers_it(server: Running
     assert (answer.version, answer.task) == ("1", "single-label")
 
 
+@both
+def test_a_dict_without_any_input_is_refused(server: Running, predict: Predict) -> None:
+    with pytest.raises(frostline.InvalidInput, match="plain expects input FP32"):
+        predict(server.address, "plain", {})
+
+
 def test_one_client_takes_rows_and_numbers_in_turn(server: Running) -> None:
     with frostline.connect(server.address, timeout_s=TIMEOUT_S) as client:
         for rows in (RECORDS, encoded(), RECORDS[0], encoded().tolist(), {"input": encoded()}, encoded()):

@@ -136,6 +136,8 @@ class _Sending:
             return ""
         if headers.get(b"content-type", b"").startswith(_UNPACKED_TYPES):
             return ""
+        if headers.get(b"cache-control") == b"no-transform":
+            return ""
         return _accepted(self._call.headers.get("accept-encoding", ""))
 
 

@@ -1,6 +1,7 @@
 """One call over HTTP: its body within the limits, and the caller as the handlers of gRPC methods see it."""
 
 import asyncio
+import math
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
@@ -10,6 +11,7 @@ import grpc
 from frostline.protocol import ERROR_KIND
 from frostline_server.http.connection import EXCHANGE, Exchange, no_room
 from frostline_server.http.statuses import Failure
+from frostline_server.rpc.grpc_status import PUSHBACK
 
 Scope = Any
 """An ASGI scope."""
@@ -123,8 +125,9 @@ class Context:
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
     ) -> NoReturn:
         """End the call with a status."""
-        kind = dict(trailing_metadata).get(ERROR_KIND, "")
-        raise Failure.of_code(code.name, details, kind)
+        told = dict(trailing_metadata)
+        retry_s = math.ceil(int(told[PUSHBACK]) / 1000) if PUSHBACK in told else None
+        raise Failure.of_code(code.name, details, told.get(ERROR_KIND, ""), retry_s)
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """The headers, each as often as it was sent."""

@@ -5,6 +5,8 @@ over gRPC, is decoded by the same codec and joins the same batches. The JSON in 
 requests of a client, so what it becomes is kept.
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -29,6 +31,18 @@ _MOST_REMEMBERED_BYTES = 4096
 _OWN_PARAMETERS = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
 """Of how tensors travel, which gRPC has no use for."""
 
+_EXPECTED: Mapping[str, str] = {
+    "model_type": "a JSON object is expected",
+    "dict_type": "a JSON object is expected",
+    "list_type": "a list is expected",
+    "string_type": "a text is expected",
+    "int_type": "a whole number is expected",
+    "missing": "it is missing",
+    "extra_forbidden": "there is no such field",
+}
+"""What is told of pydantic's types of errors."""
+_INFINITE = (math.inf, -math.inf)
+
 T = TypeVar("T", bound=BaseModel)
 
 Parameters = dict[str, bool | int | float | str]
@@ -47,24 +61,26 @@ class InputTensor(Strict):
     name: str
     shape: list[Size] = Field(max_length=32)
     datatype: str
-    parameters: Parameters = Field(default_factory=dict)
-    data: Any = None
+    parameters: Parameters | None = None
+    data: Any = Field(None, description="a list, flat or nested; NaN and infinities as texts")
 
 
 class RequestedOutput(Strict):
     """An output that is asked for; with `classification` N its N highest classes, with `binary_data` behind the JSON."""
 
     name: str
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: Parameters | None = None
 
 
 class InferRequest(Strict):
-    """An inference request of the Open Inference Protocol."""
+    """An inference request of the Open Inference Protocol; null is as if a field was not there."""
 
-    id: str = ""
-    parameters: Parameters = Field(default_factory=dict)
+    model_name: str | None = Field(None, description="as in the path, where it is given: KServe's client sends it")
+    model_version: str | None = Field(None, description="as in the path, where it is given")
+    id: str | None = Field(None, description="comes back in the answer and in messages of errors")
+    parameters: Parameters | None = None
     inputs: list[InputTensor]
-    outputs: list[RequestedOutput] = Field(default_factory=list)
+    outputs: list[RequestedOutput] | None = None
 
 
 class OutputTensor(BaseModel):
@@ -93,7 +109,7 @@ class Form:
 
     Attributes:
         binary: whether those travel behind the JSON of which nothing else is said.
-        outputs: whether each travels so, by its name, where that is said.
+        outputs: whether each travels so that is asked for, by its name; empty where all are.
     """
 
     binary: bool = False
@@ -102,6 +118,11 @@ class Form:
     def is_binary(self, output: str) -> bool:
         """Whether an output travels behind the JSON."""
         return self.outputs.get(output, self.binary)
+
+    @property
+    def is_all_binary(self) -> bool:
+        """Whether no output travels in the JSON."""
+        return all(self.outputs.values()) if self.outputs else self.binary
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +171,27 @@ class Headers:
 def header_of(model: str, version: str, text: bytes) -> Header:
     """See `Headers.read`."""
     asked = parsed(InferRequest, text)
-    message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id)
-    _set(message.parameters, asked.parameters)
+    for name, said, path in (
+        ("model_name", asked.model_name, model),
+        ("model_version", asked.model_version, version),
+    ):
+        if said and said != path:
+            raise _bad(f"{name} is {said!r}, and the path says {path!r}; leave it out, or say the same")
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id or "")
+    _set(message.parameters, asked.parameters or {})
     parts: list[int | bytes] = []
     for tensor in asked.inputs:
         given = message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        _set(given.parameters, tensor.parameters)
-        size = tensor.parameters.get("binary_data_size")
+        parameters = tensor.parameters or {}
+        _set(given.parameters, parameters)
+        size = parameters.get("binary_data_size")
         if size is not None:
             if tensor.data is not None:
                 raise _bad(f"input '{tensor.name}' has both data and binary_data_size; send one of them")
             if type(size) is not int or size < 0:
                 raise _bad(f"binary_data_size of input '{tensor.name}' is {size!r}; a number of bytes is expected")
             parts.append(size)
-        elif "shared_memory_region" in tensor.parameters:
+        elif "shared_memory_region" in parameters:
             continue
         elif tensor.data is None:
             raise _bad(
@@ -171,13 +199,20 @@ def header_of(model: str, version: str, text: bytes) -> Header:
             )
         else:
             parts.append(raw_elements(tensor.name, tensor.datatype, tensor.shape, tensor.data))
+    binary = _truth(asked.parameters or {}, "binary_data_output", "of the request")
     wanted = {}
-    for output in asked.outputs:
-        _set(message.outputs.add(name=output.name).parameters, output.parameters)
-        if "binary_data" in output.parameters:
-            wanted[output.name] = output.parameters["binary_data"] is True
-    form = Form(asked.parameters.get("binary_data_output") is True, wanted)
-    return Header(message.SerializeToString(), tuple(parts), form)
+    for output in asked.outputs or ():
+        parameters = output.parameters or {}
+        _set(message.outputs.add(name=output.name).parameters, parameters)
+        wanted[output.name] = _truth(parameters, "binary_data", f"of output '{output.name}'", default=binary)
+    return Header(message.SerializeToString(), tuple(parts), Form(binary, wanted))
+
+
+def _truth(parameters: Mapping[str, Any], name: str, of: str, *, default: bool = False) -> bool:
+    found = parameters.get(name, default)
+    if not isinstance(found, bool):
+        raise _bad(f"the parameter {name} {of} is {found!r}; true or false is expected")
+    return found
 
 
 def _set(target: Any, parameters: Mapping[str, Any]) -> None:
@@ -193,15 +228,51 @@ def parsed(model: type[T], text: bytes) -> T:
         Failure: it is no JSON, or something else; the message says where, what is expected and what came.
     """
     try:
-        return model.model_validate(from_json(text, cache_strings="none"))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
-        came = problem.get("input")
-        told = "" if problem["type"] == "missing" or isinstance(came, dict | list) else f", got {str(came)[:60]!r}"
-        raise _bad(f"{place or 'the body'}: {problem['msg'][0].lower()}{problem['msg'][1:]}{told}") from error
+        found = from_json(text, cache_strings="none")
     except ValueError as error:
         raise _bad(f"the body is no JSON: {error}") from error
+    if _holds_infinity(found):
+        # What it was written as.
+        json.loads(text, parse_float=_in_range)
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        raise _bad(_told(error.errors(include_url=False)[0])) from error
+
+
+def _told(problem: Any) -> str:
+    place, kind, came = list(problem["loc"]), problem["type"], problem.get("input")
+    expected = _EXPECTED.get(kind, f"{problem['msg'][0].lower()}{problem['msg'][1:]}")
+    if "parameters" in place[:-2]:
+        # A union has a problem for each of its types.
+        place = place[: place.index("parameters") + 2]
+        expected = "a truth value, a number or a text is expected"
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    got = "" if kind == "missing" or isinstance(came, dict | list) else f", got {json.dumps(came)[:60]}"
+    return f"{where or 'the body'}: {expected}{got}"
+
+
+def memory_of(text: bytes) -> int:
+    """About how many bytes Python's objects take that a JSON text becomes, and not more than a few of them more."""
+    return 12 * len(text) + 72 * (text.count(b"[") + text.count(b"{")) + 30 * text.count(b'"')
+
+
+def _holds_infinity(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_infinity, value.values()))
+    if not isinstance(value, list):
+        return isinstance(value, float) and math.isinf(value)
+    kinds = set(map(type, value))
+    if float in kinds and any(each in value for each in _INFINITE):
+        return True
+    return not kinds.isdisjoint((list, dict)) and any(map(_holds_infinity, value))
+
+
+def _in_range(number: str) -> float:
+    found = float(number)
+    if math.isinf(found):
+        raise _bad(f'the number {number[:40]} is larger than any FP64; "Infinity" is written so, as a text')
+    return found
 
 
 def message_of(header: Header, behind: bytes | memoryview) -> bytes:
@@ -280,7 +351,7 @@ def answer_of(message: bytes, form: Form) -> tuple[bytes, int | None]:
         said["id"] = response.id
     if response.parameters:
         said["parameters"] = parameters_to_json(response.parameters)
-    text = to_json(said | {"outputs": outputs})
+    text = to_json(said | {"outputs": outputs}, inf_nan_mode="strings")
     return (b"".join((text, *behind)), len(text)) if binary else (text, None)
 
 

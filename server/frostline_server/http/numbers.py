@@ -7,6 +7,7 @@ may have 64 bits. A float of single precision is written with as few digits as t
 import itertools
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from frostline_server.http.statuses import Failure
 
 Array = NDArray[Any]
 
-_NOT_FINITE = {
+NOT_FINITE = {
     "NaN": math.nan,
     "Infinity": math.inf,
     "-Infinity": -math.inf,
@@ -25,6 +26,7 @@ _NOT_FINITE = {
     "-inf": -math.inf,
     "nan": math.nan,
 }
+"""The words for what JSON has no number for: protobuf's, and NumPy's."""
 _SHORTEST = 4096
 """Elements that are written with as few digits as possible. More are written as doubles, which takes a tenth of the time."""
 
@@ -91,12 +93,12 @@ def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype:
     if kinds - {int, float, str}:
         raise _unlike(where, datatype, flat, (int, float, str), "a number")
     if str in kinds:
-        strange = next((each for each in flat if isinstance(each, str) and each not in _NOT_FINITE), None)
+        strange = next((each for each in flat if isinstance(each, str) and each not in NOT_FINITE), None)
         if strange is not None:
             raise _bad(
                 f'{where} has the element {_shown(strange)}; a number, "NaN", "Infinity" or "-Infinity" is expected'
             )
-        flat = [_NOT_FINITE[each] if isinstance(each, str) else each for each in flat]
+        flat = [NOT_FINITE[each] if isinstance(each, str) else each for each in flat]
     try:
         wide = np.array(flat, np.float64)
     except OverflowError as error:  # a whole number beyond what floats have
@@ -115,16 +117,23 @@ def _check_whole(where: str, datatype: str, flat: list[Any], dtype: np.dtype[Any
     """Refuse whole numbers that floats would change: whoever writes them so means them so."""
     exact = 2 ** (np.finfo(dtype).nmant + 1)
     for each in flat:
-        if type(each) is int and not -exact <= each <= exact and _rounded(each, dtype) != each:
+        if type(each) is int and not -exact <= each <= exact and not _is_held(each, dtype):
             raise _bad(
                 f"{where} has the element {each}, which {datatype} cannot hold exactly; write it with a decimal point if it may "
                 "be rounded"
             )
 
 
-def _rounded(number: int, dtype: np.dtype[Any]) -> float:
+def _is_held(number: int, dtype: np.dtype[Any]) -> bool:
+    """Whether a type of floats has a whole number, or has the one that JavaScript writes so.
+
+    JavaScript writes floats from 2**53 on as whole numbers, with zeros after the digits that tell them apart.
+    """
+    wide = float(number)
     with np.errstate(over="ignore"):
-        return float(np.float64(number).astype(dtype))
+        if float(np.float64(wide).astype(dtype)) != wide:
+            return False
+    return int(wide) == number or int(Decimal(repr(wide))) == number
 
 
 def _flat(data: Any, shape: Sequence[int], where: str) -> list[Any]:
@@ -173,13 +182,14 @@ def elements(array: Array) -> list[Any]:
     flat = array.ravel()
     if flat.dtype.hasobject:
         return [_text(each) for each in flat.tolist()]
+    listed: list[Any] = flat.tolist()
     if flat.dtype.kind != "f":
-        listed: list[Any] = flat.tolist()
         return listed
     if flat.dtype.itemsize < 8 and flat.size <= _SHORTEST:
-        listed = [float(text) for text in flat.astype(str).tolist()]
-    else:
-        listed = flat.tolist()
+        shortest = [float(text) for text in flat.astype(str).tolist()]
+        # Of one number in billions, such as 7.038531e-26, the decimals are a double that rounds to its neighbour.
+        if np.array_equal(np.array(shortest, np.float64).astype(flat.dtype), flat, equal_nan=True):
+            listed = shortest
     if np.isfinite(flat).all():
         return listed
     return [each if math.isfinite(each) else _word(each) for each in listed]

@@ -4,13 +4,12 @@ It holds the client's own conversation with the server, inside of the server. So
 refused in the same words.
 """
 
-import asyncio
 import base64
 import binascii
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -30,24 +29,25 @@ from frostline.client import asking, errors, messages
 from frostline.client.asking import Known, Question
 from frostline.client.calls import Conversation
 from frostline.client.prediction import Prediction
+from frostline.client.rows import are_of, may_be
 from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import PREDICT
 from frostline_server.http.call import Call, Context
-from frostline_server.http.infer import Strict, parsed
+from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
+from frostline_server.http.infer import Strict, memory_of, parsed
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
-from frostline_server.http.numbers import elements, nested
+from frostline_server.http.numbers import NOT_FINITE, elements, nested
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
 
 T = TypeVar("T")
+Json = dict[str, Any]
 
 _TIMEOUT_S = 300.0
-_LONG_BYTES = 1 << 16
-"""Rows of more bytes are made and read in another thread."""
-_JSON_FACTOR = 8
-"""About how many bytes of Python's objects a byte of JSON becomes."""
+_ANSWER_FACTOR = 20
+"""About how many bytes of JSON a byte of probabilities becomes: a class has its index, its label and its number."""
 _MOST_PARTS = 4096
 _MOST_CLASSES = 1000
 """Of an answer that nobody said another number for."""
@@ -63,6 +63,9 @@ _SERVICES = {
     }.items()
     for name in names
 }
+
+_LOOKED_UP = frozenset(_SERVICES[name] for name in ("ModelConfig", "ModelMetadata", "Schema"))
+"""What whoever may predict may ask. The list of all models is for other roles."""
 
 
 class PredictRequest(Strict):
@@ -92,12 +95,17 @@ class Predict:
 
     Args:
         methods: the guarded handlers of all methods but inference, by path.
+        own: the handlers without their guards.
         calls: has inference requests answered.
         call_of: makes the call of a request.
     """
 
-    def __init__(self, methods: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]) -> None:
+    def __init__(
+        self, methods: Methods, own: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]
+    ) -> None:
         self._methods = dict(methods)
+        # What is looked up to read rows is a part of the one call that was admitted, or it would be counted twice.
+        self._looking_up = self._methods | {path: handler for path, handler in own if path in _LOOKED_UP}
         self._calls = calls
         self._call_of = call_of
 
@@ -116,7 +124,7 @@ class Predict:
         call = self._call_of(request)
         path = call.parameters
         question = pb.SchemaRequest(model=path["model"], version=path.get("version", ""))
-        told = to_json(await self._handled(call, "Schema", question))
+        told = to_json(await _handled(self._methods, call, "Schema", question))
         told["example"] = parsed_or_none(told["example"])
         told["reading"] = parsed_or_none(told["reading"])
         return Response(json_bytes(told), media_type="application/json")
@@ -140,16 +148,27 @@ class Predict:
             elif kind in _PICTURES and kind:
                 asked = _Asked([body])
             else:
-                if len(body) > _LONG_BYTES:
-                    call.hold(_JSON_FACTOR * len(body))
-                asked = await _elsewhere(len(body), partial(_json, body, schema))
+                if len(body) > LONG_BYTES:
+                    call.hold(memory_of(body))
+                asked = await elsewhere(len(body), partial(_json, body, schema))
             question = Question(
-                model, version, asked.rows, _outputs(schema), 0, _TIMEOUT_S, time.monotonic() + _TIMEOUT_S, asked.extra
+                model,
+                version,
+                asked.rows,
+                _outputs(schema),
+                top_k=0,
+                timeout_s=_TIMEOUT_S,
+                until=time.monotonic() + _TIMEOUT_S,
+                extra=asked.extra,
+                paths=False,
             )
-            states = bool(schema.columns) and schema.columns[0].kind != "image"
+            states = _are_raw(asked.rows, schema) and schema.columns[0].kind != "image"
             told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
             answering = await self._hold(call, asking.schema(model, told.version, known, None))
-            answer = await _elsewhere(len(body), partial(_answer, told, answering, asked.top_k))
+            size = told.ByteSize()
+            if size > LONG_BYTES:
+                call.hold(_ANSWER_FACTOR * size)
+            answer = await elsewhere(max(size, len(body)), partial(_answer, told, answering, asked.top_k))
         except errors.FrostlineError as error:
             raise _failure(error) from error
         return Response(answer, media_type="application/json")
@@ -163,7 +182,7 @@ class Predict:
         step: Callable[[], Any] = partial(next, conversation)
         while True:
             # Not StopIteration, which no future takes.
-            asked, found = await _elsewhere(size, partial(_stepped, step))
+            asked, found = await elsewhere(size, partial(_stepped, step))
             if asked is None:
                 result: T = found
                 return result
@@ -172,20 +191,21 @@ class Predict:
                     message = asked.request + _STATES if states else asked.request
                     answer: Any = pb.PredictResponse.FromString(await self._calls.answer(call, PREDICT, message))
                 else:
-                    answer = await self._handled(call, asked.method, asked.request)
+                    answer = await _handled(self._looking_up, call, asked.method, asked.request)
             except Failure as failure:
                 step = partial(conversation.throw, _refused(failure))
             else:
                 step = partial(conversation.send, answer)
 
-    async def _handled(self, call: Call, method: str, message: Message) -> Any:
-        """The answer of a handler to a message.
 
-        Raises:
-            Failure: it has none.
-        """
-        answer: Any = self._methods[_SERVICES[method]].unary_unary  # the stubs know blocking handlers only
-        return await answer(message.SerializeToString(), Context(call))
+async def _handled(methods: Mapping[str, Any], call: Call, method: str, message: Message) -> Any:
+    """The answer of a handler to a message.
+
+    Raises:
+        Failure: it has none.
+    """
+    answer = methods[_SERVICES[method]].unary_unary
+    return await answer(message.SerializeToString(), Context(call))
 
 
 def _stepped(step: Callable[[], Any]) -> tuple[Any, Any]:
@@ -193,13 +213,6 @@ def _stepped(step: Callable[[], Any]) -> tuple[Any, Any]:
         return step(), None
     except StopIteration as end:
         return None, end.value
-
-
-async def _elsewhere(size: int, work: Callable[[], T]) -> T:
-    """Do some work, in another thread if it is of many bytes."""
-    if size <= _LONG_BYTES:
-        return work()
-    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def parsed_or_none(text: str) -> Any:
@@ -218,24 +231,44 @@ def _json(body: bytes, schema: Schema) -> _Asked:
     """
     asked = parsed(PredictRequest, body)
     if (asked.rows is None) == (asked.inputs is None):
-        raise _bad(
-            f"the body has {'both' if asked.inputs else 'neither'} `rows` and `inputs`; give one of them; {schema.expects}"
-        )
-    if asked.inputs is not None:
-        return _Asked(asked.inputs, asked.top_k, asked.extra)
-    rows = asked.rows
-    if not isinstance(rows, list | dict):
-        raise _bad(f"rows is {_told(rows)}; a list with a value for each row is expected; {schema.expects}")
-    pictures = [column.name for column in schema.columns if column.kind == "image"]
-    if pictures:
-        # A text would be the path of a file, which is the server's.
-        listed = rows if isinstance(rows, list) else [rows]
-        rows = [_picture(row, pictures[0], number) for number, row in enumerate(listed)]
-    return _Asked(rows, asked.top_k, asked.extra)
+        has = "has neither `rows` nor `inputs`" if asked.rows is None else "has both `rows` and `inputs`"
+        raise _bad(f"the body {has}; give one of them; {schema.expects}")
+    given = asked.rows if asked.inputs is None else asked.inputs
+    if not isinstance(given, list | dict):
+        raise _bad(f"rows is {_told(given)}; a list with a value for each row is expected; {schema.expects}")
+    if pictures := [column.name for column in schema.columns if column.kind == "image"]:
+        given = _pictures(given, pictures[0])
+    elif not _are_raw(given, schema) and all(spec.datatype != "BYTES" for spec in schema.inputs):
+        given = _numbers(given)
+    return _Asked(given, asked.top_k, asked.extra)
 
 
-def _picture(row: Any, column: str, number: int) -> Any:
-    where = f"row {number}"
+def _are_raw(given: Any, schema: Schema) -> bool:
+    """Whether these are raw rows, and not the network's own input."""
+    return bool(schema.columns) and may_be(given) and are_of(given, schema)
+
+
+def _numbers(value: Any) -> Any:
+    """Lists of numbers, which may have the words for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _numbers(each) for name, each in value.items()}
+    if isinstance(value, list) and not {str, list}.isdisjoint(map(type, value)):
+        return [_numbers(each) for each in value]
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def _pictures(given: Any, column: str) -> Any:
+    """The files of pictures: in a list, in one or more rows, or as a column."""
+    if isinstance(given, dict) and "b64" not in given:
+        cells = given.get(column)
+        if isinstance(cells, list):
+            return {**given, column: [_file(cell, f"row {row}, column {column!r}") for row, cell in enumerate(cells)]}
+        return _picture(given, column, "the row")
+    listed = given if isinstance(given, list) else [given]
+    return [_picture(row, column, f"row {number}") for number, row in enumerate(listed)]
+
+
+def _picture(row: Any, column: str, where: str) -> Any:
     if isinstance(row, dict) and "b64" not in row:
         return {
             name: _file(cell, f"{where}, column {name!r}") if name == column else cell for name, cell in row.items()
@@ -268,6 +301,8 @@ async def _form(call: Call, body: bytes) -> _Asked:
     headers = Headers({"content-type": call.headers.get("content-type", "")})
     try:
         parser = MultiPartParser(headers, stream(), max_files=_MOST_PARTS, max_fields=16, max_part_size=1 << 16)
+        # They are in memory already, and not every server has a disk to write to.
+        parser.spool_max_size = len(body) + 1
         form: FormData = await parser.parse()
     except (MultiPartException, MultipartParseError, KeyError, ValueError) as error:
         raise _bad(f"the body is no form of the type multipart/form-data: {error or type(error).__name__}") from error
@@ -308,78 +343,87 @@ def _outputs(schema: Schema) -> tuple[messages.OutputName, ...]:
 
 
 def _answer(told: pb.PredictResponse, schema: Schema, top_k: int) -> bytes:
-    """The body of an answer."""
+    """The body of an answer, row by row: all rows' objects together would take many times its memory."""
     prediction = messages.prediction(told, 0)
     task = prediction.task or schema.task or ("single-label" if told.HasField("softmax") else "any")
     rows = _rows(prediction, task, schema, top_k)
     if told.HasField("states"):
-        names = [column.name for column in schema.columns]
         states = np.frombuffer(told.states.data, np.uint8).reshape(tuple(told.states.shape))
-        for row, cells in zip(rows, states.tolist(), strict=True):
-            for state, word in _WORDS.items():
-                row[word] = [name for name, cell in zip(names, cells, strict=True) if cell == state]
+        rows = _with_states(rows, states, [column.name for column in schema.columns])
     said: dict[str, Any] = {"model": told.model, "version": told.version, "task": task}
     if task == "dense":
         said["names"] = list(prediction.names or schema.labels)
-    return json_bytes(said | {"predictions": rows}, inf_nan_mode="strings")
+    listed = b",".join(json_bytes(row, inf_nan_mode="strings") for row in rows)
+    return json_bytes(said)[:-1] + b',"predictions":[' + listed + b"]}"
 
 
-def _rows(  # noqa: PLR0911  one for each task
-    prediction: Prediction, task: str, schema: Schema, top_k: int
-) -> list[dict[str, Any]]:
+def _with_states(rows: Iterator[Json], states: np.ndarray[Any, Any], names: Sequence[str]) -> Iterator[Json]:
+    for row, cells in zip(rows, states, strict=True):
+        by_state = {
+            word: [name for name, cell in zip(names, cells.tolist(), strict=True) if cell == state]
+            for state, word in _WORDS.items()
+        }
+        yield row | by_state
+
+
+def _rows(prediction: Prediction, task: str, schema: Schema, top_k: int) -> Iterator[Json]:
     """What each row is answered."""
     match task:
         case "single-label":
-            return _classes(prediction, schema.labels, top_k)
+            yield from _classes(prediction, schema.labels, top_k)
         case "binary":
             probabilities = elements(prediction.probabilities.reshape(len(prediction)))
             labels = schema.labels
-            return [
-                {"label": label, "class": labels.index(label) if label in labels else None, "probability": probability}
-                for label, probability in zip(prediction.labels, probabilities, strict=True)
-            ]
+            for label, probability in zip(prediction.labels, probabilities, strict=True):
+                at = labels.index(label) if label in labels else None
+                yield {"label": label, "class": at, "probability": probability}
         case "multi-label":
             names = _named(prediction.names, prediction.probabilities.shape[1], "label")
-            return [
-                {"labels": list(labels), "probabilities": dict(zip(names, elements(row), strict=True))}
-                for labels, row in zip(prediction.labels, prediction.probabilities, strict=True)
-            ]
+            for held, row in zip(prediction.labels, prediction.probabilities, strict=True):
+                yield {"labels": list(held), "probabilities": dict(zip(names, elements(row), strict=True))}
         case "regression":
             values = prediction.values.reshape(len(prediction), -1)
             names = _named(prediction.names, values.shape[1], "value")
-            return [{"values": dict(zip(names, elements(row), strict=True))} for row in values]
+            for row in values:
+                yield {"values": dict(zip(names, elements(row), strict=True))}
         case "embedding":
-            return [{"vector": nested(row)} for row in prediction.vector]
+            for row in prediction.vector:
+                yield {"vector": nested(row)}
         case "dense":
-            return [{"map": nested(row)} for row in prediction.map]
-    outputs = prediction.outputs
-    return [
-        {"outputs": {name: nested(np.asarray(array[number])) for name, array in outputs.items()}}
-        for number in range(len(prediction))
-    ]
+            for row in prediction.map:
+                yield {"map": nested(row)}
+        case _:
+            yield from _outputs_of_rows(prediction.outputs, schema)
 
 
-def _classes(prediction: Prediction, names: Sequence[str], top_k: int) -> list[dict[str, Any]]:
+def _outputs_of_rows(outputs: Mapping[str, np.ndarray[Any, Any]], schema: Schema) -> Iterator[Json]:
+    counts = {len(array) if array.ndim else -1 for array in outputs.values()}
+    if not schema.max_rows or len(counts) > 1 or -1 in counts:
+        # Of the input as a whole.
+        yield {"outputs": {name: nested(array) for name, array in outputs.items()}}
+        return
+    for number in range(max(counts, default=0)):
+        yield {"outputs": {name: nested(np.asarray(array[number])) for name, array in outputs.items()}}
+
+
+def _classes(prediction: Prediction, names: Sequence[str], top_k: int) -> Iterator[Json]:
     softmax = prediction.softmax
-    best = np.argsort(-softmax, axis=1, kind="stable")[:, : top_k or _MOST_CLASSES]
     decided = prediction.labels or [None] * len(softmax)
-    rows = []
-    for probabilities, order, label, first in zip(softmax, best, decided, prediction.argmax.tolist(), strict=True):
-        chosen = names.index(label) if label in names else first
+    for probabilities, label, first in zip(softmax, decided, prediction.argmax.tolist(), strict=True):
+        order = np.argsort(-probabilities, kind="stable")[: top_k or _MOST_CLASSES]
         ranked = zip(order.tolist(), elements(probabilities[order]), strict=True)
+        # A threshold may decide for another class than the most probable.
+        chosen = names.index(label) if label in names and names[first] != label else first
         undecided = not np.isfinite(probabilities).all()
-        rows.append(
-            {
-                "label": label,
-                "class": None if undecided else chosen,
-                "probability": elements(probabilities[chosen : chosen + 1])[0],
-                "probabilities": [
-                    {"class": at, "label": names[at] if at < len(names) else None, "probability": each}
-                    for at, each in ranked
-                ],
-            }
-        )
-    return rows
+        yield {
+            "label": label,
+            "class": None if undecided else chosen,
+            "probability": elements(probabilities[chosen : chosen + 1])[0],
+            "probabilities": [
+                {"class": at, "label": names[at] if at < len(names) else None, "probability": each}
+                for at, each in ranked
+            ],
+        }
 
 
 def _named(names: Sequence[str], count: int, kind: str) -> list[str]:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -20,17 +21,16 @@ from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER
 from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
+from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
 
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+_ANSWER_FACTOR = 12
+"""About how many bytes of Python's objects and of JSON a byte of elements becomes."""
 _SERVICE = "/inference.GRPCInferenceService/"
-_JSON_FACTOR = 8
-"""About how many bytes of Python's objects a byte of JSON becomes."""
-_LONG_JSON = 1 << 16
-"""What is shorter is not counted."""
 
 
 class Rest:
@@ -122,11 +122,18 @@ class Rest:
         body = await call.body()
         path = call.parameters
         text, behind = infer.split(body, call.headers.get(infer.HEADER_LENGTH.lower()))
-        if len(text) > _LONG_JSON:
-            call.hold(_JSON_FACTOR * len(text))
-        header = self._headers.read(path["model"], path.get("version", ""), text)
-        message = infer.message_of(header, behind)
-        answer, length = infer.answer_of(await self._calls.answer(call, MODEL_INFER, message), header.form)
+        model, version = path["model"], path.get("version", "")
+        if len(text) > LONG_BYTES:
+            call.hold(infer.memory_of(text))
+            header = await elsewhere(len(text), partial(infer.header_of, model, version, text))
+        else:
+            header = self._headers.read(model, version, text)
+        response = await self._calls.answer(call, MODEL_INFER, infer.message_of(header, behind))
+        # What travels behind the JSON is not touched.
+        size = 0 if header.form.is_all_binary else len(response)
+        if size > LONG_BYTES:
+            call.hold(_ANSWER_FACTOR * size)
+        answer, length = await elsewhere(size, partial(infer.answer_of, response, header.form))
         if length is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={infer.HEADER_LENGTH: str(length)})
@@ -147,7 +154,7 @@ class Rest:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             call = self._call_of(request)
-            return JSONResponse(told(await self.ask(call, method, made(call.parameters))))
+            return _unpacked(told(await self.ask(call, method, made(call.parameters))))
 
         return endpoint
 
@@ -161,7 +168,7 @@ class Rest:
             call = self._call_of(request)
             message = made(call.parameters, json_object(await call.body()))
             answer = told(await self.ask(call, method, message))
-            return Response() if answer is None else JSONResponse(answer)
+            return Response() if answer is None else _unpacked(answer)
 
         return endpoint
 
@@ -171,10 +178,16 @@ class Rest:
         async def endpoint(request: Request) -> Response:
             call = self._call_of(request)
             answer = await self.ask(call, method, made(call.parameters))
-            # Triton says it with the status alone.
-            return Response(status_code=200 if getattr(answer, field) else 503)
+            named = {"name": call.parameters["model"]} if "model" in call.parameters else {}
+            # Triton says it with the status alone, and KServe's client reads it.
+            return _unpacked(named | {field: getattr(answer, field)}, 200 if getattr(answer, field) else 503)
 
         return endpoint
+
+
+def _unpacked(answer: Any, status: int = 200) -> Response:
+    """An answer that is not compressed: Triton's client for asyncio asks for that and cannot read it, but for inference."""
+    return JSONResponse(answer, status, {"cache-control": "no-transform"})
 
 
 def json_object(body: bytes) -> Mapping[str, Any]:
@@ -212,7 +225,12 @@ def _models(answer: pb.RepositoryIndexResponse) -> Any:
 
 def _index(_: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     _only(body, {"ready", "repository_name"})
-    return pb.RepositoryIndexRequest(ready=bool(body.get("ready")))
+    ready, name = body.get("ready", False), body.get("repository_name", "")
+    if not isinstance(ready, bool):
+        raise _unlike("ready", ready, "true or false")
+    if not isinstance(name, str):
+        raise _unlike("repository_name", name, "a text")
+    return pb.RepositoryIndexRequest(ready=ready, repository_name=name)
 
 
 def _load(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:

@@ -9,6 +9,7 @@ from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.http.application import call_of
 from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.openapi.endpoint import OpenApi
 from frostline_server.http.page_files import PageFiles
 from frostline_server.http.predict import Predict
 from frostline_server.http.rest import Rest
@@ -35,16 +36,17 @@ def routes(
         regions: the shared memory that tensors may lie in.
         views: what the page shows.
     """
-    methods = Methods()
-    service.register(methods)
-    methods = guarded(methods, access)
+    own = Methods()
+    service.register(own)
+    methods = guarded(own, access)
     calls = InferenceCalls(inference, RequestDecoder(regions, brief=True), access, asyncio.get_running_loop())
-    rest, predict = Rest(methods, calls, call_of), Predict(methods, calls, call_of)
+    rest, predict = Rest(methods, calls, call_of), Predict(methods, own, calls, call_of)
     # The commonest first: they are looked through one after the other.
-    return [
+    answered: list[BaseRoute] = [
         *rest.inference(),
         *predict.routes(),
         *rest.routes(),
         *views.routes(),
         *PageFiles().routes(),
     ]
+    return [*answered, *OpenApi(methods, own, call_of, answered).routes()]

@@ -15,6 +15,7 @@ from PIL import Image
 import frostline
 from frostline.client import asking, messages
 from frostline.client.errors import InvalidInput
+from frostline.client.rows import encoded
 from tests.support import raw_media
 from tests.support.raw_media import TEXTS, logits_of, text_bytes
 from tests.support.servers import Running, running
@@ -448,3 +449,16 @@ def test_pixels_that_are_not_0_to_255_are_refused(client: frostline.Client, rows
     with pytest.raises(InvalidInput) as refusal:
         client.predict("fruit", rows)
     assert words in str(refusal.value)
+
+
+def test_where_texts_are_no_paths_no_file_is_read(client: frostline.Client, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(raw_media.picture_files()["png"][0])
+    schema = client.schema("fruit")
+    for inputs in ([str(path)], str(path), {"image": [str(path)]}, [{"image": str(path)}], [path]):
+        assert encoded(inputs, schema)["image"].tolist() == [path.read_bytes()]
+        with pytest.raises(InvalidInput, match=r"column 'image': a picture is expected, but it is .*; give the bytes"):
+            encoded(inputs, schema, paths=False)
+    assert encoded([path.read_bytes()], schema, paths=False)["image"].tolist() == [path.read_bytes()]
+    with pytest.raises(InvalidInput, match="column 'image', row 1: a picture is expected"):
+        encoded([path.read_bytes(), str(path)], schema, paths=False)

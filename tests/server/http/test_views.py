@@ -148,7 +148,7 @@ def test_promotion_canary_shadow_and_rollback_change_the_traffic(models: Path, t
     [
         ("/v2/models/m/promote", {"version": 9}, 409, "there is no version 9; there are: 1, 2"),
         ("/v2/models/m/promote", {"version": 2, "canary": 5}, 409, "no version is stable yet"),
-        ("/v2/models/m/promote", {"version": "2"}, 400, "version: input should be a valid integer"),
+        ("/v2/models/m/promote", {"version": "2"}, 400, "version: a whole number is expected"),
         ("/v2/models/m/promote", {"canary": 100}, 400, "canary"),
         ("/v2/models/m/promote", {"verison": 2}, 400, "verison"),
         ("/v2/models/m/promote", b"{", 400, "no JSON"),

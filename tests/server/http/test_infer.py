@@ -1,0 +1,248 @@
+"""Bodies of infer requests to the messages of gRPC, and answers to bodies: bytes in, bytes out."""
+
+import json
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic_core import from_json
+
+from frostline.pb import inference_pb2 as pb
+from frostline.protocol import pack_bytes
+from frostline_server.http import infer
+from frostline_server.http.infer import Form, Headers, answer_of, header_of, memory_of, message_of, split
+from frostline_server.http.statuses import Failure
+
+
+def body(**fields: Any) -> bytes:
+    """A request for one row of two numbers, with other fields."""
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    return json.dumps({"inputs": [tensor | fields.pop("tensor", {})], **fields}).encode()
+
+
+def read(text: bytes, behind: bytes = b"") -> pb.ModelInferRequest:
+    """The message of a body."""
+    return pb.ModelInferRequest.FromString(message_of(header_of("m", "3", text), behind))
+
+
+def refusal(text: bytes, behind: bytes = b"") -> str:
+    """Why a body is refused."""
+    with pytest.raises(Failure) as refused:
+        read(text, behind)
+    assert refused.value.status == 400
+    assert refused.value.kind == "invalid_input"
+    return refused.value.sentence
+
+
+def test_a_request_in_json_is_the_message_of_grpc() -> None:
+    text = body(
+        id="7",
+        parameters={"priority": 1, "s": "t", "b": True, "f": 0.5, "u": 2**64 - 1},
+        outputs=[{"name": "y", "parameters": {"classification": 2}}],
+    )
+    wanted = pb.ModelInferRequest(
+        model_name="m",
+        model_version="3",
+        id="7",
+        parameters={
+            "priority": pb.InferParameter(int64_param=1),
+            "s": pb.InferParameter(string_param="t"),
+            "b": pb.InferParameter(bool_param=True),
+            "f": pb.InferParameter(double_param=0.5),
+            "u": pb.InferParameter(uint64_param=2**64 - 1),
+        },
+        inputs=[{"name": "x", "datatype": "FP32", "shape": [1, 2]}],
+        outputs=[{"name": "y", "parameters": {"classification": {"int64_param": 2}}}],
+        raw_input_contents=[np.array([1, 2], np.float32).tobytes()],
+    )
+    assert read(text) == wanted
+
+
+def test_null_is_as_if_a_field_was_not_there() -> None:
+    nothing = {"id": None, "parameters": None, "outputs": None, "model_name": None, "model_version": None}
+    assert read(body(tensor={"parameters": None}, **nothing)) == read(body())
+    assert read(body(outputs=[{"name": "y", "parameters": None}])) == read(body(outputs=[{"name": "y"}]))
+
+
+def test_the_model_may_be_named_again_but_not_another_one() -> None:
+    assert read(body(model_name="m", model_version="3")) == read(body())
+    assert refusal(body(model_name="n")) == "model_name is 'n', and the path says 'm'; leave it out, or say the same"
+    assert "model_version is '4', and the path says '3'" in refusal(body(model_version="4"))
+
+
+def test_tensors_behind_the_json_keep_their_places_among_others() -> None:
+    inputs = [
+        {"name": "a", "shape": [2], "datatype": "UINT8", "parameters": {"binary_data_size": 2}},
+        {"name": "b", "shape": [1], "datatype": "UINT8", "data": [7]},
+        {"name": "c", "shape": [1], "datatype": "UINT8", "parameters": {"shared_memory_region": "r"}},
+        {"name": "d", "shape": [3], "datatype": "UINT8", "parameters": {"binary_data_size": 3}},
+    ]
+    message = read(json.dumps({"inputs": inputs}).encode(), b"ABcde")
+    assert list(message.raw_input_contents) == [b"AB", b"\x07", b"cde"]
+    assert [dict(tensor.parameters) for tensor in message.inputs[:2]] == [{}, {}]
+    assert message.inputs[2].parameters["shared_memory_region"].string_param == "r"
+
+
+def test_a_tensor_of_no_bytes_is_one_of_the_message() -> None:
+    text = body(tensor={"shape": [0, 2], "data": None, "parameters": {"binary_data_size": 0}})
+    assert list(read(text).raw_input_contents) == [b""]
+
+
+def test_infinity_may_be_a_literal_as_python_writes_it() -> None:
+    text = body(tensor={"data": [float("inf"), float("nan")]})
+    assert b"Infinity" in text
+    infinity, nan = np.frombuffer(read(text).raw_input_contents[0], np.float32)
+    assert np.isinf(infinity)
+    assert np.isnan(nan)
+
+
+def test_a_number_that_no_float_holds_is_not_infinity() -> None:
+    text = body().replace(b"[1, 2]}", b"[1, 1e400]}")
+    assert refusal(text) == 'the number 1e400 is larger than any FP64; "Infinity" is written so, as a text'
+    assert "-1e999 is larger" in refusal(text.replace(b"1e400", b"-1e999"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (b"", "the body is no JSON: EOF"),
+        (b"\xff", "the body is no JSON"),
+        (b"{} {}", "the body is no JSON: trailing characters"),
+        (b"[" * 100_000, "the body is no JSON: recursion limit exceeded"),
+        (b"[]", "the body: a JSON object is expected"),
+        (b"{}", "inputs: it is missing"),
+        (b'{"inputs": {}}', "inputs: a list is expected"),
+        (b'{"inputs": [7]}', "inputs[0]: a JSON object is expected, got 7"),
+        (body(id=7), "id: a text is expected, got 7"),
+        (body(colour=1), "colour: there is no such field, got 1"),
+        (body(tensor={"colour": 1}), "inputs[0].colour: there is no such field, got 1"),
+        (body(tensor={"shape": [1.5]}), "inputs[0].shape[0]: a whole number is expected, got 1.5"),
+        (body(tensor={"shape": [-1]}), "inputs[0].shape[0]: input should be greater than or equal to 0, got -1"),
+        (body(parameters={"p": None}), "parameters.p: a truth value, a number or a text is expected, got null"),
+        (body(parameters={"p": 2**64}), "parameter 'p' is 18446744073709551616; it may be a truth value"),
+        (body(tensor={"parameters": {"p": []}}), "inputs[0].parameters.p: a truth value, a number or a text"),
+        (body(tensor={"data": None}), "input 'x' has no data; send `data`, or `binary_data_size`"),
+        (body(tensor={"parameters": {"binary_data_size": 8}}), "input 'x' has both data and binary_data_size"),
+        (body(tensor={"data": None, "parameters": {"binary_data_size": -1}}), "binary_data_size of input 'x' is -1"),
+        (
+            body(tensor={"data": None, "parameters": {"binary_data_size": True}}),
+            "binary_data_size of input 'x' is True",
+        ),
+        (
+            body(tensor={"data": None, "parameters": {"binary_data_size": 8}}),
+            "0 bytes follow the JSON, and its inputs say",
+        ),
+        (
+            body(outputs=[{"name": "y", "parameters": {"binary_data": 1}}]),
+            "the parameter binary_data of output 'y' is 1; true or false is expected",
+        ),
+        (body(parameters={"binary_data_output": "yes"}), "binary_data_output of the request is 'yes'"),
+    ],
+)
+def test_what_is_no_request_is_refused_with_its_place(text: bytes, sentence: str) -> None:
+    assert sentence in refusal(text)
+
+
+def test_bytes_that_no_input_has_are_refused() -> None:
+    assert refusal(body(), b"x") == "1 bytes follow the JSON, and its inputs say binary_data_size 0 together"
+
+
+def test_the_header_says_where_the_json_ends() -> None:
+    text, behind = split(b"{}abc", "2")
+    assert (text, bytes(behind)) == (b"{}", b"abc")
+    text, behind = split(b"{}", None)
+    assert (text, bytes(behind)) == (b"{}", b"")
+
+
+@pytest.mark.parametrize("length", ["6", "-1", "", "+2", "2 ", "²", "9" * 5000])
+def test_a_header_that_is_no_length_of_a_part_of_the_body_is_refused(length: str) -> None:
+    with pytest.raises(Failure, match="and the body has 5 bytes"):
+        split(b"{}abc", length)
+
+
+def test_what_short_json_became_is_remembered_for_its_own_model_and_version() -> None:
+    headers = Headers()
+    first = headers.read("m", "3", body())
+    assert headers.read("m", "3", body()) is first
+    assert headers.read("m", "", body()).message != first.message
+    assert headers.read("n", "3", body()).message != first.message
+    long = body(id="x" * 5000)
+    assert headers.read("m", "3", long) is not headers.read("m", "3", long)
+
+
+def test_not_more_than_a_fixed_number_of_headers_are_remembered() -> None:
+    headers = Headers()
+    for number in range(1000):
+        headers.read("m", "", body(id=str(number)))
+    assert len(headers._known) <= infer._MOST_REMEMBERED
+
+
+def response() -> pb.ModelInferResponse:
+    """Two outputs: numbers, one of them infinite, and texts."""
+    return pb.ModelInferResponse(
+        model_name="m",
+        model_version="3",
+        id="7",
+        parameters={"late": pb.InferParameter(double_param=float("nan"))},
+        outputs=[
+            {"name": "y", "datatype": "FP32", "shape": [1, 2]},
+            {"name": "z", "datatype": "BYTES", "shape": [1]},
+        ],
+        raw_output_contents=[np.array([0.1, -np.inf], np.float32).tobytes(), pack_bytes(["zoë"])],
+    )
+
+
+def test_an_answer_in_json() -> None:
+    text, length = answer_of(response().SerializeToString(), Form())
+    assert length is None
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "model_name": "m",
+        "model_version": "3",
+        "id": "7",
+        "parameters": {"late": "NaN"},
+        "outputs": [
+            {"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [0.1, "-Infinity"]},
+            {"name": "z", "datatype": "BYTES", "shape": [1], "data": ["zoë"]},
+        ],
+    }
+
+
+@pytest.mark.parametrize("form", [Form(binary=True), Form(outputs={"y": True, "z": True})])
+def test_an_answer_behind_its_json(form: Form) -> None:
+    text, length = answer_of(response().SerializeToString(), form)
+    assert length is not None
+    sizes = [output["parameters"]["binary_data_size"] for output in json.loads(text[:length])["outputs"]]
+    assert sizes == [8, 8]
+    assert text[length:] == b"".join(response().raw_output_contents)
+
+
+def test_of_one_answer_some_outputs_are_behind_the_json() -> None:
+    text, length = answer_of(response().SerializeToString(), Form(binary=True, outputs={"y": False}))
+    assert length is not None
+    first, second = json.loads(text[:length])["outputs"]
+    assert first["data"] == [0.1, "-Infinity"]
+    assert "data" not in second
+    assert text[length:] == response().raw_output_contents[1]
+
+
+def test_an_output_in_shared_memory_has_no_elements() -> None:
+    message = response()
+    message.outputs[0].parameters["shared_memory_region"].string_param = "r"
+    message.raw_output_contents[0] = b""
+    text, _ = answer_of(message.SerializeToString(), Form())
+    first = json.loads(text)["outputs"][0]
+    assert first == {"name": "y", "datatype": "FP32", "shape": [1, 2], "parameters": {"shared_memory_region": "r"}}
+
+
+@pytest.mark.parametrize(
+    "element", ["257,", "1e1,", "0.1,", "[],", "{},", '"ab",', '{"a":1},', "[[257]],", '"é",', '"\\u20ac",', "null,"]
+)
+def test_the_memory_that_json_takes_is_not_more_than_is_counted(element: str) -> None:
+    text = f"[{element * 20_000}0]".encode()
+    tracemalloc.start()
+    found = from_json(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 20_001
+    assert peak <= memory_of(text)
