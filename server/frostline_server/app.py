@@ -251,7 +251,16 @@ class Server:
         from frostline_server.http.routes import routes  # noqa: PLC0415
         from frostline_server.http.views import Views  # noqa: PLC0415
 
-        views = Views(self.repository, self._access, config.models, self._files, self._look_again, config.processes)
+        views = Views(
+            self.repository,
+            self._access,
+            config.models,
+            self._files,
+            self._look_again,
+            self.unready,
+            lambda: self.address,
+            config.processes,
+        )
         answered = routes(self._inference, self._service, self._access, self.regions, views)
         self._http = HttpFrontEnd(config, answered, self._http_bytes(), reuse_port=self._place is not None)
 

@@ -60,6 +60,8 @@ class Views:
         folder: of the models.
         files: reads what is in it.
         changed: called when a rollout has changed; from any thread.
+        unready: why the server is not ready, or "" when it is.
+        address: gives the address of gRPC's port.
         processes: that share the port, of which this one shows its own numbers.
     """
 
@@ -70,6 +72,8 @@ class Views:
         folder: Path,
         files: FileReader,
         changed: Callable[[], None],
+        unready: Callable[[], str],
+        address: Callable[[], str],
         processes: int,
     ) -> None:
         self._repository = repository
@@ -77,6 +81,8 @@ class Views:
         self._folder = folder
         self._files = files
         self._changed = changed
+        self._unready = unready
+        self._address = address
         self._processes = processes
         self._changing = threading.Lock()
 
@@ -84,6 +90,7 @@ class Views:
         """Each path with what answers it."""
         version = "/v2/models/{model}/versions/{version}"
         return [
+            Route("/v2/status", self.status),
             Route("/v2/me", self.me),
             Route("/v2/models/{model}/live", self.live),
             Route(f"{version}/card", self.card),
@@ -91,6 +98,11 @@ class Views:
             Route("/v2/models/{model}/promote", self.promote, methods=["POST"]),
             Route("/v2/models/{model}/rollback", self.rollback, methods=["POST"]),
         ]
+
+    async def status(self, _: Request) -> Response:
+        """Whether the server is ready, and why not: with OK either way, for people; and where gRPC is."""
+        reason = self._unready()
+        return _json({"ready": not reason, "reason": reason, "grpc": self._address()})
 
     async def me(self, request: Request) -> Response:
         """Who the caller is taken for, and what it may do here."""

@@ -216,6 +216,14 @@ def test_each_view_needs_its_role(asking: str, path: str, body: Any, roles: set[
     assert (let_in, refused) == (roles, set(TOKENS) - roles)
 
 
+def test_the_status_says_why_the_server_is_not_ready_and_where_grpc_is(models: Path, get: Any, server: Running) -> None:
+    assert get("/v2/status").json == {"ready": True, "reason": "", "grpc": server.address}
+    with running(models, http=True) as instance:  # which requires all models, also the broken one
+        told = ask(instance.server.http_url, "/v2/status")
+    assert (told.status, told.json["ready"]) == (200, False)
+    assert "broken" in told.json["reason"]
+
+
 def test_the_page_and_who_one_is_are_open_to_everybody(asking: str) -> None:
     assert ask(asking, "/").status == 200
     assert ask(asking, "/v2/me").json == {"name": "anonymous", "credential": "none", "roles": []}

@@ -263,6 +263,7 @@ def _views() -> list[Operation]:
     number: Json = {"type": ["integer", "null"]}
     rollout = _object({"rollout": _TEXT}, ["rollout"])
     me = _object({"name": _TEXT, "credential": _TEXT, "roles": _list(_TEXT)}, ["name", "credential", "roles"])
+    status = _object({"ready": {"type": "boolean"}, "reason": _TEXT, "grpc": _TEXT}, ["ready", "reason", "grpc"])
     live = _object({"model": _TEXT, "at_s": {"type": "number"}, "traffic": anything, "versions": _list(anything)})
     promote = _object(
         {
@@ -273,6 +274,10 @@ def _views() -> list[Operation]:
     )
     pictures: Json = dict.fromkeys(("image/png", "image/svg+xml"), _BINARY)
     return [
+        Operation(
+            "/v2/status", "status", "Whether the server is ready and why not, and the address of gRPC", "server",
+            gives=_json(status),
+        ),
         Operation("/v2/me", "me", "Who the caller is taken for", "server", gives=_json(me)),
         Operation(
             "/v2/models/{model}/live", "modelLive", "A model's numbers since the start, for charts", "models",

@@ -20,6 +20,18 @@ export function setToken(value) {
   else sessionStorage.removeItem(TOKEN);
 }
 
+let grpcPort = "8001";
+
+/** Note the address of the server's gRPC port, of which this machine may see another host. */
+export function setGrpc(address) {
+  grpcPort = address.split(":").pop();
+}
+
+/** The address of gRPC for a program of whoever looks at the page. */
+export function grpcAddress() {
+  return `${location.hostname || "127.0.0.1"}:${grpcPort}`;
+}
+
 /** The path of something of a model; `version` is a number, a label or empty. */
 export function modelPath(model, version, ...rest) {
   const parts = ["v2", "models", model, ...(version ? ["versions", version] : []), ...rest];
@@ -33,11 +45,6 @@ export function address(path) {
 
 export async function get(path, signal) {
   return (await send(path, { signal })).json();
-}
-
-/** Whether a probe passes: its status alone says so. */
-export async function passes(path) {
-  return (await reach(path, {})).ok;
 }
 
 /** A picture as an address for <img>: an image element sends no credentials, so it is fetched. */

@@ -1,8 +1,8 @@
 /** The page: is the server well, who asks, which models there are, and the one that the address names. */
 
-import { get, passes, post, setToken, token } from "./api.js";
+import { get, post, setGrpc, setToken, token } from "./api.js";
 import { el, whileVisible } from "./dom.js";
-import { grouped, ModelList, stateOf } from "./list.js";
+import { grouped, ModelList } from "./list.js";
 import { ModelView } from "./model.js";
 
 const PERIOD = 5000;
@@ -36,15 +36,10 @@ class Page {
   async #health() {
     const shown = byId("health");
     try {
-      const well = await passes("v2/health/ready");
-      const missing = [...(this.models ?? [])]
-        .filter(([, versions]) => stateOf(versions) !== "READY")
-        .map(([name]) => name);
-      shown.className = `health ${well ? "well" : "ill"}`;
-      say(
-        shown,
-        well ? "Ready" : missing.length ? `Not ready; without a ready version: ${listed(missing)}` : "Not ready",
-      );
+      const status = await get("v2/status");
+      setGrpc(status.grpc);
+      shown.className = `health ${status.ready ? "well" : "ill"}`;
+      say(shown, status.ready ? "Ready" : `Not ready: ${status.reason}`);
     } catch (error) {
       shown.className = "health ill";
       say(shown, error.message);
@@ -160,10 +155,6 @@ function named(hash) {
   } catch {
     return [];
   }
-}
-
-function listed(names) {
-  return names.length > 5 ? `${names.slice(0, 5).join(", ")} and ${names.length - 5} more` : names.join(", ");
 }
 
 // A screen reader says a status again whenever it is written, so only what changed is.

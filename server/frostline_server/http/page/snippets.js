@@ -1,8 +1,6 @@
 /** The commands and programs that ask the same as the form. */
 
-import { address, modelPath, token } from "./api.js";
-
-const PORT = 8001;
+import { address, grpcAddress, modelPath, token } from "./api.js";
 
 /** The body of a request of the form. */
 export function bodyOf(request) {
@@ -21,7 +19,6 @@ export function curl(model, version, request) {
 
 /** A program of Frostline's Python client. */
 export function python(model, version, task, request) {
-  const host = location.hostname || "127.0.0.1";
   const chosen = version ? `, version=${literal(version)}` : "";
   const credentials = token() ? ', token=os.environ["FROSTLINE_TOKEN"]' : "";
   const rows = request.file ? `[${literal(request.file.name)}]` : literal(request.inputs ?? request.rows);
@@ -29,7 +26,7 @@ export function python(model, version, task, request) {
     ...(token() ? ["import os", ""] : []),
     "import frostline",
     "",
-    `with frostline.connect(${literal(`${host}:${PORT}`)}${credentials}) as client:  # the server's gRPC address`,
+    `with frostline.connect(${literal(grpcAddress())}${credentials}) as client:`,
     `    prediction = client.predict(${literal(model)}, ${rows}${chosen})`,
     `    print(prediction.version, ${READINGS[task] ?? "prediction.outputs"})`,
   ].join("\n");
