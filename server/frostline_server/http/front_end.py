@@ -9,7 +9,6 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from starlette.routing import BaseRoute
 from uvicorn.config import Config
@@ -19,8 +18,10 @@ from frostline_server.access.reach import local_only
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.http.application import Application
-from frostline_server.http.connection import Connection, Limits, Shared
+from frostline_server.http.connection import Connection
+from frostline_server.http.listener import Listener
 from frostline_server.http.security import Origins
+from frostline_server.http.shared import Limits, Shared
 from frostline_server.http.statuses import Failure
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget
@@ -30,6 +31,8 @@ from frostline_server.tls import server_context
 _BACKLOG = 1024
 _IDLE_S = 75
 """How long a connection may be open without a request, in seconds."""
+_CLOSING_S = 0.01
+"""How often it is looked whether all connections have ended."""
 _LOOK_S = 1.0
 """How often every connection is looked at, in seconds."""
 _MOST_CONNECTIONS = 4096
@@ -47,7 +50,7 @@ class HttpFrontEnd:
     def __init__(self, config: ServerConfig, routes: Sequence[BaseRoute], *, reuse_port: bool = False) -> None:
         self._config = config
         self._reuse_port = reuse_port
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._certificate = _certificate(config)
         self.budget = Budget((config.network_bytes or memory_limit_bytes() // 4 // config.processes) // 2)
@@ -98,7 +101,8 @@ class HttpFrontEnd:
         self._uvicorn.load()
         loop = asyncio.get_running_loop()
         shared = self._shared = Shared(self._uvicorn, ServerState(), loop, self._limits, self.budget)
-        context = None if self._certificate is None else _following(self._certificate)
+        if self._certificate is not None:
+            self._certificate.start()
         try:
             listening = socket.create_server(
                 (host, config.http_port),
@@ -112,16 +116,11 @@ class HttpFrontEnd:
                 f"cannot listen on {host}:{config.http_port} for HTTP: {error.strerror}; choose another port with --http-port, or "
                 "turn HTTP off with --no-http"
             ) from error
-        self._server = await loop.create_server(
-            lambda: Connection(shared),
-            sock=listening,
-            ssl=context,
-            backlog=_BACKLOG,
-            ssl_handshake_timeout=None if context is None else config.handshake_timeout_s,
-        )
+        self._listener = Listener(listening, shared, None if self._certificate is None else self._certificate.look)
+        self._listener.start()
         self._look()
         port = listening.getsockname()[1]
-        return f"{'https' if context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{'https' if self._certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def reload(self) -> None:
         """Read the certificate again if its files have changed."""
@@ -131,7 +130,7 @@ class HttpFrontEnd:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return 0 if self._shared is None else len(self._shared.state.connections)
+        return 0 if self._listener is None else self._listener.open
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -142,18 +141,22 @@ class HttpFrontEnd:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._looking is not None:
             self._looking.cancel()
-        shared, server = self._shared, self._server
-        if shared is None or server is None:
+        shared, listener = self._shared, self._listener
+        if shared is None or listener is None:
             return
-        server.close()
+        await listener.close()
         for connection in list(shared.state.connections):
             connection.shutdown()
-        if shared.state.tasks:
-            await asyncio.wait(list(shared.state.tasks), timeout=grace_s)
+        until_s = time.monotonic() + grace_s
+        # Until all have ended, not only all tasks: the next request may have come already, and answers must leave.
+        while shared.state.connections and time.monotonic() < until_s:
+            await asyncio.sleep(_CLOSING_S)
         for task in list(shared.state.tasks):
             task.cancel()
         for connection in list(shared.state.connections):
             connection.transport.abort()
+        if shared.state.tasks:
+            await asyncio.wait(list(shared.state.tasks))
         # Transports close their sockets in the turn after the one in which they are told to.
         await asyncio.sleep(0)
 
@@ -183,22 +186,6 @@ def _certificate(config: ServerConfig) -> Reloaded[ssl.SSLContext] | None:
         return context
 
     return Reloaded("certificate", list(filter(None, (chain, key, authorities))), read)
-
-
-def _following(certificate: Reloaded[ssl.SSLContext]) -> ssl.SSLContext:
-    """A context whose new connections have the certificate of the day.
-
-    Raises:
-        StartError: it cannot be read.
-    """
-    context = certificate.start()
-
-    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        with suppress(ssl.SSLError):
-            connection.context = certificate.look()
-
-    context.sni_callback = choose
-    return context
 
 
 def _listed(text: str) -> list[str]:

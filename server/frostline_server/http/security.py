@@ -45,19 +45,19 @@ class Origins:
         self._hosts = {host.casefold() for host in hosts} | {"localhost", socket.gethostname().casefold()}
         self._cors = frozenset(origin.casefold().rstrip("/") for origin in cors)
 
-    def check(self, method: str, headers: Headers, scheme: str) -> None:
+    def check(self, method: str, headers: Headers) -> None:
         """Refuse what a page of another site has caused.
 
         Args:
             method: of the request.
             headers: of the request.
-            scheme: http or https.
 
         Raises:
             Failure: it is refused.
         """
-        host = headers.get("host", "")
-        if not self._any_host and not self._is_own(host):
+        host = headers.get("host", "").strip()
+        # No browser leaves it out, so without it there is no page behind the request.
+        if host and not self._any_host and not self._is_own(host):
             raise Failure(
                 421,
                 f"the host {host[:100]!r} is no name of this server; use its address, or name it in the setting http_hosts",
@@ -65,13 +65,13 @@ class Origins:
             )
         if method in _SAFE:
             return
-        origin = headers.get("origin")
-        if origin is None:
-            # A browser that sends no origin says this at least.
-            foreign = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if site is not None:
+            # The browser knows, also where what ends TLS in front of this server has changed scheme and host.
+            own = site in ("none", "same-origin")
         else:
-            foreign = origin.casefold() != f"{scheme}://{host}".casefold() and not self.allows(origin)
-        if foreign:
+            own = origin is None or origin.casefold().partition("://")[2] == host.casefold()
+        if not own and not (origin is not None and self.allows(origin)):
             raise Failure(
                 403,
                 f"a page of {(origin or 'another site')[:100]} has caused this request; the setting http_cors_origins names those "
