@@ -25,6 +25,7 @@ from frostline_server.http.shared import Limits, Shared
 from frostline_server.http.statuses import Failure
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget
+from frostline_server.rpc.h2.memory import Trim, give_back
 from frostline_server.runtime.host_limits import memory_limit_bytes
 from frostline_server.tls import server_context
 
@@ -84,6 +85,7 @@ class HttpFrontEnd:
             connections_per_address=config.max_connections_per_address,
         )
         self._shared: Shared | None = None
+        self._trim = Trim(lambda: asyncio.get_running_loop().run_in_executor(None, give_back))
 
     async def start(self) -> str:
         """Start to listen.
@@ -171,6 +173,8 @@ class HttpFrontEnd:
         for connection in list(shared.state.connections):
             if isinstance(connection, Connection):
                 connection.look(now_s)
+        self._trim.look(now_s, self.budget.peak, self.connections + len(shared.state.tasks))
+        self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
 
 

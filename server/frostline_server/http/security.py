@@ -111,10 +111,10 @@ class Origins:
         return said
 
     def _is_own(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if _is_plain(host) else None
+        name = _name(host)
         if name is None:
             return False
-        if name.casefold() in self._hosts:
+        if name in self._hosts:
             return True
         try:
             ipaddress.ip_address(name)
@@ -123,9 +123,13 @@ class Origins:
         return True
 
 
-def _is_plain(host: str) -> bool:
+def _name(host: str) -> str | None:
+    """The name or address in a Host header; None where there is more in it than that and a port."""
+    if set(host) & set("/\\@?# "):
+        return None
     try:
-        urlsplit(f"//{host}")
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises if it is none
     except ValueError:
-        return False
-    return not set(host) & set("/\\@?# ")
+        return None
+    return parts.hostname

@@ -6,7 +6,6 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,10 +23,11 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(autouse=True)
 def served(opened: Port, caplog: pytest.LogCaptureFixture) -> Iterator[Port]:
     """The port; after every test somebody else is answered, and then nothing is left."""
-    with quiet(caplog):
+    with quiet():
         yield opened
         opened.works()
         opened.wait_until_quiet()
+    assert not caplog.messages
 
 
 def reset(client: Client) -> None:
@@ -236,7 +236,8 @@ def test_chunks_need_http_1_1(served: Port) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"5\nhello\r\n", b"5\r\nhelloX", b"-1\r\n", b"0x5\r\nhello\r\n", b"FFFFFFFFFFFFFFFFF\r\n", b"5 \r\nhello\r\n"]
+    "body",
+    [b"5\nhello\r\n", b"5\r\nhelloX", b"-1\r\n", b"0x5\r\nhello\r\n", b"FFFFFFFFFFFFFFFFF\r\n", b"5 \r\nhello\r\n"],
 )
 def test_a_chunk_that_others_might_read_differently_is_refused(served: Port, body: bytes) -> None:
     with served.client() as client:
@@ -293,10 +294,9 @@ def test_a_body_of_a_gigabyte_in_chunks_is_refused_while_it_comes(served: Port) 
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_a_body_that_unpacks_to_a_gigabyte_is_refused(served: Port, coding: str) -> None:
-    packing = zlib.compressobj(9, zlib.DEFLATED, 31 if coding == "gzip" else 15)
-    zeros = bytes(1 << 24)
-    packed = b"".join(packing.compress(zeros) for _ in range(64)) + packing.flush()
+def test_a_body_that_unpacks_to_too_much_is_refused(served: Port, coding: str) -> None:
+    packing = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == "gzip" else 15)
+    packed = packing.compress(bytes(1 << 25)) + packing.flush()
 
     answer = served.ask(served.request(INFER, packed, f"Content-Encoding: {coding}"))
 
@@ -304,8 +304,8 @@ def test_a_body_that_unpacks_to_a_gigabyte_is_refused(served: Port, coding: str)
 
 
 def test_a_small_body_that_unpacks_to_much_waits_for_room(served: Port) -> None:
-    taken = served.front_end.budget.limit - (1 << 20)
-    assert served.front_end.budget.take(taken) or served.front_end.budget.take(taken := taken * 7 // 8)
+    taken = served.front_end.budget.limit * 7 // 8
+    assert served.front_end.budget.take(taken)
     try:
         answer = served.ask(served.request(INFER, gzip.compress(bytes(3 << 20)), "Content-Encoding: gzip"))
     finally:
@@ -395,8 +395,12 @@ def test_who_waits_with_a_body_that_is_too_long_is_not_told_to_send_it(served: P
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_request_to_upgrade_has_a_body_and_others_follow_it(served: Port, at_once: bool) -> None:  # noqa: FBT001  a parameter
-    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+def test_a_request_to_upgrade_has_a_body_and_others_follow_it(served: Port, at_once: bool) -> None:
+    upgrade = (
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    )
     request = served.request(INFER, ROW, *upgrade)
     with served.client() as client:
         if at_once:
