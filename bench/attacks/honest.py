@@ -25,15 +25,14 @@ import grpc
 import numpy as np
 
 from bench.attacks.workload import questions
+from bench.load import rest
 from bench.load.workload import Questions, WrongAnswer
-from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER
 
 RATE = 200.0
 """Calls a second."""
 NEW = "on a new connection"
 _TIMEOUT_S = 10.0
-_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
@@ -170,29 +169,16 @@ class Client:
     def ask_rest(self, number: int) -> str:
         """Ask over REST and wait; returns what is wrong with its outcome, or nothing."""
         index = number % len(self._asked.messages)
-        message = pb.ModelInferRequest.FromString(self._asked.messages[index])
-        tensor, raw = message.inputs[0], message.raw_input_contents[0]
-        asked = {
-            "inputs": [
-                {
-                    "name": tensor.name,
-                    "shape": list(tensor.shape),
-                    "datatype": tensor.datatype,
-                    "parameters": {"binary_data_size": len(raw)},
-                }
-            ],
-            "parameters": {"binary_data_output": True},
-        }
-        text = json.dumps(asked).encode()
-        url = f"{self._http.replace('0.0.0.0:', '127.0.0.1:')}/v2/models/{message.model_name}/infer"
+        path, headers, body = rest.asking(self._asked.messages[index])
+        url = f"{self._http.replace('0.0.0.0:', '127.0.0.1:')}{path}"
         # S310: the URL is the server's own.
-        request = urllib.request.Request(url, text + raw, {_LENGTH: str(len(text))})
+        request = urllib.request.Request(url, body, dict(each.split(": ") for each in headers))
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._trusting)
         )
         try:
             with opener.open(request, timeout=_TIMEOUT_S) as answer:
-                self._asked.check(index, _of_rest(answer.read(), int(answer.headers[_LENGTH])))
+                self._asked.check(index, rest.message_of(answer.read(), int(answer.headers[rest.LENGTH])))
         except urllib.error.HTTPError as error:
             return str(error.code)
         except OSError as error:
@@ -229,19 +215,6 @@ class Client:
                 self._bad[bad] += 1
             else:
                 latency_s.append(took_s)
-
-
-def _of_rest(body: bytes, length: int) -> bytes:
-    """An answer in binary as the message of gRPC that it stands for."""
-    told = json.loads(body[:length])
-    outputs = [{name: each[name] for name in ("name", "datatype", "shape")} for each in told["outputs"]]
-    message = pb.ModelInferResponse(
-        model_name=told["model_name"],
-        model_version=told["model_version"],
-        outputs=outputs,
-        raw_output_contents=[body[length:]],
-    )
-    return message.SerializeToString()
 
 
 def main() -> None:
