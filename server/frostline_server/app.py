@@ -28,7 +28,7 @@ from frostline_server.http.front_end import HttpFrontEnd
 from frostline_server.http.routes import routes
 from frostline_server.inference import Inference
 from frostline_server.metrics.exchange import dump
-from frostline_server.metrics.families import RULES, Sources
+from frostline_server.metrics.families import RULES, Network, Sources
 from frostline_server.metrics.http import MetricsServer
 from frostline_server.metrics.prometheus import register
 from frostline_server.model.loaded_model import LoadedModel
@@ -246,6 +246,21 @@ class Server:
         answered = routes(self._inference, self._service, self._access, self.regions)
         self._http = HttpFrontEnd(config, answered, reuse_port=self._place is not None)
 
+    def _network(self) -> Network | None:
+        """What both front ends hold and refuse; None where one of them does not say."""
+        network, http = self._transport.network(), self._http
+        if network is None or http is None:
+            return network
+        refused = {**network.refused}
+        for reason, count in http.refused.items():
+            refused[reason] = refused.get(reason, 0) + count
+        return Network(
+            network.held + http.budget.used,
+            network.limit + http.budget.limit,
+            network.connections + http.connections,
+            refused,
+        )
+
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""
         registry = CollectorRegistry()
@@ -259,7 +274,7 @@ class Server:
             transport.name,
             self.ready,
             self.fell_back,
-            transport.network,
+            self._network,
             self._last_look,
         )
         register(registry, sources)

@@ -323,10 +323,10 @@ class Connection(HttpToolsProtocol):
         if self._deaf or self.flow.held or self.pipeline or began_s is None or self.transport.is_closing():
             self._abort_if_unread(now_s)
         elif self._in_body and now_s - began_s > limits.body_s:
-            self._shared.refused["slow_body"] += 1
+            self._shared.refused["message_timeout"] += 1
             self.refuse(Failure(408, f"the request's body took longer than {limits.body_s:g} s", "slow"))
         elif not self._in_body and now_s - began_s > limits.head_s:
-            self._shared.refused["slow_head"] += 1
+            self._shared.refused["handshake_timeout"] += 1
             if self._in_head:
                 self.refuse(Failure(408, f"the request's head took longer than {limits.head_s:g} s", "slow"))
             else:
@@ -341,7 +341,7 @@ class Connection(HttpToolsProtocol):
         elif self._unsent is None or size != self._unsent[0]:
             self._unsent = (size, now_s)
         elif now_s - self._unsent[1] > self._limits.unread_s:
-            self._shared.refused["unread"] += 1
+            self._shared.refused["answer_timeout"] += 1
             self.transport.abort()
 
     def forgotten(self) -> None:

@@ -112,10 +112,10 @@ class Listener:
         """Begin with a connection, if there may be one more."""
         limits, host = self._shared.limits, str(address[0])
         if self._addresses[host] >= limits.connections_per_address:
-            self._turn_away(client, "connections_per_address")
+            self._turn_away(client, "max_connections_per_address")
             return
         if self.open >= limits.connections and not self._make_way():
-            self._turn_away(client, "connections")
+            self._turn_away(client, "max_connections")
             return
         client.setblocking(False)
         # An answer is written in two parts, and the second would wait until the client has acknowledged the first.
@@ -166,13 +166,15 @@ class Listener:
             return True
         return False
 
-    def _turn_away(self, client: socket.socket, reason: str) -> None:
-        self._shared.refused[reason] += 1
+    def _turn_away(self, client: socket.socket, setting: str) -> None:
+        self._shared.refused["connections"] += 1
         if self._context is not None or len(self._leaving) >= _LEAVING:
             client.close()
             return
         client.setblocking(False)
-        why = Failure(503, f"there are as many connections as there may be ({reason}); try again later", reason, 1)
+        why = Failure(
+            503, f"there are as many connections as there may be ({setting}); try again later", "connections", 1
+        )
         with suppress(OSError):
             client.send(failure_head(why))
             client.shutdown(socket.SHUT_WR)

@@ -81,7 +81,7 @@ def test_a_slow_head_is_told_so(served: Port) -> None:
 
         assert client.answer().status == 408
         assert client.ended()
-    assert served.refused("slow_head")
+    assert served.refused("handshake_timeout")
 
 
 def test_line_ends_without_a_request_keep_no_connection_open(served: Port) -> None:
@@ -346,7 +346,7 @@ def test_a_slow_body_is_told_so(served: Port) -> None:
 
         assert client.answer().status == 408
         assert client.ended()
-    assert served.refused("slow_body")
+    assert served.refused("message_timeout")
 
 
 @pytest.mark.parametrize("sent", [0, 10, 200], ids=["nothing", "half a head", "half a body"])

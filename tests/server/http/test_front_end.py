@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import ssl
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def test_one_address_has_its_share_of_connections(models: Path, loop: str) -> No
         with served.client() as another, contextlib.suppress(OSError, EOFError):
             assert another.answer().status == 503
 
-        served.wait_until(lambda: served.refused("connections_per_address") == 201)
+        served.wait_until(lambda: served.refused("connections") == 201)
         assert served.front_end.connections == 2
 
 
@@ -172,7 +173,7 @@ def test_an_answer_that_nobody_reads_is_held_and_then_given_up(models: Path, loo
         assert len(served.connections) == 1
         served.look(61)
         served.wait_until_quiet()
-        assert served.refused("unread") == 1
+        assert served.refused("answer_timeout") == 1
 
 
 def test_the_same_behind_tls(models: Path, loop: str, files: Files) -> None:
@@ -184,7 +185,7 @@ def test_the_same_behind_tls(models: Path, loop: str, files: Files) -> None:
         served.look(0)
         served.look(61)
         served.wait_until_quiet()
-        assert served.refused("unread") == 1
+        assert served.refused("answer_timeout") == 1
 
 
 def test_answers_that_are_read_slowly_come_whole(models: Path, loop: str) -> None:
@@ -334,6 +335,19 @@ def test_who_may_not_call_sends_no_body(models: Path, loop: str, tmp_path: Path)
             assert client.answer().status == 100
             client.send(ROW)
             assert client.answer().status == 200
+
+
+def test_metrics_count_both_ports(models: Path) -> None:
+    with port(models, max_connections_per_address=1) as served, served.client() as client:
+        with served.client() as another:
+            assert another.answer().status == 503
+        client.send(served.request()[:-1])
+        served.wait_until(lambda: served.front_end.budget.used > 0)
+        page = urllib.request.urlopen(f"{served.server.metrics_url}/metrics").read().decode().splitlines()
+
+        assert f"frostline_network_bytes {float(len(ROW))}" in page
+        assert "frostline_connections 1.0" in page
+        assert 'frostline_network_refused_total{reason="connections"} 1.0' in page
 
 
 # The end
