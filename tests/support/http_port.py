@@ -161,6 +161,23 @@ class Port:
         assert answer.status == 200, answer.body
         assert json.loads(answer.body)["outputs"][0]["shape"] == [1, 3]
 
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the server's loop busy until the block ends, once it has all connections so far."""
+        self.wait_until(lambda: len(self.connections) == self.front_end.connections > 0)
+        ready, done = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            ready.set()
+            assert done.wait(TIMEOUT_S)
+
+        self.server._loop.call_soon_threadsafe(wait)
+        assert ready.wait(TIMEOUT_S)
+        try:
+            yield
+        finally:
+            done.set()
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until something has happened on the server's side."""
         waiting = threading.Event()

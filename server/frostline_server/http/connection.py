@@ -26,7 +26,7 @@ _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 """Only Linux has it."""
 _DISCARD_S = 1.0
 """How long the rest of a request that was refused is read, so that the client sees why."""
-_SLICE_BYTES = 4096
+_SLICE_BYTES = 1024
 """Of what may be many requests, so much is parsed before the first of them is answered."""
 _CHUNK_FACTOR = 4
 """A body in chunks may be so many times as long with what is around the chunks; where each has one byte, six times."""
@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         for exchange in list(self._exchanges):
             exchange.give_up()
-        self._rest = b""
+        self._taken()
         self._shared.waiting.pop(self, None)
         self._ended()
 
@@ -132,14 +132,24 @@ class Connection(HttpToolsProtocol):
 
     def _wait(self, data: bytes) -> None:
         """Keep what came until the requests before it are answered, and read no more meanwhile."""
+        if not self._shared.budget.take(len(data)):
+            self._shared.refused["network_full"] += 1
+            self.refuse(no_room(len(data)))
+            return
         self._rest += data
         self.flow.hold()
+
+    def _taken(self) -> bytes:
+        """What has waited, which waits no more."""
+        data, self._rest = self._rest, b""
+        self._shared.budget.give(len(data))
+        return data
 
     def _go_on(self) -> None:
         """Parse what has waited."""
         if self.pipeline or self.transport.is_closing():
             return
-        data, self._rest = self._rest, b""
+        data = self._taken()
         if self._began_s is not None:
             # It was not the client who was slow.
             self._began_s = time.monotonic()
@@ -359,7 +369,8 @@ class Connection(HttpToolsProtocol):
         """Answer what is being read with a failure, after what was read before it, and end the connection."""
         if self._deaf:
             return
-        self._deaf, self._began_s, self._rest = True, None, b""
+        self._deaf, self._began_s = True, None
+        self._taken()
         cycle = self.cycle
         if self._in_body and not any(each is cycle for each, _ in self.pipeline):
             # Its body is being read, and it is answered already or may be.
@@ -381,6 +392,11 @@ class Connection(HttpToolsProtocol):
         self.flow.let_go()
 
     @property
+    def requests(self) -> int:
+        """How many requests it has that are not over."""
+        return len(self._exchanges)
+
+    @property
     def _answering(self) -> bool:
         return any(not exchange.cycle.response_complete for exchange in self._exchanges)
 
@@ -396,8 +412,9 @@ class Connection(HttpToolsProtocol):
         if self._ending is not None or self.transport.is_closing():
             return
         # Closed at once, with bytes unread, the client's system would drop the answer.
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        with suppress(OSError):  # the client has gone already
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
         self._ending = self.loop.call_later(_DISCARD_S, self.transport.close)
         self.flow.let_go()
 

@@ -170,10 +170,12 @@ class HttpFrontEnd:
         if shared is None:
             return
         now_s = time.monotonic()
+        open_now = self.connections
         for connection in list(shared.state.connections):
             if isinstance(connection, Connection):
+                open_now += connection.requests
                 connection.look(now_s)
-        self._trim.look(now_s, self.budget.peak, self.connections + len(shared.state.tasks))
+        self._trim.look(now_s, self.budget.peak, open_now)
         self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
 

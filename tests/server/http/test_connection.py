@@ -357,6 +357,12 @@ def test_clients_that_hang_up_leave_nothing(served: Port, sent: int) -> None:
             reset(client)
 
 
+def test_clients_that_hang_up_before_they_are_refused_leave_nothing(served: Port) -> None:
+    with served.client() as client, served.busy():
+        client.send(head("POST", INFER, f"Host: {served.host}", f"Content-Length: {1 << 30}"))
+        reset(client)
+
+
 def test_an_answer_before_the_body_says_that_the_connection_ends(served: Port) -> None:
     with served.client() as client:
         client.send(head("POST", "/nowhere", f"Host: {served.host}", "Content-Length: 100") + b"y")
@@ -476,6 +482,7 @@ def test_requests_that_wait_for_the_one_before_them_take_no_memory(served: Port)
 
         assert len(connection.pipeline) < 500
         assert len(connection._rest) <= 1 << 19
+        assert served.front_end.budget.used >= len(connection._rest)
         assert sent > 1 << 18
 
 
