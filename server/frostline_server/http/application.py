@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Router
 
 from frostline_server.http.call import Call, ClientGone, Receive, Scope
 from frostline_server.http.security import ALWAYS, Origins
+from frostline_server.http.shared import HELD_BYTES
 from frostline_server.http.statuses import Failure
 
 Send = Callable[[Any], Awaitable[None]]
@@ -22,8 +23,6 @@ _PACKED_BYTES = 1024
 """Shorter answers are not packed."""
 _LONG_BYTES = 1 << 18
 """More than this is packed in another thread."""
-_HELD_BYTES = 1 << 16
-"""Longer answers are held until they have left; shorter ones lie in the connection's own buffer."""
 _PIECE_BYTES = 1 << 18
 """Of a long answer, so much is handed over at a time, so that the rest waits here, and not within TLS."""
 _UNPACKED_TYPES = (b"image/png", b"image/jpeg", b"image/webp")
@@ -123,7 +122,7 @@ class _Sending:
         self.started = True
         body, start = bytes(message.get("body", b"")), self._start
         headers = {name.lower(): value for name, value in start["headers"]}
-        if len(body) > _HELD_BYTES:
+        if len(body) > HELD_BYTES:
             # It may be read slowly, or never.
             self._call.hold(len(body))
         if coding := self._coding(body, headers):
@@ -135,7 +134,7 @@ class _Sending:
         said = [*headers.items(), *((name, value) for name, value in ALWAYS if name not in kept), *self._more]
         self._call.exchange.begin_answer()
         await self.plain({"type": "http.response.start", "status": start["status"], "headers": said})
-        if len(body) <= _HELD_BYTES:
+        if len(body) <= HELD_BYTES:
             await self.plain({"type": "http.response.body", "body": body})
             return
         pieces = memoryview(body)

@@ -16,6 +16,8 @@ from frostline_server.rpc.h2.budget import Budget
 EXCHANGE = "frostline.exchange"
 """Where an ASGI scope has its `Exchange`."""
 
+HELD_BYTES = 1 << 16
+"""Longer answers are held until they have left; shorter ones lie in the connection's own buffer."""
 _BODY_OVERHEAD = 1 << 20
 """Of a request beyond the largest message: the JSON in front of binary tensors, the borders between parts."""
 

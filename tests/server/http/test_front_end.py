@@ -239,11 +239,14 @@ def test_tls_is_answered(models: Path, loop: str, files: Files) -> None:
             assert client.answer().status == 200
 
 
-def test_handshakes_that_stall_are_counted_and_ended(models: Path, loop: str, files: Files) -> None:
-    with (
-        port(models, loop, handshake_timeout_s=0.2, max_connections=8, **files.settings) as served,
-        contextlib.ExitStack() as stack,
-    ):
+def test_handshakes_that_stall_are_ended(models: Path, loop: str, files: Files) -> None:
+    with port(models, loop, handshake_timeout_s=0.2, **files.settings) as served, served.client() as client:
+        assert client.ended()
+        served.wait_until(lambda: served.refused("handshake") == 1)
+
+
+def test_handshakes_that_stall_are_counted_and_make_way(models: Path, loop: str, files: Files) -> None:
+    with port(models, loop, max_connections=8, **files.settings) as served, contextlib.ExitStack() as stack:
         stalled = [stack.enter_context(served.client()) for _ in range(20)]
         for each in stalled[::2]:
             with contextlib.suppress(OSError):
@@ -253,8 +256,8 @@ def test_handshakes_that_stall_are_counted_and_ended(models: Path, loop: str, fi
             client.send(served.request())
             assert client.answer().status == 200
 
-        assert all(each.ended() for each in stalled)
-        served.wait_until(lambda: served.refused("handshake") == 20)
+        assert all(each.ended() for each in stalled[:13])
+        assert served.refused("handshake") >= 13
 
 
 def test_plain_text_on_a_port_of_tls_is_closed(models: Path, loop: str, files: Files) -> None:
