@@ -81,7 +81,9 @@ class Application:
             else:
                 await self._router(scope, receive, sending.send)
         except Failure as failure:
-            return failure
+            # Where it comes from is not held while it is told: large bodies and answers may be there.
+            failure.__context__ = failure.__cause__ = None
+            return failure.with_traceback(None)
         except HTTPException as error:  # Starlette's own: another method
             return Failure(error.status_code, f"{scope['method']} is no method of {scope['path'][:200]}", "unsupported")
         except (ClientGone, asyncio.CancelledError):

@@ -16,7 +16,9 @@ from frostline_server.http.statuses import failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 
-_Token = tuple["asyncio.Future[bytes | None]", Exchange]
+_Answered = asyncio.Future[bytes | int | None]
+"""An answer; or the size of one for which there is no room; or None for one that has an error."""
+_Token = tuple[_Answered, Exchange]
 """What an entry is recognised by: who waits for its answer, and the budget it is held in."""
 
 
@@ -74,7 +76,7 @@ class InferenceCalls:
             Failure: it cannot be answered.
             ClientGone: the client went away before it was answered.
         """
-        answered: asyncio.Future[bytes | None] = self._loop.create_future()
+        answered: _Answered = self._loop.create_future()
         exchange = call.exchange
         entry: Entry | None = None
 
@@ -92,6 +94,8 @@ class InferenceCalls:
             exchange.on_lost = lost
             self._run_soon(self._inference.submit(entry, method, message, inline=True))
             response = await answered
+            if isinstance(response, int):
+                raise no_room(response)
             if response is not None and len(response) > HELD_BYTES:
                 # From here on it is held as what it becomes.
                 exchange.give(len(response))
@@ -158,6 +162,7 @@ def _deliver(answers: Answers) -> None:
             continue
         size = 0 if response is None else len(response)
         if size > HELD_BYTES and not exchange.hold(size):
-            answered.set_exception(no_room(size))
+            # No exception, which would be in the frame of its own traceback, and all of the answer with it.
+            answered.set_result(size)
         else:
             answered.set_result(response)

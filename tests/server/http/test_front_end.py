@@ -1,6 +1,7 @@
 """The HTTP port's connections: how many there may be, who makes way, TLS, and how all of it ends."""
 
 import contextlib
+import gc
 import json
 import socket
 import ssl
@@ -15,6 +16,7 @@ import trustme
 
 from frostline_server.app import Server
 from tests.support.calls import row_request, stub
+from tests.support.cycles import resident
 from tests.support.http_port import INFER, LOOPS, ROW, ZEROS, Client, Port, head, port, write_models, zeros
 from tests.support.https import Files, context
 from tests.support.onnx_models import rows
@@ -205,6 +207,21 @@ def test_answers_that_find_no_room_are_refused(models: Path, loop: str) -> None:
         assert answer.status == 503
         assert answer.headers["frostline-error"] == "network_full"
         served.works()
+
+
+def test_answers_that_are_refused_are_not_kept_by_their_refusal(models: Path, loop: str) -> None:
+    with port(models, loop, network_bytes=32 << 20) as served:
+        asked = served.request(ZEROS, zeros(8 << 20))
+        served.ask(asked)
+        before = resident()
+        gc.disable()
+        try:
+            assert [served.ask(asked).status for _ in range(12)] == [503] * 12
+        finally:
+            gc.enable()
+
+        # Each has 32 MiB.
+        assert resident() - before < 128 << 20
 
 
 def test_clients_that_hang_up_in_the_middle_of_an_answer_leave_nothing(models: Path, loop: str) -> None:
