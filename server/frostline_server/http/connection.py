@@ -416,6 +416,7 @@ class Connection(HttpToolsProtocol):
             if self.transport.can_write_eof():
                 self.transport.write_eof()
         self._ending = self.loop.call_later(_DISCARD_S, self.transport.close)
+        self._shared.waiting[self] = None
         self.flow.let_go()
 
     def _say(self, failure: Failure) -> None:

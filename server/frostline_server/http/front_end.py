@@ -5,8 +5,10 @@ It is a second way in to the same inference, not a second server: its requests j
 
 import asyncio
 import logging
+import resource
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -37,6 +39,9 @@ _CLOSING_S = 0.01
 _LOOK_S = 1.0
 """How often every connection is looked at, in seconds."""
 _MOST_CONNECTIONS = 4096
+"""And never more than a quarter of the files that the process may open: gRPC and models need some too."""
+_MOST_CONNECTIONS_EACH = _MOST_CONNECTIONS // 4
+"""From one address, so that one does not take all of them, as a connection with a request makes no way."""
 
 
 class HttpFrontEnd:
@@ -75,14 +80,16 @@ class HttpFrontEnd:
             date_header=False,
             timeout_keep_alive=_IDLE_S,
         )
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = sys.maxsize if hard == resource.RLIM_INFINITY else hard
         self._limits = Limits(
             head_bytes=config.max_header_bytes,
             body_bytes=most,
             head_s=config.handshake_timeout_s,
             body_s=config.message_timeout_s,
             unread_s=config.answer_timeout_s,
-            connections=min(config.max_connections, _MOST_CONNECTIONS),
-            connections_per_address=config.max_connections_per_address,
+            connections=min(config.max_connections, _MOST_CONNECTIONS, max(1, files // 4)),
+            connections_per_address=min(config.max_connections_per_address, _MOST_CONNECTIONS_EACH),
         )
         self._shared: Shared | None = None
         self._trim = Trim(lambda: asyncio.get_running_loop().run_in_executor(None, give_back))

@@ -116,6 +116,16 @@ def test_where_all_are_busy_another_is_told_so(models: Path, loop: str) -> None:
         assert served.refused("connections") == 1
 
 
+def test_who_was_refused_makes_way_for_others(models: Path, loop: str) -> None:
+    with port(models, loop, max_connections=2) as served, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            refused = stack.enter_context(served.client())
+            refused.send(b"nonsense\r\n\r\n")
+            assert refused.answer().status == 400
+
+        served.works()
+
+
 def test_one_address_has_its_share_of_connections(models: Path, loop: str) -> None:
     with port(models, loop, max_connections_per_address=2) as served, contextlib.ExitStack() as stack:
         for _ in range(2):
