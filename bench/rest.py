@@ -30,6 +30,12 @@ GOALS = (
     Goal(f"small binary requests over {_REST}, one core", middle(_REST, "rate"), 5_000),
     Goal("gRPC beside idle HTTP, against none", quotient((_IDLE, "rate"), (_NONE, "rate")), 0.99, unit="{:.3f}"),
     Goal(
+        "CPU of a call of gRPC without HTTP, of one beside idle HTTP",
+        quotient((_NONE, "cpu_ms"), (_IDLE, "cpu_ms")),
+        0.99,
+        unit="{:.3f}",
+    ),
+    Goal(
         "gRPC beside an overload of REST, against one of gRPC",
         quotient((_BESIDE_REST, "rate"), (_BESIDE_GRPC, "rate")),
         1.0,
