@@ -564,6 +564,8 @@ class Server:
         self._announce()
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
+        if self._http is not None:
+            self._http.leave()
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
         finished = await self._loop.run_in_executor(None, self.reconciler.close, self._config.grace_s)
         finished = await streams and finished

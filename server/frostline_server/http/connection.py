@@ -405,6 +405,12 @@ class Connection(HttpToolsProtocol):
         cycle.keep_alive = False
         cycle.transport = cast("asyncio.Transport", Lingering(self.transport, self.end_soon))
 
+    def leave_with(self, cycle: RequestResponseCycle) -> None:
+        """End the connection with an answer, if it is the last of those that have been asked for."""
+        if not self.pipeline and not self._rest and self._last is None:
+            cycle.keep_alive = False
+            self._deaf = True
+
     def end_soon(self) -> None:
         """End the connection once the client has had time to read what it was told."""
         self._deaf = True

@@ -146,6 +146,11 @@ class HttpFrontEnd:
         """What was refused before anything else saw it, by reason."""
         return {} if self._shared is None else dict(self._shared.refused)
 
+    def leave(self) -> None:
+        """Tell all clients, with their next answers, to make further requests elsewhere."""
+        if self._shared is not None:
+            self._shared.leaving = True
+
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._looking is not None:

@@ -31,6 +31,9 @@ class Ends(Protocol):
     def end_with(self, cycle: RequestResponseCycle) -> None:
         """End with an answer that comes before the request's body was read."""
 
+    def leave_with(self, cycle: RequestResponseCycle) -> None:
+        """End with an answer, if it is the last of those that have been asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -72,6 +75,7 @@ class Shared:
         budget: for what is held of requests and answers.
         refused: how much was refused here, by reason.
         waiting: connections without a request, the one that has waited longest first.
+        leaving: whether clients are told to go elsewhere with their next requests.
     """
 
     uvicorn: Config
@@ -81,6 +85,7 @@ class Shared:
     budget: Budget
     refused: Counter[str] = field(default_factory=Counter)
     waiting: dict[Ends, None] = field(default_factory=dict)
+    leaving: bool = False
 
 
 class Exchange:
@@ -136,9 +141,11 @@ class Exchange:
         self._held = 0
 
     def begin_answer(self) -> None:
-        """Say that the answer begins: where the body is not there yet, the connection ends with it."""
+        """Say that the answer begins. The connection ends with it where the body is not there yet, or the server ends."""
         if self.cycle.more_body:
             self._connection.end_with(self.cycle)
+        elif self._shared.leaving:
+            self._connection.leave_with(self.cycle)
 
     def give_up(self) -> None:
         """Say that the client has gone away, or is told no more."""

@@ -393,7 +393,10 @@ def test_what_was_accepted_is_answered_before_the_end(models: Path, loop: str) -
             drained = served.server.begin_drain()
             served.wait_until(lambda: served.server.server.unready() == "draining")
 
-        assert [each.answer().status for each in clients] == [200] * 10
+        answers = [each.answer() for each in clients]
+        assert [answer.status for answer in answers] == [200] * 10
+        # So that their next requests go elsewhere.
+        assert [answer.headers["connection"] for answer in answers] == ["close"] * 10
         assert drained.result(TIMEOUT_S)
         assert all(each.ended() for each in clients)
 
@@ -412,8 +415,9 @@ def test_what_comes_during_the_end_is_refused_with_a_status(models: Path, loop: 
             held.release()
             assert accepted.answer().status == 200
         assert answer.status == 503
-        assert drained.result(TIMEOUT_S)
+        assert answer.headers["connection"] == "close"
         assert client.ended()
+        assert drained.result(TIMEOUT_S)
 
 
 def test_the_end_waits_for_requests_behind_others_and_for_their_answers(models: Path, loop: str) -> None:
