@@ -25,6 +25,7 @@ from frostline_server.http.listener import Listener
 from frostline_server.http.security import Origins
 from frostline_server.http.shared import Limits, Shared
 from frostline_server.http.statuses import Failure
+from frostline_server.http.turns import Turns
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.memory import Trim, give_back
@@ -92,6 +93,7 @@ class HttpFrontEnd:
             connections_per_address=min(config.max_connections_per_address, _MOST_CONNECTIONS_EACH),
         )
         self._shared: Shared | None = None
+        self._turns = Turns()
         self._trim = Trim(lambda: asyncio.get_running_loop().run_in_executor(None, give_back))
 
     async def start(self) -> str:
@@ -155,6 +157,7 @@ class HttpFrontEnd:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._looking is not None:
             self._looking.cancel()
+        self._turns.end()
         shared, listener = self._shared, self._listener
         if shared is None or listener is None:
             return
@@ -187,6 +190,7 @@ class HttpFrontEnd:
             if isinstance(connection, Connection):
                 open_now += connection.requests
                 connection.look(now_s)
+        self._turns.look(now_s, time.thread_time())
         self._trim.look(now_s, self.budget.peak, open_now)
         self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
