@@ -67,7 +67,8 @@ def idle(lab: Lab) -> Samples:
     core, *others = sorted(os.sched_getaffinity(0))
     with on([core]):
         servers = {
-            _IDLE: lab.server("with HTTP", {"tiny": TINY}),
+            # Its own, which nobody has asked anything over REST.
+            _IDLE: lab.server("with idle HTTP", {"tiny": TINY}),
             _NONE: lab.server("without HTTP", {"tiny": TINY}, "--no-http"),
         }
     samples: Samples = {}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 _BUSY = 0.4
 """Of a thread's time."""
-_SHORT_S = 0.0005
+_SHORT_S = 0.0001
 
 
 class Turns:
