@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("name", choices=[*ATTACKS, BURN])
     parser.add_argument("--address", default="", help="host:port of the server")
     parser.add_argument("--metrics", default=":0", help="host:port of its metrics")
+    parser.add_argument("--http", default=":0", help="host:port of its HTTP")
     parser.add_argument("--source", default="", help="address to connect from")
     parser.add_argument("--seconds", type=float, required=True, help="how long it goes on at least")
     parser.add_argument("--mbit", type=float, default=1000.0, help="speed of the link in Mbit/s")
@@ -44,7 +45,9 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     host, _, port = options.address.rpartition(":")
-    metrics_host, _, metrics_port = options.metrics.rpartition(":")
+    metrics, http = (
+        (host, int(port)) for host, _, port in (each.rpartition(":") for each in (options.metrics, options.http))
+    )
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -53,8 +56,9 @@ def main() -> None:
         sent = burn(options.seconds, options.share)
     else:
         link = Link(options.mbit * 1e6 / 8)
-        metrics = (metrics_host, int(metrics_port))
-        sent = ATTACKS[options.name].run(Target((host, int(port)), options.seconds, link, options.source, metrics))
+        sent = ATTACKS[options.name].run(
+            Target((host, int(port)), options.seconds, link, options.source, metrics, http)
+        )
     said = {"sent": sent.json(), "cpu_s": sum(os.times()[:4]) - before_s}
     sys.stdout.write(json.dumps(said) + "\n")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bench.attacks import bulk, calls, floods, messages, scrapes, slow
+from bench.attacks import bulk, calls, floods, messages, rest, scrapes, slow
 from bench.attacks.target import Sent, Target
 
 
@@ -83,5 +83,23 @@ ATTACKS: Mapping[str, Attack] = {
     "metrics-idle": Attack("1 000 idle connections to the metrics port", scrapes.idle),
     "metrics-dripping": Attack("1 000 scrapes whose headers never end", scrapes.dripping),
     "metrics-hang-ups": Attack("scrapes by clients that do not wait", scrapes.hang_ups),
+    "http-idle": Attack("1 000 idle connections to the HTTP port", rest.idle),
+    "http-slow-heads": Attack("slowloris: 1 000 heads, a byte at a time", rest.slow_heads),
+    "http-slow-bodies": Attack("R.U.D.Y.: 1 000 bodies, a byte at a time", rest.slow_bodies),
+    "http-handshakes": Attack("1 000 TLS handshakes that never finish", rest.handshakes, tls=True),
+    "http-storm": Attack("new connections, as many as can be made", rest.storm),
+    "http-hang-ups": Attack("requests by clients that do not wait", rest.hang_ups),
+    "http-pipelined": Attack("requests in one another's wake, answers unread", rest.pipelined),
+    "http-announced": Attack("heads that announce 60 MB, 200 times", rest.announced),
+    "http-half-sent": Attack("40 half-sent bodies of 60 MB", rest.half_sent),
+    "http-whole": Attack("100 whole bodies of 60 MB", rest.whole),
+    "http-chunks": Attack("bodies without end, in chunks", rest.chunks),
+    "http-tiny-chunks": Attack("bodies in chunks of a byte", rest.tiny_chunks),
+    "http-gzip": Attack("gzip bombs: 61 KB that mean 60 MB", rest.gzip_bombs),
+    "http-deflate": Attack("deflate bombs", rest.deflate_bombs),
+    "http-nested": Attack("JSON of 30 million brackets", rest.nested),
+    "http-unread": Attack("24 answers of 64 MiB, unread", rest.unread),
+    "http-malformed": Attack("heads that contradict themselves", rest.malformed),
+    "http-descriptors": Attack("idle connections until no descriptor is left", rest.idle, spare_files=100),
     "descriptors": Attack("idle connections until no descriptor is left", slow.idle, spare_files=100),
 }

@@ -1,15 +1,19 @@
 """The honest client: it calls at a steady rate by gRPC's own client, checks every answer, and prints what it saw as JSON.
 
 It does not wait for an answer before the next call, and a call's latency counts from when it was due. So a server that
-stands still for a second delays all calls of that second. Once a second a new connection makes a call too, as a new client would.
+stands still for a second delays all calls of that second. Once a second a new connection makes a call too, as a new client
+would, and another one over REST.
 """
 
 import argparse
 import itertools
 import json
+import ssl
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +25,7 @@ import grpc
 import numpy as np
 
 from bench.attacks.workload import questions
+from bench.load import rest
 from bench.load.workload import Questions, WrongAnswer
 from frostline.protocol import MODEL_INFER
 
@@ -81,9 +86,20 @@ class Client:
         address: of the server.
         credentials: of TLS; None for none.
         asked: the requests.
+        http: the URL of the server's HTTP port; "" for none.
+        trusting: what is trusted there.
     """
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, asked: Questions) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None,
+        asked: Questions,
+        http: str = "",
+        trusting: ssl.SSLContext | None = None,
+    ) -> None:
+        self._http = http
+        self._trusting = trusting
         self._address = address
         self._credentials = credentials
         self._asked = asked
@@ -141,6 +157,36 @@ class Client:
             self._note(self._new_s, time.perf_counter() - begin, bad and f"{bad} {NEW}")
             number += 1
 
+    def rest(self) -> None:
+        """Ask for the same over REST once a second, on a new connection; without a port of HTTP, not at all."""
+        number = 0
+        while self._http and not self._stopped.wait(1.0):
+            begin = time.perf_counter()
+            bad = self.ask_rest(number)
+            self._note(self._new_s, time.perf_counter() - begin, bad and f"REST: {bad} {NEW}")
+            number += 1
+
+    def ask_rest(self, number: int) -> str:
+        """Ask over REST and wait; returns what is wrong with its outcome, or nothing."""
+        index = number % len(self._asked.messages)
+        path, headers, body = rest.asking(self._asked.messages[index])
+        url = f"{self._http.replace('0.0.0.0:', '127.0.0.1:')}{path}"
+        # S310: the URL is the server's own.
+        request = urllib.request.Request(url, body, dict(each.split(": ") for each in headers))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self._trusting)
+        )
+        try:
+            with opener.open(request, timeout=_TIMEOUT_S) as answer:
+                self._asked.check(index, rest.message_of(answer.read(), int(answer.headers[rest.LENGTH])))
+        except urllib.error.HTTPError as error:
+            return str(error.code)
+        except OSError as error:
+            return type(error).__name__
+        except WrongAnswer:
+            return "wrong answer"
+        return ""
+
     def _channel(self) -> grpc.Channel:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0)]
         if self._credentials is None:
@@ -175,11 +221,13 @@ def main() -> None:
     """Parse the command line, call, and print a period's summary for every line that comes in."""
     parser = argparse.ArgumentParser(prog="python -m bench.attacks.honest", description=__doc__.partition("\n")[0])
     parser.add_argument("address", help="host:port of the server")
+    parser.add_argument("--http", default="", help="URL of its HTTP port")
     parser.add_argument("--ca", type=Path, help="PEM file of the authority that signed the server's certificate")
     options = parser.parse_args()
     credentials = grpc.ssl_channel_credentials(options.ca.read_bytes()) if options.ca else None
-    client = Client(options.address, credentials, questions())
-    threads = [threading.Thread(target=task) for task in (client.steady, client.new)]
+    trusting = ssl.create_default_context(cafile=str(options.ca)) if options.ca else None
+    client = Client(options.address, credentials, questions(), options.http, trusting)
+    threads = [threading.Thread(target=task) for task in (client.steady, client.new, client.rest)]
     for thread in threads:
         thread.start()
     sys.stdout.write("ready\n")

@@ -12,13 +12,14 @@ CONNECTIONS = 1_000
 _REQUEST = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
 
 
-def _connect(target: Target, sent: Sent) -> socket.socket | None:
+def connect(target: Target, sent: Sent, address: tuple[str, int]) -> socket.socket | None:
+    """A connection to an address; None if there is none to be had."""
     made = socket.socket()
     try:
         made.settimeout(2.0)
         if target.source:
             made.bind((target.source, 0))
-        made.connect(target.metrics)
+        made.connect(address)
         made.setblocking(False)
     except OSError as error:
         made.close()
@@ -28,7 +29,8 @@ def _connect(target: Target, sent: Sent) -> socket.socket | None:
     return made
 
 
-def _end(sent: Sent, begin: float, open_ones: Iterable[socket.socket]) -> Sent:
+def ended(sent: Sent, begin: float, open_ones: Iterable[socket.socket]) -> Sent:
+    """Hang up, and note how long the attack took."""
     for each in open_ones:
         each.close()
     sent.seconds = time.monotonic() - begin
@@ -52,15 +54,15 @@ def _living(sent: Sent, open_ones: list[socket.socket]) -> list[socket.socket]:
     return list(by_number.values())
 
 
-def _held(target: Target, first: bytes, drip: bytes) -> Sent:
-    """1 000 connections that say something at first, and a byte every half second; those that are closed come again."""
+def held(target: Target, address: tuple[str, int], first: bytes, drip: bytes) -> Sent:
+    """1 000 connections to an address that say something at first, and a byte every half second; those that are closed come again."""
     sent = Sent("connections")
     begin = time.monotonic()
     open_ones: list[socket.socket] = []
     bytes_left = itertools.cycle(drip) if drip else None
     while time.monotonic() < begin + target.seconds:
         while len(open_ones) < CONNECTIONS and time.monotonic() < begin + target.seconds:
-            made = _connect(target, sent)
+            made = connect(target, sent, address)
             if made is None:
                 break
             sent.count += 1
@@ -72,7 +74,7 @@ def _held(target: Target, first: bytes, drip: bytes) -> Sent:
             for each in open_ones:
                 _say(each, byte)
         open_ones = _living(sent, open_ones)
-    return _end(sent, begin, open_ones)
+    return ended(sent, begin, open_ones)
 
 
 def _say(each: socket.socket, data: bytes) -> None:
@@ -86,27 +88,32 @@ def _say(each: socket.socket, data: bytes) -> None:
 
 def idle(target: Target) -> Sent:
     """1 000 idle connections."""
-    return _held(target, b"", b"")
+    return held(target, target.metrics, b"", b"")
 
 
 def dripping(target: Target) -> Sent:
     """1 000 requests whose headers come byte by byte and never end."""
-    return _held(target, _REQUEST, b"x: y\r\n")
+    return held(target, target.metrics, _REQUEST, b"x: y\r\n")
 
 
 def hang_ups(target: Target) -> Sent:
     """Whole requests by clients that do not wait for the page."""
+    return hung_up(target, target.metrics, _REQUEST + b"\r\n")
+
+
+def hung_up(target: Target, address: tuple[str, int], request: bytes) -> Sent:
+    """Whole requests to an address by clients that do not wait for the answer."""
     sent = Sent("requests")
     begin = time.monotonic()
     while time.monotonic() < begin + target.seconds:
-        made = _connect(target, sent)
+        made = connect(target, sent, address)
         if made is None:
             time.sleep(0.05)
             continue
-        _say(made, _REQUEST + b"\r\n")
+        _say(made, request)
         # With what it has not read, the kernel resets the connection.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         time.sleep(0.002)
         made.close()
         sent.count += 1
-    return _end(sent, begin, ())
+    return ended(sent, begin, ())

@@ -80,6 +80,7 @@ class Target:
         link: to the server.
         source: the address that the attacker connects from; empty for any.
         metrics: the host and port of its metrics.
+        http: the host and port of its HTTP.
     """
 
     address: tuple[str, int]
@@ -87,6 +88,7 @@ class Target:
     link: Link
     source: str = ""
     metrics: tuple[str, int] = ("", 0)
+    http: tuple[str, int] = ("", 0)
 
     def wire(self, sent: Sent, source: str | None = None) -> Wire:
         """A connection, not yet open."""

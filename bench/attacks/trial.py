@@ -184,14 +184,17 @@ class _Trial:
             watch.start()
             stack.callback(watch.stop)
             address = served.address.replace("0.0.0.0:", "127.0.0.1:")
-            honest = stack.enter_context(child("bench.attacks.honest", [address, *ca]))
+            honest = stack.enter_context(
+                child("bench.attacks.honest", [address, "--http", str(served.ready["http"]), *ca])
+            )
             self._measure(served, address, honest, watch)
 
     def _measure(self, served: Served, address: str, honest: Child, watch: Watch) -> None:
         setup = self._setup
         with ExitStack() as stack:
             metrics = ["--metrics", served.metrics.rpartition("//")[2].replace("0.0.0.0:", "127.0.0.1:")]
-            common = [*metrics, "--seconds", str(setup.seconds), "--mbit", str(setup.mbit)]
+            http = ["--http", str(served.ready["http"]).rpartition("//")[2].replace("0.0.0.0:", "127.0.0.1:")]
+            common = [*metrics, *http, "--seconds", str(setup.seconds), "--mbit", str(setup.mbit)]
             # A server elsewhere cannot answer an address of this machine's loopback.
             source = ["--source", _SOURCE] if address.startswith("127.") else []
             attacker = stack.enter_context(

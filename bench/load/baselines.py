@@ -41,11 +41,13 @@ class Target:
         address: host:port.
         pid: its process.
         tls: whether it is encrypted.
+        http: host:port of its HTTP; "" where it has none.
     """
 
     address: str
     pid: int
     tls: bool = False
+    http: str = ""
 
 
 @contextmanager

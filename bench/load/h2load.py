@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ Array = np.ndarray[Any, Any]
 WARM_UP = 0.2
 """The part of a run, at its start, whose answers do not count."""
 
+GRPC = ("content-type: application/grpc", "te: trailers")
 _PATIENCE_S = 10.0
 _ATTEMPTS = 3
 
@@ -50,19 +52,23 @@ def run(
     answer_bytes: int,
     connections: int = 1,
     tls: bool = False,
+    headers: Sequence[str] = GRPC,
+    http1: bool = False,
 ) -> Run:
     """Load a server.
 
     Args:
         address: host:port.
-        method: /package.Service/Method.
-        body: the length-prefixed messages of every request.
+        method: /package.Service/Method, or the path of a URL.
+        body: of every request: the length-prefixed messages.
         in_flight: requests in flight, over all connections; a multiple of `connections`.
         seconds: how long, warm-up included.
         answer_bytes: the size of a right answer with its prefix. gRPC reports errors in trailers that h2load does not
             read, but an error has no message, so a run with errors has too few bytes.
         connections: over which the requests are spread.
         tls: whether they are encrypted.
+        headers: of every request.
+        http1: whether they are of HTTP/1.1, one at a time on a connection.
 
     Raises:
         LoadFailed: see there.
@@ -75,13 +81,8 @@ def run(
         data.write_bytes(body)
         command = [program, f"-c{connections}", "-t1", f"-m{in_flight // connections}", f"-D{round(seconds * 1000)}ms"]
         command += [f"--log-file={log}", f"--data={data}"]
-        command += [
-            "-H",
-            "content-type: application/grpc",
-            "-H",
-            "te: trailers",
-            f"http{'s' if tls else ''}://{address}{method}",
-        ]
+        command += [part for header in headers for part in ("-H", header)] + (["--h1"] if http1 else [])
+        command.append(f"http{'s' if tls else ''}://{address}{method}")
         out = _report(command, seconds)
         answered = checked(out, in_flight, answer_bytes)
         return summary(np.loadtxt(log, np.int64, ndmin=2), answered)

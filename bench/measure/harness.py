@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import trustme
 
-from bench.load import baselines, h2load, networks
+from bench.load import baselines, h2load, networks, rest
 from bench.load.baselines import Target
 from bench.load.probe import NotMeasured, probing
 from bench.load.workload import Asked, framed
@@ -77,7 +77,8 @@ class Lab:
             served = self._open.enter_context(
                 server_process.serve(["--models", str(models), *_OPEN, *flags, *self.flags], _errors_only)
             )
-            self._targets[key] = Target(served.address, served.pid, tls=tls)
+            http = str(served.ready.get("http", "")).rpartition("//")[2]
+            self._targets[key] = Target(served.address, served.pid, tls=tls, http=http)
         return self._targets[key]
 
     def closed(
@@ -108,6 +109,24 @@ class Lab:
         sample["rate"] *= stream_of
         sample["cpu_ms"] /= stream_of
         return sample
+
+    def rest(self, target: Target, questions: Asked, connections: int) -> Sample:
+        """Put closed-loop load on a server's HTTP port: the first question in binary, one at a time on each connection."""
+        path, headers, body = rest.asking(questions.messages[0])
+        size = rest.answer_size(target.http, path, headers, body, questions)
+        before_s = process.cpu_s(target.pid)
+        run = h2load.run(
+            target.http,
+            path,
+            body,
+            connections,
+            self.seconds,
+            answer_bytes=size,
+            connections=connections,
+            headers=headers,
+            http1=True,
+        )
+        return self._sample(target, run, before_s)
 
     def echo(self, kind: str, message: bytes, in_flight: int) -> Sample:
         """Put load on an echo with one message.
@@ -158,6 +177,9 @@ class Lab:
             connections=connections,
             tls=target.tls,
         )
+        return self._sample(target, run, before_s)
+
+    def _sample(self, target: Target, run: h2load.Run, before_s: float) -> Sample:
         return {
             "rate": run.rate,
             "p50_ms": run.p50_ms,

@@ -273,22 +273,25 @@ class Server:
         answered = self._config.http and not self._config.host.startswith("unix:")
         return self._network_bytes() // 3 if answered else 0
 
-    def _network(self) -> Network | None:
-        """What the front ends hold and refuse together; None where gRPC's own library does not say."""
-        grpc, http = self._transport.network(), self._http
-        if grpc is None or http is None:
-            return grpc
-        return Network(
-            grpc.held + http.budget.used,
-            grpc.limit + http.budget.limit,
-            grpc.connections + http.connections,
-            {**grpc.refused, **{f"http_{reason}": count for reason, count in http.refused.items()}},
-        )
-
     def _look_again(self) -> None:
         """Have the models folder looked at, because something in it has changed."""
         if self._watcher is not None:
             self._watcher.look()
+
+    def _network(self) -> Network | None:
+        """What both front ends hold and refuse; None where one of them does not say."""
+        network, http = self._transport.network(), self._http
+        if network is None or http is None:
+            return network
+        refused = {**network.refused}
+        for reason, count in http.refused.items():
+            refused[reason] = refused.get(reason, 0) + count
+        return Network(
+            network.held + http.budget.used,
+            network.limit + http.budget.limit,
+            network.connections + http.connections,
+            refused,
+        )
 
     def _create_metrics(self, release: str) -> None:
         """Create what answers /metrics, /healthz and /readyz."""
@@ -593,6 +596,8 @@ class Server:
         self._announce()
         _log.info("draining", grace_s=self._config.grace_s)
         self._inference.stop()
+        if self._http is not None:
+            self._http.leave()
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
         finished = await self._loop.run_in_executor(None, self.reconciler.close, self._config.grace_s)
         finished = await streams and finished

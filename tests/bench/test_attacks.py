@@ -305,19 +305,36 @@ def test_the_servers_flags_hold_the_budget_where_there_is_one(monkeypatch: pytes
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = networks.publish(tmp_path_factory.mktemp("models"), {"mlp": NETWORK})
-    with running(folder) as started:
+    with running(folder, http=True) as started:
         yield started
 
 
 def target_of(server: Running) -> Target:
     """A moment's attack."""
     host, _, port = server.address.rpartition(":")
-    metrics_host, _, metrics_port = server.metrics_url.rpartition("//")[2].rpartition(":")
-    return Target((host, int(port)), 0.05, Link(1e9), "127.0.0.2", (metrics_host, int(metrics_port)))
+    metrics, http = (
+        (host, int(port))
+        for host, _, port in (
+            url.rpartition("//")[2].rpartition(":") for url in (server.metrics_url, server.server.http_url)
+        )
+    )
+    return Target((host, int(port)), 0.05, Link(1e9), "127.0.0.2", metrics, http)
 
 
 @pytest.mark.parametrize(
-    "name", ["ping", "continuation-empty", "unknown-frames", "slow-messages", "metrics-idle", "metrics-hang-ups"]
+    "name",
+    [
+        "ping",
+        "continuation-empty",
+        "unknown-frames",
+        "slow-messages",
+        "metrics-idle",
+        "metrics-hang-ups",
+        "http-slow-bodies",
+        "http-announced",
+        "http-tiny-chunks",
+        "http-malformed",
+    ],
 )
 def test_a_server_is_attacked_for_as_long_as_asked(server: Running, name: str) -> None:
     sent = ATTACKS[name].run(target_of(server))
@@ -349,6 +366,23 @@ def test_an_honest_client_sees_right_answers_and_wrong_ones(server: Running) -> 
         )
         unknown = dataclasses.replace(asked, messages=(wide_message(),))
         assert Client(server.address, None, unknown).ask(call, 0) == "NOT_FOUND"
+
+
+def test_an_honest_client_asks_over_rest_too(server: Running) -> None:
+    asked, url = questions(), server.server.http_url
+    unknown = dataclasses.replace(asked, messages=(wide_message(),))
+
+    assert Client(server.address, None, asked, url).ask_rest(3) == ""
+    assert Client(server.address, None, unknown, url).ask_rest(0) == "404"
+    assert Client(server.address, None, dataclasses.replace(asked, logits=asked.logits + 1), url).ask_rest(3) == (
+        "wrong answer"
+    )
+
+
+def test_contradictory_heads_are_refused(server: Running) -> None:
+    sent = ATTACKS["http-malformed"].run(target_of(server))
+
+    assert sent.ends.keys() <= {"400", "404", "405", "431", "501", "closed", "closed: ConnectionResetError"}
 
 
 def test_an_honest_client_calls_at_its_rate(server: Running) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,12 +30,24 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 class Running:
-    """A started server and the thread its event loop runs in."""
+    """A started server and the thread its event loop runs in.
 
-    def __init__(self, models: Path, **settings: Any) -> None:
+    Args:
+        models: the folder of models.
+        new_loop: makes the event loop.
+        settings: what differs from `DEFAULTS`.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        *,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        **settings: Any,
+    ) -> None:
         self.config = ServerConfig.load(environ={}, models=models, **{**DEFAULTS, **settings})
         self.server = Server(self.config)
-        self._loop = asyncio.new_event_loop()
+        self._loop = new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="server-loop", daemon=True)
 
     def start(self) -> None:

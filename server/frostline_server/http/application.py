@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Router
 
 from frostline_server.http.call import Call, ClientGone, Receive, Scope
 from frostline_server.http.security import ALWAYS, Origins
+from frostline_server.http.shared import HELD_BYTES
 from frostline_server.http.statuses import Failure
 
 Send = Callable[[Any], Awaitable[None]]
@@ -21,7 +22,9 @@ Send = Callable[[Any], Awaitable[None]]
 _PACKED_BYTES = 1024
 """Shorter answers are not packed."""
 _LONG_BYTES = 1 << 18
-"""More than this is packed in another thread, and held until it has left."""
+"""More than this is packed in another thread."""
+_PIECE_BYTES = 1 << 18
+"""Of a long answer, so much is handed over at a time, so that the rest waits here, and not within TLS."""
 _UNPACKED_TYPES = (b"image/png", b"image/jpeg", b"image/webp")
 _CALL = "frostline.call"
 
@@ -66,22 +69,24 @@ class Application:
     async def _answered(self, call: Call, scope: Scope, receive: Receive, sending: "_Sending") -> Failure | None:
         """Answer a request, or say why that failed."""
         try:
-            self._origins.check(scope["method"], call.headers, scope["scheme"])
+            self._origins.check(scope["method"], call.headers)
             if scope["method"] == "OPTIONS":
                 allowed = self._origins.cors(call.headers, preflight=True)
                 await Response(status_code=204)(scope, receive, _Sending(call, sending.plain, allowed).send)
             else:
                 await self._router(scope, receive, sending.send)
         except Failure as failure:
-            return failure
+            # Where it comes from is not held while it is told: large bodies and answers may be there.
+            failure.__context__ = failure.__cause__ = None
+            return failure.with_traceback(None)
         except HTTPException as error:  # Starlette's own: another method
             return Failure(error.status_code, f"{scope['method']} is no method of {scope['path'][:200]}", "unsupported")
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception as defect:
+            _log.exception("an HTTP request failed unexpectedly", path=scope["path"][:200])
             if sending.started:
                 raise
-            _log.exception("an HTTP request failed unexpectedly", path=scope["path"][:200])
             return Failure(500, f"unexpected {type(defect).__name__}: {defect}", "unknown")
         return None
 
@@ -114,7 +119,7 @@ class _Sending:
         self.started = True
         body, start = bytes(message.get("body", b"")), self._start
         headers = {name.lower(): value for name, value in start["headers"]}
-        if len(body) > _LONG_BYTES:
+        if len(body) > HELD_BYTES:
             # It may be read slowly, or never.
             self._call.hold(len(body))
         if coding := self._coding(body, headers):
@@ -124,12 +129,16 @@ class _Sending:
             headers[b"vary"] = b"accept-encoding"
         kept = {name for name, _ in self._more}
         said = [*headers.items(), *((name, value) for name, value in ALWAYS if name not in kept), *self._more]
+        self._call.exchange.begin_answer()
         await self.plain({"type": "http.response.start", "status": start["status"], "headers": said})
-        # The second part waits until most of the first has left: so long is it held.
-        long = len(body) > _LONG_BYTES
-        await self.plain({"type": "http.response.body", "body": body, "more_body": long})
-        if long:
-            await self.plain({"type": "http.response.body", "body": b"", "more_body": False})
+        if len(body) <= HELD_BYTES:
+            await self.plain({"type": "http.response.body", "body": body})
+            return
+        pieces = memoryview(body)
+        for at in range(0, len(body), _PIECE_BYTES):
+            # Each waits until most of those before it have left.
+            await self.plain({"type": "http.response.body", "body": pieces[at : at + _PIECE_BYTES], "more_body": True})
+        await self.plain({"type": "http.response.body", "body": b""})
 
     def _coding(self, body: bytes, headers: dict[bytes, bytes]) -> str:
         if len(body) < _PACKED_BYTES or b"content-encoding" in headers:

@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 import grpc
 
 from frostline.protocol import ERROR_KIND
-from frostline_server.http.connection import EXCHANGE, Exchange, no_room
+from frostline_server.http.shared import EXCHANGE, Exchange, no_room
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.grpc_status import PUSHBACK
+from frostline_server.rpc.h2.framing import LARGEST_RATIO
 
 Scope = Any
 """An ASGI scope."""
@@ -20,8 +21,10 @@ Receive = Callable[[], Awaitable[Any]]
 _CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Content codings, with what zlib calls their formats."""
 _STEP_BYTES = 1 << 20
-_LONG_BYTES = 1 << 18
-"""More than this is unpacked in another thread."""
+_LONG_BYTES = 1 << 20
+"""What may become larger than this is unpacked by another thread, so that it holds nothing up."""
+_COPIED_BYTES = 1 << 20
+"""What is larger is held twice, as it is copied while it is decoded."""
 
 
 class ClientGone(Exception):
@@ -57,7 +60,7 @@ class Call:
         """The whole body, unpacked.
 
         Raises:
-            Failure: it is too long, packed in a way that is not understood, or damaged.
+            Failure: it is too long, packed in a way that is not understood, or damaged, or there is no room for it.
             ClientGone: the client went away before it was there.
         """
         parts = []
@@ -68,15 +71,29 @@ class Call:
             parts.append(event["body"])
             if not event.get("more_body"):
                 break
+        if (size := sum(map(len, parts))) > _COPIED_BYTES:
+            self.hold(size)
         packed = parts[0] if len(parts) == 1 else b"".join(parts)
+        del parts
         coding = self.headers.get("content-encoding", "identity").strip().lower()
         if coding in ("identity", ""):
             return packed
         if coding not in _CODINGS:
             raise Failure(415, f"Content-Encoding is {coding!r}; gzip and deflate are understood", "unsupported")
-        if len(packed) > _LONG_BYTES:
-            return await asyncio.get_running_loop().run_in_executor(None, self._unpacked, packed, coding)
-        return self._unpacked(packed, coding)
+        # Nothing says what it will become, so the most it can is held meanwhile.
+        most = min(self._most_bytes, LARGEST_RATIO * len(packed) + 1)
+        self.hold(most)
+        if most > _LONG_BYTES:
+            loop = asyncio.get_running_loop()
+            unpacked = await loop.run_in_executor(None, self._unpacked, packed, coding)
+        else:
+            unpacked = self._unpacked(packed, coding)
+        held = 2 * len(unpacked) if len(unpacked) > _COPIED_BYTES else len(unpacked)
+        if held > most:
+            self.hold(held - most)
+        else:
+            self.exchange.give(most - held)
+        return unpacked
 
     def _unpacked(self, packed: bytes, coding: str) -> bytes:
         unpacking = zlib.decompressobj(_CODINGS[coding])

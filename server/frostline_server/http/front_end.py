@@ -5,11 +5,12 @@ It is a second way in to the same inference, not a second server: its requests j
 
 import asyncio
 import logging
+import resource
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from starlette.routing import BaseRoute
 from uvicorn.config import Config
@@ -19,18 +20,27 @@ from frostline_server.access.reach import local_only
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.http.application import Application
-from frostline_server.http.connection import Connection, Limits, Shared
+from frostline_server.http.connection import Connection
+from frostline_server.http.listener import Listener
 from frostline_server.http.security import Origins
+from frostline_server.http.shared import Limits, Shared
+from frostline_server.http.turns import Turns
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget
+from frostline_server.rpc.h2.memory import Trim, give_back
 from frostline_server.tls import server_context
 
 _BACKLOG = 1024
 _IDLE_S = 75
 """How long a connection may be open without a request, in seconds."""
+_CLOSING_S = 0.01
+"""How often it is looked whether all connections have ended."""
 _LOOK_S = 1.0
 """How often every connection is looked at, in seconds."""
 _MOST_CONNECTIONS = 4096
+"""And never more than a quarter of the files that the process may open: gRPC and models need some too."""
+_MOST_CONNECTIONS_EACH = _MOST_CONNECTIONS // 4
+"""From one address, so that one does not take all of them, as a connection with a request makes no way."""
 
 
 class HttpFrontEnd:
@@ -48,7 +58,7 @@ class HttpFrontEnd:
     ) -> None:
         self._config = config
         self._reuse_port = reuse_port
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._certificate = _certificate(config)
         self.budget = Budget(network_bytes)
@@ -72,16 +82,20 @@ class HttpFrontEnd:
             date_header=False,
             timeout_keep_alive=_IDLE_S,
         )
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = sys.maxsize if hard == resource.RLIM_INFINITY else hard
         self._limits = Limits(
             head_bytes=config.max_header_bytes,
             body_bytes=most,
             head_s=config.handshake_timeout_s,
             body_s=config.message_timeout_s,
             unread_s=config.answer_timeout_s,
-            connections=min(config.max_connections, _MOST_CONNECTIONS),
-            connections_per_address=config.max_connections_per_address,
+            connections=min(config.max_connections, _MOST_CONNECTIONS, max(1, files // 4)),
+            connections_per_address=min(config.max_connections_per_address, _MOST_CONNECTIONS_EACH),
         )
         self._shared: Shared | None = None
+        self._turns = Turns()
+        self._trim = Trim(lambda: asyncio.get_running_loop().run_in_executor(None, give_back))
 
     async def start(self) -> str:
         """Start to listen.
@@ -99,7 +113,8 @@ class HttpFrontEnd:
         self._uvicorn.load()
         loop = asyncio.get_running_loop()
         shared = self._shared = Shared(self._uvicorn, ServerState(), loop, self._limits, self.budget)
-        context = None if self._certificate is None else _following(self._certificate)
+        if self._certificate is not None:
+            self._certificate.start()
         try:
             listening = socket.create_server(
                 (host, config.http_port),
@@ -113,16 +128,11 @@ class HttpFrontEnd:
                 f"cannot listen on {host}:{config.http_port} for HTTP: {error.strerror}; choose another port with --http-port, or "
                 "turn HTTP off with --no-http"
             ) from error
-        self._server = await loop.create_server(
-            lambda: Connection(shared),
-            sock=listening,
-            ssl=context,
-            backlog=_BACKLOG,
-            ssl_handshake_timeout=None if context is None else config.handshake_timeout_s,
-        )
+        self._listener = Listener(listening, shared, None if self._certificate is None else self._certificate.look)
+        self._listener.start()
         self._look()
         port = listening.getsockname()[1]
-        return f"{'https' if context else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{'https' if self._certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def reload(self) -> None:
         """Read the certificate again if its files have changed."""
@@ -132,29 +142,39 @@ class HttpFrontEnd:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return 0 if self._shared is None else len(self._shared.state.connections)
+        return 0 if self._listener is None else self._listener.open
 
     @property
     def refused(self) -> Mapping[str, int]:
         """What was refused before anything else saw it, by reason."""
         return {} if self._shared is None else dict(self._shared.refused)
 
+    def leave(self) -> None:
+        """Tell all clients, with their next answers, to make further requests elsewhere."""
+        if self._shared is not None:
+            self._shared.leaving = True
+
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._looking is not None:
             self._looking.cancel()
-        shared, server = self._shared, self._server
-        if shared is None or server is None:
+        self._turns.end()
+        shared, listener = self._shared, self._listener
+        if shared is None or listener is None:
             return
-        server.close()
+        await listener.close()
         for connection in list(shared.state.connections):
             connection.shutdown()
-        if shared.state.tasks:
-            await asyncio.wait(list(shared.state.tasks), timeout=grace_s)
+        until_s = time.monotonic() + grace_s
+        # Until all have ended, not only all tasks: the next request may have come already, and answers must leave.
+        while shared.state.connections and time.monotonic() < until_s:
+            await asyncio.sleep(_CLOSING_S)
         for task in list(shared.state.tasks):
             task.cancel()
         for connection in list(shared.state.connections):
             connection.transport.abort()
+        if shared.state.tasks:
+            await asyncio.wait(list(shared.state.tasks))
         # Transports close their sockets in the turn after the one in which they are told to.
         await asyncio.sleep(0)
 
@@ -163,9 +183,14 @@ class HttpFrontEnd:
         if shared is None:
             return
         now_s = time.monotonic()
+        open_now = self.connections
         for connection in list(shared.state.connections):
             if isinstance(connection, Connection):
+                open_now += connection.requests
                 connection.look(now_s)
+        self._turns.look(now_s, time.thread_time())
+        self._trim.look(now_s, self.budget.peak, open_now)
+        self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
 
 
@@ -181,22 +206,6 @@ def _certificate(config: ServerConfig) -> Reloaded[ssl.SSLContext] | None:
         return context
 
     return Reloaded("certificate", list(filter(None, (chain, key, authorities))), read)
-
-
-def _following(certificate: Reloaded[ssl.SSLContext]) -> ssl.SSLContext:
-    """A context whose new connections have the certificate of the day.
-
-    Raises:
-        StartError: it cannot be read.
-    """
-    context = certificate.start()
-
-    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        with suppress(ssl.SSLError):
-            connection.context = certificate.look()
-
-    context.sni_callback = choose
-    return context
 
 
 def _listed(text: str) -> list[str]:

@@ -13,12 +13,17 @@ from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import InvalidInput, MessageTooLarge, NetworkFull, PredictionError
 from frostline_server.http.call import Call, ClientGone
+from frostline_server.http.shared import HELD_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 
 _OF_STATUSES: Mapping[int, type[PredictionError]] = {413: MessageTooLarge, 503: NetworkFull}
 """What a failure of HTTP itself is counted as; others are bad requests."""
+_Answered = asyncio.Future[bytes | int | None]
+"""An answer; or the size of one for which there is no room; or None for one that has an error."""
+_Token = tuple[_Answered, Exchange]
+"""What an entry is recognised by: who waits for its answer, and the budget it is held in."""
 
 
 class InferenceCalls:
@@ -86,7 +91,7 @@ class InferenceCalls:
             Failure: it cannot be answered.
             ClientGone: the client went away before it was answered.
         """
-        answered: asyncio.Future[bytes | None] = self._loop.create_future()
+        answered: _Answered = self._loop.create_future()
         exchange = call.exchange
         entry: Entry | None = None
 
@@ -98,12 +103,17 @@ class InferenceCalls:
 
         self.open += 1
         try:
-            entry = await self._prepared(method, message, answered, exchange)
+            entry = await self._prepared(method, message, (answered, exchange))
             if exchange.lost:
                 raise ClientGone
             exchange.on_lost = lost
             self._run_soon(self._inference.submit(entry, method, message, inline=True))
             response = await answered
+            if isinstance(response, int):
+                raise no_room(response)
+            if response is not None and len(response) > HELD_BYTES:
+                # From here on it is held as what it becomes.
+                exchange.give(len(response))
         except Refused as refused:
             raise failure_of(refused.error, refused.request_id) from None
         finally:
@@ -115,9 +125,7 @@ class InferenceCalls:
             raise failure_of(entry.error, entry.call.request_id)
         raise ClientGone
 
-    async def _prepared(
-        self, method: str, message: bytes, answered: "asyncio.Future[bytes | None]", exchange: object
-    ) -> Entry:
+    async def _prepared(self, method: str, message: bytes, token: _Token) -> Entry:
         """As `Inference.prepare`, without holding up the loop.
 
         Raises:
@@ -125,11 +133,11 @@ class InferenceCalls:
             ClientGone: the client went away meanwhile.
         """
         try:
-            return self._inference.prepare(method, message, None, self._reply, answered, self._decoder)
+            return self._inference.prepare(method, message, None, self._reply, token, self._decoder)
         except TakesLong:
-            wanted = lambda: not exchange.lost  # type: ignore[attr-defined]  # noqa: E731  an `Exchange`
+            wanted = lambda: not token[1].lost  # noqa: E731  a line
         prepared = await asyncio.wrap_future(
-            self._inference.prepare_elsewhere(method, message, None, self._reply, answered, wanted)
+            self._inference.prepare_elsewhere(method, message, None, self._reply, token, wanted)
         )
         if isinstance(prepared, Refused):
             # Another one, because an exception that is raised here would be in the frame of its own traceback.
@@ -163,6 +171,13 @@ def names(call: Call) -> tuple[str, ...]:
 
 def _deliver(answers: Answers) -> None:
     for entry, response in answers:
-        answered: asyncio.Future[bytes | None] = entry.call.token
-        if not answered.done():
+        token: _Token = entry.call.token
+        answered, exchange = token
+        if answered.done():
+            continue
+        size = 0 if response is None else len(response)
+        if size > HELD_BYTES and not exchange.hold(size):
+            # No exception, which would be in the frame of its own traceback, and all of the answer with it.
+            answered.set_result(size)
+        else:
             answered.set_result(response)

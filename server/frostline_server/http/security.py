@@ -45,19 +45,19 @@ class Origins:
         self._hosts = {host.casefold() for host in hosts} | {"localhost", socket.gethostname().casefold()}
         self._cors = frozenset(origin.casefold().rstrip("/") for origin in cors)
 
-    def check(self, method: str, headers: Headers, scheme: str) -> None:
+    def check(self, method: str, headers: Headers) -> None:
         """Refuse what a page of another site has caused.
 
         Args:
             method: of the request.
             headers: of the request.
-            scheme: http or https.
 
         Raises:
             Failure: it is refused.
         """
-        host = headers.get("host", "")
-        if not self._any_host and not self._is_own(host):
+        host = headers.get("host", "").strip()
+        # No browser leaves it out, so without it there is no page behind the request.
+        if host and not self._any_host and not self._is_own(host):
             raise Failure(
                 421,
                 f"the host {host[:100]!r} is no name of this server; use its address, or name it in the setting http_hosts",
@@ -65,13 +65,13 @@ class Origins:
             )
         if method in _SAFE:
             return
-        origin = headers.get("origin")
-        if origin is None:
-            # A browser that sends no origin says this at least.
-            foreign = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        if site is not None:
+            # The browser knows, also where what ends TLS in front of this server has changed scheme and host.
+            own = site in ("none", "same-origin")
         else:
-            foreign = origin.casefold() != f"{scheme}://{host}".casefold() and not self.allows(origin)
-        if foreign:
+            own = origin is None or origin.casefold().partition("://")[2] == host.casefold()
+        if not own and not (origin is not None and self.allows(origin)):
             raise Failure(
                 403,
                 f"a page of {(origin or 'another site')[:100]} has caused this request; the setting http_cors_origins names those "
@@ -111,10 +111,10 @@ class Origins:
         return said
 
     def _is_own(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname if _is_plain(host) else None
+        name = _name(host)
         if name is None:
             return False
-        if name.casefold() in self._hosts:
+        if name in self._hosts:
             return True
         try:
             ipaddress.ip_address(name)
@@ -123,9 +123,13 @@ class Origins:
         return True
 
 
-def _is_plain(host: str) -> bool:
+def _name(host: str) -> str | None:
+    """The name or address in a Host header; None where there is more in it than that and a port."""
+    if set(host) & set("/\\@?# "):
+        return None
     try:
-        urlsplit(f"//{host}")
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises if it is none
     except ValueError:
-        return False
-    return not set(host) & set("/\\@?# ")
+        return None
+    return parts.hostname

@@ -1,0 +1,53 @@
+"""How long a thread may keep Python's interpreter to itself while others wait for it (its switch interval).
+
+5 ms, which is Python's choice, is little to wait once. But while HTTP keeps its thread busy, that of the other front end
+waits so long for every turn, and answers a tenth of what it could. Shorter turns cost each a few percent, so they are for
+those times only.
+"""
+
+import sys
+from collections.abc import Callable
+
+_BUSY = 0.4
+"""Of a thread's time."""
+_SHORT_S = 0.0001
+
+
+class Turns:
+    """Shortens the turns of all threads while one of them is busy.
+
+    Args:
+        usual_s: how long they are otherwise.
+        change: sets how long they are.
+    """
+
+    def __init__(
+        self,
+        usual_s: float | None = None,
+        change: Callable[[float], None] = sys.setswitchinterval,
+    ) -> None:
+        self._usual_s = sys.getswitchinterval() if usual_s is None else usual_s
+        self._change = change
+        self._short = False
+        self._seen: tuple[float, float] | None = None
+
+    def look(self, now_s: float, used_s: float) -> None:
+        """Look how busy the thread was since the last time.
+
+        Args:
+            now_s: the time on a monotonic clock.
+            used_s: the processor time that the thread has taken so far.
+        """
+        before, self._seen = self._seen, (now_s, used_s)
+        if before is None or now_s <= before[0]:
+            return
+        busy = used_s - before[1] > _BUSY * (now_s - before[0])
+        if busy != self._short:
+            self._short = busy
+            self._change(min(_SHORT_S, self._usual_s) if busy else self._usual_s)
+
+    def end(self) -> None:
+        """Make them as long as they were."""
+        if self._short:
+            self._short = False
+            self._change(self._usual_s)

@@ -1,0 +1,191 @@
+"""Pages of other sites: what they may make a visitor's browser do, and what they may read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from frostline_server.http.security import Origins
+from frostline_server.http.statuses import Failure
+from tests.support.http_port import INFER, ROW, Port, head, port, write_models
+from tests.support.tokens import TOKENS, write_access_file
+
+ATTACKER = "https://attacker.example"
+APP = "https://app.example.org"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def trusting(models: Path) -> Iterator[Port]:
+    """A server that trusts whoever reaches it, as it does on loopback."""
+    with port(models, allow_anonymous="auto") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def open_to_app(models: Path) -> Iterator[Port]:
+    """The same, which one application's pages may use."""
+    with port(models, allow_anonymous="auto", http_cors_origins=f"{APP}, http://other.example") as served:
+        yield served
+
+
+def asked(served: Port, *lines: str, method: str = "POST", host: str = "") -> bytes:
+    """A request for a prediction, or the list of what is there."""
+    path, body = (INFER, ROW) if method == "POST" else ("/v2", b"")
+    return head(method, path, f"Host: {host or served.host}", f"Content-Length: {len(body)}", *lines) + body
+
+
+# Hosts
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "attacker.example",
+        "attacker.example:8000",
+        "localhost.attacker.example",
+        "127.0.0.1.attacker.example",
+        "0x7f.1",
+        "a@127.0.0.1",
+        "[::1",
+        "127.0.0.1/",
+        "localhost#",
+        "127.0.0.1:x",
+    ],
+)
+def test_another_name_that_leads_here_is_refused(trusting: Port, method: str, host: str) -> None:
+    with trusting.client() as client:
+        client.send(asked(trusting, method=method, host=host))
+        answer = client.answer(head_only=method == "HEAD")
+
+    assert answer.status == 421
+    assert answer.headers["frostline-error"] == "wrong_host"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "127.0.0.1:80", "[::1]:8000", "10.1.2.3"])
+def test_its_own_names_and_addresses_are_answered(trusting: Port, host: str) -> None:
+    assert trusting.ask(asked(trusting, host=host)).status == 200
+
+
+def test_what_names_no_host_comes_from_no_browser(trusting: Port) -> None:
+    assert trusting.ask(head("GET", "/v2", version="HTTP/1.0")).status == 200
+    assert trusting.ask(head("GET", "/v2", "Host:")).status == 200
+
+
+def test_names_that_the_operator_has_said_are_answered(models: Path) -> None:
+    with port(models, allow_anonymous="auto", http_hosts="models.example.org, Other.example") as served:
+        assert served.ask(asked(served, host="models.example.org:8000")).status == 200
+        assert served.ask(asked(served, host="other.EXAMPLE")).status == 200
+        assert served.ask(asked(served, host="example.org")).status == 421
+
+
+def test_the_name_does_not_matter_where_callers_show_who_they_are(models: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"access_file": write_access_file(tmp_path / "access.toml"), "allow_anonymous": "none"}
+    token = f"Authorization: Bearer {TOKENS['predict']}"
+    with port(models, **settings) as served:
+        assert served.ask(asked(served, token, host="models.example.org")).status == 200
+        assert served.ask(asked(served, host="models.example.org")).status == 401
+
+
+# What pages cause
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (f"Origin: {ATTACKER}",),
+        ("Origin: null",),
+        ("Sec-Fetch-Site: cross-site",),
+        ("Sec-Fetch-Site: same-site",),
+        (f"Origin: {ATTACKER}", "Sec-Fetch-Site: cross-site"),
+        ("Origin: http://localhost.attacker.example",),
+    ],
+)
+def test_what_a_page_of_another_site_sends_is_refused(trusting: Port, lines: tuple[str, ...]) -> None:
+    answer = trusting.ask(asked(trusting, *lines))
+
+    assert answer.status == 403
+    assert answer.headers["frostline-error"] == "cross_site"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_what_its_own_page_and_other_programs_send_is_answered(trusting: Port) -> None:
+    assert trusting.ask(asked(trusting)).status == 200
+    assert trusting.ask(asked(trusting, f"Origin: http://{trusting.host}")).status == 200
+    assert trusting.ask(asked(trusting, f"Origin: http://{trusting.host}", "Sec-Fetch-Site: same-origin")).status == 200
+    assert trusting.ask(asked(trusting, "Sec-Fetch-Site: none")).status == 200
+
+
+def test_its_own_page_behind_what_ends_tls_is_answered(trusting: Port) -> None:
+    assert (
+        trusting.ask(asked(trusting, f"Origin: https://{trusting.host}", "Sec-Fetch-Site: same-origin")).status == 200
+    )
+    assert trusting.ask(asked(trusting, f"Origin: https://{trusting.host}")).status == 200
+
+
+def test_a_form_of_another_site_changes_nothing(trusting: Port) -> None:
+    form = ("Content-Type: text/plain", f"Origin: {ATTACKER}", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate")
+    body = b"{}"
+    lines = (f"Host: {trusting.host}", f"Content-Length: {len(body)}", *form)
+
+    assert trusting.ask(head("POST", "/v2/repository/models/digits/unload", *lines) + body).status == 403
+
+
+# CORS
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+def test_no_page_of_another_site_reads_an_answer_by_default(trusting: Port, method: str) -> None:
+    lines = (f"Origin: {ATTACKER}", "Access-Control-Request-Method: POST")
+    answer = trusting.ask(asked(trusting, *lines, method=method))
+
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert method == "OPTIONS" or answer.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_pages_that_the_operator_has_allowed_ask_and_read(open_to_app: Port) -> None:
+    lines = (f"Origin: {APP}", "Sec-Fetch-Site: cross-site")
+    preflight = open_to_app.ask(asked(open_to_app, *lines, "Access-Control-Request-Method: POST", method="OPTIONS"))
+    answer = open_to_app.ask(asked(open_to_app, *lines))
+
+    assert preflight.status == 204
+    assert preflight.headers["access-control-allow-methods"] == "GET, POST"
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    assert answer.status == 200
+    for each in (preflight, answer):
+        assert each.headers["access-control-allow-origin"] == APP
+        assert "access-control-allow-credentials" not in each.headers
+        assert each.headers["vary"] == "origin"
+
+
+def test_a_failure_can_be_read_by_them_too(open_to_app: Port) -> None:
+    answer = open_to_app.ask(head("GET", "/nowhere", f"Host: {open_to_app.host}", f"Origin: {APP}"))
+
+    assert answer.status == 404
+    assert answer.headers["access-control-allow-origin"] == APP
+
+
+@pytest.mark.parametrize(
+    "origin", [ATTACKER, f"{APP}.attacker.example", "http://app.example.org", f"{APP}:444", "null"]
+)
+def test_others_are_refused_all_the_same(open_to_app: Port, origin: str) -> None:
+    answer = open_to_app.ask(asked(open_to_app, f"Origin: {origin}"))
+
+    assert answer.status == 403
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_any_origin_is_a_choice() -> None:
+    origins = Origins([], ["*"], trusted=True)
+
+    origins.check("POST", {"host": "localhost", "origin": ATTACKER, "sec-fetch-site": "cross-site"})
+    assert dict(origins.cors({"origin": ATTACKER}))[b"access-control-allow-origin"] == b"*"
+    with pytest.raises(Failure):
+        # A page of another site says so; it has no origin to be allowed.
+        origins.check("POST", {"host": "localhost", "sec-fetch-site": "cross-site"})
