@@ -307,6 +307,22 @@ def test_fetch(url: str, tool: Callable[[str], str]) -> None:
     assert told["refused"] == [404, "Request for unknown model: 'nobody' is not found"]
 
 
+def test_a_picture_that_is_none_is_refused_once_and_counted_once(url: str) -> None:
+    def failed() -> int:
+        return int(ask(url, "/v2/models/fruit/live").json["versions"][0]["failed"])
+
+    before = failed()
+    body = {"rows": [base64.b64encode(b"%PDF-1.7").decode()]}
+    assert "is a PDF" in ask(url, "/v2/models/fruit/predict", body).error
+    assert failed() - before == 1
+
+
+def test_a_body_that_says_it_is_something_else_is_told_what_is_understood(url: str) -> None:
+    answer = ask(url, "/v2/models/fruit/predict", b"%PDF-1.7", headers={"Content-Type": "application/pdf"})
+    assert answer.status == 415
+    assert "Content-Type is application/pdf; send JSON" in answer.error
+
+
 def test_one_connection_answers_many_requests(url: str) -> None:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
     text = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [[1, 2, 3, 4]]}]})

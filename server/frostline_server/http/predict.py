@@ -46,6 +46,19 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 _TIMEOUT_S = 300.0
+_MOST_STARTS = 3
+"""How often rows are read and sent, because the version that was to answer has gone."""
+_NO_JSON = (
+    "image/",
+    "audio/",
+    "video/",
+    "application/pdf",
+    "application/zip",
+    "application/xml",
+    "text/html",
+    "text/csv",
+)
+"""Types of bodies that are certainly no JSON; programs are careless with others."""
 _ANSWER_FACTOR = 20
 """About how many bytes of JSON a byte of probabilities becomes: a class has its index, its label and its number."""
 _MOST_PARTS = 4096
@@ -139,39 +152,70 @@ class Predict:
         self._calls.admit(call, PREDICT)
         body = await call.body()
         model, version = call.parameters["model"], call.parameters.get("version", "")
-        known = Known()
         try:
-            schema = await self._hold(call, asking.schema(model, version, known, None))
-            kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind == "multipart/form-data":
-                asked = await _form(call, body)
-            elif kind in _PICTURES and kind:
-                asked = _Asked([body])
-            else:
-                if len(body) > LONG_BYTES:
-                    call.hold(memory_of(body))
-                asked = await elsewhere(len(body), partial(_json, body, schema))
-            question = Question(
-                model,
-                version,
-                asked.rows,
-                _outputs(schema),
-                top_k=0,
-                timeout_s=_TIMEOUT_S,
-                until=time.monotonic() + _TIMEOUT_S,
-                extra=asked.extra,
-                paths=False,
-            )
-            states = _are_raw(asked.rows, schema) and schema.columns[0].kind != "image"
-            told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
-            answering = await self._hold(call, asking.schema(model, told.version, known, None))
-            size = told.ByteSize()
-            if size > LONG_BYTES:
-                call.hold(_ANSWER_FACTOR * size)
-            answer = await elsewhere(max(size, len(body)), partial(_answer, told, answering, asked.top_k))
+            for start in range(1, _MOST_STARTS + 1):
+                try:
+                    answer = await self._answer(call, model, version, body)
+                except (errors.ModelNotFound, errors.ModelNotReady, errors.ServerUnavailable):
+                    # The version that was to answer may have been replaced since its schema was read.
+                    if version.isdecimal() or start == _MOST_STARTS:
+                        raise
+                else:
+                    return Response(answer, media_type="application/json")
         except errors.FrostlineError as error:
             raise _failure(error) from error
-        return Response(answer, media_type="application/json")
+        raise AssertionError("the last start returns or raises")
+
+    async def _answer(self, call: Call, model: str, version: str, body: bytes) -> bytes:
+        """The body of an answer.
+
+        Raises:
+            FrostlineError: there is none.
+        """
+        known = Known()
+        schema = await self._hold(call, asking.schema(model, version, known, None))
+        asked = await self._asked(call, body, schema)
+        # Of the version whose schema it is: where versions share the traffic, another one might answer, to which these are other
+        # rows, and what is refused is not sent twice.
+        question = Question(
+            model,
+            schema.version,
+            asked.rows,
+            _outputs(schema),
+            top_k=0,
+            timeout_s=_TIMEOUT_S,
+            until=time.monotonic() + _TIMEOUT_S,
+            extra=asked.extra,
+            paths=False,
+        )
+        states = _are_raw(asked.rows, schema) and schema.columns[0].kind != "image"
+        told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
+        size = told.ByteSize()
+        if size > LONG_BYTES:
+            call.hold(_ANSWER_FACTOR * size)
+        return await elsewhere(max(size, len(body)), partial(_answer, told, schema, asked.top_k))
+
+    async def _asked(self, call: Call, body: bytes, schema: Schema) -> "_Asked":
+        """What a request asks.
+
+        Raises:
+            Failure: it is of a type, or has a form, that is not understood.
+        """
+        kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            return await _form(call, body)
+        if kind in _PICTURES:
+            return _Asked([body])
+        if kind.startswith(_NO_JSON):
+            raise Failure(
+                415,
+                f"Content-Type is {kind[:100]}; send JSON (application/json), a form (multipart/form-data), or a picture "
+                "(image/png, image/jpeg, image/webp)",
+                "unsupported",
+            )
+        if len(body) > LONG_BYTES:
+            call.hold(memory_of(body))
+        return await elsewhere(len(body), partial(_json, body, schema))
 
     async def _hold(self, call: Call, conversation: Conversation[T], *, states: bool = False, size: int = 0) -> T:
         """What a conversation comes to, whose calls are answered here.
