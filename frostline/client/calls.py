@@ -99,5 +99,8 @@ def _what_is_there() -> Conversation[str]:
         index = yield Call("RepositoryIndex", pb.RepositoryIndexRequest(), LOOK_UP_S)
     except FrostlineError:
         return "list what is there with `frostline models`"
-    versions = [f"{entry.name} version {entry.version}" for entry in index.models]
+    versions = [
+        f"{entry.name} version {entry.version}" if entry.version else f"{entry.name} (not loaded)"
+        for entry in index.models
+    ]
     return f"the server has: {', '.join(versions)}" if versions else "the server has no models"

@@ -584,6 +584,16 @@ def test_probes_need_no_credentials(guarded: Running) -> None:
         assert ask(guarded.server.http_url, path).status == 200
 
 
+def test_many_rows_are_many_requests_to_the_limit_of_a_caller(tmp_path: Path) -> None:
+    onnx_models.write_artifact(tmp_path / "models", "linear")
+    file = write_access_file(tmp_path / "access.toml", entry("slow", SLOW, "predict", requests_per_s=0.001, burst=2))
+    with running(tmp_path / "models", http=True, access_file=file, allow_anonymous="none") as instance:
+        rows = {"rows": [[1, 2, 3, 4]] * 3 * instance.config.max_batch_size}
+        header = {"Authorization": f"Bearer {SLOW}"}
+        answer = ask(instance.server.http_url, "/v2/models/linear/predict", rows, headers=header)
+    assert (answer.status, answer.headers["frostline-error"]) == (429, "rate_limited")
+
+
 def test_a_caller_of_too_many_calls_is_told_when_to_come_again(guarded: Running) -> None:
     # One call, whatever has to be looked up to answer it.
     rows = {"rows": [dict(zip(raw_rows.COLUMNS, raw_rows.ROWS[0], strict=True))]}

@@ -80,7 +80,9 @@ class Application:
             failure.__context__ = failure.__cause__ = None
             return failure.with_traceback(None)
         except HTTPException as error:  # Starlette's own: another method
-            return Failure(error.status_code, f"{scope['method']} is no method of {scope['path'][:200]}", "unsupported")
+            sentence = f"{scope['method']} is no method of {scope['path'][:200]}"
+            methods = (error.headers or {}).get("Allow", "")
+            return Failure(error.status_code, sentence, "unsupported", allowed=methods)
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception as defect:

@@ -48,7 +48,10 @@ class Call:
         self.headers: Mapping[str, str] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
         }
-        """The first value of each, by its name in small letters."""
+        """The first value of each, by its name in small letters; of credentials all, which nobody has."""
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(shown) > 1:
+            self.headers = {**self.headers, "authorization": b",".join(shown).decode("latin-1")}
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -106,7 +109,7 @@ class Call:
                 if size > self._most_bytes:
                     raise Failure(
                         413,
-                        f"the body unpacks to more than {self._most_bytes} bytes (max_message_bytes); send fewer rows",
+                        f"the body unpacks to more than {self._most_bytes} bytes (max_message_bytes and 1 MiB); send fewer rows",
                         "message_too_large",
                     )
                 if not part and not packed and not unpacking.eof:

@@ -439,7 +439,9 @@ class Connection(HttpToolsProtocol):
         most = self._limits.body_bytes
         self.refuse(
             Failure(
-                413, f"the body is longer than {most} bytes (max_message_bytes); send fewer rows", "message_too_large"
+                413,
+                f"the body is longer than {most} bytes (max_message_bytes and 1 MiB); send fewer rows",
+                "message_too_large",
             )
         )
 

@@ -109,7 +109,8 @@ class HttpFrontEnd:
         config = self._config
         host = config.host.strip("[]")
         # Its lines would be of clients' faults, which are counted.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        for library in ("uvicorn.error", "python_multipart"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         self._uvicorn.load()
         loop = asyncio.get_running_loop()
         shared = self._shared = Shared(self._uvicorn, ServerState(), loop, self._limits, self.budget)

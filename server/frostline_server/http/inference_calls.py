@@ -11,14 +11,23 @@ from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.message_scan import TakesLong
-from frostline_server.errors import InvalidInput, MessageTooLarge, NetworkFull, PredictionError
+from frostline_server.errors import (
+    InvalidInput,
+    MessageTooLarge,
+    ModelNotFound,
+    ModelNotReady,
+    NetworkFull,
+    PredictionError,
+)
 from frostline_server.http.call import Call, ClientGone
 from frostline_server.http.shared import HELD_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 
-_OF_STATUSES: Mapping[int, type[PredictionError]] = {413: MessageTooLarge, 503: NetworkFull}
+_OF_KINDS: Mapping[str, type[PredictionError]] = {
+    each.kind: each for each in (MessageTooLarge, NetworkFull, ModelNotFound, ModelNotReady)
+}
 """What a failure of HTTP itself is counted as; others are bad requests."""
 _Answered = asyncio.Future[bytes | int | None]
 """An answer; or the size of one for which there is no room; or None for one that has an error."""
@@ -75,7 +84,7 @@ class InferenceCalls:
             yield
         except Failure as failure:
             if not failure.code:
-                error = _OF_STATUSES.get(failure.status, InvalidInput)
+                error = _OF_KINDS.get(failure.kind, InvalidInput)
                 self._inference.count(error(failure.sentence))
             raise
 

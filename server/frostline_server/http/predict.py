@@ -150,6 +150,10 @@ class Predict:
     async def _predict(self, request: Request) -> Response:
         call = self._call_of(request)
         self._calls.admit(call, PREDICT)
+        if query := call.scope["query_string"]:
+            raise _bad(
+                f"the query {query[:100].decode('latin-1')!r} has no meaning here; say it in the body or the path"
+            )
         body = await call.body()
         model, version = call.parameters["model"], call.parameters.get("version", "")
         try:
@@ -173,8 +177,16 @@ class Predict:
             FrostlineError: there is none.
         """
         known = Known()
-        schema = await self._hold(call, asking.schema(model, version, known, None))
+        try:
+            schema = await self._hold(call, asking.schema(model, version, known, None))
+        except errors.FrostlineError as error:
+            failure = _failure(error)
+            # No request has come as far as to be counted.
+            failure.code = ""
+            raise failure from error
         asked = await self._asked(call, body, schema)
+        if asked.top_k and not chooses_a_class(schema):
+            raise _bad(f"{model} does not choose one of several classes for a row, so it has no top_k; leave that out")
         # Of the version whose schema it is: where versions share the traffic, another one might answer, to which these are other
         # rows, and what is refused is not sent twice.
         question = Question(
@@ -224,6 +236,7 @@ class Predict:
             FrostlineError: it fails.
         """
         step: Callable[[], Any] = partial(next, conversation)
+        sent = 0
         while True:
             # Not StopIteration, which no future takes.
             asked, found = await elsewhere(size, partial(_stepped, step))
@@ -232,6 +245,10 @@ class Predict:
                 return result
             try:
                 if asked.method == "Predict":
+                    sent += 1
+                    if sent > 1:
+                        # Many rows are many requests, also to the caller's limit.
+                        self._calls.admit(call, PREDICT)
                     message = asked.request + _STATES if states else asked.request
                     answer: Any = pb.PredictResponse.FromString(await self._calls.answer(call, PREDICT, message))
                 else:
@@ -323,10 +340,15 @@ def _picture(row: Any, column: str, where: str) -> Any:
 def _file(cell: Any, where: str) -> bytes:
     text = cell.get("b64") if isinstance(cell, dict) and len(cell) == 1 else cell
     if isinstance(text, str):
+        encoded = text.partition(",")[2] if text.startswith("data:") else text
         try:
-            return base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
-        except (ValueError, binascii.Error):
-            pass
+            # Programs break its lines.
+            return base64.b64decode("".join(encoded.split()), validate=True)
+        except (ValueError, binascii.Error) as error:
+            if text is not cell:
+                raise _bad(
+                    f"{where}: b64 is no base64 ({error}); send the bytes of a PNG, JPEG or WebP file"
+                ) from error
     raise _bad(
         f'{where} is {_told(cell)}; a picture is {{"b64": "..."}}, the bytes of a PNG, JPEG or WebP file in base64'
     )
@@ -373,14 +395,21 @@ async def _form(call: Call, body: bytes) -> _Asked:
     return _Asked(files, int(top_k), said.get("extra", "refuse"))
 
 
+def chooses_a_class(schema: Schema) -> bool:
+    """Whether a version chooses one of several classes for a row."""
+    # A file that nobody published with a task has a softmax where it does.
+    return schema.task == "single-label" or (
+        not schema.task and "softmax" in {output.name for output in schema.outputs}
+    )
+
+
 def _outputs(schema: Schema) -> tuple[messages.OutputName, ...]:
     """The readings to ask for."""
-    names = {output.name for output in schema.outputs}
-    if schema.task == "dense" or (not schema.task and "argmax" in names and "softmax" not in names):
-        return ("argmax",)
-    if schema.task == "single-label" or (not schema.task and "softmax" in names):
+    if chooses_a_class(schema):
         return ("softmax", "argmax")
-    return ("values",)
+    names = {output.name for output in schema.outputs}
+    dense = schema.task == "dense" or (not schema.task and "argmax" in names)
+    return ("argmax",) if dense else ("values",)
 
 
 # Answers
@@ -424,7 +453,9 @@ def _rows(prediction: Prediction, task: str, schema: Schema, top_k: int) -> Iter
         case "multi-label":
             names = _named(prediction.names, prediction.probabilities.shape[1], "label")
             for held, row in zip(prediction.labels, prediction.probabilities, strict=True):
-                yield {"labels": list(held), "probabilities": dict(zip(names, elements(row), strict=True))}
+                # None where a probability is NaN: nothing is decided.
+                told = None if held is None else list(held)
+                yield {"labels": told, "probabilities": dict(zip(names, elements(row), strict=True))}
         case "regression":
             values = prediction.values.reshape(len(prediction), -1)
             names = _named(prediction.names, values.shape[1], "value")
@@ -488,9 +519,10 @@ def _refused(failure: Failure) -> errors.FrostlineError:
 
 def _failure(error: errors.FrostlineError) -> Failure:
     """How a conversation that failed ends."""
-    return Failure.of_code(
-        error.code, str(error), error.kind or ("invalid_input" if error.code == "INVALID_ARGUMENT" else "")
-    )
+    if not error.kind and error.code == "INVALID_ARGUMENT":
+        # Refused before anything was sent.
+        return _bad(str(error))
+    return Failure.of_code(error.code, str(error), error.kind)
 
 
 def _told(value: Any) -> str:

@@ -43,12 +43,16 @@ class Failure(Exception):
         kind: one word that clients can rely on; see docs/clients.md.
         retry_s: seconds after which it may be tried again, where that is known.
         code: the name of the gRPC code that says the same, where there is one.
+        allowed: the methods that the path has, where the request's is none of them.
     """
 
-    def __init__(self, status: int, sentence: str, kind: str = "", retry_s: int | None = None, code: str = "") -> None:
+    def __init__(
+        self, status: int, sentence: str, kind: str = "", retry_s: int | None = None, code: str = "", allowed: str = ""
+    ) -> None:
         super().__init__(sentence)
         self.status = status
         self.code = code
+        self.allowed = allowed
         self.sentence = sendable(sentence)[:_MOST_CHARACTERS]
         self.kind = kind
         self.retry_s = retry_s
@@ -78,6 +82,8 @@ class Failure(Exception):
             said.append((KIND.encode(), self.kind.encode()))
         if self.retry_s is not None:
             said.append((b"retry-after", str(self.retry_s).encode()))
+        if self.allowed:
+            said.append((b"allow", self.allowed.encode("latin-1")))
         if self.status == HTTPStatus.UNAUTHORIZED:
             said.append((b"www-authenticate", b"Bearer"))
         return said

@@ -214,7 +214,7 @@ class Views:
             after = await self._changed_rollout(name, await step())
             status = "OK"
         except Failure as failure:
-            status = failure.code or str(failure.status)
+            status = failure.code or "INVALID_ARGUMENT"
             raise
         finally:
             told = {"identity": who.name, "credential": who.credential, "peer": call.exchange.peer}
@@ -227,7 +227,7 @@ class Views:
 
         def change() -> Rollout:
             with self._changing:
-                return rollouts.change(self._folder / name, self._files, step)
+                return rollouts.change(self._folder / name, self._files, self._checked(name, step))
 
         try:
             after: Rollout = await _in_thread(change)
@@ -235,6 +235,21 @@ class Views:
             raise Failure(409, f"{name}: {error}", "rollout_refused", code="FAILED_PRECONDITION") from error
         self._changed()
         return after
+
+    def _checked(
+        self, name: str, step: Callable[[Rollout | None, list[int]], Rollout]
+    ) -> Callable[[Rollout | None, list[int]], Rollout]:
+        """A step that names no version anew which is known to be FAILED."""
+
+        def checked(before: Rollout | None, there: list[int]) -> Rollout:
+            after = step(before, there)
+            for number in rollouts.wanted(after) - rollouts.wanted(before):
+                version = self._repository.of(name).get(number)
+                if version is not None and version.state == "FAILED":
+                    raise ConfigError(f"version {number} failed to load: {version.reason}")
+            return after
+
+        return checked
 
     def _version(self, call: Call) -> ModelVersion:
         """The version that the path names, whatever its state."""

@@ -10,7 +10,7 @@ the trial queue: it holds up nobody but its own model, which goes on when the tr
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -380,8 +380,7 @@ class Reconciler:
             # While others were loaded; what was written last may be a configuration that decides about it.
             return True
         self._repository.forget(name, todo.forget)
-        for number in todo.unload:
-            self._retire(versions[number])
+        self._retire([versions[number] for number in todo.unload])
         if todo.load and model is not None:
             self._load(model, todo.load[0], on_disk.versions[todo.load[0]] if on_disk else ())
             if self._chosen is None:
@@ -520,15 +519,20 @@ class Reconciler:
             )
             self._on_change(replaced)
 
-    def _retire(self, version: ModelVersion) -> None:
-        version.state = "UNLOADING"
-        # Watchers are told before a request can be refused.
-        self._on_change(version)
+    def _retire(self, versions: Sequence[ModelVersion]) -> None:
+        """Stop serving versions of a model, all at once: none may stand in for another that goes with it."""
+        if not versions:
+            return
+        for version in versions:
+            version.state = "UNLOADING"
+            # Watchers are told before a request can be refused.
+            self._on_change(version)
         self._repository.publish(self._folder.models)
-        self._drain(version)
-        version.state = "UNLOADED"
-        self._repository.forget(version.name, [int(version.version)])
-        self._on_change(version)
+        for version in versions:
+            self._drain(version)
+            version.state = "UNLOADED"
+            self._repository.forget(version.name, [int(version.version)])
+            self._on_change(version)
 
     def _drain(self, version: ModelVersion) -> None:
         """Finish the accepted requests of a version, and release it."""

@@ -204,7 +204,7 @@ def test_errors_are_as_it_says(url: str, described: Any) -> None:
 def test_rows_that_a_model_takes_are_as_its_schema_says_and_its_answers_too(
     url: str, described: Any, model: str
 ) -> None:
-    body = {"rows": ROWS[model], "top_k": 1, "extra": "refuse"}
+    body = {"rows": ROWS[model], "extra": "refuse"} | ({"top_k": 1} if model in ("churn", "mood", "linear") else {})
     validator(described, request_schema(described, model)).validate(body)
     path = f"/v2/models/{model}/predict"
     answer = ask(url, path, body)

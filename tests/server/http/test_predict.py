@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -464,3 +465,47 @@ def test_the_schema_is_what_grpc_says(server: Running, client: frostline.Client)
     assert ask(server.server.http_url, "/v2/models/churn/versions/1/schema").json == told
     assert ask(server.server.http_url, "/v2/models/linear/schema").json["example"] is None
     assert predictions(server, "churn", [told["example"]])[0]["label"] == "no"
+
+
+def test_a_label_that_nan_does_not_decide_is_null_and_costs_no_other_row(server: Running) -> None:
+    told = predict(server, "multi-label", {"rows": [["NaN", 0.2, 0.9], [0.1, 0.2, 0.9]]}).json["predictions"]
+    assert [row["labels"] for row in told] == [None, ["blue"]]
+    assert told[0]["probabilities"] == {"red": "NaN", "green": 0.2, "blue": 0.9}
+
+
+@pytest.mark.parametrize("task", ["regression", "multi-label", "binary", "embedding", "dense"])
+def test_top_k_of_what_chooses_no_class_is_refused(server: Running, task: str) -> None:
+    width = {"regression": 2, "binary": 1}.get(task, 3)
+    rows = [[0.5] * width] if task != "dense" else [[[[0.5] * 3] * 2] * 2]
+    assert "has no top_k; leave that out" in refusal(server, task, {"rows": rows, "top_k": 1})
+
+
+def test_a_query_is_refused_where_it_would_be_ignored(server: Running) -> None:
+    answer = ask(server.server.http_url, "/v2/models/linear/predict?version=1&top_k=1", {"rows": [[1, 2, 3, 4]]})
+    assert answer.status == 400
+    assert "the query 'version=1&top_k=1' has no meaning here" in answer.error
+
+
+@pytest.mark.parametrize("broken", ["\n".join((B64[:60], B64[60:])), B64 + "\n", f" {B64}"])
+def test_base64_may_be_broken_into_lines(server: Running, broken: str) -> None:
+    expected = predict(server, "fruit", {"rows": [B64]}).json["predictions"]
+    assert predict(server, "fruit", {"rows": [{"b64": broken}, broken]}).json["predictions"] == expected * 2
+
+
+def test_base64_that_is_none_is_called_so(server: Running) -> None:
+    assert "row 0: b64 is no base64" in refusal(server, "fruit", {"rows": [{"b64": "?"}]})
+
+
+def test_what_is_refused_before_it_is_a_request_is_counted_too(server: Running) -> None:
+    def counted(code: str) -> float:
+        with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=TIMEOUT_S) as page:
+            lines = page.read().decode().splitlines()
+        series = f'frostline_requests_total{{code="{code}",model="",version=""}} '
+        return sum(float(line.removeprefix(series)) for line in lines if line.startswith(series))
+
+    before = counted("INVALID_ARGUMENT"), counted("NOT_FOUND")
+    predict(server, "churn", {"rows": [{"nothing": 1}]})
+    predict(server, "linear", {"rows": "text"})
+    predict(server, "nope", {"rows": [[1]]})
+    after = counted("INVALID_ARGUMENT"), counted("NOT_FOUND")
+    assert (after[0] - before[0], after[1] - before[1]) == (2, 1)

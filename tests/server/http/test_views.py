@@ -1,5 +1,6 @@
 """What the page shows: cards, pictures, live numbers, the caller; promotion and rollback, as a role allows them."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import structlog
 
 from tests.support import onnx_models as zoo
 from tests.support.http_calls import Answer, ask
-from tests.support.servers import Running, running
+from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.tokens import TOKENS, entry, write_access_file
 
 PNG = b"\x89PNG\r\n\x1a\n..."
@@ -165,6 +166,19 @@ def test_a_promotion_that_cannot_be_says_why_and_changes_nothing(
     assert not (models / "m" / "rollout.json").exists()
 
 
+def test_a_version_that_is_known_to_have_failed_is_not_promoted(tmp_path: Path) -> None:
+    zoo.write_artifact(tmp_path, "m", 1)
+    (zoo.write_artifact(tmp_path, "m", 2, card=False) / "model.onnx").write_bytes(b"no model")
+    (tmp_path / "m" / "config.pbtxt").write_text("version_policy { all {} }")
+    with running(tmp_path, http=True, require="none") as instance:
+        answers = [
+            ask(instance.server.http_url, "/v2/models/m/promote", body)
+            for body in ({"version": 1}, {"version": 2}, {"version": 2, "canary": 10}, {"shadow": True})
+        ]
+    assert [answer.status for answer in answers] == [200, 409, 409, 409]
+    assert all("version 2 failed to load" in answer.error for answer in answers[1:])
+
+
 def test_a_folder_that_cannot_be_written_to_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo.write_artifact(tmp_path, "m")
 
@@ -216,6 +230,19 @@ def test_each_view_needs_its_role(asking: str, path: str, body: Any, roles: set[
     assert (let_in, refused) == (roles, set(TOKENS) - roles)
 
 
+def test_two_credentials_are_those_of_nobody(asking: str) -> None:
+    both = [("Authorization", f"Bearer {TOKENS['predict']}"), ("Authorization", f"Bearer {TOKENS['control']}")]
+    with socket.create_connection(("127.0.0.1", int(asking.rpartition(":")[2])), timeout=TIMEOUT_S) as client:
+        head = "".join(f"{name}: {value}\r\n" for name, value in both)
+        client.sendall(f"GET /v2/me HTTP/1.1\r\nHost: localhost\r\n{head}Connection: close\r\n\r\n".encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_path_says_which_methods_it_has(get: Any) -> None:
+    answer = get("/v2/models/m/promote")
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+
 def test_the_status_says_why_the_server_is_not_ready_and_where_grpc_is(models: Path, get: Any, server: Running) -> None:
     assert get("/v2/status").json == {"ready": True, "reason": "", "grpc": server.address}
     with running(models, http=True) as instance:  # which requires all models, also the broken one
@@ -241,11 +268,13 @@ def test_promotions_are_lines_of_the_audit_log_also_if_they_are_refused(asking: 
     structlog.reset_defaults()
     with structlog.testing.capture_logs() as lines:
         ask(asking, "/v2/models/m/promote", {"version": 9}, headers=shown(TOKENS["control"]))
+        ask(asking, "/v2/models/m/promote", {"version": "9"}, headers=shown(TOKENS["control"]))
         ask(asking, "/v2/models/m/promote", {"version": 9}, headers=shown(TOKENS["predict"]))
         ask(asking, "/v2/models/m/rollback", b"")
     audited = [line for line in lines if line["event"] == "audit"]
     assert [(line["identity"], line["method"], line["model"], line["status"]) for line in audited] == [
         ("control", "Promote", "m", "FAILED_PRECONDITION"),
+        ("control", "Promote", "m", "INVALID_ARGUMENT"),
         ("predict", "Promote", "m", "PERMISSION_DENIED"),
         ("anonymous", "Rollback", "m", "UNAUTHENTICATED"),
     ]

@@ -1,5 +1,6 @@
 """Versions that come, change and go while others are served: nothing wrong is ever handed out, and nothing good is taken away."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -735,6 +736,24 @@ def test_with_explicit_control_nothing_is_served_until_it_is_asked_for(tmp_path:
     explicit.reconciler.unload_model("m")
     assert explicit.told[-2:] == ["m:2 UNLOADING", "m:2 UNLOADED"]
     assert explicit.reconciler.unloaded() == ["m", "other"]
+
+
+def test_an_unloaded_models_versions_go_at_once_and_none_stands_in_for_another(tmp_path: Path, explicit: Shelf) -> None:
+    for version in (1, 3):
+        write_artifact(tmp_path, "m", version)
+    (tmp_path / "m" / "rollout.json").write_text('{"labels": {"stable": 1}}')
+    explicit.reconciler.load_model("m")
+    assert explicit.states() == {"1": "READY", "3": "READY"}
+    answering: list[str] = []
+
+    def watch(_: ModelVersion) -> None:
+        with contextlib.suppress(ModelNotFound, ModelNotReady):
+            answering.append(explicit.repository.get("m", "").version)
+
+    explicit.watch = watch
+    explicit.reconciler.unload_model("m")
+    assert set(answering) == {"1"}
+    assert explicit.states() == {}
 
 
 def test_a_load_that_is_asked_for_and_fails_says_why_and_what_goes_on(tmp_path: Path, explicit: Shelf) -> None:

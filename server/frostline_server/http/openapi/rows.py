@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from frostline.client.schema import Column, Schema
+from frostline_server.http.predict import chooses_a_class
 
 Json = dict[str, Any]
 
@@ -24,13 +25,15 @@ _ELEMENTS: dict[str, Json] = {"BOOL": {"type": "boolean"}, "BYTES": {"type": "st
 def request(schema: Schema) -> Json:
     """What a body for the model is."""
     said: Json = {
-        "top_k": {"type": "integer", "minimum": 0, "description": "classes to list; 0, as without it, for up to 1000"},
         "extra": {
             "type": "string",
             "enum": ["refuse", "ignore"],
             "description": "columns that it does not take; refuse without it",
         },
     }
+    if chooses_a_class(schema):
+        top_k = "classes to list; 0, as without it, for up to 1000"
+        said["top_k"] = {"type": "integer", "minimum": 0, "description": top_k}
     if len(schema.inputs) != 1 and not schema.columns:
         inputs = {spec.name: _array(spec.shape, spec.datatype) for spec in schema.inputs}
         given = {"inputs": _closed(inputs, list(inputs))}
