@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import frostline
 from frostline_server.http import predict as predict_module
 from frostline_server.http.call import Call
-from frostline_server.http.predict import _answer
+from frostline_server.http.predictions import answer_of
 from frostline_server.http.statuses import KIND
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
@@ -299,9 +299,9 @@ def test_long_answers_are_made_in_another_thread_and_their_memory_is_counted(
 
     def noted(*arguments: Any) -> bytes:
         made.append(threading.current_thread().name)
-        return _answer(*arguments)
+        return answer_of(*arguments)
 
-    monkeypatch.setattr(predict_module, "_answer", noted)
+    monkeypatch.setattr(predict_module, "answer_of", noted)
     monkeypatch.setattr(Call, "hold", lambda _, size: held.append(size))
     assert len(predictions(server, "embedding", [[1, 2, 3]])) == 1
     assert (made, held) == (["server-loop"], [])
