@@ -111,8 +111,8 @@ class ServerConfig(BaseModel):
     )
     http_hosts: str = Field(
         "",
-        description="names that clients reach the HTTP port by, separated by commas, or `*`; they matter where anonymous callers "
-        "are trusted because only this machine can reach the port",
+        description="names that clients reach the HTTP port by, separated by commas, or `*`; requests for others are refused, if "
+        "there are any, and where anonymous callers are trusted because only this machine can reach the port",
         json_schema_extra={"group": "HTTP", "see": "HTTP"},
     )
     http_cors_origins: str = Field(

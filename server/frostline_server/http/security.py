@@ -36,12 +36,13 @@ class Origins:
 
     Args:
         hosts: the names that the server is reached by, besides addresses and the machine's own; `*` for any.
-        trusted: whether callers are trusted by their address, so that the name matters.
+        trusted: whether callers are trusted by their address, so that the name matters also where no host is named.
         cors: origins whose pages may use the API, such as https://app.example.org; `*` for all.
     """
 
     def __init__(self, hosts: Collection[str], cors: Collection[str], *, trusted: bool) -> None:
-        self._any_host = not trusted or "*" in hosts
+        # Who names hosts wants no others, wherever the port is.
+        self._any_host = "*" in hosts or not (trusted or hosts)
         self._hosts = {host.casefold() for host in hosts} | {"localhost", socket.gethostname().casefold()}
         self._cors = frozenset(origin.casefold().rstrip("/") for origin in cors)
 

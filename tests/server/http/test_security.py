@@ -68,6 +68,16 @@ def test_another_name_that_leads_here_is_refused(trusting: Port, method: str, ho
     assert answer.headers["frostline-error"] == "wrong_host"
 
 
+def test_whoever_names_the_hosts_wants_no_others_wherever_the_port_is() -> None:
+    anywhere = Origins(["models.example.org"], [], trusted=False)
+    anywhere.check("GET", {"host": "models.example.org:8000"})
+    with pytest.raises(Failure, match="is no name of this server"):
+        anywhere.check("GET", {"host": "attacker.example"})
+    # Without any, a service behind a name of its own works as it is.
+    Origins([], [], trusted=False).check("GET", {"host": "frostline.default.svc:8000"})
+    Origins(["*"], [], trusted=True).check("GET", {"host": "attacker.example"})
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "127.0.0.1:80", "[::1]:8000", "10.1.2.3"])
 def test_its_own_names_and_addresses_are_answered(trusting: Port, host: str) -> None:
     assert trusting.ask(asked(trusting, host=host)).status == 200
