@@ -79,7 +79,7 @@ def shares_of(prediction: Any, labels: list[str]) -> dict[str, str]:
 def test_it_says_how_the_server_is_and_who_asks(visit: Visit) -> None:
     expect(visit.page.locator("#health")).to_have_text("Ready")
     expect(visit.page.locator("#counts")).to_contain_text("7 ready")
-    expect(visit.page.locator("#counts")).to_contain_text("1 with a failed version")
+    expect(visit.page.locator("#counts")).to_contain_text("1 failed")
     expect(visit.page.locator("#who")).not_to_have_text("…")
     assert visit.page.locator("#list .name").all_inner_texts() == [
         "broken",
@@ -255,7 +255,7 @@ def test_the_live_charts_move_under_load(visit: Visit, client: frostline.Client)
         for title in ("Requests a second", "Time of a request", "Rows in a batch, mean"):
             chart = visit.page.get_by_role("img", name=title)
             visit.page.wait_for_function(
-                r"chart => /: (p50 )?[0-9.,]*[1-9]/.test(chart.getAttribute('aria-label'))", arg=chart.element_handle()
+                r"chart => /: (answered |p50 )?[0-9.,]*[1-9]/.test(chart.getAttribute('aria-label'))", arg=chart.element_handle()
             )
             assert chart.locator(".line-1").get_attribute("d")
         expect(visit.page.locator(".shares .bar-name").first).to_have_text("yes", timeout=TIMEOUT_MS)
@@ -291,8 +291,8 @@ def test_the_card_of_a_version_is_shown_with_its_pictures(visit: Visit) -> None:
 def test_nothing_is_changed_without_a_confirmation(visit: Visit, client: frostline.Client) -> None:
     visit.show("churn")
     before = [(model.name, model.version, model.state) for model in client.models()]
-    visit.page.get_by_role("button", name="Unload").click()
-    expect(visit.page.get_by_role("dialog")).to_contain_text("Unload churn?")
+    visit.page.get_by_role("button", name="Roll back").click()
+    expect(visit.page.get_by_role("dialog")).to_contain_text("Roll back churn?")
     visit.page.keyboard.press("Escape")
     expect(visit.page.get_by_role("dialog")).to_have_count(0)
     assert [(model.name, model.version, model.state) for model in client.models()] == before
@@ -338,7 +338,7 @@ def test_who_may_only_predict_and_observe_sees_nothing_to_change(
         visiting(browser, guarded.server.http_url) as visit,
     ):
         visit.show("churn")
-        expect(visit.page.get_by_role("button", name="Unload")).to_have_count(0)
+        expect(visit.page.get_by_role("button", name="Roll back")).to_have_count(0)
         visit.page.click("#account summary")
         visit.page.get_by_label("Token").fill(TOKENS["control"])
         visit.page.get_by_role("button", name="Use this token").click()

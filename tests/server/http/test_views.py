@@ -217,7 +217,12 @@ def test_each_view_needs_its_role(asking: str, path: str, body: Any, roles: set[
 
 
 def test_the_status_says_why_the_server_is_not_ready_and_where_grpc_is(models: Path, get: Any, server: Running) -> None:
-    assert get("/v2/status").json == {"ready": True, "reason": "", "grpc": server.address}
+    assert get("/v2/status").json == {
+        "ready": True,
+        "reason": "",
+        "grpc": server.address,
+        "model_control": False,
+    }
     with running(models, http=True) as instance:  # which requires all models, also the broken one
         told = ask(instance.server.http_url, "/v2/status")
     assert (told.status, told.json["ready"]) == (200, False)

@@ -1,6 +1,10 @@
 /** The server's HTTP API: addresses, credentials and errors. */
 
 const TOKEN = "frostline.token";
+const PATIENCE_MS = 5000;
+
+/** The event of the window when the server refuses the credentials, or what they may do. */
+export const REFUSED = "frostline-refused";
 
 /** A refusal of the server, or no answer at all. The message is the server's own sentence. */
 export class ApiError extends Error {
@@ -13,6 +17,11 @@ export class ApiError extends Error {
 /** The token that was typed in; empty for none. Only this tab has it. */
 export function token() {
   return sessionStorage.getItem(TOKEN) ?? "";
+}
+
+/** Whether a header can carry this token: visible ASCII, and no spaces. */
+export function sendable(value) {
+  return /^[\x21-\x7e]*$/.test(value);
 }
 
 export function setToken(value) {
@@ -43,17 +52,23 @@ export function address(path) {
   return new URL(path, document.baseURI).href;
 }
 
-export async function get(path, signal) {
-  return (await send(path, { signal })).json();
+/** What the server says at a path; a server that does not answer in five seconds counts as silent. */
+export async function get(path) {
+  return (await send(path, { signal: AbortSignal.timeout(PATIENCE_MS) })).json();
 }
 
 /** A picture as an address for <img>: an image element sends no credentials, so it is fetched. */
-export async function picture(path, signal) {
-  const response = await send(path, { signal });
+export async function picture(path) {
+  const response = await send(path, {});
   return URL.createObjectURL(await response.blob());
 }
 
-/** POST JSON, or a file as it is; null for an answer without a body. */
+/** What the server says of all its models; as patient as `get`. */
+export function index() {
+  return post("v2/repository/index", {}, AbortSignal.timeout(PATIENCE_MS));
+}
+
+/** POST JSON, or a file as it is, until `signal` aborts it; null for an answer without a body. */
 export async function post(path, body, signal) {
   const file = body instanceof Blob;
   const headers = { "Content-Type": file ? body.type || "application/octet-stream" : "application/json" };
@@ -64,8 +79,9 @@ export async function post(path, body, signal) {
 
 async function send(path, options) {
   const response = await reach(path, options);
-  if (!response.ok) throw new ApiError(response.status, await reason(response));
-  return response;
+  if (response.ok) return response;
+  if (response.status === 401 || response.status === 403) window.dispatchEvent(new CustomEvent(REFUSED, { detail: path }));
+  throw new ApiError(response.status, await reason(response));
 }
 
 async function reach(path, options) {
@@ -77,6 +93,7 @@ async function reach(path, options) {
     return await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    if (error.name === "TimeoutError") throw new ApiError(0, `No answer for ${PATIENCE_MS / 1000} s.`);
     throw new ApiError(0, "The server does not answer. Is it still running?");
   }
 }

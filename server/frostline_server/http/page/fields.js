@@ -1,6 +1,7 @@
 /** The fields of a form, one for each column of a table. */
 
 import { el, freshId, percent, plural, readable } from "./dom.js";
+import { numberOf } from "./strict.js";
 
 const FEW_CATEGORIES = 12;
 
@@ -17,25 +18,62 @@ export function field(label, input, hint) {
   input.id ||= freshId("field");
   const note = hint ? el("p", { class: "hint", id: `${input.id}-hint`, text: hint }) : null;
   if (note) input.setAttribute("aria-describedby", note.id);
-  return el("div", { class: "field" }, el("label", { for: input.id, text: label }), input, note);
+  return el("div", { class: "field" }, el("label", { for: input.id, text: label, title: label }), input, note);
 }
 
 function missingHint(column) {
   return column.share_missing > 0 ? `, ${percent(column.share_missing)} missing` : "";
 }
 
+/** A field of a number. It is no <input type=number>, which changes with the wheel, and takes what it cannot read for "". */
+export function numberInput(options) {
+  return el("input", { type: "text", inputmode: "decimal", autocomplete: "off", spellcheck: "false", ...options });
+}
+
+/** Says beside a field of a number what is wrong with it: as soon as it is left, and until it is right. */
+export function faultOf(input) {
+  const fault = el("p", { class: "field-error", role: "alert", id: freshId("fault") });
+  function check(event) {
+    try {
+      numberOf(input.value);
+      fault.textContent = "";
+    } catch (error) {
+      // Half-typed numbers are not wrong yet.
+      if (event.type !== "input" || fault.textContent) fault.textContent = error.message;
+    }
+    input.setAttribute("aria-invalid", String(fault.textContent !== ""));
+    if (fault.textContent) input.setAttribute("aria-errormessage", fault.id);
+    else input.removeAttribute("aria-errormessage");
+  }
+  for (const type of ["input", "change", "invalid"]) input.addEventListener(type, check);
+  return fault;
+}
+
 class NumberField {
   constructor(column) {
     this.column = column;
-    this.input = el("input", { type: "number", step: "any", placeholder: "(missing)", autocomplete: "off" });
+    this.input = numberInput({ placeholder: "(missing)" });
     const seen = Number.isFinite(column.lowest) && Number.isFinite(column.highest);
     const hint = seen ? `${readable(column.lowest)} to ${readable(column.highest)} in training` : "a number";
     this.element = field(column.name, this.input, hint + missingHint(column));
+    this.fault = faultOf(this.input);
+    this.element.append(this.fault);
   }
 
   get value() {
-    if (this.input.validity.badInput) throw new BadField(`${this.column.name}: a number was expected.`, this.input);
-    return this.input.value === "" ? null : Number(this.input.value);
+    try {
+      return numberOf(this.input.value);
+    } catch (error) {
+      throw new BadField(`${this.column.name}: ${error.message}`, this.input);
+    }
+  }
+
+  get typed() {
+    return this.input.value;
+  }
+
+  set typed(text) {
+    this.input.value = text;
   }
 
   // A single-precision number such as 3.4000000953674316 is 3.4 to who typed it.
