@@ -6,6 +6,9 @@ const PATIENCE_MS = 5000;
 /** The event of the window when the server refuses the credentials, or what they may do. */
 export const REFUSED = "frostline-refused";
 
+/** The event of the window when the server does not answer. */
+export const SILENT = "frostline-silent";
+
 /** A refusal of the server, or no answer at all. The message is the server's own sentence. */
 export class ApiError extends Error {
   constructor(status, message) {
@@ -27,6 +30,13 @@ export function sendable(value) {
 export function setToken(value) {
   if (value) sessionStorage.setItem(TOKEN, value);
   else sessionStorage.removeItem(TOKEN);
+}
+
+let heard = performance.now();
+
+/** Whole seconds since the server's last answer. */
+export function silence() {
+  return Math.round((performance.now() - heard) / 1000);
 }
 
 let grpcPort = "8001";
@@ -90,9 +100,12 @@ async function reach(path, options) {
   // No other site's page can set this header, so the server knows that this one asks.
   if (options.method === "POST") headers["X-Frostline"] = "page";
   try {
-    return await fetch(path, { ...options, headers, cache: "no-store" });
+    const response = await fetch(path, { ...options, headers, cache: "no-store" });
+    heard = performance.now();
+    return response;
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    window.dispatchEvent(new Event(SILENT));
     if (error.name === "TimeoutError") throw new ApiError(0, `No answer for ${PATIENCE_MS / 1000} s.`);
     throw new ApiError(0, "The server does not answer. Is it still running?");
   }

@@ -1,6 +1,6 @@
 /** The page: is the server well, who asks, which models there are, and the one that the address names. */
 
-import { get, index, REFUSED, sendable, setGrpc, setToken, token } from "./api.js";
+import { get, index, REFUSED, sendable, setGrpc, setToken, SILENT, silence, token } from "./api.js";
 import { el, freshId, whileVisible } from "./dom.js";
 import { grouped, ModelList, stateOf } from "./list.js";
 import { ModelView } from "./model.js";
@@ -22,7 +22,7 @@ class Page {
     this.view = null;
     this.told = "";
     this.forms = new Map(); // by model, so that going back finds them as they were
-    this.answered = performance.now();
+    this.silent = 0; // the timer while the server does not answer
   }
 
   async start() {
@@ -30,6 +30,7 @@ class Page {
     byId("token-form").addEventListener("submit", (event) => this.#useToken(event));
     window.addEventListener("hashchange", () => this.#route(true));
     window.addEventListener(REFUSED, ({ detail: path }) => path !== ME && this.#askWho());
+    window.addEventListener(SILENT, () => this.#silent());
     await Promise.all([this.#health(), this.#askWho()]);
     whileVisible(WHO_PERIOD, () => this.#askWho());
     whileVisible(PERIOD, () => this.refresh());
@@ -44,7 +45,8 @@ class Page {
     const shown = byId("health");
     try {
       const status = await get("v2/status");
-      this.answered = performance.now();
+      clearInterval(this.silent);
+      this.silent = 0;
       setGrpc(status.grpc);
       if (this.loads !== status.model_control) {
         this.loads = status.model_control;
@@ -53,10 +55,26 @@ class Page {
       shown.className = `health ${status.ready ? "well" : "ill"}`;
       say(shown, status.ready ? "Ready" : `Not ready: ${status.reason}`);
     } catch (error) {
+      // Silence is said by its own event.
+      if (error.status === 0) return;
       shown.className = "health ill";
-      const silent = `No answer for ${Math.round((performance.now() - this.answered) / 1000)} s. Is the server still running?`;
-      say(shown, error.status === 0 ? silent : error.message);
+      say(shown, error.message);
     }
+  }
+
+  /** Say for how long the server has not answered, until it does. */
+  #silent() {
+    const shown = byId("health");
+    const told = el("span", { "aria-hidden": "true" });
+    const tell = () => {
+      told.textContent = ` for ${silence()} s`;
+    };
+    if (this.silent) return;
+    shown.className = "health ill";
+    // A screen reader hears of it once, and not of every second.
+    shown.replaceChildren("No answer", told, ". Is the server still running?");
+    tell();
+    this.silent = setInterval(tell, 1000);
   }
 
   async #index() {

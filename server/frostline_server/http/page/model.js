@@ -66,7 +66,7 @@ export class ModelView {
     this.table.element.hidden = !this.versions.length;
     // Of a model that was never loaded the server has no numbers, and of one that is not loaded it has only old ones.
     const live = ready(this.versions).length > 0;
-    this.panel.element.hidden = !live;
+    this.panel.element.hidden = this.version ? this.#asked()?.state !== "READY" : !live;
     if (live && this.may.observe) this.panel.start();
     else this.panel.close();
     const key = this.version ? (this.#asked()?.state ?? "none") : ready(this.versions).join();

@@ -112,7 +112,7 @@ export class PromoteFields {
     const { canary } = this.labels;
     const share = this.percents[canary];
     return [
-      ...(canary !== undefined ? [`version ${canary} is canary${share ? ` with ${share} %` : ""}`] : []),
+      ...(canary !== undefined ? [`version ${canary} is canary${share ? ` with ${share}\u00a0%` : ""}`] : []),
       ...(this.shadowed ? [`version ${this.shadowed} gets a copy`] : []),
     ];
   }
@@ -130,7 +130,7 @@ export class PromoteFields {
     const parts = [`version ${stable} is stable`];
     if (tried !== undefined) {
       const also = copied === tried ? " and also gets a copy of the stable version's requests" : "";
-      parts.push(`version ${tried} is canary${share ? ` with ${share} %` : ""}${also}`);
+      parts.push(`version ${tried} is canary${share ? ` with ${share}\u00a0%` : ""}${also}`);
     }
     if (copied && copied !== tried) parts.push(`version ${copied} gets a copy`);
     return `Afterwards ${parts.join(", ")}.`;
