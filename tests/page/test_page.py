@@ -125,7 +125,6 @@ def test_a_number_is_read_as_it_is_written_or_refused_beside_its_field(visit: Vi
         field.fill(text)
         visit.predict()
         expect(visit.page.locator(".tryit .error")).to_contain_text(f"tenure: {text}")
-        visit.page.get_by_label("plan", exact=True).focus()
         expect(visit.page.locator(".field-error")).to_contain_text(text)
         expect(field).to_have_attribute("aria-invalid", "true")
     assert sent == []
@@ -153,7 +152,7 @@ def test_an_answer_that_is_not_of_the_present_row_says_so(visit: Visit) -> None:
     visit.page.go_back()
     visit.page.go_forward()
     expect(visit.page.get_by_label("text", exact=True)).to_have_value("kept")
-    expect(visit.page.get_by_label("Ask another version too:")).to_have_count(0)
+    expect(visit.page.get_by_label("Ask another version too:")).to_be_hidden()
 
 
 def test_every_digit_of_a_value_is_shown(browser: Browser, tmp_path: Path) -> None:
@@ -408,6 +407,7 @@ def test_without_a_stable_version_the_one_that_answers_is_made_stable_first(brow
 
 
 def test_with_a_canary_the_stable_version_is_described(visit: Visit) -> None:
+    visit.show("mood")
     asked = visit.requests("/schema")
     visit.show("churn")
     expect(visit.page.locator(".subtitle")).to_contain_text("version 1 answers")

@@ -4,6 +4,7 @@ import { el, freshId, percent, plural, readable } from "./dom.js";
 import { numberOf } from "./strict.js";
 
 const FEW_CATEGORIES = 12;
+const HALF = /^\s*[+-]?(\d+(\.\d*)?([eE][+-]?\d{0,2})?)?\s*$/;
 
 /** What was typed cannot be sent; `field` is the element to correct. */
 export class BadField extends Error {
@@ -30,7 +31,10 @@ export function numberInput(options) {
   return el("input", { type: "text", inputmode: "decimal", autocomplete: "off", spellcheck: "false", ...options });
 }
 
-/** Says beside a field of a number what is wrong with it: as soon as it is left, and until it is right. */
+/**
+ * Says beside a field of a number what is wrong with it, until it is right: while it is typed, and not when it is left,
+ * as what then moves the button below takes the click from it. What is only half-typed is wrong when it is sent.
+ */
 export function faultOf(input) {
   const fault = el("p", { class: "field-error", role: "alert", id: freshId("fault") });
   function check(event) {
@@ -38,14 +42,13 @@ export function faultOf(input) {
       numberOf(input.value);
       fault.textContent = "";
     } catch (error) {
-      // Half-typed numbers are not wrong yet.
-      if (event.type !== "input" || fault.textContent) fault.textContent = error.message;
+      fault.textContent = event.type === "input" && HALF.test(input.value) ? "" : error.message;
     }
     input.setAttribute("aria-invalid", String(fault.textContent !== ""));
     if (fault.textContent) input.setAttribute("aria-errormessage", fault.id);
     else input.removeAttribute("aria-errormessage");
   }
-  for (const type of ["input", "change", "invalid"]) input.addEventListener(type, check);
+  for (const type of ["input", "invalid"]) input.addEventListener(type, check);
   return fault;
 }
 

@@ -169,6 +169,8 @@ class Page {
     try {
       const me = await get(ME);
       roles = me.roles;
+      // Who may do nothing needs another token.
+      if (!roles.length && byId("who").textContent !== me.name) byId("account").open = true;
       byId("who").textContent = me.name;
       byId("roles").textContent = roles.length ? `May ${roles.join(", ")}.` : "May do nothing here.";
     } catch (error) {

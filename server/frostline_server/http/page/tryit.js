@@ -121,6 +121,7 @@ export class TryIt {
     } catch (error) {
       if (!(error instanceof BadField)) throw error;
       this.#fail(error.message);
+      error.field?.dispatchEvent(new Event("invalid"));
       error.field?.focus();
       return;
     }
