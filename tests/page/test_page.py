@@ -320,7 +320,8 @@ def test_the_live_charts_move_under_load(visit: Visit, client: frostline.Client)
         for title in ("Requests a second", "Time of a request", "Rows in a batch, mean"):
             chart = visit.page.get_by_role("img", name=title)
             visit.page.wait_for_function(
-                r"chart => /: (answered |p50 )?[0-9.,]*[1-9]/.test(chart.getAttribute('aria-label'))", arg=chart.element_handle()
+                r"chart => /: (answered |p50 )?[0-9.,]*[1-9]/.test(chart.getAttribute('aria-label'))",
+                arg=chart.element_handle(),
             )
             assert chart.locator(".line-1").get_attribute("d")
         expect(visit.page.locator(".shares .bar-name").first).to_have_text("yes", timeout=TIMEOUT_MS)

@@ -80,6 +80,7 @@ export class LivePanel {
       queue: new LineChart("Rows in the queue", [""], brief, KEPT),
       batch: new LineChart("Rows in a batch, mean", [""], brief, KEPT),
     };
+    this.counted = "labels";
     this.shares = el("div", {});
     this.sharesTitle = el("figcaption", { text: "Share of labels" });
     this.table = el("tbody");
@@ -123,6 +124,12 @@ export class LivePanel {
       ),
       this.details,
     );
+  }
+
+  /** Say what the model's task makes of its predictions: labels of rows, of places, or no labels. */
+  name(task) {
+    this.counted = task === "dense" ? "places" : "labels";
+    this.shares.parentElement.hidden = task === "regression" || task === "embedding";
   }
 
   /** Ask every second while the page is visible. */
@@ -199,7 +206,7 @@ export class LivePanel {
     const quiet = recent.every(([, count]) => count === 0);
     const counted = (quiet ? [...now.labels] : recent).sort(([, one], [, other]) => other - one);
     const all = counted.reduce((sum, [, count]) => sum + count, 0);
-    this.sharesTitle.textContent = `Share of labels, ${quiet ? "since the start" : "last minute"}`;
+    this.sharesTitle.textContent = `Share of ${this.counted}, ${quiet ? "since the start" : "last minute"}`;
     if (!all) {
       this.shares.replaceChildren(el("p", { class: "hint", text: "no predictions counted yet" }));
       return;

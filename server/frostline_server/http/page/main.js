@@ -198,17 +198,18 @@ class Page {
     byId("token-error").textContent = "";
     setToken(typed);
     byId("token").value = "";
+    this.#close();
+    this.told = "";
     await this.#askWho();
-    this.#again();
     await this.refresh();
   }
 
   /** Show the model again, as what may be done with it has changed. */
   #again() {
-    const shown = this.view !== null;
+    const started = this.told !== "";
     this.#close();
     this.told = "";
-    if (shown) this.#route(false);
+    if (started) this.#index();
   }
 
   #close() {

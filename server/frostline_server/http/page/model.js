@@ -115,6 +115,7 @@ export class ModelView {
       this.tryit.offer(ready(this.versions));
       release(this.about);
       this.subtitle.textContent = [schema.task, ...describe(schema)].join(" · ");
+      this.panel.name(schema.task);
       this.about.replaceChildren(about(this.name, schema.version, card));
     } catch (error) {
       if (!this.closed) this.#cannot(error.message);

@@ -22,7 +22,7 @@ export class TryIt {
    * @param {boolean} may whether the caller may predict
    */
   constructor(model, version, schema, card, others, before, may) {
-    Object.assign(this, { model, version, schema });
+    Object.assign(this, { model, version, schema, may });
     this.form = formFor(
       schema,
       card,
@@ -112,6 +112,8 @@ export class TryIt {
 
   /** Ask about what is in the form. */
   async ask() {
+    // A drawing asks by itself.
+    if (!this.may) return;
     this.#stop?.abort();
     this.#asked += 1;
     const turn = this.#asked;
