@@ -405,6 +405,14 @@ def test_without_a_stable_version_the_one_that_answers_is_made_stable_first(brow
         expect(page.get_by_label("tenure", exact=True)).to_be_focused()
         expect(page.get_by_label("tenure", exact=True)).to_have_value("7")
         assert len(visit.answers()) == 1
+        # One that takes other rows has its form shown when the user asks for it.
+        raw_rows.write(tmp_path, "churn", 4, plans=("basic", "gold"))
+        (tmp_path / "churn" / "rollout.json").write_text('{"labels": {"stable": 4}}')
+        expect(page.locator(".news").first).to_contain_text("Version 4 answers now", timeout=TIMEOUT_MS)
+        expect(page.get_by_label("plan", exact=True)).not_to_contain_text("gold")
+        page.get_by_role("button", name="Reload the form").click()
+        expect(page.get_by_label("plan", exact=True)).to_contain_text("gold")
+        expect(page.get_by_label("tenure", exact=True)).to_have_value("7")
 
 
 def test_with_a_canary_the_stable_version_is_described(visit: Visit) -> None:

@@ -32,11 +32,11 @@ export function setToken(value) {
   else sessionStorage.removeItem(TOKEN);
 }
 
-let heard = performance.now();
+let unanswered = null; // the time of the first request since the last answer
 
-/** Whole seconds since the server's last answer. */
+/** For how many whole seconds the server has left requests without an answer. */
 export function silence() {
-  return Math.round((performance.now() - heard) / 1000);
+  return unanswered === null ? 0 : Math.round((performance.now() - unanswered) / 1000);
 }
 
 let grpcPort = "8001";
@@ -99,12 +99,14 @@ async function reach(path, options) {
   if (token()) headers.Authorization = `Bearer ${token()}`;
   // No other site's page can set this header, so the server knows that this one asks.
   if (options.method === "POST") headers["X-Frostline"] = "page";
+  const asked = performance.now();
   try {
     const response = await fetch(path, { ...options, headers, cache: "no-store" });
-    heard = performance.now();
+    unanswered = null;
     return response;
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    unanswered ??= asked;
     window.dispatchEvent(new Event(SILENT));
     if (error.name === "TimeoutError") throw new ApiError(0, `No answer for ${PATIENCE_MS / 1000} s.`);
     throw new ApiError(0, "The server does not answer. Is it still running?");

@@ -118,7 +118,8 @@ export class ModelView {
       this.panel.name(schema.task);
       this.about.replaceChildren(about(this.name, schema.version, card));
     } catch (error) {
-      if (!this.closed) this.#cannot(error.message);
+      const unknown = `This server has no model ${this.name}${this.version ? ` in version ${this.version}` : ""}.`;
+      if (!this.closed) this.#cannot(error.status === 404 ? unknown : error.message);
     }
   }
 
