@@ -90,7 +90,8 @@ export async function post(path, body, signal) {
 async function send(path, options) {
   const response = await reach(path, options);
   if (response.ok) return response;
-  if (response.status === 401 || response.status === 403) window.dispatchEvent(new CustomEvent(REFUSED, { detail: path }));
+  if (response.status === 401 || response.status === 403)
+    window.dispatchEvent(new CustomEvent(REFUSED, { detail: path }));
   throw new ApiError(response.status, await reason(response));
 }
 

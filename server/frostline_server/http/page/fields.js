@@ -26,7 +26,7 @@ function missingHint(column) {
   return column.share_missing > 0 ? `, ${percent(column.share_missing)} missing` : "";
 }
 
-/** A field of a number. It is no <input type=number>, which changes with the wheel, and takes what it cannot read for "". */
+/** A field of a number; an <input type=number> would change with the wheel, and take what it cannot read for "". */
 export function numberInput(options) {
   return el("input", { type: "text", inputmode: "decimal", autocomplete: "off", spellcheck: "false", ...options });
 }

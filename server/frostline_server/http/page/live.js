@@ -162,7 +162,8 @@ export class LivePanel {
   #add(now) {
     const last = this.#seen.at(-1);
     // After a restart the counters begin again, and after a while in the background the minute has passed.
-    if (last && (now.requests < last.requests || now.failed < last.failed || now.at <= last.at || now.at - last.at > KEPT)) this.#seen = [];
+    const restarted = last && (now.requests < last.requests || now.failed < last.failed || now.at <= last.at);
+    if (restarted || (last && now.at - last.at > KEPT)) this.#seen = [];
     const before = this.#seen.at(-1);
     this.#seen.push(now);
     if (this.#seen.length > KEPT) this.#seen.shift();

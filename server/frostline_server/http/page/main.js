@@ -4,11 +4,11 @@ import { get, index, REFUSED, sendable, setGrpc, setToken, SILENT, silence, toke
 import { el, freshId, whileVisible } from "./dom.js";
 import { grouped, ModelList, stateOf } from "./list.js";
 import { ModelView } from "./model.js";
+import { theme } from "./theme.js";
 
 const PERIOD = 5000;
 const WHO_PERIOD = 15_000;
 const MOST_FORMS = 50;
-const THEME = "frostline.theme";
 const ME = "v2/me";
 
 const byId = (id) => document.getElementById(id);
@@ -26,7 +26,7 @@ class Page {
   }
 
   async start() {
-    theme();
+    theme(byId("theme"));
     byId("token-form").addEventListener("submit", (event) => this.#useToken(event));
     window.addEventListener("hashchange", () => this.#route(true));
     window.addEventListener(REFUSED, ({ detail: path }) => path !== ME && this.#askWho());
@@ -276,25 +276,6 @@ function named(hash) {
 // A screen reader says a status again whenever it is written, so only what changed is.
 function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
-}
-
-function theme() {
-  const root = document.documentElement;
-  const button = byId("theme");
-  const dark = () =>
-    root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  const show = () => {
-    button.textContent = dark() ? "Light" : "Dark";
-    button.setAttribute("aria-label", `Switch to ${dark() ? "light" : "dark"} colours`);
-  };
-  const kept = localStorage.getItem(THEME);
-  if (kept) root.dataset.theme = kept;
-  button.addEventListener("click", () => {
-    root.dataset.theme = dark() ? "light" : "dark";
-    localStorage.setItem(THEME, root.dataset.theme);
-    show();
-  });
-  show();
 }
 
 new Page().start();

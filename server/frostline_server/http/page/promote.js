@@ -39,7 +39,15 @@ export class PromoteFields {
       "div",
       { input: () => this.#update() },
       this.before,
-      el("fieldset", {}, el("legend", { text: "It is to answer" }), stableRow, canaryRow, faultOf(this.percent), copyRow),
+      el(
+        "fieldset",
+        {},
+        el("legend", { text: "It is to answer" }),
+        stableRow,
+        canaryRow,
+        faultOf(this.percent),
+        copyRow,
+      ),
       this.after,
     );
     this.#update();
@@ -51,7 +59,8 @@ export class PromoteFields {
     if (this.canary.checked) {
       const share = Number(this.percent.value.trim());
       if (!(share > 0 && share < 100)) {
-        throw new Error(`The share must be a number above 0 and below 100, such as 12.5; it is "${this.percent.value}".`);
+        const expected = "The share must be a number above 0 and below 100, such as 12.5";
+        throw new Error(`${expected}; it is "${this.percent.value}".`);
       }
       return { version, canary: share };
     }
@@ -122,7 +131,8 @@ export class PromoteFields {
     const { version } = this;
     const { canary } = this.labels;
     if (this.stable.checked) {
-      return `Afterwards version ${version} is stable and answers all requests${this.#trials().length ? "; trials end" : ""}.`;
+      const ends = this.#trials().length ? "; trials end" : "";
+      return `Afterwards version ${version} is stable and answers all requests${ends}.`;
     }
     const share = this.canary.checked ? Number(this.percent.value) : canary === undefined ? 0 : this.percents[canary];
     const tried = this.canary.checked ? version : canary;

@@ -13,7 +13,8 @@ export function numberOf(text) {
 }
 
 function correction(text) {
-  if (/^[+-]?\d+,\d+$/.test(text)) return `${text} has a decimal comma: write ${text.replace(",", ".").replace("+", "")}.`;
+  if (/^[+-]?\d+,\d+$/.test(text))
+    return `${text} has a decimal comma: write ${text.replace(",", ".").replace("+", "")}.`;
   if (/^[+-]?\d[\d.,\s'_]*$/.test(text))
     return `${text} is no number here: write the digits without separators, and a decimal point, such as 1234.56.`;
   if (/^[+-]?\.\d+$/.test(text)) return `${text} is no number here: write ${text.replace("+", "").replace(".", "0.")}.`;

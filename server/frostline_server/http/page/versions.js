@@ -8,7 +8,10 @@ export class VersionsTable {
   #live = new Map();
   #traffic = null;
 
-  /** @param {?function(number, Object, Element): void} onPromote is given a version, the traffic and this table; null for who may not */
+  /**
+   * @param {?function(number, Object, Element): void} onPromote is given a version, the traffic and this table; null
+   *   for who may not
+   */
   constructor(onPromote) {
     this.onPromote = onPromote;
     this.body = el("tbody");
