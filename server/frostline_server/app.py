@@ -259,6 +259,7 @@ class Server:
             self._look_again,
             self.unready,
             lambda: self.address,
+            config.model_control == "explicit",
             config.processes,
         )
         answered = routes(self._inference, self._service, self._access, self.regions, views)

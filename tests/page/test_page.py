@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 import frostline
-from tests.support import raw_media
-from tests.support.onnx_models import LABELS
+from tests.support import raw_media, raw_rows
+from tests.support.http_calls import ask
+from tests.support.onnx_models import LABELS, passed_through, write_artifact
 from tests.support.pages import (
     MARKUP,
     SEVEN,
@@ -31,7 +33,7 @@ from tests.support.pages import (
     write_models,
 )
 from tests.support.servers import Running, running
-from tests.support.tokens import TOKENS, write_access_file
+from tests.support.tokens import TOKENS, entry, write_access_file
 
 CROWD = 1000
 
@@ -79,7 +81,7 @@ def shares_of(prediction: Any, labels: list[str]) -> dict[str, str]:
 def test_it_says_how_the_server_is_and_who_asks(visit: Visit) -> None:
     expect(visit.page.locator("#health")).to_have_text("Ready")
     expect(visit.page.locator("#counts")).to_contain_text("7 ready")
-    expect(visit.page.locator("#counts")).to_contain_text("1 with a failed version")
+    expect(visit.page.locator("#counts")).to_contain_text("1 failed")
     expect(visit.page.locator("#who")).not_to_have_text("…")
     assert visit.page.locator("#list .name").all_inner_texts() == [
         "broken",
@@ -113,6 +115,58 @@ def test_cells_that_training_did_not_know_are_said_in_words(visit: Visit, client
     assert visit.answers() == list(client.predict("churn", [row], version="1").labels)
     notes = visit.page.locator(".answer .note").all_inner_texts()
     assert [note.partition(" (")[0] for note in notes] == ["Missing: signup", "Unknown: plan", "Outside: tenure"]
+
+
+def test_a_number_is_read_as_it_is_written_or_refused_beside_its_field(visit: Visit) -> None:
+    visit.show("churn")
+    sent = visit.requests("/predict")
+    field = visit.page.get_by_label("tenure", exact=True)
+    for text in ("1,5", "1.234,56", "1 000", "0x10", "NaN", "abc", ".5", "1e400"):
+        field.fill(text)
+        visit.predict()
+        expect(visit.page.locator(".tryit .error")).to_contain_text(f"tenure: {text}")
+        expect(visit.page.locator(".field-error")).to_contain_text(text)
+        expect(field).to_have_attribute("aria-invalid", "true")
+    assert sent == []
+    field.fill(" +12.50 ")
+    field.hover()
+    visit.page.mouse.wheel(0, 200)
+    visit.predict()
+    assert len(visit.answers()) == 1
+    assert json.loads(sent[-1].post_data or "")["rows"][0]["tenure"] == 12.5
+    expect(visit.page.locator(".field-error")).to_have_text("")
+
+
+def test_an_answer_that_is_not_of_the_present_row_says_so(visit: Visit) -> None:
+    visit.show("churn")
+    visit.predict()
+    assert len(visit.answers()) == 1
+    note = visit.page.get_by_text("This is the answer to the row before.")
+    expect(note).to_be_hidden()
+    visit.page.get_by_label("tenure", exact=True).fill("13")
+    expect(note).to_be_visible()
+    visit.page.get_by_label("tenure", exact=True).fill("12")
+    expect(note).to_be_hidden()
+    visit.show("mood")
+    visit.page.get_by_label("text", exact=True).fill("kept")
+    visit.page.go_back()
+    visit.page.go_forward()
+    expect(visit.page.get_by_label("text", exact=True)).to_have_value("kept")
+    expect(visit.page.get_by_label("Ask another version too:")).to_be_hidden()
+
+
+def test_every_digit_of_a_value_is_shown(browser: Browser, tmp_path: Path) -> None:
+    model = passed_through(["n", 2], output="values")
+    onnx.helper.set_model_props(model, {"frostline.task": "regression"})
+    write_artifact(tmp_path, "size", model=model, golden=False, labels=["width", "height"])
+    with running(tmp_path, http=True) as measured, visiting(browser, measured.server.http_url) as visit:
+        url, values = measured.server.http_url, [123456.789, 1.2345678e-9]
+        told = ask(url, "/v2/models/size/predict", {"rows": [values]}, headers={"Content-Type": "application/json"})
+        visit.page.get_by_label("input", exact=True).fill(json.dumps(values))
+        visit.predict()
+        expect(visit.page.locator(".values dd")).to_have_count(2)
+        shown = visit.page.locator(".values dd").all_inner_texts()
+        assert [float(text) for text in shown] == [*told.json["predictions"][0]["values"].values()]
 
 
 def test_two_versions_answer_the_same_row_side_by_side(visit: Visit, client: frostline.Client) -> None:
@@ -188,6 +242,9 @@ def test_what_the_server_refuses_is_said_in_its_own_words(visit: Visit) -> None:
     visit.page.get_by_label("input", exact=True).fill("[1, 2")
     visit.predict()
     expect(error).to_contain_text("this is not JSON")
+    visit.page.get_by_label("input", exact=True).fill("[1e400]")
+    visit.predict()
+    expect(error).to_contain_text("1e400 is too large for a number.")
     # The browser notes every answer of status 400.
     assert [each for each in visit.complaints if "status of 400" not in each] == []
     visit.complaints.clear()
@@ -230,15 +287,15 @@ def test_a_failed_version_shows_its_reason(visit: Visit) -> None:
 
 
 @contextmanager
-def load(client: frostline.Client, model: str, rows: Any) -> Iterator[None]:
-    """Ask one request after the other until the block ends."""
+def load(request: Callable[[], object]) -> Iterator[None]:
+    """Make one request after the other until the block ends."""
     enough = threading.Event()
 
-    def ask() -> None:
+    def make() -> None:
         while not enough.is_set():
-            client.predict(model, rows)
+            request()
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=make)
     thread.start()
     try:
         yield
@@ -247,15 +304,24 @@ def load(client: frostline.Client, model: str, rows: Any) -> Iterator[None]:
         thread.join()
 
 
+def test_failures_are_a_line_of_their_own(visit: Visit, server: Running) -> None:
+    visit.show("churn")
+    with load(lambda: ask(server.server.http_url, "/v2/models/churn/infer", {"inputs": []})):
+        rates = visit.page.get_by_role("img", name=re.compile("Requests a second: .*failed [0-9.,]*[1-9]"))
+        expect(rates).to_be_visible(timeout=TIMEOUT_MS)
+        expect(visit.page.locator(".failing")).to_be_visible()
+
+
 def test_the_live_charts_move_under_load(visit: Visit, client: frostline.Client) -> None:
     rows = [{"tenure": -50.0, "plan": "pro", "signup": "2020-02-29"}]
     assert client.predict("churn", rows).labels == ("yes",)
     visit.show("churn")
-    with load(client, "churn", rows):
+    with load(lambda: client.predict("churn", rows)):
         for title in ("Requests a second", "Time of a request", "Rows in a batch, mean"):
             chart = visit.page.get_by_role("img", name=title)
             visit.page.wait_for_function(
-                r"chart => /: (p50 )?[0-9.,]*[1-9]/.test(chart.getAttribute('aria-label'))", arg=chart.element_handle()
+                r"chart => /: (answered |p50 )?[0-9.,]*[1-9]/.test(chart.getAttribute('aria-label'))",
+                arg=chart.element_handle(),
             )
             assert chart.locator(".line-1").get_attribute("d")
         expect(visit.page.locator(".shares .bar-name").first).to_have_text("yes", timeout=TIMEOUT_MS)
@@ -291,11 +357,94 @@ def test_the_card_of_a_version_is_shown_with_its_pictures(visit: Visit) -> None:
 def test_nothing_is_changed_without_a_confirmation(visit: Visit, client: frostline.Client) -> None:
     visit.show("churn")
     before = [(model.name, model.version, model.state) for model in client.models()]
-    visit.page.get_by_role("button", name="Unload").click()
-    expect(visit.page.get_by_role("dialog")).to_contain_text("Unload churn?")
+    visit.page.get_by_role("button", name="Roll back").click()
+    expect(visit.page.get_by_role("dialog")).to_contain_text("Roll back churn?")
     visit.page.keyboard.press("Escape")
     expect(visit.page.get_by_role("dialog")).to_have_count(0)
     assert [(model.name, model.version, model.state) for model in client.models()] == before
+
+
+def test_a_promotion_says_what_will_be_and_stays_open_when_it_is_refused(visit: Visit) -> None:
+    visit.show("churn")
+    visit.page.get_by_role("button", name="Promote version 2").click()
+    dialog = visit.page.get_by_role("dialog")
+    dialog.get_by_label("with a copy of the requests").check()
+    expect(dialog.locator(".afterwards")).to_contain_text("version 2 is canary with 1\xa0% and also gets a copy")
+    expect(dialog.get_by_role("button", name="End the trial first")).to_be_visible()
+    dialog.get_by_label("percent of the requests").fill("1,5")
+    dialog.get_by_role("button", name="Promote").click()
+    expect(dialog.get_by_text("The share must be a number")).to_be_focused()
+    visit.page.keyboard.press("Escape")
+
+
+def test_without_a_stable_version_the_one_that_answers_is_made_stable_first(browser: Browser, tmp_path: Path) -> None:
+    for version in (1, 2):
+        raw_rows.write(tmp_path, "churn", version, shift=version)
+    (tmp_path / "churn" / "config.pbtxt").write_text("version_policy { all {} }")
+    with (
+        running(tmp_path, http=True, poll_s=0.2) as untried,
+        visiting(browser, untried.server.http_url) as visit,
+    ):
+        page = visit.page
+        page.get_by_role("button", name="Promote version 1").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog.get_by_label("for a share of the requests")).to_be_disabled()
+        dialog.get_by_role("button", name="Make version 2 stable first").click()
+        dialog.get_by_label("for a share of the requests").check()
+        dialog.get_by_role("button", name="Promote").click()
+        expect(page.locator(".result")).to_contain_text("version 1 is canary with 10 %")
+        expect(page.locator(".result")).to_be_focused()
+        # A version arrives, and answers: the form and its answer stay as they are.
+        page.get_by_label("tenure", exact=True).fill("7")
+        page.get_by_label("tenure", exact=True).press("Enter")
+        assert len(visit.answers()) == 1
+        raw_rows.write(tmp_path, "churn", 3, shift=3.0)
+        (tmp_path / "churn" / "rollout.json").write_text('{"labels": {"stable": 3}}')
+        expect(page.locator(".subtitle")).to_contain_text("version 3 answers", timeout=TIMEOUT_MS)
+        expect(page.get_by_role("heading", name="About version 3")).to_be_visible()
+        expect(page.get_by_label("tenure", exact=True)).to_be_focused()
+        expect(page.get_by_label("tenure", exact=True)).to_have_value("7")
+        assert len(visit.answers()) == 1
+        # One that takes other rows has its form shown when the user asks for it.
+        raw_rows.write(tmp_path, "churn", 4, plans=("basic", "gold"))
+        (tmp_path / "churn" / "rollout.json").write_text('{"labels": {"stable": 4}}')
+        expect(page.locator(".news").first).to_contain_text("Version 4 answers now", timeout=TIMEOUT_MS)
+        expect(page.get_by_label("plan", exact=True)).not_to_contain_text("gold")
+        page.get_by_role("button", name="Reload the form").click()
+        expect(page.get_by_label("plan", exact=True)).to_contain_text("gold")
+        expect(page.get_by_label("tenure", exact=True)).to_have_value("7")
+
+
+def test_with_a_canary_the_stable_version_is_described(visit: Visit) -> None:
+    visit.show("mood")
+    asked = visit.requests("/schema")
+    visit.show("churn")
+    expect(visit.page.locator(".subtitle")).to_contain_text("version 1 answers")
+    assert [request.url.rpartition("/v2/")[2] for request in asked] == ["models/churn/versions/1/schema"]
+
+
+def test_what_is_not_there_is_said_plainly(visit: Visit) -> None:
+    visit.show("churn/9")
+    expect(visit.page.locator(".tryit .error")).to_have_text("churn has no version 9 here; it has versions 1, 2.")
+    expect(visit.page.locator(".about, .live:visible")).to_have_count(0)
+    visit.page.evaluate("location.hash = '#/nosuch'")
+    expect(visit.page.locator("main h1")).to_have_text("No model nosuch")
+    assert visit.page.title() == "No model nosuch \N{EN DASH} Frostline"
+
+
+def test_a_server_that_hangs_is_not_called_ready(visit: Visit) -> None:
+    visit.show("churn")
+    chart = visit.page.get_by_role("img", name="Rows in the queue: 0 now")
+    expect(chart).to_be_visible()
+    visit.page.route("**/v2/**", lambda _: None)
+    visit.predict()
+    expect(visit.page.get_by_text("Waiting for the answer")).to_be_visible()
+    expect(visit.page.locator("#health")).to_contain_text(re.compile(r"No answer for \d+ s"), timeout=TIMEOUT_MS)
+    expect(visit.page.get_by_role("img", name="Rows in the queue: 0 at the last answer")).to_be_visible()
+    visit.page.get_by_role("button", name="Cancel").click()
+    expect(visit.page.locator(".tryit .error")).to_have_text("You cancelled the question.")
+    visit.page.unroute_all()
+    expect(visit.page.locator("#health")).to_have_text("Ready", timeout=TIMEOUT_MS)
 
 
 def test_a_version_is_promoted_and_rolled_back(visit: Visit) -> None:
@@ -338,12 +487,38 @@ def test_who_may_only_predict_and_observe_sees_nothing_to_change(
         visiting(browser, guarded.server.http_url) as visit,
     ):
         visit.show("churn")
-        expect(visit.page.get_by_role("button", name="Unload")).to_have_count(0)
+        expect(visit.page.get_by_role("button", name="Roll back")).to_have_count(0)
         visit.page.click("#account summary")
         visit.page.get_by_label("Token").fill(TOKENS["control"])
         visit.page.get_by_role("button", name="Use this token").click()
         expect(visit.page.locator("#who")).to_have_text("control")
+        visit.page.get_by_label("Token").fill("p\N{EN DASH}1")
+        visit.page.get_by_role("button", name="Use this token").click()
+        expect(visit.page.locator("#token-error")).to_contain_text("has another character")
         assert visit.page.evaluate("[sessionStorage.length, document.cookie]") == [1, ""]
+
+
+def test_who_may_only_predict_names_a_model_until_the_token_is_withdrawn(
+    browser: Browser, server: Running, tmp_path: Path
+) -> None:
+    access = write_access_file(tmp_path / "access.toml")
+    with (
+        running(server.config.models, http=True, access_file=access, allow_anonymous="none") as guarded,
+        visiting(browser, f"{guarded.server.http_url}/#/churn") as visit,
+    ):
+        page = visit.page
+        page.get_by_label("Token").fill(TOKENS["predict"])
+        page.get_by_role("button", name="Use this token").click()
+        visit.predict()
+        assert len(visit.answers()) == 1
+        expect(page.locator("#found")).to_have_text("The list of models needs the role observe.")
+        page.get_by_label("The name of a model").fill("mood")
+        page.get_by_label("The name of a model").press("Enter")
+        expect(page.locator("main h1")).to_have_text("mood")
+        expect(page.locator(".live, table")).to_have_count(0)
+        access.write_text(entry("other", "o" * 32, "observe"))
+        expect(page.locator("#who")).to_have_text("token refused", timeout=TIMEOUT_MS)
+        expect(page.get_by_role("button", name="Predict")).to_have_count(0)
 
 
 def test_a_thousand_models_are_searched_and_scrolled(browser: Browser, tmp_path: Path) -> None:
@@ -357,13 +532,16 @@ def test_a_thousand_models_are_searched_and_scrolled(browser: Browser, tmp_path:
         asked = visit.requests("/v2/models/model-0")
         page.locator("#list").evaluate("list => { list.scrollTop = list.scrollHeight; }")
         expect(page.get_by_role("link", name="model-0999")).to_be_in_viewport()
+        page.get_by_label("Search models").fill("0 78")
+        page.keyboard.press("Enter")
+        expect(page.locator("main h1")).to_have_text("model-0078")
         page.get_by_label("Search models").fill("0 77")
         expect(page.locator("#found")).to_have_text("19 of 1,000 models")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("End")
         page.keyboard.press("Enter")
         expect(page.locator("main h1")).to_have_text("model-0977")
-        assert {request.url.split("/")[5] for request in asked} <= {"model-0000", "model-0977"}
+        assert {request.url.split("/")[5] for request in asked} <= {"model-0000", "model-0078", "model-0977"}
         assert visit.complaints == []
 
 
@@ -401,6 +579,7 @@ def test_it_works_by_keyboard_on_a_narrow_screen_and_in_the_other_colours(browse
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
         page.get_by_label("tenure").press("Enter")
         assert len(visit.answers()) == 1
+        expect(page.locator(".answer .headline")).to_be_in_viewport()
 
 
 def test_a_page_of_another_site_cannot_act(browser: Browser, server: Running, client: frostline.Client) -> None:

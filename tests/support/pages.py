@@ -159,7 +159,7 @@ def visiting(browser: Browser, url: str, **options: Any) -> Iterator[Visit]:
         page.on("console", visit.hear)
         page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         page.goto(url)
-        page.wait_for_selector("main h1")
+        page.wait_for_selector("main h1, main .error")
         yield visit
     finally:
         context.close()

@@ -62,6 +62,7 @@ class Views:
         changed: called when a rollout has changed; from any thread.
         unready: why the server is not ready, or "" when it is.
         address: gives the address of gRPC's port.
+        loads: whether clients can have models loaded and unloaded.
         processes: that share the port, of which this one shows its own numbers.
     """
 
@@ -74,6 +75,7 @@ class Views:
         changed: Callable[[], None],
         unready: Callable[[], str],
         address: Callable[[], str],
+        loads: bool,
         processes: int,
     ) -> None:
         self._repository = repository
@@ -83,6 +85,7 @@ class Views:
         self._changed = changed
         self._unready = unready
         self._address = address
+        self._loads = loads
         self._processes = processes
         self._changing = threading.Lock()
 
@@ -100,9 +103,10 @@ class Views:
         ]
 
     async def status(self, _: Request) -> Response:
-        """Whether the server is ready, and why not: with OK either way, for people; and where gRPC is."""
+        """Whether the server is ready, and why not: with OK either way, for people; where gRPC is, and who may load."""
         reason = self._unready()
-        return _json({"ready": not reason, "reason": reason, "grpc": self._address()})
+        told = {"ready": not reason, "reason": reason, "grpc": self._address(), "model_control": self._loads}
+        return _json(told)
 
     async def me(self, request: Request) -> Response:
         """Who the caller is taken for, and what it may do here."""

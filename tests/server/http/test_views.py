@@ -244,7 +244,12 @@ def test_a_path_says_which_methods_it_has(get: Any) -> None:
 
 
 def test_the_status_says_why_the_server_is_not_ready_and_where_grpc_is(models: Path, get: Any, server: Running) -> None:
-    assert get("/v2/status").json == {"ready": True, "reason": "", "grpc": server.address}
+    assert get("/v2/status").json == {
+        "ready": True,
+        "reason": "",
+        "grpc": server.address,
+        "model_control": False,
+    }
     with running(models, http=True) as instance:  # which requires all models, also the broken one
         told = ask(instance.server.http_url, "/v2/status")
     assert (told.status, told.json["ready"]) == (200, False)

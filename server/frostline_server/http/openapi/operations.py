@@ -263,7 +263,9 @@ def _views() -> list[Operation]:
     number: Json = {"type": ["integer", "null"]}
     rollout = _object({"rollout": _TEXT}, ["rollout"])
     me = _object({"name": _TEXT, "credential": _TEXT, "roles": _list(_TEXT)}, ["name", "credential", "roles"])
-    status = _object({"ready": {"type": "boolean"}, "reason": _TEXT, "grpc": _TEXT}, ["ready", "reason", "grpc"])
+    flag: Json = {"type": "boolean"}
+    facts: dict[str, Json] = {"ready": flag, "reason": _TEXT, "grpc": _TEXT, "model_control": flag}
+    status = _object(facts, list(facts))
     live = _object({"model": _TEXT, "at_s": {"type": "number"}, "traffic": anything, "versions": _list(anything)})
     promote = _object(
         {
@@ -275,7 +277,7 @@ def _views() -> list[Operation]:
     pictures: Json = dict.fromkeys(("image/png", "image/svg+xml"), _BINARY)
     return [
         Operation(
-            "/v2/status", "status", "Whether the server is ready and why not, and the address of gRPC", "server",
+            "/v2/status", "status", "Whether the server is ready and why not, where gRPC is, and if clients load models", "server",
             gives=_json(status),
         ),
         Operation("/v2/me", "me", "Who the caller is taken for", "server", gives=_json(me)),

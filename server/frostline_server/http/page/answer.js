@@ -60,7 +60,7 @@ export function gist({ predictions }) {
 function brief(prediction) {
   if (prediction.values)
     return Object.entries(prediction.values)
-      .map(([name, value]) => `${name} ${readable(value)}`)
+      .map(([name, value]) => `${name} ${String(value)}`)
       .join(", ");
   if (prediction.labels) return prediction.labels.join(", ") || "no label";
   if (prediction.class !== undefined) return decided(prediction);
@@ -94,7 +94,7 @@ function details(prediction, names) {
         { class: "values" },
         ...Object.entries(prediction.values).flatMap(([name, value]) => [
           el("dt", { text: name }),
-          el("dd", { text: readable(value) }),
+          el("dd", { text: String(value) }),
         ]),
       ),
     ];
@@ -152,12 +152,22 @@ function map(rows, names) {
     }),
   );
   const shares = [...counts].sort(([, one], [, other]) => other - one).slice(0, MOST_BARS);
+  const list = bars(
+    shares.map(([index, count]) => [names[index] ?? `class ${index}`, count / (width * rows.length)]),
+    percent,
+  );
+  // The list is the picture's legend.
+  shares.forEach(([index], at) => {
+    const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
+    swatch.style.setProperty("background", hue(index));
+    list.children[at].querySelector(".bar-name").prepend(swatch);
+  });
+  const hidden = counts.size - shares.length;
   return [
     canvas,
-    bars(
-      shares.map(([index, count]) => [names[index] ?? `class ${index}`, count / (width * rows.length)]),
-      percent,
-    ),
+    el("p", { class: "hint", text: `Share of the ${plural(width * rows.length, "place")} of each class` }),
+    list,
+    hidden > 0 ? el("p", { class: "hint", text: `and ${hidden} more` }) : null,
   ];
 }
 

@@ -1,6 +1,13 @@
 /** The server's HTTP API: addresses, credentials and errors. */
 
 const TOKEN = "frostline.token";
+const PATIENCE_MS = 5000;
+
+/** The event of the window when the server refuses the credentials, or what they may do. */
+export const REFUSED = "frostline-refused";
+
+/** The event of the window when the server does not answer. */
+export const SILENT = "frostline-silent";
 
 /** A refusal of the server, or no answer at all. The message is the server's own sentence. */
 export class ApiError extends Error {
@@ -15,9 +22,21 @@ export function token() {
   return sessionStorage.getItem(TOKEN) ?? "";
 }
 
+/** Whether a header can carry this token: visible ASCII, and no spaces. */
+export function sendable(value) {
+  return /^[\x21-\x7e]*$/.test(value);
+}
+
 export function setToken(value) {
   if (value) sessionStorage.setItem(TOKEN, value);
   else sessionStorage.removeItem(TOKEN);
+}
+
+let unanswered = null; // the time of the first request since the last answer
+
+/** For how many whole seconds the server has left requests without an answer. */
+export function silence() {
+  return unanswered === null ? 0 : Math.round((performance.now() - unanswered) / 1000);
 }
 
 let grpcPort = "8001";
@@ -43,17 +62,23 @@ export function address(path) {
   return new URL(path, document.baseURI).href;
 }
 
-export async function get(path, signal) {
-  return (await send(path, { signal })).json();
+/** What the server says at a path; a server that does not answer in five seconds counts as silent. */
+export async function get(path) {
+  return (await send(path, { signal: AbortSignal.timeout(PATIENCE_MS) })).json();
 }
 
 /** A picture as an address for <img>: an image element sends no credentials, so it is fetched. */
-export async function picture(path, signal) {
-  const response = await send(path, { signal });
+export async function picture(path) {
+  const response = await send(path, {});
   return URL.createObjectURL(await response.blob());
 }
 
-/** POST JSON, or a file as it is; null for an answer without a body. */
+/** What the server says of all its models; as patient as `get`. */
+export function index() {
+  return post("v2/repository/index", {}, AbortSignal.timeout(PATIENCE_MS));
+}
+
+/** POST JSON, or a file as it is, until `signal` aborts it; null for an answer without a body. */
 export async function post(path, body, signal) {
   const file = body instanceof Blob;
   const headers = { "Content-Type": file ? body.type || "application/octet-stream" : "application/json" };
@@ -64,8 +89,10 @@ export async function post(path, body, signal) {
 
 async function send(path, options) {
   const response = await reach(path, options);
-  if (!response.ok) throw new ApiError(response.status, await reason(response));
-  return response;
+  if (response.ok) return response;
+  if (response.status === 401 || response.status === 403)
+    window.dispatchEvent(new CustomEvent(REFUSED, { detail: path }));
+  throw new ApiError(response.status, await reason(response));
 }
 
 async function reach(path, options) {
@@ -73,10 +100,16 @@ async function reach(path, options) {
   if (token()) headers.Authorization = `Bearer ${token()}`;
   // No other site's page can set this header, so the server knows that this one asks.
   if (options.method === "POST") headers["X-Frostline"] = "page";
+  const asked = performance.now();
   try {
-    return await fetch(path, { ...options, headers, cache: "no-store" });
+    const response = await fetch(path, { ...options, headers, cache: "no-store" });
+    unanswered = null;
+    return response;
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    unanswered ??= asked;
+    window.dispatchEvent(new Event(SILENT));
+    if (error.name === "TimeoutError") throw new ApiError(0, `No answer for ${PATIENCE_MS / 1000} s.`);
     throw new ApiError(0, "The server does not answer. Is it still running?");
   }
 }

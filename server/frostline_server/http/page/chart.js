@@ -33,10 +33,12 @@ export class LineChart {
     );
     this.values = lines.map(() => el("strong", { text: "–" }));
     this.top = el("span", { class: "hint" });
+    this.caption = el("figcaption", { text: title });
+    this.end = el("span", { text: "now" });
     this.element = el(
       "figure",
       { class: `chart ${width}` },
-      el("figcaption", { text: title }),
+      this.caption,
       el(
         "p",
         { class: "now" },
@@ -45,7 +47,7 @@ export class LineChart {
         ),
       ),
       this.picture,
-      el("p", { class: "scale hint" }, el("span", { text: `${length} s ago` }), this.top, el("span", { text: "now" })),
+      el("p", { class: "scale hint" }, el("span", { text: `${length} s ago` }), this.top, this.end),
     );
   }
 
@@ -59,8 +61,17 @@ export class LineChart {
       this.values[at].textContent = this.#told(values.at(-1));
     });
     this.top.textContent = known.length ? `highest ${this.words(highest)}` : "nothing yet";
+    this.old(false);
     const now = this.lines.map((line, at) => `${line ? `${line} ` : ""}${this.#told(series[at].at(-1))}`);
     this.picture.setAttribute("aria-label", `${this.title}: ${now.join(", ")} now; ${this.top.textContent}`);
+  }
+
+  /** Whether these values are no longer those of now. */
+  old(is) {
+    this.element.classList.toggle("old", is);
+    this.end.textContent = is ? "last answer" : "now";
+    const label = this.picture.getAttribute("aria-label");
+    if (is) this.picture.setAttribute("aria-label", label.replace(" now; ", " at the last answer; "));
   }
 
   #told(value) {

@@ -1,8 +1,10 @@
 /** The fields of a form, one for each column of a table. */
 
 import { el, freshId, percent, plural, readable } from "./dom.js";
+import { numberOf } from "./strict.js";
 
 const FEW_CATEGORIES = 12;
+const HALF = /^\s*[+-]?(\d+(\.\d*)?([eE][+-]?\d{0,2})?)?\s*$/;
 
 /** What was typed cannot be sent; `field` is the element to correct. */
 export class BadField extends Error {
@@ -17,25 +19,64 @@ export function field(label, input, hint) {
   input.id ||= freshId("field");
   const note = hint ? el("p", { class: "hint", id: `${input.id}-hint`, text: hint }) : null;
   if (note) input.setAttribute("aria-describedby", note.id);
-  return el("div", { class: "field" }, el("label", { for: input.id, text: label }), input, note);
+  return el("div", { class: "field" }, el("label", { for: input.id, text: label, title: label }), input, note);
 }
 
 function missingHint(column) {
   return column.share_missing > 0 ? `, ${percent(column.share_missing)} missing` : "";
 }
 
+/** A field of a number; an <input type=number> would change with the wheel, and take what it cannot read for "". */
+export function numberInput(options) {
+  return el("input", { type: "text", inputmode: "decimal", autocomplete: "off", spellcheck: "false", ...options });
+}
+
+/**
+ * Says beside a field of a number what is wrong with it, until it is right: while it is typed, and not when it is left,
+ * as what then moves the button below takes the click from it. What is only half-typed is wrong when it is sent.
+ */
+export function faultOf(input) {
+  const fault = el("p", { class: "field-error", role: "alert", id: freshId("fault") });
+  function check(event) {
+    try {
+      numberOf(input.value);
+      fault.textContent = "";
+    } catch (error) {
+      fault.textContent = event.type === "input" && HALF.test(input.value) ? "" : error.message;
+    }
+    input.setAttribute("aria-invalid", String(fault.textContent !== ""));
+    if (fault.textContent) input.setAttribute("aria-errormessage", fault.id);
+    else input.removeAttribute("aria-errormessage");
+  }
+  for (const type of ["input", "invalid"]) input.addEventListener(type, check);
+  return fault;
+}
+
 class NumberField {
   constructor(column) {
     this.column = column;
-    this.input = el("input", { type: "number", step: "any", placeholder: "(missing)", autocomplete: "off" });
+    this.input = numberInput({ placeholder: "(missing)" });
     const seen = Number.isFinite(column.lowest) && Number.isFinite(column.highest);
     const hint = seen ? `${readable(column.lowest)} to ${readable(column.highest)} in training` : "a number";
     this.element = field(column.name, this.input, hint + missingHint(column));
+    this.fault = faultOf(this.input);
+    this.element.append(this.fault);
   }
 
   get value() {
-    if (this.input.validity.badInput) throw new BadField(`${this.column.name}: a number was expected.`, this.input);
-    return this.input.value === "" ? null : Number(this.input.value);
+    try {
+      return numberOf(this.input.value);
+    } catch (error) {
+      throw new BadField(`${this.column.name}: ${error.message}`, this.input);
+    }
+  }
+
+  get typed() {
+    return this.input.value;
+  }
+
+  set typed(text) {
+    this.input.value = text;
   }
 
   // A single-precision number such as 3.4000000953674316 is 3.4 to who typed it.

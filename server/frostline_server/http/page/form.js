@@ -38,21 +38,23 @@ class TableForm {
   }
 
   state() {
-    return new Map([...this.fields].map(([name, each]) => [name, [each.constructor, typed(each)]]));
+    return new Map([...this.fields].map(([name, each]) => [name, [each.constructor, state(each)]]));
   }
 
   /** Take over what was typed into the form of another version, as far as it has the same fields. */
   restore(state) {
     for (const [name, each] of this.fields) {
       const [kind, value] = state.get?.(name) ?? [];
-      if (kind === each.constructor) each.value = value;
+      if (kind !== each.constructor) continue;
+      if ("typed" in each) each.typed = value;
+      else each.value = value;
     }
   }
 }
 
-function typed(each) {
+function state(each) {
   try {
-    return each.value;
+    return "typed" in each ? each.typed : each.value;
   } catch {
     return null;
   }

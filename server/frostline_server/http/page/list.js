@@ -49,6 +49,7 @@ export class ModelList {
     this.found = found;
     search.addEventListener("input", () => this.#filter());
     search.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") this.list.querySelector("a")?.click();
       if (event.key === "ArrowDown") this.#focus(this.list.firstElementChild, event);
     });
     list.addEventListener("keydown", (event) => this.#move(event));

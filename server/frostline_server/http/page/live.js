@@ -2,10 +2,11 @@
 
 import { get, modelPath } from "./api.js";
 import { bars, LineChart } from "./chart.js";
-import { el, milliseconds, percent, whileVisible } from "./dom.js";
+import { el, milliseconds, percent, plural, whileVisible } from "./dom.js";
 
 const KEPT = 60;
 const WINDOW = 10; // seconds that percentiles and means are taken over, as those of a single second jump
+const FEWEST = 20; // requests that a percentile is taken of
 const QUANTILES = [0.5, 0.95, 0.99];
 const MOST_LABELS = 8;
 
@@ -74,18 +75,20 @@ export class LivePanel {
     this.model = model;
     this.onAnswer = onAnswer;
     this.charts = {
-      rate: new LineChart("Requests a second", [""], brief, KEPT),
+      rate: new LineChart("Requests a second", ["answered", "failed"], brief, KEPT),
       latency: new LineChart("Time of a request", ["p50", "p95", "p99"], milliseconds, KEPT, "wide"),
       queue: new LineChart("Rows in the queue", [""], brief, KEPT),
       batch: new LineChart("Rows in a batch, mean", [""], brief, KEPT),
     };
+    this.counted = "labels";
     this.shares = el("div", {});
     this.sharesTitle = el("figcaption", { text: "Share of labels" });
     this.table = el("tbody");
     this.note = el("p", { class: "hint", role: "status" });
     const tableColumns = [
       "seconds ago",
-      "requests a second",
+      "answered a second",
+      "failed a second",
       "p50",
       "p95",
       "p99",
@@ -107,6 +110,7 @@ export class LivePanel {
         ),
       ),
     );
+    this.charts.rate.element.classList.add("rates");
     this.element = el(
       "section",
       { class: "live", "aria-labelledby": "live-title" },
@@ -120,6 +124,12 @@ export class LivePanel {
       ),
       this.details,
     );
+  }
+
+  /** Say what the model's task makes of its predictions: labels of rows, of places, or no labels. */
+  name(task) {
+    this.counted = task === "dense" ? "places" : "labels";
+    this.shares.parentElement.hidden = task === "regression" || task === "embedding";
   }
 
   /** Ask every second while the page is visible. */
@@ -142,6 +152,8 @@ export class LivePanel {
       this.#add(totals(answer));
     } catch (error) {
       if (this.note.textContent !== error.message) this.note.textContent = error.message;
+      for (const chart of Object.values(this.charts)) chart.old(true);
+      this.shares.classList.add("old");
       // Whoever may not know it now may not know it in a second either.
       if (error.status >= 400 && error.status < 500) this.close();
     }
@@ -150,7 +162,8 @@ export class LivePanel {
   #add(now) {
     const last = this.#seen.at(-1);
     // After a restart the counters begin again, and after a while in the background the minute has passed.
-    if (last && (now.requests < last.requests || now.at <= last.at || now.at - last.at > KEPT)) this.#seen = [];
+    const restarted = last && (now.requests < last.requests || now.failed < last.failed || now.at <= last.at);
+    if (restarted || (last && now.at - last.at > KEPT)) this.#seen = [];
     const before = this.#seen.at(-1);
     this.#seen.push(now);
     if (this.#seen.length > KEPT) this.#seen.shift();
@@ -161,7 +174,11 @@ export class LivePanel {
     this.#points.push({
       at: now.at,
       rate: before ? (now.requests - before.requests) / (now.at - before.at) : NaN,
-      latency: QUANTILES.map((share) => (latency ? quantile(share, latency.bounds, latency.counts) : NaN)),
+      failed: before ? (now.failed - before.failed) / (now.at - before.at) : NaN,
+      timed: latency?.counts.at(-1) ?? 0,
+      latency: QUANTILES.map((share) =>
+        latency?.counts.at(-1) >= FEWEST ? quantile(share, latency.bounds, latency.counts) : NaN,
+      ),
       queue: now.queue,
       batch: batch?.counts.at(-1) ? batch.sum / batch.counts.at(-1) : NaN,
     });
@@ -171,8 +188,13 @@ export class LivePanel {
 
   #draw(now) {
     const points = this.#points;
-    this.charts.rate.update([points.map((point) => point.rate)]);
+    this.charts.rate.update([points.map((point) => point.rate), points.map((point) => point.failed)]);
+    this.charts.rate.element.classList.toggle("failing", points.at(-1).failed > 0);
+    const { timed } = points.at(-1);
+    const few = timed > 0 && timed < FEWEST ? `; percentiles from ${FEWEST} on` : "";
+    this.charts.latency.caption.textContent = `Time of a request, of ${plural(timed, "request")} in ${WINDOW} s${few}`;
     this.charts.latency.update(QUANTILES.map((_, at) => points.map((point) => point.latency[at])));
+    this.shares.classList.remove("old");
     this.charts.queue.update([points.map((point) => point.queue)]);
     this.charts.batch.update([points.map((point) => point.batch)]);
     this.#drawShares(now);
@@ -185,7 +207,7 @@ export class LivePanel {
     const quiet = recent.every(([, count]) => count === 0);
     const counted = (quiet ? [...now.labels] : recent).sort(([, one], [, other]) => other - one);
     const all = counted.reduce((sum, [, count]) => sum + count, 0);
-    this.sharesTitle.textContent = `Share of labels, ${quiet ? "since the start" : "last minute"}`;
+    this.sharesTitle.textContent = `Share of ${this.counted}, ${quiet ? "since the start" : "last minute"}`;
     if (!all) {
       this.shares.replaceChildren(el("p", { class: "hint", text: "no predictions counted yet" }));
       return;
@@ -206,6 +228,7 @@ export class LivePanel {
       .map((point) => [
         (now - point.at).toFixed(0),
         told(point.rate, brief),
+        told(point.failed, brief),
         ...point.latency.map((value) => told(value, milliseconds)),
         told(point.queue, brief),
         told(point.batch, brief),

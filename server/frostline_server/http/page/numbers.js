@@ -3,6 +3,7 @@
 import { el } from "./dom.js";
 import { Drawing } from "./drawing.js";
 import { BadField, field } from "./fields.js";
+import { jsonOf } from "./strict.js";
 
 const MOST_DRAWN = 32;
 const MOST_ZEROS = 4096;
@@ -66,17 +67,12 @@ function told(shape) {
 }
 
 function parsed(name, area, dtype) {
-  let value;
   try {
-    value = JSON.parse(area.value);
+    return jsonOf(area.value, dtype.includes("INT"));
   } catch (error) {
+    if (error instanceof RangeError) throw new BadField(`${name}: ${error.message}`, area);
     throw new BadField(`${name}: this is not JSON (${error.message}). A row of numbers is written [0.5, 1, 2].`, area);
   }
-  const numbers = [value].flat(Infinity);
-  if (dtype.endsWith("INT64") && numbers.some((each) => Number.isInteger(each) && !Number.isSafeInteger(each))) {
-    throw new BadField(`${name}: whole numbers above 2^53 are not exact in a browser; send them with curl.`, area);
-  }
-  return value;
 }
 
 function filled(shape, dtype) {

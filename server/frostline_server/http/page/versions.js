@@ -8,21 +8,25 @@ export class VersionsTable {
   #live = new Map();
   #traffic = null;
 
-  /** @param {?function(string): void} onPromote is given the version to promote; null for who may not */
+  /**
+   * @param {?function(number, Object, Element): void} onPromote is given a version, the traffic and this table; null
+   *   for who may not
+   */
   constructor(onPromote) {
     this.onPromote = onPromote;
     this.body = el("tbody");
     const columns = ["version", "state", "traffic", "device", "proof", "reason", ...(onPromote ? ["change"] : [])];
     const head = el("tr", {}, ...columns.map((text) => el("th", { scope: "col", text })));
+    this.scroll = el(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of versions" },
+      el("table", {}, el("thead", {}, head), this.body),
+    );
     this.element = el(
       "section",
       { "aria-labelledby": "versions-title" },
       el("h2", { id: "versions-title", text: "Versions" }),
-      el(
-        "div",
-        { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of versions" },
-        el("table", {}, el("thead", {}, head), this.body),
-      ),
+      this.scroll,
     );
   }
 
@@ -68,7 +72,7 @@ export class VersionsTable {
       "data-version": version,
       text: "Promote …",
       "aria-label": `Promote version ${version}`,
-      click: () => this.onPromote(version),
+      click: () => this.onPromote(Number(version), this.#traffic, this.scroll),
     });
   }
 
