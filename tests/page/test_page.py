@@ -137,6 +137,16 @@ def test_a_number_is_read_as_it_is_written_or_refused_beside_its_field(visit: Vi
     expect(visit.page.locator(".field-error")).to_have_text("")
 
 
+def test_the_limits_of_a_field_are_within_what_training_saw(visit: Visit) -> None:
+    numbers = [0.1, 493.123456, -7.7, 999734.5625, 16777216, 1e-40, 3.4e38]
+    limits = [float(np.float32(number)) for number in numbers]
+    told = visit.page.evaluate(
+        "limits => import('./page/dom.js').then(({ limit }) => limits.map(limit))", [float(each) for each in limits]
+    )
+    assert [np.float32(text) for text in told] == [np.float32(each) for each in limits]
+    assert told[:3] == [str(np.float32(each)) for each in limits[:3]]
+
+
 def test_an_answer_that_is_not_of_the_present_row_says_so(visit: Visit) -> None:
     visit.show("churn")
     visit.predict()

@@ -45,6 +45,18 @@ export function readable(value) {
   return value.toLocaleString("en", { maximumSignificantDigits: size >= 1000 ? 6 : 4 });
 }
 
+/**
+ * A limit of a column as it may be typed: the shortest decimals of its single precision. One that was rounded would itself
+ * be outside of what training saw.
+ */
+export function limit(value) {
+  for (let digits = 1; digits < 9; digits += 1) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === Math.fround(value)) return String(short);
+  }
+  return String(Number(value.toPrecision(9)));
+}
+
 /** A share as a percentage; what is almost none or almost all is not told as 0 or 100. */
 export function percent(share) {
   if (!Number.isFinite(share)) return "not a number";

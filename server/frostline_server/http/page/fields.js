@@ -1,6 +1,6 @@
 /** The fields of a form, one for each column of a table. */
 
-import { el, freshId, percent, plural, readable } from "./dom.js";
+import { el, freshId, limit, percent, plural } from "./dom.js";
 import { numberOf } from "./strict.js";
 
 const FEW_CATEGORIES = 12;
@@ -57,7 +57,7 @@ class NumberField {
     this.column = column;
     this.input = numberInput({ placeholder: "(missing)" });
     const seen = Number.isFinite(column.lowest) && Number.isFinite(column.highest);
-    const hint = seen ? `${readable(column.lowest)} to ${readable(column.highest)} in training` : "a number";
+    const hint = seen ? `${limit(column.lowest)} to ${limit(column.highest)} in training` : "a number";
     this.element = field(column.name, this.input, hint + missingHint(column));
     this.fault = faultOf(this.input);
     this.element.append(this.fault);
