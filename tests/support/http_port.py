@@ -13,8 +13,8 @@ from typing import Any
 import structlog.testing
 import uvloop
 
-from frostline_server.http.connection import Connection
 from frostline_server.http.front_end import HttpFrontEnd
+from frostline_server.http.h1.connection import Connection
 from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, Running, running
 

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 
 from frostline_server.http.call import Call, ClientGone, Receive, Scope
+from frostline_server.http.h1.shared import HELD_BYTES
 from frostline_server.http.security import ALWAYS, Origins
-from frostline_server.http.shared import HELD_BYTES
 from frostline_server.http.statuses import Failure
 
 Send = Callable[[Any], Awaitable[None]]

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 
 from frostline.protocol import ERROR_KIND
-from frostline_server.http.shared import EXCHANGE, Exchange, no_room
+from frostline_server.http.h1.shared import EXCHANGE, Exchange, no_room
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.grpc_status import PUSHBACK
 from frostline_server.rpc.h2.framing import LARGEST_RATIO

@@ -20,10 +20,10 @@ from frostline_server.access.reach import local_only
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.http.application import Application
-from frostline_server.http.connection import Connection
-from frostline_server.http.listener import Listener
+from frostline_server.http.h1.connection import Connection
+from frostline_server.http.h1.listener import Listener
+from frostline_server.http.h1.shared import Limits, Shared
 from frostline_server.http.security import Origins
-from frostline_server.http.shared import Limits, Shared
 from frostline_server.http.turns import Turns
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget

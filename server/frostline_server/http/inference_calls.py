@@ -20,7 +20,7 @@ from frostline_server.errors import (
     PredictionError,
 )
 from frostline_server.http.call import Call, ClientGone
-from frostline_server.http.shared import HELD_BYTES, Exchange, no_room
+from frostline_server.http.h1.shared import HELD_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers

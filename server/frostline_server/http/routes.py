@@ -11,8 +11,8 @@ from frostline_server.http.application import call_of
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.openapi.endpoint import OpenApi
 from frostline_server.http.page_files import PageFiles
-from frostline_server.http.predict import Predict
 from frostline_server.http.rest import Rest
+from frostline_server.http.rows.predict import Predict
 from frostline_server.http.views import Views
 from frostline_server.inference import Inference
 from frostline_server.rpc.guard import guarded

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import frostline
-from frostline_server.http import predict as predict_module
 from frostline_server.http.call import Call
-from frostline_server.http.predictions import answer_of
+from frostline_server.http.rows import predict as predict_module
+from frostline_server.http.rows.answers import answer_of
 from frostline_server.http.statuses import KIND
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout

@@ -15,7 +15,7 @@ from frostline.pb import predictor_pb2 as typed
 from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.http.infer import HEADER_LENGTH, InferRequest, InferResponse
 from frostline_server.http.openapi.answers import PredictResponse
-from frostline_server.http.rows import PredictRequest
+from frostline_server.http.rows.body import PredictRequest
 
 Json = dict[str, Any]
 Body = type[BaseModel] | type[Message] | Json

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from frostline.client.schema import Column, Schema
-from frostline_server.http.predictions import chooses_a_class
+from frostline_server.http.rows.answers import chooses_a_class
 
 Json = dict[str, Any]
 

@@ -26,8 +26,8 @@ from frostline_server.http.call import Call, Context
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
-from frostline_server.http.predictions import answer_of, chooses_a_class
-from frostline_server.http.rows import are_raw, asked_of
+from frostline_server.http.rows.answers import answer_of, chooses_a_class
+from frostline_server.http.rows.body import are_raw, asked_of
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
 

@@ -16,10 +16,10 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from frostline_server.http.flow import Flow, Lingering
-from frostline_server.http.head import body_size, check_target, without_upgrade
-from frostline_server.http.peer import certificate_names
-from frostline_server.http.shared import EXCHANGE, Exchange, Shared, no_room
+from frostline_server.http.h1.flow import Flow, Lingering
+from frostline_server.http.h1.head import body_size, check_target, without_upgrade
+from frostline_server.http.h1.peer import certificate_names
+from frostline_server.http.h1.shared import EXCHANGE, Exchange, Shared, no_room
 from frostline_server.http.statuses import Failure, failure_head
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)

@@ -14,9 +14,9 @@ from typing import Any
 
 import structlog
 
-from frostline_server.http.connection import Connection
-from frostline_server.http.peer import peer_name
-from frostline_server.http.shared import Shared
+from frostline_server.http.h1.connection import Connection
+from frostline_server.http.h1.peer import peer_name
+from frostline_server.http.h1.shared import Shared
 from frostline_server.http.statuses import Failure, failure_head
 from frostline_server.logs import Seldom
 from frostline_server.reserve import OUT_OF_FILES, Reserve

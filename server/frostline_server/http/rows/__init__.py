@@ -1,0 +1,1 @@
+"""Predictions of rows as people hold them, in JSON."""
