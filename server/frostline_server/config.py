@@ -465,6 +465,16 @@ class ServerConfig(BaseModel):
         return tuple(Path(folder).expanduser() for folder in sorted(_names(self.linked_folders)))
 
     @property
+    def host_names(self) -> frozenset[str]:
+        """The names that clients reach the HTTP port by."""
+        return _names(self.http_hosts)
+
+    @property
+    def cors_origins(self) -> frozenset[str]:
+        """The origins whose pages may use the HTTP port."""
+        return _names(self.http_cors_origins)
+
+    @property
     def models_at_start(self) -> frozenset[str] | None:
         """The models to load at the start; None for all."""
         if self.model_control != "explicit" or self.load_models.strip() == "*":

@@ -1,10 +1,34 @@
-"""TLS configuration: a server's certificate chain, its private key, and the authorities of client certificates."""
+"""TLS configuration: a server's certificate chain, its private key, the authorities of client certificates, and the names in these."""
 
 import ssl
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from frostline_server.errors import StartError
 from frostline_server.regular_files import MAX_TEXT_BYTES, read_regular
+
+Names = Mapping[str, tuple[bytes, ...]]
+"""The names in a certificate, under the keys that grpc uses."""
+
+_COMMON, _ALTERNATIVE = "x509_common_name", "x509_subject_alternative_name"
+
+
+def certificate_names(certificate: Any) -> Names:
+    """The names in a client's certificate, as Python's `ssl` gives it; none where there is no certificate."""
+    if not certificate:
+        return {}
+    subject = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+    others = [value for _, value in certificate.get("subjectAltName", ())]
+    return {
+        _COMMON: tuple(value.encode() for value in subject),
+        _ALTERNATIVE: tuple(value.encode() for value in others),
+    }
+
+
+def listed(names: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """The names in a certificate as texts, the subject's first."""
+    return [name.decode(errors="replace") for key in (_COMMON, _ALTERNATIVE) for name in names.get(key, ())]
 
 
 def server_context(

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn
@@ -9,10 +10,14 @@ from typing import Any, NoReturn
 import grpc
 
 from frostline.protocol import ERROR_KIND
+from frostline_server.access.access import Access
+from frostline_server.access.identity import Identity
+from frostline_server.errors import PredictionError
 from frostline_server.http.h1.shared import EXCHANGE, Exchange, no_room
-from frostline_server.http.statuses import Failure
+from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.rpc.grpc_status import PUSHBACK
 from frostline_server.rpc.h2.framing import LARGEST_RATIO
+from frostline_server.tls import listed
 
 Scope = Any
 """An ASGI scope."""
@@ -48,16 +53,39 @@ class Call:
         self.headers: Mapping[str, str] = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
         }
-        """The first value of each, by its name in small letters; of credentials all, which nobody has."""
-        shown = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(shown) > 1:
-            self.headers = {**self.headers, "authorization": b",".join(shown).decode("latin-1")}
+        """The first value of each, by its name in small letters."""
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What the path names, such as `model` and `version`."""
         found: Mapping[str, Any] = self.scope.get("path_params", {})
         return found
+
+    def identify(self, access: Access) -> Identity:
+        """Who calls.
+
+        Raises:
+            Failure: the credentials are not known.
+        """
+        shown = [value for name, value in self.scope["headers"] if name == b"authorization"]
+        try:
+            # More than one is one that nobody has.
+            return access.identify(b",".join(shown) if shown else None, listed(self.exchange.names))
+        except PredictionError as error:
+            raise failure_of(error) from None
+
+    def admit(self, access: Access, method: str) -> None:
+        """Let the caller use a method, or not.
+
+        Raises:
+            Failure: it may not, or not now.
+        """
+        identity = self.identify(access)
+        try:
+            access.permit(identity, method)
+            identity.admit(time.monotonic())
+        except PredictionError as error:
+            raise failure_of(error) from None
 
     async def body(self) -> bytes:
         """The whole body, unpacked.

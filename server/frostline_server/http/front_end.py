@@ -7,7 +7,6 @@ import asyncio
 import logging
 import resource
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,10 +24,9 @@ from frostline_server.http.h1.listener import Listener
 from frostline_server.http.h1.shared import Limits, Shared
 from frostline_server.http.security import Origins
 from frostline_server.http.turns import Turns
-from frostline_server.reloaded import Reloaded
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.memory import Trim, give_back
-from frostline_server.tls import server_context
+from frostline_server.rpc.server import tls_contexts
 
 _BACKLOG = 1024
 _IDLE_S = 75
@@ -60,12 +58,12 @@ class HttpFrontEnd:
         self._reuse_port = reuse_port
         self._listener: Listener | None = None
         self._looking: asyncio.TimerHandle | None = None
-        self._certificate = _certificate(config)
+        self._certificate = tls_contexts(config, "http/1.1")
         self.budget = Budget(network_bytes)
         local = local_only(config.host)
         origins = Origins(
-            _listed(config.http_hosts),
-            _listed(config.http_cors_origins),
+            config.host_names,
+            config.cors_origins,
             trusted=local and bool(config.anonymous_roles(local=local)),
         )
         most = Limits.body_of(config.max_message_bytes)
@@ -193,21 +191,3 @@ class HttpFrontEnd:
         self._trim.look(now_s, self.budget.peak, open_now)
         self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
-
-
-def _certificate(config: ServerConfig) -> Reloaded[ssl.SSLContext] | None:
-    if not (config.tls_cert and config.tls_key):
-        return None
-    chain, key, asked = config.tls_cert, config.tls_key, config.client_certificates
-    authorities = None if asked == "off" else config.tls_client_ca
-
-    def read() -> ssl.SSLContext:
-        context = server_context(chain, key, authorities, required=asked == "required")
-        context.set_alpn_protocols(["http/1.1"])
-        return context
-
-    return Reloaded("certificate", list(filter(None, (chain, key, authorities))), read)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

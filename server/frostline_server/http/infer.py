@@ -19,7 +19,8 @@ from frostline.pb import inference_pb2 as pb
 from frostline.protocol import varint
 from frostline_server.http.messages import parameter, parameters_to_json
 from frostline_server.http.numbers import elements, raw_elements
-from frostline_server.http.statuses import Failure
+from frostline_server.http.statuses import invalid
+from frostline_server.runtime.dtypes import DTYPES
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Of a body that begins with JSON and goes on with binary tensors: how long the JSON is."""
@@ -176,7 +177,7 @@ def header_of(model: str, version: str, text: bytes) -> Header:
         ("model_version", asked.model_version, version),
     ):
         if said and said != path:
-            raise _bad(f"{name} is {said!r}, and the path says {path!r}; leave it out, or say the same")
+            raise invalid(f"{name} is {said!r}, and the path says {path!r}; leave it out, or say the same")
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id or "")
     _set(message.parameters, asked.parameters or {})
     parts: list[int | bytes] = []
@@ -187,14 +188,14 @@ def header_of(model: str, version: str, text: bytes) -> Header:
         size = parameters.get("binary_data_size")
         if size is not None:
             if tensor.data is not None:
-                raise _bad(f"input '{tensor.name}' has both data and binary_data_size; send one of them")
+                raise invalid(f"input '{tensor.name}' has both data and binary_data_size; send one of them")
             if type(size) is not int or size < 0:
-                raise _bad(f"binary_data_size of input '{tensor.name}' is {size!r}; a number of bytes is expected")
+                raise invalid(f"binary_data_size of input '{tensor.name}' is {size!r}; a number of bytes is expected")
             parts.append(size)
         elif "shared_memory_region" in parameters:
             continue
         elif tensor.data is None:
-            raise _bad(
+            raise invalid(
                 f"input '{tensor.name}' has no data; send `data`, or `binary_data_size` and the bytes behind the JSON"
             )
         else:
@@ -211,7 +212,7 @@ def header_of(model: str, version: str, text: bytes) -> Header:
 def _truth(parameters: Mapping[str, Any], name: str, of: str, *, default: bool = False) -> bool:
     found = parameters.get(name, default)
     if not isinstance(found, bool):
-        raise _bad(f"the parameter {name} {of} is {found!r}; true or false is expected")
+        raise invalid(f"the parameter {name} {of} is {found!r}; true or false is expected")
     return found
 
 
@@ -230,14 +231,14 @@ def parsed(model: type[T], text: bytes) -> T:
     try:
         found = from_json(text, cache_strings="none")
     except ValueError as error:
-        raise _bad(f"the body is no JSON: {error}") from error
+        raise invalid(f"the body is no JSON: {error}") from error
     if _holds_infinity(found):
         # What it was written as.
         json.loads(text, parse_float=_in_range)
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        raise _bad(_told(error.errors(include_url=False)[0])) from error
+        raise invalid(_told(error.errors(include_url=False)[0])) from error
 
 
 def _told(problem: Any) -> str:
@@ -271,7 +272,7 @@ def _holds_infinity(value: Any) -> bool:
 def _in_range(number: str) -> float:
     found = float(number)
     if math.isinf(found):
-        raise _bad(f'the number {number[:40]} is larger than any FP64; "Infinity" is written so, as a text')
+        raise invalid(f'the number {number[:40]} is larger than any FP64; "Infinity" is written so, as a text')
     return found
 
 
@@ -287,7 +288,7 @@ def message_of(header: Header, behind: bytes | memoryview) -> bytes:
     """
     announced = sum(part for part in header.parts if isinstance(part, int))
     if announced != len(behind):
-        raise _bad(f"{len(behind)} bytes follow the JSON, and its inputs say binary_data_size {announced} together")
+        raise invalid(f"{len(behind)} bytes follow the JSON, and its inputs say binary_data_size {announced} together")
     pieces: list[bytes | memoryview] = [header.message]
     start = 0
     for part in header.parts:
@@ -313,7 +314,7 @@ def split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
         return body, memoryview(b"")
     length = int(header_length[:20]) if header_length.isascii() and header_length.isdecimal() else -1
     if not 0 <= length <= len(body):
-        raise _bad(f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes")
+        raise invalid(f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes")
     return body[:length], memoryview(body)[length:]
 
 
@@ -355,22 +356,6 @@ def answer_of(message: bytes, form: Form) -> tuple[bytes, int | None]:
     return (b"".join((text, *behind)), len(text)) if binary else (text, None)
 
 
-_NUMBERS: Mapping[str, str] = {
-    "BOOL": "?",
-    "UINT8": "u1",
-    "UINT16": "<u2",
-    "UINT32": "<u4",
-    "UINT64": "<u8",
-    "INT8": "i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "FP32": "<f4",
-    "FP64": "<f8",
-}
-
-
 def array_of(datatype: str, raw: bytes, shape: Sequence[int] | None = None) -> np.ndarray[Any, Any]:
     """Raw elements as an array.
 
@@ -380,7 +365,7 @@ def array_of(datatype: str, raw: bytes, shape: Sequence[int] | None = None) -> n
         shape: of the array; None for one axis.
     """
     if datatype != "BYTES":
-        array = np.frombuffer(raw, _NUMBERS[datatype])
+        array = np.frombuffer(raw, DTYPES[datatype])
     else:
         found = []
         start = 0
@@ -390,7 +375,3 @@ def array_of(datatype: str, raw: bytes, shape: Sequence[int] | None = None) -> n
             start = stop
         array = np.array([*found, None], object)[:-1]
     return array if shape is None else array.reshape(shape)
-
-
-def _bad(sentence: str) -> Failure:
-    return Failure(400, sentence, "invalid_input")

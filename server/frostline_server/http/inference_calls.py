@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -57,8 +56,6 @@ class InferenceCalls:
         # One bound method, so that the batcher recognises entries that share it.
         self._reply: Reply = AnswerBatch(self._post, lambda: threading.get_ident() == self._thread, _deliver).reply
         self._batchers: list[Batcher] = []
-        self.open = 0
-        """Requests that are not answered yet."""
 
     def admit(self, call: Call, method: str) -> None:
         """Let a caller in, or not.
@@ -66,16 +63,8 @@ class InferenceCalls:
         Raises:
             Failure: it may not use the method, or not now.
         """
-        if self._free:  # to predict, which is all that is asked for here
-            return
-        access = self._access
-        shown = call.headers.get("authorization")
-        try:
-            identity = access.identify(None if shown is None else shown.encode("latin-1"), names(call))
-            access.permit(identity, method)
-            identity.admit(time.monotonic())
-        except PredictionError as error:
-            raise failure_of(error) from None
+        if not self._free:  # to predict, which is all that is asked for here
+            call.admit(self._access, method)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -110,7 +99,6 @@ class InferenceCalls:
             if not answered.done():
                 answered.set_result(None)
 
-        self.open += 1
         try:
             entry = await self._prepared(method, message, (answered, exchange))
             if exchange.lost:
@@ -127,7 +115,6 @@ class InferenceCalls:
             raise failure_of(refused.error, refused.request_id) from None
         finally:
             exchange.on_lost = None
-            self.open -= 1
         if response is not None:
             return response
         if entry.error is not None:
@@ -169,13 +156,6 @@ class InferenceCalls:
         batchers, self._batchers = self._batchers, []
         for batcher in batchers:
             batcher.run_inline()
-
-
-def names(call: Call) -> tuple[str, ...]:
-    """The names in the caller's certificate."""
-    shown = call.exchange.names
-    keys = ("x509_common_name", "x509_subject_alternative_name")
-    return tuple(name.decode(errors="replace") for key in keys for name in shown.get(key, ()))
 
 
 def _deliver(answers: Answers) -> None:

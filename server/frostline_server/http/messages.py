@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from frostline.pb import inference_pb2 as pb
-from frostline_server.http.statuses import Failure
+from frostline_server.http.statuses import invalid
 
 _WHOLE_64 = range(-(2**63), 2**64)
 
@@ -74,11 +74,7 @@ def parameter(value: Any, name: str) -> pb.InferParameter:
             return pb.InferParameter(double_param=value)
         case str():
             return pb.InferParameter(string_param=value)
-    raise Failure(
-        400,
-        f"parameter {name!r} is {json.dumps(value)[:80]}; it may be a truth value, a number or a text",
-        "invalid_input",
-    )
+    raise invalid(f"parameter {name!r} is {json.dumps(value)[:80]}; it may be a truth value, a number or a text")
 
 
 def parameters_to_json(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:

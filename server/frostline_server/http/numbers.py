@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.protocol import pack_bytes
-from frostline_server.http.statuses import Failure
+from frostline_server.http.statuses import Failure, invalid
+from frostline_server.runtime.dtypes import DTYPES
 
 Array = NDArray[Any]
 
@@ -30,22 +31,7 @@ NOT_FINITE = {
 _SHORTEST = 4096
 """Elements that are written with as few digits as possible. More are written as doubles, which takes a tenth of the time."""
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16),
-    "FP32": np.dtype(np.float32),
-    "FP64": np.dtype(np.float64),
-    "BYTES": np.dtype(np.object_),
-}
-DATATYPES = tuple(_DTYPES)
+DATATYPES = tuple(DTYPES)
 """The protocol's names of element types that are understood."""
 
 
@@ -62,9 +48,9 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
         Failure: they are not so many elements of this type.
     """
     where = f"input '{name}'"
-    dtype = _DTYPES.get(datatype)
+    dtype = DTYPES.get(datatype)
     if dtype is None:
-        raise _bad(f"{where} has the datatype {datatype!r}; it may be {', '.join(DATATYPES)}")
+        raise invalid(f"{where} has the datatype {datatype!r}; it may be {', '.join(DATATYPES)}")
     flat = _flat(data, shape, where)
     kinds = set(map(type, flat))
     match dtype.kind:
@@ -83,7 +69,7 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
     limits = np.iinfo(dtype)
     wrong = next((each for each in flat if not limits.min <= each <= limits.max), None)
     if wrong is not None:
-        raise _bad(
+        raise invalid(
             f"{where} has the element {wrong}, which is no {datatype}: it goes from {limits.min} to {limits.max}"
         )
     return np.array(flat, dtype).tobytes()
@@ -95,21 +81,21 @@ def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype:
     if str in kinds:
         strange = next((each for each in flat if isinstance(each, str) and each not in NOT_FINITE), None)
         if strange is not None:
-            raise _bad(
+            raise invalid(
                 f'{where} has the element {_shown(strange)}; a number, "NaN", "Infinity" or "-Infinity" is expected'
             )
         flat = [NOT_FINITE[each] if isinstance(each, str) else each for each in flat]
     try:
         wide = np.array(flat, np.float64)
     except OverflowError as error:  # a whole number beyond what floats have
-        raise _bad(f"{where} has an element that is too large for {datatype}") from error
+        raise invalid(f"{where} has an element that is too large for {datatype}") from error
     if int in kinds:
         _check_whole(where, datatype, flat, dtype)
     with np.errstate(over="ignore"):
         array = wide.astype(dtype)
     overflown = np.isinf(array) & np.isfinite(wide)
     if overflown.any():
-        raise _bad(f"{where} has the element {wide[int(overflown.argmax())]:g}, which is too large for {datatype}")
+        raise invalid(f"{where} has the element {wide[int(overflown.argmax())]:g}, which is too large for {datatype}")
     return array.tobytes()
 
 
@@ -118,7 +104,7 @@ def _check_whole(where: str, datatype: str, flat: list[Any], dtype: np.dtype[Any
     exact = 2 ** (np.finfo(dtype).nmant + 1)
     for each in flat:
         if type(each) is int and not -exact <= each <= exact and not _is_held(each, dtype):
-            raise _bad(
+            raise invalid(
                 f"{where} has the element {each}, which {datatype} cannot hold exactly; write it with a decimal point if it may "
                 "be rounded"
             )
@@ -141,25 +127,25 @@ def _flat(data: Any, shape: Sequence[int], where: str) -> list[Any]:
     count = math.prod(shape)
     if not isinstance(data, list):
         if shape or data is None or isinstance(data, dict):
-            raise _bad(f"{where} has as data {_shown(data)}; a list of {count} elements is expected, flat or nested")
+            raise invalid(f"{where} has as data {_shown(data)}; a list of {count} elements is expected, flat or nested")
         return [data]
     if data and isinstance(data[0], list):
         for depth in range(1, len(shape)):
             if len(data) != math.prod(shape[:depth]) or not all(isinstance(each, list) for each in data):
-                raise _bad(
+                raise invalid(
                     f"{where} has data that are not nested as its shape {list(shape)} says; nest them so, or send a flat list"
                 )
             # A level of the nesting; the lists of the next one follow each other.
             data = list(itertools.chain.from_iterable(_alike(data, shape, where)))
     if len(data) != count:
-        raise _bad(f"{where} has {len(data)} elements, and its shape {list(shape)} has {count}")
+        raise invalid(f"{where} has {len(data)} elements, and its shape {list(shape)} has {count}")
     flat: list[Any] = data
     return flat
 
 
 def _alike(data: list[Any], shape: Sequence[int], where: str) -> list[Any]:
     if len({len(each) for each in data}) > 1:
-        raise _bad(f"{where} has lists of different lengths, and its shape is {list(shape)}")
+        raise invalid(f"{where} has lists of different lengths, and its shape is {list(shape)}")
     return data
 
 
@@ -167,7 +153,7 @@ def _encoded(where: str, flat: list[Any]) -> list[bytes]:
     try:
         return [text.encode() for text in flat]
     except UnicodeEncodeError as error:
-        raise _bad(f"{where} has a text with half a character (a surrogate); send whole ones") from error
+        raise invalid(f"{where} has a text with half a character (a surrogate); send whole ones") from error
 
 
 def elements(array: Array) -> list[Any]:
@@ -213,23 +199,17 @@ def _text(element: Any) -> str:
     try:
         return element.decode() if isinstance(element, bytes) else str(element)
     except UnicodeDecodeError as error:
-        raise Failure(
-            400,
-            "an output has bytes that are no text in UTF-8, which JSON cannot hold; ask for it with binary_data true",
-            "invalid_input",
+        raise invalid(
+            "an output has bytes that are no text in UTF-8, which JSON cannot hold; ask for it with binary_data true"
         ) from error
 
 
 def _unlike(where: str, datatype: str, flat: list[Any], kinds: tuple[type, ...], expected: str) -> Failure:
     strange = next(each for each in flat if type(each) not in kinds)
-    return _bad(f"{where} has the element {_shown(strange)}; {expected} is expected for {datatype}")
+    return invalid(f"{where} has the element {_shown(strange)}; {expected} is expected for {datatype}")
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return "null" if value is None else repr(value) if not isinstance(value, bool) else str(value).lower()
-
-
-def _bad(sentence: str) -> Failure:
-    return Failure(400, sentence, "invalid_input")

@@ -24,7 +24,7 @@ from frostline_server.http.call import Call, Context
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
-from frostline_server.http.statuses import Failure
+from frostline_server.http.statuses import Failure, invalid
 from frostline_server.rpc.methods import Methods
 
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
@@ -201,9 +201,9 @@ def json_object(body: bytes) -> Mapping[str, Any]:
     try:
         found = from_json(body)
     except ValueError as error:
-        raise Failure(400, f"the body is no JSON: {error}", "invalid_input") from error
+        raise invalid(f"the body is no JSON: {error}") from error
     if not isinstance(found, dict):
-        raise Failure(400, f"the body is {json.dumps(found)[:40]}; a JSON object is expected", "invalid_input")
+        raise invalid(f"the body is {json.dumps(found)[:40]}; a JSON object is expected")
     return found
 
 
@@ -334,7 +334,7 @@ def _trace_settings(answer: pb.TraceSettingResponse) -> Any:
 def _only(body: Mapping[str, Any], known: set[str]) -> None:
     strange = next((name for name in body if name not in known), None)
     if strange is not None:
-        raise Failure(400, f"the body has {strange!r}; it may have {', '.join(sorted(known))}", "invalid_input")
+        raise invalid(f"the body has {strange!r}; it may have {', '.join(sorted(known))}")
 
 
 def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -359,4 +359,4 @@ def _base64(value: Any, name: str) -> bytes:
 
 
 def _unlike(name: str, value: Any, expected: str) -> Failure:
-    return Failure(400, f"{name} is {json.dumps(value)[:80]}; it must be {expected}", "invalid_input")
+    return invalid(f"{name} is {json.dumps(value)[:80]}; it must be {expected}")

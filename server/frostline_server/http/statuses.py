@@ -89,6 +89,11 @@ class Failure(Exception):
         return said
 
 
+def invalid(sentence: str) -> Failure:
+    """The failure of a request that contradicts the model, the protocol or itself."""
+    return Failure(400, sentence, "invalid_input")
+
+
 def failure_of(error: PredictionError, request_id: str = "") -> Failure:
     """A failed prediction as an HTTP failure; the message starts with the request's id if it has one."""
     sentence = f"[request id: {request_id[:128]}] {error}" if request_id else str(error)

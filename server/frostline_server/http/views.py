@@ -26,7 +26,6 @@ from frostline_server.errors import ConfigError, ModelNotFound, PredictionError
 from frostline_server.http.application import call_of
 from frostline_server.http.call import Call
 from frostline_server.http.infer import Strict, parsed
-from frostline_server.http.inference_calls import names
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.model.stats import Histogram
 from frostline_server.regular_files import FileReader
@@ -110,14 +109,14 @@ class Views:
 
     async def me(self, request: Request) -> Response:
         """Who the caller is taken for, and what it may do here."""
-        identity = self._identity(call_of(request))
+        identity = call_of(request).identify(self._access)
         roles = self._access.roles(identity)
         return _json({"name": identity.name, "credential": identity.credential, "roles": roles})
 
     async def card(self, request: Request) -> Response:
         """A version's card, and the names of its pictures."""
         call = call_of(request)
-        self._permit(call, CARD)
+        call.admit(self._access, CARD)
         version = self._version(call)
         return _json(await _in_thread(lambda: self._card(version)))
 
@@ -139,26 +138,23 @@ class Views:
     async def picture(self, request: Request) -> Response:
         """A picture of a version."""
         call = call_of(request)
-        self._permit(call, CARD)
+        call.admit(self._access, CARD)
         version, name = self._version(call), call.parameters["file"]
         path = version.path / name
+        none = Failure(404, f"version {version.version} of {version.name} has no picture {name[:100]!r}", "not_found")
         if path.name != name or path.suffix not in _PICTURES or name.startswith("."):
-            raise Failure(
-                404, f"version {version.version} of {version.name} has no picture {name[:100]!r}", "not_found"
-            )
+            raise none
         try:
             content = await _in_thread(lambda: self._files.read(path, _MOST_PICTURE_BYTES))
         except OSError as error:
-            raise Failure(
-                404, f"version {version.version} of {version.name} has no picture {name[:100]!r}", "not_found"
-            ) from error
+            raise none from error
         said = {"content-security-policy": _PICTURE_POLICY, "cache-control": "private, max-age=60"}
         return Response(content, media_type=_PICTURES[path.suffix], headers=said)
 
     async def live(self, request: Request) -> Response:
         """A model's numbers since the start, for charts."""
         call = call_of(request)
-        self._permit(call, LIVE)
+        call.admit(self._access, LIVE)
         name = call.parameters["model"]
         versions = self._repository.versions(name)
         if not versions:
@@ -211,10 +207,10 @@ class Views:
         who = Identity("unknown", frozenset(), "unknown")
         status = "UNKNOWN"
         try:
-            who = self._identity(call)
+            who = call.identify(self._access)
             if CONTROL.isdisjoint(self._access.roles(who)):
                 raise failure_of(self._access.refusal(who, CONTROL, method))
-            self._admit(who)
+            _admit(who)
             after = await self._changed_rollout(name, await step())
             status = "OK"
         except Failure as failure:
@@ -266,26 +262,12 @@ class Views:
             raise failure_of(ModelNotFound(f"model {name[:200]!r} has no version {version[:100]!r}"))
         return found
 
-    def _identity(self, call: Call) -> Identity:
-        shown = call.headers.get("authorization")
-        try:
-            return self._access.identify(None if shown is None else shown.encode("latin-1"), names(call))
-        except PredictionError as error:
-            raise failure_of(error) from None
 
-    def _permit(self, call: Call, method: str) -> None:
-        identity = self._identity(call)
-        try:
-            self._access.permit(identity, method)
-        except PredictionError as error:
-            raise failure_of(error) from None
-        self._admit(identity)
-
-    def _admit(self, identity: Identity) -> None:
-        try:
-            identity.admit(time.monotonic())
-        except PredictionError as error:
-            raise failure_of(error) from None
+def _admit(identity: Identity) -> None:
+    try:
+        identity.admit(time.monotonic())
+    except PredictionError as error:
+        raise failure_of(error) from None
 
 
 def _live(version: ModelVersion) -> dict[str, Any]:

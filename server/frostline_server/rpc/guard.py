@@ -26,6 +26,7 @@ from frostline_server.errors import PredictionError
 from frostline_server.rpc import audit
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.methods import Methods
+from frostline_server.tls import listed
 
 Handler = Any
 """A `grpc.RpcMethodHandler`; at run time that type takes no parameters."""
@@ -105,7 +106,7 @@ class _Entrance:
         shown = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
         # More than one is one that nobody has.
         authorization = ",".join(shown).encode(errors="replace") if shown else None
-        return access.identify(authorization, _certificate_names(context) if access.reads_certificates else ())
+        return access.identify(authorization, listed(context.auth_context()) if access.reads_certificates else ())
 
     def permit(self, identity: Identity, *, changes: bool = False) -> None:
         """Let the caller in.
@@ -125,12 +126,6 @@ class _Entrance:
         identity = self.identify(context)
         self.permit(identity)
         identity.admit(self.clock())
-
-
-def _certificate_names(context: Any) -> list[str]:
-    shown = context.auth_context()
-    keys = ("x509_common_name", "x509_subject_alternative_name")
-    return [name.decode(errors="replace") for key in keys for name in shown.get(key, ())]
 
 
 def _unary(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:

@@ -123,7 +123,7 @@ class Transport:
         self._streams = StreamFrontEnd(inference)
         # One for each port, because gRPC asks for what is new since it last asked for that port.
         self._certificate, self._admin_certificate = grpc_aio.certificate(config), grpc_aio.certificate(config)
-        self._contexts = _contexts(config)
+        self._contexts = tls_contexts(config, "h2")
 
     async def start(self) -> str:
         """Start to listen.
@@ -231,8 +231,13 @@ class Transport:
         return methods
 
 
-def _contexts(config: ServerConfig) -> Reloaded[ssl.SSLContext] | None:
-    """The TLS of new connections of the HTTP/2 front end; None for no TLS."""
+def tls_contexts(config: ServerConfig, protocol: str) -> Reloaded[ssl.SSLContext] | None:
+    """The TLS of new connections; None for no TLS.
+
+    Args:
+        config: the server's settings.
+        protocol: what is spoken within, by its name in ALPN.
+    """
     if not (config.tls_cert and config.tls_key):
         return None
     chain, key = config.tls_cert, config.tls_key
@@ -241,7 +246,7 @@ def _contexts(config: ServerConfig) -> Reloaded[ssl.SSLContext] | None:
 
     def read() -> ssl.SSLContext:
         context = server_context(chain, key, authorities, required=asked == "required")
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols([protocol])
         return context
 
     return Reloaded("certificate", list(filter(None, (chain, key, authorities))), read)

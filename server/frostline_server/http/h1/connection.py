@@ -18,9 +18,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from frostline_server.http.h1.flow import Flow, Lingering
 from frostline_server.http.h1.head import body_size, check_target, without_upgrade
-from frostline_server.http.h1.peer import certificate_names
 from frostline_server.http.h1.shared import EXCHANGE, Exchange, Shared, no_room
 from frostline_server.http.statuses import Failure, failure_head
+from frostline_server.tls import certificate_names
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 """Only Linux has it."""

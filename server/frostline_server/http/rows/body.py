@@ -18,7 +18,7 @@ from frostline_server.http.call import Call
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.infer import Strict, memory_of, parsed
 from frostline_server.http.numbers import NOT_FINITE
-from frostline_server.http.statuses import Failure
+from frostline_server.http.statuses import Failure, invalid
 
 _PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif", "application/octet-stream")
 _MOST_PARTS = 4096
@@ -102,10 +102,10 @@ def _json(body: bytes, schema: Schema) -> Asked:
     asked = parsed(PredictRequest, body)
     if (asked.rows is None) == (asked.inputs is None):
         has = "has neither `rows` nor `inputs`" if asked.rows is None else "has both `rows` and `inputs`"
-        raise _bad(f"the body {has}; give one of them; {schema.expects}")
+        raise invalid(f"the body {has}; give one of them; {schema.expects}")
     given = asked.rows if asked.inputs is None else asked.inputs
     if not isinstance(given, list | dict):
-        raise _bad(f"rows is {_told(given)}; a list with a value for each row is expected; {schema.expects}")
+        raise invalid(f"rows is {_told(given)}; a list with a value for each row is expected; {schema.expects}")
     if pictures := [column.name for column in schema.columns if column.kind == "image"]:
         given = _pictures(given, pictures[0])
     elif not are_raw(given, schema) and all(spec.datatype != "BYTES" for spec in schema.inputs):
@@ -155,10 +155,10 @@ def _file(cell: Any, where: str) -> bytes:
             return base64.b64decode("".join(encoded.split()), validate=True)
         except (ValueError, binascii.Error) as error:
             if text is not cell:
-                raise _bad(
+                raise invalid(
                     f"{where}: b64 is no base64 ({error}); send the bytes of a PNG, JPEG or WebP file"
                 ) from error
-    raise _bad(
+    raise invalid(
         f'{where} is {_told(cell)}; a picture is {{"b64": "..."}}, the bytes of a PNG, JPEG or WebP file in base64'
     )
 
@@ -180,7 +180,9 @@ async def _form(call: Call, body: bytes) -> Asked:
         parser.spool_max_size = len(body) + 1
         form: FormData = await parser.parse()
     except (MultiPartException, MultipartParseError, KeyError, ValueError) as error:
-        raise _bad(f"the body is no form of the type multipart/form-data: {error or type(error).__name__}") from error
+        raise invalid(
+            f"the body is no form of the type multipart/form-data: {error or type(error).__name__}"
+        ) from error
     files, said = [], {}
     try:
         for name, value in form.multi_items():
@@ -189,18 +191,18 @@ async def _form(call: Call, body: bytes) -> Asked:
             elif name in ("top_k", "extra"):
                 said[name] = value
             else:
-                raise _bad(f"the form has the field {name[:100]!r}; it may have files, `top_k` and `extra`")
+                raise invalid(f"the form has the field {name[:100]!r}; it may have files, `top_k` and `extra`")
     finally:
         await form.close()
     if not files:
-        raise _bad("the form has no files; give each picture as a file, as in `curl -F file=@picture.jpg`")
+        raise invalid("the form has no files; give each picture as a file, as in `curl -F file=@picture.jpg`")
     top_k = said.get("top_k", "0")
     if (
         not (top_k.isascii() and top_k.isdecimal())
         or len(top_k) > 9
         or said.get("extra", "refuse") not in ("refuse", "ignore")
     ):
-        raise _bad("top_k must be a whole number, and extra refuse or ignore")
+        raise invalid("top_k must be a whole number, and extra refuse or ignore")
     return Asked(files, int(top_k), said.get("extra", "refuse"))
 
 
@@ -210,7 +212,3 @@ def _told(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return "no number of JSON's"
     return "null" if value is None else f"the text {value[:40]!r}" if isinstance(value, str) else str(value)
-
-
-def _bad(sentence: str) -> Failure:
-    return Failure(400, sentence, "invalid_input")

@@ -28,7 +28,7 @@ from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
 from frostline_server.http.rows.answers import answer_of, chooses_a_class
 from frostline_server.http.rows.body import are_raw, asked_of
-from frostline_server.http.statuses import Failure
+from frostline_server.http.statuses import Failure, invalid
 from frostline_server.rpc.methods import Methods
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ class Predict:
         call = self._call_of(request)
         self._calls.admit(call, PREDICT)
         if query := call.scope["query_string"]:
-            raise _bad(
+            raise invalid(
                 f"the query {query[:100].decode('latin-1')!r} has no meaning here; say it in the body or the path"
             )
         body = await call.body()
@@ -135,7 +135,9 @@ class Predict:
             raise failure from error
         asked = await asked_of(call, body, schema)
         if asked.top_k and not chooses_a_class(schema):
-            raise _bad(f"{model} does not choose one of several classes for a row, so it has no top_k; leave that out")
+            raise invalid(
+                f"{model} does not choose one of several classes for a row, so it has no top_k; leave that out"
+            )
         # Of the version whose schema it is: where versions share the traffic, another one might answer, to which these are other
         # rows, and what is refused is not sent twice.
         question = Question(
@@ -227,9 +229,5 @@ def _failure(error: errors.FrostlineError) -> Failure:
     """How a conversation that failed ends."""
     if not error.kind and error.code == "INVALID_ARGUMENT":
         # Refused before anything was sent.
-        return _bad(str(error))
+        return invalid(str(error))
     return Failure.of_code(error.code, str(error), error.kind)
-
-
-def _bad(sentence: str) -> Failure:
-    return Failure(400, sentence, "invalid_input")

@@ -20,7 +20,8 @@ from frostline_server.reserve import OUT_OF_FILES, Reserve
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.fairness import LONG_S, MOST_BYTES, Share
 from frostline_server.rpc.h2.shared import Peer, Shared
-from frostline_server.rpc.h2.tls import Handshakes, Names, Tls
+from frostline_server.rpc.h2.tls import Handshakes, Tls
+from frostline_server.tls import Names
 
 _WRITE_BYTES = 1 << 18
 """The most that is taken from a connection at a time, so that what a client does not read stays in its budget."""

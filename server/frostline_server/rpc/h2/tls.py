@@ -11,19 +11,17 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from os import EFD_CLOEXEC, EFD_NONBLOCK, close, eventfd, eventfd_read, eventfd_write
-from typing import Any
 
 import structlog
+
+from frostline_server.tls import Names, certificate_names
 
 _log = structlog.get_logger(__name__)
 
 _READ_BYTES = 1 << 16
 _TICK_S = 1.0
-
-Names = Mapping[str, tuple[bytes, ...]]
-_NO_NAMES: Names = {}
 
 
 class Tls:
@@ -56,15 +54,7 @@ class Tls:
 
     def names(self) -> Names:
         """The names in the client's certificate, under the keys that grpc uses."""
-        certificate: Any = self._tls.getpeercert()
-        if not certificate:
-            return _NO_NAMES
-        subject = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
-        others = [value for _, value in certificate.get("subjectAltName", ())]
-        return {
-            "x509_common_name": tuple(value.encode() for value in subject),
-            "x509_subject_alternative_name": tuple(value.encode() for value in others),
-        }
+        return certificate_names(self._tls.getpeercert())
 
     def decrypt(self, data: bytes | memoryview) -> bytes | None:
         """What came, in plain; b"" if that is nothing yet, None at the end.

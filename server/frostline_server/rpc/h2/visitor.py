@@ -8,8 +8,7 @@ from collections.abc import Mapping
 
 from frostline_server.access.access import Access
 from frostline_server.access.identity import Identity
-
-_KEYS = ("x509_common_name", "x509_subject_alternative_name")
+from frostline_server.tls import listed
 
 
 class Visitor:
@@ -24,7 +23,7 @@ class Visitor:
 
     def __init__(self, access: Access, names: Mapping[str, tuple[bytes, ...]]) -> None:
         self._access = access
-        self._names = [name.decode(errors="replace") for key in _KEYS for name in names.get(key, ())]
+        self._names = listed(names)
         self._authorization: bytes | None = None
         self._generation = -1
         self._identity: Identity | None = None
