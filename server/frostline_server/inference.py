@@ -23,6 +23,7 @@ import structlog
 
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.codec.outputs import Delivery
@@ -222,7 +223,7 @@ class Inference:
         self._stopping = True
 
 
-def encode(entry: Entry) -> bytes | None:
+def encode(entry: Entry) -> Serialised | None:
     """The serialised response of a finished entry, or None if it has an error: step 7.
 
     An answer that cannot be made, because an output has no room in the shared memory it was to go to, becomes the

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
-import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from frostline.pb import inference_pb2, predictor_pb2
 from frostline.protocol import pack_bytes, varint
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec import message_scan, parameters
+from frostline_server.codec.chunks import CHUNK_BYTES, Chunks, Serialised, copied
 from frostline_server.codec.header_cache import RequestHeader
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
@@ -43,9 +43,6 @@ _MOST_LISTED = 16
 
 _MAX_CACHED = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
-
-_LARGE = 1 << 16
-"""Arrays of so many bytes are worth a look at how they lie in memory."""
 
 # Tags of ModelInferResponse: field number and wire type 2 (length-delimited).
 _ID_TAG = bytes([3 << 3 | 2])
@@ -358,7 +355,7 @@ class Codec:
             row = self._row_bytes[wanted] = self._row_signature.row_bytes(wanted)
         return None if row is None else row * rows
 
-    def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> bytes:
+    def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> Serialised:
         """A serialised ModelInferResponse, outputs raw.
 
         All that is equal in answers of one shape is serialised once; an answer is that, the id, and the elements.
@@ -371,19 +368,23 @@ class Codec:
                 self._answers.clear()
             self._answers[key] = answer
         head, raw_heads = answer
-        parts: list[bytes | memoryview] = [head]
+        parts: list[bytes] = [head]
+        large = False
         if request_id:
             encoded = request_id.encode()
             parts += (_ID_TAG, varint(len(encoded)), encoded)
         for raw_head, array in zip(raw_heads, outputs, strict=True):
             if raw_head:
-                # A large one is not copied twice: joining reads its memory.
-                large = array.nbytes >= _LARGE and array.flags.c_contiguous
-                parts += (raw_head, array.reshape(-1).view(np.uint8).data if large else array.tobytes())
+                parts.append(raw_head)
+                if array.nbytes > CHUNK_BYTES:
+                    parts += copied(array)
+                    large = True
+                else:
+                    parts.append(array.tobytes())
             else:
                 packed = pack_bytes(array.ravel())
                 parts += (_RAW_TAG, varint(len(packed)), packed)
-        return b"".join(parts)
+        return Chunks(parts) if large else b"".join(parts)
 
     def deliver_infer(
         self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str, deliveries: Sequence[Delivery]

@@ -12,6 +12,7 @@ import numpy as np
 
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import pack_bytes, varint
+from frostline_server.codec.chunks import CHUNK_BYTES, copied
 from frostline_server.codec.tensors import Array
 from frostline_server.errors import InvalidInput
 from frostline_server.runtime.dtypes import NAMES
@@ -141,7 +142,12 @@ class TypedAnswers:
         if request_id:
             parts.append(_field(_ID_TAG, request_id.encode()))
         for head, at in plan.tensors:
-            parts += (head, outputs[at].tobytes()) if head else (self._texts(wanted[at], outputs[at]),)
+            if not head:
+                parts.append(self._texts(wanted[at], outputs[at]))
+            elif outputs[at].nbytes > CHUNK_BYTES:
+                parts += (head, *copied(outputs[at]))
+            else:
+                parts += (head, outputs[at].tobytes())
         if plan.decides is not None:
             parts += self._decided(outputs[plan.decides])
         elif plan.classes is not None:

@@ -1,11 +1,11 @@
 """One call over HTTP: its body within the limits, and the caller as the handlers of gRPC methods see it."""
 
-import asyncio
 import math
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
@@ -13,7 +13,8 @@ from frostline.protocol import ERROR_KIND
 from frostline_server.access.access import Access
 from frostline_server.access.identity import Identity
 from frostline_server.errors import PredictionError
-from frostline_server.http.h1.shared import EXCHANGE, Exchange, no_room
+from frostline_server.http import json_size
+from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.rpc.grpc_status import PUSHBACK
 from frostline_server.rpc.h2.framing import LARGEST_RATIO
@@ -22,12 +23,11 @@ from frostline_server.tls import listed
 Scope = Any
 """An ASGI scope."""
 Receive = Callable[[], Awaitable[Any]]
+T = TypeVar("T")
 
-_CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 """Content codings, with what zlib calls their formats."""
 _STEP_BYTES = 1 << 20
-_LONG_BYTES = 1 << 20
-"""What may become larger than this is unpacked by another thread, so that it holds nothing up."""
 _COPIED_BYTES = 1 << 20
 """What is larger is held twice, as it is copied while it is decoded."""
 
@@ -87,38 +87,44 @@ class Call:
         except PredictionError as error:
             raise failure_of(error) from None
 
-    async def body(self) -> bytes:
+    async def body(self, most_bytes: int | None = None) -> bytes:
         """The whole body, unpacked.
+
+        Args:
+            most_bytes: how long it may be, if that is less than any body may be.
 
         Raises:
             Failure: it is too long, packed in a way that is not understood, or damaged, or there is no room for it.
             ClientGone: the client went away before it was there.
         """
-        parts = []
+        most_bytes = min(most_bytes or self._most_bytes, self._most_bytes)
+        announced = self.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > most_bytes:
+            raise self._too_long(most_bytes)
+        parts, size = [], 0
         while True:
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise ClientGone
             parts.append(event["body"])
+            size += len(event["body"])
+            if size > most_bytes:
+                raise self._too_long(most_bytes)
             if not event.get("more_body"):
                 break
-        if (size := sum(map(len, parts))) > _COPIED_BYTES:
+        if size > _COPIED_BYTES:
             self.hold(size)
         packed = parts[0] if len(parts) == 1 else b"".join(parts)
         del parts
         coding = self.headers.get("content-encoding", "identity").strip().lower()
         if coding in ("identity", ""):
             return packed
-        if coding not in _CODINGS:
+        if coding not in FORMATS:
             raise Failure(415, f"Content-Encoding is {coding!r}; gzip and deflate are understood", "unsupported")
         # Nothing says what it will become, so the most it can is held meanwhile.
-        most = min(self._most_bytes, LARGEST_RATIO * len(packed) + 1)
+        most = min(most_bytes, LARGEST_RATIO * len(packed) + 1)
         self.hold(most)
-        if most > _LONG_BYTES:
-            loop = asyncio.get_running_loop()
-            unpacked = await loop.run_in_executor(None, self._unpacked, packed, coding)
-        else:
-            unpacked = self._unpacked(packed, coding)
+        unpacked = await self.elsewhere(most, partial(self._unpacked, packed, coding, most_bytes))
         held = 2 * len(unpacked) if len(unpacked) > _COPIED_BYTES else len(unpacked)
         if held > most:
             self.hold(held - most)
@@ -126,20 +132,16 @@ class Call:
             self.exchange.give(most - held)
         return unpacked
 
-    def _unpacked(self, packed: bytes, coding: str) -> bytes:
-        unpacking = zlib.decompressobj(_CODINGS[coding])
+    def _unpacked(self, packed: bytes, coding: str, most_bytes: int) -> bytes:
+        unpacking = zlib.decompressobj(FORMATS[coding])
         parts, size = [], 0
         try:
             while not unpacking.eof:
                 part = unpacking.decompress(packed, _STEP_BYTES)
                 packed = unpacking.unconsumed_tail
                 size += len(part)
-                if size > self._most_bytes:
-                    raise Failure(
-                        413,
-                        f"the body unpacks to more than {self._most_bytes} bytes (max_message_bytes and 1 MiB); send fewer rows",
-                        "message_too_large",
-                    )
+                if size > most_bytes:
+                    raise self._too_long(most_bytes)
                 if not part and not packed and not unpacking.eof:
                     raise Failure(400, f"the body is no complete {coding}; send it whole", "bad_request")
                 parts.append(part)
@@ -148,6 +150,31 @@ class Call:
         if unpacking.unused_data:
             raise Failure(400, f"something follows the {coding} of the body", "bad_request")
         return b"".join(parts)
+
+    def _too_long(self, most_bytes: int) -> Failure:
+        limit = "(max_message_bytes and 1 MiB); send fewer rows"
+        if most_bytes < self._most_bytes:
+            limit = f"of JSON; {json_size.INSTEAD}"
+        return Failure(413, f"the body is longer than {most_bytes} bytes {limit}", "message_too_large")
+
+    async def elsewhere(self, size: int, work: Callable[[], T]) -> T:
+        """Do some work, in another thread if it is of many bytes."""
+        return await self.exchange.elsewhere(size, work)
+
+    async def read(self, text: bytes, read: Callable[[bytes], T]) -> T:
+        """What a JSON text becomes, read where that holds nobody up, and with room for it.
+
+        Args:
+            text: the JSON.
+            read: reads it.
+
+        Raises:
+            Failure: it holds too much, or there is no room, or `read` raises it.
+        """
+        size = len(text)
+        if size > LONG_BYTES:
+            self.hold(await self.elsewhere(size, partial(json_size.memory_of, text)))
+        return await self.elsewhere(size, partial(read, text))
 
     def hold(self, size: int) -> None:
         """Hold so many bytes until the call is over.

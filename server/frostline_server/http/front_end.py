@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import BaseRoute
 from uvicorn.config import Config
@@ -35,6 +36,8 @@ _CLOSING_S = 0.01
 """How often it is looked whether all connections have ended."""
 _LOOK_S = 1.0
 """How often every connection is looked at, in seconds."""
+_TURNS_S = 0.1
+"""How often it is looked how busy the event loop is, in seconds."""
 _MOST_CONNECTIONS = 4096
 """And never more than a quarter of the files that the process may open: gRPC and models need some too."""
 _MOST_CONNECTIONS_EACH = _MOST_CONNECTIONS // 4
@@ -58,6 +61,8 @@ class HttpFrontEnd:
         self._reuse_port = reuse_port
         self._listener: Listener | None = None
         self._looking: asyncio.TimerHandle | None = None
+        self._turning: asyncio.TimerHandle | None = None
+        self._long_work = ThreadPoolExecutor(1, "http-long-work")
         self._certificate = tls_contexts(config, "http/1.1")
         self.budget = Budget(network_bytes)
         local = local_only(config.host)
@@ -111,7 +116,7 @@ class HttpFrontEnd:
             logging.getLogger(library).setLevel(logging.CRITICAL)
         self._uvicorn.load()
         loop = asyncio.get_running_loop()
-        shared = self._shared = Shared(self._uvicorn, ServerState(), loop, self._limits, self.budget)
+        shared = self._shared = Shared(self._uvicorn, ServerState(), loop, self._limits, self.budget, self._long_work)
         if self._certificate is not None:
             self._certificate.start()
         try:
@@ -130,6 +135,7 @@ class HttpFrontEnd:
         self._listener = Listener(listening, shared, None if self._certificate is None else self._certificate.look)
         self._listener.start()
         self._look()
+        self._look_at_turns()
         port = listening.getsockname()[1]
         return f"{'https' if self._certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -155,8 +161,9 @@ class HttpFrontEnd:
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
-        if self._looking is not None:
-            self._looking.cancel()
+        for timer in (self._looking, self._turning):
+            if timer is not None:
+                timer.cancel()
         self._turns.end()
         shared, listener = self._shared, self._listener
         if shared is None or listener is None:
@@ -174,6 +181,7 @@ class HttpFrontEnd:
             connection.transport.abort()
         if shared.state.tasks:
             await asyncio.wait(list(shared.state.tasks))
+        self._long_work.shutdown(cancel_futures=True)
         # Transports close their sockets in the turn after the one in which they are told to.
         await asyncio.sleep(0)
 
@@ -187,7 +195,10 @@ class HttpFrontEnd:
             if isinstance(connection, Connection):
                 open_now += connection.requests
                 connection.look(now_s)
-        self._turns.look(now_s, time.thread_time())
         self._trim.look(now_s, self.budget.peak, open_now)
         self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
+
+    def _look_at_turns(self) -> None:
+        self._turns.look(time.monotonic(), time.thread_time())
+        self._turning = asyncio.get_running_loop().call_later(_TURNS_S, self._look_at_turns)

@@ -7,7 +7,7 @@ requests of a client, so what it becomes is kept.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -17,6 +17,7 @@ from pydantic_core import from_json, to_json
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import varint
+from frostline_server.codec.chunks import Serialised, chunks_of
 from frostline_server.http.messages import parameter, parameters_to_json
 from frostline_server.http.numbers import elements, raw_elements
 from frostline_server.http.statuses import invalid
@@ -27,6 +28,9 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _RAW_TAG = bytes(((7 << 3) | 2,))
 """Of `raw_input_contents` in a ModelInferRequest."""
+_RAW_OUTPUT_TAG = (6 << 3) | 2
+"""Of `raw_output_contents` in a ModelInferResponse."""
+_SLICE = 1 << 15
 _MOST_REMEMBERED = 256
 _MOST_REMEMBERED_BYTES = 4096
 _OWN_PARAMETERS = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
@@ -253,11 +257,6 @@ def _told(problem: Any) -> str:
     return f"{where or 'the body'}: {expected}{got}"
 
 
-def memory_of(text: bytes) -> int:
-    """About how many bytes Python's objects take that a JSON text becomes, and not more than a few of them more."""
-    return 12 * len(text) + 72 * (text.count(b"[") + text.count(b"{")) + 30 * text.count(b'"')
-
-
 def _holds_infinity(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_infinity, value.values()))
@@ -318,8 +317,8 @@ def split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def answer_of(message: bytes, form: Form) -> tuple[bytes, int | None]:
-    """The body of an answer.
+def answer_of(message: Serialised, form: Form) -> tuple[Sequence[bytes | memoryview], int | None]:
+    """The body of an answer, in pieces; those behind the JSON are parts of the message.
 
     Args:
         message: the serialised ModelInferResponse.
@@ -331,32 +330,74 @@ def answer_of(message: bytes, form: Form) -> tuple[bytes, int | None]:
     Raises:
         Failure: an output has bytes that JSON cannot hold.
     """
-    response = pb.ModelInferResponse.FromString(message)
-    outputs: list[dict[str, Any]] = []
-    behind: list[bytes] = []
+    head, raws = _taken_apart(message)
+    response = pb.ModelInferResponse.FromString(head)
+    outputs: list[bytes] = []
+    behind: list[bytes | memoryview] = []
     binary = False
-    for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+    for tensor, raw in zip(response.outputs, raws, strict=True):
         told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
         if tensor.parameters:
             told["parameters"] = parameters_to_json(tensor.parameters)
+        data = b""
         if "shared_memory_region" not in tensor.parameters:
             if form.is_binary(tensor.name):
                 binary = True
-                told.setdefault("parameters", {})["binary_data_size"] = len(raw)
-                behind.append(raw)
+                told.setdefault("parameters", {})["binary_data_size"] = sum(map(len, raw))
+                behind += raw
             else:
-                told["data"] = elements(array_of(tensor.datatype, raw))
-        outputs.append(told)
+                data = b',"data":[' + b",".join(_slices(array_of(tensor.datatype, b"".join(raw)))) + b"]"
+        outputs.append(_json(told)[:-1] + data + b"}")
     said: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
         said["id"] = response.id
     if response.parameters:
         said["parameters"] = parameters_to_json(response.parameters)
-    text = to_json(said | {"outputs": outputs}, inf_nan_mode="strings")
-    return (b"".join((text, *behind)), len(text)) if binary else (text, None)
+    text = _json(said)[:-1] + b',"outputs":[' + b",".join(outputs) + b"]}"
+    return (text, *behind), len(text) if binary else None
 
 
-def array_of(datatype: str, raw: bytes, shape: Sequence[int] | None = None) -> np.ndarray[Any, Any]:
+def _taken_apart(message: Serialised) -> tuple[bytes, list[list[bytes | memoryview]]]:
+    """A ModelInferResponse without its raw contents, and these, in pieces, none of which is copied."""
+    kept: list[memoryview] = []
+    raws: list[list[bytes | memoryview]] = []
+    chunks = iter(chunks_of(message))
+    for chunk in chunks:
+        view, at = memoryview(chunk), 0
+        while at < len(chunk):
+            # Every field of it is one with a length.
+            begin, tag, size, shift = at, chunk[at], 0, 0
+            while True:
+                at += 1
+                size |= (chunk[at] & 0x7F) << shift
+                shift += 7
+                if chunk[at] < 0x80:
+                    break
+            at += 1
+            field = view[at : at + size]
+            at += size
+            if tag != _RAW_OUTPUT_TAG:
+                kept.append(view[begin:at])
+                continue
+            raws.append([field])
+            missing = size - len(field)
+            while missing:
+                raws[-1].append(more := next(chunks))
+                missing -= len(more)
+    return b"".join(kept), raws
+
+
+def _json(told: Any) -> bytes:
+    return to_json(told, inf_nan_mode="strings")
+
+
+def _slices(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
+    """The elements of an array as JSON, in slices: each keeps other threads waiting while it is written."""
+    for at in range(0, len(array), _SLICE):
+        yield _json(elements(array[at : at + _SLICE]))[1:-1]
+
+
+def array_of(datatype: str, raw: bytes | memoryview, shape: Sequence[int] | None = None) -> np.ndarray[Any, Any]:
     """Raw elements as an array.
 
     Args:
@@ -367,8 +408,7 @@ def array_of(datatype: str, raw: bytes, shape: Sequence[int] | None = None) -> n
     if datatype != "BYTES":
         array = np.frombuffer(raw, DTYPES[datatype])
     else:
-        found = []
-        start = 0
+        raw, found, start = bytes(raw), [], 0
         while start < len(raw):
             stop = start + 4 + int.from_bytes(raw[start : start + 4], "little")
             found.append(raw[start + 4 : stop])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import (
@@ -28,7 +29,7 @@ _OF_KINDS: Mapping[str, type[PredictionError]] = {
     each.kind: each for each in (MessageTooLarge, NetworkFull, ModelNotFound, ModelNotReady)
 }
 """What a failure of HTTP itself is counted as; others are bad requests."""
-_Answered = asyncio.Future[bytes | int | None]
+_Answered = asyncio.Future[Serialised | int | None]
 """An answer; or the size of one for which there is no room; or None for one that has an error."""
 _Token = tuple[_Answered, Exchange]
 """What an entry is recognised by: who waits for its answer, and the budget it is held in."""
@@ -77,7 +78,7 @@ class InferenceCalls:
                 self._inference.count(error(failure.sentence))
             raise
 
-    async def answer(self, call: Call, method: str, message: bytes) -> bytes:
+    async def answer(self, call: Call, method: str, message: bytes) -> Serialised:
         """The serialised response to a serialised request.
 
         Args:

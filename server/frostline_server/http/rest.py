@@ -21,9 +21,11 @@ from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER
 from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
-from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
+from frostline_server.http.h1.shared import LONG_BYTES
 from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.json_size import MOST_BYTES
 from frostline_server.http.messages import to_json
+from frostline_server.http.sending import Pieces
 from frostline_server.http.statuses import Failure, invalid
 from frostline_server.rpc.methods import Methods
 
@@ -119,13 +121,13 @@ class Rest:
     async def _infer(self, request: Request) -> Response:
         call = self._call_of(request)
         self._calls.admit(call, MODEL_INFER)
-        body = await call.body()
+        length = call.headers.get(infer.HEADER_LENGTH.lower())
+        body = await call.body(MOST_BYTES if length is None else None)
         path = call.parameters
-        text, behind = infer.split(body, call.headers.get(infer.HEADER_LENGTH.lower()))
+        text, behind = infer.split(body, length)
         model, version = path["model"], path.get("version", "")
         if len(text) > LONG_BYTES:
-            call.hold(infer.memory_of(text))
-            header = await elsewhere(len(text), partial(infer.header_of, model, version, text))
+            header = await call.read(text, partial(infer.header_of, model, version))
         else:
             header = self._headers.read(model, version, text)
         response = await self._calls.answer(call, MODEL_INFER, infer.message_of(header, behind))
@@ -133,10 +135,10 @@ class Rest:
         size = 0 if header.form.is_all_binary else len(response)
         if size > LONG_BYTES:
             call.hold(_ANSWER_FACTOR * size)
-        answer, length = await elsewhere(size, partial(infer.answer_of, response, header.form))
-        if length is None:
-            return Response(answer, media_type="application/json")
-        return Response(answer, media_type="application/octet-stream", headers={infer.HEADER_LENGTH: str(length)})
+        pieces, json_bytes = await call.elsewhere(size, partial(infer.answer_of, response, header.form))
+        if json_bytes is None:
+            return Pieces(pieces, "application/json")
+        return Pieces(pieces, "application/octet-stream", {infer.HEADER_LENGTH: str(json_bytes)})
 
     # All other methods
 
@@ -166,7 +168,7 @@ class Rest:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             call = self._call_of(request)
-            message = made(call.parameters, json_object(await call.body()))
+            message = await call.read(await call.body(), lambda body: made(call.parameters, json_object(body)))
             answer = told(await self.ask(call, method, message))
             return Response() if answer is None else _unpacked(answer)
 

@@ -9,6 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class Views:
         call = call_of(request)
 
         async def step() -> Callable[[Rollout | None, list[int]], Rollout]:
-            asked = parsed(PromoteRequest, await call.body() or b"{}")
+            asked = await call.read(await call.body() or b"{}", partial(parsed, PromoteRequest))
             return lambda before, there: rollouts.next_step(
                 before, there, asked.version, canary=asked.canary, shadow=asked.shadow
             )

@@ -16,6 +16,7 @@ import grpc
 from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode
@@ -176,7 +177,7 @@ class _Stream:
             if self._reader is not None:
                 self._reader.cancel()
 
-    def deliver(self, entry: Entry, response: bytes | None) -> None:
+    def deliver(self, entry: Entry, response: Serialised | None) -> None:
         """Queue the answer of a finished entry, or its error, to be written."""
         sizes = self._accepted.pop(entry, None)
         if sizes is None:  # the stream has ended
@@ -185,7 +186,7 @@ class _Stream:
         self._open_bytes -= expected
         if response is not None:
             self._expected.came(len(response))
-            self._answer(size, answer_message(response))
+            self._answer(size, bytes(answer_message(response)))
         elif entry.error is not None:
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
 
@@ -248,7 +249,7 @@ class _Stream:
                 self._broken, self._failure = True, ending(error, request_id)
                 self._something.set()
             return
-        self._answer(size, error_message(error, request_id, model))
+        self._answer(size, bytes(error_message(error, request_id, model)))
 
     def _answer(self, size: int, message: bytes) -> None:
         """Queue an answer to be written, in whose place its request no longer counts."""
@@ -279,7 +280,7 @@ def _looked_at(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _deliver(answers: list[tuple[Entry, bytes | None]]) -> None:
+def _deliver(answers: list[tuple[Entry, Serialised | None]]) -> None:
     for entry, response in answers:
         stream: _Stream = entry.call.token
         stream.deliver(entry, response)

@@ -3,6 +3,7 @@
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import ERROR_KIND, varint
 from frostline_server.batching.entry import Entry
+from frostline_server.codec.chunks import Chunks, Serialised
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.grpc_status import status
 
@@ -44,12 +45,15 @@ _FINAL = pb.ModelInferResponse(
 ).SerializeToString()
 
 
-def answer_message(response: bytes, error: bytes = b"") -> bytes:
+def answer_message(response: Serialised, error: bytes = b"") -> Serialised:
     """The message of a serialised `ModelInferResponse`, which is not serialised again."""
-    return b"".join((error, _RESPONSE_TAG, varint(len(response) + len(_FINAL)), response, _FINAL))
+    head = (error, _RESPONSE_TAG, varint(len(response) + len(_FINAL)))
+    if isinstance(response, Chunks):
+        return Chunks((*head, *response, _FINAL))
+    return b"".join((*head, response, _FINAL))
 
 
-def error_message(error: PredictionError, request_id: str, model: str) -> bytes:
+def error_message(error: PredictionError, request_id: str, model: str) -> Serialised:
     """The message of a request that failed. It names its request, because the answers of a stream come in any order."""
     _, message = status(error, request_id)
     response = pb.ModelInferResponse(

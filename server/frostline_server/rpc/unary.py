@@ -12,6 +12,7 @@ import grpc
 
 from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.batching.entry import Entry
+from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.inference import Call, Inference, Refused, encode
 from frostline_server.rpc.grpc_status import ending
@@ -42,7 +43,7 @@ class UnaryFrontEnd:
 
     async def _call(self, method: str, payload: bytes, context: Context) -> bytes:
         self._loop = asyncio.get_running_loop()
-        answered: asyncio.Future[bytes | None] = self._loop.create_future()
+        answered: asyncio.Future[Serialised | None] = self._loop.create_future()
         left_s = context.time_remaining()
         deadline_s = None if left_s is None else time.monotonic() + left_s
         entry: Entry | None = None
@@ -62,7 +63,7 @@ class UnaryFrontEnd:
                 raise
             if entry.error is None:
                 assert response is not None, "without an error there is an answer"  # noqa: S101  an invariant, not a check
-                return response
+                return bytes(response)
             end = ending(entry.error, entry.call.request_id)
         # gRPC keeps an abort's exception, and with it this frame, until the next call: no message or version in it.
         del payload, entry, answered
@@ -70,7 +71,7 @@ class UnaryFrontEnd:
         return await context.abort(*end)
 
     async def _prepared(
-        self, method: str, payload: bytes, deadline_s: float | None, answered: "asyncio.Future[bytes | None]"
+        self, method: str, payload: bytes, deadline_s: float | None, answered: "asyncio.Future[Serialised | None]"
     ) -> Entry:
         """As `Inference.prepare`, without holding up the loop.
 
@@ -92,7 +93,7 @@ class UnaryFrontEnd:
         self._loop.call_soon_threadsafe(_set_answered, [(entry.call, encode(entry)) for entry in entries])
 
 
-def _set_answered(answers: list[tuple[Call, bytes | None]]) -> None:
+def _set_answered(answers: list[tuple[Call, Serialised | None]]) -> None:
     for call, response in answers:
         if not call.token.done():
             call.token.set_result(response)

@@ -295,7 +295,7 @@ def test_a_request_with_both_bad_shape_and_bad_parameters_is_refused_once() -> N
 
 
 def infer_response(codec: Codec, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str = "") -> Any:
-    return pb.ModelInferResponse.FromString(codec.encode_infer(wanted, outputs, request_id))
+    return pb.ModelInferResponse.FromString(bytes(codec.encode_infer(wanted, outputs, request_id)))
 
 
 def test_an_answer_reads_back_as_the_message_it_stands_for() -> None:
@@ -319,7 +319,7 @@ def test_an_answer_is_byte_for_byte_what_protobuf_would_write_apart_from_field_o
     expected = pb.ModelInferResponse(model_name="m", model_version="3", id="abc")
     expected.outputs.add(name="argmax", datatype="INT64", shape=[2])
     expected.raw_output_contents.append(ARGMAX.tobytes())
-    got = codec_of().encode_infer(("argmax",), [ARGMAX], "abc")
+    got = bytes(codec_of().encode_infer(("argmax",), [ARGMAX], "abc"))
     assert len(got) == expected.ByteSize()
     assert pb.ModelInferResponse.FromString(got) == expected
 

@@ -282,6 +282,40 @@ def test_a_body_of_a_gigabyte_is_refused_by_its_length(served: Port) -> None:
     assert "max_message_bytes" in answer.error
 
 
+def test_more_json_than_there_may_be_is_refused_before_it_is_read(
+    served: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frostline_server.http.rest.MOST_BYTES", len(ROW))
+    assert served.ask(served.request(INFER, ROW)).status == 200
+
+    answer = served.ask(head("POST", INFER, f"Host: {served.host}", f"Content-Length: {len(ROW) + 1}"))
+
+    assert answer.status == 413
+    assert answer.error.endswith(
+        f"{len(ROW)} bytes of JSON; send tensors in binary, pictures as files of a form, or fewer rows at a time"
+    )
+
+
+def test_packed_or_in_chunks_json_is_no_longer_either(served: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frostline_server.http.rest.MOST_BYTES", len(ROW))
+    packed = served.ask(served.request(INFER, gzip.compress(ROW + b" "), "Content-Encoding: gzip"))
+    with served.client() as client:
+        client.send(head("POST", INFER, f"Host: {served.host}", "Transfer-Encoding: chunked"))
+        client.send(b"%x\r\n%b \r\n0\r\n\r\n" % (len(ROW) + 1, ROW))
+
+        assert client.answer().status == packed.status == 413
+
+
+def test_binary_tensors_may_be_longer_than_json(served: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"name": "input", "shape": [1, 4], "datatype": "FP32", "parameters": {"binary_data_size": 16}}
+    text = json.dumps({"inputs": [asked]}).encode()
+    monkeypatch.setattr("frostline_server.http.rest.MOST_BYTES", len(text))
+
+    answer = served.ask(served.request(INFER, text + bytes(16), f"Inference-Header-Content-Length: {len(text)}"))
+
+    assert answer.status == 200
+
+
 def test_a_body_of_a_gigabyte_in_chunks_is_refused_while_it_comes(served: Port) -> None:
     chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
     with served.client() as client:

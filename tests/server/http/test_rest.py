@@ -9,6 +9,7 @@ import pytest
 
 from frostline_server.http import infer
 from frostline_server.http.call import Call
+from frostline_server.http.json_size import memory_of
 from tests.support import onnx_models
 from tests.support.http_calls import ask
 from tests.support.servers import Running, running
@@ -123,7 +124,7 @@ def test_long_json_is_read_and_written_in_another_thread_and_its_memory_is_count
         assert answer.status == 200
     assert threads[:2] == [("read", "server-loop"), ("told", "server-loop")]
     assert [what for what, thread in threads[2:] if thread != "server-loop"] == ["read", "told"]
-    assert infer.memory_of(json.dumps({"inputs": [tensor]}).encode()) in held
+    assert memory_of(json.dumps({"inputs": [tensor]}).encode()) in held
     assert [size for size in held if 12 * 320_000 < size < 12 * 321_000]
 
 

@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import pack_bytes
+from frostline_server.codec.chunks import CHUNK_BYTES
 from tests.support import onnx_models
 from tests.support.calls import row_request, stub
 from tests.support.servers import TIMEOUT_S, Running, running
@@ -166,3 +167,26 @@ def test_a_message_of_millions_of_fields_is_refused(
     assert caught.value.code() == (grpc.StatusCode.UNKNOWN if aside else grpc.StatusCode.INVALID_ARGUMENT)
     assert "the message has more than 16384 fields" in str(caught.value.details())
     assert stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
+
+
+MANY = np.arange(3 * CHUNK_BYTES // 8 + 5).reshape(1, -1)
+"""What is answered in four chunks."""
+
+
+def many(request_id: str = "") -> pb.ModelInferRequest:
+    tensor = {"name": "input", "datatype": "INT64", "shape": MANY.shape}
+    return pb.ModelInferRequest(
+        model_name="numbers", id=request_id, inputs=[tensor], raw_input_contents=[MANY.tobytes()]
+    )
+
+
+def test_a_large_answer_is_whole(server: Running) -> None:
+    with grpc.insecure_channel(server.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        unary = stub(channel).ModelInfer(many("7"), timeout=TIMEOUT_S)
+        conversation = Conversation(channel)
+        conversation.send(many("a"), many("b"))
+        streamed = [each.infer_response for each in conversation.rest()]
+    assert [unary.id, *sorted(each.id for each in streamed)] == ["7", "a", "b"]
+    for answer in (unary, *streamed):
+        assert answer.raw_output_contents[0] == MANY.tobytes()
+    assert all(each.parameters["triton_final_response"].bool_param for each in streamed)

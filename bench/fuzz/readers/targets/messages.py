@@ -117,7 +117,7 @@ def _check_answer(
     """The answer must have the outputs that were asked for, in that order, with their elements."""
     arrays = [_output(spec, decoded.rows, signature) for spec in _wanted(signature, decoded)]
     if decoded.deliveries is None:
-        encoded = codec.encode_infer(decoded.wanted, arrays, request_id)
+        encoded = bytes(codec.encode_infer(decoded.wanted, arrays, request_id))
     else:
         assert not isinstance(decoded.deliveries, Readings)
         try:

@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -18,8 +19,13 @@ EXCHANGE = "frostline.exchange"
 
 HELD_BYTES = 1 << 16
 """Longer answers are held until they have left; shorter ones lie in the connection's own buffer."""
+LONG_BYTES = 1 << 16
+"""What is of more bytes is read and written by another thread: the event loop is what all connections wait for."""
 _BODY_OVERHEAD = 1 << 20
 """Of a request beyond the largest message: the JSON in front of binary tensors, the borders between parts."""
+
+
+T = TypeVar("T")
 
 
 class Ends(Protocol):
@@ -73,6 +79,7 @@ class Shared:
         loop: the event loop.
         limits: of each connection.
         budget: for what is held of requests and answers.
+        long_work: has one thread, so that all that takes long takes no more than one turn of the interpreter, and one core.
         refused: how much was refused here, by reason.
         waiting: connections without a request, the one that has waited longest first.
         leaving: whether clients are told to go elsewhere with their next requests.
@@ -83,6 +90,7 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     limits: Limits
     budget: Budget
+    long_work: Executor
     refused: Counter[str] = field(default_factory=Counter)
     waiting: dict[Ends, None] = field(default_factory=dict)
     leaving: bool = False
@@ -139,6 +147,12 @@ class Exchange:
         """Hold nothing more."""
         self._shared.budget.give(self._held)
         self._held = 0
+
+    async def elsewhere(self, size: int, work: Callable[[], T]) -> T:
+        """Do some work, in another thread if it is of many bytes."""
+        if size <= LONG_BYTES:
+            return work()
+        return await self._shared.loop.run_in_executor(self._shared.long_work, work)
 
     def begin_answer(self) -> None:
         """Say that the answer begins. The connection ends with it where the body is not there yet, or the server ends."""

@@ -15,8 +15,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from frostline.client.rows import are_of, may_be
 from frostline.client.schema import Schema
 from frostline_server.http.call import Call
-from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
-from frostline_server.http.infer import Strict, memory_of, parsed
+from frostline_server.http.infer import Strict, parsed
+from frostline_server.http.json_size import MOST_BYTES
 from frostline_server.http.numbers import NOT_FINITE
 from frostline_server.http.statuses import Failure, invalid
 
@@ -65,6 +65,16 @@ class Asked:
     extra: Any = "refuse"
 
 
+def most_bytes(call: Call) -> int | None:
+    """How long a body may be, by its type; None for as long as any."""
+    kind = _kind(call)
+    return None if kind == "multipart/form-data" or kind in _PICTURES else MOST_BYTES
+
+
+def _kind(call: Call) -> str:
+    return call.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def asked_of(call: Call, body: bytes, schema: Schema) -> "Asked":
     """What a request asks, by the type of its body.
 
@@ -76,7 +86,7 @@ async def asked_of(call: Call, body: bytes, schema: Schema) -> "Asked":
     Raises:
         Failure: it is of a type, or has a form, that is not understood.
     """
-    kind = call.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind(call)
     if kind == "multipart/form-data":
         return await _form(call, body)
     if kind in _PICTURES:
@@ -88,12 +98,10 @@ async def asked_of(call: Call, body: bytes, schema: Schema) -> "Asked":
             "(image/png, image/jpeg, image/webp)",
             "unsupported",
         )
-    if len(body) > LONG_BYTES:
-        call.hold(memory_of(body))
-    return await elsewhere(len(body), partial(_json, body, schema))
+    return await call.read(body, partial(_json, schema))
 
 
-def _json(body: bytes, schema: Schema) -> Asked:
+def _json(schema: Schema, body: bytes) -> Asked:
     """The rows of a body.
 
     Raises:

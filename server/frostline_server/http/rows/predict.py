@@ -23,11 +23,11 @@ from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import PREDICT
 from frostline_server.http.call import Call, Context
-from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
+from frostline_server.http.h1.shared import LONG_BYTES
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
 from frostline_server.http.rows.answers import answer_of, chooses_a_class
-from frostline_server.http.rows.body import are_raw, asked_of
+from frostline_server.http.rows.body import are_raw, asked_of, most_bytes
 from frostline_server.http.statuses import Failure, invalid
 from frostline_server.rpc.methods import Methods
 
@@ -103,7 +103,7 @@ class Predict:
             raise invalid(
                 f"the query {query[:100].decode('latin-1')!r} has no meaning here; say it in the body or the path"
             )
-        body = await call.body()
+        body = await call.body(most_bytes(call))
         model, version = call.parameters["model"], call.parameters.get("version", "")
         try:
             for start in range(1, _MOST_STARTS + 1):
@@ -156,7 +156,7 @@ class Predict:
         size = told.ByteSize()
         if size > LONG_BYTES:
             call.hold(_ANSWER_FACTOR * size)
-        return await elsewhere(max(size, len(body)), partial(answer_of, told, schema, asked.top_k))
+        return await call.elsewhere(max(size, len(body)), partial(answer_of, told, schema, asked.top_k))
 
     async def _hold(self, call: Call, conversation: Conversation[T], *, states: bool = False, size: int = 0) -> T:
         """What a conversation comes to, whose calls are answered here.
@@ -168,7 +168,7 @@ class Predict:
         sent = 0
         while True:
             # Not StopIteration, which no future takes.
-            asked, found = await elsewhere(size, partial(_stepped, step))
+            asked, found = await call.elsewhere(size, partial(_stepped, step))
             if asked is None:
                 result: T = found
                 return result
@@ -179,7 +179,7 @@ class Predict:
                         # Many rows are many requests, also to the caller's limit.
                         self._calls.admit(call, PREDICT)
                     message = asked.request + _STATES if states else asked.request
-                    answer: Any = pb.PredictResponse.FromString(await self._calls.answer(call, PREDICT, message))
+                    answer: Any = pb.PredictResponse.FromString(bytes(await self._calls.answer(call, PREDICT, message)))
                 else:
                     answer = await _handled(self._looking_up, call, asked.method, asked.request)
             except Failure as failure:

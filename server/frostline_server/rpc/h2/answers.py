@@ -4,9 +4,10 @@ import threading
 from collections.abc import Callable
 
 from frostline_server.batching.entry import Entry
+from frostline_server.codec.chunks import Serialised
 from frostline_server.inference import encode
 
-Answers = list[tuple[Entry, bytes | None]]
+Answers = list[tuple[Entry, Serialised | None]]
 """Finished entries, each with its serialised response; None for one that has an error."""
 
 _MOST_BYTES = 4 << 20

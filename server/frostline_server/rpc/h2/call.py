@@ -1,11 +1,12 @@
 """One gRPC call: its deadline, what is known of it, and the bytes that are held for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import grpc
 
 from frostline_server.access.rate_limit import RateLimit
+from frostline_server.codec.chunks import Serialised
 from frostline_server.errors import NetworkFull, PredictionError
 from frostline_server.rpc.h2.shared import Peer, Shared
 
@@ -38,11 +39,11 @@ class Owner(Protocol):
         """Who is at its other end."""
         ...
 
-    def answer(self, call: "Call", message: bytes) -> None:
+    def answer(self, call: "Call", message: Serialised) -> None:
         """Send the only answer, and end with OK."""
         ...
 
-    def send(self, call: "Call", messages: list[bytes]) -> None:
+    def send(self, call: "Call", messages: Sequence[Serialised]) -> None:
         """Send further answers."""
         ...
 

@@ -7,6 +7,8 @@ it is held. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 import zlib
 from collections.abc import Callable
 
+from frostline_server.codec.chunks import Serialised, chunks_of
+
 PREFIX_BYTES = 5
 
 ENCODINGS = b"identity,deflate,gzip"
@@ -26,11 +28,11 @@ def prefixed(message: bytes, *, compressed: bool = False) -> bytes:
     return b"".join((b"\1" if compressed else b"\0", len(message).to_bytes(4, "big"), message))
 
 
-def pieces(message: bytes, *, compressed: bool = False) -> tuple[bytes, ...]:
+def pieces(message: Serialised, *, compressed: bool = False) -> tuple[bytes, ...]:
     """A message with its prefix, in pieces to be sent one after the other; a large message is not copied."""
     if len(message) < _LARGE_BYTES:
-        return (prefixed(message, compressed=compressed),)
-    return prefixed(b"", compressed=compressed)[:1] + len(message).to_bytes(4, "big"), message
+        return (prefixed(bytes(message), compressed=compressed),)
+    return prefixed(b"", compressed=compressed)[:1] + len(message).to_bytes(4, "big"), *chunks_of(message)
 
 
 class MessageReader:
@@ -115,10 +117,10 @@ def inflated(message: bytes, encoding: bytes, limit: int) -> bytes | None:
     return unpacked
 
 
-def deflated(message: bytes, encoding: bytes) -> bytes:
+def deflated(message: Serialised, encoding: bytes) -> bytes:
     """A message packed; see `inflated`."""
     pack = zlib.compressobj(wbits=_WINDOW_BITS[encoding])
-    return pack.compress(message) + pack.flush()
+    return b"".join((*map(pack.compress, chunks_of(message)), pack.flush()))
 
 
 def understood(encoding: bytes) -> bool:

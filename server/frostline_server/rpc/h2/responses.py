@@ -11,6 +11,7 @@ import grpc
 from ngh2 import Connection as Session
 from ngh2 import NGH2Error
 
+from frostline_server.codec.chunks import Serialised
 from frostline_server.errors import NetworkFull, PredictionError
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.h2.call import Call
@@ -42,7 +43,7 @@ class Responses:
         # Calls that are over, whose clients still send.
         self._unwanted: list[Call] = []
 
-    def answer(self, call: Call, message: bytes) -> None:
+    def answer(self, call: Call, message: Serialised) -> None:
         """Send a call's only answer, and end it with OK."""
         if call.over:
             return
@@ -66,7 +67,7 @@ class Responses:
             pass
         self._over(call)
 
-    def send(self, call: Call, messages: Iterable[bytes]) -> None:
+    def send(self, call: Call, messages: Iterable[Serialised]) -> None:
         """Send further answers of a call."""
         if call.over:
             return

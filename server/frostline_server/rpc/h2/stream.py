@@ -10,6 +10,7 @@ from collections.abc import Callable
 from frostline.protocol import MODEL_INFER
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
+from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import NetworkFull, PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused
@@ -114,7 +115,7 @@ class Stream:
         self._leaving: deque[int] = deque()
         self._leaving_bytes = 0
         # Answers of one turn, which leave together.
-        self._outbox: list[bytes] = []
+        self._outbox: list[Serialised] = []
         self._open_bytes = 0
         self._read_all = False
         self._asleep = False
@@ -163,7 +164,7 @@ class Stream:
         self.refuse_more()
         self._end_if_done()
 
-    def deliver(self, entry: Entry, response: bytes | None) -> None:
+    def deliver(self, entry: Entry, response: Serialised | None) -> None:
         """Take the answer of a finished entry, or its error; `flush` sends it."""
         sizes = self._accepted.pop(entry, None)
         if sizes is None:  # the stream has ended
@@ -285,7 +286,7 @@ class Stream:
             return
         self._answer(size, error_message(error, request_id, model))
 
-    def _answer(self, size: int, message: bytes) -> None:
+    def _answer(self, size: int, message: Serialised) -> None:
         """Take an answer, in whose place the request is no longer held."""
         length = len(message) + PREFIX_BYTES
         self._call.release(size)
