@@ -15,7 +15,7 @@ from frostline.protocol import pack_bytes, varint
 from frostline_server.batching.entry import RowKind
 from frostline_server.codec import message_scan, parameters
 from frostline_server.codec.chunks import CHUNK_BYTES, Chunks, Serialised, copied
-from frostline_server.codec.header_cache import RequestHeader
+from frostline_server.codec.header_cache import LARGE_BYTES, RequestHeader, without_raw_contents
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.tensors import (
@@ -83,7 +83,7 @@ class DecodedRequest(NamedTuple):
 
         Strings are taken apart anew each time, and so are several tensors.
         """
-        return self.direct and len(self.data) == 1 and isinstance(self.data[0], bytes)
+        return self.direct and len(self.data) == 1 and isinstance(self.data[0], bytes | memoryview)
 
 
 _decoded = partial(tuple.__new__, DecodedRequest)
@@ -102,15 +102,45 @@ def parse(message: type[M], payload: bytes, *, brief: bool = False) -> M:
         InvalidInput: the bytes are not one, or it holds too much.
         TakesLong: it takes long; only if `brief`.
     """
+    _check(message, payload, brief=brief)
+    return _parsed(message, payload, len(payload))
+
+
+def parse_infer(
+    payload: bytes, *, brief: bool = False
+) -> tuple[inference_pb2.ModelInferRequest, Sequence[bytes | memoryview]]:
+    """As `parse`, of a ModelInferRequest; its raw contents come beside it, and large ones are not copied.
+
+    Raises:
+        InvalidInput: as there.
+        TakesLong: as there.
+    """
+    if len(payload) < LARGE_BYTES:
+        request = parse(inference_pb2.ModelInferRequest, payload, brief=brief)
+        return request, request.raw_input_contents
+    message = inference_pb2.ModelInferRequest
+    _check(message, payload, brief=brief)
+    apart = without_raw_contents(payload)
+    if apart is None:
+        request = _parsed(message, payload, len(payload))
+        return request, request.raw_input_contents
+    head, contents = apart
+    return _parsed(message, head, len(payload)), contents
+
+
+def _check(message: type[Message], payload: bytes, *, brief: bool) -> None:
     if len(payload) > message_scan.SMALL_BYTES and not message_scan.check(message.DESCRIPTOR, payload, brief=brief):
         raise InvalidInput(
             f"the message is not a valid {message.DESCRIPTOR.full_name}: its fields do not fit into its {len(payload)} bytes"
         )
+
+
+def _parsed(message: type[M], payload: bytes, size: int) -> M:
     try:
         return message.FromString(payload)
     except DecodeError as error:
         raise InvalidInput(
-            f"the message is not a valid {message.DESCRIPTOR.full_name}: {error} ({len(payload)} bytes)"
+            f"the message is not a valid {message.DESCRIPTOR.full_name}: {error} ({size} bytes)"
         ) from error
 
 
@@ -179,13 +209,19 @@ class Codec:
     # Open Inference Protocol
 
     def decode_infer(
-        self, request: inference_pb2.ModelInferRequest, regions: Regions, *, brief: bool = False
+        self,
+        request: inference_pb2.ModelInferRequest,
+        regions: Regions,
+        raw_contents: Sequence[bytes | memoryview] | None = None,
+        *,
+        brief: bool = False,
     ) -> DecodedRequest:
         """Check a request and find its rows.
 
         Args:
             request: the request.
             regions: the shared memory its tensors may lie in.
+            raw_contents: its raw contents, if it does not hold them.
             brief: whether to give up on a request that takes long to decode.
 
         Raises:
@@ -209,7 +245,8 @@ class Codec:
                     self._model, self._signature_of(layout), request.outputs, layout.rows, regions, task=self.task.name
                 )
                 break
-        raw: Sequence[bytes | None] = request.raw_input_contents
+        contents = request.raw_input_contents if raw_contents is None else raw_contents
+        raw: Sequence[bytes | memoryview | None] = contents
         places: Sequence[parameters.Place | None] = ()
         for tensor in inputs:
             if tensor.parameters:
@@ -229,7 +266,7 @@ class Codec:
         if places:
             raw = self._read(inputs, places, raw, regions)
         if raw and not places:
-            data = self._columns_of(layout, request.raw_input_contents)
+            data = self._columns_of(layout, contents)
         else:
             data = [
                 typed_contents(self._model, spec, inputs[at].datatype, inputs[at].contents, count)
@@ -246,7 +283,9 @@ class Codec:
         headers = tuple([(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in inputs])
         return self._layouts_for(headers).check(headers, brief=brief)
 
-    def _pictures(self, layout: Layout, data: Sequence[bytes | Array]) -> tuple[RowKind, list[bytes | Array]]:
+    def _pictures(
+        self, layout: Layout, data: Sequence[bytes | memoryview | Array]
+    ) -> tuple[RowKind, list[bytes | memoryview | Array]]:
         """The kind of rows that are pictures, and these."""
         pictures = pictures_array(data, layout)
         return self._row_layouts.weighed(layout, pictures), [pictures]
@@ -301,15 +340,15 @@ class Codec:
                 kind, data = self._pictures(layout, columns)
         return _decoded((kind, count, data, wanted, priority, timeout_s, deliveries))
 
-    def _columns_of(self, layout: Layout, raw: Sequence[bytes]) -> list[bytes | Array]:
+    def _columns_of(self, layout: Layout, raw: Sequence[bytes | memoryview]) -> list[bytes | memoryview | Array]:
         """The elements of each input, of their bytes in the request's order."""
         texts = None if layout.specs is self._signature.inputs else self._texts
-        columns: list[bytes | Array] = []
+        columns: list[bytes | memoryview | Array] = []
         for spec, nbytes, count, at in layout.plan:
             data = raw[at]
             if len(data) == nbytes:
                 columns.append(data)
-            elif texts is not None and count == 1 and (text := texts.alone.get(data)) is not None:
+            elif texts is not None and count == 1 and (text := texts.alone.get(bytes(data))) is not None:
                 columns.append(text)
             else:
                 columns.append(check_bytes(self._model, spec, nbytes, count, data, texts))
@@ -319,12 +358,12 @@ class Codec:
         self,
         inputs: Sequence[inference_pb2.ModelInferRequest.InferInputTensor],
         places: Sequence[parameters.Place | None],
-        raw: Sequence[bytes | None],
+        raw: Sequence[bytes | memoryview | None],
         regions: Regions,
-    ) -> list[bytes | None]:
+    ) -> list[bytes | memoryview | None]:
         """For each input its bytes; those in shared memory take no slot of the raw contents. None if they are typed."""
         slots = iter(raw)
-        elements: list[bytes | None] = []
+        elements: list[bytes | memoryview | None] = []
         for tensor, place in zip(inputs, places, strict=True):
             if place is None:
                 elements.append(next(slots, None))

@@ -28,7 +28,8 @@ _INFER_NAMES = (
     ModelInferRequest.MODEL_NAME_FIELD_NUMBER << 3 | _BYTES,
     ModelInferRequest.MODEL_VERSION_FIELD_NUMBER << 3 | _BYTES,
 )
-_INFER_OTHERS = frozenset(number << 3 | _BYTES for number in range(1, 8)) - {_INFER_ID, _INFER_RAW}
+_INFER_FIELDS = frozenset(number << 3 | _BYTES for number in range(1, 8))
+_INFER_OTHERS = _INFER_FIELDS - {_INFER_ID, _INFER_RAW}
 
 _PREDICT_ID = PredictRequest.ID_FIELD_NUMBER << 3 | _BYTES
 _PREDICT_INPUTS = PredictRequest.INPUTS_FIELD_NUMBER << 3 | _BYTES
@@ -53,7 +54,7 @@ _TENSOR_OTHERS = frozenset(
 
 _MAX_HEADERS = 4096
 _MAX_HEADER_BYTES = 512
-_VIEWED_BYTES = 1 << 16
+LARGE_BYTES = 1 << 16
 """From this size on a message's elements are looked at where they are: a copy would cost more than the view."""
 _MAX_CUTS = 4
 """Requests of one length that are cut in different ways: rare, and each is tried in turn. Also requests that begin alike."""
@@ -104,7 +105,7 @@ class Headers:
             header = headers.get(payload[:id_from] + payload[id_to:start])
             if header is not None:
                 try:
-                    large = len(payload) >= _VIEWED_BYTES
+                    large = len(payload) >= LARGE_BYTES
                     elements = memoryview(payload)[start:] if large else payload[start:]
                     return header, payload[id_from:id_to].decode(), elements
                 except UnicodeDecodeError:
@@ -236,6 +237,35 @@ def _raw_contents(payload: bytes, at: int, count: int) -> list[bytes] | None:
         contents.append(payload[at : at + size])
         at += size
     return contents if at == len(payload) else None
+
+
+def without_raw_contents(payload: bytes) -> tuple[bytes, list[bytes | memoryview]] | None:
+    """A ModelInferRequest without its raw contents, and these, of which large ones are not copied.
+
+    Whoever copies much keeps all other threads of the interpreter waiting, and protobuf copies twice.
+
+    Args:
+        payload: the message, which was scanned.
+
+    Returns:
+        Both; None where there are fields that it does not have.
+    """
+    kept: list[bytes] = []
+    contents: list[bytes | memoryview] = []
+    at = 0
+    while at < len(payload):
+        begin, tag = at, payload[at]
+        if tag not in _INFER_FIELDS:
+            return None
+        size, at = _varint(payload, at + 1)
+        if tag != _INFER_RAW:
+            kept.append(payload[begin : at + size])
+        elif size < LARGE_BYTES:
+            contents.append(payload[at : at + size])
+        else:
+            contents.append(memoryview(payload)[at : at + size])
+        at += size
+    return b"".join(kept), contents
 
 
 def infer_headers() -> Headers:

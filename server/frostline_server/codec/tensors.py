@@ -396,8 +396,8 @@ class Texts:
 
 
 def check_bytes(
-    model: str, spec: TensorSpec, nbytes: int, count: int, data: bytes, texts: Texts | None = None
-) -> bytes | Array:
+    model: str, spec: TensorSpec, nbytes: int, count: int, data: bytes | memoryview, texts: Texts | None = None
+) -> bytes | memoryview | Array:
     """Check an input's bytes against its header; strings are taken apart.
 
     Args:
@@ -418,6 +418,7 @@ def check_bytes(
                 f"{len(data)}"
             )
         return data
+    data = bytes(data)
     if texts is not None and (unpacked := texts.unpack(data, count)) is not None:
         return unpacked
     return unpack_strings(model, spec.name, count, data, spec.most_bytes, binary=spec.binary, rows=not spec.shape)
@@ -469,7 +470,7 @@ def unpack_strings(
     return strings_array(elements)
 
 
-def pictures_array(data: Sequence[bytes | Array], layout: Layout) -> Array:
+def pictures_array(data: Sequence[bytes | memoryview | Array], layout: Layout) -> Array:
     """The only input as a 1-d array of pictures: files, or pixels, which are views of their bytes."""
     (pixels,) = data
     if layout.picture is None:

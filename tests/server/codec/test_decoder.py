@@ -7,7 +7,7 @@ from frostline.pb import inference_pb2 as pb
 from frostline.pb import predictor_pb2
 from frostline.protocol import MODEL_INFER, PREDICT
 from frostline_server.codec.codec import Codec
-from frostline_server.codec.decoder import RequestDecoder
+from frostline_server.codec.decoder import Infer, RequestDecoder
 from frostline_server.errors import InvalidInput, ModelNotReady
 from frostline_server.inference import Inference, Refused
 from frostline_server.model.stats import Unrouted
@@ -71,7 +71,7 @@ def test_a_message_that_is_refused_is_not_remembered() -> None:
     decoder, payload = RequestDecoder(NOWHERE), infer((2, 2))
     for _ in range(2):
         _, _, _, body = decoder.read(MODEL_INFER, payload)
-        assert isinstance(body, pb.ModelInferRequest)
+        assert isinstance(body, Infer)
         with pytest.raises(InvalidInput, match="unexpected shape"):
             decoder.decode(codec(), body, payload)
 

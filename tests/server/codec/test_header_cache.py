@@ -11,11 +11,19 @@ from hypothesis import strategies as st
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import predictor_pb2 as typed
-from frostline.protocol import MODEL_INFER, PREDICT
+from frostline.protocol import MODEL_INFER, PREDICT, pack_bytes
 from frostline_server.batching.entry import Entry
 from frostline_server.codec import header_cache
 from frostline_server.codec.codec import Codec
-from frostline_server.codec.header_cache import Headers, RequestHeader, RowHeaders, infer_headers, predict_headers
+from frostline_server.codec.decoder import RequestDecoder
+from frostline_server.codec.header_cache import (
+    Headers,
+    RequestHeader,
+    RowHeaders,
+    infer_headers,
+    predict_headers,
+    without_raw_contents,
+)
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.errors import InvalidInput, ModelNotFound
 from frostline_server.inference import Inference, Refused
@@ -597,3 +605,66 @@ def test_what_is_remembered_of_one_version_is_bounded(monkeypatch: pytest.Monkey
     payloads = [request_of(id="i" * size).SerializeToString() for size in range(4)]
     first = [outcome(inference, payload) for payload in payloads]
     assert [outcome(inference, payload) for payload in payloads] == first
+
+
+# Large messages
+
+
+def test_a_large_message_is_taken_apart_without_a_copy_of_what_is_large() -> None:
+    large, small = bytes(range(256)) * 256, b"123"
+    request = pb.ModelInferRequest(
+        model_name="m",
+        model_version="2",
+        id="7",
+        inputs=[{"name": "a", "datatype": "UINT8", "shape": [1, len(large)]}, {"name": "b"}],
+        outputs=[{"name": "c"}],
+        parameters={"priority": pb.InferParameter(int64_param=1)},
+    )
+    # In any order, as protobuf allows it.
+    payload = (
+        pb.ModelInferRequest(raw_input_contents=[large]).SerializeToString()
+        + request.SerializeToString()
+        + pb.ModelInferRequest(raw_input_contents=[small]).SerializeToString()
+    )
+    apart = without_raw_contents(payload)
+    assert apart is not None
+    head, contents = apart
+    assert pb.ModelInferRequest.FromString(head) == request
+    assert [bytes(each) for each in contents] == [large, small]
+    assert [each.obj is payload if isinstance(each, memoryview) else None for each in contents] == [True, None]
+
+
+@pytest.mark.parametrize("more", [b"\x40\x01", b"\x42\x00", b"\xba\x80\x00\x00"], ids=["number", "unknown", "long tag"])
+def test_a_message_with_fields_that_are_not_known_is_left_to_the_parser(more: bytes) -> None:
+    assert without_raw_contents(pb.ModelInferRequest(model_name="m").SerializeToString() + more) is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_large_requests_are_decoded_from_where_they_are(again: bool) -> None:
+    rows = np.arange(1 << 15, dtype=np.float32).reshape(-1, 4)
+    request = request_of(rows.tobytes())
+    request.inputs[0].shape[0] = len(rows)
+    payload = request.SerializeToString()
+    decoder, codec = RequestDecoder(NOWHERE), Codec("m", "3", CLASSIFIER, 1 << 20, None)
+    for _ in range(1 + again):
+        *_, body = decoder.read(MODEL_INFER, payload)
+        decoded = decoder.decode(codec, body, payload)
+    (data,) = decoded.data
+    assert isinstance(data, memoryview)
+    assert data.obj is payload
+    assert bytes(data) == rows.tobytes()
+
+
+def test_large_texts_are_decoded_as_small_ones() -> None:
+    texts = np.array([["é" * 40_000], ["b"]], object)
+    request = pb.ModelInferRequest(
+        model_name="m",
+        inputs=[{"name": "text", "datatype": "BYTES", "shape": [1, 2]}],
+        raw_input_contents=[pack_bytes(texts.ravel())],
+    )
+    payload = request.SerializeToString()
+    decoder, codec = RequestDecoder(NOWHERE), Codec("m", "3", TEXT, 8, None)
+    *_, body = decoder.read(MODEL_INFER, payload)
+    (data,) = decoder.decode(codec, body, payload).data
+    assert isinstance(data, np.ndarray)
+    assert data.ravel().tolist() == texts.ravel().tolist()

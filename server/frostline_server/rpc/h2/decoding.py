@@ -84,4 +84,9 @@ class Decoder:
 
 def decoded_bytes(entry: Entry) -> int:
     """About how much memory the elements of an entry take that were decoded elsewhere."""
-    return sum(len(data) if isinstance(data, bytes) else _STRING_BYTES * len(data) for data in entry.data)
+    # What is a view is a part of the message, which is held already.
+    return sum(
+        len(data) if isinstance(data, bytes) else _STRING_BYTES * len(data)
+        for data in entry.data
+        if not isinstance(data, memoryview)
+    )
