@@ -2,7 +2,6 @@
 
 import math
 import time
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -17,7 +16,7 @@ from frostline_server.http import json_size
 from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.rpc.grpc_status import PUSHBACK
-from frostline_server.rpc.h2.framing import LARGEST_RATIO
+from frostline_server.rpc.h2.framing import LARGEST_RATIO, inflated
 from frostline_server.tls import listed
 
 Scope = Any
@@ -25,9 +24,8 @@ Scope = Any
 Receive = Callable[[], Awaitable[Any]]
 T = TypeVar("T")
 
-FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""Content codings, with what zlib calls their formats."""
-_STEP_BYTES = 1 << 20
+CODINGS = {"gzip": b"gzip", "x-gzip": b"gzip", "deflate": b"deflate"}
+"""Content codings, with what gRPC calls them."""
 _COPIED_BYTES = 1 << 20
 """What is larger is held twice, as it is copied while it is decoded."""
 
@@ -119,7 +117,7 @@ class Call:
         coding = self.headers.get("content-encoding", "identity").strip().lower()
         if coding in ("identity", ""):
             return packed
-        if coding not in FORMATS:
+        if coding not in CODINGS:
             raise Failure(415, f"Content-Encoding is {coding!r}; gzip and deflate are understood", "unsupported")
         # Nothing says what it will become, so the most it can is held meanwhile.
         most = min(most_bytes, LARGEST_RATIO * len(packed) + 1)
@@ -133,23 +131,13 @@ class Call:
         return unpacked
 
     def _unpacked(self, packed: bytes, coding: str, most_bytes: int) -> bytes:
-        unpacking = zlib.decompressobj(FORMATS[coding])
-        parts, size = [], 0
         try:
-            while not unpacking.eof:
-                part = unpacking.decompress(packed, _STEP_BYTES)
-                packed = unpacking.unconsumed_tail
-                size += len(part)
-                if size > most_bytes:
-                    raise self._too_long(most_bytes)
-                if not part and not packed and not unpacking.eof:
-                    raise Failure(400, f"the body is no complete {coding}; send it whole", "bad_request")
-                parts.append(part)
-        except zlib.error as error:
+            unpacked = inflated(packed, CODINGS[coding], most_bytes)
+        except ValueError as error:
             raise Failure(400, f"the body is not {coding}, as Content-Encoding says: {error}", "bad_request") from error
-        if unpacking.unused_data:
-            raise Failure(400, f"something follows the {coding} of the body", "bad_request")
-        return b"".join(parts)
+        if unpacked is None:
+            raise self._too_long(most_bytes)
+        return unpacked
 
     def _too_long(self, most_bytes: int) -> Failure:
         limit = "(max_message_bytes and 1 MiB); send fewer rows"

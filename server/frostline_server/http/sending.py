@@ -1,15 +1,15 @@
 """Sends one answer over HTTP: with the headers of all answers, packed if asked for, in pieces, held until it has left."""
 
-import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
-from frostline_server.http.call import FORMATS, Call, Receive, Scope
+from frostline_server.http.call import CODINGS, Call, Receive, Scope
 from frostline_server.http.h1.shared import HELD_BYTES
 from frostline_server.http.security import ALWAYS
+from frostline_server.rpc.h2.framing import deflated
 
 Send = Callable[[Any], Awaitable[None]]
 
@@ -72,7 +72,7 @@ class Sending:
             # It may be read slowly, or never.
             self._call.hold(size)
         if coding := self._coding(size, headers):
-            body = await self._call.elsewhere(size, partial(_pack, pieces, coding))
+            body = await self._call.elsewhere(size, partial(deflated, pieces, CODINGS[coding], level=1))
             pieces, size = (body,), len(body)
             headers[b"content-encoding"] = coding.encode()
             headers[b"content-length"] = str(size).encode()
@@ -109,8 +109,3 @@ def _accepted(header: str) -> str:
         if coding.strip() in ("gzip", "deflate") and weight.replace(" ", "") not in ("q=0", "q=0.0"):
             return coding.strip()
     return ""
-
-
-def _pack(pieces: Sequence[bytes | memoryview], coding: str) -> bytes:
-    packing = zlib.compressobj(1, zlib.DEFLATED, FORMATS[coding])
-    return b"".join((*map(packing.compress, pieces), packing.flush()))

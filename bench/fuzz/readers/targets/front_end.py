@@ -76,7 +76,7 @@ def piece_size(asked: int, size: int) -> int:
     return max(1 + asked, size // 128)
 
 
-PACKED = deflated(b"hello " * 9, b"gzip")
+PACKED = deflated([b"hello " * 9], b"gzip")
 """A message with gzip."""
 COMPRESSED = b"\1" + len(PACKED).to_bytes(4, "big") + PACKED
 """The same with its prefix."""

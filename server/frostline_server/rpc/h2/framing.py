@@ -5,7 +5,7 @@ it is held. https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from frostline_server.codec.chunks import Serialised, chunks_of
 
@@ -19,6 +19,7 @@ LARGEST_RATIO = 1032
 """How many times its size a compressed message can become at most (deflate, https://zlib.net/zlib_tech.html)."""
 
 
+_STEP_BYTES = 1 << 20
 _LARGE_BYTES = 1 << 16
 """From this size on a copy of a message costs more than what it saves."""
 
@@ -105,22 +106,37 @@ def inflated(message: bytes, encoding: bytes, limit: int) -> bytes | None:
         ValueError: it is not such a message, or more comes after its end.
     """
     unpack = zlib.decompressobj(_WINDOW_BITS[encoding])
+    view, parts, size = memoryview(message), [], 0
     try:
-        # One more than allowed: what is exactly as large as allowed may need another call to find its end.
-        unpacked = unpack.decompress(message, limit + 1)
+        for at in range(0, len(message), _STEP_BYTES):
+            if unpack.eof:
+                raise ValueError("there is more after its end")
+            # A step at a time: whoever joins large parts within zlib keeps all other threads waiting.
+            rest: bytes | memoryview = view[at : at + _STEP_BYTES]
+            while rest and not unpack.eof:
+                parts.append(unpack.decompress(rest, _STEP_BYTES))
+                rest = unpack.unconsumed_tail
+                size += len(parts[-1])
+                if size > limit:
+                    return None
+        parts.append(unpack.flush())
     except zlib.error as error:
         raise ValueError(str(error)) from error
-    if len(unpacked) > limit:
-        return None
     if not unpack.eof or unpack.unused_data:
         raise ValueError("it is cut off" if not unpack.eof else "there is more after its end")
-    return unpacked
+    return None if size + len(parts[-1]) > limit else b"".join(parts)
 
 
-def deflated(message: Serialised, encoding: bytes) -> bytes:
-    """A message packed; see `inflated`."""
-    pack = zlib.compressobj(wbits=_WINDOW_BITS[encoding])
-    return b"".join((*map(pack.compress, chunks_of(message)), pack.flush()))
+def deflated(chunks: Iterable[bytes | memoryview], encoding: bytes, level: int = -1) -> bytes:
+    """A message packed; see `inflated`.
+
+    Args:
+        chunks: what it consists of.
+        encoding: gzip or deflate.
+        level: 1 for fast to 9 for small; -1 for zlib's choice.
+    """
+    pack = zlib.compressobj(level, wbits=_WINDOW_BITS[encoding])
+    return b"".join((*map(pack.compress, chunks), pack.flush()))
 
 
 def understood(encoding: bytes) -> bool:

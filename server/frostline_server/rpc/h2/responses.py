@@ -11,7 +11,7 @@ import grpc
 from ngh2 import Connection as Session
 from ngh2 import NGH2Error
 
-from frostline_server.codec.chunks import Serialised
+from frostline_server.codec.chunks import Serialised, chunks_of
 from frostline_server.errors import NetworkFull, PredictionError
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.h2.call import Call
@@ -77,7 +77,7 @@ class Responses:
         ready = [
             piece
             for message in messages
-            for piece in pieces(deflated(message, packed) if packed else message, compressed=bool(packed))
+            for piece in pieces(deflated(chunks_of(message), packed) if packed else message, compressed=bool(packed))
         ]
         size = sum(map(len, ready))
         try:
