@@ -45,12 +45,12 @@ def chunks_of(message: Serialised) -> Sequence[bytes] | Chunks:
     return (message,) if isinstance(message, bytes) else message
 
 
-def copied(array: np.ndarray[Any, Any]) -> Iterator[bytes]:
-    """The elements of an array in chunks, each copied when it is asked for.
+def copied(data: np.ndarray[Any, Any] | memoryview) -> Iterator[bytes]:
+    """The elements of an array, or bytes, in chunks, each copied when it is asked for.
 
     Args:
-        array: of numbers.
+        data: an array of numbers, or bytes.
     """
-    flat = array.reshape(-1).view(np.uint8)
-    for at in range(0, len(flat), CHUNK_BYTES):
-        yield flat[at : at + CHUNK_BYTES].tobytes()
+    view = data if isinstance(data, memoryview) else data.reshape(-1).view(np.uint8).data
+    for at in range(0, len(view), CHUNK_BYTES):
+        yield view[at : at + CHUNK_BYTES].tobytes()

@@ -17,7 +17,7 @@ from pydantic_core import from_json, to_json
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import varint
-from frostline_server.codec.chunks import Serialised, chunks_of
+from frostline_server.codec.chunks import Serialised, chunks_of, copied
 from frostline_server.http.messages import parameter, parameters_to_json
 from frostline_server.http.numbers import elements, raw_elements
 from frostline_server.http.statuses import invalid
@@ -275,7 +275,7 @@ def _in_range(number: str) -> float:
     return found
 
 
-def message_of(header: Header, behind: bytes | memoryview) -> bytes:
+def message_of(header: Header, behind: memoryview) -> bytes:
     """The serialised ModelInferRequest.
 
     Args:
@@ -288,11 +288,12 @@ def message_of(header: Header, behind: bytes | memoryview) -> bytes:
     announced = sum(part for part in header.parts if isinstance(part, int))
     if announced != len(behind):
         raise invalid(f"{len(behind)} bytes follow the JSON, and its inputs say binary_data_size {announced} together")
-    pieces: list[bytes | memoryview] = [header.message]
+    pieces = [header.message]
     start = 0
     for part in header.parts:
         if isinstance(part, int):
-            pieces += (_RAW_TAG, varint(part), behind[start : start + part])
+            # All are bytes, so that joining them lets other threads run.
+            pieces += (_RAW_TAG, varint(part), *copied(behind[start : start + part]))
             start += part
         else:
             pieces += (_RAW_TAG, varint(len(part)), part)

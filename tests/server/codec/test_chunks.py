@@ -25,6 +25,12 @@ def test_an_array_is_copied_in_chunks(shape: tuple[int, ...], turned: bool) -> N
     assert all(len(chunk) <= CHUNK_BYTES for chunk in found)
 
 
+def test_bytes_are_copied_in_chunks() -> None:
+    data = bytes(range(256)) * (CHUNK_BYTES // 128) + b"more"
+    assert b"".join(copied(memoryview(data))) == data
+    assert list(copied(memoryview(b""))) == []
+
+
 def test_chunks_are_copied_one_at_a_time() -> None:
     array = np.zeros(16 * CHUNK_BYTES, np.uint8)
     tracemalloc.start()

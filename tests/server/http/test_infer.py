@@ -22,7 +22,7 @@ def body(**fields: Any) -> bytes:
 
 def read(text: bytes, behind: bytes = b"") -> pb.ModelInferRequest:
     """The message of a body."""
-    return pb.ModelInferRequest.FromString(message_of(header_of("m", "3", text), behind))
+    return pb.ModelInferRequest.FromString(message_of(header_of("m", "3", text), memoryview(behind)))
 
 
 def refusal(text: bytes, behind: bytes = b"") -> str:

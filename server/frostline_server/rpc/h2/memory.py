@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from frostline_server.model.memory_return import trim_heap
 
-_WORTH_BYTES = 32 << 20
+_WORTH_BYTES = 8 << 20
 _WORTH_CALLS = 1000
 """Calls and connections that have ended, from which on what they left is worth looking for."""
 _PAUSE_S = 5.0
