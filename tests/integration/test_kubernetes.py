@@ -64,6 +64,13 @@ def runtime(built: Mapping[str, list[Manifest]]) -> dict[str, Any]:
     return dict(of_kind(built["kserve"], "ClusterServingRuntime")["spec"]["containers"][0])
 
 
+def test_all_components_are_in_what_the_tests_build() -> None:
+    production = yaml.safe_load((FOLDER / "production" / "kustomization.yaml").read_text())
+    used = {*(Path(path).name for path in production["components"]), "hpa"}
+    assert {path.name for path in (FOLDER / "components").iterdir()} == used
+    assert {path.name for path in FOLDER.iterdir()} == {*DEPLOYMENTS, "kserve", "base", "components"} - {"hpa"}
+
+
 # Schemas.
 
 
@@ -125,7 +132,9 @@ def others(built: Mapping[str, list[Manifest]]) -> dict[str, Manifest]:
     rules = subprocess.run(
         [FOLDER / "components" / "monitoring" / "rules.sh"], check=True, capture_output=True, text=True
     ).stdout
-    found = [*(each for each in built["production"] if group(each) in TYPED), yaml.safe_load(rules)]
+    made = yaml.safe_load(rules)
+    assert made["spec"] == yaml.safe_load((FOLDER.parent / "prometheus" / "rules.yml").read_text())
+    found = [*(each for each in built["production"] if group(each) in TYPED), made]
     return {each["kind"]: each for each in found}
 
 
