@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,11 @@ class Pod:
         mounts: where the mount paths of its container lie here.
         endpoints: which it joins when it is ready.
         environment: what differs from the manifest.
+
+    Attributes:
+        host: its address.
+        kills: why the kubelet has killed it, if it has.
+        probed: how many probes have passed and failed, by name.
     """
 
     def __init__(
@@ -145,6 +151,7 @@ class Pod:
         [container] = spec["containers"]
         self.host = host
         self.kills: list[str] = []
+        self.probed: Counter[tuple[str, bool]] = Counter()
         self._spec = spec
         self._endpoints = endpoints
         self._stop_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1]) * SCALE
@@ -191,6 +198,7 @@ class Pod:
             probe = self._probes[name]
             due[name] += probe.period_s
             passed = probe.passes()
+            self.probed[name, passed] += 1
             failures[name] = 0 if passed else failures[name] + 1
             if self._deleted.is_set():
                 return
