@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import ConfigError, LoadError
@@ -20,6 +19,7 @@ from frostline_server.model_config.pbtxt import MODEL_FILE, read_model_config
 from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.fingerprint import MAX_ENTRIES, TooManyEntries, Walk, unreadable
+from frostline_server.repository.layout import MAX_LISTED, layout_of, models_among, why_both
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Rollout
 
@@ -94,35 +94,19 @@ def scan(
         (path for path in paths if not path.name.startswith(".") and path.name != _RESCUED and _is_folder(path)),
         key=lambda path: path.name,
     )
-    alone = _layout(root, folders) if whole else None
-    if alone is None:
+    was_model = any(model.path == root and not model.flat for model in before.values())
+    layout = layout_of(root, folders, was_model=was_model) if whole else "models"
+    if layout == "models":
         found = [_read(folder, before.get(folder.name), files) for folder in folders]
     else:
         name = name or model_folder(root.absolute()).name
-        found = [_read(root, before.get(name), files, name, flat=alone == "flat")]
-        others = [path for path in folders if not is_version(path.name) and _has_versions(path)]
-        if others:
-            # Which of the two was meant, nothing says; the others are served as they would be without it.
-            found = [_read(folder, before.get(folder.name), files) for folder in others]
-            found.append(_unusable(root, before.get(name), _BOTH.format(root, legible(others[0].name)), name))
+        if models := models_among(folders):
+            # Which of the two was meant, nothing says; the models are served as they would be without the rest.
+            found = [_read(folder, before.get(folder.name), files) for folder in models]
+            found.append(_unusable(root, before.get(name), legible(why_both(root, models[0].name)), name))
+        else:
+            found = [_read(root, before.get(name), files, name, flat=layout == "network")]
     return {model.name: model for model in found if model is not None}
-
-
-def _layout(root: Path, folders: Sequence[Path]) -> Literal["flat", "versions"] | None:
-    """How a folder is one model: with versions right in it, or with the network itself; None if it is no model."""
-    if any(is_version(path.name) and os.path.lexists(path / MODEL_FILE) for path in folders):
-        return "versions"
-    return "flat" if os.path.lexists(root / MODEL_FILE) else None
-
-
-def _has_versions(folder: Path) -> bool:
-    """Whether there is a version in a folder."""
-    try:
-        with os.scandir(folder) as listing:
-            names = [entry.name for entry in islice(listing, _MAX_LISTED) if is_version(entry.name)]
-        return any(os.path.lexists(folder / name / MODEL_FILE) for name in names)
-    except OSError:
-        return False
 
 
 def _read(folder: Path, before: Model | None, files: FileReader, name: str = "", *, flat: bool = False) -> Model | None:
@@ -252,7 +236,7 @@ def _has_network(folder: Path) -> bool:
     """Whether an ONNX file is among the first files that a folder lists."""
     try:
         with os.scandir(folder) as listing:
-            return any(entry.name.endswith(".onnx") for entry in islice(listing, _MAX_LISTED))
+            return any(entry.name.endswith(".onnx") for entry in islice(listing, MAX_LISTED))
     except OSError:
         return False
 
@@ -271,10 +255,6 @@ _CONFIG = "config.pbtxt"
 _WARMUP = "warmup"
 _RESCUED = "lost+found"
 """Where a file system's repair puts what it finds, at the root of a volume."""
-_BOTH = (
-    f"the folder {{}} is a model itself, because {MODEL_FILE} or versions lie right in it, and it holds models, such as "
-    f"'{{}}'; put each model into a folder of its own, as <name>/<version>/{MODEL_FILE}"
-)
 _EMPTY = f"the folder has no version; put the network into 1/{MODEL_FILE}, or remove the folder"
 _MAX_DIGITS = 18
 """More digits are no version's number, but a date or a hash."""
@@ -283,7 +263,6 @@ _TOO_MANY = (
     "are no longer needed, and what is no part of the model"
 )
 _MAX_REMARKS = 20
-_MAX_LISTED = 1000
 _MAX_TEXT = 2000
 """The most characters of a sentence about a model."""
 

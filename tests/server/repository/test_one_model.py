@@ -81,3 +81,11 @@ def test_one_model_is_looked_at_by_its_name_and_changes_with_its_files(tmp_path:
     assert after[name].versions != before[name].versions
     (tmp_path / "model.onnx").unlink()
     assert scan(tmp_path, after, only=name) == {}
+
+
+def test_versions_that_are_written_anew_stay_versions(tmp_path: Path) -> None:
+    before = layout(tmp_path, "1/model.onnx")
+    (tmp_path / "1" / "model.onnx").rename(tmp_path / "1" / "card.json")
+    assert list(scan(tmp_path, before)) == list(before)
+    # Without a past, nothing says that this is a version.
+    assert list(scan(tmp_path)) == ["1"]
