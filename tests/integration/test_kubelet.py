@@ -1,7 +1,9 @@
 """The life of pods, played with real server processes by the manifest's own times: no call is lost in any of it."""
 
+import itertools
 import json
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -11,15 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
 import frostline
 from tests.support import https, onnx_models, tokens
+from tests.support.calls import row_request, stub
 from tests.support.dns import NAME, name_server
 from tests.support.hostile_models import endless
-from tests.support.kubelet import Endpoints, Pod, Volume, free_ports, pods, spec_of
+from tests.support.kubelet import LAG_S, Endpoints, Pod, Volume, free_ports, pods, spec_of
 from tests.support.kubernetes import FOLDER, build, of_kind
 from tests.support.servers import TIMEOUT_S
 
@@ -56,6 +60,30 @@ class Load:
             except Exception as error:  # noqa: BLE001  whatever it is, it is a lost call
                 self.failed.append(f"{type(error).__name__}: {error}")
                 return
+
+    def run_through_a_proxy(self, endpoints: Endpoints, port: int, authority: Path) -> None:
+        """Call one of the endpoints, each time on a new connection and with a single try, as a proxy does."""
+        credentials = grpc.ssl_channel_credentials(authority.read_bytes())
+        options = [
+            ("grpc.ssl_target_name_override", NAME),
+            ("grpc.enable_retries", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        for turn in itertools.count():
+            if self.over.wait(5 * PAUSE_S):
+                return
+            began_s, addresses = time.monotonic(), list(endpoints.addresses)
+            host = addresses[turn % len(addresses)]
+            try:
+                with grpc.secure_channel(f"{host}:{port}", credentials, options) as channel:
+                    request = row_request(self.rows)
+                    stub(channel).ModelInfer(request, timeout=TIMEOUT_S, **tokens.bearer(tokens.TOKENS["predict"]))
+                self.answered[host] += 1
+            except grpc.RpcError as error:
+                # A call that takes longer than endpoints and preStop are apart would be lost in a cluster, too.
+                if time.monotonic() - began_s < LAG_S:
+                    self.failed.append(f"{host}: {error}")
+                    return
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait, while calls run, until something is true."""
@@ -131,8 +159,8 @@ class Cluster:
         return pod
 
     @contextmanager
-    def load(self, model: str = "linear", rows: np.ndarray[Any, Any] = ROWS) -> Iterator[Load]:
-        """Callers of the name, with the client as it is shipped; none of their calls may fail."""
+    def load(self, model: str = "linear", rows: np.ndarray[Any, Any] = ROWS, *, proxy: bool = False) -> Iterator[Load]:
+        """Callers of the name, with the client as it is shipped, and perhaps through a proxy; no call may fail."""
         load = Load(model, rows)
         authority = self.folder / "ca.pem"
         https.AUTHORITY.cert_pem.write_to_path(authority)
@@ -146,8 +174,10 @@ class Cluster:
                     timeout_s=TIMEOUT_S,
                 )
             )
-            pool = stack.enter_context(ThreadPoolExecutor(CALLERS))
+            pool = stack.enter_context(ThreadPoolExecutor(CALLERS + 1))
             calls: list[Future[None]] = [pool.submit(load.run, client) for _ in range(CALLERS)]
+            if proxy:
+                calls.append(pool.submit(load.run_through_a_proxy, self.endpoints, self.port, authority))
             try:
                 yield load
             finally:
@@ -236,11 +266,12 @@ def test_no_call_is_lost_from_one_pod_to_three_and_back(cluster: Cluster, tmp_pa
     models = {version: artifact(tmp_path / "models" / version, int(version)) for version in hosts}
     first = cluster.start(hosts["1"], models["1"])
     cluster.endpoints.wait_for(hosts["1"])
-    with cluster.load() as load:
+    with cluster.load(proxy=True) as load:
         load.until_answered("1")
         second, third = (cluster.start(hosts[version], models[version]) for version in ("2", "3"))
         load.until_answered("2", "3")
         cluster.endpoints.wait_for(*hosts.values())
+        load.until_answered(*hosts.values(), calls=3)
         # The pods that are left are not those that the clients found first.
         assert first.delete() == 0
         assert second.delete() == 0

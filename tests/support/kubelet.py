@@ -24,8 +24,8 @@ from tests.support.processes import Served
 from tests.support.servers import TIMEOUT_S
 
 SCALE = 0.1
-_LAG = 0.5
-"""When the endpoints have lost a pod that is deleted, as a part of the time that its preStop takes."""
+LAG_S = 2.5 * SCALE
+"""When the endpoints have lost a pod that is deleted, in seconds: that takes a moment in a cluster."""
 _DEFAULTS: Mapping[str, int] = {"periodSeconds": 10, "failureThreshold": 3, "timeoutSeconds": 1}
 
 
@@ -224,7 +224,7 @@ class Pod:
         """
         began_s = time.monotonic()
         self._deleted.set()
-        lagging = threading.Timer(self._stop_s * _LAG, self._endpoints.set, [self.host], {"ready": False})
+        lagging = threading.Timer(LAG_S, self._endpoints.set, [self.host], {"ready": False})
         lagging.start()
         subprocess.run(["sleep", str(self._stop_s)], check=True)
         self.process.terminate()
