@@ -198,6 +198,7 @@ class Server:
             config.models,
             self.repository,
             loader,
+            name=config.model_name,
             explicit=config.model_control == "explicit",
             on_change=self._on_change,
             on_warning=_log_warning,
@@ -254,7 +255,7 @@ class Server:
         views = Views(
             self.repository,
             self._access,
-            config.models,
+            self.reconciler.folder_of,
             self._files,
             self._look_again,
             self.unready,

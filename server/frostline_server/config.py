@@ -34,7 +34,14 @@ class ServerConfig(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     models: Path = Field(
-        description="folder of models: `<name>/<version>/model.onnx`", json_schema_extra={"group": "Models"}
+        description="folder of models: `<name>/<version>/model.onnx`; or one model: `<version>/model.onnx`, or `model.onnx`",
+        json_schema_extra={"group": "Models", "see": "One model"},
+    )
+    model_name: str = Field(
+        "",
+        pattern=r"^[^/]*$",
+        description="name of the model where `models` is one model; by default the folder's name",
+        json_schema_extra={"group": "Models", "see": "One model"},
     )
     model_control: Literal["watch", "poll", "explicit", "none"] = Field(
         "watch",

@@ -29,10 +29,12 @@ def node_packages(tool: Callable[[str], str]) -> Path:
     """The folder of the Node client's packages, installed on first use and kept beside its package.json."""
     tool("node")
     packages = CLIENTS / "node_modules"
+    wanted, installed = (CLIENTS / "package.json").read_text(), packages / "installed.json"
     with alone_with_the_clients():
-        if not (packages / ".package-lock.json").exists():
+        if not installed.exists() or installed.read_text() != wanted:
             command = [tool("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", str(CLIENTS)]
             subprocess.run(command, check=True, capture_output=True, timeout=300)
+            installed.write_text(wanted)
     return packages
 
 

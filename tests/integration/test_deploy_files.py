@@ -1,4 +1,4 @@
-"""The files of the deployment agree with each other, with the server's settings and with the tools that read them."""
+"""The files of the deployment (those of Kubernetes apart) agree with each other, with the server's settings and with the tools that read them."""
 
 import json
 import re
@@ -26,7 +26,6 @@ from frostline_server.config import ENVIRONMENT, ServerConfig
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
-KUBERNETES = ROOT / "deploy" / "kubernetes"
 GUIDE = ROOT / "docs" / "operating.md"
 METRIC = re.compile(r"(?<![\w:])(?:frostline|nv|process|python)_\w+(?![\w:])")
 RECORDED = re.compile(r"[a-z_]+:\w+:\w+")
@@ -75,10 +74,6 @@ def load(path: Path) -> Any:
 
 def compose() -> dict[str, Any]:
     return dict(load(ROOT / "docker-compose.yml"))
-
-
-def container() -> dict[str, Any]:
-    return dict(load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]["containers"][0])
 
 
 def expanded(text: str) -> str:
@@ -320,86 +315,6 @@ def test_grafana_finds_the_dashboards_where_compose_mounts_them() -> None:
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert mounts["./deploy/grafana/dashboards"] == provider["options"]["path"] == str(home.parent)
     assert home.name in {path.name for path in DASHBOARDS}
-
-
-# Kubernetes.
-
-
-def test_kustomize_lists_resources_that_exist() -> None:
-    resources = load(KUBERNETES / "kustomization.yaml")["resources"]
-    assert resources
-    assert [name for name in resources if not (KUBERNETES / name).exists()] == []
-
-
-def test_manifests_refer_to_each_other_by_names_that_exist() -> None:
-    deployment = load(KUBERNETES / "deployment.yaml")
-    service = load(KUBERNETES / "service.yaml")
-    pod = deployment["spec"]["template"]
-    ports = {port["name"] for port in container()["ports"]}
-    assert deployment["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"] == service["spec"]["selector"]
-    assert {port["targetPort"] for port in service["spec"]["ports"]} == ports
-    claim = next(volume for volume in pod["spec"]["volumes"] if volume["name"] == "models")["persistentVolumeClaim"]
-    assert claim["claimName"] == load(KUBERNETES / "models.yaml")["metadata"]["name"]
-    assert {mount["name"] for mount in container()["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
-    scaled = load(KUBERNETES / "autoscaler.yaml")["spec"]["scaleTargetRef"]
-    assert (scaled["kind"], scaled["name"]) == (deployment["kind"], deployment["metadata"]["name"])
-    monitor = load(KUBERNETES / "servicemonitor.yaml")["spec"]
-    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert {endpoint["port"] for endpoint in monitor["endpoints"]} <= {
-        port["name"] for port in service["spec"]["ports"]
-    }
-
-
-def test_a_pod_asks_for_tokens_whose_hashes_alone_are_in_its_secret() -> None:
-    pod = load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]
-    environment = {item["name"]: item["value"] for item in container()["env"]}
-    mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
-    assert "FROSTLINE_ALLOW_ANONYMOUS" not in environment
-    assert environment["FROSTLINE_ACCESS_FILE"] == f"{mounts['access']}/access.toml"
-    [secret] = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "access"]
-    [made] = load(KUBERNETES / "kustomization.yaml")["secretGenerator"]
-    assert made["name"] == secret["secretName"]
-    # Under a name that changes with what is in it, pods would be replaced instead of reading it again.
-    assert made["options"]["disableNameSuffixHash"] is True
-    for name in made["files"]:
-        assert parse((KUBERNETES / name).read_text(), "access file", Entries()).tokens == ()
-
-
-def test_prometheus_is_given_a_token_where_the_metrics_need_one() -> None:
-    environment = {item["name"]: item["value"] for item in container()["env"]}
-    [endpoint] = load(KUBERNETES / "servicemonitor.yaml")["spec"]["endpoints"]
-    assert environment["FROSTLINE_METRICS_ACCESS"] == "observe"
-    assert set(endpoint["authorization"]["credentials"]) == {"name", "key"}
-
-
-def test_probes_ask_liveness_and_readiness_apart() -> None:
-    paths = {name: container()[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
-    assert {name: probe["path"] for name, probe in paths.items()} == {
-        "startupProbe": "/healthz",
-        "livenessProbe": "/healthz",
-        "readinessProbe": "/readyz",
-    }
-    assert {probe["port"] for probe in paths.values()} == {"metrics"}
-
-
-def test_a_pod_is_given_longer_to_stop_than_the_server_takes() -> None:
-    environment = {item["name"]: item["value"] for item in container()["env"]}
-    command = container()["lifecycle"]["preStop"]["exec"]["command"]
-    period = load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert period > int(command[1]) + float(environment["FROSTLINE_GRACE_S"])
-
-
-def test_a_pod_runs_the_image_as_it_was_made(capsys: pytest.CaptureFixture[str]) -> None:
-    pod = load(KUBERNETES / "deployment.yaml")["spec"]["template"]["spec"]
-    settings = {item["name"].removeprefix(ENVIRONMENT).lower(): item["value"] for item in container()["env"]}
-    assert ServerConfig(models=Path("models"), **settings).device == "cpu"
-    assert container()["args"] == json.loads(last("serve", "CMD"))
-    assert frostline([*container()["args"], "--help"]) == 0
-    capsys.readouterr()
-    assert pod["securityContext"]["runAsUser"] == 10001
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    # A Service named frostline would otherwise set FROSTLINE_PORT to an address, which is no port.
-    assert pod["enableServiceLinks"] is False
 
 
 # Prometheus.

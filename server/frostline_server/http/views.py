@@ -57,7 +57,7 @@ class Views:
     Args:
         repository: the models.
         access: who may call what.
-        folder: of the models.
+        folder: gives a model's folder.
         files: reads what is in it.
         changed: called when a rollout has changed; from any thread.
         unready: why the server is not ready, or "" when it is.
@@ -70,7 +70,7 @@ class Views:
         self,
         repository: Repository,
         access: Access,
-        folder: Path,
+        folder: Callable[[str], Path],
         files: FileReader,
         changed: Callable[[], None],
         unready: Callable[[], str],
@@ -228,7 +228,7 @@ class Views:
 
         def change() -> Rollout:
             with self._changing:
-                return rollouts.change(self._folder / name, self._files, self._checked(name, step))
+                return rollouts.change(self._folder(name), self._files, self._checked(name, step))
 
         try:
             after: Rollout = await _in_thread(change)

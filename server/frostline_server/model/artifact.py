@@ -164,6 +164,16 @@ def is_version(name: str) -> bool:
     return plain and len(name) <= len(str(MAX_VERSION)) and int(name) <= MAX_VERSION
 
 
+def model_folder(folder: Path) -> Path:
+    """The folder of the model that a version's folder belongs to: the same one where the network lies right in it."""
+    return folder.parent if is_version(folder.name) else folder
+
+
+def version_in(folder: Path) -> str:
+    """The number of the version in a folder: its name, or 1 where the network lies right in the model's folder."""
+    return folder.name if is_version(folder.name) else "1"
+
+
 def check_artifact(folder: Path, config: model_config_pb2.ModelConfig, files: FileReader) -> Artifact:
     """The artifact in a version's folder, its ONNX file read and checked against its card.
 

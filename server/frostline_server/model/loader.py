@@ -21,7 +21,7 @@ from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError, PredictionError
-from frostline_server.model.artifact import Artifact, check_artifact, read_labels, read_task
+from frostline_server.model.artifact import Artifact, check_artifact, model_folder, read_labels, read_task, version_in
 from frostline_server.model.failure_log import FailureLog
 from frostline_server.model.input_stats import InputStats
 from frostline_server.model.instance import instance_run
@@ -106,7 +106,7 @@ class Loader:
         Raises:
             LoadError: a file cannot be read, or is not the one that the card describes.
         """
-        return check_artifact(folder, config, self.files or FileReader(folder.parent.parent))
+        return check_artifact(folder, config, self.files or FileReader(model_folder(folder).parent))
 
     def needs_trial(self, artifact: Artifact, config: model_config_pb2.ModelConfig) -> bool:
         """Whether a version must be tried in a child process before it is loaded."""
@@ -137,7 +137,7 @@ class Loader:
         Raises:
             LoadError: it cannot be served, or was given up, or is not what was tried.
         """
-        warn, go_on = _once(warn), _unless(given_up)
+        warn, go_on, version = _once(warn), _unless(given_up), version_in(folder)
         if tried is not None:
             self._heed(tried, warn)
         if artifact is None:
@@ -155,17 +155,17 @@ class Loader:
 
         golden = read_golden(artifact.golden_file, signature, artifact.files) if artifact.golden_file else None
         preparation = Preparation(
-            config, folder.parent, artifact.files, golden, self.batching, self.max_run_bytes, warn, go_on
+            config, model_folder(folder), artifact.files, golden, self.batching, self.max_run_bytes, warn, go_on
         )
         prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
         batching, rows = prepared.batching, prepared.rows
 
-        labels = labels_of(folder.parent, artifact.files, artifact.card, sessions[0], config, warn)
+        labels = labels_of(model_folder(folder), artifact.files, artifact.card, sessions[0], config, warn)
         stats, tap = ModelStats(), Tap()
         predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series)
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
         probe_row = rows.rows[0] if rows is not None and rows.real else None
-        recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, folder.name)
+        recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, version)
         # Twice as many as run the network: the other half of the CPUs is for reading requests, and this is a part of that.
         threads = tuning_of(config)[0].intra_op_threads or 2 * self.threads
         encoder = encoder_of(artifact, sessions, golden, threads, self.decoding, warn)
@@ -173,19 +173,19 @@ class Loader:
         counted = encoder is not None and not isinstance(encoder, PictureEncoder)
         input_stats = InputStats(encoder.schema, self.max_class_series) if encoder and counted else None
         batcher = batcher_of(
-            f"device-{name}-{folder.name}", sessions, batching, stats, predictions, tap, recent, admission, failures,
+            f"device-{name}-{version}", sessions, batching, stats, predictions, tap, recent, admission, failures,
             max_run_s, self.on_hang, encoder, input_stats,
         )  # fmt: skip
         self.watchdog.watch(batcher)
         task = read_task(artifact.card, sessions[0].metadata, labels)
         codec = Codec(
-            name, folder.name, sessions[0].signature, batching.max_batch_size, labels, task,
+            name, version, sessions[0].signature, batching.max_batch_size, labels, task,
             encoder.schema if encoder else None,
         )  # fmt: skip
         batcher.start()
         return LoadedModel(
             name=name,
-            version=folder.name,
+            version=version,
             config=config,
             stats=stats,
             predictions=predictions,

@@ -22,7 +22,7 @@ from typing import Any
 import onnx
 
 from frostline_server.errors import LoadError
-from frostline_server.model.artifact import Artifact
+from frostline_server.model.artifact import Artifact, model_folder
 from frostline_server.regular_files import FileReader
 from frostline_server.runtime.graph.external_data import external_files
 from frostline_server.runtime.host_limits import memory_available_bytes
@@ -142,7 +142,7 @@ class Trials:
         free = int(self._available() * _SPARE)
         job = Job(folder, name, config, loader, self._timeout_s, min(self._memory_bytes, free))
         # What comes from a deployment may get its owner and its times last.
-        files = loader.get("files") or FileReader(folder.parent.parent)
+        files = loader.get("files") or FileReader(model_folder(folder).parent)
         for _ in range(_TRIES):
             before = _state(folder, files)
             outcome = self._ask(job, go_on)
@@ -267,7 +267,7 @@ def _state(folder: Path, files: FileReader) -> list[tuple[str, int, int, int, in
         LoadError: they are too many.
     """
     found: list[tuple[str, int, int, int, int]] = []
-    for top in (folder, folder.parent / "warmup"):
+    for top in (folder, model_folder(folder) / "warmup"):
         # A walk follows no links, but it would follow this one, and loading reads nothing that lies outside.
         if files.outside(top):
             continue

@@ -36,6 +36,7 @@ class ModelsFolder:
         repository: the versions in service.
         clock: monotonic time in seconds.
         files: reads what is in the folder.
+        name: of the model, where the folder is one itself; by default the folder's.
         settles: whether new files must have settled before they are loaded; otherwise they are taken as they are.
 
     Attributes:
@@ -43,9 +44,17 @@ class ModelsFolder:
     """
 
     def __init__(
-        self, root: Path, repository: Repository, clock: Callable[[], float], files: FileReader, *, settles: bool
+        self,
+        root: Path,
+        repository: Repository,
+        clock: Callable[[], float],
+        files: FileReader,
+        *,
+        name: str = "",
+        settles: bool,
     ) -> None:
         self._root = root
+        self._name = name
         self._repository = repository
         self._files = files
         self._settles = settles
@@ -65,7 +74,7 @@ class ModelsFolder:
         Raises:
             OSError: the folder cannot be read.
         """
-        found = scan(self._root, self.models, only, self._files)
+        found = scan(self._root, self.models, only, self._files, self._name)
         if only:
             found = {name: model for name, model in self.models.items() if name != only} | found
         for name, model in self.models.items() if self._settles else ():
@@ -180,7 +189,7 @@ class ModelsFolder:
         return proved[1] if proved is not None and proved[0] == key else None
 
     def _is_whole(self, model: Model, key: Key) -> bool:
-        artifact = whole(model.path / str(key[1]), model.config, self._files)
+        artifact = whole(model.version_folder(key[1]), model.config, self._files)
         self._proved = None if artifact is None else (key, artifact)
         return artifact is not None
 

@@ -51,6 +51,7 @@ class Reconciler:
         root: the folder of models.
         repository: the versions in service.
         loader: loads versions.
+        name: of the model, where the folder is one itself; by default the folder's.
         explicit: whether only models that `load_model` names are served.
         on_change: called for each version whose state changed, before anything else is done.
         on_warning: called with a model's name and a warning about its configuration.
@@ -65,6 +66,7 @@ class Reconciler:
         repository: Repository,
         loader: Loader,
         *,
+        name: str = "",
         explicit: bool = False,
         on_change: Callable[[ModelVersion], None],
         on_warning: Callable[[str, str], None],
@@ -72,6 +74,7 @@ class Reconciler:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
+        self._root = root
         self._repository = repository
         self._loader = loader
         self._chosen: dict[str, model_config_pb2.ModelConfig | None] | None = {} if explicit else None
@@ -79,7 +82,9 @@ class Reconciler:
         self._on_warning = on_warning
         self._on_rollout = on_rollout
         self._working = threading.RLock()
-        self._folder = ModelsFolder(root, repository, clock, loader.files or FileReader(root), settles=not explicit)
+        self._folder = ModelsFolder(
+            root, repository, clock, loader.files or FileReader(root), name=name, settles=not explicit
+        )
         self._clock = clock
         self._now = now
         self._expected: dict[str, set[int]] = {}
@@ -493,7 +498,7 @@ class Reconciler:
         before = self._repository.of(model.name).get(number)
         if before is not None and before.state == "LOADING":  # it was tried
             return before, None
-        version = ModelVersion(model.name, str(number), model.path / str(number), config, files)
+        version = ModelVersion(model.name, str(number), model.version_folder(number), config, files)
         if before is not None and before.state == "READY":
             return version, before
         self._repository.put(version)
@@ -581,6 +586,11 @@ class Reconciler:
             return []
         found = [name for name, model in self._folder.models.items() if model.versions or model.problem]
         return sorted(set(found) - set(self._repository.names()))
+
+    def folder_of(self, name: str) -> Path:
+        """A model's folder, whether or not there is one."""
+        model = self._folder.models.get(name)
+        return self._root / name if model is None else model.path
 
     def remarks(self) -> list[tuple[str, str]]:
         """What looks like a version in a model's folder and is none: the model's name and a sentence for each."""

@@ -14,11 +14,12 @@ from types import MappingProxyType
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import ConfigError, LoadError
-from frostline_server.model.artifact import MAX_VERSION, is_version
+from frostline_server.model.artifact import MAX_VERSION, is_version, model_folder, version_in
 from frostline_server.model_config.pbtxt import MODEL_FILE, read_model_config
 from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.fingerprint import MAX_ENTRIES, TooManyEntries, Walk, unreadable
+from frostline_server.repository.layout import MAX_LISTED, layout_of, models_among, why_both
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Rollout
 
@@ -28,7 +29,7 @@ class Model:
     """A model's folder as the scan found it.
 
     Attributes:
-        name: the folder's name.
+        name: the folder's name, or what the model is called where the models folder is one model.
         path: the folder.
         fingerprint: of the model's own files, including its configuration.
         config: its own configuration, empty without a config.pbtxt.
@@ -39,6 +40,7 @@ class Model:
         rollout: how its traffic is divided among its versions; the last valid one, or None.
         rollout_problem: why its rollout.json cannot be used, or "".
         remarks: what looks like a version in its folder and is none, or that there is nothing in it; a sentence for each.
+        flat: whether its only version lies right in its folder.
     """
 
     name: str
@@ -51,10 +53,19 @@ class Model:
     rollout: Rollout | None = None
     rollout_problem: str = ""
     remarks: tuple[str, ...] = ()
+    flat: bool = False
+
+    def version_folder(self, number: int) -> Path:
+        """The folder of one of its versions."""
+        return self.path if self.flat else self.path / str(number)
 
 
 def scan(
-    root: Path, before: Mapping[str, Model] = MappingProxyType({}), only: str = "", files: FileReader | None = None
+    root: Path,
+    before: Mapping[str, Model] = MappingProxyType({}),
+    only: str = "",
+    files: FileReader | None = None,
+    name: str = "",
 ) -> dict[str, Model]:
     """Every model in a folder, by name. Hidden folders and folders whose name is no number are not versions.
 
@@ -62,67 +73,89 @@ def scan(
     published, in which everything is hidden, and what the file system keeps at the root of a volume. Whatever is wrong
     with one folder, the others are found all the same.
 
+    The folder may also be one model itself, as where a volume holds nothing else: with versions right in it, or with the
+    network, which is then its only version.
+
     Args:
         root: the folder of models.
         before: the result of the last scan; unchanged configurations are not read again.
         only: the name of a model, to scan no other; all models when "".
         files: reads what is in the folder; by default only what really lies there.
+        name: of the model, where the folder is one itself; by default the folder's, or its parent's where it is a version's.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    paths = [root / only] if only else root.iterdir()
+    files = files or FileReader(root)
+    # Only a look at all that is in it tells whether it is one model.
+    whole = not only or (only in before and before[only].path == root)
+    paths = root.iterdir() if whole else [root / only]
     folders = sorted(
         (path for path in paths if not path.name.startswith(".") and path.name != _RESCUED and _is_folder(path)),
         key=lambda path: path.name,
     )
-    files = files or FileReader(root)
-    found = [_read(folder, before.get(folder.name), files) for folder in folders]
+    was_model = any(model.path == root and not model.flat for model in before.values())
+    layout = layout_of(root, folders, was_model=was_model) if whole else "models"
+    if layout == "models":
+        found = [_read(folder, before.get(folder.name), files) for folder in folders]
+    else:
+        name = name or model_folder(root.absolute()).name
+        if models := models_among(folders):
+            # Which of the two was meant, nothing says; the models are served as they would be without the rest.
+            found = [_read(folder, before.get(folder.name), files) for folder in models]
+            found.append(_unusable(root, before.get(name), legible(why_both(root, models[0].name)), name))
+        else:
+            found = [_read(root, before.get(name), files, name, flat=layout == "network")]
     return {model.name: model for model in found if model is not None}
 
 
-def _read(folder: Path, before: Model | None, files: FileReader) -> Model | None:
+def _read(folder: Path, before: Model | None, files: FileReader, name: str = "", *, flat: bool = False) -> Model | None:
     """The model in a folder; None if the folder is not a model. Failures become problems, never exceptions."""
-    if not folder.name.isprintable():
+    name = name or folder.name
+    if not name.isprintable():
         # Messages and metrics cannot hold such a name, so they show an escaped one.
         config, problem = model_config_pb2.ModelConfig(), "the folder's name is not printable text; rename it"
-        return Model(legible(folder.name), folder, (), config, {}, (), problem)
+        return Model(legible(name), folder, (), config, {}, (), problem)
     try:
         if folder.is_symlink() and (outside := files.outside(folder)):
-            return _unusable(folder, before, outside)
-        return _found(folder, before, files)
+            return _unusable(folder, before, outside, name)
+        return _found(folder, before, files, name, flat=flat)
     except OSError as error:
-        return _unusable(folder, before, legible(f"the folder cannot be read: {error.strerror or error}"))
+        return _unusable(folder, before, legible(f"the folder cannot be read: {error.strerror or error}"), name)
     except Exception as error:  # noqa: BLE001  one model's trouble is its own, also if there is no memory for it
-        return _unusable(folder, before, legible(f"unexpected {type(error).__name__} while it was read: {error}"))
+        problem = legible(f"unexpected {type(error).__name__} while it was read: {error}")
+        return _unusable(folder, before, problem, name)
 
 
-def _unusable(folder: Path, before: Model | None, problem: str) -> Model:
+def _unusable(folder: Path, before: Model | None, problem: str, name: str) -> Model:
     """A model of which nothing can be loaded now; what is in service of it stays."""
     rollout, versions = (before.rollout, dict(before.versions)) if before else (None, {})
-    config = model_config_pb2.ModelConfig()
-    return Model(folder.name, folder, unreadable(folder), config, versions, (), problem, rollout)
+    config, flat = model_config_pb2.ModelConfig(), before is not None and before.flat
+    return Model(name, folder, unreadable(folder), config, versions, (), problem, rollout, flat=flat)
 
 
-def _found(folder: Path, before: Model | None, files: FileReader) -> Model | None:
+def _found(folder: Path, before: Model | None, files: FileReader, name: str, *, flat: bool) -> Model | None:
     walk = Walk(files)
     try:
         own = walk.fingerprint(folder, (_WARMUP,))
         entries = sorted(walk.listed(folder), key=lambda path: path.name)
-        versions = {
-            int(path.name): own + walk.inside(path, frozenset())
-            for path in entries
-            if is_version(path.name) and _is_folder(path)
-        }
-        if entries and not versions and all(path.name.startswith(".") for path in entries):
-            return None  # its first version is being published
-        remarks = _remarks(entries, versions)
+        if flat:
+            versions = {int(version_in(folder)): walk.inside(folder, frozenset())}
+        else:
+            versions = {
+                int(path.name): own + walk.inside(path, frozenset())
+                for path in entries
+                if is_version(path.name) and _is_folder(path)
+            }
+            if entries and not versions and all(path.name.startswith(".") for path in entries):
+                return None  # its first version is being published
+        remarks = () if flat else _remarks(entries, versions)
         # Whatever it is: what is no file is not ignored.
         configured = os.path.lexists(folder / _CONFIG)
     except FileNotFoundError:  # gone since it was listed
         return None
     except TooManyEntries:
-        return _unusable(folder, before, _TOO_MANY)
+        return _unusable(folder, before, _TOO_MANY, name)
     rollout, rollout_problem = _rollout(folder, before, files)
     if not versions and rollout is None and before is not None:
         # What is still in service keeps its labels while the folder is written anew.
@@ -132,22 +165,22 @@ def _found(folder: Path, before: Model | None, files: FileReader) -> Model | Non
         and before.fingerprint == own
         and before.versions.keys() == versions.keys()
         and before.remarks == remarks
+        and before.flat == flat
     ):
         return replace(before, versions=versions, rollout=rollout, rollout_problem=rollout_problem)
     config, warnings, problem = (
         _configuration(folder, files) if configured else (model_config_pb2.ModelConfig(), [], "")
     )
-    if config.name and config.name != folder.name:
-        problem = f"config.pbtxt names the model '{config.name}', but its folder is '{folder.name}'"
+    if config.name and config.name != name:
+        named = "its folder is" if name == folder.name else "model_name is"
+        problem = f"config.pbtxt names the model '{config.name}', but {named} '{name}'"
     absent = sorted(set(config.version_policy.specific.versions) - set(versions))
     if absent:
         warnings = [*warnings, f"config.pbtxt asks for versions that do not exist: {absent}"]
     if not versions and (remarks != (_EMPTY,) or configured):
         # It was meant to be a model.
         problem = problem or "; ".join(remarks)
-    return Model(
-        folder.name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem, remarks
-    )
+    return Model(name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem, remarks, flat)
 
 
 def _configuration(folder: Path, files: FileReader) -> tuple[model_config_pb2.ModelConfig, list[str], str]:
@@ -203,7 +236,7 @@ def _has_network(folder: Path) -> bool:
     """Whether an ONNX file is among the first files that a folder lists."""
     try:
         with os.scandir(folder) as listing:
-            return any(entry.name.endswith(".onnx") for entry in islice(listing, _MAX_LISTED))
+            return any(entry.name.endswith(".onnx") for entry in islice(listing, MAX_LISTED))
     except OSError:
         return False
 
@@ -230,7 +263,6 @@ _TOO_MANY = (
     "are no longer needed, and what is no part of the model"
 )
 _MAX_REMARKS = 20
-_MAX_LISTED = 1000
 _MAX_TEXT = 2000
 """The most characters of a sentence about a model."""
 

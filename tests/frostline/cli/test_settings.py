@@ -45,7 +45,10 @@ def said_of(flag: str, shown: str) -> str:
         ("--max-queue-size", "[at least 1; default: 4096]"),
         ("--max-message-bytes", "[1024 to 2147483647; default: 67108864 (64 MiB)]"),
         ("--transport", "auto takes h2 wherever its library is installed. [default: auto]"),
-        ("--models", "<path> Folder of models: <name>/<version>/model.onnx. [required]"),
+        (
+            "--models",
+            "<path> Folder of models: <name>/<version>/model.onnx; or one model: <version>/model.onnx, or model.onnx. [required]",
+        ),
     ],
 )
 def test_the_help_of_a_flag_says_its_values_and_its_default(shown: str, flag: str, words: str) -> None:
