@@ -122,6 +122,14 @@ def known_metric(name: str, known: dict[str, str]) -> bool:
     return name in known or re.sub(r"_(bucket|sum|count)$", "", name) in known
 
 
+def check_queries(queries: list[str], promtool: str, folder: Path) -> None:
+    """Have Prometheus's own parser read queries."""
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = folder / "queries.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    subprocess.run([promtool, "check", "rules", file], check=True)
+
+
 # The image.
 
 
@@ -471,6 +479,17 @@ def test_rules_use_metrics_of_the_guide_and_series_that_are_recorded() -> None:
     assert {name for expr in used for name in RECORDED.findall(expr)} <= names("record")
 
 
+def test_queries_of_the_runbook_are_of_metrics_that_there_are_and_can_be_parsed(
+    tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    blocks = re.findall(r"^```promql\n(.*?)^```", RUNBOOK.read_text(), flags=re.MULTILINE | re.DOTALL)
+    queries = [query for block in blocks for query in block.split("\n\n")]
+    known = documented("Metrics")
+    assert queries
+    assert [name for query in queries for name in METRIC.findall(query) if not known_metric(name, known)] == []
+    check_queries(queries, tool("promtool"), tmp_path)
+
+
 # Grafana.
 
 
@@ -516,13 +535,8 @@ def test_panels_use_only_variables_and_references_that_exist(dashboard: Path) ->
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
 def test_prometheus_can_parse_every_query(dashboard: Path, tool: Callable[[str], str], tmp_path: Path) -> None:
-    rules = [
-        {"record": f"panel:{number}", "expr": expr.replace("$__rate_interval", "1m")}
-        for number, expr in enumerate(expressions(dashboard))
-    ]
-    file = tmp_path / "queries.yml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    subprocess.run([tool("promtool"), "check", "rules", file], check=True)
+    queries = [expr.replace("$__rate_interval", "1m") for expr in expressions(dashboard)]
+    check_queries(queries, tool("promtool"), tmp_path)
 
 
 # The guide.
