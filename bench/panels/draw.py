@@ -192,7 +192,9 @@ def _bound(axes: Axes, panel: Panel) -> None:
         axes.set_yscale("symlog", base=10, linthresh=custom["scaleDistribution"]["linearThreshold"])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        low, high = 0.0, high * 1.5
+        # Nothing is below zero, of which this scale shows as much.
+        axes.set_ylim(-0.03, high * 1.5)
+        return
     axes.set_ylim(low - (high - low) * 0.01, high + (high - low) * (0.02 if "max" in defaults else 0))
 
 
