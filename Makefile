@@ -7,7 +7,7 @@ MODELS ?= models
 JOBS   ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test interop lint proto bench bench-raw bench-rest growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak tasks raw-rows recipes settings fmt constraints
+.PHONY: help setup demo serve test interop lint proto bench bench-raw bench-rest growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak tasks raw-rows recipes panels settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ raw-rows: setup  ## send the raw rows of whole test splits through every client,
 
 recipes: setup  ## train every built-in recipe, and write the table of docs/training.md
 	$(BIN)/python -m frostline_training.table
+
+panels: setup  ## draw the dashboards under real load into docs/images (needs Debian package prometheus)
+	$(BIN)/python -m bench.panels $(ARGS)
 
 settings: setup  ## write the table of settings of docs/operating.md
 	$(BIN)/python -m frostline.cli.settings

@@ -37,6 +37,7 @@ from frostline_server.model.stats import Unrouted
 from frostline_server.model.trial import Trials
 from frostline_server.model.watchdog import Watchdog
 from frostline_server.regular_files import FileReader
+from frostline_server.reloaded import Reloaded
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -55,6 +56,7 @@ from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.rpc.supervised import ControlOfAll, Place
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
 from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
+from frostline_server.tls import expiry_s
 
 if TYPE_CHECKING:
     from frostline_server.http.front_end import HttpFrontEnd
@@ -310,6 +312,7 @@ class Server:
             self.fell_back,
             self._network,
             self._last_look,
+            _certificate_expiry(config),
         )
         register(registry, sources)
         if self._place is not None:
@@ -653,6 +656,20 @@ class Server:
 def _threads(asked: int, cpus: int) -> int:
     """Threads of one run: as asked, or half the CPUs, the other half being for reading requests."""
     return asked or max(1, cpus // 2)
+
+
+def _certificate_expiry(config: ServerConfig) -> Callable[[], float | None]:
+    """Tells when the certificate in use expires, in seconds since 1970; None without TLS.
+
+    Raises:
+        StartError: the certificate cannot be read, or is not that of the key.
+    """
+    if not (config.tls_cert and config.tls_key):
+        return lambda: None
+    pair = (config.tls_cert, config.tls_key)
+    expiry = Reloaded("certificate", pair, lambda: expiry_s(*pair))
+    expiry.start()
+    return expiry.look
 
 
 def _log_warning(model: str, warning: str) -> None:

@@ -31,6 +31,19 @@ def listed(names: Mapping[str, Sequence[bytes]]) -> list[str]:
     return [name.decode(errors="replace") for key in (_COMMON, _ALTERNATIVE) for name in names.get(key, ())]
 
 
+def expiry_s(chain: Path, key: Path) -> float:
+    """When a server's certificate expires, the first of the chain, in seconds since 1970.
+
+    Raises:
+        StartError: a file cannot be read, or they do not fit together, so that the certificate is not used.
+    """
+    # Only who has TLS pays for it.
+    from cryptography import x509  # noqa: PLC0415
+
+    server_context(chain, key)
+    return x509.load_pem_x509_certificates(read_regular(chain, MAX_TEXT_BYTES))[0].not_valid_after_utc.timestamp()
+
+
 def server_context(
     chain: Path, key: Path, client_authorities: Path | None = None, *, required: bool = False
 ) -> ssl.SSLContext:

@@ -22,11 +22,15 @@ from frostline.cli import settings
 from frostline.cli.main import run as frostline
 from frostline_server.access.access_file import Entries, parse
 from frostline_server.config import ENVIRONMENT, ServerConfig
+from frostline_server.model.stats import SECONDS
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
+RULES = ("rules.yml", "slo.yml")
+RULE_TESTS = sorted(PROMETHEUS.glob("*_test.yml"))
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
 GUIDE = ROOT / "docs" / "operating.md"
+RUNBOOK = ROOT / "docs" / "runbook.md"
 METRIC = re.compile(r"(?<![\w:])(?:frostline|nv|process|python)_\w+(?![\w:])")
 RECORDED = re.compile(r"[a-z_]+:\w+:\w+")
 
@@ -89,9 +93,18 @@ def expressions(dashboard: Path) -> list[str]:
     return [target["expr"] for panel in panels(dashboard) for target in panel.get("targets", ())]
 
 
-def rules(kind: str) -> dict[str, str]:
-    groups = load(PROMETHEUS / "rules.yml")["groups"]
-    return {rule[kind]: rule["expr"] for group in groups for rule in group["rules"] if kind in rule}
+def rules(kind: str) -> list[dict[str, Any]]:
+    groups = [group for name in RULES for group in load(PROMETHEUS / name)["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def names(kind: str) -> set[str]:
+    return {rule[kind] for rule in rules(kind)}
+
+
+def rule_tests(kind: str) -> list[dict[str, Any]]:
+    """The cases of promtool's unit tests."""
+    return [case for file in RULE_TESTS for test in load(file)["tests"] for case in test.get(kind, ())]
 
 
 def documented(section: str) -> dict[str, str]:
@@ -102,6 +115,14 @@ def documented(section: str) -> dict[str, str]:
 
 def known_metric(name: str, known: dict[str, str]) -> bool:
     return name in known or re.sub(r"_(bucket|sum|count)$", "", name) in known
+
+
+def check_queries(queries: list[str], promtool: str, folder: Path) -> None:
+    """Have Prometheus's own parser read queries."""
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = folder / "queries.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    subprocess.run([promtool, "check", "rules", file], check=True)
 
 
 # The image.
@@ -324,26 +345,64 @@ def test_prometheus_accepts_its_configuration(tool: Callable[[str], str]) -> Non
     subprocess.run([tool("promtool"), "check", "config", PROMETHEUS / "prometheus.yml"], check=True)
 
 
-def test_alerts_are_raised_when_they_should_and_only_then(tool: Callable[[str], str]) -> None:
-    subprocess.run([tool("promtool"), "test", "rules", PROMETHEUS / "rules_test.yml"], check=True)
+@pytest.mark.parametrize("file", RULE_TESTS, ids=lambda path: path.stem)
+def test_rules_record_and_raise_what_they_should_and_only_then(file: Path, tool: Callable[[str], str]) -> None:
+    subprocess.run([tool("promtool"), "test", "rules", file], check=True)
 
 
-def test_every_alert_has_a_unit_test_and_a_line_in_the_guide() -> None:
-    tested = {
-        case["alertname"]
-        for test in load(PROMETHEUS / "rules_test.yml")["tests"]
-        for case in test.get("alert_rule_test", ())
-        if case["exp_alerts"]
-    }
-    assert tested == set(rules("alert"))
-    assert set(documented("Alerts")) == set(rules("alert"))
+def test_prometheus_reads_every_file_of_rules() -> None:
+    files = {path.name for path in PROMETHEUS.glob("*.yml")} - {path.name for path in RULE_TESTS}
+    assert load(PROMETHEUS / "prometheus.yml")["rule_files"] == [*RULES]
+    assert files == {"prometheus.yml", *RULES}
+    mounts = compose()["services"]["prometheus"]["volumes"]
+    assert {f"./deploy/prometheus/{name}:/etc/prometheus/{name}:ro" for name in files} <= set(mounts)
+
+
+def test_every_alert_has_unit_tests_from_both_sides() -> None:
+    sides = {(case["alertname"], bool(case["exp_alerts"])) for case in rule_tests("alert_rule_test")}
+    assert sides == {(name, fires) for name in names("alert") for fires in (True, False)}
+
+
+def test_every_recording_has_unit_tests_of_two_results() -> None:
+    results: dict[str, set[str]] = {}
+    for case in rule_tests("promql_expr_test"):
+        for name in RECORDED.findall(case["expr"]):
+            results.setdefault(name, set()).add(json.dumps(case["exp_samples"]))
+    assert set(results) == names("record")
+    assert [name for name, different in results.items() if len(different) < 2] == []
+
+
+def test_every_alert_has_a_line_in_the_guide_and_a_section_in_the_runbook() -> None:
+    severities = {rule["alert"]: rule["labels"]["severity"] for rule in rules("alert")}
+    assert documented("Alerts") == severities
+    sections = re.findall(r"^### (Frostline\w+)$", RUNBOOK.read_text(), flags=re.MULTILINE)
+    assert sorted(sections) == sorted(severities)
+    # As GitHub makes anchors of headings.
+    linked = {rule["alert"]: rule["annotations"]["runbook"] for rule in rules("alert")}
+    assert linked == {name: f"docs/runbook.md#{name.lower()}" for name in sections}
+
+
+def test_the_objectives_bound_is_one_of_a_bucket() -> None:
+    [latency] = [rule for rule in rules("record") if rule["record"] == "slo:frostline_latency:objective"]
+    assert latency["labels"]["le"] in {f"{bound:g}" for bound in SECONDS}
 
 
 def test_rules_use_metrics_of_the_guide_and_series_that_are_recorded() -> None:
     known = documented("Metrics")
-    used = [*rules("alert").values(), *rules("record").values()]
+    used = [rule["expr"] for kind in ("alert", "record") for rule in rules(kind)]
     assert [name for expr in used for name in METRIC.findall(expr) if not known_metric(name, known)] == []
-    assert {name for expr in used for name in RECORDED.findall(expr)} <= set(rules("record"))
+    assert {name for expr in used for name in RECORDED.findall(expr)} <= names("record")
+
+
+def test_queries_of_the_runbook_are_of_metrics_that_there_are_and_can_be_parsed(
+    tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    blocks = re.findall(r"^```promql\n(.*?)^```", RUNBOOK.read_text(), flags=re.MULTILINE | re.DOTALL)
+    queries = [query for block in blocks for query in block.split("\n\n")]
+    known = documented("Metrics")
+    assert queries
+    assert [name for query in queries for name in METRIC.findall(query) if not known_metric(name, known)] == []
+    check_queries(queries, tool("promtool"), tmp_path)
 
 
 # Grafana.
@@ -351,7 +410,7 @@ def test_rules_use_metrics_of_the_guide_and_series_that_are_recorded() -> None:
 
 def test_dashboards_have_identities_of_their_own() -> None:
     loaded = [json.loads(path.read_text()) for path in DASHBOARDS]
-    assert len({dashboard["uid"] for dashboard in loaded}) == len({dashboard["title"] for dashboard in loaded}) == 2
+    assert len({dashboard["uid"] for dashboard in loaded}) == len({dashboard["title"] for dashboard in loaded}) == 3
     for dashboard in loaded:
         identities = [panel["id"] for panel in dashboard["panels"]]
         assert len(set(identities)) == len(identities)
@@ -370,11 +429,12 @@ def test_panels_lie_side_by_side(dashboard: Path) -> None:
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
-def test_panels_query_only_metrics_of_the_guide(dashboard: Path) -> None:
+def test_panels_query_only_metrics_of_the_guide_and_recordings(dashboard: Path) -> None:
     known = documented("Metrics")
-    found = [METRIC.findall(expr) for expr in expressions(dashboard)]
+    found = [[*METRIC.findall(expr), *RECORDED.findall(expr)] for expr in expressions(dashboard)]
     assert all(found)
-    assert [name for names in found for name in names if not known_metric(name, known)] == []
+    used = {name for each in found for name in each}
+    assert {name for name in used if not known_metric(name, known)} <= names("record")
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
@@ -390,13 +450,8 @@ def test_panels_use_only_variables_and_references_that_exist(dashboard: Path) ->
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
 def test_prometheus_can_parse_every_query(dashboard: Path, tool: Callable[[str], str], tmp_path: Path) -> None:
-    rules = [
-        {"record": f"panel:{number}", "expr": expr.replace("$__rate_interval", "1m")}
-        for number, expr in enumerate(expressions(dashboard))
-    ]
-    file = tmp_path / "queries.yml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    subprocess.run([tool("promtool"), "check", "rules", file], check=True)
+    queries = [expr.replace("$__rate_interval", "1m") for expr in expressions(dashboard)]
+    check_queries(queries, tool("promtool"), tmp_path)
 
 
 # The guide.
@@ -424,8 +479,9 @@ def test_sections_that_settings_refer_to_are_in_the_guide() -> None:
     assert {each.see for each in settings.settings()} - {"", *headings} == set()
 
 
-def test_commands_of_the_guide_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"^```console\n(.*?)^```", GUIDE.read_text(), flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", [GUIDE, RUNBOOK], ids=lambda path: path.stem)
+def test_commands_of_the_guide_are_accepted(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     lines = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ frostline ")]
     assert lines
     for line in lines:
@@ -433,7 +489,8 @@ def test_commands_of_the_guide_are_accepted(capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
 
 
-def test_the_guide_links_to_files_that_exist() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", GUIDE.read_text())
+@pytest.mark.parametrize("page", [GUIDE, RUNBOOK], ids=lambda path: path.stem)
+def test_the_guide_links_to_files_that_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     assert links
-    assert [link for link in links if not (GUIDE.parent / link).exists()] == []
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -4,7 +4,6 @@ import http.client
 import json
 import math
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import grpc
 import numpy as np
@@ -22,12 +20,13 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.panels import prometheus as prometheuses
+from bench.panels.dashboard import filled, load
+from bench.panels.prometheus import DEPLOY, Prometheus
 from frostline.pb import inference_pb2, inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
 from tests.support import calls, raw_rows
 
 ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/frostline.json").read_text())
 POLL_S = 0.2
 ATTEMPTS = 200
 WINDOW = "10s"  # of the dashboard's rates; scrapes come every second here
@@ -114,22 +113,6 @@ class Served:
                 assert refused.value.code() is code
 
 
-@dataclass(frozen=True)
-class Prometheus:
-    """A Prometheus' HTTP API."""
-
-    address: str
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        status, body = get(self.address, f"/api/v1/{path}?{urlencode(parameters)}")
-        answer = json.loads(body)
-        assert status == 200, f"{parameters}: {answer}"
-        return answer["data"]
-
-    def values(self, expression: str) -> list[float]:
-        return [float(sample["value"][1]) for sample in self.ask("query", query=expression)["result"]]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The real server with one small model, a shadow of it, and one that takes raw rows, on ports of its choosing."""
@@ -151,98 +134,71 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(event["address"], event["metrics"].removeprefix("http://").removesuffix("/metrics"))
 
 
-def adapted(target: str) -> str:
-    """The shipped configuration, with the address to scrape and the pace of a test instead of the shipped ones."""
-    text = (DEPLOY / "prometheus/prometheus.yml").read_text()
-    changes = (
-        ("server:8002", target, 1),
-        ("15s", "1s", 2),
-        ("- rules.yml", f"- {DEPLOY / 'prometheus/rules.yml'}", 1),
-    )
-    for shipped, here, times in changes:
-        assert text.count(shipped) == times
-        text = text.replace(shipped, here)
-    return text
-
-
 @pytest.fixture(scope="module")
 def prometheus(
     server: Served, tool: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """The real Prometheus, after a few scrapes of the server under traffic."""
-    binary = tool("prometheus")
+    """The real Prometheus, after a few scrapes of the server under traffic, and evaluations of the rules after them."""
     folder = tmp_path_factory.mktemp("prometheus")
-    (folder / "prometheus.yml").write_text(adapted(server.metrics))
+    configuration = prometheuses.configure(folder, {server.metrics: server.metrics})
     server.traffic()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        api = Prometheus(f"127.0.0.1:{free.getsockname()[1]}")
-    command = [
-        binary,
-        f"--config.file={folder}/prometheus.yml",
-        f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address={api.address}",
-    ]
-    with running(command, folder / "log") as process:
-
-        def listening() -> bool:
-            assert process.poll() is None, (folder / "log").read_text()
-            try:
-                return get(api.address, "/-/ready")[0] == 200
-            except OSError:
-                return False
+    with prometheuses.running(tool("prometheus"), configuration) as api:
 
         def scraped() -> bool:
             server.traffic()
             return bool(
                 api.values('sum_over_time(up{job="frostline"}[1m]) >= 4')
                 and api.values("frostline_shadow_rows_total > 0")
+                # The last to be recorded, from what others record.
+                and api.values(
+                    "model:frostline_latency:burn3d and on (model) model_version:frostline_predictions:drift1h"
+                )
             )
 
-        eventually("Prometheus listens", listening)
         eventually("Prometheus has scraped the server", scraped)
         yield api
 
 
-def filled(expression: str) -> str:
-    """The expression as Grafana would send it with every variable at All."""
-    expression = expression.replace("$__rate_interval", WINDOW)
-    return re.sub(r"\$\{?\w+\}?", ".*", expression)
-
-
-def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus) -> None:
-    queries = [(panel["title"], target["expr"]) for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
+@pytest.mark.parametrize(("name", "without"), [("frostline", set()), ("frostline-fleet", {"Certificate valid for"})])
+def test_every_query_of_the_dashboard_returns_data(name: str, without: set[str], prometheus: Prometheus) -> None:
+    panels = load(DEPLOY / f"grafana/dashboards/{name}.json")["panels"]
+    queries = [(panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", ())]
     assert queries
-    empty = [
-        (title, expression)
+    empty = {
+        title
         for title, expression in queries
-        if not any(math.isfinite(value) for value in prometheus.values(filled(expression)))
-    ]
-    assert empty == []
+        if not any(math.isfinite(value) for value in prometheus.values(filled(expression, WINDOW)))
+    }
+    # The server has no TLS.
+    assert empty == without
 
 
-def test_every_variable_of_the_dashboard_has_values(prometheus: Prometheus) -> None:
+def test_every_variable_of_the_dashboards_has_values(prometheus: Prometheus) -> None:
     queries = {
         variable["name"]: re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
-        for variable in DASHBOARD["templating"]["list"]
+        for name in ("frostline", "frostline-fleet")
+        for variable in load(DEPLOY / f"grafana/dashboards/{name}.json")["templating"]["list"]
         if variable["type"] == "query"
     }
-    assert set(queries) == {"job", "instance", "model", "version"}
+    assert set(queries) == {"job", "instance", "model", "version", "label"}
     found = {}
     for name, query in queries.items():
         assert query
-        found[name] = prometheus.ask(f"label/{query[2]}/values", **{"match[]": filled(query[1])})
+        found[name] = prometheus.ask(f"label/{query[2]}/values", **{"match[]": filled(query[1], WINDOW)})
     assert found["job"] == ["frostline"]
     assert found["model"] == ["churn", "flowers"]
     assert found["version"] == ["1", "2"]
     assert len(found["instance"]) == 1
+    assert {"no", "setosa"} <= {*found["label"]}
 
 
 def test_the_dashboard_shows_a_healthy_server_as_one(prometheus: Prometheus) -> None:
     expressions = {
-        panel["title"]: panel["targets"][0]["expr"] for panel in DASHBOARD["panels"] if panel["type"] == "stat"
+        panel["title"]: panel["targets"][0]["expr"]
+        for panel in load(DEPLOY / "grafana/dashboards/frostline.json")["panels"]
+        if panel["type"] == "stat"
     }
-    shown = {title: prometheus.values(filled(expression)) for title, expression in expressions.items()}
+    shown = {title: prometheus.values(filled(expression, WINDOW)) for title, expression in expressions.items()}
     [p99_s] = shown.pop("p99 latency")
     assert 0 < p99_s < 10
     assert shown == {
@@ -255,7 +211,8 @@ def test_the_dashboard_shows_a_healthy_server_as_one(prometheus: Prometheus) -> 
 
 
 def test_every_rule_can_be_evaluated_and_a_healthy_server_fires_none(prometheus: Prometheus) -> None:
-    groups = yaml.safe_load((DEPLOY / "prometheus/rules.yml").read_text())["groups"]
+    files = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["rule_files"]
+    groups = [group for file in files for group in yaml.safe_load((DEPLOY / "prometheus" / file).read_text())["groups"]]
     for group in groups:
         for rule in group["rules"]:
             prometheus.values(rule["expr"])

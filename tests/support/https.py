@@ -4,6 +4,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ class Files:
         self.chain, self.key, self.authority = folder / "tls.crt", folder / "tls.key", folder / "ca.pem"
         AUTHORITY.cert_pem.write_to_path(self.authority)
 
-    def write(self, name: str) -> None:
+    def write(self, name: str, expires: datetime | None = None) -> None:
         """Issue a new certificate, for this name besides localhost."""
-        issued = AUTHORITY.issue_cert("localhost", "127.0.0.1", name)
+        issued = AUTHORITY.issue_cert("localhost", "127.0.0.1", name, not_after=expires)
         chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         for file, content in ((self.chain, chain), (self.key, issued.private_key_pem.bytes())):
             # Whole at once, as who renews a certificate while a server runs has to do it.

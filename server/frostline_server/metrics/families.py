@@ -53,6 +53,8 @@ class Sources:
         fell_back: whether a GPU was wanted and the CPU is used.
         network: the front end's side of the network; None where it does not say.
         last_look: when the last look at the models folder ended, in seconds since 1970; None where nobody looks again.
+        certificate_expiry: when the certificate that new connections are shown expires, in seconds since 1970; None
+            without TLS.
     """
 
     repository: Repository
@@ -63,6 +65,7 @@ class Sources:
     fell_back: Callable[[], bool]
     network: Callable[[], Network | None]
     last_look: Callable[[], float | None]
+    certificate_expiry: Callable[[], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ SERVER: tuple[Family[Sources], ...] = (
            "1 when device=auto found no usable GPU and models run on the CPU.", across="max"),
     Family("frostline_repository_last_look_timestamp_seconds", "gauge", (), lambda server: server.last_look(),
            "When the last look at the models folder ended; only where the server looks by itself.", across="min"),
+    Family("frostline_certificate_expiry_timestamp_seconds", "gauge", (), lambda server: server.certificate_expiry(),
+           "When the certificate that new connections are shown expires; only with TLS.", across="min"),
     Family("frostline_build_info", "gauge", ("version", "transport"), lambda server: (server.release, server.transport),
            "The release and the front end in use.", across="max"),
     Family("frostline_network_bytes", "gauge", (), lambda server: n.held if (n := server.network()) else None,

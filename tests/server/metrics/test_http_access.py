@@ -1,8 +1,10 @@
 """The metrics port with TLS, and with a token as Prometheus sends it."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,30 @@ def test_a_new_connection_gets_the_certificate_that_is_in_the_files(server: Runn
     assert name_seen(server.metrics_url) == "second.example"
     files.key.write_text("no key")
     assert name_seen(server.metrics_url) == "second.example"
+
+
+def test_the_metrics_tell_when_the_certificate_in_use_expires(server: Running, files: Files) -> None:
+    def expiry_s() -> float:
+        page = get(f"{server.metrics_url}/metrics", TOKENS["observe"])[1]
+        [value] = re.findall(r"^frostline_certificate_expiry_timestamp_seconds (\S+)$", page, flags=re.MULTILINE)
+        return float(value)
+
+    soon = datetime(2040, 5, 6, 7, 8, 9, tzinfo=UTC)
+    assert expiry_s() != soon.timestamp()
+    files.write("second.example", expires=soon)
+    assert expiry_s() == soon.timestamp()
+    # Of another key: it is not used, so what it says does not count.
+    key = files.key.read_bytes()
+    files.write("third.example")
+    files.key.write_bytes(key)
+    assert expiry_s() == soon.timestamp()
+
+
+def test_without_tls_the_metrics_tell_of_no_certificate(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    with running(tmp_path / "models", log_level="error") as instance:
+        page = get(f"{instance.metrics_url}/metrics")[1]
+    assert "frostline_certificate_expiry_timestamp_seconds " not in re.sub(r"^#.*$", "", page, flags=re.MULTILINE)
 
 
 def test_a_handshake_that_is_not_finished_keeps_nobody_waiting(server: Running) -> None:

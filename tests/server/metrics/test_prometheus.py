@@ -35,7 +35,7 @@ OWN = {
     "frostline_model_failure_info", "frostline_model_info", "frostline_model_load_seconds", "frostline_predictions",
     "frostline_prediction_confidence", "frostline_input_missing", "frostline_input_unknown", "frostline_input_outside",
     "frostline_input_drift", "frostline_ready", "frostline_repository_last_look_timestamp_seconds",
-    "frostline_build_info", "frostline_device_fallback",
+    "frostline_build_info", "frostline_device_fallback", "frostline_certificate_expiry_timestamp_seconds",
     "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness", "frostline_overdue_runs", "frostline_hanging_runs",
@@ -115,6 +115,7 @@ def server_of(*versions: ModelVersion, ready: Callable[[], bool] = lambda: True,
         fell_back=lambda: fallback,
         network=lambda: NETWORK,
         last_look=lambda: 1.5e9,
+        certificate_expiry=lambda: 1.9e9,
     )
 
 
