@@ -343,6 +343,9 @@ app.command(
         "frostline promote digits 3",
         "frostline promote digits 4 --shadow",
         "frostline promote digits 4 --canary 5",
+        "frostline promote digits 4 --canary 5 --take-back errors=0.01 --take-back latency=1.5",
+        "frostline promote digits --when-agreeing 0.99 --rows 1000 --within 30m",
+        "frostline promote digits 5 --expected 3",
         "frostline promote digits",
     )
 )(rollouts.promote)
