@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from frostline.cli import main as cli
 from frostline_training.data.raw import Category, Number
 from frostline_training.errors import PublishError
 from frostline_training.evaluation.compare import compare
@@ -20,6 +21,7 @@ from frostline_training.publishing import artifact, gate, rollout
 from frostline_training.publishing.gate import Gate
 from frostline_training.publishing.publish import Published, publish
 from frostline_training.publishing.release import Released, release
+from tests.support import onnx_models as zoo
 
 Array = np.ndarray[Any, Any]
 
@@ -328,3 +330,37 @@ def test_a_rollout_that_changed_is_not_written_over(tmp_path: Path) -> None:
     assert rollout.promote(folder, 1, before)
     assert not rollout.promote(folder, 2, before)
     assert rollout.live(folder).version == 1
+
+
+# Through the command
+
+
+def test_train_stages_what_is_not_better_and_says_so_with_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.random.default_rng(5).normal(size=(150, 4)).astype(np.float32)
+    # What the live version answers is right for every row.
+    np.savez(tmp_path / "rows.npz", input=rows, target=np.array(zoo.LABELS)[zoo.logits_of(rows).argmax(1)])
+    zoo.write_artifact(tmp_path / "models", "points")
+    (tmp_path / "recipe.py").write_text(
+        "from frostline_training.config import Hyperparameters, Mlp, Recipe\n"
+        "from frostline_training.sources import NpzFile\n"
+        f"recipe = Recipe(name='points', data=NpzFile(path={str(tmp_path / 'rows.npz')!r}),\n"
+        "    network=Mlp(hidden=(4,)), baselines=False, hyperparameters=Hyperparameters(epochs=1, batch_size=32))\n"
+    )
+
+    def train(*arguments: str) -> tuple[int, str]:
+        folders = ["--models", str(tmp_path / "models"), "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+        code = cli.run(["train", str(tmp_path / "recipe.py"), *folders, *arguments])
+        printed = capsys.readouterr()
+        return code, " ".join((printed.out + printed.err).replace("│", " ").split())
+
+    code, said = train("--stage", "--if-better", "accuracy")
+    assert (code, "--stage never makes the version live" in said) == (2, True)
+    code, said = train("--if-better", "mae")
+    assert (code, "has no score 'mae'" in said, "epoch" in said) == (2, True, False)
+    code, said = train("--if-better", "accuracy")
+    assert (code, "version 2 is staged, version 1 stays live: accuracy" in said) == (3, True)
+    assert "the live version 100.00% on the same 30 rows" in said
+    document = json.loads((tmp_path / "models/points/rollout.json").read_text())
+    assert document == {"labels": {"stable": 1}}
