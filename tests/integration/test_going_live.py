@@ -51,6 +51,7 @@ class Load:
         self._model = model
         self._row = row
         self._stop = threading.Event()
+        self._turns = [0] * _CALLERS
         self.answered: Counter[str] = Counter()
         self.failed: list[str] = []
 
@@ -61,6 +62,7 @@ class Load:
             for turn in itertools.count(number):
                 if self._stop.is_set():
                     return
+                self._turns[number] += 1
                 request = calls.infer_request(self._model, self._row(turn))
                 try:
                     response = stub.ModelInfer(request, timeout=TIMEOUT_S)
@@ -68,6 +70,13 @@ class Load:
                     self.failed.append(str(error.details()))
                 else:
                     self.answered[response.model_version] += 1
+
+    def renew(self) -> None:
+        """Wait until every call that is under way has ended, and forget how calls ended until now."""
+        before = list(self._turns)
+        until(lambda: all(now >= then + 2 for now, then in zip(self._turns, before, strict=True)))
+        self.answered.clear()
+        self.failed.clear()
 
     def stop(self) -> None:
         """Have them end."""
@@ -127,7 +136,8 @@ def test_a_canary_that_answers_otherwise_is_taken_back_and_no_call_fails(models:
     with structlog.testing.capture_logs() as logged, running(models, poll_s=0.2) as server, loaded(server) as load:
         until(lambda: (rollout := now(models)) is not None and rollout.taken_back is not None)
         until(lambda: server.server.repository.traffic("m").routes.labels == {"stable": 1})
-        load.answered.clear()
+        assert load.failed == []
+        load.renew()
         until(lambda: load.answered["1"] > 50)
         with grpc.insecure_channel(server.address) as channel:
             config = calls.stub(channel).ModelConfig(pb.ModelConfigRequest(name="m"), timeout=TIMEOUT_S).config
@@ -169,11 +179,8 @@ def test_a_canary_that_fails_is_taken_back_and_then_no_call_fails(tmp_path: Path
     ):
         until(lambda: (rollout := now(tmp_path)) is not None and rollout.taken_back is not None)
         until(lambda: server.server.repository.traffic("m").routes.labels == {"stable": 1})
-        before = load.answered["1"]
-        until(lambda: load.answered["1"] > before + 50)
-        load.failed.clear()
-        before = load.answered["1"]
-        until(lambda: load.answered["1"] > before + 50)
+        load.renew()
+        until(lambda: load.answered["1"] > 50)
         assert load.failed == []
     rollout = now(tmp_path)
     assert rollout is not None
