@@ -141,7 +141,7 @@ def test_a_better_version_goes_live_and_ends_the_trial_of_any_other(tmp_path: Pa
     assert better.comparison is not None
     assert (better.comparison.live, better.comparison.new) == (216 / 240, 236 / 240)
     assert better.told.startswith(
-        "version 2 is live, in place of version 1: accuracy 98.33%, the live version 90.00% on the same 240 rows: 8.33% better "
+        "version 2 is live, in place of version 1: accuracy 98.33%, the live version 90.00% on the same 240 rows: 8.33 points better "
         "(McNemar's mid-p test: p = "
     )
     assert better.told.endswith("20 rows right only now and 0 only before)")
@@ -152,9 +152,9 @@ def test_a_better_version_goes_live_and_ends_the_trial_of_any_other(tmp_path: Pa
 @pytest.mark.parametrize(
     ("wrong", "condition", "words"),
     [
-        (36, "accuracy", "5.00% worse"),
+        (36, "accuracy", "5.00 points worse"),
         (24, "accuracy", "no better"),
-        (23, "accuracy:0.05", "0.42% better, and 5.00% are wanted"),
+        (23, "accuracy:0.05", "0.42 points better, and 5.00 points are wanted"),
         (23, "accuracy:0.05", "p = 0.5, 1 rows right only now and 0 only before; the difference may be chance"),
         (36, "loss", "worse (paired bootstrap"),
     ],
@@ -279,7 +279,7 @@ def test_without_what_was_right_nothing_can_be_compared(tmp_path: Path) -> None:
 def test_a_live_version_without_a_card_or_a_damaged_rollout_is_said(tmp_path: Path) -> None:
     first = _release(tmp_path, 24)
     (first.path / "card.json").unlink()
-    with pytest.raises(PublishError, match=r"card.json cannot be read .*publish without if better"):
+    with pytest.raises(PublishError, match=r"card.json cannot be read .*publish without if_better"):
         _release(tmp_path, 0, "accuracy")
     (tmp_path / "m" / "rollout.json").write_text("[]")
     with pytest.raises(PublishError, match="cannot be used"):

@@ -71,8 +71,8 @@ class Comparison:
     def told(self) -> str:
         """Both scores and the test as a part of a sentence."""
         by = "better" if self.gain > 0 else "worse"
-        size = "no better" if self.gain == 0 else f"{_shown(self.metric, abs(self.gain))} {by}"
-        wanted = f", and {_shown(self.metric, self.margin)} are wanted" if self.margin and not self.better else ""
+        size = "no better" if self.gain == 0 else f"{_apart(self.metric, abs(self.gain))} {by}"
+        wanted = f", and {_apart(self.metric, self.margin)} are wanted" if self.margin and not self.better else ""
         chance = "" if self.p_value < _SIGNIFICANT else "; the difference may be chance"
         return (
             f"{self.metric} {_shown(self.metric, self.new)}, the live version {_shown(self.metric, self.live)} on the same "
@@ -112,6 +112,10 @@ def compare(metric: str, live: Evaluation, new: Evaluation, *, margin: float = 0
 
 def _shown(metric: str, value: float) -> str:
     return f"{value:.2%}" if metric in _SHARES else f"{value:.4g}"
+
+
+def _apart(metric: str, value: float) -> str:
+    return f"{100 * value:.2f} points" if metric in _SHARES else f"{value:.4g}"
 
 
 def _right(evaluation: Evaluation) -> NDArray[np.bool_]:

@@ -57,14 +57,14 @@ class Gate:
         metric, colon, number = text.partition(":")
         known = sorted({name for names in METRICS.values() for name in names})
         if metric not in known:
-            raise PublishError(f"if better: there is no score {metric!r}; there are: {', '.join(known)}")
+            raise PublishError(f"if_better: there is no score {metric!r}; there are: {', '.join(known)}")
         try:
             margin = float(number) if colon else 0.0
         except ValueError:
             margin = math.nan
         if not (math.isfinite(margin) and margin >= 0):
             raise PublishError(
-                f"if better: the margin of {metric} is {number!r}; give a number of at least 0, such as 0.01"
+                f"if_better: the margin of {metric} is {number!r}; give a number of at least 0, such as 0.01"
             )
         return cls(metric, margin)
 
@@ -169,12 +169,12 @@ def scorer(
     _check_metric(gate, task)
     if targets is None:
         raise PublishError(
-            "if better: nothing can be scored without held-out rows and what was right for them; give test"
+            "if_better: nothing can be scored without held-out rows and what was right for them; give test"
         )
     right: Array = targets
     new = _scored(answers, right, cast("Task", task), gate, probabilities=probabilities)
     if gate.metric not in new.scores:
-        raise PublishError(f"if better: the held-out rows have no {gate.metric}, because all or none have a label")
+        raise PublishError(f"if_better: the held-out rows have no {gate.metric}, because all or none have a label")
 
     def compared(folder: Path) -> Comparison:
         card = _card(folder)
@@ -198,9 +198,9 @@ def scorer(
 def _check_metric(gate: Gate, task: str) -> None:
     known = METRICS.get(cast("Task", task))
     if known is None:
-        raise PublishError(f"if better: the task {task!r} is not scored; the tasks {', '.join(METRICS)} are")
+        raise PublishError(f"if_better: the task {task!r} is not scored; the tasks {', '.join(METRICS)} are")
     if gate.metric not in known:
-        raise PublishError(f"if better: the task {task!r} has no score {gate.metric!r}; it has: {', '.join(known)}")
+        raise PublishError(f"if_better: the task {task!r} has no score {gate.metric!r}; it has: {', '.join(known)}")
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _card(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise PublishError(
             f"the live version in {folder} cannot be compared: {path.name} cannot be read ({first_line(error)}); publish "
-            "without if better, or promote another version first"
+            "without if_better, or promote another version first"
         ) from error
     return card if isinstance(card, dict) else {}
 
