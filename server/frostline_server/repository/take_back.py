@@ -20,6 +20,7 @@ MIN_SAMPLES = 500
 """Requests or compared rows of a canary before the first decision, unless the rollout says otherwise."""
 ERROR_PROBABILITY = 0.001
 """That noise alone takes a canary back for one of the three reasons, during its whole trial."""
+_MAX_FACTOR = 1000
 _LEAST_PERIODS = 16
 """Periods in which both versions answered, before latency is judged: as many as a sign test needs."""
 
@@ -57,8 +58,10 @@ class TakeBack:
         for name, value in (("errors", self.errors), ("disagreement", self.disagreement)):
             if value is not None and not (is_number(value) and 0 <= value < 1):
                 raise ConfigError(f"take_back gives {name} {short(value)}; expected a share from 0 to below 1")
-        if self.latency is not None and not (is_number(self.latency) and self.latency >= 1):
-            raise ConfigError(f"take_back gives latency {short(self.latency)}; expected a factor of at least 1")
+        if self.latency is not None and not (is_number(self.latency) and 1 <= self.latency <= _MAX_FACTOR):
+            raise ConfigError(
+                f"take_back gives latency {short(self.latency)}; expected a factor from 1 to {_MAX_FACTOR}"
+            )
         samples: object = self.min_samples
         if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
             raise ConfigError(f"take_back gives min_samples {short(samples)}; expected a whole number of at least 1")
