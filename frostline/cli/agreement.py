@@ -98,17 +98,15 @@ def counted(page: str, model: str, version: int, live: int) -> Seen | None:
 
 
 def scraper(url: str, token_file: Path | None) -> Callable[[], str]:
-    """Return what fetches a page of metrics.
+    """Return what fetches a page of metrics; it sends a token only over TLS, or to this machine.
 
     Raises:
-        BadUsage: The address is none, or a token would go over a network in plain text.
+        BadUsage: The address is none.
     """
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise BadUsage(f"--metrics {url}: expected an address such as http://localhost:8002/metrics")
     secret = address.scheme == "https" or _is_local(address.hostname)
-    if token_file is not None and not secret:
-        raise BadUsage(f"the token would go to {address.hostname} in plain text; use https, see metrics_tls")
     token = os.environ.get(TOKEN, "") if token_file is None else token_file.read_text(encoding="ascii").strip()
     request = urllib.request.Request(url)  # noqa: S310  the scheme was checked
     if token and secret:
@@ -120,6 +118,12 @@ def scraper(url: str, token_file: Path | None) -> Callable[[], str]:
         return text
 
     return fetch
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403):
+        return f"{error}; they need a token (--token-file), which is sent only over https or to this machine"
+    return str(getattr(error, "reason", error))
 
 
 def _is_local(host: str) -> bool:
@@ -182,7 +186,7 @@ def promote_when_agreeing(
             except (OSError, ValueError) as error:
                 # A server may be restarted meanwhile, but it must have been there.
                 if not asked:
-                    raise CannotDo(f"cannot read the server's metrics: {getattr(error, 'reason', error)}") from error
+                    raise CannotDo(f"cannot read the server's metrics: {_why(error)}") from error
             else:
                 asked = True
             verdict = None if seen is None else decide(seen, wanted)

@@ -88,11 +88,11 @@ class TakeBack:
         """It as part of a sentence."""
         parts = []
         if self.errors is not None:
-            parts.append(f"{100 * self.errors:.3g} % more of its requests fail")
+            parts.append(f"over {100 * self.errors:.3g} % more of its requests fail")
         if self.latency is not None:
-            parts.append(f"they take {self.latency:.3g} times as long")
+            parts.append(f"they take over {self.latency:.3g} times as long")
         if self.disagreement is not None:
-            parts.append(f"it answers {100 * self.disagreement:.3g} % of the rows otherwise")
+            parts.append(f"it answers over {100 * self.disagreement:.3g} % of the rows otherwise")
         return " or ".join(parts)
 
 

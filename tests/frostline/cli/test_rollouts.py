@@ -1,6 +1,10 @@
 """Promoting and rolling back from the command line, and how a rollout is shown."""
 
+import io
 import json
+import urllib.error
+import urllib.request
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,6 @@ import pytest
 import frostline
 from frostline.cli import agreement
 from frostline.cli import main as cli
-from frostline.cli.usage import BadUsage
 from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
@@ -199,7 +202,9 @@ def test_a_canary_is_given_a_rule_and_what_was_taken_back_is_shown(models: Path,
     assert rollout == Rollout(
         {"stable": 3, "canary": 10}, {"canary": 5}, take_back=TakeBack(errors=0.01, latency=1.5, min_samples=200)
     )
-    assert said.endswith("the canary is taken back if 1 % more of its requests fail or they take 1.5 times as long")
+    assert said.endswith(
+        "the canary is taken back if over 1 % more of its requests fail or they take over 1.5 times as long"
+    )
     assert rollout is not None
     (models / "digits/10/card.json").write_text('{"name": "digits", "version": 10}')
     assert cli.run(["show", "digits", "--models", str(models)]) == 0
@@ -259,8 +264,38 @@ def test_rows_on_which_the_shadow_failed_do_not_agree() -> None:
     assert agreement.counted(page, "m", 2, 4) is None
 
 
-def test_a_token_is_not_sent_over_a_network_in_plain_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://127.0.0.1:8002/metrics", True),
+        ("http://localhost:8002/metrics", True),
+        ("https://gpu-box:8002/metrics", True),
+        ("http://gpu-box:8002/metrics", False),
+        ("http://10.0.0.7:8002/metrics", False),
+    ],
+)
+def test_a_token_is_not_sent_over_a_network_in_plain_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, sent: bool
+) -> None:
     token = tmp_path / "token"
-    token.write_text("secret")
-    with pytest.raises(BadUsage, match=r"the token would go to gpu-box in plain text; use https"):
-        agreement.scraper("http://gpu-box:8002/metrics", token)
+    token.write_text("secret\n")
+    asked: list[urllib.request.Request] = []
+
+    def answered(request: urllib.request.Request, timeout: float) -> io.BytesIO:
+        asked.append(request)
+        return io.BytesIO(b"page")
+
+    monkeypatch.setattr(urllib.request, "urlopen", answered)
+    assert agreement.scraper(url, token)() == "page"
+    assert asked[0].get_header("Authorization") == ("Bearer secret" if sent else None)
+
+
+def test_metrics_that_need_a_token_say_so(models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollouts.write(models / "digits", Rollout({"stable": 2}, shadow=3))
+
+    def refuses(*_: object, **__: object) -> None:
+        raise urllib.error.HTTPError("http://gpu-box", 401, "Unauthorized", Message(), None)
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuses)
+    assert cli.run(["promote", "digits", "--models", str(models), "--when-agreeing", "0.9"]) == 1
+    assert "401: Unauthorized; they need a token (--token-file)" in capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_a_canary_gets_a_rule_and_a_change_after_anothers_is_refused(tmp_path: P
         assert ask(url, "/v2/models/m/promote", {"version": 1, "expected": 2}).status == 200
         rule = {"version": 2, "canary": 25, "take_back": {"errors": 0.01}}
         tried = ask(url, "/v2/models/m/promote", rule).json["rollout"]
-        assert tried.endswith("the canary is taken back if 1 % more of its requests fail")
+        assert tried.endswith("the canary is taken back if over 1 % more of its requests fail")
         for path, body in (("promote", {"version": 2, "expected": 2}), ("rollback", {"expected": 2})):
             answer = ask(url, f"/v2/models/m/{path}", body)
             assert (answer.status, answer.headers["frostline-error"]) == (409, "rollout_changed")

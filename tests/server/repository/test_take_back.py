@@ -159,7 +159,7 @@ def test_a_rule_and_a_take_back_survive_being_written_and_read() -> None:
     assert rollouts.parse(rollouts.to_text(taken)) == taken
     assert taken == Rollout({"stable": 1}, taken_back=TakenBack(2, "it fails", "2026-01-02T03:04:05+00:00"))
     assert tried.told.endswith(
-        "the canary is taken back if 1 % more of its requests fail or they take 1.5 times as long or it answers 2 % of the "
+        "the canary is taken back if over 1 % more of its requests fail or they take over 1.5 times as long or it answers over 2 % of the "
         "rows otherwise"
     )
     assert taken.told == ("version 1 is stable, version 2 was taken back at 2026-01-02T03:04:05+00:00: it fails")
