@@ -74,6 +74,8 @@ def _frostline(
         "frostline train digits-lstm --set epochs=5 --set hidden=64,32",
         "frostline train my_recipe.py --models models --device cuda",
         "frostline train digits --resume",
+        "frostline train digits --stage",
+        "frostline train digits-lstm --if-better accuracy:0.005",
     ),
 )
 def train(
@@ -99,6 +101,18 @@ def train(
             min=0, help="How many points the test score of a variant may be lower. One point is 0.01 of the score."
         ),
     ] = 0.5,
+    stage: Annotated[
+        bool,
+        typer.Option("--stage", help="Publish the version without making it live: the one that answers now goes on."),
+    ] = False,
+    if_better: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC[:MARGIN]",
+            help="Make the version live only if it scores better than the live one on the same held-out rows, by this margin. "
+            "Otherwise it is staged, and the exit code is 3.",
+        ),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write logs for TensorBoard.")] = False,
     runs: Annotated[Path, typer.Option(help="The folder of runs, for metrics and checkpoints.")] = Path("runs"),
     show_list: Annotated[bool, typer.Option("--list", help="List the built-in recipes and exit.")] = False,
@@ -107,6 +121,12 @@ def train(
 
     Frostline exports the trained network to ONNX and compares the answers of this file with PyTorch's. It publishes the
     file only if they agree.
+
+    A version that is staged answers only requests that name it. `frostline promote` makes it live, or tries it first. The
+    first version of a model is always live.
+
+    The exit code is 0 if the version is published, 1 if it cannot be, 2 for wrong usage, which includes a live version that
+    --if-better cannot compare with, and 3 if --if-better staged it.
     """
     from rich.console import Console
 
@@ -125,9 +145,11 @@ def train(
         from frostline_training.errors import DataError, SettingError, TrainingError
     except ModuleNotFoundError as error:
         _needs_training(error)
+    if stage and if_better is not None:
+        raise BadUsage("--stage never makes the version live, and --if-better sometimes does; leave out one of them")
     wanted = [*(changes or ()), *([] if seed is None else [f"seed={seed}"])]
     try:
-        job.run(
+        published = job.run(
             overrides.choose(recipe, wanted),
             models=models,
             device=device,
@@ -137,11 +159,15 @@ def train(
             tensorboard=tensorboard,
             precision=overrides.precisions(precision or ()),
             bound=bound,
+            stage=stage,
+            if_better=if_better,
         )
     except (DataError, SettingError) as error:
         raise BadUsage(str(error)) from error
     except TrainingError as error:
         raise CannotDo(str(error)) from error
+    if if_better is not None and not published.live:
+        raise typer.Exit(3)
 
 
 app.command(
@@ -317,6 +343,9 @@ app.command(
         "frostline promote digits 3",
         "frostline promote digits 4 --shadow",
         "frostline promote digits 4 --canary 5",
+        "frostline promote digits 4 --canary 5 --take-back errors=0.01 --take-back latency=1.5",
+        "frostline promote digits --when-agreeing 0.99 --rows 1000 --within 30m",
+        "frostline promote digits 5 --expected 3",
         "frostline promote digits",
     )
 )(rollouts.promote)

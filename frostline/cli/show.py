@@ -49,7 +49,7 @@ def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
     )
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
-    for name, value in _facts(card):
+    for name, value in (*_facts(card), *_traffic(folder)):
         facts.add_row(name, _plain(value))
     console.print(facts)
     for table in (_columns(card), _classes(card), _values(card)):
@@ -151,6 +151,32 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "sha256": card.get("sha256"),
     }
     yield from ((name, str(value)) for name, value in known.items() if value)
+
+
+def _traffic(folder: Path) -> Iterator[tuple[str, str]]:
+    """What part of the traffic the model's rollout gives the version, and whether it was taken back."""
+    from frostline_server.errors import ConfigError
+    from frostline_server.regular_files import FileReader
+    from frostline_server.repository import rollout as rollouts
+
+    try:
+        rollout = rollouts.read(folder.parent, FileReader(folder.parent))
+    except ConfigError as error:
+        yield "traffic", str(error)
+        return
+    if rollout is None:
+        return
+    number = int(folder.name)
+    parts = [
+        f"{label} with {rollout.split[label]:g} % of the traffic" if label in rollout.split else label
+        for label, version in rollout.labels.items()
+        if version == number
+    ]
+    if rollout.shadow == number:
+        parts.append("a copy of the traffic")
+    if rollout.taken_back is not None and rollout.taken_back.version == number:
+        parts.append(rollout.taken_back.told)
+    yield "traffic", ", ".join(parts) or "none, except requests that name it"
 
 
 def _tested(scores: Mapping[str, Any]) -> dict[str, str]:

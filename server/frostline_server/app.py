@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ import onnxruntime
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
+from frostline_server import logs
 from frostline_server.access.access import Access
 from frostline_server.access.credentials import Credentials
 from frostline_server.access.permissions import CONTROL, EVERY_ROLE, OBSERVE
@@ -24,7 +26,7 @@ from frostline_server.access.reach import local_only
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.config import ServerConfig
-from frostline_server.errors import PredictionError, StartError
+from frostline_server.errors import ConfigError, PredictionError, StartError
 from frostline_server.inference import Inference
 from frostline_server.metrics.exchange import dump
 from frostline_server.metrics.families import RULES, Network, Sources
@@ -38,9 +40,12 @@ from frostline_server.model.trial import Trials
 from frostline_server.model.watchdog import Watchdog
 from frostline_server.regular_files import FileReader
 from frostline_server.reloaded import Reloaded
+from frostline_server.repository.canary_watch import CanaryWatch
 from frostline_server.repository.device_probe import DeviceProbe
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
+from frostline_server.repository.rollout import Rollout, RolloutChanged, change
+from frostline_server.repository.rollout_steps import take_back
 from frostline_server.repository.watcher import Watcher
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.load_report import LoadReport, Totals
@@ -101,6 +106,7 @@ class Server:
         self._absent: set[str] = set()
         self._watcher: Watcher | None = None
         self._probe: DeviceProbe | None = None
+        self._canaries: CanaryWatch | None = None
         self._files = FileReader(config.models, config.linked)
         self._trials: Trials | None = None
         self._watchdog = Watchdog()
@@ -137,6 +143,8 @@ class Server:
         self._announce()
         self._after_load()
         self._start_probe()
+        self._canaries = CanaryWatch(self.reconciler.rollouts, self.repository, self._take_back)
+        self._canaries.start()
         about = {
             **({"http": self.http_url} if self.http_url else {}),
             **({"admin": self._transport.admin_address} if self._transport.admin_address else {}),
@@ -205,6 +213,7 @@ class Server:
             on_change=self._on_change,
             on_warning=_log_warning,
             on_rollout=_log_rollout,
+            on_decision=_audit_decision,
         )
 
     def _create_front_end(self, release: str) -> None:
@@ -505,6 +514,25 @@ class Server:
         else:
             _log.debug("model", **fields)
 
+    def _take_back(self, name: str, judged: Rollout, reason: str) -> None:
+        """End the trial of a canary that is worse than the stable version; called from the watch's thread."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        after = take_back(judged, reason, at)
+
+        def step(before: Rollout | None, _: list[int]) -> Rollout:
+            if before != judged:
+                raise RolloutChanged("it has been changed meanwhile")
+            return after
+
+        try:
+            change(self.reconciler.folder_of(name), self._files, step)
+        except RolloutChanged:
+            return  # by another process or an operator, whose decision holds
+        except (ConfigError, OSError) as error:
+            _log.warning("rollout", model=name, warning=f"the take-back holds in this process alone: {error}")
+            self.reconciler.use_instead(name, judged, after)
+        self._look_again()
+
     def _on_fault(self, served: LoadedModel) -> None:
         """A model's device began or ceased to fail its probe; called from the probe's thread."""
         if served.fault:
@@ -595,7 +623,7 @@ class Server:
             Whether everything accepted was finished within the grace period.
         """
         self._phase = "draining"
-        for background in (self._watcher, self._probe):
+        for background in (self._watcher, self._probe, self._canaries):
             if background is not None:
                 background.close()
         self._announce()
@@ -670,6 +698,13 @@ def _certificate_expiry(config: ServerConfig) -> Callable[[], float | None]:
     expiry = Reloaded("certificate", pair, lambda: expiry_s(*pair))
     expiry.start()
     return expiry.look
+
+
+def _audit_decision(model: str, decision: str, rollout: Rollout | None) -> None:
+    """One line for each step of a rollout, whoever wrote it into the file: an operator, a training, or the server."""
+    told = rollout.told if rollout else "no rollout"
+    who = {"identity": "rollout.json", "credential": "file", "peer": ""}
+    logs.audit(**who, method="Rollout", model=model, decision=decision, rollout=told, status="OK")
 
 
 def _log_warning(model: str, warning: str) -> None:

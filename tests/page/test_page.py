@@ -17,6 +17,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 import frostline
+from frostline_server.repository import rollout as rollouts
+from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.take_back import TakenBack
 from tests.support import raw_media, raw_rows
 from tests.support.http_calls import ask
 from tests.support.onnx_models import LABELS, passed_through, write_artifact
@@ -467,6 +470,23 @@ def test_a_version_is_promoted_and_rolled_back(visit: Visit) -> None:
     visit.page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     expect(visit.page.locator(".result")).to_contain_text("version 1 is stable")
     expect(visit.page.get_by_role("row", name="1 ready")).to_contain_text("stable", timeout=TIMEOUT_MS)
+
+
+def test_a_promotion_after_somebody_elses_is_refused_and_a_take_back_is_said(visit: Visit, server: Running) -> None:
+    folder = server.config.models / "offers"
+    rollouts.write(folder, Rollout({"stable": 1}))
+    visit.show("offers")
+    expect(visit.page.get_by_role("row", name="1 ready")).to_contain_text("stable", timeout=TIMEOUT_MS)
+    visit.page.get_by_role("button", name="Promote version 1").click()
+    rollouts.write(folder, Rollout({"stable": 2}))
+    visit.page.get_by_role("dialog").get_by_role("button", name="Promote").click()
+    expect(visit.page.get_by_role("dialog")).to_contain_text("version 2 is live by now, and not version 1")
+    assert [each for each in visit.complaints if "status of 409" not in each] == []
+    visit.complaints.clear()
+    visit.page.get_by_role("button", name="Cancel").click()
+    rollouts.write(folder, Rollout({"stable": 1}, taken_back=TakenBack(2, "it fails", "2026-01-02T03:04:05+00:00")))
+    said = "version 2 was taken back at 2026-01-02T03:04:05+00:00: it fails"
+    expect(visit.page.get_by_role("region", name="Versions", exact=True)).to_contain_text(said, timeout=TIMEOUT_MS)
 
 
 def test_a_model_is_loaded_and_unloaded(browser: Browser, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
 from frostline_training.data.raw import check_inputs
-from frostline_training.errors import PublishError, TrainingError
+from frostline_training.errors import PublishError, SettingError, TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
 from frostline_training.evaluation.evaluate import Evaluation
@@ -27,8 +27,9 @@ from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import Trained, Watcher, steps_per_epoch, train
-from frostline_training.publishing import artifact, variants
+from frostline_training.publishing import artifact, gate, variants
 from frostline_training.publishing.calling import ByPosition
+from frostline_training.publishing.gate import Gate
 from frostline_training.publishing.publish import Published, publish
 from frostline_training.publishing.variants import Precision
 
@@ -55,6 +56,8 @@ def run(
     tensorboard: bool = False,
     precision: Sequence[Precision] = (),
     bound: float = 0.5,
+    stage: bool = False,
+    if_better: str | None = None,
 ) -> Published:
     """Train `recipe` and publish what came out as the next version of `recipe.name` in `models`.
 
@@ -71,8 +74,11 @@ def run(
         tensorboard: Write TensorBoard's logs into the run's folder.
         precision: Smaller variants to publish too, each as a model of its own.
         bound: How many points (hundredths) the test score of a variant may fall.
+        stage: As for `publish`.
+        if_better: As for `publish`.
 
     Raises:
+        SettingError: The live version cannot be compared by this score; nothing was trained.
         TrainingError: One clear sentence.
     """
     with distributed.joined() as group:
@@ -80,14 +86,15 @@ def run(
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             split = data.prepare(recipe)
             check_inputs(split.dataset.inputs)  # names that clients cannot send
-            decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
+            positive = decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
+            condition = group.first(lambda: _gate(if_better, recipe.name, split, models, positive))
             group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
             with cpu_threads(recipe.threads):
                 going_on, folder = group.first(lambda: _run_folder(recipe, place, resume=resume))
                 own = folder if group.leads else None
                 trained = _train(recipe, split, place, own, resume=going_on, tensorboard=tensorboard)
-                published = group.first(lambda: _publish(recipe, split, trained, place))
+                published = group.first(lambda: _publish(recipe, split, trained, place, stage, condition))
                 if own:
                     own.finish(published.path, version=published.version)
                 group.first(lambda: _publish_variants(published, split, place, precision, bound))
@@ -102,6 +109,21 @@ def _check_writable(models: Path, name: str) -> None:
     """Find out before the training, not after it, that nothing can be published."""
     with artifact.staging(models / name):
         pass
+
+
+def _gate(if_better: str | None, name: str, split: Split, models: Path, positive: int | None) -> Gate | None:
+    """Find out before the training that its result cannot be compared with the live version."""
+    if if_better is None:
+        return None
+    dataset = split.dataset
+    shapes = gate.shapes(data.named(split.test.inputs), dataset.dynamic)
+    columns = [each.cells if isinstance(each, data.Column) else each.name for each in dataset.inputs or ()]
+    try:
+        condition = replace(Gate.parse(if_better), positive=positive)
+        gate.check(condition, models / name, dataset.task, dataset.labels, columns, shapes)
+    except PublishError as error:
+        raise SettingError(str(error)) from error
+    return condition
 
 
 def _run_folder(recipe: Recipe, place: _Place, *, resume: bool) -> tuple[bool, Run | None]:
@@ -153,7 +175,9 @@ def _train(
         )
 
 
-def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> Published:
+def _publish(
+    recipe: Recipe, split: Split, trained: Trained, place: _Place, stage: bool, condition: Gate | None
+) -> Published:
     task, labels = split.dataset.task, split.dataset.labels
     positive = decide.positive(recipe, split.dataset)
     network = trained.network
@@ -226,6 +250,8 @@ def _publish(recipe: Recipe, split: Split, trained: Trained, place: _Place) -> P
         data=data.describe(split),
         send=split.dataset.send,
         extras=draw,
+        stage=stage,
+        if_better=condition,
     )
     report.print_summary(
         place.console,

@@ -152,6 +152,7 @@ def print_summary(
         f"{len(published.near_ties)} near-ties",
         "sha256": published.sha256,
         "published": escape(str(published.path)),
+        "traffic": escape(published.release),
     }
     for name, value in rows.items():
         table.add_row(name, value)

@@ -6,9 +6,9 @@ them is a line of the audit log.
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,11 @@ from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.model.stats import Histogram
 from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
+from frostline_server.repository import rollout_steps as steps
 from frostline_server.repository.registry import ModelVersion, Repository
-from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.rollout import Rollout, RolloutChanged
+from frostline_server.repository.routes import wanted
+from frostline_server.repository.take_back import TakeBack
 
 CARD, LIVE = "/frostline.v1.Predictor/Schema", "/inference.GRPCInferenceService/ModelStatistics"
 """The methods whose roles these views need: who may read what a model takes may read its card, too."""
@@ -49,6 +52,22 @@ class PromoteRequest(Strict):
     version: int | None = Field(None, ge=1, description="null for the version on trial, or the newest")
     canary: float | None = Field(None, gt=0, lt=100, description="try it with this share of the traffic, in percent")
     shadow: bool = Field(False, description="try it with a copy of the traffic")
+    take_back: dict[str, float | int] | None = Field(None, description="when the server takes the canary back")
+    expected: int | None = Field(None, ge=1, description="refuse if another version is live by now")
+
+
+class RollbackRequest(Strict):
+    """The step back."""
+
+    expected: int | None = Field(None, ge=1, description="refuse if another version is live by now")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A step of a rollout, and the version that must be live for it."""
+
+    take: Callable[[Rollout | None, list[int]], Rollout]
+    expected: int | None
 
 
 class Views:
@@ -87,7 +106,6 @@ class Views:
         self._address = address
         self._loads = loads
         self._processes = processes
-        self._changing = threading.Lock()
 
     def routes(self) -> list[Route]:
         """Each path with what answers it."""
@@ -181,27 +199,34 @@ class Views:
         """Promote a version, or try it."""
         call = call_of(request)
 
-        async def step() -> Callable[[Rollout | None, list[int]], Rollout]:
+        async def step() -> _Step:
             asked = await call.read(await call.body() or b"{}", partial(parsed, PromoteRequest))
-            return lambda before, there: rollouts.next_step(
-                before, there, asked.version, canary=asked.canary, shadow=asked.shadow
-            )
+
+            def take(before: Rollout | None, there: list[int]) -> Rollout:
+                rule = None if asked.take_back is None else TakeBack.parse(asked.take_back)
+                return steps.next_step(
+                    before, there, asked.version, canary=asked.canary, shadow=asked.shadow, take_back=rule
+                )
+
+            return _Step(take, asked.expected)
 
         return await self._change(call, "Promote", step)
 
     async def rollback(self, request: Request) -> Response:
         """End a trial, or return to the previous version."""
+        call = call_of(request)
 
-        async def step() -> Callable[[Rollout | None, list[int]], Rollout]:
-            return rollouts.rollback
+        async def step() -> _Step:
+            asked = await call.read(await call.body() or b"{}", partial(parsed, RollbackRequest))
+            return _Step(steps.rollback, asked.expected)
 
-        return await self._change(call_of(request), "Rollback", step)
+        return await self._change(call, "Rollback", step)
 
     async def _change(
         self,
         call: Call,
         method: str,
-        step: Callable[[], Awaitable[Callable[[Rollout | None, list[int]], Rollout]]],
+        step: Callable[[], Awaitable[_Step]],
     ) -> Response:
         """Change a model's rollout, with a line in the audit log."""
         name = call.parameters["model"]
@@ -222,16 +247,17 @@ class Views:
             logs.audit(**told, method=method, model=name[:200], status=status)
         return _json({"rollout": after.told})
 
-    async def _changed_rollout(self, name: str, step: Callable[[Rollout | None, list[int]], Rollout]) -> Rollout:
+    async def _changed_rollout(self, name: str, step: _Step) -> Rollout:
         if not self._repository.versions(name):
             raise failure_of(ModelNotFound(f"Request for unknown model: {name[:200]!r} is not found"))
 
         def change() -> Rollout:
-            with self._changing:
-                return rollouts.change(self._folder(name), self._files, self._checked(name, step))
+            return rollouts.change(self._folder(name), self._files, self._checked(name, step.take), step.expected)
 
         try:
             after: Rollout = await _in_thread(change)
+        except RolloutChanged as error:
+            raise Failure(409, f"{name}: {error}", "rollout_changed", code="ABORTED") from error
         except (ConfigError, OSError) as error:
             raise Failure(409, f"{name}: {error}", "rollout_refused", code="FAILED_PRECONDITION") from error
         self._changed()
@@ -244,7 +270,7 @@ class Views:
 
         def checked(before: Rollout | None, there: list[int]) -> Rollout:
             after = step(before, there)
-            for number in rollouts.wanted(after) - rollouts.wanted(before):
+            for number in wanted(after) - wanted(before):
                 version = self._repository.of(name).get(number)
                 if version is not None and version.state == "FAILED":
                     raise ConfigError(f"version {number} failed to load: {version.reason}")

@@ -13,6 +13,7 @@ from frostline_server.metrics.exchange import Across
 from frostline_server.model.shadow import Counts
 from frostline_server.model.stats import Histogram, Unrouted
 from frostline_server.repository.registry import LoadedSnapshot, Repository, VersionSnapshot
+from frostline_server.repository.take_back import TakenBack
 
 STATES = ("LOADING", "READY", "UNLOADING", "FAILED")
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -192,6 +193,18 @@ SHADOW: tuple[Family[Counts], ...] = (
            "A row's largest absolute difference of a logit."),
 )  # fmt: skip
 
+# Read from the rollout of every model whose rollout changed since the start. Labels: model, and the row's.
+DECISIONS: tuple[Family[Mapping[str, int]], ...] = (
+    Family("frostline_rollout_decisions_total", "counter", ("decision",), lambda counts: counts,
+           "Steps of a model's rollout since the server started, whoever took them."),
+)  # fmt: skip
+
+# Read from every canary that was taken back, until the next step of its rollout. Labels: model, and the row's.
+TAKEN_BACK: tuple[Family[TakenBack], ...] = (
+    Family("frostline_canary_taken_back_info", "gauge", ("version", "reason"), lambda taken: (str(taken.version), taken.reason),
+           "A canary that was worse than the stable version, and why it was taken back.", across="max"),
+)  # fmt: skip
+
 # Triton's names, read from every version that is loaded. Labels: model, version, and the row's.
 TRITON: tuple[Family[LoadedSnapshot], ...] = (
     Family("nv_inference_request_success", "unknown", (), lambda v: v.stats.succeeded,
@@ -233,7 +246,7 @@ ERRORS: tuple[Family[int], ...] = (
 
 RULES: Mapping[str, Across] = {
     family.name: family.across
-    for table in (SERVER, REQUESTS, VERSION, LOADED, SHADOW, TRITON, ERRORS)
+    for table in (SERVER, REQUESTS, VERSION, LOADED, SHADOW, DECISIONS, TAKEN_BACK, TRITON, ERRORS)
     for family in table
     if family.across is not None
 }

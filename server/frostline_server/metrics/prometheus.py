@@ -54,6 +54,10 @@ class Collector:
         yield from self._fill(families.VERSION, known)
         yield from self._fill(families.LOADED, loaded)
         yield from self._fill(families.SHADOW, shadows)
+        decided = [({"model": name}, counts) for name, counts in sources.repository.decisions.items()]
+        yield from self._fill(families.DECISIONS, decided)
+        taken_back = [({"model": name}, taken) for name, taken in sources.repository.taken_back.items()]
+        yield from self._fill(families.TAKEN_BACK, taken_back)
         yield from self._fill(families.TRITON, loaded)
         yield from self._host()
         yield from self._fill(families.ERRORS, [({}, self._errors)])

@@ -14,7 +14,8 @@ from frostline_server.model.artifact import Artifact, whole
 from frostline_server.regular_files import FileReader
 from frostline_server.repository.plan import Fingerprint, Known, OnDisk, plan
 from frostline_server.repository.registry import ModelVersion, Repository
-from frostline_server.repository.rollout import standing, wanted
+from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.routes import standing, wanted
 from frostline_server.repository.scan import Model, scan
 from frostline_server.repository.stability import Key, StabilityCheck
 
@@ -65,6 +66,8 @@ class ModelsFolder:
         # When the last look at each model alone ended, and how long it took, in seconds.
         self._looks: dict[str, tuple[float, float]] = {}
         self.models: Mapping[str, Model] = {}
+        # By model a rollout and the one to use in its place, where the file cannot be written.
+        self._instead: dict[str, tuple[Rollout, Rollout]] = {}
 
     def scan(self, only: str = "") -> None:
         """Look at every model, or at one of them, again.
@@ -80,7 +83,17 @@ class ModelsFolder:
         for name, model in self.models.items() if self._settles else ():
             if name not in found and not self._stability.settled((name, FOLDER), model.fingerprint):
                 found[name] = replace(model, versions={}, problem="", warnings=(), remarks=())
+        self._instead = {
+            name: (judged, after)
+            for name, (judged, after) in self._instead.items()
+            if name in found and found[name].rollout in (judged, after)
+        }
+        found |= {name: replace(found[name], rollout=after) for name, (_, after) in self._instead.items()}
         self.models = found
+
+    def instead(self, name: str, judged: Rollout, after: Rollout) -> None:
+        """Use the rollout `after` from the next scan on, for as long as the model's file says `judged`."""
+        self._instead[name] = judged, after
 
     def changed(self, name: str) -> bool:
         """Look at one model again, if to look does not take longer than what is done in between.

@@ -26,6 +26,8 @@ from frostline_server.regular_files import FileReader
 from frostline_server.repository.models_folder import FOLDER, ModelsFolder
 from frostline_server.repository.plan import Fingerprint, OnDisk, Plan, awaited, plan
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
+from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.rollout_steps import decisions
 from frostline_server.repository.scan import Model, legible
 from frostline_server.repository.trial_queue import TrialQueue
 
@@ -56,6 +58,7 @@ class Reconciler:
         on_change: called for each version whose state changed, before anything else is done.
         on_warning: called with a model's name and a warning about its configuration.
         on_rollout: called with a model's name and its traffic, when the traffic's split changed.
+        on_decision: called with a model's name, what was decided, and the new rollout, for each step of a rollout.
         clock: monotonic time in seconds.
         now: the time of day, in seconds since 1970.
     """
@@ -71,6 +74,7 @@ class Reconciler:
         on_change: Callable[[ModelVersion], None],
         on_warning: Callable[[str, str], None],
         on_rollout: Callable[[str, Traffic], None] = lambda _name, _traffic: None,
+        on_decision: Callable[[str, str, Rollout | None], None] = lambda _name, _decision, _rollout: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -81,6 +85,9 @@ class Reconciler:
         self._on_change = on_change
         self._on_warning = on_warning
         self._on_rollout = on_rollout
+        self._on_decision = on_decision
+        # As they were at the last look, of every model that was there.
+        self._rollouts: dict[str, Rollout | None] = {}
         self._working = threading.RLock()
         self._folder = ModelsFolder(
             root, repository, clock, loader.files or FileReader(root), name=name, settles=not explicit
@@ -556,8 +563,29 @@ class Reconciler:
         version.state = "FAILED"
         self._on_change(version)
 
+    def rollouts(self) -> dict[str, Rollout]:
+        """The rollout of each model that has one; may be called while another method runs."""
+        return {name: model.rollout for name, model in self._folder.models.items() if model.rollout is not None}
+
+    def use_instead(self, name: str, judged: Rollout, after: Rollout) -> None:
+        """Use the rollout `after` in place of what the model's file says, until that is changed: it cannot be written."""
+        with self._working:
+            self._folder.instead(name, judged, after)
+
+    def _tell_decisions(self) -> None:
+        """Count and report each step of a rollout, whoever took it."""
+        before = self._rollouts
+        self._rollouts = {name: model.rollout for name, model in self._folder.models.items()}
+        for name, rollout in self._rollouts.items():
+            if name not in before or rollout == before[name]:
+                continue
+            for decision in decisions(before[name], rollout):
+                self._repository.decided(name, decision)
+                self._on_decision(name, decision, rollout)
+
     def _tell(self) -> None:
         """Report every model with a rollout whose traffic changed."""
+        self._tell_decisions()
         before = self._told
         self._told = {name: self._repository.traffic(name) for name in self._repository.names()}
         for name, traffic in self._told.items():

@@ -18,9 +18,11 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts
 from frostline_server.model.stats import Histogram, Snapshot
 from frostline_server.repository.plan import Fingerprint
-from frostline_server.repository.rollout import STABLE, Routes
+from frostline_server.repository.rollout import STABLE
+from frostline_server.repository.routes import Routes
 from frostline_server.repository.routing_table import Shadows, Split, Table, build
 from frostline_server.repository.scan import Model
+from frostline_server.repository.take_back import TakenBack
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +118,7 @@ class Traffic:
 class Repository:
     """Every version that the server knows.
 
-    One thread at a time calls `put`, `forget`, `publish` and `expect`. All other methods only read, from any thread, and never
+    One thread at a time calls `put`, `forget`, `publish`, `decided` and `expect`. All other methods only read, from any thread, and never
     block.
 
     Args:
@@ -134,6 +136,10 @@ class Repository:
         self._stood: Mapping[str, int] = {}
         self._shadows = Shadows()
         self._coming: Mapping[str, Set[int]] | None = None
+        self.decisions: Mapping[str, Mapping[str, int]] = {}
+        """By model, how many steps its rollout took of each kind; see `rollout_steps.decisions`."""
+        self.taken_back: Mapping[str, TakenBack] = {}
+        """By model, the canary that was taken back last, until the next step of its rollout."""
         self.answered_before = 0
         """Requests answered by versions that are UNLOADED."""
 
@@ -181,9 +187,21 @@ class Repository:
         )
         traffic = {}
         for name, model in models.items():
-            problems = (model.rollout_problem if model else "", *ways[name].problems, self._shadows.problem(name))
+            rollout = model.rollout if model else None
+            taken_back = rollout.taken_back.told if rollout and rollout.taken_back else ""
+            problems = (
+                model.rollout_problem if model else "",
+                taken_back,
+                *ways[name].problems,
+                self._shadows.problem(name),
+            )
             traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
         self._traffic = traffic
+        self.taken_back = {
+            name: model.rollout.taken_back
+            for name, model in found.items()
+            if model.rollout and model.rollout.taken_back
+        }
         self._labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
 
     def _instead(self, name: str, model: Model | None) -> int | None:
@@ -191,6 +209,11 @@ class Repository:
         stable = model.rollout.labels.get(STABLE) if model and model.rollout else None
         entry = None if stable is None else self.of(name).get(stable)
         return None if entry is not None and entry.state == "FAILED" else self._stood.get(name)
+
+    def decided(self, name: str, decision: str) -> None:
+        """Count a step of a model's rollout."""
+        counts = self.decisions.get(name, {})
+        self.decisions = {**self.decisions, name: {**counts, decision: counts.get(decision, 0) + 1}}
 
     def expect(self, coming: Mapping[str, Set[int]]) -> None:
         """Replace what will be loaded; before the first call, every model may be.

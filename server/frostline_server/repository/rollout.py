@@ -1,17 +1,16 @@
-"""The rollout of versions: reads and writes rollout.json, and assigns a model's traffic to its versions.
+"""The rollout of a model: what its rollout.json says, read, and replaced by one of several writers at a time.
 
-Each step of a rollout is a pure function from the old rollout to the new one.
+Servers, commands and trainings replace the file. Each decides from what it has read, so whoever finds another file when
+it is about to replace it changes nothing.
 """
 
 import json
-import math
 import os
 import re
 import secrets
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from frostline_server.errors import ConfigError
 from frostline_server.model.artifact import MAX_VERSION, distinct, is_version
 from frostline_server.regular_files import FileReader
+from frostline_server.repository.take_back import TakeBack, TakenBack, is_number
 
 FILE = "rollout.json"
 STABLE = "stable"
@@ -26,10 +26,13 @@ STABLE = "stable"
 CANARY = "canary"
 """The label of a version on trial with a share of those requests."""
 
+_KEYS = {"labels", "split", "shadow", "previous", "take_back", "taken_back"}
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
-_MAX_PREVIOUS = 10
-"""The number of steps that can be rolled back, so that the file does not grow without limit."""
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
+
+
+class RolloutChanged(ConfigError):
+    """The rollout is no longer the one that a change was meant for, and nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Rollout:
         split: percent of the requests that name no version, by label; the rest goes to `stable`.
         shadow: the version that gets a copy of the requests that the stable version answers.
         previous: previous stable versions, the latest last.
+        take_back: when the canary is taken back; None for never.
+        taken_back: the canary that was taken back last, until the next step.
 
     Raises:
         ConfigError: it contradicts itself.
@@ -50,6 +55,8 @@ class Rollout:
     split: Mapping[str, float] = field(default_factory=dict)
     shadow: int | None = None
     previous: tuple[int, ...] = ()
+    take_back: TakeBack | None = None
+    taken_back: TakenBack | None = None
 
     def __post_init__(self) -> None:
         for label, version in self.labels.items():
@@ -65,11 +72,11 @@ class Rollout:
             if label not in self.labels or label == STABLE:
                 others = sorted(set(self.labels) - {STABLE})
                 raise ConfigError(f"split names '{label}'; it can name only labels other than stable: {others}")
-            if not _is_number(percent) or not 0 < percent <= 100:
+            if not is_number(percent) or not 0 < percent <= 100:
                 raise ConfigError(
                     f"split gives '{label}' {short(percent)}; expected a percentage above 0 and up to 100"
                 )
-        if sum(self.split.values()) > 100 + _ROUNDING:
+        if sum(self.split.values()) > 100 + ROUNDING:
             raise ConfigError(f"split assigns {sum(self.split.values()):g} percent; the maximum is 100")
         if self.shadow is not None:
             _check_version("shadow", self.shadow)
@@ -77,6 +84,17 @@ class Rollout:
             raise ConfigError("a split or a shadow needs a version that is labelled stable")
         if self.shadow == self.labels.get(STABLE, 0):
             raise ConfigError(f"version {self.shadow} is stable; it cannot be its own shadow")
+        if self.take_back is not None:
+            self._check_take_back(self.take_back)
+
+    def _check_take_back(self, rule: TakeBack) -> None:
+        canary = self.labels.get(CANARY)
+        if canary is None or STABLE not in self.labels:
+            raise ConfigError("take_back needs a version that is labelled canary, beside a stable one")
+        if rule.disagreement is not None and self.shadow != canary:
+            raise ConfigError(
+                f"take_back looks at disagreement, and only a shadow is compared; make version {canary} the shadow, too"
+            )
 
     @property
     def told(self) -> str:
@@ -87,6 +105,10 @@ class Rollout:
             parts.append(f"version {version} is {label}{share}")
         if self.shadow is not None:
             parts.append(f"version {self.shadow} gets a copy of the traffic")
+        if self.take_back is not None:
+            parts.append(f"the canary is taken back if {self.take_back.told}")
+        if self.taken_back is not None:
+            parts.append(self.taken_back.told)
         return ", ".join(parts)
 
     @property
@@ -98,13 +120,6 @@ class Rollout:
 def _check_version(what: str, version: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_VERSION:
         raise ConfigError(f"{what} must be the number of a version, got {short(version)}")
-
-
-def _is_number(value: object) -> bool:
-    # A whole number may be too large to be a float, and is finite.
-    return not isinstance(value, bool) and (
-        isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    )
 
 
 # The file
@@ -122,13 +137,20 @@ def parse(text: str) -> Rollout:
         raise ConfigError(f"it is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"expected a JSON object, got {type(document).__name__}")
-    unknown = sorted(set(document) - {"labels", "split", "shadow", "previous"})
+    unknown = sorted(set(document) - _KEYS)
     if unknown:
-        raise ConfigError(f"unknown key {short(unknown[0])}; the keys are labels, split, shadow and previous")
+        raise ConfigError(f"unknown key {short(unknown[0])}; the keys are {', '.join(sorted(_KEYS))}")
     previous = document.get("previous", [])
     if not isinstance(previous, list):
         raise ConfigError(f"previous must be a list of versions, got {short(previous)}")
-    return Rollout(_mapping(document, "labels"), _mapping(document, "split"), document.get("shadow"), tuple(previous))
+    return Rollout(
+        _mapping(document, "labels"),
+        _mapping(document, "split"),
+        document.get("shadow"),
+        tuple(previous),
+        TakeBack.parse(_mapping(document, "take_back")) if "take_back" in document else None,
+        TakenBack.parse(_mapping(document, "taken_back")) if "taken_back" in document else None,
+    )
 
 
 def _mapping(document: dict[str, Any], key: str) -> dict[str, Any]:
@@ -147,6 +169,10 @@ def to_text(rollout: Rollout) -> str:
         document["shadow"] = rollout.shadow
     if rollout.previous:
         document["previous"] = list(rollout.previous)
+    if rollout.take_back is not None:
+        document["take_back"] = rollout.take_back.document()
+    if rollout.taken_back is not None:
+        document["taken_back"] = rollout.taken_back.document()
     return json.dumps(document, indent=2) + "\n"
 
 
@@ -168,8 +194,13 @@ def read(folder: Path, files: FileReader) -> Rollout | None:
         raise ConfigError(f"{FILE} cannot be used: {error}") from error
 
 
-def write(folder: Path, rollout: Rollout) -> None:
+def write(folder: Path, rollout: Rollout, check: Callable[[], None] = lambda: None) -> None:
     """Replace a model's rollout.json atomically: a reader sees the old file or the new one, never a part.
+
+    Args:
+        folder: the model's folder.
+        rollout: the next one.
+        check: called while no other writer can replace the file; what it raises is raised, and nothing is changed.
 
     Raises:
         ConfigError: the folder cannot be written to.
@@ -182,241 +213,69 @@ def write(folder: Path, rollout: Rollout) -> None:
                 file.write(to_text(rollout))
                 file.flush()
                 os.fsync(file.fileno())
-            staging.replace(folder / FILE)
+            with _locked(folder):
+                check()
+                staging.replace(folder / FILE)
         finally:
             staging.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write {folder / FILE}: {error.strerror}") from error
 
 
-# Steps of a rollout
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other writers out. Training takes the same lock, with code of its own."""
+    # Where folders cannot be locked (Windows, NFS), what is left is the moment between the comparison and the rename.
+    try:
+        import fcntl  # noqa: PLC0415  what it has depends on the platform
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def promote(rollout: Rollout | None, version: int) -> Rollout:
-    """Make a version the stable version, and end the trial of any other."""
-    before = rollout or Rollout()
-    stable = before.labels.get(STABLE, version)
-    previous = before.previous if stable == version else (*before.previous, stable)
-    labels = {label: number for label, number in before.labels.items() if label != CANARY}
-    return Rollout({**labels, STABLE: version}, previous=previous[-_MAX_PREVIOUS:])
-
-
-def with_canary(rollout: Rollout | None, version: int, percent: float) -> Rollout:
-    """Give a version the label `canary` and a share of the traffic.
-
-    Raises:
-        ConfigError: no version is stable, this version is, or the share is not a valid percentage.
-    """
-    before = _with_stable(rollout, version)
-    labels, split = {**before.labels, CANARY: version}, {**before.split, CANARY: percent}
-    return replace(before, labels=labels, split=split)
-
-
-def with_shadow(rollout: Rollout | None, version: int) -> Rollout:
-    """Give a version a copy of the stable version's traffic.
-
-    Raises:
-        ConfigError: no version is stable, or this one is.
-    """
-    return replace(_with_stable(rollout, version), shadow=version)
-
-
-def _with_stable(rollout: Rollout | None, version: int) -> Rollout:
-    stable = rollout.labels.get(STABLE) if rollout else None
-    if rollout is None or stable is None:
-        raise ConfigError("no version is stable yet; first promote the version that answers now")
-    if stable == version:
-        raise ConfigError(f"version {version} is the stable version; only another version can be tried beside it")
-    return rollout
-
-
-def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
-    """Undo the last step: end the trial or, without a trial, make the previous stable version stable again.
-
-    Args:
-        rollout: the present rollout.
-        on_disk: versions that exist; a previous stable version that was deleted is skipped.
-
-    Raises:
-        ConfigError: there is nothing to roll back.
-    """
-    if rollout is None:
-        raise ConfigError(f"there is no {FILE}, so there is nothing to roll back")
-    if rollout.on_trial:
-        labels = {label: version for label, version in rollout.labels.items() if label != CANARY}
-        return replace(rollout, labels=labels, split={}, shadow=None)
-    previous = [version for version in rollout.previous if version in on_disk]
-    if not previous:
-        raise ConfigError(
-            "no version is on trial, and no previous stable version exists, so there is nothing to roll back to"
-        )
-    return replace(rollout, labels={**rollout.labels, STABLE: previous[-1]}, previous=tuple(previous[:-1]))
-
-
-def next_step(
-    rollout: Rollout | None,
-    on_disk: Sequence[int],
-    version: int | None,
-    *,
-    canary: float | None = None,
-    shadow: bool = False,
+def change(
+    folder: Path,
+    files: FileReader,
+    step: Callable[[Rollout | None, list[int]], Rollout],
+    expected: int | None = None,
 ) -> Rollout:
-    """Promote a version, or try it with a share of the traffic, a copy of it, or both.
-
-    Args:
-        rollout: the present rollout.
-        on_disk: versions that exist, ascending.
-        version: the one that is meant; None for the newest, and where one is promoted, for the one on trial if there is one.
-        canary: its share of the traffic in percent.
-        shadow: whether it gets a copy of the traffic.
-
-    Raises:
-        ConfigError: there is no such version, or it cannot be tried so.
-    """
-    trial = canary is not None or shadow
-    on_trial = None if trial or rollout is None else rollout.labels.get(CANARY, rollout.shadow)
-    chosen = version or on_trial or on_disk[-1]
-    if chosen not in on_disk:
-        raise ConfigError(f"there is no version {chosen}; there are: {', '.join(map(str, on_disk))}")
-    if not trial:
-        return promote(rollout, chosen)
-    tried = rollout if canary is None else with_canary(rollout, chosen, canary)
-    return with_shadow(tried, chosen) if shadow or tried is None else tried
-
-
-def change(folder: Path, files: FileReader, step: Callable[[Rollout | None, list[int]], Rollout]) -> Rollout:
     """Replace a model's rollout by the next one.
 
     Args:
         folder: the model's folder.
         files: reads what is in it.
         step: gives the next rollout, from the present one and the versions that exist, ascending.
+        expected: the version that must be live: stable or, where none is, the newest. None for any.
 
     Returns:
         The next one.
 
     Raises:
+        RolloutChanged: another version is live, or somebody else has replaced the file meanwhile.
         ConfigError: there is no version, no next rollout, or the folder cannot be read or written to.
     """
     on_disk = sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and is_version(path.name))
     if not on_disk:
         raise ConfigError("it has no version")
     before = read(folder, files)
+    live = (before or Rollout()).labels.get(STABLE, on_disk[-1])
+    if expected not in (None, live):
+        raise RolloutChanged(f"version {live} is live by now, and not version {expected}; look at it, and decide again")
     after = step(before, on_disk)
+
+    def check() -> None:
+        now = read(folder, files)
+        if now != before:
+            told = "it has no rollout" if now is None else now.told
+            raise RolloutChanged(f"somebody else has just changed the rollout: {told}; look at it, and decide again")
+
     if after != before:
-        write(folder, after)
+        write(folder, after, check)
     return after
-
-
-# Routes
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """Which READY version answers which requests.
-
-    Attributes:
-        default: the version for requests that name none, except for the split; None when none is READY.
-        labels: the version that answers each label.
-        split: versions with the cumulative upper bounds of their shares of requests that name no version, ascending
-            from 0 to 1. Empty when `default` answers all of them.
-        shadow: the version that gets a copy of the requests that `default` answers.
-        problems: deviations from the rollout and their reasons, one sentence each.
-        steady: whether `default` is the version that is meant to answer, and does not stand in for it.
-    """
-
-    default: int | None
-    labels: Mapping[str, int] = field(default_factory=dict)
-    split: tuple[tuple[float, int], ...] = ()
-    shadow: int | None = None
-    problems: tuple[str, ...] = ()
-    steady: bool = True
-
-    def choose(self, draw: float) -> int | None:
-        """The version for a request that names none; `draw` is uniformly distributed in [0, 1)."""
-        if not self.split:
-            return self.default
-        ends = [end for end, _ in self.split]
-        return self.split[min(bisect_right(ends, draw), len(ends) - 1)][1]
-
-    def shares(self) -> dict[int, float]:
-        """Each version's share of the requests that name no version, between 0 and 1."""
-        if not self.split:
-            return {} if self.default is None else {self.default: 1.0}
-        begins = [0.0, *(end for end, _ in self.split)]
-        return {version: end - begin for begin, (end, version) in zip(begins, self.split, strict=False)}
-
-
-def wanted(rollout: Rollout | None) -> set[int]:
-    """The versions that a rollout needs, in addition to those of the version policy."""
-    if rollout is None:
-        return set()
-    return {*rollout.labels.values(), *([] if rollout.shadow is None else [rollout.shadow])}
-
-
-def standing(rollout: Rollout | None) -> tuple[int, ...]:
-    """The candidates for requests that name no version: the stable version, then the previous ones, latest first."""
-    if rollout is None or STABLE not in rollout.labels:
-        return ()
-    return tuple(dict.fromkeys((rollout.labels[STABLE], *reversed(rollout.previous))))
-
-
-def routes(rollout: Rollout | None, ready: Collection[int], stood: int | None = None) -> Routes:
-    """Which version answers which requests.
-
-    Without a rollout the newest READY version answers everything. If a rollout names a version that is not READY, no
-    request fails. In place of the stable version the one answers that was stable until now, which a rollback takes off
-    the rollout; or else the previous stable version, or the nearest READY version, older versions first, the shadow
-    last. In place of any other version, the version that answers for the stable one does.
-
-    Args:
-        rollout: the model's, or None.
-        ready: numbers of its READY versions.
-        stood: the version that answered last without standing in for another one, or None.
-    """
-    if not ready:
-        return Routes(None, steady=False)
-    if rollout is None:
-        return Routes(max(ready))
-    problems = []
-    stable = rollout.labels.get(STABLE)
-    default = max(ready) if stable is None else _nearest(_candidates(rollout, stood), ready, rollout.shadow)
-    steady = stable in (None, default)
-    if not steady:
-        problems.append(f"version {stable} is stable and not ready: version {default} answers in its place")
-    labels = {}
-    for label, version in rollout.labels.items():
-        labels[label] = version if version in ready else default
-        if version not in ready and label != STABLE:
-            problems.append(f"version {version} is {label} and not ready: version {default} answers in its place")
-    shadow = rollout.shadow
-    if shadow is not None and (shadow not in ready or shadow == default):
-        why = "answers requests itself" if shadow == default else "is not ready"
-        problems.append(f"version {shadow} is the shadow and {why}: nothing is compared")
-        shadow = None
-    return Routes(default, labels, _ends(rollout.split, labels, default), shadow, tuple(problems), steady)
-
-
-def _candidates(rollout: Rollout, stood: int | None) -> tuple[int, ...]:
-    stable, *previous = standing(rollout)
-    return (stable, *([] if stood is None else [stood]), *previous)
-
-
-def _nearest(stable: Sequence[int], ready: Collection[int], shadow: int | None) -> int:
-    """The READY version used instead: of `stable`, else the next older, else the next newer; a shadow only if alone."""
-    candidates = set(ready) - {shadow} or set(ready)
-    older = [number for number in candidates if number <= stable[0]]
-    return next((number for number in stable if number in candidates), max(older) if older else min(candidates))
-
-
-def _ends(split: Mapping[str, float], labels: Mapping[str, int], default: int) -> tuple[tuple[float, int], ...]:
-    """The split as cumulative upper bounds; empty when `default` gets everything."""
-    shares = {default: 100 - sum(split.values())}
-    for label, percent in split.items():
-        shares[labels[label]] = shares.get(labels[label], 0.0) + percent
-    # A remainder that rounding left is not a share.
-    shares = {version: share for version, share in shares.items() if share > _ROUNDING}
-    if set(shares) == {default}:
-        return ()
-    ends = [end / 100 for end in accumulate(shares.values())]
-    return (*zip(ends[:-1], shares, strict=False), (1.0, list(shares)[-1]))

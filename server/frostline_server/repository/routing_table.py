@@ -9,7 +9,8 @@ from typing import Any
 
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch, other_inputs
-from frostline_server.repository.rollout import Rollout, Routes, routes
+from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.routes import Routes, routes
 from frostline_server.runtime.encoders import Encoder, meaning
 from frostline_server.runtime.row_encoder import Array
 

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -488,8 +489,9 @@ def test_train_runs_the_recipe_with_the_seed_given(monkeypatch: pytest.MonkeyPat
 def test_train_passes_on_what_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[dict[str, object]] = []
 
-    def run(recipe: Recipe, **options: object) -> None:
+    def run(recipe: Recipe, **options: object) -> SimpleNamespace:
         asked.append({"recipe": recipe, **options})
+        return SimpleNamespace(live=True)
 
     monkeypatch.setattr("frostline_training.pipeline.run", run)
     own = tmp_path / "own.py"
@@ -507,6 +509,8 @@ def test_train_passes_on_what_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "--runs",
         "there",
         "--tensorboard",
+        "--if-better",
+        "accuracy:0.01",
     ]
     assert cli.run(["train", str(own), *typed]) == 0
     recipe = asked[0].pop("recipe")
@@ -523,6 +527,8 @@ def test_train_passes_on_what_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_pat
             "precision": ("int8",),
             "bound": 0.5,
             "tensorboard": True,
+            "stage": False,
+            "if_better": "accuracy:0.01",
         }
     ]
 

@@ -1,15 +1,22 @@
 """Promoting and rolling back from the command line, and how a rollout is shown."""
 
+import io
 import json
+import urllib.error
+import urllib.request
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
 import frostline
+from frostline.cli import agreement
 from frostline.cli import main as cli
 from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.rollout_steps import take_back
+from frostline_server.repository.take_back import TakeBack
 from tests.support.fake_server import MODEL, fake_server
 
 Capture = pytest.CaptureFixture[str]
@@ -183,3 +190,112 @@ def test_a_label_reaches_the_server_as_it_is_typed() -> None:
     with fake_server() as server, frostline.connect(server.address) as client:
         client.predict(MODEL, [[1.0, 2.0, 3.0]], version="canary")
         assert [request.version for request in server.requests] == ["canary"]
+
+
+# A canary that the server takes back
+
+
+def test_a_canary_is_given_a_rule_and_what_was_taken_back_is_shown(models: Path, capsys: Capture) -> None:
+    done(models, capsys, "promote", "digits", "3")
+    limits = ("--take-back", "errors=0.01", "--take-back", "latency=1.5", "--take-back", "min_samples=200")
+    said, rollout = done(models, capsys, "promote", "digits", "10", "--canary", "5", *limits)
+    assert rollout == Rollout(
+        {"stable": 3, "canary": 10}, {"canary": 5}, take_back=TakeBack(errors=0.01, latency=1.5, min_samples=200)
+    )
+    assert said.endswith(
+        "the canary is taken back if over 1 % more of its requests fail or they take over 1.5 times as long"
+    )
+    assert rollout is not None
+    (models / "digits/10/card.json").write_text('{"name": "digits", "version": 10}')
+    assert cli.run(["show", "digits", "--models", str(models)]) == 0
+    assert "canary with 5 % of the traffic" in capsys.readouterr().out
+    rollouts.write(models / "digits", take_back(rollout, "it fails", "2026-01-02T03:04:05+00:00"))
+    assert cli.run(["show", "digits", "--models", str(models)]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "version 10 was taken back at 2026-01-02T03:04:05+00:00: it fails" in shown
+    assert "version 10 was taken back" in refused(models, capsys, "promote", "digits")
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (("errors",), "--take-back errors: expected NAME=LIMIT, such as errors=0.01"),
+        (("errors=much",), "expected NAME=LIMIT"),
+        (("speed=2",), "--take-back: take_back has the unknown key 'speed'"),
+        (("min_samples=10",), "take_back says nothing"),
+        (("disagreement=0.1",), "digits: take_back looks at disagreement, and only a shadow is compared"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(
+    models: Path, capsys: Capture, limits: tuple[str, ...], words: str
+) -> None:
+    done(models, capsys, "promote", "digits", "3")
+    options = [each for limit in limits for each in ("--take-back", limit)]
+    assert words in refused(models, capsys, "promote", "digits", "10", "--canary", "5", *options)
+
+
+# The comparison that a promotion waits for
+
+
+@pytest.mark.parametrize(
+    ("rows", "different", "verdict"),
+    [
+        (999, 0, None),
+        (1000, 0, True),
+        (1000, 10, True),
+        (1000, 11, False),
+        (12, 11, False),
+        (12, 10, None),
+        (2000, 20, True),
+    ],
+)
+def test_a_shadow_is_promoted_or_given_up_once_that_is_sure(rows: int, different: int, verdict: bool | None) -> None:
+    assert agreement.decide(agreement.Seen(rows, different), agreement.Wanted(0.99, 1000, 1.0)) is verdict
+
+
+def test_rows_on_which_the_shadow_failed_do_not_agree() -> None:
+    labels = 'live_version="1",model="m",version="2"'
+    page = "".join(
+        f"# TYPE frostline_shadow_{name} counter\nfrostline_shadow_{name}_total{{{labels}}} {count}\n"
+        for name, count in (("rows", 90), ("disagreements", 5), ("failed_rows", 10))
+    )
+    assert agreement.counted(page, "m", 2, 1) == agreement.Seen(100, 15)
+    assert agreement.counted(page, "m", 3, 1) is None
+    assert agreement.counted(page, "m", 2, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://127.0.0.1:8002/metrics", True),
+        ("http://localhost:8002/metrics", True),
+        ("https://gpu-box:8002/metrics", True),
+        ("http://gpu-box:8002/metrics", False),
+        ("http://10.0.0.7:8002/metrics", False),
+    ],
+)
+def test_a_token_is_not_sent_over_a_network_in_plain_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, sent: bool
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    asked: list[urllib.request.Request] = []
+
+    def answered(request: urllib.request.Request, timeout: float) -> io.BytesIO:
+        asked.append(request)
+        return io.BytesIO(b"page")
+
+    monkeypatch.setattr(urllib.request, "urlopen", answered)
+    assert agreement.scraper(url, token)() == "page"
+    assert asked[0].get_header("Authorization") == ("Bearer secret" if sent else None)
+
+
+def test_metrics_that_need_a_token_say_so(models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollouts.write(models / "digits", Rollout({"stable": 2}, shadow=3))
+
+    def refuses(*_: object, **__: object) -> None:
+        raise urllib.error.HTTPError("http://gpu-box", 401, "Unauthorized", Message(), None)
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuses)
+    assert cli.run(["promote", "digits", "--models", str(models), "--when-agreeing", "0.9"]) == 1
+    assert "401: Unauthorized; they need a token (--token-file)" in capsys.readouterr().err

@@ -144,6 +144,25 @@ def test_promotion_canary_shadow_and_rollback_change_the_traffic(models: Path, t
         assert ask(url, "/v2/models/m/promote", b"").json == {"rollout": "version 2 is stable"}
 
 
+def test_a_canary_gets_a_rule_and_a_change_after_anothers_is_refused(tmp_path: Path) -> None:
+    for version in (1, 2):
+        zoo.write_artifact(tmp_path, "m", version)
+    with running(tmp_path, http=True, poll_s=0.1) as instance:
+        url = instance.server.http_url
+        # Without a rollout the newest is live.
+        assert ask(url, "/v2/models/m/promote", {"version": 1, "expected": 2}).status == 200
+        rule = {"version": 2, "canary": 25, "take_back": {"errors": 0.01}}
+        tried = ask(url, "/v2/models/m/promote", rule).json["rollout"]
+        assert tried.endswith("the canary is taken back if over 1 % more of its requests fail")
+        for path, body in (("promote", {"version": 2, "expected": 2}), ("rollback", {"expected": 2})):
+            answer = ask(url, f"/v2/models/m/{path}", body)
+            assert (answer.status, answer.headers["frostline-error"]) == (409, "rollout_changed")
+            assert "version 1 is live by now, and not version 2" in answer.error
+        refused = ask(url, "/v2/models/m/promote", {"version": 2, "canary": 25, "take_back": {"latency": 0}})
+        assert (refused.status, "expected a factor from 1 to 1000" in refused.error) == (409, True)
+        assert ask(url, "/v2/models/m/rollback", {"expected": 1}).json == {"rollout": "version 1 is stable"}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [

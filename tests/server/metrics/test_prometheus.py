@@ -38,6 +38,7 @@ OWN = {
     "frostline_build_info", "frostline_device_fallback", "frostline_certificate_expiry_timestamp_seconds",
     "frostline_shadow_rows", "frostline_shadow_disagreements", "frostline_shadow_dropped_rows",
     "frostline_shadow_failed_rows", "frostline_shadow_logit_difference",
+    "frostline_rollout_decisions", "frostline_canary_taken_back_info",
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness", "frostline_overdue_runs", "frostline_hanging_runs",
     "frostline_model_bound_bytes", "frostline_model_cuda_graphs", "frostline_scrape_errors",
     "frostline_network_bytes", "frostline_network_limit_bytes", "frostline_connections", "frostline_network_refused",

@@ -17,14 +17,9 @@ from frostline_server.repository.rollout import (
     CANARY,
     STABLE,
     Rollout,
-    Routes,
-    promote,
-    rollback,
-    routes,
-    wanted,
-    with_canary,
-    with_shadow,
 )
+from frostline_server.repository.rollout_steps import promote, rollback, with_canary, with_shadow
+from frostline_server.repository.routes import Routes, routes, wanted
 
 VERSIONS = st.integers(1, 9)
 READY = st.sets(VERSIONS)
@@ -77,7 +72,7 @@ def test_what_is_written_is_read_back(rollout: Rollout) -> None:
         ("[" * 100_000, "not JSON"),
         ("9" * 5000, "not JSON"),
         ("[]", "expected a JSON object, got list"),
-        ('{"splitt": {}}', "unknown key 'splitt'; the keys are labels, split, shadow and previous"),
+        ('{"splitt": {}}', "unknown key 'splitt'; the keys are labels, previous, shadow, split, take_back, taken_back"),
         ('{"labels": ["stable"]}', "labels must be an object, got ['stable']"),
         ('{"split": 5}', "split must be an object, got 5"),
         ('{"previous": 2}', "previous must be a list of versions, got 2"),

@@ -29,6 +29,7 @@ from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
 from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
+from frostline_server.repository import rollout_steps as steps
 from frostline_server.repository.plan import Known, OnDisk, choose, plan
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
@@ -598,9 +599,9 @@ def test_a_running_server_follows_promote_and_rollback(tmp_path: Path, front_end
         frostline.connect(server.address) as client,
     ):
         until(client, "2")
-        rollouts.write(tmp_path / "m", rollouts.promote(None, 1))
+        rollouts.write(tmp_path / "m", steps.promote(None, 1))
         until(client, "1")
-        rollouts.write(tmp_path / "m", rollouts.promote(rollouts.read(tmp_path / "m", FileReader(tmp_path)), 2))
+        rollouts.write(tmp_path / "m", steps.promote(rollouts.read(tmp_path / "m", FileReader(tmp_path)), 2))
         until(client, "2")
-        rollouts.write(tmp_path / "m", rollouts.rollback(rollouts.read(tmp_path / "m", FileReader(tmp_path)), {1, 2}))
+        rollouts.write(tmp_path / "m", steps.rollback(rollouts.read(tmp_path / "m", FileReader(tmp_path)), {1, 2}))
         until(client, "1")

@@ -11,7 +11,7 @@ from torch import nn
 from frostline_training.data import Rows
 from frostline_training.errors import TrainingError
 from frostline_training.evaluation.evaluate import answers, evaluate, reliability, score, wilson
-from frostline_training.evaluation.ranking import log_odds
+from frostline_training.evaluation.ranking import log_odds, rank_resamples
 from frostline_training.sources import Task
 
 
@@ -230,3 +230,14 @@ def test_a_value_that_never_varies_has_no_spread_to_be_measured_in() -> None:
     assert score(np.array([[7.0], [8.0]], np.float32), targets, "regression").scores["r2"] == 0
     right = score(targets.astype(np.float32), targets, "regression")
     assert right.scores == {"r2": 1, "mae": 0, "rmse": 0}
+
+
+@pytest.mark.parametrize("name", ["roc_auc", "average_precision"])
+def test_ranking_scores_of_resamples_are_scikit_learns_with_ties_too(name: str) -> None:
+    random = np.random.default_rng(2)
+    odds, wanted = np.round(random.normal(size=60), 1), random.random(60) < 0.3
+    counts = np.stack([np.bincount(random.integers(60, size=60), minlength=60) for _ in range(20)])
+    theirs = getattr(metrics, f"{name}_score")
+    found = rank_resamples(name, odds, wanted, counts)
+    np.testing.assert_allclose(found, [theirs(wanted, odds, sample_weight=each) for each in counts])
+    assert np.isnan(rank_resamples(name, odds, wanted, counts * wanted)).all()

@@ -159,7 +159,9 @@ def answers(network: nn.Module, inputs: Inputs) -> Logits:
     return np.asarray(torch.cat(parts).float().numpy())
 
 
-def score(logits: Logits, targets: NDArray[np.generic], task: Task, positive: int | None = None) -> Evaluation:
+def score(
+    logits: Logits, targets: NDArray[np.generic], task: Task, positive: int | None = None, *, ranked: bool = True
+) -> Evaluation:
     """Score answers [N, C] against what was right, whoever gave them: PyTorch or ONNX Runtime.
 
     Args:
@@ -167,6 +169,7 @@ def score(logits: Logits, targets: NDArray[np.generic], task: Task, positive: in
         targets: What was right.
         task: What kind of answer it is.
         positive: Which class of two is looked for; the rarer one unless it is given.
+        ranked: Whether to score how the rows are ranked, too, which takes longer than all else.
 
     Raises:
         TrainingError: An answer is no finite number.
@@ -179,11 +182,11 @@ def score(logits: Logits, targets: NDArray[np.generic], task: Task, positive: in
         )
     match task:
         case "single-label":
-            return _single_label(logits, targets.astype(np.int64), positive)
+            return _single_label(logits, targets.astype(np.int64), positive, ranked=ranked)
         case "binary":
-            return _single_label(logits, targets.astype(np.int64), 1)
+            return _single_label(logits, targets.astype(np.int64), 1, ranked=ranked)
         case "multi-label":
-            return _multi_label(logits, targets.astype(np.int64))
+            return _multi_label(logits, targets.astype(np.int64), ranked=ranked)
         case "regression":
             return _regression(logits, targets)
 
@@ -235,7 +238,7 @@ def softmax(logits: Logits) -> Numbers:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | None) -> Evaluation:
+def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | None, *, ranked: bool) -> Evaluation:
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)  # the softmax of the two is the sigmoid of one
     classes = logits.shape[1]
@@ -247,7 +250,7 @@ def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | No
     confusion = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
     per_class = _per_class(np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
     wanted = one_vs_rest(targets, classes)
-    ranking = rank(log_odds(logits, "single-label"), wanted)
+    ranking = rank(log_odds(logits, "single-label"), wanted) if ranked else None
     seen = np.maximum(shares[np.arange(len(targets)), targets], np.finfo(np.float64).tiny)
     return Evaluation(
         "single-label",
@@ -269,7 +272,7 @@ def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | No
     )
 
 
-def _multi_label(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
+def _multi_label(logits: Logits, targets: NDArray[np.int64], *, ranked: bool) -> Evaluation:
     predicted = predictions(logits, "multi-label") == 1
     wanted = targets == 1
     hits, guessed, there = ((cells).sum(axis=0) for cells in (predicted & wanted, predicted, wanted))
@@ -278,7 +281,7 @@ def _multi_label(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
     wide = logits.astype(np.float64)
     # log(1 + exp(x)) - y x, written so that no exponential overflows.
     loss = np.logaddexp(0, wide) - wide * targets
-    ranking = rank(wide, wanted)
+    ranking = rank(wide, wanted) if ranked else None
     shares = probabilities(logits, "multi-label")
     return Evaluation(
         "multi-label",
@@ -328,7 +331,9 @@ def _errors(errors: Numbers, away: Numbers) -> dict[str, float]:
     }
 
 
-def _ranked(ranking: Ranking, positive: int | None) -> dict[str, float]:
+def _ranked(ranking: Ranking | None, positive: int | None) -> dict[str, float]:
+    if ranking is None:
+        return {}
     # Left out where nothing can be ranked: every row has the label, or none.
     found = {name: numbers if positive is None else numbers[[positive]] for name, numbers in ranking._asdict().items()}
     return {name: float(np.nanmean(numbers)) for name, numbers in found.items() if np.isfinite(numbers).any()}

@@ -22,12 +22,15 @@ from torch import Tensor, nn
 from frostline_training.data import Array, Rows
 from frostline_training.data.raw import Input, RawRows
 from frostline_training.errors import PublishError, first_line
+from frostline_training.evaluation.compare import Comparison
 from frostline_training.networks.families import count_parameters
-from frostline_training.publishing import artifact, calling, raw_rows, tasks
+from frostline_training.publishing import artifact, calling, gate, raw_rows, tasks
 from frostline_training.publishing.calling import Caller, Sample
+from frostline_training.publishing.gate import Gate
 from frostline_training.publishing.held_out import Test, held_out_rows
 from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operators, troublesome_layer
 from frostline_training.publishing.raw_table import RawTable
+from frostline_training.publishing.release import release
 from frostline_training.publishing.tasks import TASKS, Asked, Task
 from frostline_training.publishing.verify import (
     Answer,
@@ -59,6 +62,9 @@ class Published:
         rows: How many held-out rows were compared.
         accuracy: The exported file's accuracy on them, where classes were given.
         task: What its outputs are, as stated or as their shapes say.
+        live: Whether it answers requests that name no version.
+        release: Why it does or does not, in a sentence.
+        comparison: With the version that was live; None where nothing was compared.
     """
 
     name: str
@@ -72,6 +78,9 @@ class Published:
     rows: int
     accuracy: float | None
     task: Task = "single-label"
+    live: bool = True
+    release: str = ""
+    comparison: Comparison | None = None
 
 
 def publish(
@@ -93,6 +102,8 @@ def publish(
     extras: Callable[[Path], None] | None = None,
     rtol: float = 1e-4,
     atol: float = 1e-5,
+    stage: bool = False,
+    if_better: Gate | str | None = None,
 ) -> Published:
     """Freeze `module` to ONNX, prove that the file answers like it, and publish it as the next version of `name`.
 
@@ -130,9 +141,13 @@ def publish(
             published.
         rtol: Relative tolerance of the comparison.
         atol: Absolute tolerance of the comparison.
+        stage: Publish it without making it live: the version that answers now goes on, and this one answers who names it.
+            The first version of a model is live all the same, because no other could answer.
+        if_better: Make it live only if it scores better than the live version on the rows of `test`, and stage it
+            otherwise: a score of the task, as ``accuracy``, or with by how much it must be better, as ``accuracy:0.01``.
 
     Raises:
-        PublishError: The arguments do not fit together.
+        PublishError: The arguments do not fit together, or the live version cannot be compared with it.
         RefusedError: The network or its exported file does not answer as it must. Nothing was published.
     """
     if not _NAME.fullmatch(name):
@@ -142,6 +157,7 @@ def publish(
     if probabilities not in (None, True, False):
         raise PublishError(f"probabilities is {probabilities!r}: say True or False, or leave it out")
     as_they_are = bool(probabilities)
+    condition = gate.of(if_better, stage=stage)
     tolerance = _checked_tolerance(rtol, atol)
     names = _checked_labels(labels)
     original = calling.original(module)
@@ -168,6 +184,7 @@ def publish(
         raise PublishError(
             f"an input and an output are both called {clashing[0]!r}, which ONNX does not have; call one of them otherwise"
         )
+    gate.check(condition, Path(models) / name, asked.task, names, raw_rows.names(rows), gate.shapes(given, dynamic))
     described = _checked_json("recipe", recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe)
     story = {"recipe": described, "data": _checked_json("data", data), "scores": _checked_json("scores", scores)}
 
@@ -225,11 +242,24 @@ def publish(
         }
         if extras is not None:
             extras(hidden)
-        version, path = artifact.place(hidden, card)
+        compared = (
+            None
+            if condition is None
+            else gate.scorer(
+                condition,
+                asked.task,
+                answers=proof.outputs[asked.output],
+                targets=targets,
+                probabilities=as_they_are,
+                inputs=given,
+                raw=rows,
+            )
+        )
+        released = release(hidden, card, stage=stage, compared=compared)
     return Published(
         name=name,
-        version=version,
-        path=path,
+        version=released.version,
+        path=released.path,
         sha256=digest,
         max_abs_difference=proof.max_abs_difference,
         differences=proof.differences,
@@ -238,6 +268,9 @@ def publish(
         rows=len(answer),
         accuracy=tasks.accuracy(asked.task, proof.outputs[asked.output], targets, probabilities=as_they_are),
         task=asked.task,
+        live=released.live,
+        release=released.told,
+        comparison=released.comparison,
     )
 
 

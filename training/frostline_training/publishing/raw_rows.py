@@ -49,20 +49,29 @@ def _cells(rows: Any) -> Any:
     return rows.cells if isinstance(rows, Rows) else rows
 
 
+def names(rows: Raw | None) -> list[str]:
+    """Return what clients call the columns of raw rows; nothing where there are none."""
+    if rows is None:
+        return []
+    return (
+        list(dict.fromkeys(each.cells for each in rows.columns)) if isinstance(rows, RawTable) else [rows.column.name]
+    )
+
+
 def encoded(
-    rows: Raw, names: Sequence[str]
+    rows: Raw, arguments: Sequence[str]
 ) -> tuple[Tensor | dict[str, Tensor], tuple[Array | dict[str, Array], ArrayLike | None]]:
     """Return the sample and the rows of the proof, with their targets, as the network takes them.
 
     Args:
         rows: The raw rows.
-        names: Of the arguments of the network's forward().
+        arguments: The names of those of the network's forward().
 
     Raises:
         PublishError: One is not what it must be.
     """
     try:
-        return rows.sample(names), rows.test(names)
+        return rows.sample(arguments), rows.test(arguments)
     except DataError as error:
         raise PublishError(str(error)) from error
 

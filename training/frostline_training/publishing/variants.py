@@ -24,6 +24,7 @@ from frostline_training.evaluation.evaluate import Evaluation, Logits, predictio
 from frostline_training.publishing import artifact, preprocessing, raw_answers, raw_rows, row_schema
 from frostline_training.publishing.publish import Published
 from frostline_training.publishing.quantize import LARGEST_FLOAT16, to_float16, to_int8
+from frostline_training.publishing.release import release
 from frostline_training.publishing.verify import Tolerance, agree
 
 Precision = Literal["fp16", "int8"]
@@ -149,14 +150,15 @@ def _make(published: Published, precision: Precision, split: Split, bound: float
             raw=_raw_golden(published.path, hidden, atol),
         )
         card = _card(published, precision, full, file, reference, measured, bound, atol, split)
-        version, path = artifact.place(hidden, card)
+        # A variant is no better than its original, so where that is not live, it is not either.
+        released = release(hidden, card, stage=not published.live)
     disagreement = _disagreement(measured.evaluation, reference)
     return Variant(
         name,
-        version,
-        path,
+        released.version,
+        released.path,
         precision,
-        size=(path / artifact.MODEL_FILE).stat().st_size,
+        size=(released.path / artifact.MODEL_FILE).stat().st_size,
         full_size=full.stat().st_size,
         score=measured.evaluation.headline[1],
         full_score=reference.headline[1],

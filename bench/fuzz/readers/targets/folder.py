@@ -19,7 +19,9 @@ from frostline_server.errors import ConfigError, LoadError
 from frostline_server.model.artifact import check_artifact, read_card, read_labels, whole
 from frostline_server.model_config.pbtxt import label_file
 from frostline_server.regular_files import FileReader
-from frostline_server.repository import rollout
+from frostline_server.repository import rollout, rollout_steps
+from frostline_server.repository.routes import routes as routes_of
+from frostline_server.repository.routes import wanted
 from frostline_server.runtime.dtypes import DTYPES
 from frostline_server.runtime.golden import compare, compare_classes, read_golden
 from frostline_server.runtime.graph.heads import Heads
@@ -117,7 +119,7 @@ def _rollout(folder: Path) -> Check:
             return
         if read is None or rollout.parse(rollout.to_text(read)) != read:
             raise Found("a rollout does not survive being written and read", data)
-        for ready in ((), (1,), (1, 2, 3), tuple(rollout.wanted(read))):
+        for ready in ((), (1,), (1, 2, 3), tuple(wanted(read))):
             _check_routes(read, ready, data)
         _step(read)
 
@@ -125,7 +127,7 @@ def _rollout(folder: Path) -> Check:
 
 
 def _check_routes(read: rollout.Rollout, ready: Sequence[int], data: bytes) -> None:
-    routes = rollout.routes(read, ready)
+    routes = routes_of(read, ready)
     shares = routes.shares()
     if ready and (abs(sum(shares.values()) - 1) > 1e-6 or not all(share > 0 for share in shares.values())):
         raise Found(f"the shares are {shares}", data)
@@ -136,10 +138,10 @@ def _check_routes(read: rollout.Rollout, ready: Sequence[int], data: bytes) -> N
 
 def _step(read: rollout.Rollout) -> None:
     steps: Sequence[Callable[[], rollout.Rollout]] = (
-        lambda: rollout.promote(read, 2),
-        lambda: rollout.with_canary(read, 2, 5.0),
-        lambda: rollout.with_shadow(read, 2),
-        lambda: rollout.rollback(read, {1, 2}),
+        lambda: rollout_steps.promote(read, 2),
+        lambda: rollout_steps.with_canary(read, 2, 5.0),
+        lambda: rollout_steps.with_shadow(read, 2),
+        lambda: rollout_steps.rollback(read, {1, 2}),
     )
     for step in steps:
         try:

@@ -272,8 +272,11 @@ def _views() -> list[Operation]:
             "version": number,
             "canary": {"type": ["number", "null"], "exclusiveMinimum": 0, "exclusiveMaximum": 100},
             "shadow": {"type": "boolean"},
+            "take_back": {**anything, "type": ["object", "null"]},
+            "expected": number,
         }
     )
+    rollback = _object({"expected": number})
     pictures: Json = dict.fromkeys(("image/png", "image/svg+xml"), _BINARY)
     return [
         Operation(
@@ -296,6 +299,6 @@ def _views() -> list[Operation]:
         ),
         Operation(
             "/v2/models/{model}/rollback", "rollback", "End a trial, or return to the version before", "rollout",
-            roles=("control",), takes=_json(anything), gives=_json(rollout), fails=[404, 409], required=False,
+            roles=("control",), takes=_json(rollback), gives=_json(rollout), fails=[404, 409], required=False,
         ),
     ]  # fmt: skip

@@ -12,7 +12,9 @@ export class PromoteFields {
    * @param {Object|null} traffic of the model, as the server says it
    */
   constructor(model, version, traffic) {
-    const { labels = {}, percent = {}, shadow = null } = traffic ?? {};
+    const { labels = {}, percent = {}, shadow = null, problems = [] } = traffic ?? {};
+    // While another version stands in for the stable one, the label does not tell which one that is.
+    this.sure = problems.length === 0;
     Object.assign(this, { model, version, percents: percent, shadowed: shadow, changed: false });
     this.labels = { ...labels };
     const name = freshId("how");
@@ -56,15 +58,17 @@ export class PromoteFields {
   /** The body of the request. */
   body() {
     const { version } = this;
+    // The server refuses if somebody else has promoted another version since this dialog was opened.
+    const expected = this.sure ? this.labels.stable : undefined;
     if (this.canary.checked) {
       const share = Number(this.percent.value.trim());
       if (!(share > 0 && share < 100)) {
-        const expected = "The share must be a number above 0 and below 100, such as 12.5";
-        throw new Error(`${expected}; it is "${this.percent.value}".`);
+        const wanted = "The share must be a number above 0 and below 100, such as 12.5";
+        throw new Error(`${wanted}; it is "${this.percent.value}".`);
       }
-      return { version, canary: share };
+      return { version, canary: share, expected };
     }
-    return this.copy.checked ? { version, shadow: true } : { version };
+    return this.copy.checked ? { version, shadow: true, expected } : { version, expected };
   }
 
   #update() {

@@ -22,10 +22,12 @@ export class VersionsTable {
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table of versions" },
       el("table", {}, el("thead", {}, head), this.body),
     );
+    this.problems = el("p", { class: "reason", role: "status" });
     this.element = el(
       "section",
       { "aria-labelledby": "versions-title" },
       el("h2", { id: "versions-title", text: "Versions" }),
+      this.problems,
       this.scroll,
     );
   }
@@ -40,6 +42,8 @@ export class VersionsTable {
   live(answer) {
     this.#live = new Map(answer.versions.map((each) => [each.version, each]));
     this.#traffic = answer.traffic;
+    const problems = (answer.traffic.problems ?? []).join("; ");
+    if (this.problems.textContent !== problems) this.problems.textContent = problems;
     this.#fill();
   }
 
