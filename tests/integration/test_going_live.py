@@ -364,7 +364,7 @@ def test_of_two_commands_at_once_one_wins_and_the_other_is_told(models: Path, ca
     told = "frostline: m: version 2 is live by now, and not version 1; look at it, and decide again\n"
     assert capsys.readouterr().err == told
     assert cli.run(["rollback", "m", "--models", str(models), "--expected", "1"]) == 1
-    assert now(models) == Rollout({"stable": 2}, previous=(1,))
+    assert now(models) == Rollout({"stable": 2}, previous=(3, 1))
 
 
 def test_a_change_between_reading_and_writing_is_noticed(models: Path) -> None:

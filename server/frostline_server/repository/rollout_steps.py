@@ -78,14 +78,18 @@ def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
     """Undo the last step: end the trial or, without a trial, make the previous stable version stable again.
 
     Args:
-        rollout: the present rollout.
+        rollout: the present rollout; None where the newest version answers.
         on_disk: versions that exist; a previous stable version that was deleted is skipped.
 
     Raises:
-        ConfigError: there is nothing to roll back.
+        ConfigError: there is nothing to roll back to.
     """
     if rollout is None:
-        raise ConfigError(f"there is no {FILE}, so there is nothing to roll back")
+        # The newest answers, so the one before it is meant.
+        before = sorted(on_disk)[:-1]
+        if not before:
+            raise ConfigError(f"there is no {FILE} and no older version, so there is nothing to roll back to")
+        return Rollout({STABLE: before[-1]})
     if rollout.on_trial:
         labels = {label: version for label, version in rollout.labels.items() if label != CANARY}
         return replace(rollout, labels=labels, split={}, shadow=None, take_back=None)
@@ -130,7 +134,7 @@ def next_step(
     if take_back is not None and canary is None:
         raise ConfigError("only a canary is taken back; say which share of the traffic it is to have")
     if not trial:
-        return promote(rollout, chosen)
+        return promote(rollout or Rollout({STABLE: on_disk[-1]}), chosen)
     if shadow or rollout is None:
         rollout = with_shadow(rollout, chosen)
     return rollout if canary is None else with_canary(rollout, chosen, canary, take_back)

@@ -52,18 +52,20 @@ def refused(models: Path, capsys: Capture, *arguments: str) -> str:
 
 def test_a_version_is_tried_promoted_and_taken_back(models: Path, capsys: Capture) -> None:
     said, rollout = done(models, capsys, "promote", "digits", "3")
-    assert (said, rollout) == ("digits: version 3 is stable", Rollout({"stable": 3}))
+    assert (said, rollout) == ("digits: version 3 is stable", Rollout({"stable": 3}, previous=(10,)))
     said, _ = done(models, capsys, "promote", "digits", "--shadow")
     assert said == "digits: version 3 is stable, version 10 gets a copy of the traffic"
     said, rollout = done(models, capsys, "promote", "digits", "--canary", "2.5")
-    assert rollout == Rollout({"stable": 3, "canary": 10}, {"canary": 2.5}, 10)
+    assert rollout == Rollout({"stable": 3, "canary": 10}, {"canary": 2.5}, 10, (10,))
     assert said == (
         "digits: version 3 is stable, version 10 is canary with 2.5 % of the traffic, version 10 gets a copy of the traffic"
     )
     said, rollout = done(models, capsys, "promote", "digits")
-    assert (said, rollout) == ("digits: version 10 is stable", Rollout({"stable": 10}, previous=(3,)))
+    assert (said, rollout) == ("digits: version 10 is stable", Rollout({"stable": 10}, previous=(10, 3)))
     said, rollout = done(models, capsys, "rollback", "digits")
-    assert (said, rollout) == ("digits: version 3 is stable", Rollout({"stable": 3}))
+    assert (said, rollout) == ("digits: version 3 is stable", Rollout({"stable": 3}, previous=(10,)))
+    said, rollout = done(models, capsys, "rollback", "digits")
+    assert (said, rollout) == ("digits: version 10 is stable", Rollout({"stable": 10}))
     assert "nothing to roll back to" in refused(models, capsys, "rollback", "digits")
 
 
@@ -79,15 +81,20 @@ def test_a_promotion_without_a_version_takes_the_canary_then_the_shadow_then_the
         assert rollout.labels == {"stable": version}
     done(models, capsys, "promote", "digits", "2", "--shadow")
     _, rollout = done(models, capsys, "promote", "digits")
-    assert rollout == Rollout({"stable": 2}, previous=(1, 3, 10))
+    assert rollout == Rollout({"stable": 2}, previous=(10, 1, 3, 10))
 
 
 def test_a_canary_and_a_shadow_can_be_asked_for_at_once_and_taken_back_at_once(models: Path, capsys: Capture) -> None:
     done(models, capsys, "promote", "digits", "2")
     _, rollout = done(models, capsys, "promote", "digits", "3", "--canary", "5", "--shadow")
-    assert rollout == Rollout({"stable": 2, "canary": 3}, {"canary": 5}, 3)
+    assert rollout == Rollout({"stable": 2, "canary": 3}, {"canary": 5}, 3, (10,))
     _, rollout = done(models, capsys, "rollback", "digits")
-    assert rollout == Rollout({"stable": 2})
+    assert rollout == Rollout({"stable": 2}, previous=(10,))
+
+
+def test_without_a_rollout_the_version_before_the_newest_returns(models: Path, capsys: Capture) -> None:
+    said, rollout = done(models, capsys, "rollback", "digits")
+    assert (said, rollout) == ("digits: version 3 is stable", Rollout({"stable": 3}))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,6 @@ def test_a_canary_and_a_shadow_can_be_asked_for_at_once_and_taken_back_at_once(m
         (("promote", "../digits"), "has no model '../digits'"),
         (("promote", ""), "has no model ''"),
         (("rollback", "letters"), "has no model 'letters'; it has: digits"),
-        (("rollback", "digits"), "digits: there is no rollout.json, so there is nothing to roll back"),
         (("promote", "digits", "3", "--shadow"), "no version is stable yet"),
         (("promote", "digits", "3", "--canary", "5"), "no version is stable yet"),
     ],
@@ -200,7 +206,10 @@ def test_a_canary_is_given_a_rule_and_what_was_taken_back_is_shown(models: Path,
     limits = ("--take-back", "errors=0.01", "--take-back", "latency=1.5", "--take-back", "min_samples=200")
     said, rollout = done(models, capsys, "promote", "digits", "10", "--canary", "5", *limits)
     assert rollout == Rollout(
-        {"stable": 3, "canary": 10}, {"canary": 5}, take_back=TakeBack(errors=0.01, latency=1.5, min_samples=200)
+        {"stable": 3, "canary": 10},
+        {"canary": 5},
+        previous=(10,),
+        take_back=TakeBack(errors=0.01, latency=1.5, min_samples=200),
     )
     assert said.endswith(
         "the canary is taken back if over 1 % more of its requests fail or they take over 1.5 times as long"

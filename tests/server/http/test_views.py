@@ -172,7 +172,6 @@ def test_a_canary_gets_a_rule_and_a_change_after_anothers_is_refused(tmp_path: P
         ("/v2/models/m/promote", {"canary": 100}, 400, "canary"),
         ("/v2/models/m/promote", {"verison": 2}, 400, "verison"),
         ("/v2/models/m/promote", b"{", 400, "no JSON"),
-        ("/v2/models/m/rollback", b"", 409, "nothing to roll back"),
         ("/v2/models/nope/promote", {}, 404, "nope"),
         ("/v2/models/..%2f/promote", {}, 404, "there is nothing at"),
     ],

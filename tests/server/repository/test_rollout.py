@@ -18,7 +18,7 @@ from frostline_server.repository.rollout import (
     STABLE,
     Rollout,
 )
-from frostline_server.repository.rollout_steps import promote, rollback, with_canary, with_shadow
+from frostline_server.repository.rollout_steps import next_step, promote, rollback, with_canary, with_shadow
 from frostline_server.repository.routes import Routes, routes, wanted
 
 VERSIONS = st.integers(1, 9)
@@ -184,12 +184,18 @@ def test_rolling_back_first_ends_the_trial_and_then_returns_to_the_version_befor
     assert rollback(ended, {1, 2, 3}) == Rollout({STABLE: 1, "eu": 2})
 
 
+def test_without_a_rollout_the_newest_answers_and_the_one_before_it_returns() -> None:
+    assert rollback(None, {1, 10, 3}) == Rollout({STABLE: 3})
+    assert next_step(None, [1, 3, 10], 1) == Rollout({STABLE: 1}, previous=(10,))
+    assert next_step(None, [1, 3, 10], 10) == Rollout({STABLE: 10})
+
+
 def test_rolling_back_passes_over_versions_that_have_been_deleted() -> None:
     assert rollback(Rollout({STABLE: 5}, previous=(1, 2, 3)), {1, 2, 5}) == Rollout({STABLE: 2}, previous=(1,))
 
 
 def test_there_may_be_nothing_to_roll_back_to() -> None:
-    assert "no rollout.json" in refusal(lambda: rollback(None, {1}))
+    assert "no rollout.json and no older version" in refusal(lambda: rollback(None, {1}))
     assert "nothing to roll back to" in refusal(lambda: rollback(Rollout({STABLE: 3}), {2, 3}))
     assert "nothing to roll back to" in refusal(lambda: rollback(Rollout({STABLE: 3}, previous=(2,)), {3}))
 
