@@ -67,14 +67,14 @@ class InferenceCalls:
             call.admit(self._access, method)
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
+    def counting(self, call: Call) -> Iterator[None]:
         """Count what fails in the block before it is a request to the batcher, which counts its own."""
         try:
             yield
         except Failure as failure:
             if not failure.code:
                 error = _OF_KINDS.get(failure.kind, InvalidInput)
-                self._inference.count(error(failure.sentence))
+                self._inference.count(error(failure.sentence), call)
             raise
 
     async def answer(self, call: Call, method: str, message: bytes) -> bytes:
@@ -100,7 +100,7 @@ class InferenceCalls:
                 answered.set_result(None)
 
         try:
-            entry = await self._prepared(method, message, (answered, exchange))
+            entry = await self._prepared(method, message, (answered, exchange), call)
             if exchange.lost:
                 raise ClientGone
             exchange.on_lost = lost
@@ -121,7 +121,7 @@ class InferenceCalls:
             raise failure_of(entry.error, entry.call.request_id)
         raise ClientGone
 
-    async def _prepared(self, method: str, message: bytes, token: _Token) -> Entry:
+    async def _prepared(self, method: str, message: bytes, token: _Token, call: Call) -> Entry:
         """As `Inference.prepare`, without holding up the loop.
 
         Raises:
@@ -129,11 +129,11 @@ class InferenceCalls:
             ClientGone: the client went away meanwhile.
         """
         try:
-            return self._inference.prepare(method, message, None, self._reply, token, self._decoder)
+            return self._inference.prepare(method, message, None, self._reply, token, call, self._decoder)
         except TakesLong:
             wanted = lambda: not token[1].lost  # noqa: E731  a line
         prepared = await asyncio.wrap_future(
-            self._inference.prepare_elsewhere(method, message, None, self._reply, token, wanted)
+            self._inference.prepare_elsewhere(method, message, None, self._reply, token, call, wanted)
         )
         if isinstance(prepared, Refused):
             # Another one, because an exception that is raised here would be in the frame of its own traceback.
