@@ -90,7 +90,6 @@ def test_a_clients_span_leads_through_the_request_to_the_batch_it_joined(
             "frostline.model.name": "linear",
             "frostline.model.version": "1",
             "frostline.rows": 2,
-            "frostline.batch.rows": 2,
         }
         assert attributes(batch).items() >= {"frostline.batch.requests": 1, "frostline.batch.rows": 2}.items()
 

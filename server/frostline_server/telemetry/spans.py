@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
@@ -31,6 +32,9 @@ from frostline_server.telemetry.finished import Batch, Finished
 _MOST_CHARACTERS = 256
 _QUEUE = 2048
 """Spans that wait for the collector, where `OTEL_BSP_MAX_QUEUE_SIZE` does not say."""
+_AT_ONCE = 128
+"""Spans that are sent together, where `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` does not say. To encode more takes longer than
+Python waits before it lets another thread run, and requests wait with it."""
 _AWAY_S = 1.0
 """How long the end waits for a collector that did not answer the last time."""
 
@@ -77,6 +81,16 @@ class Exporter(SpanExporter):
         self._inner.shutdown()
 
 
+class _Sender(Resource):
+    """Who sends the spans. A resource's own hash writes all of it as JSON, and the exporter asks for it with each span."""
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
 class OtlpSpans:
     """Makes spans of requests, and has them sent in the background.
 
@@ -84,16 +98,18 @@ class OtlpSpans:
         release: the server's version.
         exporter: sends them.
         most: how many may wait to be sent.
+        at_once: how many are sent together, at most.
     """
 
-    def __init__(self, release: str, exporter: Exporter, most: int) -> None:
+    def __init__(self, release: str, exporter: Exporter, most: int, at_once: int) -> None:
         named = OTELResourceDetector().detect().attributes
         # What the standard variables say wins.
         service = {} if SERVICE_NAME in named or os.environ.get(OTEL_SERVICE_NAME) else {SERVICE_NAME: "frostline"}
-        self._resource = Resource.create({**service, SERVICE_VERSION: release})
+        resource = Resource.create({**service, SERVICE_VERSION: release})
+        self._resource = _Sender(resource.attributes, resource.schema_url)
         self._scope = InstrumentationScope("frostline", release)
         self._exporter = exporter
-        self._processor = BatchSpanProcessor(exporter, max_queue_size=most)
+        self._processor = BatchSpanProcessor(exporter, max_queue_size=most, max_export_batch_size=min(most, at_once))
         self._ids = RandomIdGenerator()
         self._propagator = TraceContextTextMapPropagator()
         self._most = most
@@ -130,10 +146,6 @@ class OtlpSpans:
                     "frostline.batch.rows": batch.rows,
                     "thread.name": batch.thread,
                 },
-                events=(
-                    Event("run", timestamp=_ns(batch.assembled_s, offset_s)),
-                    Event("encode", timestamp=_ns(batch.ran_s, offset_s)),
-                ),
                 links=[Link(context) for context in contexts],
                 start_time=_ns(batch.started_s, offset_s),
                 end_time=_ns(batch.finished_s, offset_s),
@@ -160,7 +172,6 @@ class OtlpSpans:
             attributes["frostline.error.kind"] = error.kind
         events: list[Event] = []
         if batch is not None:
-            attributes["frostline.batch.rows"] = batch.rows
             stages = (("queue", request.arrived_s), ("run", batch.assembled_s), ("encode", batch.ran_s))
             events = [Event(name, timestamp=_ns(at_s, offset_s)) for name, at_s in stages]
         began_s = request.arrived_s if report.received_s is None else report.received_s
@@ -248,8 +259,11 @@ def open_spans(release: str, environ: Mapping[str, str]) -> OtlpSpans:
     # It says every failure again and again; `Exporter` says it once.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
     try:
-        most = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE, _QUEUE))
-        return OtlpSpans(release, Exporter(OTLPSpanExporter()), most)
+        most, at_once = (
+            int(environ.get(name, default))
+            for name, default in ((OTEL_BSP_MAX_QUEUE_SIZE, _QUEUE), (OTEL_BSP_MAX_EXPORT_BATCH_SIZE, _AT_ONCE))
+        )
+        return OtlpSpans(release, Exporter(OTLPSpanExporter()), most, at_once)
     except (ValueError, OSError) as error:
         raise StartError(f"traces cannot be sent as the OTEL_ variables say: {error}") from error
 
