@@ -16,7 +16,10 @@ from frostline_server.errors import (
     ModelNotFound,
     ModelNotReady,
     NetworkFull,
+    PermissionDenied,
     PredictionError,
+    RateLimited,
+    Unauthenticated,
 )
 from frostline_server.http.call import Call, ClientGone
 from frostline_server.http.h1.shared import HELD_BYTES, Exchange, no_room
@@ -28,6 +31,10 @@ _OF_KINDS: Mapping[str, type[PredictionError]] = {
     each.kind: each for each in (MessageTooLarge, NetworkFull, ModelNotFound, ModelNotReady)
 }
 """What a failure of HTTP itself is counted as; others are bad requests."""
+_REFUSALS: Mapping[str, type[PredictionError]] = {
+    each.kind: each for each in (Unauthenticated, PermissionDenied, RateLimited)
+}
+"""What a caller may be told who asks for an answer."""
 _Answered = asyncio.Future[bytes | int | None]
 """An answer; or the size of one for which there is no room; or None for one that has an error."""
 _Token = tuple[_Answered, Exchange]
@@ -63,8 +70,14 @@ class InferenceCalls:
         Raises:
             Failure: it may not use the method, or not now.
         """
-        if not self._free:  # to predict, which is all that is asked for here
+        if self._free:  # to predict, which is all that is asked for here
+            return
+        try:
             call.admit(self._access, method)
+        except Failure as failure:
+            if self._inference.recorder is not None:
+                self._inference.recorder.refused(call, _REFUSALS[failure.kind](failure.sentence))
+            raise
 
     @contextmanager
     def counting(self, call: Call) -> Iterator[None]:

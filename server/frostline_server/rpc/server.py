@@ -160,7 +160,9 @@ class Transport:
         """Have the front end that was chosen listen on an address; returns the port, if it has one."""
         if self.name == "grpcio":
             self._server = grpc_aio.build(
-                self._config, guarded(self._methods(), self._access), reuse_port=self._reuse_port
+                self._config,
+                guarded(self._methods(), self._access, self._inference.recorder),
+                reuse_port=self._reuse_port,
             )
             port = grpc_aio.bind(self._server, address, self._certificate)
             await self._server.start()
