@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping, Sequence
 
 import structlog
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_MAX_QUEUE_SIZE,
@@ -27,6 +26,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.trace.status import Status, StatusCode
 
 from frostline_server.errors import StartError, sendable
+from frostline_server.telemetry.encoding import FastExporter
 from frostline_server.telemetry.finished import Batch, Finished
 
 _MOST_CHARACTERS = 256
@@ -81,16 +81,6 @@ class Exporter(SpanExporter):
         self._inner.shutdown()
 
 
-class _Sender(Resource):
-    """Who sends the spans. A resource's own hash writes all of it as JSON, and the exporter asks for it with each span."""
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-
 class OtlpSpans:
     """Makes spans of requests, and has them sent in the background.
 
@@ -105,8 +95,7 @@ class OtlpSpans:
         named = OTELResourceDetector().detect().attributes
         # What the standard variables say wins.
         service = {} if SERVICE_NAME in named or os.environ.get(OTEL_SERVICE_NAME) else {SERVICE_NAME: "frostline"}
-        resource = Resource.create({**service, SERVICE_VERSION: release})
-        self._resource = _Sender(resource.attributes, resource.schema_url)
+        self._resource = Resource.create({**service, SERVICE_VERSION: release})
         self._scope = InstrumentationScope("frostline", release)
         self._exporter = exporter
         self._processor = BatchSpanProcessor(exporter, max_queue_size=most, max_export_batch_size=min(most, at_once))
@@ -263,7 +252,7 @@ def open_spans(release: str, environ: Mapping[str, str]) -> OtlpSpans:
             int(environ.get(name, default))
             for name, default in ((OTEL_BSP_MAX_QUEUE_SIZE, _QUEUE), (OTEL_BSP_MAX_EXPORT_BATCH_SIZE, _AT_ONCE))
         )
-        return OtlpSpans(release, Exporter(OTLPSpanExporter()), most, at_once)
+        return OtlpSpans(release, Exporter(FastExporter()), most, at_once)
     except (ValueError, OSError) as error:
         raise StartError(f"traces cannot be sent as the OTEL_ variables say: {error}") from error
 
