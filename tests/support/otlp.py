@@ -68,7 +68,7 @@ def collecting(port: int = 0) -> Iterator[Collector]:
     """A collector that listens on loopback."""
     collector = Collector()
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    service.add_TraceServiceServicer_to_server(collector, server)
+    service.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]  # generated
     collector.port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
