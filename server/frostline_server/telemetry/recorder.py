@@ -18,7 +18,7 @@ from frostline_server.batching.entry import Entry
 from frostline_server.errors import PredictionError
 from frostline_server.telemetry.access_log import AccessLog
 from frostline_server.telemetry.finished import Batch, Counts, Finished, Origin
-from frostline_server.telemetry.sampling import Rules
+from frostline_server.telemetry.sampling import Rule, Rules
 
 MOST = 16384
 """Requests that wait for the thread at most; each holds the headers that it came with."""
@@ -64,7 +64,8 @@ class Recorder:
         self._rules = rules
         self._spans = spans
         self._log = log
-        self._log_ratio = log_ratio if log is not None else 0.0
+        self.log_ratio = log_ratio if log is not None else 0.0
+        """The share of requests that are logged; 0 without a log."""
         self._queue: deque[Finished] = deque()
         self._dropped = {"traced": 0, "logged": 0}
         self._dropping = threading.Lock()
@@ -116,36 +117,24 @@ class Recorder:
         model: str = "",
         version: str = "",
     ) -> None:
-        """Record a request that ended before it was queued."""
-        now_s = time.monotonic()
-        finished = self.finished(origin, request_id, model, version, 0, now_s, now_s, error, None, None)
-        if finished is not None:
-            self.put([finished])
-
-    def finished(
-        self,
-        origin: Origin | None,
-        request_id: str,
-        model: str,
-        version: str,
-        rows: int,
-        arrived_s: float,
-        ended_s: float,
-        error: PredictionError | None,
-        batch: Batch | None,
-        counts: Counts | None,
-    ) -> Finished | None:
-        """The record of a request, if it is to be traced or logged; see `Finished`."""
+        """Record a request that ended before it was queued, if it is to be recorded."""
         if origin is None:
+            return
+        now_s, rule = time.monotonic(), self.rule(model)
+        traced, logged = rule is not None and rule.wants(origin.header(b"traceparent")), self.logs()
+        if traced or logged:
+            self.put([Finished(origin, request_id, model, version, 0, now_s, now_s, error, None, None, traced, logged)])
+
+    def rule(self, model: str) -> Rule | None:
+        """What decides which requests of a model are traced; None if none are, for now."""
+        if self._rules is None:
             return None
-        traced = self._rules is not None and self._rules.of(model).wants(origin.header(b"traceparent"))
-        ratio = self._log_ratio
-        logged = ratio > 0 and (ratio >= 1 or random.random() < ratio)  # noqa: S311  no secret
-        if not (traced or logged):
-            return None
-        return Finished(
-            origin, request_id, model, version, rows, arrived_s, ended_s, error, batch, counts, traced, logged
-        )
+        rule = self._rules.of(model)
+        return rule if rule.open else None
+
+    def logs(self) -> bool:
+        """Whether the next request is to be logged."""
+        return self.log_ratio > 0 and random.random() < self.log_ratio  # noqa: S311  no secret
 
     def put(self, requests: list[Finished]) -> None:
         """Queue requests, those of a batch together."""
@@ -210,33 +199,45 @@ class Watch:
     ) -> None:
         """Count a batch, and record those of its requests that are to be."""
         self._counts.batch(entries, rows, started_s, assembled_s, ran_s, finished_s)
-        recorder = self._recorder
-        batch = Batch(len(entries), rows, started_s, assembled_s, ran_s, finished_s, threading.current_thread().name)
-        recorded = [
-            finished
-            for entry in entries
+        recorder, chosen = self._recorder, list[tuple[Entry, bool, bool]]()
+        rule, ratio = recorder.rule(self._model), recorder.log_ratio
+        for entry in entries:
+            call = entry.call
             # A row of the server's own has no call.
-            if (call := entry.call) is not None
-            and (
-                finished := recorder.finished(
-                    call.origin, call.request_id, self._model, self._version, entry.rows, entry.arrived_s, finished_s,
-                    entry.error, batch, self._counts,
-                )
-            )
-            is not None
-        ]  # fmt: skip
-        if recorded:
-            recorder.put(recorded)
+            if call is None or call.origin is None:
+                continue
+            traced = rule is not None and rule.wants(call.origin.header(b"traceparent"))
+            # Not `logs`, as this is done for every request.
+            logged = ratio > 0 and random.random() < ratio  # noqa: S311  no secret
+            if traced or logged:
+                chosen.append((entry, traced, logged))
+        if chosen:
+            thread = threading.current_thread().name
+            batch = Batch(len(entries), rows, started_s, assembled_s, ran_s, finished_s, thread)
+            recorder.put([self._finished(entry, finished_s, entry.error, batch, *how) for entry, *how in chosen])
 
     def failed(self, error: PredictionError, seconds: float, entry: Entry) -> None:
         """Count a request that ended without outputs, and record it if it is to be."""
         self._counts.failed(error, seconds, entry)
-        call = entry.call
-        if call is None:
+        call, recorder = entry.call, self._recorder
+        if call is None or call.origin is None:
             return
-        finished = self._recorder.finished(
-            call.origin, call.request_id, self._model, self._version, entry.rows, entry.arrived_s,
-            entry.arrived_s + seconds, error, None, self._counts,
+        rule = recorder.rule(self._model)
+        traced, logged = rule is not None and rule.wants(call.origin.header(b"traceparent")), recorder.logs()
+        if traced or logged:
+            recorder.put([self._finished(entry, entry.arrived_s + seconds, error, None, traced, logged)])
+
+    def _finished(
+        self,
+        entry: Entry,
+        ended_s: float,
+        error: PredictionError | None,
+        batch: Batch | None,
+        traced: bool,
+        logged: bool,
+    ) -> Finished:
+        call = entry.call
+        return Finished(
+            call.origin, call.request_id, self._model, self._version, entry.rows, entry.arrived_s, ended_s, error, batch,
+            self._counts, traced, logged,
         )  # fmt: skip
-        if finished is not None:
-            self._recorder.put([finished])

@@ -54,14 +54,17 @@ class Rule:
     count: Count
     enabled: bool = True
 
+    @property
+    def open(self) -> bool:
+        """Whether any request is traced; if not, `wants` need not be asked."""
+        return self.enabled and self.count.left != 0
+
     def wants(self, traceparent: bytes | None) -> bool:
-        """Whether a request is to be traced.
+        """Whether a request is to be traced, while the rule is open.
 
         Args:
             traceparent: its header of that name; one that is malformed counts as none.
         """
-        if not self.enabled or self.count.left == 0:
-            return False
         if traceparent is not None and len(traceparent) >= _TRACEPARENT_BYTES:
             if self.parents:
                 return traceparent[_FLAGS] in _ODD

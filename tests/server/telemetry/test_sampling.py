@@ -45,11 +45,11 @@ def test_a_sampler_of_the_ratio_alone_decides_by_the_trace() -> None:
 
 def test_nothing_is_traced_once_the_count_is_used_up_or_the_level_is_off() -> None:
     counted = rule(1.0, left=1)
-    assert counted.wants(SAMPLED)
+    assert counted.open
     assert counted.count.take()
     assert not counted.count.take()
-    assert not counted.wants(SAMPLED)
-    assert not rule(1.0, enabled=False).wants(SAMPLED)
+    assert not counted.open
+    assert not rule(1.0, enabled=False).open
 
 
 def test_a_model_has_the_rule_of_all_until_it_has_its_own() -> None:
