@@ -5,7 +5,6 @@ A line holds who asked for what, how it ended and how long it took; never what w
 
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,12 +13,12 @@ import structlog
 
 from frostline_server.errors import StartError, sendable
 from frostline_server.telemetry.finished import Finished
+from frostline_server.telemetry.sampling import trace_id_of
 
 STDOUT = "stdout"
 _MOST_CHARACTERS = 256
 """Of what a client chooses freely: its id, and the name of a model that may not exist."""
 _NEW_FILE = 0o640
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _log = structlog.get_logger(__name__)
 
@@ -96,7 +95,7 @@ def _line(request: Finished, offset_s: float) -> str:
     line = {
         "time": datetime.fromtimestamp(request.ended_s + offset_s, UTC).isoformat(timespec="milliseconds"),
         "request_id": _cut(request.request_id),
-        "trace_id": request.trace_id or _trace_id(request.origin.header(b"traceparent")),
+        "trace_id": request.trace_id or trace_id_of(request.origin.header(b"traceparent")),
         "identity": report.identity,
         "peer": report.peer,
         "protocol": report.protocol,
@@ -111,12 +110,6 @@ def _line(request: Finished, offset_s: float) -> str:
         "total_us": _microseconds(request.ended_s - began_s),
     }
     return f"{json.dumps(line)}\n"
-
-
-def _trace_id(traceparent: bytes | None) -> str:
-    """The caller's trace, which others may record; "" for none."""
-    matched = _TRACEPARENT.match(traceparent or b"")
-    return "" if matched is None else matched[1].decode()
 
 
 def _microseconds(seconds: float) -> int:

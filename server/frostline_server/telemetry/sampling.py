@@ -5,6 +5,7 @@ Names and meanings are OpenTelemetry's: https://opentelemetry.io/docs/specs/otel
 """
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,10 +15,15 @@ SAMPLER, SAMPLER_ARG = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
 RATIO = 0.01
 """The share of requests that are traced where nobody says otherwise."""
 
-_TRACEPARENT_BYTES = 55
-_FLAGS = 54
-_ODD = b"13579bdf"
-_TRACE_ID = slice(19, 35)
+# https://www.w3.org/TR/trace-context/#traceparent-header: the id of the trace, and the half of the flags with `sampled`.
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]([0-9a-f])(?:-|$)")
+_SAMPLED = b"13579bdf"
+
+
+def trace_id_of(traceparent: bytes | None) -> str:
+    """The caller's trace in hexadecimal; "" for a header that is malformed or not there."""
+    matched = _TRACEPARENT.match(traceparent or b"")
+    return "" if matched is None else matched[1].decode()
 
 
 class Count:
@@ -65,13 +71,11 @@ class Rule:
         Args:
             traceparent: its header of that name; one that is malformed counts as none.
         """
-        if traceparent is not None and len(traceparent) >= _TRACEPARENT_BYTES:
+        matched = None if traceparent is None else _TRACEPARENT.match(traceparent)
+        if matched is not None:
             if self.parents:
-                return traceparent[_FLAGS] in _ODD
-            try:
-                return int(traceparent[_TRACE_ID], 16) < round(self.ratio * 2**64)
-            except ValueError:
-                pass
+                return matched[2] in _SAMPLED
+            return int(matched[1][16:], 16) < round(self.ratio * 2**64)
         return random.random() < self.ratio  # noqa: S311  no secret
 
 

@@ -5,9 +5,9 @@ import random
 import pytest
 
 from frostline_server.errors import StartError
-from frostline_server.telemetry.sampling import RATIO, Count, Rule, Rules, first_rule
+from frostline_server.telemetry.sampling import RATIO, Count, Rule, Rules, first_rule, trace_id_of
 
-LOW, HIGH = (f"00-{'0' * 16}{half}-b7ad6b7169203331-00".encode() for half in ("0" * 15 + "1", "f" * 16))
+LOW, HIGH = (f"00-{'1' * 16}{half}-b7ad6b7169203331-00".encode() for half in ("0" * 15 + "1", "f" * 16))
 SAMPLED = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -25,13 +25,21 @@ def test_a_caller_that_does_not_sample_has_its_request_not_traced(flags: str) ->
     assert not rule(1.0).wants(SAMPLED[:-2] + flags.encode())
 
 
-@pytest.mark.parametrize("header", [None, b"", b"00-", b"01"])
+@pytest.mark.parametrize(
+    "header", [None, b"", b"01", b"x" * 55, b"ff" + SAMPLED[2:], SAMPLED[:-2] + b"1g", SAMPLED + b"1"]
+)
 def test_a_request_without_a_callers_decision_is_left_to_the_ratio(header: bytes | None) -> None:
     assert rule(1.0).wants(header)
     assert not rule(0.0).wants(header)
     random.seed(7)
     wanted = sum(rule(0.25).wants(header) for _ in range(4000))
     assert wanted == pytest.approx(1000, rel=0.1)
+    assert trace_id_of(header) == ""
+
+
+def test_a_header_of_a_later_version_may_go_on() -> None:
+    assert rule(0.0).wants(b"01" + SAMPLED[2:] + b"-more")
+    assert trace_id_of(b"01" + SAMPLED[2:] + b"-more") == "0af7651916cd43dd8448eb211c80319c"
 
 
 def test_a_sampler_of_the_ratio_alone_decides_by_the_trace() -> None:
