@@ -200,15 +200,18 @@ class Watch:
         """Count a batch, and record those of its requests that are to be."""
         self._counts.batch(entries, rows, started_s, assembled_s, ran_s, finished_s)
         recorder, chosen = self._recorder, list[tuple[Entry, bool, bool]]()
-        rule, ratio = recorder.rule(self._model), recorder.log_ratio
+        rule, ratio, draw = recorder.rule(self._model), recorder.log_ratio, random.random
         for entry in entries:
             call = entry.call
             # A row of the server's own has no call.
-            if call is None or call.origin is None:
+            if call is None or (origin := call.origin) is None:
                 continue
-            traced = rule is not None and rule.wants(call.origin.header(b"traceparent"))
-            # Not `logs`, as this is done for every request.
-            logged = ratio > 0 and random.random() < ratio  # noqa: S311  no secret
+            # Spelled out, as this is done for every request; most have no such header.
+            traced = False
+            if rule is not None:
+                parent = origin.header(b"traceparent")
+                traced = draw() < rule.ratio if parent is None else rule.wants(parent)
+            logged = ratio > 0 and draw() < ratio
             if traced or logged:
                 chosen.append((entry, traced, logged))
         if chosen:
