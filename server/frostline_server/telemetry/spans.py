@@ -100,6 +100,7 @@ class OtlpSpans:
         self._exporter = exporter
         self._processor = BatchSpanProcessor(exporter, max_queue_size=most, max_export_batch_size=min(most, at_once))
         self._ids = RandomIdGenerator()
+        self._sampled, self._unset = TraceFlags(TraceFlags.SAMPLED), Status()
         self._propagator = TraceContextTextMapPropagator()
         self._most = most
         self._made = 0
@@ -165,7 +166,7 @@ class OtlpSpans:
             events = [Event(name, timestamp=_ns(at_s, offset_s)) for name, at_s in stages]
         began_s = request.arrived_s if report.received_s is None else report.received_s
         # Only of the server's own faults: what a client did wrong may quote what it sent.
-        status = Status(StatusCode.ERROR, sendable(str(error)[:_MOST_CHARACTERS])) if report.faulty else Status()
+        status = Status(StatusCode.ERROR, sendable(str(error)[:_MOST_CHARACTERS])) if report.faulty else self._unset
         self._end(
             ReadableSpan(
                 report.name,
@@ -208,7 +209,7 @@ class OtlpSpans:
             self._ids.generate_trace_id() if parent is None else parent.trace_id,
             self._ids.generate_span_id(),
             is_remote=False,
-            trace_flags=TraceFlags(TraceFlags.SAMPLED),
+            trace_flags=self._sampled,
             trace_state=None if parent is None else parent.trace_state,
         )
 
