@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 from opentelemetry.sdk.environment_variables import (
-    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
@@ -32,9 +31,6 @@ from frostline_server.telemetry.finished import Batch, Finished
 _MOST_CHARACTERS = 256
 _QUEUE = 2048
 """Spans that wait for the collector, where `OTEL_BSP_MAX_QUEUE_SIZE` does not say."""
-_AT_ONCE = 128
-"""Spans that are sent together, where `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` does not say. To encode more takes longer than
-Python waits before it lets another thread run, and requests wait with it."""
 _AWAY_S = 1.0
 """How long the end waits for a collector that did not answer the last time."""
 
@@ -88,17 +84,16 @@ class OtlpSpans:
         release: the server's version.
         exporter: sends them.
         most: how many may wait to be sent.
-        at_once: how many are sent together, at most.
     """
 
-    def __init__(self, release: str, exporter: Exporter, most: int, at_once: int) -> None:
+    def __init__(self, release: str, exporter: Exporter, most: int) -> None:
         named = OTELResourceDetector().detect().attributes
         # What the standard variables say wins.
         service = {} if SERVICE_NAME in named or os.environ.get(OTEL_SERVICE_NAME) else {SERVICE_NAME: "frostline"}
         self._resource = Resource.create({**service, SERVICE_VERSION: release})
         self._scope = InstrumentationScope("frostline", release)
         self._exporter = exporter
-        self._processor = BatchSpanProcessor(exporter, max_queue_size=most, max_export_batch_size=min(most, at_once))
+        self._processor = BatchSpanProcessor(exporter, max_queue_size=most)
         self._ids = RandomIdGenerator()
         self._sampled, self._unset = TraceFlags(TraceFlags.SAMPLED), Status()
         self._propagator = TraceContextTextMapPropagator()
@@ -249,11 +244,8 @@ def open_spans(release: str, environ: Mapping[str, str]) -> OtlpSpans:
     # It says every failure again and again; `Exporter` says it once.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
     try:
-        most, at_once = (
-            int(environ.get(name, default))
-            for name, default in ((OTEL_BSP_MAX_QUEUE_SIZE, _QUEUE), (OTEL_BSP_MAX_EXPORT_BATCH_SIZE, _AT_ONCE))
-        )
-        return OtlpSpans(release, Exporter(FastExporter()), most, at_once)
+        most = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE, _QUEUE))
+        return OtlpSpans(release, Exporter(FastExporter()), most)
     except (ValueError, OSError) as error:
         raise StartError(f"traces cannot be sent as the OTEL_ variables say: {error}") from error
 

@@ -99,7 +99,7 @@ def test_a_defect_is_logged_once_and_the_next_requests_are_recorded() -> None:
 
 def test_the_encoder_makes_of_spans_what_the_sdks_own_makes() -> None:
     kept = Kept()
-    spans = OtlpSpans("1.0", Exporter(kept), 100, 100)
+    spans = OtlpSpans("1.0", Exporter(kept), 1000)
     batch = Batch(2, 4, 2.5, 2.6, 2.7, 3.0, "device")
     called = Caller(traceparent=f"00-{'a' * 32}-{'b' * 16}-01", tracestate="one=1,two=2")
     spans.make(batch, [finished(called), finished(Caller())], 1000.0)
@@ -113,10 +113,11 @@ def test_the_encoder_makes_of_spans_what_the_sdks_own_makes() -> None:
         assert encoded(kept.spans, known) == encode_spans(kept.spans)
 
 
-def test_spans_that_wait_too_long_are_dropped_and_counted() -> None:
+def test_spans_that_wait_too_long_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept()
     kept.go_on.clear()
-    spans = OtlpSpans("1.0", Exporter(kept), 2, 2)
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
+    spans = OtlpSpans("1.0", Exporter(kept), 2)
     for _ in range(3):
         spans.make(None, [finished(Caller())], 0.0)
     assert spans.outcomes == {"exported": 0, "failed": 0, "dropped": 1}
@@ -127,7 +128,7 @@ def test_spans_that_wait_too_long_are_dropped_and_counted() -> None:
 
 def test_spans_that_the_collector_does_not_take_are_counted_as_failed() -> None:
     exporter = Exporter(Kept(SpanExportResult.FAILURE))
-    spans = OtlpSpans("1.0", exporter, 10, 10)
+    spans = OtlpSpans("1.0", exporter, 1000)
     spans.make(None, [finished(Caller())], 0.0)
     spans.close(10)
     assert spans.outcomes == {"exported": 0, "failed": 1, "dropped": 0}
