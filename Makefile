@@ -7,7 +7,7 @@ MODELS ?= models
 JOBS   ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test interop lint proto bench bench-raw bench-rest growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak tasks raw-rows recipes panels settings fmt constraints
+.PHONY: help setup demo serve test interop lint proto bench bench-raw bench-rest bench-traces growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak tasks raw-rows recipes panels settings fmt constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench: setup  ## measure the server against its goals and floors (needs h2load, 
 
 bench-rest: setup  ## measure REST on one core, and gRPC beside it (needs h2load)
 	$(BIN)/python -m bench.rest $(ARGS)
+
+bench-traces: setup  ## measure on one core what traces and the access log take (needs h2load)
+	$(BIN)/python -m bench.traces $(ARGS)
 
 bench-raw: setup  ## measure raw rows and pictures on one core, beside numbers and beside Pillow
 	$(BIN)/python -m bench.raw $(ARGS)

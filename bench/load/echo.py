@@ -60,7 +60,7 @@ def listening(receiver: Receiver, method: str = ECHO, max_calls: int = 1024) -> 
         then(function())
 
     routes = {method.encode(): Route(lambda _: receiver, unary=True, guarded=method)}
-    shared = Shared(routes, Budget(2**40), limits, at_once, counted=lambda _: None)
+    shared = Shared(routes, Budget(2**40), limits, at_once, counted=lambda *_: None)
     sockets = bound("127.0.0.1:0")
     listener = Listener(sockets, shared, Crowd(2**20, 2**20), None, turn=lambda: None, tick=lambda _: None)
     listener.start()

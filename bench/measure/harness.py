@@ -52,7 +52,13 @@ class Lab:
         self._open.close()
 
     def server(
-        self, key: str, models: dict[str, onnx.ModelProto], *flags: str, config: str = "", tls: bool = False
+        self,
+        key: str,
+        models: dict[str, onnx.ModelProto],
+        *flags: str,
+        config: str = "",
+        tls: bool = False,
+        program: Sequence[str] = server_process.PROGRAM,
     ) -> Target:
         """The server with these models, open to the network; a later row with the same `key` gets the same server.
 
@@ -62,20 +68,30 @@ class Lab:
             flags: its own, before those that every server has.
             config: the text of every model's config.pbtxt; empty for none.
             tls: whether it is encrypted.
+            program: what serves.
         """
         if key not in self._targets:
             folder = networks.publish(Path(self._open.enter_context(tempfile.TemporaryDirectory())), models)
             if config:
                 for name in models:
                     (folder / name / "config.pbtxt").write_text(config, encoding="utf-8")
-            return self.serving(key, folder, *(_certificate(folder) if tls else ()), *flags, tls=tls)
+            return self.serving(key, folder, *(_certificate(folder) if tls else ()), *flags, tls=tls, program=program)
         return self._targets[key]
 
-    def serving(self, key: str, models: Path, *flags: str, tls: bool = False) -> Target:
+    def serving(
+        self,
+        key: str,
+        models: Path,
+        *flags: str,
+        tls: bool = False,
+        program: Sequence[str] = server_process.PROGRAM,
+    ) -> Target:
         """The same of a folder of models."""
         if key not in self._targets:
             served = self._open.enter_context(
-                server_process.serve(["--models", str(models), *_OPEN, *flags, *self.flags], _errors_only)
+                server_process.serve(
+                    ["--models", str(models), *_OPEN, *flags, *self.flags], _errors_only, program=program
+                )
             )
             http = str(served.ready.get("http", "")).rpartition("//")[2]
             self._targets[key] = Target(served.address, served.pid, tls=tls, http=http)

@@ -103,6 +103,7 @@ def running(binary: str, configuration: Path) -> Iterator[Prometheus]:
         f"--config.file={configuration}",
         f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address={api.address}",
+        "--enable-feature=exemplar-storage",
     ]
     log = folder / "prometheus.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:

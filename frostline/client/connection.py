@@ -22,6 +22,7 @@ from frostline.client.messages import OutputName
 from frostline.client.prediction import Prediction
 from frostline.client.rows import Extra
 from frostline.client.schema import Schema
+from frostline.client.tracing import traced, traced_async
 from frostline.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from frostline.pb.predictor_pb2 import PredictResponse
 from frostline.pb.predictor_pb2_grpc import PredictorStub
@@ -136,7 +137,7 @@ class Client:
     ) -> None:
         self._channel = channel
         self._methods = _methods(channel)
-        self._predict = self._methods["Predict"]
+        self._predict = self._methods["Predict"] = traced(self._methods["Predict"])
         self._known = Known()
         self.address = address
         self._timeout_s = timeout_s
@@ -289,7 +290,7 @@ class AsyncClient:
     ) -> None:
         self._channel = channel
         self._methods = _methods(channel)
-        self._predict = self._methods["Predict"]
+        self._predict = self._methods["Predict"] = traced_async(self._methods["Predict"])
         self._known = Known()
         # gRPC binds a channel to the event loop in which it is made, and does not tell another one so.
         self._loop = getattr(channel, "_loop", None)

@@ -6,6 +6,7 @@ creates and starts, what the server's state is, what happens while it serves, an
 
 import asyncio
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ from frostline_server.repository.rollout_steps import take_back
 from frostline_server.repository.watcher import Watcher
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.load_report import LoadReport, Totals
-from frostline_server.rpc.log_settings import LogControl, TraceControl
+from frostline_server.rpc.log_settings import LogControl
 from frostline_server.rpc.metadata import Metadata
 from frostline_server.rpc.model_statistics import Statistics
 from frostline_server.rpc.oip_service import InferenceService
@@ -59,8 +60,12 @@ from frostline_server.rpc.schema import Schemas
 from frostline_server.rpc.server import SERVICES, Transport
 from frostline_server.rpc.shared_memory_control import SharedMemory
 from frostline_server.rpc.supervised import ControlOfAll, Place
+from frostline_server.rpc.trace_settings import TraceControl
 from frostline_server.runtime.devices import CPU, choose_providers, cuda_devices, load_cuda_libraries
 from frostline_server.runtime.host_limits import cpu_count, memory_limit_bytes
+from frostline_server.telemetry.access_log import AccessLog
+from frostline_server.telemetry.recorder import Recorder
+from frostline_server.telemetry.sampling import Rules, first_rule
 from frostline_server.tls import expiry_s
 
 if TYPE_CHECKING:
@@ -72,6 +77,8 @@ _QUIET_S = 0.2
 _CLOSE_S = 0.3
 _END_S = 0.5
 _ANNOUNCE_S = 0.02
+_RECORD_S, _MOST_RECORD_S = 0.5, 5.0
+"""How long the last traces and lines of the access log have at the end: what is left of the grace period, within these."""
 _HANG_GRACE_S = 10.0
 """How long runs may hang before `exit_on_fault` ends the process, where models are probed more often than that, or never."""
 
@@ -115,6 +122,8 @@ class Server:
         # What answers nothing, because its runs do not end.
         self._hanging: set[LoadedModel] = set()
         self._credentials = Credentials(config.access_file) if config.access_file else None
+        self._rules: Rules | None = None
+        self._recorder: Recorder | None = None
 
     # Start
 
@@ -127,6 +136,7 @@ class Server:
         started_s = time.monotonic()
         self._loop = asyncio.get_running_loop()
         release = installed_version("frostline")
+        self._create_recorder(release)
         self._create_reconciler()
         self._create_front_end(release)
         self._create_http()
@@ -164,6 +174,27 @@ class Server:
         )
         if self._place is not None:
             self._place.report(open=True, **about)
+
+    def _create_recorder(self, release: str) -> None:
+        """Create what makes traces and the access log, if the settings ask for any of them."""
+        config = self._config
+        log = None if config.access_log == "off" else AccessLog(config.access_log)
+        if config.traces == "otlp":
+            # Only who traces pays for the libraries.
+            try:
+                from frostline_server.telemetry.spans import open_spans  # noqa: PLC0415
+            except ImportError as error:
+                raise StartError(
+                    f"traces otlp needs OpenTelemetry, of which {error.name} is not installed: pip install 'frostline[otel]'"
+                ) from error
+            self._rules = Rules(first_rule(config.trace_ratio, os.environ))
+        if log is not None:
+            log.open()
+        if log is None and self._rules is None:
+            return
+        spans = None if self._rules is None else open_spans(release, os.environ)
+        self._recorder = Recorder(self._rules, spans, log, config.access_log_ratio)
+        self._recorder.start()
 
     def _create_reconciler(self) -> None:
         """Choose the devices, and create what loads models onto them."""
@@ -203,6 +234,7 @@ class Server:
             max_class_series=config.max_class_series,
             files=self._files,
             trials=self._trials,
+            recorder=self._recorder,
         )
         self.reconciler = Reconciler(
             config.models,
@@ -221,7 +253,9 @@ class Server:
         config = self._config
         shared = config.shared_memory == "on" or (config.shared_memory == "auto" and local_only(config.host))
         self.regions = Regions(enabled=shared, max_tensor_bytes=config.max_message_bytes)
-        self._inference = Inference(self.repository, self._unrouted, config.max_message_bytes, self.regions)
+        self._inference = Inference(
+            self.repository, self._unrouted, config.max_message_bytes, self.regions, self._recorder
+        )
         self._log_control = LogControl(config.log_format, config.log_level)
         parts = (
             Metadata(self.repository, self.ready, release, shared_memory=shared),
@@ -229,7 +263,7 @@ class Server:
             Statistics(self.repository),
             ModelControl(self.repository, self.reconciler),
             self._log_control,
-            TraceControl(self.repository),
+            TraceControl(self.repository, self._rules),
             SharedMemory(self.regions),
         )
         self._own_service = service = InferenceService(parts)
@@ -322,6 +356,7 @@ class Server:
             self._network,
             self._last_look,
             _certificate_expiry(config),
+            self._recorder,
         )
         register(registry, sources)
         if self._place is not None:
@@ -485,6 +520,8 @@ class Server:
             if self._credentials is not None:
                 self._credentials.look()
             self._watcher.look()
+            if self._recorder is not None:
+                self._recorder.reopen()
             self._transport.reload()
             if self._http is not None:
                 self._http.reload()
@@ -622,7 +659,7 @@ class Server:
         Returns:
             Whether everything accepted was finished within the grace period.
         """
-        self._phase = "draining"
+        self._phase, began_s = "draining", time.monotonic()
         for background in (self._watcher, self._probe, self._canaries):
             if background is not None:
                 background.close()
@@ -648,6 +685,9 @@ class Server:
         if self._private is not None:
             await self._private.stop()
         self._close_credentials()
+        if self._recorder is not None:
+            left_s = max(_RECORD_S, self._config.grace_s - (time.monotonic() - began_s))
+            await self._loop.run_in_executor(None, self._recorder.close, min(left_s, _MOST_RECORD_S))
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished

@@ -383,6 +383,34 @@ class ServerConfig(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe level that is logged", json_schema_extra={"group": "Shutdown and logs"}
     )
+    access_log: str = Field(
+        "off",
+        min_length=1,
+        description="where a line of JSON for each request goes: `off`, `stdout`, or a file",
+        json_schema_extra={"group": "Traces and access log", "see": "The access log"},
+    )
+    access_log_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="the share of requests that have a line there",
+        json_schema_extra={"group": "Traces and access log", "see": "The access log"},
+    )
+    traces: Literal["off", "otlp"] = Field(
+        "off",
+        description="whether requests are traced; `otlp` sends spans to the collector at `OTEL_EXPORTER_OTLP_ENDPOINT`",
+        json_schema_extra={"group": "Traces and access log", "see": "Traces"},
+    )
+    trace_ratio: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="the share of requests that are traced, of those whose caller has not decided; without it "
+        "`OTEL_TRACES_SAMPLER` says, or else one of a hundred is",
+        json_schema_extra={"group": "Traces and access log", "see": "Traces"},
+    )
 
     _deprecated: tuple[str, ...] = PrivateAttr(())
 

@@ -33,6 +33,8 @@ from frostline_server.errors import BatcherClosed, MessageTooLarge, PredictionEr
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.stats import Unrouted
 from frostline_server.repository.registry import Repository
+from frostline_server.telemetry.finished import Origin
+from frostline_server.telemetry.recorder import Recorder
 
 _log = structlog.get_logger(__name__)
 
@@ -46,9 +48,10 @@ class Call:
         served: what answers it.
         request: what else the answer depends on: the readings asked for in the typed API, how the outputs are delivered
             where the protocol's request says so, or None.
+        origin: the call that it came with, for traces and the access log; None where that is not known.
     """
 
-    __slots__ = ("request", "request_id", "served", "token")
+    __slots__ = ("origin", "request", "request_id", "served", "token")
 
     def __init__(
         self,
@@ -56,11 +59,13 @@ class Call:
         request_id: str,
         served: LoadedModel,
         request: Readings | tuple[Delivery, ...] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.token = token
         self.request_id = request_id
         self.served = served
         self.request = request
+        self.origin = origin
 
 
 class Refused(Exception):
@@ -81,9 +86,18 @@ class Inference:
         unrouted: counts requests that failed before their version was known.
         max_message_bytes: the largest message accepted.
         regions: the shared memory that tensors may lie in.
+        recorder: records what ends before it is queued; None where nothing is recorded.
     """
 
-    def __init__(self, repository: Repository, unrouted: Unrouted, max_message_bytes: int, regions: Regions) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        unrouted: Unrouted,
+        max_message_bytes: int,
+        regions: Regions,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.recorder = recorder
         self._repository = repository
         self._unrouted = unrouted
         self._max_message_bytes = max_message_bytes
@@ -101,6 +115,7 @@ class Inference:
         deadline_s: float | None,
         reply: Reply,
         token: Any,
+        origin: Origin | None = None,
         decoder: RequestDecoder | None = None,
     ) -> Entry:
         """Turn a serialised request into an entry, ready to be submitted: steps 2 to 4.
@@ -111,6 +126,7 @@ class Inference:
             deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
             reply: takes the entry once it is finished, from the device thread; its `call` is a `Call`.
             token: becomes `Call.token`.
+            origin: becomes `Call.origin`.
             decoder: decodes it; None for the one that gives up on what takes more than some milliseconds.
 
         Raises:
@@ -138,9 +154,9 @@ class Inference:
         except TakesLong:
             raise
         except Exception as error:
-            raise self._refused(error, served, request_id, model) from error
+            raise self._refused(error, served, request_id, model, origin) from error
         kind, rows, data, wanted, priority, timeout_s, deliveries = decoded
-        call = Call(token, request_id, served, deliveries)
+        call = Call(token, request_id, served, deliveries, origin)
         return Entry(kind, rows, data, wanted, deadline_s, reply, call, priority=priority, timeout_s=timeout_s)
 
     def prepare_elsewhere(
@@ -150,6 +166,7 @@ class Inference:
         deadline_s: float | None,
         reply: Reply,
         token: Any,
+        origin: Origin | None = None,
         wanted: Callable[[], bool] = lambda: True,
     ) -> "Future[Entry | Refused | None]":
         """As `prepare`, in a thread of its own, one message after the other.
@@ -162,7 +179,7 @@ class Inference:
             if not wanted():
                 return None
             try:
-                return self.prepare(method, payload, deadline_s, reply, token, self._patient)
+                return self.prepare(method, payload, deadline_s, reply, token, origin, self._patient)
             except Refused as refused:
                 return refused.with_traceback(None)
 
@@ -190,16 +207,20 @@ class Inference:
                 batcher.submit(entry, inline=inline)
             except BatcherClosed as error:
                 # The version was replaced since the entry was prepared: its successor answers the request.
-                again = self.prepare(method, payload, entry.deadline_s, entry.reply, call.token, self._patient)
+                again = self.prepare(
+                    method, payload, entry.deadline_s, entry.reply, call.token, call.origin, self._patient
+                )
                 if again.call.served is call.served:  # closing, and nothing took its place yet
-                    raise self._refused(error, call.served, call.request_id, call.served.name) from error
+                    raise self._refused(error, call.served, call.request_id, call.served.name, call.origin) from error
                 entry.rebind(again)
             except Exception as error:
-                raise self._refused(error, call.served, call.request_id, call.served.name) from error
+                raise self._refused(error, call.served, call.request_id, call.served.name, call.origin) from error
             else:
                 return batcher
 
-    def _refused(self, error: Exception, served: LoadedModel | None, request_id: str, model: str) -> Refused:
+    def _refused(
+        self, error: Exception, served: LoadedModel | None, request_id: str, model: str, origin: Origin | None
+    ) -> Refused:
         """What to raise for a request that ends before it is queued; counts it under the version that was to answer."""
         failure = error if isinstance(error, PredictionError) else unexpected(error)
         (self._unrouted if served is None else served.stats).failed(failure)
@@ -207,11 +228,15 @@ class Inference:
         for kept in (error, failure):
             kept.__cause__ = kept.__context__ = None
             kept.__traceback__ = None
+        if self.recorder is not None:
+            self.recorder.refused(origin, failure, request_id, model, "" if served is None else served.version)
         return Refused(failure, request_id, model)
 
-    def count(self, error: PredictionError) -> None:
+    def count(self, error: PredictionError, origin: Origin | None = None) -> None:
         """Count a request that a front end had to end before it had its message."""
         self._unrouted.failed(error)
+        if self.recorder is not None:
+            self.recorder.refused(origin, error)
 
     @staticmethod
     def cancel(entry: Entry) -> None:

@@ -482,7 +482,8 @@ def test_sections_that_settings_refer_to_are_in_the_guide() -> None:
 @pytest.mark.parametrize("page", [GUIDE, RUNBOOK], ids=lambda path: path.stem)
 def test_commands_of_the_guide_are_accepted(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    lines = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ frostline ")]
+    joined = [block.replace("\\\n", " ") for block in blocks]
+    lines = [line[2:] for block in joined for line in block.splitlines() if line.startswith("$ frostline ")]
     assert lines
     for line in lines:
         assert frostline([*shlex.split(line)[1:], "--help"]) == 0, line

@@ -123,7 +123,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     raw_rows.write(folder / "models")
     (folder / "models" / "flowers" / "rollout.json").write_text('{"labels": {"stable": 1}, "shadow": 2}')
     command = f"-m frostline serve --models {folder}/models --port 0 --metrics-port 0 --device cpu --log-format json"
-    with running([sys.executable, *command.split()], log) as process:
+    # Traced, because of the exemplars; nobody takes the spans.
+    traced = ["--traces", "otlp", "--trace-ratio", "1"]
+    nobody = ["env", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1"]
+    with running([*nobody, sys.executable, *command.split(), *traced], log) as process:
 
         def ready() -> dict[str, Any] | None:
             assert process.poll() is None, log.read_text()
@@ -220,6 +223,14 @@ def test_every_rule_can_be_evaluated_and_a_healthy_server_fires_none(prometheus:
     assert len(loaded) == sum(len(group["rules"]) for group in groups)
     assert [rule for rule in loaded if rule.get("lastError")] == []
     assert prometheus.values('ALERTS{alertstate="firing"}') == []
+
+
+def test_buckets_of_latencies_have_exemplars_with_trace_ids(prometheus: Prometheus) -> None:
+    for name in ("request", "queue", "run"):
+        found = prometheus.ask("query_exemplars", query=f"frostline_{name}_seconds_bucket", start="0", end=str(2**33))
+        labels = [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
+        assert labels, name
+        assert all(re.fullmatch("[0-9a-f]{32}", each["trace_id"]) for each in labels)
 
 
 def test_client_mistakes_are_counted_by_code(prometheus: Prometheus) -> None:

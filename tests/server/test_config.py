@@ -75,6 +75,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_ADMIN_HOST": "::1", "FROSTLINE_METRICS_ACCESS": "observe", "FROSTLINE_METRICS_TLS": "true",
         "FROSTLINE_HTTP": "false", "FROSTLINE_HTTP_PORT": "0", "FROSTLINE_HTTP_HOSTS": "a.example",
         "FROSTLINE_HTTP_CORS_ORIGINS": "https://b.example",
+        "FROSTLINE_ACCESS_LOG": "stdout", "FROSTLINE_ACCESS_LOG_RATIO": "0.5",
+        "FROSTLINE_TRACES": "otlp", "FROSTLINE_TRACE_RATIO": "0.25",
     }  # fmt: skip
     assert set(environ) == {f"FROSTLINE_{name.upper()}" for name in ServerConfig.model_fields}
     assert ServerConfig.load(None, environ).model_dump() == {
@@ -93,6 +95,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "allow_anonymous": "predict", "admin_port": 0, "admin_host": "::1", "metrics_access": "observe",
         "metrics_tls": True,
         "http": False, "http_port": 0, "http_hosts": "a.example", "http_cors_origins": "https://b.example",
+        "access_log": "stdout", "access_log_ratio": 0.5, "traces": "otlp", "trace_ratio": 0.25,
     }  # fmt: skip
 
 

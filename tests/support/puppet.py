@@ -148,7 +148,7 @@ class Witness:
     ) -> None:
         self.batches.append(ToldBatch(list(entries), rows, (started_s, assembled_s, ran_s, finished_s)))
 
-    def failed(self, error: PredictionError, seconds: float) -> None:
+    def failed(self, error: PredictionError, seconds: float, entry: Entry) -> None:
         self.failures.append((error, seconds))
 
 

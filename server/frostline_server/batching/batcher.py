@@ -70,7 +70,7 @@ class Observer(Protocol):
         """
         ...
 
-    def failed(self, error: PredictionError, seconds: float) -> None:
+    def failed(self, error: PredictionError, seconds: float, entry: Entry) -> None:
         """An entry ended without outputs, `seconds` after it was submitted."""
         ...
 
@@ -243,7 +243,7 @@ class Batcher:
             if not self._queue.remove(entry):
                 return
         now = time.monotonic()
-        self._tell(self._observer.failed, _given_up(entry, now), now - entry.arrived_s)
+        self._tell(self._observer.failed, _given_up(entry, now), now - entry.arrived_s, entry)
 
     def close(self, timeout_s: float) -> bool:
         """Refuse new entries, finish the queued ones, and end the threads; may be called again.
@@ -521,7 +521,7 @@ class Batcher:
         now = time.monotonic()
         for entry in entries:
             if entry.error is not None:
-                self._tell(self._observer.failed, entry.error, now - entry.arrived_s)
+                self._tell(self._observer.failed, entry.error, now - entry.arrived_s, entry)
 
     def _tell(self, told: Callable[..., None], *about: Any) -> None:
         """Tell what only counts or learns; a defect there must not keep any answer back."""

@@ -4,19 +4,23 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 
 from frostline.protocol import ERROR_KIND
 from frostline_server.access.access import Access
+from frostline_server.access.access_file import ANONYMOUS
 from frostline_server.access.identity import Identity
 from frostline_server.errors import PredictionError
 from frostline_server.http import json_size
 from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
+from frostline_server.rpc.call_report import peer_attributes
 from frostline_server.rpc.grpc_status import PUSHBACK
 from frostline_server.rpc.h2.framing import LARGEST_RATIO, inflated
+from frostline_server.telemetry.finished import Report
 from frostline_server.tls import listed
 
 Scope = Any
@@ -52,6 +56,8 @@ class Call:
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
         }
         """The first value of each, by its name in small letters."""
+        self._received_s = time.monotonic()
+        self._identity = ANONYMOUS
 
     @property
     def parameters(self) -> Mapping[str, Any]:
@@ -79,6 +85,7 @@ class Call:
             Failure: it may not, or not now.
         """
         identity = self.identify(access)
+        self._identity = identity.name
         try:
             access.permit(identity, method)
             identity.admit(time.monotonic())
@@ -164,6 +171,34 @@ class Call:
             self.hold(await self.elsewhere(size, partial(json_size.memory_of, text)))
         return await self.elsewhere(size, partial(read, text))
 
+    def header(self, name: bytes) -> bytes | None:
+        """A header, by its name in small letters; None if there is none."""
+        value = self.headers.get(name.decode())
+        return None if value is None else value.encode("latin-1")
+
+    def report(self, error: PredictionError | None) -> Report:
+        """What is told of the call; see `telemetry.finished.Origin`.
+
+        By https://opentelemetry.io/docs/specs/semconv/http/http-spans/.
+        """
+        method, path, route = self.scope["method"], self.scope["path"], _route(self.scope["path"])
+        status = 200 if error is None else failure_of(error).status
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "url.path": path,
+            "url.scheme": self.scope["scheme"],
+            **peer_attributes(self.exchange.peer),
+        }
+        faulty = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if faulty:
+            attributes["error.type"] = str(status)
+        return Report(
+            f"{method} {route}", "http", f"{method} {route}", str(status), faulty, self._identity, self.exchange.peer,
+            self._received_s, attributes,
+        )  # fmt: skip
+
     def hold(self, size: int) -> None:
         """Hold so many bytes until the call is over.
 
@@ -172,6 +207,15 @@ class Call:
         """
         if not self.exchange.hold(size):
             raise no_room(size)
+
+
+_NAMED = {"models": "{model}", "versions": "{version}"}
+
+
+def _route(path: str) -> str:
+    """A path of inference without the names in it."""
+    parts = path.split("/")
+    return "/".join(_NAMED.get(before, part) for before, part in zip(["", *parts], parts, strict=False))
 
 
 class Context:

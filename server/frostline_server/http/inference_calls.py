@@ -17,7 +17,10 @@ from frostline_server.errors import (
     ModelNotFound,
     ModelNotReady,
     NetworkFull,
+    PermissionDenied,
     PredictionError,
+    RateLimited,
+    Unauthenticated,
 )
 from frostline_server.http.call import Call, ClientGone
 from frostline_server.http.h1.shared import HELD_BYTES, Exchange, no_room
@@ -29,6 +32,10 @@ _OF_KINDS: Mapping[str, type[PredictionError]] = {
     each.kind: each for each in (MessageTooLarge, NetworkFull, ModelNotFound, ModelNotReady)
 }
 """What a failure of HTTP itself is counted as; others are bad requests."""
+_REFUSALS: Mapping[str, type[PredictionError]] = {
+    each.kind: each for each in (Unauthenticated, PermissionDenied, RateLimited)
+}
+"""What a caller may be told who asks for an answer."""
 _Answered = asyncio.Future[Serialised | int | None]
 """An answer; or the size of one for which there is no room; or None for one that has an error."""
 _Token = tuple[_Answered, Exchange]
@@ -64,18 +71,24 @@ class InferenceCalls:
         Raises:
             Failure: it may not use the method, or not now.
         """
-        if not self._free:  # to predict, which is all that is asked for here
+        if self._free:  # to predict, which is all that is asked for here
+            return
+        try:
             call.admit(self._access, method)
+        except Failure as failure:
+            if self._inference.recorder is not None:
+                self._inference.recorder.refused(call, _REFUSALS[failure.kind](failure.sentence))
+            raise
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
+    def counting(self, call: Call) -> Iterator[None]:
         """Count what fails in the block before it is a request to the batcher, which counts its own."""
         try:
             yield
         except Failure as failure:
             if not failure.code:
                 error = _OF_KINDS.get(failure.kind, InvalidInput)
-                self._inference.count(error(failure.sentence))
+                self._inference.count(error(failure.sentence), call)
             raise
 
     async def answer(self, call: Call, method: str, message: bytes) -> Serialised:
@@ -101,7 +114,7 @@ class InferenceCalls:
                 answered.set_result(None)
 
         try:
-            entry = await self._prepared(method, message, (answered, exchange))
+            entry = await self._prepared(method, message, (answered, exchange), call)
             if exchange.lost:
                 raise ClientGone
             exchange.on_lost = lost
@@ -122,7 +135,7 @@ class InferenceCalls:
             raise failure_of(entry.error, entry.call.request_id)
         raise ClientGone
 
-    async def _prepared(self, method: str, message: bytes, token: _Token) -> Entry:
+    async def _prepared(self, method: str, message: bytes, token: _Token, call: Call) -> Entry:
         """As `Inference.prepare`, without holding up the loop.
 
         Raises:
@@ -130,11 +143,11 @@ class InferenceCalls:
             ClientGone: the client went away meanwhile.
         """
         try:
-            return self._inference.prepare(method, message, None, self._reply, token, self._decoder)
+            return self._inference.prepare(method, message, None, self._reply, token, call, self._decoder)
         except TakesLong:
             wanted = lambda: not token[1].lost  # noqa: E731  a line
         prepared = await asyncio.wrap_future(
-            self._inference.prepare_elsewhere(method, message, None, self._reply, token, wanted)
+            self._inference.prepare_elsewhere(method, message, None, self._reply, token, call, wanted)
         )
         if isinstance(prepared, Refused):
             # Another one, because an exception that is raised here would be in the frame of its own traceback.

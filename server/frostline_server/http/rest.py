@@ -115,11 +115,11 @@ class Rest:
 
     async def infer(self, request: Request) -> Response:
         """Answer an inference request."""
-        with self._calls.counting():
-            return await self._infer(request)
-
-    async def _infer(self, request: Request) -> Response:
         call = self._call_of(request)
+        with self._calls.counting(call):
+            return await self._infer(call)
+
+    async def _infer(self, call: Call) -> Response:
         self._calls.admit(call, MODEL_INFER)
         length = call.headers.get(infer.HEADER_LENGTH.lower())
         body = await call.body(MOST_BYTES if length is None else None)

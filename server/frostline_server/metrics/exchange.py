@@ -4,11 +4,12 @@ Prometheus's own text format does not carry the rule, and whoever reads it would
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.samples import Exemplar
 
 Across = Literal["total", "sum", "max", "min", "supervisor"]
 """How the processes' values of one series become one: `total` is the sum, also of processes that have ended; `sum`,
@@ -38,6 +39,7 @@ class Block:
         type: its TYPE.
         across: how it is put together with other processes'.
         samples: value by series.
+        examples: the exemplars of some of them, by series.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Block:
     type: str
     across: Across
     samples: Mapping[Key, float]
+    examples: Mapping[Key, Exemplar] = field(default_factory=dict)
 
 
 def rule(name: str, kind: str, declared: Mapping[str, Across]) -> Across:
@@ -70,7 +73,9 @@ def dump(registry: CollectorRegistry, declared: Mapping[str, Across]) -> bytes:
     for metric in registry.collect():
         across = rule(metric.name, metric.type, declared)
         if across != "supervisor":
-            samples = [(sample.name, list(sample.labels.items()), sample.value) for sample in metric.samples]
+            samples = [
+                (sample.name, list(sample.labels.items()), sample.value, sample.exemplar) for sample in metric.samples
+            ]
             blocks.append((metric.name, metric.documentation, metric.type, across, samples))
     return json.dumps(blocks).encode()
 
@@ -78,8 +83,17 @@ def dump(registry: CollectorRegistry, declared: Mapping[str, Across]) -> bytes:
 def load(written: bytes) -> list[Block]:
     """Read what `dump` wrote."""
     return [
-        Block(
-            name, text, kind, across, {(series, tuple(map(tuple, labels))): value for series, labels, value in samples}
+        _block(
+            name,
+            text,
+            kind,
+            across,
+            [((series, tuple(map(tuple, labels))), *rest) for series, labels, *rest in samples],
         )
         for name, text, kind, across, samples in json.loads(written)
     ]
+
+
+def _block(name: str, text: str, kind: str, across: Across, samples: Sequence[Any]) -> Block:
+    examples = {key: Exemplar(*exemplar) for key, _, exemplar in samples if exemplar is not None}
+    return Block(name, text, kind, across, {key: value for key, value, _ in samples}, examples)

@@ -14,6 +14,7 @@ from frostline_server.model.shadow import Counts
 from frostline_server.model.stats import Histogram, Unrouted
 from frostline_server.repository.registry import LoadedSnapshot, Repository, VersionSnapshot
 from frostline_server.repository.take_back import TakenBack
+from frostline_server.telemetry.recorder import Recorder
 
 STATES = ("LOADING", "READY", "UNLOADING", "FAILED")
 REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -56,6 +57,7 @@ class Sources:
         last_look: when the last look at the models folder ended, in seconds since 1970; None where nobody looks again.
         certificate_expiry: when the certificate that new connections are shown expires, in seconds since 1970; None
             without TLS.
+        recorder: records requests; None where nothing is recorded.
     """
 
     repository: Repository
@@ -67,6 +69,7 @@ class Sources:
     network: Callable[[], Network | None]
     last_look: Callable[[], float | None]
     certificate_expiry: Callable[[], float | None]
+    recorder: Recorder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,12 @@ SERVER: tuple[Family[Sources], ...] = (
     Family("frostline_network_refused_total", "counter", ("reason",),
            lambda server: n.refused if (n := server.network()) else None,
            "Connections and calls refused by a limit, or because they broke the protocol."),
+    Family("frostline_trace_spans_total", "counter", ("outcome",),
+           lambda server: server.recorder.spans if server.recorder else None,
+           "Spans of traces: exported, failed (the collector did not take them) or dropped (no room)."),
+    Family("frostline_access_log_lines_total", "counter", ("outcome",),
+           lambda server: server.recorder.lines if server.recorder else None,
+           "Lines of the access log: written or dropped (no room, or the file could not be written)."),
 )  # fmt: skip
 
 # Read from the requests by status of every known version, and of no known model. Labels: model, version, and the row's.

@@ -10,7 +10,7 @@ from typing import TypeVar
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 from frostline_server.errors import sendable
 from frostline_server.metrics import families
@@ -115,7 +115,12 @@ def _samples(family: Family[T], labels: Labels, reading: Reading) -> list[Sample
     if isinstance(reading, Histogram):
         buckets = reading.buckets(family.scale)
         return [
-            *(_sample(f"{family.name}_bucket", {**labels, "le": bound}, count) for bound, count in buckets),
+            *(
+                _sample(
+                    f"{family.name}_bucket", {**labels, "le": bound}, count, _exemplar(reading, index, family.scale)
+                )
+                for index, (bound, count) in enumerate(buckets)
+            ),
             _sample(f"{family.name}_count", labels, reading.count),
             _sample(f"{family.name}_sum", labels, reading.total * family.scale),
         ]
@@ -127,7 +132,13 @@ def _samples(family: Family[T], labels: Labels, reading: Reading) -> list[Sample
     return [_sample(family.name, labels, reading)]
 
 
-def _sample(name: str, labels: Labels, value: float) -> Sample:
+def _exemplar(histogram: Histogram, bucket: int, scale: float) -> Exemplar | None:
+    """A bucket's example as OpenMetrics has it; other formats leave it out."""
+    example = histogram.examples.get(bucket)
+    return None if example is None else Exemplar({"trace_id": example.trace_id}, example.value * scale, example.time_s)
+
+
+def _sample(name: str, labels: Labels, value: float, exemplar: Exemplar | None = None) -> Sample:
     """A sample that can be rendered for certain.
 
     Raises:
@@ -135,4 +146,4 @@ def _sample(name: str, labels: Labels, value: float) -> Sample:
     """
     for text in labels.values():
         text.encode()
-    return Sample(name, dict(labels), float(value))
+    return Sample(name, dict(labels), float(value), exemplar=exemplar)

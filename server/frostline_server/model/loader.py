@@ -17,7 +17,7 @@ import onnxruntime
 
 from frostline.pb import model_config_pb2
 from frostline_server.batching.admission import AdmissionController, Costs
-from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.batcher import Batcher, Observer
 from frostline_server.batching.request_queue import Batching
 from frostline_server.codec.codec import Codec
 from frostline_server.errors import LoadError, PredictionError
@@ -50,6 +50,7 @@ from frostline_server.runtime.row_schema import read_schema
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
 from frostline_server.runtime.token_encoder import TokenEncoder
+from frostline_server.telemetry.recorder import Recorder
 
 Warn = Callable[[str], None]
 """Is told of what could not be done and is not a failure."""
@@ -82,6 +83,7 @@ class Loader:
         files: reads what is in the models folder; by default only what really lies there.
         trials: loads versions in a child process first; None for no such trial.
         decoding: held while a large picture is decoded; one for the process.
+        recorder: records requests; None for none.
     """
 
     providers: Sequence[Provider]
@@ -99,6 +101,7 @@ class Loader:
     files: FileReader | None = None
     trials: Trials | None = None
     decoding: threading.Lock = field(default_factory=threading.Lock)
+    recorder: Recorder | None = None
 
     def check(self, folder: Path, config: model_config_pb2.ModelConfig) -> Artifact:
         """What is in a version's folder, checked against its card.
@@ -172,8 +175,9 @@ class Loader:
         # Of a picture, nothing is missing, unknown or outside.
         counted = encoder is not None and not isinstance(encoder, PictureEncoder)
         input_stats = InputStats(encoder.schema, self.max_class_series) if encoder and counted else None
+        observer = stats if self.recorder is None else self.recorder.watch(stats, name, version)
         batcher = batcher_of(
-            f"device-{name}-{version}", sessions, batching, stats, predictions, tap, recent, admission, failures,
+            f"device-{name}-{version}", sessions, batching, observer, predictions, tap, recent, admission, failures,
             max_run_s, self.on_hang, encoder, input_stats,
         )  # fmt: skip
         self.watchdog.watch(batcher)
@@ -444,7 +448,7 @@ def batcher_of(
     name: str,
     sessions: Sequence[Session],
     batching: Batching,
-    stats: ModelStats,
+    observer: Observer,
     predictions: Predictions,
     tap: Tap,
     recent: RecentRow,
@@ -458,7 +462,7 @@ def batcher_of(
     """The request queue in front of the instances, not started."""
     return Batcher(
         [instance_run(session, predictions, tap, recent, encoder, input_stats) for session in sessions],
-        stats,
+        observer,
         batching,
         batched=sessions[0].signature.batched,
         name=name,

@@ -7,7 +7,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline_server.batching.entry import Entry
@@ -20,20 +20,40 @@ SECONDS = (
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 
-class Histogram:
-    """Counts of observations by upper bound, and their sum."""
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An observation that can be looked up.
 
-    __slots__ = ("bounds", "counts", "total")
+    Attributes:
+        trace_id: the trace in which it was made.
+        value: what was observed.
+        time_s: when, in seconds since 1970.
+    """
+
+    trace_id: str
+    value: float
+    time_s: float
+
+
+class Histogram:
+    """Counts of observations by upper bound, and their sum; with the latest example of each bucket, if there is one."""
+
+    __slots__ = ("bounds", "counts", "examples", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
+        self.examples: dict[int, Example] = {}
 
     def observe(self, value: float) -> None:
         """Add one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def exemplify(self, example: Example) -> None:
+        """Take an observation that is counted already as the example of its bucket."""
+        self.examples[bisect_left(self.bounds, example.value)] = example
 
     @property
     def count(self) -> int:
@@ -45,6 +65,7 @@ class Histogram:
         copied = Histogram(self.bounds)
         copied.counts = list(self.counts)
         copied.total = self.total
+        copied.examples = dict(self.examples)
         return copied
 
     def buckets(self, scale: float = 1.0) -> list[tuple[str, float]]:
@@ -165,12 +186,27 @@ class ModelStats:
             times.run_s += ran_s - assembled_s
             times.answer_s += finished_s - ran_s
 
-    def failed(self, error: PredictionError, seconds: float = 0.0) -> None:
+    def failed(self, error: PredictionError, seconds: float = 0.0, _: Entry | None = None) -> None:
         """Count a request that ended without an answer, `seconds` after it came."""
         with self._lock:
             self._codes[error.code] += 1
             self._reasons[error.reason] += 1
             self._failed_s += seconds
+
+    def exemplify(self, trace_id: str, seconds: Mapping[str, float], time_s: float) -> None:
+        """Take a traced request as the example of its buckets; without the lock, as each is replaced as a whole.
+
+        Args:
+            trace_id: its trace.
+            seconds: how long it took as a whole (`request`), waited (`queue`) and ran (`run`).
+            time_s: when it ended, in seconds since 1970.
+        """
+        for name, histogram in (
+            ("request", self.request_seconds),
+            ("queue", self.queue_seconds),
+            ("run", self.run_seconds),
+        ):
+            histogram.exemplify(Example(trace_id, seconds[name], time_s))
 
     def snapshot(self) -> Snapshot:
         """The totals and histograms now."""

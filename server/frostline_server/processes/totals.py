@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Lock
 
 from prometheus_client.core import Metric
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 from frostline_server.metrics.exchange import Across, Block, Key, load
 
@@ -61,19 +61,31 @@ class Totals:
 
 def combined(pages: Iterable[Iterable[Block]]) -> list[Block]:
     """Several processes' metrics as one's, in the order in which they come."""
-    merged: dict[str, tuple[Block, dict[Key, float]]] = {}
+    merged: dict[str, tuple[Block, dict[Key, float], dict[Key, Exemplar]]] = {}
     for page in pages:
         for block in page:
             if block.name not in merged:
-                merged[block.name] = block, dict(block.samples)
+                merged[block.name] = block, dict(block.samples), dict(block.examples)
                 continue
-            combine, samples = _COMBINE[block.across], merged[block.name][1]
+            combine, (_, samples, examples) = _COMBINE[block.across], merged[block.name]
             for key, value in block.samples.items():
                 samples[key] = combine(samples[key], value) if key in samples else value
-    return [Block(block.name, block.help, block.type, block.across, samples) for block, samples in merged.values()]
+            for key, example in block.examples.items():
+                examples[key] = max(examples.get(key, example), example, key=_time)
+    return [
+        Block(block.name, block.help, block.type, block.across, samples, examples)
+        for block, samples, examples in merged.values()
+    ]
+
+
+def _time(example: Exemplar) -> float:
+    return float(example.timestamp or 0)
 
 
 def _metric(block: Block) -> Metric:
     metric = Metric(block.name, block.help, block.type)
-    metric.samples = [Sample(name, dict(labels), value) for (name, labels), value in block.samples.items()]
+    metric.samples = [
+        Sample(name, dict(labels), value, exemplar=block.examples.get((name, labels)))
+        for (name, labels), value in block.samples.items()
+    ]
     return metric

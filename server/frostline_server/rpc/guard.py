@@ -18,14 +18,17 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from frostline.pb import inference_pb2 as pb
+from frostline.protocol import MODEL_INFER, MODEL_STREAM_INFER, PREDICT
 from frostline_server.access.access import Access
 from frostline_server.access.identity import Identity
 from frostline_server.access.permissions import CONTROL, NEEDED, SETTINGS
 from frostline_server.access.rate_limit import RateLimit
 from frostline_server.errors import PredictionError
 from frostline_server.rpc import audit
+from frostline_server.rpc.call_report import AioOrigin
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.methods import Methods
+from frostline_server.telemetry.recorder import Recorder
 from frostline_server.tls import listed
 
 Handler = Any
@@ -34,8 +37,13 @@ Handler = Any
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
-def guarded(methods: Methods, access: Access) -> Methods:
+def guarded(methods: Methods, access: Access, recorder: Recorder | None = None) -> Methods:
     """The same methods, each with its guard.
+
+    Args:
+        methods: the methods.
+        access: the policy of the port.
+        recorder: records requests that are refused here; None where nothing is recorded.
 
     Raises:
         KeyError: a method is in no line of `permissions.NEEDED`.
@@ -43,7 +51,7 @@ def guarded(methods: Methods, access: Access) -> Methods:
     result = Methods()
     for path, handler in methods:
         _, service, name = path.split("/")
-        result.add_registered_method_handlers(service, {name: guard(path, handler, access)})
+        result.add_registered_method_handlers(service, {name: guard(path, handler, access, recorder=recorder)})
     return result
 
 
@@ -52,6 +60,7 @@ def guard(
     handler: Handler,
     access: Access,
     *,
+    recorder: Recorder | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
 ) -> Handler:
@@ -61,6 +70,7 @@ def guard(
         method: the method's path.
         handler: what answers, as coroutines or asynchronous generators.
         access: the policy of the port.
+        recorder: records requests for an answer that are refused here; None where nothing is recorded.
         clock: the time in seconds, on a monotonic clock.
         sleep: waits so many seconds.
 
@@ -70,7 +80,8 @@ def guard(
     needed = NEEDED[method]
     if not needed or (access.free and "predict" in needed):
         return handler
-    entrance = _Entrance(method, access, clock)
+    asks = method in (MODEL_INFER, PREDICT, MODEL_STREAM_INFER)
+    entrance = _Entrance(method, access, clock, recorder if asks else None)
     answer: Any = handler.unary_unary  # the stubs know blocking handlers only
     if answer is not None:
         watched = needed == CONTROL or method in SETTINGS
@@ -89,10 +100,11 @@ def guard(
 class _Entrance:
     """Whether a call may come in."""
 
-    def __init__(self, method: str, access: Access, clock: Callable[[], float]) -> None:
+    def __init__(self, method: str, access: Access, clock: Callable[[], float], recorder: Recorder | None) -> None:
         self.method = method
         self.clock = clock
         self._access = access
+        self._recorder = recorder
 
     def identify(self, context: Any) -> Identity:
         """Who calls.
@@ -117,6 +129,13 @@ class _Entrance:
         """
         self._access.permit(identity, self.method, changes=changes)
 
+    def refuse(self, context: Any, error: PredictionError) -> Awaitable[Any]:
+        """End a call that may not be made."""
+        if self._recorder is not None:
+            self._recorder.refused(AioOrigin(self._access, self.method, context), error)
+        ended: Awaitable[Any] = context.abort(*ending(error))
+        return ended
+
     def admit(self, context: Any) -> None:
         """All of it: who calls, whether it may, and whether it may now.
 
@@ -133,7 +152,7 @@ def _unary(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) ->
         try:
             entrance.admit(context)
         except PredictionError as error:
-            ended = context.abort(*ending(error))
+            ended = entrance.refuse(context, error)
         else:
             ended = answer(request, context)
         # gRPC keeps an abort's exception, and with it this frame, until the next call: no message in it.
@@ -164,7 +183,7 @@ def _paced(
             identity = entrance.identify(context)
             entrance.permit(identity)
         except PredictionError as error:
-            ended = context.abort(*ending(error))
+            ended = entrance.refuse(context, error)
         else:
             limit = identity.limit
             ended = answer(requests, context if limit is None else _Paced(context, limit, entrance.clock, sleep))

@@ -1,16 +1,10 @@
-"""The logging and trace extensions: settings that clients change while the server runs.
-
-Names and values are Triton's. Log settings take effect; the server refuses tracing, because it writes no traces.
-"""
-
-from collections.abc import Mapping, Sequence
+"""The logging extension: what is logged, as clients change it while the server runs. Names and values are Triton's."""
 
 import structlog
 
 from frostline.pb import inference_pb2 as pb
 from frostline_server import logs
 from frostline_server.errors import InvalidInput, Unsupported
-from frostline_server.repository.registry import Repository
 
 Setting = bool | int | str
 
@@ -25,18 +19,6 @@ _LOG_KINDS = {
     "log_verbose_level": "uint32_param",
     "log_format": "string_param",
 }
-
-_TRACE = {
-    "trace_level": ("OFF",),
-    "trace_rate": ("1000",),
-    "trace_count": ("-1",),
-    "log_frequency": ("0",),
-    "trace_file": ("",),
-    "trace_mode": ("triton",),
-}
-"""The trace settings and their values at the start, which are Triton's."""
-
-_TRACE_RANGES = {"trace_rate": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1), "log_frequency": (0, 2**32 - 1)}
 
 
 class LogControl:
@@ -114,63 +96,3 @@ class LogControl:
                 f"invalid argument for log_format, got: {setting}; the formats are {', '.join(self._styles)}"
             )
         return setting
-
-
-class TraceControl:
-    """Answers TraceSetting. It stores and returns settings, but never writes a trace, so the only level is OFF.
-
-    Args:
-        repository: the models, whose settings may differ from the server's.
-    """
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        # By model; the server's own under "".
-        self._settings: dict[str, dict[str, Sequence[str]]] = {}
-
-    def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        """Change the given settings, all or none, and return all. A setting without a value is reset.
-
-        Raises:
-            InvalidInput: a setting is unknown or has an invalid value.
-            ModelNotFound: there is no such model.
-            Unsupported: the client asks for a trace.
-        """
-        if request.model_name:
-            self._repository.get(request.model_name, "")
-        changed = {name: tuple(value.value) for name, value in request.settings.items()}
-        for name, values in changed.items():
-            _check_trace(name, values)
-        if changed:
-            own = {**self._settings.get(request.model_name, {}), **changed}
-            self._settings[request.model_name] = {name: values for name, values in own.items() if values}
-        told: Mapping[str, Sequence[str]] = {
-            **_TRACE,
-            **self._settings.get("", {}),
-            **self._settings.get(request.model_name, {}),
-        }
-        return pb.TraceSettingResponse(
-            settings={name: pb.TraceSettingResponse.SettingValue(value=values) for name, values in told.items()}
-        )
-
-
-def _check_trace(name: str, values: Sequence[str]) -> None:
-    if name not in _TRACE:
-        raise InvalidInput(f"unknown trace setting '{name}'; the trace settings are {', '.join(_TRACE)}")
-    if not values:
-        return
-    if name == "trace_level" and list(values) != ["OFF"]:
-        raise Unsupported(f"trace_level {', '.join(values)}: this server writes no traces, so the only level is OFF")
-    if len(values) > 1:
-        raise InvalidInput(f"expect only 1 value for '{name}', got {len(values)}")
-    (value,) = values
-    if name == "trace_mode" and value != "triton":
-        raise Unsupported(f"trace_mode {value}: this server writes no traces, so the only mode is triton")
-    if name in _TRACE_RANGES:
-        least, most = _TRACE_RANGES[name]
-        try:
-            number = int(value)
-        except ValueError:
-            raise InvalidInput(f"Unable to parse '{name}', got: {value}") from None
-        if not least <= number <= most:
-            raise InvalidInput(f"Unable to parse '{name}', value is out of range [ {least}, {most} ], got: {value}")

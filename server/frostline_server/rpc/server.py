@@ -7,6 +7,7 @@ There are two front ends: the HTTP/2 front end of `h2/`, and grpc.aio where its 
 import select
 import ssl
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from frostline_server.inference import Inference
 from frostline_server.metrics.families import Network
 from frostline_server.reloaded import Reloaded
 from frostline_server.rpc import grpc_aio
+from frostline_server.rpc.call_report import AioOrigin
 from frostline_server.rpc.guard import guarded
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.methods import Methods
@@ -120,7 +122,8 @@ class Transport:
         self._h2: H2FrontEnd | None = None
         self._server: grpc.aio.Server | None = None
         self._admin: grpc.aio.Server | None = None
-        self._streams = StreamFrontEnd(inference)
+        self._origin_of = None if inference.recorder is None else partial(AioOrigin, access)
+        self._streams = StreamFrontEnd(inference, self._origin_of)
         # One for each port, because gRPC asks for what is new since it last asked for that port.
         self._certificate, self._admin_certificate = grpc_aio.certificate(config), grpc_aio.certificate(config)
         self._contexts = tls_contexts(config, "h2")
@@ -157,7 +160,9 @@ class Transport:
         """Have the front end that was chosen listen on an address; returns the port, if it has one."""
         if self.name == "grpcio":
             self._server = grpc_aio.build(
-                self._config, guarded(self._methods(), self._access), reuse_port=self._reuse_port
+                self._config,
+                guarded(self._methods(), self._access, self._inference.recorder),
+                reuse_port=self._reuse_port,
             )
             port = grpc_aio.bind(self._server, address, self._certificate)
             await self._server.start()
@@ -221,7 +226,7 @@ class Transport:
         """Every method that is answered."""
         methods = Methods()
         self._service.register(methods)
-        UnaryFrontEnd(self._inference).register(methods)
+        UnaryFrontEnd(self._inference, self._origin_of).register(methods)
         self._streams.register(methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         names = (*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)

@@ -20,9 +20,11 @@ from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused, encode
+from frostline_server.rpc.call_report import OriginOf
 from frostline_server.rpc.grpc_status import Ending, ending
 from frostline_server.rpc.methods import Methods
 from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, Expected, answer_message, error_message
+from frostline_server.telemetry.finished import Origin
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,10 +37,12 @@ class StreamFrontEnd:
 
     Args:
         inference: takes the requests.
+        origin_of: what a call is to traces and the access log; None where there are none.
     """
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, origin_of: OriginOf | None = None) -> None:
         self._inference = inference
+        self._origin_of = origin_of
         # One bound method, so that the batcher recognises entries that share it.
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,7 +74,8 @@ class StreamFrontEnd:
 
     async def _call(self, _: Any, context: Context) -> None:
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        stream = _Stream(self._inference, context, self._reply, self._run_soon)
+        origin = None if self._origin_of is None else self._origin_of(MODEL_STREAM_INFER, context)
+        stream = _Stream(self._inference, context, self._reply, self._run_soon, origin)
         task = asyncio.current_task()
         assert task is not None, "a handler runs in a task"  # noqa: S101  an invariant, not a check
         self._streams[stream] = task
@@ -119,15 +124,22 @@ class _Stream:
         context: the call.
         reply: takes finished entries, whose token is this stream.
         run_soon: takes the batcher of each entry that was queued.
+        origin: the call, for traces and the access log; None where there are none.
     """
 
     def __init__(
-        self, inference: Inference, context: Context, reply: Reply, run_soon: Callable[[Batcher], None]
+        self,
+        inference: Inference,
+        context: Context,
+        reply: Reply,
+        run_soon: Callable[[Batcher], None],
+        origin: Origin | None,
     ) -> None:
         self._inference = inference
         self._context = context
         self._reply = reply
         self._run_soon = run_soon
+        self._origin = origin
         left_s = context.time_remaining()
         self._deadline_s = None if left_s is None else time.monotonic() + left_s
         metadata = context.invocation_metadata() or ()
@@ -216,7 +228,7 @@ class _Stream:
         self._open += 1
         self._open_bytes += size
         try:
-            entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self)
+            entry = self._inference.prepare(MODEL_INFER, payload, self._deadline_s, self._reply, self, self._origin)
             self._queue(entry, payload)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
@@ -224,7 +236,7 @@ class _Stream:
     async def _decode(self, payload: bytes) -> None:
         """Have a message decoded elsewhere, and queue the request then."""
         prepared = await asyncio.wrap_future(
-            self._inference.prepare_elsewhere(MODEL_INFER, payload, self._deadline_s, self._reply, self)
+            self._inference.prepare_elsewhere(MODEL_INFER, payload, self._deadline_s, self._reply, self, self._origin)
         )
         if isinstance(prepared, Refused):
             self._refuse(len(payload), prepared.error, prepared.request_id, prepared.model)

@@ -15,8 +15,10 @@ from frostline_server.batching.entry import Entry
 from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.inference import Call, Inference, Refused, encode
+from frostline_server.rpc.call_report import OriginOf
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.methods import Methods
+from frostline_server.telemetry.finished import Origin
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -26,10 +28,12 @@ class UnaryFrontEnd:
 
     Args:
         inference: takes the calls.
+        origin_of: what a call is to traces and the access log; None where there are none.
     """
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, origin_of: OriginOf | None = None) -> None:
         self._inference = inference
+        self._origin_of = origin_of
         # One bound method, so that the batcher recognises entries that share it.
         self._reply = self._answer
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -47,11 +51,12 @@ class UnaryFrontEnd:
         left_s = context.time_remaining()
         deadline_s = None if left_s is None else time.monotonic() + left_s
         entry: Entry | None = None
+        origin = None if self._origin_of is None else self._origin_of(method, context)
         try:
             try:
-                entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered)
+                entry = self._inference.prepare(method, payload, deadline_s, self._reply, answered, origin)
             except TakesLong:
-                entry = await self._prepared(method, payload, deadline_s, answered)
+                entry = await self._prepared(method, payload, deadline_s, answered, origin)
             self._inference.submit(entry, method, payload)
         except Refused as refused:
             end = ending(refused.error, refused.request_id)
@@ -71,7 +76,12 @@ class UnaryFrontEnd:
         return await context.abort(*end)
 
     async def _prepared(
-        self, method: str, payload: bytes, deadline_s: float | None, answered: "asyncio.Future[Serialised | None]"
+        self,
+        method: str,
+        payload: bytes,
+        deadline_s: float | None,
+        answered: "asyncio.Future[Serialised | None]",
+        origin: Origin | None,
     ) -> Entry:
         """As `Inference.prepare`, without holding up the loop.
 
@@ -79,7 +89,7 @@ class UnaryFrontEnd:
             Refused: as there.
         """
         prepared = await asyncio.wrap_future(
-            self._inference.prepare_elsewhere(method, payload, deadline_s, self._reply, answered)
+            self._inference.prepare_elsewhere(method, payload, deadline_s, self._reply, answered, origin)
         )
         if isinstance(prepared, Refused):
             # Another one, because an exception that is raised here would be in the frame of its own traceback.

@@ -10,6 +10,7 @@ import pytest
 
 from frostline_server.batching.admission import AdmissionController, Costs
 from frostline_server.batching.batcher import Batcher
+from frostline_server.batching.entry import Entry
 from frostline_server.errors import Cancelled, DeadlineExceeded, PredictionError, RunFailed
 from tests.support.puppet import TIMEOUT_S, Puppet, Replies, Stage, Witness, batching, computed, rows_of
 
@@ -135,8 +136,8 @@ def test_requests_that_expire_are_cancelled_or_fail_leave_no_device_busy(limited
 
 def test_an_observer_that_fails_leaves_no_device_busy(limited: Callable[..., Limited]) -> None:
     class Defective(Witness):
-        def failed(self, error: PredictionError, seconds: float) -> None:
-            super().failed(error, seconds)
+        def failed(self, error: PredictionError, seconds: float, entry: Entry) -> None:
+            super().failed(error, seconds, entry)
             raise RuntimeError("a defect")
 
     on = limited(witness=Defective())

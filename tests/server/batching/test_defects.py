@@ -36,8 +36,8 @@ class DefectiveWitness(Witness):
         if self._defect == "batch":
             raise RuntimeError("the counter is gone")
 
-    def failed(self, error: PredictionError, seconds: float) -> None:
-        super().failed(error, seconds)
+    def failed(self, error: PredictionError, seconds: float, entry: Entry) -> None:
+        super().failed(error, seconds, entry)
         if self._defect == "failed":
             raise RuntimeError("the counter is gone")
 

@@ -42,6 +42,7 @@ OWN = {
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness", "frostline_overdue_runs", "frostline_hanging_runs",
     "frostline_model_bound_bytes", "frostline_model_cuda_graphs", "frostline_scrape_errors",
     "frostline_network_bytes", "frostline_network_limit_bytes", "frostline_connections", "frostline_network_refused",
+    "frostline_trace_spans", "frostline_access_log_lines",
 }  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",

@@ -58,6 +58,25 @@ def test_counters_and_histograms_are_added_up() -> None:
     assert shown["seconds_sum"] == 2.0
 
 
+def test_a_bucket_has_the_latest_exemplar_of_all_processes_also_of_one_that_has_ended() -> None:
+    one, other = Process(), Process()
+    one.seconds.observe(0.5, {"trace_id": "older"})
+    other.seconds.observe(0.75, {"trace_id": "newer"})
+    one.seconds.observe(1.5, {"trace_id": "only"})
+    stage = Stage(b=other, a=one)
+    for ended in (False, True):
+        if ended:
+            stage.shown()
+            stage.totals.end("a")
+            del stage.pages["a"]
+        (metric,) = [metric for metric in stage.totals.collect() if metric.name == "seconds"]
+        found = {sample.labels["le"]: sample.exemplar for sample in metric.samples if sample.exemplar}
+        assert {bound: (each.labels["trace_id"], each.value) for bound, each in found.items()} == {
+            "1.0": ("newer", 0.75),
+            "2.0": ("only", 1.5),
+        }
+
+
 def test_each_gauge_has_its_rule() -> None:
     stage = Stage(
         a=Process(least=1, most=1, waiting=1, ready=1, other=1), b=Process(least=2, most=2, waiting=2, ready=0, other=2)

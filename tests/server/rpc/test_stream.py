@@ -333,7 +333,7 @@ class Silent:
         self.helped = 0
         self.answer_bytes: int | None = 0
 
-    def prepare(self, method: str, payload: bytes, deadline_s: None, reply: Any, token: Any) -> Any:
+    def prepare(self, method: str, payload: bytes, deadline_s: None, reply: Any, token: Any, origin: None) -> Any:
         served = SimpleNamespace(
             name="linear", codec=SimpleNamespace(answer_bytes=lambda wanted, rows: self.answer_bytes)
         )

@@ -67,7 +67,7 @@ def shared_state(
         budget=Budget(1 << 24),
         limits=replace(_LIMITS, max_message_bytes=limit),
         elsewhere=elsewhere,
-        counted=lambda _: None,
+        counted=lambda *_: None,
     )
 
 

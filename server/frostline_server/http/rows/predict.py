@@ -93,11 +93,11 @@ class Predict:
 
     async def predict(self, request: Request) -> Response:
         """Predict rows."""
-        with self._calls.counting():
-            return await self._predict(request)
-
-    async def _predict(self, request: Request) -> Response:
         call = self._call_of(request)
+        with self._calls.counting(call):
+            return await self._predict(call)
+
+    async def _predict(self, call: Call) -> Response:
         self._calls.admit(call, PREDICT)
         if query := call.scope["query_string"]:
             raise invalid(

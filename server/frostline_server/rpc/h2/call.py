@@ -5,10 +5,12 @@ from typing import Any, Protocol
 
 import grpc
 
-from frostline_server.access.rate_limit import RateLimit
+from frostline_server.access.identity import Identity
 from frostline_server.codec.chunks import Serialised
 from frostline_server.errors import NetworkFull, PredictionError
+from frostline_server.rpc.call_report import grpc_report
 from frostline_server.rpc.h2.shared import Peer, Shared
+from frostline_server.telemetry.finished import Report
 
 
 class Receiver(Protocol):
@@ -111,7 +113,7 @@ class Call:
         half_closed: whether the client has sent all.
         answering: whether the response has begun.
         over: whether the response has ended, or never will.
-        limit: how many requests its caller may send; None for any number.
+        identity: who calls; None where that makes no difference.
         token: the receiver's own.
     """
 
@@ -123,8 +125,8 @@ class Call:
         "handled",
         "headers",
         "held",
+        "identity",
         "inbound",
-        "limit",
         "over",
         "paused",
         "queued",
@@ -158,7 +160,7 @@ class Call:
         self.held = self.queued = self.withheld = 0
         self.inbound: Inbound | None = None
         self.handled = self.half_closed = self.answering = self.over = self.paused = False
-        self.limit: RateLimit | None = None
+        self.identity: Identity | None = None
         self.token: Any = None
 
     def hold(self, size: int) -> None:
@@ -179,6 +181,20 @@ class Call:
         """Hold `size` bytes less for it."""
         self.shared.budget.give(size)
         self.held -= size
+
+    def header(self, name: bytes) -> bytes | None:
+        """A header, by its name in small letters; None if there is none."""
+        return self.headers.get(name)
+
+    def report(self, error: PredictionError | None) -> Report:
+        """What is told of the call; see `telemetry.finished.Origin`."""
+        return grpc_report(
+            self.headers[b":path"].decode("latin-1"),
+            self.connection.peer.address,
+            None if self.identity is None else self.identity.name,
+            self.since_s,
+            error,
+        )
 
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}

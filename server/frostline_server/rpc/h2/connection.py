@@ -243,10 +243,9 @@ class Connection:
         """
         assert self._visitor is not None, "somebody asks"  # noqa: S101  an invariant, not a check
         identity = self._visitor.permit(call.headers.get(b"authorization"), route.guarded)
+        call.identity = identity
         if route.unary:
             identity.admit(now_s)
-        else:
-            call.limit = identity.limit
 
     def _handle(self, call: Call) -> None:
         """Count a call for which a task waits on the event loop, such as a watch.
@@ -360,7 +359,7 @@ class Connection:
         """End a call that is refused before all of it has come."""
         self._cancel(call)
         if isinstance(error, PredictionError):
-            self._shared.counted(error)
+            self._shared.counted(error, call)
             self._shared.count(error.kind)
             self.fail(call, error)
         else:

@@ -76,7 +76,7 @@ class Decoder:
 
         decoding = Decoding()
         future = self._inference.prepare_elsewhere(
-            method, message, call.deadline_s, reply, token, lambda: decoding.wanted
+            method, message, call.deadline_s, reply, token, call, lambda: decoding.wanted
         )
         future.add_done_callback(lambda done: self._post(finish, done.result()))
         return decoding

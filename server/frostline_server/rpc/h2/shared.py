@@ -7,6 +7,7 @@ from typing import Any
 from frostline_server.access.access import Access
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.h2.budget import Budget
+from frostline_server.telemetry.finished import Origin
 
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any], None]], None]
 """Runs a function in another thread, and then another with its result in the front end's thread."""
@@ -81,7 +82,7 @@ class Shared:
         budget: for messages.
         limits: of each connection.
         elsewhere: see there.
-        counted: is told of each error with which a call ends before a receiver has its message.
+        counted: is told of each error with which a call ends before a receiver has its message, and of the call.
         compression: how answers are packed for clients that can unpack them; b"" for not at all.
         refused: how much was refused here, by reason.
         ok: the trailers of a call that ends well.
@@ -93,7 +94,7 @@ class Shared:
     budget: Budget
     limits: Limits
     elsewhere: Elsewhere
-    counted: Callable[[PredictionError], None]
+    counted: Callable[[PredictionError, Origin], None]
     compression: bytes = b""
     refused: dict[str, int] = field(default_factory=dict)
     ok: tuple[tuple[bytes, bytes], ...] = (OK,)

@@ -104,6 +104,7 @@ class Stream:
         self._decoder = decoder
         self._end = ended
         self._ends_on_error = call.headers.get(b"triton_grpc_error") == b"true"
+        self._limit = None if call.identity is None else call.identity.limit
         # Accepted and not answered, each with what is held for its request, and the size that its answer may have.
         self._accepted: dict[Entry, tuple[int, int]] = {}
         self._expected = Expected()
@@ -193,9 +194,9 @@ class Stream:
 
     def _take_waiting(self) -> None:
         """Queue what came, as far as there is room, and no faster than the caller may send."""
-        call, waiting = self._call, self._waiting
+        call, waiting, limit = self._call, self._waiting, self._limit
         while waiting and not self._asleep and self._decoding is None and not self._full() and not call.over:
-            if call.limit is not None and (wait_s := call.limit.reserve(time.monotonic())):
+            if limit is not None and (wait_s := limit.reserve(time.monotonic())):
                 self._asleep = True
                 call.shared.after(wait_s, self._wake)
                 return
@@ -217,7 +218,7 @@ class Stream:
         call, inference, size = self._call, self._inference, len(message)
         self._open_bytes += size
         try:
-            entry = inference.prepare(MODEL_INFER, message, call.deadline_s, self._reply, self)
+            entry = inference.prepare(MODEL_INFER, message, call.deadline_s, self._reply, self, call)
             self._queue(entry, message, size)
         except Refused as refused:
             self._refuse(size, refused.error, refused.request_id, refused.model)
@@ -276,7 +277,7 @@ class Stream:
             self._refuse(size, error, prepared.call.request_id, prepared.call.served.name)
 
     def _count(self, error: NetworkFull) -> None:
-        self._inference.count(error)
+        self._inference.count(error, self._call)
         self._call.shared.count(error.kind)
 
     def _refuse(self, size: int, error: PredictionError, request_id: str, model: str) -> None:

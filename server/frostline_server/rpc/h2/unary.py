@@ -56,7 +56,7 @@ class Method:
         inference, method = self._inference, self._method
         try:
             # Its answer is delivered by this thread, so it is known by then.
-            call.token = entry = inference.prepare(method, message, call.deadline_s, self._reply, call)
+            call.token = entry = inference.prepare(method, message, call.deadline_s, self._reply, call, call)
             batcher = inference.submit(entry, method, message, inline=True)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)

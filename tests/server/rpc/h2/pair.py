@@ -114,7 +114,7 @@ class Pair:
             Budget(budget),
             replace(LIMITS, **limits),
             lambda function, then: self.later.append((function, then)),
-            self.counted.append,
+            lambda error, _: self.counted.append(error),
             compression,
         )
         self.now_s = 1000.0

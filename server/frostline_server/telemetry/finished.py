@@ -1,0 +1,120 @@
+"""A finished request as a record: what it was, when each stage began, and how it ended.
+
+It holds no message and no tensor, only numbers, names and the call it came with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from frostline_server.batching.batcher import Observer
+from frostline_server.errors import PredictionError
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a front end says of a call once it is answered.
+
+    Attributes:
+        name: the span's name, by OpenTelemetry's conventions for the protocol.
+        protocol: grpc or http.
+        method: the RPC's path or the HTTP method and route.
+        status: what the client was told: the name of a gRPC status, or an HTTP status.
+        faulty: whether that is the server's fault, by OpenTelemetry's conventions.
+        identity: who called, by its name in the access file.
+        peer: the client's address as grpc writes it, such as ipv4:127.0.0.1:50051.
+        received_s: when the call began, on the `time.monotonic` clock; None where that is not known.
+        attributes: of the span, by OpenTelemetry's conventions for the protocol.
+    """
+
+    name: str
+    protocol: str
+    method: str
+    status: str
+    faulty: bool
+    identity: str
+    peer: str
+    received_s: float | None
+    attributes: Mapping[str, str | int]
+
+
+class Origin(Protocol):
+    """The call that a request came with; asked from other threads, and after it is answered."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """A header or an entry of the metadata, by its name in small letters; None if there is none."""
+        ...
+
+    def report(self, error: PredictionError | None) -> Report:
+        """What is told of the call.
+
+        Args:
+            error: how the request failed; None if it was answered.
+        """
+        ...
+
+
+class Counts(Observer, Protocol):
+    """The counters of a model version; see `model.stats.ModelStats`."""
+
+    def exemplify(self, trace_id: str, seconds: Mapping[str, float], time_s: float) -> None:
+        """Take a traced request as the example of its buckets."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """A batch that ran; times are on the `time.monotonic` clock.
+
+    Attributes:
+        requests: how many requests were in it.
+        rows: how many rows.
+        started_s: when a device began with it.
+        assembled_s: when its rows were joined and the network's run began.
+        ran_s: when that run ended.
+        finished_s: when its answers were handed over.
+        thread: the name of the thread that ran it.
+    """
+
+    requests: int
+    rows: int
+    started_s: float
+    assembled_s: float
+    ran_s: float
+    finished_s: float
+    thread: str
+
+
+@dataclass(eq=False, slots=True)
+class Finished:
+    """A request that has ended and is to be traced, logged, or both.
+
+    Attributes:
+        origin: the call that it came with.
+        request_id: the client's own id of it.
+        model: that it named.
+        version: that answered, "" where none was found.
+        rows: how many it had, 0 where that is not known.
+        arrived_s: when it was queued, or refused, on the `time.monotonic` clock.
+        ended_s: when its answer was handed over.
+        error: how it failed; None if it was answered.
+        batch: the batch that it joined; None if it joined none.
+        counts: of the version; None where none was found.
+        traced: whether it becomes a span.
+        logged: whether it becomes a line of the access log.
+        trace_id: the trace that it belongs to, in hexadecimal; "" as long as it is in none.
+    """
+
+    origin: Origin
+    request_id: str
+    model: str
+    version: str
+    rows: int
+    arrived_s: float
+    ended_s: float
+    error: PredictionError | None
+    batch: Batch | None
+    counts: Counts | None
+    traced: bool
+    logged: bool
+    trace_id: str = ""
