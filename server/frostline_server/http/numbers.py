@@ -6,7 +6,7 @@ may have 64 bits. A float of single precision is written with as few digits as t
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -35,7 +35,13 @@ DATATYPES = tuple(DTYPES)
 """The protocol's names of element types that are understood."""
 
 
-def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> bytes:
+def raw_elements(
+    name: str,
+    datatype: str,
+    shape: Sequence[int],
+    data: Any,
+    as_written: Callable[[], Any],
+) -> bytes:
     """The elements of a tensor as they are on the wire.
 
     Args:
@@ -43,6 +49,7 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
         datatype: the protocol's name of the element type.
         shape: sizes of the axes.
         data: the elements: a list, flat or nested as the shape is.
+        as_written: gives the same as it was written; see `json_bodies.as_written`.
 
     Raises:
         Failure: they are not so many elements of this type.
@@ -63,7 +70,7 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
                 raise _unlike(where, datatype, flat, (bool,), "true or false")
             return np.array(flat, np.bool_).tobytes()
         case "f":
-            return _floats(where, datatype, flat, kinds, dtype)
+            return _floats(where, datatype, flat, kinds, dtype, lambda: _flat(as_written(), shape, where))
     if kinds - {int}:
         raise _unlike(where, datatype, flat, (int,), "a whole number")
     limits = np.iinfo(dtype)
@@ -75,7 +82,14 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
     return np.array(flat, dtype).tobytes()
 
 
-def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype: np.dtype[Any]) -> bytes:
+def _floats(
+    where: str,
+    datatype: str,
+    flat: list[Any],
+    kinds: set[type],
+    dtype: np.dtype[Any],
+    as_written: Callable[[], list[Any]],
+) -> bytes:
     if kinds - {int, float, str}:
         raise _unlike(where, datatype, flat, (int, float, str), "a number")
     if str in kinds:
@@ -93,10 +107,27 @@ def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype:
         _check_whole(where, datatype, flat, dtype)
     with np.errstate(over="ignore"):
         array = wide.astype(dtype)
+        if halfway := _halfway(wide, array):
+            # Rounded again, those that were rounded already may become the neighbour of what was written.
+            written = as_written()
+            for at in halfway:
+                if written[at] is not None:
+                    side = math.inf if Decimal(written[at]) > Decimal(flat[at]) else -math.inf
+                    array[at] = math.nextafter(flat[at], side)
     overflown = np.isinf(array) & np.isfinite(wide)
     if overflown.any():
         raise invalid(f"{where} has the element {wide[int(overflown.argmax())]:g}, which is too large for {datatype}")
     return array.tobytes()
+
+
+def _halfway(wide: NDArray[np.float64], array: Array) -> list[int]:
+    """Where doubles may be halfway between two of the floats that they were rounded to."""
+    bits = 52 - np.finfo(array.dtype).nmant
+    if not bits:
+        return []
+    # Such a double has one bit more than the float, and none behind it.
+    short = wide.view(np.uint64) & np.uint64(2 ** (bits - 1) - 1) == 0
+    return np.flatnonzero(short & (array != wide) & np.isfinite(wide)).tolist() if short.any() else []
 
 
 def _check_whole(where: str, datatype: str, flat: list[Any], dtype: np.dtype[Any]) -> None:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,6 +22,7 @@ from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.json_bodies import memory_of, read
 from frostline_server.http.messages import to_json
 from frostline_server.http.statuses import Failure, invalid
 from frostline_server.rpc.methods import Methods
@@ -124,7 +124,7 @@ class Rest:
         text, behind = infer.split(body, call.headers.get(infer.HEADER_LENGTH.lower()))
         model, version = path["model"], path.get("version", "")
         if len(text) > LONG_BYTES:
-            call.hold(infer.memory_of(text))
+            call.hold(memory_of(text))
             header = await elsewhere(len(text), partial(infer.header_of, model, version, text))
         else:
             header = self._headers.read(model, version, text)
@@ -198,10 +198,7 @@ def json_object(body: bytes) -> Mapping[str, Any]:
     """
     if not body.strip():
         return {}
-    try:
-        found = from_json(body)
-    except ValueError as error:
-        raise invalid(f"the body is no JSON: {error}") from error
+    found = read(body)
     if not isinstance(found, dict):
         raise invalid(f"the body is {json.dumps(found)[:40]}; a JSON object is expected")
     return found

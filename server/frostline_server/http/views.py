@@ -25,7 +25,7 @@ from frostline_server.access.permissions import CONTROL
 from frostline_server.errors import ConfigError, ModelNotFound, PredictionError
 from frostline_server.http.application import call_of
 from frostline_server.http.call import Call
-from frostline_server.http.infer import Strict, parsed
+from frostline_server.http.json_bodies import Strict, parsed
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.model.stats import Histogram
 from frostline_server.regular_files import FileReader

@@ -370,6 +370,11 @@ def test_columns_that_the_model_does_not_take_are_ignored_if_that_is_said(server
         ("two-inputs", {"rows": [[1, 2, 3, 4]]}, "two-inputs has the inputs left, right"),
         ("linear", {"inputs": {}}, "linear expects input FP32 [any, 4]"),
         ("linear", b"{", "the body is no JSON"),
+        (
+            "churn",
+            b'{"rows": [{"plan": "basic", "plan": "pro", "signup": "2024-05-31"}]}',
+            "has the field 'plan' twice",
+        ),
         ("linear", b'{"rows": [[1, 2, 3, 1e999]]}', "the number 1e999 is larger than any FP64"),
     ],
 )
@@ -406,6 +411,8 @@ def test_nothing_that_is_no_row_makes_the_server_fail(server: Running, model: st
         (b'--b\r\nContent-Disposition: form-data; name="colour"\r\n\r\nred\r\n--b--\r\n', "the form has the field 'colour'"),
         (b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--b\r\n'  # noqa: ISC004  two lines
          b'Content-Disposition: form-data; name="top_k"\r\n\r\n\xc2\xb2\r\n--b--\r\n', "top_k must be a whole number"),
+        (b'--b\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n--b\r\n'  # noqa: ISC004  two lines
+         b'Content-Disposition: form-data; name="top_k"\r\n\r\n2\r\n--b--\r\n', "the form has the field 'top_k' twice"),
         (b"no form", "the body is no form of the type multipart/form-data"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 
 from frostline_server.http import infer
 from frostline_server.http.call import Call
+from frostline_server.http.json_bodies import memory_of
 from tests.support import onnx_models
 from tests.support.http_calls import ask
 from tests.support.servers import Running, running
@@ -45,6 +46,7 @@ def url(server: Running) -> str:
         ("/v2/repository/index", {"readi": True}, "the body has 'readi'; it may have ready, repository_name"),
         ("/v2/repository/index", {"ready": "false"}, 'ready is "false"; it must be true or false'),
         ("/v2/repository/index", {"repository_name": 7}, "repository_name is 7; it must be a text"),
+        (LOAD, b'{"parameters":{"x":1,"x":2}}', "an object has the field 'x' twice"),
         (LOAD, {"config": "{}"}, "the body has 'config'; it may have parameters"),
         (LOAD, {"parameters": []}, "parameters is []; it must be an object"),
         (LOAD, {"parameters": {"x": None}}, "x is null; it must be a truth value, a whole number or a text"),
@@ -123,7 +125,7 @@ def test_long_json_is_read_and_written_in_another_thread_and_its_memory_is_count
         assert answer.status == 200
     assert threads[:2] == [("read", "server-loop"), ("told", "server-loop")]
     assert [what for what, thread in threads[2:] if thread != "server-loop"] == ["read", "told"]
-    assert infer.memory_of(json.dumps({"inputs": [tensor]}).encode()) in held
+    assert memory_of(json.dumps({"inputs": [tensor]}).encode()) in held
     assert [size for size in held if 12 * 320_000 < size < 12 * 321_000]
 
 

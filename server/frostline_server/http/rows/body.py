@@ -16,7 +16,7 @@ from frostline.client.rows import are_of, may_be
 from frostline.client.schema import Schema
 from frostline_server.http.call import Call
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
-from frostline_server.http.infer import Strict, memory_of, parsed
+from frostline_server.http.json_bodies import Strict, memory_of, parsed
 from frostline_server.http.numbers import NOT_FINITE
 from frostline_server.http.statuses import Failure, invalid
 
@@ -188,6 +188,8 @@ async def _form(call: Call, body: bytes) -> Asked:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 files.append(await value.read())
+            elif name in said:
+                raise invalid(f"the form has the field {name!r} twice; say it once")
             elif name in ("top_k", "extra"):
                 said[name] = value
             else:
