@@ -18,13 +18,17 @@ from starlette.routing import Route
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER
+from frostline_server.errors import PredictionError
 from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.json_bodies import memory_of, read
 from frostline_server.http.messages import to_json
-from frostline_server.http.statuses import Failure, invalid
+from frostline_server.http.raw_request import raw_request
+from frostline_server.http.statuses import Failure, failure_of, invalid
+from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.repository.registry import Repository
 from frostline_server.rpc.methods import Methods
 
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
@@ -39,12 +43,16 @@ class Rest:
     Args:
         methods: the guarded handlers of all methods but inference, by path.
         calls: has inference requests answered.
+        repository: the models.
         call_of: makes the call of a request.
     """
 
-    def __init__(self, methods: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]) -> None:
+    def __init__(
+        self, methods: Methods, calls: InferenceCalls, repository: Repository, call_of: Callable[[Request], Call]
+    ) -> None:
         self._methods = {path: handler for path, handler in methods if path.startswith(_SERVICE)}
         self._calls = calls
+        self._repository = repository
         self._call_of = call_of
         self._headers = infer.Headers()
 
@@ -121,9 +129,12 @@ class Rest:
         self._calls.admit(call, MODEL_INFER)
         body = await call.body()
         path = call.parameters
-        text, behind = infer.split(body, call.headers.get(infer.HEADER_LENGTH.lower()))
+        header_length = call.headers.get(infer.HEADER_LENGTH.lower())
+        text, behind = infer.split(body, header_length)
         model, version = path["model"], path.get("version", "")
-        if len(text) > LONG_BYTES:
+        if header_length is not None and not text:
+            header, behind = raw_request(version, self._served(model, version), behind)
+        elif len(text) > LONG_BYTES:
             call.hold(memory_of(text))
             header = await elsewhere(len(text), partial(infer.header_of, model, version, text))
         else:
@@ -137,6 +148,20 @@ class Rest:
         if length is None:
             return Response(answer, media_type="application/json")
         return Response(answer, media_type="application/octet-stream", headers={infer.HEADER_LENGTH: str(length)})
+
+    def _served(self, model: str, version: str) -> LoadedModel:
+        """What would answer a request now.
+
+        Raises:
+            Failure: nothing.
+        """
+        try:
+            return self._repository.get(model, version)
+        except PredictionError as error:
+            failure = failure_of(error)
+            # No request has come as far as to be counted.
+            failure.code = ""
+            raise failure from error
 
     # All other methods
 

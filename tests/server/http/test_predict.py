@@ -4,7 +4,6 @@ import base64
 import json
 import math
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from frostline_server.http.statuses import KIND
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
 from tests.support import onnx_models, raw_media, raw_rows
-from tests.support.http_calls import Answer, ask
+from tests.support.http_calls import Answer, ask, unrouted
 from tests.support.servers import TIMEOUT_S, Running, running
 
 ROWS = [
@@ -504,15 +503,10 @@ def test_base64_that_is_none_is_called_so(server: Running) -> None:
 
 
 def test_what_is_refused_before_it_is_a_request_is_counted_too(server: Running) -> None:
-    def counted(code: str) -> float:
-        with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=TIMEOUT_S) as page:
-            lines = page.read().decode().splitlines()
-        series = f'frostline_requests_total{{code="{code}",model="",version=""}} '
-        return sum(float(line.removeprefix(series)) for line in lines if line.startswith(series))
-
-    before = counted("INVALID_ARGUMENT"), counted("NOT_FOUND")
+    codes = "INVALID_ARGUMENT", "NOT_FOUND"
+    before = [unrouted(server.metrics_url, code) for code in codes]
     predict(server, "churn", {"rows": [{"nothing": 1}]})
     predict(server, "linear", {"rows": "text"})
     predict(server, "nope", {"rows": [[1]]})
-    after = counted("INVALID_ARGUMENT"), counted("NOT_FOUND")
+    after = [unrouted(server.metrics_url, code) for code in codes]
     assert (after[0] - before[0], after[1] - before[1]) == (2, 1)

@@ -150,7 +150,8 @@ def _operation(operation: Operation, schema_of: Callable[[Body], Json]) -> Json:
             "name": name,
             "in": "header",
             "schema": {"type": "integer", "minimum": 0},
-            "description": "how long the JSON is, of a body that goes on with binary tensors",
+            "description": "how long the JSON is, of a body that goes on with binary tensors; 0 for one that is the elements of the "
+            "only input",
         }
         for name in operation.headers
     ]
