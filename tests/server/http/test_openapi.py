@@ -2,6 +2,8 @@
 
 import base64
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, unquote
@@ -249,6 +251,14 @@ def test_only_the_models_that_are_named_are_told(url: str, described: Any) -> No
     assert ask(url, f"/openapi.json?{'&'.join(['model=churn'] * 51)}").status == 400
     answer = ask(url, "/openapi.json?model=nobody")
     assert (answer.status, answer.headers["frostline-error"]) == (404, "model_not_found")
+
+
+def test_what_makes_it_is_loaded_when_it_is_asked_for() -> None:
+    script = "import sys, frostline_server.http.routes; print(*(name for name in sys.modules if '.openapi.' in name))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert loaded.split() == ["frostline_server.http.openapi.endpoint"]
 
 
 def test_of_many_models_only_those_that_are_named_are_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
