@@ -201,7 +201,7 @@ def _responses(operation: Operation, schema_of: Callable[[Body], Json]) -> Json:
 def _of_model(model: Schema, predict: Operation, schemas: _Schemas) -> Json:
     """The operation that predicts one model's rows."""
     name = _component(model.model)
-    schemas.made[f"{name}Request"] = rows.request(model)
+    schemas.made |= rows.request(model, name, _reference)
     answer = schemas.of(OF_TASKS.get(model.task, OF_TASKS["any"]))
     schemas.of(PredictResponse)
     response = dict(schemas.made["PredictResponse"]["properties"])

@@ -106,6 +106,8 @@ def _json(body: bytes, schema: Schema) -> Asked:
     given = asked.rows if asked.inputs is None else asked.inputs
     if not isinstance(given, list | dict):
         raise invalid(f"rows is {_told(given)}; a list with a value for each row is expected; {schema.expects}")
+    if not schema.columns and isinstance(given, dict) and "" in given:
+        raise invalid(f"there is an input without a name; {schema.expects}")
     if pictures := [column.name for column in schema.columns if column.kind == "image"]:
         given = _pictures(given, pictures[0])
     elif not are_raw(given, schema) and all(spec.datatype != "BYTES" for spec in schema.inputs):
