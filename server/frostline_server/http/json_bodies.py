@@ -9,9 +9,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from frostline_server.http.statuses import invalid
@@ -28,6 +28,15 @@ _EXPECTED: Mapping[str, str] = {
 """What is told of pydantic's types of errors."""
 
 T = TypeVar("T", bound=BaseModel)
+
+
+def whole(value: Any) -> Any:
+    """A whole number that is written with a fraction, as 4.0, as the same number; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
+"""A whole number, which JSON Schema takes with a fraction of zeros, too."""
 
 
 class Strict(BaseModel):

@@ -23,7 +23,7 @@ from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
 from frostline_server.http.inference_calls import InferenceCalls
-from frostline_server.http.json_bodies import memory_of, read
+from frostline_server.http.json_bodies import memory_of, read, whole
 from frostline_server.http.messages import to_json
 from frostline_server.http.raw_request import raw_request
 from frostline_server.http.statuses import Failure, failure_of, invalid
@@ -259,7 +259,7 @@ def _load(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     _only(body, {"parameters"})
     message = pb.RepositoryModelLoadRequest(model_name=path["model"])
     for name, value in _object(body, "parameters").items():
-        target = message.parameters[name]
+        target, value = message.parameters[name], whole(value)  # noqa: PLW2901  the same number
         if name.startswith("file:"):
             target.bytes_param = _base64(value, name)
         elif isinstance(value, bool):
@@ -316,7 +316,7 @@ def _log_settings(answer: pb.LogSettingsResponse) -> Any:
 def _set_log(_: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     message = pb.LogSettingsRequest()
     for name, value in body.items():
-        setting = message.settings[name]
+        setting, value = message.settings[name], whole(value)  # noqa: PLW2901  the same number
         if isinstance(value, bool):
             setting.bool_param = value
         elif isinstance(value, int) and 0 <= value < 2**32:
@@ -335,13 +335,11 @@ def _trace(path: Mapping[str, Any]) -> Message:
 def _set_trace(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     message = pb.TraceSettingRequest(model_name=path.get("model", ""))
     for name, value in body.items():
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(each, str | int) for each in values):
+        values = [whole(each) for each in (value if isinstance(value, list) else [] if value is None else [value])]
+        if not all(type(each) in (str, int) for each in values):
             raise _unlike(name, value, "a text, a number, a list of them, or null to reset it")
         # Also where it has no values.
-        message.settings[name].value.extend(
-            str(each).lower() if isinstance(each, bool) else str(each) for each in values
-        )
+        message.settings[name].value.extend(map(str, values))
     return message
 
 
@@ -367,7 +365,7 @@ def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _whole(body: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    found = body.get(name, default)
+    found = whole(body.get(name, default))
     if type(found) is not int or not 0 <= found < 2**63:
         raise _unlike(name, found, "a whole number, 0 or more")
     return found

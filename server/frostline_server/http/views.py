@@ -25,7 +25,7 @@ from frostline_server.access.permissions import CONTROL
 from frostline_server.errors import ConfigError, ModelNotFound, PredictionError
 from frostline_server.http.application import call_of
 from frostline_server.http.call import Call
-from frostline_server.http.json_bodies import Strict, parsed
+from frostline_server.http.json_bodies import Strict, Whole, parsed
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.model.stats import Histogram
 from frostline_server.regular_files import FileReader
@@ -45,7 +45,7 @@ _PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 class PromoteRequest(Strict):
     """A version to promote, or to try beside the stable version."""
 
-    version: int | None = Field(None, ge=1, description="null for the version on trial, or the newest")
+    version: Whole | None = Field(None, ge=1, description="null for the version on trial, or the newest")
     canary: float | None = Field(None, gt=0, lt=100, description="try it with this share of the traffic, in percent")
     shadow: bool = Field(False, description="try it with a copy of the traffic")
 

@@ -17,7 +17,7 @@ Setting = bool | int | str
 _log = structlog.get_logger(__name__)
 
 _KINDS = {"bool_param": "boolean", "uint32_param": "uint32", "string_param": "string"}
-_LOG_KINDS = {
+LOG_KINDS = {
     "log_file": "string_param",
     "log_info": "bool_param",
     "log_warning": "bool_param",
@@ -25,8 +25,11 @@ _LOG_KINDS = {
     "log_verbose_level": "uint32_param",
     "log_format": "string_param",
 }
+"""The log settings, each with the field of the protocol that has its value."""
+LOG_FORMATS = ("default", "ISO8601", "json")
+"""Triton's names of formats, and JSON."""
 
-_TRACE = {
+TRACE = {
     "trace_level": ("OFF",),
     "trace_rate": ("1000",),
     "trace_count": ("-1",),
@@ -36,7 +39,8 @@ _TRACE = {
 }
 """The trace settings and their values at the start, which are Triton's."""
 
-_TRACE_RANGES = {"trace_rate": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1), "log_frequency": (0, 2**32 - 1)}
+TRACE_RANGES = {"trace_rate": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1), "log_frequency": (0, 2**32 - 1)}
+"""The least and the most of those that are whole numbers."""
 
 
 class LogControl:
@@ -48,8 +52,8 @@ class LogControl:
     """
 
     def __init__(self, style: str, level: str) -> None:
-        # Triton's names of formats. Times in our lines are always ISO 8601.
-        self._styles = {"default": style, "ISO8601": "console", "json": "json"}
+        # Times in our lines are always ISO 8601.
+        self._styles = dict(zip(LOG_FORMATS, (style, "console", "json"), strict=True))
         shown = logs.LEVELS[logs.LEVELS.index(level) :]
         self._settings: dict[str, Setting] = {
             "log_file": "",
@@ -77,7 +81,7 @@ class LogControl:
             _log.warning(logs.SETTINGS, changed=changed)
         return pb.LogSettingsResponse(
             settings={
-                name: pb.LogSettingsResponse.SettingValue(**{_LOG_KINDS[name]: value})  # type: ignore[arg-type]  # the names' own types
+                name: pb.LogSettingsResponse.SettingValue(**{LOG_KINDS[name]: value})  # type: ignore[arg-type]  # the names' own types
                 for name, value in self._settings.items()
             }
         )
@@ -96,9 +100,9 @@ class LogControl:
         logs.show(self._styles[str(self._settings["log_format"])], levels)
 
     def _checked(self, name: str, value: pb.LogSettingsRequest.SettingValue) -> Setting:
-        kind = _LOG_KINDS.get(name)
+        kind = LOG_KINDS.get(name)
         if kind is None:
-            raise InvalidInput(f"unknown log setting '{name}'; the log settings are {', '.join(_LOG_KINDS)}")
+            raise InvalidInput(f"unknown log setting '{name}'; the log settings are {', '.join(LOG_KINDS)}")
         if value.WhichOneof("parameter_choice") != kind:
             raise InvalidInput(f"expect {_KINDS[kind]} for '{name}'")
         setting: Setting = getattr(value, kind)
@@ -145,7 +149,7 @@ class TraceControl:
             own = {**self._settings.get(request.model_name, {}), **changed}
             self._settings[request.model_name] = {name: values for name, values in own.items() if values}
         told: Mapping[str, Sequence[str]] = {
-            **_TRACE,
+            **TRACE,
             **self._settings.get("", {}),
             **self._settings.get(request.model_name, {}),
         }
@@ -155,8 +159,8 @@ class TraceControl:
 
 
 def _check_trace(name: str, values: Sequence[str]) -> None:
-    if name not in _TRACE:
-        raise InvalidInput(f"unknown trace setting '{name}'; the trace settings are {', '.join(_TRACE)}")
+    if name not in TRACE:
+        raise InvalidInput(f"unknown trace setting '{name}'; the trace settings are {', '.join(TRACE)}")
     if not values:
         return
     if name == "trace_level" and list(values) != ["OFF"]:
@@ -166,8 +170,8 @@ def _check_trace(name: str, values: Sequence[str]) -> None:
     (value,) = values
     if name == "trace_mode" and value != "triton":
         raise Unsupported(f"trace_mode {value}: this server writes no traces, so the only mode is triton")
-    if name in _TRACE_RANGES:
-        least, most = _TRACE_RANGES[name]
+    if name in TRACE_RANGES:
+        least, most = TRACE_RANGES[name]
         try:
             number = int(value)
         except ValueError:

@@ -14,6 +14,7 @@ from frostline.client.rows import takes
 from frostline.client.schema import Column, Schema
 from frostline_server.http.numbers import NOT_FINITE
 from frostline_server.http.rows.answers import chooses_a_class
+from frostline_server.http.rows.body import ONE_OF_TWO
 from frostline_server.runtime.dtypes import DTYPES
 
 Json = dict[str, Any]
@@ -70,8 +71,7 @@ def request(schema: Schema, name: str, reference: Callable[[str], Json]) -> dict
         (only,) = list(schema.example.values())[:1]
         rows["examples"] = [[only if _kinds(schema) == ["text"] else dict(schema.example)]]
     body = _closed({"rows": rows, "inputs": _any_of([*alone, nothing]), "extra": _EXTRA, "top_k": top_k}, [])
-    given = {"if": _has("rows"), "then": {"properties": {"inputs": nothing}}, "else": _has("inputs")}
-    made[f"{name}Request"] = body | {"allOf": [given, *_without_others(schema)], "description": schema.expects}
+    made[f"{name}Request"] = body | dict(ONE_OF_TWO) | _without_others(schema) | {"description": schema.expects}
     return made
 
 
@@ -112,10 +112,10 @@ def _of_inputs(schema: Schema, named: Callable[[str, Json], Json]) -> tuple[list
     return ([each for each in arrays.values() if each.get("type") == "array"] if len(arrays) == 1 else []), alone
 
 
-def _without_others(schema: Schema) -> list[Json]:
+def _without_others(schema: Schema) -> Json:
     """That rows have no columns that the model does not take, unless these are to be ignored."""
     if not schema.columns:
-        return []
+        return {}
     own = [spec.name for spec in schema.inputs]
     names = [column.name for column in schema.columns]
     alone = names + (["b64"] if _kinds(schema) == ["image"] else [])
@@ -125,7 +125,7 @@ def _without_others(schema: Schema) -> list[Json]:
         "else": {"propertyNames": {"enum": [*alone, *own]}},
     }
     ignored: Json = {"properties": {"extra": {"const": "ignore"}}, "required": ["extra"]}
-    return [{"if": ignored, "else": {"properties": {"rows": known, "inputs": known}}}]
+    return {"allOf": [{"if": ignored, "else": {"properties": {"rows": known, "inputs": known}}}]}
 
 
 def _kinds(schema: Schema) -> list[str]:
@@ -192,10 +192,10 @@ def _element(datatype: str, *, words: bool) -> Json:
     if datatype == "BYTES":
         return {"type": "string"}
     if datatype == "BOOL":
-        return {"enum": [False, True, 0, 1]}
+        return {"type": ["boolean", "integer"], "minimum": 0, "maximum": 1}
     if datatype.startswith("FP"):
         number = {"type": ["number", "boolean"]} | _between(datatype)
-        return {"anyOf": [number, {"type": "string", "enum": list(NOT_FINITE)}]} if words else number
+        return {"anyOf": [number, {"type": "string", "pattern": f"^({'|'.join(NOT_FINITE)})$"}]} if words else number
     limits = np.iinfo(DTYPES[datatype])
     return {"type": ["integer", "boolean"], "minimum": int(limits.min), "maximum": int(limits.max)}
 
@@ -210,10 +210,6 @@ def _between(datatype: str) -> Json:
     # From the middle between the largest and what would follow it on, they become infinity.
     most = math.nextafter(largest + math.ulp(largest) * 2.0 ** (51 - limits.nmant), 0)
     return {"minimum": -most, "maximum": most}
-
-
-def _has(name: str) -> Json:
-    return {"required": [name], "properties": {name: {"type": ["array", "object"]}}}
 
 
 def _any_of(forms: Sequence[Json]) -> Json:
