@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import from_json
@@ -35,8 +35,8 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(whole)]
-"""A whole number, which JSON Schema takes with a fraction of zeros, too."""
+WHOLE = BeforeValidator(whole)
+"""Of a field that is a whole number, which JSON Schema takes with a fraction of zeros, too."""
 
 
 class Strict(BaseModel):

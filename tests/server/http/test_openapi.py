@@ -199,6 +199,44 @@ def test_rows_that_a_model_takes_are_as_its_schema_says_and_its_answers_too(
     check(described, described["paths"][path]["post"], answer)
 
 
+@pytest.mark.parametrize(
+    ("name", "body", "allowed"),
+    [
+        ("PredictRequest", {"rows": [1], "top_k": 2.0}, True),
+        ("PredictRequest", {"inputs": {}, "rows": None}, True),
+        ("PredictRequest", {"rows": [1], "inputs": {}}, False),
+        ("PredictRequest", {"rows": "a"}, False),
+        ("PredictRequest", {}, False),
+        ("PredictRequest", {"rows": [1], "top_k": -1}, False),
+        ("PredictRequest", {"rows": [1], "top_k": 2**31}, False),
+        ("PromoteRequest", {"version": None, "canary": 0.5}, True),
+        ("PromoteRequest", {"version": 0}, False),
+        ("PromoteRequest", {"canary": 100}, False),
+        ("setLogSettings", {"log_info": True, "log_verbose_level": 1}, True),
+        ("setLogSettings", {"log_error": False}, False),
+        ("setLogSettings", {"log_colour": "red"}, False),
+        ("setTraceSettings", {"trace_rate": [5], "trace_count": "-1", "trace_level": ["OFF"], "trace_file": None}, True),
+        ("setTraceSettings", {"trace_count": -2}, False),
+        ("setTraceSettings", {"trace_mode": "opentelemetry"}, False),
+        ("index", {"ready": True}, True),
+        ("index", {"readi": True}, False),
+        ("unload", {"parameters": {"unload_dependents": True}}, True),
+        ("unload", {"parameters": {"more": True}}, False),
+        ("systemRegionRegister", {"key": "/a", "byte_size": 4}, True),
+        ("systemRegionRegister", {"key": "", "byte_size": 4}, False),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_always_refused_is_not_as_it_says(described: Any, name: str, body: Any, allowed: bool) -> None:
+    bodies = {
+        operation["operationId"]: operation["requestBody"]["content"]["application/json"]["schema"]
+        for item in described["paths"].values()
+        for operation in item.values()
+        if "requestBody" in operation
+    }
+    schema = bodies.get(name, {"$ref": f"#/components/schemas/{name}"})
+    assert validator(described, schema).is_valid(body) == allowed
+
+
 def test_a_tables_columns_are_told(described: Any) -> None:
     row = described["components"]["schemas"]["ModelChurnRow"]
     number, *texts = row["properties"].values()

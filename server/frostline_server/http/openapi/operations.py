@@ -152,14 +152,8 @@ def _models() -> list[Operation]:
 def _server() -> list[Operation]:
     flag: Json = {"type": "boolean"}
     nothing: Json = {}
-    load = _closed(
-        {
-            "parameters": _object(
-                {"config": _TEXT | {"description": "the configuration as JSON, in place of the folder's"}},
-                additionalProperties={"type": ["string", "integer", "boolean"]},
-            )
-        }
-    )
+    config = _TEXT | {"description": "the configuration as JSON, in place of the folder's"}
+    load = _closed({"parameters": _closed({"config": config})})
     unload = _closed({"parameters": _closed({"unload_dependents": flag})})
     index = _list(pb.RepositoryIndexResponse.ModelIndex)
     models = "/v2/repository/models/{model}"
@@ -244,6 +238,8 @@ def _shared_memory() -> list[Operation]:
 def _settings() -> list[Operation]:
     logs: Json = {name: _LOG_VALUES[kind] for name, kind in LOG_KINDS.items()}
     logs |= {"log_format": _TEXT | {"enum": list(LOG_FORMATS)}}
+    # Lines always go to standard error, and those of errors always do.
+    taken = logs | {"log_file": _TEXT | {"enum": [""]}, "log_error": {"type": "boolean", "enum": [True]}}
     rpc = f"{_SERVICE}LogSettings"
     made = [
         Operation("/v2/logging", "logSettings", "The settings of the log", "settings", rpc,
@@ -251,7 +247,7 @@ def _settings() -> list[Operation]:
         ),
         Operation(
             "/v2/logging", "setLogSettings", "Change settings of the log (role control)", "settings", rpc,
-            takes=_json(_closed(logs)), gives=_json(_object(logs, list(logs))), fails=[501], required=False,
+            takes=_json(_closed(taken)), gives=_json(_object(logs, list(logs))), fails=[501], required=False,
         ),
     ]  # fmt: skip
     rpc = f"{_SERVICE}TraceSetting"
@@ -276,7 +272,10 @@ def _trace_setting(name: str) -> Json:
     one: Json = {"type": ["string", "integer"]}
     if name in TRACE_RANGES:
         least, most = TRACE_RANGES[name]
-        one |= {"minimum": least, "maximum": most, "pattern": "^-?[0-9]+$"}
+        one |= {"minimum": least, "maximum": most, "pattern": "^[0-9]+$" if least == 0 else f"^({least}|[0-9]+)$"}
+    if name in ("trace_level", "trace_mode"):
+        # This server writes no traces, so there is one that it takes.
+        one = {"type": "string", "enum": list(TRACE[name])}
     alone: Json = {} if name == "trace_level" else {"maxItems": 1}
     return {"anyOf": [one, {"type": "null"}, _list(one) | alone]}
 

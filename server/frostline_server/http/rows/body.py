@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 from python_multipart.exceptions import MultipartParseError
@@ -17,7 +17,7 @@ from frostline.client.rows import are_of, may_be
 from frostline.client.schema import Schema
 from frostline_server.http.call import Call
 from frostline_server.http.elsewhere import LONG_BYTES, elsewhere
-from frostline_server.http.json_bodies import Strict, Whole, memory_of, parsed
+from frostline_server.http.json_bodies import WHOLE, Strict, memory_of, parsed
 from frostline_server.http.numbers import NOT_FINITE
 from frostline_server.http.statuses import Failure, invalid
 
@@ -53,10 +53,10 @@ class PredictRequest(Strict):
 
     model_config = ConfigDict(json_schema_extra=dict(ONE_OF_TWO))
 
-    rows: Any = Field(None, json_schema_extra={"type": ["array", "object", "null"]})
+    rows: Any = Field(None, json_schema_extra={"type": ["array", "object", "null"], "items": {}})
     inputs: dict[str, Any] | None = None
-    top_k: Whole = Field(
-        0, ge=0, lt=2**31, description="how many of the most probable classes to list; 0 for up to 1000"
+    top_k: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = Field(
+        0, description="how many of the most probable classes to list; 0 for up to 1000"
     )
     extra: str = Field(
         "refuse", pattern="^(refuse|ignore)$", description="what becomes of columns that the model does not take"
