@@ -43,6 +43,15 @@ TASKS: Mapping[str, tuple[str, list[str | int], list[str]]] = {
 }
 """The output, the shape and the labels of a network of each task that gives back what it gets."""
 
+BARE: Mapping[str, list[str | int]] = {
+    "bare-classes": [3],
+    "bare-map": [3, 2],
+    "bare-number": [1],
+    "bare-row": [],
+    "bare-free": ["m"],
+}
+"""The shape of a row of files that nobody has published: they have no card, and so no task."""
+
 HALVES = np.array([[0.5, -0.5]], np.float32)
 """Weights of a network that answers two logits to one number."""
 
@@ -75,6 +84,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "double": onnx_models.linear(element=onnx.TensorProto.DOUBLE),
     }.items():
         onnx_models.write_artifact(models, name, 1, model, golden=False, labels=None)
+    for name, shape in BARE.items():
+        model = onnx_models.passed_through(["n", *shape], output="out")
+        onnx_models.write_artifact(models, name, 1, model, golden=False, labels=None, card=False)
     with running(models, http=True, log_level="error") as instance:
         yield instance
 
@@ -245,6 +257,24 @@ def test_of_any_other_network_all_outputs_are_told(server: Running) -> None:
         {"outputs": {"echo": ["a", "zoë"]}},
         {"outputs": {"echo": ["", "NaN"]}},
     ]
+
+
+def test_a_file_without_a_card_is_read_as_the_client_reads_it(server: Running, client: frostline.Client) -> None:
+    rows = np.array([[0.25, 2, -1], [4, 0, 8]], np.float32)
+    classes = predictions(server, "bare-classes", rows.tolist())
+    own = client.predict("bare-classes", rows)
+    assert [row["class"] for row in classes] == own.argmax.tolist() == [1, 2]
+    assert [row["label"] for row in classes] == [None, None]
+    by_class = [sorted(row["probabilities"], key=lambda each: each["class"]) for row in classes]
+    np.testing.assert_array_equal(single([[each["probability"] for each in row] for row in by_class]), own.softmax)
+    maps = np.stack([rows, rows[::-1]], axis=2)
+    told = predictions(server, "bare-map", maps.tolist())
+    assert [row["map"] for row in told] == client.predict("bare-map", maps).map.tolist() == [[1, 2], [2, 1]]
+    # No network that chooses between one class, or nobody knows how many.
+    for name, sent in (("bare-number", rows[:, :1]), ("bare-row", rows[:, 0]), ("bare-free", rows)):
+        told = predictions(server, name, sent.tolist())
+        own = client.predict(name, sent, outputs=["values"])
+        assert [row["outputs"]["out"] for row in told] == own.outputs["out"].tolist() == sent.tolist()
 
 
 def test_of_an_input_without_rows_all_outputs_are_told_together(server: Running) -> None:
