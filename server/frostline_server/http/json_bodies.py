@@ -1,7 +1,7 @@
 """JSON bodies: read as they are written, or refused with the place of what is wrong.
 
-JSON's readers keep the last of several fields of one name, and take a number that is too large for infinity. Either would be
-a wrong answer without a word.
+JSON's readers keep the last of several fields of one name, and take a number that is too large for infinity. Either
+would be a wrong answer without a word.
 """
 
 import json
@@ -78,9 +78,9 @@ def read(text: bytes) -> Any:
 
 
 def as_written(text: bytes) -> Any:
-    """What a JSON text says, with None for its numbers, but for those that were rounded to 25 bits or fewer: these as written.
+    """What a JSON text says, with None for its numbers, but those that were rounded to at most 25 bits as written.
 
-    Only they can be halfway between two floats of single or half precision, and not be what was written.
+    Only these can be halfway between two floats of single or half precision, and not be what was written.
     """
 
     def kept(number: str) -> str | None:

@@ -1,7 +1,8 @@
 """The elements of tensors in JSON, without a change of any value: what JSON cannot say exactly is refused.
 
 NaN and infinity, which JSON has not, are the texts "NaN", "Infinity" and "-Infinity", as in protobuf's JSON. Whole numbers
-may have 64 bits. A float of single precision is written with as few digits as tell it from its neighbours.
+may have 64 bits. A float of single precision is written with as few digits as tell it from its neighbours, and read as
+the one that is nearest to what was written.
 """
 
 import itertools

@@ -21,7 +21,7 @@ def raw_request(version: str, served: LoadedModel, body: memoryview) -> tuple[He
     Args:
         version: the model's version, as the path has it; may be empty.
         served: what answers it.
-        body: the elements; of a text or a file, just that, without the length that texts have in front of them elsewhere.
+        body: the elements; of a text or a file, just that, without the length that texts have elsewhere.
 
     Raises:
         Failure: they are not the only input of this model, or do not tell its shape.

@@ -26,7 +26,8 @@ STABLE = "stable"
 CANARY = "canary"
 """The label of a version on trial with a share of those requests."""
 
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+"""What labels are like."""
 _MAX_PREVIOUS = 10
 """The number of steps that can be rolled back, so that the file does not grow without limit."""
 _ROUNDING = 1e-9
@@ -53,7 +54,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for label, version in self.labels.items():
-            if not _LABEL.fullmatch(label) or label == "latest":
+            if not LABEL.fullmatch(label) or label == "latest":
                 raise ConfigError(
                     f"'{label}' is not a valid label: a label begins with a letter, has only letters, digits, - and "
                     "_, and is not latest"

@@ -276,8 +276,7 @@ def _trace_setting(name: str) -> Json:
     if name in ("trace_level", "trace_mode"):
         # This server writes no traces, so there is one that it takes.
         one = {"type": "string", "enum": list(TRACE[name])}
-    alone: Json = {} if name == "trace_level" else {"maxItems": 1}
-    return {"anyOf": [one, {"type": "null"}, _list(one) | alone]}
+    return {"anyOf": [one, {"type": "null"}, _list(one) | {"maxItems": 1}]}
 
 
 def _views() -> list[Operation]:

@@ -1,7 +1,7 @@
 """The JSON Schema of what `predict` takes for one model, from what the server says of its columns and inputs.
 
-It is as wide as the server and no wider, but for what no schema can say: that columns are equally long, that a text is a
-date or the file of a picture, that a float has a whole number.
+It is as wide as the server and no wider, but for what no schema can say: that columns are equally long, that a text is
+a date or the file of a picture, that a float has a whole number.
 """
 
 import math
@@ -68,8 +68,7 @@ def request(schema: Schema, name: str, reference: Callable[[str], Json]) -> dict
     nothing: Json = {"type": "null"}
     rows = _any_of([*listed, *alone, nothing]) | {"description": schema.expects}
     if schema.columns and schema.example:
-        (only,) = list(schema.example.values())[:1]
-        rows["examples"] = [[only if _kinds(schema) == ["text"] else dict(schema.example)]]
+        rows["examples"] = [[*schema.example.values()] if _kinds(schema) == ["text"] else [dict(schema.example)]]
     body = _closed({"rows": rows, "inputs": _any_of([*alone, nothing]), "extra": _EXTRA, "top_k": top_k}, [])
     made[f"{name}Request"] = body | dict(ONE_OF_TWO) | _without_others(schema) | {"description": schema.expects}
     return made
