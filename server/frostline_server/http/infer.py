@@ -5,9 +5,9 @@ over gRPC, is decoded by the same codec and joins the same batches. The JSON in 
 requests of a client, so what it becomes is kept.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -161,7 +161,7 @@ def header_of(model: str, version: str, text: bytes) -> Header:
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id or "")
     _set(message.parameters, asked.parameters or {})
     parts: list[int | bytes] = []
-    written = cache(partial(as_written, text))
+    written = _Written(text)
     for place, tensor in enumerate(asked.inputs):
         given = message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         parameters = tensor.parameters or {}
@@ -180,8 +180,8 @@ def header_of(model: str, version: str, text: bytes) -> Header:
                 f"input '{tensor.name}' has no data; send `data`, or `binary_data_size` and the bytes behind the JSON"
             )
         else:
-            data = partial(_data, written, place)
-            parts.append(raw_elements(tensor.name, tensor.datatype, tensor.shape, tensor.data, data))
+            as_it_is = partial(written.data, place)
+            parts.append(raw_elements(tensor.name, tensor.datatype, tensor.shape, tensor.data, as_it_is))
     binary = _truth(asked.parameters or {}, "binary_data_output", "of the request")
     wanted = {}
     for output in asked.outputs or ():
@@ -191,9 +191,20 @@ def header_of(model: str, version: str, text: bytes) -> Header:
     return Header(message.SerializeToString(), tuple(parts), Form(binary, wanted))
 
 
-def _data(written: Callable[[], Any], place: int) -> Any:
-    """The data of one input of a request that was read otherwise."""
-    return written()["inputs"][place]["data"]
+class _Written:
+    """The numbers of a request as they are written; see `as_written`. Few requests have any for which that is asked."""
+
+    __slots__ = ("_read", "_text")
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._read: Any = None
+
+    def data(self, place: int) -> Any:
+        """Those of one input."""
+        if self._read is None:
+            self._read = as_written(self._text)
+        return self._read["inputs"][place]["data"]
 
 
 def _truth(parameters: Mapping[str, Any], name: str, of: str, *, default: bool = False) -> bool:

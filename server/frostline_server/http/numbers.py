@@ -7,7 +7,7 @@ the one that is nearest to what was written.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -31,6 +31,9 @@ NOT_FINITE = {
 """The words for what JSON has no number for: protobuf's, and NumPy's."""
 _SHORTEST = 4096
 """Elements that are written with as few digits as possible. More are written as doubles, which takes a tenth of the time."""
+
+_BEHIND_HALF: Mapping[int, Array] = {2: np.array(2**41 - 1, np.uint64), 4: np.array(2**28 - 1, np.uint64)}
+"""By the size of a float, the bits of a double behind those that it has and the one that is halfway to the next."""
 
 DATATYPES = tuple(DTYPES)
 """The protocol's names of element types that are understood."""
@@ -123,12 +126,14 @@ def _floats(
 
 def _halfway(wide: NDArray[np.float64], array: Array) -> list[int]:
     """Where doubles may be halfway between two of the floats that they were rounded to."""
-    bits = 52 - np.finfo(array.dtype).nmant
-    if not bits:
+    mask = _BEHIND_HALF.get(array.itemsize)
+    if mask is None:
         return []
-    # Such a double has one bit more than the float, and none behind it.
-    short = wide.view(np.uint64) & np.uint64(2 ** (bits - 1) - 1) == 0
-    return np.flatnonzero(short & (array != wide) & np.isfinite(wide)).tolist() if short.any() else []
+    behind = wide.view(np.uint64) & mask
+    if behind.all():
+        return []
+    halfway = (behind == 0) & (array != wide)
+    return np.flatnonzero(halfway & np.isfinite(wide)).tolist() if halfway.any() else []
 
 
 def _check_whole(where: str, datatype: str, flat: list[Any], dtype: np.dtype[Any]) -> None:
