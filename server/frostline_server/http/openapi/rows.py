@@ -81,7 +81,9 @@ def _of_columns(schema: Schema, named: Callable[[str, Json], Json]) -> tuple[lis
     names = [column.name for column in schema.columns]
     required = [column.name for column in schema.columns if not column.share_missing]
     # Each row has some column, and all rows together have those that no row of the training lacked.
-    some: Json = {"not": {"propertyNames": {"not": {"enum": names}}}}
+    none: Json = {"propertyNames": {"not": {"enum": names}}}
+    # An object with b64 is a picture, whatever else it has.
+    some: Json = {"not": _any_of([none, {"required": ["b64"]}]) if _kinds(schema) == ["image"] else none}
     properties = {column.name: _cell(column) for column in schema.columns}
     row = named("Row", {"type": "object", "properties": properties, **some, **_example(schema)})
     rows: Json = {"type": "array", "minItems": 1, "items": row}
@@ -115,14 +117,9 @@ def _without_others(schema: Schema) -> Json:
     """That rows have no columns that the model does not take, unless these are to be ignored."""
     if not schema.columns:
         return {}
-    own = [spec.name for spec in schema.inputs]
-    names = [column.name for column in schema.columns]
-    alone = names + (["b64"] if _kinds(schema) == ["image"] else [])
-    known: Json = {
-        "if": {"type": "array"},
-        "then": {"items": {"propertyNames": {"enum": alone}}},
-        "else": {"propertyNames": {"enum": [*alone, *own]}},
-    }
+    groups = [[column.name for column in schema.columns]] + [["b64"]] * (_kinds(schema) == ["image"])
+    of_one = [{"propertyNames": {"enum": names}} for names in [*groups, [spec.name for spec in schema.inputs]]]
+    known: Json = {"if": {"type": "array"}, "then": {"items": _any_of(of_one[:-1])}, "else": _any_of(of_one)}
     ignored: Json = {"properties": {"extra": {"const": "ignore"}}, "required": ["extra"]}
     return {"allOf": [{"if": ignored, "else": {"properties": {"rows": known, "inputs": known}}}]}
 
