@@ -66,6 +66,15 @@ def missing_word(schema: Schema) -> str:
     return "" if "" in schema.missing or not schema.missing else schema.missing[0]
 
 
+def takes(cell: Any, column: Column) -> bool:
+    """Whether a column takes a cell."""
+    try:
+        _KINDS[column.kind]([cell], column, "", partial(located, column.name, None))
+    except InvalidInput:
+        return False
+    return True
+
+
 def encoded(rows: Any, schema: Schema, extra: Extra = "refuse", *, paths: bool = True) -> dict[str, NDArray[Any]]:
     """Makes the model's columns of raw rows.
 

@@ -308,7 +308,7 @@ class Server:
             config.model_control == "explicit",
             config.processes,
         )
-        answered = routes(self._inference, self._service, self._access, self.regions, views)
+        answered = routes(self._inference, self._service, self._access, self.regions, self.repository, views)
         self._http = HttpFrontEnd(config, answered, self._http_bytes(), reuse_port=self._place is not None)
 
     def _network_bytes(self) -> int:

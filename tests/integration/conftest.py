@@ -47,9 +47,23 @@ def kserve_python() -> Path:
     """
     if sys.version_info >= (3, 14):
         pytest.skip("the KServe SDK has no release for this Python")
-    folder = CLIENTS / ".kserve"
+    return _python_with("kserve")
+
+
+@pytest.fixture(scope="session")
+def generator_python() -> Path:
+    """A Python with a generator of clients of OpenAPI documents, and what these import.
+
+    Not this one: the generator holds typer to older releases than the command line is written for.
+    """
+    return _python_with("openapi")
+
+
+def _python_with(name: str) -> Path:
+    """A Python with the packages of a list, installed on first use and kept beside the clients."""
+    folder = CLIENTS / f".{name}"
     python = folder / "bin" / "python"
-    packages = CLIENTS / "kserve.txt"
+    packages = CLIENTS / f"{name}.txt"
     wanted, installed = packages.read_text(), folder / "installed.txt"
     with alone_with_the_clients():
         if not installed.exists() or installed.read_text() != wanted:

@@ -55,3 +55,10 @@ def ask(url: str, path: str, body: Any = None, *, headers: Mapping[str, str] | N
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
     finally:
         connection.close()
+
+
+def unrouted(metrics_url: str, code: str) -> float:
+    """How many requests were refused with this code of gRPC before their version was known."""
+    series = f'frostline_requests_total{{code="{code}",model="",version=""}} '
+    lines = ask(metrics_url, "/metrics").body.decode().splitlines()
+    return sum(float(line.removeprefix(series)) for line in lines if line.startswith(series))

@@ -5,19 +5,19 @@ over gRPC, is decoded by the same codec and joins the same batches. The JSON in 
 requests of a client, so what it becomes is kept.
 """
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import BaseModel, Field
+from pydantic_core import to_json
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import varint
 from frostline_server.codec.chunks import Serialised, chunks_of, copied
+from frostline_server.http.json_bodies import Strict, as_written, parsed
 from frostline_server.http.messages import parameter, parameters_to_json
 from frostline_server.http.numbers import elements, raw_elements
 from frostline_server.http.statuses import invalid
@@ -36,28 +36,8 @@ _MOST_REMEMBERED_BYTES = 4096
 _OWN_PARAMETERS = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
 """Of how tensors travel, which gRPC has no use for."""
 
-_EXPECTED: Mapping[str, str] = {
-    "model_type": "a JSON object is expected",
-    "dict_type": "a JSON object is expected",
-    "list_type": "a list is expected",
-    "string_type": "a text is expected",
-    "int_type": "a whole number is expected",
-    "missing": "it is missing",
-    "extra_forbidden": "there is no such field",
-}
-"""What is told of pydantic's types of errors."""
-_INFINITE = (math.inf, -math.inf)
-
-T = TypeVar("T", bound=BaseModel)
-
 Parameters = dict[str, bool | int | float | str]
 Size = Annotated[int, Field(ge=0, lt=2**40)]
-
-
-class Strict(BaseModel):
-    """A part of a request: it has no fields that are not known, and no value is converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class InputTensor(Strict):
@@ -185,7 +165,8 @@ def header_of(model: str, version: str, text: bytes) -> Header:
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=asked.id or "")
     _set(message.parameters, asked.parameters or {})
     parts: list[int | bytes] = []
-    for tensor in asked.inputs:
+    written = _Written(text)
+    for place, tensor in enumerate(asked.inputs):
         given = message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         parameters = tensor.parameters or {}
         _set(given.parameters, parameters)
@@ -203,7 +184,8 @@ def header_of(model: str, version: str, text: bytes) -> Header:
                 f"input '{tensor.name}' has no data; send `data`, or `binary_data_size` and the bytes behind the JSON"
             )
         else:
-            parts.append(raw_elements(tensor.name, tensor.datatype, tensor.shape, tensor.data))
+            as_it_is = partial(written.data, place)
+            parts.append(raw_elements(tensor.name, tensor.datatype, tensor.shape, tensor.data, as_it_is))
     binary = _truth(asked.parameters or {}, "binary_data_output", "of the request")
     wanted = {}
     for output in asked.outputs or ():
@@ -211,6 +193,22 @@ def header_of(model: str, version: str, text: bytes) -> Header:
         _set(message.outputs.add(name=output.name).parameters, parameters)
         wanted[output.name] = _truth(parameters, "binary_data", f"of output '{output.name}'", default=binary)
     return Header(message.SerializeToString(), tuple(parts), Form(binary, wanted))
+
+
+class _Written:
+    """The numbers of a request as they are written; see `as_written`. Few requests have any for which that is asked."""
+
+    __slots__ = ("_read", "_text")
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._read: Any = None
+
+    def data(self, place: int) -> Any:
+        """Those of one input."""
+        if self._read is None:
+            self._read = as_written(self._text)
+        return self._read["inputs"][place]["data"]
 
 
 def _truth(parameters: Mapping[str, Any], name: str, of: str, *, default: bool = False) -> bool:
@@ -224,55 +222,6 @@ def _set(target: Any, parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         if name not in _OWN_PARAMETERS:
             target[name].CopyFrom(parameter(value, name))
-
-
-def parsed(model: type[T], text: bytes) -> T:
-    """JSON as a model of pydantic's.
-
-    Raises:
-        Failure: it is no JSON, or something else; the message says where, what is expected and what came.
-    """
-    try:
-        found = from_json(text, cache_strings="none")
-    except ValueError as error:
-        raise invalid(f"the body is no JSON: {error}") from error
-    if _holds_infinity(found):
-        # What it was written as.
-        json.loads(text, parse_float=_in_range)
-    try:
-        return model.model_validate(found)
-    except ValidationError as error:
-        raise invalid(_told(error.errors(include_url=False)[0])) from error
-
-
-def _told(problem: Any) -> str:
-    place, kind, came = list(problem["loc"]), problem["type"], problem.get("input")
-    expected = _EXPECTED.get(kind, f"{problem['msg'][0].lower()}{problem['msg'][1:]}")
-    if "parameters" in place[:-2]:
-        # A union has a problem for each of its types.
-        place = place[: place.index("parameters") + 2]
-        expected = "a truth value, a number or a text is expected"
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    got = "" if kind == "missing" or isinstance(came, dict | list) else f", got {json.dumps(came)[:60]}"
-    return f"{where or 'the body'}: {expected}{got}"
-
-
-def _holds_infinity(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_holds_infinity, value.values()))
-    if not isinstance(value, list):
-        return isinstance(value, float) and math.isinf(value)
-    kinds = set(map(type, value))
-    if float in kinds and any(each in value for each in _INFINITE):
-        return True
-    return not kinds.isdisjoint((list, dict)) and any(map(_holds_infinity, value))
-
-
-def _in_range(number: str) -> float:
-    found = float(number)
-    if math.isinf(found):
-        raise invalid(f'the number {number[:40]} is larger than any FP64; "Infinity" is written so, as a text')
-    return found
 
 
 def message_of(header: Header, behind: memoryview) -> bytes:

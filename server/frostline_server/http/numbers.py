@@ -1,12 +1,13 @@
 """The elements of tensors in JSON, without a change of any value: what JSON cannot say exactly is refused.
 
 NaN and infinity, which JSON has not, are the texts "NaN", "Infinity" and "-Infinity", as in protobuf's JSON. Whole numbers
-may have 64 bits. A float of single precision is written with as few digits as tell it from its neighbours.
+may have 64 bits. A float of single precision is written with as few digits as tell it from its neighbours, and read as
+the one that is nearest to what was written.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -31,11 +32,20 @@ NOT_FINITE = {
 _SHORTEST = 4096
 """Elements that are written with as few digits as possible. More are written as doubles, which takes a tenth of the time."""
 
+_BEHIND_HALF: Mapping[int, Array] = {2: np.array(2**41 - 1, np.uint64), 4: np.array(2**28 - 1, np.uint64)}
+"""By the size of a float, the bits of a double behind those that it has and the one that is halfway to the next."""
+
 DATATYPES = tuple(DTYPES)
 """The protocol's names of element types that are understood."""
 
 
-def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> bytes:
+def raw_elements(
+    name: str,
+    datatype: str,
+    shape: Sequence[int],
+    data: Any,
+    as_written: Callable[[], Any],
+) -> bytes:
     """The elements of a tensor as they are on the wire.
 
     Args:
@@ -43,6 +53,7 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
         datatype: the protocol's name of the element type.
         shape: sizes of the axes.
         data: the elements: a list, flat or nested as the shape is.
+        as_written: gives the same as it was written; see `json_bodies.as_written`.
 
     Raises:
         Failure: they are not so many elements of this type.
@@ -63,7 +74,7 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
                 raise _unlike(where, datatype, flat, (bool,), "true or false")
             return np.array(flat, np.bool_).tobytes()
         case "f":
-            return _floats(where, datatype, flat, kinds, dtype)
+            return _floats(where, datatype, flat, kinds, dtype, lambda: _flat(as_written(), shape, where))
     if kinds - {int}:
         raise _unlike(where, datatype, flat, (int,), "a whole number")
     limits = np.iinfo(dtype)
@@ -75,7 +86,14 @@ def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> b
     return np.array(flat, dtype).tobytes()
 
 
-def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype: np.dtype[Any]) -> bytes:
+def _floats(
+    where: str,
+    datatype: str,
+    flat: list[Any],
+    kinds: set[type],
+    dtype: np.dtype[Any],
+    as_written: Callable[[], list[Any]],
+) -> bytes:
     if kinds - {int, float, str}:
         raise _unlike(where, datatype, flat, (int, float, str), "a number")
     if str in kinds:
@@ -93,10 +111,29 @@ def _floats(where: str, datatype: str, flat: list[Any], kinds: set[type], dtype:
         _check_whole(where, datatype, flat, dtype)
     with np.errstate(over="ignore"):
         array = wide.astype(dtype)
+        if halfway := _halfway(wide, array):
+            # Rounded again, those that were rounded already may become the neighbour of what was written.
+            written = as_written()
+            for at in halfway:
+                if written[at] is not None:
+                    side = math.inf if Decimal(written[at]) > Decimal(flat[at]) else -math.inf
+                    array[at] = math.nextafter(flat[at], side)
     overflown = np.isinf(array) & np.isfinite(wide)
     if overflown.any():
         raise invalid(f"{where} has the element {wide[int(overflown.argmax())]:g}, which is too large for {datatype}")
     return array.tobytes()
+
+
+def _halfway(wide: NDArray[np.float64], array: Array) -> list[int]:
+    """Where doubles may be halfway between two of the floats that they were rounded to."""
+    mask = _BEHIND_HALF.get(array.itemsize)
+    if mask is None:
+        return []
+    behind = wide.view(np.uint64) & mask
+    if behind.all():
+        return []
+    halfway = (behind == 0) & (array != wide)
+    return np.flatnonzero(halfway & np.isfinite(wide)).tolist() if halfway.any() else []
 
 
 def _check_whole(where: str, datatype: str, flat: list[Any], dtype: np.dtype[Any]) -> None:

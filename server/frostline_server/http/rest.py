@@ -12,21 +12,25 @@ from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_INFER
+from frostline_server.errors import PredictionError
 from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
 from frostline_server.http.h1.shared import LONG_BYTES
 from frostline_server.http.inference_calls import InferenceCalls
+from frostline_server.http.json_bodies import read, whole
 from frostline_server.http.json_size import MOST_BYTES
 from frostline_server.http.messages import to_json
+from frostline_server.http.raw_request import raw_request
 from frostline_server.http.sending import Pieces
-from frostline_server.http.statuses import Failure, invalid
+from frostline_server.http.statuses import Failure, failure_of, invalid
+from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.repository.registry import Repository
 from frostline_server.rpc.methods import Methods
 
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
@@ -41,12 +45,16 @@ class Rest:
     Args:
         methods: the guarded handlers of all methods but inference, by path.
         calls: has inference requests answered.
+        repository: the models.
         call_of: makes the call of a request.
     """
 
-    def __init__(self, methods: Methods, calls: InferenceCalls, call_of: Callable[[Request], Call]) -> None:
+    def __init__(
+        self, methods: Methods, calls: InferenceCalls, repository: Repository, call_of: Callable[[Request], Call]
+    ) -> None:
         self._methods = {path: handler for path, handler in methods if path.startswith(_SERVICE)}
         self._calls = calls
+        self._repository = repository
         self._call_of = call_of
         self._headers = infer.Headers()
 
@@ -126,7 +134,9 @@ class Rest:
         path = call.parameters
         text, behind = infer.split(body, length)
         model, version = path["model"], path.get("version", "")
-        if len(text) > LONG_BYTES:
+        if length is not None and not text:
+            header, behind = raw_request(version, self._served(model, version), behind)
+        elif len(text) > LONG_BYTES:
             header = await call.read(text, partial(infer.header_of, model, version))
         else:
             header = self._headers.read(model, version, text)
@@ -139,6 +149,20 @@ class Rest:
         if json_bytes is None:
             return Pieces(pieces, "application/json")
         return Pieces(pieces, "application/octet-stream", {infer.HEADER_LENGTH: str(json_bytes)})
+
+    def _served(self, model: str, version: str) -> LoadedModel:
+        """What would answer a request now.
+
+        Raises:
+            Failure: nothing.
+        """
+        try:
+            return self._repository.get(model, version)
+        except PredictionError as error:
+            failure = failure_of(error)
+            # No request has come as far as to be counted.
+            failure.code = ""
+            raise failure from error
 
     # All other methods
 
@@ -200,10 +224,7 @@ def json_object(body: bytes) -> Mapping[str, Any]:
     """
     if not body.strip():
         return {}
-    try:
-        found = from_json(body)
-    except ValueError as error:
-        raise invalid(f"the body is no JSON: {error}") from error
+    found = read(body)
     if not isinstance(found, dict):
         raise invalid(f"the body is {json.dumps(found)[:40]}; a JSON object is expected")
     return found
@@ -239,7 +260,7 @@ def _load(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     _only(body, {"parameters"})
     message = pb.RepositoryModelLoadRequest(model_name=path["model"])
     for name, value in _object(body, "parameters").items():
-        target = message.parameters[name]
+        target, value = message.parameters[name], whole(value)  # noqa: PLW2901  the same number
         if name.startswith("file:"):
             target.bytes_param = _base64(value, name)
         elif isinstance(value, bool):
@@ -296,7 +317,7 @@ def _log_settings(answer: pb.LogSettingsResponse) -> Any:
 def _set_log(_: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     message = pb.LogSettingsRequest()
     for name, value in body.items():
-        setting = message.settings[name]
+        setting, value = message.settings[name], whole(value)  # noqa: PLW2901  the same number
         if isinstance(value, bool):
             setting.bool_param = value
         elif isinstance(value, int) and 0 <= value < 2**32:
@@ -315,13 +336,11 @@ def _trace(path: Mapping[str, Any]) -> Message:
 def _set_trace(path: Mapping[str, Any], body: Mapping[str, Any]) -> Message:
     message = pb.TraceSettingRequest(model_name=path.get("model", ""))
     for name, value in body.items():
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(isinstance(each, str | int) for each in values):
+        values = [whole(each) for each in (value if isinstance(value, list) else [] if value is None else [value])]
+        if not all(type(each) in (str, int) for each in values):
             raise _unlike(name, value, "a text, a number, a list of them, or null to reset it")
         # Also where it has no values.
-        message.settings[name].value.extend(
-            str(each).lower() if isinstance(each, bool) else str(each) for each in values
-        )
+        message.settings[name].value.extend(map(str, values))
     return message
 
 
@@ -347,7 +366,7 @@ def _object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _whole(body: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    found = body.get(name, default)
+    found = whole(body.get(name, default))
     if type(found) is not int or not 0 <= found < 2**63:
         raise _unlike(name, found, "a whole number, 0 or more")
     return found

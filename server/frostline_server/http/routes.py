@@ -15,6 +15,7 @@ from frostline_server.http.rest import Rest
 from frostline_server.http.rows.predict import Predict
 from frostline_server.http.views import Views
 from frostline_server.inference import Inference
+from frostline_server.repository.registry import Repository
 from frostline_server.rpc.guard import guarded
 from frostline_server.rpc.methods import Methods
 from frostline_server.rpc.oip_service import InferenceService
@@ -25,6 +26,7 @@ def routes(
     service: InferenceService,
     access: Access,
     regions: Regions,
+    repository: Repository,
     views: Views,
 ) -> list[BaseRoute]:
     """Every path that is answered; to be called on the event loop.
@@ -34,13 +36,14 @@ def routes(
         service: answers the protocol's other calls.
         access: who may call what.
         regions: the shared memory that tensors may lie in.
+        repository: the models.
         views: what the page shows.
     """
     own = Methods()
     service.register(own)
     methods = guarded(own, access)
     calls = InferenceCalls(inference, RequestDecoder(regions, brief=True), access, asyncio.get_running_loop())
-    rest, predict = Rest(methods, calls, call_of), Predict(methods, own, calls, call_of)
+    rest, predict = Rest(methods, calls, repository, call_of), Predict(methods, own, calls, call_of)
     # The commonest first: they are looked through one after the other.
     answered: list[BaseRoute] = [
         *rest.inference(),

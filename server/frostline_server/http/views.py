@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic_core import to_json as json_bytes
@@ -26,7 +26,7 @@ from frostline_server.access.permissions import CONTROL
 from frostline_server.errors import ConfigError, ModelNotFound, PredictionError
 from frostline_server.http.application import call_of
 from frostline_server.http.call import Call
-from frostline_server.http.infer import Strict, parsed
+from frostline_server.http.json_bodies import WHOLE, Strict, parsed
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.model.stats import Histogram
 from frostline_server.regular_files import FileReader
@@ -49,8 +49,12 @@ _PICTURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 class PromoteRequest(Strict):
     """A version to promote, or to try beside the stable version."""
 
-    version: int | None = Field(None, ge=1, description="null for the version on trial, or the newest")
-    canary: float | None = Field(None, gt=0, lt=100, description="try it with this share of the traffic, in percent")
+    version: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None, description="null for the version on trial, or the newest"
+    )
+    canary: Annotated[float, Field(gt=0, lt=100)] | None = Field(
+        None, description="try it with this share of the traffic, in percent"
+    )
     shadow: bool = Field(False, description="try it with a copy of the traffic")
     take_back: dict[str, float | int] | None = Field(None, description="when the server takes the canary back")
     expected: int | None = Field(None, ge=1, description="refuse if another version is live by now")

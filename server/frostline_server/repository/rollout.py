@@ -27,7 +27,8 @@ CANARY = "canary"
 """The label of a version on trial with a share of those requests."""
 
 _KEYS = {"labels", "split", "shadow", "previous", "take_back", "taken_back"}
-_LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+"""What labels are like."""
 ROUNDING = 1e-9
 
 
@@ -60,7 +61,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for label, version in self.labels.items():
-            if not _LABEL.fullmatch(label) or label == "latest":
+            if not LABEL.fullmatch(label) or label == "latest":
                 raise ConfigError(
                     f"'{label}' is not a valid label: a label begins with a letter, has only letters, digits, - and "
                     "_, and is not latest"

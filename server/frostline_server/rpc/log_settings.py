@@ -11,7 +11,7 @@ Setting = bool | int | str
 _log = structlog.get_logger(__name__)
 
 _KINDS = {"bool_param": "boolean", "uint32_param": "uint32", "string_param": "string"}
-_LOG_KINDS = {
+LOG_KINDS = {
     "log_file": "string_param",
     "log_info": "bool_param",
     "log_warning": "bool_param",
@@ -19,6 +19,9 @@ _LOG_KINDS = {
     "log_verbose_level": "uint32_param",
     "log_format": "string_param",
 }
+"""The log settings, each with the field of the protocol that has its value."""
+LOG_FORMATS = ("default", "ISO8601", "json")
+"""Triton's names of formats, and JSON."""
 
 
 class LogControl:
@@ -30,8 +33,8 @@ class LogControl:
     """
 
     def __init__(self, style: str, level: str) -> None:
-        # Triton's names of formats. Times in our lines are always ISO 8601.
-        self._styles = {"default": style, "ISO8601": "console", "json": "json"}
+        # Times in our lines are always ISO 8601.
+        self._styles = dict(zip(LOG_FORMATS, (style, "console", "json"), strict=True))
         shown = logs.LEVELS[logs.LEVELS.index(level) :]
         self._settings: dict[str, Setting] = {
             "log_file": "",
@@ -59,7 +62,7 @@ class LogControl:
             _log.warning(logs.SETTINGS, changed=changed)
         return pb.LogSettingsResponse(
             settings={
-                name: pb.LogSettingsResponse.SettingValue(**{_LOG_KINDS[name]: value})  # type: ignore[arg-type]  # the names' own types
+                name: pb.LogSettingsResponse.SettingValue(**{LOG_KINDS[name]: value})  # type: ignore[arg-type]  # the names' own types
                 for name, value in self._settings.items()
             }
         )
@@ -78,9 +81,9 @@ class LogControl:
         logs.show(self._styles[str(self._settings["log_format"])], levels)
 
     def _checked(self, name: str, value: pb.LogSettingsRequest.SettingValue) -> Setting:
-        kind = _LOG_KINDS.get(name)
+        kind = LOG_KINDS.get(name)
         if kind is None:
-            raise InvalidInput(f"unknown log setting '{name}'; the log settings are {', '.join(_LOG_KINDS)}")
+            raise InvalidInput(f"unknown log setting '{name}'; the log settings are {', '.join(LOG_KINDS)}")
         if value.WhichOneof("parameter_choice") != kind:
             raise InvalidInput(f"expect {_KINDS[kind]} for '{name}'")
         setting: Setting = getattr(value, kind)

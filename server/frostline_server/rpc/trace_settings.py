@@ -13,7 +13,7 @@ from frostline_server.telemetry.sampling import Count, Rule, Rules
 
 Values = tuple[str, ...]
 
-_OFF: Mapping[str, Values] = {
+TRACE: Mapping[str, Values] = {
     "trace_level": ("OFF",),
     "trace_rate": ("1000",),
     "trace_count": ("-1",),
@@ -23,8 +23,9 @@ _OFF: Mapping[str, Values] = {
 }
 """The trace settings and their values at the start of a server without traces, which are Triton's."""
 
-_RANGES = {"trace_rate": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1)}
-_FIXED = {
+TRACE_RANGES = {"trace_rate": (0, 2**32 - 1), "trace_count": (-1, 2**31 - 1)}
+"""The least and the most of those that are whole numbers."""
+TRACE_FIXED = {
     "log_frequency": "spans are sent as they come, and no file is written; leave it 0",
     "trace_file": "spans go to a collector of OpenTelemetry, and to no file; leave it empty",
 }
@@ -42,7 +43,7 @@ class TraceControl:
     def __init__(self, repository: Repository, rules: Rules | None) -> None:
         self._repository = repository
         self._rules = rules
-        self._at_start = _OFF if rules is None else {**_OFF, **_told(rules.first)}
+        self._at_start = TRACE if rules is None else {**TRACE, **_told(rules.first)}
         # By model; the server's own under "".
         self._settings: dict[str, dict[str, Values]] = {}
         self._counts: dict[str, Count] = {}
@@ -93,8 +94,8 @@ class TraceControl:
         return Rule(ratio, first.parents, count, enabled=told.get("trace_level") != ("OFF",))
 
     def _check(self, name: str, values: Sequence[str]) -> None:
-        if name not in _OFF:
-            raise InvalidInput(f"unknown trace setting '{name}'; the trace settings are {', '.join(_OFF)}")
+        if name not in TRACE:
+            raise InvalidInput(f"unknown trace setting '{name}'; the trace settings are {', '.join(TRACE)}")
         if not values:
             return
         if name == "trace_level" and tuple(values) not in {("OFF",), *self._levels}:
@@ -104,9 +105,9 @@ class TraceControl:
         (value,) = values
         if name == "trace_mode" and (value,) != self._at_start[name]:
             raise Unsupported(f"trace_mode {value}: the only mode of this server is {self._at_start[name][0]}")
-        if name in _FIXED and (value,) != _OFF[name]:
-            raise Unsupported(f"{name} {value}: {_FIXED[name]}")
-        if name in _RANGES:
+        if name in TRACE_FIXED and (value,) != TRACE[name]:
+            raise Unsupported(f"{name} {value}: {TRACE_FIXED[name]}")
+        if name in TRACE_RANGES:
             _check_range(name, value)
 
     @property
@@ -122,7 +123,7 @@ class TraceControl:
 
 
 def _check_range(name: str, value: str) -> None:
-    least, most = _RANGES[name]
+    least, most = TRACE_RANGES[name]
     try:
         number = int(value)
     except ValueError:

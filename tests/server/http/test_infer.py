@@ -1,6 +1,7 @@
 """Bodies of infer requests to the messages of gRPC, and answers to bodies: bytes in, bytes out."""
 
 import json
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from frostline_server.codec.chunks import Chunks
 from frostline_server.http import infer
 from frostline_server.http.infer import Form, Headers, answer_of, header_of, message_of, split
 from frostline_server.http.statuses import Failure
+from frostline_server.runtime.dtypes import DTYPES
 
 
 def body(**fields: Any) -> bytes:
@@ -96,10 +98,36 @@ def test_infinity_may_be_a_literal_as_python_writes_it() -> None:
     assert np.isnan(nan)
 
 
-def test_a_number_that_no_float_holds_is_not_infinity() -> None:
-    text = body().replace(b"[1, 2]}", b"[1, 1e400]}")
-    assert refusal(text) == 'the number 1e400 is larger than any FP64; "Infinity" is written so, as a text'
-    assert "-1e999 is larger" in refusal(text.replace(b"1e400", b"-1e999"))
+@pytest.mark.parametrize("datatype", ["FP16", "FP32"])
+def test_a_decimal_near_the_middle_of_two_floats_becomes_the_nearer_one(datatype: str) -> None:
+    dtype: type[Any] = DTYPES[datatype].type
+    least, most = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
+    lower = np.array([1, 1.25, -1.5, 0.1, 1000, 0, least, -least, np.nextafter(most, dtype(0))], dtype)
+    upper = np.nextafter(lower, dtype(np.inf))
+    even = np.where(lower.view(f"u{lower.itemsize}") & 1, upper, lower)
+    with localcontext(prec=200):
+        middle = [(Decimal(a) + Decimal(b)) / 2 for a, b in zip(lower.tolist(), upper.tolist(), strict=True)]
+        less, more = ([each + side * abs(each) for each in middle] for side in (Decimal("-1e-30"), Decimal("1e-30")))
+        # Just below the middle between the largest and what would follow it, which would be infinity.
+        last = Decimal(float(most)) + Decimal(float(most - lower[-1])) / 2
+        decimals = [Decimal("0.3"), *less, *middle, *more, last * (1 - Decimal("1e-30"))]
+    tensor = {"shape": [len(decimals) + 1], "datatype": datatype, "data": "here"}
+    text = body(tensor=tensor).replace(b'"here"', f'["NaN",{",".join(f"{each:e}" for each in decimals)}]'.encode())
+    found = np.frombuffer(read(text).raw_input_contents[0], dtype)[1:]
+    np.testing.assert_array_equal(found, [dtype(0.3), *lower, *even, *upper, most])
+
+
+def test_decimals_are_read_exactly_in_every_input_of_a_request() -> None:
+    above = "1.00000005960464477539062500001"  # the middle of two floats, and a little
+    assert np.float32(float(above)) == 1
+    inputs = [
+        {"name": name, "shape": shape, "datatype": "FP32", "data": "here"} for name, shape in (("a", []), ("b", [1, 2]))
+    ]
+    text = json.dumps({"inputs": inputs}).encode()
+    text = text.replace(b'"here"', above.encode(), 1).replace(b'"here"', f"[[0.5,{above}]]".encode())
+    first, second = (np.frombuffer(raw, np.float32).tolist() for raw in read(text).raw_input_contents)
+    assert first == [np.nextafter(np.float32(1), np.float32(2))]
+    assert second == [0.5, *first]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +137,7 @@ def test_a_number_that_no_float_holds_is_not_infinity() -> None:
         (b"\xff", "the body is no JSON"),
         (b"{} {}", "the body is no JSON: trailing characters"),
         (b"[" * 100_000, "the body is no JSON: recursion limit exceeded"),
+        (body().replace(b'"data"', b'"data": [3, 4], "data"'), "an object has the field 'data' twice; say it once"),
         (b"[]", "the body: a JSON object is expected"),
         (b"{}", "inputs: it is missing"),
         (b'{"inputs": {}}', "inputs: a list is expected"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis.extra import numpy as arrays
 from pydantic_core import from_json, to_json
 
 from frostline.protocol import pack_bytes
+from frostline_server.http import numbers
 from frostline_server.http.infer import array_of
-from frostline_server.http.numbers import DATATYPES, elements, nested, raw_elements
+from frostline_server.http.json_bodies import as_written
+from frostline_server.http.numbers import DATATYPES, elements, nested
 from frostline_server.http.statuses import Failure
 from frostline_server.runtime.dtypes import DTYPES
 
@@ -38,6 +41,11 @@ def raw_of(array: Array) -> bytes:
     if array.dtype.kind == "f":
         array = np.where(np.isnan(array), np.array(np.nan, array.dtype), array)
     return array.tobytes()
+
+
+def raw_elements(name: str, datatype: str, shape: Sequence[int], data: Any) -> bytes:
+    """The elements of a tensor that a program of Python's has written."""
+    return numbers.raw_elements(name, datatype, shape, data, lambda: as_written(json.dumps(data).encode()))
 
 
 def through_json(value: Any) -> Any:

@@ -4,7 +4,6 @@ import base64
 import json
 import math
 import threading
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from frostline_server.http.statuses import KIND
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
 from tests.support import onnx_models, raw_media, raw_rows
-from tests.support.http_calls import Answer, ask
+from tests.support.http_calls import Answer, ask, unrouted
 from tests.support.servers import TIMEOUT_S, Running, running
 
 ROWS = [
@@ -43,6 +42,15 @@ TASKS: Mapping[str, tuple[str, list[str | int], list[str]]] = {
     "dense": ("logits", ["n", 2, 2, 3], ["sky", "sea"]),
 }
 """The output, the shape and the labels of a network of each task that gives back what it gets."""
+
+BARE: Mapping[str, list[str | int]] = {
+    "bare-classes": [3],
+    "bare-map": [3, 2],
+    "bare-number": [1],
+    "bare-row": [],
+    "bare-free": ["m"],
+}
+"""The shape of a row of files that nobody has published: they have no card, and so no task."""
 
 HALVES = np.array([[0.5, -0.5]], np.float32)
 """Weights of a network that answers two logits to one number."""
@@ -76,6 +84,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "double": onnx_models.linear(element=onnx.TensorProto.DOUBLE),
     }.items():
         onnx_models.write_artifact(models, name, 1, model, golden=False, labels=None)
+    for name, shape in BARE.items():
+        model = onnx_models.passed_through(["n", *shape], output="out")
+        onnx_models.write_artifact(models, name, 1, model, golden=False, labels=None, card=False)
     with running(models, http=True, log_level="error") as instance:
         yield instance
 
@@ -248,6 +259,24 @@ def test_of_any_other_network_all_outputs_are_told(server: Running) -> None:
     ]
 
 
+def test_a_file_without_a_card_is_read_as_the_client_reads_it(server: Running, client: frostline.Client) -> None:
+    rows = np.array([[0.25, 2, -1], [4, 0, 8]], np.float32)
+    classes = predictions(server, "bare-classes", rows.tolist())
+    own = client.predict("bare-classes", rows)
+    assert [row["class"] for row in classes] == own.argmax.tolist() == [1, 2]
+    assert [row["label"] for row in classes] == [None, None]
+    by_class = [sorted(row["probabilities"], key=lambda each: each["class"]) for row in classes]
+    np.testing.assert_array_equal(single([[each["probability"] for each in row] for row in by_class]), own.softmax)
+    maps = np.stack([rows, rows[::-1]], axis=2)
+    told = predictions(server, "bare-map", maps.tolist())
+    assert [row["map"] for row in told] == client.predict("bare-map", maps).map.tolist() == [[1, 2], [2, 1]]
+    # No network that chooses between one class, or nobody knows how many.
+    for name, sent in (("bare-number", rows[:, :1]), ("bare-row", rows[:, 0]), ("bare-free", rows)):
+        told = predictions(server, name, sent.tolist())
+        own = client.predict(name, sent, outputs=["values"])
+        assert [row["outputs"]["out"] for row in told] == own.outputs["out"].tolist() == sent.tolist()
+
+
 def test_of_an_input_without_rows_all_outputs_are_told_together(server: Running) -> None:
     assert predictions(server, "no-batch-axis", [1, 2, 3, 4]) == [{"outputs": {"scores": [2.5, 5, 4.5]}}]
     assert predictions(server, "total", [[1, 2, 3, 4], [0, 0, 0, 1]]) == [{"outputs": {"total": 11}}]
@@ -370,6 +399,11 @@ def test_columns_that_the_model_does_not_take_are_ignored_if_that_is_said(server
         ("two-inputs", {"rows": [[1, 2, 3, 4]]}, "two-inputs has the inputs left, right"),
         ("linear", {"inputs": {}}, "linear expects input FP32 [any, 4]"),
         ("linear", b"{", "the body is no JSON"),
+        (
+            "churn",
+            b'{"rows": [{"plan": "basic", "plan": "pro", "signup": "2024-05-31"}]}',
+            "has the field 'plan' twice",
+        ),
         ("linear", b'{"rows": [[1, 2, 3, 1e999]]}', "the number 1e999 is larger than any FP64"),
     ],
 )
@@ -406,6 +440,8 @@ def test_nothing_that_is_no_row_makes_the_server_fail(server: Running, model: st
         (b'--b\r\nContent-Disposition: form-data; name="colour"\r\n\r\nred\r\n--b--\r\n', "the form has the field 'colour'"),
         (b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nx\r\n--b\r\n'  # noqa: ISC004  two lines
          b'Content-Disposition: form-data; name="top_k"\r\n\r\n\xc2\xb2\r\n--b--\r\n', "top_k must be a whole number"),
+        (b'--b\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n--b\r\n'  # noqa: ISC004  two lines
+         b'Content-Disposition: form-data; name="top_k"\r\n\r\n2\r\n--b--\r\n', "the form has the field 'top_k' twice"),
         (b"no form", "the body is no form of the type multipart/form-data"),
     ],
 )  # fmt: skip
@@ -497,15 +533,10 @@ def test_base64_that_is_none_is_called_so(server: Running) -> None:
 
 
 def test_what_is_refused_before_it_is_a_request_is_counted_too(server: Running) -> None:
-    def counted(code: str) -> float:
-        with urllib.request.urlopen(f"{server.metrics_url}/metrics", timeout=TIMEOUT_S) as page:
-            lines = page.read().decode().splitlines()
-        series = f'frostline_requests_total{{code="{code}",model="",version=""}} '
-        return sum(float(line.removeprefix(series)) for line in lines if line.startswith(series))
-
-    before = counted("INVALID_ARGUMENT"), counted("NOT_FOUND")
+    codes = "INVALID_ARGUMENT", "NOT_FOUND"
+    before = [unrouted(server.metrics_url, code) for code in codes]
     predict(server, "churn", {"rows": [{"nothing": 1}]})
     predict(server, "linear", {"rows": "text"})
     predict(server, "nope", {"rows": [[1]]})
-    after = counted("INVALID_ARGUMENT"), counted("NOT_FOUND")
+    after = [unrouted(server.metrics_url, code) for code in codes]
     assert (after[0] - before[0], after[1] - before[1]) == (2, 1)

@@ -46,6 +46,7 @@ def url(server: Running) -> str:
         ("/v2/repository/index", {"readi": True}, "the body has 'readi'; it may have ready, repository_name"),
         ("/v2/repository/index", {"ready": "false"}, 'ready is "false"; it must be true or false'),
         ("/v2/repository/index", {"repository_name": 7}, "repository_name is 7; it must be a text"),
+        (LOAD, b'{"parameters":{"x":1,"x":2}}', "an object has the field 'x' twice"),
         (LOAD, {"config": "{}"}, "the body has 'config'; it may have parameters"),
         (LOAD, {"parameters": []}, "parameters is []; it must be an object"),
         (LOAD, {"parameters": {"x": None}}, "x is null; it must be a truth value, a whole number or a text"),
@@ -65,6 +66,7 @@ def url(server: Running) -> str:
         ("/v2/logging", {"log_info": None}, "log_info is null; it must be a truth value, a whole number or a text"),
         ("/v2/logging", {"log_verbose_level": -1}, "log_verbose_level is -1; it must be"),
         ("/v2/trace/setting", {"trace_rate": 0.5}, "trace_rate is 0.5; it must be a text, a number, a list of them"),
+        ("/v2/trace/setting", {"trace_file": True}, "trace_file is true; it must be a text"),
         ("/v2/trace/setting", {"trace_level": [None]}, "trace_level is [null]; it must be a text"),
     ],
 )  # fmt: skip
@@ -146,6 +148,13 @@ def test_head_is_answered_as_get_without_a_body(url: str) -> None:
     answer = ask(url, "/v2/models/linear", method="HEAD")
     assert (answer.status, answer.body) == (200, b"")
     assert int(answer.headers["content-length"]) == len(ask(url, "/v2/models/linear").body)
+
+
+def test_a_whole_number_may_be_written_with_a_fraction_of_zeros(url: str) -> None:
+    assert ask(url, "/v2/trace/setting", {"trace_rate": 5.0}).json["trace_rate"] == "5"
+    assert ask(url, "/v2/logging", {"log_verbose_level": 0.0}).json["log_verbose_level"] == 0
+    refused = ask(url, REGISTER, {"key": "/frostline-nothing", "byte_size": 4.0})
+    assert "Unable to open shared memory region" in refused.error
 
 
 def test_a_trace_setting_has_one_value_or_a_list(url: str) -> None:

@@ -34,7 +34,7 @@ class SingleLabel(BaseModel):
 class Binary(BaseModel):
     """Yes or no."""
 
-    label: str
+    label: str | None = Field(description="null where a NaN decides nothing")
     class_: int | None = Field(alias="class", description="the label's index")
     probability: Number = Field(description="of yes")
     missing: list[str] = []
@@ -45,7 +45,7 @@ class Binary(BaseModel):
 class MultiLabel(BaseModel):
     """Several labels, of which each holds or not."""
 
-    labels: list[str] = Field(description="those that hold")
+    labels: list[str] | None = Field(description="those that hold; null where a NaN decides nothing")
     probabilities: dict[str, Number] = Field(description="of each label")
     missing: list[str] = []
     unknown: list[str] = []

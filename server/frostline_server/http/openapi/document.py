@@ -19,6 +19,7 @@ from frostline_server.http.openapi import rows
 from frostline_server.http.openapi.answers import OF_TASKS, Error, PredictResponse
 from frostline_server.http.openapi.operations import PREDICT, Body, Json, Operation, operations
 from frostline_server.http.statuses import KIND
+from frostline_server.repository.rollout import LABEL
 
 _REF = "#/components/schemas/{model}"
 _EVERYWHERE = (400, 401, 403, 429, 500)
@@ -35,6 +36,7 @@ _PARAMETERS = {
     "region": "the name of a region of shared memory",
     "file": "the picture's name, as the card lists it",
 }
+_PATTERNS: Mapping[str, Json] = {"version": {"pattern": f"^([1-9][0-9]*|{LABEL.pattern})$"}}
 _INTEGERS = {"int32", "int64", "uint32", "uint64"}
 
 
@@ -142,7 +144,13 @@ def _reference(name: str) -> Json:
 
 def _operation(operation: Operation, schema_of: Callable[[Body], Json]) -> Json:
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "description": _PARAMETERS[name]}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"} | _PATTERNS.get(name, {}),
+            "description": _PARAMETERS[name],
+        }
         for name in re.findall(r"{(\w+)}", operation.path)
     ]
     parameters += [
@@ -150,7 +158,8 @@ def _operation(operation: Operation, schema_of: Callable[[Body], Json]) -> Json:
             "name": name,
             "in": "header",
             "schema": {"type": "integer", "minimum": 0},
-            "description": "how long the JSON is, of a body that goes on with binary tensors",
+            "description": "how long the JSON is, of a body that goes on with binary tensors; 0 for one that is the "
+            "elements of the only input",
         }
         for name in operation.headers
     ]
@@ -200,7 +209,7 @@ def _responses(operation: Operation, schema_of: Callable[[Body], Json]) -> Json:
 def _of_model(model: Schema, predict: Operation, schemas: _Schemas) -> Json:
     """The operation that predicts one model's rows."""
     name = _component(model.model)
-    schemas.made[f"{name}Request"] = rows.request(model)
+    schemas.made |= rows.request(model, name, _reference)
     answer = schemas.of(OF_TASKS.get(model.task, OF_TASKS["any"]))
     schemas.of(PredictResponse)
     response = dict(schemas.made["PredictResponse"]["properties"])

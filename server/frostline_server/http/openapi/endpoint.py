@@ -14,7 +14,6 @@ from frostline.client.schema import Schema
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import predictor_pb2 as typed
 from frostline_server.http.call import Call, Context
-from frostline_server.http.openapi.document import document
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.methods import Methods
 
@@ -60,10 +59,14 @@ class OpenApi:
             raise Failure(400, f"{len(named)} models are named; name at most {_MOST_MODELS}", "invalid_input")
         models = [await self._schema(self._methods, call, name) for name in named] or await self._all(call)
         server = await _asked(self._own, _METADATA, call, pb.ServerMetadataRequest())
-        told = await asyncio.get_running_loop().run_in_executor(
-            None, lambda: to_json(document(server.version, self._routes, models))
-        )
+        told = await asyncio.get_running_loop().run_in_executor(None, self._document, server.version, models)
         return Response(told, media_type="application/json")
+
+    def _document(self, version: str, models: Sequence[Schema]) -> bytes:
+        # Few servers are ever asked for it, and it takes many schemas to be made.
+        from frostline_server.http.openapi.document import document  # noqa: PLC0415
+
+        return to_json(document(version, self._routes, models))
 
     async def _all(self, call: Call) -> list[Schema]:
         """What all ready models take; nothing where they are many, or the caller may not list them."""

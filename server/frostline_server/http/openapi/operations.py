@@ -16,6 +16,9 @@ from frostline.pb.model_config_pb2 import ModelConfig
 from frostline_server.http.infer import HEADER_LENGTH, InferRequest, InferResponse
 from frostline_server.http.openapi.answers import PredictResponse
 from frostline_server.http.rows.body import PredictRequest
+from frostline_server.http.views import PromoteRequest, RollbackRequest
+from frostline_server.rpc.log_settings import LOG_FORMATS, LOG_KINDS
+from frostline_server.rpc.trace_settings import TRACE, TRACE_FIXED, TRACE_RANGES
 
 Json = dict[str, Any]
 Body = type[BaseModel] | type[Message] | Json
@@ -26,6 +29,13 @@ _SERVICE = "/inference.GRPCInferenceService/"
 _SCHEMA = "/frostline.v1.Predictor/Schema"
 _TEXT: Json = {"type": "string"}
 _BINARY: Json = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+_TRACE_WORDS = {"trace_level": ["OFF", "TIMESTAMPS"], "trace_mode": ["triton", "opentelemetry"]}
+"""TIMESTAMPS and opentelemetry where the server traces; without that the other one."""
+_LOG_VALUES: Mapping[str, Json] = {
+    "bool_param": {"type": "boolean"},
+    "uint32_param": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    "string_param": _TEXT,
+}
 _PICTURES = ("image/png", "image/jpeg", "image/webp")
 
 
@@ -78,6 +88,10 @@ def _object(properties: Json, required: Iterable[str] = (), **more: Any) -> Json
     return {"type": "object", "properties": properties, "required": list(required), **more}
 
 
+def _closed(properties: Json, required: Iterable[str] = ()) -> Json:
+    return _object(properties, required, additionalProperties=False)
+
+
 def _list(items: Body) -> Json:
     return {"type": "array", "items": items}
 
@@ -91,10 +105,12 @@ def _inference() -> list[Operation]:
     form = _object(
         {
             "file": _list(_BINARY)
+            | {"minItems": 1}
             | {"description": "pictures, a part for each row; the name of a part does not matter"},
-            "top_k": {"type": "integer", "minimum": 0},
+            "top_k": {"type": "integer", "minimum": 0, "maximum": 10**9 - 1},
             "extra": {"type": "string", "enum": ["refuse", "ignore"]},
-        }
+        },
+        ["file"],
     )
     rows = {**_json(PredictRequest), "multipart/form-data": form, **dict.fromkeys(_PICTURES, _BINARY)}
     behind = {**_json(InferRequest), "application/octet-stream": _BINARY}
@@ -139,15 +155,9 @@ def _models() -> list[Operation]:
 def _server() -> list[Operation]:
     flag: Json = {"type": "boolean"}
     nothing: Json = {}
-    load = _object(
-        {
-            "parameters": _object(
-                {"config": _TEXT | {"description": "the configuration as JSON, in place of the folder's"}},
-                additionalProperties={"type": ["string", "integer", "boolean"]},
-            )
-        }
-    )
-    unload = _object({"parameters": _object({"unload_dependents": flag})})
+    config = _TEXT | {"description": "the configuration as JSON, in place of the folder's"}
+    load = _closed({"parameters": _closed({"config": config})})
+    unload = _closed({"parameters": _closed({"unload_dependents": flag})})
     index = _list(pb.RepositoryIndexResponse.ModelIndex)
     models = "/v2/repository/models/{model}"
     return [
@@ -172,7 +182,7 @@ def _server() -> list[Operation]:
         ),
         Operation(
             "/v2/repository/index", "index", "Every version of every model, with its state", "repository",
-            f"{_SERVICE}RepositoryIndex", takes=_json(_object({"ready": flag, "repository_name": _TEXT})),
+            f"{_SERVICE}RepositoryIndex", takes=_json(_closed({"ready": flag, "repository_name": _TEXT})),
             gives=_json(index), required=False,
         ),
         Operation(
@@ -189,18 +199,19 @@ def _server() -> list[Operation]:
 
 
 def _shared_memory() -> list[Operation]:
-    size: Json = {"type": "integer", "minimum": 0}
+    size: Json = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+    key = _TEXT | {"pattern": "^/?[^/]+$", "description": "the name of a shared memory object, such as /tensors"}
     handle = _object({"b64": {"type": "string", "contentEncoding": "base64"}}, ["b64"])
     kinds: Mapping[str, tuple[str, type[Message], Json]] = {
         "system": (
             "SystemSharedMemory",
             pb.SystemSharedMemoryStatusResponse.RegionStatus,
-            _object({"key": _TEXT, "offset": size, "byte_size": size}, ["key", "byte_size"]),
+            _closed({"key": key, "offset": size, "byte_size": size}, ["key", "byte_size"]),
         ),
         "cuda": (
             "CudaSharedMemory",
             pb.CudaSharedMemoryStatusResponse.RegionStatus,
-            _object({"raw_handle": handle, "device_id": size, "byte_size": size}, ["raw_handle", "byte_size"]),
+            _closed({"raw_handle": handle, "device_id": size, "byte_size": size}, ["raw_handle", "byte_size"]),
         ),
     }
     made = []
@@ -228,21 +239,23 @@ def _shared_memory() -> list[Operation]:
 
 
 def _settings() -> list[Operation]:
-    value: Json = {"type": ["boolean", "integer", "string"]}
-    logs: Json = {"type": "object", "additionalProperties": value}
-    texts: Json = {"anyOf": [_TEXT, _list(_TEXT)]}
-    reset: Json = {"anyOf": [{"type": ["string", "integer", "null"]}, _list({"type": ["string", "integer"]})]}
+    logs: Json = {name: _LOG_VALUES[kind] for name, kind in LOG_KINDS.items()}
+    logs |= {"log_format": _TEXT | {"enum": list(LOG_FORMATS)}}
+    # Lines always go to standard error, and those of errors always do.
+    taken = logs | {"log_file": _TEXT | {"enum": [""]}, "log_error": {"type": "boolean", "enum": [True]}}
     rpc = f"{_SERVICE}LogSettings"
     made = [
-        Operation("/v2/logging", "logSettings", "The settings of the log", "settings", rpc, gives=_json(logs)),
+        Operation("/v2/logging", "logSettings", "The settings of the log", "settings", rpc,
+            gives=_json(_object(logs, list(logs))),
+        ),
         Operation(
             "/v2/logging", "setLogSettings", "Change settings of the log (role control)", "settings", rpc,
-            takes=_json(logs), gives=_json(logs), fails=[501], required=False,
+            takes=_json(_closed(taken)), gives=_json(_object(logs, list(logs))), fails=[501], required=False,
         ),
     ]  # fmt: skip
     rpc = f"{_SERVICE}TraceSetting"
-    told: Json = {"type": "object", "additionalProperties": texts}
-    asked: Json = {"type": "object", "additionalProperties": reset}
+    told = _object({name: _list(_TEXT) if name == "trace_level" else _TEXT for name in TRACE}, list(TRACE))
+    asked = _closed({name: _trace_setting(name) for name in TRACE})
     for path, name, whose in (
         ("/v2/trace/setting", "raceSettings", "of all models"),
         ("/v2/models/{model}/trace/setting", "raceSettingsOfModel", "of a model"),
@@ -257,26 +270,29 @@ def _settings() -> list[Operation]:
     return made
 
 
+def _trace_setting(name: str) -> Json:
+    """One value, or a list of it; null, or an empty list, for what it was at the start."""
+    one: Json = {"type": ["string", "integer"]}
+    if name in TRACE_RANGES:
+        least, most = TRACE_RANGES[name]
+        one |= {"minimum": least, "maximum": most, "pattern": "^[0-9]+$" if least == 0 else f"^({least}|[0-9]+)$"}
+    if name in _TRACE_WORDS:
+        one = {"type": "string", "enum": _TRACE_WORDS[name]}
+    if name in TRACE_FIXED:
+        (value,) = TRACE[name]
+        one = one | {"minimum": 0, "maximum": 0, "pattern": "^0$"} if value else {"type": "string", "maxLength": 0}
+    return {"anyOf": [one, {"type": "null"}, _list(one) | {"maxItems": 1}]}
+
+
 def _views() -> list[Operation]:
     version, observe = "/v2/models/{model}/versions/{version}", ("observe",)
     anything: Json = {"type": "object"}
-    number: Json = {"type": ["integer", "null"]}
     rollout = _object({"rollout": _TEXT}, ["rollout"])
     me = _object({"name": _TEXT, "credential": _TEXT, "roles": _list(_TEXT)}, ["name", "credential", "roles"])
     flag: Json = {"type": "boolean"}
     facts: dict[str, Json] = {"ready": flag, "reason": _TEXT, "grpc": _TEXT, "model_control": flag}
     status = _object(facts, list(facts))
     live = _object({"model": _TEXT, "at_s": {"type": "number"}, "traffic": anything, "versions": _list(anything)})
-    promote = _object(
-        {
-            "version": number,
-            "canary": {"type": ["number", "null"], "exclusiveMinimum": 0, "exclusiveMaximum": 100},
-            "shadow": {"type": "boolean"},
-            "take_back": {**anything, "type": ["object", "null"]},
-            "expected": number,
-        }
-    )
-    rollback = _object({"expected": number})
     pictures: Json = dict.fromkeys(("image/png", "image/svg+xml"), _BINARY)
     return [
         Operation(
@@ -295,10 +311,10 @@ def _views() -> list[Operation]:
         ),
         Operation(
             "/v2/models/{model}/promote", "promote", "Promote a version, or try it beside the stable one", "rollout",
-            roles=("control",), takes=_json(promote), gives=_json(rollout), fails=[404, 409], required=False,
+            roles=("control",), takes=_json(PromoteRequest), gives=_json(rollout), fails=[404, 409], required=False,
         ),
         Operation(
             "/v2/models/{model}/rollback", "rollback", "End a trial, or return to the version before", "rollout",
-            roles=("control",), takes=_json(rollback), gives=_json(rollout), fails=[404, 409], required=False,
+            roles=("control",), takes=_json(RollbackRequest), gives=_json(rollout), fails=[404, 409], required=False,
         ),
     ]  # fmt: skip

@@ -3,11 +3,12 @@
 import base64
 import binascii
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -15,7 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from frostline.client.rows import are_of, may_be
 from frostline.client.schema import Schema
 from frostline_server.http.call import Call
-from frostline_server.http.infer import Strict, parsed
+from frostline_server.http.json_bodies import WHOLE, Strict, parsed
 from frostline_server.http.json_size import MOST_BYTES
 from frostline_server.http.numbers import NOT_FINITE
 from frostline_server.http.statuses import Failure, invalid
@@ -35,6 +36,14 @@ _NO_JSON = (
 """Types of bodies that are certainly no JSON; programs are careless with others."""
 
 
+ONE_OF_TWO: Mapping[str, Any] = {
+    "if": {"required": ["rows"], "properties": {"rows": {"type": ["array", "object"]}}},
+    "then": {"properties": {"inputs": {"type": "null"}}},
+    "else": {"required": ["inputs"], "properties": {"inputs": {"type": "object"}}},
+}
+"""That there are rows or inputs, and not both, in the words of JSON Schema."""
+
+
 class PredictRequest(Strict):
     """Rows to predict, or the inputs of a network that has several.
 
@@ -42,9 +51,13 @@ class PredictRequest(Strict):
     or lists of numbers.
     """
 
-    rows: Any = None
+    model_config = ConfigDict(json_schema_extra=dict(ONE_OF_TWO))
+
+    rows: Any = Field(None, json_schema_extra={"type": ["array", "object", "null"], "items": {}})
     inputs: dict[str, Any] | None = None
-    top_k: int = Field(0, ge=0, lt=2**31, description="how many of the most probable classes to list; 0 for up to 1000")
+    top_k: Annotated[int, Field(ge=0, lt=2**31), WHOLE] = Field(
+        0, description="how many of the most probable classes to list; 0 for up to 1000"
+    )
     extra: str = Field(
         "refuse", pattern="^(refuse|ignore)$", description="what becomes of columns that the model does not take"
     )
@@ -114,6 +127,8 @@ def _json(schema: Schema, body: bytes) -> Asked:
     given = asked.rows if asked.inputs is None else asked.inputs
     if not isinstance(given, list | dict):
         raise invalid(f"rows is {_told(given)}; a list with a value for each row is expected; {schema.expects}")
+    if not schema.columns and isinstance(given, dict) and "" in given:
+        raise invalid(f"there is an input without a name; {schema.expects}")
     if pictures := [column.name for column in schema.columns if column.kind == "image"]:
         given = _pictures(given, pictures[0])
     elif not are_raw(given, schema) and all(spec.datatype != "BYTES" for spec in schema.inputs):
@@ -196,6 +211,8 @@ async def _form(call: Call, body: bytes) -> Asked:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 files.append(await value.read())
+            elif name in said:
+                raise invalid(f"the form has the field {name!r} twice; say it once")
             elif name in ("top_k", "extra"):
                 said[name] = value
             else:
