@@ -1,5 +1,6 @@
 """Sends one answer over HTTP: with the headers of all answers, packed if asked for, in pieces, held until it has left."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -90,6 +91,8 @@ class Sending:
                 # Each waits until most of those before it have left.
                 part = view[at : at + _PIECE_BYTES]
                 await self.plain({"type": "http.response.body", "body": part, "more_body": True})
+                # Others have their turn, and it is known by then if the client has gone.
+                await asyncio.sleep(0)
         await self.plain({"type": "http.response.body", "body": b""})
 
     def _coding(self, size: int, headers: dict[bytes, bytes]) -> str:
