@@ -116,7 +116,9 @@ class HttpFrontEnd:
             logging.getLogger(library).setLevel(logging.CRITICAL)
         self._uvicorn.load()
         loop = asyncio.get_running_loop()
-        shared = self._shared = Shared(self._uvicorn, ServerState(), loop, self._limits, self.budget, self._long_work)
+        shared = self._shared = Shared(
+            self._uvicorn, ServerState(), loop, self._limits, self.budget, self._turns.begin, self._long_work
+        )
         if self._certificate is not None:
             self._certificate.start()
         try:
@@ -200,5 +202,6 @@ class HttpFrontEnd:
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
 
     def _look_at_turns(self) -> None:
-        self._turns.look(time.monotonic(), time.thread_time())
+        asked = self._shared is not None and bool(self._shared.state.tasks)
+        self._turns.look(time.monotonic(), time.thread_time(), asked=asked)
         self._turning = asyncio.get_running_loop().call_later(_TURNS_S, self._look_at_turns)

@@ -2,7 +2,7 @@
 
 5 ms, which is Python's choice, is little to wait once. But while HTTP keeps its thread busy, that of the other front end
 waits so long for every turn, and answers a tenth of what it could. Shorter turns cost each a few percent, so they are for
-those times only.
+those times only: from the begin of a request on, and until nobody asks and the thread mostly waits.
 """
 
 import sys
@@ -14,7 +14,7 @@ _SHORT_S = 0.0001
 
 
 class Turns:
-    """Shortens the turns of all threads while one of them is busy.
+    """Shortens the turns of all threads while one of them is busy, or may soon be.
 
     Args:
         usual_s: how long they are otherwise.
@@ -31,20 +31,27 @@ class Turns:
         self._short = False
         self._seen: tuple[float, float] | None = None
 
-    def look(self, now_s: float, used_s: float) -> None:
+    def begin(self) -> None:
+        """Make them short: there is something to do."""
+        if not self._short:
+            self._short = True
+            self._change(min(_SHORT_S, self._usual_s))
+
+    def look(self, now_s: float, used_s: float, *, asked: bool = False) -> None:
         """Look how busy the thread was since the last time.
 
         Args:
             now_s: the time on a monotonic clock.
             used_s: the processor time that the thread has taken so far.
+            asked: whether there are requests.
         """
         before, self._seen = self._seen, (now_s, used_s)
         if before is None or now_s <= before[0]:
             return
-        busy = used_s - before[1] > _BUSY * (now_s - before[0])
-        if busy != self._short:
-            self._short = busy
-            self._change(min(_SHORT_S, self._usual_s) if busy else self._usual_s)
+        if asked or used_s - before[1] > _BUSY * (now_s - before[0]):
+            self.begin()
+        else:
+            self.end()
 
     def end(self) -> None:
         """Make them as long as they were."""

@@ -50,3 +50,13 @@ def test_turns_that_are_shorter_already_stay_so() -> None:
     turns.look(2.0, 2.0)
 
     assert changes == [0.00005]
+
+
+def test_a_request_makes_them_short_at_once_until_there_is_none(turns: Turns, changes: list[float]) -> None:
+    turns.begin()
+    turns.begin()
+    turns.look(11.0, 100.0, asked=True)
+    assert changes == [0.0001]
+
+    turns.look(12.0, 100.0)
+    assert changes == [0.0001, 0.005]

@@ -299,6 +299,7 @@ class Connection(HttpToolsProtocol):
         if self._in_body:
             # If it had to wait for its turn, the client was not slow.
             self._began_s = time.monotonic()
+        self._shared.begin()
         task = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
         task.add_done_callback(lambda done: self._over(done, cycle))

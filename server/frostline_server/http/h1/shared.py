@@ -79,6 +79,7 @@ class Shared:
         loop: the event loop.
         limits: of each connection.
         budget: for what is held of requests and answers.
+        begin: is called when a request begins.
         long_work: has one thread, so that all that takes long takes no more than one turn of the interpreter, and one core.
         refused: how much was refused here, by reason.
         waiting: connections without a request, the one that has waited longest first.
@@ -90,6 +91,7 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     limits: Limits
     budget: Budget
+    begin: Callable[[], None]
     long_work: Executor
     refused: Counter[str] = field(default_factory=Counter)
     waiting: dict[Ends, None] = field(default_factory=dict)
