@@ -51,7 +51,6 @@ def test_chunks_are_framed_without_a_copy() -> None:
     framed = pieces(CHUNKED)
     assert b"".join(framed) == prefixed(MESSAGE)
     assert [a is b for a, b in zip(framed[1:], CHUNKED, strict=True)] == [True] * 3
-    assert pieces(Chunks([b"ab", b"c"])) == (prefixed(b"abc"),)
 
 
 def test_chunks_are_packed_as_the_whole() -> None:

@@ -31,8 +31,8 @@ def prefixed(message: bytes, *, compressed: bool = False) -> bytes:
 
 def pieces(message: Serialised, *, compressed: bool = False) -> tuple[bytes, ...]:
     """A message with its prefix, in pieces to be sent one after the other; a large message is not copied."""
-    if len(message) < _LARGE_BYTES:
-        return (prefixed(bytes(message), compressed=compressed),)
+    if isinstance(message, bytes) and len(message) < _LARGE_BYTES:
+        return (prefixed(message, compressed=compressed),)
     return prefixed(b"", compressed=compressed)[:1] + len(message).to_bytes(4, "big"), *chunks_of(message)
 
 
