@@ -163,10 +163,7 @@ def main() -> None:
         }
         chosen = {name: row for name, row in rows.items() if options.only in (None, name)}
         record = measure(chosen, options.rounds, options.seconds, options.flags, console)
-    how = (
-        f"{machine.described()}; medians of {options.rounds} interleaved rounds of {options.seconds:g} s; load of the machine "
-        f"before: {load:.1f}"
-    )
+    how = report.conditions(options.rounds, options.seconds, load)
     sheets = report.goals(verdicts(record.results, GOALS)), report.everything(record.results)
     for sheet in sheets:
         console.print(sheet.table())

@@ -100,10 +100,7 @@ def main() -> None:
         record = measure(rows, options.rounds, options.seconds, options.flags, console)
     for sheet in (report.goals(verdicts(record.results, GOALS)), report.everything(record.results)):
         console.print(sheet.table())
-    console.print(
-        f"{machine.described()}; medians of {options.rounds} interleaved rounds of {options.seconds:g} s; load of the machine "
-        f"before: {load:.1f}"
-    )
+    console.print(report.conditions(options.rounds, options.seconds, load))
 
 
 if __name__ == "__main__":

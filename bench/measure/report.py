@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.measure import machine
 from bench.measure.targets import Results, Verdict
 
 
@@ -41,6 +42,17 @@ class Sheet:
         rule = ("---", *("---:" for _ in self.columns[1:]))
         lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, rule, *self.rows)]
         return f"{self.title}\n\n" + "\n".join(lines) + "\n"
+
+
+def conditions(rounds: int, seconds: float, load: float) -> str:
+    """How something was measured, as a sentence without its end.
+
+    Args:
+        rounds: how many, interleaved.
+        seconds: the length of one load.
+        load: of the machine, before.
+    """
+    return f"{machine.described()}; medians of {rounds} interleaved rounds of {seconds:g} s; load of the machine before: {load:.1f}"
 
 
 def console_of_width() -> Console:
