@@ -188,11 +188,11 @@ class RowHeaders:
                 return None
             at += 2 + payload[at + 1]
         while at < len(payload) and payload[at] in _INFER_OTHERS:
-            size, at = _varint(payload, at + 1)
+            size, at = read_varint(payload, at + 1)
             at += size
         start = at
         while at < len(payload) and payload[at] == _INFER_RAW:
-            size, at = _varint(payload, at + 1)
+            size, at = read_varint(payload, at + 1)
             at += size
             count += 1
         key = payload[:id_from] + payload[id_to:start]
@@ -233,7 +233,7 @@ def _raw_contents(payload: bytes, at: int, count: int) -> list[bytes] | None:
         size = payload[at + 1]
         at += 2
         if size > 0x7F:
-            size, at = _varint(payload, at - 1)
+            size, at = read_varint(payload, at - 1)
         contents.append(payload[at : at + size])
         at += size
     return contents if at == len(payload) else None
@@ -257,7 +257,7 @@ def without_raw_contents(payload: bytes) -> tuple[bytes, list[bytes | memoryview
         begin, tag = at, payload[at]
         if tag not in _INFER_FIELDS:
             return None
-        size, at = _varint(payload, at + 1)
+        size, at = read_varint(payload, at + 1)
         if tag != _INFER_RAW:
             kept.append(payload[begin : at + size])
         elif size < LARGE_BYTES:
@@ -309,7 +309,7 @@ def _walk(payload: bytes, at: int, last: int, text: int | None, others: frozense
     text_from = text_to = 0
     while at < len(payload):
         tag = payload[at]
-        value, at = _varint(payload, at + 1)
+        value, at = read_varint(payload, at + 1)
         if tag == last:
             return (text_from, text_to, at) if at + value == len(payload) else None
         if tag == text:
@@ -323,7 +323,7 @@ def _walk(payload: bytes, at: int, last: int, text: int | None, others: frozense
     return None
 
 
-def _varint(payload: bytes, at: int) -> tuple[int, int]:
+def read_varint(payload: bytes, at: int) -> tuple[int, int]:
     """A variable-length integer, and where it ends."""
     value = shift = 0
     while payload[at] > 0x7F:

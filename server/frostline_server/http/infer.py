@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import varint
 from frostline_server.codec.chunks import Serialised, chunks_of, copied
+from frostline_server.codec.header_cache import read_varint
 from frostline_server.http.json_bodies import Strict, as_written, parsed
 from frostline_server.http.messages import parameter, parameters_to_json
 from frostline_server.http.numbers import elements, raw_elements
@@ -316,14 +317,8 @@ def _taken_apart(message: Serialised) -> tuple[bytes, list[list[bytes | memoryvi
         view, at = memoryview(chunk), 0
         while at < len(chunk):
             # Every field of it is one with a length.
-            begin, tag, size, shift = at, chunk[at], 0, 0
-            while True:
-                at += 1
-                size |= (chunk[at] & 0x7F) << shift
-                shift += 7
-                if chunk[at] < 0x80:
-                    break
-            at += 1
+            begin, tag = at, chunk[at]
+            size, at = read_varint(chunk, at + 1)
             field = view[at : at + size]
             at += size
             if tag != _RAW_OUTPUT_TAG:
