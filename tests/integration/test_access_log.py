@@ -17,7 +17,7 @@ from frostline_server.errors import StartError
 from tests.support import onnx_models, processes
 from tests.support.calls import refused, row_request, stub
 from tests.support.http_calls import ask
-from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.servers import TIMEOUT_S, Running, running, until
 from tests.support.tokens import TOKENS, bearer, write_access_file
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -123,7 +123,7 @@ def test_a_rotated_log_goes_on_in_its_new_file_after_a_reload(models: Path, tmp_
         lines_of(log, 1)
         log.rename(old)
         call_on_loop(server, server.server.reload)
-        wait_for(log.exists)
+        until(log.exists)
         stub(channel).ModelInfer(row_request(X, "after"), timeout=TIMEOUT_S)
         assert [line["request_id"] for line in lines_of(log, 1)] == ["after"]
     assert [json.loads(line)["request_id"] for line in old.read_text().splitlines()] == ["before"]
@@ -133,7 +133,7 @@ def test_lines_that_cannot_be_written_are_counted_and_harm_nobody(models: Path) 
     with running(models, access_log="/dev/full") as server, grpc.insecure_channel(server.address) as channel:
         for _ in range(3):
             stub(channel).ModelInfer(row_request(X), timeout=TIMEOUT_S)
-        wait_for(
+        until(
             lambda: (
                 server.server._recorder is not None and server.server._recorder.lines == {"written": 0, "dropped": 3}
             )
@@ -178,13 +178,3 @@ def call_on_loop(server: Running, function: Callable[[], None]) -> None:
         function()
 
     server.call(call())
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    pause = threading.Event()
-    for _ in range(int(TIMEOUT_S * 50)):
-        if holds():
-            return
-        pause.wait(0.02)
-    raise AssertionError("it does not come to hold")

@@ -28,7 +28,7 @@ from frostline_server.repository.take_back import TakeBack
 from tests.support import calls
 from tests.support import onnx_models as zoo
 from tests.support.http_calls import ask
-from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.servers import TIMEOUT_S, Running, running, until
 
 Capture = pytest.CaptureFixture[str]
 
@@ -95,16 +95,6 @@ def loaded(server: Running, row: Callable[[int], Any] | None = None, model: str 
             load.stop()
         for call in asking:
             call.result(TIMEOUT_S)
-
-
-def until(true: Callable[[], Any]) -> None:
-    """Wait until something holds."""
-    waiting = threading.Event()
-    for _ in range(int(TIMEOUT_S * 100)):
-        if true():
-            return
-        waiting.wait(0.01)
-    raise AssertionError("it never holds")
 
 
 def tried(models: Path, version: int, rule: TakeBack | None = None, *, canary: float | None = None) -> Rollout:

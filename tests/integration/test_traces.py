@@ -2,9 +2,8 @@
 
 import subprocess
 import sys
-import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from tests.support import onnx_models
 from tests.support.calls import refused, row_request, stub
 from tests.support.http_calls import ask
 from tests.support.otlp import Collector, attributes, collecting, joined
-from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.servers import TIMEOUT_S, Running, running, until
 
 CLIENT = Path(__file__).parent / "clients" / "tracing.py"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -332,13 +331,3 @@ def outcomes(server: Running) -> dict[str, float]:
 def has_failed(server: Running, spans: int) -> bool:
     """Whether so many spans could not be sent."""
     return outcomes(server)["failed"] >= spans
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    pause = threading.Event()
-    for _ in range(int(TIMEOUT_S * 50)):
-        if holds():
-            return
-        pause.wait(0.02)
-    raise AssertionError("it does not come to hold")

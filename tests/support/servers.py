@@ -29,6 +29,16 @@ DEFAULTS: Mapping[str, Any] = {
 """Everyone may do everything, because most tests are about what is done. The CPU, also where there is a GPU: ONNX Runtime answers there where the CPU refuses, such as zeros for a row a table does not have. No trial loads, which cost each server a second; servers in processes of their own have them."""
 
 
+def until(holds: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    pause = threading.Event()
+    for _ in range(int(TIMEOUT_S * 100)):
+        if holds():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it never holds")
+
+
 class Running:
     """A started server and the thread its event loop runs in.
 

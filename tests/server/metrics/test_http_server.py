@@ -4,7 +4,7 @@ import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from frostline_server.metrics.http_pages import Page, Response, text
 from frostline_server.metrics.http_request import Request
 from frostline_server.metrics.http_server import HttpServer, Limits
 from tests.support.puppet import TIMEOUT_S
+from tests.support.servers import until
 
 ALIVE = {"/alive": Page(lambda _: text(200, "ok"))}
 
@@ -89,15 +90,6 @@ class Held:
         self.asked.release()
         assert self.go.wait(TIMEOUT_S)
         return text(200, "at last")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(int(TIMEOUT_S * 200)):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("not in time")
 
 
 def test_a_connection_serves_one_request_after_the_other_also_if_they_come_together() -> None:
