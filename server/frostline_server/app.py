@@ -5,7 +5,6 @@ creates and starts, what the server's state is, what happens while it serves, an
 """
 
 import asyncio
-import gc
 import os
 import sys
 import time
@@ -19,7 +18,7 @@ import onnxruntime
 import structlog
 from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
 
-from frostline_server import logs
+from frostline_server import interpreter, logs
 from frostline_server.access.access import Access
 from frostline_server.access.credentials import Credentials
 from frostline_server.access.permissions import CONTROL, EVERY_ROLE, OBSERVE
@@ -119,6 +118,7 @@ class Server:
         self._watchdog = Watchdog()
         self._watchdog.idle = self._between_loads
         self._memory_return = MemoryReturn(self._watchdog.sessions)
+        self._collector = interpreter.Collector(time.monotonic())
         # What answers nothing, because its runs do not end.
         self._hanging: set[LoadedModel] = set()
         self._credentials = Credentials(config.access_file) if config.access_file else None
@@ -134,6 +134,7 @@ class Server:
             StartError: a port, the models folder or the device cannot be had.
         """
         started_s = time.monotonic()
+        interpreter.share()
         self._loop = asyncio.get_running_loop()
         release = installed_version("frostline")
         self._create_recorder(release)
@@ -450,7 +451,7 @@ class Server:
         return True
 
     def _after_load(self) -> None:
-        """Warn of what an operator should see at once, and keep what is loaded out of garbage collection."""
+        """Warn of what an operator should see at once, and settle."""
         if self._access.closed:
             _log.warning(
                 "access",
@@ -462,9 +463,7 @@ class Server:
             _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
         if not self.repository.versions():
             _log.warning("the models folder has no models", models=str(self._config.models))
-        # What is loaded stays: the garbage collector need never look at it again.
-        gc.collect()
-        gc.freeze()
+        interpreter.settle()
 
     def _start_probe(self) -> None:
         """Check now and then that every device still answers, if the configuration says so."""
@@ -586,6 +585,7 @@ class Server:
         """Give memory back; not while a load measures what its runs add to the memory that there is."""
         if not self.reconciler.busy:
             self._memory_return.look(now_s)
+        self._collector.look(now_s)
 
     def _on_hang(self) -> None:
         """A model may have ceased to answer because its runs do not end, or begun to again; called from any thread."""

@@ -98,7 +98,7 @@ class HttpFrontEnd:
         )
         self._shared: Shared | None = None
         self._turns = Turns()
-        self._trim = Trim(lambda: asyncio.get_running_loop().run_in_executor(None, give_back))
+        self._trim = Trim(lambda calls: asyncio.get_running_loop().run_in_executor(None, give_back, calls))
 
     async def start(self) -> str:
         """Start to listen.

@@ -6,14 +6,17 @@ https://www.rfc-editor.org/rfc/rfc9113.html
 
 import random
 import struct
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import Any, ClassVar, NoReturn
 
 import grpc
 from ngh2 import (
     Configuration,
     DataReceived,
     DenialOfServiceError,
+    Event,
     NGH2Error,
     PingReceived,
     RequestReceived,
@@ -29,6 +32,7 @@ from ngh2 import Connection as Session
 
 from frostline_server.errors import PredictionError, TooManyCalls
 from frostline_server.rpc.h2.call import Call, Malformed, timeout_s
+from frostline_server.rpc.h2.fairness import SLICE_S
 from frostline_server.rpc.h2.framing import ENCODINGS, PREFIX_BYTES, understood
 from frostline_server.rpc.h2.inbound import Inbound
 from frostline_server.rpc.h2.responses import Responses
@@ -56,6 +60,10 @@ _EARLY_S = 0.01
 """How much sooner than here a deadline may pass at a client, whose clock began earlier."""
 _RESETS = 20
 """How many times the resets that a client may make are taken if calls have expired, which is no fault of its own."""
+_STEP = 8
+"""Events that are done between looks at the clock."""
+_MANY = 100
+"""Calls that may end at once before that takes too long for one turn."""
 _MOST_HANDLED = 100
 """Calls of one connection at one time for which a task waits; questions that are answered at once are not counted."""
 
@@ -86,6 +94,8 @@ class Connection:
         # Bytes of what no event has reported yet, and since when.
         self._part = 0
         self._part_since_s = now_s
+        # What came and is not done yet.
+        self._events: list[Event] = []
         self._credit = _FREE_CONTROL_FRAMES
         self._window = _FIRST_WINDOW_BYTES
         self._withheld = 0
@@ -140,8 +150,13 @@ class Connection:
 
     # What comes
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether not all of what came is done; then `go_on` comes before the next `receive`."""
+        return bool(self._events)
+
     def receive(self, data: bytes | memoryview, now_s: float) -> None:
-        """Take bytes that came; receivers are told what they complete.
+        """Take bytes that came; receivers are told what they complete, as far as that takes little time.
 
         Raises:
             ConnectionOver: see there.
@@ -149,22 +164,48 @@ class Connection:
         session = self._session
         try:
             session.receive_data(data)
-            events = session.events()
-            if not events:
-                self._hold_part(len(data), now_s)
-            elif self._part:
-                self._shared.budget.give(self._part)
-                self._part = 0
-            handlers = self._handlers
-            for event in events:
-                handle = handlers.get(type(event))
-                if handle is not None:
-                    handle(self, event, now_s)
+            self._events = events = session.events()
         except NGH2Error as error:
-            self._shared.count("protocol")
-            code = _ENHANCE_YOUR_CALM if isinstance(error, DenialOfServiceError) else _PROTOCOL_ERROR
-            self._last_words = _goaway(self._newest, code)
-            raise ConnectionOver(str(error)) from None
+            self._over(error)
+        if not events:
+            self._hold_part(len(data), now_s)
+            return
+        if self._part:
+            self._shared.budget.give(self._part)
+            self._part = 0
+        self.go_on(now_s)
+
+    def go_on(self, now_s: float) -> None:
+        """Go on with what came, for a while.
+
+        Raises:
+            ConnectionOver: see there.
+        """
+        handlers, events, left = self._handlers, self._events, list[Event]()
+        begun_s = 0.0
+        try:
+            for at in range(0, len(events), _STEP):
+                if at:
+                    clock_s = time.monotonic()
+                    begun_s = begun_s or clock_s
+                    if clock_s - begun_s > SLICE_S:
+                        left = events[at:]
+                        return
+                for event in events[at : at + _STEP]:
+                    handle = handlers.get(type(event))
+                    if handle is not None:
+                        handle(self, event, now_s)
+        except NGH2Error as error:
+            self._over(error)
+        finally:
+            self._events = left
+
+    def _over(self, error: NGH2Error) -> NoReturn:
+        """End a connection whose client breaks HTTP/2's rules."""
+        self._shared.count("protocol")
+        code = _ENHANCE_YOUR_CALM if isinstance(error, DenialOfServiceError) else _PROTOCOL_ERROR
+        self._last_words = _goaway(self._newest, code)
+        raise ConnectionOver(str(error)) from None
 
     def _hold_part(self, size: int, now_s: float) -> None:
         """Hold what came and no event has reported: part of a frame, or frames that carry nothing."""
@@ -421,8 +462,12 @@ class Connection:
             if responses.unwanted and len(data) < most:
                 responses.discard_unwanted()
                 data += session.data_to_send(most)
-            for event in session.events():
-                if type(event) is StreamClosed:
+            closed = [event for event in session.events() if type(event) is StreamClosed]
+            # What is not done yet may be how one of them began.
+            if self._events or len(closed) > _MANY:
+                self._events.extend(closed)
+            else:
+                for event in closed:
                     self._on_closed(event, 0.0)
             self.ending = self._left or not session.want_read
             # Whoever reads much tells so often.
@@ -466,7 +511,8 @@ class Connection:
         elif self._leaving and not self._left:
             # A look after the notice, so that calls that the client began before it read that are still answered.
             self._left = True
-            self._session.send_goaway(_NO_ERROR)
+            with suppress(NGH2Error):
+                self._session.send_goaway(_NO_ERROR)
             self._touched()
 
     def _look_at_answer(self, call: Call, now_s: float) -> None:
@@ -495,13 +541,16 @@ class Connection:
         """Tell the client to make its next calls on another connection; those that are open go on."""
         if not self._leaving:
             self._leaving, self._leaving_s = True, now_s
-            self._session.send_shutdown_notice()
+            # One that is ending for another reason has nothing more to say.
+            with suppress(NGH2Error):
+                self._session.send_shutdown_notice()
             self._touched()
 
     def close(self) -> None:
         """Give up every call and all that is held; the connection is gone."""
         self._shared.budget.give(self._part)
         self._part = 0
+        self._events = []
         calls, self._calls = self._calls, {}
         for call in calls.values():
             self._forget(call)

@@ -1,43 +1,112 @@
 """How much of a client is read at a time, so that none holds up the others: some bytes mean much more work than others.
 
-What a client sends may take `LONG_S` in a turn, or less of it is read in the next. Clients whose last read was not brief
-share that time, so that many of them are no worse than one; first comes who has taken least of late.
+Clients whose reads are brief are read and answered first, and all of them may take `LONG_S` in a turn. Who is new, or
+took longer the last time, shares `SLICE_S` with others of its kind. What came and takes more than a slice goes on in the
+next turns. Where not all can have a turn, addresses take turns, so that one with many connections gets no more than one
+with few.
 """
 
-LONG_S = 0.003
+from collections import OrderedDict, deque
+from typing import Generic, TypeVar
+
+LONG_S = 0.002
+SLICE_S = LONG_S / 2
+"""How long a turn goes on with each kind of what takes long: new connections, large answers, much that came."""
+_MUCH_S = 0.003
+"""How long what is read at a time may take to work on, or less is read the next time."""
 MOST_BYTES = 1 << 18
-_FIRST_BYTES, _LEAST_BYTES = 1 << 14, 1 << 10
+FIRST_BYTES = 1 << 12
+_LEAST_BYTES = 1 << 10
+
+
+class Address:
+    """What the clients of one address take.
+
+    Attributes:
+        connections: how many they have.
+        spent_s: how much of the front end's time they have taken of late.
+    """
+
+    __slots__ = ("connections", "spent_s")
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self.spent_s = 0.0
 
 
 class Share:
     """What one client takes of the front end's time.
 
+    Args:
+        address: where it is.
+
     Attributes:
+        address: where it is.
         appetite: bytes read of it in a turn.
-        busy: whether the last read was not brief.
+        new: whether nothing was read of it yet.
+        takes_long: whether the last read was not brief, or it is new, so that nobody knows.
+        spent_s: how much time it has taken of late.
     """
 
-    __slots__ = ("_last_s", "_spent_s", "appetite", "busy")
+    __slots__ = ("_size", "_work_s", "address", "appetite", "new", "spent_s", "takes_long")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.appetite = FIRST_BYTES
+        self.new = self.takes_long = True
+        self.spent_s = 0.0
+        # Of the last read: its bytes, and how long they have taken.
+        self._size = 0
+        self._work_s = 0.0
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Who has less comes first."""
+        return self.address.spent_s, self.spent_s
+
+    def took(self, size: int, took_s: float, *, unfinished: bool = False) -> None:
+        """So many bytes were read and worked on, in so much time; `unfinished` if there is more to do."""
+        self.new = False
+        self._size, self._work_s = size, 0.0
+        self.went_on(took_s, unfinished=unfinished)
+
+    def went_on(self, took_s: float, *, unfinished: bool) -> None:
+        """Work on what was read last has taken so much more time."""
+        self.spent_s += took_s
+        self.address.spent_s += took_s
+        work_s = self._work_s = self._work_s + took_s
+        self.takes_long = unfinished or work_s > SLICE_S
+        if unfinished:
+            return
+        if work_s > _MUCH_S:
+            self.appetite = max(_LEAST_BYTES, self.appetite // 4)
+        elif self._size == self.appetite and work_s < _MUCH_S / 2:
+            self.appetite = min(MOST_BYTES, 2 * self._size)
+
+
+Client = TypeVar("Client")
+
+
+class Queues(Generic[Client]):
+    """Clients that wait: those of an address in the order in which they came, and one of each address in turn."""
 
     def __init__(self) -> None:
-        self.appetite = _FIRST_BYTES
-        self.busy = False
-        # How much time the reads that were not brief have taken, and when the last one began.
-        self._spent_s = 0.0
-        self._last_s = 0.0
+        self._queues: OrderedDict[Address, deque[Client]] = OrderedDict()
 
-    def took(self, size: int, begun_s: float, ended_s: float) -> None:
-        """So many bytes were read and worked on, from then to then on a monotonic clock."""
-        took_s = ended_s - begun_s
-        self.busy = took_s > LONG_S / 3
-        if self.busy:
-            self._spent_s, self._last_s = self.spent_s(begun_s) + took_s, begun_s
-        if took_s > LONG_S:
-            self.appetite = max(_LEAST_BYTES, self.appetite // 4)
-        elif size == self.appetite and took_s < LONG_S / 2:
-            self.appetite = min(MOST_BYTES, 2 * size)
+    def __bool__(self) -> bool:
+        return bool(self._queues)
 
-    def spent_s(self, now_s: float) -> float:
-        """How much time it has taken of late; half of it is forgotten every second."""
-        spent_s: float = self._spent_s * 0.5 ** (now_s - self._last_s)
-        return spent_s
+    def add(self, address: Address, client: Client) -> None:
+        """Have a client wait that does not yet."""
+        queue = self._queues.get(address)
+        if queue is None:
+            queue = self._queues[address] = deque()
+        queue.append(client)
+
+    def next(self) -> Client:
+        """Take the client whose turn it is."""
+        address, queue = self._queues.popitem(last=False)
+        client = queue.popleft()
+        if queue:
+            self._queues[address] = queue
+        return client

@@ -73,7 +73,7 @@ class H2FrontEnd:
         self._unary = UnaryInference(inference, self._batchers, self._post, self._mine)
         self._streams = StreamInference(inference, self._batchers, self._post, self._mine)
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
-        self._trim = Trim(lambda: self._helper.submit(give_back))
+        self._trim = Trim(lambda open_now: self._helper.submit(give_back, open_now))
         self.budget = Budget(config.network_bytes)
         # With a count of its own from the start: an alert watches it grow.
         self.refused: dict[str, int] = {"files": 0}

@@ -18,20 +18,14 @@ import structlog
 from frostline_server.logs import Seldom
 from frostline_server.reserve import OUT_OF_FILES, Reserve
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
-from frostline_server.rpc.h2.fairness import LONG_S, MOST_BYTES, Share
+from frostline_server.rpc.h2.fairness import FIRST_BYTES, LONG_S, MOST_BYTES, SLICE_S, Address, Queues, Share
 from frostline_server.rpc.h2.shared import Peer, Shared
 from frostline_server.rpc.h2.tls import Handshakes, Tls
 from frostline_server.tls import Names
 
 _WRITE_BYTES = 1 << 18
 """The most that is taken from a connection at a time, so that what a client does not read stays in its budget."""
-_WRITES = 16
-"""How often that is done in a turn, so that a client that reads fast leaves time for the others."""
-_ACCEPTS = 64
-"""New connections accepted in a turn, so that a storm of them leaves time for the others."""
 _TICK_S = 1.0
-_LOOKS = 500
-"""Connections looked at in a turn, so that many of them hold up none."""
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 3))
 """After how many seconds, and how often, the kernel asks whether a silent client is still there."""
@@ -56,16 +50,30 @@ class Crowd:
 class _Client:
     """One socket, and what is behind it."""
 
-    __slots__ = ("connection", "descriptor", "more", "origin", "rest", "share", "socket", "stalled_s", "tls", "writing")
+    __slots__ = (
+        "connection",
+        "descriptor",
+        "late",
+        "more",
+        "origin",
+        "rest",
+        "share",
+        "socket",
+        "stalled_s",
+        "tls",
+        "writing",
+    )
 
     connection: Connection
 
-    def __init__(self, client: socket.socket, origin: str, tls: Tls | None) -> None:
+    def __init__(self, client: socket.socket, origin: str, address: Address, tls: Tls | None) -> None:
         self.socket = client
         self.descriptor = client.fileno()
         self.origin = origin
         self.tls = tls
-        self.share = Share()
+        self.share = Share(address)
+        # Whether it waits for a turn that has time for it.
+        self.late = False
         self.rest: memoryview | None = None
         # Whether there may be more to be sent than what was taken to be.
         self.more = False
@@ -103,6 +111,12 @@ class Listener:
         self._dirty: dict[int, None] = {}
         self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._looks: deque[_Client] = deque()
+        # Who has more to be done than what a turn has time for, in the order in which they go on.
+        self._unfinished: dict[int, None] = {}
+        # Who can be written to again, in the order in which that was seen.
+        self._writers: dict[int, None] = {}
+        # Clients that a turn had no time for.
+        self._late: Queues[_Client] = Queues()
         self._ticked_s = 0.0
         # One for all, as what came is taken at once.
         self._buffer = memoryview(bytearray(MOST_BYTES))
@@ -111,7 +125,7 @@ class Listener:
         self._accepting = False
         self._reserve = Reserve(1)
         self._full = Seldom(_LOG_S)
-        self._origins: dict[str, int] = {}
+        self._addresses: dict[str, Address] = {}
         self._handshakes = (
             Handshakes(context, shared.limits.handshake_timeout_s, self._handshaken, self._not_handshaken)
             if context is not None
@@ -190,53 +204,68 @@ class Listener:
         """Take turns until the end."""
         poll = self._epoll.poll
         while not self._closing:
-            self._take_turn(poll(0 if self._looks else _TICK_S))
+            self._take_turn(poll(0 if self._looks or self._unfinished or self._late else _TICK_S))
 
     def _take_turn(self, ready: list[tuple[int, int]]) -> None:
-        """Read what came, run what is to be run, and write.
+        """Answer who takes little time. Then go on with what takes long, a slice of time of each kind.
 
         A frame of its own, so that while the thread waits it holds no client that has gone.
         """
-        dirty, clients, now_s = self._dirty, self._clients, time.monotonic()
-        busy: list[_Client] = []
+        clients, now_s = self._clients, time.monotonic()
+        brief: list[_Client] = []
+        others: list[_Client] = []
+        listening: list[socket.socket] = []
         for descriptor, events in ready:
             client = clients.get(descriptor)
             if client is None:
-                self._ready(descriptor, now_s)
+                if descriptor == self._wake:
+                    os.eventfd_read(self._wake)
+                elif descriptor in self._sockets:
+                    listening.append(self._sockets[descriptor])
                 continue
             if events & _OUT:
-                dirty[descriptor] = None
-            if events & ~_OUT:
-                if client.share.busy:
-                    busy.append(client)
-                else:
-                    self._read(client, now_s)
-        if busy:
-            self._read_busy(busy, now_s)
+                self._writers[descriptor] = None
+            if events & ~_OUT and not client.late:
+                (others if client.share.takes_long else brief).append(client)
+        self._read_brief(brief, now_s)
+        self._answer()
+        due = now_s - self._ticked_s >= _TICK_S
+        if others or listening or self._writers or self._unfinished or self._looks or due:
+            for each in listening:
+                self._accept(each)
+            self._write_on()
+            self._read_on(others)
+            self._look_around()
+            self._answer()
+
+    def _answer(self) -> None:
+        """Run what is to be run, and write."""
         self._run_posted()
         self._turn()
-        if now_s - self._ticked_s >= _TICK_S or self._looks:
-            self._look_around(now_s)
-        while dirty:
-            client = clients.get(dirty.popitem()[0])
-            if client is not None:
-                self._write(client)
+        dirty, clients = self._dirty, self._clients
+        if dirty:
+            until_s = time.monotonic() + SLICE_S
+            while dirty:
+                client = clients.get(dirty.popitem()[0])
+                # Whoever cannot be written to waits for its socket.
+                if client is not None and not client.writing:
+                    self._write(client, until_s)
 
-    def _look_around(self, now_s: float) -> None:
+    def _look_around(self) -> None:
         """Once a second, begin to look at every client."""
+        now_s = time.monotonic()
         if now_s - self._ticked_s >= _TICK_S:
             self._ticked_s = now_s
+            for address in self._addresses.values():
+                address.spent_s /= 2
             self._accept_again()
             self._looks.extend(self._clients.values())
             self._tick(now_s)
-        for _ in range(min(_LOOKS, len(self._looks))):
-            self._look(self._looks.popleft(), now_s)
-
-    def _ready(self, descriptor: int, now_s: float) -> None:
-        if descriptor == self._wake:
-            os.eventfd_read(self._wake)
-        elif descriptor in self._sockets:
-            self._accept(self._sockets[descriptor], now_s)
+        looks, until_s = self._looks, now_s + SLICE_S
+        while looks:
+            self._look(looks.popleft(), now_s)
+            if time.monotonic() > until_s:
+                break
 
     def _run_posted(self) -> None:
         """Run what other threads have for this one."""
@@ -259,8 +288,10 @@ class Listener:
             for descriptor in self._sockets:
                 self._epoll.register(descriptor, _IN)
 
-    def _accept(self, listening: socket.socket, now_s: float) -> None:
-        for _ in range(_ACCEPTS):
+    def _accept(self, listening: socket.socket) -> None:
+        now_s = time.monotonic()
+        until_s = now_s + SLICE_S
+        while now_s < until_s:
             try:
                 client, address = listening.accept()
             except BlockingIOError:
@@ -271,18 +302,22 @@ class Listener:
                     return
                 continue  # it went away before it was accepted
             self._welcome(client, address, now_s)
+            now_s = time.monotonic()
 
     def _welcome(self, client: socket.socket, address: Any, now_s: float) -> None:
         """Begin with a connection, if there may be one more."""
         # All clients of a Unix socket are one machine's.
         origin = address[0] if isinstance(address, tuple) else ""
-        here = self._origins.get(origin, 0)
-        if self.connections >= self._crowd.most or (origin and here >= self._crowd.most_each):
+        here = self._addresses.get(origin)
+        if here is None:
+            here = Address()
+        if self.connections >= self._crowd.most or (origin and here.connections >= self._crowd.most_each):
             self._shared.count("connections")
             client.close()
             return
         self.connections += 1
-        self._origins[origin] = here + 1
+        here.connections += 1
+        self._addresses[origin] = here
         client.setblocking(False)
         if origin:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -328,7 +363,7 @@ class Listener:
     def _adopt(self, client: socket.socket, tag: tuple[str, str], tls: Tls | None, now_s: float) -> _Client:
         origin, address = tag
         names: Names = {} if tls is None else tls.names()
-        adopted = self._clients[client.fileno()] = _Client(client, origin, tls)
+        adopted = self._clients[client.fileno()] = _Client(client, origin, self._addresses[origin], tls)
         adopted.connection = Connection(
             self._shared, Peer(address, names), now_s, partial(self._touched, client.fileno())
         )
@@ -342,36 +377,90 @@ class Listener:
 
     def _left(self, origin: str) -> None:
         self.connections -= 1
-        left = self._origins[origin] - 1
-        if left:
-            self._origins[origin] = left
-        else:
-            del self._origins[origin]
+        here = self._addresses[origin]
+        here.connections -= 1
+        if not here.connections:
+            del self._addresses[origin]
 
     # Bytes
 
-    def _read_busy(self, clients: list[_Client], now_s: float) -> None:
-        """Read of the clients that take long, for a while: first of those that have taken least."""
-        clients.sort(key=lambda client: client.share.spent_s(now_s))
-        begun_s = time.monotonic()
+    def _read_brief(self, clients: list[_Client], now_s: float) -> None:
+        """Read of clients that take little time each; if they are too many, by turns of their addresses."""
+        late, until_s = self._late, now_s + LONG_S
+        waiting = bool(late)
+        if not waiting:
+            for done, client in enumerate(clients, 1):
+                now_s = self._read(client, now_s)
+                if now_s > until_s:
+                    clients = clients[done:]
+                    break
+            else:
+                return
         for client in clients:
-            self._read(client, now_s)
-            if time.monotonic() - begun_s > LONG_S:
-                break  # the rest is as ready in the next turn
+            client.late = True
+            # That it is ready is known; to be told again in every turn would take longer than to ask for silence.
+            self._listen(client)
+            late.add(client.share.address, client)
+        while late and waiting:
+            client = late.next()
+            if self._clients.get(client.descriptor) is client:
+                client.late = False
+                self._listen(client)
+                now_s = self._read(client, now_s)
+                waiting = now_s <= until_s
 
-    def _read(self, client: _Client, now_s: float) -> None:
-        begun_s = time.monotonic()
+    def _read_on(self, clients: list[_Client]) -> None:
+        """Read of clients that are new, and then of those that take long, each for a while: first of who has taken least.
+
+        Who is new has taken nothing; a storm of new clients must not keep out the others.
+        """
+        now_s = time.monotonic()
+        new = [client for client in clients if client.share.new]
+        known = [client for client in clients if not client.share.new and client.descriptor not in self._unfinished]
+        known += [self._clients[descriptor] for descriptor in self._unfinished]
+        known.sort(key=_rank)
+        for kind in (new, known):
+            until_s = now_s + SLICE_S
+            for client in kind:
+                now_s = self._read(client, now_s)
+                if now_s > until_s:
+                    break
+
+    def _write_on(self) -> None:
+        """Write to clients that did not take all that there was to be sent, for a while."""
+        writers, until_s = self._writers, time.monotonic() + SLICE_S
+        while writers:
+            descriptor = next(iter(writers))
+            del writers[descriptor]
+            client = self._clients.get(descriptor)
+            if client is not None:
+                self._write(client, until_s)
+            if time.monotonic() > until_s:
+                break
+
+    def _read(self, client: _Client, begun_s: float) -> float:
+        """Read of a client, or go on with what was read; returns the time when that is done."""
+        share, connection = client.share, client.connection
+        if connection.unfinished:
+            self._take(client, b"", begun_s)
+            ended_s = time.monotonic()
+            share.went_on(ended_s - begun_s, unfinished=connection.unfinished)
+            return ended_s
+        # A client that sends much while others are not finished is not read faster than those.
+        most = share.appetite if not self._unfinished else min(share.appetite, FIRST_BYTES)
         try:
-            size = client.socket.recv_into(self._buffer, client.share.appetite)
+            size = client.socket.recv_into(self._buffer, most)
         except BlockingIOError:
-            return
+            return begun_s
         except OSError:
             size = 0
         if not size:
             self._drop(client)
-            return
-        self._take(client, self._buffer[:size], now_s)
-        client.share.took(size, begun_s, time.monotonic())
+            return time.monotonic()
+        self._take(client, self._buffer[:size], begun_s)
+        ended_s = time.monotonic()
+        share.took(size, ended_s - begun_s, unfinished=connection.unfinished)
+        return ended_s
 
     def _take(self, client: _Client, data: bytes | memoryview, now_s: float) -> None:
         try:
@@ -381,9 +470,13 @@ class Listener:
                     self._drop(client)
                     return
                 data = plain
+            connection = client.connection
             self._dirty[client.descriptor] = None
             if data:
-                client.connection.receive(data, now_s)
+                connection.receive(data, now_s)
+            elif connection.unfinished:
+                connection.go_on(now_s)
+            self._note_unfinished(client)
         except ConnectionOver:
             self._say_farewell(client)
         except ssl.SSLError:
@@ -392,11 +485,17 @@ class Listener:
             _log.exception("connection failed unexpectedly")
             self._drop(client)
 
-    def _write(self, client: _Client) -> None:
-        """Send what there is to send, as far as the socket takes it, and it is this client's turn."""
+    def _note_unfinished(self, client: _Client) -> None:
+        if client.connection.unfinished:
+            self._unfinished[client.descriptor] = None
+        elif self._unfinished:
+            self._unfinished.pop(client.descriptor, None)
+
+    def _write(self, client: _Client, until_s: float) -> None:
+        """Send what there is to send, as far as the socket takes it; of what is much, a part, and more until a time."""
         writing = False
         try:
-            for _ in range(_WRITES):
+            while True:
                 if client.rest is None:
                     data = client.connection.to_send(_WRITE_BYTES)
                     client.more = len(data) >= _WRITE_BYTES
@@ -411,8 +510,9 @@ class Listener:
                 client.rest = client.rest[sent:] if sent < size else None
                 if client.rest is None and not client.more and not client.connection.ending:
                     break
-            else:
-                writing = True
+                if time.monotonic() > until_s:
+                    writing = True
+                    break
         except BlockingIOError:
             pass
         except (ConnectionOver, OSError):
@@ -422,10 +522,15 @@ class Listener:
             _log.exception("connection failed unexpectedly")
             self._drop(client)
             return
+        self._note_unfinished(client)
         writing = writing or client.rest is not None
         if writing != client.writing:
             client.writing = writing
-            self._epoll.modify(client.descriptor, _IN | _OUT if writing else _IN)
+            self._listen(client)
+
+    def _listen(self, client: _Client) -> None:
+        """Have the kernel say what is to be known of a client."""
+        self._epoll.modify(client.descriptor, (0 if client.late else _IN) | (_OUT if client.writing else 0))
 
     def _say_farewell(self, client: _Client) -> None:
         """Send what is left to be said, such as why, and drop the client."""
@@ -436,9 +541,13 @@ class Listener:
         self._drop(client)
 
     def _drop(self, client: _Client) -> None:
-        if self._clients.pop(client.descriptor, None) is None:
+        # Its descriptor may be another client's by now.
+        if self._clients.get(client.descriptor) is not client:
             return
+        del self._clients[client.descriptor]
         self._dirty.pop(client.descriptor, None)
+        self._writers.pop(client.descriptor, None)
+        self._unfinished.pop(client.descriptor, None)
         self._epoll.unregister(client.descriptor)
         client.socket.close()
         client.rest = None
@@ -449,6 +558,7 @@ class Listener:
         """See whether a client has taken too long for something."""
         if self._clients.get(client.descriptor) is not client:  # it has gone
             return
+        client.share.spent_s /= 2
         try:
             client.connection.look(now_s)
         except ConnectionOver:
@@ -461,6 +571,10 @@ class Listener:
         elif now_s - client.stalled_s > self._shared.limits.answer_timeout_s:
             self._shared.count("answer_timeout")
             self._drop(client)
+
+
+def _rank(client: _Client) -> tuple[float, float]:
+    return client.share.rank
 
 
 def _peer_address(family: int, address: Any) -> str:

@@ -143,12 +143,24 @@ class Pair:
         while True:
             data = self.client.data_to_send()
             for at in range(0, len(data), piece or max(1, len(data))):
-                self.server.receive(data[at : at + (piece or len(data))], self.now_s)
+                self.receive(data[at : at + (piece or len(data))])
             answer = self.server.to_send(1 << 16)
+            self.finish()
             if answer:
                 self.hear(answer)
             if not data and not answer:
                 return
+
+    def receive(self, data: bytes) -> None:
+        """Have the server take bytes, to the end."""
+        self.finish()
+        self.server.receive(data, self.now_s)
+        self.finish()
+
+    def finish(self) -> None:
+        """Have the server go on until it has done all that came."""
+        while self.server.unfinished:
+            self.server.go_on(self.now_s)
 
     def hear(self, data: bytes) -> None:
         """Carry bytes to the client."""

@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from frostline_server.errors import InvalidInput
+from frostline_server.rpc.h2 import connection
 from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.framing import PREFIX_BYTES, prefixed
@@ -225,7 +226,7 @@ def test_a_call_that_is_answered_and_given_up_in_the_same_bytes_does_no_harm() -
         answered.append(call)
 
     pair.kept.message = answer  # type: ignore[method-assign]  # this one answers at once
-    pair.server.receive(data, pair.now_s)
+    pair.receive(data)
     pair.exchange()
     assert len(answered) == 1
     assert pair.held == 0
@@ -358,7 +359,7 @@ def send_to_a_server_that_answers(pair: Pair, data: bytes, piece: int) -> None:
     """Carry bytes to the server, which answers after each piece; the client hears of it when all have been sent."""
     answers = b""
     for at in range(0, len(data), piece):
-        pair.server.receive(data[at : at + piece], pair.now_s)
+        pair.receive(data[at : at + piece])
         answers += pair.server.to_send(1 << 16)
     pair.hear(answers)
     pair.exchange()
@@ -386,11 +387,11 @@ def test_a_client_is_told_to_stop_as_soon_as_its_frame_is_whole() -> None:
     data = pair.client.data_to_send()
     headers = int.from_bytes(data[:3], "big") + 9
     frame = (1 << 14) + 9
-    pair.server.receive(data[: headers + frame + 1000], pair.now_s)
+    pair.receive(data[: headers + frame + 1000])
     pair.hear(pair.server.to_send(1 << 16))
     assert pair.answers[stream].code == 8
     assert pair.answers[stream].closed is None
-    pair.server.receive(data[headers + frame + 1000 : headers + 2 * frame], pair.now_s)
+    pair.receive(data[headers + frame + 1000 : headers + 2 * frame])
     pair.hear(pair.server.to_send(1 << 16))
     assert pair.answers[stream].closed == 0
 
@@ -405,11 +406,11 @@ def test_a_call_that_began_before_the_settings_were_acknowledged_ends_as_any_oth
     data += pair.client.data_to_send()  # the acknowledgement
     pair.client.send_data(stream, bytes(10_000))
     data += pair.client.data_to_send()
-    pair.server.receive(data[:-1], pair.now_s)
+    pair.receive(data[:-1])
     pair.hear(pair.server.to_send(1 << 16))
     assert pair.answers[stream].code == 8
     assert pair.answers[stream].closed is None
-    pair.server.receive(data[-1:], pair.now_s)
+    pair.receive(data[-1:])
     pair.exchange()
     assert pair.answers[stream].closed == 0
 
@@ -420,10 +421,10 @@ def test_a_client_that_stops_sending_for_calls_that_have_ended_has_not_given_the
         stream = pair.begin()
         pair.client.send_data(stream, prefixed(bytes(20_000)))
         data = pair.client.data_to_send()
-        pair.server.receive(data[:-1], pair.now_s)
+        pair.receive(data[:-1])
         pair.hear(pair.server.to_send(1 << 16))
         pair.client.reset_stream(stream, 0)
-        pair.server.receive(data[-1:], pair.now_s)
+        pair.receive(data[-1:])
         pair.exchange()
         assert pair.answers[stream].code == 8
     assert not pair.goaways
@@ -530,7 +531,7 @@ def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(frame: bytes) 
 
     def flood() -> None:
         for _ in range(2_000):
-            pair.server.receive(frame * 50, pair.now_s)
+            pair.receive(frame * 50)
             pair.server.to_send(1 << 20)
 
     with pytest.raises(ConnectionOver):
@@ -543,7 +544,7 @@ def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(frame: bytes) 
 def test_as_many_as_an_honest_client_sends_do_no_harm(frame: bytes) -> None:
     pair = Pair()
     for _ in range(100):
-        pair.server.receive(frame * 50, pair.now_s)
+        pair.receive(frame * 50)
         pair.server.to_send(1 << 20)
         pair.call()
 
@@ -571,7 +572,7 @@ def test_rapid_resets_end_the_connection() -> None:
         pair.client.reset_stream(stream)
         data += pair.client.data_to_send()
     with pytest.raises(ConnectionOver, match="too many calls were given up"):
-        pair.server.receive(data, pair.now_s)
+        pair.receive(data)
     assert pair.shared.refused == {"protocol": 1}
     assert_told_to_calm_down(pair)
 
@@ -618,13 +619,96 @@ def assert_told_to_calm_down(pair: Pair) -> None:
     assert pair.held == 0
 
 
+def sent_at_once(pair: Pair, calls: int) -> bytes:
+    """The bytes of so many calls with their messages."""
+    for number in range(calls):
+        pair.client.send_data(pair.begin(), prefixed(b"%d" % number), end_stream=True)
+    return pair.client.data_to_send()
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step takes little time."""
+    monkeypatch.setattr(connection, "SLICE_S", -1.0)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_what_takes_longer_than_a_slice_goes_on_in_order_until_it_is_done() -> None:
+    pair, slices = Pair(), 1
+    pair.server.receive(sent_at_once(pair, 50), pair.now_s)
+    assert len(pair.kept.messages) < 50
+    while pair.server.unfinished:
+        pair.server.go_on(pair.now_s)
+        slices += 1
+    assert slices > 3
+    assert [message for _, message in pair.kept.messages] == [b"%d" % number for number in range(50)]
+    for call, message in pair.kept.messages:
+        pair.server.answer(call, prefixed(message))
+    pair.exchange()
+    assert len(pair.answers) == 50
+    assert pair.held == 0
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_connection_that_closes_with_more_to_do_holds_nothing() -> None:
+    pair = Pair()
+    pair.server.receive(sent_at_once(pair, 50), pair.now_s)
+    begun = len(pair.kept.messages)
+    assert pair.server.unfinished
+    pair.server.close()
+    assert not pair.server.unfinished
+    assert len(pair.kept.cancelled_calls) >= begun
+    assert pair.held == 0
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_call_that_ends_before_its_begin_was_looked_at_is_forgotten() -> None:
+    pair = Pair()
+    data = sent_at_once(pair, 20)
+    # More bytes than it says: the session ends the call by itself, with the next bytes that are sent.
+    stream = pair.begin(content_length="1")
+    pair.client.send_data(stream, prefixed(b"longer"), end_stream=True)
+    pair.server.receive(data + pair.client.data_to_send(), pair.now_s)
+    assert pair.server.unfinished
+    pair.hear(pair.server.to_send(1 << 16))
+    pair.exchange()
+    pair.receive(sent_at_once(pair, 1))
+    assert stream not in pair.server._calls
+    for call, message in pair.kept.messages:
+        pair.server.answer(call, prefixed(message))
+    pair.exchange()
+    assert pair.server.open_calls == 0
+    assert pair.held == 0
+
+
+def test_many_calls_that_end_at_once_are_forgotten_a_slice_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair(max_calls=500)
+    pair.receive(sent_at_once(pair, 300))
+    for call, message in pair.kept.messages:
+        pair.server.answer(call, prefixed(message))
+    monkeypatch.setattr(connection, "SLICE_S", -1.0)
+    pair.hear(pair.server.to_send(1 << 20))
+    assert pair.server.unfinished
+    pair.receive(sent_at_once(pair, 1))
+    assert pair.server.open_calls == 1
+
+
+def test_a_connection_that_ends_already_can_be_told_to_leave() -> None:
+    pair = Pair()
+    pair.call()
+    pair.receive(b"\xff" * 100)
+    pair.server.leave(pair.now_s)
+    with pytest.raises(ConnectionOver):
+        pair.exchange()
+
+
 def test_what_is_no_http2_ends_the_connection() -> None:
     pair = Pair()
     fresh = Connection(pair.shared, pair.server.peer, pair.now_s, lambda: None)
     with pytest.raises(ConnectionOver):
         fresh.receive(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n", pair.now_s)
     # A frame of 16 MiB.
-    pair.server.receive(b"\xff" * 100, pair.now_s)
+    pair.receive(b"\xff" * 100)
     with pytest.raises(ConnectionOver):
         pair.exchange()
     assert pair.goaways
@@ -634,7 +718,7 @@ def test_a_frame_that_does_not_arrive_in_time_ends_the_connection() -> None:
     pair = Pair()
     pair.begin()
     data = pair.client.data_to_send()
-    pair.server.receive(data[:20], pair.now_s)
+    pair.receive(data[:20])
     assert pair.held == 20
     with pytest.raises(ConnectionOver):
         pair.look(after_s=11)

@@ -8,6 +8,7 @@ import resource
 import select
 import socket
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,10 +18,14 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from ngh2 import Configuration, Role, StreamClosed
+from ngh2 import Connection as Session
 from structlog.testing import capture_logs
 
 from frostline_server.reserve import Reserve
+from frostline_server.rpc.h2 import connection, listener
 from frostline_server.rpc.h2.connection import Connection
+from frostline_server.rpc.h2.framing import prefixed
 from frostline_server.rpc.h2.front_end import bound
 from frostline_server.rpc.h2.listener import Crowd, Listener
 from frostline_server.tls import server_context
@@ -231,6 +236,134 @@ def test_nothing_of_a_connection_that_is_gone_stays_in_memory(monkeypatch: pytes
             started.until(lambda: made[-1]() is None)
     finally:
         gc.enable()
+
+
+# Turns
+
+
+class Raw:
+    """A client that sends whole calls at once, over a socket of its own.
+
+    Args:
+        port: the front end's.
+        source: the address that it comes from.
+    """
+
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S, source_address=(source, 0))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._session = Session(Role.CLIENT, Configuration())
+        self._session.initiate_connection({})
+        self._closed = 0
+        self.ask([b"first"])
+
+    def __enter__(self) -> "Raw":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.socket.close()
+
+    def send(self, messages: list[bytes]) -> None:
+        """Send a call for each message, all together."""
+        usual = {b":method": b"POST", b":scheme": b"http", b":path": UNARY.encode(), b":authority": b"t"}
+        headers = [*usual.items(), (b"content-type", b"application/grpc")]
+        for message in messages:
+            self._session.send_data(self._session.send_request(headers), prefixed(message), end_stream=True)
+        self.socket.sendall(self._session.data_to_send())
+
+    def answered(self, calls: int) -> None:
+        """Wait until so many have ended."""
+        self._closed -= calls
+        while self._closed < 0:
+            self._session.receive_data(self.socket.recv(65536))
+            self._closed += sum(isinstance(event, StreamClosed) for event in self._session.events())
+            self.socket.sendall(self._session.data_to_send())
+
+    def ask(self, messages: list[bytes]) -> None:
+        """Send calls, and wait for the answers."""
+        self.send(messages)
+        self.answered(len(messages))
+
+
+@pytest.fixture
+def came(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The messages of calls, in the order in which they are taken."""
+    messages: list[bytes] = []
+    message = Echo.message
+
+    def noted(self: Echo, call: Any, body: bytes) -> None:
+        messages.append(body)
+        message(self, call, body)
+
+    monkeypatch.setattr(Echo, "message", noted)
+    return messages
+
+
+@contextlib.contextmanager
+def busy(started: Front) -> Iterator[None]:
+    """The front end does nothing, so that what is sent meanwhile comes in one turn."""
+    waits, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        waits.set()
+        go_on.wait(TIMEOUT_S)
+
+    started.listener.post(wait)
+    assert waits.wait(TIMEOUT_S)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def test_who_sends_much_at_once_does_not_hold_up_who_sends_little(
+    came: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with front(max_calls=1000) as started, Raw(started.port) as much, Raw(started.port) as little:
+        monkeypatch.setattr(connection, "SLICE_S", -1.0)
+        with busy(started):
+            much.send([b"much"] * 200)
+            little.send([b"little"])
+        much.answered(200)
+        little.answered(1)
+        assert came.count(b"much") == 200
+        assert came[2:].index(b"little") < 20
+        started.until(lambda: started.shared.budget.used == 0)
+
+
+def test_where_not_all_have_a_turn_an_address_with_many_connections_has_no_more_than_one_with_few(
+    came: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with front() as started, contextlib.ExitStack() as open_now, Raw(started.port) as one:
+        many = [open_now.enter_context(Raw(started.port, "127.0.0.2")) for _ in range(20)]
+        # No turn has time for more than one; whoever had to wait for the interpreter has not taken long.
+        for known in started.listener._clients.values():
+            known.share.takes_long = False
+        monkeypatch.setattr(listener, "LONG_S", -1.0)
+        with busy(started):
+            for client in many:
+                client.send([b"many"])
+            one.send([b"one"])
+        for client in (*many, one):
+            client.answered(1)
+        assert sorted(came[21:]) == [b"many"] * 20 + [b"one"]
+        assert came[21:].index(b"one") <= 2
+
+
+def test_clients_that_wait_for_a_turn_and_go_away_are_forgotten(
+    came: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with front() as started:
+        clients = [Raw(started.port) for _ in range(10)]
+        monkeypatch.setattr(listener, "LONG_S", -1.0)
+        with busy(started):
+            for client in clients:
+                client.send([b"gone"])
+                client.socket.close()
+        started.until(lambda: started.listener.connections == 0)
+        assert len(came) <= 20
+        assert started.shared.budget.used == 0
+        assert ask(started.address, b"hello") == b"hello"
 
 
 # TLS
