@@ -53,8 +53,10 @@ def one(lab: Lab, before: Path | None) -> Samples:
             servers[_BEFORE] = lab.server(_BEFORE, {"tiny": TINY}, program=_program(before))
     samples: Samples = {}
     with on(others or [core]):
-        # Whoever comes first in one round comes last in the next.
-        for name in sorted(servers, reverse=lab.number % 2 == 1):
+        # Each comes first, second and so on in turn.
+        names = sorted(servers)
+        first = lab.number % len(names)
+        for name in names[first:] + names[:first]:
             samples[name] = lab.closed(servers[name], questions, IN_FLIGHT)
     return samples
 

@@ -18,7 +18,7 @@ from frostline_server.batching.entry import Entry
 from frostline_server.errors import PredictionError
 from frostline_server.telemetry.access_log import AccessLog
 from frostline_server.telemetry.finished import Batch, Counts, Finished, Origin
-from frostline_server.telemetry.sampling import Rule, Rules
+from frostline_server.telemetry.sampling import Draws, Rule, Rules
 
 MOST = 16384
 """Requests that wait for the thread at most; each holds the headers that it came with."""
@@ -193,31 +193,46 @@ class Watch:
         self._counts = counts
         self._model = model
         self._version = version
+        self._logged, self._traced = Draws(), Draws()
 
     def batch(
         self, entries: Sequence[Entry], rows: int, started_s: float, assembled_s: float, ran_s: float, finished_s: float
     ) -> None:
         """Count a batch, and record those of its requests that are to be."""
         self._counts.batch(entries, rows, started_s, assembled_s, ran_s, finished_s)
-        recorder, chosen = self._recorder, list[tuple[Entry, bool, bool]]()
-        rule, ratio, draw = recorder.rule(self._model), recorder.log_ratio, random.random
-        for entry in entries:
-            call = entry.call
+        recorder, count = self._recorder, len(entries)
+        rule, ratio = recorder.rule(self._model), recorder.log_ratio
+        logged = self._logged.take(ratio, count) if ratio else ()
+        traced = () if rule is None else self._of(rule, entries)
+        if not logged and not traced:
+            return
+        thread = threading.current_thread().name
+        batch = Batch(count, rows, started_s, assembled_s, ran_s, finished_s, thread)
+        finished = [
+            self._finished(entry, finished_s, entry.error, batch, number in traced, number in logged)
+            for number in sorted({*traced, *logged})
             # A row of the server's own has no call.
-            if call is None or (origin := call.origin) is None:
-                continue
-            # Spelled out, as this is done for every request; most have no such header.
-            traced = False
-            if rule is not None:
-                parent = origin.header(b"traceparent")
-                traced = draw() < rule.ratio if parent is None else rule.wants(parent)
-            logged = ratio > 0 and draw() < ratio
-            if traced or logged:
-                chosen.append((entry, traced, logged))
-        if chosen:
-            thread = threading.current_thread().name
-            batch = Batch(len(entries), rows, started_s, assembled_s, ran_s, finished_s, thread)
-            recorder.put([self._finished(entry, finished_s, entry.error, batch, *how) for entry, *how in chosen])
+            if (entry := entries[number]).call is not None and entry.call.origin is not None
+        ]
+        if finished:
+            recorder.put(finished)
+
+    def _of(self, rule: Rule, entries: Sequence[Entry]) -> Sequence[int]:
+        """Which entries a rule has traced: of those whose callers have not decided, the ones that are drawn."""
+        drawn, decided = self._traced.take(rule.ratio, len(entries)), dict[int, bool]()
+        for number, entry in enumerate(entries):
+            call = entry.call
+            if call is not None and call.origin is not None:
+                parent = call.origin.header(b"traceparent")
+                # Most have no such header.
+                if parent is not None:
+                    decided[number] = rule.wants(parent)
+        if not decided:
+            return drawn
+        return [
+            *(number for number in drawn if number not in decided),
+            *(each for each, wanted in decided.items() if wanted),
+        ]
 
     def failed(self, error: PredictionError, seconds: float, entry: Entry) -> None:
         """Count a request that ended without outputs, and record it if it is to be."""

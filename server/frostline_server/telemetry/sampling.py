@@ -4,9 +4,10 @@ A request whose caller has decided is traced or not as the caller says, unless t
 Names and meanings are OpenTelemetry's: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
+import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from frostline_server.errors import StartError
@@ -77,6 +78,41 @@ class Rule:
                 return matched[2] in _SAMPLED
             return int(matched[1][16:], 16) < round(self.ratio * 2**64)
         return random.random() < self.ratio  # noqa: S311  no secret
+
+
+class Draws:
+    """Takes a share of what comes in groups: it draws how many are left out until the next is taken.
+
+    So most groups cost one comparison. Several threads may use it at once; then a draw of one may be lost, which changes no
+    share of 0 or 1, and others by less than they vary.
+    """
+
+    __slots__ = ("_left", "_ratio")
+
+    def __init__(self) -> None:
+        self._ratio = 0.0
+        self._left = math.inf
+
+    def take(self, ratio: float, count: int) -> Sequence[int]:
+        """Which of the next `count` are taken, by their numbers from 0; each with the probability `ratio`."""
+        if ratio >= 1:
+            return range(count)
+        if ratio != self._ratio:
+            self._ratio, self._left = ratio, _left_out(ratio)
+        left = self._left
+        taken: list[int] = []
+        while left < count:
+            taken.append(int(left))
+            left += 1 + _left_out(ratio)
+        self._left = left - count
+        return taken
+
+
+def _left_out(ratio: float) -> float:
+    """How many are left out before the next: a draw of the geometric distribution."""
+    if ratio <= 0:
+        return math.inf
+    return float(math.log(1.0 - random.random()) // math.log1p(-ratio))  # noqa: S311  no secret
 
 
 class Rules:

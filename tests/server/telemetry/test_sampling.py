@@ -1,11 +1,12 @@
 """The sampling of traces: headers, ratios, counts, and the standard variables."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from frostline_server.errors import StartError
-from frostline_server.telemetry.sampling import RATIO, Count, Rule, Rules, first_rule, trace_id_of
+from frostline_server.telemetry.sampling import RATIO, Count, Draws, Rule, Rules, first_rule, trace_id_of
 
 LOW, HIGH = (f"00-{'1' * 16}{half}-b7ad6b7169203331-00".encode() for half in ("0" * 15 + "1", "f" * 16))
 SAMPLED = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -101,3 +102,30 @@ def test_the_setting_decides_before_the_standard_variables(
 def test_a_sampler_that_there_is_not_is_refused(environ: dict[str, str], sentence: str) -> None:
     with pytest.raises(StartError, match=sentence):
         first_rule(None, environ)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.3, 0.9])
+def test_of_groups_of_any_size_the_share_is_taken_and_each_place_as_often(ratio: float) -> None:
+    random.seed(7)
+    draws, offered, places = Draws(), 0, Counter[int]()
+    for number in range(20_000):
+        count = 1 + number % 20
+        taken = draws.take(ratio, count)
+        assert list(taken) == sorted(set(taken))
+        assert all(0 <= place < count for place in taken)
+        offered += count
+        places.update(taken)
+    assert places.total() / offered == pytest.approx(ratio, rel=0.1)
+    # The first place is in every group, the last one in every twentieth.
+    assert places[0] / 20_000 == pytest.approx(ratio, rel=0.25)
+    assert places[19] / 1_000 == pytest.approx(ratio, abs=0.05)
+
+
+def test_of_nothing_nothing_is_taken_and_of_all_all_and_a_change_counts_at_once() -> None:
+    draws = Draws()
+    assert not draws.take(0.0, 1000)
+    assert list(draws.take(1.0, 3)) == [0, 1, 2]
+    assert not draws.take(1e-300, 1000)
+    assert list(draws.take(1.0, 2)) == [0, 1]
+    assert not draws.take(0.0, 1000)
+    assert len(draws.take(0.5, 1000)) > 300
