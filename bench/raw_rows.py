@@ -271,9 +271,13 @@ def ways(address: str, trained: Trained) -> dict[str, Callable[[], Array]]:
         "triton, batches": lambda: by_client(address, trained, [sys.executable, script, "triton"], BATCH),
     }
     if KSERVE.exists():
-        found["KServe, batches"] = lambda: by_client(address, trained, [str(KSERVE), script, "kserve"], BATCH)
+        kserve = [str(KSERVE), script, "kserve"]
+        found["KServe, 64 callers"] = lambda: by_client(address, trained, kserve, 1)
+        found["KServe, batches"] = lambda: by_client(address, trained, kserve, BATCH)
     if node is not None and (CLIENTS / "node_modules").is_dir():
-        found["Node, batches"] = lambda: by_client(address, trained, [node, str(CLIENTS / "raw_rows.cjs")], BATCH)
+        javascript = [node, str(CLIENTS / "raw_rows.cjs")]
+        found["Node, 64 callers"] = lambda: by_client(address, trained, javascript, 1)
+        found["Node, batches"] = lambda: by_client(address, trained, javascript, BATCH)
     return found
 
 

@@ -1,36 +1,36 @@
-"""Spans by OpenTelemetry's SDK, sent with OTLP over gRPC: one for each traced request, one for each batch they joined.
+"""Spans of OpenTelemetry, sent with OTLP over gRPC: one for each traced request, one for each batch they joined.
 
 They are made from times that are known anyway, once the answers have left. Only a server that traces imports this.
 """
 
 import logging
-import os
+import random
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
 from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
-    OTEL_SERVICE_NAME,
 )
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, get_current_span
+from opentelemetry.trace import SpanContext, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.trace.status import Status, StatusCode
 
 from frostline_server.errors import StartError, sendable
-from frostline_server.telemetry.encoding import FastExporter
+from frostline_server.telemetry.encoding import Ended, MessageExporter, Templates
 from frostline_server.telemetry.finished import Batch, Finished
 
 _MOST_CHARACTERS = 256
 _QUEUE = 2048
 """Spans that wait for the collector, where `OTEL_BSP_MAX_QUEUE_SIZE` does not say."""
+_LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+_REMOTE = _LOCAL | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+"""The flags of a span by where its parent is."""
 _AWAY_S = 1.0
 """How long the end waits for a collector that did not answer the last time."""
 
@@ -81,22 +81,15 @@ class OtlpSpans:
     """Makes spans of requests, and has them sent in the background.
 
     Args:
-        release: the server's version.
-        exporter: sends them.
+        exporter: sends them, as `encoding.Ended`.
         most: how many may wait to be sent.
     """
 
-    def __init__(self, release: str, exporter: Exporter, most: int) -> None:
-        named = OTELResourceDetector().detect().attributes
-        # What the standard variables say wins.
-        service = {} if SERVICE_NAME in named or os.environ.get(OTEL_SERVICE_NAME) else {SERVICE_NAME: "frostline"}
-        self._resource = Resource.create({**service, SERVICE_VERSION: release})
-        self._scope = InstrumentationScope("frostline", release)
+    def __init__(self, exporter: Exporter, most: int) -> None:
         self._exporter = exporter
         self._processor = BatchSpanProcessor(exporter, max_queue_size=most)
-        self._ids = RandomIdGenerator()
-        self._sampled, self._unset = TraceFlags(TraceFlags.SAMPLED), Status()
         self._propagator = TraceContextTextMapPropagator()
+        self._templates = Templates()
         self._most = most
         self._made = 0
         self._dropped = 0
@@ -114,78 +107,67 @@ class OtlpSpans:
             requests: all of it that are traced.
             offset_s: what turns the `time.monotonic` clock into seconds since 1970.
         """
-        joined = None if batch is None else self._context()
-        contexts = [self._request(request, batch, joined, offset_s) for request in requests]
-        if batch is None or joined is None:
+        if batch is None:
+            for request in requests:
+                self._end(self._request(request, offset_s))
             return
         first = requests[0]
-        self._end(
-            ReadableSpan(
-                f"batch {first.model}",
-                context=joined,
-                resource=self._resource,
-                attributes={
-                    "frostline.model.name": first.model,
-                    "frostline.model.version": first.version,
-                    "frostline.batch.requests": batch.requests,
-                    "frostline.batch.rows": batch.rows,
-                    "thread.name": batch.thread,
-                },
-                links=[Link(context) for context in contexts],
-                start_time=_ns(batch.started_s, offset_s),
-                end_time=_ns(batch.finished_s, offset_s),
-                instrumentation_scope=self._scope,
-            )
-        )
+        attributes: dict[str, str | int] = {
+            "frostline.model.name": first.model,
+            "frostline.model.version": first.version,
+            "frostline.batch.requests": batch.requests,
+            "frostline.batch.rows": batch.rows,
+            "thread.name": batch.thread,
+        }
+        shared = self._templates.span(f"batch {first.model}", Span.SPAN_KIND_INTERNAL, attributes)
+        shared.trace_id, shared.span_id, shared.flags = _new_id(16), _new_id(8), _LOCAL
+        shared.start_time_unix_nano = _ns(batch.started_s, offset_s)
+        shared.end_time_unix_nano = _ns(batch.finished_s, offset_s)
+        for request in requests:
+            span = self._request(request, offset_s)
+            _join(span, request, batch, offset_s)
+            _link(span, shared)
+            _link(shared, span)
+            self._end(span)
+            if request.counts is not None and request.error is None:
+                seconds = {
+                    "request": request.ended_s - request.arrived_s,
+                    "queue": batch.started_s - request.arrived_s,
+                    "run": batch.ran_s - batch.assembled_s,
+                }
+                request.counts.exemplify(request.trace_id, seconds, request.ended_s + offset_s)
+        self._end(shared)
 
-    def _request(
-        self, request: Finished, batch: Batch | None, joined: SpanContext | None, offset_s: float
-    ) -> SpanContext:
+    def _request(self, request: Finished, offset_s: float) -> Span:
         report, error = request.origin.report(request.error), request.error
         parent = self._parent(request)
-        context = self._context(parent)
-        request.trace_id = f"{context.trace_id:032x}"
+        trace_id = _new_id(16) if parent is None else parent.trace_id.to_bytes(16, "big")
+        request.trace_id = trace_id.hex()
         attributes: dict[str, str | int] = {
             **report.attributes,
             "frostline.model.name": sendable(request.model[:_MOST_CHARACTERS]),
             "frostline.model.version": request.version,
             "frostline.rows": request.rows,
         }
-        if request.request_id:
-            attributes["frostline.request.id"] = sendable(request.request_id[:_MOST_CHARACTERS])
         if error is not None:
             attributes["frostline.error.kind"] = error.kind
-        events: list[Event] = []
-        if batch is not None:
-            stages = (("queue", request.arrived_s), ("run", batch.assembled_s), ("encode", batch.ran_s))
-            events = [Event(name, timestamp=_ns(at_s, offset_s)) for name, at_s in stages]
         began_s = request.arrived_s if report.received_s is None else report.received_s
-        # Only of the server's own faults: what a client did wrong may quote what it sent.
-        status = Status(StatusCode.ERROR, sendable(str(error)[:_MOST_CHARACTERS])) if report.faulty else self._unset
-        self._end(
-            ReadableSpan(
-                report.name,
-                context=context,
-                parent=parent,
-                resource=self._resource,
-                attributes=attributes,
-                events=events,
-                links=() if joined is None else (Link(joined),),
-                kind=SpanKind.SERVER,
-                status=status,
-                start_time=_ns(began_s, offset_s),
-                end_time=_ns(request.ended_s, offset_s),
-                instrumentation_scope=self._scope,
+        span = self._templates.span(report.name, Span.SPAN_KIND_SERVER, attributes)
+        span.trace_id, span.span_id, span.flags = trace_id, _new_id(8), _LOCAL if parent is None else _REMOTE
+        span.start_time_unix_nano, span.end_time_unix_nano = _ns(began_s, offset_s), _ns(request.ended_s, offset_s)
+        if request.request_id:
+            # Not in the template: each has another.
+            span.attributes.add(key="frostline.request.id").value.string_value = sendable(
+                request.request_id[:_MOST_CHARACTERS]
             )
-        )
-        if request.counts is not None and batch is not None and error is None:
-            seconds = {
-                "request": request.ended_s - request.arrived_s,
-                "queue": batch.started_s - request.arrived_s,
-                "run": batch.ran_s - batch.assembled_s,
-            }
-            request.counts.exemplify(request.trace_id, seconds, request.ended_s + offset_s)
-        return context
+        if parent is not None:
+            span.parent_span_id = parent.span_id.to_bytes(8, "big")
+            span.trace_state = parent.trace_state.to_header()
+        # Only of the server's own faults: what a client did wrong may quote what it sent.
+        if report.faulty:
+            span.status.code = Status.STATUS_CODE_ERROR
+            span.status.message = sendable(str(error)[:_MOST_CHARACTERS])
+        return span
 
     def _parent(self, request: Finished) -> SpanContext | None:
         """The caller's span, if it says a valid one."""
@@ -199,22 +181,15 @@ class OtlpSpans:
         context = get_current_span(self._propagator.extract(carrier)).get_span_context()
         return context if context.is_valid else None
 
-    def _context(self, parent: SpanContext | None = None) -> SpanContext:
-        return SpanContext(
-            self._ids.generate_trace_id() if parent is None else parent.trace_id,
-            self._ids.generate_span_id(),
-            is_remote=False,
-            trace_flags=self._sampled,
-            trace_state=None if parent is None else parent.trace_state,
-        )
-
-    def _end(self, span: ReadableSpan) -> None:
+    def _end(self, span: Span) -> None:
         exporter = self._exporter
         if self._made - exporter.exported - exporter.failed >= self._most:
             self._dropped += 1
             return
         self._made += 1
-        self._processor.on_end(span)
+        # It looks at nothing that this has not.
+        ended: Any = Ended(span)
+        self._processor.on_end(ended)
 
     def close(self, timeout_s: float) -> None:
         """Send what is left, for so many seconds at most."""
@@ -245,9 +220,24 @@ def open_spans(release: str, environ: Mapping[str, str]) -> OtlpSpans:
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
     try:
         most = int(environ.get(OTEL_BSP_MAX_QUEUE_SIZE, _QUEUE))
-        return OtlpSpans(release, Exporter(FastExporter()), most)
+        return OtlpSpans(Exporter(MessageExporter(release)), most)
     except (ValueError, OSError) as error:
         raise StartError(f"traces cannot be sent as the OTEL_ variables say: {error}") from error
+
+
+def _join(span: Span, request: Finished, batch: Batch, offset_s: float) -> None:
+    """Note when each stage began of a request that joined a batch."""
+    for name, at_s in (("queue", request.arrived_s), ("run", batch.assembled_s), ("encode", batch.ran_s)):
+        span.events.add(name=name, time_unix_nano=_ns(at_s, offset_s))
+
+
+def _link(span: Span, other: Span) -> None:
+    span.links.add(trace_id=other.trace_id, span_id=other.span_id, flags=_LOCAL)
+
+
+def _new_id(size: int) -> bytes:
+    """An id of so many bytes; nought is none."""
+    return (random.getrandbits(8 * size) or 1).to_bytes(size, "big")
 
 
 def _ns(monotonic_s: float, offset_s: float) -> int:

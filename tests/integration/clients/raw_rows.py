@@ -3,8 +3,8 @@
     raw_rows.py triton|kserve HOST:PORT MODEL LARGEST_BATCH < columns.json
 
 The input is {column: {"datatype": ..., "data": [...]}}, null for a missing number; of files and of pixels {"datatype": ...,
-"base64": [...]}, of pixels with the "shape" of each row. Requests have at most so many rows; of
-Triton's client, requests of one row are sent by 64 threads.
+"base64": [...]}, of pixels with the "shape" of each row. Requests have at most so many rows; of one row, 64 are sent at
+once.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 KIND, ADDRESS, MODEL, LARGEST = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+AT_ONCE = 64 if LARGEST == 1 else 1
 TIMEOUT_S = 60
 
 
@@ -55,7 +56,7 @@ def triton(parts: list[dict[str, tuple[str, Any]]]) -> list[Any]:
         outputs = [client.InferRequestedOutput("softmax")]
         return server.infer(MODEL, inputs, outputs=outputs, client_timeout=TIMEOUT_S).as_numpy("softmax")
 
-    with ThreadPoolExecutor(64 if LARGEST == 1 else 1) as callers:
+    with ThreadPoolExecutor(AT_ONCE) as callers:
         return list(callers.map(ask, parts))
 
 
@@ -63,17 +64,20 @@ async def kserve(parts: list[dict[str, tuple[str, Any]]]) -> list[Any]:
     from kserve import InferenceGRPCClient, InferInput, InferRequest  # noqa: PLC0415  as above
     from kserve.protocol.infer_type import RequestedOutput  # noqa: PLC0415  as above
 
-    server = InferenceGRPCClient(ADDRESS)
-    answers = []
-    for part in parts:
+    server, callers = InferenceGRPCClient(ADDRESS), asyncio.Semaphore(AT_ONCE)
+
+    async def ask(part: dict[str, tuple[str, Any]]) -> Any:
         inputs = []
         for name, (datatype, cells) in part.items():
             tensor = InferInput(name, list(cells.shape), datatype)
             tensor.set_data_from_numpy(cells)
             inputs.append(tensor)
         request = InferRequest(MODEL, inputs, request_outputs=[RequestedOutput("softmax")])
-        response = await server.infer(request, timeout=TIMEOUT_S)
-        answers.append(response.outputs[0].as_numpy())
+        async with callers:
+            response = await server.infer(request, timeout=TIMEOUT_S)
+        return response.outputs[0].as_numpy()
+
+    answers = await asyncio.gather(*map(ask, parts))
     await server.close()
     return answers
 

@@ -7,16 +7,21 @@ from typing import Any
 import pytest
 import structlog
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.trace.status import Status as SdkStatus
+from opentelemetry.trace.status import StatusCode
 
 from frostline_server.errors import QueueFull, RunFailed, StartError
 from frostline_server.rpc.call_report import grpc_report, peer_attributes
-from frostline_server.telemetry.encoding import encoded
+from frostline_server.telemetry.encoding import Templates, around_spans
 from frostline_server.telemetry.finished import Batch, Finished, Report
 from frostline_server.telemetry.recorder import MOST, Recorder
 from frostline_server.telemetry.sampling import Count, Rule, Rules
 from frostline_server.telemetry.spans import Exporter, OtlpSpans, open_spans
+from tests.support.otlp import attributes
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -39,12 +44,12 @@ class Kept(SpanExporter):
     """Keeps spans, or fails, once it may go on."""
 
     def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS) -> None:
-        self.spans: list[ReadableSpan] = []
+        self.spans: list[Any] = []
         self.result = result
         self.go_on = threading.Event()
         self.go_on.set()
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
         assert self.go_on.wait(10)
         self.spans += spans
         return self.result
@@ -97,9 +102,31 @@ def test_a_defect_is_logged_once_and_the_next_requests_are_recorded() -> None:
     assert [line["event"] for line in lines] == ["requests could not be recorded"]
 
 
-def test_the_encoder_makes_of_spans_what_the_sdks_own_makes() -> None:
+def as_readable(span: Span) -> ReadableSpan:
+    """A span of the SDK's with the same content."""
+
+    def context(trace_id: bytes, span_id: bytes, *, state: str = "", remote: bool = False) -> SpanContext:
+        flags, states = TraceFlags(TraceFlags.SAMPLED), TraceState.from_header([state]) if state else None
+        return SpanContext(int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"), remote, flags, states)
+
+    code = StatusCode(span.status.code)
+    return ReadableSpan(
+        span.name,
+        context=context(span.trace_id, span.span_id, state=span.trace_state),
+        parent=context(span.trace_id, span.parent_span_id, remote=True) if span.parent_span_id else None,
+        attributes=attributes(span),
+        events=[Event(event.name, timestamp=event.time_unix_nano) for event in span.events],
+        links=[Link(context(link.trace_id, link.span_id)) for link in span.links],
+        kind={Span.SPAN_KIND_SERVER: SpanKind.SERVER, Span.SPAN_KIND_INTERNAL: SpanKind.INTERNAL}[span.kind],
+        status=SdkStatus(code, span.status.message or None),
+        start_time=span.start_time_unix_nano,
+        end_time=span.end_time_unix_nano,
+    )
+
+
+def test_the_messages_are_what_the_sdk_makes_of_such_spans() -> None:
     kept = Kept()
-    spans = OtlpSpans("1.0", Exporter(kept), 1000)
+    spans = OtlpSpans(Exporter(kept), 1000)
     batch = Batch(2, 4, 2.5, 2.6, 2.7, 3.0, "device")
     called = Caller(traceparent=f"00-{'a' * 32}-{'b' * 16}-01", tracestate="one=1,two=2")
     spans.make(batch, [finished(called), finished(Caller())], 1000.0)
@@ -107,17 +134,42 @@ def test_the_encoder_makes_of_spans_what_the_sdks_own_makes() -> None:
     spans.make(None, [finished(Caller(), error=QueueFull("full"))], 1000.0)
     spans.close(10)
     assert len(kept.spans) == 5
-    for known in ({}, dict[Any, Any]()):
-        assert encoded(kept.spans, known) == encode_spans(kept.spans)
-        # Once more, with attributes that are known.
-        assert encoded(kept.spans, known) == encode_spans(kept.spans)
+    for ended in kept.spans:
+        (expected,) = encode_spans([as_readable(ended.message)]).resource_spans[0].scope_spans[0].spans
+        ended.message.status.SetInParent()  # the SDK says also that there is none
+        assert ended.message == expected
+
+
+def test_the_exporter_puts_around_spans_what_the_standard_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = around_spans("1.0").resource_spans[0]
+    assert not message.scope_spans[0].spans
+    assert (message.scope_spans[0].scope.name, message.scope_spans[0].scope.version) == ("frostline", "1.0")
+    assert {"service.name": "frostline", "service.version": "1.0"}.items() <= attributes(message.resource).items()
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
+    assert attributes(around_spans("1.0").resource_spans[0].resource)["service.name"] == "mine"
+
+
+def test_spans_are_copies_of_templates_which_are_not_kept_for_ever() -> None:
+    templates = Templates()
+    for port in range(3000):
+        span = templates.span("s", Span.SPAN_KIND_SERVER, {"network.peer.port": port, "frostline.model.name": "m"})
+        assert attributes(span) == {"network.peer.port": port, "frostline.model.name": "m"}
+        span.attributes.add(key="of this one alone")
+    assert len(templates._known) < 1500
+    again = templates.span("s", Span.SPAN_KIND_SERVER, {"network.peer.port": port, "frostline.model.name": "m"})
+    assert len(again.attributes) == 2
+    assert (again.name, again.kind) == ("s", Span.SPAN_KIND_SERVER)
+    # Of the same words and another type, or none at all.
+    assert attributes(templates.span("s", Span.SPAN_KIND_SERVER, {"n": "1"})) == {"n": "1"}
+    assert attributes(templates.span("s", Span.SPAN_KIND_SERVER, {"n": 1})) == {"n": 1}
+    assert not templates.span("s", Span.SPAN_KIND_SERVER, {}).attributes
 
 
 def test_spans_that_wait_too_long_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Kept()
     kept.go_on.clear()
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2")
-    spans = OtlpSpans("1.0", Exporter(kept), 2)
+    spans = OtlpSpans(Exporter(kept), 2)
     for _ in range(3):
         spans.make(None, [finished(Caller())], 0.0)
     assert spans.outcomes == {"exported": 0, "failed": 0, "dropped": 1}
@@ -128,7 +180,7 @@ def test_spans_that_wait_too_long_are_dropped_and_counted(monkeypatch: pytest.Mo
 
 def test_spans_that_the_collector_does_not_take_are_counted_as_failed() -> None:
     exporter = Exporter(Kept(SpanExportResult.FAILURE))
-    spans = OtlpSpans("1.0", exporter, 1000)
+    spans = OtlpSpans(exporter, 1000)
     spans.make(None, [finished(Caller())], 0.0)
     spans.close(10)
     assert spans.outcomes == {"exported": 0, "failed": 1, "dropped": 0}
