@@ -740,9 +740,8 @@ def _certificate_expiry(config: ServerConfig) -> Callable[[], float | None]:
     return expiry.look
 
 
-def _audit_decision(model: str, decision: str, rollout: Rollout | None) -> None:
+def _audit_decision(model: str, decision: str, told: str) -> None:
     """One line for each step of a rollout, whoever wrote it into the file: an operator, a training, or the server."""
-    told = rollout.told if rollout else "no rollout"
     who = {"identity": "rollout.json", "credential": "file", "peer": ""}
     logs.audit(**who, method="Rollout", model=model, decision=decision, rollout=told, status="OK")
 

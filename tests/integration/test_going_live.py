@@ -118,6 +118,20 @@ def metric(server: Running, name: str) -> list[str]:
     return [line for line in ask(server.metrics_url, "/metrics").body.decode().splitlines() if line.startswith(name)]
 
 
+# Staged versions
+
+
+def test_a_version_that_comes_and_waits_is_told_of(models: Path) -> None:
+    rollouts.write(models / "m", Rollout({"stable": 1}))
+    with structlog.testing.capture_logs() as logged, running(models, poll_s=0.2) as server:
+        zoo.write_artifact(models, "m", 4, zoo.product(zoo.WEIGHTS))
+        until(lambda: metric(server, "frostline_rollout_decisions_total"))
+        [counted] = metric(server, "frostline_rollout_decisions_total")
+    assert counted == 'frostline_rollout_decisions_total{decision="staged",model="m"} 1.0'
+    [line] = [each for each in logged if each["event"] == "audit"]
+    assert (line["decision"], line["rollout"]) == ("staged", "version 4 is staged, version 1 is stable")
+
+
 # Canaries
 
 

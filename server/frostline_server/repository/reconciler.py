@@ -27,7 +27,7 @@ from frostline_server.repository.models_folder import FOLDER, ModelsFolder
 from frostline_server.repository.plan import Fingerprint, OnDisk, Plan, awaited, plan
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.rollout import Rollout
-from frostline_server.repository.rollout_steps import decisions
+from frostline_server.repository.rollout_steps import decisions, staged
 from frostline_server.repository.scan import Model, legible
 from frostline_server.repository.trial_queue import TrialQueue
 
@@ -58,7 +58,7 @@ class Reconciler:
         on_change: called for each version whose state changed, before anything else is done.
         on_warning: called with a model's name and a warning about its configuration.
         on_rollout: called with a model's name and its traffic, when the traffic's split changed.
-        on_decision: called with a model's name, what was decided, and the new rollout, for each step of a rollout.
+        on_decision: called with a model's name, what was decided, and what holds now, for each step of a rollout.
         clock: monotonic time in seconds.
         now: the time of day, in seconds since 1970.
     """
@@ -74,7 +74,7 @@ class Reconciler:
         on_change: Callable[[ModelVersion], None],
         on_warning: Callable[[str, str], None],
         on_rollout: Callable[[str, Traffic], None] = lambda _name, _traffic: None,
-        on_decision: Callable[[str, str, Rollout | None], None] = lambda _name, _decision, _rollout: None,
+        on_decision: Callable[[str, str, str], None] = lambda _name, _decision, _told: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -87,7 +87,7 @@ class Reconciler:
         self._on_rollout = on_rollout
         self._on_decision = on_decision
         # As they were at the last look, of every model that was there.
-        self._rollouts: dict[str, Rollout | None] = {}
+        self._decided: dict[str, tuple[Rollout | None, frozenset[int]]] = {}
         self._working = threading.RLock()
         self._folder = ModelsFolder(
             root, repository, clock, loader.files or FileReader(root), name=name, settles=not explicit
@@ -573,15 +573,20 @@ class Reconciler:
             self._folder.instead(name, judged, after)
 
     def _tell_decisions(self) -> None:
-        """Count and report each step of a rollout, whoever took it."""
-        before = self._rollouts
-        self._rollouts = {name: model.rollout for name, model in self._folder.models.items()}
-        for name, rollout in self._rollouts.items():
-            if name not in before or rollout == before[name]:
+        """Count and report each step of a rollout, whoever took it, and each version that came without being used."""
+        before, models = self._decided, self._folder.models
+        self._decided = {name: (model.rollout, frozenset(model.versions)) for name, model in models.items()}
+        for name, (rollout, versions) in self._decided.items():
+            if name not in before or (rollout, versions) == before[name]:
                 continue
-            for decision in decisions(before[name], rollout):
+            earlier, known = before[name]
+            told = rollout.told if rollout else "no rollout"
+            steps = [] if rollout == earlier else decisions(earlier, rollout, max(known, default=0))
+            found = [(decision, told) for decision in steps]
+            found += [("staged", f"version {each} is staged, {told}") for each in staged(rollout, versions - known)]
+            for decision, holds in found:
                 self._repository.decided(name, decision)
-                self._on_decision(name, decision, rollout)
+                self._on_decision(name, decision, holds)
 
     def _tell(self) -> None:
         """Report every model with a rollout whose traffic changed."""

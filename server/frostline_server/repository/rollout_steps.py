@@ -140,12 +140,20 @@ def next_step(
     return rollout if canary is None else with_canary(rollout, chosen, canary, take_back)
 
 
-def decisions(before: Rollout | None, after: Rollout | None) -> list[str]:
-    """What was decided between two rollouts: promoted, rolled_back, canary, shadow, taken_back and ended."""
+def decisions(before: Rollout | None, after: Rollout | None, newest: int = 0) -> list[str]:
+    """What was decided between two rollouts: promoted, rolled_back, canary, shadow, taken_back and ended.
+
+    Args:
+        before: the earlier one; None where the newest version answered.
+        after: the later one.
+        newest: the newest version at the time of the earlier one.
+    """
     old, new = before or Rollout(), after or Rollout()
     found = []
     if new.labels.get(STABLE) != old.labels.get(STABLE):
         back = new.labels.get(STABLE) in old.previous and len(new.previous) < len(old.previous)
+        # A promotion would remember the version that answered.
+        back = back or (before is None and not new.previous and new.labels.get(STABLE, newest) < newest)
         found.append("rolled_back" if back else "promoted")
     if CANARY in new.labels and (new.labels[CANARY], new.split) != (old.labels.get(CANARY), old.split):
         found.append("canary")
@@ -154,3 +162,11 @@ def decisions(before: Rollout | None, after: Rollout | None) -> list[str]:
     if new.taken_back is not None and new.taken_back != old.taken_back:
         found.append("taken_back")
     return found or (["ended"] if old.on_trial and not new.on_trial else [])
+
+
+def staged(rollout: Rollout | None, appeared: Collection[int]) -> list[int]:
+    """Which of the versions that have appeared are newer than the stable one, and wait for somebody to use them."""
+    if rollout is None or STABLE not in rollout.labels:
+        return []
+    used = {*rollout.labels.values(), rollout.shadow}
+    return sorted(version for version in appeared if version > rollout.labels[STABLE] and version not in used)

@@ -10,7 +10,7 @@ from frostline_server.model.shadow import DIFFERENCE, Counts
 from frostline_server.model.stats import Histogram
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
-from frostline_server.repository.rollout_steps import decisions, next_step, promote, rollback, take_back
+from frostline_server.repository.rollout_steps import decisions, next_step, promote, rollback, staged, take_back
 from frostline_server.repository.take_back import ERROR_PROBABILITY, Counted, TakeBack, TakenBack, Trial, wilson
 
 RULE = TakeBack(errors=0.01, latency=1.5, disagreement=0.02, min_samples=100)
@@ -187,6 +187,20 @@ def test_only_a_canary_has_a_rule() -> None:
     tried = next_step(Rollout({"stable": 1}), [1, 2], 2, canary=5, take_back=TakeBack(errors=0.1))
     assert rollback(tried, [1, 2]) == Rollout({"stable": 1})
     assert next_step(tried, [1, 2], 2, canary=10).take_back is None
+
+
+def test_a_rollback_without_a_rollout_is_told_from_a_promotion() -> None:
+    assert decisions(None, rollback(None, [1, 2, 3]), newest=3) == ["rolled_back"]
+    assert decisions(None, promote(Rollout({"stable": 3}), 2), newest=3) == ["promoted"]
+    assert decisions(None, Rollout({"stable": 3}), newest=3) == ["promoted"]
+
+
+def test_versions_that_came_and_are_not_used_are_staged() -> None:
+    assert staged(Rollout({"stable": 2}), {1, 3, 4}) == [3, 4]
+    assert staged(Rollout({"stable": 2, "canary": 3}, shadow=4), {3, 4, 5}) == [5]
+    # The newest answers, or nobody says who does.
+    assert staged(None, {3}) == []
+    assert staged(Rollout({"eu": 1}), {3}) == []
 
 
 def test_each_step_is_told_apart() -> None:
