@@ -689,6 +689,7 @@ class Server:
             left_s = max(_RECORD_S, self._config.grace_s - (time.monotonic() - began_s))
             await self._loop.run_in_executor(None, self._recorder.close, min(left_s, _MOST_RECORD_S))
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
+        interpreter.leave()
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished
 

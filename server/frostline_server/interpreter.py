@@ -1,6 +1,6 @@
 """How the interpreter is set for a server: its threads hold up one another as briefly as they can.
 
-What is set holds for the whole process.
+What is set holds for the whole process; `leave` is for one that goes on without a server.
 """
 
 import gc
@@ -9,6 +9,7 @@ import sys
 _TURN_S = 0.0005
 """How long a thread keeps the interpreter while others wait for it; Python's own choice is 5 ms."""
 _NEVER = 2**31 - 1
+_USUAL_S, _USUAL = sys.getswitchinterval(), gc.get_threshold()
 COLLECT_S = 60.0
 """Seconds between two looks of the garbage collector at everything."""
 
@@ -27,6 +28,12 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], _NEVER)
+
+
+def leave() -> None:
+    """Set all as it was, but for what is kept out."""
+    sys.setswitchinterval(_USUAL_S)
+    gc.set_threshold(*_USUAL)
 
 
 class Collector:

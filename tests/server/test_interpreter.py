@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from frostline_server.interpreter import COLLECT_S, Collector, settle, share
+from frostline_server.interpreter import COLLECT_S, Collector, leave, settle, share
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +50,5 @@ def test_what_is_there_is_kept_out_and_everything_is_looked_at_only_when_it_is_t
     assert gone() is None
     assert not collector.look(11.0 + COLLECT_S)
     assert gc.get_threshold()[2] > 10**9
+    leave()
+    assert gc.get_threshold()[2] < 1000

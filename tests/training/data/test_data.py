@@ -7,7 +7,7 @@ import pytest
 
 from frostline_training import data
 from frostline_training.config import Hyperparameters, Mlp, Recipe, find_recipe
-from frostline_training.data import Column, Dataset, Rows, named, take
+from frostline_training.data import Column, Dataset, Rows, named, pythontext, take
 from frostline_training.data.encoding import encode
 from frostline_training.errors import DataError
 from frostline_training.sources import CsvFile, NpzFile
@@ -74,16 +74,22 @@ def test_a_built_in_table_has_its_rows_by_the_names_of_its_columns(name: str) ->
         }
 
 
-def test_the_text_set_has_as_many_snippets_of_each_kind_and_the_same_ones_every_time() -> None:
+def test_the_text_set_has_as_many_snippets_of_each_kind_and_the_same_ones_every_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     dataset = data.load("python-text")
     (inputs,) = named(dataset.rows.inputs).values()
     assert (str(inputs.dtype), inputs.shape) == ("uint8", (9000, 128))
     assert dataset.majority == pytest.approx(1 / 3)
-    np.testing.assert_array_equal(inputs, named(data.load("python-text").rows.inputs)["input"])
     assert len({row.tobytes() for row in inputs}) > 8900
     code, comment, docstring = (inputs[dataset.rows.targets == index] for index in range(3))
     share_of_hashes = [float((part == ord("#")).any(axis=1).mean()) for part in (code, comment, docstring)]
     assert max(share_of_hashes) < 0.05
+    # All of them again would take as long once more.
+    monkeypatch.setattr(pythontext, "_MODULES", "argparse ast calendar csv")
+    few, again = (named(data.load("python-text").rows.inputs)["input"] for _ in range(2))
+    assert 300 <= len(few) < len(inputs)
+    np.testing.assert_array_equal(few, again)
 
 
 def test_what_a_network_is_built_for_are_the_rows_it_trains_on(blobs: Dataset) -> None:
