@@ -1,8 +1,9 @@
 """How long a thread may keep Python's interpreter to itself while others wait for it (its switch interval).
 
-5 ms, which is Python's choice, is little to wait once. But while HTTP keeps its thread busy, that of the other front end
-waits so long for every turn, and answers a tenth of what it could. Shorter turns cost each a few percent, so they are for
-those times only: from the begin of a request on, and until nobody asks and the thread mostly waits.
+The server's usual turns (`interpreter`) are little to wait once. But while HTTP keeps its thread busy, that of the other
+front end waits so long for every step, and answers a part of what it could; with Python's own 5 ms, a tenth. Shorter turns
+cost each up to a tenth, so they are for those times only: from the begin of a request on, and until nobody asks and the
+thread mostly waits.
 """
 
 import sys
