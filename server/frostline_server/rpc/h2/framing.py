@@ -37,16 +37,11 @@ def pieces(message: Serialised, *, compressed: bool = False) -> tuple[bytes, ...
 
 
 class MessageReader:
-    """Puts messages together from the pieces in which they come, cut anywhere.
+    """Puts messages together from the pieces in which they come, cut anywhere."""
 
-    Args:
-        reserve: is told the length of each message, in bytes, as soon as that has come; raises to refuse it.
-    """
+    __slots__ = ("_head", "_parts", "_size")
 
-    __slots__ = ("_head", "_parts", "_reserve", "_size")
-
-    def __init__(self, reserve: Callable[[int], None]) -> None:
-        self._reserve = reserve
+    def __init__(self) -> None:
         self._head = b""
         self._parts: list[bytes] = []
         self._size = 0  # of the message that is coming, less what has come
@@ -65,8 +60,12 @@ class MessageReader:
         self._size -= size
         return True
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+    def feed(self, data: bytes, reserve: Callable[[int], None]) -> list[tuple[int, bytes]]:
         """Take what has come; returns the messages it completed, each with its flag, 1 if it is compressed.
+
+        Args:
+            data: what has come.
+            reserve: is told the length of each message, in bytes, as soon as that has come; raises to refuse it.
 
         Raises:
             whatever `reserve` raises.
@@ -81,7 +80,7 @@ class MessageReader:
                 if len(self._head) < PREFIX_BYTES:
                     break
                 self._size = int.from_bytes(self._head[1:], "big")
-                self._reserve(self._size)
+                reserve(self._size)
             part = data[at : at + self._size] if at or end - at > self._size else data
             if part:
                 self._parts.append(part)

@@ -26,7 +26,7 @@ class Inbound:
         self._call = call
         self._encoding = encoding
         self._unary = unary
-        self._reader = MessageReader(self._reserve)
+        self._reader = MessageReader()
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._count = 0
         self._ended = False
@@ -49,7 +49,7 @@ class Inbound:
             Malformed: see there.
         """
         inside = self._reader.inside
-        messages = self._reader.feed(data)
+        messages = self._reader.feed(data, self._reserve)
         if messages or not inside:  # another message began
             self._call.since_s = now_s
         self._waiting.extend(messages)

@@ -1,6 +1,7 @@
 """One connection, without a socket: what becomes of calls, and what is held for them."""
 
 import contextlib
+import gc
 
 import pytest
 
@@ -9,7 +10,7 @@ from frostline_server.rpc.h2 import connection
 from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.framing import PREFIX_BYTES, prefixed
-from tests.server.rpc.h2.pair import STREAM, Pair, packed
+from tests.server.rpc.h2.pair import STREAM, UNARY, Pair, packed
 from tests.support import wire
 
 ANSWER = b"an answer"
@@ -691,6 +692,41 @@ def test_many_calls_that_end_at_once_are_forgotten_a_slice_at_a_time(monkeypatch
     assert pair.server.unfinished
     pair.receive(sent_at_once(pair, 1))
     assert pair.server.open_calls == 1
+
+
+@pytest.mark.parametrize("kind", ["answered", "in pieces", "stream", "without a message", "given up", "refused"])
+def test_nothing_of_a_call_waits_for_the_garbage_collector(kind: str) -> None:
+    pair = Pair()
+
+    def call() -> None:
+        stream = pair.begin(STREAM if kind == "stream" else "/t.T/No" if kind == "refused" else UNARY)
+        message = b"" if kind == "without a message" else prefixed(b"hello")
+        for piece in (message[:3], message[3:]) if kind == "in pieces" else (message,):
+            pair.client.send_data(stream, piece, end_stream=piece is message)
+            pair.exchange()
+        if kind == "in pieces":
+            pair.client.send_data(stream, b"", end_stream=True)
+        if kind == "given up":
+            pair.client.reset_stream(stream)
+        pair.exchange()
+        for told, _ in pair.kept.messages:
+            pair.server.answer(told, ANSWER)
+        pair.exchange()
+        pair.kept.messages.clear()
+        pair.kept.finished_calls.clear()
+        pair.kept.cancelled_calls.clear()
+        pair.kept.sent_calls.clear()
+
+    call()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            call()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    assert pair.server.open_calls == 0
 
 
 def test_a_connection_that_ends_already_can_be_told_to_leave() -> None:
