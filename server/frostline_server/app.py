@@ -118,7 +118,6 @@ class Server:
         self._watchdog = Watchdog()
         self._watchdog.idle = self._between_loads
         self._memory_return = MemoryReturn(self._watchdog.sessions)
-        self._collector = interpreter.Collector(time.monotonic())
         # What answers nothing, because its runs do not end.
         self._hanging: set[LoadedModel] = set()
         self._credentials = Credentials(config.access_file) if config.access_file else None
@@ -585,7 +584,6 @@ class Server:
         """Give memory back; not while a load measures what its runs add to the memory that there is."""
         if not self.reconciler.busy:
             self._memory_return.look(now_s)
-        self._collector.look(now_s)
 
     def _on_hang(self) -> None:
         """A model may have ceased to answer because its runs do not end, or begun to again; called from any thread."""
