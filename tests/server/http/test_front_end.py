@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 from frostline_server.app import Server
+from frostline_server.http.h1.connection import Connection
 from tests.support.calls import row_request, stub
 from tests.support.cycles import resident
 from tests.support.http_port import INFER, LOOPS, ROW, ZEROS, Client, Port, head, port, write_models, zeros
@@ -433,6 +434,26 @@ def test_the_end_waits_for_requests_behind_others_and_for_their_answers(models: 
         assert [client.answer().status for _ in range(51)] == [200] * 51
         assert client.ended()
         assert drained.result(TIMEOUT_S)
+
+
+def test_an_end_between_two_answers_waits_for_those_that_are_not_parsed_yet(
+    models: Path, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, ends = Connection._go_on, list[int]()
+
+    def end_and_go_on(connection: Connection) -> None:
+        if connection._rest:
+            ends.append(len(connection._rest))
+            connection._shared.leaving = True
+            connection.shutdown()
+        go_on(connection)
+
+    monkeypatch.setattr(Connection, "_go_on", end_and_go_on)
+    with port(models, loop) as served, served.client() as client:
+        client.send(served.request() + served.get("/v2") * 50)
+        assert [client.answer().status for _ in range(51)] == [200] * 51
+        assert client.ended()
+    assert ends
 
 
 def test_the_end_does_not_wait_for_idle_or_slow_clients(models: Path, loop: str) -> None:

@@ -318,6 +318,9 @@ class Connection(HttpToolsProtocol):
         """Answer what has come, and no more."""
         if self._ending is not None or self._last is not None:
             return
+        if self._rest or self.pipeline:
+            # What has come and is not parsed yet is answered too; the last answer ends the connection (`leave_with`).
+            return
         super().shutdown()
         if not self._in_body:
             self._deaf = True
