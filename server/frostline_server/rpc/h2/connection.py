@@ -32,7 +32,7 @@ from ngh2 import Connection as Session
 
 from frostline_server.errors import PredictionError, TooManyCalls
 from frostline_server.rpc.h2.call import Call, Malformed, timeout_s
-from frostline_server.rpc.h2.fairness import SLICE_S
+from frostline_server.rpc.h2.fairness import LONG_S
 from frostline_server.rpc.h2.framing import ENCODINGS, PREFIX_BYTES, understood
 from frostline_server.rpc.h2.inbound import Inbound
 from frostline_server.rpc.h2.responses import Responses
@@ -188,7 +188,7 @@ class Connection:
                 if at:
                     clock_s = time.monotonic()
                     begun_s = begun_s or clock_s
-                    if clock_s - begun_s > SLICE_S:
+                    if clock_s - begun_s > LONG_S:
                         left = events[at:]
                         return
                 for event in events[at : at + _STEP]:

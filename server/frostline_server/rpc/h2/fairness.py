@@ -1,8 +1,8 @@
 """How much of a client is read at a time, so that none holds up the others: some bytes mean much more work than others.
 
 Clients whose reads are brief are read and answered first, and all of them may take `LONG_S` in a turn. Who is new, or
-took longer the last time, shares `SLICE_S` with others of its kind. What came and takes more than a slice goes on in the
-next turns. Where not all can have a turn, addresses take turns, so that one with many connections gets no more than one
+took longer the last time, shares `SLICE_S` with others of its kind. What came at once and takes more than `LONG_S` goes
+on in the next turns. Where not all can have a turn, addresses take turns, so that one with many connections gets no more than one
 with few.
 """
 
@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
 LONG_S = 0.002
+"""How long a turn reads of clients whose reads are brief, and works on what came with one read."""
 SLICE_S = LONG_S / 2
 """How long a turn goes on with each kind of what takes long: new connections, large answers, much that came."""
 _MUCH_S = 0.003

@@ -630,7 +630,7 @@ def sent_at_once(pair: Pair, calls: int) -> bytes:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step takes little time."""
-    monkeypatch.setattr(connection, "SLICE_S", -1.0)
+    monkeypatch.setattr(connection, "LONG_S", -1.0)
 
 
 @pytest.mark.usefixtures("hurried")
@@ -687,7 +687,7 @@ def test_many_calls_that_end_at_once_are_forgotten_a_slice_at_a_time(monkeypatch
     pair.receive(sent_at_once(pair, 300))
     for call, message in pair.kept.messages:
         pair.server.answer(call, prefixed(message))
-    monkeypatch.setattr(connection, "SLICE_S", -1.0)
+    monkeypatch.setattr(connection, "LONG_S", -1.0)
     pair.hear(pair.server.to_send(1 << 20))
     assert pair.server.unfinished
     pair.receive(sent_at_once(pair, 1))

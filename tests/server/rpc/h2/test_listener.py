@@ -320,7 +320,7 @@ def test_who_sends_much_at_once_does_not_hold_up_who_sends_little(
     came: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with front(max_calls=1000) as started, Raw(started.port) as much, Raw(started.port) as little:
-        monkeypatch.setattr(connection, "SLICE_S", -1.0)
+        monkeypatch.setattr(connection, "LONG_S", -1.0)
         with busy(started):
             much.send([b"much"] * 200)
             little.send([b"little"])
