@@ -60,8 +60,8 @@ _EARLY_S = 0.01
 """How much sooner than here a deadline may pass at a client, whose clock began earlier."""
 _RESETS = 20
 """How many times the resets that a client may make are taken if calls have expired, which is no fault of its own."""
-_STEP = 8
-"""Events that are done between looks at the clock."""
+_FEW, _STEP = 32, 8
+"""Events that are done without a look at the clock, and between two looks where there are more."""
 _MANY = 100
 """Calls that may end at once before that takes too long for one turn."""
 _MOST_HANDLED = 100
@@ -96,6 +96,8 @@ class Connection:
         self._part_since_s = now_s
         # What came and is not done yet.
         self._events: list[Event] = []
+        self.unfinished = False
+        """Whether there is any of that; then `go_on` comes before the next `receive`."""
         self._credit = _FREE_CONTROL_FRAMES
         self._window = _FIRST_WINDOW_BYTES
         self._withheld = 0
@@ -150,11 +152,6 @@ class Connection:
 
     # What comes
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether not all of what came is done; then `go_on` comes before the next `receive`."""
-        return bool(self._events)
-
     def receive(self, data: bytes | memoryview, now_s: float) -> None:
         """Take bytes that came; receivers are told what they complete, as far as that takes little time.
 
@@ -164,16 +161,27 @@ class Connection:
         session = self._session
         try:
             session.receive_data(data)
-            self._events = events = session.events()
+            events = session.events()
+            if not events:
+                self._hold_part(len(data), now_s)
+                return
+            if self._part:
+                self._shared.budget.give(self._part)
+                self._part = 0
+            if len(events) <= _FEW:
+                self._take_events(events, now_s)
+                return
         except NGH2Error as error:
             self._over(error)
-        if not events:
-            self._hold_part(len(data), now_s)
-            return
-        if self._part:
-            self._shared.budget.give(self._part)
-            self._part = 0
+        self._events = events
         self.go_on(now_s)
+
+    def _take_events(self, events: list[Event], now_s: float) -> None:
+        handlers = self._handlers
+        for event in events:
+            handle = handlers.get(type(event))
+            if handle is not None:
+                handle(self, event, now_s)
 
     def go_on(self, now_s: float) -> None:
         """Go on with what came, for a while.
@@ -181,24 +189,17 @@ class Connection:
         Raises:
             ConnectionOver: see there.
         """
-        handlers, events, left = self._handlers, self._events, list[Event]()
-        begun_s = 0.0
+        events, left, begun_s = self._events, list[Event](), time.monotonic()
         try:
             for at in range(0, len(events), _STEP):
-                if at:
-                    clock_s = time.monotonic()
-                    begun_s = begun_s or clock_s
-                    if clock_s - begun_s > LONG_S:
-                        left = events[at:]
-                        return
-                for event in events[at : at + _STEP]:
-                    handle = handlers.get(type(event))
-                    if handle is not None:
-                        handle(self, event, now_s)
+                if at and time.monotonic() - begun_s > LONG_S:
+                    left = events[at:]
+                    return
+                self._take_events(events[at : at + _STEP], now_s)
         except NGH2Error as error:
             self._over(error)
         finally:
-            self._events = left
+            self._events, self.unfinished = left, bool(left)
 
     def _over(self, error: NGH2Error) -> NoReturn:
         """End a connection whose client breaks HTTP/2's rules."""
@@ -466,6 +467,7 @@ class Connection:
             # What is not done yet may be how one of them began.
             if self._events or len(closed) > _MANY:
                 self._events.extend(closed)
+                self.unfinished = True
             else:
                 for event in closed:
                     self._on_closed(event, 0.0)
@@ -550,7 +552,7 @@ class Connection:
         """Give up every call and all that is held; the connection is gone."""
         self._shared.budget.give(self._part)
         self._part = 0
-        self._events = []
+        self._events, self.unfinished = [], False
         calls, self._calls = self._calls, {}
         for call in calls.values():
             self._forget(call)

@@ -476,7 +476,8 @@ class Listener:
                 connection.receive(data, now_s)
             elif connection.unfinished:
                 connection.go_on(now_s)
-            self._note_unfinished(client)
+            if connection.unfinished or self._unfinished:
+                self._note_unfinished(client)
         except ConnectionOver:
             self._say_farewell(client)
         except ssl.SSLError:
@@ -488,7 +489,7 @@ class Listener:
     def _note_unfinished(self, client: _Client) -> None:
         if client.connection.unfinished:
             self._unfinished[client.descriptor] = None
-        elif self._unfinished:
+        else:
             self._unfinished.pop(client.descriptor, None)
 
     def _write(self, client: _Client, until_s: float) -> None:
@@ -522,7 +523,8 @@ class Listener:
             _log.exception("connection failed unexpectedly")
             self._drop(client)
             return
-        self._note_unfinished(client)
+        if client.connection.unfinished:
+            self._note_unfinished(client)
         writing = writing or client.rest is not None
         if writing != client.writing:
             client.writing = writing
