@@ -60,7 +60,7 @@ _EARLY_S = 0.01
 """How much sooner than here a deadline may pass at a client, whose clock began earlier."""
 _RESETS = 20
 """How many times the resets that a client may make are taken if calls have expired, which is no fault of its own."""
-_FEW, _STEP = 32, 8
+_FEW, _STEP = 64, 16
 """Events that are done without a look at the clock, and between two looks where there are more."""
 _MANY = 100
 """Calls that may end at once before that takes too long for one turn."""

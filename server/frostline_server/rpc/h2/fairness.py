@@ -68,20 +68,29 @@ class Share:
     def took(self, size: int, took_s: float, *, unfinished: bool = False) -> None:
         """So many bytes were read and worked on, in so much time; `unfinished` if there is more to do."""
         self.new = False
-        self._size, self._work_s = size, 0.0
-        self.went_on(took_s, unfinished=unfinished)
+        self.spent_s += took_s
+        self.address.spent_s += took_s
+        self._size, self._work_s = size, took_s
+        # Spelled out for the usual case.
+        if took_s <= SLICE_S and size < self.appetite and not unfinished:
+            self.takes_long = False
+        else:
+            self._judge(unfinished=unfinished)
 
     def went_on(self, took_s: float, *, unfinished: bool) -> None:
         """Work on what was read last has taken so much more time."""
         self.spent_s += took_s
         self.address.spent_s += took_s
-        work_s = self._work_s = self._work_s + took_s
-        self.takes_long = unfinished or work_s > SLICE_S
+        self._work_s += took_s
+        self._judge(unfinished=unfinished)
+
+    def _judge(self, *, unfinished: bool) -> None:
+        self.takes_long = unfinished or self._work_s > SLICE_S
         if unfinished:
             return
-        if work_s > _MUCH_S:
+        if self._work_s > _MUCH_S:
             self.appetite = max(_LEAST_BYTES, self.appetite // 4)
-        elif self._size == self.appetite and work_s < _MUCH_S / 2:
+        elif self._size == self.appetite and self._work_s < _MUCH_S / 2:
             self.appetite = min(MOST_BYTES, 2 * self._size)
 
 
@@ -89,13 +98,17 @@ Client = TypeVar("Client")
 
 
 class Queues(Generic[Client]):
-    """Clients that wait: those of an address in the order in which they came, and one of each address in turn."""
+    """Clients that wait: those of an address in the order in which they came, and one of each address in turn.
+
+    Attributes:
+        waiting: whether there are any.
+    """
+
+    __slots__ = ("_queues", "waiting")
 
     def __init__(self) -> None:
         self._queues: OrderedDict[Address, deque[Client]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._queues)
+        self.waiting = False
 
     def add(self, address: Address, client: Client) -> None:
         """Have a client wait that does not yet."""
@@ -103,6 +116,7 @@ class Queues(Generic[Client]):
         if queue is None:
             queue = self._queues[address] = deque()
         queue.append(client)
+        self.waiting = True
 
     def next(self) -> Client:
         """Take the client whose turn it is."""
@@ -110,4 +124,6 @@ class Queues(Generic[Client]):
         client = queue.popleft()
         if queue:
             self._queues[address] = queue
+        else:
+            self.waiting = bool(self._queues)
         return client

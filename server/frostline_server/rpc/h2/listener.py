@@ -204,7 +204,7 @@ class Listener:
         """Take turns until the end."""
         poll = self._epoll.poll
         while not self._closing:
-            self._take_turn(poll(0 if self._looks or self._unfinished or self._late else _TICK_S))
+            self._take_turn(poll(0 if self._looks or self._unfinished or self._late.waiting else _TICK_S))
 
     def _take_turn(self, ready: list[tuple[int, int]]) -> None:
         """Answer who takes little time. Then go on with what takes long, a slice of time of each kind.
@@ -227,7 +227,8 @@ class Listener:
                 self._writers[descriptor] = None
             if events & ~_OUT and not client.late:
                 (others if client.share.takes_long else brief).append(client)
-        self._read_brief(brief, now_s)
+        if brief or self._late.waiting:
+            self._read_brief(brief, now_s)
         self._answer()
         due = now_s - self._ticked_s >= _TICK_S
         if others or listening or self._writers or self._unfinished or self._looks or due:
@@ -387,7 +388,7 @@ class Listener:
     def _read_brief(self, clients: list[_Client], now_s: float) -> None:
         """Read of clients that take little time each; if they are too many, by turns of their addresses."""
         late, until_s = self._late, now_s + LONG_S
-        waiting = bool(late)
+        waiting = late.waiting
         if not waiting:
             for done, client in enumerate(clients, 1):
                 now_s = self._read(client, now_s)
@@ -401,7 +402,7 @@ class Listener:
             # That it is ready is known; to be told again in every turn would take longer than to ask for silence.
             self._listen(client)
             late.add(client.share.address, client)
-        while late and waiting:
+        while waiting and late.waiting:
             client = late.next()
             if self._clients.get(client.descriptor) is client:
                 client.late = False

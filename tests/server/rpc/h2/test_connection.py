@@ -665,7 +665,7 @@ def test_a_connection_that_closes_with_more_to_do_holds_nothing() -> None:
 @pytest.mark.usefixtures("hurried")
 def test_a_call_that_ends_before_its_begin_was_looked_at_is_forgotten() -> None:
     pair = Pair()
-    data = sent_at_once(pair, 20)
+    data = sent_at_once(pair, 40)
     # More bytes than it says: the session ends the call by itself, with the next bytes that are sent.
     stream = pair.begin(content_length="1")
     pair.client.send_data(stream, prefixed(b"longer"), end_stream=True)
