@@ -175,7 +175,9 @@ class Recorder:
                 if traced:
                     self._spans.make(batch, traced, offset_s)
         if log is not None:
-            log.write([request for request in taken if request.logged], offset_s)
+            # The thread that answers may have been held up before it told of it.
+            logged = sorted([request for request in taken if request.logged], key=lambda request: request.ended_s)
+            log.write(logged, offset_s)
 
 
 class Watch:
