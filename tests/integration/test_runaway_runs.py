@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from frostline_server.runtime.run_limit import RunLimit
 from tests.support import onnx_models
 from tests.support.calls import answers, infer_request, refused, row_request, stub
 from tests.support.processes import Served, serve
-from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.servers import TIMEOUT_S, Running, running, until
 from tests.support.streams import Conversation
 
 UNLIMITED = 'parameters { key: "max_run_s" value { string_value: "0" } }'
@@ -108,7 +107,7 @@ def test_a_run_that_takes_for_ever_after_many_brief_ones_holds_up_nobody_else(
             else:
                 stream.send(turns(onnx_models.ENDLESS))
             session = server.server.repository.get("repeating", "").session
-            wait_for(lambda: session.limit.longest_s(1e18) > 0)
+            until(lambda: session.limit.longest_s(1e18) > 0)
             other = calling(server)
             for _ in range(5):
                 stub(other).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
@@ -119,15 +118,6 @@ def test_a_run_that_takes_for_ever_after_many_brief_ones_holds_up_nobody_else(
             server.server._watchdog.end_runs()
         stream.close()
         assert endless is None or isinstance(endless.exception(), grpc.RpcError)
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    tick = threading.Event()
-    for _ in range(int(TIMEOUT_S * 100)):
-        if true():
-            return
-        tick.wait(0.01)
-    pytest.fail("it never came about")
 
 
 def surfaces(server: Running, channel: grpc.Channel) -> list[bool]:
@@ -169,12 +159,12 @@ def test_a_model_whose_runs_cannot_be_ended_says_so_everywhere_until_they_do(
                 # Another thread took its place.
                 assert doubled(infer(turns(3), timeout=TIMEOUT_S)) == 6
                 assert all(surfaces(server, channel))
-        wait_for(lambda: not any(surfaces(server, channel)))
+        until(lambda: not any(surfaces(server, channel)))
         assert refused(infer, turns(1), timeout=TIMEOUT_S)[0] == grpc.StatusCode.UNAVAILABLE
         # Other models go on.
         stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
         server.server._watchdog.end_runs()
-        wait_for(lambda: all(surfaces(server, channel)))
+        until(lambda: all(surfaces(server, channel)))
         assert doubled(infer(turns(4), timeout=TIMEOUT_S)) == 8
 
 

@@ -16,7 +16,7 @@ import uvloop
 from frostline_server.http.front_end import HttpFrontEnd
 from frostline_server.http.h1.connection import Connection
 from tests.support import onnx_models
-from tests.support.servers import TIMEOUT_S, Running, running
+from tests.support.servers import TIMEOUT_S, Running, running, until
 
 LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -180,12 +180,7 @@ class Port:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until something has happened on the server's side."""
-        waiting = threading.Event()
-        for _ in range(int(TIMEOUT_S * 500)):
-            if condition():
-                return
-            waiting.wait(0.002)
-        raise AssertionError("it has not happened")
+        until(condition, 0.002)
 
     def look(self, later_s: float) -> None:
         """Look at all connections, so many seconds later."""

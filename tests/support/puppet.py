@@ -13,6 +13,7 @@ from frostline_server.batching.device import Afterwards
 from frostline_server.batching.entry import Entry, RowKind
 from frostline_server.batching.request_queue import Batching, QueuePolicy
 from frostline_server.errors import PredictionError
+from tests.support.servers import until
 
 Array = np.ndarray[Any, Any]
 
@@ -178,20 +179,11 @@ class Stage:
 
     def wait_until_idle(self, instances: int = 1) -> None:
         """Wait until that many device threads sleep."""
-        self._until(lambda: len(self.batcher._asleep) == instances)
+        until(lambda: len(self.batcher._asleep) == instances, 0.001)
 
     def wait_until_closing(self) -> None:
         """Wait until the batcher refuses new entries."""
-        self._until(lambda: self.batcher._closing)
-
-    @staticmethod
-    def _until(true: Callable[[], bool]) -> None:
-        tick = threading.Event()
-        for _ in range(int(TIMEOUT_S * 1000)):
-            if true():
-                return
-            tick.wait(0.001)
-        raise AssertionError("it never came about")
+        until(lambda: self.batcher._closing, 0.001)
 
     def finish(self) -> None:
         """Let everything run, and wait until all of it is answered and told."""

@@ -29,13 +29,13 @@ DEFAULTS: Mapping[str, Any] = {
 """Everyone may do everything, because most tests are about what is done. The CPU, also where there is a GPU: ONNX Runtime answers there where the CPU refuses, such as zeros for a row a table does not have. No trial loads, which cost each server a second; servers in processes of their own have them."""
 
 
-def until(holds: Callable[[], Any]) -> None:
-    """Wait until something holds."""
+def until(holds: Callable[[], Any], every_s: float = 0.01) -> None:
+    """Wait until something holds, which is asked every so many seconds."""
     pause = threading.Event()
-    for _ in range(int(TIMEOUT_S * 100)):
+    for _ in range(int(TIMEOUT_S / every_s)):
         if holds():
             return
-        pause.wait(0.01)
+        pause.wait(every_s)
     raise AssertionError("it never holds")
 
 

@@ -2,8 +2,8 @@
 
 Clients whose reads are brief are read and answered first, and all of them may take `LONG_S` in a turn. Who is new, or
 took longer the last time, shares `SLICE_S` with others of its kind. What came at once and takes more than `LONG_S` goes
-on in the next turns. Where not all can have a turn, addresses take turns, so that one with many connections gets no more than one
-with few.
+on in the next turns. Where not all can have a turn, addresses take turns, so that one with many connections gets no
+more than one with few.
 """
 
 from collections import OrderedDict, deque

@@ -5,11 +5,9 @@ import gc
 import math
 import os
 import resource
-import select
 import socket
 import ssl
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +28,7 @@ from frostline_server.rpc.h2.front_end import bound
 from frostline_server.rpc.h2.listener import Crowd, Listener
 from frostline_server.tls import server_context
 from tests.server.rpc.h2.pair import UNARY, Kept, Pair
-from tests.support.servers import TIMEOUT_S
+from tests.support.servers import TIMEOUT_S, until
 
 ROOMY = Crowd(most=100, most_each=100)
 
@@ -79,10 +77,7 @@ class Front:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for the front end's thread."""
-        give_up_s = time.monotonic() + TIMEOUT_S
-        while not condition():
-            assert time.monotonic() < give_up_s
-            select.select([], [], [], 0.001)
+        until(condition, 0.001)
 
 
 @contextlib.contextmanager
