@@ -1,7 +1,7 @@
 """Inline execution: when a front end's thread runs a batch itself, instead of waking a device's thread for it.
 
 The one rule: a thread that submits runs a batch itself while a device is idle and the last run of as many rows of that
-shape was brief; an inline run that turns out long suspends this, for that model, for a hundred times as long.
+shape was brief; inline runs that turn out long suspend this, for that model, for a hundred times as long.
 """
 
 import math
@@ -13,8 +13,11 @@ BRIEF_S = 0.0005
 
 LONG_S = 10 * BRIEF_S
 SUSPENSION = 100
-"""An inline run of more than `LONG_S` suspends inline execution for this many times as long. How long a run takes may
-depend on the elements, which nobody can foresee; so it costs a front end a hundredth of its time at most."""
+"""Inline runs of more than `LONG_S` suspend inline execution for this many times as long. How long a run takes may depend on
+the elements, which nobody can foresee; so it costs a front end a hundredth of its time at most."""
+CREDIT_S = SUSPENSION * 2 * LONG_S
+"""So long a suspension is waived, once: what made a run long may have been another thread, which took the interpreter or the
+core, and says nothing of the next run."""
 
 
 class InlineExecution:
@@ -58,4 +61,4 @@ class InlineExecution:
         """A front end's thread was held by a batch it ran; on the `time.monotonic` clock."""
         held_s = until_s - from_s
         if held_s > LONG_S:
-            self._suspended_until_s = until_s + SUSPENSION * held_s
+            self._suspended_until_s = max(self._suspended_until_s, until_s - CREDIT_S) + SUSPENSION * held_s

@@ -5,6 +5,7 @@ https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -56,6 +57,7 @@ def grpc_report(
     )
 
 
+@lru_cache(maxsize=1024)
 def peer_attributes(peer: str) -> Mapping[str, str | int]:
     """A client's address as attributes of a span."""
     kind, _, rest = peer.partition(":")

@@ -5,14 +5,13 @@ It holds no message and no tensor, only numbers, names and the call it came with
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from frostline_server.batching.batcher import Observer
 from frostline_server.errors import PredictionError
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What a front end says of a call once it is answered.
 
     Attributes:
@@ -62,7 +61,7 @@ class Counts(Observer, Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Batch:
     """A batch that ran; times are on the `time.monotonic` clock.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, SpanFlags, Status
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_EXPORTER_OTLP_PROTOCOL,
@@ -22,15 +22,12 @@ from opentelemetry.trace import SpanContext, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from frostline_server.errors import StartError, sendable
-from frostline_server.telemetry.encoding import Ended, MessageExporter, Templates
+from frostline_server.telemetry.encoding import Ended, MessageExporter, Templates, attribute, event, link, own_part
 from frostline_server.telemetry.finished import Batch, Finished
 
 _MOST_CHARACTERS = 256
 _QUEUE = 2048
 """Spans that wait for the collector, where `OTEL_BSP_MAX_QUEUE_SIZE` does not say."""
-_LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
-_REMOTE = _LOCAL | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
-"""The flags of a span by where its parent is."""
 _AWAY_S = 1.0
 """How long the end waits for a collector that did not answer the last time."""
 
@@ -109,7 +106,7 @@ class OtlpSpans:
         """
         if batch is None:
             for request in requests:
-                self._end(self._request(request, offset_s))
+                self._end(*self._request(request, offset_s)[1])
             return
         first = requests[0]
         attributes: dict[str, str | int] = {
@@ -119,16 +116,17 @@ class OtlpSpans:
             "frostline.batch.rows": batch.rows,
             "thread.name": batch.thread,
         }
-        shared = self._templates.span(f"batch {first.model}", Span.SPAN_KIND_INTERNAL, attributes)
-        shared.trace_id, shared.span_id, shared.flags = _new_id(16), _new_id(8), _LOCAL
-        shared.start_time_unix_nano = _ns(batch.started_s, offset_s)
-        shared.end_time_unix_nano = _ns(batch.finished_s, offset_s)
+        ids = _new_id(16), _new_id(8)
+        shared = [
+            self._templates.part(f"batch {first.model}", Span.SPAN_KIND_INTERNAL, attributes),
+            own_part(*ids, _ns(batch.started_s, offset_s), _ns(batch.finished_s, offset_s)),
+        ]
+        to_batch = link(*ids)
+        ran = event(b"run", _ns(batch.assembled_s, offset_s)) + event(b"encode", _ns(batch.ran_s, offset_s))
         for request in requests:
-            span = self._request(request, offset_s)
-            _join(span, request, batch, offset_s)
-            _link(span, shared)
-            _link(shared, span)
-            self._end(span)
+            own, parts = self._request(request, offset_s)
+            self._end(*parts, event(b"queue", _ns(request.arrived_s, offset_s)), ran, to_batch)
+            shared.append(link(*own))
             if request.counts is not None and request.error is None:
                 seconds = {
                     "request": request.ended_s - request.arrived_s,
@@ -136,13 +134,14 @@ class OtlpSpans:
                     "run": batch.ran_s - batch.assembled_s,
                 }
                 request.counts.exemplify(request.trace_id, seconds, request.ended_s + offset_s)
-        self._end(shared)
+        self._end(*shared)
 
-    def _request(self, request: Finished, offset_s: float) -> Span:
+    def _request(self, request: Finished, offset_s: float) -> tuple[tuple[bytes, bytes], list[bytes]]:
+        """The ids of a request's trace and span, and the parts of its span that it has in any case."""
         report, error = request.origin.report(request.error), request.error
         parent = self._parent(request)
-        trace_id = _new_id(16) if parent is None else parent.trace_id.to_bytes(16, "big")
-        request.trace_id = trace_id.hex()
+        ids = _new_id(16) if parent is None else parent.trace_id.to_bytes(16, "big"), _new_id(8)
+        request.trace_id = ids[0].hex()
         attributes: dict[str, str | int] = {
             **report.attributes,
             "frostline.model.name": sendable(request.model[:_MOST_CHARACTERS]),
@@ -152,22 +151,22 @@ class OtlpSpans:
         if error is not None:
             attributes["frostline.error.kind"] = error.kind
         began_s = request.arrived_s if report.received_s is None else report.received_s
-        span = self._templates.span(report.name, Span.SPAN_KIND_SERVER, attributes)
-        span.trace_id, span.span_id, span.flags = trace_id, _new_id(8), _LOCAL if parent is None else _REMOTE
-        span.start_time_unix_nano, span.end_time_unix_nano = _ns(began_s, offset_s), _ns(request.ended_s, offset_s)
+        began_ns, ended_ns = _ns(began_s, offset_s), _ns(request.ended_s, offset_s)
+        parts = [
+            self._templates.part(report.name, Span.SPAN_KIND_SERVER, attributes),
+            own_part(*ids, began_ns, ended_ns, remote=parent is not None),
+        ]
         if request.request_id:
             # Not in the template: each has another.
-            span.attributes.add(key="frostline.request.id").value.string_value = sendable(
-                request.request_id[:_MOST_CHARACTERS]
-            )
+            parts.append(attribute("frostline.request.id", sendable(request.request_id[:_MOST_CHARACTERS])))
         if parent is not None:
-            span.parent_span_id = parent.span_id.to_bytes(8, "big")
-            span.trace_state = parent.trace_state.to_header()
+            state = parent.trace_state.to_header()
+            parts.append(Span(parent_span_id=parent.span_id.to_bytes(8, "big"), trace_state=state).SerializeToString())
         # Only of the server's own faults: what a client did wrong may quote what it sent.
         if report.faulty:
-            span.status.code = Status.STATUS_CODE_ERROR
-            span.status.message = sendable(str(error)[:_MOST_CHARACTERS])
-        return span
+            status = Status(code=Status.STATUS_CODE_ERROR, message=sendable(str(error)[:_MOST_CHARACTERS]))
+            parts.append(Span(status=status).SerializeToString())
+        return ids, parts
 
     def _parent(self, request: Finished) -> SpanContext | None:
         """The caller's span, if it says a valid one."""
@@ -181,14 +180,14 @@ class OtlpSpans:
         context = get_current_span(self._propagator.extract(carrier)).get_span_context()
         return context if context.is_valid else None
 
-    def _end(self, span: Span) -> None:
+    def _end(self, *parts: bytes) -> None:
         exporter = self._exporter
         if self._made - exporter.exported - exporter.failed >= self._most:
             self._dropped += 1
             return
         self._made += 1
         # It looks at nothing that this has not.
-        ended: Any = Ended(span)
+        ended: Any = Ended.of(*parts)
         self._processor.on_end(ended)
 
     def close(self, timeout_s: float) -> None:
@@ -223,16 +222,6 @@ def open_spans(release: str, environ: Mapping[str, str]) -> OtlpSpans:
         return OtlpSpans(Exporter(MessageExporter(release)), most)
     except (ValueError, OSError) as error:
         raise StartError(f"traces cannot be sent as the OTEL_ variables say: {error}") from error
-
-
-def _join(span: Span, request: Finished, batch: Batch, offset_s: float) -> None:
-    """Note when each stage began of a request that joined a batch."""
-    for name, at_s in (("queue", request.arrived_s), ("run", batch.assembled_s), ("encode", batch.ran_s)):
-        span.events.add(name=name, time_unix_nano=_ns(at_s, offset_s))
-
-
-def _link(span: Span, other: Span) -> None:
-    span.links.add(trace_id=other.trace_id, span_id=other.span_id, flags=_LOCAL)
 
 
 def _new_id(size: int) -> bytes:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline_server.batching.inline_execution import BRIEF_S, LONG_S, SUSPENSION, InlineExecution
+from frostline_server.batching.inline_execution import BRIEF_S, CREDIT_S, LONG_S, SUSPENSION, InlineExecution
 
 SHAPE = ((4,),)
 OTHER = ((5,),)
@@ -71,14 +71,26 @@ def test_where_batches_wait_for_more_rows_nothing_runs_inline() -> None:
     assert not inline.allows(1, SHAPE, 1e9)
 
 
-def test_a_run_that_holds_a_front_end_for_long_suspends_the_model_for_a_hundred_times_as_long() -> None:
+def test_runs_that_hold_a_front_end_for_long_suspend_the_model_for_a_hundred_times_as_long_less_the_credit() -> None:
     inline = known(8)
     inline.held(0.0, LONG_S)
     assert inline.allows(1, SHAPE, LONG_S)
     inline.held(10.0, 12.0)
+    until_s = 12.0 + SUSPENSION * 2.0 - CREDIT_S
     assert not inline.allows(1, SHAPE, 12.0)
-    assert not inline.allows(1, SHAPE, 12.0 + SUSPENSION * 2.0 - 0.001)
-    assert inline.allows(1, SHAPE, 12.0 + SUSPENSION * 2.0)
+    assert not inline.allows(1, SHAPE, until_s - 0.001)
+    assert inline.allows(1, SHAPE, until_s)
+
+
+def test_one_long_run_suspends_nothing_and_the_next_ones_do() -> None:
+    inline = known(8)
+    inline.held(10.0, 10.0 + 1.5 * LONG_S)
+    assert inline.allows(1, SHAPE, 10.1)
+    inline.held(10.1, 10.1 + 1.5 * LONG_S)
+    assert not inline.allows(1, SHAPE, 10.2)
+    # Much later it is again the first one.
+    inline.held(60.0, 60.0 + 1.5 * LONG_S)
+    assert inline.allows(1, SHAPE, 60.1)
 
 
 runs = st.lists(st.tuples(st.integers(1, 64), st.floats(0.0, 10.0)), max_size=200)
@@ -95,6 +107,6 @@ def test_long_runs_hold_a_front_end_for_no_more_than_a_hundredth_of_its_time(run
         if inlined:
             inline.held(now - seconds, now)
             if seconds > LONG_S:
-                # Whatever came before this run has been paid for with a pause.
-                assert held_s * SUSPENSION <= now - seconds + 1e-6
+                # Whatever came before this run has been paid for with a pause, but for the credit.
+                assert held_s * SUSPENSION <= now - seconds + CREDIT_S + 1e-6
                 held_s += seconds
