@@ -189,14 +189,14 @@ class Call:
             "http.response.status_code": status,
             "url.path": path,
             "url.scheme": self.scope["scheme"],
-            **peer_attributes(self.exchange.peer),
+            **dict(peer_attributes(self.exchange.peer)),
         }
         faulty = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         if faulty:
             attributes["error.type"] = str(status)
         return Report(
             f"{method} {route}", "http", f"{method} {route}", str(status), faulty, self._identity, self.exchange.peer,
-            self._received_s, attributes,
+            self._received_s, tuple(attributes.items()),
         )  # fmt: skip
 
     def hold(self, size: int) -> None:

@@ -4,7 +4,7 @@ https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +13,7 @@ from frostline.protocol import MODEL_STREAM_INFER
 from frostline_server.access.access import Access
 from frostline_server.access.access_file import ANONYMOUS
 from frostline_server.errors import PredictionError
-from frostline_server.telemetry.finished import Origin, Report
+from frostline_server.telemetry.finished import Attributes, Origin, Report
 from frostline_server.tls import listed
 
 OriginOf = Callable[[str, Any], Origin]
@@ -36,14 +36,6 @@ def grpc_report(
         error: how it failed; None if it was answered.
     """
     method, status = path.removeprefix("/"), "OK" if error is None else error.code
-    attributes: dict[str, str | int] = {
-        "rpc.system.name": "grpc",
-        "rpc.method": method,
-        "rpc.response.status_code": status,
-        **peer_attributes(peer),
-    }
-    if error is not None:
-        attributes["error.type"] = status
     return Report(
         method,
         "grpc",
@@ -53,18 +45,24 @@ def grpc_report(
         ANONYMOUS if identity is None else identity,
         peer,
         None if path == MODEL_STREAM_INFER else received_s,
-        attributes,
+        _attributes(method, status, peer),
     )
 
 
 @lru_cache(maxsize=1024)
-def peer_attributes(peer: str) -> Mapping[str, str | int]:
+def _attributes(method: str, status: str, peer: str) -> Attributes:
+    failed = () if status == "OK" else (("error.type", status),)
+    named = ("rpc.system.name", "grpc"), ("rpc.method", method), ("rpc.response.status_code", status)
+    return *named, *peer_attributes(peer), *failed
+
+
+def peer_attributes(peer: str) -> Attributes:
     """A client's address as attributes of a span."""
     kind, _, rest = peer.partition(":")
     address, _, port = rest.rpartition(":")
     if kind not in ("ipv4", "ipv6") or not port.isdecimal():
-        return {"network.transport": "unix"} if kind == "unix" else {}
-    return {"network.peer.address": unquote(address).strip("[]"), "network.peer.port": int(port)}
+        return (("network.transport", "unix"),) if kind == "unix" else ()
+    return ("network.peer.address", unquote(address).strip("[]")), ("network.peer.port", int(port))
 
 
 class AioOrigin:

@@ -6,7 +6,7 @@ https://protobuf.dev/programming-guides/encoding/
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any
 
@@ -20,6 +20,8 @@ from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResou
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
+
+from frostline_server.telemetry.finished import Attributes
 
 _MOST = 1024
 """Templates that are kept; a client's port is part of one, and the numbers of rows and of requests are."""
@@ -104,9 +106,9 @@ class Templates:
     """What many spans have in common, name, kind and attributes; encoded once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, tuple[tuple[str, str | int], ...]], bytes] = {}
+        self._known: dict[tuple[str, Attributes], bytes] = {}
 
-    def part(self, name: str, kind: Span.SpanKind.ValueType, attributes: Mapping[str, str | int]) -> bytes:
+    def part(self, name: str, kind: Span.SpanKind.ValueType, attributes: Attributes) -> bytes:
         """The part of a span that is not its own.
 
         Args:
@@ -114,13 +116,13 @@ class Templates:
             kind: its kind; spans of a name have one kind.
             attributes: its attributes.
         """
-        key = name, tuple(attributes.items())
-        part = self._known.get(key)
+        part = self._known.get((name, attributes))
         if part is None:
             if len(self._known) >= _MOST:
                 self._known.clear()
-            encoded = [_encoded(*pair) for pair in key[1]]
-            part = self._known[key] = Span(name=name, kind=kind, attributes=encoded).SerializeToString()
+            encoded = [_encoded(*pair) for pair in attributes]
+            part = Span(name=name, kind=kind, attributes=encoded).SerializeToString()
+            self._known[name, attributes] = part
         return part
 
 

@@ -11,6 +11,10 @@ from frostline_server.batching.batcher import Observer
 from frostline_server.errors import PredictionError
 
 
+Attributes = tuple[tuple[str, str | int], ...]
+"""Attributes of a span, by their names."""
+
+
 class Report(NamedTuple):
     """What a front end says of a call once it is answered.
 
@@ -34,7 +38,7 @@ class Report(NamedTuple):
     identity: str
     peer: str
     received_s: float | None
-    attributes: Mapping[str, str | int]
+    attributes: Attributes
 
 
 class Origin(Protocol):

@@ -231,14 +231,15 @@ class Watch:
 
     def _of(self, rule: Rule, entries: Sequence[Entry]) -> Sequence[int]:
         """Which entries a rule has traced: of those whose callers have not decided, the ones that are drawn."""
-        drawn, decided = self._traced.take(rule.ratio, len(entries)), dict[int, bool]()
-        for number, entry in enumerate(entries):
-            call = entry.call
-            if call is not None and call.origin is not None:
-                parent = call.origin.header(b"traceparent")
-                # Most have no such header.
-                if parent is not None:
-                    decided[number] = rule.wants(parent)
+        drawn = self._traced.take(rule.ratio, len(entries))
+        decided = {
+            number: rule.wants(parent)
+            for number, entry in enumerate(entries)
+            if (call := entry.call) is not None
+            and (origin := call.origin) is not None
+            and (parent := origin.header(b"traceparent")) is not None
+        }
+        # Most have no such header.
         if not decided:
             return drawn
         return [

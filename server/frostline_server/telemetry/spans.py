@@ -23,7 +23,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from frostline_server.errors import StartError, sendable
 from frostline_server.telemetry.encoding import Ended, MessageExporter, Templates, attribute, event, link, own_part
-from frostline_server.telemetry.finished import Batch, Finished
+from frostline_server.telemetry.finished import Attributes, Batch, Finished
 
 _MOST_CHARACTERS = 256
 _QUEUE = 2048
@@ -109,13 +109,13 @@ class OtlpSpans:
                 self._end(*self._request(request, offset_s)[1])
             return
         first = requests[0]
-        attributes: dict[str, str | int] = {
-            "frostline.model.name": first.model,
-            "frostline.model.version": first.version,
-            "frostline.batch.requests": batch.requests,
-            "frostline.batch.rows": batch.rows,
-            "thread.name": batch.thread,
-        }
+        attributes: Attributes = (
+            ("frostline.model.name", first.model),
+            ("frostline.model.version", first.version),
+            ("frostline.batch.requests", batch.requests),
+            ("frostline.batch.rows", batch.rows),
+            ("thread.name", batch.thread),
+        )
         ids = _new_id(16), _new_id(8)
         shared = [
             self._templates.part(f"batch {first.model}", Span.SPAN_KIND_INTERNAL, attributes),
@@ -142,14 +142,14 @@ class OtlpSpans:
         parent = self._parent(request)
         ids = _new_id(16) if parent is None else parent.trace_id.to_bytes(16, "big"), _new_id(8)
         request.trace_id = ids[0].hex()
-        attributes: dict[str, str | int] = {
-            **report.attributes,
-            "frostline.model.name": sendable(request.model[:_MOST_CHARACTERS]),
-            "frostline.model.version": request.version,
-            "frostline.rows": request.rows,
-        }
+        attributes: Attributes = (
+            *report.attributes,
+            ("frostline.model.name", sendable(request.model[:_MOST_CHARACTERS])),
+            ("frostline.model.version", request.version),
+            ("frostline.rows", request.rows),
+        )
         if error is not None:
-            attributes["frostline.error.kind"] = error.kind
+            attributes += (("frostline.error.kind", error.kind),)
         began_s = request.arrived_s if report.received_s is None else report.received_s
         began_ns, ended_ns = _ns(began_s, offset_s), _ns(request.ended_s, offset_s)
         parts = [

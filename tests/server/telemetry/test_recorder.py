@@ -153,8 +153,8 @@ def test_the_exporter_puts_around_spans_what_the_standard_variables_say(monkeypa
 def test_what_spans_have_in_common_is_not_kept_for_ever() -> None:
     templates = Templates()
 
-    def part(name: str, attributes: dict[str, str | int]) -> Span:
-        return Span.FromString(templates.part(name, Span.SPAN_KIND_SERVER, attributes))
+    def part(name: str, said: dict[str, str | int]) -> Span:
+        return Span.FromString(templates.part(name, Span.SPAN_KIND_SERVER, tuple(said.items())))
 
     for port in range(3000):
         span = part("s", {"network.peer.port": port, "frostline.model.name": "m"})
@@ -203,4 +203,4 @@ def test_another_protocol_than_grpc_is_refused() -> None:
     ],
 )
 def test_a_peers_address_becomes_attributes(peer: str, expected: dict[str, str | int]) -> None:
-    assert peer_attributes(peer) == expected
+    assert dict(peer_attributes(peer)) == expected
