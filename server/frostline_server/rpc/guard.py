@@ -225,6 +225,7 @@ def _watched(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) 
     name = entrance.method.rpartition("/")[2]
     message = GetMessageClass(_SERVICE.methods_by_name[name].input_type)
     only_control = NEEDED[entrance.method] == CONTROL
+    refusals = audit.Refusals()
 
     async def call(request: Any, context: Any) -> Any:
         parsed = audit.parsed(message, request)
@@ -238,6 +239,10 @@ def _watched(entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]]) 
             entrance.permit(identity, changes=changes)
             identity.admit(entrance.clock())
         except PredictionError as error:
+            if watched is not None:
+                watched.calls = refusals.stands_for(context.peer(), entrance.clock())
+                if not watched.calls:
+                    watched, inner = None, context
             ended: Awaitable[Any] = inner.abort(*ending(error))
         else:
             ended = answer(request, inner)

@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 from frostline_server.batching.batcher import Observer
 from frostline_server.errors import PredictionError
 
-
 Attributes = tuple[tuple[str, str | int], ...]
 """Attributes of a span, by their names."""
 

@@ -476,6 +476,47 @@ async def test_a_control_call_that_breaks_is_in_the_audit_log_too(failure: BaseE
     assert [(line["identity"], line["status"]) for line in lines] == [("anonymous", status)]
 
 
+async def test_of_what_one_host_is_refused_ten_calls_have_a_line_and_then_one_a_second_that_says_how_many() -> None:
+    class Caller:
+        def __init__(self, peer: str) -> None:
+            self._peer = peer
+
+        def peer(self) -> str:
+            return self._peer
+
+        def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+            return ()
+
+        async def abort(self, code: grpc.StatusCode, *_: Any) -> None:
+            raise PermissionError(code.name)
+
+    async def behaviour(request: bytes, context: Any) -> None:
+        raise AssertionError("nobody may call it")
+
+    now_s = 100.0
+    path = "/inference.GRPCInferenceService/LogSettings"
+    handler = grpc.unary_unary_rpc_method_handler(behaviour)
+    guarded: Any = guard(path, handler, Access(None, ("predict",)), clock=lambda: now_s)
+    off = log_settings(log_info=pb.LogSettingsRequest.SettingValue(bool_param=False)).SerializeToString()
+
+    async def refused(peer: str, times: int) -> list[int]:
+        """For how many calls each line stands."""
+        with audited() as lines:
+            for port in range(times):
+                with pytest.raises(PermissionError, match="UNAUTHENTICATED"):
+                    await guarded.unary_unary(off, Caller(f"{peer}:{port}"))
+        assert {line["status"] for line in lines} <= {"UNAUTHENTICATED"}
+        return [line.get("calls", 1) for line in lines]
+
+    assert await refused("ipv4:10.0.0.1", 50) == [1] * 10
+    assert await refused("ipv4:10.0.0.2", 2) == [1, 1]
+    assert await refused("ipv4:10.0.0.1", 5) == []
+    now_s += 1.0
+    assert await refused("ipv4:10.0.0.1", 5) == [46]
+    now_s += 3600.0
+    assert await refused("ipv4:10.0.0.1", 20) == [5, *[1] * 9]
+
+
 # The admin port
 
 

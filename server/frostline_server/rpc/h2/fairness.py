@@ -7,6 +7,7 @@ more than one with few.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 LONG_S = 0.002
@@ -94,10 +95,11 @@ class Share:
             self.appetite = min(MOST_BYTES, 2 * self._size)
 
 
+Where = TypeVar("Where", bound=Hashable)
 Client = TypeVar("Client")
 
 
-class Queues(Generic[Client]):
+class Queues(Generic[Where, Client]):
     """Clients that wait: those of an address in the order in which they came, and one of each address in turn.
 
     Attributes:
@@ -107,10 +109,10 @@ class Queues(Generic[Client]):
     __slots__ = ("_queues", "waiting")
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[Address, deque[Client]] = OrderedDict()
+        self._queues: OrderedDict[Where, deque[Client]] = OrderedDict()
         self.waiting = False
 
-    def add(self, address: Address, client: Client) -> None:
+    def add(self, address: Where, client: Client) -> None:
         """Have a client wait that does not yet."""
         queue = self._queues.get(address)
         if queue is None:

@@ -1,6 +1,8 @@
 """Runs the handlers of all other methods, which are coroutines on the event loop as in grpc.aio.
 
-Such a handler sees the part of grpc.aio's context that the handlers here use; see `Context`.
+Such a handler sees the part of grpc.aio's context that the handlers here use; see `Context`. Only so many begin in a
+millisecond: a loop that is never idle would leave the front end, whose every system call lets go of the interpreter, to
+wait for a turn after each of them.
 """
 
 import asyncio
@@ -14,8 +16,13 @@ import structlog
 from frostline_server.errors import PredictionError
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.fairness import Queues
 
 _RESERVED = (b":", b"grpc-", b"content-type", b"te")
+
+BURST = 4
+"""Calls that may begin in `REST_S`; one takes a tenth of a millisecond or two."""
+REST_S = 0.001
 
 _log = structlog.get_logger(__name__)
 
@@ -79,10 +86,38 @@ class Handlers:
     def __init__(self, loop: asyncio.AbstractEventLoop, post: Callable[..., None]) -> None:
         self._loop = loop
         self._post = post
+        # Calls that have not begun, by the host they came from.
+        self._waiting: Queues[str, Handling] = Queues()
+        self._left = BURST
+        self._counting = False
 
     def receiver(self, handler: "grpc.RpcMethodHandler[Any, Any]") -> Callable[[Call], "Handling"]:
         """What takes the calls of one method."""
-        return lambda call: Handling(call, handler, self._loop, self._post)
+        return lambda call: Handling(call, handler, self._loop, self._post, self._enter)
+
+    # On the event loop
+
+    def _enter(self, handling: "Handling") -> None:
+        """Have a call begin, now or as soon as it is its turn."""
+        self._waiting.add(handling.host, handling)
+        if not self._counting:
+            self._count()
+        self._begin()
+
+    def _count(self) -> None:
+        self._counting = True
+        self._loop.call_later(REST_S, self._rested)
+
+    def _begin(self) -> None:
+        while self._left and self._waiting.waiting:
+            # One that was given up meanwhile costs nothing.
+            self._left -= self._waiting.next().start()
+
+    def _rested(self) -> None:
+        self._left, self._counting = BURST, False
+        if self._waiting.waiting:
+            self._count()
+            self._begin()
 
 
 class Handling:
@@ -93,6 +128,10 @@ class Handling:
         handler: of its method.
         loop: where that runs.
         post: runs a function in the front end's thread.
+        enter: has it begin when it is its turn; called on the loop.
+
+    Attributes:
+        host: where the call came from, without the port.
     """
 
     def __init__(
@@ -101,28 +140,36 @@ class Handling:
         handler: "grpc.RpcMethodHandler[Any, Any]",
         loop: asyncio.AbstractEventLoop,
         post: Callable[..., None],
+        enter: Callable[["Handling"], None],
     ) -> None:
+        self.host = call.connection.peer.address.rpartition(":")[0]
+        self._enter = enter
         self._call = call
         self._handler = handler
         self._loop = loop
         self._post = post
         self._task: asyncio.Task[None] | None = None
-        self._requests: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._given_up = False
+        self._message: bytes | None = None
+        self._requests: asyncio.Queue[bytes | None] | None = None
         if handler.request_streaming:
-            loop.call_soon_threadsafe(self._start)
+            self._requests = asyncio.Queue()
+            loop.call_soon_threadsafe(enter, self)
 
     # In the front end's thread
 
     def message(self, _: Call, message: bytes) -> None:
         """Pass a message on to the handler."""
-        self._loop.call_soon_threadsafe(self._requests.put_nowait, message)
-        if not self._handler.request_streaming:
-            self._loop.call_soon_threadsafe(self._start)
+        if self._requests is None:
+            self._message = message
+            self._loop.call_soon_threadsafe(self._enter, self)
+        else:
+            self._loop.call_soon_threadsafe(self._requests.put_nowait, message)
 
     def finished(self, _: Call) -> None:
         """Tell the handler that there are no more."""
-        self._loop.call_soon_threadsafe(self._requests.put_nowait, None)
+        if self._requests is not None:
+            self._loop.call_soon_threadsafe(self._requests.put_nowait, None)
 
     def cancelled(self, _: Call) -> None:
         """Cancel the handler."""
@@ -133,12 +180,15 @@ class Handling:
 
     # On the event loop
 
-    def _start(self) -> None:
+    def start(self) -> bool:
+        """Begin, if the call was not given up meanwhile; whether it was not."""
         if not self._given_up:
             self._task = self._loop.create_task(self._run())
+        return not self._given_up
 
     def _cancel(self) -> None:
         self._given_up = True
+        self._message = None
         if self._task is not None:
             self._task.cancel()
 
@@ -164,7 +214,9 @@ class Handling:
         handler, call = self._handler, self._call
         # Which of the four it has, its two flags say.
         behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        request: Any = self._stream() if handler.request_streaming else self._parsed(await self._requests.get())
+        message, self._message = self._message, None
+        request: Any = self._parsed(message) if self._requests is None else self._stream(self._requests)
+        del message
         if handler.response_streaming:
             async for response in behaviour(request, context):
                 self._post(call.connection.send, call, [self._serialised(response)])
@@ -173,8 +225,8 @@ class Handling:
             response = await behaviour(request, context)
             self._post(call.connection.answer, call, self._serialised(response))
 
-    async def _stream(self) -> AsyncIterator[Any]:
-        while (message := await self._requests.get()) is not None:
+    async def _stream(self, requests: "asyncio.Queue[bytes | None]") -> AsyncIterator[Any]:
+        while (message := await requests.get()) is not None:
             yield self._parsed(message)
 
     def _parsed(self, message: bytes | None) -> Any:

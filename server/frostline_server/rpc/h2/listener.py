@@ -116,7 +116,7 @@ class Listener:
         # Who can be written to again, in the order in which that was seen.
         self._writers: dict[int, None] = {}
         # Clients that a turn had no time for.
-        self._late: Queues[_Client] = Queues()
+        self._late: Queues[Address, _Client] = Queues()
         self._ticked_s = 0.0
         # One for all, as what came is taken at once.
         self._buffer = memoryview(bytearray(MOST_BYTES))

@@ -76,7 +76,7 @@ def test_first_comes_whose_address_has_taken_least_and_within_it_who_has() -> No
 
 def test_those_who_wait_come_in_their_order_and_addresses_take_turns() -> None:
     crowded, quiet = Address(), Address()
-    waiting: Queues[str] = Queues()
+    waiting: Queues[Address, str] = Queues()
     assert not waiting.waiting
     for client in ("a", "b", "c"):
         waiting.add(crowded, client)
