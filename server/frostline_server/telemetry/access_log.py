@@ -90,12 +90,12 @@ class AccessLog:
 
 
 def _line(request: Finished, offset_s: float) -> str:
-    report, batch = request.origin.report(request.error), request.batch
+    report, batch = request.report, request.batch
     began_s = request.arrived_s if report.received_s is None else report.received_s
     line = {
         "time": datetime.fromtimestamp(request.ended_s + offset_s, UTC).isoformat(timespec="milliseconds"),
         "request_id": _cut(request.request_id),
-        "trace_id": request.trace_id or trace_id_of(request.origin.header(b"traceparent")),
+        "trace_id": request.trace_id or trace_id_of(request.traceparent),
         "identity": report.identity,
         "peer": report.peer,
         "protocol": report.protocol,

@@ -1,6 +1,6 @@
 """A finished request as a record: what it was, when each stage began, and how it ended.
 
-It holds no message and no tensor, only numbers, names and the call it came with.
+It holds no message, no tensor and no call, only numbers and names.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Report(NamedTuple):
 
 
 class Origin(Protocol):
-    """The call that a request came with; asked from other threads, and after it is answered."""
+    """The call that a request came with; asked from other threads, and when it is answered."""
 
     def header(self, name: bytes) -> bytes | None:
         """A header or an entry of the metadata, by its name in small letters; None if there is none."""
@@ -92,7 +92,9 @@ class Finished:
     """A request that has ended and is to be traced, logged, or both.
 
     Attributes:
-        origin: the call that it came with.
+        report: what is told of the call that it came with.
+        traceparent: the call's header of that name; None if it has none.
+        tracestate: and its companion.
         request_id: the client's own id of it.
         model: that it named.
         version: that answered, "" where none was found.
@@ -107,7 +109,9 @@ class Finished:
         trace_id: the trace that it belongs to, in hexadecimal; "" as long as it is in none.
     """
 
-    origin: Origin
+    report: Report
+    traceparent: bytes | None
+    tracestate: bytes | None
     request_id: str
     model: str
     version: str

@@ -17,11 +17,11 @@ import structlog
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import PredictionError
 from frostline_server.telemetry.access_log import AccessLog
-from frostline_server.telemetry.finished import Batch, Counts, Finished, Origin
+from frostline_server.telemetry.finished import Batch, Counts, Finished, Origin, Report
 from frostline_server.telemetry.sampling import Draws, Rule, Rules
 
 MOST = 16384
-"""Requests that wait for the thread at most; each holds the headers that it came with."""
+"""Requests that wait for the thread at most."""
 PERIOD_S = 0.5
 MANY = 2048
 """So many requests that wait wake the thread before its time."""
@@ -127,7 +127,8 @@ class Recorder:
         now_s, rule = time.monotonic(), self.rule(model)
         traced, logged = rule is not None and rule.wants(origin.header(b"traceparent")), self.logs()
         if traced or logged:
-            self.put([Finished(origin, request_id, model, version, 0, now_s, now_s, error, None, None, traced, logged)])
+            told = _told(origin, error)
+            self.put([Finished(*told, request_id, model, version, 0, now_s, now_s, error, None, None, traced, logged)])
 
     def rule(self, model: str) -> Rule | None:
         """What decides which requests of a model are traced; None if none are, for now."""
@@ -269,6 +270,12 @@ class Watch:
     ) -> Finished:
         call = entry.call
         return Finished(
-            call.origin, call.request_id, self._model, self._version, entry.rows, entry.arrived_s, ended_s, error, batch,
-            self._counts, traced, logged,
+            *_told(call.origin, error), call.request_id, self._model, self._version, entry.rows, entry.arrived_s, ended_s,
+            error, batch, self._counts, traced, logged,
         )  # fmt: skip
+
+
+def _told(origin: Origin, error: PredictionError | None) -> tuple[Report, bytes | None, bytes | None]:
+    """What is told of a call, and its headers about traces; so that nothing keeps the call until the thread looks."""
+    parent = origin.header(b"traceparent")
+    return origin.report(error), parent, None if parent is None else origin.header(b"tracestate")

@@ -138,7 +138,7 @@ class OtlpSpans:
 
     def _request(self, request: Finished, offset_s: float) -> tuple[tuple[bytes, bytes], list[bytes]]:
         """The ids of a request's trace and span, and the parts of its span that it has in any case."""
-        report, error = request.origin.report(request.error), request.error
+        report, error = request.report, request.error
         parent = self._parent(request)
         ids = _new_id(16) if parent is None else parent.trace_id.to_bytes(16, "big"), _new_id(8)
         request.trace_id = ids[0].hex()
@@ -170,13 +170,11 @@ class OtlpSpans:
 
     def _parent(self, request: Finished) -> SpanContext | None:
         """The caller's span, if it says a valid one."""
-        carrier = {
-            name: value.decode("latin-1")
-            for name in ("traceparent", "tracestate")
-            if (value := request.origin.header(name.encode())) is not None
-        }
-        if not carrier:
+        if request.traceparent is None:
             return None
+        carrier = {"traceparent": request.traceparent.decode("latin-1")}
+        if request.tracestate is not None:
+            carrier["tracestate"] = request.tracestate.decode("latin-1")
         context = get_current_span(self._propagator.extract(carrier)).get_span_context()
         return context if context.is_valid else None
 

@@ -75,7 +75,9 @@ class Broken:
 
 
 def finished(origin: Caller, batch: Batch | None = None, error: Any = None) -> Finished:
-    return Finished(origin, "7", "m", "1", 2, 2.0, 3.0, error, batch, None, traced=True, logged=False)
+    parent, state = origin.header(b"traceparent"), origin.header(b"tracestate")
+    report = origin.report(error)
+    return Finished(report, parent, state, "7", "m", "1", 2, 2.0, 3.0, error, batch, None, traced=True, logged=False)
 
 
 def test_what_finds_no_room_is_dropped_and_counted() -> None:
