@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import time
 import urllib.request
 from pathlib import Path
 
@@ -24,6 +25,8 @@ RECIPE = "digits"
 LEAST_ACCURACY = 0.98
 # How many pictures are drawn. At most half of them are pictures with a wrong answer, and these come first.
 DRAWN = 4
+# How often a demo that stays looks at its server, in seconds.
+_LOOK_S = 0.3
 
 Labels = tuple[tuple[str, str], ...]
 Series = dict[tuple[str, Labels], float]
@@ -91,7 +94,9 @@ def _stay(served: server_process.Served, console: Console) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         console.print(f"\n[bold]Try it in a browser:[/] {served.ready['http']}/", highlight=False, soft_wrap=True)
         console.print(f"gRPC: {served.address}. Ctrl-C stops the server.", highlight=False, soft_wrap=True)
-        os.waitid(os.P_PID, served.pid, os.WEXITED | os.WNOWAIT)
+        # Not one call that waits for ever: a signal just before it would be seen only after it.
+        while os.waitid(os.P_PID, served.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+            time.sleep(_LOOK_S)
 
 
 def _head(title: str, console: Console) -> None:
