@@ -92,6 +92,14 @@ def _signals_as_they_were() -> Iterator[None]:
 
 
 @pytest.fixture
+def sigint() -> Iterator[None]:
+    """Not ignored, as it is in a test run in the background; a child inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def channel(server: Running) -> Iterator[grpc.Channel]:
     """A channel to the server of a module that has the fixture `server`."""
     with grpc.insecure_channel(server.address) as channel:

@@ -329,14 +329,6 @@ def test_a_refused_input_is_one_sentence_and_code_1(
     assert refusal(capsys, "predict", MODEL, rows_npy, "--server", server.address) == (1, "two lines")
 
 
-@pytest.fixture
-def sigint() -> Iterator[None]:
-    """Not ignored, as it is in a test run in the background; a child inherits that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("sigint")
 def test_ctrl_c_exits_with_130_and_without_a_traceback(server: FakeServer, rows_npy: str) -> None:
     server.silent = True

@@ -54,7 +54,7 @@ class _Shown(io.StringIO):
         return written
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("short", "sigint")
 def test_with_stay_it_serves_until_ctrl_c(tmp_path: Path) -> None:
     out, user = _Shown(), threading.main_thread().ident
     assert user is not None
