@@ -48,14 +48,15 @@ def one(lab: Lab, before: Path | None) -> Samples:
     """
     questions = ask("tiny", TINY, [4])
     core, *others = sorted(os.sched_getaffinity(0))
-    names = [*_FLAGS, *([] if before is None else [_BEFORE])]
+    programs = {} if before is None else {_BEFORE: _program(before)}
+    names = [*_FLAGS, *programs]
     # Another order in each round, of the starts too: the server that is started first is two per cent slower.
     order = random.Random(lab.number)
     with on([core]):
         servers = {
-            name: lab.server(name, {"tiny": TINY}, program=_program(before))
-            if before is not None and name == _BEFORE
-            else lab.server(name, {"tiny": TINY}, *_FLAGS[name])
+            name: lab.server(
+                name, {"tiny": TINY}, *_FLAGS.get(name, ()), program=programs.get(name, server_process.PROGRAM)
+            )
             for name in order.sample(names, len(names))
         }
     with on(others or [core]):

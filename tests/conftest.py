@@ -92,11 +92,9 @@ def _signals_as_they_were() -> Iterator[None]:
 
 
 @pytest.fixture
-def sigint() -> Iterator[None]:
+def sigint(_signals_as_they_were: None) -> None:
     """Not ignored, as it is in a test run in the background; a child inherits that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

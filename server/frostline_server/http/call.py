@@ -20,7 +20,7 @@ from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.rpc.call_report import peer_attributes
 from frostline_server.rpc.grpc_status import PUSHBACK
 from frostline_server.rpc.h2.framing import LARGEST_RATIO, inflated
-from frostline_server.telemetry.finished import Report
+from frostline_server.telemetry.finished import Attributes, Report
 from frostline_server.tls import listed
 
 Scope = Any
@@ -183,20 +183,20 @@ class Call:
         """
         method, path, route = self.scope["method"], self.scope["path"], _route(self.scope["path"])
         status = 200 if error is None else failure_of(error).status
-        attributes: dict[str, str | int] = {
-            "http.request.method": method,
-            "http.route": route,
-            "http.response.status_code": status,
-            "url.path": path,
-            "url.scheme": self.scope["scheme"],
-            **dict(peer_attributes(self.exchange.peer)),
-        }
+        attributes: Attributes = (
+            ("http.request.method", method),
+            ("http.route", route),
+            ("http.response.status_code", status),
+            ("url.path", path),
+            ("url.scheme", self.scope["scheme"]),
+            *peer_attributes(self.exchange.peer),
+        )
         faulty = status >= HTTPStatus.INTERNAL_SERVER_ERROR
         if faulty:
-            attributes["error.type"] = str(status)
+            attributes += (("error.type", str(status)),)
         return Report(
             f"{method} {route}", "http", f"{method} {route}", str(status), faulty, self._identity, self.exchange.peer,
-            self._received_s, tuple(attributes.items()),
+            self._received_s, attributes,
         )  # fmt: skip
 
     def hold(self, size: int) -> None:

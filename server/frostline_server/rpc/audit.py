@@ -17,6 +17,7 @@ from frostline_server.access.identity import Identity
 from frostline_server.access.rate_limit import RateLimit
 from frostline_server.codec.codec import parse
 from frostline_server.errors import InvalidInput, RateLimited
+from frostline_server.rpc.call_report import host_of
 
 _MAX_LOGGED = 200
 """Characters of a name of the caller's choosing that are kept."""
@@ -93,7 +94,7 @@ class Refusals:
             peer: the caller's address.
             now_s: the time in seconds, on a monotonic clock.
         """
-        host = peer.rpartition(":")[0]
+        host = host_of(peer)
         limit, calls = self._hosts.pop(host, (RateLimit(1.0, _LINES), 0))
         calls += 1
         try:

@@ -65,6 +65,11 @@ def peer_attributes(peer: str) -> Attributes:
     return ("network.peer.address", unquote(address).strip("[]")), ("network.peer.port", int(port))
 
 
+def host_of(peer: str) -> str:
+    """A client's address without its port: what all its connections have in common."""
+    return peer.rpartition(":")[0]
+
+
 class AioOrigin:
     """A call on grpc.aio; see `telemetry.finished.Origin`.
 

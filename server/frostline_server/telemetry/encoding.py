@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags
 
+from frostline.protocol import varint
 from frostline_server.telemetry.finished import Attributes
 
 _MOST = 1024
@@ -55,7 +56,7 @@ class Ended:
     def of(cls, *parts: bytes) -> "Ended":
         """The span that has all parts."""
         size = sum(map(len, parts))
-        return cls(b"".join((b"\x12", _varint(size), *parts)))
+        return cls(b"".join((b"\x12", varint(size), *parts)))
 
 
 class MessageExporter(OTLPSpanExporter):
@@ -161,12 +162,3 @@ def _encoded(key: str, value: str | int) -> KeyValue:
     return KeyValue(
         key=key, value=AnyValue(string_value=value) if isinstance(value, str) else AnyValue(int_value=value)
     )
-
-
-def _varint(number: int) -> bytes:
-    made = bytearray()
-    while number > 0x7F:
-        made.append(number & 0x7F | 0x80)
-        number >>= 7
-    made.append(number)
-    return bytes(made)

@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from frostline_server.errors import PredictionError
+from frostline_server.rpc.call_report import host_of
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.fairness import Queues
@@ -142,7 +143,7 @@ class Handling:
         post: Callable[..., None],
         enter: Callable[["Handling"], None],
     ) -> None:
-        self.host = call.connection.peer.address.rpartition(":")[0]
+        self.host = host_of(call.connection.peer.address)
         self._enter = enter
         self._call = call
         self._handler = handler
