@@ -164,6 +164,7 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
     np.savez(folder / "diabetes.npz", input=diabetes.data.astype(np.float32), target=progress)
     few = Hyperparameters(epochs=30)
     made = [
+        RECIPES["digits-scenes"],
         RECIPES["wine"],
         Recipe(
             name="properties",

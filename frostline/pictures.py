@@ -194,6 +194,37 @@ def pixels(image: "Image", form: Form) -> NDArray[np.uint8]:
     return np.frombuffer(planes, np.uint8).reshape(form.shape)
 
 
+def class_indices(image: "Image") -> NDArray[np.int32]:
+    """Return the numbers of an open PNG of grey or with a palette, [height, width], as they are in the file.
+
+    Raises:
+        PictureError: It has colours.
+    """
+    if image.mode not in ("1", "L", "P") and not _is_deep(image.mode, image.format):
+        raise PictureError(
+            f"has the mode {image.mode}, and a mask has one number for each pixel; save it as grey or with a palette"
+        )
+    # Pillow spreads grey of 2 or 4 bits over 0 to 255.
+    tiles: Any = getattr(image, "tile", ())
+    spread = {"L;2": 85, "L;4": 17}.get(str(tiles[0][3]), 1) if tiles else 1
+    return np.asarray(image).astype(np.int32) // spread
+
+
+def fitted_indices(indices: NDArray[np.int32], form: Form, outside: int) -> NDArray[np.int32]:
+    """Bring the class of each pixel [height, width] to size as `pixels` brings its picture, [H, W].
+
+    Each takes the class of the nearest pixel, so that none is mixed of others.
+
+    Args:
+        indices: The classes.
+        form: What the picture was brought to.
+        outside: The class of what is added.
+    """
+    from PIL import Image  # noqa: PLC0415 as above
+
+    return np.asarray(_fitted(Image.fromarray(indices), form, outside))
+
+
 def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Image":
     """Return `image` as 8-bit grey or colour: upright as its EXIF data says, transparent parts on `background`.
 
@@ -245,22 +276,28 @@ def _eight_bits(image: "Image") -> "Image":
     return scaled
 
 
-def _fitted(image: "Image", form: Form) -> "Image":
+def _fitted(image: "Image", form: Form, outside: int | None = None) -> "Image":
+    """Bring `image` to size; where it holds classes, `outside` is that of what is added."""
     from PIL import Image, ImageOps  # noqa: PLC0415 as above
 
     height, width = form.size
     if image.size == (width, height):
         return image
+    taken = Image.Resampling.BICUBIC if outside is None else Image.Resampling.NEAREST
     match form.fit:
         case "stretch":
-            return image.resize((width, height), Image.Resampling.BICUBIC)
+            return image.resize((width, height), taken)
         case "crop":
-            return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+            return ImageOps.fit(image, (width, height), taken)
         case "pad":
             scale = min(width / image.width, height / image.height)
             inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-            ground = Image.new("RGB", (width, height), form.background).convert(image.mode)
-            resized = image.resize(inner, Image.Resampling.BICUBIC)
+            ground = (
+                Image.new("RGB", (width, height), form.background).convert(image.mode)
+                if outside is None
+                else Image.new(image.mode, (width, height), outside)
+            )
+            resized = image.resize(inner, taken)
             ground.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
             return ground
 

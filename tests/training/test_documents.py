@@ -72,6 +72,16 @@ def test_a_recipes_line_says_how_it_did(tmp_path: Path) -> None:
     assert len(line) == len(table._HEADER)
 
 
+def test_the_line_of_one_recipe_is_written_beside_those_that_stay(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    text = DOCUMENT.read_text(encoding="utf-8")
+    document.write_text(text, encoding="utf-8")
+    table.main(document, ["iris"])
+    before, after = (table.lines_of(each) for each in (text, document.read_text(encoding="utf-8")))
+    assert after.pop("iris")[5] == before.pop("iris")[5]
+    assert after == before
+
+
 def test_every_recipe_has_its_line_in_the_document() -> None:
     _, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(table.BEGIN)
     lines = rest.partition(table.END)[0]

@@ -102,7 +102,23 @@ class Transformer(BaseModel):
         return self
 
 
-Network = Annotated[Mlp | Cnn | Rnn | Transformer, Field(discriminator="family")]
+class Unet(BaseModel):
+    """A U-Net over images [N, C, H, W] of any height and width: logits at each pixel, for the task ``dense``.
+
+    It is that of Ronneberger, Fischer and Brox (2015), with padding. Every block of `channels` has two 3x3 convolutions;
+    on the way down each but the first works on half the height and width of the one before, and on the way up each is
+    joined with that of its size. Images are padded inside to a multiple of 2 for each halving, and the logits cut again.
+    """
+
+    model_config = _VALUE
+    family: Literal["unet"] = "unet"
+    channels: Annotated[Widths, Field(min_length=1)] = (16, 32, 64)
+    activation: Activation = "relu"
+    dropout: Dropout = 0.0
+    norm: Literal["none", "batch", "layer"] = "batch"
+
+
+Network = Annotated[Mlp | Cnn | Rnn | Transformer | Unet, Field(discriminator="family")]
 
 
 class Hyperparameters(BaseModel):
@@ -248,6 +264,12 @@ _BUILT_IN = (
         data="python-text",
         network=Rnn(kind="lstm", state=64, dropout=0.3),
         hyperparameters=Hyperparameters(epochs=10, learning_rate=5e-3, patience=4),
+    ),
+    Recipe(
+        name="digits-scenes",
+        data="digits-scenes",
+        network=Unet(channels=(16, 32, 64), dropout=0.1),
+        hyperparameters=Hyperparameters(epochs=50, batch_size=8, learning_rate=5e-3, patience=12),
     ),
 )
 

@@ -23,7 +23,7 @@ from frostline_training.loop import distributed
 from frostline_training.loop import runs as run_folders
 from frostline_training.loop.device import cpu_threads
 from frostline_training.loop.distributed import Group
-from frostline_training.loop.losses import Objective
+from frostline_training.loop.losses import Objective, along_classes
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import Trained, Watcher, steps_per_epoch, train
@@ -186,28 +186,24 @@ def _publish(
     weights = Objective.fit(
         task,
         torch.from_numpy(split.train.targets),
+        classes=len(labels),
         label_smoothing=0.0,
         class_weights=recipe.hyperparameters.class_weights,
     ).weights
     if weights is not None:
-        network = calibrate.Unweighted(network, weights).eval()
+        network = calibrate.Unweighted(
+            network, along_classes(weights, 1 + split.train.targets.ndim if task == "dense" else 2)
+        ).eval()
         # Of a binary task it is that of yes, where no counts 1.
         counted = np.concatenate([np.ones(int(task == "binary")), weights.double().numpy()])
         calibration["class_weights"] = counted.tolist()
     test = evaluate.evaluate(network, split.test, task, positive)
     uncalibrated: Evaluation | None = None
     if recipe.calibrate and task != "regression":
-        logits = evaluate.answers(network, split.validation.inputs)
-        learnt, stopping = (
-            rows.targets[:, np.newaxis] if task == "binary" else rows.targets
-            for rows in (split.train, split.validation)
-        )
-        temperature = calibrate.temperature(logits, stopping)
-        known = np.concatenate([evaluate.answers(network, split.train.inputs), logits]) / temperature
-        bias = calibrate.bias(known, np.concatenate([learnt, stopping]))
+        temperature, bias = calibrate.fit(network, split.train, split.validation, task)
         network = calibrate.Calibrated(network, temperature, bias).eval()
         uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
-        calibration |= {"temperature": temperature, "bias": bias.tolist(), "ece_before": uncalibrated.ece}
+        calibration |= {"temperature": temperature, "bias": bias.ravel().tolist(), "ece_before": uncalibrated.ece}
     validation = evaluate.evaluate(network, split.validation, task, positive)
     decision = decide.decide(recipe.threshold, validation, test, labels, counted)
     weighted = None if counted is None else decide.weighted(test, counted)

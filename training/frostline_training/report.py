@@ -1,7 +1,7 @@
 """The training report: a live line while a network trains, and a table of the results."""
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import numpy as np
@@ -20,22 +20,27 @@ from frostline_training.loop.trainer import Trained
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing.publish import Published
 
-_WORDS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "exact_match": "share of rows with every label right",
-    "loss": "loss",
-    "r2": "R²",
-    "mae": "mean absolute error",
-    "rmse": "root mean square error",
-    "rmse_over_std": "RMSE / standard deviation",
-    "mae_over_mad": "MAE / mean absolute deviation",
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-}
-_MEASURES = {"accuracy": "accuracy", "labels_right": "labels right", "r2": "R²"}
-_COMPARED = ("roc_auc", "average_precision", "mae", "rmse")  # of a baseline, behind its first score
+WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "accuracy": "accuracy",
+        "macro_f1": "macro F1",
+        "micro_f1": "micro F1",
+        "exact_match": "share of rows with every label right",
+        "loss": "loss",
+        "r2": "R²",
+        "mae": "mean absolute error",
+        "rmse": "root mean square error",
+        "rmse_over_std": "RMSE / standard deviation",
+        "mae_over_mad": "MAE / mean absolute deviation",
+        "roc_auc": "ROC AUC",
+        "average_precision": "average precision",
+        "mean_iou": "mean IoU",
+        "pixel_accuracy": "pixel accuracy",
+    }
+)
+"""What people call the scores of a card."""
+_MEASURES = {"accuracy": "accuracy", "labels_right": "labels right", "r2": "R²", "pixel_accuracy": "pixels right"}
+_COMPARED = ("roc_auc", "average_precision", "mae", "rmse", "pixel_accuracy")  # of a baseline, behind its first score
 _LINES = 10  # how many epochs are printed where a live line cannot be
 
 
@@ -162,13 +167,13 @@ def print_summary(
 def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | None) -> dict[str, str]:
     name, value = test.headline
     shown = f"{value:.4f}" if test.task == "regression" else f"{value:.2%}"
-    rows = {f"test {_WORDS[name]}": f"[bold green]{shown}[/] of {len(test.targets)} rows never seen in training"}
+    rows = {f"test {WORDS[name]}": f"[bold green]{shown}[/] of {len(test.targets)} rows never seen in training"}
     if test.interval is not None:
         what = "" if name == "accuracy" else "of rows with every label right, "
         rows["95 % interval"] = f"{what}{test.interval[0]:.2%} to {test.interval[1]:.2%}"
     rows |= _ranked(test, labels)
     others = (
-        f"{_WORDS[other]} {number:.4g}" if other in ("mae", "rmse") else f"{_WORDS[other]} {number:.4f}"
+        f"{WORDS[other]} {number:.4g}" if other in ("mae", "rmse") else f"{WORDS[other]} {number:.4f}"
         for other, number in list(test.scores.items())[1:]
         if other not in ("roc_auc", "average_precision")
     )
@@ -180,8 +185,9 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
         rows["also"] += f" (errors {escape(unit)})"
     if test.per_class is not None and len(test.per_class.recall):
         worst = int(test.per_class.f1.argmin())
+        iou = "" if test.overlaps is None else f"IoU {test.overlaps.iou()[worst]:.1%}, "
         rows["weakest class"] = (
-            f"{_named(labels, worst)}: precision {test.per_class.precision[worst]:.1%}, recall {test.per_class.recall[worst]:.1%}"
+            f"{_named(labels, worst)}: {iou}precision {test.per_class.precision[worst]:.1%}, recall {test.per_class.recall[worst]:.1%}"
         )
     if test.ece is not None:
         before = f", {uncalibrated.ece:.2%} before calibration" if uncalibrated and uncalibrated.ece else ""
@@ -212,7 +218,7 @@ def _ranked(test: Evaluation, labels: Sequence[str]) -> dict[str, str]:
     else:
         share = np.mean(test.targets == test.positive)
         whose = f"of {_named(labels, test.positive)}, which {share:.1%} of the rows have"
-    scores = ", ".join(f"{_WORDS[name]} {test.scores[name]:.4f}" for name in ("roc_auc", "average_precision"))
+    scores = ", ".join(f"{WORDS[name]} {test.scores[name]:.4f}" for name in ("roc_auc", "average_precision"))
     return {"ranking": f"{scores} ({whose})"}
 
 
@@ -225,7 +231,7 @@ def _decided(decision: Decision) -> dict[str, str]:
 
 
 def _weighted(scores: Mapping[str, float]) -> dict[str, str]:
-    told = ", ".join(f"{_WORDS[name]} {value:.2%}" for name, value in scores.items())
+    told = ", ".join(f"{WORDS[name]} {value:.2%}" for name, value in scores.items())
     return {
         "class weights": "the answer is the most probable class, without the weights; by the highest probability times "
         f"weight (scores.class_weights in the card) it would have {told}"
@@ -244,9 +250,9 @@ def _compared(baseline: Baseline) -> str:
     if baseline.evaluation is None:
         return f"skipped: {escape(baseline.skipped)}"
     name, value = baseline.evaluation.headline
-    first = f"{_WORDS[name]} {value:.4f}" if baseline.evaluation.task == "regression" else f"{_WORDS[name]} {value:.2%}"
+    first = f"{WORDS[name]} {value:.4f}" if baseline.evaluation.task == "regression" else f"{WORDS[name]} {value:.2%}"
     others = (
-        f"{_WORDS[other]} {baseline.evaluation.scores[other]:.4g}"
+        f"{WORDS[other]} {baseline.evaluation.scores[other]:.4g}"
         for other in _COMPARED
         if other in baseline.evaluation.scores
     )

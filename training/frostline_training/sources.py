@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 _VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-Task = Literal["single-label", "multi-label", "binary", "regression"]
+Task = Literal["single-label", "multi-label", "binary", "regression", "dense"]
 """What recipes train for. `frostline_training.publishing.tasks` has those of modules of one's own beside them."""
 ONE_CLASS: tuple[Task, ...] = ("single-label", "binary")
 """The tasks in which a row has one class: any of several, or no or yes."""
@@ -113,6 +113,13 @@ class _Table(BaseModel):
     missing: tuple[str, ...] = MISSING
     text_bytes: PositiveInt = 256
 
+    @field_validator("task")
+    @classmethod
+    def _fit_a_table(cls, value: Task) -> Task:
+        if value == "dense":
+            raise ValueError("a row of a table has no pixels; task='dense' takes an NpzFile or a MaskFolder")
+        return value
+
 
 class CsvFile(_Table):
     """A CSV file with a header line; one that is compressed with gzip is read as it is.
@@ -161,7 +168,8 @@ class ParquetFile(_Table):
 class NpzFile(BaseModel):
     """Arrays in a NumPy archive: `input` [N, ...], `target` [N] or [N, C], and for padded sequences `lengths` [N].
 
-    Inputs of whole numbers [N, T] are tokens, and 0 pads them on the right; all others are numbers.
+    Inputs of whole numbers [N, T] are tokens, and 0 pads them on the right; all others are numbers. With `task`
+    ``dense`` they are pictures [N, C, H, W], and `target` [N, H, W] is the class of each pixel, a whole number.
     """
 
     model_config = _VALUE
@@ -190,4 +198,33 @@ class ImageFolder(BaseModel):
     unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.01
 
 
-Source = Annotated[CsvFile | ParquetFile | NpzFile | ImageFolder, Field(discriminator="kind")]
+class MaskFolder(BaseModel):
+    """Pictures in the folder ``images``, and the class of each of their pixels in the folder ``masks``.
+
+    The mask of ``images/street.jpg`` is ``masks/street.png``, a PNG of as many pixels, grey or with a palette, whose
+    numbers are classes: 0 is called `labels[0]`. It is brought to `size` as its picture is, but takes the nearest pixel,
+    so that no class is mixed of others. `outside` is the class of what ``pad`` adds, the first one unless it is said.
+    All else is as in `ImageFolder`.
+    """
+
+    model_config = _VALUE
+    kind: Literal["masks"] = "masks"
+    path: Path
+    labels: Annotated[tuple[str, ...], Field(min_length=2)]
+    size: tuple[PositiveInt, PositiveInt] = (128, 128)
+    color: Literal["grey", "rgb"] = "rgb"
+    fit: Fit = "pad"
+    background: Rgb = (255, 255, 255)
+    outside: str | None = None
+    unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.01
+
+    @model_validator(mode="after")
+    def _know_what_is_outside(self) -> "MaskFolder":
+        if self.outside is not None and self.outside not in self.labels:
+            raise ValueError(f"outside is {self.outside!r}, and there are the labels: {', '.join(self.labels)}")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels must be different from each other")
+        return self
+
+
+Source = Annotated[CsvFile | ParquetFile | NpzFile | ImageFolder | MaskFolder, Field(discriminator="kind")]

@@ -1,6 +1,6 @@
 """The table of recipes in docs/training.md, made by `make recipes`.
 
-It trains every built-in recipe and writes the results into the document.
+It trains every built-in recipe, or those that are named, and writes the results into the document.
 """
 
 import io
@@ -8,12 +8,13 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from frostline_training import pipeline
+from frostline_training import pipeline, report
 from frostline_training.config import RECIPES, Recipe
 
 BEGIN = "<!-- recipes: written by `make recipes` -->"
@@ -25,8 +26,8 @@ _HEADER = (
     "data",
     "parameters",
     "seconds",
-    "test accuracy",
-    "majority",
+    "test score",
+    "baseline",
     "export difference",
     "size",
 )
@@ -37,7 +38,11 @@ def measure(recipe: Recipe, folder: Path) -> tuple[str, ...]:
     started = time.perf_counter()
     published = pipeline.run(recipe, models=folder, device="cpu", console=Console(file=io.StringIO()), runs=None)
     seconds = time.perf_counter() - started
-    card: Mapping[str, dict[str, float]] = json.loads((published.path / "card.json").read_text(encoding="utf-8"))
+    card: Mapping[str, Any] = json.loads((published.path / "card.json").read_text(encoding="utf-8"))
+    scores = card["scores"]
+    key = next(key for key in scores if key.startswith("test_"))
+    name = "" if key == "test_accuracy" else f"{report.WORDS[key.removeprefix('test_')]} "
+    simplest = next(iter(scores["baselines"].values()))[key] if name else card["data"]["majority_baseline"]
     kind = getattr(recipe.network, "kind", recipe.network.family)
     size = (published.path / "model.onnx").stat().st_size
     return (
@@ -46,8 +51,8 @@ def measure(recipe: Recipe, folder: Path) -> tuple[str, ...]:
         str(card["data"]["name"]),
         f"{card['parameters']:,}",
         f"{seconds:.0f}",
-        f"{published.accuracy:.1%} of {published.rows}",
-        f"{card['data']['majority_baseline']:.1%}",
+        f"{name}{scores[key]:.1%} of {published.rows}",
+        f"{simplest:.1%}",
         f"{published.max_abs_difference:.0e}",
         f"{size / 1000:.0f} kB",
     )
@@ -63,16 +68,26 @@ def with_table(text: str, lines: list[tuple[str, ...]]) -> str:
     return "\n".join([f"{before}{begin}", "", *table, "", f"{end}{after}"])
 
 
-def main(document: Path) -> None:
-    """Write the table of all built-in recipes into `document`."""
-    lines = []
+def lines_of(text: str) -> dict[str, tuple[str, ...]]:
+    """Return the lines of the table in `text`, by the names of the recipes."""
+    written = text.partition(BEGIN)[2].partition(END)[0].splitlines()
+    cells = [
+        tuple(cell.strip() for cell in line.strip("| ").split(" | ")) for line in written if line.startswith("| `")
+    ]
+    return {each[0].strip("`"): each for each in cells}
+
+
+def main(document: Path, names: Sequence[str]) -> None:
+    """Write the table of all built-in recipes into `document`; lines of recipes that are not in `names` stay, if some are."""
+    text = document.read_text(encoding="utf-8")
+    lines = lines_of(text) if names else {}
     with tempfile.TemporaryDirectory() as folder:
-        for recipe in RECIPES.values():
-            lines.append(measure(recipe, Path(folder)))
-            sys.stdout.write("  ".join(lines[-1]) + "\n")
+        for name in names or RECIPES:
+            lines[name] = measure(RECIPES[name], Path(folder))
+            sys.stdout.write("  ".join(lines[name]) + "\n")
             sys.stdout.flush()
-    document.write_text(with_table(document.read_text(encoding="utf-8"), lines), encoding="utf-8")
+    document.write_text(with_table(text, [lines[name] for name in RECIPES if name in lines]), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path("docs/training.md"))
+    main(Path("docs/training.md"), sys.argv[1:])

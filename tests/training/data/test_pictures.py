@@ -196,7 +196,7 @@ def test_what_is_no_picture_is_skipped_and_listed(tmp_path: Path) -> None:
     assert len(dataset.rows.targets) == 6
     assert "".join(dataset.notes) == (
         "5 of p not read: class-0/.hidden.png (hidden, or a system's own), class-0/Thumbs.db (hidden, or a system's "
-        "own), class-0/notes.txt (not a picture), class-1/more (a folder in a class's folder, with 1 file), "
+        "own), class-0/notes.txt (not a picture), class-1/more (a folder within, with 1 file), "
         "class-1/x.png (not a picture)"
     )
     assert dataset.facts["pictures"]["skipped"] == {"no picture": 4, "unreadable": 1}  # type: ignore[index]

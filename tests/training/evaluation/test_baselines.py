@@ -85,3 +85,16 @@ def test_pictures_are_no_table() -> None:
 def test_the_same_seed_gives_the_same_scores() -> None:
     split = _split(_numbers(60, 3), np.arange(60) % 3, "single-label", ("a", "b", "c"))
     assert _scores(baselines(split, seed=4)) == _scores(baselines(split, seed=4))
+
+
+def test_pixels_are_compared_with_the_majority_class_and_a_model_of_their_own_value() -> None:
+    random = np.random.default_rng(1)
+    targets = (random.random((6, 4, 5)) < 0.3).astype(np.int64)
+    inputs = (targets[:, None] * 10 + random.normal(size=(6, 1, 4, 5))).astype(np.float32)
+    rows = Rows(inputs, targets)
+    dataset = Dataset("d", rows, ("ground", "spot", "never"), "", "", task="dense")
+    found = _scores(baselines(Split(dataset, rows, rows, rows), seed=1))
+    share = 1 - targets.mean()
+    assert found["majority class"]["test_pixel_accuracy"] == pytest.approx(share)
+    assert found["majority class"]["test_mean_iou"] == pytest.approx(share / 2)
+    assert found["logistic regression of each pixel"]["test_mean_iou"] == 1

@@ -241,3 +241,43 @@ def test_ranking_scores_of_resamples_are_scikit_learns_with_ties_too(name: str) 
     found = rank_resamples(name, odds, wanted, counts)
     np.testing.assert_allclose(found, [theirs(wanted, odds, sample_weight=each) for each in counts])
     assert np.isnan(rank_resamples(name, odds, wanted, counts * wanted)).all()
+
+
+def test_the_overlap_of_pixels_is_counted_by_hand() -> None:
+    # Two pictures of 1 x 4 pixels: true 0 0 1 1 and 0 0 0 2, answered 0 1 1 1 and 0 0 2 2; nobody has or answers 3.
+    targets, answered = np.array([[[0, 0, 1, 1]], [[0, 0, 0, 2]]]), np.array([[[0, 1, 1, 1]], [[0, 0, 2, 2]]])
+    logits = np.moveaxis(np.eye(4, dtype=np.float32)[answered] * 2, -1, 1)
+    evaluation = score(logits, targets, "dense")
+    assert evaluation.overlaps is not None
+    assert evaluation.overlaps.iou().tolist() == pytest.approx([3 / 5, 2 / 3, 1 / 2, np.nan], nan_ok=True)
+    assert evaluation.headline[0] == "mean_iou"
+    assert evaluation.headline[1] == pytest.approx((3 / 5 + 2 / 3 + 1 / 2) / 3)
+    assert evaluation.scores["pixel_accuracy"] == 6 / 8
+    right, wrong = -np.log(np.exp(2) / (np.exp(2) + 3)), -np.log(1 / (np.exp(2) + 3))
+    assert evaluation.scores["loss"] == pytest.approx((6 * right + 2 * wrong) / 8)
+    assert evaluation.confusion is not None
+    assert evaluation.confusion.tolist() == [[3, 1, 1, 0], [0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    card = json.loads(json.dumps(evaluation.card(("a", "b", "c", "d"))))
+    assert (card["test_mean_iou"], card["per_class"]["c"]["iou"]) == (evaluation.scores["mean_iou"], 0.5)
+    assert card["per_class"]["d"]["iou"] is None
+    assert card["per_class"]["a"]["support"] == 5
+
+
+def test_the_confidence_of_pixels_is_that_of_rows() -> None:
+    random = np.random.default_rng(3)
+    logits, targets = random.normal(size=(5, 3, 4, 6)).astype(np.float32) * 3, random.integers(0, 3, (5, 4, 6))
+    pixels = score(logits, targets, "dense")
+    rows = score(np.moveaxis(logits, 1, -1).reshape(-1, 3), targets.ravel(), "single-label", ranked=False)
+    assert pixels.scores["pixel_accuracy"] == rows.scores["accuracy"]
+    assert pixels.scores["loss"] == pytest.approx(rows.scores["loss"])
+    assert (pixels.ece, pixels.classwise_ece) == pytest.approx((rows.ece, rows.classwise_ece))
+    assert pixels.per_class is not None
+    assert rows.per_class is not None
+    np.testing.assert_array_equal(pixels.per_class.f1, rows.per_class.f1)
+
+
+def test_pictures_are_answered_few_at_a_time_and_alike() -> None:
+    network = nn.Conv2d(1, 2, 1)
+    inputs = np.random.default_rng(0).normal(size=(5, 1, 1500, 1500)).astype(np.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(answers(network, inputs)[4], network(torch.from_numpy(inputs[4:]))[0], rtol=1e-6)

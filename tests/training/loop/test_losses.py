@@ -107,3 +107,25 @@ def test_a_target_that_never_varies_does_not_divide_by_zero() -> None:
     targets = torch.full((4, 1), 7.0)
     objective = _fit("regression", targets, weights=True)
     assert objective.loss(targets + 1, targets).item() == pytest.approx(0.5)
+
+
+def test_pixels_are_learnt_by_cross_entropy_and_judged_as_their_mean() -> None:
+    logits = torch.randn(4, 3, 2, 5, generator=torch.Generator().manual_seed(1))
+    targets = torch.arange(40).reshape(4, 2, 5) % 3
+    objective = _fit("dense", targets, smoothing=0.1)
+    torch.testing.assert_close(objective.loss(logits, targets), cross_entropy(logits, targets, label_smoothing=0.1))
+    torch.testing.assert_close(objective.judge(logits, targets), cross_entropy(logits, targets) * 4)
+    assert objective.right(logits, targets).item() == pytest.approx((logits.argmax(1) == targets).float().mean() * 4)
+    assert objective.measure == "pixel_accuracy"
+
+
+def test_weighted_pixels_are_judged_by_the_odds_of_the_pixels_as_they_are_and_a_class_without_any_is_left_alone() -> (
+    None
+):
+    targets = torch.zeros(1, 2, 5, dtype=torch.int64)
+    targets[0, 0, 0] = 1
+    objective = Objective.fit("dense", targets, classes=3, label_smoothing=0.0, class_weights=True)
+    assert objective.weights is not None
+    assert objective.weights.tolist() == pytest.approx([10 / 27, 10 / 3, 1])
+    odds = objective.corrected(torch.zeros(1, 3, 2, 5))[0, :, 1, 1].exp()
+    assert (odds[0] / odds[1]).item() == pytest.approx(9)

@@ -8,13 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frostline_training.config import Activation, Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer
+from frostline_training.config import Activation, Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer, Unet
 from frostline_training.data import Array, Column, Dataset, Inputs, Rows, named, split
 from frostline_training.errors import DataError
 from frostline_training.loop.ddp_layers import Part, over_whole_batches
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.trainer import train
 from frostline_training.networks.families import Standardise, Table, build, count_parameters, positions, token_lengths
+from frostline_training.sources import Task
 
 RECURRENT: list[Network] = [
     Rnn(kind="rnn", state=6),
@@ -344,3 +345,43 @@ def test_rows_that_a_family_cannot_take_are_refused(
 def test_a_width_that_the_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match=r"width \(10\) must be even, and a multiple of heads \(4\)"):
         Transformer(width=10, heads=4)
+
+
+def _scenes(channels: int, height: int, width: int, task: Task = "dense") -> Dataset:
+    targets = np.arange(6 * height * width).reshape(6, height, width) % 3
+    return Dataset("d", Rows(_normal(6, channels, height, width), targets), ("a", "b", "c"), "", "", task=task)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 13), (1, 3), (33, 20)])
+def test_a_unet_answers_each_pixel_of_images_of_any_height_and_width(height: int, width: int) -> None:
+    network = build(Unet(channels=(4, 6, 8), dropout=0.1), _scenes(2, height, width)).eval()
+    assert network(torch.randn(5, 2, height, width)).shape == (5, 3, height, width)
+
+
+def test_a_unet_sees_far_and_near() -> None:
+    network = build(Unet(channels=(4, 6, 8)), _scenes(1, 16, 16)).eval()
+    image = torch.randn(1, 1, 16, 16, requires_grad=True)
+    network(image)[0, :, 8, 8].sum().backward()
+    assert image.grad is not None
+    seen = image.grad[0, 0] != 0
+    assert seen[8, 8]
+    assert seen.float().mean() > 0.9  # 18 blocks of 3x3 on three sizes
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+def test_a_unet_has_the_norm_it_is_told(norm: str) -> None:
+    network = build(Unet.model_validate({"channels": (4, 6), "norm": norm}), _scenes(1, 4, 4))
+    found = {type(module).__name__ for module in network.modules()} & {"BatchNorm2d", "GroupNorm"}
+    assert found == {"none": set(), "batch": {"BatchNorm2d"}, "layer": {"GroupNorm"}}[norm]
+
+
+@pytest.mark.parametrize(
+    ("network", "task", "said"),
+    [
+        (Cnn(), "dense", "d has the task dense, and the network is cnn: only unet answers each pixel"),
+        (Unet(), "single-label", "the network is unet: it answers each pixel, for the task dense"),
+    ],
+)
+def test_pixels_and_the_unet_belong_together(network: Network, task: Task, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        build(network, _scenes(1, 4, 4, task))

@@ -10,6 +10,7 @@ import numpy as np
 from frostline_training.data.cells import Cells
 from frostline_training.data.pythontext import python_text
 from frostline_training.data.rows import Array, Column, Dataset, Rows
+from frostline_training.data.scenes import GROUND, SIZE, digit_scenes
 from frostline_training.sources import Reading
 
 
@@ -22,6 +23,18 @@ def _digits(name: str, shape: tuple[int, ...], send: str) -> Dataset:
         send=send,
         source="UCI Optical Recognition of Handwritten Digits, as scikit-learn ships it",
         sequence=name == "digits-rows",
+    )
+
+
+def _scenes() -> Dataset:
+    bunch = _bunch("load_digits")
+    return Dataset(
+        name="digits-scenes",
+        rows=Rows(*digit_scenes(bunch.images, bunch.target)),
+        labels=(GROUND, *(str(label) for label in bunch.target_names)),
+        send=f"one grey picture of {SIZE}x{SIZE} pixels with several digits: [1, {SIZE}, {SIZE}], 0 (dark) to 255",
+        source="pictures made of UCI Optical Recognition of Handwritten Digits, as scikit-learn ships it, each digit in one",
+        task="dense",
     )
 
 
@@ -83,6 +96,7 @@ DATASETS: Mapping[str, Callable[[], Dataset]] = MappingProxyType(
         "digits-flat": partial(
             _digits, "digits-flat", (64,), "8x8 pixels row by row: [64], ink from 0 (none) to 16 (full)"
         ),
+        "digits-scenes": _scenes,
         "iris": partial(
             _measurements,
             "iris",

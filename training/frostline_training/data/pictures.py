@@ -1,4 +1,4 @@
-"""The reader of picture files to train on, of every format that Pillow knows."""
+"""The readers of picture files to train on, of every format that Pillow knows, and of masks."""
 
 import io
 import warnings
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from frostline.pictures import Form, PictureError, opened, pixels
+from frostline.pictures import Form, PictureError, class_indices, fitted_indices, opened, pixels
 from frostline_training.data.rows import Array
 from frostline_training.errors import first_line
 
@@ -25,11 +26,13 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: float32 [C, H, W], 0 to 255.
+        size: Width and height as a viewer shows it, before it is brought to another.
         frames: How many its file has.
         refused: Why a server would not take the file; "" where it would.
     """
 
     pixels: Array
+    size: tuple[int, int]
     frames: int
     refused: str
 
@@ -51,7 +54,8 @@ def read(path: Path, form: Form) -> Picture:
             with Image.open(io.BytesIO(content)) as image:
                 frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # MPO is a phone's photo
                 made = pixels(image, form).astype(np.float32)
-            return Picture(made, frames, _why_refused(content))
+                shown = image.size  # by now it is upright
+            return Picture(made, shown, frames, _why_refused(content))
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -61,6 +65,49 @@ def read(path: Path, form: Form) -> Picture:
         raise UnreadableError(first_line(error)) from error
     except Exception as error:  # what Pillow raises of a damaged file has no class in common
         raise UnreadableError(f"damaged: {first_line(error)}") from error
+
+
+def read_mask(path: Path, form: Form, outside: int, size: tuple[int, int], classes: int) -> NDArray[np.int64]:
+    """Return the class of each pixel of a picture, [H, W].
+
+    Args:
+        path: A PNG of grey or with a palette, whose numbers are the classes.
+        form: What its picture was brought to.
+        outside: The class of what was added to the picture.
+        size: Width and height of its picture.
+        classes: How many there are.
+
+    Raises:
+        UnreadableError: It is none, or not that of such a picture.
+    """
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 as above
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=["PNG"]) as image:
+                indices = class_indices(image)
+    except UnidentifiedImageError:
+        raise UnreadableError("is no PNG") from None
+    except PictureError as error:
+        raise UnreadableError(str(error)) from error
+    except Exception as error:  # as above
+        raise UnreadableError(f"is damaged: {first_line(error)}") from error
+    own = indices.shape[::-1]
+    if own != size:
+        raise UnreadableError(f"has {_by(own)} pixels, and its picture has {_by(size)}")
+    wrong = np.argwhere(indices >= classes)
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise UnreadableError(
+            f"has the number {indices[row, column]} in row {row}, column {column}, and there are {classes} labels, for "
+            f"the numbers 0 to {classes - 1}"
+        )
+    return fitted_indices(indices, form, outside).astype(np.int64)
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _why_refused(content: bytes) -> str:

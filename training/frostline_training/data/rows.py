@@ -32,7 +32,8 @@ class Rows(NamedTuple):
     Attributes:
         inputs: [N, ...] as a client would send them, or several by name, in the order of the network's arguments.
             Whole numbers [N, T] are tokens; 0 pads them on the right.
-        targets: Classes int64 [N]; for several labels float32 [N, C] of 0 and 1; for a regression float32 [N, K].
+        targets: Classes int64 [N]; for several labels float32 [N, C] of 0 and 1; for a regression float32 [N, K]; where
+            each pixel has a class int64 [N, H, W].
         cells: The rows of a table as they were read, before they were encoded.
     """
 
@@ -219,10 +220,11 @@ class Dataset:
 
     @property
     def majority(self) -> float | None:
-        """The accuracy of always answering the most frequent class; None where there are no classes."""
-        if self.task not in ONE_CLASS:
+        """The accuracy of always answering the most frequent class, of rows or pixels; None where there are no classes."""
+        if self.task not in (*ONE_CLASS, "dense"):
             return None
-        return float(np.bincount(self.rows.targets).max() / len(self.rows.targets))
+        targets = self.rows.targets.ravel()
+        return float(np.bincount(targets).max() / len(targets))
 
 
 def evenly(count: int, most: int) -> NDArray[np.intp]:

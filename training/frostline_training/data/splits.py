@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline_training.config import Recipe
-from frostline_training.data import builtin, encoding, files, tables
+from frostline_training.data import builtin, encoding, files, folders, tables
 from frostline_training.data.rows import Dataset, Rows, take
 from frostline_training.errors import DataError
-from frostline_training.sources import ONE_CLASS, CsvFile, ImageFolder, NpzFile, ParquetFile, Source
+from frostline_training.sources import ONE_CLASS, CsvFile, ImageFolder, MaskFolder, NpzFile, ParquetFile, Source
 
 _PARTS = 3
 
@@ -45,7 +45,9 @@ def load(source: str | Source) -> Dataset:
         case NpzFile():
             return files.load_npz(source)
         case ImageFolder():
-            return files.load_images(source)
+            return folders.load_images(source)
+        case MaskFolder():
+            return folders.load_masks(source)
 
 
 def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Split:
@@ -133,6 +135,10 @@ def _check_classes(dataset: Dataset) -> None:
             raise DataError(
                 f"{dataset.name}: every row has the same target {constant[0]!r} (in float32): there is nothing to learn"
             )
+    if dataset.task == "dense" and np.ptp(targets) == 0:
+        raise DataError(
+            f"{dataset.name}: every pixel has the class {dataset.labels[targets.flat[0]]!r}: there is nothing to tell apart"
+        )
     if dataset.task not in ONE_CLASS:
         return
     if dataset.task == "binary" and len(dataset.labels) > 2:

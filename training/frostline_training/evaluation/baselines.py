@@ -1,10 +1,11 @@
-"""The baselines: what a score is worth beside the answer that costs nothing, and beside simpler models of a table.
+"""The baselines: what a score is worth beside the answer that costs nothing, and beside simpler models.
 
 They learn from the same training rows and are scored on the same test rows; scikit-learn's models do the learning.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from frostline_training.evaluation.evaluate import Evaluation, score
 
 MOST_CELLS = 2_000_000  # rows times columns times models; above it they take more than about ten seconds
 MOST_LABELS = 50  # a label or value has a model of its own
+MOST_PIXELS = 20_000  # that a model of single pixels learns from
 _ITERATIONS = 1000
 _MOST_CATEGORIES = 255  # that gradient boosting takes apart; more are taken for numbers
 _LEAST = 1e-12  # a probability of 0 has no logarithm
@@ -40,7 +42,8 @@ def baselines(split: Split, *, seed: int, positive: int | None = None) -> tuple[
     """Fit the baselines on `split.train` and score them on `split.test`.
 
     The first always gives the shares of the classes or labels, or the mean. Where the inputs are a table there are
-    also a linear model and gradient boosting; they are skipped, with the reason, where they would take long.
+    also a linear model and gradient boosting; they are skipped, with the reason, where they would take long. Where each
+    pixel has a class there is also a linear model of the pixel's own values.
 
     Args:
         split: The rows.
@@ -51,6 +54,8 @@ def baselines(split: Split, *, seed: int, positive: int | None = None) -> tuple[
         # Their two probabilities are those of two classes.
         split = replace(split, dataset=replace(split.dataset, task="single-label"))
     dataset, task = split.dataset, split.dataset.task
+    if task == "dense":
+        return _of_pixels(split, seed)
     constant = np.repeat(_prior(split.train, dataset)[np.newaxis], len(split.test.targets), axis=0)
     regression = task == "regression"
     found = [Baseline("mean" if regression else "majority class", _scored(constant, split, positive))]
@@ -76,6 +81,41 @@ def baselines(split: Split, *, seed: int, positive: int | None = None) -> tuple[
     return tuple(found)
 
 
+def _of_pixels(split: Split, seed: int) -> tuple[Baseline, ...]:
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 scikit-learn takes about a second to import
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415 as above
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415 as above
+
+    (shown, wanted), (test, targets) = (
+        (next(iter(named(rows.inputs).values())), rows.targets) for rows in (split.train, split.test)
+    )
+    shape = (len(targets), len(split.dataset.labels), *targets.shape[1:])
+    prior = _prior(split.train, split.dataset).reshape(-1, *(1,) * (targets.ndim - 1))
+    found = Baseline("majority class", _scored(np.broadcast_to(prior, shape), split, None))
+    pixels, classes = np.moveaxis(shown, 1, -1).reshape(-1, shown.shape[1]), wanted.ravel()
+    chosen = np.random.default_rng(seed).permutation(len(classes))[:MOST_PIXELS]
+    name = "logistic regression of each pixel"
+    if np.ptp(classes[chosen]) == 0:
+        return found, Baseline(name, None, f"{len(chosen)} pixels taken at random have one class")
+    with _quietly():
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
+        model.fit(pixels[chosen], classes[chosen])
+        shares = np.zeros((targets.size, shape[1]))
+        shares[:, model.classes_] = model.predict_proba(np.moveaxis(test, 1, -1).reshape(-1, test.shape[1]))
+    logits = np.moveaxis(_logarithm(shares).reshape(*targets.shape, shape[1]), -1, 1)
+    return found, Baseline(name, _scored(logits, split, None))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415 comes with scikit-learn
+
+    # On a busy machine several threads wait for each other more than they compute: 29 s instead of 2.5 s on the digits.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore")  # that a baseline has not converged is no news of the network
+        yield
+
+
 def _scored(answers: NDArray[np.floating], split: Split, positive: int | None) -> Evaluation:
     return score(answers.astype(np.float32), split.test.targets, split.dataset.task, positive)
 
@@ -83,8 +123,8 @@ def _scored(answers: NDArray[np.floating], split: Split, positive: int | None) -
 def _prior(train: Rows, dataset: Dataset) -> NDArray[np.float64]:
     targets = train.targets
     match dataset.task:
-        case "single-label" | "binary":
-            return _logarithm(np.bincount(targets, minlength=len(dataset.labels)) / len(targets))
+        case "single-label" | "binary" | "dense":
+            return _logarithm(np.bincount(targets.ravel(), minlength=len(dataset.labels)) / targets.size)
         case "multi-label":
             return _log_odds(targets.mean(axis=0, dtype=np.float64))
         case "regression":
@@ -109,13 +149,9 @@ def _too_large(table: Array, outputs: int) -> str:
 
 
 def _answers(make: Callable[[], Any], split: Split, table: Array) -> NDArray[np.float64]:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415 comes with scikit-learn
-
     targets, test = split.train.targets, next(iter(named(split.test.inputs).values()))
     task, count = split.dataset.task, len(split.dataset.labels)
-    # On a busy machine several threads wait for each other more than they compute: 29 s instead of 2.5 s on the digits.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore")  # that a baseline has not converged is no news of the network
+    with _quietly():
         if task == "single-label":
             model = make().fit(table, targets)
             shares = np.zeros((len(test), count))

@@ -8,17 +8,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from frostline_training.evaluation.evaluate import device_of
+from frostline_training.data import Rows, evenly, take
+from frostline_training.evaluation.evaluate import answers, device_of
+from frostline_training.sources import Task
 
 # How far the logarithm of the temperature, and a bias, may be from 0 on the word of a single row (a prior's deviation).
 # Without it a validation split with every row right would ask for certainty, a temperature of 0, and a label that no
 # row has for a bias of minus infinity.
 _DOUBT, _DOUBT_OF_BIAS = 0.5, 2.0
 _FLAT = 1e-9
+_MOST_PIXELS = 200_000  # more take long, and change the third digit
 
 
 class Calibrated(nn.Module):
-    """`network` with its logits divided by `temperature`, plus `bias` [C]: constants of the exported graph."""
+    """`network` with its logits divided by `temperature`, plus `bias`: constants of the exported graph.
+
+    The bias is [C], or of a shape that broadcasts against logits [N, C, ...].
+    """
 
     temperature: Tensor
     bias: Tensor
@@ -39,8 +45,8 @@ class Calibrated(nn.Module):
 class Unweighted(nn.Module):
     """`network`, which learnt with class weights, with logits of the rows as they are.
 
-    With weights w it has learnt odds that are w times too high, so the logarithm of `weights` [C] is subtracted, as a
-    constant of the exported graph.
+    With weights w it has learnt odds that are w times too high, so the logarithm of `weights` (as `Calibrated`'s bias in
+    shape) is subtracted, as a constant of the exported graph.
     """
 
     offset: Tensor
@@ -54,6 +60,36 @@ class Unweighted(nn.Module):
         """Return the network's logits [N, C], corrected."""
         logits: Tensor = self.network(first, *others)
         return logits - self.offset
+
+
+def fit(network: nn.Module, learnt: Rows, stopping: Rows, task: Task) -> tuple[float, NDArray[np.float64]]:
+    """Return the temperature and the bias of `Calibrated` for `network`.
+
+    Where each pixel has a class, pixels are rows, and of many pictures some are taken, evenly.
+
+    Args:
+        network: What answers with logits.
+        learnt: The training rows.
+        stopping: The validation rows.
+        task: What the answers are.
+    """
+    stopping, learnt = _fewer(stopping, task), _fewer(learnt, task)
+    logits, known = (answers(network, rows.inputs) for rows in (stopping, learnt))
+    wanted, others = stopping.targets, learnt.targets
+    if task == "binary":
+        wanted, others = wanted[:, np.newaxis], others[:, np.newaxis]
+    behind = logits.ndim - 2
+    logits, known = (np.moveaxis(part, 1, -1).reshape(-1, part.shape[1]) for part in (logits, known))
+    wanted, others = (part.ravel() if behind else part for part in (wanted, others))
+    found = temperature(logits, wanted)
+    added = bias(np.concatenate([known, logits]) / found, np.concatenate([others, wanted]))
+    return found, added.reshape(-1, *(1,) * behind)
+
+
+def _fewer(rows: Rows, task: Task) -> Rows:
+    if task != "dense":
+        return rows
+    return take(rows, evenly(len(rows.targets), max(1, _MOST_PIXELS * len(rows.targets) // rows.targets.size)))
 
 
 def temperature(logits: NDArray[np.float32], targets: NDArray[np.generic]) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline_training.evaluation.evaluate import Evaluation, predictions, score
+from frostline_training.evaluation.evaluate import Evaluation, Overlaps, predictions, score
 from frostline_training.evaluation.ranking import log_odds, one_vs_rest, rank_resamples
 from frostline_training.sources import Task
 
@@ -19,13 +19,14 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     "binary": ("accuracy", "macro_f1", "loss", "roc_auc", "average_precision"),
     "multi-label": ("micro_f1", "macro_f1", "exact_match", "loss", "roc_auc", "average_precision"),
     "regression": ("r2", "mae", "rmse", "rmse_over_std", "mae_over_mad"),
+    "dense": ("mean_iou", "pixel_accuracy", "loss"),
 }
 """The scores of each task, as a card calls them behind ``test_``."""
 LOWER_IS_BETTER = frozenset(("loss", "mae", "rmse", "rmse_over_std", "mae_over_mad"))
 
 _MCNEMAR = ("accuracy", "exact_match")
 _RANKED = ("roc_auc", "average_precision")
-_SHARES = (*_MCNEMAR, "macro_f1", "micro_f1")
+_SHARES = (*_MCNEMAR, "macro_f1", "micro_f1", "mean_iou", "pixel_accuracy")
 _MOST_RESAMPLES, _LEAST_RESAMPLES = 1000, 200
 _RESAMPLED_ROWS = 2_000_000  # bounds the time: about ten seconds for the slowest score
 _TOGETHER = 50  # resamples, which bounds the memory
@@ -137,7 +138,7 @@ def _mcnemar(live: Evaluation, new: Evaluation) -> tuple[str, float, str]:
 def _bootstrap(metric: str, live: Evaluation, new: Evaluation) -> tuple[str, float, str]:
     rows, random = len(live.targets), np.random.default_rng(0)
     draws = int(np.clip(_RESAMPLED_ROWS // rows, _LEAST_RESAMPLES, _MOST_RESAMPLES))
-    resample = _ranked if metric in _RANKED else _scored
+    resample = _ranked if metric in _RANKED else _scored if new.overlaps is None else _overlapping
     gains = []
     for start in range(0, draws, _TOGETHER):
         chosen = random.integers(rows, size=(min(_TOGETHER, draws - start), rows))
@@ -159,6 +160,16 @@ def _scored(metric: str, evaluation: Evaluation, chosen: NDArray[np.intp]) -> ND
     logits, targets, task, positive = evaluation.logits, evaluation.targets, evaluation.task, evaluation.positive
     each = (score(logits[rows], targets[rows], task, positive, ranked=False).scores for rows in chosen)
     return np.array([scores.get(metric, np.nan) for scores in each])
+
+
+def _overlapping(metric: str, evaluation: Evaluation, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+    """As `_scored`, where each pixel has a class: its pixels are counted once, and not for each resample."""
+    assert evaluation.overlaps is not None  # noqa: S101 seen by the caller
+    assert evaluation.losses is not None  # noqa: S101 as above
+    if metric == "loss":
+        return np.asarray(evaluation.losses[chosen].mean(axis=1))
+    each = [Overlaps(*(counts[rows] for counts in evaluation.overlaps)) for rows in chosen]
+    return np.array([one.mean_iou() if metric == "mean_iou" else one.pixel_accuracy() for one in each])
 
 
 def _ranked(metric: str, evaluation: Evaluation, chosen: NDArray[np.intp]) -> NDArray[np.float64]:

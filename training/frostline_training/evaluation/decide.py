@@ -153,7 +153,7 @@ def decide(
     Returns:
         None where nothing but the highest probability, or one above a half, is asked for.
     """
-    if validation.task == "regression" or (rule is None and weights is None):
+    if validation.task in ("regression", "dense") or (rule is None and weights is None):
         return None
     if validation.task == "single-label" and validation.positive is None:
         return None
@@ -179,16 +179,18 @@ def weighted(test: Evaluation, weights: NDArray[np.floating]) -> dict[str, float
     """Return what the answers that class weights ask for score: the class of the highest probability times weight.
 
     None for fewer than three classes: of those the threshold of a `Decision` gives these answers. Of more no threshold
-    does, and the most probable class is the answer.
+    does, nor of pixels, and the most probable class is the answer.
 
     Args:
         test: The network's answers to the test rows, with the weights taken out.
         weights: [C] what each class counted.
     """
-    if test.task != "single-label" or test.positive is not None:
+    names = {"single-label": ("accuracy", "macro_f1"), "dense": ("mean_iou", "pixel_accuracy")}.get(test.task)
+    if names is None or test.positive is not None:
         return None
-    asked = score((test.logits + np.log(weights)).astype(np.float32), test.targets, test.task)
-    return {name: asked.scores[name] for name in ("accuracy", "macro_f1")}
+    odds = np.log(weights).reshape(-1, *(1,) * (test.logits.ndim - 2))
+    asked = score((test.logits + odds).astype(np.float32), test.targets, test.task)
+    return {name: asked.scores[name] for name in names}
 
 
 def outcome(threshold: float, shares: Numbers, wanted: NDArray[np.bool_]) -> Outcome:

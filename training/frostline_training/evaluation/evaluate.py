@@ -1,7 +1,7 @@
 """The evaluation of a network on the test set, with confidence intervals."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ Logits = NDArray[np.float32]
 Numbers = NDArray[np.float64]
 
 BINS = 15
-_BATCH_ROWS = 256  # bounds memory; the result does not depend on it
+_BATCH_ROWS = 256
+_BATCH_NUMBERS = 2**22  # bounds the memory of large rows; the result does not depend on it
 _NORMAL_95 = 1.959963984540054  # the standard normal's 97.5 % quantile: 95 % lie within plus and minus this
 
 
@@ -30,6 +31,28 @@ class PerClass(NamedTuple):
     recall: Numbers
     f1: Numbers
     support: NDArray[np.int64]
+
+
+class Overlaps(NamedTuple):
+    """Of each row how many pixels have each class, all [N, C]: rightly, as answered, and in truth."""
+
+    hits: NDArray[np.int64]
+    answered: NDArray[np.int64]
+    there: NDArray[np.int64]
+
+    def iou(self) -> Numbers:
+        """Return intersection over union of each class over all rows, [C]; NaN where no row has it either way."""
+        hits, answered, there = (counts.sum(axis=-2) for counts in self)
+        union = answered + there - hits
+        return np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+
+    def pixel_accuracy(self) -> Numbers:
+        """Return the share of all pixels that are right."""
+        return np.asarray(self.hits.sum(axis=(-2, -1)) / self.there.sum(axis=(-2, -1)))
+
+    def mean_iou(self) -> Numbers:
+        """Return the mean of `iou` over the classes that some row has."""
+        return np.asarray(np.nanmean(self.iou(), axis=-1))
 
 
 class Reliability(NamedTuple):
@@ -44,6 +67,11 @@ class Reliability(NamedTuple):
         """The expected calibration error: the mean gap between confidence and share right, weighted by rows."""
         return float(np.abs(self.confidence - self.right) @ self.rows / self.rows.sum())
 
+    @property
+    def mean_confidence(self) -> float:
+        """The mean over all rows."""
+        return float(self.confidence @ self.rows / self.rows.sum())
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -51,21 +79,24 @@ class Evaluation:
 
     Attributes:
         task: What kind of answer it gives; one logit of yes (``binary``) is taken for the logits of two classes.
-        logits: Its answers [N, C]; for a regression the values themselves [N, K].
-        targets: What was right: classes [N], or 0 and 1 [N, C], or values [N, K].
+        logits: Its answers [N, C], or [N, C, H, W] where each pixel has a class; for a regression the values [N, K].
+        targets: What was right: classes [N] or [N, H, W], or 0 and 1 [N, C], or values [N, K].
         scores: The first is the one to judge by. Accuracy, macro F1 and cross-entropy; or micro F1, macro F1,
             share of rows with every label right, and cross-entropy; or R2, mean absolute and root mean square error
             in the target's unit, and both relative to the spread of the targets: 1 is as far off as their mean.
-            Classes and labels also have the area under the ROC curve, and average precision: those of the positive
+            Where each pixel has a class they are the mean intersection over union, the share of pixels that are right,
+            and cross-entropy. Classes and labels also have the area under the ROC curve, and average precision: those of the positive
             class of two, or else the mean over all that some rows have and others have not.
         interval: Wilson's 95 % interval of the accuracy, or of the share of rows with every label right.
         per_class: Precision, recall and F1 of each class; None for a regression.
         per_value: The scores of each value of a regression; the mean over several may mix their units.
-        confusion: Rows [true class, predicted class]; only where a row has one class.
+        confusion: Rows or pixels [true class, predicted class]; only where each has one class.
         reliability: Confidence against share right; None for a regression.
         class_reliability: The probability of each class or label against the share of rows that have it.
         ranking: ROC AUC and average precision of each class against the others, or of each label.
         positive: Which class of two is looked for.
+        overlaps: Where each pixel has a class, the pixels of each row.
+        losses: The loss of each row [N], where rows are resampled by it.
     """
 
     task: Task
@@ -80,10 +111,12 @@ class Evaluation:
     class_reliability: tuple[Reliability, ...] = ()
     ranking: Ranking | None = None
     positive: int | None = None
+    overlaps: Overlaps | None = None
+    losses: Numbers | None = None
 
     @property
     def probabilities(self) -> Numbers:
-        """The probability of each class or label [N, C]; of the tasks that have some."""
+        """The probability of each class or label [N, C, ...]; of the tasks that have some."""
         return probabilities(self.logits, self.task)
 
     @property
@@ -118,7 +151,9 @@ class Evaluation:
         if self.per_class is not None:
             columns = self.per_class._asdict() | ({} if self.ranking is None else self.ranking._asdict())
             columns["ece"] = np.array([bins.ece for bins in self.class_reliability])
-            columns["mean_probability"] = self.probabilities.mean(axis=0)
+            columns["mean_probability"] = np.array([bins.mean_confidence for bins in self.class_reliability])
+            if self.overlaps is not None:
+                columns["iou"] = self.overlaps.iou()
             card["per_class"] = {
                 label: {name: _number(numbers[index]) for name, numbers in columns.items()}
                 for index, label in enumerate(labels)
@@ -142,17 +177,23 @@ def device_of(network: nn.Module) -> torch.device:
     return next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
 
 
+def rows_at_once(columns: Sequence[torch.Tensor], most: int) -> int:
+    """Return how many rows of `columns` [N, ...] go through a network together, so that their numbers are not too many."""
+    return max(1, min(most, _BATCH_NUMBERS // sum(math.prod(column.shape[1:]) for column in columns)))
+
+
 def answers(network: nn.Module, inputs: Inputs) -> Logits:
-    """Return `network`'s answers [N, C] to `inputs`, in evaluation mode on the device it is on."""
+    """Return `network`'s answers [N, C, ...] to `inputs`, in evaluation mode on the device it is on."""
     device = device_of(network)
     columns = [torch.from_numpy(column) for column in named(inputs).values()]
+    size = rows_at_once(columns, _BATCH_ROWS)
     training = network.training
     network.eval()
     try:
         with torch.no_grad():
             parts = [
                 network(*(part.to(device) for part in batch)).cpu()
-                for batch in zip(*(torch.split(column, _BATCH_ROWS) for column in columns), strict=True)
+                for batch in zip(*(torch.split(column, size) for column in columns), strict=True)
             ]
     finally:
         network.train(training)
@@ -162,7 +203,7 @@ def answers(network: nn.Module, inputs: Inputs) -> Logits:
 def score(
     logits: Logits, targets: NDArray[np.generic], task: Task, positive: int | None = None, *, ranked: bool = True
 ) -> Evaluation:
-    """Score answers [N, C] against what was right, whoever gave them: PyTorch or ONNX Runtime.
+    """Score answers [N, C, ...] against what was right, whoever gave them: PyTorch or ONNX Runtime.
 
     Args:
         logits: The answers.
@@ -174,7 +215,7 @@ def score(
     Raises:
         TrainingError: An answer is no finite number.
     """
-    (broken,) = np.nonzero(~np.isfinite(logits).all(axis=1))
+    (broken,) = np.nonzero(~np.isfinite(logits).reshape(len(logits), -1).all(axis=1))
     if broken.size:
         raise TrainingError(
             f"{broken.size} of {len(logits)} rows are answered with infinity or NaN, the first is row {broken[0]} (from 0); "
@@ -189,18 +230,20 @@ def score(
             return _multi_label(logits, targets.astype(np.int64), ranked=ranked)
         case "regression":
             return _regression(logits, targets)
+        case "dense":
+            return _dense(logits, targets.astype(np.int64))
 
 
 def predictions(logits: Logits, task: Task) -> NDArray[np.generic]:
-    """Return what the answers mean: classes [N], labels 0 or 1 [N, C], or the values themselves."""
+    """Return what the answers mean: classes [N, ...], labels 0 or 1 [N, C], or the values themselves."""
     if task == "regression":
         return logits
-    return logits.argmax(axis=1) if task == "single-label" else (logits > 0).astype(np.int64)
+    return logits.argmax(axis=1) if task in ("single-label", "dense") else (logits > 0).astype(np.int64)
 
 
 def probabilities(logits: Logits, task: Task) -> Numbers:
-    """Return the probability of each class or label, [N, C] in float64; of the tasks that have some."""
-    if task == "single-label":
+    """Return the probability of each class or label, [N, C, ...] in float64; of the tasks that have some."""
+    if task in ("single-label", "dense"):
         return softmax(logits)
     return np.asarray(np.exp(-np.logaddexp(0, -logits.astype(np.float64))))
 
@@ -220,11 +263,20 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 
 def reliability(confidence: Numbers, right: NDArray[np.bool_]) -> Reliability:
     """Sort answers into `BINS` equal bins of their confidence (from 0 to 1)."""
+    return _means_of_bins(_sums_of_bins(confidence, right))
+
+
+def _sums_of_bins(confidence: Numbers, right: NDArray[np.bool_]) -> Numbers:
+    # [3, BINS]: rows, and the sums of what they have; of several parts it is the sum of theirs.
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    rows = np.bincount(bins, minlength=BINS)
-    sums = (np.bincount(bins, weights=numbers, minlength=BINS) for numbers in (confidence, right.astype(np.float64)))
-    mean_confidence, mean_right = (total / np.maximum(rows, 1) for total in sums)
-    return Reliability(rows, mean_confidence, mean_right)
+    weights = (None, confidence, right.astype(np.float64))
+    return np.stack([np.bincount(bins, weights=numbers, minlength=BINS) for numbers in weights])
+
+
+def _means_of_bins(sums: Numbers) -> Reliability:
+    rows, confidence, right = sums
+    count = np.maximum(rows, 1)
+    return Reliability(rows.astype(np.int64), confidence / count, right / count)
 
 
 def reliability_of_each(shares: Numbers, wanted: NDArray[np.bool_]) -> tuple[Reliability, ...]:
@@ -233,7 +285,7 @@ def reliability_of_each(shares: Numbers, wanted: NDArray[np.bool_]) -> tuple[Rel
 
 
 def softmax(logits: Logits) -> Numbers:
-    """Return each row's probabilities [N, C] in float64."""
+    """Return the probabilities [N, C, ...] of each row, or of each place in it, in float64."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
@@ -269,6 +321,45 @@ def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | No
         class_reliability=reliability_of_each(shares, wanted),
         ranking=ranking,
         positive=positive,
+    )
+
+
+def _dense(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
+    rows, classes = logits.shape[:2]
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    counts = np.zeros((3, rows, classes), dtype=np.int64)
+    losses = np.zeros(rows)
+    bins = np.zeros((1 + classes, 3, BINS))
+    # Row by row: the probabilities of all pixels together would be several times as large as the answers.
+    for row in range(rows):
+        wanted = targets[row].ravel()
+        shares = softmax(logits[row : row + 1]).reshape(classes, -1)
+        answered = logits[row].reshape(classes, -1).argmax(axis=0)
+        right = answered == wanted
+        own = np.bincount(wanted * classes + answered, minlength=classes**2).reshape(classes, classes)
+        confusion += own
+        counts[:, row] = np.diag(own), own.sum(axis=0), own.sum(axis=1)
+        losses[row] = -np.log(np.maximum(shares[wanted, np.arange(len(wanted))], np.finfo(np.float64).tiny)).mean()
+        bins[0] += _sums_of_bins(shares.max(axis=0), right)
+        for index in range(classes):
+            bins[1 + index] += _sums_of_bins(shares[index], wanted == index)
+    overlaps = Overlaps(*counts)
+    whole, *each = (_means_of_bins(sums) for sums in bins)
+    return Evaluation(
+        "dense",
+        logits,
+        targets,
+        scores={
+            "mean_iou": float(overlaps.mean_iou()),
+            "pixel_accuracy": float(overlaps.pixel_accuracy()),
+            "loss": float(losses.mean()),
+        },
+        per_class=_per_class(*counts.sum(axis=1)),
+        confusion=confusion,
+        reliability=whole,
+        class_reliability=tuple(each),
+        overlaps=overlaps,
+        losses=losses,
     )
 
 

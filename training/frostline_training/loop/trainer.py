@@ -14,7 +14,7 @@ from frostline_training import data
 from frostline_training.config import Recipe
 from frostline_training.data import Rows, Split
 from frostline_training.errors import DivergedError
-from frostline_training.evaluation.evaluate import device_of
+from frostline_training.evaluation.evaluate import device_of, rows_at_once
 from frostline_training.loop import checkpoint
 from frostline_training.loop.device import cpu_threads, repeatable
 from frostline_training.loop.distributed import ALONE, Group
@@ -25,7 +25,6 @@ from frostline_training.networks.families import build
 
 _CHECKPOINT_SHARE = 0.02  # of a training's time, at most, goes into checkpoints after the first
 _KEPT_ANSWERS = 2**16  # numbers that wait to be scored together: one batch at a time costs small networks a tenth
-_EVALUATION_ROWS = 1024  # bounds memory; the result does not depend on it
 _HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -94,7 +93,11 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
         network = build(recipe.network, split.dataset).to(device)
         inputs, targets = data.tensors(split.train, device)
         objective = Objective.fit(
-            split.dataset.task, targets, label_smoothing=hyper.label_smoothing, class_weights=hyper.class_weights
+            split.dataset.task,
+            targets,
+            classes=len(split.dataset.labels),
+            label_smoothing=hyper.label_smoothing,
+            class_weights=hyper.class_weights,
         )
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True
@@ -176,7 +179,7 @@ def scores_on(network: nn.Module, rows: Rows, objective: Objective) -> Scores:
     inputs, targets = data.tensors(rows, device)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for part in torch.split(torch.arange(len(targets), device=device), _EVALUATION_ROWS):
+        for part in torch.split(torch.arange(len(targets), device=device), rows_at_once(inputs, 1024)):
             outputs, wanted = network(*(values[part] for values in inputs)), targets[part]
             sums += torch.stack((objective.judge(outputs, wanted), objective.right(outputs, wanted)))
     loss_sum, right_sum = sums.tolist()

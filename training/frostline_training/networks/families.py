@@ -1,4 +1,4 @@
-"""The network families: MLP, CNN, RNN and transformer, from raw values to logits.
+"""The network families: MLP, CNN, RNN, transformer and U-Net, from raw values to logits.
 
 Each consists of PyTorch's own layers.
 """
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from frostline_training.config import Activation, Cnn, Mlp, Network, Rnn, Transformer
+from frostline_training.config import Activation, Cnn, Mlp, Network, Rnn, Transformer, Unet
 from frostline_training.data import Array, Column, Dataset, named
 from frostline_training.errors import DataError
+from frostline_training.networks.joined import Joined
 from frostline_training.networks.recurrent import LastState
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -241,7 +242,7 @@ class Rescale(nn.Module):
 def build(network: Network, dataset: Dataset) -> nn.Module:
     """Build a network for rows like those of `dataset` that ends at logits [N, C], or values [N, K] of a regression.
 
-    Of a binary task it is one logit, [N, 1].
+    Of a binary task it is one logit, [N, 1]; where each pixel has a class, logits [N, C, H, W].
 
     The first weights come from PyTorch's global random state; seed it first.
 
@@ -250,6 +251,11 @@ def build(network: Network, dataset: Dataset) -> nn.Module:
     """
     first, *others = named(dataset.rows.inputs).values()
     outputs = 1 if dataset.task == "binary" else len(dataset.labels)
+    if (dataset.task == "dense") != isinstance(network, Unet):
+        fits = (
+            "only unet answers each pixel" if dataset.task == "dense" else "it answers each pixel, for the task dense"
+        )
+        raise DataError(f"{dataset.name} has the task {dataset.task}, and the network is {network.family}: {fits}")
     match network:
         case Mlp():
             _check_inputs(dataset, network, first.ndim >= 2 and not others)
@@ -265,6 +271,9 @@ def build(network: Network, dataset: Dataset) -> nn.Module:
         case Transformer():
             _check_inputs(dataset, network, dataset.sequence and len(others) <= 1)
             built = _transformer(network, dataset, first, outputs)
+        case Unet():
+            _check_inputs(dataset, network, first.ndim == 4 and not others)
+            built = _unet(network, first, outputs)
     if dataset.task != "regression":
         return built
     scale = Standardise.fit(dataset.rows.targets)
@@ -299,6 +308,7 @@ def _check_inputs(dataset: Dataset, network: Network, fits: bool) -> None:
             "cnn": "one input of images [C, H, W]",
             "rnn": "sequences [T, F] or tokens [T]",
             "transformer": "sequences [T, F] or tokens [T]",
+            "unet": "one input of images [C, H, W]",
         }[network.family]
         seen = ", ".join(
             f"{name} {list(array.shape[1:])} {array.dtype}" for name, array in named(dataset.rows.inputs).items()
@@ -396,7 +406,25 @@ def _cnn(config: Cnn, row: tuple[int, ...], outputs: int) -> list[nn.Module]:
     return [*layers, nn.Flatten(), nn.Dropout(config.dropout), *dense]
 
 
-def _convolution(config: Cnn, before: int, after: int) -> list[nn.Module]:
+def _unet(config: Unet, inputs: Array, outputs: int) -> Joined:
+    activation = _ACTIVATIONS[config.activation]
+
+    def block(before: int, after: int) -> nn.Module:
+        first, second = _convolution(config, before, after), _convolution(config, after, after)
+        return nn.Sequential(*first, activation(), *second, activation())
+
+    widths = config.channels
+    ups = list(pairwise(reversed(widths)))
+    return Joined(
+        Standardise.fit(inputs),
+        [block(before, after) for before, after in pairwise((inputs.shape[1], *widths))],
+        [nn.ConvTranspose2d(before, after, kernel_size=2, stride=2) for before, after in ups],
+        [block(2 * after, after) for _, after in ups],
+        nn.Sequential(nn.Dropout(config.dropout), nn.Conv2d(widths[0], outputs, kernel_size=1)),
+    )
+
+
+def _convolution(config: Cnn | Unet, before: int, after: int) -> list[nn.Module]:
     norm: dict[str, list[nn.Module]] = {
         "none": [],
         "batch": [nn.BatchNorm2d(after)],

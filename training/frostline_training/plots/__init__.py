@@ -38,7 +38,7 @@ def draw_all(
         decision: The thresholds that were chosen for it.
     """
     # matplotlib takes about a second to import; only who draws needs it.
-    from frostline_training.plots import diagram, mistakes, scores  # noqa: PLC0415
+    from frostline_training.plots import diagram, masks, mistakes, scores  # noqa: PLC0415
 
     network, labels, task = trained.network, split.dataset.labels, split.dataset.task
     rows = take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets))))
@@ -59,7 +59,7 @@ def draw_all(
         )
     )
     match evaluation.task:
-        case "single-label":
+        case "single-label" | "dense":
             drawn.append(scores.confusion(folder / "confusion.png", evaluation, labels, title))
         case "multi-label":
             drawn.append(scores.per_label(folder / "labels.png", evaluation, labels, title))
@@ -72,7 +72,8 @@ def draw_all(
             drawn.append(
                 scores.precision_recall(folder / "precision-recall.png", evaluation, labels, title, decision=decision)
             )
-    drawn.append(mistakes.draw(folder / "mistakes.png", evaluation, split, title))
+    draw_mistakes = masks.draw if task == "dense" else mistakes.draw
+    drawn.append(draw_mistakes(folder / "mistakes.png", evaluation, split, title))
     return drawn
 
 

@@ -1,6 +1,6 @@
 """The diagram of a network: circles and lines for a small dense network, blocks for every other."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -70,18 +70,16 @@ def figure(
 
 
 def behind(task: Task, decision: Decision | None = None) -> tuple[str, ...]:
-    """Return what becomes of the outputs behind the network, step by step: nothing for a regression."""
-    match task:
-        case "single-label" if decision is not None:
-            (cut,) = decision.cuts
-            return "softmax", f"{canvas.shortened(cut.label, 24)} from {cut.threshold:.3g} on"
-        case "single-label":
-            return "softmax", "argmax: the class"
-        case "binary":
-            return "sigmoid", f"yes from {0.5 if decision is None else decision.cuts[0].threshold:.3g} on"
-        case "multi-label" if decision is not None:
-            return "sigmoid", "yes from a threshold on, label by label"
-        case "multi-label":
-            return "sigmoid", "yes above 0.5, label by label"
-        case "regression":
-            return ()
+    """Return what becomes of the outputs behind the network, step by step: nothing where they are served as they are."""
+    if decision is not None and task == "single-label":
+        (cut,) = decision.cuts
+        return "softmax", f"{canvas.shortened(cut.label, 24)} from {cut.threshold:.3g} on"
+    if decision is not None and task == "multi-label":
+        return "sigmoid", "yes from a threshold on, label by label"
+    steps: Mapping[Task, tuple[str, ...]] = {
+        "single-label": ("softmax", "argmax: the class"),
+        "binary": ("sigmoid", f"yes from {0.5 if decision is None else decision.cuts[0].threshold:.3g} on"),
+        "multi-label": ("sigmoid", "yes above 0.5, label by label"),
+        "dense": ("softmax of each pixel", "argmax: the class of each"),
+    }
+    return steps.get(task, ())

@@ -21,9 +21,10 @@ from frostline_training.plots import canvas
 from frostline_training.plots.canvas import BLUE, FAINT, GREEN, INK, ORANGE, PAPER, RED, shortened
 
 _MOST_NUMBERS = 20  # with more classes the cells are too small for numbers
+_MOST_COUNTED = 10_000  # longer numbers do not fit
 _MOST_NAMES = 60
 _MOST_PANELS = 12
-_MEASURES = {"accuracy": "accuracy", "labels_right": "labels right", "r2": "R²"}
+_MEASURES = {"accuracy": "accuracy", "labels_right": "labels right", "r2": "R²", "pixel_accuracy": "pixels right"}
 _BLUES = LinearSegmentedColormap.from_list("blues", [PAPER, "#bcd3ec", BLUE, "#153e6b"])
 
 
@@ -72,7 +73,8 @@ def confusion(path: Path, evaluation: Evaluation, labels: Sequence[str], title: 
         made, (axes,) = canvas.figure(size + 0.9, size)
         image = axes.imshow(shares, cmap=_BLUES, vmin=0, vmax=1)
         right, rows = int(np.trace(counts)), int(counts.sum())
-        axes.set_title(f"{title}: {right} of {rows} test rows right", weight="bold", pad=10)
+        what = "test rows" if evaluation.overlaps is None else "test pixels"
+        axes.set_title(f"{title}: {right} of {rows} {what} right", weight="bold", pad=10)
         axes.set(xlabel="answered", ylabel="true")
         if classes <= _MOST_NAMES:
             axes.set_xticks(
@@ -84,7 +86,7 @@ def confusion(path: Path, evaluation: Evaluation, labels: Sequence[str], title: 
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, labelsize=9 if classes <= _MOST_NUMBERS else 6, pad=6)
-        if classes <= _MOST_NUMBERS:
+        if classes <= _MOST_NUMBERS and rows < _MOST_COUNTED:
             for row, column in np.argwhere(counts > 0):
                 colour = PAPER if shares[row, column] > 0.5 else INK
                 axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=9)

@@ -262,11 +262,11 @@ def _run(file: Path, rows: Mapping[str, Array]) -> Array:
 
 
 def _scored(answers: Array, targets: Array, task: Task, gate: Gate, *, probabilities: bool) -> Evaluation:
-    logits = answers.reshape(len(answers), -1)
+    logits = answers if task == "dense" else answers.reshape(len(answers), -1)
     if probabilities:
         shares = np.clip(logits.astype(np.float64), 1e-12, 1.0)
         # Of one class among several the logarithm, of each yes or no the log-odds: their probabilities are the same.
         others = np.clip(1 - logits.astype(np.float64), 1e-12, 1.0)
-        logits = np.log(shares) if task == "single-label" else np.log(shares) - np.log(others)
+        logits = np.log(shares) if task in ("single-label", "dense") else np.log(shares) - np.log(others)
     right = targets.reshape(len(targets)) if task in ("single-label", "binary") else targets
     return evaluate.score(logits, right, task, gate.positive)

@@ -51,7 +51,8 @@ class Variant:
         full_size: Of the full-precision file, in bytes.
         score: The test score to judge by, as the variant's file answers; see `frostline_training.evaluation.evaluate`.
         full_score: The same of the full-precision file.
-        disagreement: The share of test rows that the two answer differently; None for a regression.
+        disagreement: The share of test rows, or of their pixels where each has a class, that the two answer differently;
+            None for a regression.
         spread: The largest difference between the variant's own answers to a row: alone or among others, with ONNX
             Runtime's optimisations or without.
     """
@@ -276,6 +277,8 @@ def _disagreement(variant: Evaluation, full: Evaluation) -> float | None:
     if full.task == "regression":
         return None
     differs = predictions(variant.logits, full.task) != predictions(full.logits, full.task)
+    if full.task == "dense":
+        return float(differs.mean())
     return float(differs.reshape(len(differs), -1).any(axis=1).mean())
 
 
