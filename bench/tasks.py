@@ -165,6 +165,7 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
     few = Hyperparameters(epochs=30)
     made = [
         RECIPES["digits-scenes"],
+        RECIPES["digits-embedding"],
         RECIPES["wine"],
         Recipe(
             name="properties",

@@ -17,10 +17,11 @@ from rich.console import Console
 
 from frostline import connect
 from frostline_training import data, pipeline
-from frostline_training.config import Cnn, Hyperparameters, Recipe, Unet
+from frostline_training.config import Cnn, Hyperparameters, Recipe, Rnn, Unet
 from frostline_training.errors import DataError, SettingError
-from frostline_training.sources import MaskFolder, NpzFile
+from frostline_training.sources import ImageFolder, MaskFolder, NpzFile
 from tests.support.servers import running
+from tests.support.training.datasets import picture_folder
 from tests.support.training.published import trained
 
 Array = np.ndarray[Any, Any]
@@ -201,3 +202,136 @@ def test_pictures_with_masks_are_asked_about_as_files(tmp_path: Path) -> None:
         prediction = client.predict("scenes", files)
         assert prediction.names == ("ground", "square")
         np.testing.assert_array_equal(prediction.map, wanted.argmax(1))
+
+
+def _of_digits(folder: Path, **options: Any) -> Recipe:
+    digits = data.load("digits")
+    np.savez(folder / "digits.npz", input=data.named(digits.rows.inputs)["input"], target=digits.rows.targets)
+    return Recipe(
+        name="alike",
+        data=NpzFile(path=folder / "digits.npz", task="embedding"),
+        network=Cnn(channels=(8, 16), hidden=()),
+        hyperparameters=Hyperparameters(epochs=3, batch_size=128, learning_rate=0.01, dimensions=8, **options),
+    )
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("alike")
+    recipe = _of_digits(folder)
+    network = trained(recipe, folder / "models", precision=["fp16"], bound=100)
+    return Job(recipe, network, folder / "models", folder / "runs")
+
+
+def test_the_file_of_an_embedding_recipe_answers_unit_vectors_as_the_trained_network(alike: Job) -> None:
+    test = data.prepare(alike.recipe).test
+    vectors = _answered(alike.models / "alike" / "1", np.asarray(test.inputs))
+    with torch.no_grad():
+        wanted = alike.network(torch.from_numpy(test.inputs)).numpy()
+    assert vectors.shape == (360, 8)
+    np.testing.assert_allclose(vectors, wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    similar = vectors @ vectors.T
+    np.fill_diagonal(similar, -2)
+    card = _card(alike.models / "alike" / "1")
+    assert card["scores"]["test_recall_at_1"] == pytest.approx(np.mean(test.targets[similar.argmax(1)] == test.targets))
+    baselines = card["scores"]["baselines"]
+    assert card["scores"]["test_map_at_r"] > baselines["raw inputs"]["test_map_at_r"] + 0.1
+    assert (card["labels"], card["data"]["classes"]) == (None, [str(digit) for digit in range(10)])
+    assert not {"temperature", "bias", "decision"} & set(card["scores"])
+
+
+def test_the_map_of_an_embedding_is_drawn(alike: Job) -> None:
+    drawn = {path.name for path in (alike.models / "alike" / "1").iterdir()}
+    assert {"embedding.png", "mistakes.png", "learning-curves.png", "network.svg"} <= drawn
+    assert "confusion.png" not in drawn
+
+
+def test_a_variant_of_an_embedding_is_scored_by_its_neighbours(alike: Job) -> None:
+    told = _card(alike.models / "alike-fp16" / "1")["variant"]
+    assert (told["score"], told["disagreement_rate"]) == ("recall_at_1", None)
+    assert abs(told["drop_points"]) < 5
+
+
+def test_an_embedding_goes_live_only_if_it_is_better(alike: Job, tmp_path: Path) -> None:
+    shutil.copytree(alike.models / "alike", tmp_path / "alike")
+    few = alike.recipe.hyperparameters.model_copy(update={"epochs": 1, "learning_rate": 1e-6})
+    worse = alike.recipe.model_copy(update={"hyperparameters": few})
+    published = pipeline.run(
+        worse, models=tmp_path, device="cpu", console=Console(quiet=True), runs=None, if_better="map_at_r:0.01"
+    )
+    assert not published.live
+    assert published.comparison is not None
+    assert published.comparison.metric == "map_at_r"
+
+
+def test_a_folder_of_pictures_is_embedded_and_asked_about_as_files(tmp_path: Path) -> None:
+    source = ImageFolder(path=picture_folder(tmp_path / "p", classes=2, each=12), size=(8, 8), task="embedding")
+    recipe = Recipe(
+        name="p",
+        data=source,
+        network=Cnn(channels=(4,), hidden=()),
+        hyperparameters=Hyperparameters(epochs=2, batch_size=8, dimensions=3),
+        test=0.4,
+    )
+    network = trained(recipe, tmp_path / "models")
+    test = data.prepare(recipe).test
+    assert test.cells is not None
+    files = [Path(path or "").read_bytes() for path in test.cells.columns["image"]]
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(test.inputs)).numpy()
+    with running(tmp_path / "models", log_level="error") as server, connect(server.address) as client:
+        np.testing.assert_allclose(client.predict("p", files).vector, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_sequences_with_lengths_are_embedded(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    inputs, classes = random.normal(size=(60, 5, 3)).astype(np.float32), np.arange(60) % 3
+    np.savez(tmp_path / "s.npz", input=inputs, target=classes, lengths=random.integers(1, 6, 60))
+    recipe = Recipe(
+        name="s",
+        data=NpzFile(path=tmp_path / "s.npz", task="embedding"),
+        network=Rnn(state=6),
+        hyperparameters=Hyperparameters(epochs=2, batch_size=16, dimensions=4),
+        baselines=False,
+    )
+    published = pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=Console(quiet=True), runs=None)
+    assert published.task == "embedding"
+    assert set(published.differences_by_length) == {"time=3", "time=11"}
+
+
+def test_a_regression_of_sequences_with_lengths_is_learnt(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(60, 5, 3)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", input=inputs, target=inputs[:, 0, 0], lengths=random.integers(1, 6, 60))
+    recipe = Recipe(
+        name="s",
+        data=NpzFile(path=tmp_path / "s.npz", task="regression"),
+        network=Rnn(state=6),
+        hyperparameters=Hyperparameters(epochs=2, batch_size=16),
+        baselines=False,
+    )
+    published = pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=Console(quiet=True), runs=None)
+    assert published.task == "regression"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"threshold": "max-f1"}, "threshold is for two classes .* the task embedding: leave threshold out"),
+        ({"positive": "1"}, "positive is for two classes, .* the task embedding: leave positive out"),
+        ({"network": Unet()}, "the network is unet: it answers each pixel, for the task dense"),
+        (
+            {"hyperparameters": Hyperparameters(class_weights=True)},
+            "learns from pairs of rows, not from classes: leave out",
+        ),
+        ({"hyperparameters": Hyperparameters(label_smoothing=0.1)}, "no labels to smooth: leave out label_smoothing"),
+    ],
+)
+def test_what_an_embedding_cannot_have_is_refused_before_it_trains(
+    tmp_path: Path, everything_under: Callable[[Path], list[str]], changes: Any, said: str
+) -> None:
+    recipe = _of_digits(tmp_path).model_copy(update=changes)
+    with pytest.raises(DataError, match=said):
+        pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=Console(quiet=True), runs=None)
+    assert everything_under(tmp_path) == ["digits.npz"]

@@ -126,8 +126,9 @@ class Hyperparameters(BaseModel):
 
     The learning rate rises over `warmup` of all steps to `learning_rate`, then falls to nearly zero on a cosine.
     Gradients longer than `clip_norm` are shortened to it. `class_weights` makes every class count the same, however
-    many rows it has. Training stops when the validation loss has not improved for `patience` epochs. `precision` is
-    that of the arithmetic on CUDA; the CPU always computes in fp32.
+    many rows it has. `dimensions` and `temperature` are for the task ``embedding``: how many numbers a vector has, and
+    what the similarities in its loss are divided by. Training stops when the validation loss has not improved for
+    `patience` epochs. `precision` is that of the arithmetic on CUDA; the CPU always computes in fp32.
     """
 
     model_config = _VALUE
@@ -139,6 +140,8 @@ class Hyperparameters(BaseModel):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
     clip_norm: PositiveFloat = 1.0
     class_weights: bool = False
+    dimensions: PositiveInt = 64
+    temperature: PositiveFloat = 0.1
     patience: PositiveInt = 15
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
@@ -270,6 +273,12 @@ _BUILT_IN = (
         data="digits-scenes",
         network=Unet(channels=(16, 32, 64), dropout=0.1),
         hyperparameters=Hyperparameters(epochs=50, batch_size=8, learning_rate=5e-3, patience=12),
+    ),
+    Recipe(
+        name="digits-embedding",
+        data="digits-alike",
+        network=Cnn(dropout=0.3),
+        hyperparameters=Hyperparameters(epochs=30, batch_size=128, dimensions=32, patience=10),
     ),
 )
 

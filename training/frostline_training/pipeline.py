@@ -199,7 +199,7 @@ def _publish(
         calibration["class_weights"] = counted.tolist()
     test = evaluate.evaluate(network, split.test, task, positive)
     uncalibrated: Evaluation | None = None
-    if recipe.calibrate and task != "regression":
+    if recipe.calibrate and task not in ("regression", "embedding"):
         temperature, bias = calibrate.fit(network, split.train, split.validation, task)
         network = calibrate.Calibrated(network, temperature, bias).eval()
         uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
@@ -210,7 +210,7 @@ def _publish(
     simpler: tuple[Baseline, ...] = ()
     if recipe.baselines:
         place.console.print("Scoring simpler models on the same rows ...")
-        simpler = baselines(split, seed=recipe.seed, positive=positive)
+        simpler = baselines(split, seed=recipe.seed, positive=positive, dimensions=recipe.hyperparameters.dimensions)
 
     served = replace(trained, network=network)  # the pictures are of what is exported
 
@@ -223,7 +223,7 @@ def _publish(
         network if len(names) == 1 else ByPosition(network, names).eval(),
         data.sample(split.test) if split.train.cells is None else split.train,
         name=recipe.name,
-        labels=labels,
+        labels=None if task == "embedding" else labels,
         models=place.models,
         inputs=split.dataset.inputs,
         test=split.test,

@@ -36,11 +36,26 @@ WORDS: Mapping[str, str] = MappingProxyType(
         "average_precision": "average precision",
         "mean_iou": "mean IoU",
         "pixel_accuracy": "pixel accuracy",
+        "recall_at_1": "recall@1",
+        "map_at_r": "MAP@R",
     }
 )
 """What people call the scores of a card."""
-_MEASURES = {"accuracy": "accuracy", "labels_right": "labels right", "r2": "R²", "pixel_accuracy": "pixels right"}
-_COMPARED = ("roc_auc", "average_precision", "mae", "rmse", "pixel_accuracy")  # of a baseline, behind its first score
+_MEASURES = {
+    "accuracy": "accuracy",
+    "labels_right": "labels right",
+    "r2": "R²",
+    "pixel_accuracy": "pixels right",
+    "recall_at_1": "recall@1",
+}
+_COMPARED = (
+    "roc_auc",
+    "average_precision",
+    "mae",
+    "rmse",
+    "pixel_accuracy",
+    "map_at_r",
+)  # of a baseline, behind its first score
 _LINES = 10  # how many epochs are printed where a live line cannot be
 
 
@@ -169,7 +184,7 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
     shown = f"{value:.4f}" if test.task == "regression" else f"{value:.2%}"
     rows = {f"test {WORDS[name]}": f"[bold green]{shown}[/] of {len(test.targets)} rows never seen in training"}
     if test.interval is not None:
-        what = "" if name == "accuracy" else "of rows with every label right, "
+        what = "" if name in ("accuracy", "recall_at_1") else "of rows with every label right, "
         rows["95 % interval"] = f"{what}{test.interval[0]:.2%} to {test.interval[1]:.2%}"
     rows |= _ranked(test, labels)
     others = (

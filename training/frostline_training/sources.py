@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 _VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-Task = Literal["single-label", "multi-label", "binary", "regression", "dense"]
+Task = Literal["single-label", "multi-label", "binary", "regression", "dense", "embedding"]
 """What recipes train for. `frostline_training.publishing.tasks` has those of modules of one's own beside them."""
-ONE_CLASS: tuple[Task, ...] = ("single-label", "binary")
-"""The tasks in which a row has one class: any of several, or no or yes."""
+ONE_CLASS: tuple[Task, ...] = ("single-label", "binary", "embedding")
+"""The tasks in which a row has one class: any of several, no or yes, or that of the rows that it is to be near to."""
 ColumnKind = Literal["number", "category", "text", "date", "skip"]
 DatePart = Literal["year", "month", "day", "weekday", "hour", "minute", "age_days"]
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "?", "-", "null", "NULL", "NaN", "nan")
@@ -191,6 +191,7 @@ class ImageFolder(BaseModel):
     model_config = _VALUE
     kind: Literal["images"] = "images"
     path: Path
+    task: Literal["single-label", "embedding"] = "single-label"
     size: tuple[PositiveInt, PositiveInt] = (32, 32)
     color: Literal["grey", "rgb"] = "rgb"
     fit: Fit = "pad"

@@ -98,3 +98,33 @@ def test_pixels_are_compared_with_the_majority_class_and_a_model_of_their_own_va
     assert found["majority class"]["test_pixel_accuracy"] == pytest.approx(share)
     assert found["majority class"]["test_mean_iou"] == pytest.approx(share / 2)
     assert found["logistic regression of each pixel"]["test_mean_iou"] == 1
+
+
+def test_an_embedding_is_compared_with_the_inputs_and_their_principal_components() -> None:
+    random = np.random.default_rng(1)
+    classes = np.arange(60) % 3
+    inputs = (np.eye(3)[classes] + random.normal(size=(60, 3)) * 0.01).reshape(60, 1, 1, 3).astype(np.float32)
+    rows = Rows(inputs, classes)
+    dataset = Dataset("d", rows, ("a", "b", "c"), "", "", task="embedding")
+    found = _scores(baselines(Split(dataset, rows, rows, rows), seed=1, dimensions=2))
+    assert found == {
+        "raw inputs": {"test_recall_at_1": 1.0, "test_map_at_r": 1.0},
+        "principal components": {"test_recall_at_1": 1.0, "test_map_at_r": 1.0},
+    }
+
+
+def test_the_columns_of_a_table_count_alike_for_what_is_near() -> None:
+    inputs = _numbers(90, 2) * np.array([1000, 1], np.float32)
+    inputs[::7, 0] = np.nan
+    inputs[:, 1] = np.arange(90) % 3 + 1
+    split = _split(inputs, np.arange(90) % 3, "embedding", ("a", "b", "c"))
+    columns = (Column("n"), Column("c", ("(unknown)", "a", "b", "c")))
+    found = _scores(baselines(replace(split, dataset=replace(split.dataset, columns=columns)), seed=1))
+    assert found["raw inputs"]["test_recall_at_1"] == pytest.approx(1, abs=0.1)
+
+
+def test_tokens_are_near_to_nothing() -> None:
+    rows = Rows(np.ones((6, 4), np.int64), np.arange(6) % 2)
+    dataset = Dataset("d", rows, ("a", "b"), "", "", task="embedding", sequence=True)
+    found = _scores(baselines(Split(dataset, rows, rows, rows), seed=1))
+    assert found["raw inputs"] == {"skipped": "tokens are no numbers that could be near to each other"}

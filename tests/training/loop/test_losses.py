@@ -129,3 +129,45 @@ def test_weighted_pixels_are_judged_by_the_odds_of_the_pixels_as_they_are_and_a_
     assert objective.weights.tolist() == pytest.approx([10 / 27, 10 / 3, 1])
     odds = objective.corrected(torch.zeros(1, 3, 2, 5))[0, :, 1, 1].exp()
     assert (odds[0] / odds[1]).item() == pytest.approx(9)
+
+
+def test_vectors_are_learnt_by_the_contrastive_loss_against_all_others() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(2)))
+    classes = torch.tensor([0, 1, 0, 1, 1, 2])
+    objective = Objective.fit("embedding", classes, label_smoothing=0.0, class_weights=False, temperature=0.5)
+    each = []
+    for row in range(5):  # the last one has no mate
+        others = [other for other in range(6) if other != row]
+        logits = {other: (vectors[row] @ vectors[other]).item() / 0.5 for other in others}
+        total = math.log(sum(math.exp(value) for value in logits.values()))
+        mates = [other for other in others if classes[other] == classes[row]]
+        each.append(sum(total - logits[other] for other in mates) / len(mates))
+    assert objective.loss(vectors, classes).item() == pytest.approx(sum(each) / 5)
+    assert objective.judge(vectors, classes).item() == pytest.approx((sum(each) / 5 - math.log(5)) * 6, abs=1e-4)
+    assert objective.measure == "recall_at_1"
+
+
+def test_vectors_that_are_all_alike_are_judged_as_chance_however_many_they_are() -> None:
+    for rows in (4, 60):
+        classes, alike = torch.arange(rows) % 2, torch.ones(rows, 1)
+        objective = Objective.fit("embedding", classes, label_smoothing=0.0, class_weights=False, temperature=0.1)
+        assert objective.judge(alike, classes).item() / rows == pytest.approx(0, abs=1e-5)
+
+
+def test_the_nearest_vectors_are_counted_and_a_row_without_mates_is_not() -> None:
+    angles = torch.tensor([0.0, 0.1, 0.3, 1.0])
+    vectors = torch.stack([angles.cos(), angles.sin()], 1)
+    objective = Objective.fit("embedding", CLASSES, label_smoothing=0.0, class_weights=False)
+    # 0 and 0.1 are near to each other, 0.3 is nearest to 0.1 and 1.0 has no mate: two of three, told of four rows.
+    assert objective.right(vectors, torch.tensor([0, 0, 0, 1])).item() == pytest.approx(4)
+    assert objective.right(vectors, torch.tensor([0, 1, 0, 2])).item() == 0
+
+
+def test_a_batch_in_which_no_row_has_a_mate_teaches_nothing() -> None:
+    vectors = torch.eye(3).requires_grad_()
+    objective = Objective.fit("embedding", CLASSES, label_smoothing=0.0, class_weights=False)
+    loss = objective.loss(vectors, torch.arange(3))
+    loss.backward()  # type: ignore[no-untyped-call]  # PyTorch leaves this method untyped
+    assert loss.item() == 0
+    assert vectors.grad is not None
+    assert not vectors.grad.any()

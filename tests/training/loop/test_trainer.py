@@ -17,7 +17,7 @@ from frostline_training.loop import trainer
 from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch, Progress, Scores
 from frostline_training.loop.runs import start
-from frostline_training.loop.trainer import Trained, learning_rate_factor, scores_on, steps_per_epoch, train
+from frostline_training.loop.trainer import Trained, in_pairs, learning_rate_factor, scores_on, steps_per_epoch, train
 from frostline_training.sources import Task
 
 CPU = torch.device("cpu")
@@ -274,3 +274,17 @@ def test_without_warmup_the_learning_rate_starts_at_its_full_value() -> None:
 def test_training_on_cuda_learns_the_classes(small: Recipe, blobs_split: Split) -> None:
     trained = train(_with(small, epochs=30), blobs_split, device=torch.device("cuda"), watcher=Recorder())
     assert _scores(trained.network, blobs_split.test).score > 0.9
+
+
+def test_rows_of_a_class_come_two_by_two_in_an_order_that_is_still_random() -> None:
+    classes = np.random.default_rng(0).integers(0, 7, 100)
+    order = np.random.default_rng(1).permutation(100)
+    paired = in_pairs(order, classes)
+    assert sorted(paired.tolist()) == list(range(100))
+    own = classes[paired]
+    beside = (own[:-1] == own[1:]).sum()
+    assert beside >= sum(np.bincount(classes) // 2)
+    # Each row that is the first of its pair stands where it stood among these.
+    firsts = {row: place for place, row in enumerate(order.tolist())}
+    alone = [row for place, row in enumerate(paired.tolist()) if place == 0 or own[place - 1] != own[place]]
+    assert [firsts[row] for row in alone] == sorted(firsts[row] for row in alone)

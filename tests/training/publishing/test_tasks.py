@@ -82,7 +82,7 @@ def test_one_number_a_row_is_asked_about(answer: Array, targets: Array | None) -
         ("binary", zeros(4, 1), None, ("yes",), "1 labels for a network with 2 classes, no and yes in this order"),
         ("regression", zeros(4, 2), np.full((4, 2), np.nan), None, "must all be finite numbers"),
         ("regression", zeros(4, 2), zeros(4, 3), None, "3 columns, and the network gives 2"),
-        ("embedding", zeros(4, 2), zeros(4), None, "is not scored, so it takes no targets"),
+        ("embedding", zeros(4, 2), zeros(4), None, "not the class of each of 4 rows, a whole number, or None"),
         ("embedding", zeros(4, 2), None, ("a", "b"), "whose outputs have no names"),
         ("dense", zeros(4, 3, 5), zeros(4, 6, kind="i8"), None, r"for each of the places \[4, 5\]"),
         ("dense", zeros(4, 3), None, None, r"\[N, C, ...\] with C of at least 2 and an axis behind it"),
@@ -311,3 +311,7 @@ def test_other_endings_are_no_question(
 ) -> None:
     torch.manual_seed(0)
     assert publish(Ends(ending, classes), sample, name="m", models=tmp_path, task=task).version == 1
+
+
+def test_the_classes_of_an_embedding_are_taken() -> None:
+    assert tasks.settle("embedding", {"o": zeros(4, 2)}, zeros(4, kind="i8"), None) == Asked("embedding", "o", None)

@@ -11,10 +11,12 @@ from frostline_training.data.cells import Cells
 from frostline_training.data.pythontext import python_text
 from frostline_training.data.rows import Array, Column, Dataset, Rows
 from frostline_training.data.scenes import GROUND, SIZE, digit_scenes
-from frostline_training.sources import Reading
+from frostline_training.sources import Reading, Task
+
+_IMAGE = "one grey image of 8x8 pixels: [1, 8, 8], ink from 0 (none) to 16 (full)"
 
 
-def _digits(name: str, shape: tuple[int, ...], send: str) -> Dataset:
+def _digits(name: str, shape: tuple[int, ...], send: str, task: Task = "single-label") -> Dataset:
     bunch = _bunch("load_digits")
     return Dataset(
         name=name,
@@ -22,6 +24,7 @@ def _digits(name: str, shape: tuple[int, ...], send: str) -> Dataset:
         labels=tuple(str(label) for label in bunch.target_names),
         send=send,
         source="UCI Optical Recognition of Handwritten Digits, as scikit-learn ships it",
+        task=task,
         sequence=name == "digits-rows",
     )
 
@@ -84,9 +87,8 @@ def _bunch(loader: str, **arguments: bool) -> Any:
 
 DATASETS: Mapping[str, Callable[[], Dataset]] = MappingProxyType(
     {
-        "digits": partial(
-            _digits, "digits", (1, 8, 8), "one grey image of 8x8 pixels: [1, 8, 8], ink from 0 (none) to 16 (full)"
-        ),
+        "digits": partial(_digits, "digits", (1, 8, 8), _IMAGE),
+        "digits-alike": partial(_digits, "digits-alike", (1, 8, 8), _IMAGE, "embedding"),
         "digits-rows": partial(
             _digits,
             "digits-rows",

@@ -45,7 +45,7 @@ def load_images(source: ImageFolder) -> Dataset:
             raise DataError(f"{folder} is empty: class {folder.name!r} has no pictures{why}")
         targets += read_here
     labels = tuple(folder.name for folder in folders)
-    return reading.dataset(np.array(targets, dtype=np.int64), labels, "single-label")
+    return reading.dataset(np.array(targets, dtype=np.int64), labels, source.task)
 
 
 def load_masks(source: MaskFolder) -> Dataset:

@@ -221,7 +221,7 @@ class Dataset:
     @property
     def majority(self) -> float | None:
         """The accuracy of always answering the most frequent class, of rows or pixels; None where there are no classes."""
-        if self.task not in (*ONE_CLASS, "dense"):
+        if self.task == "embedding" or self.task not in (*ONE_CLASS, "dense"):
             return None
         targets = self.rows.targets.ravel()
         return float(np.bincount(targets).max() / len(targets))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline_training.config import Recipe
+from frostline_training.config import Hyperparameters, Recipe
 from frostline_training.data import builtin, encoding, files, folders, tables
 from frostline_training.data.rows import Dataset, Rows, take
 from frostline_training.errors import DataError
@@ -89,11 +89,24 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
 def prepare(recipe: Recipe) -> Split:
     """Load and split what `recipe` trains on: `.test` holds exactly the rows its training never sees."""
     dataset = load(recipe.data)
-    if dataset.task == "regression" and recipe.hyperparameters.class_weights:
-        raise DataError(f"{dataset.name} has no classes to weigh: leave out class_weights for a regression")
+    if dataset.task in ("regression", "embedding"):
+        _check_unweighted(dataset, recipe.hyperparameters)
     parts = split(dataset, seed=recipe.split_seed, validation=recipe.validation, test=recipe.test)
     # Of a binary task the second class is yes. The rows are held out by chance, and not by what they are called.
     return _turned(parts) if dataset.task == "binary" and recipe.positive == dataset.labels[0] else parts
+
+
+def _check_unweighted(dataset: Dataset, hyper: Hyperparameters) -> None:
+    if hyper.class_weights:
+        why = (
+            "has no classes to weigh" if dataset.task == "regression" else "learns from pairs of rows, not from classes"
+        )
+        article = "a" if dataset.task == "regression" else "an"
+        raise DataError(f"{dataset.name} {why}: leave out class_weights for {article} {dataset.task}")
+    if hyper.label_smoothing and dataset.task == "embedding":
+        raise DataError(
+            f"{dataset.name} has the task embedding, whose loss has no labels to smooth: leave out label_smoothing"
+        )
 
 
 def _turned(parts: Split) -> Split:
@@ -115,6 +128,8 @@ def describe(split: Split) -> dict[str, object]:
     }
     if dataset.majority is not None:
         described["majority_baseline"] = dataset.majority
+    if dataset.task == "embedding":
+        described["classes"] = list(dataset.labels)  # no outputs are called so
     if dataset.columns:
         described["columns"] = encoding.to_card(dataset.columns)
     if dataset.schema:

@@ -38,17 +38,19 @@ class Baseline:
         return {f"test_{name}": value for name, value in self.evaluation.scores.items()}
 
 
-def baselines(split: Split, *, seed: int, positive: int | None = None) -> tuple[Baseline, ...]:
+def baselines(split: Split, *, seed: int, positive: int | None = None, dimensions: int = 64) -> tuple[Baseline, ...]:
     """Fit the baselines on `split.train` and score them on `split.test`.
 
     The first always gives the shares of the classes or labels, or the mean. Where the inputs are a table there are
     also a linear model and gradient boosting; they are skipped, with the reason, where they would take long. Where each
-    pixel has a class there is also a linear model of the pixel's own values.
+    pixel has a class there is also a linear model of the pixel's own values. Those of an embedding are the inputs
+    themselves, and their principal components.
 
     Args:
         split: The rows.
         seed: Decides what gradient boosting draws.
         positive: Which class of two is looked for.
+        dimensions: How many principal components there are at most.
     """
     if split.dataset.task == "binary":
         # Their two probabilities are those of two classes.
@@ -56,6 +58,8 @@ def baselines(split: Split, *, seed: int, positive: int | None = None) -> tuple[
     dataset, task = split.dataset, split.dataset.task
     if task == "dense":
         return _of_pixels(split, seed)
+    if task == "embedding":
+        return _of_vectors(split, seed, dimensions)
     constant = np.repeat(_prior(split.train, dataset)[np.newaxis], len(split.test.targets), axis=0)
     regression = task == "regression"
     found = [Baseline("mean" if regression else "majority class", _scored(constant, split, positive))]
@@ -79,6 +83,26 @@ def baselines(split: Split, *, seed: int, positive: int | None = None) -> tuple[
             continue
         found.append(Baseline(name, _scored(answers, split, positive)))
     return tuple(found)
+
+
+def _of_vectors(split: Split, seed: int, dimensions: int) -> tuple[Baseline, ...]:
+    from sklearn.decomposition import PCA  # noqa: PLC0415 scikit-learn takes about a second to import
+
+    names = ("raw inputs", "principal components")
+    learnt, test = (next(iter(named(rows.inputs).values())) for rows in (split.train, split.test))
+    if np.issubdtype(learnt.dtype, np.integer):
+        return tuple(Baseline(name, None, "tokens are no numbers that could be near to each other") for name in names)
+    with _quietly():
+        if _table(split.train, split.dataset) is not None:
+            prepared = _prepared(split.dataset, learnt).set_params(sparse_threshold=0).fit(learnt)
+            learnt, test = (np.asarray(prepared.transform(table), dtype=np.float64) for table in (learnt, test))
+        learnt, test = (rows.reshape(len(rows), -1) for rows in (learnt, test))
+        found = Baseline(names[0], _scored(test, split, None))
+        reason = _too_large(learnt, 1)
+        if reason:
+            return found, Baseline(names[1], None, reason)
+        components = PCA(min(dimensions, *learnt.shape), random_state=seed).fit(learnt).transform(test)
+    return found, Baseline(names[1], _scored(components, split, None))
 
 
 def _of_pixels(split: Split, seed: int) -> tuple[Baseline, ...]:
@@ -123,7 +147,7 @@ def _scored(answers: NDArray[np.floating], split: Split, positive: int | None) -
 def _prior(train: Rows, dataset: Dataset) -> NDArray[np.float64]:
     targets = train.targets
     match dataset.task:
-        case "single-label" | "binary" | "dense":
+        case "single-label" | "binary" | "dense" | "embedding":
             return _logarithm(np.bincount(targets.ravel(), minlength=len(dataset.labels)) / targets.size)
         case "multi-label":
             return _log_odds(targets.mean(axis=0, dtype=np.float64))
@@ -169,21 +193,27 @@ def _answers(make: Callable[[], Any], split: Split, table: Array) -> NDArray[np.
 
 
 def _linear(dataset: Dataset, table: Array) -> Any:
+    from sklearn.linear_model import LinearRegression, LogisticRegression  # noqa: PLC0415 as below
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415 as below
+
+    model = LinearRegression() if dataset.task == "regression" else LogisticRegression(max_iter=_ITERATIONS)
+    return make_pipeline(_prepared(dataset, table), model)
+
+
+def _prepared(dataset: Dataset, table: Array) -> Any:
+    """Return what makes comparable numbers of a table: standardised, missing ones at the mean, categories one-hot."""
     from sklearn.compose import ColumnTransformer  # noqa: PLC0415 scikit-learn takes about a second to import
     from sklearn.impute import SimpleImputer  # noqa: PLC0415 as above
-    from sklearn.linear_model import LinearRegression, LogisticRegression  # noqa: PLC0415 as above
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415 as above
     from sklearn.preprocessing import OneHotEncoder, StandardScaler  # noqa: PLC0415 as above
 
     numbers, categories = _columns(dataset, table)
-    prepared = ColumnTransformer(
+    return ColumnTransformer(
         [
             ("numbers", make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler()), numbers),
             ("categories", OneHotEncoder(handle_unknown="ignore"), categories),
         ]
     )
-    regression = dataset.task == "regression"
-    return make_pipeline(prepared, LinearRegression() if regression else LogisticRegression(max_iter=_ITERATIONS))
 
 
 def _boosting(dataset: Dataset, table: Array, seed: int) -> Any:

@@ -20,13 +20,14 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     "multi-label": ("micro_f1", "macro_f1", "exact_match", "loss", "roc_auc", "average_precision"),
     "regression": ("r2", "mae", "rmse", "rmse_over_std", "mae_over_mad"),
     "dense": ("mean_iou", "pixel_accuracy", "loss"),
+    "embedding": ("recall_at_1", "map_at_r"),
 }
 """The scores of each task, as a card calls them behind ``test_``."""
 LOWER_IS_BETTER = frozenset(("loss", "mae", "rmse", "rmse_over_std", "mae_over_mad"))
 
 _MCNEMAR = ("accuracy", "exact_match")
 _RANKED = ("roc_auc", "average_precision")
-_SHARES = (*_MCNEMAR, "macro_f1", "micro_f1", "mean_iou", "pixel_accuracy")
+_SHARES = (*_MCNEMAR, "macro_f1", "micro_f1", "mean_iou", "pixel_accuracy", "recall_at_1", "map_at_r")
 _MOST_RESAMPLES, _LEAST_RESAMPLES = 1000, 200
 _RESAMPLED_ROWS = 2_000_000  # bounds the time: about ten seconds for the slowest score
 _TOGETHER = 50  # resamples, which bounds the memory
@@ -138,7 +139,12 @@ def _mcnemar(live: Evaluation, new: Evaluation) -> tuple[str, float, str]:
 def _bootstrap(metric: str, live: Evaluation, new: Evaluation) -> tuple[str, float, str]:
     rows, random = len(live.targets), np.random.default_rng(0)
     draws = int(np.clip(_RESAMPLED_ROWS // rows, _LEAST_RESAMPLES, _MOST_RESAMPLES))
-    resample = _ranked if metric in _RANKED else _scored if new.overlaps is None else _overlapping
+    if new.overlaps is not None:
+        resample = _overlapping
+    elif new.neighbours is not None:
+        resample = _near
+    else:
+        resample = _ranked if metric in _RANKED else _scored
     gains = []
     for start in range(0, draws, _TOGETHER):
         chosen = random.integers(rows, size=(min(_TOGETHER, draws - start), rows))
@@ -170,6 +176,13 @@ def _overlapping(metric: str, evaluation: Evaluation, chosen: NDArray[np.intp]) 
         return np.asarray(evaluation.losses[chosen].mean(axis=1))
     each = [Overlaps(*(counts[rows] for counts in evaluation.overlaps)) for rows in chosen]
     return np.array([one.mean_iou() if metric == "mean_iou" else one.pixel_accuracy() for one in each])
+
+
+def _near(metric: str, evaluation: Evaluation, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+    """As `_scored`, of an embedding: the rows that are asked about are drawn, and all are there to be near to them."""
+    assert evaluation.neighbours is not None  # noqa: S101 seen by the caller
+    each = evaluation.neighbours._asdict()[metric]
+    return np.asarray(np.nanmean(each[chosen], axis=1))
 
 
 def _ranked(metric: str, evaluation: Evaluation, chosen: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ from frostline_training.data import Dataset
 from frostline_training.errors import DataError
 from frostline_training.evaluation.evaluate import Evaluation, rarer, score
 from frostline_training.evaluation.ranking import Numbers, one_vs_rest
-from frostline_training.sources import ONE_CLASS
 
 CLASS_WEIGHTS = "class-weights"
 
@@ -117,7 +116,7 @@ def positive(recipe: Recipe, dataset: Dataset) -> int | None:
     Raises:
         DataError: The recipe's threshold or positive class does not suit the data.
     """
-    labels, two = dataset.labels, dataset.task in ONE_CLASS and len(dataset.labels) == 2
+    labels, two = dataset.labels, dataset.task in ("single-label", "binary") and len(dataset.labels) == 2
     many = f"{len(labels)} classes" if dataset.task == "single-label" else f"the task {dataset.task}"
     if recipe.threshold is not None and not two and dataset.task != "multi-label":
         raise DataError(
@@ -153,7 +152,7 @@ def decide(
     Returns:
         None where nothing but the highest probability, or one above a half, is asked for.
     """
-    if validation.task in ("regression", "dense") or (rule is None and weights is None):
+    if validation.task not in ("single-label", "multi-label") or (rule is None and weights is None):
         return None
     if validation.task == "single-label" and validation.positive is None:
         return None

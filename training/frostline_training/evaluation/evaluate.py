@@ -12,6 +12,7 @@ from torch import nn
 
 from frostline_training.data import Inputs, Rows, named
 from frostline_training.errors import TrainingError
+from frostline_training.evaluation.neighbours import Neighbours, neighbours
 from frostline_training.evaluation.ranking import Ranking, log_odds, one_vs_rest, rank
 from frostline_training.sources import Task
 
@@ -79,15 +80,16 @@ class Evaluation:
 
     Attributes:
         task: What kind of answer it gives; one logit of yes (``binary``) is taken for the logits of two classes.
-        logits: Its answers [N, C], or [N, C, H, W] where each pixel has a class; for a regression the values [N, K].
+        logits: Its answers [N, C], or [N, C, H, W] where each pixel has a class; for a regression the values [N, K];
+            of an embedding the vectors [N, D].
         targets: What was right: classes [N] or [N, H, W], or 0 and 1 [N, C], or values [N, K].
         scores: The first is the one to judge by. Accuracy, macro F1 and cross-entropy; or micro F1, macro F1,
             share of rows with every label right, and cross-entropy; or R2, mean absolute and root mean square error
             in the target's unit, and both relative to the spread of the targets: 1 is as far off as their mean.
             Where each pixel has a class they are the mean intersection over union, the share of pixels that are right,
-            and cross-entropy. Classes and labels also have the area under the ROC curve, and average precision: those of the positive
+            and cross-entropy; of an embedding recall at 1 and mean average precision at R. Classes and labels also have the area under the ROC curve, and average precision: those of the positive
             class of two, or else the mean over all that some rows have and others have not.
-        interval: Wilson's 95 % interval of the accuracy, or of the share of rows with every label right.
+        interval: Wilson's 95 % interval of the accuracy, of the recall at 1, or of the share of rows with every label right.
         per_class: Precision, recall and F1 of each class; None for a regression.
         per_value: The scores of each value of a regression; the mean over several may mix their units.
         confusion: Rows or pixels [true class, predicted class]; only where each has one class.
@@ -97,6 +99,7 @@ class Evaluation:
         positive: Which class of two is looked for.
         overlaps: Where each pixel has a class, the pixels of each row.
         losses: The loss of each row [N], where rows are resampled by it.
+        neighbours: Of an embedding, what is near to each row.
     """
 
     task: Task
@@ -113,6 +116,7 @@ class Evaluation:
     positive: int | None = None
     overlaps: Overlaps | None = None
     losses: Numbers | None = None
+    neighbours: Neighbours | None = None
 
     @property
     def probabilities(self) -> Numbers:
@@ -232,11 +236,13 @@ def score(
             return _regression(logits, targets)
         case "dense":
             return _dense(logits, targets.astype(np.int64))
+        case "embedding":
+            return _embedding(logits, targets.astype(np.int64))
 
 
 def predictions(logits: Logits, task: Task) -> NDArray[np.generic]:
-    """Return what the answers mean: classes [N, ...], labels 0 or 1 [N, C], or the values themselves."""
-    if task == "regression":
+    """Return what the answers mean: classes [N, ...], labels 0 or 1 [N, C], or the values or vectors themselves."""
+    if task in ("regression", "embedding"):
         return logits
     return logits.argmax(axis=1) if task in ("single-label", "dense") else (logits > 0).astype(np.int64)
 
@@ -360,6 +366,22 @@ def _dense(logits: Logits, targets: NDArray[np.int64]) -> Evaluation:
         class_reliability=tuple(each),
         overlaps=overlaps,
         losses=losses,
+    )
+
+
+def _embedding(vectors: Logits, targets: NDArray[np.int64]) -> Evaluation:
+    found = neighbours(vectors, targets)
+    asked = np.isfinite(found.recall_at_1)
+    if not asked.any():
+        raise TrainingError("no two rows have the same class, so nothing says which should be near to each other")
+    recall, precision = (float(np.nanmean(values)) for values in found[1:])
+    return Evaluation(
+        "embedding",
+        vectors,
+        targets,
+        scores={"recall_at_1": recall, "map_at_r": precision},
+        interval=wilson(int(np.nansum(found.recall_at_1)), int(asked.sum())),
+        neighbours=found,
     )
 
 

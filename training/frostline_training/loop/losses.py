@@ -1,5 +1,6 @@
 """The losses and the metrics of each kind of task."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ _MEASURES: dict[Task, Measure] = {
     "binary": "accuracy",
     "regression": "r2",
     "dense": "pixel_accuracy",
+    "embedding": "recall_at_1",
 }
 
 
@@ -22,20 +24,24 @@ _MEASURES: dict[Task, Measure] = {
 class Objective:
     """The losses of one task. Outputs are logits [N, C] or [N, C, H, W], or values [N, K] with regression.
 
-    A binary task is one of a single label, whose targets are classes [N].
+    A binary task is one of a single label, whose targets are classes [N]. Outputs of an embedding are vectors [N, D] of
+    length 1, and a row is compared with all others of its batch: the loss is the supervised contrastive one (Khosla and
+    others, 2020, equation 2).
 
     Attributes:
         task: ``single-label`` or ``binary`` (targets int64 [N]), ``multi-label`` (targets 0 or 1, float32 [N, C]),
-            ``regression`` (targets float32 [N, K]) or ``dense`` (targets int64 [N, H, W]).
+            ``regression`` (targets float32 [N, K]), ``dense`` (targets int64 [N, H, W]) or ``embedding`` (int64 [N]).
         label_smoothing: How much of a label's probability is spread over all classes, while it learns.
         weights: [C] of the classes, or of the ones of each label with a multi-label or binary task, while it learns.
         deviations: [K] of the targets, the unit that errors of regression are measured in.
+        temperature: What the similarities of an embedding are divided by.
     """
 
     task: Task
     label_smoothing: float = 0.0
     weights: Tensor | None = None
     deviations: Tensor | float = 1.0
+    temperature: float = 1.0
 
     @property
     def measure(self) -> Measure:
@@ -44,7 +50,14 @@ class Objective:
 
     @classmethod
     def fit(
-        cls, task: Task, targets: Tensor, *, classes: int = 0, label_smoothing: float, class_weights: bool
+        cls,
+        task: Task,
+        targets: Tensor,
+        *,
+        classes: int = 0,
+        label_smoothing: float,
+        class_weights: bool,
+        temperature: float = 1.0,
     ) -> "Objective":
         """Measure what the losses need on the training `targets`, of which there are at least `classes`.
 
@@ -61,6 +74,8 @@ class Objective:
             case "regression":
                 deviations = targets.double().std(0, correction=0).float()
                 return cls(task, deviations=torch.where(deviations > 0, deviations, 1.0))
+            case "embedding":
+                return cls(task, temperature=temperature)
         return cls(task, label_smoothing, weights.float() if class_weights else None)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -74,6 +89,8 @@ class Objective:
                 return binary_cross_entropy_with_logits(outputs, smooth, pos_weight=self.weights)
             case "regression":
                 return smooth_l1_loss(outputs / self.deviations, targets / self.deviations)
+            case "embedding":
+                return contrastive(outputs, targets, self.temperature)
 
     def corrected(self, outputs: Tensor) -> Tensor:
         """Return the logits of the rows as they are, without the odds that the weights have added.
@@ -86,7 +103,8 @@ class Objective:
         """Return the sum over the rows of the plain loss: no smoothing, no weights; what the best epoch is chosen by.
 
         It is cross-entropy in nats (mean over the labels with a multi-label task, or over the pixels) of the corrected logits, or the
-        smooth L1 error in deviations of the target.
+        smooth L1 error in deviations of the target. Of an embedding it is the loss less that of vectors that are all
+        alike, so that it does not depend on how many rows are compared: 0 is chance, and lower is better.
         """
         outputs = self.corrected(outputs)
         match self.task:
@@ -100,6 +118,9 @@ class Objective:
             case "regression":
                 scaled, wanted = outputs / self.deviations, targets / self.deviations
                 return smooth_l1_loss(scaled, wanted, reduction="none").mean(1).sum()
+            case "embedding":
+                rows = len(outputs)
+                return (contrastive(outputs, targets, self.temperature) - math.log(max(1, rows - 1))) * rows
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return how many rows of a batch are right: see `Scores.score`, times the rows."""
@@ -114,6 +135,32 @@ class Objective:
                 return ((outputs > 0) == (targets > 0.5)).float().mean(1).sum()
             case "regression":
                 return (1 - ((outputs - targets) / self.deviations) ** 2).mean(1).sum()
+            case "embedding":
+                similar, mates = _compared(outputs, targets)
+                some = mates.any(1)
+                right = mates.gather(1, similar.argmax(1, keepdim=True))[:, 0]
+                return right.sum() / some.sum().clamp(min=1) * len(outputs)
+
+
+def contrastive(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:
+    """Return the supervised contrastive loss of vectors [N, D] of length 1, the mean over rows that have a mate.
+
+    A row's mates are the others of its class. It is 0 where no row has one.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        similar, mates = _compared(vectors, classes)
+        logarithms = (similar / temperature).log_softmax(1)
+        counts = mates.sum(1)
+        each = -torch.where(mates, logarithms, 0.0).sum(1) / counts.clamp(min=1)
+        return each.sum() / (counts > 0).sum().clamp(min=1)
+
+
+def _compared(vectors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    # [N, N]: how similar each row is to each other one, and which of them have its class.
+    wide = vectors.float()
+    itself = torch.eye(len(wide), dtype=torch.bool, device=wide.device)
+    # Not minus infinity, whose softmax alone is no number.
+    return (wide @ wide.T).masked_fill(itself, -1e4), (classes[:, None] == classes) & ~itself
 
 
 def along_classes(values: Tensor, axes: int) -> Tensor:

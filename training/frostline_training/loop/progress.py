@@ -8,7 +8,7 @@ from torch import Tensor
 
 from frostline_training.config import Hyperparameters
 
-Measure = Literal["accuracy", "labels_right", "r2", "pixel_accuracy"]
+Measure = Literal["accuracy", "labels_right", "r2", "pixel_accuracy", "recall_at_1"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Scores:
         loss: Mean loss, in what `losses.Objective.judge` counts.
         score: What `measure` names; 1 is perfect.
         measure: ``accuracy``, the fraction of rows that it gets right; ``labels_right``, that of single labels with a
-            multi-label task; ``pixel_accuracy``, that of pixels; or ``r2``, the share of the variance that it explains (may be negative), with regression.
+            multi-label task; ``pixel_accuracy``, that of pixels; ``recall_at_1``, that of rows whose nearest
+            neighbour has their class; or ``r2``, the share of the variance that it explains (may be negative), with regression.
     """
 
     loss: float

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -90,7 +91,7 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
     clock = time.perf_counter()
     with cpu_threads(recipe.threads), repeatable(device):
         torch.manual_seed(recipe.seed)
-        network = build(recipe.network, split.dataset).to(device)
+        network = build(recipe.network, split.dataset, dimensions=hyper.dimensions).to(device)
         inputs, targets = data.tensors(split.train, device)
         objective = Objective.fit(
             split.dataset.task,
@@ -98,7 +99,9 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
             classes=len(split.dataset.labels),
             label_smoothing=hyper.label_smoothing,
             class_weights=hyper.class_weights,
+            temperature=hyper.temperature,
         )
+        classes = split.train.targets if split.dataset.task == "embedding" else None
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay, fused=True
         )
@@ -118,7 +121,7 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
         while not progress.over(hyper):
             number = len(progress.history) + 1
             torch.manual_seed(_drawn(recipe.seed, number))
-            order = _order(recipe.seed, number, len(targets))[: steps * hyper.batch_size].to(device)
+            order = _order(recipe.seed, number, len(targets), classes)[: steps * hyper.batch_size].to(device)
             sums = torch.zeros(2, dtype=torch.float64, device=device)  # of loss, of right rows
             answered: list[tuple[Tensor, Tensor]] = []
             parallel.train()
@@ -205,5 +208,25 @@ def _drawn(*decided_by: int) -> int:
     return int(np.random.SeedSequence(decided_by).generate_state(1)[0])
 
 
-def _order(seed: int, number: int, rows: int) -> Tensor:
-    return torch.from_numpy(np.random.default_rng((seed, number)).permutation(rows))
+def _order(seed: int, number: int, rows: int, classes: NDArray[np.generic] | None) -> Tensor:
+    order = np.random.default_rng((seed, number)).permutation(rows)
+    return torch.from_numpy(order if classes is None else in_pairs(order, classes))
+
+
+def in_pairs(order: NDArray[np.int64], classes: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Return `order` [N] of rows with two of a class beside each other, so that a batch has a mate for each, or nearly each.
+
+    Args:
+        order: The rows in random order.
+        classes: Of each row, [N].
+    """
+    places = np.argsort(classes[order], kind="stable")
+    own = classes[order][places]
+    begins = np.flatnonzero(np.append(True, own[1:] != own[:-1]))
+    sizes = np.diff(np.append(begins, len(own)))
+    second = (np.arange(len(own)) - np.repeat(begins, sizes)) % 2 == 1
+    beside = places.copy()
+    beside[second] = places[np.flatnonzero(second) - 1]  # where the first of its pair is
+    key = np.empty_like(places)
+    key[places] = beside
+    return order[np.argsort(key, kind="stable")]

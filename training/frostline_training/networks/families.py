@@ -223,6 +223,26 @@ class Encoder(nn.Module):
         return logits
 
 
+class L2Normalise(nn.Module):
+    """Bring vectors [N, D] to the length 1, so that their products are the cosines between them."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return the vectors."""
+        return functional.normalize(vectors)
+
+
+class Then(nn.Sequential):
+    """Layers of which the first may take several inputs."""
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Return what the last gives."""
+        network, *rest = self
+        values: Tensor = network(first, *others)
+        for layer in rest:
+            values = layer(values)
+        return values
+
+
 class Rescale(nn.Module):
     """Bring a regression's values [N, K] from deviations around the mean to the targets' own unit."""
 
@@ -239,10 +259,11 @@ class Rescale(nn.Module):
         return values * self.std + self.mean
 
 
-def build(network: Network, dataset: Dataset) -> nn.Module:
+def build(network: Network, dataset: Dataset, *, dimensions: int = 64) -> nn.Module:
     """Build a network for rows like those of `dataset` that ends at logits [N, C], or values [N, K] of a regression.
 
-    Of a binary task it is one logit, [N, 1]; where each pixel has a class, logits [N, C, H, W].
+    Of a binary task it is one logit, [N, 1]; where each pixel has a class, logits [N, C, H, W]. An embedding ends
+    at a vector of length 1, [N, `dimensions`].
 
     The first weights come from PyTorch's global random state; seed it first.
 
@@ -250,7 +271,7 @@ def build(network: Network, dataset: Dataset) -> nn.Module:
         DataError: The network cannot take such rows.
     """
     first, *others = named(dataset.rows.inputs).values()
-    outputs = 1 if dataset.task == "binary" else len(dataset.labels)
+    outputs = {"binary": 1, "embedding": dimensions}.get(dataset.task, len(dataset.labels))
     if (dataset.task == "dense") != isinstance(network, Unet):
         fits = (
             "only unet answers each pixel" if dataset.task == "dense" else "it answers each pixel, for the task dense"
@@ -274,10 +295,13 @@ def build(network: Network, dataset: Dataset) -> nn.Module:
         case Unet():
             _check_inputs(dataset, network, first.ndim == 4 and not others)
             built = _unet(network, first, outputs)
-    if dataset.task != "regression":
-        return built
-    scale = Standardise.fit(dataset.rows.targets)
-    return nn.Sequential(built, Rescale(scale.mean, scale.std))
+    match dataset.task:
+        case "regression":
+            scale = Standardise.fit(dataset.rows.targets)
+            return Then(built, Rescale(scale.mean, scale.std))
+        case "embedding":
+            return Then(built, L2Normalise())
+    return built
 
 
 def count_parameters(network: nn.Module) -> int:

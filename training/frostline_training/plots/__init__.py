@@ -38,7 +38,7 @@ def draw_all(
         decision: The thresholds that were chosen for it.
     """
     # matplotlib takes about a second to import; only who draws needs it.
-    from frostline_training.plots import diagram, masks, mistakes, scores  # noqa: PLC0415
+    from frostline_training.plots import diagram, masks, mistakes, scores, vectors  # noqa: PLC0415
 
     network, labels, task = trained.network, split.dataset.labels, split.dataset.task
     rows = take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets))))
@@ -49,7 +49,7 @@ def draw_all(
         sample,
         drawn,
         title=title,
-        labels=labels[1:] if task == "binary" else labels,
+        labels={"binary": labels[1:], "embedding": ()}.get(task, labels),
         columns=[column.name for column in split.dataset.columns],
         answer=diagram.behind(task, decision),
     )
@@ -63,6 +63,8 @@ def draw_all(
             drawn.append(scores.confusion(folder / "confusion.png", evaluation, labels, title))
         case "multi-label":
             drawn.append(scores.per_label(folder / "labels.png", evaluation, labels, title))
+        case "embedding":
+            drawn.append(vectors.draw(folder / "embedding.png", evaluation, labels, title))
         case "regression":
             drawn.append(scores.predicted(folder / "predictions.png", evaluation, labels, title))
     if evaluation.reliability is not None:

@@ -57,6 +57,15 @@ def _worst(evaluation: Evaluation, labels: Sequence[str]) -> tuple[list[int], in
             (wrong,) = np.nonzero((answered != targets).any(axis=1))
             order = wrong[np.argsort(-wide[wrong].max(axis=1), kind="stable")].tolist()
             told = {row: (_set(answered[row], labels), _set(targets[row], labels)) for row in order}
+        case "embedding":
+            assert evaluation.neighbours is not None  # noqa: S101 an embedding has them
+            nearest = evaluation.neighbours.nearest
+            (wrong,) = np.nonzero(evaluation.neighbours.recall_at_1 == 0)
+            sure = (logits * logits[nearest]).sum(axis=1)
+            order = wrong[np.argsort(-sure[wrong], kind="stable")].tolist()
+            told = {
+                row: (f"{labels[targets[nearest[row]]]} ({sure[row]:.2f})", str(labels[targets[row]])) for row in order
+            }
         case "regression":
             wanted = targets.astype(np.float64)
             order = np.argsort(-np.abs(logits - wanted).max(axis=1), kind="stable").tolist()

@@ -24,7 +24,13 @@ _MOST_NUMBERS = 20  # with more classes the cells are too small for numbers
 _MOST_COUNTED = 10_000  # longer numbers do not fit
 _MOST_NAMES = 60
 _MOST_PANELS = 12
-_MEASURES = {"accuracy": "accuracy", "labels_right": "labels right", "r2": "R²", "pixel_accuracy": "pixels right"}
+_MEASURES = {
+    "accuracy": "accuracy",
+    "labels_right": "labels right",
+    "r2": "R²",
+    "pixel_accuracy": "pixels right",
+    "recall_at_1": "recall@1",
+}
 _BLUES = LinearSegmentedColormap.from_list("blues", [PAPER, "#bcd3ec", BLUE, "#153e6b"])
 
 
@@ -49,8 +55,8 @@ def learning_curves(path: Path, history: Sequence[Epoch], best: Epoch, title: st
             canvas.logarithmic(left)
         if best.validation.measure != "r2":
             right.yaxis.set_major_formatter(PercentFormatter(1.0))
-        plain = (
-            "smooth L1, in deviations" if best.validation.measure == "r2" else "no label smoothing, no class weights"
+        plain = {"r2": "smooth L1, in deviations", "recall_at_1": "contrastive, less that of vectors all alike"}.get(
+            best.validation.measure, "no label smoothing, no class weights"
         )
         made.supxlabel(
             f"the same loss on both ({plain}); train: the mean over the epoch, "

@@ -268,5 +268,5 @@ def _scored(answers: Array, targets: Array, task: Task, gate: Gate, *, probabili
         # Of one class among several the logarithm, of each yes or no the log-odds: their probabilities are the same.
         others = np.clip(1 - logits.astype(np.float64), 1e-12, 1.0)
         logits = np.log(shares) if task in ("single-label", "dense") else np.log(shares) - np.log(others)
-    right = targets.reshape(len(targets)) if task in ("single-label", "binary") else targets
+    right = targets.reshape(len(targets)) if task in ("single-label", "binary", "embedding") else targets
     return evaluate.score(logits, right, task, gate.positive)

@@ -16,7 +16,7 @@ Task = Literal["single-label", "multi-label", "binary", "regression", "embedding
 - ``multi-label``: a logit for each label [N, C], each a yes or no of its own; 0 and 1 [N, C]
 - ``binary``: one logit [N, 1] or [N], yes where it is above 0; 0 and 1 [N]
 - ``regression``: values [N, K] or [N] in the target's unit; values of the same shape
-- ``embedding``: a vector [N, D]; no targets
+- ``embedding``: a vector [N, D]; classes [N], of rows that should be near to each other, or no targets
 - ``dense``: logits [N, C, ...], a class at each place, such as a pixel; classes [N, ...]
 - ``any``: one or more outputs [N, ...] of any type and meaning; no targets
 """
@@ -41,7 +41,7 @@ _AXES = {
     "embedding": "[N, D]",
     "dense": "[N, C, ...] with C of at least 2 and an axis behind it",
 }
-_WITH_TARGETS = ("single-label", "multi-label", "binary", "regression", "dense")
+_WITH_TARGETS = ("single-label", "multi-label", "binary", "regression", "dense", "embedding")
 _ASK = (
     "say which it is: task='binary' for one logit that means yes above 0, as BCEWithLogitsLoss trains it, or "
     "task='regression' for a value"
@@ -294,6 +294,12 @@ def _check_targets(task: Task, targets: Array, answer: Array, classes: int | Non
             raise PublishError(
                 f"test targets are from {lowest} to {highest}, and a network with {classes} classes has those from 0 to "
                 f"{classes - 1}"
+            )
+        return
+    if task == "embedding":
+        if shape != (rows,) or not whole:
+            raise PublishError(
+                f"test targets are {kind}, not the class of each of {rows} rows, a whole number, or None"
             )
         return
     wanted = (rows,) if task == "binary" else answer.shape

@@ -52,7 +52,7 @@ class Variant:
         score: The test score to judge by, as the variant's file answers; see `frostline_training.evaluation.evaluate`.
         full_score: The same of the full-precision file.
         disagreement: The share of test rows, or of their pixels where each has a class, that the two answer differently;
-            None for a regression.
+            None for a regression and an embedding.
         spread: The largest difference between the variant's own answers to a row: alone or among others, with ONNX
             Runtime's optimisations or without.
     """
@@ -274,7 +274,7 @@ def _check(measured: _Measured, reference: Evaluation, name: str, bound: float, 
 
 
 def _disagreement(variant: Evaluation, full: Evaluation) -> float | None:
-    if full.task == "regression":
+    if full.task in ("regression", "embedding"):
         return None
     differs = predictions(variant.logits, full.task) != predictions(full.logits, full.task)
     if full.task == "dense":
