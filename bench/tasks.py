@@ -164,8 +164,6 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
     np.savez(folder / "diabetes.npz", input=diabetes.data.astype(np.float32), target=progress)
     few = Hyperparameters(epochs=30)
     made = [
-        RECIPES["digits-scenes"],
-        RECIPES["digits-embedding"],
         RECIPES["wine"],
         Recipe(
             name="properties",
@@ -186,6 +184,8 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
             network=Mlp(hidden=(32,), dropout=0.2),
             hyperparameters=few,
         ),
+        RECIPES["digits-scenes"],
+        RECIPES["digits-embedding"],
     ]
     trained = []
     for recipe in made:

@@ -18,7 +18,7 @@ _MOST_CLASSES = 40
 _MOST_LABELS = 12
 _FROM_HERE_WHOLE = 1000  # an error in the target's unit is shown without decimals
 
-_SHARES = ("accuracy", "macro_f1", "micro_f1", "exact_match")
+_SHARES = ("accuracy", "macro_f1", "micro_f1", "exact_match", "mean_iou", "pixel_accuracy", "recall_at_1")
 """Scores that are shares, and so percentages. Others are areas, errors in the target's unit, or ratios."""
 
 
@@ -112,7 +112,7 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for place, (name, shown) in enumerate(_tested(scores).items()):
         value = shown
         interval = scores.get("interval_95")
-        if name in ("test_accuracy", "test_exact_match") and isinstance(interval, list):
+        if name in ("test_accuracy", "test_exact_match", "test_recall_at_1") and isinstance(interval, list):
             value += f"  (95 % interval {interval[0]:.2%} to {interval[1]:.2%})"
         if place == 0 and "test_rows" in scores:
             value += f"  of {scores['test_rows']} rows never seen in training"
@@ -256,10 +256,14 @@ def _classes(card: Mapping[str, Any]) -> "Table | None":
         return None
     table = Table(title="per class", title_justify="left")
     table.add_column("class", overflow="fold")
-    for name in ("precision", "recall", "f1", "rows"):
+    shown = list(per_class.items())[:_MOST_CLASSES]
+    pixels = "iou" in shown[0][1]
+    names = ["iou"] * pixels + ["precision", "recall", "f1"]
+    for name in (*names, "pixels" if pixels else "rows"):
         table.add_column(name, justify="right")
-    for label, scores in list(per_class.items())[:_MOST_CLASSES]:
-        shares = (f"{scores[name]:.1%}" for name in ("precision", "recall", "f1"))
+    for label, scores in shown:
+        # A class that no pixel has, in truth or as answered, has no IoU.
+        shares = ("" if scores[name] is None else f"{scores[name]:.1%}" for name in names)
         table.add_row(_plain(label), *shares, str(scores["support"]))
     if len(per_class) > _MOST_CLASSES:
         table.caption = f"and {len(per_class) - _MOST_CLASSES} more"

@@ -13,7 +13,8 @@ def test_every_recipe_is_found_under_its_own_name() -> None:
 
 def test_an_unknown_recipe_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        UnknownRecipeError, match=r"no recipe is called 'mnist'; there are: breast-cancer, digits, digits-embedding, .*, wine"
+        UnknownRecipeError,
+        match=r"no recipe is called 'mnist'; there are: breast-cancer, digits, digits-embedding, .*, wine",
     ):
         find_recipe("mnist")
 

@@ -61,6 +61,30 @@ def test_the_latest_versions_card_is_printed_with_its_scores(models: Path, capsy
         assert words in " ".join(out.split())
 
 
+def test_classes_of_pixels_have_their_overlap_and_one_that_no_pixel_has_has_none(models: Path) -> None:
+    each = {"precision": 0.8, "recall": 0.9, "f1": 0.85}
+    scores = {
+        "test_mean_iou": 0.75,
+        "per_class": {"road": {"iou": 0.75, **each, "support": 12345}, "moon": {"iou": None, **each, "support": 0}},
+    }
+    console = Console(file=io.StringIO(), width=100)
+    show.show(models / "m/2", CARD | {"task": "dense", "scores": scores}, console)
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.split() for line in console.file.getvalue().replace("┃", "│").replace("│", " ").splitlines()]
+    assert ["test", "mean", "iou", "75.00%"] in lines
+    assert ["class", "iou", "precision", "recall", "f1", "pixels"] in lines
+    assert ["road", "75.0%", "80.0%", "90.0%", "85.0%", "12345"] in lines
+    assert ["moon", "80.0%", "90.0%", "85.0%", "0"] in lines
+
+
+def test_the_recall_of_an_embedding_has_its_interval(models: Path) -> None:
+    scores = {"test_recall_at_1": 0.9, "test_rows": 50, "interval_95": [0.8, 0.95]}
+    console = Console(file=io.StringIO(), width=120)
+    show.show(models / "m/2", CARD | {"task": "embedding", "scores": scores}, console)
+    assert isinstance(console.file, io.StringIO)
+    assert "90.00%  (95 % interval 80.00% to 95.00%)" in console.file.getvalue()
+
+
 def test_each_class_has_a_line_and_a_label_in_brackets_is_no_markup(models: Path) -> None:
     console = Console(file=io.StringIO(), width=100)
     show.show(models / "m/2", CARD, console)

@@ -3,7 +3,7 @@
 import { modelPath, picture } from "./api.js";
 import { el, percent, readable } from "./dom.js";
 
-const SHARES = ["accuracy", "macro_f1", "micro_f1", "exact_match"];
+const SHARES = ["accuracy", "macro_f1", "micro_f1", "exact_match", "mean_iou", "pixel_accuracy", "recall_at_1"];
 
 const PICTURES = {
   "learning-curves": "Learning curves: the loss and the score by epoch, of training and validation",
@@ -14,6 +14,7 @@ const PICTURES = {
   "calibration-classes": "Calibration of each class: how often it is right, by its probability",
   "precision-recall": "Precision by recall of each class, on the held-out rows",
   labels: "Precision, recall and F1 of each label",
+  embedding: "The vectors of the held-out rows in the plane in which they differ most, coloured by class",
   predictions: "Predicted values by true values, of the held-out rows",
 };
 
@@ -72,7 +73,7 @@ export function facts(card) {
 function score(name, value, { interval_95: interval, test_rows: rows }) {
   const share = SHARES.includes(name.replace("test_", ""));
   const shown = share ? percent(value) : readable(value);
-  if (!["test_accuracy", "test_exact_match"].includes(name) || !Array.isArray(interval)) return shown;
+  if (!["test_accuracy", "test_exact_match", "test_recall_at_1"].includes(name) || !Array.isArray(interval)) return shown;
   const of = rows ? `, of ${readable(rows)} rows never seen in training` : "";
   return `${shown} (95 % interval ${interval.map(percent).join(" to ")}${of})`;
 }
