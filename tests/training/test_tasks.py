@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
 from frostline import connect
-from frostline_training import data, pipeline
-from frostline_training.config import Cnn, Hyperparameters, Recipe, Rnn, Unet
+from frostline_training import data, pipeline, publish
+from frostline_training.config import Cnn, Hyperparameters, Mlp, Recipe, Rnn, Unet
 from frostline_training.errors import DataError, SettingError
-from frostline_training.sources import ImageFolder, MaskFolder, NpzFile
+from frostline_training.sources import CsvFile, ImageFolder, MaskFolder, NpzFile
 from tests.support.servers import running
 from tests.support.training.datasets import picture_folder
 from tests.support.training.published import trained
@@ -282,6 +284,61 @@ def test_a_folder_of_pictures_is_embedded_and_asked_about_as_files(tmp_path: Pat
         wanted = network(torch.from_numpy(test.inputs)).numpy()
     with running(tmp_path / "models", log_level="error") as server, connect(server.address) as client:
         np.testing.assert_allclose(client.predict("p", files).vector, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_is_embedded_and_asked_about_as_raw_rows(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    lines = [
+        f"{'' if index % 11 == 0 else round(random.normal(index % 3), 2)},{'xyz'[index % 3 - index % 5 // 4]},c{index % 3}"
+        for index in range(120)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["size,kind,class", *lines]), encoding="utf-8")
+    recipe = Recipe(
+        name="t",
+        data=CsvFile(path=tmp_path / "t.csv", target="class", task="embedding"),
+        network=Mlp(hidden=(8,)),
+        hyperparameters=Hyperparameters(epochs=3, batch_size=16, dimensions=4),
+    )
+    network = trained(recipe, tmp_path / "models")
+    test = data.prepare(recipe).test
+    assert test.cells is not None
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(test.inputs)).numpy()
+    columns = test.cells.columns
+    rows = [
+        {"size": float(size) if size else None, "kind": kind}
+        for size, kind in zip(columns["size"], columns["kind"], strict=True)
+    ]
+    with running(tmp_path / "models", log_level="error") as server, connect(server.address) as client:
+        np.testing.assert_allclose(client.predict("t", rows).vector, wanted, rtol=1e-4, atol=1e-5)
+    better = pipeline.run(
+        recipe,
+        models=tmp_path / "models",
+        device="cpu",
+        console=Console(quiet=True),
+        runs=None,
+        if_better="recall_at_1",
+    )
+    assert not better.live  # it is the same network
+    assert better.comparison is not None
+    assert better.comparison.gain == 0
+
+
+@pytest.mark.parametrize(("task", "metric"), [("dense", "mean_iou"), ("embedding", "map_at_r")])
+def test_a_module_of_ones_own_goes_live_only_if_it_is_better(tmp_path: Path, task: Any, metric: str) -> None:
+    random = np.random.default_rng(0)
+    classes = np.arange(60) % 3 if task == "embedding" else random.integers(0, 3, (60, 4, 5))
+    shape = (60, 3) if task == "embedding" else (60, 3, 4, 5)
+    rows = np.moveaxis(np.eye(3)[classes], -1, 1) * 4 + random.normal(size=shape)
+    layer = (nn.Linear if task == "embedding" else partial(nn.Conv2d, kernel_size=1))(3, 3, bias=False)
+    sample, live = torch.from_numpy(rows.astype(np.float32)), []
+    worse = torch.eye(3).roll(1, 0) if task == "dense" else torch.diag(torch.tensor([1.0, 0.0, 0.0]))
+    for weight in (worse, torch.eye(3), worse):
+        with torch.no_grad():
+            layer.weight.copy_(weight.reshape(layer.weight.shape))
+        options = {"name": "own", "models": tmp_path, "task": task, "test": (sample, classes), "probabilities": None}
+        live.append(publish(layer, sample, if_better=metric, **options).live)
+    assert live == [True, True, False]
 
 
 def test_sequences_with_lengths_are_embedded(tmp_path: Path) -> None:

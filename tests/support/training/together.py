@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from frostline_training.config import Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer
+from frostline_training.config import Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer, Unet
 from frostline_training.data import Dataset, Rows, Split, named, split, tensors
 from frostline_training.loop.device import cpu_threads, repeatable
 from frostline_training.loop.distributed import ALONE, Group
@@ -18,6 +18,7 @@ from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.trainer import train
 from frostline_training.networks.families import build
+from frostline_training.sources import Task
 
 # Each drops out wherever it can, and has all that looks beyond a row.
 NETWORKS: dict[str, Network] = {
@@ -29,6 +30,8 @@ NETWORKS: dict[str, Network] = {
     "gru of tokens": Rnn(kind="gru", state=5, layers=3, bidirectional=True, embedding=4, dropout=0.3),
     "transformer": Transformer(width=8, heads=2, feedforward=8, hidden=(6,), dropout=0.3),
     "transformer of tokens": Transformer(width=8, heads=2, feedforward=8, dropout=0.3),
+    "unet": Unet(channels=(3, 4, 5), dropout=0.3),
+    "embedding": Mlp(hidden=(8, 8), dropout=0.3, norm="batch"),
 }
 BATCH = 13  # no number of processes divides it
 
@@ -61,17 +64,25 @@ class Silent:
 
 
 def rows_for(case: str) -> Split:
-    """Return rows that the network of that name takes: three classes, one of them rare, and tokens of many lengths."""
+    """Return rows that the network of that name takes: three classes, one of them rare, and tokens of many lengths.
+
+    Where each pixel has a class, it is that of the row, or of the next one.
+    """
     random = np.random.default_rng(11)
     targets = np.repeat(np.arange(3), [12, 30, 48])
-    shape = {"mlp": (4,), "cnn": (2, 6, 5)}.get(case, (7, 3))
+    shape = {"mlp": (4,), "embedding": (4,), "cnn": (2, 6, 5), "unet": (2, 6, 5)}.get(case, (7, 3))
     inputs = random.normal(size=(len(targets), *shape)).astype(np.float32)
     inputs += targets.reshape(-1, *[1] * len(shape))
     if "tokens" in case:
         inputs = (random.integers(1, 30, size=(len(targets), 9)) + 30 * targets[:, np.newaxis]).astype(np.uint8)
         inputs[np.arange(9) >= random.integers(1, 10, size=len(targets))[:, np.newaxis]] = 0
-    sequence = case not in {"mlp", "cnn"}
-    made = Dataset("made", Rows(inputs, targets), ("a", "b", "c"), "numbers", "made here", sequence=sequence)
+    sequence = case not in {"mlp", "embedding", "cnn", "unet"}
+    tasks: dict[str, Task] = {"unet": "dense", "embedding": "embedding"}
+    task = tasks.get(case, "single-label")
+    if task == "dense":
+        targets = (targets[:, None, None] + (random.random((len(targets), 6, 5)) < 0.3)) % 3
+    rows = Rows(inputs, targets)
+    made = Dataset("made", rows, ("a", "b", "c"), "numbers", "made here", task=task, sequence=sequence)
     return split(made, seed=1, validation=0.2, test=0.2)
 
 
@@ -83,9 +94,8 @@ def step(case: str, group: Group) -> Step:
         network = build(NETWORKS[case], rows.dataset).double()
         inputs, targets = tensors(rows.train, torch.device("cpu"))
         batch = [values[:BATCH].double() if values.is_floating_point() else values[:BATCH] for values in inputs]
-        fitted = Objective.fit("single-label", targets, label_smoothing=0.1, class_weights=True)
-        assert fitted.weights is not None
-        objective = replace(fitted, weights=fitted.weights.double())
+        fitted = Objective.fit(rows.dataset.task, targets, label_smoothing=0.1, class_weights=True)
+        objective = replace(fitted, weights=None if fitted.weights is None else fitted.weights.double())
         parallel = group.parallel(network, BATCH)
         torch.manual_seed(4)
         answers = parallel.train()(*batch)

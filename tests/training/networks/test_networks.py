@@ -14,7 +14,15 @@ from frostline_training.errors import DataError
 from frostline_training.loop.ddp_layers import Part, over_whole_batches
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.trainer import train
-from frostline_training.networks.families import Standardise, Table, build, count_parameters, positions, token_lengths
+from frostline_training.networks.families import (
+    L2Normalise,
+    Standardise,
+    Table,
+    build,
+    count_parameters,
+    positions,
+    token_lengths,
+)
 from frostline_training.sources import Task
 
 RECURRENT: list[Network] = [
@@ -385,3 +393,13 @@ def test_a_unet_has_the_norm_it_is_told(norm: str) -> None:
 def test_pixels_and_the_unet_belong_together(network: Network, task: Task, said: str) -> None:
     with pytest.raises(DataError, match=said):
         build(network, _scenes(1, 4, 4, task))
+
+
+def test_vectors_have_the_length_one_however_long_they_were_and_learn_as_any_others() -> None:
+    vectors = torch.tensor([[3.0, 4.0], [3e38, -4e37], [1e-9, 0.0], [0.0, 0.0]], requires_grad=True)
+    unit = L2Normalise()(vectors)
+    assert unit[0].tolist() == pytest.approx([0.6, 0.8])
+    assert unit.norm(dim=1).tolist() == pytest.approx([1, 1, 1, 0])
+    unit[0, 0].backward()
+    assert vectors.grad is not None
+    assert vectors.grad[0].tolist() == pytest.approx([(1 - 0.36) / 5, -0.48 / 5])

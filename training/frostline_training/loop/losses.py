@@ -157,7 +157,7 @@ def contrastive(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:
 
 def _compared(vectors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     # [N, N]: how similar each row is to each other one, and which of them have its class.
-    wide = vectors.float()
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     itself = torch.eye(len(wide), dtype=torch.bool, device=wide.device)
     # Not minus infinity, whose softmax alone is no number.
     return (wide @ wide.T).masked_fill(itself, -1e4), (classes[:, None] == classes) & ~itself

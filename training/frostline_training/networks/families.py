@@ -28,6 +28,7 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 _RECURRENT: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 _HIDDEN_SHARE = 0.05  # of a table's cells, at random in every epoch
+_SMALL = 1e-6  # what float16 still has
 _CATEGORY_WIDTH = 8  # the most numbers a category is embedded in
 
 
@@ -224,11 +225,13 @@ class Encoder(nn.Module):
 
 
 class L2Normalise(nn.Module):
-    """Bring vectors [N, D] to the length 1, so that their products are the cosines between them."""
+    """Bring vectors [N, D] to the length 1, so that their products are the cosines between them; 0 stays 0."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the vectors."""
-        return functional.normalize(vectors)
+        # First to numbers of at most 1: the squares of what a row with 1e38 gives would be infinite.
+        largest = vectors.detach().abs().amax(1, keepdim=True).clamp(min=_SMALL)
+        return functional.normalize(vectors / largest, eps=_SMALL)
 
 
 class Then(nn.Sequential):
