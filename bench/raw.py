@@ -29,6 +29,8 @@ from bench.measure.targets import Goal, middle, quotient, verdicts
 _LOADS = ((1, 64), (64, 8))
 """Rows in a request, and requests in flight."""
 _PICTURES_IN_FLIGHT = 8
+_POOLS = 5
+"""Of threads that decode one after the other."""
 
 
 def _rows(size: int, in_flight: int, *, raw: bool) -> str:
@@ -60,14 +62,18 @@ GOALS = (
         )
         for (size, in_flight), share in zip(_LOADS, (0.4, 0.25), strict=True)
     ),
-    *(
-        Goal(
-            f"{_pictures(cores)}, against Pillow alone",
-            quotient((_pictures(cores), "rate"), (_pictures(cores) + _PILLOW, "rate")),
-            0.85,
-            unit="{:.2f}",
-        )
-        for cores in (1, 2)
+    Goal(
+        f"{_pictures(1)}, against Pillow alone",
+        quotient((_pictures(1), "rate"), (_pictures(1) + _PILLOW, "rate")),
+        0.85,
+        unit="{:.2f}",
+    ),
+    # The load has a part of both cores, so that the rate says less.
+    Goal(
+        f"CPU of Pillow alone, of that of {_pictures(2)}",
+        quotient((_pictures(2) + _PILLOW, "cpu_ms"), (_pictures(2), "cpu_ms")),
+        0.85,
+        unit="{:.2f}",
     ),
 )
 
@@ -117,19 +123,23 @@ def pictures(lab: Lab, folder: Path, questions: Questions, files: Sequence[bytes
 
 
 def decoding(files: Sequence[bytes], threads: int, seconds: float) -> Sample:
-    """Files that Pillow decodes to arrays of bytes in a second, in so many threads at once, and the CPU time of each."""
-    until_s = time.perf_counter() + seconds
+    """Files that Pillow decodes to arrays of bytes in a second, in so many threads at once, and the CPU time of each.
 
-    def decode(_: int) -> int:
+    The threads are new ones again and again: where Pillow's memory lies makes one up to 1.8 times as fast as another.
+    """
+
+    def decode(until_s: float) -> int:
         count = 0
         while time.perf_counter() < until_s:
             np.asarray(Pillow.open(io.BytesIO(files[count % len(files)])))
             count += 1
         return count
 
+    count = 0
     start_s, cpu_s = time.perf_counter(), time.process_time()
-    with ThreadPoolExecutor(threads) as pool:
-        count = sum(pool.map(decode, range(threads)))
+    for _ in range(_POOLS):
+        with ThreadPoolExecutor(threads) as pool:
+            count += sum(pool.map(decode, [time.perf_counter() + seconds / _POOLS] * threads))
     return {
         "rate": count / (time.perf_counter() - start_s),
         "cpu_ms": (time.process_time() - cpu_s) / count * 1000,

@@ -1,13 +1,14 @@
-"""Pictures by their headers: how many pixels a file has, before any of it is decoded."""
+"""Pictures: how many pixels their headers say, before any is decoded; and JPEG files, which Pillow does not decode."""
 
 import io
 import struct
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.pictures import PictureError, opened, pixels_in
+from frostline.pictures import Form, PictureError, decoded, opened, pixels, pixels_in
 
 _TURNED = Image.Exif()
 _TURNED[274] = 6
@@ -64,3 +65,56 @@ def test_the_last_frame_header_of_a_jpeg_counts() -> None:
     jpeg = _file((2, 2), "JPEG")
     assert pixels_in(jpeg[:2] + frame + jpeg[2:]) == 4
     assert opened(jpeg[:2] + frame + jpeg[2:]).size == (2, 2)
+
+
+JPEGS: dict[str, dict[str, Any]] = {
+    "of every pixel's colour": {"subsampling": 0, "quality": 95},
+    "of half the colours": {"subsampling": 1, "quality": 75},
+    "of a quarter of the colours": {"subsampling": 2, "quality": 30},
+    "progressive": {"progressive": True, "quality": 60},
+    "in red, green and blue": {"keep_rgb": True},
+    "with marks to start again from": {"restart_marker_blocks": 3},
+}
+FORMS = [Form((61, 75)), Form((32, 40)), Form((32, 40), "grey", "crop")]
+
+
+def _photograph(**options: Any) -> bytes:
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 9, 3), np.uint8)).resize((75, 61), Image.Resampling.BICUBIC)
+    noisy = (np.asarray(coarse) + random.normal(0, 9, (61, 75, 3))).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noisy).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_has_the_pixels_that_pillow_decodes(kind: str, form: Form) -> None:
+    file = _photograph(**JPEGS[kind])
+    image, by_pillow = opened(file), opened(file)
+    by_pillow.load()
+    assert np.array_equal(decoded(image, form), pixels(by_pillow, form))
+    assert image.tile, "Pillow decoded it, which takes twice as long"  # type: ignore[attr-defined]  # of files
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_jpeg_that_lies_on_its_side_is_turned(form: Form) -> None:
+    file = _photograph(exif=_TURNED)
+    turned = np.rot90(np.asarray(Image.open(io.BytesIO(file))), -1)
+    assert np.array_equal(decoded(opened(file), form), pixels(Image.fromarray(turned), form))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_jpeg_that_was_cut_off_is_refused(share: float) -> None:
+    file = _photograph()
+    with pytest.raises(PictureError, match="is damaged"):
+        decoded(opened(file[: int(share * len(file))]), FORMS[0])
+
+
+def test_a_jpeg_with_a_flaw_that_pillow_overlooks_has_the_pixels_that_pillow_makes_of_it() -> None:
+    file = bytearray(_photograph(restart_marker_blocks=3))
+    at = file.index(b"\xff\xd1")
+    file[at:at] = b"\x12\x34"  # which belongs to no block
+    by_pillow = opened(bytes(file))
+    by_pillow.load()
+    assert np.array_equal(decoded(opened(bytes(file)), FORMS[0]), pixels(by_pillow, FORMS[0]))

@@ -170,7 +170,7 @@ class Loader:
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, version)
         # Twice as many as run the network: the other half of the CPUs is for reading requests, and this is a part of that.
-        threads = tuning_of(config)[0].intra_op_threads or 2 * self.threads
+        threads = tuning_of(config)[0].intra_op_threads or min(2 * self.threads, cpu_count())
         encoder = encoder_of(artifact, sessions, golden, threads, self.decoding, warn)
         # Of a picture, nothing is missing, unknown or outside.
         counted = encoder is not None and not isinstance(encoder, PictureEncoder)
