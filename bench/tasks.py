@@ -186,6 +186,7 @@ def recipes(models: Path, folder: Path) -> list[Trained]:
         ),
         RECIPES["digits-scenes"],
         RECIPES["digits-embedding"],
+        RECIPES["wine-and-alcohol"],
     ]
     trained = []
     for recipe in made:
@@ -299,7 +300,7 @@ def command_difference(address: str, trained: Trained, folder: Path) -> float:
         case "dense":
             wanted, got = first.argmax(1), np.array([row["map"] for row in rows])
         case "any":
-            wanted, got = first, np.array([row["digit"] for row in rows])
+            wanted, got = first, np.array([row[next(iter(trained.outputs))] for row in rows])
         case _:
             wanted, got = first, np.array([list(row.values()) for row in rows]).reshape(first.shape)
     return float(np.max(np.abs(got - wanted) / np.maximum(1, np.abs(wanted))))

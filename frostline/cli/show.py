@@ -52,7 +52,10 @@ def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
     for name, value in (*_facts(card), *_traffic(folder)):
         facts.add_row(name, _plain(value))
     console.print(facts)
-    for table in (_columns(card), _classes(card), _values(card)):
+    scores = _part(card, "scores")
+    targets = _part(scores, "targets")
+    of_each = [_classes(_part(targets, name), f" of {name}") for name in targets]
+    for table in (_columns(card), _classes(scores), _values(card), *of_each):
         if table is not None:
             console.print(table)
     found = pictures(folder)
@@ -182,10 +185,15 @@ def _traffic(folder: Path) -> Iterator[tuple[str, str]]:
 def _tested(scores: Mapping[str, Any]) -> dict[str, str]:
     """The scores on the test rows, as they are shown."""
     return {
-        name: _number(value, share=name.removeprefix("test_") in _SHARES)
+        name: _number(value, share=_measure(name) in _SHARES)
         for name, value in scores.items()
-        if name.startswith("test_") and name not in ("test_rows", "test_loss")
+        if name.startswith("test_") and _measure(name) not in ("rows", "loss")
     }
+
+
+def _measure(name: str) -> str:
+    """What a score of the card measures: of several targets their names and a dot are before it."""
+    return name.removeprefix("test_").rpartition(".")[2]
 
 
 def _decision(scores: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -248,23 +256,23 @@ def _bound(value: object) -> str:
     return f"{value:g}" if isinstance(value, float | int) else str(value).removesuffix("T00:00:00").replace("T", " ")
 
 
-def _classes(card: Mapping[str, Any]) -> "Table | None":
+def _classes(scores: Mapping[str, Any], whose: str = "") -> "Table | None":
     from rich.table import Table
 
-    per_class = _part(_part(card, "scores"), "per_class")
+    per_class = _part(scores, "per_class")
     if not per_class:
         return None
-    table = Table(title="per class", title_justify="left")
+    table = Table(title=_plain(f"per class{whose}"), title_justify="left")
     table.add_column("class", overflow="fold")
     shown = list(per_class.items())[:_MOST_CLASSES]
     pixels = "iou" in shown[0][1]
     names = ["iou"] * pixels + ["precision", "recall", "f1"]
     for name in (*names, "pixels" if pixels else "rows"):
         table.add_column(name, justify="right")
-    for label, scores in shown:
+    for label, own in shown:
         # A class that no pixel has, in truth or as answered, has no IoU.
-        shares = ("" if scores[name] is None else f"{scores[name]:.1%}" for name in names)
-        table.add_row(_plain(label), *shares, str(scores["support"]))
+        shares = ("" if own[name] is None else f"{own[name]:.1%}" for name in names)
+        table.add_row(_plain(label), *shares, str(own["support"]))
     if len(per_class) > _MOST_CLASSES:
         table.caption = f"and {len(per_class) - _MOST_CLASSES} more"
     return table

@@ -280,6 +280,12 @@ _BUILT_IN = (
         network=Cnn(dropout=0.3),
         hyperparameters=Hyperparameters(epochs=30, batch_size=128, dimensions=32, patience=10),
     ),
+    Recipe(
+        name="wine-and-alcohol",
+        data="wine-and-alcohol",
+        network=Mlp(hidden=(32,), dropout=0.2),
+        hyperparameters=Hyperparameters(epochs=100, batch_size=16, patience=30),
+    ),
 )
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _BUILT_IN})

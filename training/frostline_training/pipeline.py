@@ -14,7 +14,7 @@ from rich.console import Console
 from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
-from frostline_training.data.raw import check_inputs
+from frostline_training.data.raw import check_inputs, check_outputs
 from frostline_training.errors import PublishError, SettingError, TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
@@ -27,6 +27,7 @@ from frostline_training.loop.losses import Objective, along_classes
 from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import Trained, Watcher, steps_per_epoch, train
+from frostline_training.networks.heads import ByTarget
 from frostline_training.publishing import artifact, gate, variants
 from frostline_training.publishing.calling import ByPosition
 from frostline_training.publishing.gate import Gate
@@ -86,6 +87,9 @@ def run(
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             split = data.prepare(recipe)
             check_inputs(split.dataset.inputs)  # names that clients cannot send
+            check_outputs((head.name for head in split.dataset.heads), data.named(split.test.inputs))
+            if split.dataset.heads:
+                _check_uncompared(precision, if_better)
             positive = decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
             condition = group.first(lambda: _gate(if_better, recipe.name, split, models, positive))
             group.first(lambda: _check_writable(models, recipe.name))
@@ -109,6 +113,21 @@ def _check_writable(models: Path, name: str) -> None:
     """Find out before the training, not after it, that nothing can be published."""
     with artifact.staging(models / name):
         pass
+
+
+def _check_uncompared(precision: Sequence[Precision], if_better: str | None) -> None:
+    for name, asked, instead in (
+        (
+            "if-better",
+            if_better,
+            "publish with --stage, compare the targets' scores in the cards, and promote the better one",
+        ),
+        ("precision", precision, "leave it out"),
+    ):
+        if asked:
+            raise SettingError(
+                f"--{name} compares two networks by one score, and the task any has scores of each target: {instead}"
+            )
 
 
 def _gate(if_better: str | None, name: str, split: Split, models: Path, positive: int | None) -> Gate | None:
@@ -178,7 +197,7 @@ def _train(
 def _publish(
     recipe: Recipe, split: Split, trained: Trained, place: _Place, stage: bool, condition: Gate | None
 ) -> Published:
-    task, labels = split.dataset.task, split.dataset.labels
+    task, labels, heads = split.dataset.task, split.dataset.labels, split.dataset.heads
     positive = decide.positive(recipe, split.dataset)
     network = trained.network
     calibration: dict[str, object] = {}
@@ -189,6 +208,7 @@ def _publish(
         classes=len(labels),
         label_smoothing=0.0,
         class_weights=recipe.hyperparameters.class_weights,
+        heads=heads,
     ).weights
     if weights is not None:
         network = calibrate.Unweighted(
@@ -197,14 +217,14 @@ def _publish(
         # Of a binary task it is that of yes, where no counts 1.
         counted = np.concatenate([np.ones(int(task == "binary")), weights.double().numpy()])
         calibration["class_weights"] = counted.tolist()
-    test = evaluate.evaluate(network, split.test, task, positive)
+    test = evaluate.evaluate(network, split.test, task, positive, heads)
     uncalibrated: Evaluation | None = None
-    if recipe.calibrate and task not in ("regression", "embedding"):
+    if recipe.calibrate and task not in ("regression", "embedding", "any"):
         temperature, bias = calibrate.fit(network, split.train, split.validation, task)
         network = calibrate.Calibrated(network, temperature, bias).eval()
         uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
         calibration |= {"temperature": temperature, "bias": bias.ravel().tolist(), "ece_before": uncalibrated.ece}
-    validation = evaluate.evaluate(network, split.validation, task, positive)
+    validation = evaluate.evaluate(network, split.validation, task, positive, heads)
     decision = decide.decide(recipe.threshold, validation, test, labels, counted)
     weighted = None if counted is None else decide.weighted(test, counted)
     simpler: tuple[Baseline, ...] = ()
@@ -219,14 +239,16 @@ def _publish(
 
     place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
     names = list(data.named(split.test.inputs))
+    exported = ByTarget(network, heads).eval() if heads else network
+    held_out = split.test if split.test.cells is not None else split.test.inputs
     published = publish(
-        network if len(names) == 1 else ByPosition(network, names).eval(),
+        exported if len(names) == 1 else ByPosition(exported, names).eval(),
         data.sample(split.test) if split.train.cells is None else split.train,
         name=recipe.name,
-        labels=None if task == "embedding" else labels,
+        labels=None if task in ("embedding", "any") else labels,
         models=place.models,
         inputs=split.dataset.inputs,
-        test=split.test,
+        test=(held_out, None) if heads else split.test,
         task=task,
         probabilities=False,  # the families end at logits, whatever their answers
         dynamic=split.dataset.dynamic,

@@ -38,6 +38,7 @@ WORDS: Mapping[str, str] = MappingProxyType(
         "pixel_accuracy": "pixel accuracy",
         "recall_at_1": "recall@1",
         "map_at_r": "MAP@R",
+        "mean_score": "mean score",
     }
 )
 """What people call the scores of a card."""
@@ -47,6 +48,7 @@ _MEASURES = {
     "r2": "R²",
     "pixel_accuracy": "pixels right",
     "recall_at_1": "recall@1",
+    "mean_score": "mean score",
 }
 _COMPARED = (
     "roc_auc",
@@ -106,7 +108,7 @@ class LiveReport:
 def epoch_line(epoch: Epoch) -> str:
     """Return one epoch in one line."""
     train, validation = (
-        f"{scores.score:.3f}" if scores.measure == "r2" else f"{scores.score:.1%}"
+        f"{scores.score:.3f}" if scores.measure in ("r2", "mean_score") else f"{scores.score:.1%}"
         for scores in (epoch.train, epoch.validation)
     )
     name = _MEASURES[epoch.train.measure]
@@ -181,8 +183,14 @@ def print_summary(
 
 def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | None) -> dict[str, str]:
     name, value = test.headline
-    shown = f"{value:.4f}" if test.task == "regression" else f"{value:.2%}"
-    rows = {f"test {WORDS[name]}": f"[bold green]{shown}[/] of {len(test.targets)} rows never seen in training"}
+    rows = {
+        f"test {WORDS[name]}": f"[bold green]{_shown(test, value)}[/] of {len(test.targets)} rows never seen in training"
+    }
+    if test.heads:
+        for head, own in test.heads:
+            told = _scores(own, head.outputs, None)
+            rows |= {f"{escape(head.name)}: {what}": value for what, value in told.items()}
+        return rows
     if test.interval is not None:
         what = "" if name in ("accuracy", "recall_at_1") else "of rows with every label right, "
         rows["95 % interval"] = f"{what}{test.interval[0]:.2%} to {test.interval[1]:.2%}"
@@ -219,6 +227,10 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
             f"{test.classwise_ece:.2%} on average, worst {_named(labels, worst)} {each[worst]:.2%}"
         )
     return rows
+
+
+def _shown(evaluation: Evaluation, value: float) -> str:
+    return f"{value:.4f}" if evaluation.task in ("regression", "any") else f"{value:.2%}"
 
 
 def _named(labels: Sequence[str], index: int) -> str:
@@ -265,10 +277,13 @@ def _compared(baseline: Baseline) -> str:
     if baseline.evaluation is None:
         return f"skipped: {escape(baseline.skipped)}"
     name, value = baseline.evaluation.headline
-    first = f"{WORDS[name]} {value:.4f}" if baseline.evaluation.task == "regression" else f"{WORDS[name]} {value:.2%}"
-    others = (
+    first = f"{WORDS[name]} {_shown(baseline.evaluation, value)}"
+    others = [
         f"{WORDS[other]} {baseline.evaluation.scores[other]:.4g}"
         for other in _COMPARED
         if other in baseline.evaluation.scores
-    )
+    ]
+    for head, own in baseline.evaluation.heads:
+        name, value = own.headline
+        others.append(f"{WORDS[name]} of {escape(head.name)} {_shown(own, value)}")
     return ", ".join((first, *others))

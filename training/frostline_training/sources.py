@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 
 _VALUE = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-Task = Literal["single-label", "multi-label", "binary", "regression", "dense", "embedding"]
+Task = Literal["single-label", "multi-label", "binary", "regression", "dense", "embedding", "any"]
 """What recipes train for. `frostline_training.publishing.tasks` has those of modules of one's own beside them."""
 ONE_CLASS: tuple[Task, ...] = ("single-label", "binary", "embedding")
 """The tasks in which a row has one class: any of several, no or yes, or that of the rows that it is to be near to."""
@@ -126,7 +126,8 @@ class CsvFile(_Table):
 
     `target` names the column to predict. With `task` ``binary`` it has two classes, and the network one logit: yes is
     the second class in their order, or the recipe's `positive`. `target` may also name several columns of 0 and 1 with `task` ``multi-label``, one or more columns
-    of numbers with ``regression``. What a column holds is inferred, unless `columns` says it. Cells in `missing` have
+    of numbers with ``regression``, or two or more columns of any kind with ``any``: one that is not all numbers, or that
+    `columns` calls a category, is a class, and any other a number. What a column holds is inferred, unless `columns` says it. Cells in `missing` have
     no value. Texts are cut to `text_bytes` bytes. `separator`, `encoding`, `decimal` and `thousands` are as in
     `Reading`.
     """
@@ -169,7 +170,8 @@ class NpzFile(BaseModel):
     """Arrays in a NumPy archive: `input` [N, ...], `target` [N] or [N, C], and for padded sequences `lengths` [N].
 
     Inputs of whole numbers [N, T] are tokens, and 0 pads them on the right; all others are numbers. With `task`
-    ``dense`` they are pictures [N, C, H, W], and `target` [N, H, W] is the class of each pixel, a whole number.
+    ``dense`` they are pictures [N, C, H, W], and `target` [N, H, W] is the class of each pixel, a whole number. With ``any``
+    there is an array ``target.NAME`` [N] for each of two or more targets: whole numbers or texts are classes, floats numbers.
     """
 
     model_config = _VALUE

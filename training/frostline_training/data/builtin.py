@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from frostline_training.data.cells import Cells
+from frostline_training.data.heads import Head, output_names
 from frostline_training.data.pythontext import python_text
 from frostline_training.data.rows import Array, Column, Dataset, Rows
 from frostline_training.data.scenes import GROUND, SIZE, digit_scenes
@@ -50,6 +51,26 @@ def _measurements(name: str, loader: str, send: str, source: str) -> Dataset:
         labels=tuple(str(label) for label in bunch.target_names),
         send=send,
         source=f"{source}, as scikit-learn ships it",
+        columns=columns,
+    )
+
+
+def _wine_and_alcohol() -> Dataset:
+    bunch = _bunch("load_wine")
+    place = bunch.feature_names.index("alcohol")
+    targets = np.stack([bunch.target, bunch.data[:, place]], axis=1).astype(np.float32)
+    heads = (Head("cultivar", tuple(str(label) for label in bunch.target_names)), Head("alcohol"))
+    bunch.feature_names = [name for name in bunch.feature_names if name != "alcohol"]
+    bunch.data = np.delete(bunch.data, place, axis=1)
+    columns, rows = _table("wine-and-alcohol", bunch, targets)
+    return Dataset(
+        name="wine-and-alcohol",
+        rows=rows,
+        labels=output_names(heads),
+        send="twelve chemical measurements of a wine, without its alcohol",
+        source="UCI Wine Recognition, as scikit-learn ships it",
+        task="any",
+        heads=heads,
         columns=columns,
     )
 
@@ -109,6 +130,7 @@ DATASETS: Mapping[str, Callable[[], Dataset]] = MappingProxyType(
         "wine": partial(
             _measurements, "wine", "load_wine", "thirteen chemical measurements of a wine", "UCI Wine Recognition"
         ),
+        "wine-and-alcohol": _wine_and_alcohol,
         "breast-cancer": partial(
             _measurements,
             "breast-cancer",

@@ -1,11 +1,13 @@
 """The reader of NumPy archives; an error names the file and the row."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline_training.data.heads import Head, output_names
 from frostline_training.data.rows import INPUT, Array, Dataset, Inputs, Rows
 from frostline_training.data.tables import in_order
 from frostline_training.errors import DataError
@@ -23,7 +25,7 @@ def load_npz(source: NpzFile) -> Dataset:
         DataError: The file or an array in it is not what it must be.
     """
     arrays = _arrays(source.path)
-    for name in (INPUT, _TARGET):
+    for name in (INPUT,) if source.task == "any" else (INPUT, _TARGET):
         if name not in arrays:
             raise DataError(f"{source.path} has no array {name!r}; it has: {', '.join(arrays) or 'nothing'}")
     values = _values(source.path, INPUT, arrays[INPUT])
@@ -32,7 +34,12 @@ def load_npz(source: NpzFile) -> Dataset:
         raise DataError(
             f"{source.path}: input has shape {list(values.shape)}, and task 'dense' takes pictures [N, C, H, W]"
         )
-    labels, targets = _targets(source, arrays[_TARGET], values.shape)
+    heads: tuple[Head, ...] = ()
+    if source.task == "any":
+        heads, targets = _heads(source, arrays, len(values))
+        labels = output_names(heads)
+    else:
+        labels, targets = _targets(source, arrays[_TARGET], values.shape)
     inputs: Inputs = values
     if LENGTHS in arrays:
         lengths = arrays[LENGTHS]
@@ -56,6 +63,7 @@ def load_npz(source: NpzFile) -> Dataset:
         send=f"{INPUT} [{shape}] {values.dtype}" + (f", and {LENGTHS} [N] int64" if LENGTHS in arrays else ""),
         source=f"{len(values)} rows of {source.path.name}",
         task=source.task,
+        heads=heads,
         sequence=values.ndim == (2 if tokens else 3),
     )
 
@@ -120,6 +128,34 @@ def _targets(source: NpzFile, array: Array, inputs: tuple[int, ...]) -> tuple[tu
     if array.ndim != 1 or np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{source.path}: target is {array.dtype} {list(array.shape)}, not one class for each row")
     return _classes(source, array)
+
+
+def _heads(source: NpzFile, arrays: Mapping[str, Array], rows: int) -> tuple[tuple[Head, ...], NDArray[np.float32]]:
+    prefix = f"{_TARGET}."
+    found = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    if len(found) < 2:
+        raise DataError(
+            f"{source.path}: the task any has two or more targets, an array {prefix}NAME each; it has: {', '.join(arrays)}"
+        )
+    if source.labels is not None:
+        raise DataError(
+            f"{source.path}: labels are the names of one target's classes, and the task any has several targets: leave "
+            "labels out, and write the names into the arrays"
+        )
+    heads, columns = [], []
+    for name, array in found.items():
+        called = f"{prefix}{name}"
+        if array.shape != (rows,) or array.dtype.kind not in "iubUSf":
+            raise DataError(
+                f"{source.path}: {called} is {array.dtype} {list(array.shape)}, not a class (whole numbers or texts) or a "
+                f"number (floats) for each of {rows} rows"
+            )
+        labels, column = (
+            (None, _finite(source.path, called, array)) if array.dtype.kind == "f" else _classes(source, array)
+        )
+        heads.append(Head(name, labels))
+        columns.append(column)
+    return tuple(heads), np.stack(columns, axis=1).astype(np.float32)
 
 
 def _classes(source: NpzFile, array: Array) -> tuple[tuple[str, ...], Array]:

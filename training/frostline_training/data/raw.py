@@ -121,6 +121,23 @@ def check_inputs(inputs: Sequence[Input] | Input | None) -> None:
         columns_of(inputs)
 
 
+def check_outputs(names: Iterable[str], inputs: Iterable[str]) -> None:
+    """Check the names of the targets that a network's outputs are called after.
+
+    Args:
+        names: Of the targets.
+        inputs: Those of the network's own inputs.
+
+    Raises:
+        DataError: Clients could not read one; the text says why.
+    """
+    taken = set(inputs)
+    for name in names:
+        _check_name(name, "target")
+        if name in taken:
+            raise DataError(f"a target is called {name!r}, as an input of the network is: rename it")
+
+
 def media_of(inputs: Sequence[Input] | Input) -> Text | Image | None:
     """Return the column of texts or pictures; None where `inputs` are a table.
 
@@ -326,11 +343,11 @@ def cells_of(rows: RawRows, columns: Sequence[Column]) -> Cells:
     return Cells("the raw rows", cells, _READING)
 
 
-def _check_name(name: object) -> None:
+def _check_name(name: object, what: str = "column") -> None:
     if not isinstance(name, str) or not name or "\0" in name or len(name) > _LONGEST_NAME:
-        raise DataError(f"{name!r} is no name of a column: it must be a text of 1 to {_LONGEST_NAME} characters")
+        raise DataError(f"{name!r} is no name of a {what}: it must be a text of 1 to {_LONGEST_NAME} characters")
     if name == INPUT:
-        raise DataError(f"a column is called {INPUT!r}, as the network's own input is: rename it, or leave it out")
+        raise DataError(f"a {what} is called {INPUT!r}, as the network's own input is: rename it, or leave it out")
 
 
 def _columns(one: Input) -> list[Column]:

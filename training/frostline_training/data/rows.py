@@ -1,7 +1,7 @@
 """The data set: rows with their targets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from frostline.pictures import Color, Form
 from frostline_training.data.cells import Cells
+from frostline_training.data.heads import Head, of_head
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, DatePart, Fit, Rgb, Task
 
@@ -33,7 +34,7 @@ class Rows(NamedTuple):
         inputs: [N, ...] as a client would send them, or several by name, in the order of the network's arguments.
             Whole numbers [N, T] are tokens; 0 pads them on the right.
         targets: Classes int64 [N]; for several labels float32 [N, C] of 0 and 1; for a regression float32 [N, K]; where
-            each pixel has a class int64 [N, H, W].
+            each pixel has a class int64 [N, H, W]; for several targets of any kind float32 [N, K], of classes the numbers.
         cells: The rows of a table as they were read, before they were encoded.
     """
 
@@ -175,10 +176,11 @@ class Dataset:
     Attributes:
         name: What recipes call it.
         rows: All rows; class (or column) `i` of the targets is called `labels[i]`.
-        labels: The names of the classes, or of the values.
+        labels: The names of the classes, or of the values; of several heads those of all outputs.
         send: What a client must send, in words (axes, units, range).
         source: Where the rows come from.
         task: What the targets are.
+        heads: With the task ``any``, what each column of the targets is.
         columns: What the input's columns are, where it is a table of numbers and categories.
         media: What the input is where it is no table, but texts or pictures, whose raw rows are in `Rows.cells`: texts, or the paths of files.
         sequence: Whether the first input's second axis is a time axis, of any length.
@@ -193,6 +195,7 @@ class Dataset:
     send: str
     source: str
     task: Task = "single-label"
+    heads: tuple[Head, ...] = ()
     columns: tuple[Column, ...] = ()
     media: Text | Image | None = None
     sequence: bool = False
@@ -225,6 +228,13 @@ class Dataset:
             return None
         targets = self.rows.targets.ravel()
         return float(np.bincount(targets).max() / len(targets))
+
+    def of_head(self, place: int) -> "Dataset":
+        """Return the same rows with the target of one head alone."""
+        head = self.heads[place]
+        targets = of_head(head, place, self.rows.targets)
+        rows = self.rows._replace(targets=targets if head.labels is None else targets.astype(np.int64))
+        return replace(self, rows=rows, labels=head.outputs, task=head.task, heads=())
 
 
 def evenly(count: int, most: int) -> NDArray[np.intp]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from frostline_training.config import Hyperparameters, Recipe
 from frostline_training.data import builtin, encoding, files, folders, tables
-from frostline_training.data.rows import Dataset, Rows, take
+from frostline_training.data.rows import Array, Dataset, Rows, take
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, CsvFile, ImageFolder, MaskFolder, NpzFile, ParquetFile, Source
 
@@ -26,6 +26,14 @@ class Split:
     train: Rows
     validation: Rows
     test: Rows
+
+    def of_head(self, place: int) -> "Split":
+        """Return the same rows with the target of one head alone."""
+        dataset = self.dataset.of_head(place)
+        train, validation, test = (
+            replace(self.dataset, rows=rows).of_head(place).rows for rows in (self.train, self.validation, self.test)
+        )
+        return Split(replace(dataset, rows=train), train, validation, test)
 
 
 def load(source: str | Source) -> Dataset:
@@ -53,6 +61,8 @@ def load(source: str | Source) -> Dataset:
 def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Split:
     """Split the rows at random, keeping each class's share (so every part knows every class).
 
+    Of several targets it is the first that is a class.
+
     The same arguments give the same parts, whatever else ran before.
 
     Args:
@@ -70,7 +80,7 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
     rows = dataset.rows
     total = len(rows.targets)
     _check_classes(dataset)
-    classes = rows.targets if dataset.task in ONE_CLASS else None
+    classes = _strata(dataset)
     counts = {part: _count(fraction, total) for part, fraction in (("validation", validation), ("test", test))}
     try:
         rest, judged = train_test_split(np.arange(total), test_size=counts["test"], stratify=classes, random_state=seed)
@@ -89,7 +99,7 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
 def prepare(recipe: Recipe) -> Split:
     """Load and split what `recipe` trains on: `.test` holds exactly the rows its training never sees."""
     dataset = load(recipe.data)
-    if dataset.task in ("regression", "embedding"):
+    if dataset.task in ("regression", "embedding", "any"):
         _check_unweighted(dataset, recipe.hyperparameters)
     parts = split(dataset, seed=recipe.split_seed, validation=recipe.validation, test=recipe.test)
     # Of a binary task the second class is yes. The rows are held out by chance, and not by what they are called.
@@ -98,11 +108,11 @@ def prepare(recipe: Recipe) -> Split:
 
 def _check_unweighted(dataset: Dataset, hyper: Hyperparameters) -> None:
     if hyper.class_weights:
-        why = (
-            "has no classes to weigh" if dataset.task == "regression" else "learns from pairs of rows, not from classes"
-        )
-        article = "a" if dataset.task == "regression" else "an"
-        raise DataError(f"{dataset.name} {why}: leave out class_weights for {article} {dataset.task}")
+        why = {
+            "regression": "has no classes to weigh",
+            "embedding": "learns from pairs of rows, not from classes",
+        }.get(dataset.task, "has several targets, and weights of one's classes would weigh the others, too")
+        raise DataError(f"{dataset.name} {why}: leave out class_weights for the task {dataset.task}")
     if hyper.label_smoothing and dataset.task == "embedding":
         raise DataError(
             f"{dataset.name} has the task embedding, whose loss has no labels to smooth: leave out label_smoothing"
@@ -130,6 +140,8 @@ def describe(split: Split) -> dict[str, object]:
         described["majority_baseline"] = dataset.majority
     if dataset.task == "embedding":
         described["classes"] = list(dataset.labels)  # no outputs are called so
+    if dataset.heads:
+        described["targets"] = {head.name: head.labels and list(head.labels) for head in dataset.heads}
     if dataset.columns:
         described["columns"] = encoding.to_card(dataset.columns)
     if dataset.schema:
@@ -140,10 +152,20 @@ def describe(split: Split) -> dict[str, object]:
     return described | dict(dataset.facts)
 
 
+def _strata(dataset: Dataset) -> Array | None:
+    targets = dataset.rows.targets
+    if dataset.task in ONE_CLASS:
+        return targets
+    classes = [place for place, head in enumerate(dataset.heads) if head.labels is not None]
+    return targets[:, classes[0]] if classes else None
+
+
 def _check_classes(dataset: Dataset) -> None:
     targets = dataset.rows.targets
     if len(targets) < _PARTS:
         raise DataError(f"{dataset.name} has {len(targets)} rows: too few to train on, to stop by and to judge by")
+    for place, head in enumerate(dataset.heads):
+        _check_classes(replace(dataset.of_head(place), name=f"{dataset.name}, target {head.name!r}"))
     if dataset.task == "regression":
         constant = [label for label, values in zip(dataset.labels, targets.T, strict=True) if np.ptp(values) == 0]
         if constant:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frostline_training.data import delimited
 from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, notation, number, remedy
 from frostline_training.data.encoding import encode, exact
+from frostline_training.data.heads import Head, output_names
 from frostline_training.data.pythontext import as_bytes
 from frostline_training.data.rows import MISSING, UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
 from frostline_training.errors import DataError
@@ -38,7 +40,7 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         if name not in cells.columns:
             what = "target column" if name in targets else "column"
             raise DataError(f"{source.path} has no {what} {name!r}; its columns are: {', '.join(cells.columns)}")
-    labels, wanted = _targets(cells, targets, source)
+    labels, wanted, heads = _targets(cells, targets, source)
     every = {name: source.columns.get(name) or _kind(cells, name) for name in cells.columns if name not in targets}
     kinds = {name: kind for name, kind in every.items() if kind != "skip"}
     texts = [name for name, kind in kinds.items() if kind == "text"]
@@ -68,11 +70,17 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         send=send,
         source=f"{len(wanted)} rows of {source.path.name}",
         task=source.task,
+        heads=heads,
         columns=columns,
         media=Text(texts[0], inputs.shape[1]) if texts else None,
         sequence=bool(texts),
         notes=notes,
-        schema=_schema(cells, every, targets, labels, source.task in ONE_CLASS),
+        schema=_schema(
+            cells,
+            every,
+            targets,
+            {targets[0]: labels} if source.task in ONE_CLASS else {head.name: head.labels for head in heads},
+        ),
         facts={"reading": source.reading.model_dump(mode="json")}
         # Where all texts are shorter than may be, the network has not learnt what comes behind them.
         | ({"text": {"column": texts[0], "bytes": inputs.shape[1]}} if texts else {}),
@@ -249,7 +257,9 @@ def parts_of(date: DateColumn) -> tuple[DatePart, ...]:
     return tuple(part for part in every if part in told or (whole and part in ("weekday", "age_days")))
 
 
-def _targets(cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile) -> tuple[tuple[str, ...], Array]:
+def _targets(
+    cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile
+) -> tuple[tuple[str, ...], Array, tuple[Head, ...]]:
     values = {name: cells.values(name) for name in names}
     for name in names:
         for index, cell in enumerate(values[name]):
@@ -257,22 +267,63 @@ def _targets(cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile) 
                 written = cells.columns[name][index]
                 why = f": {written!r} stands for no value; if it is a class, change missing" if written else ""
                 raise cells.wrong(index, name, f"the target is missing{why}")
+    if source.task == "any":
+        heads, wanted = _heads(cells, names, source)
+        return output_names(heads), wanted, heads
     if source.task not in ONE_CLASS:
-        numbers = encode(cells, [Column(name) for name in names])
-        if np.isnan(numbers).any():
-            index, column = np.argwhere(np.isnan(numbers))[0]
-            written = cells.columns[names[column]][index]
-            raise cells.wrong(int(index), names[column], f"the target is missing: {written!r} stands for no value")
+        numbers = _numbers(cells, names)
         if source.task == "multi-label" and not np.isin(numbers, (0, 1)).all():
             index, column = np.argwhere(~np.isin(numbers, (0, 1)))[0]
             raise cells.wrong(int(index), names[column], f"{numbers[index, column]:g} is neither 0 nor 1")
-        return tuple(names), numbers
+        return tuple(names), numbers, ()
     if len(names) != 1:
         raise DataError(f"{cells.path}: a {source.task} task has one target column, not {len(names)}")
-    classes = [cell or "" for cell in values[names[0]]]
+    labels, places = _classes(cells, names[0])
+    return labels, places, ()
+
+
+def _numbers(cells: Cells, names: Sequence[str]) -> NDArray[np.float32]:
+    numbers = encode(cells, [Column(name) for name in names])
+    if np.isnan(numbers).any():
+        index, column = np.argwhere(np.isnan(numbers))[0]
+        written = cells.columns[names[column]][index]
+        raise cells.wrong(int(index), names[column], f"the target is missing: {written!r} stands for no value")
+    return numbers
+
+
+def _classes(cells: Cells, name: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    classes = [cell or "" for cell in cells.values(name)]
     labels = in_order(set(classes))
     place = {label: index for index, label in enumerate(labels)}
     return labels, np.array([place[cell] for cell in classes], dtype=np.int64)
+
+
+def _heads(
+    cells: Cells, names: Sequence[str], source: CsvFile | ParquetFile
+) -> tuple[tuple[Head, ...], NDArray[np.float32]]:
+    if len(set(names)) < max(2, len(names)):
+        raise DataError(
+            f"{cells.path}: the task any has two or more different target columns, not {', '.join(map(repr, names))}; "
+            "of one target say what it is: single-label, binary or regression"
+        )
+    heads: list[Head] = []
+    columns: list[Array] = []
+    for name in names:
+        kind = source.columns.get(name) or _kind(cells, name)
+        if kind not in ("number", "category"):
+            what = kind if isinstance(kind, str) else "date"
+            raise DataError(
+                f"{cells.path}: the target {name!r} is of the kind {what}, and a target is a number or a class; if it is a "
+                f"class, columns={{{name!r}: 'category'}}"
+            )
+        if kind == "number":
+            heads.append(Head(name))
+            columns.append(_numbers(cells, [name])[:, 0])
+        else:
+            labels, places = _classes(cells, name)
+            heads.append(Head(name, labels))
+            columns.append(places)
+    return tuple(heads), np.stack(columns, axis=1).astype(np.float32)
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
@@ -284,11 +335,11 @@ def in_order(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def _schema(
-    cells: Cells, kinds: _Kinds, targets: Sequence[str], labels: tuple[str, ...], classes: bool
+    cells: Cells, kinds: _Kinds, targets: Sequence[str], classes: Mapping[str, tuple[str, ...] | None]
 ) -> tuple[Inferred, ...]:
     return tuple(
         Inferred(name, "target", categories=len(labels), examples=labels[:_EXAMPLES])
-        if name in targets and classes
+        if (labels := classes.get(name)) is not None
         else _inferred(cells, name, "target" if name in targets else kinds[name])
         for name in cells.columns
     )

@@ -44,7 +44,7 @@ def baselines(split: Split, *, seed: int, positive: int | None = None, dimension
     The first always gives the shares of the classes or labels, or the mean. Where the inputs are a table there are
     also a linear model and gradient boosting; they are skipped, with the reason, where they would take long. Where each
     pixel has a class there is also a linear model of the pixel's own values. Those of an embedding are the inputs
-    themselves, and their principal components.
+    themselves, and their principal components. Of several targets each has its own models, and together they are one.
 
     Args:
         split: The rows.
@@ -56,6 +56,8 @@ def baselines(split: Split, *, seed: int, positive: int | None = None, dimension
         # Their two probabilities are those of two classes.
         split = replace(split, dataset=replace(split.dataset, task="single-label"))
     dataset, task = split.dataset, split.dataset.task
+    if task == "any":
+        return _of_heads(split, seed)
     if task == "dense":
         return _of_pixels(split, seed)
     if task == "embedding":
@@ -82,6 +84,22 @@ def baselines(split: Split, *, seed: int, positive: int | None = None, dimension
             found.append(Baseline(name, None, f"scikit-learn refuses the rows: {str(error).splitlines()[0]}"))
             continue
         found.append(Baseline(name, _scored(answers, split, positive)))
+    return tuple(found)
+
+
+def _of_heads(split: Split, seed: int) -> tuple[Baseline, ...]:
+    heads = split.dataset.heads
+    found = []
+    for each in zip(*(baselines(split.of_head(place), seed=seed) for place in range(len(heads))), strict=True):
+        name = " and ".join(dict.fromkeys(one.name for one in each))
+        answers = [one.evaluation.logits for one in each if one.evaluation is not None]
+        if len(answers) < len(each):
+            why = next(
+                f"target {head.name!r}: {one.skipped}" for head, one in zip(heads, each, strict=True) if one.skipped
+            )
+            found.append(Baseline(name, None, why))
+        else:
+            found.append(Baseline(name, _scored(np.concatenate(answers, axis=1), split, None)))
     return tuple(found)
 
 
@@ -141,7 +159,9 @@ def _quietly() -> Iterator[None]:
 
 
 def _scored(answers: NDArray[np.floating], split: Split, positive: int | None) -> Evaluation:
-    return score(answers.astype(np.float32), split.test.targets, split.dataset.task, positive)
+    return score(
+        answers.astype(np.float32), split.test.targets, split.dataset.task, positive, heads=split.dataset.heads
+    )
 
 
 def _prior(train: Rows, dataset: Dataset) -> NDArray[np.float64]:
@@ -151,7 +171,7 @@ def _prior(train: Rows, dataset: Dataset) -> NDArray[np.float64]:
             return _logarithm(np.bincount(targets.ravel(), minlength=len(dataset.labels)) / targets.size)
         case "multi-label":
             return _log_odds(targets.mean(axis=0, dtype=np.float64))
-        case "regression":
+        case _:  # values; several targets come one by one
             return np.asarray(targets.mean(axis=0, dtype=np.float64))
 
 

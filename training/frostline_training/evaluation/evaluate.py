@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline_training.data import Inputs, Rows, named
+from frostline_training.data.heads import Head, divided
 from frostline_training.errors import TrainingError
 from frostline_training.evaluation.neighbours import Neighbours, neighbours
 from frostline_training.evaluation.ranking import Ranking, log_odds, one_vs_rest, rank
@@ -82,12 +83,13 @@ class Evaluation:
         task: What kind of answer it gives; one logit of yes (``binary``) is taken for the logits of two classes.
         logits: Its answers [N, C], or [N, C, H, W] where each pixel has a class; for a regression the values [N, K];
             of an embedding the vectors [N, D].
-        targets: What was right: classes [N] or [N, H, W], or 0 and 1 [N, C], or values [N, K].
+        targets: What was right: classes [N] or [N, H, W], or 0 and 1 [N, C], or values [N, K], or several targets [N, K].
         scores: The first is the one to judge by. Accuracy, macro F1 and cross-entropy; or micro F1, macro F1,
             share of rows with every label right, and cross-entropy; or R2, mean absolute and root mean square error
             in the target's unit, and both relative to the spread of the targets: 1 is as far off as their mean.
             Where each pixel has a class they are the mean intersection over union, the share of pixels that are right,
-            and cross-entropy; of an embedding recall at 1 and mean average precision at R. Classes and labels also have the area under the ROC curve, and average precision: those of the positive
+            and cross-entropy; of an embedding recall at 1 and mean average precision at R. Of several targets they are the
+            mean of the first score of each, and then the scores of each behind its name and a dot. Classes and labels also have the area under the ROC curve, and average precision: those of the positive
             class of two, or else the mean over all that some rows have and others have not.
         interval: Wilson's 95 % interval of the accuracy, of the recall at 1, or of the share of rows with every label right.
         per_class: Precision, recall and F1 of each class; None for a regression.
@@ -100,6 +102,7 @@ class Evaluation:
         overlaps: Where each pixel has a class, the pixels of each row.
         losses: The loss of each row [N], where rows are resampled by it.
         neighbours: Of an embedding, what is near to each row.
+        heads: Of several targets, what each scores alone.
     """
 
     task: Task
@@ -117,6 +120,7 @@ class Evaluation:
     overlaps: Overlaps | None = None
     losses: Numbers | None = None
     neighbours: Neighbours | None = None
+    heads: "tuple[tuple[Head, Evaluation], ...]" = ()
 
     @property
     def probabilities(self) -> Numbers:
@@ -168,12 +172,21 @@ class Evaluation:
             card["positive"] = labels[self.positive]
         if self.confusion is not None:
             card["confusion"] = self.confusion.tolist()
+        if self.heads:
+            card["targets"] = {
+                head.name: {
+                    name: value for name, value in own.card(head.outputs).items() if not name.startswith("test_")
+                }
+                for head, own in self.heads
+            }
         return card
 
 
-def evaluate(network: nn.Module, rows: Rows, task: Task, positive: int | None = None) -> Evaluation:
+def evaluate(
+    network: nn.Module, rows: Rows, task: Task, positive: int | None = None, heads: Sequence[Head] = ()
+) -> Evaluation:
     """Run `network` on `rows` (inputs and targets), in evaluation mode on the device it is on, and score it."""
-    return score(answers(network, rows.inputs), rows.targets, task, positive)
+    return score(answers(network, rows.inputs), rows.targets, task, positive, heads=heads)
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -205,7 +218,13 @@ def answers(network: nn.Module, inputs: Inputs) -> Logits:
 
 
 def score(
-    logits: Logits, targets: NDArray[np.generic], task: Task, positive: int | None = None, *, ranked: bool = True
+    logits: Logits,
+    targets: NDArray[np.generic],
+    task: Task,
+    positive: int | None = None,
+    *,
+    ranked: bool = True,
+    heads: Sequence[Head] = (),
 ) -> Evaluation:
     """Score answers [N, C, ...] against what was right, whoever gave them: PyTorch or ONNX Runtime.
 
@@ -215,6 +234,7 @@ def score(
         task: What kind of answer it is.
         positive: Which class of two is looked for; the rarer one unless it is given.
         ranked: Whether to score how the rows are ranked, too, which takes longer than all else.
+        heads: With the task ``any``, what each target is.
 
     Raises:
         TrainingError: An answer is no finite number.
@@ -226,10 +246,9 @@ def score(
             "likely cause: a training that diverged, values that overflow, or infinity in the data"
         )
     match task:
-        case "single-label":
-            return _single_label(logits, targets.astype(np.int64), positive, ranked=ranked)
-        case "binary":
-            return _single_label(logits, targets.astype(np.int64), 1, ranked=ranked)
+        case "single-label" | "binary":
+            looked_for = 1 if task == "binary" else positive
+            return _single_label(logits, targets.astype(np.int64), looked_for, ranked=ranked)
         case "multi-label":
             return _multi_label(logits, targets.astype(np.int64), ranked=ranked)
         case "regression":
@@ -238,11 +257,13 @@ def score(
             return _dense(logits, targets.astype(np.int64))
         case "embedding":
             return _embedding(logits, targets.astype(np.int64))
+        case "any":
+            return _several(logits, targets, heads, ranked=ranked)
 
 
 def predictions(logits: Logits, task: Task) -> NDArray[np.generic]:
-    """Return what the answers mean: classes [N, ...], labels 0 or 1 [N, C], or the values or vectors themselves."""
-    if task in ("regression", "embedding"):
+    """Return what the answers mean: classes [N, ...], labels 0 or 1 [N, C], or the answers themselves."""
+    if task in ("regression", "embedding", "any"):
         return logits
     return logits.argmax(axis=1) if task in ("single-label", "dense") else (logits > 0).astype(np.int64)
 
@@ -383,6 +404,15 @@ def _embedding(vectors: Logits, targets: NDArray[np.int64]) -> Evaluation:
         interval=wilson(int(np.nansum(found.recall_at_1)), int(asked.sum())),
         neighbours=found,
     )
+
+
+def _several(logits: Logits, targets: NDArray[np.generic], heads: Sequence[Head], *, ranked: bool) -> Evaluation:
+    each = tuple(
+        (head, score(own, wanted, head.task, ranked=ranked)) for head, own, wanted in divided(heads, logits, targets)
+    )
+    scores = {"mean_score": float(np.mean([own.headline[1] for _, own in each]))}
+    scores |= {f"{head.name}.{name}": value for head, own in each for name, value in own.scores.items()}
+    return Evaluation("any", logits, targets, scores, heads=each)
 
 
 def _multi_label(logits: Logits, targets: NDArray[np.int64], *, ranked: bool) -> Evaluation:

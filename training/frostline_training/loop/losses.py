@@ -1,12 +1,14 @@
 """The losses and the metrics of each kind of task."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
+from frostline_training.data.heads import Head, of_head, slices
 from frostline_training.loop.progress import Measure
 from frostline_training.sources import Task
 
@@ -17,6 +19,7 @@ _MEASURES: dict[Task, Measure] = {
     "regression": "r2",
     "dense": "pixel_accuracy",
     "embedding": "recall_at_1",
+    "any": "mean_score",
 }
 
 
@@ -26,15 +29,18 @@ class Objective:
 
     A binary task is one of a single label, whose targets are classes [N]. Outputs of an embedding are vectors [N, D] of
     length 1, and a row is compared with all others of its batch: the loss is the supervised contrastive one (Khosla and
-    others, 2020, equation 2).
+    others, 2020, equation 2). Of several targets the loss is the mean of what each alone would have.
 
     Attributes:
         task: ``single-label`` or ``binary`` (targets int64 [N]), ``multi-label`` (targets 0 or 1, float32 [N, C]),
-            ``regression`` (targets float32 [N, K]), ``dense`` (targets int64 [N, H, W]) or ``embedding`` (int64 [N]).
+            ``regression`` (targets float32 [N, K]), ``dense`` (targets int64 [N, H, W]), ``embedding`` (int64 [N])
+            or ``any`` (float32 [N, K], of classes the numbers).
         label_smoothing: How much of a label's probability is spread over all classes, while it learns.
         weights: [C] of the classes, or of the ones of each label with a multi-label or binary task, while it learns.
         deviations: [K] of the targets, the unit that errors of regression are measured in.
         temperature: What the similarities of an embedding are divided by.
+        heads: With the task ``any``, what each target is.
+        parts: The losses of each head.
     """
 
     task: Task
@@ -42,6 +48,8 @@ class Objective:
     weights: Tensor | None = None
     deviations: Tensor | float = 1.0
     temperature: float = 1.0
+    heads: tuple[Head, ...] = ()
+    parts: "tuple[Objective, ...]" = ()
 
     @property
     def measure(self) -> Measure:
@@ -58,6 +66,7 @@ class Objective:
         label_smoothing: float,
         class_weights: bool,
         temperature: float = 1.0,
+        heads: tuple[Head, ...] = (),
     ) -> "Objective":
         """Measure what the losses need on the training `targets`, of which there are at least `classes`.
 
@@ -76,6 +85,18 @@ class Objective:
                 return cls(task, deviations=torch.where(deviations > 0, deviations, 1.0))
             case "embedding":
                 return cls(task, temperature=temperature)
+            case "any":
+                parts = tuple(
+                    cls.fit(
+                        head.task,
+                        _of_head(head, place, targets),
+                        classes=len(head.outputs),
+                        label_smoothing=label_smoothing,
+                        class_weights=False,
+                    )
+                    for place, head in enumerate(heads)
+                )
+                return cls(task, heads=heads, parts=parts)
         return cls(task, label_smoothing, weights.float() if class_weights else None)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -91,6 +112,8 @@ class Objective:
                 return smooth_l1_loss(outputs / self.deviations, targets / self.deviations)
             case "embedding":
                 return contrastive(outputs, targets, self.temperature)
+            case "any":
+                return self._mean(Objective.loss, outputs, targets)
 
     def corrected(self, outputs: Tensor) -> Tensor:
         """Return the logits of the rows as they are, without the odds that the weights have added.
@@ -121,6 +144,8 @@ class Objective:
             case "embedding":
                 rows = len(outputs)
                 return (contrastive(outputs, targets, self.temperature) - math.log(max(1, rows - 1))) * rows
+            case "any":
+                return self._mean(Objective.judge, outputs, targets)
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return how many rows of a batch are right: see `Scores.score`, times the rows."""
@@ -140,6 +165,15 @@ class Objective:
                 some = mates.any(1)
                 right = mates.gather(1, similar.argmax(1, keepdim=True))[:, 0]
                 return right.sum() / some.sum().clamp(min=1) * len(outputs)
+            case "any":
+                return self._mean(Objective.right, outputs, targets)
+
+    def _mean(self, of: Callable[["Objective", Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+        each = [
+            of(part, outputs[:, own], _of_head(head, place, targets))
+            for place, (part, head, own) in enumerate(zip(self.parts, self.heads, slices(self.heads), strict=True))
+        ]
+        return torch.stack([one.float() for one in each]).mean()
 
 
 def contrastive(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:
@@ -166,6 +200,11 @@ def _compared(vectors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 def along_classes(values: Tensor, axes: int) -> Tensor:
     """Return one number for each class, [C], so that it broadcasts against logits [N, C, ...] of so many axes."""
     return values.reshape(-1, *(1,) * (axes - 2))
+
+
+def _of_head(head: Head, place: int, targets: Tensor) -> Tensor:
+    own: Tensor = of_head(head, place, targets)
+    return own if head.labels is None else own.long()
 
 
 def _of_labels(targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from frostline_training.config import Hyperparameters
 
-Measure = Literal["accuracy", "labels_right", "r2", "pixel_accuracy", "recall_at_1"]
+Measure = Literal["accuracy", "labels_right", "r2", "pixel_accuracy", "recall_at_1", "mean_score"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Scores:
         score: What `measure` names; 1 is perfect.
         measure: ``accuracy``, the fraction of rows that it gets right; ``labels_right``, that of single labels with a
             multi-label task; ``pixel_accuracy``, that of pixels; ``recall_at_1``, that of rows whose nearest
-            neighbour has their class; or ``r2``, the share of the variance that it explains (may be negative), with regression.
+            neighbour has their class; ``r2``, the share of the variance that it explains (may be negative), with regression;
+            or ``mean_score``, the mean of the accuracies and R2 of several targets.
     """
 
     loss: float

@@ -100,6 +100,7 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
             label_smoothing=hyper.label_smoothing,
             class_weights=hyper.class_weights,
             temperature=hyper.temperature,
+            heads=split.dataset.heads,
         )
         classes = split.train.targets if split.dataset.task == "embedding" else None
         optimizer = torch.optim.AdamW(

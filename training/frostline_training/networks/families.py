@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from frostline_training.config import Activation, Cnn, Mlp, Network, Rnn, Transformer, Unet
 from frostline_training.data import Array, Column, Dataset, named
+from frostline_training.data.heads import slices
 from frostline_training.errors import DataError
 from frostline_training.networks.joined import Joined
 from frostline_training.networks.recurrent import LastState
@@ -247,7 +248,10 @@ class Then(nn.Sequential):
 
 
 class Rescale(nn.Module):
-    """Bring a regression's values [N, K] from deviations around the mean to the targets' own unit."""
+    """Bring a regression's values [N, K] from deviations around the mean to the targets' own unit.
+
+    With a mean of 0 and a deviation of 1 what is no value, such as a logit, stays as it is.
+    """
 
     mean: Tensor
     std: Tensor
@@ -266,7 +270,7 @@ def build(network: Network, dataset: Dataset, *, dimensions: int = 64) -> nn.Mod
     """Build a network for rows like those of `dataset` that ends at logits [N, C], or values [N, K] of a regression.
 
     Of a binary task it is one logit, [N, 1]; where each pixel has a class, logits [N, C, H, W]. An embedding ends
-    at a vector of length 1, [N, `dimensions`].
+    at a vector of length 1, [N, `dimensions`], and several targets at the logits and values of each, [N, ...].
 
     The first weights come from PyTorch's global random state; seed it first.
 
@@ -299,12 +303,22 @@ def build(network: Network, dataset: Dataset, *, dimensions: int = 64) -> nn.Mod
             _check_inputs(dataset, network, first.ndim == 4 and not others)
             built = _unet(network, first, outputs)
     match dataset.task:
-        case "regression":
-            scale = Standardise.fit(dataset.rows.targets)
-            return Then(built, Rescale(scale.mean, scale.std))
+        case "regression" | "any":
+            return Then(built, _rescale(dataset))
         case "embedding":
             return Then(built, L2Normalise())
     return built
+
+
+def _rescale(dataset: Dataset) -> Rescale:
+    scale = Standardise.fit(dataset.rows.targets)
+    mean, std = scale.mean, scale.std
+    if dataset.heads:
+        mean, std = torch.zeros(len(dataset.labels)), torch.ones(len(dataset.labels))
+        for place, (head, part) in enumerate(zip(dataset.heads, slices(dataset.heads), strict=True)):
+            if head.labels is None:
+                mean[part], std[part] = scale.mean[place], scale.std[place]
+    return Rescale(mean, std)
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from frostline_training.data.heads import Head
 from frostline_training.errors import first_line
 from frostline_training.evaluation.decide import Decision
 from frostline_training.plots import blocks, canvas, listing, neurons
@@ -69,13 +70,20 @@ def figure(
     return blocks.draw(found, title=title, learnt=learnt, names=columns, answer=answer)
 
 
-def behind(task: Task, decision: Decision | None = None) -> tuple[str, ...]:
+def behind(task: Task, decision: Decision | None = None, heads: Sequence[Head] = ()) -> tuple[str, ...]:
     """Return what becomes of the outputs behind the network, step by step: nothing where they are served as they are."""
     if decision is not None and task == "single-label":
         (cut,) = decision.cuts
         return "softmax", f"{canvas.shortened(cut.label, 24)} from {cut.threshold:.3g} on"
     if decision is not None and task == "multi-label":
         return "sigmoid", "yes from a threshold on, label by label"
+    if heads:
+        return tuple(
+            canvas.shortened(
+                f"{head.name}: {'a number' if head.labels is None else f'one of {len(head.labels)} classes'}", 40
+            )
+            for head in heads
+        )
     steps: Mapping[Task, tuple[str, ...]] = {
         "single-label": ("softmax", "argmax: the class"),
         "binary": ("sigmoid", f"yes from {0.5 if decision is None else decision.cuts[0].threshold:.3g} on"),

@@ -30,6 +30,7 @@ _MEASURES = {
     "r2": "R²",
     "pixel_accuracy": "pixels right",
     "recall_at_1": "recall@1",
+    "mean_score": "mean score",
 }
 _BLUES = LinearSegmentedColormap.from_list("blues", [PAPER, "#bcd3ec", BLUE, "#153e6b"])
 
@@ -53,11 +54,13 @@ def learning_curves(path: Path, history: Sequence[Epoch], best: Epoch, title: st
             axes.legend()
         if max(epoch.train.loss for epoch in history) > 20 * min(epoch.validation.loss for epoch in history) > 0:
             canvas.logarithmic(left)
-        if best.validation.measure != "r2":
+        if best.validation.measure not in ("r2", "mean_score"):
             right.yaxis.set_major_formatter(PercentFormatter(1.0))
-        plain = {"r2": "smooth L1, in deviations", "recall_at_1": "contrastive, less that of vectors all alike"}.get(
-            best.validation.measure, "no label smoothing, no class weights"
-        )
+        plain = {
+            "r2": "smooth L1, in deviations",
+            "recall_at_1": "contrastive, less that of vectors all alike",
+            "mean_score": "the mean of the targets' losses, no label smoothing",
+        }.get(best.validation.measure, "no label smoothing, no class weights")
         made.supxlabel(
             f"the same loss on both ({plain}); train: the mean over the epoch, "
             f"{'with dropout, ' if dropout else ''}while the weights move; validation: after the epoch",

@@ -26,7 +26,7 @@ export function facts(card) {
   const tested = Object.entries(scores)
     .filter(
       ([name, value]) =>
-        name.startsWith("test_") && name !== "test_rows" && name !== "test_loss" && Number.isFinite(value),
+        name.startsWith("test_") && !["rows", "loss"].includes(measure(name)) && Number.isFinite(value),
     )
     .map(([name, value]) => [name.replaceAll("_", " "), score(name, value, scores)]);
   const rows =
@@ -70,8 +70,13 @@ export function facts(card) {
   return all.filter(([, value]) => value);
 }
 
+// Of several targets, the name of each and a dot come before what is measured.
+function measure(name) {
+  return name.replace("test_", "").replace(/^.*\./, "");
+}
+
 function score(name, value, { interval_95: interval, test_rows: rows }) {
-  const share = SHARES.includes(name.replace("test_", ""));
+  const share = SHARES.includes(measure(name));
   const shown = share ? percent(value) : readable(value);
   if (!["test_accuracy", "test_exact_match", "test_recall_at_1"].includes(name) || !Array.isArray(interval)) return shown;
   const of = rows ? `, of ${readable(rows)} rows never seen in training` : "";
