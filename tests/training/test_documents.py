@@ -43,9 +43,10 @@ def test_a_whole_example_publishes_its_network(
         assert (version, float(accuracy) > 0.9, float(difference) < 1e-4) == ("1", True, True)
 
 
-def test_the_recipe_for_a_users_own_table_is_a_recipe() -> None:
+@pytest.mark.parametrize("name", ["churn", "parcels"])
+def test_the_recipe_for_a_users_own_table_is_a_recipe(name: str) -> None:
     values: dict[str, object] = {}
-    exec(_example("CsvFile("), values)
+    exec(_example(f'name="{name}",\n    data=CsvFile('), values)
     assert type(values["recipe"]).__name__ == "Recipe"
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, distributed
 
 from frostline_training.config import Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer, Unet
 from frostline_training.data import Dataset, Rows, Split, named, split, tensors
+from frostline_training.data.heads import Head, output_names
 from frostline_training.loop.device import cpu_threads, repeatable
 from frostline_training.loop.distributed import ALONE, Group
 from frostline_training.loop.losses import Objective
@@ -32,6 +33,7 @@ NETWORKS: dict[str, Network] = {
     "transformer of tokens": Transformer(width=8, heads=2, feedforward=8, dropout=0.3),
     "unet": Unet(channels=(3, 4, 5), dropout=0.3),
     "embedding": Mlp(hidden=(8, 8), dropout=0.3, norm="batch"),
+    "any": Mlp(hidden=(8, 8), dropout=0.3),
 }
 BATCH = 13  # no number of processes divides it
 
@@ -66,23 +68,29 @@ class Silent:
 def rows_for(case: str) -> Split:
     """Return rows that the network of that name takes: three classes, one of them rare, and tokens of many lengths.
 
-    Where each pixel has a class, it is that of the row, or of the next one.
+    Where each pixel has a class, it is that of the row, or of the next one. Several targets are the class and a number.
     """
     random = np.random.default_rng(11)
     targets = np.repeat(np.arange(3), [12, 30, 48])
-    shape = {"mlp": (4,), "embedding": (4,), "cnn": (2, 6, 5), "unet": (2, 6, 5)}.get(case, (7, 3))
+    shape = {"mlp": (4,), "embedding": (4,), "any": (4,), "cnn": (2, 6, 5), "unet": (2, 6, 5)}.get(case, (7, 3))
     inputs = random.normal(size=(len(targets), *shape)).astype(np.float32)
     inputs += targets.reshape(-1, *[1] * len(shape))
     if "tokens" in case:
         inputs = (random.integers(1, 30, size=(len(targets), 9)) + 30 * targets[:, np.newaxis]).astype(np.uint8)
         inputs[np.arange(9) >= random.integers(1, 10, size=len(targets))[:, np.newaxis]] = 0
-    sequence = case not in {"mlp", "embedding", "cnn", "unet"}
-    tasks: dict[str, Task] = {"unet": "dense", "embedding": "embedding"}
+    sequence = case not in {"mlp", "embedding", "any", "cnn", "unet"}
+    tasks: dict[str, Task] = {"unet": "dense", "embedding": "embedding", "any": "any"}
     task = tasks.get(case, "single-label")
     if task == "dense":
         targets = (targets[:, None, None] + (random.random((len(targets), 6, 5)) < 0.3)) % 3
+    labels: tuple[str, ...] = ("a", "b", "c")
+    heads: tuple[Head, ...] = ()
+    if task == "any":
+        targets = np.stack([targets, inputs[:, 0]], axis=1).astype(np.float32)
+        heads = (Head("class", labels), Head("number"))
+        labels = output_names(heads)
     rows = Rows(inputs, targets)
-    made = Dataset("made", rows, ("a", "b", "c"), "numbers", "made here", task=task, sequence=sequence)
+    made = Dataset("made", rows, labels, "numbers", "made here", task=task, heads=heads, sequence=sequence)
     return split(made, seed=1, validation=0.2, test=0.2)
 
 
@@ -94,7 +102,9 @@ def step(case: str, group: Group) -> Step:
         network = build(NETWORKS[case], rows.dataset).double()
         inputs, targets = tensors(rows.train, torch.device("cpu"))
         batch = [values[:BATCH].double() if values.is_floating_point() else values[:BATCH] for values in inputs]
-        fitted = Objective.fit(rows.dataset.task, targets, label_smoothing=0.1, class_weights=True)
+        fitted = Objective.fit(
+            rows.dataset.task, targets, label_smoothing=0.1, class_weights=True, heads=rows.dataset.heads
+        )
         objective = replace(fitted, weights=None if fitted.weights is None else fitted.weights.double())
         parallel = group.parallel(network, BATCH)
         torch.manual_seed(4)

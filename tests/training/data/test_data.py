@@ -192,7 +192,9 @@ def test_a_regression_has_no_classes_to_weigh(tmp_path: Path) -> None:
     np.savez(tmp_path / "r.npz", input=np.arange(20.0)[:, None], target=np.arange(20.0))
     source = NpzFile(path=tmp_path / "r.npz", task="regression")
     hyper = Hyperparameters(class_weights=True)
-    with pytest.raises(DataError, match=r"r\.npz has no classes to weigh: leave out class_weights for a regression"):
+    with pytest.raises(
+        DataError, match=r"r\.npz has no classes to weigh: leave out class_weights for the task regression"
+    ):
         data.prepare(Recipe(name="r", data=source, network=Mlp(), hyperparameters=hyper))
 
 

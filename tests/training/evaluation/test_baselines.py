@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from frostline_training.data import Column, Dataset, Rows, Split
+from frostline_training.data.heads import Head, output_names
 from frostline_training.evaluation import baselines as module
 from frostline_training.evaluation.baselines import Baseline, baselines
 
@@ -128,3 +129,35 @@ def test_tokens_are_near_to_nothing() -> None:
     dataset = Dataset("d", rows, ("a", "b"), "", "", task="embedding", sequence=True)
     found = _scores(baselines(Split(dataset, rows, rows, rows), seed=1))
     assert found["raw inputs"] == {"skipped": "tokens are no numbers that could be near to each other"}
+
+
+def test_several_targets_have_models_of_their_own_which_are_scored_together() -> None:
+    inputs = _numbers(90, 2)
+    targets = np.stack([inputs[:, 0] > 0, 3 * inputs[:, 1]], axis=1).astype(np.float32)
+    heads = (Head("side", ("left", "right")), Head("height"))
+    split = _split(inputs, targets, "any", output_names(heads))
+    found = _scores(baselines(replace(split, dataset=replace(split.dataset, heads=heads)), seed=1))
+    assert list(found) == [
+        "majority class and mean",
+        "logistic regression and linear regression",
+        "gradient boosting",
+    ]
+    linear = found["logistic regression and linear regression"]
+    assert linear["test_height.r2"] == pytest.approx(1)
+    side = _split(inputs, (inputs[:, 0] > 0).astype(np.int64), "single-label", ("left", "right"))
+    alone = _scores(baselines(side, seed=1))["logistic regression"]
+    assert linear["test_side.accuracy"] == alone["test_accuracy"]
+    constant = found["majority class and mean"]
+    assert constant["test_height.r2"] == pytest.approx(0, abs=0.1)
+    assert constant["test_mean_score"] == pytest.approx(
+        np.mean([constant["test_side.accuracy"], constant["test_height.r2"]])
+    )
+
+
+def test_of_several_targets_one_that_takes_too_long_leaves_out_the_model_and_says_which() -> None:
+    classes = module.MOST_LABELS + 1
+    targets = np.stack([np.arange(3 * classes) % classes, np.arange(3 * classes)], axis=1).astype(np.float32)
+    heads = (Head("many", tuple(map(str, range(classes)))), Head("height"))
+    split = _split(_numbers(3 * classes, 2), targets, "any", output_names(heads))
+    found = _scores(baselines(replace(split, dataset=replace(split.dataset, heads=heads)), seed=1))
+    assert found["gradient boosting"] == {"skipped": "target 'many': 51 labels, and at most 50 are compared"}

@@ -9,6 +9,7 @@ from sklearn import metrics
 from torch import nn
 
 from frostline_training.data import Rows
+from frostline_training.data.heads import Head
 from frostline_training.errors import TrainingError
 from frostline_training.evaluation.evaluate import answers, evaluate, reliability, score, wilson
 from frostline_training.evaluation.ranking import log_odds, rank_resamples
@@ -281,3 +282,23 @@ def test_pictures_are_answered_few_at_a_time_and_alike() -> None:
     inputs = np.random.default_rng(0).normal(size=(5, 1, 1500, 1500)).astype(np.float32)
     with torch.no_grad():
         np.testing.assert_allclose(answers(network, inputs)[4], network(torch.from_numpy(inputs[4:]))[0], rtol=1e-6)
+
+
+def test_several_targets_are_scored_each_alone_and_judged_by_the_mean() -> None:
+    heads = (Head("kind", ("a", "b")), Head("size"))
+    answers = np.array([[2, 0, 1.5], [0, 2, 2], [3, 1, 2.5], [2, 1, 4.5]], np.float32)
+    targets = np.array([[0, 1], [1, 2], [0, 3], [1, 4]], np.float32)
+    found = score(answers, targets, "any", heads=heads)
+    # The squares of the errors are a quarter, and those of the distances from the mean of 2.5 are 5.
+    r2 = 1 - 0.75 / 5
+    assert found.scores["kind.accuracy"] == 0.75
+    assert found.scores["size.r2"] == pytest.approx(r2)
+    assert found.scores["size.mae"] == pytest.approx(1.5 / 4)
+    assert found.headline[0] == "mean_score"
+    assert found.headline[1] == pytest.approx((0.75 + r2) / 2)
+    card = found.card(())
+    assert card["test_kind.accuracy"] == 0.75
+    assert card["targets"]["kind"]["confusion"] == [[2, 0], [1, 1]]  # type: ignore[index]
+    assert card["targets"]["size"]["per_value"]["size"]["r2"] == pytest.approx(r2)  # type: ignore[index]
+    alone = score(answers[:, :2], targets[:, 0], "single-label")
+    assert {f"kind.{name}": value for name, value in alone.scores.items()}.items() <= found.scores.items()

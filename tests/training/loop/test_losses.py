@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from frostline_training.data.heads import Head
 from frostline_training.loop.losses import Objective
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.5, 0.4, 3.0], [1.0, 0.0, 0.0]])
@@ -171,3 +172,21 @@ def test_a_batch_in_which_no_row_has_a_mate_teaches_nothing() -> None:
     assert loss.item() == 0
     assert vectors.grad is not None
     assert not vectors.grad.any()
+
+
+def test_several_targets_are_learnt_by_the_mean_of_what_each_alone_would_be() -> None:
+    heads = (Head("length"), Head("kind", ("a", "b", "c")))
+    lengths = torch.tensor([[2.0], [4.0], [6.0], [8.0]])
+    outputs = torch.cat([lengths + torch.tensor([[1.0], [0.0], [-1.0], [4.0]]), LOGITS], 1)
+    targets = torch.cat([lengths, CLASSES[:, None].float()], 1)
+    objective = Objective.fit("any", targets, label_smoothing=0.1, class_weights=False, heads=heads)
+    deviation = math.sqrt(5)  # of 2, 4, 6 and 8
+    off = torch.tensor([1, 0, -1, 4]) / deviation
+    errors = torch.where(off.abs() < 1, off**2 / 2, off.abs() - 0.5)
+    learnt = (errors.mean() + cross_entropy(LOGITS, CLASSES, label_smoothing=0.1)) / 2
+    judged = (errors.sum() + cross_entropy(LOGITS, CLASSES, reduction="sum")) / 2
+    torch.testing.assert_close(objective.loss(outputs, targets), learnt)
+    torch.testing.assert_close(objective.judge(outputs, targets), judged)
+    # Three of four classes are right, and of the lengths' variance of 5 the mean square error of 4.5 is left.
+    assert objective.right(outputs, targets).item() / 4 == pytest.approx((0.75 + 1 - 4.5 / 5) / 2)
+    assert objective.measure == "mean_score"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -173,7 +174,7 @@ class Objective:
             of(part, outputs[:, own], _of_head(head, place, targets))
             for place, (part, head, own) in enumerate(zip(self.parts, self.heads, slices(self.heads), strict=True))
         ]
-        return torch.stack([one.float() for one in each]).mean()
+        return reduce(torch.add, each) / len(each)
 
 
 def contrastive(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:

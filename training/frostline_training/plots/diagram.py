@@ -78,12 +78,7 @@ def behind(task: Task, decision: Decision | None = None, heads: Sequence[Head] =
     if decision is not None and task == "multi-label":
         return "sigmoid", "yes from a threshold on, label by label"
     if heads:
-        return tuple(
-            canvas.shortened(
-                f"{head.name}: {'a number' if head.labels is None else f'one of {len(head.labels)} classes'}", 40
-            )
-            for head in heads
-        )
+        return (canvas.shortened(f"outputs: {', '.join(head.name for head in heads)}", 48),)
     steps: Mapping[Task, tuple[str, ...]] = {
         "single-label": ("softmax", "argmax: the class"),
         "binary": ("sigmoid", f"yes from {0.5 if decision is None else decision.cuts[0].threshold:.3g} on"),
