@@ -50,7 +50,7 @@ def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
     for name, value in (*_facts(card), *_traffic(folder)):
-        facts.add_row(name, _plain(value))
+        facts.add_row(_plain(name), _plain(value))
     console.print(facts)
     scores = _part(card, "scores")
     targets = _part(scores, "targets")
@@ -112,6 +112,12 @@ def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         more = f", and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
         what = "values" if card.get("task") == "regression" else "labels"
         yield f"{len(labels)} {what}", joined(labels[:_MOST_LABELS]) + more
+    for name, classes in _part(_part(card, "data"), "targets").items():
+        if isinstance(classes, list):
+            more = f", and {len(classes) - _MOST_LABELS} more" if len(classes) > _MOST_LABELS else ""
+            yield f"target {name}", f"{len(classes)} classes: {joined(classes[:_MOST_LABELS])}{more}"
+        else:
+            yield f"target {name}", "a number"
     for place, (name, shown) in enumerate(_tested(scores).items()):
         value = shown
         interval = scores.get("interval_95")

@@ -224,3 +224,35 @@ def test_a_card_that_says_next_to_nothing_is_shown(models: Path) -> None:
     show.show(models / "m/1", {"scores": None, "input": 3}, console)
     assert isinstance(console.file, io.StringIO)
     assert "m version 1" in console.file.getvalue()
+
+
+def test_each_of_several_targets_is_shown_with_its_scores() -> None:
+    card = {
+        "task": "any",
+        "labels": None,
+        "data": {"targets": {"[kind]": ["a", "b"], "size": None}},
+        "scores": {
+            "test_mean_score": 0.7,
+            "test_[kind].accuracy": 0.9,
+            "test_[kind].loss": 0.3,
+            "test_size.r2": 0.5,
+            "test_rows": 20,
+            "targets": {"[kind]": {"per_class": CARD["scores"]["per_class"]}, "size": {}},
+            "baselines": {"mean": {"test_[kind].accuracy": 0.25}},
+        },
+    }
+    console = Console(file=io.StringIO(), width=100)
+    show.show(Path(), card, console)
+    assert isinstance(console.file, io.StringIO)
+    shown = " ".join(console.file.getvalue().split())
+    for words in (
+        "target [kind] │ 2 classes: a; b",
+        "target size │ a number",
+        "test mean score │ 0.7 of 20 rows",
+        "test [kind].accuracy │ 90.00%",
+        "test size.r2 │ 0.5 │",
+        "[kind].accuracy 25.00%",
+        "per class of [kind]",
+    ):
+        assert words in shown
+    assert "loss" not in shown

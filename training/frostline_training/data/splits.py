@@ -111,7 +111,7 @@ def _check_unweighted(dataset: Dataset, hyper: Hyperparameters) -> None:
         why = {
             "regression": "has no classes to weigh",
             "embedding": "learns from pairs of rows, not from classes",
-        }.get(dataset.task, "has several targets, and weights of one's classes would weigh the others, too")
+        }.get(dataset.task, "has several targets, and only the classes of a target alone can be weighed")
         raise DataError(f"{dataset.name} {why}: leave out class_weights for the task {dataset.task}")
     if hyper.label_smoothing and dataset.task == "embedding":
         raise DataError(

@@ -41,6 +41,10 @@ export function facts(card) {
   const all = [
     ["task", card.task],
     ["labels", card.labels?.length ? listed(card.labels) : null],
+    ...Object.entries(data.targets ?? {}).map(([name, classes]) => [
+      `target ${name}`,
+      classes ? listed(classes) : "a number",
+    ]),
     ...tested,
     ["parameters", Number.isFinite(card.parameters) ? readable(card.parameters) : null],
     [
