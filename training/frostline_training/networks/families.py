@@ -75,8 +75,8 @@ class Table(nn.Module):
     """A table's row [N, F] as the network sees it: numbers standardised, missing ones at the mean, categories embedded.
 
     A category that the table does not have is the unknown one, 0. Its vector is the mean over the cells of `inputs`
-    whose category is known, as a missing number is the mean: a vector of its own would mean something else with every
-    seed, because it is seldom learnt from. Where the column has a category that stands for no value, what that says is
+    whose category is known, as a missing number is the mean, plus what is fitted to rows when the network has learnt: a
+    vector that is learnt with the others would mean something else with every seed, because it is seldom learnt from. Where the column has a category that stands for no value, what that says is
     learnt as a difference from the mean. A category that `inputs` do not have, because all its rows are held out, is
     unknown too. While it trains, a share of all cells is taken for missing numbers or unknown categories, so that the
     network learns to answer without them: a table may have no such cell itself.
@@ -105,6 +105,7 @@ class Table(nn.Module):
             counts[self.missing[place]] = 0
             shares = torch.tensor(counts / max(1, counts.sum()), dtype=torch.float32)
             self.register_buffer(f"shares_{place}", shares)
+            self.register_buffer(f"unknown_{place}", torch.zeros(min(_CATEGORY_WIDTH, size)))
         self.width = len(self.numbers) + sum(min(_CATEGORY_WIDTH, size) for size in sizes)
         self.hide = nn.Dropout(_HIDDEN_SHARE)
 
@@ -119,7 +120,7 @@ class Table(nn.Module):
         for place, (index, embedding) in enumerate(zip(self.categories, self.embeddings, strict=True)):
             own, shares = cast("nn.Embedding", embedding).weight, getattr(self, f"shares_{place}")
             # Of constants alone, so it is computed when the file is loaded, and not for every row.
-            unknown = shares @ own
+            unknown = shares @ own + getattr(self, f"unknown_{place}")
             missing = self.missing[place]
             vectors = torch.cat([own[:missing], own[missing:] + unknown]) if missing else own
             vectors = torch.where(getattr(self, f"learnt_{place}")[:, None], vectors, unknown)
