@@ -30,6 +30,8 @@ CHANNELS = (1, 3, 4)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # in EXIF data
+_TURNING = (b"Exif\0\0", b"tiff:Orientation")  # without them, in EXIF data or XMP, a JPEG is upright
+_COLOURS = ("YCbCr", "RGB")  # of which libjpeg-turbo makes red, green and blue as Pillow does
 _MOST_SEGMENTS = 4096
 """In front of a JPEG's pixels; more than 64 MiB of the longest ones."""
 
@@ -75,7 +77,8 @@ def pixels_in(content: bytes) -> int:
     if content.startswith(_PNG):
         return int.from_bytes(content[16:20], "big") * int.from_bytes(content[20:24], "big")
     if content.startswith(_JPEG):
-        return _pixels_in_jpeg(content)
+        height, width = _size_in_jpeg(content)
+        return height * width
     return _pixels_in_webp(content) if _is_webp(content) else 0
 
 
@@ -168,6 +171,27 @@ def _in_a_mode_of_png(image: "Image") -> "Image":
     return image.convert(see_through if image.has_transparency_data else "RGB")
 
 
+def read(content: bytes, form: Form) -> NDArray[np.uint8]:
+    """Return the pixels uint8 [C, H, W] of a PNG, JPEG or WebP file.
+
+    Raises:
+        PictureError: It is something else, damaged, has several frames, or is too large.
+    """
+    height, width = form.size
+    # What needs nothing but decoding does without Pillow, whose look at the header takes a tenth of the decoding.
+    if (
+        form.color == "rgb"
+        and content.startswith(_JPEG)
+        and len(content) <= MOST_BYTES
+        and not any(mark in content for mark in _TURNING)
+        and _size_in_jpeg(content) == form.size
+    ):
+        whole = _decoded_jpeg(content, height, width)
+        if whole is not None:
+            return whole.transpose(2, 0, 1)
+    return decoded(opened(content), form)
+
+
 def decoded(image: "Image", form: Form) -> NDArray[np.uint8]:
     """Return the pixels uint8 [C, H, W] of what `opened` or `of_pixels` gave.
 
@@ -230,10 +254,7 @@ def fitted_indices(indices: NDArray[np.int32], form: Form, outside: int) -> NDAr
 
 
 def _colours(image: "Image") -> NDArray[np.uint8] | None:
-    """The pixels [height, width, 3] of a JPEG in colour that is upright and not decoded yet; None of any other picture.
-
-    They are the same as Pillow's, because both libraries hold libjpeg-turbo, and take half of the time.
-    """
+    """The pixels [height, width, 3] of a JPEG in colour that is upright and not decoded yet; None of any other picture."""
     from PIL import JpegImagePlugin  # noqa: PLC0415 as above
 
     # Not one of its subclasses, whose first picture is not all of the file.
@@ -241,15 +262,26 @@ def _colours(image: "Image") -> NDArray[np.uint8] | None:
         return None
     if not isinstance(image.fp, io.BytesIO) or image.getexif().get(_ORIENTATION, 1) != 1:
         return None
+    return _decoded_jpeg(image.fp.getvalue(), image.height, image.width)
+
+
+def _decoded_jpeg(content: bytes, height: int, width: int) -> NDArray[np.uint8] | None:
+    """The pixels [height, width, 3] of a JPEG in colour of this size, as it lies; None if it is another, or damaged.
+
+    They are the same as Pillow's, because both libraries hold libjpeg-turbo, and take half of the time.
+    """
     import simplejpeg  # noqa: PLC0415 as above
 
     # From an odd address on: to one that is a multiple of 32 libjpeg-turbo writes past the cache, and reading them takes longer.
-    room = np.empty(1 + 3 * image.width * image.height, np.uint8)[1:]
+    room = np.empty(1 + 3 * width * height, np.uint8)[1:]
     try:
-        whole: NDArray[np.uint8] = simplejpeg.decode_jpeg(image.fp.getvalue(), "RGB", buffer=room)
+        *size, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if size != [height, width] or colours not in _COLOURS:
+            return None
+        whole: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "RGB", buffer=room)
     except ValueError:
-        return None  # damaged: Pillow says how, or does with what there is
-    return whole if whole.shape[1::-1] == image.size else None
+        return None  # Pillow says what is damaged, or does with what there is
+    return whole
 
 
 def flat(image: "Image", color: Color, background: tuple[int, int, int]) -> "Image":
@@ -357,27 +389,28 @@ def _is_webp(content: bytes) -> bool:
     return content[:4] == b"RIFF" and content[8:12] == b"WEBP"
 
 
-def _pixels_in_jpeg(content: bytes) -> int:
-    """As the last frame header (SOF) before the pixels (SOS) says, which is the one that counts to Pillow."""
-    pixels, at, last = 0, 2, len(content) - 1
+def _size_in_jpeg(content: bytes) -> tuple[int, int]:
+    """Height and width as the last frame header (SOF) before the pixels (SOS) says, which is the one that counts to Pillow."""
+    size, at, last = (0, 0), 2, len(content) - 1
     for _ in range(_MOST_SEGMENTS):
         at = content.find(b"\xff", at)
         if not 0 < at < last:
-            return pixels
+            return size
         marker = content[at + 1]
         if marker == _SCAN:
-            return pixels
+            return size
         if marker == _PADDING:
             at += 1
         elif marker in _WITHOUT_LENGTH:
             at += 2
         else:
             if marker in _FRAMES:
-                pixels = int.from_bytes(content[at + 5 : at + 7], "big") * int.from_bytes(
-                    content[at + 7 : at + 9], "big"
+                size = (
+                    int.from_bytes(content[at + 5 : at + 7], "big"),
+                    int.from_bytes(content[at + 7 : at + 9], "big"),
                 )
             at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return 0
+    return 0, 0
 
 
 _SCAN, _PADDING = 0xDA, 0xFF

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.pictures import Form, PictureError, decoded, opened, pixels, pixels_in
+from frostline.pictures import Form, PictureError, decoded, opened, pixels, pixels_in, read
 
 _TURNED = Image.Exif()
 _TURNED[274] = 6
@@ -93,22 +93,25 @@ def test_a_jpeg_has_the_pixels_that_pillow_decodes(kind: str, form: Form) -> Non
     file = _photograph(**JPEGS[kind])
     image, by_pillow = opened(file), opened(file)
     by_pillow.load()
-    assert np.array_equal(decoded(image, form), pixels(by_pillow, form))
+    expected = pixels(by_pillow, form)
+    assert np.array_equal(read(file, form), expected)
+    assert np.array_equal(decoded(image, form), expected)
     assert image.tile, "Pillow decoded it, which takes twice as long"  # type: ignore[attr-defined]  # of files
 
 
-@pytest.mark.parametrize("form", FORMS)
+# By a viewer's lights it is 61 wide and 75 high.
+@pytest.mark.parametrize("form", [*FORMS, Form((75, 61))])
 def test_a_jpeg_that_lies_on_its_side_is_turned(form: Form) -> None:
     file = _photograph(exif=_TURNED)
     turned = np.rot90(np.asarray(Image.open(io.BytesIO(file))), -1)
-    assert np.array_equal(decoded(opened(file), form), pixels(Image.fromarray(turned), form))
+    assert np.array_equal(read(file, form), pixels(Image.fromarray(turned), form))
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_jpeg_that_was_cut_off_is_refused(share: float) -> None:
     file = _photograph()
     with pytest.raises(PictureError, match="is damaged"):
-        decoded(opened(file[: int(share * len(file))]), FORMS[0])
+        read(file[: int(share * len(file))], FORMS[0])
 
 
 def test_a_jpeg_with_a_flaw_that_pillow_overlooks_has_the_pixels_that_pillow_makes_of_it() -> None:
@@ -117,4 +120,13 @@ def test_a_jpeg_with_a_flaw_that_pillow_overlooks_has_the_pixels_that_pillow_mak
     file[at:at] = b"\x12\x34"  # which belongs to no block
     by_pillow = opened(bytes(file))
     by_pillow.load()
-    assert np.array_equal(decoded(opened(bytes(file)), FORMS[0]), pixels(by_pillow, FORMS[0]))
+    assert np.array_equal(read(bytes(file), FORMS[0]), pixels(by_pillow, FORMS[0]))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_jpeg_in_other_colours_has_the_pixels_that_pillow_decodes(mode: str) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(_photograph())).convert(mode).save(file, "JPEG")
+    by_pillow = opened(file.getvalue())
+    by_pillow.load()
+    assert np.array_equal(read(file.getvalue(), FORMS[0]), pixels(by_pillow, FORMS[0]))

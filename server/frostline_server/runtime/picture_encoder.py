@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as pillow  # noqa: N813  a column is called so here
 
-from frostline.pictures import PictureError, decoded, of_pixels, opened
+from frostline.pictures import PictureError, decoded, of_pixels, pixels_in, read
 from frostline_server.errors import InvalidData
 from frostline_server.runtime.row_schema import Image, RowSchema
 
@@ -84,18 +84,11 @@ class PictureEncoder:
 
     def _pixels(self, picture: bytes | Array) -> Array:
         if isinstance(picture, bytes):
-            image = opened(picture)
-            with self._alone(image.width * image.height):
-                return self._decoded(image)
+            with self._alone(pixels_in(picture)):
+                return read(picture, self._form)
         height, width, *_ = picture.shape
         with self._alone(height * width):
-            return self._decoded(of_pixels(picture))
-
-    def _decoded(self, image: Any) -> Array:
-        pixels = decoded(image, self._form)
-        # Its memory, before the next large one is decoded.
-        image.close()
-        return pixels
+            return decoded(of_pixels(picture), self._form)
 
     def _alone(self, pixels: int) -> AbstractContextManager[object]:
         return self._large if pixels > _LARGE_PIXELS else nullcontext()

@@ -261,7 +261,7 @@ def decoded(files: Sequence[bytes], image: Image) -> NDArray[np.float32]:
     made = np.empty((len(files), *image.form.shape), np.float32)
     for row, content in enumerate(files):
         try:
-            made[row] = pictures.decoded(pictures.opened(content), image.form)
+            made[row] = pictures.read(content, image.form)
         except pictures.PictureError as error:
             raise DataError(f"the raw rows, row {row + 1}, column {image.name!r}: {error}") from error
     return made
