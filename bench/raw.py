@@ -130,7 +130,7 @@ def decoding(files: Sequence[bytes], threads: int, seconds: float) -> Sample:
 
     def decode(until_s: float) -> int:
         count = 0
-        while time.perf_counter() < until_s:
+        while count == 0 or time.perf_counter() < until_s:
             np.asarray(Pillow.open(io.BytesIO(files[count % len(files)])))
             count += 1
         return count
