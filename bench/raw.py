@@ -28,7 +28,7 @@ from bench.measure.targets import Goal, middle, quotient, verdicts
 
 _LOADS = ((1, 64), (64, 8))
 """Rows in a request, and requests in flight."""
-_PICTURES_IN_FLIGHT = 8
+_PICTURES_IN_FLIGHT = 32
 _POOLS = 5
 """Of threads that decode one after the other."""
 
