@@ -125,7 +125,7 @@ def pictures(lab: Lab, folder: Path, questions: Questions, files: Sequence[bytes
 def decoding(files: Sequence[bytes], threads: int, seconds: float) -> Sample:
     """Files that Pillow decodes to arrays of bytes in a second, in so many threads at once, and the CPU time of each.
 
-    The threads are new ones again and again: where Pillow's memory lies makes one up to 1.8 times as fast as another.
+    The threads are new ones again and again: where Pillow's memory lies makes one faster than another.
     """
 
     def decode(until_s: float) -> int:

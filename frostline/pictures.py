@@ -178,7 +178,7 @@ def read(content: bytes, form: Form) -> NDArray[np.uint8]:
         PictureError: It is something else, damaged, has several frames, or is too large.
     """
     height, width = form.size
-    # What needs nothing but decoding does without Pillow, whose look at the header takes a tenth of the decoding.
+    # What needs nothing but decoding does without Pillow, whose look at the header takes long beside a small picture.
     if (
         form.color == "rgb"
         and content.startswith(_JPEG)
@@ -268,16 +268,16 @@ def _colours(image: "Image") -> NDArray[np.uint8] | None:
 def _decoded_jpeg(content: bytes, height: int, width: int) -> NDArray[np.uint8] | None:
     """The pixels [height, width, 3] of a JPEG in colour of this size, as it lies; None if it is another, or damaged.
 
-    They are the same as Pillow's, because both libraries hold libjpeg-turbo, and take half of the time.
+    They are the same as Pillow's, because both libraries hold libjpeg-turbo, and take less time.
     """
     import simplejpeg  # noqa: PLC0415 as above
 
-    # From an odd address on: to one that is a multiple of 32 libjpeg-turbo writes past the cache, and reading them takes longer.
-    room = np.empty(1 + 3 * width * height, np.uint8)[1:]
     try:
         *size, colours, _ = simplejpeg.decode_jpeg_header(content)
         if size != [height, width] or colours not in _COLOURS:
             return None
+        # From an odd address on: to one that is a multiple of 32 libjpeg-turbo writes past the cache, and reading takes longer.
+        room = np.empty(1 + 3 * width * height, np.uint8)[1:]
         whole: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "RGB", buffer=room)
     except ValueError:
         return None  # Pillow says what is damaged, or does with what there is

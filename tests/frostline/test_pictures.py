@@ -96,7 +96,7 @@ def test_a_jpeg_has_the_pixels_that_pillow_decodes(kind: str, form: Form) -> Non
     expected = pixels(by_pillow, form)
     assert np.array_equal(read(file, form), expected)
     assert np.array_equal(decoded(image, form), expected)
-    assert image.tile, "Pillow decoded it, which takes twice as long"  # type: ignore[attr-defined]  # of files
+    assert image.tile, "Pillow decoded it, which takes longer"  # type: ignore[attr-defined]  # of files
 
 
 # By a viewer's lights it is 61 wide and 75 high.

@@ -15,7 +15,7 @@ from frostline_training.data import Split, overview
 from frostline_training.evaluation.baselines import Baseline
 from frostline_training.evaluation.decide import Cut, Decision
 from frostline_training.evaluation.evaluate import Evaluation
-from frostline_training.loop.progress import Epoch
+from frostline_training.loop.progress import MEASURE_NAMES, Epoch
 from frostline_training.loop.trainer import Trained
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing.publish import Published
@@ -42,22 +42,8 @@ WORDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What people call the scores of a card."""
-_MEASURES = {
-    "accuracy": "accuracy",
-    "labels_right": "labels right",
-    "r2": "R²",
-    "pixel_accuracy": "pixels right",
-    "recall_at_1": "recall@1",
-    "mean_score": "mean score",
-}
-_COMPARED = (
-    "roc_auc",
-    "average_precision",
-    "mae",
-    "rmse",
-    "pixel_accuracy",
-    "map_at_r",
-)  # of a baseline, behind its first score
+# Of a baseline, behind its first score.
+_COMPARED = ("roc_auc", "average_precision", "mae", "rmse", "pixel_accuracy", "map_at_r")
 _LINES = 10  # how many epochs are printed where a live line cannot be
 
 
@@ -111,7 +97,7 @@ def epoch_line(epoch: Epoch) -> str:
         f"{scores.score:.3f}" if scores.measure in ("r2", "mean_score") else f"{scores.score:.1%}"
         for scores in (epoch.train, epoch.validation)
     )
-    name = _MEASURES[epoch.train.measure]
+    name = MEASURE_NAMES[epoch.train.measure]
     return (
         f"loss {epoch.train.loss:.4f} {name} {train}, "
         f"validation {epoch.validation.loss:.4f} {validation}, lr {epoch.learning_rate:.0e}"

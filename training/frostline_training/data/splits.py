@@ -29,11 +29,10 @@ class Split:
 
     def of_head(self, place: int) -> "Split":
         """Return the same rows with the target of one head alone."""
-        dataset = self.dataset.of_head(place)
         train, validation, test = (
-            replace(self.dataset, rows=rows).of_head(place).rows for rows in (self.train, self.validation, self.test)
+            replace(self.dataset, rows=rows).of_head(place) for rows in (self.train, self.validation, self.test)
         )
-        return Split(replace(dataset, rows=train), train, validation, test)
+        return Split(train, train.rows, validation.rows, test.rows)
 
 
 def load(source: str | Source) -> Dataset:

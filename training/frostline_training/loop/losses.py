@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, smooth_l1_loss
 
-from frostline_training.data.heads import Head, of_head, slices
+from frostline_training.data.heads import Head, divided, of_head
 from frostline_training.loop.progress import Measure
 from frostline_training.sources import Task
 
@@ -90,7 +90,7 @@ class Objective:
                 parts = tuple(
                     cls.fit(
                         head.task,
-                        _of_head(head, place, targets),
+                        _as_learnt(head, of_head(head, place, targets)),
                         classes=len(head.outputs),
                         label_smoothing=label_smoothing,
                         class_weights=False,
@@ -171,8 +171,8 @@ class Objective:
 
     def _mean(self, of: Callable[["Objective", Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
         each = [
-            of(part, outputs[:, own], _of_head(head, place, targets))
-            for place, (part, head, own) in enumerate(zip(self.parts, self.heads, slices(self.heads), strict=True))
+            of(part, own, _as_learnt(head, wanted))
+            for part, (head, own, wanted) in zip(self.parts, divided(self.heads, outputs, targets), strict=True)
         ]
         return reduce(torch.add, each) / len(each)
 
@@ -203,9 +203,8 @@ def along_classes(values: Tensor, axes: int) -> Tensor:
     return values.reshape(-1, *(1,) * (axes - 2))
 
 
-def _of_head(head: Head, place: int, targets: Tensor) -> Tensor:
-    own: Tensor = of_head(head, place, targets)
-    return own if head.labels is None else own.long()
+def _as_learnt(head: Head, targets: Tensor) -> Tensor:
+    return targets if head.labels is None else targets.long()
 
 
 def _of_labels(targets: Tensor) -> Tensor:

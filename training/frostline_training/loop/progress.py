@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from torch import Tensor
@@ -9,6 +10,17 @@ from torch import Tensor
 from frostline_training.config import Hyperparameters
 
 Measure = Literal["accuracy", "labels_right", "r2", "pixel_accuracy", "recall_at_1", "mean_score"]
+MEASURE_NAMES: Mapping[Measure, str] = MappingProxyType(
+    {
+        "accuracy": "accuracy",
+        "labels_right": "labels right",
+        "r2": "R²",
+        "pixel_accuracy": "pixels right",
+        "recall_at_1": "recall@1",
+        "mean_score": "mean score",
+    }
+)
+"""What people call them."""
 
 
 @dataclass(frozen=True)

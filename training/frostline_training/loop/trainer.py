@@ -22,7 +22,7 @@ from frostline_training.loop.distributed import ALONE, Group
 from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch, Progress, Scores
 from frostline_training.loop.runs import Run
-from frostline_training.loop.unknown_categories import FITTED_ROWS, fit_unknown
+from frostline_training.loop.unknown_categories import fit_unknown
 from frostline_training.networks.families import build
 
 _CHECKPOINT_SHARE = 0.02  # of a training's time, at most, goes into checkpoints after the first
@@ -174,8 +174,7 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
     assert progress.best is not None  # noqa: S101 for the type checker: there is at least one epoch
     assert progress.best_weights is not None  # noqa: S101 as above
     network.load_state_dict(progress.best_weights)
-    some = _order(recipe.seed, 0, len(targets), classes)[:FITTED_ROWS].to(device)
-    fit_unknown(network.eval(), [values[some] for values in inputs], targets[some], objective)
+    fit_unknown(network.eval(), inputs, targets, objective, _order(recipe.seed, 0, len(targets), classes))
     return Trained(network.eval(), progress.history, progress.best, progress.seconds)
 
 

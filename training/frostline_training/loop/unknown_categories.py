@@ -9,13 +9,14 @@ from torch.func import functional_call
 from frostline_training.loop.losses import Objective
 from frostline_training.networks.families import Table
 
-FITTED_ROWS = 2048
-"""So many rows decide on at most eight numbers, and hundreds of columns take seconds."""
+_ROWS = 2048  # so many decide on at most eight numbers, and hundreds of columns take seconds
 _STEPS = 20
 _DOUBT = 1.0  # how far a number may be from 0 on the word of a single row
 
 
-def fit_unknown(network: nn.Module, inputs: Sequence[Tensor], targets: Tensor, objective: Objective) -> None:
+def fit_unknown(
+    network: nn.Module, inputs: Sequence[Tensor], targets: Tensor, objective: Objective, order: Tensor
+) -> None:
     """Set the vectors of unknown categories in the tables of `network` to those with the least loss on rows.
 
     For each column of categories all rows are taken for unknown there. While the network learns, that is so for few rows
@@ -26,14 +27,16 @@ def fit_unknown(network: nn.Module, inputs: Sequence[Tensor], targets: Tensor, o
         inputs: The rows, whose first tensor [N, F] the table takes.
         targets: What is right for them, [N, ...].
         objective: The loss.
+        order: The places of the rows at random: of many, the first ones are taken.
     """
+    some = order[:_ROWS].to(targets.device)
     for path, table in network.named_modules():
         if isinstance(table, Table):
             for place, column in enumerate(table.categories):
-                rows = inputs[0].clone()
+                rows, *others = (values[some] for values in inputs)
                 rows[:, column] = 0
                 name = f"unknown_{place}"
-                found = _least(network, f"{path}.{name}".lstrip("."), (rows, *inputs[1:]), targets, objective)
+                found = _least(network, f"{path}.{name}".lstrip("."), (rows, *others), targets[some], objective)
                 setattr(table, name, found)
 
 

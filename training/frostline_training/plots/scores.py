@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from frostline_training.evaluation.decide import Decision, outcome
 from frostline_training.evaluation.evaluate import BINS, Evaluation, Reliability, wilson
 from frostline_training.evaluation.ranking import Numbers, curve, log_odds, one_vs_rest
-from frostline_training.loop.progress import Epoch
+from frostline_training.loop.progress import MEASURE_NAMES, Epoch
 from frostline_training.plots import canvas
 from frostline_training.plots.canvas import BLUE, FAINT, GREEN, INK, ORANGE, PAPER, RED, shortened
 
@@ -24,14 +24,6 @@ _MOST_NUMBERS = 20  # with more classes the cells are too small for numbers
 _MOST_COUNTED = 10_000  # longer numbers do not fit
 _MOST_NAMES = 60
 _MOST_PANELS = 12
-_MEASURES = {
-    "accuracy": "accuracy",
-    "labels_right": "labels right",
-    "r2": "R²",
-    "pixel_accuracy": "pixels right",
-    "recall_at_1": "recall@1",
-    "mean_score": "mean score",
-}
 _BLUES = LinearSegmentedColormap.from_list("blues", [PAPER, "#bcd3ec", BLUE, "#153e6b"])
 
 
@@ -49,7 +41,7 @@ def learning_curves(path: Path, history: Sequence[Epoch], best: Epoch, title: st
                 values = [getattr(getattr(epoch, part), name) for epoch in history]
                 axes.plot(numbers, values, color=colour, lw=1.8, marker="o" if len(values) < 3 else "", label=part)
             axes.axvline(best.number, color=GREEN, lw=1.2, ls="--", label=f"best epoch: {best.number}")
-            axes.set(title=_MEASURES[best.validation.measure] if name == "score" else name, xlabel="epoch")
+            axes.set(title=MEASURE_NAMES[best.validation.measure] if name == "score" else name, xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend()
         if max(epoch.train.loss for epoch in history) > 20 * min(epoch.validation.loss for epoch in history) > 0:
