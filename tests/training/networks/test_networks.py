@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from frostline_training.config import Activation, Cnn, Hyperparameters, Mlp, Network, Recipe, Rnn, Transformer, Unet
@@ -243,10 +244,21 @@ def test_what_a_missing_category_says_is_learnt_as_a_difference_from_the_mean() 
     (embedding,) = table.embeddings
     assert isinstance(embedding, nn.Embedding)
     torch.testing.assert_close(unknown, (red + 3 * blue) / 4)
-    torch.testing.assert_close(missing, unknown + embedding.weight[3])
+    torch.testing.assert_close(missing[:-16], unknown[:-16] + embedding.weight[3])
     unknown.sum().backward()
     assert embedding.weight.grad is not None
     assert embedding.weight.grad.any(1).tolist() == [False, True, True, False]
+
+
+def test_what_is_fitted_for_an_unknown_category_changes_nothing_of_a_missing_one() -> None:
+    columns = (Column("size"), Column("colour", ("(unknown)", "red", "blue", "(missing)")))
+    table = Table(columns, np.array([[1, 1], [2, 2], [3, 2], [4, 2], [5, 3]], np.float32)).eval()
+    rows = torch.tensor([[1.0, 0], [1, 1], [1, 2], [1, 3]])
+    unknown, *others = table(rows)
+    table.get_buffer("unknown_0").fill_(3)
+    fitted, *same = table(rows)
+    torch.testing.assert_close(fitted[1:], unknown[1:] + 3)
+    assert all(map(torch.equal, same, others))
 
 
 def test_a_missing_category_whose_rows_are_all_held_out_is_unknown() -> None:
@@ -270,7 +282,7 @@ def test_a_share_of_the_cells_is_hidden_while_it_trains_and_only_then() -> None:
     torch.manual_seed(1)
     shown, whole = table.train()(rows), table.eval()(rows[:1])
     hidden = (shown != whole).float().mean(0).tolist()
-    assert [hidden[0], hidden[-1]] == pytest.approx([0.05, 0.05], abs=0.01)
+    assert hidden[:2] == pytest.approx([0.05, 0.05], abs=0.01)
     assert len(table.eval()(rows).unique(dim=0)) == 1
 
 
@@ -318,6 +330,30 @@ def test_the_answer_for_an_unknown_category_does_not_depend_on_the_seed() -> Non
         assert shares[1:] == pytest.approx([0, 1], abs=0.05)
         unknown.append(shares[0])
     assert unknown == pytest.approx([0.5] * 4, abs=0.03)
+
+
+def test_an_unknown_category_is_answered_less_steeply_than_each_category_and_alike_with_every_seed() -> None:
+    # The categories differ by up to eight of the logit, so that not to know them says less of x than to know them.
+    random = np.random.default_rng(1)
+    x, category = random.normal(size=1200), random.integers(1, 5, 1200)
+    chance = 1 / (1 + np.exp(-(3 * x + np.array([-4, -1, 1, 4])[category - 1])))
+    targets = (random.random(1200) < chance).astype(np.int64)
+    columns = (Column("x"), Column("c", ("(unknown)", "a", "b", "c", "d")))
+    rows = np.stack([x, category], 1).astype(np.float32)
+    whole = Dataset("t", Rows(rows, targets), ("no", "yes"), "", "", columns=columns)
+    asked = np.array([-0.8, 0, 0.8])
+    unknown = []
+    for seed in range(6):
+        recipe = Recipe(name="r", data="t", network=Mlp(hidden=(32,)), seed=seed)
+        network = train(
+            recipe, split(whole, seed=0, validation=0.2, test=0.2), device=torch.device("cpu"), watcher=_Silent()
+        ).network
+        logits = _answers(network, np.stack([asked, np.zeros(3)], 1).astype(np.float32))
+        unknown.append(logits.softmax(1)[:, 1].numpy())
+    # As certain as one who never sees the category, and not as certain as the network is of each.
+    blind = LogisticRegression().fit(x[:, None], targets).predict_proba(asked[:, None])[:, 1]
+    assert np.ptp(unknown, axis=0).max() < 0.05
+    assert np.mean(unknown, 0) == pytest.approx(blind, abs=0.07)
 
 
 def test_a_regression_starts_around_the_targets() -> None:

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from frostline_training.loop.losses import Objective
 from frostline_training.networks.families import Table
 
-_ROWS = 2048  # so many decide on at most eight numbers, and hundreds of columns take seconds
-_STEPS = 20
+_ROWS = 2048  # so many decide on two dozen numbers, and hundreds of columns take seconds
+_STEPS = 60
 _DOUBT = 1.0  # how far a number may be from 0 on the word of a single row
 
 

@@ -31,6 +31,7 @@ _RECURRENT: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru"
 _HIDDEN_SHARE = 0.05  # of a table's cells, at random in every epoch
 _SMALL = 1e-6  # what float16 still has
 _CATEGORY_WIDTH = 8  # the most numbers a category is embedded in
+_UNKNOWN_WIDTH = 16  # numbers that are 0 but for rows with an unknown category
 
 
 class Standardise(nn.Module):
@@ -76,10 +77,14 @@ class Table(nn.Module):
 
     A category that the table does not have is the unknown one, 0. Its vector is the mean over the cells of `inputs`
     whose category is known, as a missing number is the mean, plus what is fitted to rows when the network has learnt: a
-    vector that is learnt with the others would mean something else with every seed, because it is seldom learnt from. Where the column has a category that stands for no value, what that says is
-    learnt as a difference from the mean. A category that `inputs` do not have, because all its rows are held out, is
-    unknown too. While it trains, a share of all cells is taken for missing numbers or unknown categories, so that the
-    network learns to answer without them: a table may have no such cell itself.
+    vector that is learnt with the others would mean something else with every seed, because it is seldom learnt from.
+    The fitted one has further numbers, which the unknown categories of a row share and known ones lack: with their width
+    alone it could only say what some category says, and the mean over categories is less certain than each of them.
+
+    Where the column has a category that stands for no value, what that says is learnt as a difference from the mean. A
+    category that `inputs` do not have, because all its rows are held out, is unknown too. While it trains, a share of
+    all cells is taken for missing numbers or unknown categories, so that the network learns to answer without them: a
+    table may have no such cell itself.
 
     Args:
         columns: What each of the F columns is.
@@ -105,8 +110,10 @@ class Table(nn.Module):
             counts[self.missing[place]] = 0
             shares = torch.tensor(counts / max(1, counts.sum()), dtype=torch.float32)
             self.register_buffer(f"shares_{place}", shares)
-            self.register_buffer(f"unknown_{place}", torch.zeros(min(_CATEGORY_WIDTH, size)))
+            self.register_buffer(f"unknown_{place}", torch.zeros(_UNKNOWN_WIDTH + min(_CATEGORY_WIDTH, size)))
         self.width = len(self.numbers) + sum(min(_CATEGORY_WIDTH, size) for size in sizes)
+        if sizes:
+            self.width += _UNKNOWN_WIDTH
         self.hide = nn.Dropout(_HIDDEN_SHARE)
 
     def forward(self, row: Tensor) -> Tensor:
@@ -117,14 +124,20 @@ class Table(nn.Module):
             row = torch.where(hidden, self.absent, row)
         values = self.standardise(row[:, self.numbers])
         parts = [torch.where(values.isnan(), 0.0, values)]
+        further = []
         for place, (index, embedding) in enumerate(zip(self.categories, self.embeddings, strict=True)):
             own, shares = cast("nn.Embedding", embedding).weight, getattr(self, f"shares_{place}")
+            learnt, fitted = getattr(self, f"learnt_{place}")[:, None], getattr(self, f"unknown_{place}")
             # Of constants alone, so it is computed when the file is loaded, and not for every row.
-            unknown = shares @ own + getattr(self, f"unknown_{place}")
+            mean = shares @ own
             missing = self.missing[place]
-            vectors = torch.cat([own[:missing], own[missing:] + unknown]) if missing else own
-            vectors = torch.where(getattr(self, f"learnt_{place}")[:, None], vectors, unknown)
-            parts.append(functional.embedding(_known(row[:, index].long(), len(shares)), vectors))
+            vectors = torch.cat([own[:missing], own[missing:] + mean]) if missing else own
+            vectors = torch.where(learnt, vectors, mean + fitted[_UNKNOWN_WIDTH:])
+            categories = _known(row[:, index].long(), len(shares))
+            parts.append(functional.embedding(categories, vectors))
+            further.append(functional.embedding(categories, torch.where(learnt, 0.0, fitted[:_UNKNOWN_WIDTH])))
+        if further:
+            parts.append(torch.stack(further).sum(0))
         return torch.cat(parts, 1)
 
 
