@@ -60,8 +60,8 @@ class MessageReader:
         self._size -= size
         return True
 
-    def feed(self, data: bytes, reserve: Callable[[int], None]) -> list[tuple[int, bytes]]:
-        """Take what has come; returns the messages it completed, each with its flag, 1 if it is compressed.
+    def feed(self, data: bytes, reserve: Callable[[int], None]) -> list[tuple[int, list[bytes]]]:
+        """Take what has come; returns the messages it completed, each in its parts and with its flag, 1 if compressed.
 
         Args:
             data: what has come.
@@ -70,7 +70,7 @@ class MessageReader:
         Raises:
             whatever `reserve` raises.
         """
-        messages: list[tuple[int, bytes]] = []
+        messages: list[tuple[int, list[bytes]]] = []
         at, end = 0, len(data)
         while at < end:
             if len(self._head) < PREFIX_BYTES:
@@ -87,8 +87,7 @@ class MessageReader:
                 self._size -= len(part)
                 at += len(part)
             if not self._size:
-                message = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-                messages.append((self._head[0], message))
+                messages.append((self._head[0], self._parts))
                 self._head, self._parts = b"", []
         return messages
 

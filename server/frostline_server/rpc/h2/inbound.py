@@ -7,8 +7,8 @@ from frostline_server.rpc.h2.call import Call, Malformed
 from frostline_server.rpc.h2.framing import LARGEST_RATIO, MessageReader, inflated
 
 _COPIED_BYTES = 1 << 20
-_UNPACK_BYTES = 1 << 20
-"""What may become larger than this is unpacked by another thread, so that it holds nothing up."""
+_BRIEF_BYTES = 1 << 20
+"""What is larger than this, or may become so, is joined and unpacked by another thread, so that it holds nothing up."""
 
 
 class Inbound:
@@ -20,17 +20,17 @@ class Inbound:
         unary: whether there must be exactly one message.
     """
 
-    __slots__ = ("_call", "_count", "_encoding", "_ended", "_reader", "_unary", "_unpacking", "_waiting")
+    __slots__ = ("_call", "_count", "_encoding", "_ended", "_reader", "_unary", "_waiting", "_working")
 
     def __init__(self, call: Call, encoding: bytes, *, unary: bool) -> None:
         self._call = call
         self._encoding = encoding
         self._unary = unary
         self._reader = MessageReader()
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: deque[tuple[int, list[bytes]]] = deque()
         self._count = 0
         self._ended = False
-        self._unpacking = False
+        self._working = False  # another thread has a message
 
     @property
     def awaited(self) -> bool:
@@ -61,7 +61,7 @@ class Inbound:
             if self._unary and not self._count + len(self._waiting):
                 raise Malformed("the method takes one message, and the call has none")
             self._ended = True
-        if not self._unpacking:
+        if not self._working:
             self._pass_on()
 
     def _pass_on(self) -> None:
@@ -70,57 +70,57 @@ class Inbound:
             # A unary call is looked at when it is whole, as whether it is one only shows then.
             if call.over or (self._unary and not self._ended):
                 return
-            compressed, message = self._waiting.popleft()
+            compressed, parts = self._waiting.popleft()
             self._count += 1
-            if not compressed:
-                call.receiver.message(call, message)
-                if not call.over and (spare := _spare(len(message))):
-                    call.release(spare)
-                continue
-            if compressed != 1 or self._encoding in (b"", b"identity"):
+            if compressed and (compressed != 1 or self._encoding in (b"", b"identity")):
                 raise Malformed("a message says that it is compressed, and the call names no grpc-encoding")
-            if not self._unpack(message):
+            if not self._put_together(parts, self._encoding if compressed else b""):
                 return
         if self._ended and not self._unary and not call.over:
             call.receiver.finished(call)
 
-    def _unpack(self, message: bytes) -> bool:
-        """Unpack a message and pass it on; False if that will happen later."""
+    def _put_together(self, parts: list[bytes], encoding: bytes) -> bool:
+        """Join and unpack a message, and pass it on; False if that will happen later."""
         call = self._call
-        limit = call.shared.limits.max_message_bytes
-        # Nothing says what it will become, so the most it can is held meanwhile.
-        most = min(limit, LARGEST_RATIO * len(message) + 1)
+        size, limit = sum(map(len, parts)), call.shared.limits.max_message_bytes
+        # Nothing says what a compressed message will become, so the most it can is held meanwhile.
+        most = min(limit, LARGEST_RATIO * size + 1) if encoding else 0
         call.hold(most)
-        held = most + len(message) + _spare(len(message))
-        if most <= _UNPACK_BYTES:
-            self._unpacked(_try_inflate(message, self._encoding, limit), held)
+        held = size + _spare(size) + most
+        if max(size, most) <= _BRIEF_BYTES or (len(parts) == 1 and not encoding):
+            self._pass(_whole(parts, encoding, limit), held)
             return True
-        self._unpacking = True
-        encoding = self._encoding
+        # Not the call's, because it is in memory until its turn has come, whether or not somebody still waits.
+        call.held -= held
+        self._working = True
         call.shared.elsewhere(
-            lambda: _try_inflate(message, encoding, limit), lambda result: self._unpacked_elsewhere(result, held)
+            lambda: None if call.over else _whole(parts, encoding, limit), lambda whole: self._take_back(whole, held)
         )
         return False
 
-    def _unpacked(self, result: bytes | Exception, held: int) -> None:
-        if isinstance(result, Exception):
-            try:
-                raise result
-            finally:
-                del result  # or it would be in its own traceback, and the call with it
+    def _take_back(self, whole: bytes | Exception | None, held: int) -> None:
+        self._working = False
         call = self._call
-        call.release(held - len(result))
-        call.receiver.message(call, result)
-
-    def _unpacked_elsewhere(self, result: bytes | Exception, held: int) -> None:
-        self._unpacking = False
+        if call.over or whole is None:
+            call.shared.budget.give(held)
+            return
+        call.held += held
 
         def go_on() -> None:
-            self._unpacked(result, held)
+            self._pass(whole, held)
             self._pass_on()
 
-        if not self._call.over:
-            self._call.connection.guarded(self._call, go_on)
+        call.connection.guarded(call, go_on)
+
+    def _pass(self, whole: bytes | Exception, held: int) -> None:
+        if isinstance(whole, Exception):
+            try:
+                raise whole
+            finally:
+                del whole  # or it would be in its own traceback, and the call with it
+        call = self._call
+        call.release(held - len(whole))
+        call.receiver.message(call, whole)
 
     def _reserve(self, size: int) -> None:
         most = self._call.shared.limits.max_message_bytes
@@ -134,7 +134,11 @@ def _spare(size: int) -> int:
     return size if size > _COPIED_BYTES else 0
 
 
-def _try_inflate(message: bytes, encoding: bytes, limit: int) -> bytes | Exception:
+def _whole(parts: list[bytes], encoding: bytes, limit: int) -> bytes | Exception:
+    # Joining nothing but bytes, and many, lets other threads run.
+    message = parts[0] if len(parts) == 1 else b"".join(parts)
+    if not encoding:
+        return message
     try:
         unpacked = inflated(message, encoding, limit)
     except ValueError as error:

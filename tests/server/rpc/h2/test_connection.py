@@ -104,8 +104,32 @@ def test_a_large_message_holds_twice_its_size_until_it_is_decoded() -> None:
     assert pair.held == 4 << 20
     pair.client.send_data(stream, bytes(2 << 20), end_stream=True)
     pair.exchange()
-    assert len(pair.kept.messages) == 1
+    # Nobody waits for its parts to be joined.
+    assert not pair.kept.messages
+    assert pair.held == 4 << 20
+    ((function, then),) = pair.later
+    then(function())
+    assert [len(message) for _, message in pair.kept.messages] == [2 << 20]
     assert pair.held == 2 << 20
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+def test_a_large_message_is_held_until_the_other_thread_has_done_with_it_also_if_the_call_is_given_up(
+    gzip: bool,
+) -> None:
+    pair = Pair(max_message_bytes=4 << 20)
+    stream = pair.begin(grpc_encoding="gzip")
+    pair.client.send_data(stream, (packed if gzip else prefixed)(bytes(2 << 20)), end_stream=True)
+    pair.exchange()
+    before = pair.held
+    pair.client.reset_stream(stream)
+    pair.exchange()
+    assert pair.held == before
+    ((function, then),) = pair.later
+    assert function() is None
+    then(None)
+    assert pair.held == 0
+    assert not pair.kept.messages
 
 
 def test_an_answer_that_finds_no_room_becomes_an_error() -> None:
