@@ -21,6 +21,8 @@ LARGEST_RATIO = 1032
 
 _STEP_BYTES = 1 << 20
 _LARGE_BYTES = 1 << 16
+BRIEF_BYTES = 1 << 20
+"""What is larger than this, or may become so, is joined and unpacked by another thread, so that it holds nothing up."""
 """From this size on a copy of a message costs more than what it saves."""
 
 
@@ -60,8 +62,10 @@ class MessageReader:
         self._size -= size
         return True
 
-    def feed(self, data: bytes, reserve: Callable[[int], None]) -> list[tuple[int, list[bytes]]]:
-        """Take what has come; returns the messages it completed, each in its parts and with its flag, 1 if compressed.
+    def feed(self, data: bytes, reserve: Callable[[int], None]) -> list[tuple[int, bytes | list[bytes]]]:
+        """Take what has come; returns the messages it completed, each with its flag, 1 if it is compressed.
+
+        To join the parts of a large one takes long: it comes in parts, for somebody else to join.
 
         Args:
             data: what has come.
@@ -70,7 +74,7 @@ class MessageReader:
         Raises:
             whatever `reserve` raises.
         """
-        messages: list[tuple[int, list[bytes]]] = []
+        messages: list[tuple[int, bytes | list[bytes]]] = []
         at, end = 0, len(data)
         while at < end:
             if len(self._head) < PREFIX_BYTES:
@@ -87,9 +91,15 @@ class MessageReader:
                 self._size -= len(part)
                 at += len(part)
             if not self._size:
-                messages.append((self._head[0], self._parts))
+                messages.append((self._head[0], self._joined()))
                 self._head, self._parts = b"", []
         return messages
+
+    def _joined(self) -> bytes | list[bytes]:
+        parts = self._parts
+        if len(parts) == 1:
+            return parts[0]
+        return parts if int.from_bytes(self._head[1:], "big") > BRIEF_BYTES else b"".join(parts)
 
 
 def inflated(message: bytes, encoding: bytes, limit: int) -> bytes | None:

@@ -4,11 +4,9 @@ from collections import deque
 
 from frostline_server.errors import MessageTooLarge
 from frostline_server.rpc.h2.call import Call, Malformed
-from frostline_server.rpc.h2.framing import LARGEST_RATIO, MessageReader, inflated
+from frostline_server.rpc.h2.framing import BRIEF_BYTES, LARGEST_RATIO, MessageReader, inflated
 
 _COPIED_BYTES = 1 << 20
-_BRIEF_BYTES = 1 << 20
-"""What is larger than this, or may become so, is joined and unpacked by another thread, so that it holds nothing up."""
 
 
 class Inbound:
@@ -27,7 +25,7 @@ class Inbound:
         self._encoding = encoding
         self._unary = unary
         self._reader = MessageReader()
-        self._waiting: deque[tuple[int, list[bytes]]] = deque()
+        self._waiting: deque[tuple[int, bytes | list[bytes]]] = deque()
         self._count = 0
         self._ended = False
         self._working = False  # another thread has a message
@@ -70,31 +68,37 @@ class Inbound:
             # A unary call is looked at when it is whole, as whether it is one only shows then.
             if call.over or (self._unary and not self._ended):
                 return
-            compressed, parts = self._waiting.popleft()
+            compressed, message = self._waiting.popleft()
             self._count += 1
+            if not compressed and isinstance(message, bytes):
+                if spare := _spare(len(message)):
+                    call.release(spare)
+                call.receiver.message(call, message)
+                continue
             if compressed and (compressed != 1 or self._encoding in (b"", b"identity")):
                 raise Malformed("a message says that it is compressed, and the call names no grpc-encoding")
-            if not self._put_together(parts, self._encoding if compressed else b""):
+            if not self._put_together(message, self._encoding if compressed else b""):
                 return
         if self._ended and not self._unary and not call.over:
             call.receiver.finished(call)
 
-    def _put_together(self, parts: list[bytes], encoding: bytes) -> bool:
+    def _put_together(self, message: bytes | list[bytes], encoding: bytes) -> bool:
         """Join and unpack a message, and pass it on; False if that will happen later."""
         call = self._call
-        size, limit = sum(map(len, parts)), call.shared.limits.max_message_bytes
+        size = len(message) if isinstance(message, bytes) else sum(map(len, message))
+        limit = call.shared.limits.max_message_bytes
         # Nothing says what a compressed message will become, so the most it can is held meanwhile.
         most = min(limit, LARGEST_RATIO * size + 1) if encoding else 0
         call.hold(most)
         held = size + _spare(size) + most
-        if max(size, most) <= _BRIEF_BYTES or (len(parts) == 1 and not encoding):
-            self._pass(_whole(parts, encoding, limit), held)
+        if max(size, most) <= BRIEF_BYTES:
+            self._pass(_whole(message, encoding, limit), held)
             return True
         # Not the call's, because it is in memory until its turn has come, whether or not somebody still waits.
         call.held -= held
         self._working = True
         call.shared.elsewhere(
-            lambda: None if call.over else _whole(parts, encoding, limit), lambda whole: self._take_back(whole, held)
+            lambda: None if call.over else _whole(message, encoding, limit), lambda whole: self._take_back(whole, held)
         )
         return False
 
@@ -134,9 +138,10 @@ def _spare(size: int) -> int:
     return size if size > _COPIED_BYTES else 0
 
 
-def _whole(parts: list[bytes], encoding: bytes, limit: int) -> bytes | Exception:
-    # Joining nothing but bytes, and many, lets other threads run.
-    message = parts[0] if len(parts) == 1 else b"".join(parts)
+def _whole(message: bytes | list[bytes], encoding: bytes, limit: int) -> bytes | Exception:
+    if isinstance(message, list):
+        # Joining nothing but bytes lets other threads run.
+        message = b"".join(message)
     if not encoding:
         return message
     try:
