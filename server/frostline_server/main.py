@@ -14,6 +14,7 @@ import structlog
 from frostline_server import logs, signals
 from frostline_server.app import LINGER_S, Server
 from frostline_server.config import ServerConfig
+from frostline_server.model.memory_return import use_one_heap
 
 _log = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ def run(config: ServerConfig) -> int:
     Raises:
         StartError: the server cannot start.
     """
+    use_one_heap()
     logs.configure(config.log_format, config.log_level)
     for sentence in config.deprecated:
         _log.warning("configuration", warning=sentence)

@@ -15,6 +15,7 @@ from frostline_server.app import Server
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.main import loop_factory, serve
+from frostline_server.model.memory_return import use_one_heap
 from frostline_server.rpc.supervised import Place
 
 BEAT_S = 1.0
@@ -79,6 +80,7 @@ def run(descriptor: int) -> int:
     """
     lifeline = Lifeline(socket.socket(fileno=descriptor))
     config, place = lifeline.assignment()
+    use_one_heap()
     logs.configure(config.log_format, config.log_level)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -1,5 +1,8 @@
 """When sessions give memory back: numbers for a clock and for memory, and once ONNX Runtime's own."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +131,39 @@ def test_onnx_runtime_gives_back_what_a_large_run_took(tmp_path: Path) -> None:
     assert resident_bytes() - before < 32 * MIB
     (output,) = session.run([np.ones((3, 1), np.float32)], ["output"])
     assert output.tolist() == [[1], [1], [1]]
+
+
+_HEAPS = """
+import ctypes, sys, threading
+from frostline_server.model.memory_return import use_one_heap
+
+if sys.argv[1] == "one":
+    use_one_heap()
+libc = ctypes.CDLL(None)
+together = threading.Barrier(4)
+
+def take():
+    together.wait()
+    libc.free(ctypes.c_void_p(libc.malloc(100_000)))
+    together.wait()
+
+libc.malloc.restype = ctypes.c_void_p
+threads = [threading.Thread(target=take) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has many heaps")
+@pytest.mark.parametrize("heaps", ["one", "many"])
+def test_threads_take_memory_from_one_heap_once_they_are_told(heaps: str, tmp_path: Path) -> None:
+    found = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", _HEAPS, heaps, str(found)], check=True)
+    count = found.read_text().count("<heap ")
+    assert count == 1 if heaps == "one" else count > 1
