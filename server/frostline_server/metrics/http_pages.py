@@ -1,6 +1,8 @@
-"""HTTP pages: what answers a path, and how many of one are made at once.
+"""HTTP pages: what answers a path, how many of one are made at once, and how often.
 
-Pages that take long are made in threads of their own, so that none holds up another one, or the end of the process.
+Pages that take long are made in threads of their own, so that none holds up another one, or the end of the process. However
+many ask for one, to make it takes at most a tenth of the time of one processor, as long as it takes less than 25 ms: who
+waited when it was begun gets the same one.
 """
 
 import asyncio
@@ -17,6 +19,10 @@ from frostline_server.metrics.http_request import Request
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
+
+_SHARE = 0.1
+"""The part of the time in which a page is made."""
+_LONGEST_REST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,21 @@ class Page:
     Attributes:
         make: makes the answer.
         at_once: how many of them are made and sent at the same time, each in a thread of its own; 0 for one that takes no
-            time, which is made by the thread that owns the connections.
+            time, which is made by the thread that owns the connections. Others depend on the query and on the fields
+            Accept and Accept-Encoding alone.
         refuse: asked before, in that thread; gives the answer to whoever may not have the page.
     """
 
     make: Callable[[Request], Response]
     at_once: int = 0
     refuse: Callable[[Request], Response | None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    asked: tuple[str | None, ...]
+    begun_s: float
+    response: Response
 
 
 class Pages:
@@ -67,6 +81,7 @@ class Pages:
         self._pages = pages
         self._wait_s = wait_s
         self._turns = {path: asyncio.Semaphore(page.at_once) for path, page in pages.items() if page.at_once}
+        self._last: dict[str, _Made] = {}
 
     async def answer(self, request: Request, send: Callable[[Response], Awaitable[None]]) -> None:
         """Answer a request.
@@ -87,7 +102,8 @@ class Pages:
         if not page.at_once:
             await send(page.make(request))
             return
-        turn = self._turns[request.path]
+        loop = asyncio.get_running_loop()
+        turn, came_s, rest_s = self._turns[request.path], loop.time(), 0.0
         try:
             async with asyncio.timeout(self._wait_s):
                 await turn.acquire()
@@ -95,11 +111,28 @@ class Pages:
             await send(text(503, "too many requests for this page at once", ("Retry-After", "1")))
             return
         try:
-            response = await _made(page, request)
+            shared = self._last.get(request.path)
+            if shared is None or shared.begun_s < came_s or shared.asked != _asked(request):
+                begun_s = loop.time()
+                shared = _Made(_asked(request), begun_s, await _made(page, request))
+                self._last[request.path] = shared
+                rest_s = min((loop.time() - begun_s) * (page.at_once / _SHARE - 1), _LONGEST_REST_S)
             # Its turn ends when it has left: until then it takes memory.
-            await send(response)
+            await send(shared.response)
         finally:
-            turn.release()
+            loop.call_later(rest_s, self._end, request.path)
+
+    def _end(self, path: str) -> None:
+        """End a turn, and keep the last page only for whoever waits for it."""
+        turn = self._turns[path]
+        if not turn.locked():
+            self._last.pop(path, None)
+        turn.release()
+
+
+def _asked(request: Request) -> tuple[str | None, ...]:
+    """What a page depends on."""
+    return (request.query, *map(request.fields.get, ("accept", "accept-encoding")))
 
 
 async def _made(page: Page, request: Request) -> Response:
