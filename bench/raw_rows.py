@@ -41,7 +41,7 @@ Columns = Mapping[str, list[Any]]
 """Raw cells by column: numbers, None without one; texts; or the bytes of files."""
 
 LARGEST = 1e-4
-"""The largest difference of a probability that is allowed."""
+"""The largest difference of a number that is allowed, of a probability or of one in a target's unit."""
 
 CALLERS, BATCH, TIMEOUT_S = 64, 64, 300
 ROOT = Path(__file__).parents[1]
@@ -57,13 +57,15 @@ class Trained:
         name: Of the model.
         columns: The rows as users have them.
         files: The same for the command line: a table, or a file for each picture.
-        probabilities: What the network answers, [N, C].
+        outputs: The names of what is asked for.
+        answers: What the network answers, [N, K]: the outputs one after the other.
     """
 
     name: str
     columns: Columns
     files: Sequence[Path]
-    probabilities: Array
+    outputs: Sequence[str]
+    answers: Array
 
 
 def recipes(folder: Path) -> list[Recipe]:
@@ -74,7 +76,7 @@ def recipes(folder: Path) -> list[Recipe]:
     _digits(folder / "digits")
     few = Hyperparameters(epochs=5)
     signup = DateColumn(format="%d.%m.%Y %H:%M %z", parts=("year", "month", "hour", "age_days"))
-    built_in = [_shorter(RECIPES[name], 5) for name in ("iris", "wine", "breast-cancer", "text")]
+    built_in = [_shorter(RECIPES[name], 5) for name in ("iris", "wine", "breast-cancer", "text", "wine-and-alcohol")]
     customers = CsvFile(
         path=folder / "customers.csv",
         target="left",
@@ -88,6 +90,12 @@ def recipes(folder: Path) -> list[Recipe]:
         Recipe(
             name="flowers",
             data=CsvFile(path=folder / "flowers.csv", target="species"),
+            network=Mlp(hidden=(16,)),
+            hyperparameters=few,
+        ),
+        Recipe(
+            name="lengths",
+            data=CsvFile(path=folder / "flowers.csv", target="petal_length", task="regression"),
             network=Mlp(hidden=(16,)),
             hyperparameters=few,
         ),
@@ -172,9 +180,18 @@ def train(recipe: Recipe, folder: Path) -> Trained:
         cells = _with_odd_cells(cells, split.dataset.columns)
         inputs = encode(cells, split.dataset.columns)
     with torch.no_grad():
-        logits = networks[0].eval()(torch.from_numpy(data.named(inputs)["input"])).double()
-    columns = _columns(cells, split.dataset)
-    return Trained(recipe.name, columns, _files(recipe, cells, folder), logits.softmax(1).numpy())
+        answered = networks[0].eval()(torch.from_numpy(data.named(inputs)["input"]))
+    if isinstance(answered, dict):
+        outputs = answered
+    else:
+        number = split.dataset.task == "regression"
+        outputs = {"values": answered} if number else {"softmax": answered.double().softmax(1)}
+    answers = _side_by_side([output.numpy() for output in outputs.values()])
+    return Trained(recipe.name, _columns(cells, split.dataset), _files(recipe, cells, folder), tuple(outputs), answers)
+
+
+def _side_by_side(outputs: Sequence[Array]) -> Array:
+    return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
 
 
 def _with_odd_cells(cells: Cells, columns: Sequence[data.Column]) -> Cells:
@@ -217,11 +234,18 @@ def _files(recipe: Recipe, cells: Cells, folder: Path) -> list[Path]:
 def by_python(address: str, trained: Trained, *, alone: bool) -> Array:
     """Through the Python client: dicts of one row from many threads, or all rows as columns."""
     with connect(address, timeout_s=TIMEOUT_S) as client:
+
+        def ask(rows: Mapping[str, Any]) -> Array:
+            prediction = client.predict(trained.name, rows)
+            if trained.outputs == ("softmax",):
+                return prediction.softmax
+            return _side_by_side([prediction.outputs[name] for name in trained.outputs])
+
         if not alone:
-            return client.predict(trained.name, trained.columns).softmax
+            return ask(trained.columns)
         rows = [dict(zip(trained.columns, cells, strict=True)) for cells in zip(*trained.columns.values(), strict=True)]
         with ThreadPoolExecutor(CALLERS) as callers:
-            return np.concatenate(list(callers.map(lambda row: client.predict(trained.name, row).softmax, rows)))
+            return np.concatenate(list(callers.map(ask, rows)))
 
 
 def by_command(address: str, trained: Trained) -> Array:
@@ -235,15 +259,16 @@ def by_command(address: str, trained: Trained) -> Array:
         sys.stdout, sys.stderr = captured, warned
     assert code == 0, why
     _, *lines = csv.reader(said.splitlines())
-    # After the id, the prediction and its probability.
-    return np.array([[float(cell) for cell in line[3:]] for line in lines])
+    # After the id; of a classifier, after the prediction and its probability too.
+    first = 3 if trained.outputs == ("softmax",) else 1
+    return np.array([[float(cell) for cell in line[first:]] for line in lines])
 
 
 def by_client(address: str, trained: Trained, command: Sequence[str], rows: int) -> Array:
     """Through a client that knows nothing of Frostline, in a process of its own; a request has at most so many rows."""
     columns = {name: _told(cells) for name, cells in trained.columns.items()}
     finished = subprocess.run(
-        [*command, address, trained.name, str(rows)],
+        [*command, address, trained.name, str(rows), *trained.outputs],
         input=json.dumps(columns),
         capture_output=True,
         text=True,
@@ -290,14 +315,14 @@ def main() -> int:
         flags = ["--models", str(folder / "models"), "--device", "cpu", "--allow-anonymous", "all"]
         with server_process.serve(flags, lambda _: None) as served:
             for trained in everything:
-                cells = [f"{trained.name}: {len(trained.probabilities)} rows"]
+                cells = [f"{trained.name}: {len(trained.answers)} rows"]
                 for name, ask in ways(served.address, trained).items():
-                    apart = float(np.abs(ask() - trained.probabilities).max())
+                    apart = float(np.abs(ask() - trained.answers).max())
                     worst = max(worst, apart)
                     cells.append(f"{name} {apart:.0e}")
                 sys.stdout.write("  ".join(cells) + "\n")
                 sys.stdout.flush()
-    sys.stdout.write(f"the largest difference of a probability is {worst:.0e}; allowed are {LARGEST:.0e}\n")
+    sys.stdout.write(f"the largest difference is {worst:.0e}; allowed are {LARGEST:.0e}\n")
     return int(not worst <= LARGEST)
 
 

@@ -1,5 +1,5 @@
-// Raw rows through @grpc/grpc-js: prints the probabilities of each row as JSON.
-//   node raw_rows.cjs HOST:PORT MODEL LARGEST_BATCH < columns.json
+// Raw rows through @grpc/grpc-js: prints the outputs of each row, one after the other, as JSON; without one, it is softmax.
+//   node raw_rows.cjs HOST:PORT MODEL LARGEST_BATCH [OUTPUT ...] < columns.json
 // The input is {column: {datatype, data}}, null for a missing number; of files and of pixels {datatype, base64}, of pixels with
 // the shape of each row. Requests have at most so many rows; of one row, 64 are sent at once.
 const fs = require('fs');
@@ -7,7 +7,8 @@ const path = require('path');
 const grpc = require('@grpc/grpc-js');
 const loader = require('@grpc/proto-loader');
 
-const [address, model, batch] = process.argv.slice(2);
+const [address, model, batch, ...named] = process.argv.slice(2);
+const outputs = named.length ? named : ['softmax'];
 const largest = Number(batch);
 const columns = JSON.parse(fs.readFileSync(0, 'utf8'));
 const cellsOf = ({ data, base64 }) => data || base64;
@@ -33,7 +34,7 @@ const requestOf = (from, to) => ({
     ...(pixels.length ? {} : { contents: contentsOf(column, from, to) }),
   })),
   raw_input_contents: pixels.map(({ base64 }) => Buffer.concat(base64.slice(from, to).map((row) => Buffer.from(row, 'base64')))),
-  outputs: [{ name: 'softmax' }],
+  outputs: outputs.map((name) => ({ name })),
 });
 
 const answers = [];
@@ -44,10 +45,15 @@ const ask = (at) => {
   if (at >= count) return;
   client.ModelInfer(requestOf(at, at + largest), { deadline: Date.now() + 60000 }, (error, response) => {
     if (error) { console.error(error); process.exit(1); }
-    const raw = Buffer.from(response.raw_output_contents[0]);
-    const width = Number(response.outputs[0].shape[1]);
-    const numbers = Array.from({ length: raw.length / 4 }, (_, i) => raw.readFloatLE(4 * i));
-    for (let i = 0; i < numbers.length; i += width) answers[at + i / width] = numbers.slice(i, i + width);
+    response.raw_output_contents.forEach((content, place) => {
+      const raw = Buffer.from(content);
+      const rows = Number(response.outputs[place].shape[0]);
+      const width = raw.length / 4 / rows;
+      for (let row = 0; row < rows; row += 1) {
+        const numbers = Array.from({ length: width }, (_, i) => raw.readFloatLE(4 * (row * width + i)));
+        answers[at + row] = [...(answers[at + row] || []), ...numbers];
+      }
+    });
     left -= 1;
     if (left === 0) {
       console.log(JSON.stringify(answers));

@@ -1,7 +1,8 @@
-"""Raw rows through Triton's or KServe's client, unchanged: prints the probabilities of each row as JSON.
+"""Raw rows through Triton's or KServe's client, unchanged: prints the outputs of each row, one after the other, as JSON.
 
-    raw_rows.py triton|kserve HOST:PORT MODEL LARGEST_BATCH < columns.json
+    raw_rows.py triton|kserve HOST:PORT MODEL LARGEST_BATCH [OUTPUT ...] < columns.json
 
+Without an output, it is softmax.
 The input is {column: {"datatype": ..., "data": [...]}}, null for a missing number; of files and of pixels {"datatype": ...,
 "base64": [...]}, of pixels with the "shape" of each row. Requests have at most so many rows; of one row, 64 are sent at
 once.
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 KIND, ADDRESS, MODEL, LARGEST = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+OUTPUTS = sys.argv[5:] or ["softmax"]
 AT_ONCE = 64 if LARGEST == 1 else 1
 TIMEOUT_S = 60
 
@@ -42,6 +44,10 @@ def arrays_of(columns: dict[str, dict[str, Any]]) -> dict[str, tuple[str, Any]]:
     return arrays
 
 
+def side_by_side(outputs: list[Any]) -> Any:
+    return np.concatenate([output.reshape(len(output), -1) for output in outputs], 1)
+
+
 def triton(parts: list[dict[str, tuple[str, Any]]]) -> list[Any]:
     import tritonclient.grpc as client  # noqa: PLC0415  one of the two packages is there
 
@@ -53,8 +59,9 @@ def triton(parts: list[dict[str, tuple[str, Any]]]) -> list[Any]:
             tensor = client.InferInput(name, list(cells.shape), datatype)
             tensor.set_data_from_numpy(cells)
             inputs.append(tensor)
-        outputs = [client.InferRequestedOutput("softmax")]
-        return server.infer(MODEL, inputs, outputs=outputs, client_timeout=TIMEOUT_S).as_numpy("softmax")
+        outputs = [client.InferRequestedOutput(name) for name in OUTPUTS]
+        response = server.infer(MODEL, inputs, outputs=outputs, client_timeout=TIMEOUT_S)
+        return side_by_side([response.as_numpy(name) for name in OUTPUTS])
 
     with ThreadPoolExecutor(AT_ONCE) as callers:
         return list(callers.map(ask, parts))
@@ -72,10 +79,10 @@ async def kserve(parts: list[dict[str, tuple[str, Any]]]) -> list[Any]:
             tensor = InferInput(name, list(cells.shape), datatype)
             tensor.set_data_from_numpy(cells)
             inputs.append(tensor)
-        request = InferRequest(MODEL, inputs, request_outputs=[RequestedOutput("softmax")])
+        request = InferRequest(MODEL, inputs, request_outputs=[RequestedOutput(name) for name in OUTPUTS])
         async with callers:
             response = await server.infer(request, timeout=TIMEOUT_S)
-        return response.outputs[0].as_numpy()
+        return side_by_side([output.as_numpy() for output in response.outputs])
 
     answers = await asyncio.gather(*map(ask, parts))
     await server.close()
