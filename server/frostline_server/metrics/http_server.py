@@ -215,8 +215,8 @@ class HttpServer:
             writer.close()
             async with asyncio.timeout(self._limits.write_s):
                 await writer.wait_closed()
-        except _QUIET:
-            pass
+        except _QUIET as error:
+            _forget_where(error)
         except Exception:  # noqa: BLE001  a defect met by one client must not be one of asyncio's messages
             _log.exception("an HTTP connection failed unexpectedly")
         finally:
@@ -316,3 +316,10 @@ class HttpServer:
         async with asyncio.timeout(_DISCARD_S):
             while await reader.read(self._limits.head_bytes):
                 pass
+
+
+def _forget_where(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error: the stream keeps it, they know the stream, and so all would wait for the collector."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -1,7 +1,9 @@
 """The HTTP server's limits, over real sockets: who is slow, idle or rude harms nobody else."""
 
+import asyncio
 import contextlib
 import errno
+import gc
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -188,6 +190,21 @@ def test_an_answer_that_is_not_taken_is_given_up_and_its_turn_is_free_again() ->
         until(lambda: served.server.connections == 1)
         until(lambda: served.server.connections == 0)
         assert served.ask(b"HEAD /large HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_who_hangs_up_leaves_no_stream_to_the_garbage_collector() -> None:
+    large = Response(200, bytes(64 << 20))
+    with serving({"/large": Page(lambda _: large, at_once=1)}) as served:
+        gc.collect()
+        gc.disable()
+        try:
+            with served.connect() as client:
+                client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+                assert client.recv(1)
+            until(lambda: served.server.connections == 0)
+            assert not [1 for each in gc.get_objects() if isinstance(each, asyncio.StreamReader)]
+        finally:
+            gc.enable()
 
 
 def test_pages_that_take_long_hold_up_no_others_and_too_many_of_them_are_refused() -> None:

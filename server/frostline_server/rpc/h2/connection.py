@@ -445,6 +445,7 @@ class Connection:
             call.receiver.cancelled(call)
         # Each of them knows the call, and whatever waits for the garbage collector keeps a message in memory.
         call.inbound = call.token = None
+        call.receiver = _NOBODY
 
     # What is to be sent
 

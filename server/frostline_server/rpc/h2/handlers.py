@@ -192,6 +192,7 @@ class Handling:
         self._message = None
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # it knows this object
 
     async def _run(self) -> None:
         call, context = self._call, Context(self._call)
@@ -210,6 +211,8 @@ class Handling:
             self._post(
                 call.connection.finish, call, grpc.StatusCode.UNKNOWN, f"unexpected {type(defect).__name__}: {defect}"
             )
+        finally:
+            self._task = None
 
     async def _handle(self, context: Context) -> None:
         handler, call = self._handler, self._call

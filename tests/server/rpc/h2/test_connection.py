@@ -132,6 +132,18 @@ def test_a_large_message_is_held_until_the_other_thread_has_done_with_it_also_if
     assert not pair.kept.messages
 
 
+def test_a_call_that_is_over_does_not_know_its_receiver() -> None:
+    # Some receivers know their call, and both would wait for the garbage collector.
+    pair = Pair()
+    stream = pair.call(b"hello")
+    ((call, _),) = pair.kept.messages
+    assert call.receiver is pair.kept
+    pair.client.reset_stream(stream)
+    pair.exchange()
+    assert pair.kept.cancelled_calls == [call]
+    assert call.receiver is not pair.kept
+
+
 def test_an_answer_that_finds_no_room_becomes_an_error() -> None:
     pair = Pair(budget=100_000)
     stream = pair.call()
