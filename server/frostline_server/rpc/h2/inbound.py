@@ -2,11 +2,9 @@
 
 from collections import deque
 
-from frostline_server.errors import MessageTooLarge
+from frostline_server.errors import MessageTooLarge, NetworkFull
 from frostline_server.rpc.h2.call import Call, Malformed
 from frostline_server.rpc.h2.framing import BRIEF_BYTES, LARGEST_RATIO, MessageReader, inflated
-
-_COPIED_BYTES = 1 << 20
 
 
 class Inbound:
@@ -134,20 +132,20 @@ class Inbound:
 
 
 def _spare(size: int) -> int:
-    """What is held for a message beside its own size, until it has been decoded: large ones are copied meanwhile."""
-    return size if size > _COPIED_BYTES else 0
+    """What is held for a message beside its own size, until it has been put together: large ones are copied meanwhile."""
+    return size if size > BRIEF_BYTES else 0
 
 
 def _whole(message: bytes | list[bytes], encoding: bytes, limit: int) -> bytes | Exception:
-    if isinstance(message, list):
-        # Joining nothing but bytes lets other threads run.
-        message = b"".join(message)
-    if not encoding:
-        return message
     try:
-        unpacked = inflated(message, encoding, limit)
+        # Joining nothing but bytes lets other threads run.
+        joined = message if isinstance(message, bytes) else b"".join(message)
+        whole = inflated(joined, encoding, limit) if encoding else joined
     except ValueError as error:
         return Malformed(f"a message cannot be unpacked as {encoding.decode()}: {error}")
-    if unpacked is None:
+    except MemoryError:
+        # A value too, or what is held for it would be held for ever.
+        return NetworkFull("the server has no memory for the message; send it again later, or a smaller one")
+    if whole is None:
         return MessageTooLarge(f"SERVER: Received message larger than max (unpacked more than {limit})")
-    return unpacked
+    return whole

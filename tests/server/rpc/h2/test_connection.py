@@ -132,6 +132,25 @@ def test_a_large_message_is_held_until_the_other_thread_has_done_with_it_also_if
     assert not pair.kept.messages
 
 
+def test_a_large_message_for_which_there_is_no_memory_is_refused_and_nothing_stays_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def inflated(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("frostline_server.rpc.h2.inbound.inflated", inflated)
+    pair = Pair(max_message_bytes=4 << 20)
+    stream = pair.begin(grpc_encoding="gzip")
+    pair.client.send_data(stream, packed(bytes(2 << 20)), end_stream=True)
+    pair.exchange()
+    ((function, then),) = pair.later
+    then(function())
+    pair.exchange()
+    assert pair.answers[stream].code == 8
+    assert "no memory" in pair.answers[stream].text
+    assert pair.held == 0
+
+
 def test_a_call_that_is_over_does_not_know_its_receiver() -> None:
     # Some receivers know their call, and both would wait for the garbage collector.
     pair = Pair()
