@@ -103,7 +103,7 @@ class Pages:
             await send(page.make(request))
             return
         loop = asyncio.get_running_loop()
-        turn, came_s, rest_s = self._turns[request.path], loop.time(), 0.0
+        turn, asked, came_s, rest_s = self._turns[request.path], _asked(request), loop.time(), 0.0
         try:
             async with asyncio.timeout(self._wait_s):
                 await turn.acquire()
@@ -112,9 +112,9 @@ class Pages:
             return
         try:
             shared = self._last.get(request.path)
-            if shared is None or shared.begun_s < came_s or shared.asked != _asked(request):
+            if shared is None or shared.begun_s < came_s or shared.asked != asked:
                 begun_s = loop.time()
-                shared = _Made(_asked(request), begun_s, await _made(page, request))
+                shared = _Made(asked, begun_s, await _made(page, request))
                 self._last[request.path] = shared
                 rest_s = min((loop.time() - begun_s) * (page.at_once / _SHARE - 1), _LONGEST_REST_S)
             # Its turn ends when it has left: until then it takes memory.

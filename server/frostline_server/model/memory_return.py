@@ -48,17 +48,22 @@ def use_one_heap() -> None:
 
     Of the heaps that glibc makes for threads, it never returns what is free at their end, up to 64 MiB of each.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    set_option = _of_the_c_library("mallopt")
     if set_option is not None:
         set_option(_M_ARENA_MAX, 1)
 
 
 def trim_heap() -> None:
     """Have the C library return what is free."""
-    # musl and macOS have no such function, and need none.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = _of_the_c_library("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _of_the_c_library(name: str) -> Callable[..., int] | None:
+    """One of glibc's functions; musl and macOS have none of those used here, and need none."""
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
+    return found
 
 
 class MemoryReturn:
