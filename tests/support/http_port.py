@@ -1,6 +1,7 @@
 """The HTTP port as a raw socket sees it, and what must be true of it after every client."""
 
 import asyncio
+import gc
 import json
 import socket
 import threading
@@ -12,9 +13,12 @@ from typing import Any
 
 import structlog.testing
 import uvloop
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from frostline_server.http.call import Call
 from frostline_server.http.front_end import HttpFrontEnd
 from frostline_server.http.h1.connection import Connection
+from frostline_server.http.h1.shared import Exchange
 from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, Running, running, until
 
@@ -214,6 +218,21 @@ def port(models: Path, loop: str = "asyncio", expected: str = "", **settings: An
         opened = Port(server)
         yield opened
         opened.wait_until_quiet()
+
+
+@contextmanager
+def nothing_for_the_collector() -> Iterator[None]:
+    """A stretch of time after which no request is in memory any more, though no garbage was collected meanwhile."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        left = [
+            each for each in gc.get_objects() if isinstance(each, Call | Exchange | RequestResponseCycle | Connection)
+        ]
+        assert not left, f"{len(left)} are left, such as {left[:5]}"
+    finally:
+        gc.enable()
 
 
 @contextmanager

@@ -49,6 +49,9 @@ class Application:
             failure = await self._answered(call, scope, receive, sending)
         except ClientGone:
             return
+        finally:
+            # The call leads back to its scope; see `Connection._forget`.
+            del scope[_CALL]
         if failure is not None:
             response = Response(failure.body, failure.status)
             response.raw_headers = [(b"content-length", str(len(failure.body)).encode()), *failure.headers]

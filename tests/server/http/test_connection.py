@@ -9,14 +9,28 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.http_port import INFER, LOOPS, ROW, Client, Port, head, port, quiet, write_models
+from tests.support.http_port import (
+    INFER,
+    LOOPS,
+    ROW,
+    Client,
+    Port,
+    head,
+    nothing_for_the_collector,
+    port,
+    quiet,
+    write_models,
+)
 from tests.support.servers import TIMEOUT_S
 
 
 @pytest.fixture(scope="module", params=LOOPS)
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
     models = write_models(tmp_path_factory.mktemp("models"))
-    with port(models, request.param, max_message_bytes=4 << 20, network_bytes=128 << 20) as served:
+    with (
+        port(models, request.param, max_message_bytes=4 << 20, network_bytes=128 << 20) as served,
+        nothing_for_the_collector(),
+    ):
         yield served
 
 

@@ -90,14 +90,15 @@ class Connection(HttpToolsProtocol):
         if self._ending is not None:
             self._ending.cancel()
         for cycle, _ in self.pipeline:
-            exchange = _exchange(cycle)
-            exchange.release()
-            del self._exchanges[exchange]
+            self._forget(cycle)
         self.pipeline.clear()
         for exchange in list(self._exchanges):
             exchange.give_up()
         self._taken()
         self._shared.waiting.pop(self, None)
+        # Both may lead back to here; see `_forget`.
+        self.cycle = None  # type: ignore[assignment]  # as uvicorn begins
+        self._reading = None
         self._ended()
 
     def data_received(self, data: bytes) -> None:
@@ -306,10 +307,15 @@ class Connection(HttpToolsProtocol):
 
     def _over(self, task: "asyncio.Task[None]", cycle: RequestResponseCycle) -> None:
         self.tasks.discard(task)
-        exchange = _exchange(cycle)
+        self._forget(cycle)
+
+    def _forget(self, cycle: RequestResponseCycle) -> None:
+        """Hold nothing more of a request."""
+        # The exchange leads back to its scope: left to the collector, requests by the thousand would hold up all threads.
+        exchange: Exchange = cycle.scope.pop(EXCHANGE)  # type: ignore[misc]  # a key of our own
         exchange.on_lost = None
         exchange.release()
-        self._exchanges.pop(exchange, None)
+        del self._exchanges[exchange]
 
     def _unsupported_upgrade_warning(self) -> None:
         """Nothing: it is no fault of the server's."""
@@ -386,9 +392,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_body:
             self.pipeline.popleft()
-            exchange = _exchange(cycle)
-            exchange.release()
-            del self._exchanges[exchange]
+            self._forget(cycle)
         if self._answering:
             self._last = failure
         else:
