@@ -66,6 +66,7 @@ from frostline_server.telemetry.access_log import AccessLog
 from frostline_server.telemetry.recorder import Recorder
 from frostline_server.telemetry.sampling import Rules, first_rule
 from frostline_server.tls import expiry_s
+from frostline_server.turns import Turns
 
 if TYPE_CHECKING:
     from frostline_server.http.front_end import HttpFrontEnd
@@ -134,6 +135,7 @@ class Server:
         """
         started_s = time.monotonic()
         interpreter.share()
+        self._turns = Turns()
         self._loop = asyncio.get_running_loop()
         release = installed_version("frostline")
         self._create_recorder(release)
@@ -142,6 +144,7 @@ class Server:
         self._create_http()
         self._create_metrics(release)
         await self._open_ports()
+        self._turns.start(lambda: self._http is not None and self._http.asked)
         self._watchdog.start()
         self._start_watcher()
         await self._loop.run_in_executor(None, self._load)
@@ -309,7 +312,9 @@ class Server:
             config.processes,
         )
         answered = routes(self._inference, self._service, self._access, self.regions, self.repository, views)
-        self._http = HttpFrontEnd(config, answered, self._http_bytes(), reuse_port=self._place is not None)
+        self._http = HttpFrontEnd(
+            config, answered, self._http_bytes(), self._turns.begin, reuse_port=self._place is not None
+        )
 
     def _network_bytes(self) -> int:
         """The memory for messages in flight, of gRPC and HTTP together."""
@@ -687,6 +692,7 @@ class Server:
             left_s = max(_RECORD_S, self._config.grace_s - (time.monotonic() - began_s))
             await self._loop.run_in_executor(None, self._recorder.close, min(left_s, _MOST_RECORD_S))
         answered = sum(version.loaded.stats.succeeded for version in self.repository.snapshot() if version.loaded)
+        self._turns.stop()
         interpreter.leave()
         _log.info("stopped", finished=finished, answered=self.repository.answered_before + answered)
         return finished

@@ -9,7 +9,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.routing import BaseRoute
@@ -24,7 +24,6 @@ from frostline_server.http.h1.connection import Connection
 from frostline_server.http.h1.listener import Listener
 from frostline_server.http.h1.shared import Limits, Shared
 from frostline_server.http.security import Origins
-from frostline_server.http.turns import Turns
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.memory import Trim, give_back
 from frostline_server.rpc.server import tls_contexts
@@ -36,8 +35,6 @@ _CLOSING_S = 0.01
 """How often it is looked whether all connections have ended."""
 _LOOK_S = 1.0
 """How often every connection is looked at, in seconds."""
-_TURNS_S = 0.1
-"""How often it is looked how busy the event loop is, in seconds."""
 _MOST_CONNECTIONS = 4096
 """And never more than a quarter of the files that the process may open: gRPC and models need some too."""
 _MOST_CONNECTIONS_EACH = _MOST_CONNECTIONS // 4
@@ -51,17 +48,23 @@ class HttpFrontEnd:
         config: the server's settings.
         routes: what is answered.
         network_bytes: memory for messages in flight, in bytes.
+        begin: is called when a request begins.
         reuse_port: whether other processes listen on the same port.
     """
 
     def __init__(
-        self, config: ServerConfig, routes: Sequence[BaseRoute], network_bytes: int, *, reuse_port: bool = False
+        self,
+        config: ServerConfig,
+        routes: Sequence[BaseRoute],
+        network_bytes: int,
+        begin: Callable[[], None],
+        *,
+        reuse_port: bool = False,
     ) -> None:
         self._config = config
         self._reuse_port = reuse_port
         self._listener: Listener | None = None
         self._looking: asyncio.TimerHandle | None = None
-        self._turning: asyncio.TimerHandle | None = None
         self._long_work = ThreadPoolExecutor(1, "http-long-work")
         self._certificate = tls_contexts(config, "http/1.1")
         self.budget = Budget(network_bytes)
@@ -97,7 +100,7 @@ class HttpFrontEnd:
             connections_per_address=min(config.max_connections_per_address, _MOST_CONNECTIONS_EACH),
         )
         self._shared: Shared | None = None
-        self._turns = Turns()
+        self._begin = begin
         self._trim = Trim(lambda calls: asyncio.get_running_loop().run_in_executor(None, give_back, calls))
 
     async def start(self) -> str:
@@ -117,7 +120,7 @@ class HttpFrontEnd:
         self._uvicorn.load()
         loop = asyncio.get_running_loop()
         shared = self._shared = Shared(
-            self._uvicorn, ServerState(), loop, self._limits, self.budget, self._turns.begin, self._long_work
+            self._uvicorn, ServerState(), loop, self._limits, self.budget, self._begin, self._long_work
         )
         if self._certificate is not None:
             self._certificate.start()
@@ -137,7 +140,6 @@ class HttpFrontEnd:
         self._listener = Listener(listening, shared, None if self._certificate is None else self._certificate.look)
         self._listener.start()
         self._look()
-        self._look_at_turns()
         port = listening.getsockname()[1]
         return f"{'https' if self._certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -152,6 +154,11 @@ class HttpFrontEnd:
         return 0 if self._listener is None else self._listener.open
 
     @property
+    def asked(self) -> bool:
+        """Whether there are requests."""
+        return self._shared is not None and bool(self._shared.state.tasks)
+
+    @property
     def refused(self) -> Mapping[str, int]:
         """What was refused before anything else saw it, by reason."""
         return {} if self._shared is None else dict(self._shared.refused)
@@ -163,10 +170,8 @@ class HttpFrontEnd:
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
-        for timer in (self._looking, self._turning):
-            if timer is not None:
-                timer.cancel()
-        self._turns.end()
+        if self._looking is not None:
+            self._looking.cancel()
         shared, listener = self._shared, self._listener
         if shared is None or listener is None:
             return
@@ -200,8 +205,3 @@ class HttpFrontEnd:
         self._trim.look(now_s, self.budget.peak, open_now)
         self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)
-
-    def _look_at_turns(self) -> None:
-        asked = self._shared is not None and bool(self._shared.state.tasks)
-        self._turns.look(time.monotonic(), time.thread_time(), asked=asked)
-        self._turning = asyncio.get_running_loop().call_later(_TURNS_S, self._look_at_turns)

@@ -10,11 +10,11 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-LONG_S = 0.002
+LONG_S = 0.001
 """How long a turn reads of clients whose reads are brief, and works on what came with one read."""
 SLICE_S = LONG_S / 2
 """How long a turn goes on with each kind of what takes long: new connections, large answers, much that came."""
-_MUCH_S = 0.003
+_MUCH_S = 0.0015
 """How long what is read at a time may take to work on, or less is read the next time."""
 MOST_BYTES = 1 << 18
 FIRST_BYTES = 1 << 12

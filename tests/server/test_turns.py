@@ -1,8 +1,8 @@
-"""The interpreter's turns: short while HTTP is busy, and else as long as they were."""
+"""The interpreter's turns: short while the event loop is busy, and else as long as they were."""
 
 import pytest
 
-from frostline_server.http.turns import Turns
+from frostline_server.turns import Turns
 
 
 @pytest.fixture
@@ -28,17 +28,17 @@ def test_turns_are_short_while_the_thread_is_busy(turns: Turns, changes: list[fl
 
 
 def test_a_thread_that_mostly_waits_changes_nothing(turns: Turns, changes: list[float]) -> None:
-    turns.look(11.0, 100.3)
-    turns.look(11.0, 100.3)
-    turns.end()
+    turns.look(11.0, 100.05)
+    turns.look(11.0, 100.05)
+    turns.stop()
 
     assert not changes
 
 
 def test_at_the_end_they_are_as_they_were(turns: Turns, changes: list[float]) -> None:
     turns.look(11.0, 101.0)
-    turns.end()
-    turns.end()
+    turns.stop()
+    turns.stop()
 
     assert changes == [0.0001, 0.005]
 

@@ -1,21 +1,25 @@
 """How long a thread may keep Python's interpreter to itself while others wait for it (its switch interval).
 
-The server's usual turns (`interpreter`) are little to wait once. But while HTTP keeps its thread busy, that of the other
-front end waits so long for every step, and answers a part of what it could; with Python's own 5 ms, a tenth. Shorter turns
-cost each up to a tenth, so they are for those times only: from the begin of a request on, and until nobody asks and the
-thread mostly waits.
+The server's usual turns (`interpreter`) are little to wait once. But while the event loop's thread is busy, with HTTP or
+with gRPC's methods other than inference, the thread of gRPC's front end waits so long for every step, and answers a part of
+what it could; with Python's own 5 ms, a tenth. Shorter turns cost each up to a tenth, so they are for those times only: from
+the begin of an HTTP request on, and until none is open and the thread mostly waits.
 """
 
+import asyncio
 import sys
+import time
 from collections.abc import Callable
 
-_BUSY = 0.4
-"""Of a thread's time."""
+_BUSY = 0.1
+"""Of the thread's time. Inference over gRPC takes none of it."""
 _SHORT_S = 0.0001
+_LOOK_S = 0.1
+"""How often it is looked how busy the thread is, in seconds."""
 
 
 class Turns:
-    """Shortens the turns of all threads while one of them is busy, or may soon be.
+    """Shortens the turns of all threads while the event loop's is busy, or may soon be.
 
     Args:
         usual_s: how long they are otherwise.
@@ -31,6 +35,16 @@ class Turns:
         self._change = change
         self._short = False
         self._seen: tuple[float, float] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, asked: Callable[[], bool]) -> None:
+        """Look every now and then from now on; on the event loop, as everything here.
+
+        Args:
+            asked: whether there are HTTP requests.
+        """
+        self.look(time.monotonic(), time.thread_time(), asked=asked())
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self.start, asked)
 
     def begin(self) -> None:
         """Make them short: there is something to do."""
@@ -44,7 +58,7 @@ class Turns:
         Args:
             now_s: the time on a monotonic clock.
             used_s: the processor time that the thread has taken so far.
-            asked: whether there are requests.
+            asked: whether there are HTTP requests.
         """
         before, self._seen = self._seen, (now_s, used_s)
         if before is None or now_s <= before[0]:
@@ -52,10 +66,15 @@ class Turns:
         if asked or used_s - before[1] > _BUSY * (now_s - before[0]):
             self.begin()
         else:
-            self.end()
+            self._lengthen()
 
-    def end(self) -> None:
-        """Make them as long as they were."""
+    def stop(self) -> None:
+        """Look no more; they are as long as they were."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._lengthen()
+
+    def _lengthen(self) -> None:
         if self._short:
             self._short = False
             self._change(self._usual_s)
