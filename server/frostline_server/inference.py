@@ -29,7 +29,14 @@ from frostline_server.codec.message_scan import TakesLong
 from frostline_server.codec.outputs import Delivery
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.typed_answers import Readings
-from frostline_server.errors import BatcherClosed, MessageTooLarge, PredictionError, RunFailed, ServerStopping
+from frostline_server.errors import (
+    BatcherClosed,
+    MessageTooLarge,
+    NetworkFull,
+    PredictionError,
+    RunFailed,
+    ServerStopping,
+)
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.stats import Unrouted
 from frostline_server.repository.registry import Repository
@@ -184,6 +191,33 @@ class Inference:
                 return refused.with_traceback(None)
 
         return self._decoding.submit(prepared)
+
+    def reserve(self, entry: Entry, hold: Callable[[int], None]) -> int:
+        """Hold memory for the answer of a prepared entry if that is known to be large, before anything is run for it.
+
+        Callers ask only for entries of `Codec.many_rows` and more.
+
+        Args:
+            entry: from `prepare`.
+            hold: holds so many bytes, or raises `NetworkFull`.
+
+        Returns:
+            How many bytes were held.
+
+        Raises:
+            Refused: there is no room.
+        """
+        call: Call = entry.call
+        served = call.served
+        # What is ranked, or goes into shared memory, is no part of the answer.
+        delivered = isinstance(call.request, tuple)
+        size = 0 if delivered else served.codec.large_answer_bytes(entry.wanted, entry.rows)
+        if size:
+            try:
+                hold(size)
+            except NetworkFull as error:
+                raise self._refused(error, served, call.request_id, served.name, call.origin) from error
+        return size
 
     def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
         """Queue a prepared entry: step 5. Its reply will be called exactly once, unless this raises.

@@ -41,6 +41,8 @@ M = TypeVar("M", bound=Message)
 _MOST_LISTED = 16
 """Names of a request's tensors that an error about their number quotes."""
 
+_LARGE_BYTES = 1 << 20
+"""Answers of so many bytes are large: memory is held for them before they are computed."""
 _MAX_CACHED = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
 
@@ -158,6 +160,7 @@ class Codec:
 
     Attributes:
         task: what it was published for; without that, what its outputs are.
+        many_rows: fewer have no large answer; see `large_answer_bytes`.
     """
 
     def __init__(
@@ -202,6 +205,7 @@ class Codec:
         self._answers: dict[Any, tuple[bytes, list[bytes]]] = {}
         # By the names of outputs: the bytes of a row of them, as far as the file says; see `answer_bytes`.
         self._row_bytes: dict[tuple[str, ...], int | None] = {}
+        self.many_rows = _LARGE_BYTES / max(1, self._row_signature.known_row_bytes)
         self._recognised: dict[RequestHeader, tuple[DecodedRequest, Layout | None]] = {}
         # Words of a table's cells come again and again.
         self._texts: Texts | None = Texts() if rows and rows.file else None
@@ -393,6 +397,11 @@ class Codec:
                 self._row_bytes.clear()
             row = self._row_bytes[wanted] = self._row_signature.row_bytes(wanted)
         return None if row is None else row * rows
+
+    def large_answer_bytes(self, wanted: tuple[str, ...], rows: int) -> int:
+        """As `answer_bytes`, where they are known to be many; otherwise 0."""
+        size = self.answer_bytes(wanted, rows) or 0
+        return size if size >= _LARGE_BYTES else 0
 
     def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> Serialised:
         """A serialised ModelInferResponse, outputs raw.

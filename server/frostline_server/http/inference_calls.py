@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
@@ -118,6 +119,8 @@ class InferenceCalls:
             if exchange.lost:
                 raise ClientGone
             exchange.on_lost = lost
+            if entry.rows >= entry.call.served.codec.many_rows:
+                exchange.promised = self._inference.reserve(entry, partial(_reserve, exchange))
             self._run_soon(self._inference.submit(entry, method, message, inline=True))
             response = await answered
             if isinstance(response, int):
@@ -172,6 +175,14 @@ class InferenceCalls:
             batcher.run_inline()
 
 
+def _reserve(exchange: Exchange, size: int) -> None:
+    if not exchange.hold(size):
+        full = no_room(size)
+        error = NetworkFull(full.sentence)
+        error.pushback_ms = 1000 * (full.retry_s or 0)
+        raise error
+
+
 def _deliver(answers: Answers) -> None:
     for entry, response in answers:
         token: _Token = entry.call.token
@@ -179,7 +190,7 @@ def _deliver(answers: Answers) -> None:
         if answered.done():
             continue
         size = 0 if response is None else len(response)
-        if size > HELD_BYTES and not exchange.hold(size):
+        if size > HELD_BYTES and not exchange.hold(size - exchange.promised):
             # No exception, which would be in the frame of its own traceback, and all of the answer with it.
             answered.set_result(size)
         else:

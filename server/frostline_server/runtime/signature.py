@@ -109,6 +109,11 @@ class Signature:
         return total
 
     @property
+    def known_row_bytes(self) -> int:
+        """The bytes of a row of all outputs together of which that does not depend on the data."""
+        return sum(self.row_bytes([spec.name]) or 0 for spec in self.outputs)
+
+    @property
     def classes(self) -> int | None:
         """How many classes a classifier tells apart; None for others, and where the graph does not say."""
         logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)

@@ -104,11 +104,12 @@ class Exchange:
     Attributes:
         peer: the client's address as grpc writes it, such as ipv4:127.0.0.1:50051.
         names: the names in its certificate, under grpc's keys.
+        promised: bytes that are held for an answer that is still to be computed.
         cycle: uvicorn's part of it.
         on_lost: called when the client goes away before it is answered.
     """
 
-    __slots__ = ("_connection", "_held", "_shared", "cycle", "names", "on_lost", "peer")
+    __slots__ = ("_connection", "_held", "_shared", "cycle", "names", "on_lost", "peer", "promised")
 
     def __init__(
         self,
@@ -125,6 +126,7 @@ class Exchange:
         self.cycle = cycle
         self.peer = peer
         self.names = names
+        self.promised = 0
         self.on_lost: Callable[[], None] | None = None
 
     @property

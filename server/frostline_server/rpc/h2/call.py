@@ -103,6 +103,7 @@ class Call:
         headers: the request's, by name.
         since_s: since when its message, or progress with its answer, has been waited for.
         held: bytes of the budget that are held for it.
+        promised: bytes of those that are held for the answer of a unary call, until it is there.
         queued: bytes of answers that have not left yet, as last seen.
         inbound: what has come in pieces; None as long as nothing has.
         paused: whether its client is held back.
@@ -129,6 +130,7 @@ class Call:
         "inbound",
         "over",
         "paused",
+        "promised",
         "queued",
         "receiver",
         "shared",
@@ -157,7 +159,7 @@ class Call:
         self.headers = headers
         self.since_s = since_s
         self.window = window
-        self.held = self.queued = self.withheld = 0
+        self.held = self.promised = self.queued = self.withheld = 0
         self.inbound: Inbound | None = None
         self.handled = self.half_closed = self.answering = self.over = self.paused = False
         self.identity: Identity | None = None
@@ -176,6 +178,18 @@ class Call:
                 "bytes (network_bytes); send it again later, or send smaller ones"
             )
         self.held += size
+
+    def reserve(self, size: int) -> None:
+        """Hold `size` bytes more for an answer that is still to be computed; counted if there is no room.
+
+        Raises:
+            NetworkFull: see `hold`.
+        """
+        try:
+            self.hold(size)
+        except NetworkFull as error:
+            self.shared.count(error.kind)
+            raise
 
     def release(self, size: int) -> None:
         """Hold `size` bytes less for it."""

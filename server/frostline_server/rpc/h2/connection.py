@@ -557,6 +557,7 @@ class Connection:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             self._forget(call)
+        self._responses.close()
 
     _handlers: ClassVar[Mapping[type, Callable[["Connection", Any, float], None]]] = {
         RequestReceived: _on_request,

@@ -49,11 +49,13 @@ class Responses:
             return
         shared = self._shared
         if shared.compression:
+            call.release(call.promised)
+            call.promised = 0
             self.send(call, [message])
             self.end(call)
             return
         try:
-            call.hold(PREFIX_BYTES + len(message))
+            call.hold(PREFIX_BYTES + len(message) - call.promised)
         except NetworkFull as error:
             self._no_room(call, error)
             return
@@ -140,6 +142,12 @@ class Responses:
     def closed(self, call: Call) -> None:
         """Forget a call whose stream is closed."""
         self._sending.pop(call, None)
+
+    def close(self) -> None:
+        """Forget all calls; the connection is gone."""
+        # They know the connection: it would wait for the garbage collector, with all that was not sent.
+        self._sending.clear()
+        self._unwanted.clear()
 
     def discard_unwanted(self) -> None:
         """Tell clients to stop sending for calls that are over, those that can be told now.

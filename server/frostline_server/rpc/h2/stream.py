@@ -105,8 +105,9 @@ class Stream:
         self._end = ended
         self._ends_on_error = call.headers.get(b"triton_grpc_error") == b"true"
         self._limit = None if call.identity is None else call.identity.limit
-        # Accepted and not answered, each with what is held for its request, and the size that its answer may have.
-        self._accepted: dict[Entry, tuple[int, int]] = {}
+        # Accepted and not answered, each with what is held for its request, the size that its answer may have, and what of
+        # that is held too.
+        self._accepted: dict[Entry, tuple[int, int, int]] = {}
         self._expected = Expected()
         # What is decoded elsewhere; no other message is taken meanwhile.
         self._decoding: Decoding | None = None
@@ -170,8 +171,10 @@ class Stream:
         sizes = self._accepted.pop(entry, None)
         if sizes is None:  # the stream has ended
             return
-        size, expected = sizes
+        size, expected, promised = sizes
         self._open_bytes -= expected
+        if promised:
+            self._call.release(promised)
         if response is not None:
             self._expected.came(len(response))
             self._answer(size, answer_message(response))
@@ -232,11 +235,14 @@ class Stream:
         Raises:
             Refused: see `Inference.submit`.
         """
+        promised = 0
+        if entry.rows >= entry.call.served.codec.many_rows:
+            promised = self._inference.reserve(entry, self._call.reserve)
         # Its answer is delivered by this thread, so never before it is known to be accepted.
         batcher = self._inference.submit(entry, MODEL_INFER, message, inline=True)
         expected = self._expected.of(entry)
         self._open_bytes += expected
-        self._accepted[entry] = size, expected
+        self._accepted[entry] = size, expected, promised
         if batcher not in self._batchers:
             self._batchers.append(batcher)
 

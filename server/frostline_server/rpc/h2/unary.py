@@ -57,6 +57,8 @@ class Method:
         try:
             # Its answer is delivered by this thread, so it is known by then.
             call.token = entry = inference.prepare(method, message, call.deadline_s, self._reply, call, call)
+            if entry.rows >= entry.call.served.codec.many_rows:
+                call.promised = inference.reserve(entry, call.reserve)
             batcher = inference.submit(entry, method, message, inline=True)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)
@@ -83,6 +85,8 @@ class Method:
             return
         call.hold(decoded_bytes(prepared))
         try:
+            if prepared.rows >= prepared.call.served.codec.many_rows:
+                call.promised = self._inference.reserve(prepared, call.reserve)
             batcher = self._inference.submit(prepared, self._method, message, inline=True)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)

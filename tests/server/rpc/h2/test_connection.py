@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import weakref
 
 import pytest
 
@@ -10,7 +11,7 @@ from frostline_server.rpc.h2 import connection
 from frostline_server.rpc.h2.call import Call
 from frostline_server.rpc.h2.connection import Connection, ConnectionOver
 from frostline_server.rpc.h2.framing import PREFIX_BYTES, prefixed
-from tests.server.rpc.h2.pair import STREAM, UNARY, Pair, packed
+from tests.server.rpc.h2.pair import STREAM, UNARY, Kept, Pair, packed
 from tests.support import wire
 
 ANSWER = b"an answer"
@@ -782,6 +783,35 @@ def test_nothing_of_a_call_waits_for_the_garbage_collector(kind: str) -> None:
     finally:
         gc.enable()
     assert pair.server.open_calls == 0
+
+
+@pytest.mark.parametrize("kind", ["half sent", "waiting", "unread", "unread stream", "refused while it is sent"])
+def test_a_connection_that_is_gone_leaves_nothing_to_the_collector(kind: str) -> None:
+    """Neither its calls nor its answers, whatever state they were in."""
+    pair = Pair(client_window=0)
+    stream = pair.begin(STREAM if kind == "unread stream" else "/t.T/No" if kind.startswith("refused") else UNARY)
+    message = prefixed(b"hello")
+    half = kind in ("half sent", "refused while it is sent")
+    pair.client.send_data(stream, message[:7] if half else message, end_stream=not half and kind != "unread stream")
+    pair.exchange()
+    while pair.kept.messages:
+        if kind == "unread":
+            pair.server.answer(pair.kept.messages[0][0], ANSWER)
+        elif kind == "unread stream":
+            pair.server.send(pair.kept.messages[0][0], [ANSWER])
+        del pair.kept.messages[0]
+    pair.exchange()
+    pair.kept = Kept()
+    gone = weakref.ref(pair.server)
+
+    gc.disable()
+    try:
+        pair.server.close()
+        del pair.server
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert pair.held == 0
 
 
 def test_a_connection_that_ends_already_can_be_told_to_leave() -> None:

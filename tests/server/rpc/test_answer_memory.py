@@ -1,0 +1,117 @@
+"""Memory for large answers is held before they are computed, on every way in; where there is none, nothing is run."""
+
+import json
+import os
+from collections.abc import Iterator
+from multiprocessing import shared_memory
+
+import grpc
+import numpy as np
+import pytest
+
+from frostline.pb import inference_pb2 as pb
+from tests.support import onnx_models
+from tests.support.calls import refused, row_request, statistics, stub
+from tests.support.http_port import Port
+from tests.support.servers import TIMEOUT_S, Running, running, until
+from tests.support.streams import Conversation
+
+MIB = 1 << 20
+FITS, TOO_MANY = 4, 20
+"""Rows, each answered with 1 MiB. Of 32 MiB gRPC has two thirds and HTTP has one, and an eighth is left to smaller messages."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    models = tmp_path_factory.mktemp("models")
+    weights = np.ones((1, MIB // 4), np.float32)
+    onnx_models.write_artifact(models, "wide", 1, onnx_models.product(weights), golden=False, labels=None)
+    with running(models, network_bytes=32 * MIB, http=True, log_level="error") as instance:
+        yield instance
+
+
+@pytest.fixture
+def channel(server: Running) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.address, [("grpc.max_receive_message_length", -1)]) as opened:
+        before = runs(opened)
+        yield opened
+        # Only what fits was run.
+        assert runs(opened) == before + 1
+
+
+def runs(channel: grpc.Channel) -> int:
+    return int(statistics(channel, "wide").execution_count)
+
+
+def held(server: Running) -> int:
+    network = server.server._network()
+    assert network is not None
+    return network.held
+
+
+def asked(rows: int) -> pb.ModelInferRequest:
+    return row_request(np.ones((rows, 1), np.float32), model="wide")
+
+
+def test_a_call_whose_answer_finds_no_room_is_refused_before_it_is_run(channel: grpc.Channel) -> None:
+    infer = stub(channel).ModelInfer
+    code, text = refused(infer, asked(TOO_MANY), timeout=TIMEOUT_S)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"one of {TOO_MANY * MIB} bytes" in text
+
+    (answer,) = infer(asked(FITS), timeout=TIMEOUT_S).raw_output_contents
+    assert answer == np.ones((FITS, MIB // 4), np.float32).tobytes()
+
+
+def test_nothing_stays_held_for_answers(server: Running, channel: grpc.Channel) -> None:
+    for _ in range(30):
+        refused(stub(channel).ModelInfer, asked(TOO_MANY), timeout=TIMEOUT_S)
+    stub(channel).ModelInfer(asked(FITS), timeout=TIMEOUT_S)
+
+    until(lambda: held(server) == 0)
+
+
+def test_a_request_of_a_stream_is_refused_alone(channel: grpc.Channel) -> None:
+    conversation = Conversation(channel)
+    conversation.send(asked(TOO_MANY), asked(FITS))
+    refusal, answer = conversation.take(2)
+    conversation.close()
+
+    assert f"one of {TOO_MANY * MIB} bytes" in refusal.error_message
+    assert [len(raw) for raw in answer.infer_response.raw_output_contents] == [FITS * MIB]
+
+
+def test_http_is_refused_before_it_is_run(server: Running, channel: grpc.Channel) -> None:
+    port = Port(server)
+
+    def ask(rows: int) -> bytes:
+        tensor = {"name": "input", "shape": [rows, 1], "datatype": "FP32", "data": [1.0] * rows}
+        body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        return port.request("/v2/models/wide/infer", body)
+
+    answer = port.ask(ask(TOO_MANY))
+    assert answer.status == 503
+    assert answer.headers["frostline-error"] == "network_full"
+    assert answer.headers["retry-after"] == "1"
+    assert port.ask(ask(FITS)).status == 200
+    port.wait_until_quiet()
+
+
+def test_what_goes_into_shared_memory_needs_no_room_in_the_answer(channel: grpc.Channel) -> None:
+    size = TOO_MANY * MIB
+    block = shared_memory.SharedMemory(create=True, size=size, name=f"frostline-test-wide-{os.getpid()}")
+    try:
+        region = pb.SystemSharedMemoryRegisterRequest(name="out", key=block.name, byte_size=size)
+        stub(channel).SystemSharedMemoryRegister(region, timeout=TIMEOUT_S)
+        request = asked(TOO_MANY)
+        output = request.outputs.add(name="logits")
+        output.parameters["shared_memory_region"].string_param = "out"
+        output.parameters["shared_memory_byte_size"].int64_param = size
+        stub(channel).ModelInfer(request, timeout=TIMEOUT_S)
+        stub(channel).SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(), timeout=TIMEOUT_S)
+
+        assert block.buf is not None
+        assert bytes(block.buf[size - 4 : size]) == np.float32(1).tobytes()
+    finally:
+        block.close()
+        block.unlink()
