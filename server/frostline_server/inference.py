@@ -22,21 +22,14 @@ from typing import Any
 import structlog
 
 from frostline_server.batching.batcher import Batcher
-from frostline_server.batching.entry import Entry, Reply
+from frostline_server.batching.entry import Entry, Reply, Room
 from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.codec.outputs import Delivery
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.typed_answers import Readings
-from frostline_server.errors import (
-    BatcherClosed,
-    MessageTooLarge,
-    NetworkFull,
-    PredictionError,
-    RunFailed,
-    ServerStopping,
-)
+from frostline_server.errors import BatcherClosed, MessageTooLarge, PredictionError, RunFailed, ServerStopping
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.stats import Unrouted
 from frostline_server.repository.registry import Repository
@@ -192,33 +185,6 @@ class Inference:
 
         return self._decoding.submit(prepared)
 
-    def reserve(self, entry: Entry, hold: Callable[[int], None]) -> int:
-        """Hold memory for the answer of a prepared entry if that is known to be large, before anything is run for it.
-
-        Callers ask only for entries of `Codec.many_rows` and more.
-
-        Args:
-            entry: from `prepare`.
-            hold: holds so many bytes, or raises `NetworkFull`.
-
-        Returns:
-            How many bytes were held.
-
-        Raises:
-            Refused: there is no room.
-        """
-        call: Call = entry.call
-        served = call.served
-        # What is ranked, or goes into shared memory, is no part of the answer.
-        delivered = isinstance(call.request, tuple)
-        size = 0 if delivered else served.codec.large_answer_bytes(entry.wanted, entry.rows)
-        if size:
-            try:
-                hold(size)
-            except NetworkFull as error:
-                raise self._refused(error, served, call.request_id, served.name, call.origin) from error
-        return size
-
     def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
         """Queue a prepared entry: step 5. Its reply will be called exactly once, unless this raises.
 
@@ -305,6 +271,30 @@ def encode(entry: Entry) -> Serialised | None:
     except Exception as error:  # noqa: BLE001  a defect in one answer must not end the others
         entry.error = unexpected(error)
     return None
+
+
+def room_for(entry: Entry, fits: Callable[[int], bool]) -> Room | None:
+    """What is asked right before an entry is run, so that nothing is computed that would find no room.
+
+    Callers ask only for entries of `Codec.many_rows` and more.
+
+    Args:
+        entry: from `prepare`.
+        fits: see `Room`.
+
+    Returns:
+        None where its answer is small, or nothing says how large it will be.
+    """
+    call: Call = entry.call
+    names, request = entry.wanted, call.request
+    # What is only ranked, or goes into shared memory, is no part of the answer.
+    if isinstance(request, Readings):
+        names = () if request.top_k else names
+    elif request is not None:
+        ways = zip(names, request, strict=True)
+        names = tuple([name for name, way in ways if way.region is None and not way.classes])
+    size = call.served.codec.large_answer_bytes(names, entry.rows)
+    return Room(fits, size) if size else None
 
 
 def unexpected(error: Exception) -> RunFailed:

@@ -33,6 +33,7 @@ from frostline_server.errors import (
     DeadlineExceeded,
     InvalidData,
     ModelNotReady,
+    NetworkFull,
     OutOfMemory,
     PredictionError,
     RunFailed,
@@ -415,7 +416,9 @@ class Batcher:
     def _execute(self, device: Device, batch: list[Entry], turn: int | None) -> None:
         answers: Answers | None = None if turn is None else []
         device.batch, device.turn, device.answers = batch, turn, answers
-        error = self._attempt(device, batch, answers)
+        if any([entry.room is not None for entry in batch]):
+            batch = device.batch = self._with_room(batch, answers)
+        error = self._attempt(device, batch, answers) if batch else None
         if error is not None:
             # Not after a run that took too long, because each part with the same row would take as long again.
             parts = (
@@ -428,6 +431,24 @@ class Batcher:
                 self._tell(self._on_failure, found, len(part))
         if self._reorder_buffer is not None and turn is not None:
             self._reorder_buffer.leave(turn, answers or ())
+
+    def _with_room(self, batch: list[Entry], answers: Answers | None) -> list[Entry]:
+        """Those of a batch whose answers find room; the others end here, before anything is computed for them."""
+        asked = Counter[Callable[[int], bool]]()
+        stay = []
+        for entry in batch:
+            room = entry.room
+            if room is None or room.fits(asked[room.fits] + room.size):
+                stay.append(entry)
+                if room is not None:
+                    asked[room.fits] += room.size
+                continue
+            error = NetworkFull(
+                f"the messages in flight leave no room for an answer of {room.size} bytes (network_bytes); send the request "
+                "again later, or fewer rows at a time"
+            )
+            self._fail([entry], error, answers)
+        return stay
 
     def _attempt(self, device: Device, batch: list[Entry], answers: Answers | None) -> PredictionError | None:
         """Run and answer a batch, or say why it cannot be; the answers go to `answers` if they must wait for their turn.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,18 @@ class RowKind:
     weight: int = 1
 
 
+class Room(NamedTuple):
+    """What is asked right before an entry is run.
+
+    Attributes:
+        fits: tells whether so many bytes of answers find room now; called from any thread.
+        size: of the entry's answer, in bytes.
+    """
+
+    fits: Callable[[int], bool]
+    size: int
+
+
 class Entry:
     """One queued or running request: its rows, the outputs it wants, and the callback for its answer.
 
@@ -48,6 +60,7 @@ class Entry:
         arrived_s: when it was submitted, on the `time.monotonic` clock.
         due_s: when its answer is due; set by the queue, only with a latency limit.
         expires_s: when its timeout ends; set by the queue, only if its level has timeouts.
+        room: what is asked before it is run; None where its answer is not known to be large.
         level: the priority level that it is queued in, None when it is not queued. Owned by the queue.
     """
 
@@ -64,6 +77,7 @@ class Entry:
         "outputs",
         "priority",
         "reply",
+        "room",
         "rows",
         "timeout_s",
         "wanted",
@@ -99,6 +113,7 @@ class Entry:
         self.level = None
         self.outputs: list[Array] = []
         self.error: PredictionError | None = None
+        self.room: Room | None = None
 
     def rebind(self, other: "Entry") -> None:
         """Take over all fields of `other`, for another version's queue; references to this entry stay valid."""

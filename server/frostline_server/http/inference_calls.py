@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 
 from frostline_server.access.access import Access
 from frostline_server.batching.batcher import Batcher
@@ -26,7 +25,7 @@ from frostline_server.errors import (
 from frostline_server.http.call import Call, ClientGone
 from frostline_server.http.h1.shared import HELD_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
-from frostline_server.inference import Inference, Refused
+from frostline_server.inference import Inference, Refused, room_for
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 
 _OF_KINDS: Mapping[str, type[PredictionError]] = {
@@ -120,7 +119,7 @@ class InferenceCalls:
                 raise ClientGone
             exchange.on_lost = lost
             if entry.rows >= entry.call.served.codec.many_rows:
-                exchange.promised = self._inference.reserve(entry, partial(_reserve, exchange))
+                entry.room = room_for(entry, exchange.fits)
             self._run_soon(self._inference.submit(entry, method, message, inline=True))
             response = await answered
             if isinstance(response, int):
@@ -135,7 +134,11 @@ class InferenceCalls:
         if response is not None:
             return response
         if entry.error is not None:
-            raise failure_of(entry.error, entry.call.request_id)
+            failure = failure_of(entry.error, entry.call.request_id)
+            if isinstance(entry.error, NetworkFull):
+                exchange.count_full()
+                failure.retry_s = 1
+            raise failure
         raise ClientGone
 
     async def _prepared(self, method: str, message: bytes, token: _Token, call: Call) -> Entry:
@@ -175,14 +178,6 @@ class InferenceCalls:
             batcher.run_inline()
 
 
-def _reserve(exchange: Exchange, size: int) -> None:
-    if not exchange.hold(size):
-        full = no_room(size)
-        error = NetworkFull(full.sentence)
-        error.pushback_ms = 1000 * (full.retry_s or 0)
-        raise error
-
-
 def _deliver(answers: Answers) -> None:
     for entry, response in answers:
         token: _Token = entry.call.token
@@ -190,7 +185,7 @@ def _deliver(answers: Answers) -> None:
         if answered.done():
             continue
         size = 0 if response is None else len(response)
-        if size > HELD_BYTES and not exchange.hold(size - exchange.promised):
+        if size > HELD_BYTES and not exchange.hold(size):
             # No exception, which would be in the frame of its own traceback, and all of the answer with it.
             answered.set_result(size)
         else:

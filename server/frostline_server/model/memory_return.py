@@ -8,6 +8,7 @@ import ctypes
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -60,6 +61,7 @@ def trim_heap() -> None:
         trim(0)
 
 
+@cache
 def _of_the_c_library(name: str) -> Callable[..., int] | None:
     """One of glibc's functions; musl and macOS have none of those used here, and need none."""
     found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)

@@ -8,10 +8,11 @@ import pytest
 
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.bisect_failures import MAX_STREAK
-from frostline_server.batching.entry import Entry
+from frostline_server.batching.entry import Entry, Room
 from frostline_server.errors import (
     DeadlineExceeded,
     InvalidInput,
+    NetworkFull,
     OutOfMemory,
     RunFailed,
 )
@@ -96,6 +97,41 @@ def test_a_lone_request_gets_whatever_the_network_answers(staging: Staging) -> N
     on.finish()
     assert entry.error is None
     assert [output.tolist() for output in entry.outputs] == [[[1]]]
+
+
+# Answers without room
+
+
+def test_what_finds_no_room_for_its_answer_is_not_run_and_its_mates_are_answered(staging: Staging) -> None:
+    on = staging()
+    on.occupy()
+    entries = [on.entry([1]), on.entry([2]), on.entry([3]), on.entry([4])]
+    # Of one budget, with room for the first of them alone; and of another, with room.
+    asked: list[int] = []
+
+    def fits(size: int) -> bool:
+        asked.append(size)
+        return size <= 10
+
+    entries[0].room, entries[2].room, entries[3].room = Room(fits, 10), Room(fits, 1), Room(lambda _: True, 99)
+    on.submit(*entries)
+    on.finish()
+    assert asked == [10, 11]
+    assert on.puppet.ran[1].rows == 3
+    assert [rows_of(entry) for entry in entries if entry.error is None] == [[[1]], [[2]], [[4]]]
+    assert isinstance(entries[2].error, NetworkFull)
+    assert [error for error, _ in on.witness.failures] == [entries[2].error]
+
+
+def test_a_batch_of_which_nothing_finds_room_is_not_run(staging: Staging) -> None:
+    on = staging()
+    on.occupy()
+    full = on.entry([1])
+    full.room = Room(lambda _: False, 1)
+    on.submit(full)
+    on.finish()
+    assert isinstance(full.error, NetworkFull)
+    assert len(on.puppet.ran) == 1
 
 
 # Only the guilty

@@ -1,4 +1,4 @@
-"""Memory for large answers is held before they are computed, on every way in; where there is none, nothing is run."""
+"""Memory for large answers is looked for before they are computed, on every way in; where there is none, nothing is run."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from frostline.pb import inference_pb2 as pb
+from frostline.pb import predictor_pb2, predictor_pb2_grpc
 from tests.support import onnx_models
 from tests.support.calls import refused, row_request, statistics, stub
 from tests.support.http_port import Port
@@ -57,7 +58,7 @@ def test_a_call_whose_answer_finds_no_room_is_refused_before_it_is_run(channel: 
     infer = stub(channel).ModelInfer
     code, text = refused(infer, asked(TOO_MANY), timeout=TIMEOUT_S)
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert f"one of {TOO_MANY * MIB} bytes" in text
+    assert f"an answer of {TOO_MANY * MIB} bytes" in text
 
     (answer,) = infer(asked(FITS), timeout=TIMEOUT_S).raw_output_contents
     assert answer == np.ones((FITS, MIB // 4), np.float32).tobytes()
@@ -77,8 +78,40 @@ def test_a_request_of_a_stream_is_refused_alone(channel: grpc.Channel) -> None:
     refusal, answer = conversation.take(2)
     conversation.close()
 
-    assert f"one of {TOO_MANY * MIB} bytes" in refusal.error_message
+    assert f"an answer of {TOO_MANY * MIB} bytes" in refusal.error_message
     assert [len(raw) for raw in answer.infer_response.raw_output_contents] == [FITS * MIB]
+
+
+def test_the_typed_call_is_refused_too(channel: grpc.Channel) -> None:
+    predict = predictor_pb2_grpc.PredictorStub(channel).Predict
+
+    def typed(rows: int) -> predictor_pb2.PredictRequest:
+        tensor = predictor_pb2.Tensor(dtype=predictor_pb2.FP32, shape=[rows, 1], data=bytes(4 * rows))
+        return predictor_pb2.PredictRequest(model="wide", inputs=[tensor], outputs=[predictor_pb2.LOGITS])
+
+    code, text = refused(predict, typed(TOO_MANY), timeout=TIMEOUT_S)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"an answer of {TOO_MANY * MIB} bytes" in text
+    predict(typed(FITS), timeout=TIMEOUT_S)
+
+
+def test_a_refusal_is_counted_for_the_port_and_for_the_model(server: Running, channel: grpc.Channel) -> None:
+    def counted() -> tuple[int, int]:
+        network = server.server._network()
+        assert network is not None
+        return network.refused.get("network_full", 0), statistics(channel, "wide").inference_stats.fail.count
+
+    port, model = counted()
+    refused(stub(channel).ModelInfer, asked(TOO_MANY), timeout=TIMEOUT_S)
+    stub(channel).ModelInfer(asked(FITS), timeout=TIMEOUT_S)
+    assert counted() == (port + 1, model + 1)
+
+
+def test_a_parameter_of_an_output_changes_nothing(channel: grpc.Channel) -> None:
+    request = asked(TOO_MANY)
+    request.outputs.add(name="logits").parameters["binary_data"].bool_param = True
+    assert refused(stub(channel).ModelInfer, request, timeout=TIMEOUT_S)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    stub(channel).ModelInfer(asked(FITS), timeout=TIMEOUT_S)
 
 
 def test_http_is_refused_before_it_is_run(server: Running, channel: grpc.Channel) -> None:

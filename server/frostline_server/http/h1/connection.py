@@ -366,6 +366,8 @@ class Connection(HttpToolsProtocol):
 
     def forgotten(self) -> None:
         """End without having been made."""
+        # It leads back to here; see `_forget`.
+        self.parser = None  # type: ignore[assignment]  # as uvicorn ends
         self._ended()
 
     def make_way(self) -> None:

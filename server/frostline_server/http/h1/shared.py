@@ -104,12 +104,11 @@ class Exchange:
     Attributes:
         peer: the client's address as grpc writes it, such as ipv4:127.0.0.1:50051.
         names: the names in its certificate, under grpc's keys.
-        promised: bytes that are held for an answer that is still to be computed.
         cycle: uvicorn's part of it.
         on_lost: called when the client goes away before it is answered.
     """
 
-    __slots__ = ("_connection", "_held", "_shared", "cycle", "names", "on_lost", "peer", "promised")
+    __slots__ = ("_connection", "_held", "_shared", "cycle", "names", "on_lost", "peer")
 
     def __init__(
         self,
@@ -126,7 +125,6 @@ class Exchange:
         self.cycle = cycle
         self.peer = peer
         self.names = names
-        self.promised = 0
         self.on_lost: Callable[[], None] | None = None
 
     @property
@@ -137,10 +135,19 @@ class Exchange:
     def hold(self, size: int) -> bool:
         """Hold so many more bytes until the exchange is over; False where there is no room."""
         if not self._shared.budget.take(size):
-            self._shared.refused["network_full"] += 1
+            self.count_full()
             return False
         self._held += size
         return True
+
+    def count_full(self) -> None:
+        """Count that there was no room for it."""
+        self._shared.refused["network_full"] += 1
+
+    @property
+    def fits(self) -> Callable[[int], bool]:
+        """Tells whether so many bytes more would find room now; from any thread."""
+        return self._shared.budget.fits
 
     def give(self, size: int) -> None:
         """Hold so many bytes less."""

@@ -36,6 +36,10 @@ class Budget:
             self.peak = used
         return True
 
+    def fits(self, size: int) -> bool:
+        """Whether a large message of so many bytes finds room now; from any thread, so that soon it may be otherwise."""
+        return self.used + size <= self._for_large
+
     def has_room_for(self, size: int) -> bool:
         """Whether so many bytes could be held if nothing else were."""
         return size <= self._for_large

@@ -103,7 +103,6 @@ class Call:
         headers: the request's, by name.
         since_s: since when its message, or progress with its answer, has been waited for.
         held: bytes of the budget that are held for it.
-        promised: bytes of those that are held for the answer of a unary call, until it is there.
         queued: bytes of answers that have not left yet, as last seen.
         inbound: what has come in pieces; None as long as nothing has.
         paused: whether its client is held back.
@@ -130,7 +129,6 @@ class Call:
         "inbound",
         "over",
         "paused",
-        "promised",
         "queued",
         "receiver",
         "shared",
@@ -159,7 +157,7 @@ class Call:
         self.headers = headers
         self.since_s = since_s
         self.window = window
-        self.held = self.promised = self.queued = self.withheld = 0
+        self.held = self.queued = self.withheld = 0
         self.inbound: Inbound | None = None
         self.handled = self.half_closed = self.answering = self.over = self.paused = False
         self.identity: Identity | None = None
@@ -179,18 +177,6 @@ class Call:
             )
         self.held += size
 
-    def reserve(self, size: int) -> None:
-        """Hold `size` bytes more for an answer that is still to be computed; counted if there is no room.
-
-        Raises:
-            NetworkFull: see `hold`.
-        """
-        try:
-            self.hold(size)
-        except NetworkFull as error:
-            self.shared.count(error.kind)
-            raise
-
     def release(self, size: int) -> None:
         """Hold `size` bytes less for it."""
         self.shared.budget.give(size)
@@ -209,6 +195,12 @@ class Call:
             self.since_s,
             error,
         )
+
+
+def count_full(call: Call, error: PredictionError) -> None:
+    """Count a request that was not run because its answer would have found no room."""
+    if isinstance(error, NetworkFull):
+        call.shared.count(error.kind)
 
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}

@@ -191,7 +191,15 @@ class H2FrontEnd:
         return self._listener is not None and self._listener.mine
 
     def _elsewhere(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        self._helper.submit(lambda: self._post(then, function()))
+        self._helper.submit(self._run_elsewhere, function, then)
+
+    def _run_elsewhere(self, function: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        try:
+            result = function()
+        except Exception:  # noqa: BLE001  a defect in one step must not end the thread, and nobody else would say of it
+            _log.exception("front end failed unexpectedly")
+            return
+        self._post(then, result)
 
     def _after(self, loop: asyncio.AbstractEventLoop, seconds: float, function: Callable[[], None]) -> None:
         loop.call_soon_threadsafe(loop.call_later, seconds, self._post, function)

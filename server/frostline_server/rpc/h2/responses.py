@@ -49,13 +49,11 @@ class Responses:
             return
         shared = self._shared
         if shared.compression:
-            call.release(call.promised)
-            call.promised = 0
             self.send(call, [message])
             self.end(call)
             return
         try:
-            call.hold(PREFIX_BYTES + len(message) - call.promised)
+            call.hold(PREFIX_BYTES + len(message))
         except NetworkFull as error:
             self._no_room(call, error)
             return

@@ -13,9 +13,9 @@ from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import NetworkFull, PredictionError, ServerStopping
-from frostline_server.inference import Inference, Refused
+from frostline_server.inference import Inference, Refused, room_for
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
-from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.call import Call, count_full
 from frostline_server.rpc.h2.decoding import Decoder, Decoding, Prepared, decoded_bytes
 from frostline_server.rpc.h2.framing import PREFIX_BYTES
 from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, Expected, answer_message, error_message
@@ -105,9 +105,8 @@ class Stream:
         self._end = ended
         self._ends_on_error = call.headers.get(b"triton_grpc_error") == b"true"
         self._limit = None if call.identity is None else call.identity.limit
-        # Accepted and not answered, each with what is held for its request, the size that its answer may have, and what of
-        # that is held too.
-        self._accepted: dict[Entry, tuple[int, int, int]] = {}
+        # Accepted and not answered, each with what is held for its request, and the size that its answer may have.
+        self._accepted: dict[Entry, tuple[int, int]] = {}
         self._expected = Expected()
         # What is decoded elsewhere; no other message is taken meanwhile.
         self._decoding: Decoding | None = None
@@ -171,14 +170,13 @@ class Stream:
         sizes = self._accepted.pop(entry, None)
         if sizes is None:  # the stream has ended
             return
-        size, expected, promised = sizes
+        size, expected = sizes
         self._open_bytes -= expected
-        if promised:
-            self._call.release(promised)
         if response is not None:
             self._expected.came(len(response))
             self._answer(size, answer_message(response))
         elif entry.error is not None:
+            count_full(self._call, entry.error)
             self._refuse(size, entry.error, entry.call.request_id, entry.call.served.name)
 
     def flush(self) -> None:
@@ -235,14 +233,13 @@ class Stream:
         Raises:
             Refused: see `Inference.submit`.
         """
-        promised = 0
         if entry.rows >= entry.call.served.codec.many_rows:
-            promised = self._inference.reserve(entry, self._call.reserve)
+            entry.room = room_for(entry, self._call.shared.budget.fits)
         # Its answer is delivered by this thread, so never before it is known to be accepted.
         batcher = self._inference.submit(entry, MODEL_INFER, message, inline=True)
         expected = self._expected.of(entry)
         self._open_bytes += expected
-        self._accepted[entry] = size, expected, promised
+        self._accepted[entry] = size, expected
         if batcher not in self._batchers:
             self._batchers.append(batcher)
 

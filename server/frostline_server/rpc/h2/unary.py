@@ -5,9 +5,9 @@ from collections.abc import Callable
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.message_scan import TakesLong
-from frostline_server.inference import Inference, Refused, unexpected
+from frostline_server.inference import Inference, Refused, room_for, unexpected
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
-from frostline_server.rpc.h2.call import Call
+from frostline_server.rpc.h2.call import Call, count_full
 from frostline_server.rpc.h2.decoding import Decoder, Prepared, decoded_bytes
 
 
@@ -58,7 +58,7 @@ class Method:
             # Its answer is delivered by this thread, so it is known by then.
             call.token = entry = inference.prepare(method, message, call.deadline_s, self._reply, call, call)
             if entry.rows >= entry.call.served.codec.many_rows:
-                call.promised = inference.reserve(entry, call.reserve)
+                entry.room = room_for(entry, call.shared.budget.fits)
             batcher = inference.submit(entry, method, message, inline=True)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)
@@ -86,7 +86,7 @@ class Method:
         call.hold(decoded_bytes(prepared))
         try:
             if prepared.rows >= prepared.call.served.codec.many_rows:
-                call.promised = self._inference.reserve(prepared, call.reserve)
+                prepared.room = room_for(prepared, call.shared.budget.fits)
             batcher = self._inference.submit(prepared, self._method, message, inline=True)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)
@@ -117,6 +117,7 @@ def _deliver(answers: Answers) -> None:
             if response is not None:
                 call.connection.answer(call, response)
             elif entry.error is not None:
+                count_full(call, entry.error)
                 call.connection.fail(call, entry.error, entry.call.request_id)
         except Exception as defect:  # noqa: BLE001  one answer that cannot be sent must not keep back the others
             call.connection.fail(call, unexpected(defect), entry.call.request_id)
