@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -199,6 +200,7 @@ def promote_when_agreeing(
         typer.echo(f"{name}: {told}; {_promoted(folder, rollout).told}")
         return True
     why = "the time is over" if verdict is None else f"{wanted.share:.2%} are wanted"
+    _given_up(folder, rollout, f"{told}, and {why}")
     typer.echo(f"{name}: given up: {told}, and {why}; the test of version {shadow} goes on")
     return False
 
@@ -215,15 +217,29 @@ def _read(folder: Path) -> "Rollout | None":
 
 
 def _promoted(folder: Path, judged: "Rollout") -> "Rollout":
+    from frostline_server.repository.rollout_steps import promote
+
+    return _changed(folder, judged, lambda shadow: promote(judged, shadow))
+
+
+def _given_up(folder: Path, judged: "Rollout", reason: str) -> None:
+    """Note it in the rollout, so that every server has it in its audit log and its metrics."""
+    from frostline_server.repository.rollout_steps import give_up
+
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    _changed(folder, judged, lambda _: give_up(judged, reason, at))
+
+
+def _changed(folder: Path, judged: "Rollout", after: Callable[[int], "Rollout"]) -> "Rollout":
+    """Replace the rollout that was judged; `after` gives the next one, from the number of the shadow."""
     from frostline_server.errors import ConfigError
     from frostline_server.regular_files import FileReader
     from frostline_server.repository import rollout as rollouts
-    from frostline_server.repository.rollout_steps import promote
 
     def step(before: "Rollout | None", _: list[int]) -> "Rollout":
         if before != judged or judged.shadow is None:
             raise rollouts.RolloutChanged("somebody else has changed the rollout; nothing was promoted")
-        return promote(before, judged.shadow)
+        return after(judged.shadow)
 
     try:
         return rollouts.change(folder, FileReader(folder), step)

@@ -185,6 +185,8 @@ def _traffic(folder: Path) -> Iterator[tuple[str, str]]:
         parts.append("a copy of the traffic")
     if rollout.taken_back is not None and rollout.taken_back.version == number:
         parts.append(rollout.taken_back.told)
+    if rollout.given_up is not None and rollout.given_up.version == number:
+        parts.append(rollout.given_up.told)
     yield "traffic", ", ".join(parts) or "none, except requests that name it"
 
 

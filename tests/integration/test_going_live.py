@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import grpc
 import numpy as np
@@ -24,7 +26,7 @@ from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.canary_watch import CanaryWatch
 from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.rollout_steps import next_step
-from frostline_server.repository.take_back import TakeBack
+from frostline_server.repository.take_back import GivenUp, TakeBack
 from tests.support import calls
 from tests.support import onnx_models as zoo
 from tests.support.http_calls import ask
@@ -278,13 +280,26 @@ def test_a_shadow_that_agrees_is_promoted_under_load_and_no_call_fails(models: P
 
 def test_a_shadow_that_does_not_agree_is_given_up_and_goes_on(models: Path, capsys: Capture) -> None:
     rollout = tried(models, 3)
-    with running(models, poll_s=0.2) as server, loaded(server) as load:
+    with (
+        structlog.testing.capture_logs() as logged,
+        running(models, poll_s=0.2) as server,
+        loaded(server) as load,
+    ):
         assert promoted(models, server, "3", "--when-agreeing", "0.99", "--rows", "50") == 3
+        until(lambda: server.server.repository.decisions.get("m", {}).get("given_up"))
+        assert server.server.repository.traffic("m").routes.shadow == 3
     _, given_up = said(capsys)
     assert given_up.startswith("m: given up: ")
     assert given_up.endswith("rows agree, and 99.00% are wanted; the test of version 3 goes on")
-    assert (now(models), load.failed) == (rollout, [])
+    after = now(models)
+    assert after is not None
+    assert after.given_up is not None
+    assert given_up == f"m: given up: {after.given_up.reason}; the test of version 3 goes on"
+    assert (replace(after, given_up=None), load.failed) == (rollout, [])
     assert load.answered.keys() == {"1"}
+    steps = [line for line in logged if line["event"] == "audit" and line.get("decision") == "given_up"]
+    assert [line["model"] for line in steps] == ["m"]
+    assert after.given_up.reason in steps[0]["rollout"]
 
 
 def test_without_traffic_the_promotion_is_given_up_in_time(models: Path, capsys: Capture) -> None:
@@ -292,7 +307,8 @@ def test_without_traffic_the_promotion_is_given_up_in_time(models: Path, capsys:
     with running(models, poll_s=0.2) as server:
         assert promoted(models, server, "--when-agreeing", "0.99", "--within", "0.1s") == 3
     assert "given up: no rows are compared yet, and the time is over" in capsys.readouterr().out
-    assert now(models) == rollout
+    after = now(models)
+    assert after == replace(rollout, given_up=GivenUp(2, "no rows are compared yet, and the time is over", ANY))
 
 
 def test_a_promotion_ends_when_somebody_else_changes_the_rollout(models: Path, capsys: Capture) -> None:

@@ -438,16 +438,17 @@ class Batcher:
         stay = []
         for entry in batch:
             room = entry.room
-            if room is None or room.fits(asked[room.fits] + room.size):
+            if room is None:
                 stay.append(entry)
-                if room is not None:
-                    asked[room.fits] += room.size
-                continue
-            error = NetworkFull(
-                f"the messages in flight leave no room for an answer of {room.size} bytes (network_bytes); send the request "
-                "again later, or fewer rows at a time"
-            )
-            self._fail([entry], error, answers)
+            elif room.fits(asked[room.fits] + room.size):
+                asked[room.fits] += room.size
+                stay.append(entry)
+            else:
+                error = NetworkFull(
+                    f"the messages in flight leave no room for an answer of {room.size} bytes (network_bytes); send the "
+                    "request again later, or fewer rows at a time"
+                )
+                self._fail([entry], error, answers)
         return stay
 
     def _attempt(self, device: Device, batch: list[Entry], answers: Answers | None) -> PredictionError | None:

@@ -42,7 +42,7 @@ _MOST_LISTED = 16
 """Names of a request's tensors that an error about their number quotes."""
 
 _LARGE_BYTES = 1 << 20
-"""Answers of so many bytes are large: memory is held for them before they are computed."""
+"""Answers of so many bytes are large: room is looked for before they are computed."""
 _MAX_CACHED = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
 

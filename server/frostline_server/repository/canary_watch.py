@@ -5,7 +5,7 @@ It reads the counters that metrics are made of, in a thread of its own; a reques
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -106,7 +106,9 @@ class CanaryWatch:
         if canary is None or stable is None or canary is stable:
             return None
         known = self._watched.get(name)
-        if known is not None and known.rollout == rollout and (known.canary, known.stable) == (canary, stable):
+        # What was decided of the shadow begins no other trial.
+        same = known is not None and replace(known.rollout, given_up=None) == replace(rollout, given_up=None)
+        if known is not None and same and (known.canary, known.stable) == (canary, stable):
             return known
         return _Watched(rollout, canary, stable, (_counted(canary), _counted(stable)), Trial(rollout.take_back))
 

@@ -18,7 +18,7 @@ from typing import Any
 from frostline_server.errors import ConfigError
 from frostline_server.model.artifact import MAX_VERSION, distinct, is_version
 from frostline_server.regular_files import FileReader
-from frostline_server.repository.take_back import TakeBack, TakenBack, is_number
+from frostline_server.repository.take_back import GivenUp, TakeBack, TakenBack, is_number
 
 FILE = "rollout.json"
 STABLE = "stable"
@@ -26,7 +26,7 @@ STABLE = "stable"
 CANARY = "canary"
 """The label of a version on trial with a share of those requests."""
 
-_KEYS = {"labels", "split", "shadow", "previous", "take_back", "taken_back"}
+_KEYS = {"labels", "split", "shadow", "previous", "take_back", "taken_back", "given_up"}
 LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 """What labels are like."""
 ROUNDING = 1e-9
@@ -47,6 +47,7 @@ class Rollout:
         previous: previous stable versions, the latest last.
         take_back: when the canary is taken back; None for never.
         taken_back: the canary that was taken back last, until the next step.
+        given_up: the shadow whose promotion was given up last, until the next step.
 
     Raises:
         ConfigError: it contradicts itself.
@@ -58,6 +59,7 @@ class Rollout:
     previous: tuple[int, ...] = ()
     take_back: TakeBack | None = None
     taken_back: TakenBack | None = None
+    given_up: GivenUp | None = None
 
     def __post_init__(self) -> None:
         for label, version in self.labels.items():
@@ -110,6 +112,8 @@ class Rollout:
             parts.append(f"the canary is taken back if {self.take_back.told}")
         if self.taken_back is not None:
             parts.append(self.taken_back.told)
+        if self.given_up is not None:
+            parts.append(self.given_up.told)
         return ", ".join(parts)
 
     @property
@@ -151,6 +155,7 @@ def parse(text: str) -> Rollout:
         tuple(previous),
         TakeBack.parse(_mapping(document, "take_back")) if "take_back" in document else None,
         TakenBack.parse(_mapping(document, "taken_back")) if "taken_back" in document else None,
+        GivenUp.parse(_mapping(document, "given_up")) if "given_up" in document else None,
     )
 
 
@@ -174,6 +179,8 @@ def to_text(rollout: Rollout) -> str:
         document["take_back"] = rollout.take_back.document()
     if rollout.taken_back is not None:
         document["taken_back"] = rollout.taken_back.document()
+    if rollout.given_up is not None:
+        document["given_up"] = rollout.given_up.document()
     return json.dumps(document, indent=2) + "\n"
 
 

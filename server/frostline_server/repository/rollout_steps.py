@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from frostline_server.errors import ConfigError
 from frostline_server.repository.rollout import CANARY, FILE, STABLE, Rollout
-from frostline_server.repository.take_back import TakeBack, TakenBack
+from frostline_server.repository.take_back import GivenUp, TakeBack, TakenBack
 
 _MAX_PREVIOUS = 10
 """The number of steps that can be rolled back, so that the file does not grow without limit."""
@@ -34,7 +34,7 @@ def with_canary(rollout: Rollout | None, version: int, percent: float, take_back
     """
     before = _with_stable(rollout, version)
     labels, split = {**before.labels, CANARY: version}, {**before.split, CANARY: percent}
-    return replace(before, labels=labels, split=split, take_back=take_back, taken_back=None)
+    return replace(before, labels=labels, split=split, take_back=take_back, taken_back=None, given_up=None)
 
 
 def with_shadow(rollout: Rollout | None, version: int) -> Rollout:
@@ -43,7 +43,7 @@ def with_shadow(rollout: Rollout | None, version: int) -> Rollout:
     Raises:
         ConfigError: no version is stable, or this one is.
     """
-    return replace(_with_stable(rollout, version), shadow=version, taken_back=None)
+    return replace(_with_stable(rollout, version), shadow=version, taken_back=None, given_up=None)
 
 
 def _with_stable(rollout: Rollout | None, version: int) -> Rollout:
@@ -72,6 +72,19 @@ def take_back(rollout: Rollout, reason: str, at: str) -> Rollout:
         take_back=None,
         taken_back=TakenBack(canary, reason, at),
     )
+
+
+def give_up(rollout: Rollout, reason: str, at: str) -> Rollout:
+    """Note that the shadow is not promoted, because it does not agree with the stable version; its test goes on.
+
+    Args:
+        rollout: the present rollout, which has a shadow.
+        reason: what was seen.
+        at: when, in ISO 8601.
+    """
+    if rollout.shadow is None:
+        raise ConfigError("there is no shadow, so there is nothing to give up")
+    return replace(rollout, given_up=GivenUp(rollout.shadow, reason, at))
 
 
 def rollback(rollout: Rollout | None, on_disk: Collection[int]) -> Rollout:
@@ -141,7 +154,7 @@ def next_step(
 
 
 def decisions(before: Rollout | None, after: Rollout | None, newest: int = 0) -> list[str]:
-    """What was decided between two rollouts: promoted, rolled_back, canary, shadow, taken_back and ended.
+    """What was decided between two rollouts: promoted, rolled_back, canary, shadow, taken_back, given_up and ended.
 
     Args:
         before: the earlier one; None where the newest version answered.
@@ -161,6 +174,8 @@ def decisions(before: Rollout | None, after: Rollout | None, newest: int = 0) ->
         found.append("shadow")
     if new.taken_back is not None and new.taken_back != old.taken_back:
         found.append("taken_back")
+    if new.given_up is not None and new.given_up != old.given_up:
+        found.append("given_up")
     return found or (["ended"] if old.on_trial and not new.on_trial else [])
 
 

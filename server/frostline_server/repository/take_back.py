@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from reprlib import repr as short
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from frostline_server.errors import ConfigError
 from frostline_server.model.shadow import Counts
@@ -97,8 +97,8 @@ class TakeBack:
 
 
 @dataclass(frozen=True, slots=True)
-class TakenBack:
-    """A canary that the server took back.
+class Judged:
+    """A version on trial that was not found good enough.
 
     Attributes:
         version: its number.
@@ -106,17 +106,15 @@ class TakenBack:
         at: when, in ISO 8601.
     """
 
+    KEY: ClassVar[str]
+    """Under which a rollout.json has it."""
+
     version: int
     reason: str
     at: str
 
-    @property
-    def told(self) -> str:
-        """It as a sentence."""
-        return f"version {self.version} was taken back at {self.at}: {self.reason}"
-
     @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> "TakenBack":
+    def parse(cls, document: Mapping[str, Any]) -> Self:
         """What a JSON object says.
 
         Raises:
@@ -133,13 +131,37 @@ class TakenBack:
             or set(document) != set(keys)
         ):
             raise ConfigError(
-                f"taken_back must have a version, a reason and when it was (at), and nothing else; got {short(document)}"
+                f"{cls.KEY} must have a version, a reason and when it was (at), and nothing else; got {short(document)}"
             )
         return cls(version, reason, at)
 
     def document(self) -> dict[str, Any]:
         """It as a JSON object; `parse` is the inverse."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack(Judged):
+    """A canary that the server took back."""
+
+    KEY: ClassVar[str] = "taken_back"
+
+    @property
+    def told(self) -> str:
+        """It as a sentence."""
+        return f"version {self.version} was taken back at {self.at}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp(Judged):
+    """A shadow whose promotion was given up; its test goes on."""
+
+    KEY: ClassVar[str] = "given_up"
+
+    @property
+    def told(self) -> str:
+        """It as a sentence."""
+        return f"the promotion of version {self.version} was given up at {self.at}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from frostline.cli import main as cli
 from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
-from frostline_server.repository.rollout_steps import take_back
+from frostline_server.repository.rollout_steps import give_up, take_back
 from frostline_server.repository.take_back import TakeBack
 from tests.support.fake_server import MODEL, fake_server
 
@@ -223,6 +223,17 @@ def test_a_canary_is_given_a_rule_and_what_was_taken_back_is_shown(models: Path,
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "version 10 was taken back at 2026-01-02T03:04:05+00:00: it fails" in shown
     assert "version 10 was taken back" in refused(models, capsys, "promote", "digits")
+
+
+def test_a_promotion_that_was_given_up_is_shown(models: Path, capsys: Capture) -> None:
+    done(models, capsys, "promote", "digits", "3")
+    _, rollout = done(models, capsys, "promote", "digits", "10", "--shadow")
+    assert rollout is not None
+    rollouts.write(models / "digits", give_up(rollout, "it differs", "2026-01-02T03:04:05+00:00"))
+    (models / "digits/10/card.json").write_text('{"name": "digits", "version": 10}')
+    assert cli.run(["show", "digits", "--models", str(models)]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "the promotion of version 10 was given up at 2026-01-02T03:04:05+00:00: it differs" in shown
 
 
 @pytest.mark.parametrize(

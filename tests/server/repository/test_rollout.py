@@ -72,7 +72,7 @@ def test_what_is_written_is_read_back(rollout: Rollout) -> None:
         ("[" * 100_000, "not JSON"),
         ("9" * 5000, "not JSON"),
         ("[]", "expected a JSON object, got list"),
-        ('{"splitt": {}}', "unknown key 'splitt'; the keys are labels, previous, shadow, split, take_back, taken_back"),
+        ('{"splitt": {}}', "unknown key 'splitt'; the keys are given_up, labels, previous, shadow, split, take_back, taken_back"),
         ('{"labels": ["stable"]}', "labels must be an object, got ['stable']"),
         ('{"split": 5}', "split must be an object, got 5"),
         ('{"previous": 2}', "previous must be a list of versions, got 2"),

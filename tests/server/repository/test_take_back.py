@@ -10,7 +10,17 @@ from frostline_server.model.shadow import DIFFERENCE, Counts
 from frostline_server.model.stats import Histogram
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
-from frostline_server.repository.rollout_steps import decisions, next_step, promote, rollback, staged, take_back
+from frostline_server.repository.rollout_steps import (
+    decisions,
+    give_up,
+    next_step,
+    promote,
+    rollback,
+    staged,
+    take_back,
+    with_canary,
+    with_shadow,
+)
 from frostline_server.repository.take_back import ERROR_PROBABILITY, Counted, TakeBack, TakenBack, Trial, wilson
 
 RULE = TakeBack(errors=0.01, latency=1.5, disagreement=0.02, min_samples=100)
@@ -144,6 +154,7 @@ def test_a_rule_that_makes_no_sense_is_refused(document: dict[str, Any], words: 
         ('{"labels": {"stable": 1}, "take_back": 3}', "take_back must be an object"),
         ('{"taken_back": {"version": 2}}', "taken_back must have a version, a reason and when it was"),
         ('{"taken_back": {"version": "2", "reason": "r", "at": "t"}}', "taken_back must have"),
+        ('{"given_up": {"version": 2}}', "given_up must have a version, a reason and when it was"),
     ],
 )
 def test_a_file_whose_rule_makes_no_sense_is_refused(text: str, words: str) -> None:
@@ -203,6 +214,22 @@ def test_versions_that_came_and_are_not_used_are_staged() -> None:
     assert staged(Rollout({"eu": 1}), {3}) == []
 
 
+def test_a_promotion_that_was_given_up_is_kept_until_the_next_step() -> None:
+    tried = next_step(Rollout({"stable": 1}), [1, 2], 2, shadow=True)
+    given_up = give_up(tried, "90.00% of 50 rows agree", "2026-01-02T03:04:05+00:00")
+    assert given_up.shadow == 2
+    assert rollouts.parse(rollouts.to_text(given_up)) == given_up
+    assert given_up.told == (
+        "version 1 is stable, version 2 gets a copy of the traffic, the promotion of version 2 was given up at "
+        "2026-01-02T03:04:05+00:00: 90.00% of 50 rows agree"
+    )
+    assert decisions(given_up, give_up(given_up, "90.00% of 60 rows agree", "later")) == ["given_up"]
+    for step in (promote(given_up, 2), with_shadow(given_up, 2), with_canary(given_up, 2, 5)):
+        assert step.given_up is None
+    with pytest.raises(ConfigError, match="there is no shadow"):
+        give_up(Rollout({"stable": 1}), "r", "t")
+
+
 def test_each_step_is_told_apart() -> None:
     one = Rollout({"stable": 1})
     canary = next_step(one, [1, 2], 2, canary=5)
@@ -214,6 +241,7 @@ def test_each_step_is_told_apart() -> None:
         (one, both, ["canary", "shadow"]),
         (canary, one, ["ended"]),
         (canary, take_back(canary, "r", "t"), ["taken_back"]),
+        (both, give_up(both, "r", "t"), ["given_up"]),
         (canary, two, ["promoted"]),
         (two, rollback(two, [1, 2]), ["rolled_back"]),
         (one, Rollout({"stable": 1, "eu": 1}), []),
