@@ -202,12 +202,13 @@ def test_who_hangs_up_leaves_no_stream_to_the_garbage_collector() -> None:
         gc.disable()
         before = streams()
         try:
-            with served.connect() as client:
-                client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
-                assert client.recv(1)
-            until(lambda: served.server.connections == 0)
-            # The thread that owns it may still be letting go of it.
-            until(lambda: streams() <= before)
+            for _ in range(8):
+                with served.connect() as client:
+                    client.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+                    assert client.recv(1)
+                until(lambda: served.server.connections == 0)
+            # Without care each of them leaves one. On a busy machine asyncio itself may still keep one of the eight.
+            until(lambda: streams() <= before + 2)
         finally:
             gc.enable()
 
