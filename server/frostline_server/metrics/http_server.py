@@ -210,11 +210,17 @@ class HttpServer:
         """Serve a connection until its end."""
         try:
             reader, writer = await self._connected(visit)
-            while await self._exchange(visit, reader, writer):
-                self._waiting[visit] = None
-            writer.close()
-            async with asyncio.timeout(self._limits.write_s):
-                await writer.wait_closed()
+            try:
+                while await self._exchange(visit, reader, writer):
+                    self._waiting[visit] = None
+                writer.close()
+                async with asyncio.timeout(self._limits.write_s):
+                    await writer.wait_closed()
+            except _QUIET as error:
+                _forget_where(error)
+                if reader.exception() is not None:
+                    # Why the connection is lost: another error, where the answer's first write has met it.
+                    await writer.wait_closed()
         except _QUIET as error:
             _forget_where(error)
         except Exception:  # noqa: BLE001  a defect met by one client must not be one of asyncio's messages
