@@ -200,8 +200,9 @@ def promote_when_agreeing(
         typer.echo(f"{name}: {told}; {_promoted(folder, rollout).told}")
         return True
     why = "the time is over" if verdict is None else f"{wanted.share:.2%} are wanted"
-    _given_up(folder, rollout, f"{told}, and {why}")
-    typer.echo(f"{name}: given up: {told}, and {why}; the test of version {shadow} goes on")
+    reason = f"{told}, and {why}"
+    _given_up(folder, rollout, reason)
+    typer.echo(f"{name}: given up: {reason}; the test of version {shadow} goes on")
     return False
 
 

@@ -108,10 +108,17 @@ class Judged:
 
     KEY: ClassVar[str]
     """Under which a rollout.json has it."""
+    DECISION: ClassVar[str]
+    """What became of the version, whose number is left out."""
 
     version: int
     reason: str
     at: str
+
+    @property
+    def told(self) -> str:
+        """It as a sentence."""
+        return f"{self.DECISION.format(self.version)} at {self.at}: {self.reason}"
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Self:
@@ -145,11 +152,7 @@ class TakenBack(Judged):
     """A canary that the server took back."""
 
     KEY: ClassVar[str] = "taken_back"
-
-    @property
-    def told(self) -> str:
-        """It as a sentence."""
-        return f"version {self.version} was taken back at {self.at}: {self.reason}"
+    DECISION: ClassVar[str] = "version {} was taken back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +160,7 @@ class GivenUp(Judged):
     """A shadow whose promotion was given up; its test goes on."""
 
     KEY: ClassVar[str] = "given_up"
-
-    @property
-    def told(self) -> str:
-        """It as a sentence."""
-        return f"the promotion of version {self.version} was given up at {self.at}: {self.reason}"
+    DECISION: ClassVar[str] = "the promotion of version {} was given up"
 
 
 @dataclass(frozen=True, slots=True)
