@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from frostline_server.batching.batcher import Batcher
-from frostline_server.batching.entry import Entry, Reply, Room
+from frostline_server.batching.entry import Entry, Reply, Room, Space
 from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.decoder import RequestDecoder
 from frostline_server.codec.message_scan import TakesLong
@@ -185,7 +185,9 @@ class Inference:
 
         return self._decoding.submit(prepared)
 
-    def submit(self, entry: Entry, method: str, payload: bytes, *, inline: bool = False) -> Batcher:
+    def submit(
+        self, entry: Entry, method: str, payload: bytes, *, inline: bool = False, space: Space | None = None
+    ) -> Batcher:
         """Queue a prepared entry: step 5. Its reply will be called exactly once, unless this raises.
 
         Args:
@@ -193,6 +195,7 @@ class Inference:
             method: as given to `prepare`.
             payload: as given to `prepare`.
             inline: whether the caller will call `run_inline` of what this returns; see `Batcher.submit`.
+            space: where the answer will be held; None where that has no bound.
 
         Returns:
             The batcher in whose queue the entry is.
@@ -203,6 +206,8 @@ class Inference:
         while True:
             call: Call = entry.call
             batcher = call.served.batcher
+            if space is not None and entry.rows >= call.served.codec.many_rows:
+                entry.room = _room(entry, space)
             try:
                 batcher.submit(entry, inline=inline)
             except BatcherClosed as error:
@@ -273,17 +278,10 @@ def encode(entry: Entry) -> Serialised | None:
     return None
 
 
-def room_for(entry: Entry, fits: Callable[[int], bool]) -> Room | None:
+def _room(entry: Entry, space: Space) -> Room | None:
     """What is asked right before an entry is run, so that nothing is computed that would find no room.
 
-    Callers ask only for entries of `Codec.many_rows` and more.
-
-    Args:
-        entry: from `prepare`.
-        fits: see `Room`.
-
-    Returns:
-        None where its answer is small, or nothing says how large it will be.
+    None where its answer is small, or nothing says how large it will be.
     """
     call: Call = entry.call
     names, request = entry.wanted, call.request
@@ -294,7 +292,7 @@ def room_for(entry: Entry, fits: Callable[[int], bool]) -> Room | None:
         ways = zip(names, request, strict=True)
         names = tuple([name for name, way in ways if way.region is None and not way.classes])
     size = call.served.codec.large_answer_bytes(names, entry.rows)
-    return Room(fits, size) if size else None
+    return Room(space, size) if size else None
 
 
 def unexpected(error: Exception) -> RunFailed:

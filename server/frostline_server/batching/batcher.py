@@ -22,7 +22,7 @@ from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.assembler import split, union
 from frostline_server.batching.bisect_failures import isolate
 from frostline_server.batching.device import NEVER, NOTHING, Answers, Device, Run
-from frostline_server.batching.entry import Entry
+from frostline_server.batching.entry import Entry, Space
 from frostline_server.batching.inline_execution import InlineExecution
 from frostline_server.batching.reorder_buffer import ReorderBuffer
 from frostline_server.batching.replies import hand_out
@@ -434,14 +434,14 @@ class Batcher:
 
     def _with_room(self, batch: list[Entry], answers: Answers | None) -> list[Entry]:
         """Those of a batch whose answers find room; the others end here, before anything is computed for them."""
-        asked = Counter[Callable[[int], bool]]()
+        asked = Counter[Space]()
         stay = []
         for entry in batch:
             room = entry.room
             if room is None:
                 stay.append(entry)
-            elif room.fits(asked[room.fits] + room.size):
-                asked[room.fits] += room.size
+            elif room.space.fits(asked[room.space] + room.size):
+                asked[room.space] += room.size
                 stay.append(entry)
             else:
                 error = NetworkFull(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,15 +29,23 @@ class RowKind:
     weight: int = 1
 
 
+class Space(Protocol):
+    """Where answers are held until they have left."""
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes more find room now; from any thread."""
+        ...
+
+
 class Room(NamedTuple):
     """What is asked right before an entry is run.
 
     Attributes:
-        fits: tells whether so many bytes of answers find room now; called from any thread.
-        size: of the entry's answer, in bytes.
+        space: where its answer will be held.
+        size: of its answer, in bytes.
     """
 
-    fits: Callable[[int], bool]
+    space: Space
     size: int
 
 
@@ -117,7 +125,7 @@ class Entry:
 
     def rebind(self, other: "Entry") -> None:
         """Take over all fields of `other`, for another version's queue; references to this entry stay valid."""
-        self.kind, self.rows, self.data, self.wanted, self.call, self.priority, self.timeout_s = (
+        self.kind, self.rows, self.data, self.wanted, self.call, self.priority, self.timeout_s, self.room = (
             other.kind,
             other.rows,
             other.data,
@@ -125,6 +133,7 @@ class Entry:
             other.call,
             other.priority,
             other.timeout_s,
+            other.room,
         )
 
 

@@ -25,7 +25,7 @@ from frostline_server.errors import (
 from frostline_server.http.call import Call, ClientGone
 from frostline_server.http.h1.shared import HELD_BYTES, Exchange, no_room
 from frostline_server.http.statuses import Failure, failure_of
-from frostline_server.inference import Inference, Refused, room_for
+from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 
 _OF_KINDS: Mapping[str, type[PredictionError]] = {
@@ -118,9 +118,7 @@ class InferenceCalls:
             if exchange.lost:
                 raise ClientGone
             exchange.on_lost = lost
-            if entry.rows >= entry.call.served.codec.many_rows:
-                entry.room = room_for(entry, exchange.fits)
-            self._run_soon(self._inference.submit(entry, method, message, inline=True))
+            self._run_soon(self._inference.submit(entry, method, message, inline=True, space=exchange.budget))
             response = await answered
             if isinstance(response, int):
                 raise no_room(response)

@@ -1,6 +1,7 @@
 """Failing batches: the guilty request fails, its mates are answered, and the device thread goes on."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,13 @@ def test_a_lone_request_gets_whatever_the_network_answers(staging: Staging) -> N
 # Answers without room
 
 
+class Held:
+    """Where answers are held; `fits` as it is told."""
+
+    def __init__(self, fits: Callable[[int], bool]) -> None:
+        self.fits = fits
+
+
 def test_what_finds_no_room_for_its_answer_is_not_run_and_its_mates_are_answered(staging: Staging) -> None:
     on = staging()
     on.occupy()
@@ -113,7 +121,8 @@ def test_what_finds_no_room_for_its_answer_is_not_run_and_its_mates_are_answered
         asked.append(size)
         return size <= 10
 
-    entries[0].room, entries[2].room, entries[3].room = Room(fits, 10), Room(fits, 1), Room(lambda _: True, 99)
+    full, empty = Held(fits), Held(lambda _: True)
+    entries[0].room, entries[2].room, entries[3].room = Room(full, 10), Room(full, 1), Room(empty, 99)
     on.submit(*entries)
     on.finish()
     assert asked == [10, 11]
@@ -127,7 +136,7 @@ def test_a_batch_of_which_nothing_finds_room_is_not_run(staging: Staging) -> Non
     on = staging()
     on.occupy()
     full = on.entry([1])
-    full.room = Room(lambda _: False, 1)
+    full.room = Room(Held(lambda _: False), 1)
     on.submit(full)
     on.finish()
     assert isinstance(full.error, NetworkFull)

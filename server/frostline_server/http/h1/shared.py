@@ -145,9 +145,9 @@ class Exchange:
         self._shared.refused["network_full"] += 1
 
     @property
-    def fits(self) -> Callable[[int], bool]:
-        """Tells whether so many bytes more would find room now; from any thread."""
-        return self._shared.budget.fits
+    def budget(self) -> Budget:
+        """What it is held in."""
+        return self._shared.budget
 
     def give(self, size: int) -> None:
         """Hold so many bytes less."""

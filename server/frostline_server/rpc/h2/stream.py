@@ -14,7 +14,7 @@ from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.chunks import Serialised
 from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import NetworkFull, PredictionError, ServerStopping
-from frostline_server.inference import Inference, Refused, room_for
+from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 from frostline_server.rpc.h2.call import Call, count_full
 from frostline_server.rpc.h2.decoding import Decoder, Decoding, Prepared, decoded_bytes
@@ -261,10 +261,8 @@ class Stream:
         Raises:
             Refused: see `Inference.submit`.
         """
-        if entry.rows >= entry.call.served.codec.many_rows:
-            entry.room = room_for(entry, self._call.shared.budget.fits)
         # Its answer is delivered by this thread, so never before it is known to be accepted.
-        batcher = self._inference.submit(entry, MODEL_INFER, message, inline=True)
+        batcher = self._inference.submit(entry, MODEL_INFER, message, inline=True, space=self._call.shared.budget)
         expected = self._expected.of(entry)
         self._open_bytes += expected
         self._accepted[entry] = size, expected

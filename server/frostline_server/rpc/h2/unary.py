@@ -5,7 +5,7 @@ from collections.abc import Callable
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.message_scan import TakesLong
-from frostline_server.inference import Inference, Refused, room_for, unexpected
+from frostline_server.inference import Inference, Refused, unexpected
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
 from frostline_server.rpc.h2.call import Call, count_full
 from frostline_server.rpc.h2.decoding import Decoder, Prepared, decoded_bytes
@@ -57,9 +57,7 @@ class Method:
         try:
             # Its answer is delivered by this thread, so it is known by then.
             call.token = entry = inference.prepare(method, message, call.deadline_s, self._reply, call, call)
-            if entry.rows >= entry.call.served.codec.many_rows:
-                entry.room = room_for(entry, call.shared.budget.fits)
-            batcher = inference.submit(entry, method, message, inline=True)
+            batcher = inference.submit(entry, method, message, inline=True, space=call.shared.budget)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)
             return
@@ -85,9 +83,7 @@ class Method:
             return
         call.hold(decoded_bytes(prepared))
         try:
-            if prepared.rows >= prepared.call.served.codec.many_rows:
-                prepared.room = room_for(prepared, call.shared.budget.fits)
-            batcher = self._inference.submit(prepared, self._method, message, inline=True)
+            batcher = self._inference.submit(prepared, self._method, message, inline=True, space=call.shared.budget)
         except Refused as refused:
             call.connection.fail(call, refused.error, refused.request_id)
             return
