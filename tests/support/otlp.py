@@ -39,13 +39,16 @@ class Collector(service.TraceServiceServicer):
         return messages.ExportTraceServiceResponse()
 
     def until(self, enough: Callable[[list[Span]], bool]) -> list[Span]:
-        """Wait until the spans are enough, and return all."""
+        """Wait until the spans are enough, and return all, in the order in which they began.
+
+        A call ends once its answer is written, so the next one of the same client, if it is refused at once, may end first.
+        """
         with self._came:
             assert self._came.wait_for(lambda: enough(self.spans), TIMEOUT_S), [span.name for span in self.spans]
-            return list(self.spans)
+            return sorted(self.spans, key=lambda span: span.start_time_unix_nano)
 
     def take(self, count: int) -> list[Span]:
-        """Wait for so many spans, return them, and forget them."""
+        """Wait for so many spans, return them in the order in which they began, and forget them."""
         spans = self.until(lambda spans: len(spans) >= count)
         with self._came:
             del self.spans[:], self.resources[:]
