@@ -25,7 +25,7 @@ from frostline_server.regular_files import FileReader
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.canary_watch import CanaryWatch
 from frostline_server.repository.rollout import Rollout
-from frostline_server.repository.rollout_steps import next_step
+from frostline_server.repository.rollout_steps import give_up, next_step, with_canary
 from frostline_server.repository.take_back import GivenUp, TakeBack
 from tests.support import calls
 from tests.support import onnx_models as zoo
@@ -170,13 +170,18 @@ def test_a_canary_that_answers_otherwise_is_taken_back_and_no_call_fails(models:
         assert server.server.repository.traffic("m").problems == (rollout.taken_back.told,)
 
 
-def test_a_canary_that_fails_is_taken_back_and_then_no_call_fails(tmp_path: Path) -> None:
+def write_failing(models: Path) -> None:
+    """`m`: version 1; and 2, which fails where a token is 2 or 3."""
     good, bad = zoo.lookup(), zoo.lookup()
     [table] = bad.graph.initializer
     table.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 2], np.int64), table.name))
     tokens = np.array([[0, 1]], np.int64)
     for version, network in enumerate((good, bad), start=1):
-        zoo.write_artifact(tmp_path, "m", version, network, inputs={"tokens": tokens}, labels=None)
+        zoo.write_artifact(models, "m", version, network, inputs={"tokens": tokens}, labels=None)
+
+
+def test_a_canary_that_fails_is_taken_back_and_then_no_call_fails(tmp_path: Path) -> None:
+    write_failing(tmp_path)
     rule = TakeBack(errors=0.02, min_samples=40)
     rollouts.write(tmp_path / "m", next_step(Rollout({"stable": 1}), [1, 2], 2, canary=30, take_back=rule))
     with (
@@ -208,6 +213,42 @@ def test_a_good_canary_stays_however_long_it_is_judged(models: Path) -> None:
     assert now(models) == rollout
     assert load.failed == []
     assert load.answered.keys() == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("step", "ended"),
+    [
+        (lambda rollout: give_up(rollout, "90.00% of 50 rows agree", "2026-01-02T03:04:05+00:00"), "goes on"),
+        (lambda rollout: with_canary(rollout, 2, 60, rollout.take_back), "begins anew"),
+    ],
+    ids=["given up", "another share"],
+)
+def test_a_step_of_the_shadow_leaves_the_canarys_trial_alone_and_one_of_the_canary_begins_another(
+    tmp_path: Path, step: Callable[[Rollout], Rollout], ended: str
+) -> None:
+    write_failing(tmp_path)
+    rule = TakeBack(errors=0.02, min_samples=40)
+    rollout = next_step(Rollout({"stable": 1}), [1, 2], 2, canary=50, shadow=True, take_back=rule)
+    rollouts.write(tmp_path / "m", rollout)
+    worse: list[str] = []
+    with running(tmp_path, log_level="error") as server, grpc.insecure_channel(server.address) as channel:
+        reconciler, tokens = server.server.reconciler, {"tokens": np.array([[2, 0]], np.int64)}
+        watch = CanaryWatch(reconciler.rollouts, server.server.repository, lambda _, __, reason: worse.append(reason))
+        for changed in (rollout, step(rollout)):
+            rollouts.write(tmp_path / "m", changed)
+            reconciler.reconcile()
+            assert reconciler.rollouts()["m"] == changed
+            watch.look()
+            # Too few to judge by, but enough together.
+            for _ in range(30):
+                request = calls.infer_request("m", tokens)
+                request.model_version = "1"
+                calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S)
+                request.model_version = "2"
+                with pytest.raises(grpc.RpcError):
+                    calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S)
+            watch.look()
+    assert [reason[:7] for reason in worse] == (["100.00%"] if ended == "goes on" else [])
 
 
 def test_a_canary_that_is_slow_is_worse(tmp_path: Path) -> None:
