@@ -2,31 +2,27 @@
 
 import os
 import socket
-from pathlib import Path
 
 import pytest
 
 from frostline_server.reserve import Reserve
-
-
-def files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+from tests.support.descriptors import descriptors
 
 
 def test_a_connection_takes_the_place_of_a_reserved_descriptor() -> None:
-    reserve, before = Reserve(2), files()
+    reserve, before = Reserve(2), descriptors()
     assert reserve.fill()
-    assert files() == before + 2
+    assert len(descriptors() - before) == 2
     with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
-        kept = files()
+        kept = len(descriptors() - before)
         accepted = reserve.accept(listening)
         assert accepted is not None
-        assert files() == kept
+        assert len(descriptors() - before) == kept
         accepted[0].close()
         assert reserve.fill()
-        assert files() == kept
+        assert len(descriptors() - before) == kept
     reserve.close()
-    assert files() == before
+    assert descriptors() - before == set()
 
 
 def test_where_nobody_waits_the_reserve_stays_as_it_was() -> None:
@@ -34,9 +30,9 @@ def test_where_nobody_waits_the_reserve_stays_as_it_was() -> None:
     reserve.fill()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        before = files()
+        before = descriptors()
         assert reserve.accept(listening) is None
-        assert files() == before
+        assert before - descriptors() == descriptors() - before == set()
     reserve.close()
 
 

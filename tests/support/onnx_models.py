@@ -273,8 +273,10 @@ def zeros(declared: Sequence[Dim], *, element: int = TensorProto.FLOAT, opset: i
     )
 
 
-def repeating() -> onnx.ModelProto:
-    """`input` [rows, 1] to `output`, twice that, after as many turns of a loop as the largest number says: a run may take for ever."""
+def repeating(turns: int = 1) -> onnx.ModelProto:
+    """`input` [rows, 1] to `output`, twice that, after `turns` turns of a loop for each 1 of the largest number: a run may take
+    for ever.
+    """
     scalar = partial(helper.make_tensor_value_info, shape=[])
     body = helper.make_graph(
         [
@@ -288,7 +290,8 @@ def repeating() -> onnx.ModelProto:
     return _model(
         [
             helper.make_node("ReduceMax", ["input"], ["largest"], keepdims=0),
-            helper.make_node("Cast", ["largest"], ["turns"], to=TensorProto.INT64),
+            helper.make_node("Mul", ["largest", "each"], ["all"]),
+            helper.make_node("Cast", ["all"], ["turns"], to=TensorProto.INT64),
             helper.make_node("Loop", ["turns", "", "largest"], ["turned"], body=body),
             helper.make_node("Mul", ["turned", "zero"], ["nothing"]),
             helper.make_node("Add", ["input", "input"], ["twice"]),
@@ -296,7 +299,7 @@ def repeating() -> onnx.ModelProto:
         ],
         inputs=[_float("input", ["rows", 1])],
         outputs=[_float("output", ["rows", 1])],
-        constants={"zero": np.zeros((), np.float32)},
+        constants={"zero": np.zeros((), np.float32), "each": np.array(turns, np.float32)},
     )
 
 

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from frostline_server.app import Server
 from frostline_server.batching.entry import Entry, RowKind
 from frostline_server.config import ServerConfig
+
+_Found = TypeVar("_Found")
 
 TIMEOUT_S = 30.0
 """Longer than anything here takes; a test that waits this long has failed."""
@@ -29,12 +31,12 @@ DEFAULTS: Mapping[str, Any] = {
 """Everyone may do everything, because most tests are about what is done. The CPU, also where there is a GPU: ONNX Runtime answers there where the CPU refuses, such as zeros for a row a table does not have. No trial loads, which cost each server a second; servers in processes of their own have them."""
 
 
-def until(holds: Callable[[], Any], every_s: float = 0.01) -> None:
-    """Wait until something holds, which is asked every so many seconds."""
+def until(holds: Callable[[], _Found], every_s: float = 0.01) -> _Found:
+    """Wait until something holds, which is asked every so many seconds, and return what was found."""
     pause = threading.Event()
     for _ in range(int(TIMEOUT_S / every_s)):
-        if holds():
-            return
+        if found := holds():
+            return found
         pause.wait(every_s)
     raise AssertionError("it never holds")
 

@@ -25,6 +25,7 @@ from frostline_server.errors import (
 )
 from tests.support import onnx_models
 from tests.support.calls import ended, statistics
+from tests.support.descriptors import descriptors
 from tests.support.servers import TIMEOUT_S, Running, running
 
 Array = np.ndarray[Any, Any]
@@ -147,13 +148,13 @@ def test_the_number_of_regions_is_bounded(regions: Regions, memory: Memory, monk
 
 
 def test_a_region_that_was_unregistered_or_refused_holds_no_descriptor(regions: Regions, memory: Memory) -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     for _ in range(3):
         regions.register("a", memory.key, 0, 16)
         regions.unregister("a")
         with pytest.raises(InvalidInput):
             regions.register("b", memory.key, 0, SIZE + 1)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert descriptors() - before == set()
 
 
 def test_where_shared_memory_is_off_nothing_is_registered_and_how_to_turn_it_on_is_said(memory: Memory) -> None:

@@ -10,7 +10,6 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ import structlog
 from frostline_server.metrics.http_pages import Page, Response, text
 from frostline_server.metrics.http_request import Request
 from frostline_server.metrics.http_server import HttpServer, Limits
+from tests.support.descriptors import descriptors
 from tests.support.puppet import TIMEOUT_S
 from tests.support.servers import until
 
@@ -300,10 +300,7 @@ def test_where_not_even_the_reserve_helps_it_is_tried_again_later_and_not_at_onc
 
 
 def test_closing_leaves_no_descriptor_and_no_thread() -> None:
-    def files() -> set[str]:
-        return {file.name for file in Path("/proc/self/fd").iterdir()}
-
-    before, threads = len(files()), threading.active_count()
+    before, threads = descriptors(), threading.active_count()
     listening = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(listening, ALIVE)
     server.start()
@@ -316,4 +313,4 @@ def test_closing_leaves_no_descriptor_and_no_thread() -> None:
         # What was not read yet when the connection ended resets it.
         with contextlib.suppress(ConnectionResetError):
             assert rest(half) == b""
-    assert (len(files()), threading.active_count()) == (before, threads)
+    assert (descriptors() - before, threading.active_count()) == (set(), threads)
