@@ -18,6 +18,7 @@ from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.routes import standing, wanted
 from frostline_server.repository.scan import Model, scan
 from frostline_server.repository.stability import Key, StabilityCheck
+from frostline_server.repository.unchanged import keep_unchanged
 
 FOLDER = 0
 """Stands for a model's folder as a whole where versions have their numbers."""
@@ -89,7 +90,7 @@ class ModelsFolder:
             if name in found and found[name].rollout in (judged, after)
         }
         found |= {name: replace(found[name], rollout=after) for name, (_, after) in self._instead.items()}
-        self.models = found
+        self.models = keep_unchanged(self.models, found)
 
     def instead(self, name: str, judged: Rollout, after: Rollout) -> None:
         """Use the rollout `after` from the next scan on, for as long as the model's file says `judged`."""
@@ -121,7 +122,8 @@ class ModelsFolder:
             for number in (*(model.versions or (FOLDER,)), *((_REMARKS,) if model.remarks else ()))
         }
         self._stability.looked(present)
-        self._looks = {name: look for name, look in self._looks.items() if name in self.models}
+        for gone in self._looks.keys() - self.models.keys():
+            del self._looks[gone]
         return any([not self._settled(self.models[name], number) for name, number in present])
 
     def on_disk(self, name: str, override: model_config_pb2.ModelConfig | None = None) -> OnDisk | None:
@@ -179,7 +181,7 @@ class ModelsFolder:
             settled: whether to leave out what may be a version soon.
         """
         model = self.models.get(name)
-        if model is None or (settled and not self._settled(model, _REMARKS)):
+        if model is None or not model.remarks or (settled and not self._settled(model, _REMARKS)):
             return ()
         return () if FOLDER in self._repository.of(name) and not model.versions else model.remarks
 

@@ -10,7 +10,7 @@ the trial queue: it holds up nobody but its own model, which goes on when the tr
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -30,6 +30,7 @@ from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.rollout_steps import decisions, staged
 from frostline_server.repository.scan import Model, legible
 from frostline_server.repository.trial_queue import TrialQueue
+from frostline_server.repository.unchanged import keep_unchanged
 
 _DRAIN_S = 60.0
 """How long the accepted requests of a replaced version may take; the rest is refused after that."""
@@ -87,15 +88,15 @@ class Reconciler:
         self._on_rollout = on_rollout
         self._on_decision = on_decision
         # As they were at the last look, of every model that was there.
-        self._decided: dict[str, tuple[Rollout | None, frozenset[int]]] = {}
+        self._decided: Mapping[str, tuple[Rollout | None, frozenset[int]]] = {}
         self._working = threading.RLock()
         self._folder = ModelsFolder(
             root, repository, clock, loader.files or FileReader(root), name=name, settles=not explicit
         )
         self._clock = clock
         self._now = now
-        self._expected: dict[str, set[int]] = {}
-        self._told: dict[str, Traffic] = {}
+        self._expected: Mapping[str, set[int]] = {}
+        self._told: Mapping[str, Traffic] = {}
         self._warned: dict[str, tuple[str, ...]] = {}
         self._complaint = ""
         # Models that something unforeseen happened to, as they were then.
@@ -138,8 +139,7 @@ class Reconciler:
         names = sorted({*self._folder.models, *self._repository.names()})
         self._trials.keep(names)
         if self._chosen is None:
-            self._expected.clear()
-            self._expect(names)
+            self._expect(names, gone=self._expected.keys() - set(names))
         left = self._take_turns([name for name in names if self._goes_on(name, before.get(name))])
         self._repository.publish(self._folder.models)
         self._tell()
@@ -230,16 +230,21 @@ class Reconciler:
         """
         with self._working:
             models = self._folder.models
-            self._expected.update({name: set(models[name].versions) for name in names if name in models})
-            self._repository.expect(dict(self._expected))
+            self._expected = {
+                **self._expected,
+                **{name: set(models[name].versions) for name in names if name in models},
+            }
+            self._repository.expect(self._expected)
 
-    def _expect(self, names: Iterable[str]) -> None:
-        """Have clients wait for what will be loaded of these models, and no longer for what was loaded or failed."""
+    def _expect(self, names: Iterable[str], gone: Collection[str] = ()) -> None:
+        """Have clients wait for what will be loaded of these models, and no longer for what was loaded, failed or is gone."""
         coming = {name: self._coming(name) for name in names}
-        if self._repository.scanned and all(self._expected.get(name) == numbers for name, numbers in coming.items()):
+        changed = {name: numbers for name, numbers in coming.items() if self._expected.get(name) != numbers}
+        if not changed and not gone and self._repository.scanned:
             return
-        self._expected.update(coming)
-        self._repository.expect(dict(self._expected))
+        # Replaced as a whole: whoever waits reads it at any time.
+        self._expected = {name: numbers for name, numbers in self._expected.items() if name not in gone} | changed
+        self._repository.expect(self._expected)
 
     def _coming(self, name: str) -> set[int]:
         """The versions of a model that will be loaded, as far as is known."""
@@ -575,7 +580,8 @@ class Reconciler:
     def _tell_decisions(self) -> None:
         """Count and report each step of a rollout, whoever took it, and each version that came without being used."""
         before, models = self._decided, self._folder.models
-        self._decided = {name: (model.rollout, frozenset(model.versions)) for name, model in models.items()}
+        after = {name: (model.rollout, frozenset(model.versions)) for name, model in models.items()}
+        self._decided = keep_unchanged(before, after)
         for name, (rollout, versions) in self._decided.items():
             if name not in before or (rollout, versions) == before[name]:
                 continue
@@ -592,7 +598,7 @@ class Reconciler:
         """Report every model with a rollout whose traffic changed."""
         self._tell_decisions()
         before = self._told
-        self._told = {name: self._repository.traffic(name) for name in self._repository.names()}
+        self._told = keep_unchanged(before, {name: self._repository.traffic(name) for name in self._repository.names()})
         for name, traffic in self._told.items():
             model = self._folder.models.get(name)
             was = before.get(name)

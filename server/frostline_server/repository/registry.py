@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import InvalidInput, ModelNotFound, ModelNotReady
@@ -20,9 +21,10 @@ from frostline_server.model.stats import Histogram, Snapshot
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import STABLE
 from frostline_server.repository.routes import Routes
-from frostline_server.repository.routing_table import Shadows, Split, Table, build
+from frostline_server.repository.routing_table import Shadows, Split, build
 from frostline_server.repository.scan import Model
 from frostline_server.repository.take_back import TakenBack
+from frostline_server.repository.unchanged import keep_unchanged
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +131,7 @@ class Repository:
         self._draw = draw
         # Each level is replaced as a whole, so that readers need no lock.
         self._versions: Mapping[str, Mapping[int, ModelVersion]] = {}
-        self._ready: Table = {}
+        self._ready: Mapping[tuple[str, ...], Any] = {}
         self._traffic: Mapping[str, Traffic] = {}
         self._labels: Mapping[str, list[str]] = {}
         # By model, the version that last answered without standing in for another one.
@@ -172,10 +174,11 @@ class Repository:
             for name, versions in self._versions.items()
         }
         models = {name: found.get(name) for name in served}
-        self._ready, ways = build(
+        ready, ways = build(
             (name, model.rollout if model else None, served[name], self._instead(name, model))
             for name, model in models.items()
         )
+        self._ready = keep_unchanged(self._ready, ready)
         stood = {name: way.default if way.steady else self._stood.get(name) for name, way in ways.items()}
         self._stood = {name: number for name, number in stood.items() if number is not None}
         self._shadows.follow(
@@ -196,13 +199,14 @@ class Repository:
                 self._shadows.problem(name),
             )
             traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
-        self._traffic = traffic
+        self._traffic = keep_unchanged(self._traffic, traffic)
         self.taken_back = {
             name: model.rollout.taken_back
             for name, model in found.items()
             if model.rollout and model.rollout.taken_back
         }
-        self._labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
+        labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
+        self._labels = keep_unchanged(self._labels, labels)
 
     def _instead(self, name: str, model: Model | None) -> int | None:
         """The version that answered until now, for as long as the stable version may still be loaded."""

@@ -44,7 +44,8 @@ class StabilityCheck:
 
     def trust(self, key: Key, files: Fingerprint) -> None:
         """Count files as complete for as long as they do not change."""
-        self._seen[key] = files, -math.inf
+        if self._seen.get(key) != (files, -math.inf):
+            self._seen[key] = files, -math.inf
 
     def prove(self, key: Key, files: Fingerprint, whole: Callable[[], bool]) -> bool:
         """Whether files prove that they are complete, and so need not settle.
@@ -65,6 +66,7 @@ class StabilityCheck:
 
     def looked(self, present: Set[Key]) -> None:
         """End a scan, and forget the keys that were not `present` in it."""
-        self._seen = {key: seen for key, seen in self._seen.items() if key in present}
+        for gone in self._seen.keys() - present:
+            del self._seen[gone]
         self._asked &= present
         self._first = False

@@ -1,6 +1,7 @@
 """Versions that come, change and go while others are served: nothing wrong is ever handed out, and nothing good is taken away."""
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,10 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
 from frostline_server.regular_files import FileReader
+from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
+from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.stability import SETTLE_S
 from frostline_server.runtime.devices import CPU
 from tests.support import cycles, onnx_models
@@ -592,6 +596,26 @@ def test_a_ready_version_that_is_being_rewritten_is_served_as_it_was(tmp_path: P
     (folder / "model.onnx").write_bytes(b"half")
     assert shelf.look()
     assert (shelf.told, shelf.states()) == ([], {"1": "READY"})
+
+
+def test_a_look_at_a_folder_in_which_nothing_has_changed_leaves_no_new_objects(tmp_path: Path) -> None:
+    for version in (1, 2):
+        write_artifact(tmp_path, "m", version)
+        write_artifact(tmp_path, "other", version)
+    rollouts.write(tmp_path / "m", Rollout({"stable": 1}, shadow=2))
+    misnamed(tmp_path, "other", "03")
+    shelf = Shelf(tmp_path)
+    for _ in range(3):
+        shelf.look_later()
+    tracemalloc.start(4)
+    try:
+        shelf.look()
+        gc.collect()
+        left = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/frostline_server/repository/*")])
+    finally:
+        tracemalloc.stop()
+        shelf.reconciler.close(TIMEOUT_S)
+    assert left.statistics("traceback") == []
 
 
 def test_warnings_are_told_once_and_again_when_they_change(tmp_path: Path, shelf: Shelf) -> None:
