@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODELS ?= models
 # Tests wait for sockets and processes most of the time, so more of them fit than there are cores.
-JOBS   ?= 4
+JOBS   ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test interop lint proto bench bench-raw bench-rest bench-traces growth overload processes profile bench-client fuzz fuzz-readers bench-gpu bench-training conformance third-party attacks hostile-models soak tasks raw-rows recipes panels settings fmt constraints
