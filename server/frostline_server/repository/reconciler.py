@@ -30,7 +30,7 @@ from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.rollout_steps import decisions, staged
 from frostline_server.repository.scan import Model, legible
 from frostline_server.repository.trial_queue import TrialQueue
-from frostline_server.repository.unchanged import keep_unchanged
+from frostline_server.repository.unchanged import besides, keep_unchanged
 
 _DRAIN_S = 60.0
 """How long the accepted requests of a replaced version may take; the rest is refused after that."""
@@ -201,8 +201,8 @@ class Reconciler:
         """Go on with a model of which a trial has ended; called from the queue's thread."""
         self._follow(name)
         with self._working:
-            self._repository.publish(self._folder.models)
-            self._tell()
+            self._repository.publish(self._folder.models, name)
+            self._tell(name)
 
     def _give_way(self) -> None:
         """Let others do something who wait for it; whoever only lets a lock go takes it again before they wake up."""
@@ -309,8 +309,8 @@ class Reconciler:
                     version.refused, version.reason = None, ""
         self._follow(name)
         with self._working:
-            self._repository.publish(self._folder.models)
-            self._tell()
+            self._repository.publish(self._folder.models, name)
+            self._tell(name)
 
     def tried(self, name: str) -> Future[None]:
         """What is done when no version of a model is in trial any more, or no other will be because the server ends."""
@@ -498,7 +498,7 @@ class Reconciler:
         version.served, version.state, version.reason = loaded, "READY", ""
         self._repository.put(version)
         # It can answer before watchers are told.
-        self._repository.publish(self._folder.models)
+        self._repository.publish(self._folder.models, version.name)
         self._on_change(version)
         if replaced is not None:
             self._drain(replaced)
@@ -544,7 +544,7 @@ class Reconciler:
             version.state = "UNLOADING"
             # Watchers are told before a request can be refused.
             self._on_change(version)
-        self._repository.publish(self._folder.models)
+        self._repository.publish(self._folder.models, versions[0].name)
         for version in versions:
             self._drain(version)
             version.state = "UNLOADED"
@@ -577,12 +577,13 @@ class Reconciler:
         with self._working:
             self._folder.instead(name, judged, after)
 
-    def _tell_decisions(self) -> None:
+    def _tell_decisions(self, only: str) -> None:
         """Count and report each step of a rollout, whoever took it, and each version that came without being used."""
         before, models = self._decided, self._folder.models
-        after = {name: (model.rollout, frozenset(model.versions)) for name, model in models.items()}
-        self._decided = keep_unchanged(before, after)
-        for name, (rollout, versions) in self._decided.items():
+        looked = {only: models[only]} if only in models else {} if only else models
+        after = {name: (model.rollout, frozenset(model.versions)) for name, model in looked.items()}
+        self._decided = besides(only, before) | after if only else keep_unchanged(before, after)
+        for name, (rollout, versions) in after.items():
             if name not in before or (rollout, versions) == before[name]:
                 continue
             earlier, known = before[name]
@@ -594,12 +595,14 @@ class Reconciler:
                 self._repository.decided(name, decision)
                 self._on_decision(name, decision, holds)
 
-    def _tell(self) -> None:
-        """Report every model with a rollout whose traffic changed."""
-        self._tell_decisions()
+    def _tell(self, only: str = "") -> None:
+        """Report every model with a rollout whose traffic changed, or the one model that alone may have."""
+        self._tell_decisions(only)
         before = self._told
-        self._told = keep_unchanged(before, {name: self._repository.traffic(name) for name in self._repository.names()})
-        for name, traffic in self._told.items():
+        names = {only} & set(self._repository.names()) if only else self._repository.names()
+        after = {name: self._repository.traffic(name) for name in names}
+        self._told = besides(only, before) | after if only else keep_unchanged(before, after)
+        for name, traffic in after.items():
             model = self._folder.models.get(name)
             was = before.get(name)
             if traffic != was and (traffic.problems or (model and model.rollout) or (was and was.routes.labels)):

@@ -24,7 +24,7 @@ from frostline_server.repository.routes import Routes
 from frostline_server.repository.routing_table import Shadows, Split, build
 from frostline_server.repository.scan import Model
 from frostline_server.repository.take_back import TakenBack
-from frostline_server.repository.unchanged import keep_unchanged
+from frostline_server.repository.unchanged import besides, keep_unchanged
 
 
 @dataclass(slots=True, eq=False)
@@ -159,36 +159,43 @@ class Repository:
         others = {other: known for other, known in self._versions.items() if other != name}
         self._versions = {**others, name: versions} if versions else others
 
-    def publish(self, found: Mapping[str, Model]) -> None:
+    def publish(self, found: Mapping[str, Model], only: str = "") -> None:
         """Replace the routing table, from the states of the versions and the models' rollouts.
 
         Args:
             found: the scanned models folder.
+            only: the one model that has changed; "" for any. A thousand models that are loaded one after the other would
+                else take most of the time for the table.
         """
+        names = [only] if only else list(self._versions)
         served = {
             name: {
                 number: loaded
-                for number, version in versions.items()
+                for number, version in self.of(name).items()
                 if version.state == "READY" and (loaded := version.served) is not None
             }
-            for name, versions in self._versions.items()
+            for name in names
+            if name in self._versions
         }
         models = {name: found.get(name) for name in served}
         ready, ways = build(
             (name, model.rollout if model else None, served[name], self._instead(name, model))
             for name, model in models.items()
         )
-        self._ready = keep_unchanged(self._ready, ready)
+        others = {key: value for key, value in self._ready.items() if key[0] != only}
+        self._ready = others | ready if only else keep_unchanged(self._ready, ready)
         stood = {name: way.default if way.steady else self._stood.get(name) for name, way in ways.items()}
-        self._stood = {name: number for name, number in stood.items() if number is not None}
+        standing = {name: number for name, number in stood.items() if number is not None}
+        self._stood = besides(only, self._stood) | standing if only else standing
         self._shadows.follow(
             {
                 name: (served[name][way.default], served[name][way.shadow])
                 for name, way in ways.items()
                 if way.default is not None and way.shadow is not None
-            }
+            },
+            only,
         )
-        traffic = {}
+        traffic = besides(only, self._traffic) if only else {}
         for name, model in models.items():
             rollout = model.rollout if model else None
             taken_back = rollout.taken_back.told if rollout and rollout.taken_back else ""
@@ -199,7 +206,7 @@ class Repository:
                 self._shadows.problem(name),
             )
             traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
-        self._traffic = keep_unchanged(self._traffic, traffic)
+        self._traffic = traffic if only else keep_unchanged(self._traffic, traffic)
         self.taken_back = {
             name: model.rollout.taken_back
             for name, model in found.items()

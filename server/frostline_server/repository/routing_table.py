@@ -11,6 +11,7 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch, other_inputs
 from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.routes import Routes, routes
+from frostline_server.repository.unchanged import besides
 from frostline_server.runtime.encoders import Encoder, meaning
 from frostline_server.runtime.row_encoder import Array
 
@@ -78,13 +79,15 @@ class Shadows:
         # Replaced as a whole, so that readers need no lock.
         self._attached: dict[str, _Attached] = {}
 
-    def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]]) -> None:
+    def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]], only: str = "") -> None:
         """Attach exactly these shadows and detach all others; waits for the run of a detached shadow.
 
         Args:
             pairs: for each model the live version and its shadow.
+            only: the one model whose shadow may be detached; "" for any.
         """
-        before, after = self._attached, {}
+        before = self._attached
+        after = besides(only, before) if only else {}
         for name, (live, candidate) in pairs.items():
             old = before.get(name)
             kept = old is not None and old.live is live and old.candidate is candidate

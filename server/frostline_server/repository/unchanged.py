@@ -1,4 +1,4 @@
-"""What is found anew at every scan, and mostly is what it was."""
+"""What is found or made anew again and again, and mostly is what it was."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -16,3 +16,8 @@ def keep_unchanged(before: Mapping[_Key, _Value], after: Mapping[_Key, _Value]) 
     if before == after:
         return before
     return {key: before[key] if key in before and before[key] == value else value for key, value in after.items()}
+
+
+def besides(name: str, known: Mapping[str, _Value]) -> dict[str, _Value]:
+    """What is known of all models but one."""
+    return {other: value for other, value in known.items() if other != name}

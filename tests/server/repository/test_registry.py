@@ -1,6 +1,7 @@
 """Which versions are served, in which state, and what is said when one is not."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import numpy as np
 import onnx
 import pytest
 from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching
@@ -31,7 +34,8 @@ from frostline_server.model.warmup import batch_sizes
 from frostline_server.regular_files import FileReader
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
-from frostline_server.repository.scan import scan
+from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.scan import Model, scan
 from frostline_server.runtime.devices import CPU, CUDA
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
@@ -913,3 +917,61 @@ def test_a_configuration_cannot_reach_beyond_its_model(
 
 def test_warming_up_stops_at_a_size_that_memory_bears() -> None:
     assert max(batch_sizes(batching(max_batch_size=65536))) == 1024
+
+
+ROLLOUTS = [None, Rollout({"stable": 1}), Rollout({"stable": 1, "canary": 2}, {"canary": 50})]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.sampled_from([1, 2]),
+            st.sampled_from(["READY", "LOADING", "FAILED", "forgotten"]),
+            st.sampled_from(ROLLOUTS),
+        ),
+        max_size=12,
+    )
+)
+def test_a_table_of_which_one_model_is_made_anew_is_the_table_that_is_made_as_a_whole(
+    changes: list[tuple[str, int, str, Rollout | None]],
+) -> None:
+    alone, whole = Repository(draw=lambda: 0.75), Repository(draw=lambda: 0.75)
+    found: dict[str, Model] = {}
+    config = model_config_pb2.ModelConfig()
+    for name, number, state, rollout in changes:
+        found[name] = Model(name, Path(name), (), config, {1: (), 2: ()}, rollout=rollout)
+        # The table only hands it out.
+        served: Any = f"{name}:{number}" if state == "READY" else None
+        for repository in (alone, whole):
+            if state == "forgotten":
+                repository.forget(name, [number])
+            else:
+                version = ModelVersion(name, str(number), Path(name), config, state=state, served=served)
+                repository.put(version)
+        alone.publish(found, name)
+        whole.publish(found)
+        assert {each: alone.traffic(each) for each in "abc"} == {each: whole.traffic(each) for each in "abc"}
+        for each, asked in itertools.product("abc", ("", "latest", "1", "2", "stable", "canary")):
+            assert answered(alone, each, asked) == answered(whole, each, asked)
+
+
+def answered(repository: Repository, name: str, version: str) -> object:
+    """What a request would be answered by, or told."""
+    try:
+        return repository.get(name, version)
+    except (ModelNotFound, ModelNotReady, InvalidInput) as error:
+        return str(error)
+
+
+def test_a_table_of_which_one_model_is_made_anew_keeps_what_the_others_had() -> None:
+    repository = Repository()
+    config = model_config_pb2.ModelConfig()
+    for name in "ab":
+        served: Any = f"{name}:1"
+        repository.put(ModelVersion(name, "1", Path(name), config, state="READY", served=served))
+    repository.publish({})
+    before = repository.traffic("a")
+    repository.publish({}, "b")
+    assert repository.traffic("a") is before
+    assert answered(repository, "a", "") == "a:1"
