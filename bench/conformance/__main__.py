@@ -72,6 +72,7 @@ class Check:
         refused = found.of("refused")
         remedied = parts.remedied(self.cases, refused, self.flags, self._tick("remedies", len(refused)))
         outcome.floors += report.floors_of_alone(found, remedied, len(self.cases))
+        outcome.notes += report.ended("alone", [*found.crashes, *remedied.crashes])
         outcome.sheets.append(
             report.short_of("Alone: what falls short", found.of("refused", "error", "wrong", "varies"))
         )
@@ -86,6 +87,7 @@ class Check:
         outcome.sheets.append(report.short_of("In company: what falls short", found.of("refused", "error", "wrong")))
         counts = found.verdicts
         outcome.notes += [
+            *report.ended("in company", found.crashes),
             *found.notes,
             f"in company: {counts['equal']} answers equal in every bit, {counts['close']} equal but for rounding",
         ]
@@ -95,13 +97,14 @@ class Check:
         found = parts.health(answering, self.soak_s, [*flags, *self.flags], self._tick(name, int(self.soak_s)))
         outcome.floors += report.floors_of_health(name, found)
         outcome.sheets.append(report.short_of(f"{name}: what falls short", found.findings))
-        outcome.notes.append(f"{name}: {len(answering)} models, {self.soak_s:g} s")
+        outcome.notes += [*report.ended(name, found.crashes), f"{name}: {len(answering)} models, {self.soak_s:g} s"]
 
     def broken(self, outcome: Outcome) -> None:
         """Good models among broken ones."""
         found = crowd.run(100, 100, CYCLES, self.flags, self._tick("among broken models", CYCLES))
         outcome.floors += report.floors_of_crowd(found)
         outcome.sheets.append(report.short_of("Among broken models: what falls short", found.findings))
+        outcome.notes += report.ended("among broken models", found.crashes)
         memory = ", ".join(f"{mib:.0f}" for mib in found.memory_mib)
         outcome.notes.append(
             f"among broken models: {found.answers} right answers, {found.scrapes[200]} scrapes; MiB with 50 models before "

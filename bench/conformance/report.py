@@ -10,6 +10,8 @@ from bench.conformance.crowd import TOLERANCE_MIB, Crowd
 from bench.conformance.parts import Part
 from bench.measure.report import Sheet
 
+_MOST_CRASH = 2000
+"""Characters of what is told of a server that crashed, with its last lines."""
 MOST_NAMES = 4
 """Cases of one reason that are named; the rest are counted."""
 
@@ -132,6 +134,11 @@ def short_of(title: str, findings: Iterable[Finding], *, width: int = 160) -> Sh
         )
         rows.append((verdict, str(count), str(len(cases)), _one_line(detail, width), named))
     return Sheet(title, ("verdict", "answers", "cases", "reason", "which"), tuple(rows))
+
+
+def ended(name: str, crashes: Iterable[str]) -> list[str]:
+    """How servers ended that should not have, a sentence for each."""
+    return [f"{name}: a server crashed: {_one_line(crash, _MOST_CRASH)}" for crash in crashes]
 
 
 def text(sheet: Sheet) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from rich.progress import Progress
 
 from bench.conformance import broken, opened, remedies, report, tensors, third_party
-from bench.conformance.__main__ import chosen
+from bench.conformance.__main__ import Check, Outcome, chosen
 from bench.conformance.checks import Finding, companions
 from bench.conformance.crowd import Crowd
 from bench.conformance.parts import Part
@@ -152,6 +153,17 @@ def test_reasons_that_differ_in_numbers_and_names_are_one_row() -> None:
     sheet = report.short_of("Errors", found)
     assert sheet.rows == (("error", "2", "2", "output 'x' has shape [1, 2]", "a, b"),)
     assert report.text(sheet).splitlines()[1].strip().startswith("error: 2 answers, 2 cases: output 'x'")
+
+
+def test_a_server_that_does_not_start_is_told_of_with_what_it_said() -> None:
+    outcome = Outcome()
+    with Progress(disable=True) as progress:
+        Check([], ["--no-such-flag"], 1, 0.0, progress).health(outcome, [], "probed", [])
+    assert "probed: servers that crashed" in [floor.what for floor in outcome.floors if not floor.met]
+    told, described = outcome.notes
+    assert told.startswith("probed: a server crashed: ")
+    assert "no-such-flag" in told
+    assert described == "probed: 0 models, 0 s"
 
 
 def test_a_limit_takes_cases_from_everywhere() -> None:
