@@ -68,7 +68,7 @@ class ModelsFolder:
         self._looks: dict[str, tuple[float, float]] = {}
         self.models: Mapping[str, Model] = {}
         # By model a rollout and the one to use in its place, where the file cannot be written.
-        self._instead: dict[str, tuple[Rollout, Rollout]] = {}
+        self._instead: Mapping[str, tuple[Rollout, Rollout]] = {}
 
     def scan(self, only: str = "") -> None:
         """Look at every model, or at one of them, again.
@@ -84,17 +84,18 @@ class ModelsFolder:
         for name, model in self.models.items() if self._settles else ():
             if name not in found and not self._stability.settled((name, FOLDER), model.fingerprint):
                 found[name] = replace(model, versions={}, problem="", warnings=(), remarks=())
-        self._instead = {
+        instead = {
             name: (judged, after)
             for name, (judged, after) in self._instead.items()
             if name in found and found[name].rollout in (judged, after)
         }
+        self._instead = keep_unchanged(self._instead, instead)
         found |= {name: replace(found[name], rollout=after) for name, (_, after) in self._instead.items()}
         self.models = keep_unchanged(self.models, found)
 
     def instead(self, name: str, judged: Rollout, after: Rollout) -> None:
         """Use the rollout `after` from the next scan on, for as long as the model's file says `judged`."""
-        self._instead[name] = judged, after
+        self._instead = {**self._instead, name: (judged, after)}
 
     def changed(self, name: str) -> bool:
         """Look at one model again, if to look does not take longer than what is done in between.

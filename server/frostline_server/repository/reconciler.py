@@ -30,7 +30,7 @@ from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.rollout_steps import decisions, staged
 from frostline_server.repository.scan import Model, legible
 from frostline_server.repository.trial_queue import TrialQueue
-from frostline_server.repository.unchanged import besides, keep_unchanged
+from frostline_server.repository.unchanged import keep_unchanged
 
 _DRAIN_S = 60.0
 """How long the accepted requests of a replaced version may take; the rest is refused after that."""
@@ -95,7 +95,7 @@ class Reconciler:
         )
         self._clock = clock
         self._now = now
-        self._expected: Mapping[str, set[int]] = {}
+        self._expected: dict[str, set[int]] = {}
         self._told: Mapping[str, Traffic] = {}
         self._warned: dict[str, tuple[str, ...]] = {}
         self._complaint = ""
@@ -230,10 +230,7 @@ class Reconciler:
         """
         with self._working:
             models = self._folder.models
-            self._expected = {
-                **self._expected,
-                **{name: set(models[name].versions) for name in names if name in models},
-            }
+            self._expected = self._expected | {name: set(models[name].versions) for name in names if name in models}
             self._repository.expect(self._expected)
 
     def _expect(self, names: Iterable[str], gone: Collection[str] = ()) -> None:
@@ -577,12 +574,15 @@ class Reconciler:
         with self._working:
             self._folder.instead(name, judged, after)
 
-    def _tell_decisions(self, only: str) -> None:
+    def _tell_decisions(self, only: str | None) -> None:
         """Count and report each step of a rollout, whoever took it, and each version that came without being used."""
         before, models = self._decided, self._folder.models
-        looked = {only: models[only]} if only in models else {} if only else models
-        after = {name: (model.rollout, frozenset(model.versions)) for name, model in looked.items()}
-        self._decided = besides(only, before) | after if only else keep_unchanged(before, after)
+        after = {
+            name: (model.rollout, frozenset(model.versions))
+            for name in (models if only is None else [only])
+            if (model := models.get(name)) is not None
+        }
+        self._decided = keep_unchanged(before, after, only)
         for name, (rollout, versions) in after.items():
             if name not in before or (rollout, versions) == before[name]:
                 continue
@@ -595,13 +595,13 @@ class Reconciler:
                 self._repository.decided(name, decision)
                 self._on_decision(name, decision, holds)
 
-    def _tell(self, only: str = "") -> None:
+    def _tell(self, only: str | None = None) -> None:
         """Report every model with a rollout whose traffic changed, or the one model that alone may have."""
         self._tell_decisions(only)
         before = self._told
-        names = {only} & set(self._repository.names()) if only else self._repository.names()
-        after = {name: self._repository.traffic(name) for name in names}
-        self._told = besides(only, before) | after if only else keep_unchanged(before, after)
+        names = self._repository.names()
+        after = {name: self._repository.traffic(name) for name in (names if only is None else [only]) if name in names}
+        self._told = keep_unchanged(before, after, only)
         for name, traffic in after.items():
             model = self._folder.models.get(name)
             was = before.get(name)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from frostline.pb import model_config_pb2
 from frostline_server.errors import InvalidInput, ModelNotFound, ModelNotReady
@@ -21,10 +20,10 @@ from frostline_server.model.stats import Histogram, Snapshot
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import STABLE
 from frostline_server.repository.routes import Routes
-from frostline_server.repository.routing_table import Shadows, Split, build
+from frostline_server.repository.routing_table import Shadows, Split, Table, build
 from frostline_server.repository.scan import Model
 from frostline_server.repository.take_back import TakenBack
-from frostline_server.repository.unchanged import besides, keep_unchanged
+from frostline_server.repository.unchanged import keep_unchanged
 
 
 @dataclass(slots=True, eq=False)
@@ -131,7 +130,7 @@ class Repository:
         self._draw = draw
         # Each level is replaced as a whole, so that readers need no lock.
         self._versions: Mapping[str, Mapping[int, ModelVersion]] = {}
-        self._ready: Mapping[tuple[str, ...], Any] = {}
+        self._ready: Table = {}
         self._traffic: Mapping[str, Traffic] = {}
         self._labels: Mapping[str, list[str]] = {}
         # By model, the version that last answered without standing in for another one.
@@ -159,34 +158,36 @@ class Repository:
         others = {other: known for other, known in self._versions.items() if other != name}
         self._versions = {**others, name: versions} if versions else others
 
-    def publish(self, found: Mapping[str, Model], only: str = "") -> None:
+    def publish(self, found: Mapping[str, Model], only: str | None = None) -> None:
         """Replace the routing table, from the states of the versions and the models' rollouts.
 
         Args:
             found: the scanned models folder.
-            only: the one model that has changed; "" for any. A thousand models that are loaded one after the other would
+            only: the one model that has changed; None for any. A thousand models that are loaded one after the other would
                 else take most of the time for the table.
         """
-        names = [only] if only else list(self._versions)
+        versions = {name: known for name, known in self._versions.items() if only in (None, name)}
         served = {
             name: {
                 number: loaded
-                for number, version in self.of(name).items()
+                for number, version in known.items()
                 if version.state == "READY" and (loaded := version.served) is not None
             }
-            for name in names
-            if name in self._versions
+            for name, known in versions.items()
         }
         models = {name: found.get(name) for name in served}
         ready, ways = build(
             (name, model.rollout if model else None, served[name], self._instead(name, model))
             for name, model in models.items()
         )
-        others = {key: value for key, value in self._ready.items() if key[0] != only}
-        self._ready = others | ready if only else keep_unchanged(self._ready, ready)
+        if only is None:
+            self._ready = keep_unchanged(self._ready, ready)
+        else:
+            # The keys of one model are several.
+            self._ready = {**{key: value for key, value in self._ready.items() if key[0] != only}, **ready}
         stood = {name: way.default if way.steady else self._stood.get(name) for name, way in ways.items()}
         standing = {name: number for name, number in stood.items() if number is not None}
-        self._stood = besides(only, self._stood) | standing if only else standing
+        self._stood = keep_unchanged(self._stood, standing, only)
         self._shadows.follow(
             {
                 name: (served[name][way.default], served[name][way.shadow])
@@ -195,23 +196,24 @@ class Repository:
             },
             only,
         )
-        traffic = besides(only, self._traffic) if only else {}
+        traffic = {}
         for name, model in models.items():
             rollout = model.rollout if model else None
-            taken_back = rollout.taken_back.told if rollout and rollout.taken_back else ""
+            decided = rollout.taken_back.told if rollout and rollout.taken_back else ""
             problems = (
                 model.rollout_problem if model else "",
-                taken_back,
+                decided,
                 *ways[name].problems,
                 self._shadows.problem(name),
             )
             traffic[name] = Traffic(ways[name], tuple(problem for problem in problems if problem))
-        self._traffic = traffic if only else keep_unchanged(self._traffic, traffic)
-        self.taken_back = {
+        self._traffic = keep_unchanged(self._traffic, traffic, only)
+        taken_back = {
             name: model.rollout.taken_back
             for name, model in found.items()
             if model.rollout and model.rollout.taken_back
         }
+        self.taken_back = keep_unchanged(self.taken_back, taken_back)
         labels = {name: sorted(model.rollout.labels) for name, model in found.items() if model.rollout}
         self._labels = keep_unchanged(self._labels, labels)
 
@@ -311,7 +313,7 @@ class Repository:
         """A model's versions by number."""
         return self._versions.get(name, {})
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> Set[str]:
         """The names of all models that have a version."""
         return self._versions.keys()
 

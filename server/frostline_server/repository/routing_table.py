@@ -11,11 +11,11 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.shadow import Counts, Shadow, input_order, mismatch, other_inputs
 from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.routes import Routes, routes
-from frostline_server.repository.unchanged import besides
+from frostline_server.repository.unchanged import besides, keep_unchanged
 from frostline_server.runtime.encoders import Encoder, meaning
 from frostline_server.runtime.row_encoder import Array
 
-Table = dict[tuple[str, ...], Any]
+Table = Mapping[tuple[str, ...], Any]
 """What requests mean: a `LoadedModel` for each (name, version), and a `Split` for (name,) where what names no version is split.
 
 One dictionary for both, so that it can be replaced at once. Nothing a request says can be the key of a split.
@@ -48,7 +48,7 @@ def build(
     Returns:
         The table, and each model's routes.
     """
-    table: Table = {}
+    table: dict[tuple[str, ...], Any] = {}
     found: dict[str, Routes] = {}
     for name, rollout, served, stood in models:
         found[name] = ways = routes(rollout, served, stood)
@@ -77,22 +77,22 @@ class Shadows:
 
     def __init__(self) -> None:
         # Replaced as a whole, so that readers need no lock.
-        self._attached: dict[str, _Attached] = {}
+        self._attached: Mapping[str, _Attached] = {}
 
-    def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]], only: str = "") -> None:
+    def follow(self, pairs: Mapping[str, tuple[LoadedModel, LoadedModel]], only: str | None = None) -> None:
         """Attach exactly these shadows and detach all others; waits for the run of a detached shadow.
 
         Args:
             pairs: for each model the live version and its shadow.
-            only: the one model whose shadow may be detached; "" for any.
+            only: the one model whose shadow may be detached; None for any.
         """
         before = self._attached
-        after = besides(only, before) if only else {}
+        after = {} if only is None else besides(only, before)
         for name, (live, candidate) in pairs.items():
             old = before.get(name)
             kept = old is not None and old.live is live and old.candidate is candidate
             after[name] = old if kept and old is not None else _attach(live, candidate)
-        self._attached = after
+        self._attached = keep_unchanged(before, after)
         for name, attached in before.items():
             if after.get(name) is not attached and attached.shadow is not None:
                 if attached.live.tap.shadow is attached.shadow:

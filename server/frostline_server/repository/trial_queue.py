@@ -96,7 +96,8 @@ class TrialQueue:
     def keep(self, names: Container[str]) -> None:
         """Forget how the trials of all other models ended."""
         with self._lock:
-            self._ends = {name: ends for name, ends in self._ends.items() if name in names}
+            for gone in [name for name in self._ends if name not in names]:
+                del self._ends[gone]
 
     def stop(self) -> None:
         """Give every trial up, and begin no other."""

@@ -607,6 +607,8 @@ def test_a_look_at_a_folder_in_which_nothing_has_changed_leaves_no_new_objects(t
     shelf = Shelf(tmp_path)
     for _ in range(3):
         shelf.look_later()
+    # Python keeps a few containers that were freed, and what is made of these is not seen.
+    kept: list[Any] = [({number: number}, {}, [number]) for number in range(200)]
     tracemalloc.start(4)
     try:
         shelf.look()
@@ -615,7 +617,7 @@ def test_a_look_at_a_folder_in_which_nothing_has_changed_leaves_no_new_objects(t
     finally:
         tracemalloc.stop()
         shelf.reconciler.close(TIMEOUT_S)
-    assert left.statistics("traceback") == []
+    assert (len(kept), left.statistics("traceback")) == (200, [])
 
 
 def test_warnings_are_told_once_and_again_when_they_change(tmp_path: Path, shelf: Shelf) -> None:
