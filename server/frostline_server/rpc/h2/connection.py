@@ -17,6 +17,7 @@ from ngh2 import (
     DataReceived,
     DenialOfServiceError,
     Event,
+    Header,
     NGH2Error,
     PingReceived,
     RequestReceived,
@@ -110,6 +111,9 @@ class Connection:
         self._leaving = self._left = False
         # The newest call's stream, and what is to be said when the session cannot say it any more.
         self._newest = 0
+        # The headers of the newest call. A client mostly sends the same with each, and then its calls share them.
+        self._came: tuple[Header, ...] = ()
+        self._headers: Mapping[bytes, bytes] = {}
         self.ending = False
         """Whether the connection will be over when all has been sent."""
         self._last_words: bytes | None = None
@@ -240,7 +244,7 @@ class Connection:
 
     def _on_request(self, event: RequestReceived, now_s: float) -> None:
         """Begin a call, or refuse it by its headers."""
-        headers: dict[bytes, bytes] = dict(event.headers)
+        headers = self._headers if event.headers == self._came else self._read_headers(event.headers)
         shared, stream = self._shared, event.stream_id
         call = self._calls[stream] = Call(self, shared, stream, _NOBODY, headers, now_s, self._window)
         call.half_closed = event.end_stream
@@ -276,6 +280,11 @@ class Connection:
                 call.inbound = Inbound(call, encoding, unary=route.unary)
             if event.end_stream:
                 self._feed(call, b"", end=True, now_s=now_s)
+
+    def _read_headers(self, came: tuple[Header, ...]) -> Mapping[bytes, bytes]:
+        self._came = came
+        self._headers = headers = dict(came)
+        return headers
 
     def _admit(self, call: Call, route: Route, now_s: float) -> None:
         """Ask who calls, and whether it may, and count it; a stream counts its requests itself.

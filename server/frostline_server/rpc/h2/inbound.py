@@ -3,7 +3,7 @@
 from collections import deque
 
 from frostline_server.errors import MessageTooLarge, NetworkFull
-from frostline_server.rpc.h2.call import Call, Malformed
+from frostline_server.rpc.h2.call import EMPTY, Call, Malformed
 from frostline_server.rpc.h2.framing import BRIEF_BYTES, LARGEST_RATIO, MessageReader, inflated
 
 
@@ -23,7 +23,7 @@ class Inbound:
         self._encoding = encoding
         self._unary = unary
         self._reader = MessageReader()
-        self._waiting: deque[tuple[int, bytes | list[bytes]]] = deque()
+        self._waiting: deque[tuple[int, bytes | list[bytes]]] = EMPTY
         self._count = 0
         self._ended = False
         self._working = False  # another thread has a message
@@ -48,6 +48,8 @@ class Inbound:
         messages = self._reader.feed(data, self._reserve)
         if messages or not inside:  # another message began
             self._call.since_s = now_s
+        if messages and self._waiting is EMPTY:
+            self._waiting = deque()
         self._waiting.extend(messages)
         if self._unary and self._count + len(self._waiting) > 1:
             raise Malformed("the method takes one message, and the call has more")

@@ -6,7 +6,6 @@ Each is answered when its batch finishes, so answers may leave in another order 
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from frostline.protocol import MODEL_INFER
 from frostline_server.batching.batcher import Batcher
@@ -16,13 +15,10 @@ from frostline_server.codec.message_scan import TakesLong
 from frostline_server.errors import NetworkFull, PredictionError, ServerStopping
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
-from frostline_server.rpc.h2.call import Call, count_full
+from frostline_server.rpc.h2.call import EMPTY, Call, count_full
 from frostline_server.rpc.h2.decoding import Decoder, Decoding, Prepared, decoded_bytes
 from frostline_server.rpc.h2.framing import PREFIX_BYTES
 from frostline_server.rpc.stream_messages import MAX_OPEN, MAX_OPEN_BYTES, Expected, answer_message, error_message
-
-_NONE: deque[Any] = deque(maxlen=0)
-"""What no message waits in, and no answer leaves from: streams by the thousand that are only open take less memory."""
 
 
 class StreamInference:
@@ -137,9 +133,9 @@ class Stream:
         # What is decoded elsewhere; no other message is taken meanwhile.
         self._decoding: Decoding | None = None
         # What came while as many were open as may be.
-        self._waiting: deque[bytes] = _NONE
+        self._waiting: deque[bytes] = EMPTY
         # The sizes of answers that have not left, oldest first, their sum, and the size of all that is open.
-        self._leaving: deque[int] = _NONE
+        self._leaving: deque[int] = EMPTY
         self._leaving_bytes = 0
         # Answers of one turn, which leave together.
         self._outbox: list[Serialised] = []
@@ -150,7 +146,7 @@ class Stream:
 
     def message(self, call: Call, message: bytes) -> None:
         """Queue the request, now or when there is room."""
-        if self._waiting is _NONE:
+        if self._waiting is EMPTY:
             self._waiting = deque()
         self._waiting.append(message)
         self._take_waiting()
@@ -321,7 +317,7 @@ class Stream:
         length = len(message) + PREFIX_BYTES
         self._call.release(size)
         self._open_bytes += length - size
-        if self._leaving is _NONE:
+        if self._leaving is EMPTY:
             self._leaving = deque()
         self._leaving.append(length)
         self._leaving_bytes += length

@@ -369,6 +369,18 @@ def test_many_messages_of_a_stream_may_come_in_one_frame() -> None:
     assert pair.answers[stream].trailers == {"grpc-status": "0"}
 
 
+def test_calls_share_headers_that_are_the_same_and_no_others() -> None:
+    pair = Pair()
+    usual: dict[str, str] = {}
+    for headers in (usual, usual, {"grpc-timeout": "5S"}, {"grpc-timeout": "7S"}, usual, usual):
+        pair.call(**headers)
+    calls = [call for call, _ in pair.kept.messages]
+    assert [call.deadline_s for call in calls] == [None, None, 1005.0, 1007.0, None, None]
+    assert [call.header(b"grpc-timeout") for call in calls] == [None, None, b"5S", b"7S", None, None]
+    assert calls[0].headers is calls[1].headers
+    assert calls[4].headers is calls[5].headers
+
+
 def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> None:
     pair = Pair()
     stream = pair.begin(STREAM)
