@@ -3,6 +3,7 @@
 Three servers with a canary, a shadow and a version that fails are asked for a minute and a half, with trouble in the
 middle. A Prometheus with the shipped configuration scrapes them every second. The ranges of the shipped rules are
 shortened in the same way (five minutes to twenty seconds, an hour to one minute), so that a picture shows what they do.
+On a machine without a GPU a stand-in for NVIDIA's library reports the cores in place of GPUs.
 """
 
 import argparse
@@ -20,7 +21,7 @@ _RATES = "10s"
 _SETTLED_S = 6.0
 _FIRED = 'count by (alertname) (max_over_time(ALERTS{{alertstate="firing"}}[{seconds}s]))'
 _OUTPUT = Path(__file__).parents[2] / "docs" / "images"
-_DASHBOARDS = ("frostline", "frostline-fleet")
+_DASHBOARDS = ("frostline", "frostline-fleet", "frostline-gpu")
 
 
 def main() -> None:

@@ -22,11 +22,14 @@ import trustme
 from sklearn import datasets
 
 from bench.load import networks
+from bench.measure import gpu_baselines
 from frostline import Client, FrostlineError, connect, server_process
 
 _SERVERS = 3
 _VALID = timedelta(days=20)
 _QUEUED_ROWS = 96
+_STANDIN = ("env", f"PYTHONPATH={Path(__file__).parent / 'standin'}")
+"""Runs a program with a stand-in for NVIDIA's library."""
 _CALM = 0.45
 """The share of the time before trouble begins."""
 
@@ -76,6 +79,8 @@ def publish(models: Path) -> None:
 def serving(models: Path, folder: Path) -> Iterator[Fleet]:
     """Start the servers on a folder of models; the last one has TLS. They stop at the end of the block.
 
+    Where there is no GPU, they are told that the machine's cores are some.
+
     Args:
         models: the folder of models.
         folder: for the files of TLS.
@@ -87,11 +92,14 @@ def serving(models: Path, folder: Path) -> Iterator[Fleet]:
     issued.cert_chain_pems[0].write_to_path(folder / "tls.crt")
     secure = ["--tls-cert", f"{folder}/tls.crt", "--tls-key", f"{folder}/tls.key"]
     common = ["--models", str(models), "--device", "cpu", "--threads", "1", "--max-queue-size", str(_QUEUED_ROWS)]
+    program = [*(_STANDIN if gpu_baselines.obstacle() else ()), *server_process.PROGRAM]
     with ExitStack() as stack:
         targets, clients = {}, []
         for number in range(_SERVERS):
             last = number == _SERVERS - 1
-            served = stack.enter_context(server_process.serve([*common, *(secure if last else ())], _ignored))
+            served = stack.enter_context(
+                server_process.serve([*common, *(secure if last else ())], _ignored, program=program)
+            )
             targets[f"frostline-{number}:8002"] = served.metrics.removeprefix("http://").removesuffix("/metrics")
             tls: bool | Path = folder / "ca.pem" if last else False
             clients.append(stack.enter_context(connect(served.address, tls=tls, timeout_s=5)))
