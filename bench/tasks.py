@@ -23,6 +23,7 @@ from sklearn import datasets
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.load.environments import python_with
 from bench.measure import document
 from frostline import connect, connect_async, server_process
 from frostline.cli import main as cli
@@ -38,7 +39,7 @@ LARGEST = 1e-4
 """The largest difference to PyTorch that is allowed, relative to numbers above 1."""
 
 _HEADER = ("task", "network", "data", "score", "Python", "asyncio", "`frostline predict`", "tritonclient", "KServe SDK")
-_KSERVE = Path(__file__).parents[1] / "tests" / "integration" / "clients" / ".kserve" / "bin" / "python"
+_KSERVE = Path(__file__).parents[1] / "tests" / "integration" / "clients" / "kserve.txt"
 _KSERVE_SCRIPT = """
 import asyncio, sys
 import numpy as np
@@ -254,11 +255,11 @@ def by_triton(address: str, trained: Trained) -> Mapping[str, Array]:
     return outputs
 
 
-def by_kserve(address: str, trained: Trained, folder: Path) -> Mapping[str, Array]:
-    """Through KServe's SDK, in its own environment."""
+def by_kserve(address: str, trained: Trained, folder: Path, python: Path) -> Mapping[str, Array]:
+    """Through KServe's SDK, with the Python of its environment."""
     np.save(folder / "rows.npy", trained.rows)
     command = [
-        str(_KSERVE),
+        str(python),
         "-c",
         _KSERVE_SCRIPT,
         address,
@@ -306,16 +307,16 @@ def command_difference(address: str, trained: Trained, folder: Path) -> float:
     return float(np.max(np.abs(got - wanted) / np.maximum(1, np.abs(wanted))))
 
 
-def measured(address: str, trained: Trained, folder: Path) -> tuple[str, ...]:
-    """A line of the table."""
+def measured(address: str, trained: Trained, folder: Path, kserve: Path | None) -> tuple[str, ...]:
+    """A line of the table; the Python with KServe's SDK may be missing."""
     apart = [
         difference(trained, by_python(address, trained)),
         difference(trained, by_asyncio(address, trained)),
         command_difference(address, trained, folder),
         difference(trained, by_triton(address, trained)),
     ]
-    if _KSERVE.exists():
-        apart.append(difference(trained, by_kserve(address, trained, folder)))
+    if kserve is not None:
+        apart.append(difference(trained, by_kserve(address, trained, folder, kserve)))
     assert max(apart) <= LARGEST, f"{trained.name}: {apart}"
     cells = [f"{largest:.0e}" for largest in apart] + [""] * (5 - len(apart))
     return (f"`{trained.task}`", trained.network, trained.data, trained.score, *cells)
@@ -323,6 +324,8 @@ def measured(address: str, trained: Trained, folder: Path) -> tuple[str, ...]:
 
 def main() -> None:
     """Measure all, and write the table into the page about training."""
+    # The SDK has no release for later ones.
+    kserve = python_with(_KSERVE) if sys.version_info < (3, 14) else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         everything = [*recipes(folder / "models", folder), *own_modules(folder / "models")]
@@ -330,7 +333,7 @@ def main() -> None:
         lines = []
         with server_process.serve(flags, lambda _: None) as served:
             for trained in everything:
-                lines.append(measured(served.address, trained, folder))
+                lines.append(measured(served.address, trained, folder, kserve))
                 sys.stdout.write("  ".join(lines[-1]) + "\n")
                 sys.stdout.flush()
     table = [f"| {' | '.join(cells)} |" for cells in (_HEADER, ("---",) * len(_HEADER), *lines)]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.load.environments import python_with
+
 CLIENTS = Path(__file__).parent / "clients"
 
 
@@ -61,14 +63,5 @@ def generator_python() -> Path:
 
 def _python_with(name: str) -> Path:
     """A Python with the packages of a list, installed on first use and kept beside the clients."""
-    folder = CLIENTS / f".{name}"
-    python = folder / "bin" / "python"
-    packages = CLIENTS / f"{name}.txt"
-    wanted, installed = packages.read_text(), folder / "installed.txt"
     with alone_with_the_clients():
-        if not installed.exists() or installed.read_text() != wanted:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, timeout=100)
-            command = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(packages)]
-            subprocess.run(command, check=True, capture_output=True, timeout=280)
-            installed.write_text(wanted)
-    return python
+        return python_with(CLIENTS / f"{name}.txt")
