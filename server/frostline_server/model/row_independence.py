@@ -2,7 +2,9 @@
 
 A free first axis does not say that. It may be time, the network may normalise over it, or each row may see the others.
 So different rows are run alone and in company, and their answers are compared. Alone and in company a sum may be computed
-in another order, so small differences are allowed there. Beside other companions a row's answer must stay as it is.
+in another order, so small differences are allowed there. Beside other companions a row's answer must stay as it is, to
+the last bit where the device computes the same bits again: beside a large number, such as a time, what rows add to one
+another may be smaller than any rounding.
 """
 
 import math
@@ -23,12 +25,14 @@ Array = np.ndarray[Any, Any]
 _NOTHING = 1e-20
 """Answers that small are all the same."""
 
+_ALIGNMENT = 64
+
 _DOUBTFUL = 10.0
 """Generated rows disprove nothing where an answer is off by less than so many times the rounding."""
 
 SAME_ARITHMETIC = 1e-5
-"""How far answers of runs that differ in nothing that the row can see may be apart, as a part of the largest number. Such
-runs compute the same sums in the same order; only some kernels of a GPU do not."""
+"""How far answers of runs that differ in nothing that the row can see may be apart, as a part of the largest number, if
+they are not the same each time. Such runs compute the same sums in the same order; only some kernels of a GPU do not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +200,7 @@ def _in_company(
 
     def together(order: Sequence[int]) -> list[Array]:
         try:
-            answers = run(joined([rows[index] for index in order]), outputs)
+            answers = run([aligned(array) for array in joined([rows[index] for index in order])], outputs)
         except OutOfMemory:
             raise
         except PredictionError as error:
@@ -213,15 +217,34 @@ def _in_company(
         for order in orders:
             if order not in batches:
                 batches[order] = together(order)
-        for name, one, other in zip(outputs, *(batches[order] for order in orders), strict=True):
-            if not alike(one[place : place + 1], other[place : place + 1], same):
+        beside_one, beside_other = (_at(place, batches[order]) for order in orders)
+        for name, one, other in zip(outputs, beside_one, beside_other, strict=True):
+            if not alike(one, other, same):
                 raise RowsDepend(f"output '{name}' of a row depends on the rows beside it")
+        moved = _moved(outputs, beside_one, beside_other)
+        if moved and same <= SAME_ARITHMETIC:
+            # Only what has the same bits each time shows something by them.
+            again = [_at(place, together(order)) for order in orders]
+            if not _moved(outputs, beside_one, again[0]) and not _moved(outputs, beside_other, again[1]):
+                raise RowsDepend(f"output '{moved}' of a row depends on the rows beside it")
     order = tuple([(2 + place) % len(rows) for place in range(many)])
     # Where memory allows a few rows and no more, a few have to do.
     with suppress(OutOfMemory):
         batches[order] = together(order)
     for order, answers in batches.items():
         check_company(outputs, [alone[index] for index in order], answers, range(len(order)), signature.traits.rounding)
+
+
+def _at(place: int, answers: Sequence[Array]) -> list[Array]:
+    """The answers of one row of a batch."""
+    return [answer[place : place + 1] for answer in answers]
+
+
+def _moved(outputs: Sequence[str], answers: Sequence[Array], others: Sequence[Array]) -> str:
+    """The first output that is not the same to the last bit in both; "" if all are."""
+    return next(
+        (n for n, one, other in zip(outputs, answers, others, strict=True) if not same_elements(one, other)), ""
+    )
 
 
 def _beside(place: int, companion: int, size: int) -> tuple[int, ...]:
@@ -241,6 +264,17 @@ def company_sizes(row: Row) -> tuple[int, int]:
 def joined(rows: Sequence[Row]) -> list[Array]:
     """One array [rows, ...] for each input."""
     return [np.concatenate(arrays) for arrays in zip(*rows, strict=True)]
+
+
+def aligned(array: Array) -> Array:
+    """A copy that begins at a multiple of 64 bytes: some kernels add in an order that depends on where their data is."""
+    if array.dtype.hasobject:
+        return array
+    buffer = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def check_shapes(outputs: Sequence[str], together: Sequence[Array], rows: int) -> None:

@@ -109,6 +109,32 @@ SLIGHTLY_MIXED = graph(
     axes=np.array([0], np.int64),
     little=np.array(1e-3, np.float32),
 )  # less than rounding may change between one row and several
+BESIDE_A_TIME = graph(
+    [
+        ("ReduceMean", ["x", "axes"], ["mean"], {}),
+        ("Add", ["x", "mean"], ["mixed"], {}),
+        ("Mul", ["x", "nothing"], ["flat"], {}),
+        ("Add", ["flat", "time"], ["times"], {}),
+        ("Concat", ["times", "mixed"], ["y"], {"axis": 1}),
+    ],
+    {"x": ["n", 1]},
+    {"y": ["n", 2]},
+    {"x": TensorProto.DOUBLE, "y": TensorProto.DOUBLE},
+    axes=np.array([0], np.int64),
+    nothing=np.array(0, np.float64),
+    time=np.array(1.7e12, np.float64),
+)  # what rows add to one another is far below the rounding of single precision in the largest number
+TINY = graph(
+    [
+        ("ReduceMean", ["x", "axes"], ["mean"], {}),
+        ("Add", ["x", "mean"], ["mixed"], {}),
+        ("Mul", ["mixed", "little"], ["y"], {}),
+    ],
+    {"x": ["n", 1]},
+    {"y": ["n", 1]},
+    axes=np.array([0], np.int64),
+    little=np.array(1e-30, np.float32),
+)
 ALONE_ONLY = graph(
     [("Reshape", ["x", "one"], ["first"], {}), ("Add", ["x", "first"], ["y"], {})],
     {"x": ["n", 3]},
@@ -142,6 +168,8 @@ def quantised_in_a_function() -> onnx.ModelProto:
         (TIME_MAJOR, "output 'y' has shape [5, 1, 3] for one row"),
         (EYE, "output 'y' of a row among 2 is not the one that the row gets alone"),
         (SLIGHTLY_MIXED, "output 'y' of a row depends on the rows beside it"),
+        (BESIDE_A_TIME, "output 'y' of a row depends on the rows beside it"),
+        (TINY, "output 'y' of a row depends on the rows beside it"),
         (GRAM, "output 'y' of a row depends on the rows beside it"),
         (QUANTISED, "its operator DynamicQuantizeLinear computes with all rows of a batch"),
         (quantised_in_a_function(), "its operator DynamicQuantizeLinear computes with all rows of a batch"),
@@ -173,6 +201,18 @@ def test_what_only_the_size_of_a_batch_changes_may_be_rounding(tmp_path: Path) -
     assert run(0.005).independent
     assert run(0.02) == Verdict(False, reason="output 'logits' of a row among 2 is not the one that the row gets alone")
     assert run(0.2).disproved
+
+
+def test_runs_that_do_not_repeat_their_last_bits_may_differ_in_them(tmp_path: Path) -> None:
+    session = load(tmp_path, onnx_models.linear())
+    random = np.random.default_rng(0)
+
+    def run(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
+        answers = session.run(list(inputs), tuple(outputs))
+        return [answer * (1 + 1e-6 * random.normal(size=answer.shape)).astype(answer.dtype) for answer in answers]
+
+    _, found = examine(run, session.signature, generated_rows(session.signature))
+    assert found == Verdict(independent=True)
 
 
 def test_a_doubt_is_not_lifted_by_rows_that_cannot_show_it(tmp_path: Path) -> None:
