@@ -172,6 +172,7 @@ class NpzFile(BaseModel):
     Inputs of whole numbers [N, T] are tokens, and 0 pads them on the right; all others are numbers. With `task`
     ``dense`` they are pictures [N, C, H, W], and `target` [N, H, W] is the class of each pixel, a whole number. With ``any``
     there is an array ``target.NAME`` [N] for each of two or more targets: whole numbers or texts are classes, floats numbers.
+    `labels` are the names of classes that are whole numbers, from 0 on, or all texts there are, in the order of the classes.
     """
 
     model_config = _VALUE

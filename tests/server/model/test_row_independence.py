@@ -209,7 +209,7 @@ def test_runs_that_do_not_repeat_their_last_bits_may_differ_in_them(tmp_path: Pa
 
     def run(inputs: Sequence[Array], outputs: Sequence[str]) -> list[Array]:
         answers = session.run(list(inputs), tuple(outputs))
-        return [answer * (1 + 1e-6 * random.normal(size=answer.shape)).astype(answer.dtype) for answer in answers]
+        return [answer * np.float32(1 + random.normal(0, 1e-6, answer.shape)) for answer in answers]
 
     _, found = examine(run, session.signature, generated_rows(session.signature))
     assert found == Verdict(independent=True)

@@ -138,10 +138,90 @@ def test_parquet_is_read_where_pyarrow_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(only_input(dataset), np.array([[1.5, 1], [np.nan, 2]], np.float32))
 
 
+def test_bytes_of_parquet_are_texts(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table({"a": [1.5, 2.5], "c": [b"p", "é".encode()], "y": ["u", "v"]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    dataset = data.load(ParquetFile(path=tmp_path / "t.parquet", target="y"))
+    assert dataset.columns[1].categories == ("(unknown)", "p", "é")
+
+
+def test_a_parquet_file_has_each_column_once(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    columns = [arrow.array([1.0, 2.0]), arrow.array([3.0, 4.0]), arrow.array(["u", "v"])]
+    parquet.write_table(arrow.table(columns, names=["a", "a", "y"]), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="has more than one column 'a'"):
+        data.load(ParquetFile(path=tmp_path / "t.parquet", target="y"))
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(DataError, match="needs pyarrow, which is not installed: pip install pyarrow"):
         data.load(ParquetFile(path=tmp_path / "t.parquet", target="y"))
+
+
+@pytest.mark.parametrize(
+    ("target", "labels", "places"),
+    [
+        (["yes", "no", "yes"], ("yes", "no"), [0, 1, 0]),
+        (["10", "9", "10"], ("9", "10"), [1, 0, 1]),
+        ([b"yes", b"no", b"yes"], ("yes", "no"), [0, 1, 0]),
+        ([1, 0, 1], ("no", "yes"), [1, 0, 1]),
+        ([True, False, True], ("no", "yes"), [1, 0, 1]),
+    ],
+)
+def test_labels_name_the_classes_that_they_are(
+    tmp_path: Path, target: list[Any], labels: tuple[str, ...], places: list[int]
+) -> None:
+    path = _npz(tmp_path, input=np.zeros((3, 2)), target=target)
+    dataset = data.load(NpzFile(path=path, labels=labels))
+    assert dataset.labels == labels
+    np.testing.assert_array_equal(dataset.rows.targets, places)
+
+
+def test_classes_that_are_bytes_are_texts(tmp_path: Path) -> None:
+    dataset = data.load(NpzFile(path=_npz(tmp_path, input=np.zeros((2, 2)), target=["é".encode(), b"no"])))
+    assert dataset.labels == ("no", "é")
+
+
+def test_numbers_that_single_precision_does_not_tell_apart_are_named(tmp_path: Path) -> None:
+    times = 1.7e12 + np.arange(100.0)
+    lost = "of 100 different numbers float32, which networks compute with, tells only 1 apart; give smaller numbers"
+    rows = "".join(f"{row},{time:.0f}\n" for row, time in enumerate(times))
+    table = CsvFile(path=_csv(tmp_path, "a,when\n" + rows), target="when", task="regression")
+    (note,) = data.load(table).notes
+    assert note.startswith(f"Column 'when' of t.csv: {lost}")
+    archive = NpzFile(path=_npz(tmp_path, input=np.stack([times, times % 7], 1), target=times), task="regression")
+    assert [note.partition(f": {lost}")[0] for note in data.load(archive).notes] == [
+        "t.npz, column 1 of input",
+        "t.npz, target",
+    ]
+    exact = NpzFile(
+        path=_npz(tmp_path, input=np.stack([times % 9, times % 7], 1), target=times % 50), task="regression"
+    )
+    assert data.load(exact).notes == ()
+
+
+@pytest.mark.parametrize("columns", [2000, 2001])
+def test_more_columns_than_servers_take_are_refused(tmp_path: Path, columns: int) -> None:
+    header = ",".join(f"c{place}" for place in range(columns))
+    row = ",".join(["1"] * columns)
+    source = CsvFile(path=_csv(tmp_path, f"{header},y\n{row},u\n{row},v\n"), target="y")
+    if columns <= 2000:
+        assert len(data.load(source).columns) == columns
+        return
+    with pytest.raises(
+        DataError, match=r"t\.csv: 2001 columns are more than the 2000 that a server takes: leave some out"
+    ):
+        data.load(source)
+
+
+def test_categories_that_no_card_can_hold_are_refused(tmp_path: Path) -> None:
+    rows = "".join(f"{'long' * 5000}{row},u\n" for row in range(300))
+    source = CsvFile(path=_csv(tmp_path, f"c,y\n{rows}"), target="y", columns={"c": "category"})
+    with pytest.raises(DataError, match="the 300 categories of column 'c' do not go into the model's card"):
+        data.load(source)
 
 
 def test_an_archive_of_numbers_classes_and_lengths(tmp_path: Path) -> None:
@@ -174,7 +254,11 @@ def test_whole_numbers_in_rows_are_tokens(tmp_path: Path) -> None:
         ({"input": [[1, -2]], "target": [0]}, {}, "row 1, column 2, input: token -2 is negative"),
         ({"input": np.ones((2, 2)), "target": [0.5, 1]}, {}, "target is float64 [2], not one class for each row"),
         ({"input": np.ones((2, 2)), "target": [0, 2]}, {"labels": ("a", "b")}, "row 2, target: class 2"),
-        ({"input": np.ones((2, 2)), "target": ["u", "v"]}, {"labels": ("a",)}, "2 classes or values, but 1 labels"),
+        (
+            {"input": np.ones((2, 2)), "target": ["u", "v"]},
+            {"labels": ("a",)},
+            "t.npz has the class 'u', which is not among its labels: a",
+        ),
         ({"input": np.ones((2, 3, 1)), "target": [0, 1], "lengths": [1, 4]}, {}, "row 2, lengths: 4 is not between 1"),
         ({"input": np.ones((2, 3, 1)), "target": [0, 1], "lengths": [1.5, 2]}, {}, "lengths must be one whole number"),
         (

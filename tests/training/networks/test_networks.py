@@ -78,6 +78,15 @@ def test_a_constant_feature_is_not_divided_by_zero() -> None:
     assert layer(torch.tensor([[4.0], [6.0]])).flatten().tolist() == [0.0, 2.0]
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e-23, 1.0, 1e20, 1e37])
+def test_numbers_are_standardised_whatever_their_unit(unit: float) -> None:
+    rows = (np.array([[1.0], [2.0], [4.0]]) * unit).astype(np.float32)
+    wanted = np.array([[1.0], [2.0], [4.0]])
+    np.testing.assert_allclose(
+        Standardise.fit(rows)(torch.from_numpy(rows)), (wanted - wanted.mean()) / wanted.std(), rtol=1e-5
+    )
+
+
 def test_a_feature_whose_spread_single_precision_does_not_hold_is_not_divided_by_zero() -> None:
     least = np.float32(1.4e-45)
     rows = np.zeros((9, 1), np.float32)

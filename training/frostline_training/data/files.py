@@ -1,7 +1,7 @@
 """The reader of NumPy archives; an error names the file and the row."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from frostline_training.data.heads import Head, output_names
 from frostline_training.data.rows import INPUT, Array, Dataset, Inputs, Rows
-from frostline_training.data.tables import in_order
+from frostline_training.data.tables import in_order, lost_in_single
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, NpzFile
 
 LENGTHS = "lengths"
 _TARGET = "target"
+_MOST_TOKENS = 1 << 22
 _PICTURES = 4  # axes: [N, C, H, W]
 
 
@@ -65,7 +66,24 @@ def load_npz(source: NpzFile) -> Dataset:
         task=source.task,
         heads=heads,
         sequence=values.ndim == (2 if tokens else 3),
+        notes=tuple(_rounded(source, arrays)),
     )
+
+
+def _rounded(source: NpzFile, arrays: Mapping[str, Array]) -> Iterator[str]:
+    """Yield a note for each array of numbers that float32 cannot tell apart: targets, and columns of the input."""
+    numbers: dict[str, Array] = {}
+    if arrays[INPUT].ndim == 2 and arrays[INPUT].dtype.kind == "f":
+        numbers = {f"column {place + 1} of {INPUT}": column for place, column in enumerate(arrays[INPUT].T)}
+    for name, array in arrays.items():
+        if (source.task == "regression" and name == _TARGET) or (
+            source.task == "any" and name.startswith(f"{_TARGET}.") and array.dtype.kind == "f"
+        ):
+            numbers[name] = array
+    for name, array in numbers.items():
+        lost = lost_in_single(array)
+        if lost:
+            yield f"{source.path.name}, {name}: {lost}; give smaller numbers, such as the difference from one"
 
 
 def _arrays(path: Path) -> dict[str, Array]:
@@ -74,7 +92,14 @@ def _arrays(path: Path) -> dict[str, Array]:
             return dict(archive)
     except FileNotFoundError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except ValueError as error:
+        if not str(error).startswith("Object arrays"):
+            raise DataError(f"{path} is not an archive of NumPy arrays (.npz)") from error
+        raise DataError(
+            f"{path}: an array holds Python objects, which are not read; save numbers as numbers, and texts with "
+            "array.astype(str)"
+        ) from error
+    except (OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         empty = path.is_file() and path.stat().st_size == 0
         raise DataError(f"{path} is empty" if empty else f"{path} is not an archive of NumPy arrays (.npz)") from error
 
@@ -87,6 +112,12 @@ def _values(path: Path, name: str, array: Array) -> Array:
             row, column = np.argwhere(array < 0)[0]
             raise DataError(
                 f"{path}, row {row + 1}, column {column + 1}, {name}: token {array[row, column]} is negative"
+            )
+        if array.max() >= _MOST_TOKENS:
+            row, column = np.argwhere(array >= _MOST_TOKENS)[0]
+            raise DataError(
+                f"{path}, row {row + 1}, column {column + 1}, {name}: whole numbers [N, T] are tokens, each of which gets a "
+                f"vector, from 0 to {_MOST_TOKENS - 1}, and {array[row, column]} is none; save numbers as floats"
             )
         return array if array.dtype == np.uint8 else array.astype(np.int64)
     if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
@@ -159,13 +190,25 @@ def _heads(source: NpzFile, arrays: Mapping[str, Array], rows: int) -> tuple[tup
 
 
 def _classes(source: NpzFile, array: Array) -> tuple[tuple[str, ...], Array]:
-    if source.labels is not None and np.issubdtype(array.dtype, np.integer):
-        return _numbered(source, array, source.labels)
+    if source.labels is not None and array.dtype.kind in "iub":
+        return _numbered(source, array.astype(np.int64), source.labels)
     values, places = np.unique(array, return_inverse=True)
-    texts = [str(value) for value in values]
-    labels = in_order(set(texts))
+    texts = [_text(source.path, value) for value in values]
+    labels = source.labels or in_order(set(texts))
+    unknown = next((text for text in texts if text not in labels), None)
+    if unknown is not None:
+        raise DataError(f"{source.path} has the class {unknown!r}, which is not among its labels: {', '.join(labels)}")
     place = np.array([labels.index(text) for text in texts], dtype=np.int64)
-    return _named_by(source, labels), place[places.reshape(array.shape)]
+    return labels, place[places.reshape(array.shape)]
+
+
+def _text(path: Path, value: np.generic) -> str:
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{path} has the class {bytes(value)!r}, which is no text in UTF-8") from None
 
 
 def _numbered(source: NpzFile, array: Array, labels: tuple[str, ...]) -> tuple[tuple[str, ...], Array]:
@@ -177,7 +220,7 @@ def _numbered(source: NpzFile, array: Array, labels: tuple[str, ...]) -> tuple[t
         raise DataError(
             f"{source.path}, row {row + 1}{where}, target: class {found}, but there are {len(labels)} labels"
         )
-    return labels, array.astype(np.int64)
+    return labels, array
 
 
 def _named_by(source: NpzFile, names: tuple[str, ...]) -> tuple[str, ...]:

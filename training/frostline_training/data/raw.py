@@ -15,7 +15,7 @@ from frostline import pictures
 from frostline.dates import written
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
-from frostline_training.data.rows import INPUT, MISSING, UNKNOWN, Column, DateOf, Image, Text
+from frostline_training.data.rows import INPUT, MISSING, UNKNOWN, Column, DateOf, Image, Text, check_servable
 from frostline_training.data.tables import parts_of
 from frostline_training.data.texts import IDS, check_text, encoded
 from frostline_training.errors import DataError
@@ -317,6 +317,7 @@ def columns_of(inputs: Sequence[Input] | Input) -> tuple[Column, ...]:
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
             raise DataError(f"two inputs of the network are called {repeated[0]!r}: rename one, or leave it out")
+    check_servable("inputs", columns)
     return tuple(columns)
 
 

@@ -60,6 +60,12 @@ class DateOf:
     relative_to: datetime | None = None
 
 
+MOST_COLUMNS = 2000
+"""As many inputs as servers take in a request."""
+MOST_CARD_BYTES = 8 << 20
+"""The most bytes of a card that servers read."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of a table, as a network takes it.
@@ -91,6 +97,29 @@ class Column:
         """The number that no category is encoded as: that of `MISSING` where the column has it, else that of an unknown one, 0."""
         categories = self.categories or ()
         return len(categories) - 1 if categories[-1:] == (MISSING,) else 0
+
+
+def check_servable(where: str, columns: Sequence[Column]) -> None:
+    """Check, before anything is learnt, that servers will take a model of these columns.
+
+    Raises:
+        DataError: There are too many columns, or their categories do not go into a card.
+    """
+    count = len({column.cells for column in columns})
+    if count > MOST_COLUMNS:
+        raise DataError(
+            f"{where}: {count} columns are more than the {MOST_COLUMNS} that a server takes: leave some out, or train on one "
+            "array of numbers, [N, columns] in an .npz"
+        )
+    # A card has each of them at least twice.
+    sizes = {column.name: 2 * sum(len(known.encode()) for known in column.known) for column in columns}
+    if sum(sizes.values()) > MOST_CARD_BYTES:
+        name = max(sizes, key=lambda name: sizes[name])
+        known = next(len(column.known) for column in columns if column.name == name)
+        raise DataError(
+            f"{where}: the {known} categories of column {name!r} do not go into the model's card, of which servers read at "
+            f"most {MOST_CARD_BYTES >> 20} MiB: leave the column out, or group its categories"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,18 @@ from frostline_training.data.cells import Cells, foreign, leads_with_zero, momen
 from frostline_training.data.encoding import encode, exact
 from frostline_training.data.heads import Head, output_names
 from frostline_training.data.pythontext import as_bytes
-from frostline_training.data.rows import MISSING, UNKNOWN, Array, Column, Dataset, DateOf, Inferred, Rows, Text
+from frostline_training.data.rows import (
+    MISSING,
+    UNKNOWN,
+    Array,
+    Column,
+    Dataset,
+    DateOf,
+    Inferred,
+    Rows,
+    Text,
+    check_servable,
+)
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, ColumnKind, CsvFile, DateColumn, DatePart, ParquetFile, Reading
 
@@ -23,6 +34,7 @@ _MOSTLY = 0.9  # a column with more numbers than this is one of numbers, and its
 _MISSING_SHARE = 0.01  # of a category's cells: from so many on, a network learns what a missing one says
 _EXACT = 2.0**53  # float64 holds all whole numbers up to here
 _KEPT = 0.99  # of different numbers, those that float32 must tell apart
+_SMALLER = "skip the column, make it a category, or give smaller numbers, such as the days since a date"
 _EXAMPLES = 5  # categories that a summary names
 
 _Kinds = Mapping[str, ColumnKind | DateColumn]
@@ -52,16 +64,21 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
             else f"{source.path} has no columns to learn from"
         )
     columns: tuple[Column, ...] = ()
-    notes: tuple[str, ...] = ()
+    numeric = targets if source.task == "regression" else [head.name for head in heads if head.labels is None]
+    measured = [Column(name) for name in numeric]
+    notes = tuple(
+        _rounded(cells, measured, exact(cells, measured), "give smaller numbers, such as the difference from one")
+    )
     inputs: Array
     if texts:
         inputs = as_bytes([(cell or "").encode() for cell in cells.values(texts[0])], source.text_bytes)
         send = f"the bytes of a UTF-8 text as uint8, trained on at most {inputs.shape[1]}; 0 pads on the right"
     else:
         columns = _columns(cells, kinds)
+        check_servable(str(source.path), columns)
         numbers = exact(cells, columns)
         inputs = numbers.astype(np.float32)
-        notes = tuple(_rounded(cells, columns, numbers))
+        notes = (*_rounded(cells, columns, numbers, _SMALLER), *notes)
         send = "; ".join(_sentence(column) for column in columns)
     return Dataset(
         name=source.path.name,
@@ -87,7 +104,7 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
     )
 
 
-def _rounded(cells: Cells, columns: Sequence[Column], numbers: Array) -> Iterator[str]:
+def _rounded(cells: Cells, columns: Sequence[Column], numbers: Array, remedy: str) -> Iterator[str]:
     """Yield a note for each column of numbers that float32 cannot tell apart, such as epochs in milliseconds."""
     for place, column in enumerate(columns):
         if column.categories is not None or column.date is not None:
@@ -96,16 +113,26 @@ def _rounded(cells: Cells, columns: Sequence[Column], numbers: Array) -> Iterato
         values = values[~np.isnan(values)]
         huge = bool((np.abs(values) > _EXACT).any())
         # What float64 does not tell apart either, such as identifiers of 18 digits, the texts do.
-        different = len(
-            {cell for cell in cells.values(column.cells) if cell is not None} if huge else np.unique(values)
-        )
-        kept = len(np.unique(values.astype(np.float32)))
-        if kept < _KEPT * different:
-            yield (
-                f"Column {column.name!r} of {Path(cells.path).name}: of {different} different numbers float32, which "
-                f"networks compute with, tells only {kept} apart; skip the column, make it a category, or give smaller "
-                "numbers, such as the days since a date"
-            )
+        texts = {cell for cell in cells.values(column.cells) if cell is not None} if huge else ()
+        lost = lost_in_single(values, len(texts))
+        if lost:
+            yield f"Column {column.name!r} of {Path(cells.path).name}: {lost}; {remedy}"
+
+
+def lost_in_single(values: Array, different: int = 0) -> str:
+    """What is lost if numbers become single precision: how many of them it does not tell apart; "" if it is next to none.
+
+    Args:
+        values: The numbers, of any shape; none is NaN.
+        different: How many there are, if they do not tell it themselves.
+    """
+    if values.dtype.kind == "f" and values.dtype.itemsize <= np.dtype(np.float32).itemsize:
+        return ""
+    different = different or len(np.unique(values))
+    kept = len(np.unique(values.astype(np.float32)))
+    if kept >= _KEPT * different:
+        return ""
+    return f"of {different} different numbers float32, which networks compute with, tells only {kept} apart"
 
 
 def _read_csv(source: CsvFile) -> Cells:
@@ -133,17 +160,36 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
     except ModuleNotFoundError as error:
         raise DataError(f"reading {path} needs pyarrow, which is not installed: pip install pyarrow") from error
     try:
-        columns = parquet.read_table(path if content is None else io.BytesIO(content)).to_pydict()
+        file = parquet.ParquetFile(path if content is None else io.BytesIO(content))
+        names = file.schema_arrow.names
+        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if repeated:
+            raise DataError(f"{path} has more than one column {repeated[0]!r}")
+        columns = file.read().to_pydict()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ArrowException as error:
         raise DataError(f"{path} is not a Parquet file: {error}") from error
+    except ValueError as error:  # Python's own dates hold no nanoseconds
+        raise DataError(
+            f"{path}: a value is no value of Python: {error}; write times in microseconds or coarser"
+        ) from error
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path} is empty: it has no rows")
     texts = {
-        name: [None if value is None else str(value).strip() for value in values] for name, values in columns.items()
+        name: [_text(path, name, row, value) for row, value in enumerate(values, first)]
+        for name, values in columns.items()
     }
     return Cells(path, texts, reading, first=first)
+
+
+def _text(path: Path | str, name: str, row: int, value: object) -> str | None:
+    if not isinstance(value, bytes):
+        return None if value is None else str(value).strip()
+    try:
+        return value.decode().strip()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}, row {row}, column {name!r}: {value[:20]!r} is no text in UTF-8") from None
 
 
 def _kind(cells: Cells, name: str) -> ColumnKind:

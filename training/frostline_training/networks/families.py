@@ -58,11 +58,15 @@ class Standardise(nn.Module):
 
         A feature of nothing but NaN stays NaN, whatever its value.
         """
-        axes = (0, *range(2, inputs.ndim))
+        shape = (inputs.shape[1], *(1,) * (inputs.ndim - 2))
+        mean, std = np.empty(shape), np.empty(shape)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of such a feature
-            mean = np.asarray(np.nanmean(inputs, axes, dtype=np.float64, keepdims=True))[0]
-            std = np.asarray(np.nanstd(inputs, axes, dtype=np.float64, keepdims=True))[0]
+            # One after the other, as only a copy in double precision can be squared whatever its unit: NumPy squares in the
+            # array's own, also where it adds in another.
+            for place in range(len(mean)):
+                values = inputs[:, place].astype(np.float64)
+                mean[place], std[place] = np.nanmean(values), np.nanstd(values)
         # A constant feature says nothing, and must not divide by zero; neither must one that single precision takes for it.
         std[std.astype(np.float32) == 0] = 1
         return cls(torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline_training.data.rows import MOST_CARD_BYTES
 from frostline_training.errors import PublishError
 
 MODEL_FILE = "model.onnx"
@@ -78,13 +79,20 @@ def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:
 
     Returns:
         The version, and its folder. Two publishers at once get two versions.
+
+    Raises:
+        PublishError: The card is larger than servers read.
     """
     folder = hidden.parent
     version = 1 + max((_version(entry.name) for entry in folder.iterdir()), default=0)
     while True:
-        (hidden / CARD_FILE).write_text(
-            json.dumps({**card, "version": version}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        text = (json.dumps({**card, "version": version}, indent=2, ensure_ascii=False) + "\n").encode()
+        if len(text) > MOST_CARD_BYTES:
+            raise PublishError(
+                f"the card would have {len(text)} bytes, and servers read at most {MOST_CARD_BYTES}: fewer labels or "
+                "categories make it smaller"
+            )
+        (hidden / CARD_FILE).write_bytes(text)
         for path in (*hidden.rglob("*"), hidden):
             _sync(path)
         target = folder / str(version)
