@@ -110,6 +110,7 @@ _BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
         "{sentence}; see its state and the reason with `frostline models --server {address}`",
     ),
     "server_stopping": _STOPPING,
+    "run_stopped": _STOPPING,
     "version_closing": _STOPPING,
     "unauthenticated": _UNAUTHENTICATED,
     "permission_denied": (PermissionDenied, "{sentence}"),

@@ -250,6 +250,14 @@ class RunTimedOut(RunFailed):
     code = "DEADLINE_EXCEEDED"
 
 
+class RunStopped(RunTimedOut):
+    """The run was ended because the server stops and could wait no longer; another server may answer."""
+
+    kind = "run_stopped"
+    code = "UNAVAILABLE"
+    reason = "REJECTED"
+
+
 class LoadError(Exception):
     """A version that cannot be served; the message is the reason operators see."""
 

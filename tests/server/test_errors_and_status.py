@@ -40,6 +40,7 @@ TABLE: list[tuple[type[PredictionError], str, grpc.StatusCode, int, str]] = [
     (errors.Cancelled, "cancelled", grpc.StatusCode.CANCELLED, 1, "CANCELED"),
     (errors.RunFailed, "run_failed", grpc.StatusCode.INTERNAL, 13, "BACKEND"),
     (errors.RunTimedOut, "run_timed_out", grpc.StatusCode.DEADLINE_EXCEEDED, 4, "BACKEND"),
+    (errors.RunStopped, "run_stopped", grpc.StatusCode.UNAVAILABLE, 14, "REJECTED"),
     (errors.InvalidData, "invalid_data", grpc.StatusCode.INVALID_ARGUMENT, 3, "BACKEND"),
     (errors.OutOfMemory, "out_of_memory", grpc.StatusCode.RESOURCE_EXHAUSTED, 8, "BACKEND"),
 ]

@@ -3,6 +3,8 @@
 It is a session whose predictions are counted and whose outputs have the shapes that clients see.
 """
 
+import math
+import time
 from functools import partial
 from typing import Any, Protocol
 
@@ -101,9 +103,10 @@ def _observed(session: Session, predictions: Predictions, tap: Tap, recent: Rece
         def unobserved(
             inputs: list[Array], wanted: tuple[str, ...], _: list[Array] | None = None, /
         ) -> tuple[list[Array], Afterwards]:
+            began_s = time.monotonic() if recent.wanted else math.nan
             outputs = session.run(inputs, wanted)
             if recent.wanted:
-                recent.keep(inputs, session.signature)
+                recent.keep(inputs, session.signature, began_s)
             return outputs, None
 
         return unobserved
@@ -125,9 +128,10 @@ def _observed(session: Session, predictions: Predictions, tap: Tap, recent: Rece
             names = shadow_plans.get(wanted)
             if names is None:
                 names = shadow_plans[wanted] = tuple(dict.fromkeys((*wanted, heads.logits, *watched)))
+        began_s = time.monotonic() if recent.wanted else math.nan
         outputs = session.run(inputs, names)
         if recent.wanted:
-            recent.keep(inputs, session.signature)
+            recent.keep(inputs, session.signature, began_s)
         argmax, confidence = outputs[names.index(heads.argmax)], outputs[-1]
         if shadow is None:
             return outputs[: len(wanted)], partial(count, argmax, confidence)

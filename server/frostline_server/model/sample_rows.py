@@ -5,6 +5,7 @@ guess: the network may refuse it, which says nothing about the network.
 """
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -227,7 +228,9 @@ def _floats(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> A
 
 
 class RecentRow:
-    """The latest row that a network answered, for the device probe; a copy is made only when one is wanted.
+    """The latest row that a network answered at once, for the device probe; a copy is made only when one is wanted.
+
+    A row on which a run took long would take long in the probe too, and look like a device that hangs.
 
     Args:
         wanted: whether the next run is to leave its first row here.
@@ -243,8 +246,16 @@ class RecentRow:
         self.wanted = wanted
         self.row: Row | None = None
 
-    def keep(self, inputs: Sequence[Array], signature: Signature) -> None:
-        """Keep the first row of a batch that was answered, unless it is large."""
+    def keep(self, inputs: Sequence[Array], signature: Signature, began_s: float) -> None:
+        """Keep the first row of a batch that was answered, unless it is large or took long.
+
+        Args:
+            inputs: the batch.
+            signature: of the network.
+            began_s: when its run began, on the `time.monotonic` clock; NaN where nobody looked.
+        """
+        if not time.monotonic() - began_s <= _LONGEST_S:
+            return
         self.wanted = False
         rows = [array[:1] if signature.batched else array for array in inputs]
         if sum(row.nbytes for row in rows) <= _MOST_BYTES:
@@ -254,4 +265,6 @@ class RecentRow:
             )
 
 
+_LONGEST_S = 1.0
+"""A tenth of the patience of the probe."""
 _MOST_BYTES = 16 << 20

@@ -6,7 +6,7 @@ So the server detects a failed device even when no client sends requests.
 import threading
 from collections.abc import Callable, Iterable
 
-from frostline_server.errors import InvalidData, LoadError, RunFailed
+from frostline_server.errors import InvalidData, LoadError, RunFailed, RunStopped
 from frostline_server.model.loaded_model import LoadedModel
 
 _PATIENCE_S = 10.0
@@ -17,8 +17,8 @@ def probe(served: LoadedModel) -> str:
     """Why a model's device fails its probe, or "".
 
     The row is one that the network has answered before: of the golden sample, of `model_warmup`, or the latest of a
-    request. Without one there is nothing to run. A failure that does not repeat at once does not count, nor does one that
-    the data of the row causes.
+    request that was answered at once. Without one there is nothing to run. A failure that does not repeat at once does not
+    count, nor does one that the data of the row causes, or the end of the process.
     """
     golden, row = (served.golden, served.probe_row) if served.probe_row is not None else (None, served.recent.row)
     served.recent.wanted = served.probe_row is None
@@ -29,7 +29,7 @@ def probe(served: LoadedModel) -> str:
         for _ in range(2):
             try:
                 session.probe(row, golden)
-            except InvalidData:
+            except (InvalidData, RunStopped):
                 fault = ""
             except (LoadError, RunFailed) as error:
                 fault = str(error)

@@ -31,6 +31,9 @@ class RunLimit:
     Args:
         limit_s: how long one may take, in seconds.
         options: makes options for runs.
+
+    Attributes:
+        stopped: whether all were told to end, because the process does.
     """
 
     def __init__(self, limit_s: float, options: Callable[[], Any]) -> None:
@@ -38,6 +41,7 @@ class RunLimit:
         self._options = options
         self._idle: list[TimedRun] = []
         self._known: list[TimedRun] = []
+        self.stopped = False
 
     def begin(self) -> TimedRun:
         """A run begins; whoever runs it tells its `end`."""
@@ -81,6 +85,7 @@ class RunLimit:
 
     def end_all(self) -> int:
         """Tell every run to end, because the process does; returns how many there are."""
+        self.stopped = True
         running = [run for run in tuple(self._known) if run.began_s < math.inf]
         for run in running:
             run.options.terminate = True

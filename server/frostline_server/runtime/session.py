@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from frostline_server.errors import LoadError, RunFailed, RunTimedOut
+from frostline_server.errors import LoadError, RunFailed, RunStopped, RunTimedOut
 from frostline_server.runtime.cuda_buckets import BindingPlan, binding_plan
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.golden import Golden, compare, compare_classes
@@ -24,6 +24,7 @@ Array = np.ndarray[Any, Any]
 Run = Callable[[Sequence[Array], Sequence[str]], list[Array]]
 """Takes one array for each input, and names of outputs; returns an array for each name. `Session.run` is one."""
 
+_STOPPED = "the server stopped before the network's run had ended; send the request to another one, or again later"
 _MEASURE_S = 1.0
 _MEASURE_RUNS = 5
 
@@ -99,7 +100,8 @@ class Session:
             One array for each name.
 
         Raises:
-            RunFailed: the network failed on the batch; `InvalidData`, `OutOfMemory` or `RunTimedOut` where that is known.
+            RunFailed: the network failed on the batch; `InvalidData`, `OutOfMemory`, `RunTimedOut` or `RunStopped` where
+                that is known.
         """
         limit = self.limit
         try:
@@ -113,7 +115,7 @@ class Session:
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             failure = run_error(error, self.device)
             if isinstance(failure, RunTimedOut):
-                failure = RunTimedOut(too_long(limit.limit_s))
+                failure = RunStopped(_STOPPED) if limit.stopped else RunTimedOut(too_long(limit.limit_s))
         else:
             return arrays
         # Here, so that the error does not keep the batch: ONNX Runtime's own would hold this frame.

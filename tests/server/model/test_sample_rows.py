@@ -1,5 +1,7 @@
 """Where the rows come from that a network is tried with before a client has sent any."""
 
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +159,22 @@ def test_inputs_too_large_to_make_up_are_left_alone() -> None:
 
 def test_a_row_is_kept_as_the_network_takes_it_unless_it_is_large(tmp_path: Path) -> None:
     recent = RecentRow()
-    recent.keep([np.array([[1, 2], [3, 4]], np.uint8)], signature(spec("x", "FP32", "f4", 2)))
+    recent.keep([np.array([[1, 2], [3, 4]], np.uint8)], signature(spec("x", "FP32", "f4", 2)), time.monotonic())
     assert recent.row is not None
     assert recent.row[0].dtype == np.float32
     assert recent.row[0].tolist() == [[1, 2]]
     assert not recent.wanted
     whole = signature(spec("x", "UINT8", "u1", None), batched=False)
-    recent.keep([np.zeros(1 << 25, np.uint8)], whole)
+    recent.keep([np.zeros(1 << 25, np.uint8)], whole, time.monotonic())
     assert recent.row[0].tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("seconds", [1.5, math.nan])
+def test_a_row_whose_run_took_long_is_not_kept_and_the_next_one_is(seconds: float) -> None:
+    recent, network = RecentRow(), signature(spec("x", "FP32", "f4", 2))
+    recent.keep([np.ones((1, 2), np.float32)], network, time.monotonic() - seconds)
+    assert recent.row is None
+    assert recent.wanted
+    recent.keep([np.zeros((1, 2), np.float32)], network, time.monotonic())
+    assert recent.row is not None
+    assert not recent.wanted

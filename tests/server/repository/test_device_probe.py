@@ -12,7 +12,7 @@ import pytest
 from google.protobuf import text_format
 
 from frostline.pb import model_config_pb2
-from frostline_server.errors import InvalidData, LoadError, RunFailed
+from frostline_server.errors import InvalidData, LoadError, RunFailed, RunStopped
 from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.sample_rows import RecentRow, Row
@@ -129,6 +129,12 @@ def test_what_the_data_causes_is_no_fault_of_the_device() -> None:
     device_probe = DeviceProbe(lambda: models, lambda served: pytest.fail(served.probe_fault), 3600)
     device_probe.look()
     assert device.failures == []
+
+
+def test_a_probe_that_ends_with_the_process_is_no_fault_either() -> None:
+    device = Device()
+    device.failures = [RunStopped("the server stopped")]
+    assert probe(model(device)) == ""
 
 
 def test_data_that_is_refused_when_asked_again_is_no_fault_either() -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from frostline_server.errors import RunTimedOut
+from frostline_server.errors import RunStopped, RunTimedOut
 from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.run_limit import RunLimit
 from frostline_server.runtime.session import Session
@@ -83,6 +83,23 @@ def test_all_runs_that_go_on_are_told_to_end_with_the_process() -> None:
 def session(tmp_path: Path) -> Session:
     (tmp_path / "model.onnx").write_bytes(onnx_models.repeating().SerializeToString())
     return load_session(tmp_path / "model.onnx", [(CPU, {})], threads=1, strict=True, max_run_s=0.01)
+
+
+def test_a_run_that_ends_with_the_process_is_not_said_to_have_taken_long(session: Session) -> None:
+    session.limit.limit_s = math.inf
+    ended = threading.Event()
+
+    def stop() -> None:
+        while not ended.wait(0.001):
+            session.limit.end_all()
+
+    stopper = threading.Thread(target=stop, daemon=True)
+    stopper.start()
+    with pytest.raises(RunStopped, match="the server stopped before the network's run had ended") as caught:
+        session.run([np.array([[onnx_models.ENDLESS]], np.float32)], ["output"])
+    ended.set()
+    stopper.join()
+    assert caught.value.code == "UNAVAILABLE"
 
 
 def test_a_loop_that_would_go_on_for_years_ends(session: Session) -> None:
