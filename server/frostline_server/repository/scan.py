@@ -22,6 +22,7 @@ from frostline_server.repository.fingerprint import MAX_ENTRIES, TooManyEntries,
 from frostline_server.repository.layout import MAX_LISTED, layout_of, models_among, why_both
 from frostline_server.repository.plan import Fingerprint
 from frostline_server.repository.rollout import Rollout
+from frostline_server.repository.routes import standing, wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +175,13 @@ def _found(folder: Path, before: Model | None, files: FileReader, name: str, *, 
     if config.name and config.name != name:
         named = "its folder is" if name == folder.name else "model_name is"
         problem = f"config.pbtxt names the model '{config.name}', but {named} '{name}'"
-    absent = sorted(set(config.version_policy.specific.versions) - set(versions))
-    if absent:
-        warnings = [*warnings, f"config.pbtxt asks for versions that do not exist: {absent}"]
+    asked = set(config.version_policy.specific.versions)
+    if asked - versions.keys():
+        absent = f"config.pbtxt asks for versions that do not exist: {sorted(asked - versions.keys())}"
+        if versions and not {*asked, *wanted(rollout), *standing(rollout)} & versions.keys():
+            problem = problem or f"{absent}; the folder has {sorted(versions)}"
+        else:
+            warnings = [*warnings, absent]
     if not versions and (remarks != (_EMPTY,) or configured):
         # It was meant to be a model.
         problem = problem or "; ".join(remarks)

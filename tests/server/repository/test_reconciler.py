@@ -935,3 +935,41 @@ def test_two_hundred_loads_and_fifty_failed_ones_leave_memory_where_it_was(tmp_p
     held = json.loads(done.stdout)
     assert held["last"] <= 1.1 * held["first"], held
     assert held["failed"] <= 1.1 * held["first"], held
+
+
+def test_a_configuration_that_names_only_absent_versions_is_a_reason(tmp_path: Path, shelf: Shelf) -> None:
+    config = write_artifact(tmp_path, "m", 1).parent / "config.pbtxt"
+    config.write_text("version_policy { specific { versions: [9] } }")
+    shelf.look()
+    (version,) = shelf.repository.versions()
+    reason = "config.pbtxt asks for versions that do not exist: [9]; the folder has [1]"
+    assert (version.state, version.reason) == ("FAILED", reason)
+    config.write_text("version_policy { specific { versions: [1] } }")
+    shelf.look_later()
+    assert shelf.states() == {"1": "READY"}
+    config.write_text("version_policy { specific { versions: [9] } }")
+    shelf.look_later()
+    assert shelf.states()["1"] == "READY"
+    assert shelf.repository.ready_versions("m") == ["1"]
+
+
+def test_a_version_that_a_rollout_names_need_not_be_in_the_configuration(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1).parent
+    (folder / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
+    rollouts.write(folder, Rollout({"stable": 1}))
+    shelf.look()
+    assert shelf.states() == {"1": "READY"}
+
+
+def test_a_model_of_which_nothing_is_chosen_is_not_loaded_and_the_caller_is_told(
+    tmp_path: Path, explicit: Shelf
+) -> None:
+    folder = write_artifact(tmp_path, "m", 1).parent
+    explicit.look()
+    config = model_config_pb2.ModelConfig(name="m")
+    config.version_policy.specific.versions.append(9)
+    with pytest.raises(LoadFailed, match="the configuration chooses none of its versions"):
+        explicit.reconciler.load_model("m", config)
+    (folder / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
+    with pytest.raises(LoadFailed, match=r"asks for versions that do not exist: \[9\]; the folder has \[1\]"):
+        explicit.reconciler.load_model("m")

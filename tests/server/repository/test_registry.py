@@ -730,9 +730,10 @@ def test_a_negative_batch_size_has_its_own_reason(tmp_path: Path, open_shelf: Op
 
 def test_a_version_that_is_named_and_absent_is_a_warning(tmp_path: Path) -> None:
     onnx_models.write_artifact(tmp_path, "linear")
-    (tmp_path / "linear" / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
+    (tmp_path / "linear" / "config.pbtxt").write_text("version_policy { specific { versions: [1, 9] } }")
     (model,) = scan(tmp_path).values()
     assert model.warnings == ("config.pbtxt asks for versions that do not exist: [9]",)
+    assert model.problem == ""
 
 
 def test_a_folder_whose_name_is_not_text_fails_under_an_escaped_name(tmp_path: Path) -> None:
