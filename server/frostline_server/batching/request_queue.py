@@ -23,7 +23,7 @@ class QueuePolicy:
     """The limits of one priority's queue.
 
     Attributes:
-        max_rows: the most rows that may be queued; further requests are refused at once.
+        max_rows: the most rows that may be queued, or one request; further requests are refused at once.
         timeout_s: how long a request may be queued, in seconds; 0 for no limit.
         delay: what happens after the timeout: True runs the request after the others of its priority, False refuses it.
         allow_override: whether a request's own timeout counts if it is shorter.
@@ -154,8 +154,12 @@ class RequestQueue:
         if rows > self._max_entry:
             # It would never fit into a batch, and wait for ever.
             raise InvalidInput(f"{rows} rows are more than the {self._max_entry} of a batch")
-        if level.rows + rows > level.max_rows:
-            raise _refusal(level, rows)
+        # Where nothing waits, a request of more rows than may wait is taken, or it never would be.
+        if level.rows and level.rows + rows > level.max_rows:
+            raise QueueFull(
+                f"Exceeds maximum queue size: {level.rows} rows wait and at most {level.max_rows} may, so {rows} more are "
+                "refused; retry later"
+            )
         if level.guarded:
             self._guard(entry, level)
         shapes = _ANY if self._ordered else entry.kind.shapes
@@ -391,15 +395,6 @@ class RequestQueue:
                 if not lane:
                     del level.fresh[shapes]
         self._next_expiry_s = next_s
-
-
-def _refusal(level: _Level, rows: int) -> InvalidInput | QueueFull:
-    if rows > level.max_rows:
-        return InvalidInput(f"{rows} rows are more than the {level.max_rows} that may wait")
-    return QueueFull(
-        f"Exceeds maximum queue size: {level.rows} rows wait and at most {level.max_rows} may, so {rows} more are refused; "
-        "retry later"
-    )
 
 
 def _next_shapes(lanes: Lanes) -> Shapes:

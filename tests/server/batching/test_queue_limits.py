@@ -30,11 +30,16 @@ def test_a_full_queue_refuses_at_once_and_says_how_many_rows_wait(staging: Stagi
     assert on.batcher.queued_rows == 0
 
 
-def test_a_request_larger_than_the_queue_is_refused_even_by_an_idle_device(staging: Staging) -> None:
+def test_a_request_of_more_rows_than_may_wait_is_taken_where_none_waits(staging: Staging) -> None:
     on = staging(max_queue_size=2)
-    with pytest.raises(InvalidInput, match="3 rows are more than the 2 that may wait"):
-        on.submit(on.entry([1], [1], [1]))
-    assert on.puppet.ran == []
+    on.occupy()
+    large = on.entry([1], [1], [1])
+    on.submit(large)
+    for later in (on.entry([2]), on.entry([2], [2], [2])):
+        with pytest.raises(QueueFull, match="3 rows wait and at most 2 may"):
+            on.submit(later)
+    on.finish()
+    assert rows_of(large) == [[1], [1], [1]]
 
 
 def test_a_request_with_more_rows_than_a_batch_is_refused_and_harms_nobody(staging: Staging) -> None:

@@ -145,7 +145,7 @@ def test_each_priority_has_its_own_bound() -> None:
         queue.push("d", priority=1)
     with pytest.raises(QueueFull, match="2 rows wait and at most 2 may"):
         queue.push("d")
-    with pytest.raises(InvalidInput, match="2 rows are more than the 1 that may wait"):
+    with pytest.raises(QueueFull, match="1 rows wait and at most 1 may, so 2 more"):
         queue.push("d", priority=1, rows=2)
     assert queue.waiting.rows == 3
     assert queue.take() == "abc"
