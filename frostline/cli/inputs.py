@@ -283,9 +283,20 @@ def _npz(path: str, content: bytes, model: Model) -> Arrays:
     return arrays
 
 
+_TELLING = 3
+"""So many cells that count up from 0 in the first line are no row by chance."""
+
+
 def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     starts, lines = _lines(path, content)
-    if lines and not any(_is_number(cell) for cell in lines[0]):
+    if len(lines) > 1 < len(lines[0]) and lines[0] == [str(place) for place in range(len(lines[0]))]:
+        if header := len(lines[0]) >= _TELLING:
+            del starts[0], lines[0]
+        taken = (
+            "is the header that pandas writes, and no row" if header else "is taken for a row; a header has no numbers"
+        )
+        _warn(f"{path}: the first line, which numbers the columns from 0, {taken}")
+    elif lines and not any(_is_number(cell) for cell in lines[0]):
         del starts[0], lines[0]
     for number, (start, line) in enumerate(zip(starts, lines, strict=True)):
         place = f"{path}, row {number} (line {start})"

@@ -55,12 +55,31 @@ def test_an_npy_file_keeps_its_type_and_values(tmp_path: Path) -> None:
     assert sources == [(str(tmp_path / "rows.npy"), 0), (str(tmp_path / "rows.npy"), 1)]
 
 
-@pytest.mark.parametrize("header", ["", "a,b,c\n", "\ufeffa,b,c\n"])
+@pytest.mark.parametrize("header", ["", "a,b,c\n", "\ufeffa,b,c\n", "0,1,2\n"])
 def test_a_csv_file_may_have_a_header(tmp_path: Path, header: str) -> None:
     (tmp_path / "rows.csv").write_text(f"{header}1,2,3\n\n4,5,6.5\n", encoding="utf-8")
     arrays, _ = read([str(tmp_path / "rows.csv")], model(3), stdin())
     assert arrays["input"].tolist() == [[1, 2, 3], [4, 5, 6.5]]
     assert arrays["input"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("content", "rows", "said"),
+    [
+        (b"0,1,2\n1,2,3\n", [[1, 2, 3]], "is the header that pandas writes, and no row"),
+        (b"0,1\n1,2\n", [[0, 1], [1, 2]], "is taken for a row; a header has no numbers"),
+        (b"0,1,2\n", [[0, 1, 2]], ""),
+        (b"0\n1\n", [[0], [1]], ""),
+    ],
+)
+def test_a_line_that_numbers_the_columns_is_a_header_and_said_to_be_one(
+    content: bytes, rows: list[list[int]], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays, _ = read(["-"], model(len(rows[0])), stdin(content))
+    assert arrays["input"].tolist() == rows
+    assert capsys.readouterr().err == (
+        f"frostline: -: the first line, which numbers the columns from 0, {said}\n" if said else ""
+    )
 
 
 def test_flat_csv_rows_fill_the_models_shape_in_row_major_order() -> None:
