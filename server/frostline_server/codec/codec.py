@@ -157,6 +157,7 @@ class Codec:
         labels: names of the classes or values, or None.
         task: what the network was published for; None where nothing says it.
         rows: the columns that clients may send instead of the network's input; None if they cannot.
+        no_rows: why they cannot, where they might expect to; "" where they would not.
 
     Attributes:
         task: what it was published for; without that, what its outputs are.
@@ -172,6 +173,7 @@ class Codec:
         labels: Sequence[str] | None,
         task: Task | None = None,
         rows: RowSchema | None = None,
+        no_rows: str = "",
     ) -> None:
         self._model = model
         self._version = version
@@ -183,7 +185,7 @@ class Codec:
         self._typed = TypedAnswers(model, version, heads, labels, own, self.task)
         self._labels = labels
         own_names, columns = ([spec.name for spec in specs] for specs in (signature.inputs, rows.specs if rows else ()))
-        self._layouts = Layouts(model, signature, max_batch_size, instead=columns)
+        self._layouts = Layouts(model, signature, max_batch_size, instead=columns, remark=no_rows)
         # The same network as one that takes the columns, and says of each cell what it is.
         self._row_signature = (
             replace(signature, inputs=rows.specs, outputs=(*signature.outputs, rows.states)) if rows else signature

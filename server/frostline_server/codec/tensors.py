@@ -100,6 +100,7 @@ class Layouts:
         max_batch_size: the most rows in one request.
         casts: for a type the others that are taken for it.
         instead: the names of the inputs that other requests to the model have, for messages.
+        remark: what else is to be said to whom sends other inputs.
     """
 
     def __init__(
@@ -109,9 +110,10 @@ class Layouts:
         max_batch_size: int,
         casts: Mapping[str, frozenset[str]] = WIRE_CASTS,
         instead: Sequence[str] = (),
+        remark: str = "",
     ) -> None:
         self._model = model
-        self._instead = f", or {_listed(instead)}" if instead else ""
+        self._instead = (f", or {_listed(instead)}" if instead else "") + (remark and f"; {remark}")
         self._casts = casts
         self._signature = signature
         self._max_batch_size = max_batch_size

@@ -184,7 +184,7 @@ class Loader:
         task = read_task(artifact.card, sessions[0].metadata, labels)
         codec = Codec(
             name, version, sessions[0].signature, batching.max_batch_size, labels, task,
-            encoder.schema if encoder else None,
+            encoder.schema if encoder else None, _NO_ROWS if encoder is None and read_schema(artifact.card) else "",
         )  # fmt: skip
         batcher.start()
         return LoadedModel(
@@ -479,6 +479,9 @@ def batcher_of(
     )
 
 
+_NO_ROWS = "raw rows are not taken, because the model is served without a batch axis; its version's warnings say why"
+
+
 def encoder_of(
     artifact: Artifact,
     sessions: Sequence[Session],
@@ -497,7 +500,7 @@ def encoder_of(
         return None
     content, signature = artifact.listed(schema.file) if schema.file else b"", sessions[0].signature
     if not signature.batched:
-        warn("raw rows are not taken, because the model is served without a batch axis")
+        warn(_NO_ROWS)
         return None
     own = {spec.name for spec in signature.inputs}
     for column in schema.columns:

@@ -218,6 +218,18 @@ def test_who_knows_neither_names_is_told_both(channel: grpc.Channel) -> None:
     )
 
 
+def test_who_sends_raw_rows_to_a_model_that_takes_none_without_a_batch_axis_is_told_why(tmp_path: Path) -> None:
+    raw_rows.write(tmp_path)
+    (tmp_path / "churn" / "config.pbtxt").write_text("max_batch_size: 0")
+    with running(tmp_path) as whole, grpc.insecure_channel(whole.address) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            infer(channel, columns_of())
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "but it takes ['input']; raw rows are not taken, because the model is served without a batch axis" in (
+            refused.value.details() or ""
+        )
+
+
 def test_a_column_that_comes_twice_is_refused(channel: grpc.Channel) -> None:
     request = calls.infer_request("churn", columns_of(ROWS[:1]))
     request.inputs.append(request.inputs[1])
