@@ -200,7 +200,7 @@ def _in_company(
 
     def together(order: Sequence[int]) -> list[Array]:
         try:
-            answers = run([aligned(array) for array in joined([rows[index] for index in order])], outputs)
+            answers = run(joined([rows[index] for index in order]), outputs)
         except OutOfMemory:
             raise
         except PredictionError as error:
@@ -263,18 +263,19 @@ def company_sizes(row: Row) -> tuple[int, int]:
 
 def joined(rows: Sequence[Row]) -> list[Array]:
     """One array [rows, ...] for each input."""
-    return [np.concatenate(arrays) for arrays in zip(*rows, strict=True)]
+    return [_concatenated(arrays) for arrays in zip(*rows, strict=True)]
 
 
-def aligned(array: Array) -> Array:
-    """A copy that begins at a multiple of 64 bytes: some kernels add in an order that depends on where their data is."""
-    if array.dtype.hasobject:
-        return array
-    buffer = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+def _concatenated(arrays: Sequence[Array]) -> Array:
+    """Arrays after one another, from a multiple of 64 bytes on: some kernels add in an order that depends on where data is."""
+    first = arrays[0]
+    if first.dtype.hasobject:
+        return np.concatenate(arrays)
+    shape = (sum([len(array) for array in arrays]), *first.shape[1:])
+    size = math.prod(shape) * first.itemsize
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
-    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+    return np.concatenate(arrays, out=buffer[start : start + size].view(first.dtype).reshape(shape))
 
 
 def check_shapes(outputs: Sequence[str], together: Sequence[Array], rows: int) -> None:
