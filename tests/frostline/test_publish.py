@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import frostline
+from frostline_server import regular_files
+from frostline_server.runtime import row_schema
+from frostline_training.data import rows
 from frostline_training.publishing.publish import publish
 
 SCRIPT = """
@@ -43,3 +46,8 @@ def test_without_torch_it_says_what_to_install(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == (
         "ModuleNotFoundError: frostline.publish needs torch, which is not installed: pip install 'frostline[train]'"
     )
+
+
+def test_nothing_is_published_that_is_larger_than_a_server_reads() -> None:
+    assert rows.MOST_COLUMNS == row_schema.MOST_COLUMNS
+    assert rows.MOST_CARD_BYTES == regular_files.MAX_TEXT_BYTES

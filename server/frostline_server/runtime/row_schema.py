@@ -30,7 +30,7 @@ MOST_TOKENIZED_BYTES = 1 << 17
 """Likewise of texts for a tokenizer, which takes up to two seconds for a megabyte."""
 _Side = Annotated[int, Field(ge=1, le=8192)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
-_MOST_COLUMNS = 2000
+MOST_COLUMNS = 2000
 """As many inputs as a request may have."""
 
 
@@ -195,7 +195,7 @@ class RowSchema(_Frozen):
 
     file: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     missing: tuple[str, ...] = ("",)
-    columns: tuple[Annotated[Column, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=_MOST_COLUMNS)
+    columns: tuple[Annotated[Column, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=MOST_COLUMNS)
     example: dict[str, FiniteFloat | str | None] = Field(default_factory=dict)
     reading: dict[str, str | tuple[str, ...] | None] = Field(default_factory=dict)
 
