@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from frostline_training.data.rows import MOST_CARD_BYTES
+from frostline_training.errors import PublishError
 from frostline_training.publishing import artifact
 
 Listing = Callable[[Path], list[str]]
@@ -148,3 +150,16 @@ def test_the_golden_sample_holds_rows_logits_and_tolerances(tmp_path: Path) -> N
         np.testing.assert_array_equal(golden["logits"], logits)
         assert (golden["rtol"], golden["rtol"].dtype, golden["rtol"].shape) == (1e-3, np.float64, ())
         assert golden["atol"] == 1e-6
+
+
+@pytest.mark.parametrize("bytes_too_many", [0, 1])
+def test_a_card_that_servers_would_not_read_is_not_published(tmp_path: Path, bytes_too_many: int) -> None:
+    beside = len(json.dumps({"labels": "", "version": 1}, indent=2)) + 1
+    card = {"labels": "x" * (MOST_CARD_BYTES - beside + bytes_too_many)}
+    with artifact.staging(tmp_path / "m") as hidden:
+        if not bytes_too_many:
+            assert artifact.place(hidden, card)[0] == 1
+            return
+        with pytest.raises(PublishError, match="the card would have 8388609 bytes, and servers read at most 8388608"):
+            artifact.place(hidden, card)
+    assert not (tmp_path / "m" / "1").exists()
