@@ -14,7 +14,7 @@ import pytest
 
 from frostline_server.errors import LoadError
 from frostline_server.regular_files import FileReader
-from frostline_server.runtime.golden import Golden, compare_classes, read_golden
+from frostline_server.runtime.golden import Golden, compare, compare_classes, read_golden
 from tests.support.signatures import CLASSIFIER
 
 LOGITS = np.array([[0.0, 1.0, 0.9], [2.0, 0.0, -1.0]], np.float32)
@@ -191,3 +191,14 @@ def test_arrays_that_are_packed_as_numpy_does_not_are_refused(tmp_path: Path, me
         for name, content in (("input", LOGITS), ("logits", LOGITS), ("rtol", 0.0), ("atol", 0.0)):
             archive.writestr(f"{name}.npy", npy(content))
     assert refusal(tmp_path / "golden.npz") == "has input.npy packed in a way that numpy does not"
+
+
+def test_beside_large_numbers_a_small_one_may_be_off_by_their_rounding_and_no_further() -> None:
+    logits = np.array([[1e-3, -4000.0], [1e-3, 2.0]], np.float32)
+    sample = Golden({}, logits, 0.0, 1e-5)
+    compare(logits + np.array([[1e-3, 0], [1e-5, 0]], np.float32), logits, sample, 0, 2)
+    for row, off in ((0, 4e-3), (1, 1e-3)):
+        wrong = logits.copy()
+        wrong[row, 0] += off
+        with pytest.raises(LoadError, match=f"at row {row}, "):
+            compare(wrong, logits, sample, 0, 2)

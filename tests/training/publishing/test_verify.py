@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frostline_server.runtime import golden
 from frostline_training.errors import RefusedError
+from frostline_training.publishing import verify
 from frostline_training.publishing.onnx_export import freeze
 from frostline_training.publishing.verify import HeldOut, Tolerance, agree, check_file, check_network
 
@@ -382,3 +384,10 @@ def test_a_file_that_onnx_runtime_cannot_load_is_refused(tmp_path: Path, held_ou
 def test_an_answer_that_is_no_finite_number_agrees_with_none(got: float, wanted: float) -> None:
     given, right = ({"logits": np.array([[number, 1.0]], np.float32)} for number in (got, wanted))
     assert not agree(given, right, TOLERANCE)
+
+
+def test_beside_large_numbers_a_small_one_is_as_inexact_as_they_are() -> None:
+    allowed = TOLERANCE.allowed(np.array([[1e-3, -4000.0], [1e-3, 2.0]], np.float32))
+    assert allowed[0, 0] == pytest.approx(TOLERANCE.absolute + TOLERANCE.relative * 1e-3 + verify.ROUNDING * 4000)
+    assert allowed[1, 0] == pytest.approx(TOLERANCE.absolute + TOLERANCE.relative * 1e-3 + verify.ROUNDING * 2)
+    assert verify.ROUNDING == golden.ROUNDING

@@ -37,9 +37,17 @@ _CONVERTED = (
 )
 
 
+ROUNDING = 5e-7
+"""Of the largest number of a row: four roundings of single precision, as sums in another order have them. Servers allow the
+same."""
+
+
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a number may be from the right one: ``absolute + relative * |right one|``."""
+    """How far a number may be from the right one: ``absolute + relative * |right one|``, and what rounding there is.
+
+    A number near 0 may be the difference of large ones, and is then as inexact as the large ones of its row.
+    """
 
     relative: float
     absolute: float
@@ -51,8 +59,9 @@ class Tolerance:
         """
         if right.dtype.kind != "f":
             return np.zeros(right.shape)
-        finite = np.where(np.isfinite(right), right, 0.0)
-        return self.absolute + self.relative * np.abs(finite.astype(np.float64))
+        sizes: NDArray[np.float64] = np.abs(np.where(np.isfinite(right), right, 0.0).astype(np.float64))
+        largest: NDArray[np.float64] = sizes.max(axis=tuple(range(1, sizes.ndim)), initial=0.0, keepdims=True)
+        return self.absolute + self.relative * sizes + ROUNDING * largest
 
 
 # Two classes this close are as good as equal (their probabilities differ by 0.1 %), whatever tolerance a user sets.
