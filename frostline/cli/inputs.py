@@ -289,14 +289,7 @@ _TELLING = 3
 
 def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     starts, lines = _lines(path, content)
-    if len(lines) > 1 < len(lines[0]) and lines[0] == [str(place) for place in range(len(lines[0]))]:
-        if header := len(lines[0]) >= _TELLING:
-            del starts[0], lines[0]
-        taken = (
-            "is the header that pandas writes, and no row" if header else "is taken for a row; a header has no numbers"
-        )
-        _warn(f"{path}: the first line, which numbers the columns from 0, {taken}")
-    elif lines and not any(_is_number(cell) for cell in lines[0]):
+    if lines and _is_header(path, lines):
         del starts[0], lines[0]
     for number, (start, line) in enumerate(zip(starts, lines, strict=True)):
         place = f"{path}, row {number} (line {start})"
@@ -326,6 +319,17 @@ def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     if len(shape) > 1 and shape.count(-1) == 0 and int(np.prod(shape)) == array.shape[1]:
         return array.reshape(len(array), *shape)
     return array
+
+
+def _is_header(path: str, lines: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line names the columns: it has no number, or it counts the columns, as pandas does."""
+    first = lines[0]
+    if len(lines) == 1 or len(first) < 2 or first != [str(place) for place in range(len(first))]:
+        return not any(_is_number(cell) for cell in first)
+    header = len(first) >= _TELLING
+    taken = "is the header that pandas writes, and no row" if header else "is taken for a row; a header has no numbers"
+    _warn(f"{path}: the first line, which numbers the columns from 0, {taken}")
+    return header
 
 
 def _no_parquet(path: str, _: bytes, spec: TensorSpec) -> NDArray[Any]:

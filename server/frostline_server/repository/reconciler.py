@@ -42,7 +42,6 @@ _ROUND_S = 1.0
 _GIVE_WAY_S = 0.001
 _WAITS = "waits to be tried in a child process"
 _TRIED = "is being tried in a child process"
-_NONE = "none"
 _GONE = "its folder is gone; it stays in service because no version that is on disk can take its place"
 
 
@@ -347,14 +346,15 @@ class Reconciler:
                 for version in self._repository.versions(name)
                 if version.reason and version.state != "LOADING"
             }
-            ready = ", ".join(self._repository.ready_versions(name)) or _NONE
+            versions = self._repository.ready_versions(name)
+            ready = ", ".join(versions) or "none"
             if refused:
                 reasons = "; ".join(f"version {version}: {reason}" for version, reason in refused.items())
                 raise LoadFailed(f"failed to load '{name}', {reasons} (ready versions: {ready})")
             if name not in self._controlled() or self._closing:
                 why = "the server ends" if self._closing else "it was unloaded meanwhile"
                 raise LoadFailed(f"failed to load '{name}', {why} (ready versions: {ready})")
-            if ready == _NONE:
+            if not versions:
                 raise LoadFailed(f"failed to load '{name}', the configuration chooses none of its versions")
 
     def unload_model(self, name: str) -> None:

@@ -183,6 +183,8 @@ def test_labels_name_the_classes_that_they_are(
 def test_classes_that_are_bytes_are_texts(tmp_path: Path) -> None:
     dataset = data.load(NpzFile(path=_npz(tmp_path, input=np.zeros((2, 2)), target=["é".encode(), b"no"])))
     assert dataset.labels == ("no", "é")
+    with pytest.raises(DataError, match=r"t\.npz: b'\\xff' is no text in UTF-8"):
+        data.load(NpzFile(path=_npz(tmp_path, input=np.zeros((2, 2)), target=[b"\xff", b"no"])))
 
 
 def test_numbers_that_single_precision_does_not_tell_apart_are_named(tmp_path: Path) -> None:

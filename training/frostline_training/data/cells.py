@@ -99,6 +99,38 @@ class Cells:
         return value
 
 
+def check_once(path: Path | str, names: Sequence[str]) -> None:
+    """Check that each column of a file has a name of its own.
+
+    Raises:
+        DataError: One has not.
+    """
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(f"{path} has more than one column {repeated!r}")
+
+
+def text_of(value: object, path: Path | str, row: int | None = None, column: str = "") -> str:
+    """Return a value as text; bytes are taken for UTF-8.
+
+    Args:
+        value: What a file of typed values has in a cell.
+        path: The file, as messages call it.
+        row: The cell's row, in messages; None where it has none.
+        column: Likewise its column.
+
+    Raises:
+        DataError: It is bytes of something else.
+    """
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        where = path if row is None else f"{path}, row {row}, column {column!r}"
+        raise DataError(f"{where}: {value[:20]!r} is no text in UTF-8") from None
+
+
 def number(cell: str, reading: Reading) -> float | None:
     """Return the number that `cell` stands for; None if it stands for none.
 

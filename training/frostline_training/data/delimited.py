@@ -7,7 +7,7 @@ import zlib
 from itertools import islice
 from pathlib import Path
 
-from frostline_training.data.cells import Cells
+from frostline_training.data.cells import Cells, check_once
 from frostline_training.errors import DataError
 from frostline_training.sources import Reading
 
@@ -47,9 +47,7 @@ def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) 
     if not rows or not any(rows[0]):
         raise DataError(f"{path} is empty; its first line must name the columns")
     names, rows, starts = rows[0], rows[1:], starts[1:]
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise DataError(f"{path} has more than one column {repeated[0]!r}")
+    check_once(path, names)
     if not rows:
         raise DataError(f"{path} holds column names, but no rows")
     for index, (row, line) in enumerate(zip(rows, starts, strict=True), start=first):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline_training.data.cells import text_of
 from frostline_training.data.heads import Head, output_names
 from frostline_training.data.rows import INPUT, Array, Dataset, Inputs, Rows
 from frostline_training.data.tables import in_order, lost_in_single
@@ -92,14 +93,12 @@ def _arrays(path: Path) -> dict[str, Array]:
             return dict(archive)
     except FileNotFoundError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        if not str(error).startswith("Object arrays"):
-            raise DataError(f"{path} is not an archive of NumPy arrays (.npz)") from error
-        raise DataError(
-            f"{path}: an array holds Python objects, which are not read; save numbers as numbers, and texts with "
-            "array.astype(str)"
-        ) from error
-    except (OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        if str(error).startswith("Object arrays"):
+            raise DataError(
+                f"{path}: an array holds Python objects, which are not read; save numbers as numbers, and texts with "
+                "array.astype(str)"
+            ) from error
         empty = path.is_file() and path.stat().st_size == 0
         raise DataError(f"{path} is empty" if empty else f"{path} is not an archive of NumPy arrays (.npz)") from error
 
@@ -193,22 +192,13 @@ def _classes(source: NpzFile, array: Array) -> tuple[tuple[str, ...], Array]:
     if source.labels is not None and array.dtype.kind in "iub":
         return _numbered(source, array.astype(np.int64), source.labels)
     values, places = np.unique(array, return_inverse=True)
-    texts = [_text(source.path, value) for value in values]
+    texts = [text_of(value, source.path) for value in values]
     labels = source.labels or in_order(set(texts))
     unknown = next((text for text in texts if text not in labels), None)
     if unknown is not None:
         raise DataError(f"{source.path} has the class {unknown!r}, which is not among its labels: {', '.join(labels)}")
     place = np.array([labels.index(text) for text in texts], dtype=np.int64)
     return labels, place[places.reshape(array.shape)]
-
-
-def _text(path: Path, value: np.generic) -> str:
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise DataError(f"{path} has the class {bytes(value)!r}, which is no text in UTF-8") from None
 
 
 def _numbered(source: NpzFile, array: Array, labels: tuple[str, ...]) -> tuple[tuple[str, ...], Array]:

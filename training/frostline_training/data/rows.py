@@ -111,14 +111,16 @@ def check_servable(where: str, columns: Sequence[Column]) -> None:
             f"{where}: {count} columns are more than the {MOST_COLUMNS} that a server takes: leave some out, or train on one "
             "array of numbers, [N, columns] in an .npz"
         )
-    # A card has each of them at least twice.
-    sizes = {column.name: 2 * sum(len(known.encode()) for known in column.known) for column in columns}
-    if sum(sizes.values()) > MOST_CARD_BYTES:
-        name = max(sizes, key=lambda name: sizes[name])
-        known = next(len(column.known) for column in columns if column.name == name)
+
+    def size(column: Column) -> int:
+        # A card has each category at least twice.
+        return 2 * sum(len(known.encode()) for known in column.known)
+
+    if sum(map(size, columns)) > MOST_CARD_BYTES:
+        largest = max(columns, key=size)
         raise DataError(
-            f"{where}: the {known} categories of column {name!r} do not go into the model's card, of which servers read at "
-            f"most {MOST_CARD_BYTES >> 20} MiB: leave the column out, or group its categories"
+            f"{where}: the {len(largest.known)} categories of column {largest.name!r} do not go into the model's card, of "
+            f"which servers read at most {MOST_CARD_BYTES >> 20} MiB: leave the column out, or group its categories"
         )
 
 

@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline_training.data import delimited
-from frostline_training.data.cells import Cells, foreign, leads_with_zero, moment, notation, number, remedy
+from frostline_training.data.cells import (
+    Cells,
+    check_once,
+    foreign,
+    leads_with_zero,
+    moment,
+    notation,
+    number,
+    remedy,
+    text_of,
+)
 from frostline_training.data.encoding import encode, exact
 from frostline_training.data.heads import Head, output_names
 from frostline_training.data.pythontext import as_bytes
@@ -161,10 +171,7 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
         raise DataError(f"reading {path} needs pyarrow, which is not installed: pip install pyarrow") from error
     try:
         file = parquet.ParquetFile(path if content is None else io.BytesIO(content))
-        names = file.schema_arrow.names
-        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        if repeated:
-            raise DataError(f"{path} has more than one column {repeated[0]!r}")
+        check_once(path, file.schema_arrow.names)
         columns = file.read().to_pydict()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
@@ -177,19 +184,13 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path} is empty: it has no rows")
     texts = {
-        name: [_text(path, name, row, value) for row, value in enumerate(values, first)]
+        name: [
+            None if value is None else text_of(value, path, row, name).strip()
+            for row, value in enumerate(values, first)
+        ]
         for name, values in columns.items()
     }
     return Cells(path, texts, reading, first=first)
-
-
-def _text(path: Path | str, name: str, row: int, value: object) -> str | None:
-    if not isinstance(value, bytes):
-        return None if value is None else str(value).strip()
-    try:
-        return value.decode().strip()
-    except UnicodeDecodeError:
-        raise DataError(f"{path}, row {row}, column {name!r}: {value[:20]!r} is no text in UTF-8") from None
 
 
 def _kind(cells: Cells, name: str) -> ColumnKind:
