@@ -52,6 +52,9 @@ _LONGEST_SLEEP_S = 3600.0
 RETURN_S = 5.0
 """How long after its time limit a run may take to end, in seconds; then it is given up, and its batch fails."""
 
+_GLANCE_S = 0.1
+"""How often a batcher that closes sees which threads are left, in seconds."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -164,8 +167,10 @@ class Batcher:
     @property
     def fault(self) -> str:
         """Why no device answers, or ""."""
-        if not self._shut or self._closing:
-            return ""
+        return "" if self._closing or not self._shut else self._every_instance_hangs
+
+    @property
+    def _every_instance_hangs(self) -> str:
         return f"every instance hangs in a run that has not ended after {self._max_run_s:g} s (max_run_s)"
 
     @property
@@ -261,11 +266,10 @@ class Batcher:
             self._runs = ()
             while self._asleep:
                 self._asleep.pop().wake.release()
-            threads = tuple(self._threads)
-        for thread in threads:
-            thread.join(max(0.0, deadline_s - time.monotonic()))
-        with self._lock:
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
+        while (left_s := deadline_s - time.monotonic()) > 0 and (threads := self._alive_threads()):
+            # Again and again, because a run that is given up meanwhile is no longer waited for.
+            threads[0].join(min(left_s, _GLANCE_S))
+        self._alive_threads()
         with self._lock:
             left = self._queue.clear()
         if left:
@@ -273,6 +277,12 @@ class Batcher:
                 left, ServerStopping("Server is stopping; the request was still queued when the grace period ended")
             )
         return not (left or self._threads)
+
+    def _alive_threads(self) -> Sequence[threading.Thread]:
+        """The threads that have not ended, without those that hang."""
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            return tuple(self._threads)
 
     def look(self, now_s: float, since_s: float = -math.inf) -> None:
         """Give up runs that have not ended though their time is over: answer their batches, and replace them.
@@ -297,15 +307,16 @@ class Batcher:
             # What hangs is no longer waited for.
             if device.thread in self._threads:
                 self._threads.remove(device.thread)
-            device.replaced = self._spares > 0 and not self._closing and self._again(device)
+            device.replaced = self._spares > 0 and self._again(device)
             if device.replaced:
                 self._spares -= 1
-            else:
-                self._alive -= 1
                 if self._admission is not None:
                     self._admission.freed(device)
+            else:
+                # To admission it stays busy, because nothing else runs in its place.
+                self._alive -= 1
             self._shut = self._closing or not self._alive
-            left = self._queue.clear() if self._shut and not self._closing else []
+            left = self._queue.clear() if not self._alive else []
             # What returns from now on is dropped, and its thread lets go of these.
             batch, turn, answers = device.batch, device.turn, device.answers
         error = RunTimedOut(
@@ -319,7 +330,7 @@ class Batcher:
             self._reorder_buffer.leave(turn, answers or ())
         self._tell(self._on_failure, error, len(guilty))
         if left:
-            self._fail(left, ModelNotReady(f"the model cannot answer: {self.fault}"))
+            self._fail(left, ModelNotReady(f"the model cannot answer: {self._every_instance_hangs}"))
         self._tell(self._on_hang)
 
     def _again(self, device: Device) -> bool:

@@ -1,6 +1,6 @@
 """The bisection of a failed batch: it runs in parts until only the requests that cause the failure fail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ def isolate(
     error: E,
     attempt: Callable[[list[T]], E | None],
     named: Callable[[list[T], E], list[tuple[T, E]]] = nobody,
-) -> list[tuple[list[T], E]]:
+) -> Iterator[tuple[list[T], E]]:
     """Run a failed batch in halves, and halves of those that fail, until single entries fail.
 
     Where an error names the entries that are to blame, they fail at once, and the others run together once more.
@@ -35,11 +35,10 @@ def isolate(
         attempt: runs a part; returns its error, or None once the part is answered.
         named: the entries of a failed part that its error names, each with its own error.
 
-    Returns:
-        The parts that failed, each with its error.
+    Yields:
+        The parts that failed, each with its error, as soon as that is known: a later run may take long.
     """
     streak = 0
-    failed: list[tuple[list[T], E]] = []
     suspects = [(batch, error)]
 
     def probe(part: list[T]) -> bool:
@@ -56,13 +55,13 @@ def isolate(
         part, known = suspects.pop()
         blamed = named(part, known)
         if blamed:
-            failed += [([entry], own) for entry, own in blamed]
+            yield from [([entry], own) for entry, own in blamed]
             others = [entry for entry in part if all(entry is not guilty for guilty, _ in blamed)]
             if others:
                 probe(others)
             continue
         if len(part) == 1 or streak >= MAX_STREAK:
-            failed.append((part, known))
+            yield part, known
             continue
         left, right = part[: len(part) // 2], part[len(part) // 2 :]
         if probe(left) and len(right) > 1:
@@ -70,4 +69,3 @@ def isolate(
             suspects.append((right, known))
         else:
             probe(right)
-    return failed

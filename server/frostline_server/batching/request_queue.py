@@ -6,7 +6,7 @@ It uses neither threads nor clocks: its owner holds a lock and passes the time.
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.entry import Entry
@@ -55,6 +55,11 @@ class Batching:
     max_queue_delay_s: float = 0.0
     preferred_sizes: tuple[int, ...] = ()
     preserve_ordering: bool = False
+
+    def limited(self, most: int) -> "Batching":
+        """The same with at most so many rows in one run; what is preferred beyond that is not preferred any more."""
+        sizes = tuple([size for size in self.preferred_sizes if size <= most])
+        return replace(self, max_batch_size=most, preferred_sizes=sizes)
 
 
 class _Level:

@@ -354,7 +354,7 @@ class Codec:
             data = raw[at]
             if len(data) == nbytes:
                 columns.append(data)
-            elif texts is not None and count == 1 and (text := texts.alone.get(bytes(data))) is not None:
+            elif nbytes < 0 and texts is not None and count == 1 and (text := texts.alone.get(bytes(data))) is not None:
                 columns.append(text)
             else:
                 columns.append(check_bytes(self._model, spec, nbytes, count, data, texts))
@@ -408,7 +408,8 @@ class Codec:
     def encode_infer(self, wanted: tuple[str, ...], outputs: Sequence[Array], request_id: str) -> Serialised:
         """A serialised ModelInferResponse, outputs raw.
 
-        All that is equal in answers of one shape is serialised once; an answer is that, the id, and the elements.
+        All that is equal in answers of one shape is serialised once; an answer is that, the id, and the elements. In
+        chunks, each begins with a field, or goes on with the raw contents that the one before began.
         """
         key = (wanted, tuple([array.shape for array in outputs]))
         answer = self._answers.get(key)
@@ -422,7 +423,7 @@ class Codec:
         large = False
         if request_id:
             encoded = request_id.encode()
-            parts += (_ID_TAG, varint(len(encoded)), encoded)
+            parts.append(_ID_TAG + varint(len(encoded)) + encoded)
         for raw_head, array in zip(raw_heads, outputs, strict=True):
             if raw_head:
                 parts.append(raw_head)
@@ -433,7 +434,7 @@ class Codec:
                     parts.append(array.tobytes())
             else:
                 packed = pack_bytes(array.ravel())
-                parts += (_RAW_TAG, varint(len(packed)), packed)
+                parts += (_RAW_TAG + varint(len(packed)), packed)
         return Chunks(parts) if large else b"".join(parts)
 
     def deliver_infer(

@@ -56,6 +56,8 @@ class Call:
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])
         }
         """The first value of each, by its name in small letters."""
+        self.queued = False
+        """Whether its last request to a model came as far as the batcher, which counts it, however it ends."""
         self._received_s = time.monotonic()
         self._identity = ANONYMOUS
 

@@ -86,7 +86,7 @@ class InferenceCalls:
         try:
             yield
         except Failure as failure:
-            if not failure.code:
+            if not failure.code and not call.queued:
                 error = _OF_KINDS.get(failure.kind, InvalidInput)
                 self._inference.count(error(failure.sentence), call)
             raise
@@ -105,6 +105,7 @@ class InferenceCalls:
         """
         answered: _Answered = self._loop.create_future()
         exchange = call.exchange
+        call.queued = False
         entry: Entry | None = None
 
         def lost() -> None:
@@ -118,7 +119,9 @@ class InferenceCalls:
             if exchange.lost:
                 raise ClientGone
             exchange.on_lost = lost
-            self._run_soon(self._inference.submit(entry, method, message, inline=True, space=exchange.budget))
+            batcher = self._inference.submit(entry, method, message, inline=True, space=exchange.budget)
+            call.queued = True
+            self._run_soon(batcher)
             response = await answered
             if isinstance(response, int):
                 raise no_room(response)

@@ -84,7 +84,7 @@ class Preparation:
             may_batch(self.config, Verdict(independent=False, disproved=True, reason=str(found)), self.warn)
             warmup = _served_whole(sessions, warmup)
             most = self._proved(sessions, reopen, warmup, growth, until_s)
-        return Prepared(replace(warmup.batching, max_batch_size=most), rows)
+        return Prepared(warmup.batching.limited(most), rows)
 
     def _examined(
         self, session: Session, requests: Sequence[WarmupRequest], growth: MemoryGrowth, until_s: float
@@ -182,4 +182,4 @@ def _served_whole(sessions: Sequence[Session], warmup: Warmup) -> Warmup:
     """Let each request run alone from now on."""
     for session in sessions:
         session.serve_whole()
-    return replace(warmup, batching=replace(warmup.batching, max_batch_size=1))
+    return replace(warmup, batching=warmup.batching.limited(1))

@@ -393,7 +393,7 @@ class Reconciler:
         todo = replace(todo, load=self._loadable(name, on_disk, todo))
         if todo == Plan():
             return False
-        if todo.load and self._chosen is None and self._folder.changed(name):
+        if todo.load and self._chosen is None and self._changed(name):
             # While others were loaded; what was written last may be a configuration that decides about it.
             return True
         self._repository.forget(name, todo.forget)
@@ -402,8 +402,15 @@ class Reconciler:
             self._load(model, todo.load[0], on_disk.versions[todo.load[0]] if on_disk else ())
             if self._chosen is None:
                 # A newer version may have appeared meanwhile.
-                self._folder.changed(name)
+                self._changed(name)
         return True
+
+    def _changed(self, name: str) -> bool:
+        """Whether a model has changed on disk since the last look at it; where that cannot be seen, the next look will tell."""
+        try:
+            return self._folder.changed(name)
+        except OSError:  # which a look at the whole folder reports
+            return False
 
     def _loadable(self, name: str, on_disk: OnDisk | None, todo: Plan) -> tuple[int, ...]:
         """What is planned to be loaded of a model and is not in trial; a trial of what is not planned is given up."""

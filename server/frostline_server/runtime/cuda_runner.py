@@ -129,8 +129,15 @@ class DeviceRunner:
         """
         return self._cuda_thread.do(partial(self._prepare, signature, plan, row))
 
+    def release(self) -> None:
+        """Let go of what is bound: every run copies by itself from now on, until something else is prepared."""
+        self._cuda_thread.do(self._release)
+
+    def _release(self) -> None:
+        self._plan, self._buckets = None, {}
+
     def _prepare(self, signature: Signature, plan: BindingPlan, row: Sequence[Array]) -> str:
-        self._buckets = {}
+        self._release()
         ids, specs = plan.graph_ids(), computed(signature)
         buckets: dict[int, _Bucket] = {}
         self._batched = signature.batched

@@ -124,6 +124,10 @@ class Session:
     def serve_whole(self) -> None:
         """Take the first axis of every tensor for a part of the request, which then runs alone."""
         self.signature = self.signature.whole()
+        # Buffers that were bound before hold batches, which are filled up with rows.
+        self.bound = None
+        if self._runner is not None:
+            self._runner.release()
 
     def bind(self, sizes: Sequence[int], row: Sequence[Array]) -> None:
         """Bind batches of these sizes to buffers on the device, where there is one and the network allows it.

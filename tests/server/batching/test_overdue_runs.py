@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from frostline_server.batching.admission import AdmissionController, Costs
 from frostline_server.batching.batcher import RETURN_S, Batcher
 from frostline_server.batching.entry import Entry
 from frostline_server.errors import BatcherClosed, InvalidData, ModelNotReady, PredictionError, RunTimedOut
@@ -29,11 +30,18 @@ class Hangs(Stage):
             pause.wait(0.001)
 
 
-def hanging(*, instances: int = 1, spares: int = 1, told: list[str] | None = None, **options: Any) -> Hangs:
+def hanging(
+    *,
+    instances: int = 1,
+    spares: int = 1,
+    told: list[str] | None = None,
+    admission: AdmissionController | None = None,
+    **options: Any,
+) -> Hangs:
     puppet, replies, witness = Puppet(), Replies(), Witness()
     batcher = Batcher(
         [puppet] * instances, witness, batching(**options), max_run_s=LIMIT_S, spares=spares,
-        on_hang=lambda: None if told is None else told.append(batcher.fault),
+        on_hang=lambda: None if told is None else told.append(batcher.fault), admission=admission,
     )  # fmt: skip
     batcher.start()
     return Hangs(batcher, puppet, replies, witness)
@@ -147,6 +155,53 @@ def test_a_batcher_closes_without_waiting_for_what_hangs() -> None:
     on.puppet.release_all()
 
 
+def test_what_is_queued_when_a_batcher_closes_is_answered_by_what_replaces_a_run_that_hangs() -> None:
+    on = hanging()
+    on.occupy()
+    waiting = on.entry([1])
+    on.submit(waiting)
+    closing = threading.Thread(target=on.batcher.close, args=(TIMEOUT_S,))
+    closing.start()
+    on.wait_until_closing()
+    on.look()
+    on.puppet.wait_for(2)
+    assert on.batcher.hanging == 1
+    on.puppet.release_all()
+    on.replies.wait_for(2)
+    assert rows_of(waiting) == [[1]]
+    closing.join(TIMEOUT_S)
+    assert not closing.is_alive()
+
+
+def test_a_batcher_that_closes_does_not_wait_for_what_is_given_up_meanwhile() -> None:
+    on = hanging(spares=0)
+    on.occupy()
+    waiting = on.entry([1])
+    on.submit(waiting)
+    closing = threading.Thread(target=on.batcher.close, args=(100 * TIMEOUT_S,))
+    closing.start()
+    on.wait_until_closing()
+    on.look()
+    on.replies.wait_for(2)
+    assert isinstance(error_of(waiting), ModelNotReady)
+    assert "every instance hangs" in str(waiting.error)
+    closing.join(TIMEOUT_S)
+    assert not closing.is_alive()
+    on.puppet.release_all()
+
+
+def test_a_run_that_was_replaced_keeps_nobody_out_and_one_that_was_not_does() -> None:
+    for spares, free in ((1, 0.0), (0, 10 * LATE_S)):
+        admission = AdmissionController(1.0, Costs({1: 0.001}, 8))
+        on = hanging(spares=spares, admission=admission)
+        on.occupy()
+        on.look()
+        assert admission._free_s(time.monotonic() + 10 * LATE_S) == pytest.approx((free,), abs=5.0)
+        on.puppet.release_all()
+        on.wait_until_back()
+        on.finish()
+
+
 def test_answers_in_order_do_not_wait_for_a_run_that_hangs() -> None:
     on = hanging(instances=2, spares=0, preserve_ordering=True)
     first = on.occupy()
@@ -190,6 +245,34 @@ def test_of_a_batch_that_ran_in_parts_only_what_has_no_answer_fails() -> None:
     held.set()
     on.finish()
     assert len(on.replies.entries) == 3
+
+
+def test_whose_rows_were_refused_is_told_so_though_the_others_hang() -> None:
+    on = hanging()
+    held = threading.Event()
+    arrived = threading.Event()
+
+    def answer(inputs: Any, wanted: Any) -> Any:
+        if len(inputs[0]) == 3:
+            raise InvalidData.of_rows("input 'x'", {0: "is no number"})
+        if len(inputs[0]) == 2:
+            arrived.set()
+            assert held.wait(TIMEOUT_S)
+        return computed(inputs, wanted)
+
+    on.occupy()
+    on.puppet.answer = answer
+    guilty, *others = entries = [on.entry([value]) for value in range(3)]
+    on.submit(*entries)
+    on.puppet.release_all()
+    assert arrived.wait(TIMEOUT_S)
+    on.look()
+    on.replies.wait_for(4)
+    assert (type(guilty.error), str(guilty.error)) == (InvalidData, "input 'x', row 0: is no number")
+    assert [type(entry.error) for entry in others] == [RunTimedOut, RunTimedOut]
+    held.set()
+    on.finish()
+    assert len(on.replies.entries) == 4
 
 
 def test_a_batch_whose_run_was_ended_is_not_run_again() -> None:

@@ -9,11 +9,14 @@ import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import pack_bytes
-from frostline_server.codec.chunks import Chunks
+from frostline_server.codec.chunks import CHUNK_BYTES, Chunks
+from frostline_server.codec.codec import Codec
+from frostline_server.codec.tensors import strings_array
 from frostline_server.http import infer
 from frostline_server.http.infer import Form, Headers, answer_of, header_of, message_of, split
 from frostline_server.http.statuses import Failure
 from frostline_server.runtime.dtypes import DTYPES
+from tests.support.signatures import CLASSIFIER
 
 
 def body(**fields: Any) -> bytes:
@@ -283,6 +286,19 @@ def test_an_answer_in_chunks_is_told_as_the_whole(form: Form) -> None:
     chunked = Chunks([message[:at], raw[:3], raw[3:], message[at + len(raw) :]])
     pieces, length = answer_of(chunked, form)
     assert (b"".join(pieces), length) == told(response(), form)
+
+
+@pytest.mark.parametrize("request_id", ["", "7"])
+@pytest.mark.parametrize("form", [Form(binary=True), Form(), Form(outputs={"large": True, "text": False})])
+def test_a_large_answer_is_told_as_one_that_protobuf_wrote(form: Form, request_id: str) -> None:
+    large = np.arange(CHUNK_BYTES // 8 + 1, dtype=np.float64).reshape(1, -1)
+    outputs = [large, strings_array(["zoë"]).reshape(1, 1)]
+    chunked = Codec("m", "3", CLASSIFIER, 8, None).encode_infer(("large", "text"), outputs, request_id)
+    assert isinstance(chunked, Chunks)
+    written = pb.ModelInferResponse.FromString(bytes(chunked))
+    assert (written.id, [len(raw) for raw in written.raw_output_contents]) == (request_id, [large.nbytes, 8])
+    pieces, length = answer_of(chunked, form)
+    assert (b"".join(pieces), length) == told(written, form)
 
 
 @pytest.mark.parametrize("count", [infer._SLICE - 1, infer._SLICE, infer._SLICE + 1, 3 * infer._SLICE])

@@ -11,7 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from frostline_server.http import infer
 from frostline_server.http.infer import array_of
+from frostline_server.http.statuses import invalid
 from tests.support import onnx_models, raw_media
 from tests.support.http_calls import Answer, ask, unrouted
 from tests.support.servers import Running, running
@@ -157,6 +159,28 @@ def test_what_is_refused_before_it_is_a_request_is_counted_once(server: Running)
     refusal(server, "two-inputs", b"1")
     after = [unrouted(server.metrics_url, code) for code in codes]
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+
+
+def test_what_fails_once_it_was_answered_is_counted_as_answered_and_nothing_else(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsayable(*_: Any) -> None:
+        raise invalid("the answer cannot be written as JSON")
+
+    codes = "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"
+    before = [unrouted(server.metrics_url, code) for code in codes]
+    answered = counted(server, "linear")
+    with monkeypatch.context() as patched:
+        patched.setattr(infer, "answer_of", unsayable)
+        assert refusal(server, "linear", ROW.tobytes()) == "the answer cannot be written as JSON"
+    assert counted(server, "linear") == answered + 1
+    assert [unrouted(server.metrics_url, code) for code in codes] == before
+
+
+def counted(server: Running, model: str) -> int:
+    """How many requests a model has answered."""
+    answer = ask(server.server.http_url, f"/v2/models/{model}/stats")
+    return int(json.loads(answer.body)["model_stats"][0]["inference_stats"]["success"]["count"])
 
 
 def test_curl_sends_a_file_as_it_is(server: Running, tool: Callable[[str], str], tmp_path: Path) -> None:

@@ -560,6 +560,13 @@ def test_the_largest_batch_is_what_memory_allows(tmp_path: Path) -> None:
         )
 
 
+def test_what_is_preferred_beyond_what_memory_allows_is_not_preferred_any_more(tmp_path: Path) -> None:
+    text = "max_batch_size: 8 dynamic_batching { preferred_batch_size: [1, 8] }"
+    served, _ = load_version(tmp_path, onnx_models.memory_hungry(1 << 24), text, max_run_bytes=300 << 20)
+    assert served.batching.max_batch_size in (2, 4)
+    assert served.batching.preferred_sizes == (1,)
+
+
 def test_a_model_of_which_two_rows_take_too_much_memory_is_served_alone(tmp_path: Path) -> None:
     served, (warning,) = load_version(tmp_path, onnx_models.memory_hungry(1 << 24), max_run_bytes=32 << 20)
     assert not served.session.signature.batched

@@ -73,6 +73,19 @@ def test_a_number_may_have_any_type_of_numbers(channel: grpc.Channel, datatype: 
     np.testing.assert_allclose(infer(channel, columns), logits_of(encoded(rows)), rtol=1e-6)
 
 
+def test_the_bytes_of_a_text_that_came_before_are_no_number(channel: grpc.Channel) -> None:
+    row = (3.0, "pro", "2022-03-04")
+    infer(channel, columns_of([row]))
+    request = calls.infer_request("churn", columns_of([row]), ["logits"])
+    at = [tensor.name for tensor in request.inputs].index("tenure")
+    request.raw_input_contents[at] = pack_bytes(["pro"])
+    with pytest.raises(grpc.RpcError) as refused:
+        calls.stub(channel).ModelInfer(request, timeout=TIMEOUT_S)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "input byte size mismatch for input 'tenure'" in str(refused.value.details())
+    assert "Expected 8, got 7" in str(refused.value.details())
+
+
 def test_callers_with_raw_rows_and_with_numbers_get_their_own_answers(server: Running) -> None:
     numbers = encoded()
 

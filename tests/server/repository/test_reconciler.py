@@ -1,6 +1,7 @@
 """Versions that come, change and go while others are served: nothing wrong is ever handed out, and nothing good is taken away."""
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -973,3 +974,33 @@ def test_a_model_of_which_nothing_is_chosen_is_not_loaded_and_the_caller_is_told
     (folder / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
     with pytest.raises(LoadFailed, match=r"asks for versions that do not exist: \[9\]; the folder has \[1\]"):
         explicit.reconciler.load_model("m")
+
+
+@pytest.mark.parametrize("when", ["LOADING", "READY"])
+def test_a_folder_that_cannot_be_read_for_a_moment_while_its_model_is_loaded_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    write_artifact(tmp_path, "m", 1)
+    shelf, listing, failing = Shelf(tmp_path / "m"), Path.iterdir, list[OSError]()
+
+    def iterdir(self: Path) -> Any:
+        if self == tmp_path / "m" and failing:
+            raise failing.pop()
+        return listing(self)
+
+    def stale(version: ModelVersion) -> None:
+        if version.state == when:
+            failing.append(OSError(errno.ESTALE, "Stale file handle"))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    shelf.watch = stale
+    if when == "READY":
+        # Looked at before it is loaded.
+        failing.append(OSError(errno.ESTALE, "Stale file handle"))
+        shelf.look()
+        assert shelf.states() == {}
+    shelf.look()
+    assert not failing
+    assert shelf.states() == {"1": "READY"}
+    assert shelf.answer(onnx_models.rows(1)).shape == (1, 3)
+    assert shelf.reconciler.close(TIMEOUT_S)

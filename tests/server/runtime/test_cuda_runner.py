@@ -94,6 +94,18 @@ def test_every_bucket_and_set_of_outputs_is_captured_once_before_it_serves(tmp_p
     assert session.remarks == []
 
 
+def test_what_turns_out_to_be_served_whole_is_not_filled_up_with_rows_any_more(tmp_path: Path, cuda: Cuda) -> None:
+    session = warmed(tmp_path, onnx_models.sees_large_batches())
+    session.serve_whole()
+    # The axis of rows is free, so that nothing is bound in place of what was.
+    session.bind((1,), row_of(session))
+    assert session.bound is None
+    before = counts(cuda)
+    x = np.arange(20, dtype=np.float32).reshape(5, 4)
+    np.testing.assert_array_equal(session.run([x], ["y"])[0], x)
+    assert counts(cuda) == (*before[:3], before[3] + 1)
+
+
 def test_the_device_memory_of_the_buffers_is_that_of_the_plan(tmp_path: Path, cuda: Cuda) -> None:
     session = warmed(tmp_path)
     assert session.bound is not None

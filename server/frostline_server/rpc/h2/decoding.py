@@ -75,9 +75,13 @@ class Decoder:
             then(prepared)
 
         decoding = Decoding()
-        future = self._inference.prepare_elsewhere(
-            method, message, call.deadline_s, reply, token, call, lambda: decoding.wanted
-        )
+        try:
+            future = self._inference.prepare_elsewhere(
+                method, message, call.deadline_s, reply, token, call, lambda: decoding.wanted
+            )
+        except BaseException:  # such as where no thread can be started
+            budget.give(size)
+            raise
         future.add_done_callback(lambda done: self._post(finish, done.result()))
         return decoding
 

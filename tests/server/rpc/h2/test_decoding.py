@@ -62,6 +62,17 @@ def test_a_message_that_nobody_wants_any_more_is_held_until_its_turn_comes() -> 
     assert took == [None]
 
 
+def test_a_message_that_no_thread_can_decode_is_held_no_longer() -> None:
+    class Full(Slow):
+        def prepare_elsewhere(self, *arguments: Any) -> "Future[Any]":
+            raise RuntimeError("can't start new thread")
+
+    pair = Pair()
+    with pytest.raises(RuntimeError):
+        begun(pair, Full(), [])
+    assert pair.held < len(MESSAGE)
+
+
 def test_a_message_for_which_there_is_no_room_is_refused() -> None:
     slow = Slow()
     with pytest.raises(NetworkFull):
