@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.client.rows import missing_word
 from frostline.client.schema import Column, Schema
+from frostline.protocol import missing_word
 from frostline_training.data.cells import Cells, missing_numbers, moment
 from frostline_training.errors import DataError
 from frostline_training.sources import Reading
@@ -64,7 +64,8 @@ def columns_of(cells: Cells, schema: Schema, warn: Callable[[str], None]) -> dic
             values = [None if absent else value for value, absent in zip(values, np.isnan(numbers), strict=True)]
         else:
             texts = np.empty(len(values), object)
-            texts[:] = [missing_word(schema) if value is None else value for value in values]
+            empty = missing_word(schema.missing, column.categories)
+            texts[:] = [empty if value is None else value for value in values]
             arrays[column.name] = texts
         facts = list(_facts(cells, values, column)) if column.name in cells.columns else []
         if facts:

@@ -20,6 +20,7 @@ from frostline.client.cells import Cells, Place, is_missing, located, texts, tol
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Column, Schema
 from frostline.dates import written
+from frostline.protocol import missing_word
 
 Extra = Literal["refuse", "ignore"]
 """What becomes of columns that the model does not take."""
@@ -59,11 +60,6 @@ def are_of(inputs: object, schema: Schema) -> bool:
 
 def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(shape) == len(wanted) and all(size == want or want < 0 for size, want in zip(shape, wanted, strict=True))
-
-
-def missing_word(schema: Schema) -> str:
-    """The text that stands for no value in a column of texts: the empty one, if it does."""
-    return "" if "" in schema.missing or not schema.missing else schema.missing[0]
 
 
 def takes(cell: Any, column: Column) -> bool:
@@ -107,7 +103,6 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse", *, paths: bool =
         count, columns = _of_columns(rows, schema, extra)
     if count == 0:
         raise InvalidInput(f"there are no rows; {schema.expects}")
-    empty = missing_word(schema)
     arrays = {}
     for column in schema.columns:
         make = _KINDS.get(column.kind)
@@ -121,6 +116,7 @@ def encoded(rows: Any, schema: Schema, extra: Extra = "refuse", *, paths: bool =
         place = partial(located, column.name, 0 if count > 1 else None)
         if column.kind == "image" and not paths:
             media.refuse_paths([] if cells is None else cells, place)
+        empty = missing_word(schema.missing, column.categories)
         arrays[column.name] = make([None] * count if cells is None else cells, column, empty, place)
     return arrays
 

@@ -11,13 +11,16 @@ import onnxruntime
 import pytest
 from rich.console import Console
 
+import frostline
 from frostline import server_process
+from frostline.cli import main as cli
 from frostline_training import pipeline
 from frostline_training.config import Hyperparameters, Mlp, Recipe
 from frostline_training.data import prepare
 from frostline_training.data.encoding import encode
 from frostline_training.sources import CsvFile
 from tests.support import raw_clients
+from tests.support.servers import running
 
 MISSING = ("", "NA", "?")
 
@@ -105,3 +108,40 @@ def test_a_client_of_node_sends_the_rows_of_the_file(
     assert node_packages.is_dir()
     got = raw_clients.ask(served.columns, raw_clients.node(tool("node"), served.address, "left", 16))
     np.testing.assert_allclose(got, served.probabilities, atol=1e-5)
+
+
+def test_where_the_empty_text_is_a_category_nothing_is_not_that_category(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    regions = ["north", "", "NA"] * 40
+    lines = [f'"{region}",{index % 7},{"yes" if index % 3 == 2 else "no"}' for index, region in enumerate(regions)]
+    (tmp_path / "t.csv").write_text("\n".join(["region,n,left", *lines, ""]))
+    recipe = Recipe(
+        name="left",
+        data=CsvFile(path=tmp_path / "t.csv", target="left", missing=("NA",)),
+        network=Mlp(hidden=(8,)),
+        hyperparameters=Hyperparameters(epochs=2),
+        baselines=False,
+    )
+    models = tmp_path / "models"
+    published = pipeline.run(recipe, models=models, device="cpu", console=Console(quiet=True), runs=None)
+    columns = prepare(recipe).dataset.columns
+    assert columns[0].categories == ("(unknown)", "", "north", "(missing)")
+    session = onnxruntime.InferenceSession(published.path / "model.onnx")
+    expected = session.run(["logits"], {"input": np.array([[1, 3], [2, 3], [3, 3]], np.float32)})[0]
+    (tmp_path / "rows.csv").write_text('region,n\n"",3\nnorth,3\nNA,3\n')
+    with running(models, log_level="error") as server, frostline.connect(server.address) as client:
+        rows = [{"region": region, "n": 3} for region in ("", "north", None)]
+        np.testing.assert_allclose(client.predict("left", rows).logits, expected, rtol=1e-5)
+        command = ["predict", "left", str(tmp_path / "rows.csv"), "--server", server.address, "--format", "csv"]
+        capsys.readouterr()
+        assert cli.run(command) == 0
+        lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    told = [[float(line[label]) for label in ("no", "yes")] for line in lines]
+    np.testing.assert_allclose(told, softmax(expected), rtol=1e-4)
+
+
+def softmax(logits: Any) -> Any:
+    """Probabilities of rows of logits."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frostline.protocol import MISSING
 from frostline_training.data.cells import Cells, missing_numbers
 from frostline_training.data.encoding import encode
-from frostline_training.data.rows import MISSING, UNKNOWN, Column, DateOf
+from frostline_training.data.rows import UNKNOWN, Column, DateOf
 from frostline_training.errors import RefusedError
 from frostline_training.publishing import preprocessing
 from frostline_training.sources import DatePart, Reading
@@ -144,9 +145,11 @@ def test_a_graph_of_other_columns_is_refused(tmp_path: Path) -> None:
 def test_what_has_no_value_is_sent_as_a_word_for_it_that_is_no_category() -> None:
     cells = Cells("t.csv", {"plan": [None, "pro"], "x": [None, "-999"]}, Reading(missing=("-", "-999")))
     sent = preprocessing.sent(cells, [PLANS, Column("x")])
-    assert sent["plan"].tolist() == ["-", "pro"]
+    assert sent["plan"].tolist() == ["", "pro"]
     np.testing.assert_array_equal(sent["x"], [np.nan, -999])
     empty = Column("plan", (UNKNOWN, "", "pro"))  # a recipe that says missing=() has it as a category
-    assert preprocessing.sent(Cells("t", {"plan": [None]}, Reading(missing=())), [empty])["plan"].tolist() == ["?"]
+    assert preprocessing.sent(Cells("t", {"plan": [None]}, Reading(missing=())), [empty])["plan"].tolist() == [MISSING]
+    worded = Reading(missing=("-",))
+    assert preprocessing.sent(Cells("t", {"plan": [None]}, worded), [empty])["plan"].tolist() == ["-"]
     learnt = Column("plan", (UNKNOWN, "", "pro", MISSING))
     assert preprocessing.sent(Cells("t", {"plan": [None]}, Reading(missing=())), [learnt])["plan"].tolist() == [MISSING]

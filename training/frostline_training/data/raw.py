@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from frostline import pictures
 from frostline.dates import written
+from frostline.protocol import MISSING
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
-from frostline_training.data.rows import INPUT, MISSING, UNKNOWN, Column, DateOf, Image, Text, check_servable
+from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf, Image, Text, check_servable
 from frostline_training.data.tables import parts_of
 from frostline_training.data.texts import IDS, check_text, encoded
 from frostline_training.errors import DataError

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.pictures import Color, Form
+from frostline.protocol import MISSING
 from frostline_training.data.cells import Cells
 from frostline_training.data.heads import Head, of_head
 from frostline_training.errors import DataError
@@ -24,7 +25,6 @@ Split = Literal["words", "spaces", "characters"]
 
 INPUT = "input"
 UNKNOWN = "(unknown)"
-MISSING = "(missing)"
 
 
 class Rows(NamedTuple):

@@ -9,6 +9,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.protocol import MISSING
 from frostline_training.data import delimited
 from frostline_training.data.cells import (
     Cells,
@@ -25,7 +26,6 @@ from frostline_training.data.encoding import encode, exact
 from frostline_training.data.heads import Head, output_names
 from frostline_training.data.pythontext import as_bytes
 from frostline_training.data.rows import (
-    MISSING,
     UNKNOWN,
     Array,
     Column,

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
+from frostline.protocol import missing_word
 from frostline_training.data import Array, Column
 from frostline_training.data.cells import Cells, moment, number
 from frostline_training.data.encoding import part_of, places
@@ -122,7 +123,7 @@ def sent(cells: Cells, columns: Sequence[Column]) -> dict[str, Array]:
             numbers = np.array([np.nan if value is None else value for value in values], np.float64)
             arrays[column.cells] = np.where(np.isfinite(numbers), numbers, np.nan)
         else:
-            empty = _empty(cells.reading.missing, column)
+            empty = missing_word(("", *cells.reading.missing), column.known)
             arrays[column.cells] = np.array([empty if cell is None else cell for cell in texts], object)
     return arrays
 
@@ -194,14 +195,3 @@ def check(path: Path, rows: Named, wanted: Array, columns: Sequence[Column], mis
             f"encodes it as {wanted[row, place]:g}"
         )
     raise RefusedError(fact, cause="a graph of other columns or categories than those of the training")
-
-
-def _empty(missing: Sequence[str], column: Column) -> str:
-    """Return the text that a client sends where `column` has no value."""
-    known = column.categories or ()
-    text = next((word for word in (*missing, "") if word not in known), "")
-    if text in known and column.missing:  # the empty text is a category where a recipe says so
-        return known[column.missing]
-    while text in known:  # an unknown one is encoded as missing
-        text += "?"
-    return text
