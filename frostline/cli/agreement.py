@@ -3,7 +3,6 @@
 # ruff: noqa: PLC0415 - rich and Prometheus's parser are slow to load, and only this command needs them
 
 import ipaddress
-import os
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from frostline.cli.connection import TOKEN
+from frostline.cli.connection import token
 from frostline.cli.usage import BadUsage, CannotDo
 
 if TYPE_CHECKING:
@@ -99,22 +98,30 @@ def counted(page: str, model: str, version: int, live: int) -> Seen | None:
 
 
 def scraper(url: str, token_file: Path | None) -> Callable[[], str]:
-    """Return what fetches a page of metrics; it sends a token only over TLS, or to this machine.
+    """Return what fetches a page of metrics; it sends a token only over TLS, or to this machine, and nowhere else.
 
     Raises:
-        BadUsage: The address is none.
+        BadUsage: The address is none, or the token cannot be read or sent.
     """
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise BadUsage(f"--metrics {url}: expected an address such as http://localhost:8002/metrics")
-    secret = address.scheme == "https" or _is_local(address.hostname)
-    token = os.environ.get(TOKEN, "") if token_file is None else token_file.read_text(encoding="ascii").strip()
+    local = _is_local(address.hostname)
+    try:
+        secret = token(token_file)
+    except OSError as error:
+        raise BadUsage(f"cannot read {error.filename}: {error.strerror}") from error
     request = urllib.request.Request(url)  # noqa: S310  the scheme was checked
-    if token and secret:
-        request.add_header("Authorization", f"Bearer {token}")
+    if secret and (local or address.scheme == "https"):
+        if not (secret.isascii() and secret.isprintable()):
+            raise BadUsage("the token has characters that no token has; a token is one line of ASCII")
+        request.add_unredirected_header("Authorization", f"Bearer {secret}")
+    # The proxy of the environment does not reach this machine, and would be shown the token.
+    proxies = [urllib.request.ProxyHandler({})] if local else []
+    opener = urllib.request.build_opener(*proxies)
 
     def fetch() -> str:
-        with urllib.request.urlopen(request, timeout=_SCRAPE_S) as response:  # noqa: S310  as above
+        with opener.open(request, timeout=_SCRAPE_S) as response:
             text: str = response.read().decode()
         return text
 

@@ -101,7 +101,7 @@ class Connection:
                 server_name=self.server_name,
                 certificate=self.certificate,
                 key=self.key,
-                token=self._token(),
+                token=token(self.token_file),
                 insecure_token=self.insecure_token,
             )
         except ValueError as error:
@@ -109,8 +109,13 @@ class Connection:
         except OSError as error:
             raise BadUsage(f"cannot read {error.filename}: {error.strerror}") from error
 
-    def _token(self) -> str | None:
-        if self.token_file is None:
-            return os.environ.get(TOKEN) or None
-        # What is not ASCII is no token, and refused as such.
-        return self.token_file.read_text(encoding="ascii", errors="replace").strip()
+
+def token(file: Path | None) -> str | None:
+    """The token in a file, or without one that in the environment; None if there is none.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    # What is not ASCII is no token, and refused as such.
+    text = os.environ.get(TOKEN, "") if file is None else file.read_text(encoding="ascii", errors="replace")
+    return text.strip() or (None if file is None else "")

@@ -85,6 +85,10 @@ def requests(
             raise InputError(
                 f"--white and --card are for models that take pixels; {model.name} takes {path} as it is, so leave them out"
             )
+        if kind != ".png" and white is not None:
+            raise InputError(
+                f"--white scales the pixels of png files, and {path} is none; its numbers are sent as they are"
+            )
     raw = [kind in (_PICTURES if picture else _TABLES) for kind, _ in files]
     if schema is not None and card is None and any(raw):
         if not all(raw):

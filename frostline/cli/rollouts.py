@@ -27,10 +27,13 @@ Expected = Annotated[
 
 GIVEN_UP = 3
 """The exit code of a promotion that was given up, because the tested version did not agree in time."""
+_FOLLOWING = ("rows", "within", "metrics", "token_file")
+"""What only a promotion takes that waits for agreement."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def promote(
+    context: typer.Context,
     model: Name,
     version: Annotated[
         int | None,
@@ -96,6 +99,12 @@ def promote(
     from frostline_server.repository.rollout_steps import next_step
 
     rule = _rule(take_back or ())
+    if when_agreeing is None:
+        needless = [f"--{name.replace('_', '-')}" for name in _FOLLOWING if _is_given(context, name)]
+        if needless:
+            raise BadUsage(
+                f"{', '.join(needless)}: only --when-agreeing takes it; say how many must agree with --when-agreeing"
+            )
     if when_agreeing is not None:
         if canary is not None or shadow or rule is not None:
             raise BadUsage("--when-agreeing follows a test that goes on; begin the test first, without it")
@@ -112,6 +121,12 @@ def promote(
         lambda before, there: next_step(before, there, version, canary=canary, shadow=shadow, take_back=rule),
         expected,
     )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def rollback(model: Name, *, models: Models = Path("models"), expected: Expected = None) -> None:

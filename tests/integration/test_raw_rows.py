@@ -136,8 +136,8 @@ def test_where_the_empty_text_is_a_category_nothing_is_not_that_category(
         command = ["predict", "left", str(tmp_path / "rows.csv"), "--server", server.address, "--format", "csv"]
         capsys.readouterr()
         assert cli.run(command) == 0
-        lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    told = [[float(line[label]) for label in ("no", "yes")] for line in lines]
+        answers = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    told = [[float(line[label]) for label in ("no", "yes")] for line in answers]
     np.testing.assert_allclose(told, softmax(expected), rtol=1e-4)
 
 

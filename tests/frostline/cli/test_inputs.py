@@ -224,6 +224,14 @@ def test_a_picture_of_16_bits_is_scaled_to_8_as_in_training(tmp_path: Path) -> N
     assert array.tolist() == [[[0, 51, 255]]]
 
 
+@pytest.mark.parametrize("name", ["rows.npy", "rows.csv", "rows.npz"])
+def test_what_has_no_pixels_of_a_picture_has_no_white(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"" if name.endswith("csv") else npy([[1, 2]]))
+    with pytest.raises(InputError, match=f"--white scales the pixels of png files, and {path} is none"):
+        read([str(path)], model(2), stdin(), white=16)
+
+
 def test_transparent_parts_are_white_or_what_the_card_says(tmp_path: Path) -> None:
     Image.fromarray(np.array([[[0, 0, 0, 255], [0, 0, 0, 0]]], np.uint8)).save(tmp_path / "p.png")
     (tmp_path / "card.json").write_text(json.dumps({"data": {"pictures": {"background": [10, 20, 30]}}}))

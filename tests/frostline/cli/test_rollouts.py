@@ -2,10 +2,14 @@
 
 import io
 import json
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -301,13 +305,79 @@ def test_a_token_is_not_sent_over_a_network_in_plain_text(
     token.write_text("secret\n")
     asked: list[urllib.request.Request] = []
 
-    def answered(request: urllib.request.Request, timeout: float) -> io.BytesIO:
+    def answered(_: object, request: urllib.request.Request, timeout: float) -> io.BytesIO:
         asked.append(request)
         return io.BytesIO(b"page")
 
-    monkeypatch.setattr(urllib.request, "urlopen", answered)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", answered)
     assert agreement.scraper(url, token)() == "page"
-    assert asked[0].get_header("Authorization") == ("Bearer secret" if sent else None)
+    assert dict(asked[0].header_items()).get("Authorization") == ("Bearer secret" if sent else None)
+
+
+class Pages(BaseHTTPRequestHandler):
+    """Answers `page`, or leads elsewhere, and keeps what was asked for with which token."""
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+    elsewhere = ""
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers["Authorization"]))
+        self.send_response(302 if self.elsewhere and self.path == "/metrics" else 200)
+        self.send_header("Location", self.elsewhere)
+        self.end_headers()
+        self.wfile.write(b"page")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of pages."""
+    monkeypatch.setattr(Pages, "asked", [])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+def test_neither_a_proxy_nor_whoever_is_redirected_to_is_shown_the_token(
+    pages: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FROSTLINE_TOKEN", "secret\n")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(Pages, "elsewhere", "/other")
+    assert agreement.scraper(f"{pages}/metrics", None)() == "page"
+    assert Pages.asked == [("/metrics", "Bearer secret"), ("/other", None)]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"zo\xc3\xab", "a token is one line of ASCII"), (b"a\nb", "a token is one line of ASCII"), (None, "cannot read")],
+)
+def test_a_token_that_cannot_be_sent_is_refused(
+    models: Path, tmp_path: Path, capsys: Capture, content: bytes | None, sentence: str
+) -> None:
+    rollouts.write(models / "digits", Rollout({"stable": 2}, shadow=3))
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    command = ["promote", "digits", "--models", str(models), "--when-agreeing", "0.9"]
+    assert cli.run([*command, "--token-file", str(tmp_path / "token")]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["--rows", "10"], ["--within", "1m"], ["--metrics", "http://localhost:8002/metrics"]]
+)
+def test_what_only_waiting_for_agreement_takes_is_refused_without_it(
+    models: Path, capsys: Capture, option: list[str]
+) -> None:
+    assert cli.run(["promote", "digits", "--models", str(models), "--shadow", *option]) == 2
+    assert f"{option[0]}: only --when-agreeing takes it" in capsys.readouterr().err
+    assert rollouts.read(models / "digits", FileReader(models)) is None
 
 
 def test_metrics_that_need_a_token_say_so(models: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +386,6 @@ def test_metrics_that_need_a_token_say_so(models: Path, capsys: Capture, monkeyp
     def refuses(*_: object, **__: object) -> None:
         raise urllib.error.HTTPError("http://gpu-box", 401, "Unauthorized", Message(), None)
 
-    monkeypatch.setattr(urllib.request, "urlopen", refuses)
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuses)
     assert cli.run(["promote", "digits", "--models", str(models), "--when-agreeing", "0.9"]) == 1
     assert "401: Unauthorized; they need a token (--token-file)" in capsys.readouterr().err
