@@ -297,6 +297,21 @@ def test_resuming_starts_anew_where_nothing_was_interrupted(tmp_path: Path, monk
     assert len(list((tmp_path / "runs/flowers").iterdir())) == 2
 
 
+def test_a_run_that_goes_on_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+
+    def epoch(*_: object) -> None:
+        if not refused and list(tmp_path.glob("runs/flowers/*/checkpoint.pt")):
+            with pytest.raises(ResumeError) as caught:
+                runs.unfinished(tmp_path / "runs", "flowers")
+            refused.append(str(caught.value))
+
+    monkeypatch.setattr(LiveReport, "epoch", epoch)
+    pipeline.run(IRIS, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs")
+    assert "is run by another process" in refused[0]
+    assert runs.unfinished(tmp_path / "runs", "flowers") is None
+
+
 def test_without_run_folders_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="without a folder for runs there is no checkpoint to resume from"):
         pipeline.run(IRIS, models=tmp_path, device="cpu", console=_console(), runs=None, resume=True)

@@ -94,8 +94,8 @@ def run(
             condition = group.first(lambda: _gate(if_better, recipe.name, split, models, positive))
             group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
-            with cpu_threads(recipe.threads):
-                going_on, folder = group.first(lambda: _run_folder(recipe, place, resume=resume))
+            with cpu_threads(recipe.threads), ExitStack() as stack:
+                going_on, folder = group.first(lambda: _run_folder(recipe, place, stack, resume=resume))
                 own = folder if group.leads else None
                 trained = _train(recipe, split, place, own, resume=going_on, tensorboard=tensorboard)
                 published = group.first(lambda: _publish(recipe, split, trained, place, stage, condition))
@@ -145,13 +145,15 @@ def _gate(if_better: str | None, name: str, split: Split, models: Path, positive
     return condition
 
 
-def _run_folder(recipe: Recipe, place: _Place, *, resume: bool) -> tuple[bool, Run | None]:
+def _run_folder(recipe: Recipe, place: _Place, stack: ExitStack, *, resume: bool) -> tuple[bool, Run | None]:
+    """Return whether a run goes on, and its folder, which is this process's until `stack` ends."""
     if place.runs is None:
         if resume:
             raise TrainingError("without a folder for runs there is no checkpoint to resume from")
         return False, None
     interrupted = run_folders.unfinished(place.runs, recipe.name) if resume else None
     if interrupted:
+        stack.enter_context(interrupted.held())
         place.console.print(f"Going on with {interrupted.folder}", soft_wrap=True, markup=False)
         return True, interrupted
     if resume:
@@ -161,6 +163,7 @@ def _run_folder(recipe: Recipe, place: _Place, *, resume: bool) -> tuple[bool, R
             markup=False,
         )
     folder = run_folders.start(place.runs, recipe.name)
+    stack.enter_context(folder.held())
     folder.begin(
         {
             "recipe": recipe.model_dump(mode="json"),

@@ -10,6 +10,7 @@ import pytest
 
 from frostline_training.errors import TrainingError
 from frostline_training.loop import runs
+from frostline_training.loop.checkpoint import ResumeError
 from frostline_training.loop.progress import Epoch, Scores
 from frostline_training.loop.runs import Run
 
@@ -87,13 +88,38 @@ def test_the_newest_run_goes_on_if_it_was_interrupted(tmp_path: Path) -> None:
     assert runs.unfinished(tmp_path, "other") is None
 
 
-@pytest.mark.parametrize(("checkpoint", "published"), [(False, False), (True, True)])
-def test_a_run_without_checkpoint_or_with_a_version_does_not_go_on(
-    tmp_path: Path, checkpoint: bool, published: bool
-) -> None:
-    _started(tmp_path, checkpoint=True)
-    _started(tmp_path, checkpoint=checkpoint, published=published)
+def test_a_run_without_a_checkpoint_hides_none_that_was_interrupted(tmp_path: Path) -> None:
+    _started(tmp_path, checkpoint=False)
     assert runs.unfinished(tmp_path, "m") is None
+    interrupted = _started(tmp_path, checkpoint=True)
+    _started(tmp_path, checkpoint=False)
+    assert runs.unfinished(tmp_path, "m") == interrupted
+
+
+def test_nothing_goes_on_once_a_version_came_of_a_newer_run(tmp_path: Path) -> None:
+    _started(tmp_path, checkpoint=True)
+    _started(tmp_path, checkpoint=True, published=True)
+    assert runs.unfinished(tmp_path, "m") is None
+
+
+def test_a_run_of_another_process_does_not_go_on_here(tmp_path: Path) -> None:
+    interrupted = _started(tmp_path, checkpoint=True)
+    running = _started(tmp_path, checkpoint=True)
+    with running.held():
+        assert runs.unfinished(tmp_path, "m") == interrupted
+        with pytest.raises(ResumeError, match="is run by another process; wait for it, or end it"), running.held():
+            pass
+        with interrupted.held(), pytest.raises(ResumeError, match=f"{running.folder} is run by another process"):
+            runs.unfinished(tmp_path, "m")
+    assert runs.unfinished(tmp_path, "m") == running
+
+
+@pytest.mark.parametrize("name", ["file", "dangling"])
+def test_where_no_folder_can_be_made_it_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(TrainingError, match=rf"cannot make a folder for the run: {tmp_path}/{name}"):
+        runs.start(tmp_path / name, "m")
 
 
 def test_a_finished_run_keeps_the_pictures_and_says_which_version_came_of_it(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ version came of it also ``published.json`` and ``pictures/``. The metrics are ca
 """
 
 import csv
+import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline_training.errors import TrainingError
+from frostline_training.loop.checkpoint import ResumeError
 from frostline_training.loop.progress import Epoch
 
 
@@ -35,6 +38,30 @@ class Run:
     def pictures(self) -> Path:
         """The folder of its pictures."""
         return self.folder / "pictures"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from resuming it meanwhile.
+
+        Raises:
+            ResumeError: Another process runs it.
+        """
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            if not _locked(folder):
+                raise ResumeError(f"{self.folder} is run by another process; wait for it, or end it")
+            yield
+        finally:
+            os.close(folder)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a process runs it."""
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            return not _locked(folder)
+        finally:
+            os.close(folder)
 
     def begin(self, config: Mapping[str, object]) -> None:
         """Write down what is run, and how."""
@@ -72,24 +99,61 @@ class Run:
 
 
 def start(runs: Path, name: str) -> Run:
-    """Make a new run's folder in `runs`, named by the time (UTC)."""
+    """Make a new run's folder in `runs`, named by the time (UTC).
+
+    Raises:
+        TrainingError: There cannot be one.
+    """
     started = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     count = 1
-    while True:
-        folder = runs / name / (started if count == 1 else f"{started}-{count}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            count += 1
-        else:
-            return Run(folder)
+    try:
+        (runs / name).mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = runs / name / (started if count == 1 else f"{started}-{count}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                count += 1
+            else:
+                return Run(folder)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot make a folder for the run: {error.filename}: {error.strerror}; say another one with --runs"
+        ) from error
 
 
 def unfinished(runs: Path, name: str) -> Run | None:
-    """Return the newest run of `name` in `runs`, if it has a checkpoint and no version came of it."""
-    folders = sorted((runs / name).glob("*/config.json"), key=lambda path: path.stat().st_mtime_ns)
-    newest = Run(folders[-1].parent) if folders else None
-    return newest if newest and newest.checkpoint.exists() and not newest.finished else None
+    """Return the newest run of `name` in `runs` that got as far as a checkpoint, if no version came of it and nobody runs it.
+
+    Runs that go on in another process are left out.
+
+    Raises:
+        ResumeError: There is only such a one.
+    """
+    configs = sorted((runs / name).glob("*/config.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    elsewhere: Run | None = None
+    for run in (Run(config.parent) for config in configs):
+        if not run.checkpoint.exists():
+            continue
+        if run.finished:
+            break
+        if not run.goes_on:
+            return run
+        elsewhere = elsewhere or run
+    if elsewhere:
+        raise ResumeError(f"{elsewhere.folder} is run by another process; wait for it, or leave out --resume")
+    return None
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a folder until it is closed; False if somebody else has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 @contextmanager
