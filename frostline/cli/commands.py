@@ -98,7 +98,9 @@ def train(
     bound: Annotated[
         float,
         typer.Option(
-            min=0, help="How many points the test score of a variant may be lower. One point is 0.01 of the score."
+            min=0,
+            max=100,
+            help="How many points the test score of a variant may be lower. One point is 0.01 of the score.",
         ),
     ] = 0.5,
     stage: Annotated[

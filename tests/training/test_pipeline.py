@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,7 +14,7 @@ from rich.console import Console
 
 from frostline_training import data, pipeline
 from frostline_training.config import Cnn, Hyperparameters, LeastRecall, Mlp, Recipe
-from frostline_training.errors import DeviceError, TrainingError
+from frostline_training.errors import DeviceError, SettingError, TrainingError
 from frostline_training.loop import runs
 from frostline_training.loop.checkpoint import ResumeError
 from frostline_training.loop.progress import Epoch
@@ -220,6 +222,58 @@ def test_a_binary_recipe_trains_one_logit_and_is_scored_as_two_classes(tmp_path:
     )
     assert scores["test_roc_auc"] > 0.8
     assert scores["test_roc_auc"] > scores["baselines"]["gradient boosting"]["test_roc_auc"] - 0.05
+
+
+def test_a_smaller_variant_is_scored_by_the_class_that_the_recipe_calls_positive(tmp_path: Path) -> None:
+    random = np.random.default_rng(11)
+    inputs = random.normal(size=(600, 3)).astype(np.float32)
+    stays = 2 * inputs[:, 0] + random.logistic(size=600) > -1
+    np.savez(tmp_path / "rows.npz", input=inputs, target=np.where(stays, "stays", "leaves"))
+    recipe = Recipe(
+        name="rows",
+        data=NpzFile(path=tmp_path / "rows.npz"),
+        network=Mlp(hidden=(8,)),
+        hyperparameters=Hyperparameters(epochs=3),
+        positive="stays",
+        baselines=False,
+    )
+    pipeline.run(
+        recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=None, precision=["fp16"], bound=5
+    )
+    full, variant = (
+        json.loads((tmp_path / "models" / name / "1" / "card.json").read_text())["scores"]
+        for name in ("rows", "rows-fp16")
+    )
+    assert (full["positive"], variant["positive"]) == ("stays", "stays")
+    for name in ("test_average_precision", "test_roc_auc"):
+        assert variant[name] == pytest.approx(full[name], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changed", "bound", "sentence"),
+    [
+        ({"name": "my model"}, 0.5, "name 'my model': use letters, digits"),
+        ({"name": "../x"}, 0.5, "name '../x': use letters, digits"),
+        ({}, 150.0, "the bound is 150.0 points; it must be from 0 to 100"),
+    ],
+)
+def test_what_could_not_be_published_is_refused_before_the_training(
+    tmp_path: Path, changed: dict[str, Any], bound: float, sentence: str
+) -> None:
+    recipe = IRIS.model_copy(update=changed)
+    with pytest.raises(SettingError, match=re.escape(sentence)):
+        pipeline.run(
+            recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs", bound=bound
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_without_a_name_is_refused_before_the_training(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", input=np.zeros((60, 2)), target=np.array(["a", " "] * 30))
+    recipe = IRIS.model_copy(update={"data": NpzFile(path=tmp_path / "rows.npz")})
+    with pytest.raises(TrainingError, match="nobody can read"):
+        pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
 
 
 def test_a_binary_recipe_of_three_classes_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
 from frostline_training.data.raw import check_inputs, check_outputs
-from frostline_training.errors import PublishError, SettingError, TrainingError
+from frostline_training.errors import DataError, PublishError, SettingError, TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
 from frostline_training.evaluation.evaluate import Evaluation
@@ -31,7 +31,7 @@ from frostline_training.networks.heads import ByTarget
 from frostline_training.publishing import artifact, gate, variants
 from frostline_training.publishing.calling import ByPosition
 from frostline_training.publishing.gate import Gate
-from frostline_training.publishing.publish import Published, publish
+from frostline_training.publishing.publish import Published, check_name, checked_labels, publish
 from frostline_training.publishing.variants import Precision
 
 
@@ -85,7 +85,9 @@ def run(
     with distributed.joined() as group:
         try:
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
+            _check_publishable(recipe.name, bound)
             split = data.prepare(recipe)
+            _check_labels(split)
             check_inputs(split.dataset.inputs)  # names that clients cannot send
             check_outputs((head.name for head in split.dataset.heads), data.named(split.test.inputs))
             if split.dataset.heads:
@@ -109,8 +111,23 @@ def run(
     return published
 
 
+def _check_publishable(name: str, bound: float) -> None:
+    """Find out before the training, as all that follows, that its result could not be published so."""
+    try:
+        check_name(name)
+        variants.check_bound(bound)
+    except PublishError as error:
+        raise SettingError(str(error)) from error
+
+
+def _check_labels(split: Split) -> None:
+    try:
+        checked_labels(split.dataset.labels)
+    except PublishError as error:
+        raise DataError(str(error)) from error
+
+
 def _check_writable(models: Path, name: str) -> None:
-    """Find out before the training, not after it, that nothing can be published."""
     with artifact.staging(models / name):
         pass
 

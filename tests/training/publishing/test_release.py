@@ -207,6 +207,20 @@ def test_labels_that_all_must_be_right_are_compared_row_by_row() -> None:
         assert compare(metric, live, new).better
 
 
+@pytest.mark.parametrize("metric", ["average_precision", "roc_auc"])
+def test_many_rare_classes_are_ranked_though_no_resample_has_all_of_them(metric: str) -> None:
+    random = np.random.default_rng(3)
+    wanted = np.repeat(np.arange(100), 2)
+    hints = 2.0 * np.eye(100)[wanted]
+    live, new = (score((hints + off * random.normal(size=(200, 100))).astype(np.float32), wanted, "single-label")
+                 for off in (2.0, 0.5))  # fmt: skip
+    better, worse = compare(metric, live, new), compare(metric, new, live)
+    assert (better.better, worse.better) == (True, False)
+    assert better.p_value < 0.01
+    low, high = (float(word) for word in better.detail.removeprefix("95 % interval of the difference ").split(" to "))
+    assert low <= better.gain <= high
+
+
 # Through publish
 
 

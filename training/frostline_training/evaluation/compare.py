@@ -108,8 +108,9 @@ def compare(metric: str, live: Evaluation, new: Evaluation, *, margin: float = 0
     Raises:
         KeyError: One of them has no such score: every row has a label, or none has, so that nothing can be ranked.
     """
+    before, after = live.scores[metric], new.scores[metric]
     test, p_value, detail = _mcnemar(live, new) if metric in _MCNEMAR else _bootstrap(metric, live, new)
-    return Comparison(metric, margin, live.scores[metric], new.scores[metric], len(live.targets), p_value, test, detail)
+    return Comparison(metric, margin, before, after, len(live.targets), p_value, test, detail)
 
 
 def _shown(metric: str, value: float) -> str:
@@ -150,7 +151,9 @@ def _bootstrap(metric: str, live: Evaluation, new: Evaluation) -> tuple[str, flo
         chosen = random.integers(rows, size=(min(_TOGETHER, draws - start), rows))
         gains.append(resample(metric, new, chosen) - resample(metric, live, chosen))
     differences = np.concatenate(gains)
-    differences = differences[np.isfinite(differences)]  # a resample may lack a class, and then ranks nothing
+    differences = differences[
+        np.isfinite(differences)
+    ]  # a resample may have rows of one class alone, and then ranks nothing
     low, high = np.quantile(differences, (0.025, 0.975))
     # Each side with one more, as a p-value of 0 cannot be known from so many resamples.
     sides = [(np.count_nonzero(side) + 1) / (len(differences) + 1) for side in (differences <= 0, differences >= 0)]
@@ -193,4 +196,7 @@ def _ranked(metric: str, evaluation: Evaluation, chosen: NDArray[np.intp]) -> ND
     classes = range(odds.shape[1]) if evaluation.positive is None else [evaluation.positive]
     some = [index for index in classes if 0 < np.count_nonzero(wanted[:, index]) < len(wanted)]
     each = np.stack([rank_resamples(metric, odds[:, index], wanted[:, index], counts) for index in some])
-    return np.asarray(each.mean(axis=0))
+    # As the score itself, of the classes that a resample has; the same ones for both networks.
+    ranks = np.isfinite(each)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(ranks, each, 0).sum(axis=0) / ranks.sum(axis=0))

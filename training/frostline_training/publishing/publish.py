@@ -150,8 +150,7 @@ def publish(
         PublishError: The arguments do not fit together, or the live version cannot be compared with it.
         RefusedError: The network or its exported file does not answer as it must. Nothing was published.
     """
-    if not _NAME.fullmatch(name):
-        raise PublishError(f"name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    check_name(name)
     if task is not None and task not in TASKS:
         raise PublishError(f"there is no task {task!r}; there are: {', '.join(TASKS)}")
     if probabilities not in (None, True, False):
@@ -159,7 +158,7 @@ def publish(
     as_they_are = bool(probabilities)
     condition = gate.of(if_better, stage=stage)
     tolerance = _checked_tolerance(rtol, atol)
-    names = _checked_labels(labels)
+    names = checked_labels(labels)
     original = calling.original(module)
     rows = None if inputs is None else raw_rows.of(sample, test, inputs, dynamic)
     if rows is not None:
@@ -313,7 +312,22 @@ def _checked_tolerance(rtol: float, atol: float) -> Tolerance:
     return Tolerance(relative=rtol, absolute=atol)
 
 
-def _checked_labels(labels: object) -> list[str] | None:
+def check_name(name: str) -> None:
+    """Check that a model can have this name.
+
+    Raises:
+        PublishError: It cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise PublishError(f"name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+
+
+def checked_labels(labels: object) -> list[str] | None:
+    """Return the names of classes as texts; None for None.
+
+    Raises:
+        PublishError: They are no names.
+    """
     if labels is None:
         return None
     if not isinstance(labels, Sequence | np.ndarray) or isinstance(labels, str | bytes):

@@ -78,6 +78,16 @@ class _Measured:
     spread: float
 
 
+def check_bound(bound: float) -> None:
+    """Check a number of points (hundredths) that a score may fall.
+
+    Raises:
+        PublishError: It is none.
+    """
+    if not 0 <= bound <= 100:
+        raise PublishError(f"the bound is {bound} points; it must be from 0 to 100")
+
+
 def make(published: Published, precision: Precision, split: Split, *, bound: float = 0.5) -> Variant:
     """Publish the file of `published` in `precision`, as the next version of ``<name>-<precision>``.
 
@@ -122,11 +132,13 @@ def make_each(
 def _make(published: Published, precision: Precision, split: Split, bound: float) -> Variant:
     if precision not in get_args(Precision):
         raise PublishError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
-    if not 0 <= bound <= 100:
-        raise PublishError(f"the bound is {bound} points; it must be from 0 to 100")
+    check_bound(bound)
     full = published.path / artifact.MODEL_FILE
     task = split.dataset.task
-    reference = score(_answers(_session(full), split.test.inputs, 64), split.test.targets, task)
+    card: dict[str, Any] = json.loads((published.path / artifact.CARD_FILE).read_text(encoding="utf-8"))
+    reference = score(
+        _answers(_session(full), split.test.inputs, 64), split.test.targets, task, _positive(card, split.dataset.labels)
+    )
     name = f"{published.name}-{precision}"
     with artifact.staging(published.path.parent.parent / name) as hidden:
         file = hidden / artifact.MODEL_FILE
@@ -150,9 +162,9 @@ def _make(published: Published, precision: Precision, split: Split, bound: float
             atol=atol,
             raw=_raw_golden(published.path, hidden, atol),
         )
-        card = _card(published, precision, full, file, reference, measured, bound, atol, split)
+        told = _card(card, published, precision, full, file, reference, measured, bound, atol, split)
         # A variant is no better than its original, so where that is not live, it is not either.
-        released = release(hidden, card, stage=not published.live)
+        released = release(hidden, told, stage=not published.live)
     disagreement = _disagreement(measured.evaluation, reference)
     return Variant(
         name,
@@ -239,9 +251,9 @@ def _measure(file: Path, test: Rows, reference: Evaluation) -> _Measured:
             f"ONNX Runtime cannot run the smaller file: {first_line(error)}",
             cause="an operator that it has no kernel for in this precision",
         ) from error
-    task, targets = reference.task, test.targets
+    task, targets, positive = reference.task, test.targets, reference.positive
     spread = max(float(np.where(np.isfinite(part), part, np.inf).max()) for part in apart)
-    return _Measured(score(answers, targets, task), score(plainest, targets, task), spread)
+    return _Measured(score(answers, targets, task, positive), score(plainest, targets, task, positive), spread)
 
 
 def _why_worse(full: Path, precision: Precision) -> str:
@@ -282,7 +294,15 @@ def _disagreement(variant: Evaluation, full: Evaluation) -> float | None:
     return float(differs.reshape(len(differs), -1).any(axis=1).mean())
 
 
+def _positive(card: Mapping[str, Any], labels: Sequence[str]) -> int | None:
+    """Return which class the full-precision file's scores are about, where they are about one."""
+    scores = card.get("scores")
+    named = scores.get("positive") if isinstance(scores, dict) else None
+    return labels.index(named) if named in labels else None
+
+
 def _card(
+    card: Mapping[str, Any],
     published: Published,
     precision: Precision,
     full: Path,
@@ -293,7 +313,6 @@ def _card(
     atol: float,
     split: Split,
 ) -> dict[str, object]:
-    card: dict[str, Any] = json.loads((published.path / artifact.CARD_FILE).read_text(encoding="utf-8"))
     what, before = reference.headline
     after = measured.evaluation.headline[1]
     distance = np.abs(measured.evaluation.logits.astype(np.float64) - reference.logits)
