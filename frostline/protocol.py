@@ -1,6 +1,6 @@
 """The wire protocol beside its messages: paths of gRPC methods, the key of an error's kind, the layout of BYTES tensors."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -8,23 +8,6 @@ PREDICT = "/frostline.v1.Predictor/Predict"
 
 ERROR_KIND = "frostline-error"
 """The key of an error's kind in the trailing metadata: one word, such as queue_full, where a status code says too little."""
-
-
-MISSING = "(missing)"
-"""Stands for no value among the categories of a column that has one for that."""
-
-
-def missing_word(missing: Sequence[str], categories: Collection[str]) -> str:
-    """The text that is sent where a column of raw rows has no value: the empty one, if that is no category of it.
-
-    Args:
-        missing: the texts that stand for no value where they are no categories.
-        categories: those of the column.
-    """
-    text = next((word for word in (*missing, "", MISSING) if word not in categories), MISSING)
-    while text in categories:  # an unknown one is encoded as missing
-        text += "?"
-    return text
 
 
 def pack_bytes(elements: Iterable[str | bytes]) -> bytes:

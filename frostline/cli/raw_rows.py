@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.categories import missing_word
 from frostline.client.schema import Column, Schema
-from frostline.protocol import missing_word
 from frostline_training.data.cells import Cells, missing_numbers, moment
 from frostline_training.errors import DataError
 from frostline_training.sources import Reading

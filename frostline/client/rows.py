@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeGuard, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.categories import meant, missing_word
 from frostline.client import media
 from frostline.client.arrays import is_table, names_of
 from frostline.client.cells import Cells, Place, is_missing, located, texts, told
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Column, Schema
 from frostline.dates import written
-from frostline.protocol import missing_word
 
 Extra = Literal["refuse", "ignore"]
 """What becomes of columns that the model does not take."""
@@ -29,8 +29,6 @@ _LISTED = 8
 """Categories that a message lists."""
 
 _NUMBERS = (bool, int, float, Decimal, np.number, np.bool_)
-_YES = {True: ("true", "yes"), False: ("false", "no")}
-"""How truth values are written in tables, in small letters."""
 
 
 def may_be(inputs: object) -> bool:
@@ -288,15 +286,7 @@ def _category(cell: Any, index: int, column: Column, empty: str, place: Place) -
         return cell
     if is_missing(cell):
         return empty
-    found: str | None = None
-    if isinstance(cell, bool | np.bool_):
-        found = _only([text for text in column.categories if text.casefold() in _YES[bool(cell)]], str(bool(cell)))
-    elif isinstance(cell, int | np.integer) or (isinstance(cell, float | np.floating) and cell.is_integer()):
-        # A table of pandas has floats where a whole number is missing.
-        numbers = {text: number for text in column.categories if (number := _whole(text)) is not None}
-        alike = [text for text, number in numbers.items() if number == int(cell)]
-        # One among other numbers is a category that the model does not know, as its text would be.
-        found = _only(alike, str(int(cell))) if alike or not numbers else str(int(cell))
+    found = meant(cell, column.categories)
     if found is None:
         known = ", ".join(map(repr, column.categories[:_LISTED]))
         more = f" and {len(column.categories) - _LISTED} more" if len(column.categories) > _LISTED else ""
@@ -304,20 +294,6 @@ def _category(cell: Any, index: int, column: Column, empty: str, place: Place) -
             f"{place(index)}: the text of a category is expected, but it is {told(cell)}; the model knows {known}{more}"
         )
     return found
-
-
-def _only(texts: Sequence[str], exact: str) -> str | None:
-    """The text that is meant: the exact one, or the only one; None if there is none, or one of several."""
-    return exact if exact in texts else texts[0] if len(texts) == 1 else None
-
-
-def _whole(text: str) -> int | None:
-    """The whole number that a category is written as, also with zeros before it: 05090, or 3.0."""
-    try:
-        number = float(text)
-        return int(text) if text.isdecimal() else int(number) if number.is_integer() else None
-    except ValueError:
-        return None
 
 
 # Dates

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.protocol import MISSING
+from frostline.categories import MISSING
 from frostline_training.data.cells import Cells, missing_numbers
 from frostline_training.data.encoding import encode
 from frostline_training.data.rows import UNKNOWN, Column, DateOf

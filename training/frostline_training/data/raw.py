@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from frostline import pictures
+from frostline.categories import MISSING, meant
 from frostline.dates import written
-from frostline.protocol import MISSING
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
 from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf, Image, Text, check_servable
@@ -444,7 +444,7 @@ def _listed(values: Any) -> list[Any]:
         raise TypeError(f"it is {type(values).__name__}, not a list or an array with a value for each row")
     dtype = getattr(values, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind == "M":
-        values = np.asarray(values).astype("datetime64[us]")  # finer ones have no Python value
+        values = np.asanyarray(values).astype("datetime64[us]")  # finer ones have no Python value; a mask stays
     for method in ("to_pylist", "to_list", "tolist"):
         if hasattr(values, method):
             return list(getattr(values, method)())
@@ -465,7 +465,7 @@ def _text(value: Any, column: Column) -> str | None:
         return value.strip()
     if column.date is not None:
         return _date_text(value, column.date.format)
-    return _number_text(value) if column.categories is None else _category_text(value)
+    return _number_text(value) if column.categories is None else _category_text(value, column.known)
 
 
 def _is_missing(value: object) -> bool:
@@ -485,10 +485,11 @@ def _date_text(value: Any, form: str) -> str:
     raise TypeError(f"{value!r} is {type(value).__name__}, not a date or a text")
 
 
-def _category_text(value: Any) -> str:
-    if isinstance(value, bool | int):
-        return str(value)
-    raise TypeError(f"{value!r} is {type(value).__name__}, not a text")
+def _category_text(value: Any, known: Sequence[str]) -> str:
+    text = meant(value, known)
+    if text is None:
+        raise TypeError(f"{value!r} is {type(value).__name__}, not a text")
+    return text
 
 
 def _number_text(value: Any) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.categories import MISSING
 from frostline.pictures import Color, Form
-from frostline.protocol import MISSING
 from frostline_training.data.cells import Cells
 from frostline_training.data.heads import Head, of_head
 from frostline_training.errors import DataError

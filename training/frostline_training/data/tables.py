@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.protocol import MISSING
+from frostline.categories import MISSING
 from frostline_training.data import delimited
 from frostline_training.data.cells import (
     Cells,

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from frostline.protocol import missing_word
+from frostline.categories import missing_word
 from frostline_training.data import Array, Column
 from frostline_training.data.cells import Cells, moment, number
 from frostline_training.data.encoding import part_of, places

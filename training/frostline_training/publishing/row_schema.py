@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.protocol import MISSING
+from frostline.categories import MISSING
 from frostline_training.data import Column
 from frostline_training.data.cells import Cells
 from frostline_training.data.rows import UNKNOWN, DateOf
