@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), prog_name="frostline", standalone_mode=False)
     except typer.TyperException as error:
-        return _refuse(error.format_message(), error.exit_code)
+        return _refuse(_as_ours(error.format_message()), error.exit_code)
     except BadUsage as error:
         return _refuse(str(error), 2)
     except (CannotDo, FrostlineError) as error:
@@ -37,11 +37,16 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refuse(sentence: str, code: int) -> int:
-    words = " ".join(sentence.split()).replace("Value error, ", "").rstrip(".")
-    if words.partition(" ")[0].istitle():
-        words = words[0].lower() + words[1:]
+    # In one line, in which names keep their spaces.
+    words = " ".join(filter(None, map(str.strip, sentence.splitlines()))).rstrip(".")
     sys.stderr.write(f"frostline: {words}\n")
     return code
+
+
+def _as_ours(sentence: str) -> str:
+    """A sentence of the library that reads the command line, written as all others are: it has a capital and a full stop."""
+    words = sentence.replace("Value error, ", "")
+    return words[0].lower() + words[1:] if words.partition(" ")[0].istitle() else words
 
 
 def held() -> set[int]:

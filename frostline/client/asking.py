@@ -6,6 +6,7 @@ tables the model's schema says what to send. From then on it is known.
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -282,7 +283,9 @@ class _Asking:
             return refusal
         schema = self._known.schema(model.name, model.version)
         told = schema.expects if schema and schema.columns else expects(model)
-        return InvalidInput(f"{refusal}; {told}", refusal.code, refusal.kind)
+        explained = InvalidInput(f"{refusal}; {told}", refusal.code, refusal.kind)
+        explained.row, explained.where, explained.fact = refusal.row, refusal.where, refusal.fact
+        return explained
 
     def _takes_rows(self, schema: Schema) -> bool:
         """Whether a version takes what was given as raw rows.
@@ -523,16 +526,15 @@ def _placed(refusal: InvalidInput, model: str, plan: _Plan, start: int) -> Inval
 
     Of one row nobody needs to know which it is.
     """
-    said = str(refusal)
     for name in plan.inputs:
-        for where in (f"column {name!r}", f"input '{name}' for model '{model}'"):
-            number, found, fact = said.removeprefix(f"{where}, row ").partition(": ")
-            if found and number.isdecimal() and said.startswith(where):
-                row = start + int(number)
-                place = where if plan.rows == 1 else f"{where}, row {row}"
-                placed = InvalidInput(f"{place}: {fact}", refusal.code, refusal.kind)
-                placed.row, placed.where, placed.fact = row, where, fact
-                return placed
+        # Without a name it is the only input, whatever it is called.
+        places = f"column {re.escape(repr(name))}|input '{re.escape(name) or '.*?'}' for model '{re.escape(model)}'"
+        if found := re.fullmatch(f"({places}), row ([0-9]+): (.*)", str(refusal), re.DOTALL):
+            where, row, fact = found[1], start + int(found[2]), found[3]
+            place = where if plan.rows == 1 else f"{where}, row {row}"
+            placed = InvalidInput(f"{place}: {fact}", refusal.code, refusal.kind)
+            placed.row, placed.where, placed.fact = row, where, fact
+            return placed
     return refusal
 
 

@@ -56,7 +56,9 @@ def test_the_threshold_and_the_positive_class_can_be_set() -> None:
     assert changed.threshold == LeastCost(cost=(1, 20))
     assert changed.positive == "benign"
     assert choose("breast-cancer", ["threshold=max-f1"]).threshold == "max-f1"
-    assert choose("breast-cancer", ["positive=1"]).positive == "1"
+    for label in ("1", "true", "1.50", "null"):
+        assert choose("breast-cancer", [f"positive={label}"]).positive == label
+    assert choose("breast-cancer", ["positive="]).positive is None
 
 
 def test_an_unknown_recipe_is_refused() -> None:

@@ -27,6 +27,8 @@ _OWN_SETTINGS = (
     "validation",
     "test",
 )
+_TEXTS = ("positive",)
+"""Settings that are texts, which may look like something else: the class `true`."""
 _RENAMED: Mapping[str, str] = {"server": "frostline_server", "training": "frostline_training"}
 """The packages that version 0.1 put into site-packages under names that users need themselves."""
 
@@ -77,7 +79,7 @@ def with_settings(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             )
         owner = values if key in _OWN_SETTINGS else values["hyperparameters"]
         owner = owner if key in owner else values["network"]
-        owner[key] = _parsed(text, like=owner[key])
+        owner[key] = (text or None) if key in _TEXTS else _parsed(text, like=owner[key])
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -548,3 +548,12 @@ def test_every_public_name_is_there() -> None:
     assert dir(package) == sorted(package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = package.nothing  # type: ignore[attr-defined]  # that is the mistake
+
+
+def test_a_name_keeps_its_capital_and_its_spaces_in_a_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["promote", "Flowers  of May", "--models", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"frostline: {tmp_path} has no model 'Flowers  of May'; it has: none\n"
+    assert cli.run(["promote"]) == 2
+    assert capsys.readouterr().err == "frostline: missing argument 'model'\n"

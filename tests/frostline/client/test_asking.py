@@ -169,6 +169,22 @@ def test_what_no_conversion_helps_is_refused_once_with_what_the_model_takes() ->
     assert len(server.sent) == 1
 
 
+def test_a_refused_row_is_named_among_all_of_the_call_also_beside_what_the_model_takes() -> None:
+    server = Puppet(v1="FP32")
+
+    def refuse(count: int) -> None:
+        if count == 2:
+            raise InvalidInput("input 'x' for model 'm', row 1: it is no word")
+
+    server.before = refuse
+    with pytest.raises(
+        InvalidInput, match=r"^input 'x' for model 'm', row 5: it is no word; m expects x FP32"
+    ) as refused:
+        server.ask(column(*range(10)))
+    assert (refused.value.row, refused.value.where) == (5, "input 'x' for model 'm'")
+    assert refused.value.fact == "it is no word"
+
+
 def test_a_server_that_does_not_tell_what_it_takes_refuses_as_before() -> None:
     server = Puppet(v1="FP64")
     server.dumb = True

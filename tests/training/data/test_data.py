@@ -188,6 +188,14 @@ def test_a_regression_whose_target_is_constant_is_refused(tmp_path: Path) -> Non
         data.prepare(Recipe(name="r", data=NpzFile(path=tmp_path / "r.npz", task="regression"), network=Mlp()))
 
 
+def test_a_regression_has_no_labels_to_smooth(tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", input=np.arange(20.0)[:, None], target=np.arange(20.0))
+    source = NpzFile(path=tmp_path / "r.npz", task="regression")
+    recipe = Recipe(name="r", data=source, network=Mlp(), hyperparameters=Hyperparameters(label_smoothing=0.1))
+    with pytest.raises(DataError, match=r"r\.npz has the task regression, .* leave out label_smoothing"):
+        data.prepare(recipe)
+
+
 def test_a_regression_has_no_classes_to_weigh(tmp_path: Path) -> None:
     np.savez(tmp_path / "r.npz", input=np.arange(20.0)[:, None], target=np.arange(20.0))
     source = NpzFile(path=tmp_path / "r.npz", task="regression")

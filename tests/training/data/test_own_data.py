@@ -1,5 +1,6 @@
 """Users' own files: what is read, and that whatever is wrong with them is one sentence that says where."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,17 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes, se
     (tmp_path / "t.npz").write_bytes(content)
     with pytest.raises(DataError, match=sentence):
         data.load(NpzFile(path=tmp_path / "t.npz"))
+
+
+@pytest.mark.parametrize("at", range(0, 400, 7))
+def test_an_archive_that_is_damaged_somewhere_is_refused_or_read(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "t.npz"
+    np.savez_compressed(path, input=np.arange(80.0).reshape(40, 2), target=np.arange(40) % 2)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):
+        data.load(NpzFile(path=path))
 
 
 def _damage(kind: str, folder: Path) -> str:

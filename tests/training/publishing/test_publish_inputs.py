@@ -270,6 +270,15 @@ def test_extras_are_in_the_version_when_it_appears_and_stop_it_when_they_fail(
         publish(linear, sample, name="m", models=tmp_path, extras=fail)
     assert everything_under(tmp_path) == before
 
+    def lack(folder: Path) -> None:
+        (tmp_path / "missing.txt").read_text()
+
+    with pytest.raises(
+        PublishError, match=f"^{tmp_path}/missing.txt: No such file or directory; nothing was published"
+    ):
+        publish(linear, sample, name="m", models=tmp_path / "models", extras=lack)
+    assert everything_under(tmp_path) == before
+
 
 @pytest.mark.parametrize(
     ("sample", "options", "fact"),

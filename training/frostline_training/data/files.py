@@ -1,6 +1,7 @@
 """The reader of NumPy archives; an error names the file and the row."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -93,7 +94,16 @@ def _arrays(path: Path) -> dict[str, Array]:
             return dict(archive)
     except FileNotFoundError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        TypeError,
+        AttributeError,
+    ) as error:
         if str(error).startswith("Object arrays"):
             raise DataError(
                 f"{path}: an array holds Python objects, which are not read; save numbers as numbers, and texts with "

@@ -112,9 +112,9 @@ def _check_unweighted(dataset: Dataset, hyper: Hyperparameters) -> None:
             "embedding": "learns from pairs of rows, not from classes",
         }.get(dataset.task, "has several targets, and only the classes of a target alone can be weighed")
         raise DataError(f"{dataset.name} {why}: leave out class_weights for the task {dataset.task}")
-    if hyper.label_smoothing and dataset.task == "embedding":
+    if hyper.label_smoothing and dataset.task in ("embedding", "regression"):
         raise DataError(
-            f"{dataset.name} has the task embedding, whose loss has no labels to smooth: leave out label_smoothing"
+            f"{dataset.name} has the task {dataset.task}, whose loss has no labels to smooth: leave out label_smoothing"
         )
 
 
