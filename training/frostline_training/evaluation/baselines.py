@@ -167,7 +167,7 @@ def _scored(answers: NDArray[np.floating], split: Split, positive: int | None) -
 def _prior(train: Rows, dataset: Dataset) -> NDArray[np.float64]:
     targets = train.targets
     match dataset.task:
-        case "single-label" | "binary" | "dense" | "embedding":
+        case "single-label" | "dense":  # which a binary task is by now
             return _logarithm(np.bincount(targets.ravel(), minlength=len(dataset.labels)) / targets.size)
         case "multi-label":
             return _log_odds(targets.mean(axis=0, dtype=np.float64))

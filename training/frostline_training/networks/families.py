@@ -381,9 +381,8 @@ def _row_encoder(config: Mlp, dataset: Dataset, inputs: Array) -> tuple[nn.Modul
     if np.issubdtype(inputs.dtype, np.integer):
         return MeanOfTokens(_tokens(inputs, config.embedding)), config.embedding
     # Tables may lack values when they are asked about, though none lacked when they were learnt from.
-    if dataset.columns or np.isnan(inputs).any():
-        columns = dataset.columns or tuple(Column(str(index)) for index in range(inputs.shape[1]))
-        table = Table(columns, inputs)
+    if dataset.columns:
+        table = Table(dataset.columns, inputs)
         return table, table.width
     return Standardise.fit(inputs), int(np.prod(inputs.shape[1:]))
 

@@ -25,7 +25,7 @@ TASKS = get_args(Task)
 PROBABILITIES = "probabilities"
 OUTPUT = "output"
 """What a tensor alone is called where the task is not known, or ``any``."""
-_OUTPUT_NAMES: Mapping[Task, str] = {"regression": "values", "embedding": "embedding", "any": OUTPUT}
+_OUTPUT_NAMES: Mapping[Task, str] = {"regression": "values", "embedding": "embedding"}
 _YES_OR_NO = ("multi-label", "binary")
 _ONE_CLASS = ("single-label", "dense")
 _CHOICES = (*_ONE_CLASS, *_YES_OR_NO)
