@@ -157,12 +157,12 @@ def _patiently(samples: Iterator[SampleRows], until_s: float) -> Iterator[Sample
 
 
 def may_batch(config: model_config_pb2.ModelConfig, verdict: Verdict, warn: Callable[[str], None]) -> bool:
-    """Whether rows of several requests may share a run, for a graph with a free batch axis.
+    """Whether a graph with a free batch axis may be served with it: rows of several requests may share a run, or never would.
 
     Raises:
         LoadError: the configuration demands batches, and it is not proved that rows are independent.
     """
-    if verdict.independent:
+    if verdict.independent or (config.max_batch_size == 1 and verdict.single):
         return True
     remedy = (
         ""
@@ -172,7 +172,8 @@ def may_batch(config: model_config_pb2.ModelConfig, verdict: Verdict, warn: Call
     if config.max_batch_size:
         raise LoadError(
             f"config.pbtxt sets max_batch_size {config.max_batch_size}, but it is not proved that rows of several requests may "
-            f"share a run: {verdict.reason}; write max_batch_size: 0 to serve each request alone{remedy}"
+            f"share a run: {verdict.reason}; write max_batch_size: 0 to serve each request alone, of whatever shape (dims then "
+            f"have all axes), or 1 to take one row at a time{remedy}"
         )
     warn(f"each request runs alone, as with max_batch_size: 0, because {verdict.reason}{remedy}")
     return False

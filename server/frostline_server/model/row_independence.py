@@ -8,15 +8,18 @@ another may be smaller than any rounding.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from frostline_server.errors import OutOfMemory, PredictionError
-from frostline_server.model.sample_rows import MOST, Row, SampleRows, names_an_axis, same_elements
+from frostline_server.model.sample_rows import MOST, Row, SampleRows, names_an_axis, odd_rows, same_elements
 from frostline_server.runtime.session import Run
 from frostline_server.runtime.signature import Signature
 
@@ -29,6 +32,10 @@ _ALIGNMENT = 64
 
 _DOUBTFUL = 10.0
 """Generated rows disprove nothing where an answer is off by less than so many times the rounding."""
+
+_ODD_S = 0.5
+_MOST_ODD = 256
+"""How long, and beside how many rows with odd values, a row is run; networks that take longer than 2 ms meet fewer of them."""
 
 SAME_ARITHMETIC = 1e-5
 """How far answers of runs that differ in nothing that the row can see may be apart, as a part of the largest number, if
@@ -43,11 +50,13 @@ class Verdict:
         independent: whether it is proved that rows may share a batch.
         disproved: whether it is proved that they may not; neither is known where no sample row could show it.
         reason: why it is not proved; "" where it is.
+        single: whether one row gets one row of every output, as far as is known, so that it can be served with a batch of one.
     """
 
     independent: bool
     disproved: bool = False
     reason: str = ""
+    single: bool = True
 
 
 class RowsDepend(Exception):
@@ -85,6 +94,7 @@ def examine(
     answered: SampleRows | None = None
     seen = _Seen(signature)
     problem = "no sample row was answered"
+    single = True
     for sample in samples:
         rows, alone, refusal = _alone(run, outputs, sample)
         if refusal is not None:
@@ -92,24 +102,31 @@ def examine(
                 problem = f"{sample.origin} were refused: {refusal}"
             continue
         answered = SampleRows(rows, sample.origin, sample.real)
+        single = all(answer.shape[:1] == (1,) for answer in alone[0])
         if known or not signature.batched:
             break
+        doubt = False
         try:
-            _in_company(run, signature, rows, alone, same)
+            try:
+                _in_company(run, signature, rows, alone, same)
+            except RowsDepend as found:
+                if sample.real or found.apart > _DOUBTFUL * signature.traits.rounding:
+                    raise
+                # Generated values may be such that the network divides by next to nothing. Others decide.
+                problem, doubt = str(found), True
+            else:
+                seen.add(answered, alone)
+                problem = seen.missing(answered)
+            if doubt or not problem:
+                _beside_odd_ones(run, signature, rows, same)
         except OutOfMemory as error:
             problem = f"there is not enough memory for rows of several requests: {error}"
             break
         except RowsDepend as found:
-            if sample.real or found.apart > _DOUBTFUL * signature.traits.rounding:
-                return answered, Verdict(independent=False, disproved=True, reason=str(found))
-            # Generated values may be such that the network divides by next to nothing. Others decide.
-            problem = str(found)
-            continue
-        seen.add(answered, alone)
-        problem = seen.missing(answered)
+            return answered, Verdict(independent=False, disproved=True, reason=str(found), single=single)
         if not problem:
             return answered, Verdict(independent=True)
-    return answered, Verdict(independent=False, disproved=bool(known), reason=known or problem)
+    return answered, Verdict(independent=False, disproved=bool(known), reason=known or problem, single=single)
 
 
 class _Seen:
@@ -208,6 +225,9 @@ def _in_company(
         check_shapes(outputs, answers, len(order))
         return answers
 
+    def again(place: int, orders: Sequence[tuple[int, ...]]) -> list[list[Array]]:
+        return [_at(place, together(order)) for order in orders]
+
     few, many = company_sizes(rows[0])
     last = len(rows) - 1
     batches: dict[tuple[int, ...], list[Array]] = {}
@@ -218,21 +238,74 @@ def _in_company(
             if order not in batches:
                 batches[order] = together(order)
         beside_one, beside_other = (_at(place, batches[order]) for order in orders)
-        for name, one, other in zip(outputs, beside_one, beside_other, strict=True):
-            if not alike(one, other, same):
-                raise RowsDepend(f"output '{name}' of a row depends on the rows beside it")
-        moved = _moved(outputs, beside_one, beside_other)
-        if moved and same <= SAME_ARITHMETIC:
-            # Only what has the same bits each time shows something by them.
-            again = [_at(place, together(order)) for order in orders]
-            if not _moved(outputs, beside_one, again[0]) and not _moved(outputs, beside_other, again[1]):
-                raise RowsDepend(f"output '{moved}' of a row depends on the rows beside it")
+        _check_beside(outputs, beside_one, beside_other, same, partial(again, place, orders))
     order = tuple([(2 + place) % len(rows) for place in range(many)])
     # Where memory allows a few rows and no more, a few have to do.
     with suppress(OutOfMemory):
         batches[order] = together(order)
     for order, answers in batches.items():
         check_company(outputs, [alone[index] for index in order], answers, range(len(order)), signature.traits.rounding)
+
+
+def _check_beside(
+    outputs: Sequence[str],
+    beside_one: Sequence[Array],
+    beside_other: Sequence[Array],
+    same: float,
+    again: Callable[[], Sequence[Sequence[Array]]],
+    what: str = "",
+) -> None:
+    """Compare the answers that a row gets at the same place of as many rows, beside one row and beside another.
+
+    Args:
+        outputs: their names.
+        beside_one: beside one row.
+        beside_other: beside the other.
+        same: how far equal runs may be apart.
+        again: runs both again.
+        what: of the other, for the message.
+
+    Raises:
+        RowsDepend: they are not the same.
+    """
+    for name, one, other in zip(outputs, beside_one, beside_other, strict=True):
+        if not alike(one, other, same):
+            raise RowsDepend(f"output '{name}' of a row depends on the rows beside it{what}")
+    moved = _moved(outputs, beside_one, beside_other)
+    if moved and same <= SAME_ARITHMETIC:
+        # Only what has the same bits each time shows something by them.
+        one_again, other_again = again()
+        if not _moved(outputs, beside_one, one_again) and not _moved(outputs, beside_other, other_again):
+            raise RowsDepend(f"output '{moved}' of a row depends on the rows beside it{what}")
+
+
+def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: float) -> None:
+    """Run two rows, one after the other, beside such as have a value that may mean something to the network, for a while.
+
+    Two, because the first may have it itself. What the network refuses shows nothing: the batcher finds whose row it is.
+
+    Raises:
+        RowsDepend: the answer of one depends on them.
+    """
+    outputs, until_s = signature.own_outputs, time.monotonic() + _ODD_S
+    few, _ = company_sizes(rows[0])
+
+    def beside(companion: Row, row: Row) -> list[Array]:
+        return _at(0, run(joined([row, *[companion] * (few - 1)]), outputs))
+
+    def again(companion: Row, row: Row) -> list[list[Array]]:
+        return [beside(row, row), beside(companion, row)]
+
+    for row in rows[:2]:
+        usual = beside(row, row)
+        for what, odd in islice(odd_rows(row, signature), _MOST_ODD):
+            if time.monotonic() > until_s:
+                return
+            try:
+                answers = beside(odd, row)
+            except PredictionError:
+                continue
+            _check_beside(outputs, usual, answers, same, partial(again, odd, row), f", such as one with {what}")
 
 
 def _at(place: int, answers: Sequence[Array]) -> list[Array]:

@@ -132,6 +132,60 @@ def generated_rows(signature: Signature) -> Iterator[SampleRows]:
         yield SampleRows(rows, "generated values", real=False)
 
 
+def odd_rows(row: Row, signature: Signature) -> Iterator[tuple[str, Row]]:
+    """Copies of a row with a value in it that may mean something to a network: padding, no value, out of range.
+
+    One input has it at a time: in some elements first, then in all.
+
+    Yields:
+        What is odd, in words, and the row.
+    """
+    for every in (4, 1):
+        for place, (spec, array) in enumerate(zip(signature.inputs, row, strict=True)):
+            for value in _odd_values(array.dtype):
+                odd = array.copy()
+                with np.errstate(over="ignore"):
+                    odd.reshape(-1)[::every] = value
+                yield f"{value!r} in input '{spec.name}'", (*row[:place], odd, *row[place + 1 :])
+
+
+_ODD_NUMBERS = (
+    -1,
+    0,
+    255,
+    -100,
+    1000,
+    127,
+    1,
+    -999,
+    999,
+    128,
+    9999,
+    -9999,
+    32767,
+    65535,
+    1_000_000,
+    -1_000_000,
+    2**31 - 1,
+)
+_ODD_FLOATS = (math.inf, -math.inf, math.nan, *map(float, _ODD_NUMBERS), 0.5, 1e9, -1e9, 1e20, 1e-9)
+_ODD_TEXTS = ("", " ", "nan", "NA", "unknown", "<pad>", "[PAD]", "[MASK]", "0", "-1", "a", "A", "é", "x" * 100)
+
+
+def _odd_values(dtype: np.dtype[Any]) -> Sequence[Any]:
+    if dtype.hasobject:
+        return _ODD_TEXTS
+    if dtype.kind == "f":
+        return _ODD_FLOATS
+    if dtype.kind == "b":
+        return (True, False)
+    if dtype.kind not in "iu":
+        return ()
+    bounds = np.iinfo(dtype)
+    # Not the lowest: to divide it by -1 ends the whole process.
+    return [value for value in (*_ODD_NUMBERS, int(bounds.max)) if bounds.min < value <= bounds.max or value == 0]
+
+
 _MOST_ELEMENTS = 1 << 26
 _FEW_ELEMENTS = 1 << 20
 _PRIMES = "primes"

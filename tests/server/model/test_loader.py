@@ -477,7 +477,7 @@ def test_batches_that_are_demanded_of_rows_that_depend_on_each_other_are_refused
     assert str(caught.value).startswith(
         "config.pbtxt sets max_batch_size 4, but it is not proved that rows of several requests may share a run: output 'logits'"
     )
-    assert str(caught.value).endswith("; write max_batch_size: 0 to serve each request alone")
+    assert str(caught.value).endswith(", or 1 to take one row at a time")
 
 
 def unproved() -> onnx.ModelProto:
@@ -518,9 +518,28 @@ def test_batches_that_are_demanded_without_a_proof_are_refused_with_the_remedy(t
         caught.value
     )
     assert str(caught.value).endswith(
-        "write max_batch_size: 0 to serve each request alone; different rows in a golden.npz or a model_warmup may prove that "
-        "they may share one"
+        "or 1 to take one row at a time; different rows in a golden.npz or a model_warmup may prove that they may share one"
     )
+
+
+@pytest.mark.parametrize("model", [onnx_models.averaging, unproved], ids=["dependent", "unproved"])
+def test_where_one_row_is_a_request_nothing_needs_to_be_proved(
+    tmp_path: Path, model: Callable[[], onnx.ModelProto]
+) -> None:
+    served, told = load_version(tmp_path, model(), "max_batch_size: 1")
+    assert served.session.signature.batched
+    assert served.batching.max_batch_size == 1
+    assert not [warning for warning in told if "alone" in warning]
+
+
+def test_a_batch_of_one_needs_outputs_of_one_row(tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Transpose", ["x"], ["y"], perm=[1, 0])]
+    tensor = onnx.helper.make_tensor_value_info
+    x, y = (tensor(name, onnx.TensorProto.FLOAT, ["n", "m"]) for name in "xy")
+    made = onnx.helper.make_graph(nodes, "g", [x], [y])
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    with pytest.raises(LoadError, match=r"output 'y' has shape \[\d+, 1\] for one row"):
+        load_version(tmp_path, model, "max_batch_size: 1")
 
 
 def test_warmup_requests_prove_what_generated_rows_cannot(tmp_path: Path) -> None:

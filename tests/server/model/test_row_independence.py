@@ -1,5 +1,6 @@
 """Rows share a batch only where it is proved that each is answered as it is answered alone."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,69 @@ def _conditional(
 )
 def test_what_only_some_values_set_off_is_found_out(tmp_path: Path, model: onnx.ModelProto) -> None:
     assert verdict(tmp_path, model).disproved
+
+
+def _seen(value: Any, element: int, *, more: bool = False, every: bool = False) -> onnx.ModelProto:
+    """Input `x` [n, 4] to `y`, which is as single precision x + 1 where any (or all of a row) of all rows is a value, or more."""
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    found = "IsInf" if value == math.inf else "IsNaN" if math.isnan(value) else "Greater" if more else "Equal"
+    return graph(
+        [
+            (found, ["x"] if found.startswith("Is") else ["x", "value"], ["there"], {}),
+            ("Cast", ["there"], ["count"], {"to": TensorProto.FLOAT}),
+            ("ReduceMin" if every else "ReduceMax", ["count", "last"], ["own"], {}),
+            ("ReduceMax", ["own"], ["any"], {"keepdims": 0}),
+            ("Cast", ["x"], ["number"], {"to": TensorProto.FLOAT}),
+            ("Add", ["number", "any"], ["y"], {}),
+        ],
+        {"x": ["n", 4]},
+        {"y": ["n", 4]},
+        {"x": element},
+        value=np.array(value if math.isfinite(value) else 0, dtype),
+        last=np.array([1], np.int64),
+    )
+
+
+@pytest.mark.parametrize(
+    ("element", "value", "more"),
+    [
+        (TensorProto.FLOAT, math.inf, False),
+        (TensorProto.FLOAT, math.nan, False),
+        (TensorProto.FLOAT, -999, False),
+        (TensorProto.DOUBLE, -1, False),
+        (TensorProto.FLOAT16, 255, False),
+        (TensorProto.FLOAT, 1e8, True),
+        *[(TensorProto.INT64, value, False) for value in (-1, 0, 127, 255, -100, 2**63 - 1)],
+        *[(TensorProto.INT64, value, True) for value in (100, 1000, 100_000, 10**9)],
+        (TensorProto.INT32, -1, False),
+        (TensorProto.INT32, 2**31 - 1, False),
+        (TensorProto.INT8, -1, False),
+        (TensorProto.INT8, 127, False),
+        (TensorProto.UINT8, 255, False),
+        (TensorProto.UINT8, 200, True),
+        (TensorProto.UINT16, 65535, False),
+    ],
+)
+@pytest.mark.parametrize("every", [False, True], ids=["some", "all"])
+def test_a_value_that_means_something_is_found_out_whatever_its_type(
+    tmp_path: Path, element: int, value: Any, more: bool, every: bool
+) -> None:
+    found = verdict(tmp_path, _seen(value, element, more=more, every=every))
+    assert found.disproved
+    assert "output 'y' of a row" in found.reason
+
+
+def test_what_is_refused_beside_a_row_shows_nothing(tmp_path: Path) -> None:
+    # Of 50 words; a number that is none of them fails the run.
+    words = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    model = graph(
+        [("Gather", ["words", "x"], ["y"], {})],
+        {"x": ["n", 4]},
+        {"y": ["n", 4, 3]},
+        {"x": TensorProto.INT64},
+        words=words,
+    )
+    assert verdict(tmp_path, model).independent
 
 
 def test_two_real_rows_are_enough_to_see_what_is_beside_a_row(tmp_path: Path) -> None:
