@@ -79,11 +79,11 @@ class Artifact:
                 raise LoadError(f"{self.file.name} changed while it was being loaded")
         return content
 
-    def weights(self, name: str) -> bytes | mmap.mmap | None:
-        """The content of a file that holds weights, or None: ONNX Runtime then finds and maps the file itself.
+    def weights(self, name: str) -> bytes:
+        """The content of a file that holds weights.
 
-        Given are a file that the card lists, since what was checked must be what is served; and one that is a link out
-        of the folder, as in a cache of Hugging Face's, which ONNX Runtime refuses to follow.
+        ONNX Runtime would map the file: what is written into it later would be served at once, unproved, and a file that is
+        cut off would end the process. It would also not follow a link out of the folder, as in a cache of Hugging Face's.
 
         Args:
             name: as in the ONNX file or the card.
@@ -93,12 +93,9 @@ class Artifact:
         """
         if name in self._weights:
             return self._weights[name]
-        path, listed = weights_file(self.file, name), self._listed.get(name)
-        if listed is None:
-            inside = path.resolve().is_relative_to(self.file.parent.resolve())
-            return None if inside else _mapped(self.files, path)
-        content, digest = _read(self.files, path, memory_limit_bytes())
-        if listed != digest:
+        listed = self._listed.get(name)
+        content, digest = _read(self.files, weights_file(self.file, name), memory_limit_bytes())
+        if listed not in (None, digest):
             raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {listed}")
         self._weights[name] = content
         return content

@@ -4,7 +4,6 @@ It finds the weights, appends the classification heads, and tries the requested 
 """
 
 import math
-import mmap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,8 +39,8 @@ class Files(Protocol):
         """The ONNX file's content, of which nobody else keeps a copy."""
         ...
 
-    def weights(self, name: str) -> bytes | mmap.mmap | None:
-        """The content of a file of weights, or None if ONNX Runtime is to find it beside the ONNX file by itself."""
+    def weights(self, name: str) -> bytes:
+        """The content of a file of weights."""
         ...
 
 
@@ -98,7 +97,7 @@ def load_session(
     heads, addition = add_heads(model)
     options = tuning.options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    given = {name: buffer for name in external if files is not None and (buffer := files.weights(name)) is not None}
+    given = {} if files is None else {name: files.weights(name) for name in external}
     options.add_external_initializers_from_files_in_memory(
         list(given), list(given.values()), [len(buffer) for buffer in given.values()]
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,20 @@ def test_what_is_served_is_what_was_checked(tmp_path: Path) -> None:
     path.write_bytes(onnx_models.linear().SerializeToString())
     with pytest.raises(LoadError, match=r"model.onnx changed while it was being loaded"):
         loaded(artifact)
+
+
+def test_weights_that_no_card_lists_are_served_as_they_were_loaded_whatever_becomes_of_their_file(
+    tmp_path: Path,
+) -> None:
+    weights = with_weights(tmp_path).with_name("model.onnx.data")
+    session, x = loaded(check_artifact(tmp_path, ModelConfig(), FileReader(tmp_path))), onnx_models.rows(3)
+    before = session.run([x], ["logits"])[0]
+    with weights.open("r+b") as file:
+        file.write(bytes(weights.stat().st_size))
+    np.testing.assert_array_equal(session.run([x], ["logits"])[0], before)
+    # To read a page of a file that is cut off would end the process.
+    os.truncate(weights, 0)
+    np.testing.assert_array_equal(session.run([x], ["logits"])[0], before)
 
 
 @pytest.mark.parametrize("how", ["files", "folder"])
