@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from frostline_server.errors import ConfigError
 
@@ -456,8 +466,21 @@ class ServerConfig(BaseModel):
         config._deprecated = tuple(_instead(name, RENAMED[name]) for name in old)
         return config
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        # To Python, true is the number 1.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise PydanticCustomError("truth_value", "Input should not be a truth value")
+        return value
+
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
+        if self.load_models and self.model_control != "explicit":
+            raise ValueError(
+                f"load_models has no effect with model_control {self.model_control}, which loads all models: set that to "
+                "explicit, or leave load_models out"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
         if self.processes > 1 and self.device.startswith("cuda"):

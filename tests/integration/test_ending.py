@@ -89,7 +89,9 @@ def test_a_later_load_does_not_either(control: str, tmp_path: Path) -> None:
     events: list[server_process.Event] = []
     with (
         server_process.serve(
-            [*flags, "--load-models", "m"], events.append, program=program(SECOND_NEVER_READY, stuck)
+            [*flags, *(["--load-models", "m"] if control == "explicit" else [])],
+            events.append,
+            program=program(SECOND_NEVER_READY, stuck),
         ) as served,
         grpc.insecure_channel(served.address) as channel,
     ):

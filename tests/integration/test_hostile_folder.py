@@ -84,6 +84,6 @@ def test_odd_models_fail_by_themselves_and_the_server_goes_on(tmp_path: Path, wh
 @pytest.mark.parametrize(("control", "shown"), [("watch", True), ("poll", True), ("none", False), ("explicit", False)])
 def test_the_last_look_is_shown_where_there_will_be_another(tmp_path: Path, control: str, shown: bool) -> None:
     onnx_models.write_artifact(tmp_path, "m", 1)
-    with running(tmp_path, model_control=control, load_models="m") as server:
+    with running(tmp_path, model_control=control, load_models="m" if control == "explicit" else None) as server:
         page = urllib.request.urlopen(f"{server.server.metrics_url}/metrics", timeout=TIMEOUT_S).read().decode()
     assert ("\nfrostline_repository_last_look_timestamp_seconds " in page) == shown

@@ -173,6 +173,9 @@ def test_without_models_it_is_said_how_to_name_them() -> None:
         ({"log_format": "xml"}, "log_format: input should be 'console' or 'json', got 'xml'"),
         ({"log_level": "loud"}, "log_level: input should be 'debug', 'info', 'warning' or 'error', got 'loud'"),
         ({"colour": "red"}, "there is no setting 'colour'"),
+        ({"max_batch_size": True}, "max_batch_size: input should not be a truth value, got True"),
+        ({"grace_s": False}, "grace_s: input should not be a truth value, got False"),
+        ({"load_models": "a"}, "load_models has no effect with model_control watch, which loads all models: set that to explicit, or leave load_models out"),
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_sense_is_named_with_what_would(flags: dict[str, Any], message: str) -> None:

@@ -29,6 +29,7 @@ WIRE_CASTS: dict[str, frozenset[str]] = {"FP32": frozenset(("UINT8", "INT8", "FP
 COLUMN_CASTS: dict[str, frozenset[str]] = {"FP64": frozenset(DTYPES) - {"FP64", "BYTES"}}
 """Types of numbers accepted for a column of a table: what the network takes of them is single precision in any case."""
 
+_BYTE = np.dtype(np.uint8)
 _MOST_AXES = 64
 """As many as NumPy's arrays can have."""
 
@@ -260,7 +261,8 @@ class Layouts:
 
     def _wire_dtype(self, spec: TensorSpec, datatype: str) -> np.dtype[Any]:
         if datatype == spec.datatype or datatype in self._casts.get(spec.datatype, ()):
-            return DTYPES[datatype]
+            # Every byte but 0 is true, as in C; to the network it must be 1, or its "not" would be true as well.
+            return _BYTE if spec.datatype == "BOOL" else DTYPES[datatype]
         if spec.most_pixels is not None:
             raise InvalidInput(
                 f"input '{spec.name}' for model '{self._model}' is of {datatype}, and holds pictures; {_SEND_PICTURES}"

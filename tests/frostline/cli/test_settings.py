@@ -79,7 +79,7 @@ def test_an_old_flag_is_not_in_the_help(shown: str) -> None:
         (["--poll-s", "2"], "poll_s", 2.0),
         (["--threads", "3"], "threads", 3),
         (["--shared-memory", "off"], "shared_memory", "off"),
-        (["--load-models", "a,b"], "load_models", "a,b"),
+        (["--model-control", "explicit", "--load-models", "a,b"], "load_models", "a,b"),
     ],
 )
 def test_a_flag_of_any_type_reaches_its_setting(

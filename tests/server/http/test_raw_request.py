@@ -21,7 +21,7 @@ from tests.support.servers import Running, running
 RAW = {"Inference-Header-Content-Length": "0"}
 ROW = np.array([1, -2, 0.5, 4], np.float32)
 PNG = raw_media.picture_files()["png"][0]
-STRING, UINT8 = onnx.TensorProto.STRING, onnx.TensorProto.UINT8
+STRING, UINT8, BOOL = onnx.TensorProto.STRING, onnx.TensorProto.UINT8, onnx.TensorProto.BOOL
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "one-word": onnx_models.passed_through([1], element=STRING, output="echo"),
         "words": onnx_models.passed_through(["rows", 2], element=STRING, output="echo"),
         "bytes": onnx_models.passed_through(["rows", "n"], element=UINT8, output="same"),
+        "flags": onnx_models.passed_through(["rows", 4], element=BOOL, output="same"),
     }.items():
         onnx_models.write_artifact(models, name, 1, model, golden=False, labels=None)
     with running(models, http=True, log_level="error") as instance:
@@ -101,6 +102,12 @@ def test_the_one_free_size_follows_from_the_number_of_bytes(server: Running, ste
     np.testing.assert_allclose(found, onnx_models.logits_of(ROW[np.newaxis]), rtol=1e-6)
     assert outputs(raw(server, "bytes", b"abc"))["same"].tolist() == [[97, 98, 99]]
     assert outputs(raw(server, "bytes", b""))["same"].shape == (1, 0)
+
+
+def test_any_byte_but_0_is_true(server: Running) -> None:
+    answer = raw(server, "flags", b"\x00\x01\x02\xff")
+    length = int(answer.headers["inference-header-content-length"])
+    assert answer.body[length:] == b"\x00\x01\x01\x01"
 
 
 @pytest.mark.parametrize(("model", "shape"), [("word", (1,)), ("one-word", (1,))])
