@@ -421,7 +421,8 @@ def labels_of(
         warn(f"config.pbtxt has several label files; only the one of the output '{output}' is used")
     if classes not in (None, len(from_file)):
         warn(f"the label file of the output '{output}' has {len(from_file)} labels for {classes} classes")
-    return from_file
+    # A line more, such as an empty one, is no class's.
+    return from_file[:classes]
 
 
 def admission_of(

@@ -388,6 +388,15 @@ def test_a_label_file_of_another_length_is_used_with_a_warning_as_triton_would(t
     assert told == ["the label file of the output 'logits' has 2 labels for 3 classes"]
 
 
+def test_a_line_too_many_in_a_label_file_costs_no_class_its_name(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n\n")
+    told: list[str] = []
+    assert labels(tmp_path, LABELLED, {}, warn=told.append) == ("a", "b", "c")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nbackground\n")
+    assert labels(tmp_path, LABELLED, {}, warn=told.append) == ("a", "b", "c")
+    assert told[-1] == "the label file of the output 'logits' has 4 labels for 3 classes"
+
+
 def test_of_several_label_files_the_first_is_used_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("b\n", encoding="utf-8")

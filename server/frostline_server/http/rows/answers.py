@@ -104,7 +104,7 @@ def _classes(prediction: Prediction, names: Sequence[str], top_k: int) -> Iterat
         chosen = names.index(label) if label in names and names[first] != label else first
         undecided = not np.isfinite(probabilities).all()
         yield {
-            "label": label,
+            "label": label or None,
             "class": None if undecided else chosen,
             "probability": elements(probabilities[chosen : chosen + 1])[0],
             "probabilities": [
