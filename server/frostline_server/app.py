@@ -74,6 +74,8 @@ if TYPE_CHECKING:
 LINGER_S = 1.0
 """How long the server goes on refusing requests before it closes its ports, in seconds."""
 _QUIET_S = 0.2
+_UNREAD_S = 2.0
+"""How long the end waits for answers of which no client reads any."""
 _CLOSE_S = 0.3
 _END_S = 0.5
 _ANNOUNCE_S = 0.02
@@ -674,11 +676,12 @@ class Server:
         streams = asyncio.create_task(self._transport.drain(self._config.grace_s))
         finished = await self._loop.run_in_executor(None, self.reconciler.close, self._config.grace_s)
         finished = await streams and finished
+        finished = await self._sent(began_s + self._config.grace_s) and finished
         if self._trials is not None and not self.reconciler.busy:
             self._trials.close()
         await self._linger()
         self._watchdog.close()
-        # Everything accepted is answered; what is still open are watches and half-sent calls.
+        # Everything accepted is answered; what is still open are watches, half-sent calls, and answers that nobody reads.
         if self.address:
             await self._transport.stop(_CLOSE_S)
         if self._http is not None:
@@ -713,6 +716,28 @@ class Server:
     def _close_credentials(self) -> None:
         if self._credentials is not None:
             self._credentials.close()
+
+    async def _sent(self, until_s: float) -> bool:
+        """Wait until the answers to what was accepted have left, as long as clients read them.
+
+        Args:
+            until_s: how long at most, on the `time.monotonic` clock.
+
+        Returns:
+            Whether nobody who reads was cut off.
+        """
+        seen: tuple[int, int, int] | None = None
+        since_s = time.monotonic()
+        while any(unsent := (*((0, 0) if self._http is None else self._http.unsent), await self._transport.unsent())):
+            now_s, coming = time.monotonic(), unsent[0]
+            if coming or unsent != seen:
+                seen, since_s = unsent, now_s
+            if now_s > until_s:
+                return False
+            if now_s - since_s > _UNREAD_S:
+                break
+            await asyncio.sleep(_QUIET_S / 5)
+        return True
 
     async def _linger(self) -> None:
         """Go on refusing until clients have stopped trying, for a moment at most.

@@ -163,6 +163,19 @@ class HttpFrontEnd:
         """What was refused before anything else saw it, by reason."""
         return {} if self._shared is None else dict(self._shared.refused)
 
+    @property
+    def unsent(self) -> tuple[int, int]:
+        """How many requests have come whole and are not being answered yet, and bytes of answers that have not left."""
+        connections = self._connections()
+        return sum([each.unanswered for each in connections]), sum([each.unsent for each in connections])
+
+    def _connections(self) -> list[Connection]:
+        return (
+            []
+            if self._shared is None
+            else [each for each in self._shared.state.connections if isinstance(each, Connection)]
+        )
+
     def leave(self) -> None:
         """Tell all clients, with their next answers, to make further requests elsewhere."""
         if self._shared is not None:
@@ -198,10 +211,9 @@ class HttpFrontEnd:
             return
         now_s = time.monotonic()
         open_now = self.connections
-        for connection in list(shared.state.connections):
-            if isinstance(connection, Connection):
-                open_now += connection.requests
-                connection.look(now_s)
+        for connection in self._connections():
+            open_now += connection.requests
+            connection.look(now_s)
         self._trim.look(now_s, self.budget.peak, open_now)
         self.budget.peak = self.budget.used
         self._looking = shared.loop.call_later(_LOOK_S, self._look)

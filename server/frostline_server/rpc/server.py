@@ -212,6 +212,10 @@ class Transport:
         """
         return await (self._streams if self._h2 is None else self._h2).drain(timeout_s)
 
+    async def unsent(self) -> int:
+        """Bytes of answers that have not left; 0 with grpcio, which does not tell."""
+        return 0 if self._h2 is None else await self._h2.unsent()
+
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._socket is not None:

@@ -407,6 +407,16 @@ class Connection(HttpToolsProtocol):
         return len(self._exchanges)
 
     @property
+    def unanswered(self) -> int:
+        """How many requests have come whole and are not being answered yet."""
+        return sum([not (each.cycle.more_body or each.cycle.response_started) for each in self._exchanges])
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that have not left."""
+        return 0 if self.transport.is_closing() else self.transport.get_write_buffer_size()
+
+    @property
     def _answering(self) -> bool:
         return any(not exchange.cycle.response_complete for exchange in self._exchanges)
 

@@ -105,6 +105,7 @@ class Call:
         receiver: takes its messages.
         deadline_s: when the client stops waiting, on the `time.monotonic` clock; None for never.
         headers: the request's, by name.
+        began_s: when it began.
         since_s: since when its message, or progress with its answer, has been waited for.
         held: bytes of the budget that are held for it.
         queued: bytes of answers that have not left yet, as last seen.
@@ -123,6 +124,7 @@ class Call:
 
     __slots__ = (
         "answering",
+        "began_s",
         "connection",
         "deadline_s",
         "half_closed",
@@ -150,7 +152,7 @@ class Call:
         stream: int,
         receiver: Receiver,
         headers: Mapping[bytes, bytes],
-        since_s: float,
+        began_s: float,
         window: int = 0,
     ) -> None:
         self.connection = connection
@@ -159,7 +161,7 @@ class Call:
         self.receiver = receiver
         self.deadline_s: float | None = None
         self.headers = headers
-        self.since_s = since_s
+        self.began_s = self.since_s = began_s
         self.window = window
         self.held = self.queued = self.withheld = 0
         self.inbound: Inbound | None = None
@@ -196,7 +198,7 @@ class Call:
             self.headers[b":path"].decode("latin-1"),
             self.connection.peer.address,
             None if self.identity is None else self.identity.name,
-            self.since_s,
+            self.began_s,
             error,
         )
 

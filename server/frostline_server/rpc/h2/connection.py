@@ -73,6 +73,10 @@ class ConnectionOver(Exception):
     """The connection is to be closed, after what is still to be sent."""
 
 
+class ConnectionEnded(ConnectionOver):
+    """All calls of a connection that was to end have ended, and their answers were taken to be sent."""
+
+
 class Connection:
     """The HTTP/2 side of a connection. Give it what came, and send what it has to send.
 
@@ -108,7 +112,7 @@ class Connection:
         self._resets_s = now_s
         # Spread, so that clients that came together do not come back together.
         self._leaving_s = now_s + limits.max_age_s * random.uniform(0.9, 1.1)  # noqa: S311  no secret
-        self._leaving = self._left = False
+        self._leaving = self._left = self._aged = False
         # The newest call's stream, and what is to be said when the session cannot say it any more.
         self._newest = 0
         # The headers of the newest call. A client mostly sends the same with each, and then its calls share them.
@@ -282,8 +286,12 @@ class Connection:
                 self._feed(call, b"", end=True, now_s=now_s)
 
     def _read_headers(self, came: tuple[Header, ...]) -> Mapping[bytes, bytes]:
-        self._came = came
-        self._headers = headers = dict(came)
+        headers = dict(came)
+        if len(headers) < len(came):
+            # Several of one name are one, as in HTTP; two tokens are none that anybody has.
+            for name in headers:
+                headers[name] = b",".join([value for each, value in came if each == name])
+        self._came, self._headers = came, headers
         return headers
 
     def _admit(self, call: Call, route: Route, now_s: float) -> None:
@@ -392,7 +400,8 @@ class Connection:
 
     def resume(self, call: Call) -> None:
         """Let a client that was held back go on."""
-        call.paused = False
+        if call.paused:
+            call.paused, call.since_s = False, time.monotonic()
         if call.withheld:
             self._acknowledge(call, call.withheld)
             self._withheld -= call.withheld
@@ -490,11 +499,16 @@ class Connection:
             responses.release_sent()
         if self.ending and not data:
             if self._left and not self._calls:
-                raise ConnectionOver("all calls have ended")
+                raise ConnectionEnded("all calls have ended")
             if not session.want_read:
                 self._shared.count("protocol")
                 raise ConnectionOver("the client broke HTTP/2's rules, and has been told")
         return data
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that have not been taken to be sent."""
+        return sum([self._session.queued_body_size(stream) for stream in self._calls])
 
     # What time brings
 
@@ -511,14 +525,16 @@ class Connection:
         if self._part and now_s - self._part_since_s > limits.message_timeout_s:
             self._shared.count("message_timeout")
             raise ConnectionOver("a frame did not arrive in time")
+        self._credit = min(_FREE_CONTROL_FRAMES, self._credit + 1)
         for call in list(self._calls.values()):
             if call.over or call.queued:
                 self._look_at_answer(call, now_s)
             else:
                 self._look_at_request(call, now_s)
         if not self._leaving and now_s > self._leaving_s:
+            self._aged = True
             self.leave(now_s)
-        elif self._leaving and now_s - self._leaving_s > limits.age_grace_s:
+        elif self._aged and now_s - self._leaving_s > limits.age_grace_s:
             raise ConnectionOver("it is too old")
         elif self._leaving and not self._left:
             # A look after the notice, so that calls that the client began before it read that are still answered.
@@ -539,7 +555,8 @@ class Connection:
 
     def _look_at_request(self, call: Call, now_s: float) -> None:
         timeout_s = self._shared.limits.message_timeout_s
-        coming = not call.half_closed and (call.inbound is None or call.inbound.awaited)
+        # Of a call that is held back, the rest is not read, so that it cannot come.
+        coming = not (call.half_closed or call.paused) and (call.inbound is None or call.inbound.awaited)
         if call.deadline_s is not None and now_s > call.deadline_s:
             self._cancel(call)
             self.finish(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")

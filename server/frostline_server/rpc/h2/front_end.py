@@ -155,6 +155,15 @@ class H2FrontEnd:
             return False
         return True
 
+    async def unsent(self) -> int:
+        """Bytes of answers that have not left."""
+        if self._listener is None:
+            return 0
+        loop = asyncio.get_running_loop()
+        unsent: asyncio.Future[int] = loop.create_future()
+        self._listener.post(_tell, loop, unsent, self._listener)
+        return await unsent
+
     def close(self) -> None:
         """Close the port and every connection. Call it only after all queues are empty."""
         listener = self._listener
@@ -224,6 +233,10 @@ class H2FrontEnd:
     def _show_load(self, report: bytes) -> None:
         if self._shared is not None:
             self._shared.ok = (OK, (LOAD_REPORT, report))
+
+
+def _tell(loop: asyncio.AbstractEventLoop, unsent: "asyncio.Future[int]", listener: Listener) -> None:
+    loop.call_soon_threadsafe(unsent.set_result, listener.unsent)
 
 
 def _always(receiver: Receiver) -> Callable[[Call], Receiver]:

@@ -17,7 +17,7 @@ import structlog
 
 from frostline_server.logs import Seldom
 from frostline_server.reserve import OUT_OF_FILES, Reserve
-from frostline_server.rpc.h2.connection import Connection, ConnectionOver
+from frostline_server.rpc.h2.connection import Connection, ConnectionEnded, ConnectionOver
 from frostline_server.rpc.h2.fairness import FIRST_BYTES, LONG_S, MOST_BYTES, SLICE_S, Address, Queues, Share
 from frostline_server.rpc.h2.shared import Peer, Shared
 from frostline_server.rpc.h2.tls import Handshakes, Tls
@@ -30,6 +30,10 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 3))
 """After how many seconds, and how often, the kernel asks whether a silent client is still there."""
 _LOG_S = 60.0
+_PARTING_S = 5.0
+"""How long a client may take to read what it was sent last and to end the connection, in seconds."""
+_LAST_PARTING_S = 0.3
+"""The same where the port closes."""
 
 _log = structlog.get_logger(__name__)
 
@@ -117,6 +121,8 @@ class Listener:
         self._writers: dict[int, None] = {}
         # Clients that a turn had no time for.
         self._late: Queues[Address, _Client] = Queues()
+        # Who has been sent all, and has not ended the connection; and until when that may take.
+        self._parting: dict[int, tuple[_Client, float]] = {}
         self._ticked_s = 0.0
         # One for all, as what came is taken at once.
         self._buffer = memoryview(bytearray(MOST_BYTES))
@@ -165,6 +171,12 @@ class Listener:
         """How many calls are open, on all connections."""
         return sum([client.connection.open_calls for client in self._clients.values()])
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that have not left, on all connections; in the front end's thread."""
+        clients = self._clients.values()
+        return sum([client.connection.unsent + (0 if client.rest is None else len(client.rest)) for client in clients])
+
     def leave(self) -> None:
         """Tell all clients to make their next calls elsewhere; in the front end's thread."""
         now_s = time.monotonic()
@@ -197,8 +209,7 @@ class Listener:
                 self._serve()
             except Exception:  # noqa: BLE001  a defect met by one client must not end all others
                 _log.exception("front end failed unexpectedly")
-        for client in list(self._clients.values()):
-            self._drop(client)
+        self._part_with_all()
 
     def _serve(self) -> None:
         """Take turns until the end."""
@@ -222,6 +233,8 @@ class Listener:
                     os.eventfd_read(self._wake)
                 elif descriptor in self._sockets:
                     listening.append(self._sockets[descriptor])
+                elif descriptor in self._parting:
+                    self._read_parting(descriptor)
                 continue
             if events & _OUT:
                 self._writers[descriptor] = None
@@ -260,6 +273,9 @@ class Listener:
             for address in self._addresses.values():
                 address.spent_s /= 2
             self._accept_again()
+            for descriptor, (_, until_s) in list(self._parting.items()):
+                if now_s > until_s:
+                    self._close_parting(descriptor)
             self._looks.extend(self._clients.values())
             self._tick(now_s)
         looks, until_s = self._looks, now_s + SLICE_S
@@ -517,6 +533,9 @@ class Listener:
                     break
         except BlockingIOError:
             pass
+        except ConnectionEnded:
+            self._part_with(client)
+            return
         except (ConnectionOver, OSError):
             self._drop(client)
             return
@@ -547,15 +566,66 @@ class Listener:
         # Its descriptor may be another client's by now.
         if self._clients.get(client.descriptor) is not client:
             return
+        self._forget(client)
+        self._epoll.unregister(client.descriptor)
+        client.socket.close()
+        self._left(client.origin)
+
+    def _forget(self, client: _Client) -> None:
         del self._clients[client.descriptor]
         self._dirty.pop(client.descriptor, None)
         self._writers.pop(client.descriptor, None)
         self._unfinished.pop(client.descriptor, None)
-        self._epoll.unregister(client.descriptor)
-        client.socket.close()
         client.rest = None
-        self._left(client.origin)
         client.connection.close()
+
+    def _part_with(self, client: _Client, parting_s: float = _PARTING_S) -> None:
+        """End a connection over which all has been sent, and wait until the client has ended it too.
+
+        Closed at once, with bytes of the client unread or on their way, the kernel would throw away what the client has not
+        read yet.
+        """
+        try:
+            client.socket.shutdown(socket.SHUT_WR)
+            self._epoll.modify(client.descriptor, _IN)
+        except OSError:
+            self._drop(client)
+            return
+        self._forget(client)
+        self._parting[client.descriptor] = client, time.monotonic() + parting_s
+
+    def _read_parting(self, descriptor: int) -> None:
+        """Throw away what a client still sends."""
+        client, _ = self._parting[descriptor]
+        try:
+            if client.socket.recv_into(self._buffer):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._close_parting(descriptor)
+
+    def _close_parting(self, descriptor: int) -> None:
+        client, _ = self._parting.pop(descriptor)
+        self._epoll.unregister(descriptor)
+        client.socket.close()
+        self._left(client.origin)
+
+    def _part_with_all(self) -> None:
+        """End all connections, for a moment in good order."""
+        self._epoll.unregister(self._wake)
+        if self._accepting:
+            for descriptor in self._sockets:
+                self._epoll.unregister(descriptor)
+        for client in list(self._clients.values()):
+            self._part_with(client, _LAST_PARTING_S)
+        until_s = time.monotonic() + _LAST_PARTING_S
+        while self._parting and (left_s := until_s - time.monotonic()) > 0:
+            for descriptor, _ in self._epoll.poll(left_s):
+                self._read_parting(descriptor)
+        for descriptor in list(self._parting):
+            self._close_parting(descriptor)
 
     def _look(self, client: _Client, now_s: float) -> None:
         """See whether a client has taken too long for something."""

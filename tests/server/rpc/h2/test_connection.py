@@ -9,7 +9,7 @@ import pytest
 from frostline_server.errors import InvalidInput
 from frostline_server.rpc.h2 import connection
 from frostline_server.rpc.h2.call import Call
-from frostline_server.rpc.h2.connection import Connection, ConnectionOver
+from frostline_server.rpc.h2.connection import Connection, ConnectionEnded, ConnectionOver
 from frostline_server.rpc.h2.framing import PREFIX_BYTES, prefixed
 from tests.server.rpc.h2.pair import STREAM, UNARY, Kept, Pair, packed
 from tests.support import wire
@@ -398,6 +398,56 @@ def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> Non
     pair.server.resume(call)
     pair.exchange()
     assert len(pair.kept.messages) == 42
+
+
+def test_a_stream_that_is_held_back_in_the_middle_of_a_message_has_time() -> None:
+    pair = Pair()
+    stream = pair.begin(STREAM)
+    pair.client.send_data(stream, prefixed(b"first"))
+    pair.exchange()
+    ((call, _),) = pair.kept.messages
+    call.paused = True
+    pair.client.send_data(stream, prefixed(bytes(1_000_000)) + prefixed(bytes(1_000_000)))
+    pair.exchange()
+    for _ in range(10):
+        pair.look(after_s=11)
+    assert stream not in pair.answers
+    pair.server.resume(call)
+    pair.exchange()
+    assert [len(message) for _, message in pair.kept.messages] == [5, 1_000_000, 1_000_000]
+
+
+def test_a_call_began_with_its_headers_however_long_its_message_takes() -> None:
+    pair = Pair()
+    stream, began_s = pair.begin(), pair.now_s
+    for part in (prefixed(bytes(1000))[:100], prefixed(bytes(1000))[100:]):
+        pair.exchange()
+        pair.look(after_s=5)
+        pair.client.send_data(stream, part, end_stream=len(part) > 100)
+    pair.exchange()
+    ((call, _),) = pair.kept.messages
+    assert call.report(None).received_s == began_s
+
+
+def test_headers_of_one_name_are_one() -> None:
+    pair = Pair()
+    usual = [(":method", "POST"), (":scheme", "http"), (":path", UNARY), (":authority", "t"), ("te", "trailers")]
+    several = [("content-type", "application/grpc"), ("authorization", "Bearer a"), ("authorization", "Bearer b")]
+    stream = pair.client.send_request([(n.encode(), v.encode()) for n, v in usual + several])
+    pair.client.send_data(stream, prefixed(b"hello"), end_stream=True)
+    pair.exchange()
+    ((call, _),) = pair.kept.messages
+    assert call.header(b"authorization") == b"Bearer a,Bearer b"
+
+
+def test_who_asks_now_and_then_whether_the_server_is_there_may_do_so_for_ever() -> None:
+    pair = Pair()
+    pair.call()
+    for _ in range(3000):
+        pair.receive(wire.frame(wire.PING, 0, 0, bytes(8)))
+        pair.exchange()
+        pair.look(after_s=1)
+    assert pair.shared.refused == {}
 
 
 def test_calls_that_last_are_few_on_one_connection() -> None:
@@ -882,6 +932,19 @@ def test_an_old_connection_is_left_in_two_steps_and_its_calls_go_on() -> None:
     ((call, _),) = pair.kept.messages
     pair.server.answer(call, ANSWER)
     with pytest.raises(ConnectionOver):
+        pair.exchange()
+    assert pair.answers[first].body == prefixed(ANSWER)
+
+
+def test_only_a_connection_that_is_too_old_has_no_longer_than_the_grace() -> None:
+    pair = Pair(max_age_s=1000, age_grace_s=5)
+    first = pair.call()
+    pair.server.leave(pair.now_s)
+    for _ in range(10):
+        pair.look(after_s=5)
+    ((call, _),) = pair.kept.messages
+    pair.server.answer(call, ANSWER)
+    with pytest.raises(ConnectionEnded):
         pair.exchange()
     assert pair.answers[first].body == prefixed(ANSWER)
 

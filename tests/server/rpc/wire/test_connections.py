@@ -1,5 +1,6 @@
 """How connections begin, are kept alive and end (RFC 9113, 3.4, 5.1.2, 6.7 and 6.8), and what a client leaves behind."""
 
+import select
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,42 @@ def test_a_server_that_ends_says_so_and_answers_what_it_has_accepted(tmp_path: P
             assert left.goaway[0] == w.Code.NO_ERROR or name == "grpcio"
         assert peer.goaway is not None
         assert peer.goaway[1] >= 3
+
+
+@pytest.mark.parametrize("name", ["h2", "h2-tls"])
+def test_a_server_that_ends_waits_until_its_answers_have_left(tmp_path: Path, name: str) -> None:
+    with served(tmp_path, name, grace_s=20) as wire, wire.greeted((w.INITIAL_WINDOW_SIZE, 0)) as peer:
+        peer.send(call(1, 1))
+        answer = peer.answers.setdefault(1, w.Answer())
+        peer.until(lambda: answer.blocks == 1)
+        drained = wire.server.begin_drain()
+        with pytest.raises(TimeoutError):
+            drained.result(1.0)
+        peer.grant(1, 1000)
+        assert_answers(peer.answer(1), 1)
+        assert drained.result(30)
+
+
+@pytest.mark.parametrize("name", ["h2", "h2-tls"])
+def test_an_answer_that_nobody_reads_holds_up_the_end_for_a_moment_alone(tmp_path: Path, name: str) -> None:
+    with served(tmp_path, name, grace_s=60) as wire, wire.greeted((w.INITIAL_WINDOW_SIZE, 0)) as peer:
+        peer.send(call(1, 1))
+        answer = peer.answers.setdefault(1, w.Answer())
+        peer.until(lambda: answer.blocks == 1)
+        assert wire.server.begin_drain().result(30)
+
+
+def test_who_still_sends_when_a_connection_ends_is_not_cut_off(tmp_path: Path) -> None:
+    with served(tmp_path, "h2", max_connection_age_s=1) as wire, wire.greeted() as peer:
+        peer.send(call(1, 1))
+        assert_answers(peer.answer(1), 1)
+        peer.until(lambda: peer.closed)
+        # Were the socket closed on the other side, this would be answered with RST, and what is not read yet be lost.
+        ended = select.poll()
+        ended.register(peer._socket, select.POLLERR)
+        for _ in range(3):
+            peer.send(w.frame(w.PING, 0, 0, bytes(8)))
+            assert ended.poll(100) == []
 
 
 STREAM_BLOCK = literal(request(MODEL_STREAM_INFER))
