@@ -1,6 +1,7 @@
 """A server in a child process, for as long as a `with` block."""
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -62,11 +63,13 @@ def serve(
         ServerFailed: It did not become ready, or ended with another code than 0.
     """
     command = [*program, "--port", "0", "--metrics-port", "0", "--http-port", "0", "--log-format", "json", *flags]
+    # Settings of the user's own server are none of this one's.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
     before = signal.signal(signal.SIGTERM, _exit)
     try:
         # S603: the command is this very program.
         with subprocess.Popen(  # noqa: S603
-            command, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+            command, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
         ) as process:
             events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
             reader = threading.Thread(target=_read, args=(process.stderr, events), name="server-log")

@@ -194,7 +194,7 @@ def _request(model: Model, golden: Path) -> bytes:
         key = keys[spec.name]
         shape = (1, *spec.shape[1:]) if model.max_batch_size else spec.shape
         if key in rows:
-            array = rows[key][:1]
+            array = rows[key][: max(1, shape[0])] if shape else rows[key]
         elif spec.datatype not in DTYPES or DTYPES[spec.datatype].hasobject or min(shape, default=1) < 0:
             raise CannotTune(f"no row for the input {spec} can be made up; add a golden.npz to the version")
         else:

@@ -494,6 +494,11 @@ class ServerConfig(BaseModel):
                 f"client_certificates {self.client_certificates} needs tls_cert, tls_key and tls_client_ca, the file of "
                 "the authorities whose client certificates are trusted"
             )
+        if self.admin_port is not None and self.client_certificates == "optional":
+            raise ValueError(
+                "client_certificates optional is not possible with admin_port, which asks for a certificate or does not: set it to "
+                "required, or show tokens there"
+            )
         if self.tls_client_ca and self.client_certificates == "off":
             raise ValueError("tls_client_ca has no effect without client_certificates: set it to optional or required")
         return self

@@ -1,4 +1,4 @@
-"""Reserved file descriptors: some that are kept back for the moment when the process may open no more.
+"""File descriptors: how many there may be, and some that are kept back for the moment when the process may open no more.
 
 A connection that waits is reported again and again until it is accepted, and to accept one takes a descriptor. Whoever
 has one in reserve can accept it, and say no or answer, instead of letting it wait without a word.
@@ -6,12 +6,22 @@ has one in reserve can accept it, and say no or answer, instead of letting it wa
 
 import errno
 import os
+import resource
 import socket
 from contextlib import suppress
 from typing import Any
 
 OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 """Why a connection cannot be accepted, although it is there."""
+
+
+def most_files() -> int:
+    """How many files the process may open; as many as it may allow itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # A service often starts with 1024, for programs that use select().
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return 2**31 if hard == resource.RLIM_INFINITY else hard
 
 
 class Reserve:

@@ -34,7 +34,7 @@ from frostline_server.repository.rollout import Rollout
 from frostline_server.runtime.dtypes import DTYPES
 from tests.support import onnx_models, raw_media, raw_rows
 from tests.support.calls import row_request, statistics, stub
-from tests.support.http_calls import ask
+from tests.support.http_calls import ask, unrouted
 from tests.support.onnx_models import LABELS, logits_of
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.tokens import TOKENS, entry, write_access_file
@@ -577,6 +577,16 @@ def test_each_role_may_do_what_it_may_on_grpc(guarded: Running, question: str) -
         assert answer.status == (200 if role in roles else 403), (role, answer.body)
         if role not in roles:
             assert "role" in answer.error
+
+
+def test_who_may_not_ask_is_counted(guarded: Running) -> None:
+    url, metrics = guarded.server.http_url, guarded.metrics_url
+    codes = "UNAUTHENTICATED", "PERMISSION_DENIED"
+    before = [unrouted(metrics, code) for code in codes]
+    for path in ("/v2/models/linear/infer", "/v2/models/linear/predict"):
+        assert ask(url, path, INFER).status == 401
+        assert ask(url, path, INFER, headers=bearer("observe")).status == 403
+    assert [unrouted(metrics, code) for code in codes] == [count + 2 for count in before]
 
 
 def test_probes_need_no_credentials(guarded: Running) -> None:

@@ -173,6 +173,7 @@ def test_without_models_it_is_said_how_to_name_them() -> None:
         ({"log_format": "xml"}, "log_format: input should be 'console' or 'json', got 'xml'"),
         ({"log_level": "loud"}, "log_level: input should be 'debug', 'info', 'warning' or 'error', got 'loud'"),
         ({"colour": "red"}, "there is no setting 'colour'"),
+        ({"client_certificates": "optional", "admin_port": 0, "tls_cert": "c", "tls_key": "k", "tls_client_ca": "a"}, "client_certificates optional is not possible with admin_port, which asks for a certificate or does not: set it to required, or show tokens there"),
         ({"max_batch_size": True}, "max_batch_size: input should not be a truth value, got True"),
         ({"grace_s": False}, "grace_s: input should not be a truth value, got False"),
         ({"load_models": "a"}, "load_models has no effect with model_control watch, which loads all models: set that to explicit, or leave load_models out"),

@@ -5,9 +5,7 @@ It is a second way in to the same inference, not a second server: its requests j
 
 import asyncio
 import logging
-import resource
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from frostline_server.http.h1.connection import Connection
 from frostline_server.http.h1.listener import Listener
 from frostline_server.http.h1.shared import Limits, Shared
 from frostline_server.http.security import Origins
+from frostline_server.reserve import most_files
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.memory import Trim, give_back
 from frostline_server.rpc.server import tls_contexts
@@ -88,8 +87,7 @@ class HttpFrontEnd:
             date_header=False,
             timeout_keep_alive=_IDLE_S,
         )
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        files = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+        files = most_files()
         self._limits = Limits(
             head_bytes=config.max_header_bytes,
             body_bytes=most,

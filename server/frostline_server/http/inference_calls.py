@@ -76,8 +76,7 @@ class InferenceCalls:
         try:
             call.admit(self._access, method)
         except Failure as failure:
-            if self._inference.recorder is not None:
-                self._inference.recorder.refused(call, _REFUSALS[failure.kind](failure.sentence))
+            self._inference.count(_REFUSALS[failure.kind](failure.sentence), call)
             raise
 
     @contextmanager

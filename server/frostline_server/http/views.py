@@ -25,7 +25,7 @@ from frostline_server.access.identity import Identity
 from frostline_server.access.permissions import CONTROL
 from frostline_server.errors import ConfigError, ModelNotFound, PredictionError
 from frostline_server.http.application import call_of
-from frostline_server.http.call import Call
+from frostline_server.http.call import Call, ClientGone
 from frostline_server.http.json_bodies import WHOLE, Strict, parsed
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.model.stats import Histogram
@@ -36,6 +36,7 @@ from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.rollout import Rollout, RolloutChanged
 from frostline_server.repository.routes import wanted
 from frostline_server.repository.take_back import TakeBack
+from frostline_server.rpc.audit import Refusals
 
 CARD, LIVE = "/frostline.v1.Predictor/Schema", "/inference.GRPCInferenceService/ModelStatistics"
 """The methods whose roles these views need: who may read what a model takes may read its card, too."""
@@ -110,6 +111,7 @@ class Views:
         self._address = address
         self._loads = loads
         self._processes = processes
+        self._refusals = {method: Refusals() for method in ("Promote", "Rollback")}
 
     def routes(self) -> list[Route]:
         """Each path with what answers it."""
@@ -235,20 +237,27 @@ class Views:
         """Change a model's rollout, with a line in the audit log."""
         name = call.parameters["model"]
         who = Identity("unknown", frozenset(), "unknown")
-        status = "UNKNOWN"
+        status, admitted = "UNKNOWN", False
         try:
             who = call.identify(self._access)
             if CONTROL.isdisjoint(self._access.roles(who)):
                 raise failure_of(self._access.refusal(who, CONTROL, method))
             _admit(who)
+            admitted = True
             after = await self._changed_rollout(name, await step())
             status = "OK"
         except Failure as failure:
             status = failure.code or "INVALID_ARGUMENT"
             raise
+        except (ClientGone, asyncio.CancelledError):
+            status = "CANCELLED"
+            raise
         finally:
+            calls = 1 if admitted else self._refusals[method].stands_for(call.exchange.peer, time.monotonic())
             told = {"identity": who.name, "credential": who.credential, "peer": call.exchange.peer}
-            logs.audit(**told, method=method, model=name[:200], status=status)
+            alike = {"calls": calls} if calls > 1 else {}
+            if calls:
+                logs.audit(**told, method=method, model=name[:200], status=status, **alike)
         return _json({"rollout": after.told})
 
     async def _changed_rollout(self, name: str, step: _Step) -> Rollout:

@@ -42,7 +42,7 @@ class Address:
             raise self._refused(error.strerror or str(error)) from error
         lacking: OSError | None = None
         try:
-            for family, kind, _, _, address in found:
+            for family, kind, _, _, address in dict.fromkeys(found):  # a name may stand for one address twice
                 try:
                     self._take(family, kind, str(address[0]))
                 except OSError as error:

@@ -21,6 +21,9 @@ from frostline_server.logs import WORKER
 from frostline_server.rpc.supervised import UNLIMITED, call
 from frostline_server.signals import HANDLED
 
+_LONGEST_LINE = 1 << 26
+"""Of what a process says, in bytes: it lists models."""
+
 
 class Child:
     """One worker.
@@ -79,7 +82,7 @@ class Child:
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE)
         assigned = {"config": config, "socket": self.socket, "supervisor": supervisor}
         self._writer.write(f"{json.dumps(assigned)}\n".encode())
         # Its socket is not there at once: try again soon.

@@ -28,22 +28,25 @@ from frostline_server.rpc import audit
 from frostline_server.rpc.call_report import AioOrigin
 from frostline_server.rpc.grpc_status import ending
 from frostline_server.rpc.methods import Methods
-from frostline_server.telemetry.recorder import Recorder
+from frostline_server.telemetry.finished import Origin
 from frostline_server.tls import listed
 
 Handler = Any
 """A `grpc.RpcMethodHandler`; at run time that type takes no parameters."""
 
+Refused = Callable[[PredictionError, Origin], None]
+"""Is told why a request was refused, and where it came from."""
+
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
-def guarded(methods: Methods, access: Access, recorder: Recorder | None = None) -> Methods:
+def guarded(methods: Methods, access: Access, refused: Refused | None = None) -> Methods:
     """The same methods, each with its guard.
 
     Args:
         methods: the methods.
         access: the policy of the port.
-        recorder: records requests that are refused here; None where nothing is recorded.
+        refused: told of requests for an answer that are refused here; None where nobody counts them.
 
     Raises:
         KeyError: a method is in no line of `permissions.NEEDED`.
@@ -51,7 +54,7 @@ def guarded(methods: Methods, access: Access, recorder: Recorder | None = None) 
     result = Methods()
     for path, handler in methods:
         _, service, name = path.split("/")
-        result.add_registered_method_handlers(service, {name: guard(path, handler, access, recorder=recorder)})
+        result.add_registered_method_handlers(service, {name: guard(path, handler, access, refused=refused)})
     return result
 
 
@@ -60,7 +63,7 @@ def guard(
     handler: Handler,
     access: Access,
     *,
-    recorder: Recorder | None = None,
+    refused: Refused | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
 ) -> Handler:
@@ -70,7 +73,7 @@ def guard(
         method: the method's path.
         handler: what answers, as coroutines or asynchronous generators.
         access: the policy of the port.
-        recorder: records requests for an answer that are refused here; None where nothing is recorded.
+        refused: told of requests for an answer that are refused here; None where nobody counts them.
         clock: the time in seconds, on a monotonic clock.
         sleep: waits so many seconds.
 
@@ -81,7 +84,7 @@ def guard(
     if not needed or (access.free and "predict" in needed):
         return handler
     asks = method in (MODEL_INFER, PREDICT, MODEL_STREAM_INFER)
-    entrance = _Entrance(method, access, clock, recorder if asks else None)
+    entrance = _Entrance(method, access, clock, refused if asks else None)
     answer: Any = handler.unary_unary  # the stubs know blocking handlers only
     if answer is not None:
         watched = needed == CONTROL or method in SETTINGS
@@ -100,11 +103,11 @@ def guard(
 class _Entrance:
     """Whether a call may come in."""
 
-    def __init__(self, method: str, access: Access, clock: Callable[[], float], recorder: Recorder | None) -> None:
+    def __init__(self, method: str, access: Access, clock: Callable[[], float], refused: Refused | None) -> None:
         self.method = method
         self.clock = clock
         self._access = access
-        self._recorder = recorder
+        self._refused = refused
 
     def identify(self, context: Any) -> Identity:
         """Who calls.
@@ -131,8 +134,8 @@ class _Entrance:
 
     def refuse(self, context: Any, error: PredictionError) -> Awaitable[Any]:
         """End a call that may not be made."""
-        if self._recorder is not None:
-            self._recorder.refused(AioOrigin(self._access, self.method, context), error)
+        if self._refused is not None:
+            self._refused(error, AioOrigin(self._access, self.method, context))
         ended: Awaitable[Any] = context.abort(*ending(error))
         return ended
 

@@ -56,7 +56,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the libra
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
         """The state of a service now."""
         if self._status(request.service) == _STATUSES[None]:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no such service: '{request.service}'")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no such service: '{request.service[:200]}'")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
     async def Watch(

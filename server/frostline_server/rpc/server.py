@@ -161,7 +161,7 @@ class Transport:
         if self.name == "grpcio":
             self._server = grpc_aio.build(
                 self._config,
-                guarded(self._methods(), self._access, self._inference.recorder),
+                guarded(self._methods(), self._access, self._inference.count),
                 reuse_port=self._reuse_port,
             )
             port = grpc_aio.bind(self._server, address, self._certificate)

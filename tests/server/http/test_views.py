@@ -303,6 +303,16 @@ def test_promotions_are_lines_of_the_audit_log_also_if_they_are_refused(asking: 
     ]
 
 
+def test_what_strangers_are_refused_fills_no_disk(asking: str) -> None:
+    structlog.reset_defaults()
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(60):
+            ask(asking, "/v2/models/m/promote", {"version": 9}, headers=shown("s-" + "0" * 30))
+    audited = [line for line in lines if line["event"] == "audit"]
+    assert 1 <= len(audited) < 30
+    assert {line["status"] for line in audited} == {"UNAUTHENTICATED"}
+
+
 def test_with_an_admin_port_nobody_controls_over_http(models: Path) -> None:
     with running(models, http=True, require="none", admin_port=0) as instance:
         url = instance.server.http_url

@@ -30,6 +30,7 @@ from frostline_server.rpc.guard import guard
 from frostline_server.rpc.server import SERVICES
 from tests.support import onnx_models, process_logging
 from tests.support.calls import row_request, stub
+from tests.support.http_calls import unrouted
 from tests.support.servers import TIMEOUT_S, Running, running
 from tests.support.tokens import TOKENS, bearer, entry, write_access_file
 
@@ -576,3 +577,20 @@ def test_the_table_of_methods_keeps_what_is_open_as_it_is() -> None:
     infer = "/inference.GRPCInferenceService/ModelInfer"
     assert guard(infer, handler, Access(None, ("predict",))) is handler
     assert guard(infer, handler, Access(None, ("observe",))) is not handler
+
+
+def test_who_may_not_ask_is_counted_by_every_front_end(server: Running, channel: grpc.Channel) -> None:
+    before = unrouted(server.metrics_url, "UNAUTHENTICATED")
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError) as refused:
+            stub(channel).ModelInfer(row_request(onnx_models.rows(1)), timeout=TIMEOUT_S)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert unrouted(server.metrics_url, "UNAUTHENTICATED") == before + 3
+
+
+def test_a_service_whose_name_is_of_any_length_is_answered(channel: grpc.Channel) -> None:
+    asked = health_pb2.HealthCheckRequest(service="x" * 100_000)
+    with pytest.raises(grpc.RpcError) as caught:
+        health_pb2_grpc.HealthStub(channel).Check(asked, timeout=TIMEOUT_S)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    assert caught.value.details() == f"no such service: '{'x' * 200}'"

@@ -7,7 +7,6 @@ event loop.
 import asyncio
 import errno
 import math
-import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from frostline_server.batching.batcher import Batcher
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.inference import Inference
+from frostline_server.reserve import most_files
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.call import Call, Receiver
 from frostline_server.rpc.h2.handlers import Handlers
@@ -129,7 +129,7 @@ class H2FrontEnd:
                 warning=f"the largest message ({config.max_message_bytes} bytes, max_message_bytes) never finds room in "
                 f"{self.budget.limit} bytes (network_bytes); raise this to {4 * config.max_message_bytes}, or lower the other",
             )
-        files = _most_files()
+        files = most_files()
         most = min(config.max_connections, files - min(_SPARE_FILES, files // 2))
         crowd = Crowd(most, config.max_connections_per_address)
         self._listener = Listener(sockets, shared, crowd, self._context, self._run_inline, self._tick)
@@ -243,15 +243,6 @@ def _always(receiver: Receiver) -> Callable[[Call], Receiver]:
     return lambda _: receiver
 
 
-def _most_files() -> int:
-    """How many files the process may open; as many as it may allow itself."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        # A service often starts with 1024, for programs that use select().
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return 2**31 if hard == resource.RLIM_INFINITY else hard
-
-
 def bound(address: str, *, reuse_port: bool = False) -> list[socket.socket]:
     """Sockets that listen on an address; several where a name stands for several.
 
@@ -294,7 +285,8 @@ def _bind_all(address: str, sockets: list[socket.socket], *, reuse_port: bool) -
     port = int(digits)
     lacking: OSError | None = None
     found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, _, _, _, name in found:
+    # A name may stand for one address twice.
+    for family, _, _, _, name in dict.fromkeys(found):
         # `::` is every address, of version 4 too.
         both = name[0] == "::" and socket.has_dualstack_ipv6()
         try:

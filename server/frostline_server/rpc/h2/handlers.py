@@ -121,6 +121,12 @@ class Handlers:
             self._begin()
 
 
+def _release(call: Call, size: int) -> None:
+    """Hold a message no longer that has been taken, unless the call is over, which gave up all."""
+    if not call.over:
+        call.release(min(size, call.held))
+
+
 class Handling:
     """The receiver of one call; see `Receiver`.
 
@@ -231,6 +237,7 @@ class Handling:
 
     async def _stream(self, requests: "asyncio.Queue[bytes | None]") -> AsyncIterator[Any]:
         while (message := await requests.get()) is not None:
+            self._post(_release, self._call, len(message))
             yield self._parsed(message)
 
     def _parsed(self, message: bytes | None) -> Any:

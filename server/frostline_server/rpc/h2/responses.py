@@ -22,6 +22,8 @@ _JOINED_BYTES = 1 << 16
 """Answers that leave together are joined if they are no more than this; a copy costs less than a call each."""
 _NO_ERROR = 0
 _HEADERS = ((b":status", b"200"), (b"content-type", b"application/grpc"))
+_MOST_CHARACTERS = 4000
+"""Of a status' text, whose header would otherwise be larger than a client takes."""
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
@@ -122,7 +124,7 @@ class Responses:
             return
         last = [
             (b"grpc-status", b"%d" % code.value[0]),
-            (b"grpc-message", quote(text, safe=_PRINTABLE).encode()),
+            (b"grpc-message", quote(text[:_MOST_CHARACTERS], safe=_PRINTABLE, errors="replace").encode()),
             *((name.encode(), value.encode()) for name, value in more),
         ]
         if call.answering:

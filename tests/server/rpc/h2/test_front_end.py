@@ -1,10 +1,13 @@
 """The front end as a whole: what its helper threads do for it."""
 
+import socket
 import threading
 from pathlib import Path
 
+import pytest
 import structlog.testing
 
+from frostline_server.rpc.h2.front_end import bound
 from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, running, until
 
@@ -25,3 +28,10 @@ def test_what_fails_in_a_helper_thread_is_in_the_log_and_the_next_is_done(tmp_pa
         until(lambda: lines)
 
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["front end failed unexpectedly"]
+
+
+def test_a_name_that_stands_for_one_address_twice_is_bound_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found * 2)
+    (listening,) = bound("twice:0")
+    listening.close()

@@ -110,3 +110,29 @@ def test_a_call_that_is_given_up_before_its_turn_never_begins_and_takes_nobodys_
     loop.settle()
     loop.rest()
     assert callers.began == [*(b"a%d" % number for number in range(BURST)), b"b"]
+
+
+def test_messages_of_a_stream_are_held_until_the_handler_has_taken_them(loop: Loop) -> None:
+    taken: list[bytes] = []
+    held = [0]
+
+    async def behaviour(requests: Any, _: Any) -> Any:
+        async for each in requests:
+            taken.append(each)
+            yield each
+
+    handler = grpc.stream_stream_rpc_method_handler(behaviour)
+    call: Any = SimpleNamespace(
+        headers={b":path": b"/t"},
+        connection=SimpleNamespace(peer=Peer(HERE, {}), send=lambda *_: None),
+        deadline_s=None, over=False, held=5, release=lambda size: held.append(held[-1] - size),
+    )  # fmt: skip
+    handling = Handlers(loop, lambda function, *arguments: function(*arguments)).receiver(handler)(call)
+    loop.settle()
+    handling.message(call, b"abc")
+    handling.message(call, b"de")
+    loop.settle()
+    assert (taken, held[-1]) == ([b"abc", b"de"], -5)
+    call.over = True
+    handling.cancelled(call)
+    loop.settle()
