@@ -304,3 +304,61 @@ def test_inputs_that_do_not_fit_together_are_refused(
 ) -> None:
     with pytest.raises(PublishError, match=fact):
         publish(linear, sample, name="m", models=tmp_path, **options)  # type: ignore[arg-type]  # some are wrong on purpose
+
+
+class Scaled(nn.Module):
+    """A network's answers in a unit in which they are small, or large."""
+
+    def __init__(self, network: nn.Module, unit: float) -> None:
+        super().__init__()
+        self.network, self.unit = network, unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * self.unit  # type: ignore[no-any-return]
+
+
+class Centred(nn.Module):
+    """What each row is above the mean of its batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1] - x[:, :1].mean()
+
+
+class Segments(nn.Module):
+    """Means of segments, which the exporter converts to other ones: it includes what was there before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.tensor([0, 1, 0, 1]).expand(x.shape[0], 4)
+        return torch.full((x.shape[0], 2), -1.0).scatter_reduce(1, places, x, "mean", include_self=False)
+
+
+@pytest.mark.parametrize("network", [Centred(), Segments()], ids=["rows mix", "converted otherwise"])
+@pytest.mark.parametrize("unit", [1.0, 1e-4, 1e-6, 1e-9])
+def test_in_whatever_unit_the_answers_are_wrong_ones_are_refused(
+    tmp_path: Path, network: nn.Module, unit: float
+) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(RefusedError):
+        publish(Scaled(network, unit), torch.randn(200, 4), name="m", models=tmp_path, task="regression")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e-9, 1e-20])
+def test_in_whatever_unit_the_answers_are_right_ones_are_published(
+    tmp_path: Path, linear: nn.Module, unit: float
+) -> None:
+    torch.manual_seed(0)
+    sample = torch.randn(200, 4)
+    published = publish(Scaled(linear, unit), sample, name="m", models=tmp_path, task="regression")
+    with np.load(published.path / "golden.npz") as golden:
+        assert golden["atol"] <= 1e-5
+        assert golden["atol"] < float(linear(sample).detach().std()) * unit
+
+
+def test_a_tolerance_that_a_user_widens_is_as_wide_as_that(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published = publish(
+        Scaled(Segments(), 1e-6), torch.randn(200, 4), name="m", models=tmp_path, task="regression", atol=1e-4
+    )
+    with np.load(published.path / "golden.npz") as golden:
+        assert golden["atol"] == 1e-4

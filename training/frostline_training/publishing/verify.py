@@ -1,8 +1,9 @@
 """The proof: the network answers like itself, and the exported file answers like the network."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,19 +42,53 @@ ROUNDING = 5e-7
 """Of the largest number of a row: four roundings of single precision, as sums in another order have them. Servers allow the
 same."""
 
+ABSOLUTE = 1e-5
+"""The absolute tolerance where nobody says another one: of outputs whose rows differ by some thousandths and more."""
+_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Tolerance:
     """How far a number may be from the right one: ``absolute + relative * |right one|``, and what rounding there is.
 
     A number near 0 may be the difference of large ones, and is then as inexact as the large ones of its row.
+
+    Attributes:
+        relative: A share of the right number.
+        absolute: Whatever the right number is. At most `ABSOLUTE`, it is less for an output of smaller numbers: see `scaled`.
+        spreads: How far an output's rows are apart, by its name, where that is known.
     """
 
     relative: float
     absolute: float
+    spreads: Mapping[str, float] = field(default_factory=dict)
 
-    def allowed(self, right: Array) -> NDArray[np.float64]:
-        """Return the distance allowed at each of the `right` numbers: none where they are whole numbers.
+    def scaled(self, outputs: Named) -> "Tolerance":
+        """Return the same for these outputs [N, ...]: of what tells their rows apart, an error may be a tenth at most.
+
+        What a user allows beyond `ABSOLUTE` is allowed.
+        """
+        if self.absolute > ABSOLUTE:
+            return self
+        spreads = {
+            name: float(rows.astype(np.float64).std(axis=0).max(initial=0.0))
+            for name, rows in outputs.items()
+            if rows.dtype.kind == "f"
+        }
+        return replace(self, spreads=spreads)
+
+    def absolute_of(self, name: str) -> float:
+        """Return what is allowed of an output whatever the right number is; `absolute` where its rows are all alike."""
+        spread = self.spreads.get(name, 0.0)
+        return min(self.absolute, _SHARE * spread) if 0 < spread < math.inf else self.absolute
+
+    @property
+    def loosest(self) -> float:
+        """What is allowed of the output of the largest numbers, whatever the right number is."""
+        return max(map(self.absolute_of, self.spreads), default=self.absolute)
+
+    def allowed(self, right: Array, name: str = "") -> NDArray[np.float64]:
+        """Return the distance allowed at each of the `right` numbers of an output: none where they are whole numbers.
 
         It is finite, so that an infinite number is at a distance from every other, as the server's check has it.
         """
@@ -61,7 +96,7 @@ class Tolerance:
             return np.zeros(right.shape)
         sizes: NDArray[np.float64] = np.abs(np.where(np.isfinite(right), right, 0.0).astype(np.float64))
         largest: NDArray[np.float64] = sizes.max(axis=tuple(range(1, sizes.ndim)), initial=0.0, keepdims=True)
-        return self.absolute + self.relative * sizes + ROUNDING * largest
+        return self.absolute_of(name) + self.relative * sizes + ROUNDING * largest
 
 
 # Two classes this close are as good as equal (their probabilities differ by 0.1 %), whatever tolerance a user sets.
@@ -140,7 +175,9 @@ class _Comparison:
         )
 
     def within(self, tolerance: Tolerance) -> bool:
-        return all((self._distances(name) <= tolerance.allowed(wanted)).all() for name, wanted in self.wanted.items())
+        return all(
+            (self._distances(name) <= tolerance.allowed(wanted, name)).all() for name, wanted in self.wanted.items()
+        )
 
     def flips(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return the held-out rows whose class differs, and for each whether the two classes are a near-tie."""
@@ -182,6 +219,7 @@ def check_network(
         return _run_network(network, rows, call, single)
 
     held_out = HeldOut(inputs, _in_batches(answer, inputs, 64))
+    tolerance = tolerance.scaled(held_out.outputs)
     count = _count(inputs)
     everything, golden = np.arange(count), held_out.golden
     few = _take(inputs, golden)
