@@ -1,6 +1,9 @@
 """Users' own files: what is read, and that whatever is wrong with them is one sentence that says where."""
 
+import bz2
 import contextlib
+import lzma
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +157,75 @@ def test_a_parquet_file_has_each_column_once(tmp_path: Path) -> None:
     parquet.write_table(arrow.table(columns, names=["a", "a", "y"]), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="has more than one column 'a'"):
         data.load(ParquetFile(path=tmp_path / "t.parquet", target="y"))
+
+
+def _parquet(path: Path, columns: dict[str, Any]) -> ParquetFile:
+    import pyarrow  # type: ignore[import-untyped, unused-ignore]  # noqa: PLC0415 only these tests need it
+    from pyarrow import parquet  # noqa: PLC0415
+
+    parquet.write_table(pyarrow.table(columns), path)
+    return ParquetFile(path=path, target="y")
+
+
+Y = ["u", "v"] * 10
+
+
+def test_row_numbers_that_pandas_keeps_are_no_column(tmp_path: Path) -> None:
+    source = _parquet(tmp_path / "t.parquet", {"a": range(20), "y": Y, "__index_level_0__": range(20)})
+    assert [column.name for column in data.load(source).columns] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"), [([[1, 2]] * 20, "list<element: int64>"), ([{"a": 1}] * 20, "struct<a: int64>")]
+)
+def test_a_column_with_several_values_a_row_is_refused_unless_it_is_skipped(
+    tmp_path: Path, values: list[object], kind: str
+) -> None:
+    source = _parquet(tmp_path / "t.parquet", {"a": range(20), "b": values, "y": Y})
+    with pytest.raises(DataError, match=f"column 'b' holds {re.escape(kind)}, and a column has one value for each row"):
+        data.load(source)
+    skipped = source.model_copy(update={"columns": {"b": "skip"}})
+    assert [column.name for column in data.load(skipped).columns] == ["a"]
+
+
+def test_times_are_read_to_the_microsecond_as_clients_send_them(tmp_path: Path) -> None:
+    times = np.arange("2020-01-01", "2020-01-21", dtype="datetime64[D]").astype("datetime64[ns]") + 123456789
+    dataset = data.load(_parquet(tmp_path / "t.parquet", {"when": times, "y": Y}))
+    assert {column.cells for column in dataset.columns} == {"when"}
+    assert dataset.rows.cells is not None
+    assert dataset.rows.cells.columns["when"][0] == "2020-01-01 00:00:00.123456"
+
+
+def test_a_target_is_no_column(tmp_path: Path) -> None:
+    source = CsvFile(path=_csv(tmp_path, "a,y\n" + "1,u\n2,v\n" * 20), target="y", columns={"y": "skip"})
+    with pytest.raises(DataError, match="columns skips 'y', which is a target; leave it out of columns"):
+        data.load(source)
+
+
+@pytest.mark.parametrize(
+    ("packed", "kind"),
+    [
+        (lzma.compress(b"a,y\n1,u\n"), "compressed with xz"),
+        (bz2.compress(b"a,y\n1,u\n"), "compressed with bzip2"),
+        (b"PK\x03\x04rest", "a zip archive or a spreadsheet"),
+        (b"PAR1rest", "a Parquet file"),
+    ],
+)
+def test_another_file_that_is_called_csv_is_called_what_it_is(tmp_path: Path, packed: bytes, kind: str) -> None:
+    (tmp_path / "t.csv").write_bytes(packed)
+    with pytest.raises(DataError, match=f"t.csv is {kind}, and no CSV file, which may be compressed with gzip alone"):
+        data.load(CsvFile(path=tmp_path / "t.csv", target="y"))
+
+
+def test_test_rows_that_are_training_rows_too_are_counted(tmp_path: Path) -> None:
+    def notes(rows: list[int]) -> tuple[str, ...]:
+        source = CsvFile(path=_csv(tmp_path, "a,y\n" + "".join(f"{row},{'uv'[row % 2]}\n" for row in rows)), target="y")
+        return data.split(data.load(source), seed=0, validation=0.2, test=0.2).dataset.notes
+
+    assert notes(list(range(100))) == ()
+    assert notes(list(range(10)) * 10) == (
+        "20 of the 20 test rows are in the training rows too, so scores are better than for new rows",
+    )
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from frostline_training.config import Recipe
 from frostline_training.data import Split, split
+from frostline_training.errors import TrainingError
 from frostline_training.loop import checkpoint
 from frostline_training.loop.checkpoint import Moving, ResumeError
 from frostline_training.loop.progress import Epoch, Progress, Scores
@@ -59,6 +61,22 @@ def test_a_save_that_fails_leaves_the_one_before(saved: Saved, small: Recipe, bl
     with pytest.raises((pickle.PicklingError, AttributeError)):
         checkpoint.save(saved.path, {"recipe": {"no value": lambda: None}, "rows": ""}, saved.moving, saved.progress)
     assert checkpoint.load(saved.path, origin)["origin"] == origin
+
+
+def test_a_disk_that_is_full_is_said(
+    saved: Saved, small: Recipe, blobs_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = saved.path.read_bytes()
+
+    def full(_: object, file: Any) -> None:
+        file.write(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 606848 vs 606736")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"cannot write the checkpoint .*c.pt: the disk is full, or"):
+        checkpoint.save(saved.path, checkpoint.origin(small, blobs_split), saved.moving, saved.progress)
+    assert saved.path.read_bytes() == before
+    assert [path.name for path in saved.path.parent.iterdir()] == ["c.pt"]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_with_what_differs(

@@ -5,7 +5,7 @@ Training and `frostline predict` read cells by these rules alone, so a row means
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -35,6 +35,7 @@ class Cells:
         reading: How they are read.
         lines: The line of the file, from 1, that each row begins in; empty where a file has no lines.
         first: The number of the first row, in messages.
+        nested: Columns whose cells are lists or have parts, and what they hold, in words.
     """
 
     path: Path | str
@@ -42,6 +43,7 @@ class Cells:
     reading: Reading
     lines: Sequence[int] = ()
     first: int = 1
+    nested: Mapping[str, str] = field(default_factory=dict)
 
     def take(self, index: Sequence[int]) -> "Cells":
         """Return those rows that `index` names, in its order; each keeps its line."""

@@ -14,6 +14,14 @@ from frostline_training.sources import Reading
 _SEPARATORS = (",", ";", "\t", "|")
 _SAMPLE = 50  # rows that decide what separates the cells
 _GZIP = b"\x1f\x8b"
+_OTHERS = {
+    b"\xfd7zXZ\0": "compressed with xz",
+    b"BZh": "compressed with bzip2",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"PK\x03\x04": "a zip archive or a spreadsheet",
+    b"PAR1": "a Parquet file",
+}
+"""How other files begin that are taken for CSV."""
 
 
 def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) -> Cells:
@@ -61,6 +69,8 @@ def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) 
 
 def _plain(path: Path | str, content: bytes) -> bytes:
     if not content.startswith(_GZIP):
+        if kind := next((kind for start, kind in _OTHERS.items() if content.startswith(start)), ""):
+            raise DataError(f"{path} is {kind}, and no CSV file, which may be compressed with gzip alone")
         return content
     try:
         return gzip.decompress(content)

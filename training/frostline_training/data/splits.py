@@ -4,6 +4,7 @@ The same arguments give the same split every time.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 
 from frostline_training.config import Hyperparameters, Recipe
 from frostline_training.data import builtin, encoding, files, folders, tables
-from frostline_training.data.rows import Array, Dataset, Rows, take
+from frostline_training.data.rows import Array, Dataset, Rows, named, take
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, CsvFile, ImageFolder, MaskFolder, NpzFile, ParquetFile, Source
 
+_COMPARED_BYTES = 1 << 26  # rows that are compared with one another; more would take a while
+_REPEATED = 0.05  # of the test rows: what is worth a word
 _PARTS = 3
 
 
@@ -90,9 +93,24 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
             random_state=seed,
         )
     except ValueError as error:
-        raise DataError(f"cannot split {total} rows of {dataset.name!r} class by class: {error}") from error
-    train = take(rows, learnt)
-    return Split(replace(dataset, rows=train), train, take(rows, stopping), take(rows, judged))
+        raise DataError(
+            f"cannot split {total} rows of {dataset.name!r} class by class: {error}; give more rows of each "
+            "class, or change test and validation"
+        ) from error
+    train, tested = take(rows, learnt), take(rows, judged)
+    notes = (*dataset.notes, *_repeated(train, tested))
+    return Split(replace(dataset, rows=train, notes=notes), train, take(rows, stopping), tested)
+
+
+def _repeated(train: Rows, test: Rows) -> Iterator[str]:
+    """Say how many rows of the test are rows of the training too, which makes its scores better than they are."""
+    inputs = list(named(train.inputs).values())
+    if len(inputs) == 1 and inputs[0].nbytes <= _COMPARED_BYTES:
+        known = {row.tobytes() for row in inputs[0]}
+        (tested,) = named(test.inputs).values()
+        again = sum(row.tobytes() in known for row in tested)
+        if again >= max(1, _REPEATED * len(tested)):
+            yield f"{again} of the {len(tested)} test rows are in the training rows too, so scores are better than for new rows"
 
 
 def prepare(recipe: Recipe) -> Split:

@@ -1,10 +1,11 @@
 """The readers of CSV and Parquet files: what each column holds, and the rows as a network takes them."""
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,7 @@ _MISSING_SHARE = 0.01  # of a category's cells: from so many on, a network learn
 _EXACT = 2.0**53  # float64 holds all whole numbers up to here
 _KEPT = 0.99  # of different numbers, those that float32 must tell apart
 _SMALLER = "skip the column, make it a category, or give smaller numbers, such as the days since a date"
+_ROW_NUMBERS = re.compile(r"__index_level_\d+__")  # what pandas calls an index without a name
 _EXAMPLES = 5  # categories that a summary names
 
 _Kinds = Mapping[str, ColumnKind | DateColumn]
@@ -62,6 +64,14 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
         if name not in cells.columns:
             what = "target column" if name in targets else "column"
             raise DataError(f"{source.path} has no {what} {name!r}; its columns are: {', '.join(cells.columns)}")
+        if name in targets and source.columns.get(name) == "skip":
+            raise DataError(f"{source.path}: columns skips {name!r}, which is a target; leave it out of columns")
+    for name in cells.columns:
+        if name in cells.nested and source.columns.get(name) != "skip":
+            raise DataError(
+                f"{source.path}: column {name!r} holds {cells.nested[name]}, and a column has one value for each row; skip it "
+                "with columns, or write its parts as columns of their own"
+            )
     labels, wanted, heads = _targets(cells, targets, source)
     every = {name: source.columns.get(name) or _kind(cells, name) for name in cells.columns if name not in targets}
     kinds = {name: kind for name, kind in every.items() if kind != "skip"}
@@ -166,21 +176,25 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
         DataError: It is missing, empty, or no Parquet, or pyarrow is not installed.
     """
     try:
-        from pyarrow import ArrowException, parquet  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415 an optional package
+        from pyarrow import ArrowException, parquet, types  # type: ignore[import-not-found, import-untyped, unused-ignore]  # noqa: PLC0415 optional
     except ModuleNotFoundError as error:
         raise DataError(f"reading {path} needs pyarrow, which is not installed: pip install pyarrow") from error
     try:
         file = parquet.ParquetFile(path if content is None else io.BytesIO(content))
         check_once(path, file.schema_arrow.names)
-        columns = file.read().to_pydict()
+        table = file.read()
+        nested = {field.name: str(field.type) for field in table.schema if types.is_nested(field.type)}
+        # A data frame that was filtered or shuffled has its row numbers with it, which no client sends.
+        table = table.drop_columns([name for name in table.column_names if _ROW_NUMBERS.fullmatch(name)])
+        columns = {
+            name: _coarse(column).to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)
+        }
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ArrowException as error:
         raise DataError(f"{path} is not a Parquet file: {error}") from error
-    except ValueError as error:  # Python's own dates hold no nanoseconds
-        raise DataError(
-            f"{path}: a value is no value of Python: {error}; write times in microseconds or coarser"
-        ) from error
+    except (ValueError, OverflowError) as error:  # such as a date that Python's do not reach
+        raise DataError(f"{path}: a value is no value of Python: {error}") from error
     if not columns or not next(iter(columns.values())):
         raise DataError(f"{path} is empty: it has no rows")
     texts = {
@@ -190,7 +204,17 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
         ]
         for name, values in columns.items()
     }
-    return Cells(path, texts, reading, first=first)
+    return Cells(path, texts, reading, first=first, nested=nested)
+
+
+def _coarse(column: Any) -> Any:
+    """Return a column of Arrow with its times in microseconds, as Python and clients have them."""
+    if getattr(column.type, "unit", "") != "ns" or not str(column.type).startswith(("timestamp", "time64")):
+        return column
+    from pyarrow import time64, timestamp  # noqa: PLC0415 as above
+
+    coarse = time64("us") if str(column.type).startswith("time64") else timestamp("us", column.type.tz)
+    return column.cast(coarse, safe=False)
 
 
 def _kind(cells: Cells, name: str) -> ColumnKind:

@@ -66,15 +66,26 @@ def origin(recipe: Recipe, split: Split) -> Origin:
 
 
 def save(path: Path, origin: Origin, moving: Moving, progress: Progress) -> None:
-    """Write a checkpoint to `path`: whoever looks finds the one before or this one, also after a power cut."""
+    """Write a checkpoint to `path`: whoever looks finds the one before or this one, also after a power cut.
+
+    Raises:
+        TrainingError: It cannot be written.
+    """
     states = {name: part.state_dict() for name, part in _parts(moving)}
     checkpoint: Checkpoint = {"origin": origin, "states": states, "progress": progress.packed()}
     new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        with new.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except (OSError, RuntimeError) as error:  # the latter is PyTorch's, of a disk that is full
+        new.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else "the disk is full, or the file may not be so large"
+        raise TrainingError(
+            f"cannot write the checkpoint {path}: {why}; make room and go on with --resume, or say another folder with --runs"
+        ) from error
 
 
 def load(path: Path, origin: Origin) -> Checkpoint:
