@@ -1,6 +1,7 @@
 """The categories of raw rows: which text a value means, and what stands for none; the same to training and to clients."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -25,12 +26,15 @@ def missing_word(missing: Sequence[str], categories: Collection[str]) -> str:
 
 
 def meant(value: object, categories: Sequence[str]) -> str | None:
-    """The text that a truth value or a whole number means; None if that cannot be told.
+    """The text that bytes, a truth value or a whole number mean; None if that cannot be told.
 
     Args:
         value: a number that is none of categories that are numbers means its digits, which are unknown to the model.
         categories: those that the model knows.
     """
+    if isinstance(value, bytes):  # as a column of Parquet may have them
+        with suppress(UnicodeDecodeError):
+            return value.decode()
     if isinstance(value, bool | np.bool_):
         return _only([text for text in categories if text.casefold() in _YES[bool(value)]], str(bool(value)))
     if isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value.is_integer()):

@@ -111,6 +111,12 @@ def test_masked_elements_are_missing() -> None:
 # Categories
 
 
+def test_bytes_are_the_text_that_training_reads_in_them() -> None:
+    assert cells(category("é"), "é".encode(), b"a") == ["é", "a"]
+    with pytest.raises(InvalidInput, match="the text of a category is expected, but it is"):
+        cells(category("a"), b"\xff")
+
+
 def test_a_category_is_sent_as_it_is() -> None:
     assert cells(category("a"), "a", " a ", "zoë 🙂", "a\0b", np.str_("b"), "") == [
         "a",
@@ -159,7 +165,7 @@ def test_numbers_and_truth_values_are_the_categories_that_training_saw(
         (("basic", "pro"), 3, "3 (int)"),
         (("1", "01"), 1.5, "1.5 (float)"),
         (("05", "005"), 5, "5 (int)"),
-        (("basic", "pro"), b"pro", "b'pro' (bytes)"),
+        (("basic", "pro"), b"\xff", r"b'\xff' (bytes)"),
     ],
 )
 def test_what_is_no_category_for_sure_is_refused(categories: tuple[str, ...], value: Any, told: str) -> None:
