@@ -60,6 +60,23 @@ def test_a_head_that_is_too_long_is_refused(served: Port) -> None:
     assert "max_header_bytes" in answer.error
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (("GET", "/v2", "X: " + "y" * 20_000), 431, "protocol"),
+        (("GET", "/v2", "Host: another"), 400, "protocol"),
+        (("POST", INFER, f"Content-Length: {1 << 30}"), 413, "message_too_large"),
+    ],
+)
+def test_what_is_refused_before_it_is_a_request_is_counted(
+    served: Port, sent: tuple[str, ...], status: int, reason: str
+) -> None:
+    method, target, *lines = sent
+    before = served.refused(reason)
+    assert served.ask(head(method, target, f"Host: {served.host}", *lines)).status == status
+    assert served.refused(reason) == before + 1
+
+
 def test_a_head_of_many_headers_is_refused(served: Port) -> None:
     assert served.ask(served.get("/v2", *["a: b"] * 4_000)).status == 431
 

@@ -34,6 +34,10 @@ _CHUNK_FACTOR = 4
 _log = structlog.get_logger(__name__)
 
 
+_COUNTED = {400: "protocol", 413: "message_too_large", 417: "protocol", 431: "protocol", 505: "protocol"}
+"""As what it is counted that a request is refused before anything else sees it; others are counted where they are seen."""
+
+
 class Connection(HttpToolsProtocol):
     """A connection of a client.
 
@@ -381,6 +385,8 @@ class Connection(HttpToolsProtocol):
         """Answer what is being read with a failure, after what was read before it, and end the connection."""
         if self._deaf:
             return
+        if (reason := _COUNTED.get(failure.status)) is not None:
+            self._shared.refused[reason] += 1
         self._deaf, self._began_s = True, None
         self._taken()
         cycle = self.cycle
