@@ -20,6 +20,8 @@ from frostline_server.rpc.h2.shared import Shared
 
 _JOINED_BYTES = 1 << 16
 """Answers that leave together are joined if they are no more than this; a copy costs less than a call each."""
+_BRIEF_BYTES = 1 << 16
+"""What is longer is compressed fast rather than well."""
 _NO_ERROR = 0
 _HEADERS = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 _MOST_CHARACTERS = 4000
@@ -50,9 +52,8 @@ class Responses:
         if call.over:
             return
         shared = self._shared
-        if shared.compression:
-            self.send(call, [message])
-            self.end(call)
+        if packed := self._packed(call):
+            self._answer_packed(call, message, packed)
             return
         try:
             call.hold(PREFIX_BYTES + len(message))
@@ -73,14 +74,44 @@ class Responses:
         """Send further answers of a call."""
         if call.over:
             return
-        packed = self._shared.compression
-        if packed and packed not in re.split(rb"[\s,]+", call.headers.get(b"grpc-accept-encoding", b"")):
-            packed = b""
-        ready = [
-            piece
-            for message in messages
-            for piece in pieces(deflated(chunks_of(message), packed) if packed else message, compressed=bool(packed))
-        ]
+        packed = self._packed(call)
+        self._send(call, [_deflated(message, packed) if packed else message for message in messages], packed)
+
+    def _packed(self, call: Call) -> bytes:
+        """How a call's answers are compressed: as the server is to and the client can read; b"" for not at all."""
+        packing = self._shared.compression
+        accepted = packing and packing in re.split(rb"[\s,]+", call.headers.get(b"grpc-accept-encoding", b""))
+        return packing if accepted else b""
+
+    def _answer_packed(self, call: Call, message: Serialised, packed: bytes) -> None:
+        """Send a call's only answer compressed; a long one once another thread has done it."""
+
+        def answer(whole: bytes) -> None:
+            self._send(call, [whole], packed)
+            self.end(call)
+
+        size = len(message)
+        if size <= _BRIEF_BYTES:
+            answer(_deflated(message, packed))
+            return
+        try:
+            call.hold(size)
+        except NetworkFull as error:
+            self._no_room(call, error)
+            return
+
+        def go_on(whole: bytes) -> None:
+            # What was held for a call that is over was given back with it.
+            if not call.over:
+                call.release(size)
+                answer(whole)
+
+        self._shared.elsewhere(lambda: b"" if call.over else _deflated(message, packed), go_on)
+
+    def _send(self, call: Call, messages: Iterable[Serialised], packed: bytes) -> None:
+        if call.over:
+            return
+        ready = [piece for message in messages for piece in pieces(message, compressed=bool(packed))]
         size = sum(map(len, ready))
         try:
             call.hold(size)
@@ -219,3 +250,7 @@ class Responses:
         if not call.half_closed and not call.queued:
             self._unwanted.append(call)
         self._touched()
+
+
+def _deflated(message: Serialised, packed: bytes) -> bytes:
+    return deflated(chunks_of(message), packed, 1 if len(message) > _BRIEF_BYTES else -1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import gzip
 import weakref
 
 import pytest
@@ -629,6 +630,27 @@ def test_answers_are_packed_for_clients_that_can_unpack_them(accepts: str, compr
     assert answer.body[0] == compressed
     assert (len(answer.body) < 100) == compressed
     assert answer.headers.get("grpc-encoding") == ("gzip" if compressed else None)
+    assert pair.held == 0
+
+
+def test_a_long_answer_is_packed_by_another_thread_and_nobody_waits_for_it() -> None:
+    pair = Pair(compression=b"gzip")
+    long, given_up = pair.call(grpc_accept_encoding="gzip"), pair.call(grpc_accept_encoding="gzip")
+    for call, _ in pair.kept.messages:
+        pair.server.answer(call, bytes(1 << 20))
+    other = pair.call()
+    pair.server.answer(pair.kept.messages[-1][0], ANSWER)
+    pair.client.reset_stream(given_up)
+    pair.exchange()
+    assert pair.answers[other].body == prefixed(ANSWER)
+    assert long not in pair.answers
+    assert pair.held >= 1 << 20
+    for function, then in pair.later:
+        then(function())
+    pair.exchange()
+    assert pair.answers[long].code == 0
+    assert gzip.decompress(pair.answers[long].body[PREFIX_BYTES:]) == bytes(1 << 20)
+    assert pair.answers[given_up].body == b""
     assert pair.held == 0
 
 
