@@ -149,7 +149,7 @@ class Call:
         return unpacked
 
     def _too_long(self, most_bytes: int) -> Failure:
-        limit = "(max_message_bytes and 1 MiB); send fewer rows"
+        limit = "(max_message_bytes and 1 MiB, or what network_bytes has room for); send fewer rows"
         if most_bytes < self._most_bytes:
             limit = f"of JSON; {json_size.INSTEAD}"
         return Failure(413, f"the body is longer than {most_bytes} bytes {limit}", "message_too_large")

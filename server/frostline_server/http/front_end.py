@@ -73,7 +73,8 @@ class HttpFrontEnd:
             config.cors_origins,
             trusted=local and bool(config.anonymous_roles(local=local)),
         )
-        most = Limits.body_of(config.max_message_bytes)
+        # What could never find room, as large bodies are held twice, is too long, and not to be sent again.
+        most = min(Limits.body_of(config.max_message_bytes), self.budget.largest // 2)
         application = Application(routes, origins, most)
         self._uvicorn = Config(
             application,

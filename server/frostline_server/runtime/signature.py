@@ -164,9 +164,14 @@ def reshaped(shape: Sequence[int], source: Shape, target: Shape) -> tuple[int, .
 
 def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
     if node.type not in ONNX_TYPES:
+        remedy = (
+            "cast it in the graph"
+            if node.type.startswith("tensor")
+            else "list the other outputs in config.pbtxt, or convert without it, as scikit-learn's converter does with zipmap=False"
+        )
         raise LoadError(
             f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
-            "booleans and strings: cast it in the graph"
+            f"booleans and strings: {remedy}"
         )
     datatype = ONNX_TYPES[node.type]
     shape = tuple(size if isinstance(size, int) else None for size in node.shape)

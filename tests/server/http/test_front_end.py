@@ -482,6 +482,15 @@ def test_the_end_does_not_wait_for_idle_or_slow_clients(models: Path, loop: str)
         assert slow.ended()
 
 
+def test_a_body_that_could_never_find_room_is_too_long_and_not_sent_again(models: Path) -> None:
+    with port(models, "asyncio", network_bytes=48 << 20) as served, served.client() as client:
+        lines = ("POST /v2/models/digits/infer HTTP/1.1", f"Host: {served.host}", f"Content-Length: {8 << 20}")
+        client.send("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+        answer = client.answer()
+    assert (answer.status, answer.headers["frostline-error"]) == (413, "message_too_large")
+    assert "network_bytes has room for" in answer.error
+
+
 def test_a_reload_harms_no_connection(models: Path, loop: str, files: Files) -> None:
     async def reload(server: Server) -> None:
         server.reload()

@@ -62,17 +62,19 @@ SERVED: dict[str, tuple[onnx.ModelProto, str]] = {
     ),
 }
 
-CANNOT_PASS = (
-    "which this server cannot pass to ONNX Runtime; it takes tensors of numbers, booleans and strings: cast it"
-)
+CANNOT_PASS = "which this server cannot pass to ONNX Runtime; it takes tensors of numbers, booleans and strings:"
 NOT_THE_BATCH = "it is not proved that rows of several requests may share a run: output 'places' has shape"
 REFUSED: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "bf16": (
         passed_through(["rows", 2], element=TensorProto.BFLOAT16),
         "",
-        f"'input' is a tensor(bfloat16), {CANNOT_PASS}",
+        f"'input' is a tensor(bfloat16), {CANNOT_PASS} cast it in the graph",
     ),
-    "sequence": (onnx_models.sequences(), "", f"'parts' is a seq(tensor(float)), {CANNOT_PASS}"),
+    "sequence": (
+        onnx_models.sequences(),
+        "",
+        f"'parts' is a seq(tensor(float)), {CANNOT_PASS} list the other outputs in config.pbtxt",
+    ),
     "not-the-batch": (
         onnx_models.places(),
         "max_batch_size: 4",

@@ -466,7 +466,7 @@ class Connection(HttpToolsProtocol):
         self.refuse(
             Failure(
                 413,
-                f"the body is longer than {most} bytes (max_message_bytes and 1 MiB); send fewer rows",
+                f"the body is longer than {most} bytes (max_message_bytes and 1 MiB, or what network_bytes has room for); send fewer rows",
                 "message_too_large",
             )
         )

@@ -44,6 +44,11 @@ class Budget:
         """Whether so many bytes could be held if nothing else were."""
         return size <= self._for_large
 
+    @property
+    def largest(self) -> int:
+        """The most bytes that can be held for one message."""
+        return self._for_large
+
     def give(self, size: int) -> None:
         """Hold `size` bytes less."""
         self.used -= size
