@@ -44,7 +44,11 @@ class Served:
 
 @contextmanager
 def serve(
-    flags: Sequence[str], on_event: Callable[[Event], None], *, program: Sequence[str] = PROGRAM
+    flags: Sequence[str],
+    on_event: Callable[[Event], None],
+    *,
+    program: Sequence[str] = PROGRAM,
+    settings: bool = True,
 ) -> Iterator[Served]:
     """Runs `frostline serve` on free ports, and stops it with SIGTERM at the end of the block.
 
@@ -55,6 +59,7 @@ def serve(
         on_event: Called in this thread with every event the server logs until it is ready, and with those after it
             when the block ends.  A line that is no event comes as the event of that text.
         program: What to run.
+        settings: Whether settings in the environment hold; they may be those of another server.
 
     Yields:
         The ready server.
@@ -63,8 +68,7 @@ def serve(
         ServerFailed: It did not become ready, or ended with another code than 0.
     """
     command = [*program, "--port", "0", "--metrics-port", "0", "--http-port", "0", "--log-format", "json", *flags]
-    # Settings of the user's own server are none of this one's.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FROSTLINE_")}
+    environment = {name: value for name, value in os.environ.items() if settings or not name.startswith("FROSTLINE_")}
     before = signal.signal(signal.SIGTERM, _exit)
     try:
         # S603: the command is this very program.

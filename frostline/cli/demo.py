@@ -61,7 +61,7 @@ def run(*, models: Path, device: str, seed: int | None, console: Console, stay: 
     _head("2  Serve: a real server on a real port", console)
     flags = ["--models", str(models), "--device", device, "--require", RECIPE, "--http"]
     try:
-        with server_process.serve(flags, lambda event: _show_event(event, console)) as served:
+        with server_process.serve(flags, lambda event: _show_event(event, console), settings=False) as served:
             before = _scrape(served.metrics)
             _head(f"3  Predict {len(held_out.targets)} held-out pictures, one request each, all at once", console)
             predicted, confidence = asyncio.run(_predict(served.address, data.named(held_out.inputs)["input"]))

@@ -167,7 +167,7 @@ def _server(job: Job, config: str) -> Iterator[tuple[server_process.Served, str]
             "0",
         ]
         try:
-            with server_process.serve(flags, on_event) as served:
+            with server_process.serve(flags, on_event, settings=False) as served:
                 yield served, str(told.get("provider", ""))
         except server_process.ServerFailed as error:
             raise server_process.ServerFailed(

@@ -40,16 +40,16 @@ def test_the_server_gets_free_ports_and_the_flags() -> None:
     assert flags == ["--port", "0", "--metrics-port", "0", "--http-port", "0", "--log-format", "json", "--models", "m"]
 
 
-def test_the_settings_of_another_server_are_none_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("settings", [True, False])
+def test_settings_in_the_environment_hold_unless_they_may_be_another_servers(
+    monkeypatch: pytest.MonkeyPatch, settings: bool
+) -> None:
     monkeypatch.setenv("FROSTLINE_REQUIRE", "other")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    echo = program(
-        "import os",
-        f"say(**{READY}, seen=[os.environ.get(n) for n in ('FROSTLINE_REQUIRE', 'CUDA_VISIBLE_DEVICES')])",
-        "wait()",
-    )
-    with server_process.serve([], lambda _: None, program=echo) as served:
-        assert served.ready["seen"] == [None, "1"]
+    names = ("FROSTLINE_REQUIRE", "CUDA_VISIBLE_DEVICES")
+    echo = program("import os", f"say(**{READY}, seen=[os.environ.get(name) for name in {names}])", "wait()")
+    with server_process.serve([], lambda _: None, program=echo, settings=settings) as served:
+        assert served.ready["seen"] == ["other" if settings else None, "1"]
 
 
 def test_a_server_that_ends_early_is_reported_with_its_log() -> None:

@@ -174,7 +174,7 @@ def test_what_is_no_picture_is_said_before_training(tmp_path: Path) -> None:
     for label in "ab":
         (tmp_path / "p" / label).mkdir(parents=True)
         for number in range(5):
-            Image.new("L", (2, 2), number).save(tmp_path / "p" / label / f"{number}.png")
+            Image.new("L", (2, 2), number + 100 * (label == "b")).save(tmp_path / "p" / label / f"{number}.png")
     (tmp_path / "p" / "a" / "Thumbs.db").write_bytes(b"")
     recipe = Recipe(name="r", data=ImageFolder(path=tmp_path / "p"), network=Mlp())
     console = Console(file=io.StringIO(), width=100, color_system=None)
