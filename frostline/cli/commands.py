@@ -127,8 +127,8 @@ def train(
     A version that is staged answers only requests that name it. `frostline promote` makes it live, or tries it first. The
     first version of a model is always live.
 
-    The exit code is 0 if the version is published, 1 if it cannot be, 2 for wrong usage, which includes a live version that
-    --if-better cannot compare with, and 3 if --if-better staged it.
+    The exit code is 0 if the version and its variants are published, 1 if one cannot be (the others are), 2 for wrong usage,
+    which includes a live version that --if-better cannot compare with, and 3 if --if-better staged it.
     """
     from rich.console import Console
 
