@@ -13,13 +13,14 @@ _YES = {True: ("true", "yes"), False: ("false", "no")}
 
 
 def missing_word(missing: Sequence[str], categories: Collection[str]) -> str:
-    """The text that is sent where a column of raw rows has no value: the empty one, if that is no category of it.
+    """The text that is sent where a column of raw rows has no value, which is no category of it: the empty one, if it may be.
 
     Args:
         missing: the texts that stand for no value where they are no categories.
         categories: those of the column.
     """
-    text = next((word for word in (*missing, "", MISSING) if word not in categories), MISSING)
+    words = ("", *missing) if "" in missing or not missing else (*missing, "")
+    text = next((word for word in (*words, MISSING) if word not in categories), MISSING)
     while text in categories:  # an unknown one is encoded as missing
         text += "?"
     return text
@@ -34,7 +35,7 @@ def meant(value: object, categories: Sequence[str]) -> str | None:
     """
     if isinstance(value, bytes):  # as a column of Parquet may have them
         with suppress(UnicodeDecodeError):
-            return value.decode()
+            return value.decode().strip()
     if isinstance(value, bool | np.bool_):
         return _only([text for text in categories if text.casefold() in _YES[bool(value)]], str(bool(value)))
     if isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value.is_integer()):

@@ -726,18 +726,31 @@ class Server:
         Returns:
             Whether nobody who reads was cut off.
         """
-        seen: tuple[int, int, int] | None = None
+        pending: dict[object, int] | None = None
         since_s = time.monotonic()
-        while any(unsent := (*((0, 0) if self._http is None else self._http.unsent), await self._transport.unsent())):
-            now_s, coming = time.monotonic(), unsent[0]
-            if coming or unsent != seen:
-                seen, since_s = unsent, now_s
+        while True:
+            try:
+                unsent = await asyncio.wait_for(self._unsent(), max(_QUIET_S, until_s - time.monotonic()))
+            except TimeoutError:
+                return False
+            # Only what there was at first: new requests are refused, and come without end.
+            left = unsent if pending is None else {key: unsent[key] for key in pending if key in unsent}
+            now_s = time.monotonic()
+            if left != pending or -1 in left.values():  # answers are being made
+                pending, since_s = left, now_s
+            if not left or now_s - since_s > _UNREAD_S:
+                return True
             if now_s > until_s:
                 return False
-            if now_s - since_s > _UNREAD_S:
-                break
             await asyncio.sleep(_QUIET_S / 5)
-        return True
+
+    async def _unsent(self) -> dict[object, int]:
+        """What has not left, by what it is part of."""
+        found: dict[object, int] = {}
+        if self._http is not None:
+            found.update(self._http.unsent)
+        found.update(await self._transport.unsent())
+        return found
 
     async def _linger(self) -> None:
         """Go on refusing until clients have stopped trying, for a moment at most.

@@ -20,7 +20,10 @@ def most_files() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         # A service often starts with 1024, for programs that use select().
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # macOS has no such thing as no limit
+            return soft
     return 2**31 if hard == resource.RLIM_INFINITY else hard
 
 

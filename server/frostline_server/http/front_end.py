@@ -163,10 +163,14 @@ class HttpFrontEnd:
         return {} if self._shared is None else dict(self._shared.refused)
 
     @property
-    def unsent(self) -> tuple[int, int]:
-        """How many requests have come whole and are not being answered yet, and bytes of answers that have not left."""
-        connections = self._connections()
-        return sum([each.unanswered for each in connections]), sum([each.unsent for each in connections])
+    def unsent(self) -> dict[object, int]:
+        """What has not left: bytes by connection, and -1 by request whose answer is being made."""
+        found: dict[object, int] = {}
+        for connection in self._connections():
+            found |= {id(exchange): -1 for exchange in connection.unanswered}
+            if size := connection.unsent:
+                found[id(connection)] = size
+        return found
 
     def _connections(self) -> list[Connection]:
         return (

@@ -1,15 +1,15 @@
 """The artifact on disk: a version's ONNX file, its card, its labels, and their SHA-256 digests."""
 
 import hashlib
+import io
 import json
-import mmap
 import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from frostline.pb import model_config_pb2
 from frostline_server.codec.typed_answers import Task
@@ -93,9 +93,10 @@ class Artifact:
         """
         if name in self._weights:
             return self._weights[name]
-        listed = self._listed.get(name)
-        content, digest = _read(self.files, weights_file(self.file, name), memory_limit_bytes())
-        if listed not in (None, digest):
+        # ONNX Runtime has them a second time, for a moment.
+        left = memory_limit_bytes() // 2 - sum(map(len, self._weights.values()))
+        content, digest = _read(self.files, weights_file(self.file, name), max(0, left))
+        if (listed := self._listed.get(name)) not in (None, digest):
             raise LoadError(f"{name} is not the file its card describes: sha256 {digest}, card says {listed}")
         self._weights[name] = content
         return content
@@ -126,13 +127,9 @@ class Artifact:
         """
         left = memory_limit_bytes() // _WEIGHTS_SHARE
         for name, listed in self._listed.items():
-            content = _mapped(self.files, weights_file(self.file, name))
-            left -= len(content)
-            if left < 0:
-                raise LoadError(
-                    "the files that the card lists are too large to be compared with it before they are loaded"
-                )
-            if listed != hashlib.sha256(content).hexdigest():
+            size, digest = _hashed(self.files, weights_file(self.file, name), left)
+            left -= size
+            if listed != digest:
                 raise LoadError(f"{name} is not the file its card describes")
 
     def release(self) -> None:
@@ -310,16 +307,20 @@ def _read(files: FileReader, path: Path, most_bytes: int) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()
 
 
-def _mapped(files: FileReader, path: Path) -> mmap.mmap | bytes:
-    """A file's content, which takes no memory of its own.
+def _hashed(files: FileReader, path: Path, most_bytes: int) -> tuple[int, str]:
+    """A file's size and its SHA-256 in hexadecimal, without having it in memory.
 
     Raises:
-        LoadError: it cannot be read.
+        LoadError: it cannot be read, or is larger.
     """
     try:
         with files.open(path) as file:
-            # What is empty cannot be mapped.
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
+            size = os.fstat(file.fileno()).st_size
+            if size > most_bytes:
+                raise LoadError(
+                    "the files that the card lists are too large to be compared with it before they are loaded"
+                )
+            return size, hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
     except OSError as error:
         raise LoadError(f"{path.name} cannot be read: {error}") from error
 

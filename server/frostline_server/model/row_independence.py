@@ -102,7 +102,7 @@ def examine(
                 problem = f"{sample.origin} were refused: {refusal}"
             continue
         answered = SampleRows(rows, sample.origin, sample.real)
-        single = all(answer.shape[:1] == (1,) for answer in alone[0])
+        single = single and all(answer.shape[:1] == (1,) for answer in alone[0])
         if known or not signature.batched:
             break
         doubt = False
@@ -297,15 +297,15 @@ def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: 
         return [beside(row, row), beside(companion, row)]
 
     for row in rows[:2]:
-        usual = beside(row, row)
+        usual: list[Array] | None = None
         for what, odd in islice(odd_rows(row, signature), _MOST_ODD):
             if time.monotonic() > until_s:
                 return
-            try:
-                answers = beside(odd, row)
-            except PredictionError:
-                continue
-            _check_beside(outputs, usual, answers, same, partial(again, odd, row), f", such as one with {what}")
+            with suppress(PredictionError):
+                usual = usual or beside(row, row)
+                _check_beside(
+                    outputs, usual, beside(odd, row), same, partial(again, odd, row), f", such as one with {what}"
+                )
 
 
 def _at(place: int, answers: Sequence[Array]) -> list[Array]:

@@ -142,7 +142,9 @@ def odd_rows(row: Row, signature: Signature) -> Iterator[tuple[str, Row]]:
     """
     for every in (4, 1):
         for place, (spec, array) in enumerate(zip(signature.inputs, row, strict=True)):
-            for value in _odd_values(array.dtype):
+            if every == 1 and array.size <= 1:  # as before
+                continue
+            for value in _odd_values(array):
                 odd = array.copy()
                 with np.errstate(over="ignore"):
                     odd.reshape(-1)[::every] = value
@@ -172,7 +174,8 @@ _ODD_FLOATS = (math.inf, -math.inf, math.nan, *map(float, _ODD_NUMBERS), 0.5, 1e
 _ODD_TEXTS = ("", " ", "nan", "NA", "unknown", "<pad>", "[PAD]", "[MASK]", "0", "-1", "a", "A", "é", "x" * 100)
 
 
-def _odd_values(dtype: np.dtype[Any]) -> Sequence[Any]:
+def _odd_values(array: Array) -> Sequence[Any]:
+    dtype = array.dtype
     if dtype.hasobject:
         return _ODD_TEXTS
     if dtype.kind == "f":
@@ -181,9 +184,16 @@ def _odd_values(dtype: np.dtype[Any]) -> Sequence[Any]:
         return (True, False)
     if dtype.kind not in "iu":
         return ()
+    if array.ndim < 2:
+        return (1, 2, 3, 4)  # as `_values` has it
     bounds = np.iinfo(dtype)
-    # Not the lowest: to divide it by -1 ends the whole process.
-    return [value for value in (*_ODD_NUMBERS, int(bounds.max)) if bounds.min < value <= bounds.max or value == 0]
+    # One number alone may be a length, for which room is made. Not the lowest: to divide it by -1 ends the whole process.
+    most = 1000 if array.size <= 1 else int(bounds.max)
+    return [
+        value
+        for value in (*_ODD_NUMBERS, int(bounds.max))
+        if max(int(bounds.min) + 1, -most) <= value <= min(int(bounds.max), most) or value == 0
+    ]
 
 
 _MOST_ELEMENTS = 1 << 26

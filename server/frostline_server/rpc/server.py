@@ -4,9 +4,10 @@ There are two front ends: the HTTP/2 front end of `h2/`, and grpc.aio where its 
 `choose_transport` decides which of them owns the port.
 """
 
+import asyncio
 import select
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -212,16 +213,16 @@ class Transport:
         """
         return await (self._streams if self._h2 is None else self._h2).drain(timeout_s)
 
-    async def unsent(self) -> int:
-        """Bytes of answers that have not left; 0 with grpcio, which does not tell."""
-        return 0 if self._h2 is None else await self._h2.unsent()
+    async def unsent(self) -> Mapping[tuple[int, int], int]:
+        """Bytes of answers that have not left, by call; none with grpcio, which does not tell."""
+        return {} if self._h2 is None else await self._h2.unsent()
 
     async def stop(self, grace_s: float) -> None:
         """Stop listening; calls still open get `grace_s` seconds to end."""
         if self._socket is not None:
             self._socket.remove()
         if self._h2 is not None:
-            self._h2.close()
+            await asyncio.get_running_loop().run_in_executor(None, self._h2.close)
         for server in (self._admin, self._server):
             if server is not None:
                 await server.stop(grace_s)

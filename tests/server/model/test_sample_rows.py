@@ -12,6 +12,7 @@ from frostline_server.model.sample_rows import (
     RecentRow,
     generated_rows,
     golden_rows,
+    odd_rows,
     warmup_rows,
 )
 from frostline_server.runtime.golden import Golden
@@ -178,3 +179,25 @@ def test_a_row_whose_run_took_long_is_not_kept_and_the_next_one_is(seconds: floa
     recent.keep([np.zeros((1, 2), np.float32)], network, time.monotonic())
     assert recent.row is not None
     assert not recent.wanted
+
+
+def odd(shape: tuple[int, ...], datatype: str, dtype: str) -> set[Any]:
+    """The values that rows of ones are given in some elements or in all."""
+    row = (np.ones(shape, dtype),)
+    found = odd_rows(row, signature(spec("x", datatype, dtype, *shape[1:])))
+    return {value for _, (array,) in found for value in array.ravel().tolist()}
+
+
+def test_odd_values_are_those_of_the_type() -> None:
+    assert {-1, 0, 255, 65535, 2**63 - 1} <= odd((1, 4), "INT64", "i8")
+    assert odd((1, 4), "INT64", "i8") > odd((1, 4), "INT32", "i4") >= {2**31 - 1}
+    assert min(odd((1, 4), "UINT8", "u1")) == 0
+    assert max(odd((1, 4), "UINT8", "u1")) == 255
+    assert {math.inf, -math.inf} < odd((1, 4), "FP32", "f4")
+    assert odd((1, 2), "BOOL", "?") == {True, False}
+
+
+def test_what_may_be_a_size_is_not_large() -> None:
+    assert odd((1,), "INT64", "i8") == {1, 2, 3, 4}
+    assert max(odd((1, 1), "INT64", "i8")) == 1000
+    assert min(odd((1, 1), "INT64", "i8")) == -999

@@ -110,7 +110,7 @@ def _repeated(train: Rows, test: Rows) -> Iterator[str]:
         (tested,) = named(test.inputs).values()
         again = sum(row.tobytes() in known for row in tested)
         if again >= max(1, _REPEATED * len(tested)):
-            yield f"{again} of the {len(tested)} test rows are in the training rows too, so scores are better than for new rows"
+            yield f"{again} of the {len(tested)} test rows are in the training rows too, so scores may be better than for new rows"
 
 
 def prepare(recipe: Recipe) -> Split:

@@ -61,7 +61,7 @@ def load(source: CsvFile | ParquetFile) -> Dataset:
     cells = _read_csv(source) if isinstance(source, CsvFile) else read_parquet(source.path, source.reading)
     targets = (source.target,) if isinstance(source.target, str) else source.target
     for name in (*targets, *source.columns):
-        if name not in cells.columns:
+        if name not in cells.columns and not (_ROW_NUMBERS.fullmatch(name) and source.columns.get(name) == "skip"):
             what = "target column" if name in targets else "column"
             raise DataError(f"{source.path} has no {what} {name!r}; its columns are: {', '.join(cells.columns)}")
         if name in targets and source.columns.get(name) == "skip":
@@ -185,7 +185,8 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
         table = file.read()
         nested = {field.name: str(field.type) for field in table.schema if types.is_nested(field.type)}
         # A data frame that was filtered or shuffled has its row numbers with it, which no client sends.
-        table = table.drop_columns([name for name in table.column_names if _ROW_NUMBERS.fullmatch(name)])
+        numbered = [field.name for field in table.schema if types.is_integer(field.type)]
+        table = table.drop_columns([name for name in numbered if _ROW_NUMBERS.fullmatch(name)])
         columns = {
             name: _coarse(column).to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)
         }

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from frostline_training import data
 from frostline_training.config import Recipe
 from frostline_training.data import Split
-from frostline_training.errors import TrainingError
+from frostline_training.errors import TrainingError, first_line
 from frostline_training.loop.progress import Progress
 
 
@@ -80,11 +81,13 @@ def save(path: Path, origin: Origin, moving: Moving, progress: Progress) -> None
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
-    except (OSError, RuntimeError) as error:  # the latter is PyTorch's, of a disk that is full
-        new.unlink(missing_ok=True)
-        why = error.strerror if isinstance(error, OSError) else "the disk is full, or the file may not be so large"
+    except (OSError, RuntimeError) as error:  # the latter is PyTorch's, also of a disk that is full
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        why = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
         raise TrainingError(
-            f"cannot write the checkpoint {path}: {why}; make room and go on with --resume, or say another folder with --runs"
+            f"cannot write the checkpoint {path}: {why}; if the disk is full, make room and go on with --resume, or say another "
+            "folder with --runs"
         ) from error
 
 

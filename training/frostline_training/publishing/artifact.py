@@ -43,10 +43,11 @@ def staging(folder: Path) -> Iterator[Path]:
         _make(hidden)
         yield hidden
     except OSError as error:
-        named = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else hidden
-        if not Path(os.fsdecode(named)).absolute().is_relative_to(folder.absolute()):
+        named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else hidden
+        here, there = folder.absolute(), named.absolute()
+        if not (there.is_relative_to(here) or here.is_relative_to(there)):
             # Of something that is done meanwhile, such as by the user's own code.
-            raise PublishError(f"{os.fsdecode(named)}: {error.strerror}; nothing was published") from error
+            raise PublishError(f"{named}: {error.strerror}; nothing was published") from error
         raise PublishError(f"cannot write into {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)  # nothing is left of it where it was renamed

@@ -177,10 +177,10 @@ def publish(
     if asked.task != "any":
         held_out, asked = _renamed(held_out, asked, tasks.output_name(asked.task, probabilities=as_they_are))
     answer = held_out.outputs[asked.output]
-    tolerance = tolerance.scaled(held_out.outputs)
     sigmoid = tasks.adds_sigmoid(asked, probabilities=as_they_are)
     if sigmoid:
         held_out = _with_sigmoid(held_out, asked.output)
+    tolerance = tolerance.scaled(held_out.outputs)
     clashing = [called for called in held_out.outputs if called in given]
     if clashing:
         raise PublishError(

@@ -70,11 +70,12 @@ class Tolerance:
         """
         if self.absolute > ABSOLUTE:
             return self
-        spreads = {
-            name: float(rows.astype(np.float64).std(axis=0).max(initial=0.0))
-            for name, rows in outputs.items()
-            if rows.dtype.kind == "f"
-        }
+        with np.errstate(invalid="ignore"):  # of infinities, which are refused elsewhere
+            spreads = {
+                name: float(rows.astype(np.float64).std(axis=0).max(initial=0.0))
+                for name, rows in outputs.items()
+                if rows.dtype.kind == "f"
+            }
         return replace(self, spreads=spreads)
 
     def absolute_of(self, name: str) -> float:
@@ -84,7 +85,7 @@ class Tolerance:
 
     @property
     def loosest(self) -> float:
-        """What is allowed of the output of the largest numbers, whatever the right number is."""
+        """The most that is allowed of any output, whatever the right number is: a golden sample has one for all."""
         return max(map(self.absolute_of, self.spreads), default=self.absolute)
 
     def allowed(self, right: Array, name: str = "") -> NDArray[np.float64]:

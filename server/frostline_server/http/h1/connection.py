@@ -413,9 +413,11 @@ class Connection(HttpToolsProtocol):
         return len(self._exchanges)
 
     @property
-    def unanswered(self) -> int:
-        """How many requests have come whole and are not being answered yet."""
-        return sum([not (each.cycle.more_body or each.cycle.response_started) for each in self._exchanges])
+    def unanswered(self) -> list[Exchange]:
+        """Requests that have come whole and whose answers are being made; none while the client does not read others."""
+        if self.unsent:
+            return []
+        return [each for each in self._exchanges if not (each.cycle.more_body or each.cycle.response_started)]
 
     @property
     def unsent(self) -> int:

@@ -289,8 +289,10 @@ class Connection:
         headers = dict(came)
         if len(headers) < len(came):
             # Several of one name are one, as in HTTP; two tokens are none that anybody has.
-            for name in headers:
-                headers[name] = b",".join([value for each, value in came if each == name])
+            values: dict[bytes, list[bytes]] = {}
+            for name, value in came:
+                values.setdefault(name, []).append(value)
+            headers = {name: b",".join(several) for name, several in values.items()}
         self._came, self._headers = came, headers
         return headers
 
@@ -506,9 +508,10 @@ class Connection:
         return data
 
     @property
-    def unsent(self) -> int:
-        """Bytes of answers that have not been taken to be sent."""
-        return sum([self._session.queued_body_size(stream) for stream in self._calls])
+    def unsent(self) -> dict[int, int]:
+        """Bytes of answers that have not been taken to be sent, or are being compressed, by stream."""
+        queued = {stream: self._session.queued_body_size(stream) for stream in self._calls}
+        return {stream: size for stream, size in queued.items() if size} | self._responses.packing
 
     # What time brings
 

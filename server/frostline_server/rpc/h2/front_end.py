@@ -9,7 +9,7 @@ import errno
 import math
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -155,12 +155,12 @@ class H2FrontEnd:
             return False
         return True
 
-    async def unsent(self) -> int:
-        """Bytes of answers that have not left."""
+    async def unsent(self) -> Mapping[tuple[int, int], int]:
+        """Bytes that have not left; see `Listener.unsent`."""
         if self._listener is None:
-            return 0
+            return {}
         loop = asyncio.get_running_loop()
-        unsent: asyncio.Future[int] = loop.create_future()
+        unsent: asyncio.Future[Mapping[tuple[int, int], int]] = loop.create_future()
         self._listener.post(_tell, loop, unsent, self._listener)
         return await unsent
 
@@ -235,8 +235,12 @@ class H2FrontEnd:
             self._shared.ok = (OK, (LOAD_REPORT, report))
 
 
-def _tell(loop: asyncio.AbstractEventLoop, unsent: "asyncio.Future[int]", listener: Listener) -> None:
-    loop.call_soon_threadsafe(unsent.set_result, listener.unsent)
+def _tell(
+    loop: asyncio.AbstractEventLoop, unsent: "asyncio.Future[Mapping[tuple[int, int], int]]", listener: Listener
+) -> None:
+    found = listener.unsent
+    # Nobody waits for it any more where the time was over.
+    loop.call_soon_threadsafe(lambda: None if unsent.done() else unsent.set_result(found))
 
 
 def _always(receiver: Receiver) -> Callable[[Call], Receiver]:

@@ -124,7 +124,7 @@ class Handlers:
 def _release(call: Call, size: int) -> None:
     """Hold a message no longer that has been taken, unless the call is over, which gave up all."""
     if not call.over:
-        call.release(min(size, call.held))
+        call.release(size)
 
 
 class Handling:

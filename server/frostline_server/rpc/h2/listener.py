@@ -172,10 +172,15 @@ class Listener:
         return sum([client.connection.open_calls for client in self._clients.values()])
 
     @property
-    def unsent(self) -> int:
-        """Bytes of answers that have not left, on all connections; in the front end's thread."""
-        clients = self._clients.values()
-        return sum([client.connection.unsent + (0 if client.rest is None else len(client.rest)) for client in clients])
+    def unsent(self) -> dict[tuple[int, int], int]:
+        """Bytes that have not left, by connection and call, and by connection and 0; in the front end's thread."""
+        found: dict[tuple[int, int], int] = {}
+        for client in self._clients.values():
+            number = id(client.connection)
+            found |= {(number, stream): size for stream, size in client.connection.unsent.items()}
+            if client.rest is not None:
+                found[number, 0] = len(client.rest)
+        return found
 
     def leave(self) -> None:
         """Tell all clients to make their next calls elsewhere; in the front end's thread."""
@@ -432,6 +437,8 @@ class Listener:
         Who is new has taken nothing; a storm of new clients must not keep out the others.
         """
         now_s = time.monotonic()
+        # Some may have gone with what was written meanwhile.
+        clients = [client for client in clients if self._clients.get(client.descriptor) is client]
         new = [client for client in clients if client.share.new]
         known = [client for client in clients if not client.share.new and client.descriptor not in self._unfinished]
         known += [self._clients[descriptor] for descriptor in self._unfinished]
@@ -591,8 +598,8 @@ class Listener:
         except OSError:
             self._drop(client)
             return
-        self._forget(client)
         self._parting[client.descriptor] = client, time.monotonic() + parting_s
+        self._forget(client)
 
     def _read_parting(self, descriptor: int) -> None:
         """Throw away what a client still sends."""
@@ -613,11 +620,12 @@ class Listener:
         self._left(client.origin)
 
     def _part_with_all(self) -> None:
-        """End all connections, for a moment in good order."""
+        """End all connections, for a moment in good order; others go elsewhere at once."""
         self._epoll.unregister(self._wake)
-        if self._accepting:
-            for descriptor in self._sockets:
+        for descriptor, listening in self._sockets.items():
+            if self._accepting:
                 self._epoll.unregister(descriptor)
+            listening.close()
         for client in list(self._clients.values()):
             self._part_with(client, _LAST_PARTING_S)
         until_s = time.monotonic() + _LAST_PARTING_S

@@ -24,8 +24,8 @@ _BRIEF_BYTES = 1 << 16
 """What is longer is compressed fast rather than well."""
 _NO_ERROR = 0
 _HEADERS = ((b":status", b"200"), (b"content-type", b"application/grpc"))
-_MOST_CHARACTERS = 4000
-"""Of a status' text, whose header would otherwise be larger than a client takes."""
+_MOST_CHARACTERS = 1000
+"""Of a status' text; each may be a dozen bytes of a header, of which clients take 8 KiB."""
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
@@ -42,6 +42,8 @@ class Responses:
         self._session = session
         self._shared = shared
         self._touched = touched
+        self.packing: dict[int, int] = {}
+        """Bytes of answers that another thread compresses, by stream."""
         # Calls with answers of which part has not left.
         self._sending: dict[Call, None] = {}
         # Calls that are over, whose clients still send.
@@ -100,13 +102,22 @@ class Responses:
             self._no_room(call, error)
             return
 
-        def go_on(whole: bytes) -> None:
+        # What it was made of is not needed any more.
+        call.token = None
+        self.packing[call.stream] = size
+
+        def go_on(whole: bytes | None) -> None:
+            self.packing.pop(call.stream, None)
             # What was held for a call that is over was given back with it.
-            if not call.over:
-                call.release(size)
+            if call.over:
+                return
+            call.release(size)
+            if whole is None:
+                self._no_room(call, NetworkFull("the server has no memory to compress the answer; send it again later"))
+            else:
                 answer(whole)
 
-        self._shared.elsewhere(lambda: b"" if call.over else _deflated(message, packed), go_on)
+        self._shared.elsewhere(lambda: None if call.over else _deflated_or_none(message, packed), go_on)
 
     def _send(self, call: Call, messages: Iterable[Serialised], packed: bytes) -> None:
         if call.over:
@@ -250,6 +261,13 @@ class Responses:
         if not call.half_closed and not call.queued:
             self._unwanted.append(call)
         self._touched()
+
+
+def _deflated_or_none(message: Serialised, packed: bytes) -> bytes | None:
+    try:
+        return _deflated(message, packed)
+    except MemoryError:  # or the call would wait for ever
+        return None
 
 
 def _deflated(message: Serialised, packed: bytes) -> bytes:

@@ -654,6 +654,21 @@ def test_a_long_answer_is_packed_by_another_thread_and_nobody_waits_for_it() -> 
     assert pair.held == 0
 
 
+def test_an_answer_that_is_compressed_has_not_left_and_one_that_cannot_be_is_an_error() -> None:
+    pair = Pair(compression=b"gzip")
+    stream = pair.call(grpc_accept_encoding="gzip")
+    ((call, _),) = pair.kept.messages
+    pair.server.answer(call, bytes(1 << 20))
+    pair.exchange()
+    assert pair.server.unsent == {stream: 1 << 20}
+    ((_, then),) = pair.later
+    then(None)  # there was no memory for it
+    pair.exchange()
+    assert pair.answers[stream].code == 8
+    assert pair.server.unsent == {}
+    assert pair.held == 0
+
+
 # Floods
 
 

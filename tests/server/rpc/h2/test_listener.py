@@ -122,6 +122,27 @@ def test_a_message_goes_both_ways(size: int) -> None:
         assert started.shared.budget.used == 0
 
 
+def test_a_client_that_has_just_been_parted_with_is_read_no_more() -> None:
+    with front() as started, started.connect() as peer:
+        started.until(lambda: started.listener.connections == 1)
+        done = threading.Event()
+
+        def part_and_read() -> None:
+            (client,) = started.listener._clients.values()
+            started.listener._part_with(client)
+            # As in a turn in which it was ready, too.
+            started.listener._read_on([client])
+            done.set()
+
+        peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(5))
+        started.listener.post(part_and_read)
+        assert done.wait(TIMEOUT_S)
+        assert ask(started.address, b"hello") == b"hello"
+        assert started.shared.budget.used == 0
+        peer.close()
+        started.until(lambda: started.listener.connections == 0)
+
+
 def test_a_connection_too_many_is_closed_and_room_comes_back() -> None:
     with front(Crowd(most=2, most_each=100)) as started:
         first, second = started.connect(), started.connect()
