@@ -21,6 +21,8 @@ RISE_BYTES = 16 << 20
 """So much more memory than there was is given back too if no long run was seen."""
 PAUSE_S = 5.0
 """The least time between two times that this is done."""
+TRIES = 30
+"""How often it is done again while memory has not come back: answers that nobody reads hold what they are in for minutes."""
 _M_ARENA_MAX = -8  # as in glibc's malloc.h
 
 
@@ -87,6 +89,8 @@ class MemoryReturn:
         self._resident = resident
         self._trim = trim
         self._long_s: WeakKeyDictionary[Keeper, float] = WeakKeyDictionary()
+        # Those that have given back less than was taken, how often they are still asked, and what there was before.
+        self._again: WeakKeyDictionary[Keeper, tuple[int, float]] = WeakKeyDictionary()
         self._least = math.inf
         self._next_s = -math.inf
 
@@ -101,11 +105,19 @@ class MemoryReturn:
         self._least = min(self._least, resident)
         if now_s >= self._next_s and resident - self._least >= RISE_BYTES:
             over = [keeper for keeper in keepers if now_s - self._long_s.get(keeper, -math.inf) >= QUIET_S]
-        elif not over:
+        elif now_s >= self._next_s:
+            over += [keeper for keeper in keepers if keeper in self._again and keeper not in over]
+        if not over:
             return
         for keeper in over:
             keeper.shrink()
-            self._long_s.pop(keeper, None)
+            if self._long_s.pop(keeper, None) is not None:
+                self._again.setdefault(keeper, (TRIES, self._least))
         self._trim()
-        # What is still there then is needed.
-        self._least, self._next_s = self._resident(), now_s + PAUSE_S
+        left = self._resident()
+        for keeper in over:
+            tries, least = self._again.pop(keeper, (0, left))
+            if tries and left - least >= RISE_BYTES:
+                self._again[keeper] = tries - 1, least
+        # What is still there then is needed, as far as is known.
+        self._least, self._next_s = left, now_s + PAUSE_S

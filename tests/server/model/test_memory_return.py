@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline_server.model.memory_return import LONG_S, PAUSE_S, QUIET_S, MemoryReturn, resident_bytes
+from frostline_server.model.memory_return import LONG_S, PAUSE_S, QUIET_S, TRIES, MemoryReturn, resident_bytes
 from frostline_server.runtime.devices import CPU
 from frostline_server.runtime.session_factory import load_session
 from tests.support import onnx_models
@@ -114,6 +114,37 @@ def test_memory_that_is_in_use_is_asked_for_once() -> None:
     process.bytes += 500 * MIB
     process.look_for(60)
     assert process.trims == 1
+
+
+def test_what_answers_still_hold_after_a_long_run_is_asked_for_until_it_has_come_back() -> None:
+    session = Session()
+    process = Process(session)
+    process.look_for(1)
+    session.running_s = 1.0
+    process.bytes += 128 * MIB
+    process.look_for(1)
+    session.running_s = 0.0
+    process.look_for(20)
+    asked = session.shrunk
+    assert 3 <= asked <= 20 / PAUSE_S + 1
+    process.bytes -= 128 * MIB
+    process.look_for(2 * PAUSE_S)
+    assert session.shrunk <= asked + 1
+    asked = session.shrunk
+    process.look_for(600)
+    assert session.shrunk == asked
+
+
+def test_what_is_in_use_for_good_after_a_long_run_is_not_asked_for_for_ever() -> None:
+    session = Session()
+    process = Process(session)
+    process.look_for(1)
+    session.running_s = 1.0
+    process.bytes += 128 * MIB
+    process.look_for(1)
+    session.running_s = 0.0
+    process.look_for(2000)
+    assert session.shrunk <= TRIES + 1
 
 
 @pytest.mark.skipif(not resident_bytes(), reason="the system does not say how much memory the process has")
