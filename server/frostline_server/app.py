@@ -785,8 +785,16 @@ def _certificate_expiry(config: ServerConfig) -> Callable[[], float | None]:
 
 def _audit_decision(model: str, decision: str, told: str) -> None:
     """One line for each step of a rollout, whoever wrote it into the file: an operator, a training, or the server."""
-    who = {"identity": "rollout.json", "credential": "file", "peer": ""}
-    logs.audit(**who, method="Rollout", model=model, decision=decision, rollout=told, status="OK")
+    logs.audit(
+        identity="rollout.json",
+        credential="file",
+        peer="",
+        method="Rollout",
+        model=model,
+        decision=decision,
+        rollout=told,
+        status="OK",
+    )
 
 
 def _log_warning(model: str, warning: str) -> None:

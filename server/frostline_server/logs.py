@@ -95,8 +95,15 @@ def show(style: str, levels: Collection[str]) -> None:
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
 
 
-def audit(**fields: Any) -> None:
-    """Write one line of the event "audit", whatever levels are shown."""
+def audit(*, calls: int = 1, **fields: Any) -> None:
+    """Write one line of the event "audit", whatever levels are shown.
+
+    Args:
+        calls: for how many calls it stands; told where it is more than one.
+        fields: what it tells.
+    """
+    if calls > 1:
+        fields["calls"] = calls
     _log.info(_AUDIT, **fields)
 
 

@@ -15,7 +15,7 @@ from frostline_server.access.access_file import ANONYMOUS
 from frostline_server.access.identity import Identity
 from frostline_server.errors import PredictionError
 from frostline_server.http import json_size
-from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, no_room
+from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, no_room, too_long
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.rpc.call_report import peer_attributes
 from frostline_server.rpc.grpc_status import PUSHBACK
@@ -149,10 +149,9 @@ class Call:
         return unpacked
 
     def _too_long(self, most_bytes: int) -> Failure:
-        limit = "(max_message_bytes and 1 MiB, or what network_bytes has room for); send fewer rows"
         if most_bytes < self._most_bytes:
-            limit = f"of JSON; {json_size.INSTEAD}"
-        return Failure(413, f"the body is longer than {most_bytes} bytes {limit}", "message_too_large")
+            return too_long(most_bytes, f"of JSON; {json_size.INSTEAD}")
+        return too_long(most_bytes)
 
     async def elsewhere(self, size: int, work: Callable[[], T]) -> T:
         """Do some work, in another thread if it is of many bytes."""

@@ -255,9 +255,8 @@ class Views:
         finally:
             calls = 1 if admitted else self._refusals[method].stands_for(call.exchange.peer, time.monotonic())
             told = {"identity": who.name, "credential": who.credential, "peer": call.exchange.peer}
-            alike = {"calls": calls} if calls > 1 else {}
             if calls:
-                logs.audit(**told, method=method, model=name[:200], status=status, **alike)
+                logs.audit(**told, method=method, model=name[:200], status=status, calls=calls)
         return _json({"rollout": after.told})
 
     async def _changed_rollout(self, name: str, step: _Step) -> Rollout:

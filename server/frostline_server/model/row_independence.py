@@ -105,18 +105,11 @@ def examine(
         single = single and all(answer.shape[:1] == (1,) for answer in alone[0])
         if known or not signature.batched:
             break
-        doubt = False
         try:
-            try:
-                _in_company(run, signature, rows, alone, same)
-            except RowsDepend as found:
-                if sample.real or found.apart > _DOUBTFUL * signature.traits.rounding:
-                    raise
-                # Generated values may be such that the network divides by next to nothing. Others decide.
-                problem, doubt = str(found), True
-            else:
+            doubt = _doubt(run, signature, answered, alone, same)
+            if not doubt:
                 seen.add(answered, alone)
-                problem = seen.missing(answered)
+            problem = doubt or seen.missing(answered)
             if doubt or not problem:
                 _beside_odd_ones(run, signature, rows, same)
         except OutOfMemory as error:
@@ -196,6 +189,23 @@ def _alone(
         else:
             rows.append(row)
     return tuple(rows), alone, None if rows else refusal
+
+
+def _doubt(run: Run, signature: Signature, sample: SampleRows, alone: Sequence[Sequence[Array]], same: float) -> str:
+    """Run rows in company; returns why that shows nothing, or "".
+
+    Raises:
+        RowsDepend: as `_in_company`.
+        OutOfMemory: as `_in_company`.
+    """
+    try:
+        _in_company(run, signature, sample.rows, alone, same)
+    except RowsDepend as found:
+        if sample.real or found.apart > _DOUBTFUL * signature.traits.rounding:
+            raise
+        # Generated values may be such that the network divides by next to nothing. Others decide.
+        return str(found)
+    return ""
 
 
 def _in_company(

@@ -188,12 +188,10 @@ def _odd_values(array: Array) -> Sequence[Any]:
         return (1, 2, 3, 4)  # as `_values` has it
     bounds = np.iinfo(dtype)
     # One number alone may be a length, for which room is made. Not the lowest: to divide it by -1 ends the whole process.
-    most = 1000 if array.size <= 1 else int(bounds.max)
-    return [
-        value
-        for value in (*_ODD_NUMBERS, int(bounds.max))
-        if max(int(bounds.min) + 1, -most) <= value <= min(int(bounds.max), most) or value == 0
-    ]
+    most = min(int(bounds.max), 1000) if array.size <= 1 else int(bounds.max)
+    least = 0 if dtype.kind == "u" else -most
+    # Once each: the largest may be one of the numbers.
+    return [value for value in dict.fromkeys((*_ODD_NUMBERS, int(bounds.max))) if least <= value <= most]
 
 
 _MOST_ELEMENTS = 1 << 26

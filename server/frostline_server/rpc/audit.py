@@ -73,8 +73,7 @@ class Audited:
         if not self._written:
             self._written = True
             who = {"identity": self.identity.name, "credential": self.identity.credential, "peer": self._context.peer()}
-            alike = {"calls": self.calls} if self.calls > 1 else {}
-            logs.audit(**who, method=self._method, **self._about, status=status, **alike)
+            logs.audit(**who, method=self._method, **self._about, status=status, calls=self.calls)
 
 
 class Refusals:

@@ -116,14 +116,20 @@ def test_memory_that_is_in_use_is_asked_for_once() -> None:
     assert process.trims == 1
 
 
-def test_what_answers_still_hold_after_a_long_run_is_asked_for_until_it_has_come_back() -> None:
+def after_a_long_run(held_bytes: int) -> tuple[Session, Process]:
+    """A session whose long run is just over, in a process that holds so much more than before it."""
     session = Session()
     process = Process(session)
     process.look_for(1)
     session.running_s = 1.0
-    process.bytes += 128 * MIB
+    process.bytes += held_bytes
     process.look_for(1)
     session.running_s = 0.0
+    return session, process
+
+
+def test_what_answers_still_hold_after_a_long_run_is_asked_for_until_it_has_come_back() -> None:
+    session, process = after_a_long_run(128 * MIB)
     process.look_for(20)
     asked = session.shrunk
     assert 3 <= asked <= 20 / PAUSE_S + 1
@@ -136,13 +142,7 @@ def test_what_answers_still_hold_after_a_long_run_is_asked_for_until_it_has_come
 
 
 def test_what_is_in_use_for_good_after_a_long_run_is_not_asked_for_for_ever() -> None:
-    session = Session()
-    process = Process(session)
-    process.look_for(1)
-    session.running_s = 1.0
-    process.bytes += 128 * MIB
-    process.look_for(1)
-    session.running_s = 0.0
+    session, process = after_a_long_run(128 * MIB)
     process.look_for(2000)
     assert session.shrunk <= TRIES + 1
 

@@ -57,11 +57,11 @@ class Run:
     @property
     def goes_on(self) -> bool:
         """Whether a process runs it."""
-        folder = os.open(self.folder, os.O_RDONLY)
         try:
-            return not _locked(folder)
-        finally:
-            os.close(folder)
+            with self.held():
+                return False
+        except ResumeError:
+            return True
 
     def begin(self, config: Mapping[str, object]) -> None:
         """Write down what is run, and how."""

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from frostline_server.http.h1.flow import Flow, Lingering
 from frostline_server.http.h1.head import body_size, check_target, without_upgrade
-from frostline_server.http.h1.shared import EXCHANGE, Exchange, Shared, no_room
+from frostline_server.http.h1.shared import EXCHANGE, Exchange, Shared, no_room, too_long
 from frostline_server.http.statuses import Failure, failure_head
 from frostline_server.tls import certificate_names
 
@@ -242,7 +242,7 @@ class Connection(HttpToolsProtocol):
             self._upgrading = True
             return
         if size is not None and size > self._limits.body_bytes:
-            self._refuse_body()
+            self.refuse(too_long(self._limits.body_bytes))
             return
         if size and not self._shared.budget.take(size):
             self._shared.refused["network_full"] += 1
@@ -268,7 +268,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._chunk_bytes += len(body)
             if self._chunk_bytes > self._limits.body_bytes:
-                self._refuse_body()
+                self.refuse(too_long(self._limits.body_bytes))
                 return
             if not self._reading.hold(len(body)):
                 self.refuse(no_room(len(body)))
@@ -461,16 +461,6 @@ class Connection(HttpToolsProtocol):
         most = self._limits.head_bytes
         self.refuse(
             Failure(431, f"the request's head is longer than {most} bytes (max_header_bytes)", "head_too_large")
-        )
-
-    def _refuse_body(self) -> None:
-        most = self._limits.body_bytes
-        self.refuse(
-            Failure(
-                413,
-                f"the body is longer than {most} bytes (max_message_bytes and 1 MiB, or what network_bytes has room for); send fewer rows",
-                "message_too_large",
-            )
         )
 
 

@@ -188,3 +188,16 @@ def no_room(size: int) -> Failure:
         "network_full",
         1,
     )
+
+
+def too_long(
+    most_bytes: int,
+    limit: str = "(max_message_bytes and 1 MiB, or what network_bytes has room for); send fewer rows",
+) -> Failure:
+    """What a request is told whose body is too long.
+
+    Args:
+        most_bytes: how long it may be.
+        limit: what says so, and what to do.
+    """
+    return Failure(413, f"the body is longer than {most_bytes} bytes {limit}", "message_too_large")

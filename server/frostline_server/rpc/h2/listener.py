@@ -197,8 +197,6 @@ class Listener:
         self._awake = True
         if self._handshakes is not None:
             self._handshakes.close()
-        for listening in self._sockets.values():
-            listening.close()
         self._epoll.close()
         self._reserve.close()
         os.close(self._wake)
@@ -574,9 +572,7 @@ class Listener:
         if self._clients.get(client.descriptor) is not client:
             return
         self._forget(client)
-        self._epoll.unregister(client.descriptor)
-        client.socket.close()
-        self._left(client.origin)
+        self._hang_up(client)
 
     def _forget(self, client: _Client) -> None:
         del self._clients[client.descriptor]
@@ -615,7 +611,10 @@ class Listener:
 
     def _close_parting(self, descriptor: int) -> None:
         client, _ = self._parting.pop(descriptor)
-        self._epoll.unregister(descriptor)
+        self._hang_up(client)
+
+    def _hang_up(self, client: _Client) -> None:
+        self._epoll.unregister(client.descriptor)
         client.socket.close()
         self._left(client.origin)
 

@@ -382,13 +382,19 @@ def test_calls_share_headers_that_are_the_same_and_no_others() -> None:
     assert calls[4].headers is calls[5].headers
 
 
-def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> None:
-    pair = Pair()
+def paused_stream(pair: Pair) -> tuple[int, Call]:
+    """A stream that is held back after its first message, b"first", by its number and as the server has it."""
     stream = pair.begin(STREAM)
     pair.client.send_data(stream, prefixed(b"first"))
     pair.exchange()
     ((call, _),) = pair.kept.messages
     call.paused = True
+    return stream, call
+
+
+def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> None:
+    pair = Pair()
+    stream, call = paused_stream(pair)
     for _ in range(40):
         pair.client.send_data(stream, prefixed(bytes(100_000)))
     pair.exchange()
@@ -403,11 +409,7 @@ def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> Non
 
 def test_a_stream_that_is_held_back_in_the_middle_of_a_message_has_time() -> None:
     pair = Pair()
-    stream = pair.begin(STREAM)
-    pair.client.send_data(stream, prefixed(b"first"))
-    pair.exchange()
-    ((call, _),) = pair.kept.messages
-    call.paused = True
+    stream, call = paused_stream(pair)
     pair.client.send_data(stream, prefixed(bytes(1_000_000)) + prefixed(bytes(1_000_000)))
     pair.exchange()
     for _ in range(10):

@@ -1,7 +1,8 @@
 """How connections begin, are kept alive and end (RFC 9113, 3.4, 5.1.2, 6.7 and 6.8), and what a client leaves behind."""
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,12 +92,19 @@ def test_a_server_that_ends_says_so_and_answers_what_it_has_accepted(tmp_path: P
         assert peer.goaway[1] >= 3
 
 
-@pytest.mark.parametrize("name", ["h2", "h2-tls"])
-def test_a_server_that_ends_waits_until_its_answers_have_left(tmp_path: Path, name: str) -> None:
-    with served(tmp_path, name, grace_s=20) as wire, wire.greeted((w.INITIAL_WINDOW_SIZE, 0)) as peer:
+@contextmanager
+def unread_answer(tmp_path: Path, name: str, grace_s: float) -> Iterator[tuple[Wire, Peer]]:
+    """A server and a client that has read of an answer, of stream 1, its headers alone: it has no window for more."""
+    with served(tmp_path, name, grace_s=grace_s) as wire, wire.greeted((w.INITIAL_WINDOW_SIZE, 0)) as peer:
         peer.send(call(1, 1))
         answer = peer.answers.setdefault(1, w.Answer())
         peer.until(lambda: answer.blocks == 1)
+        yield wire, peer
+
+
+@pytest.mark.parametrize("name", ["h2", "h2-tls"])
+def test_a_server_that_ends_waits_until_its_answers_have_left(tmp_path: Path, name: str) -> None:
+    with unread_answer(tmp_path, name, grace_s=20) as (wire, peer):
         drained = wire.server.begin_drain()
         with pytest.raises(TimeoutError):
             drained.result(1.0)
@@ -107,10 +115,7 @@ def test_a_server_that_ends_waits_until_its_answers_have_left(tmp_path: Path, na
 
 @pytest.mark.parametrize("name", ["h2", "h2-tls"])
 def test_an_answer_that_nobody_reads_holds_up_the_end_for_a_moment_alone(tmp_path: Path, name: str) -> None:
-    with served(tmp_path, name, grace_s=60) as wire, wire.greeted((w.INITIAL_WINDOW_SIZE, 0)) as peer:
-        peer.send(call(1, 1))
-        answer = peer.answers.setdefault(1, w.Answer())
-        peer.until(lambda: answer.blocks == 1)
+    with unread_answer(tmp_path, name, grace_s=60) as (wire, _):
         assert wire.server.begin_drain().result(30)
 
 
