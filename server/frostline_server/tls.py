@@ -12,6 +12,8 @@ Names = Mapping[str, tuple[bytes, ...]]
 """The names in a certificate, under the keys that grpc uses."""
 
 _COMMON, _ALTERNATIVE = "x509_common_name", "x509_subject_alternative_name"
+_NAMED = frozenset({"DNS", "URI", "email", "IP Address"})
+"""The alternative names that grpc lists; others are no texts, such as the name of a directory."""
 
 
 def certificate_names(certificate: Any) -> Names:
@@ -19,7 +21,7 @@ def certificate_names(certificate: Any) -> Names:
     if not certificate:
         return {}
     subject = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
-    others = [value for _, value in certificate.get("subjectAltName", ())]
+    others = [value for kind, value in certificate.get("subjectAltName", ()) if kind in _NAMED]
     return {
         _COMMON: tuple(value.encode() for value in subject),
         _ALTERNATIVE: tuple(value.encode() for value in others),

@@ -199,17 +199,19 @@ class RowHeaders:
         # Otherwise something follows in no usual order, perhaps an id.
         if at != len(payload) or len(key) > _MAX_ROW_HEADERS_BYTES // 2:
             return None
-        if key not in self._known:
+        # Another thread may forget it at any time.
+        known = self._known.get(key)
+        if known is None:
             self._bytes += len(key)
             if len(self._known) >= _MAX_HEADERS or self._bytes > _MAX_ROW_HEADERS_BYTES:
                 self._known.clear()
                 self._sizes.clear()
                 self._bytes = len(key)
-            self._known[key] = RequestHeader(model, version, ModelInferRequest), count
+            known = self._known[key] = RequestHeader(model, version, ModelInferRequest), count
         sizes = self._sizes.get(payload[:named], ())
         if start - id_to not in sizes:
             self._sizes[payload[:named]] = (start - id_to, *sizes[: _MAX_CUTS - 1])
-        return self._known[key][0]
+        return known[0]
 
 
 def _named(payload: bytes) -> tuple[int, int, int]:

@@ -18,7 +18,8 @@ from frostline.pb import inference_pb2 as pb
 from frostline.protocol import varint
 from frostline_server.codec.chunks import Serialised, chunks_of, copied
 from frostline_server.codec.header_cache import read_varint
-from frostline_server.http.json_bodies import Strict, as_written, parsed
+from frostline_server.codec.message_scan import MOST_FIELDS
+from frostline_server.http.json_bodies import Parameters, Strict, as_written, parsed
 from frostline_server.http.messages import parameter, parameters_to_json
 from frostline_server.http.numbers import elements, raw_elements
 from frostline_server.http.statuses import invalid
@@ -37,7 +38,6 @@ _MOST_REMEMBERED_BYTES = 4096
 _OWN_PARAMETERS = frozenset({"binary_data", "binary_data_size", "binary_data_output"})
 """Of how tensors travel, which gRPC has no use for."""
 
-Parameters = dict[str, bool | int | float | str]
 Size = Annotated[int, Field(ge=0, lt=2**40)]
 
 
@@ -65,8 +65,8 @@ class InferRequest(Strict):
     model_version: str | None = Field(None, description="as in the path, where it is given")
     id: str | None = Field(None, description="comes back in the answer and in messages of errors")
     parameters: Parameters | None = None
-    inputs: list[InputTensor]
-    outputs: list[RequestedOutput] | None = None
+    inputs: list[InputTensor] = Field(max_length=MOST_FIELDS, fail_fast=True)
+    outputs: list[RequestedOutput] | None = Field(None, max_length=MOST_FIELDS, fail_fast=True)
 
 
 class OutputTensor(BaseModel):

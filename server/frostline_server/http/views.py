@@ -148,11 +148,13 @@ class Views:
     def _card(self, version: ModelVersion) -> dict[str, Any]:
         try:
             found = json.loads(self._files.text(version.path / "card.json"))
-        except (OSError, ValueError):  # there need be none, and what is wrong with it is in the version's reason
+        # There need be none, and what is wrong with it is in the version's reason.
+        except (OSError, ValueError, RecursionError):
             found = {}
         card: dict[str, Any] = found if isinstance(found, dict) else {}
         try:
-            pictures = sorted(path.name for path in version.path.iterdir() if path.suffix in _PICTURES)
+            there = () if self._files.outside(version.path) else version.path.iterdir()
+            pictures = sorted(path.name for path in there if path.suffix in _PICTURES)
         except OSError:
             pictures = []
         # Of a picture in two formats, the one that is sharp at any size.

@@ -267,8 +267,11 @@ def change(
 
     Raises:
         RolloutChanged: another version is live, or somebody else has replaced the file meanwhile.
-        ConfigError: there is no version, no next rollout, or the folder cannot be read or written to.
+        ConfigError: there is no version, no next rollout, the folder leads out of those that `files` may read, or it cannot
+            be read or written to.
     """
+    if outside := files.outside(folder):
+        raise ConfigError(outside)
     on_disk = sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and is_version(path.name))
     if not on_disk:
         raise ConfigError("it has no version")

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from pydantic_core import from_json
 
-from frostline_server.http.json_bodies import read
+from frostline_server.codec.message_scan import MOST_FIELDS
+from frostline_server.http.infer import InferRequest
+from frostline_server.http.json_bodies import parsed, read
 from frostline_server.http.json_size import memory_of
 from frostline_server.http.statuses import Failure
 
@@ -86,3 +89,27 @@ def test_the_memory_that_json_takes_is_not_more_than_is_counted(element: str) ->
     tracemalloc.stop()
     assert len(found) == 20_001
     assert peak <= memory_of(text)
+
+
+MANY = 2 * MOST_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"inputs": [], "parameters": dict.fromkeys(map(str, range(MANY)))}, f"parameters: there are {MANY}; a message may have {MOST_FIELDS}"),
+        ({"inputs": [], "parameters": {"a": 1, **dict.fromkeys("bcdef")}}, "parameters.b: a truth value, a number or a text is expected, got null"),
+        ({"inputs": [], **dict.fromkeys(map(str, range(MANY)))}, "0: there is no such field, got null"),
+        ({"inputs": [{}] * MANY}, "inputs[0].name: it is missing"),
+        ({"inputs": [], "outputs": [3] * MANY}, "outputs[0]: a JSON object is expected, got 3"),
+        ({"inputs": [{"name": "a", "shape": [-1] * MANY, "datatype": "", "data": None}]}, "inputs[0].shape"),
+    ],
+)  # fmt: skip
+def test_of_a_body_with_nothing_but_faults_only_the_first_is_looked_for(body: Any, sentence: str) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        InferRequest.model_validate(body)
+    # A parameter may be of four types, and is none of them; a tensor has a few fields, and a shape a few sizes.
+    assert wrong.value.error_count() <= 32
+    with pytest.raises(Failure) as refused:
+        parsed(InferRequest, json.dumps(body).encode())
+    assert refused.value.sentence.startswith(sentence)

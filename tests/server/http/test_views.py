@@ -197,6 +197,29 @@ def test_a_version_that_is_known_to_have_failed_is_not_promoted(tmp_path: Path) 
     assert all("version 2 failed to load" in answer.error for answer in answers[1:])
 
 
+def test_what_a_link_out_of_the_models_folder_leads_to_is_neither_told_nor_changed(tmp_path: Path) -> None:
+    models, elsewhere = tmp_path / "models", tmp_path / "elsewhere"
+    zoo.write_artifact(models, "m", 1)
+    zoo.write_artifact(elsewhere, "other", 1)
+    zoo.write_artifact(elsewhere, "other", 7)
+    (elsewhere / "other" / "1" / "plan.png").write_bytes(PNG)
+    (models / "evil").symlink_to(elsewhere / "other")
+    (models / "m" / "2").symlink_to(elsewhere / "other" / "1")
+    with running(models, http=True, require="none") as server:
+        address = server.server.http_url
+        for version in (1, 7, 9):
+            refused = ask(address, "/v2/models/evil/promote", {"version": version})
+            assert refused.status == 409
+            assert "outside the models folder" in refused.json["error"]
+        assert ask(address, "/v2/models/m/versions/2/card").json == {"pictures": []}
+    assert sorted(path.name for path in (elsewhere / "other").iterdir()) == ["1", "7"]
+
+
+def test_a_card_nested_too_deep_to_be_read_is_none(models: Path, get: Any) -> None:
+    (models / "broken" / "1" / "card.json").write_text("[" * 100_000)
+    assert get("/v2/models/broken/versions/1/card").json == {"pictures": []}
+
+
 def test_a_folder_that_cannot_be_written_to_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo.write_artifact(tmp_path, "m")
 

@@ -28,8 +28,8 @@ STRANGER = CLIENTS.issue_cert("stranger.example")
 FORGED = trustme.CA().issue_cert("gateway.example", common_name="gateway")
 
 
-def with_uri(uri: str) -> trustme.LeafCert:
-    """A certificate of `CLIENTS` whose one name is a URI, as in a service mesh; trustme makes none."""
+def naming(names: x509.ExtensionType) -> trustme.LeafCert:
+    """A certificate of `CLIENTS` with alternative names that trustme does not make."""
     key = ec.generate_private_key(ec.SECP256R1())
     authority = x509.load_pem_x509_certificate(CLIENTS.cert_pem.bytes())
     signer: Any = serialization.load_pem_private_key(CLIENTS.private_key_pem.bytes(), None)
@@ -42,7 +42,7 @@ def with_uri(uri: str) -> trustme.LeafCert:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True)
+        .add_extension(names, critical=True)
         .sign(signer, hashes.SHA256())
     )
     private = key.private_bytes(
@@ -51,7 +51,15 @@ def with_uri(uri: str) -> trustme.LeafCert:
     return trustme.LeafCert(private, certificate.public_bytes(serialization.Encoding.PEM), [])
 
 
-MESH = with_uri("spiffe://cluster/ns/shop/sa/web")
+URI = x509.UniformResourceIdentifier("spiffe://cluster/ns/shop/sa/web")
+# As in a service mesh.
+MESH = naming(x509.SubjectAlternativeName([URI]))
+DIRECTORY = x509.DirectoryName(x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "gateway.example")]))
+LISTED = naming(x509.SubjectAlternativeName([DIRECTORY, URI]))
+# A DNS name of the bytes 61 ff 62.
+UNREADABLE = naming(
+    x509.UnrecognizedExtension(x509.oid.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x05\x82\x03a\xffb")
+)
 ENTRIES = """
 [[certificates]]
 name = "gateway"
@@ -129,12 +137,21 @@ def statuses(server: Running, shown: trustme.LeafCert | None, **more: Any) -> li
     [
         (GATEWAY, ["OK", "PERMISSION_DENIED"]),
         (MESH, ["OK", "OK"]),
+        (LISTED, ["OK", "OK"]),
         (NAMED, ["PERMISSION_DENIED", "OK"]),
         (STRANGER, ["UNAUTHENTICATED", "UNAUTHENTICATED"]),
         (FORGED, ["UNAVAILABLE", "UNAVAILABLE"]),
         (None, ["UNAVAILABLE", "UNAVAILABLE"]),
     ],
-    ids=["a DNS name", "a URI", "the common name", "a name of no entry", "another authority", "none"],
+    ids=[
+        "a DNS name",
+        "a URI",
+        "a directory beside it",
+        "the common name",
+        "a name of no entry",
+        "another authority",
+        "none",
+    ],
 )
 def test_a_certificate_has_the_roles_of_the_entry_with_one_of_its_names(
     server: Running, shown: trustme.LeafCert | None, expected: list[str]
@@ -185,6 +202,17 @@ def test_a_client_may_come_without_a_certificate_where_it_is_optional(settings: 
         assert statuses(server, None) == ["OK", "UNAUTHENTICATED"]
         assert statuses(server, MESH) == ["OK", "OK"]
         assert statuses(server, FORGED) == ["UNAVAILABLE", "UNAVAILABLE"]
+
+
+def test_who_shows_a_name_that_is_no_text_is_turned_away_and_takes_up_no_connection(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    onnx_models.write_artifact(tmp_path, "linear", 1)
+    few = {**settings, "transport": "h2", "max_connections_per_address": 2, "log_level": "error"}
+    with running(tmp_path, **few) as server:
+        for _ in range(3):
+            assert statuses(server, UNREADABLE) == ["UNAVAILABLE", "UNAVAILABLE"]
+        assert statuses(server, GATEWAY) == ["OK", "PERMISSION_DENIED"]
 
 
 def test_authorities_that_cannot_be_read_stop_the_start(settings: dict[str, Any], tmp_path: Path) -> None:

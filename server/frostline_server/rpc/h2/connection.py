@@ -44,11 +44,13 @@ _FIRST_WINDOW_BYTES = 65535
 """A stream's window until the client has acknowledged the settings; RFC 9113, section 6.9.2."""
 _WINDOW_BYTES = 1 << 20
 _CONNECTION_WINDOW_BYTES = 8 << 20
-_MOST_WITHHELD_BYTES = _CONNECTION_WINDOW_BYTES // 2
 _FRAME_BYTES = 1 << 20
 """The largest frame taken. One is held whole while it comes."""
 _LARGEST_PART_BYTES = _FRAME_BYTES + (1 << 16)
 """The most bytes that can come without being part of something that an event reports."""
+
+_OWED = 64
+"""What part of the budget may have come beside it in all: a read of each of a few clients, who then wait for room."""
 
 # RFC 9113, sections 6.5.2 and 7.
 _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
@@ -99,6 +101,8 @@ class Connection:
         # Bytes of what no event has reported yet, and since when.
         self._part = 0
         self._part_since_s = now_s
+        self.owed = 0
+        """Bytes that came and are not held, because there was no room: read no more until `settle`."""
         # What came and is not done yet.
         self._events: list[Event] = []
         self.unfinished = False
@@ -174,8 +178,7 @@ class Connection:
                 self._hold_part(len(data), now_s)
                 return
             if self._part:
-                self._shared.budget.give(self._part)
-                self._part = 0
+                self._part_came()
             if len(events) <= _FEW:
                 self._take_events(events, now_s)
                 return
@@ -220,9 +223,29 @@ class Connection:
         """Hold what came and no event has reported: part of a frame, or frames that carry nothing."""
         if not self._part:
             self._part_since_s = now_s
-        if self._part + size > _LARGEST_PART_BYTES or not self._shared.budget.take(size):
-            self._flooded()
         self._part += size
+        if self._part > _LARGEST_PART_BYTES + self._responses.ignored:
+            self._flooded()
+        shared = self._shared
+        if not shared.budget.take(size):
+            shared.owed += size
+            self.owed += size
+            if shared.owed > shared.budget.limit // _OWED:
+                self._flooded()
+
+    def settle(self) -> bool:
+        """Hold what came while there was no room for it; returns whether there is now, so that more of it may be read."""
+        if self.owed and self._shared.budget.take(self.owed):
+            self._shared.owed -= self.owed
+            self.owed = 0
+        return not self.owed
+
+    def _part_came(self) -> None:
+        """Hold no longer what has become something that was reported, or was nothing."""
+        self._responses.ignored = max(0, self._responses.ignored - self._part)
+        self._shared.budget.give(self._part - self.owed)
+        self._shared.owed -= self.owed
+        self._part = self.owed = 0
 
     def _control_frame(self, *_: Any) -> None:
         self._credit -= 1
@@ -381,11 +404,12 @@ class Connection:
             inbound.feed(data, end=end, now_s=now_s)
         except (PredictionError, Malformed) as error:
             self._broken(call, error)
-        # A client that is held back on too many calls would be on all others too, as they share the connection's window.
-        if call.paused and not call.over and self._withheld + size <= _MOST_WITHHELD_BYTES:
+        if not size:
+            return
+        if call.paused and not call.over:
             call.withheld += size
-            self._withheld += size
-        elif size:
+            self._withhold(size)
+        else:
             self._acknowledge(call, size)
 
     def _acknowledge(self, call: Call, size: int) -> None:
@@ -405,10 +429,17 @@ class Connection:
         if call.paused:
             call.paused, call.since_s = False, time.monotonic()
         if call.withheld:
-            self._acknowledge(call, call.withheld)
-            self._withheld -= call.withheld
+            # A connection that is ending gives no more credit.
+            with suppress(NGH2Error):
+                self._acknowledge(call, call.withheld)
+                self._withhold(-call.withheld)
             call.withheld = 0
             self._touched()
+
+    def _withhold(self, size: int) -> None:
+        """Withhold so much more credit from calls; all share the connection's window, so it grows by what they lack."""
+        self._withheld += size
+        self._session.set_local_window_size(_CONNECTION_WINDOW_BYTES + self._withheld)
 
     def guarded(self, call: Call, step: Callable[[], None]) -> None:
         """Do a step of a call; what it raises ends the call."""
@@ -528,6 +559,11 @@ class Connection:
         if self._part and now_s - self._part_since_s > limits.message_timeout_s:
             self._shared.count("message_timeout")
             raise ConnectionOver("a frame did not arrive in time")
+        if self._part and self._responses.ignored:
+            # It may have been nothing but what came of streams that were reset. The answer shows that all of it has come.
+            with suppress(NGH2Error):
+                self._session.ping()
+            self._touched()
         self._credit = min(_FREE_CONTROL_FRAMES, self._credit + 1)
         for call in list(self._calls.values()):
             if call.over or call.queued:
@@ -580,8 +616,7 @@ class Connection:
 
     def close(self) -> None:
         """Give up every call and all that is held; the connection is gone."""
-        self._shared.budget.give(self._part)
-        self._part = 0
+        self._part_came()
         self._events, self.unfinished = [], False
         calls, self._calls = self._calls, {}
         for call in calls.values():

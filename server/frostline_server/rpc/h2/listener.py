@@ -1,6 +1,5 @@
 """The event loop of the front end: one thread that owns all sockets, reads, answers, and writes once a turn."""
 
-import contextlib
 import os
 import select
 import socket
@@ -117,6 +116,8 @@ class Listener:
         self._looks: deque[_Client] = deque()
         # Who has more to be done than what a turn has time for, in the order in which they go on.
         self._unfinished: dict[int, None] = {}
+        # Who waits until there is room for what has come.
+        self._owing: dict[int, None] = {}
         # Who can be written to again, in the order in which that was seen.
         self._writers: dict[int, None] = {}
         # Clients that a turn had no time for.
@@ -218,7 +219,8 @@ class Listener:
         """Take turns until the end."""
         poll = self._epoll.poll
         while not self._closing:
-            self._take_turn(poll(0 if self._looks or self._unfinished or self._late.waiting else _TICK_S))
+            more = self._dirty or self._looks or self._unfinished or self._late.waiting
+            self._take_turn(poll(0 if more else _TICK_S))
 
     def _take_turn(self, ready: list[tuple[int, int]]) -> None:
         """Answer who takes little time. Then go on with what takes long, a slice of time of each kind.
@@ -254,6 +256,8 @@ class Listener:
             self._read_on(others)
             self._look_around()
             self._answer()
+        if self._owing:
+            self._settle()
 
     def _answer(self) -> None:
         """Run what is to be run, and write."""
@@ -267,6 +271,8 @@ class Listener:
                 # Whoever cannot be written to waits for its socket.
                 if client is not None and not client.writing:
                     self._write(client, until_s)
+            # Answers that have left may have let their streams go on.
+            self._turn()
 
     def _look_around(self) -> None:
         """Once a second, begin to look at every client."""
@@ -346,7 +352,7 @@ class Listener:
                 client.setsockopt(socket.IPPROTO_TCP, option, value)
         tag = (origin, _peer_address(client.family, address))
         if self._handshakes is None:
-            self._adopt(client, tag, None, now_s)
+            self._adopt(client, tag, None, {}, now_s)
         else:
             self._handshakes.begin(client, tag)
 
@@ -372,7 +378,13 @@ class Listener:
 
     def _adopt_handshaken(self, client: socket.socket, tag: Any, tls: Tls) -> None:
         now_s = time.monotonic()
-        adopted = self._adopt(client, tag, tls, now_s)
+        try:
+            names = tls.names()
+        except ValueError:  # no text can be made of a name
+            client.close()
+            self._not_handshaken(tag)
+            return
+        adopted = self._adopt(client, tag, tls, names, now_s)
         # What came with the end of the handshake.
         self._take(adopted, b"", now_s)
 
@@ -380,9 +392,10 @@ class Listener:
         self.post(self._left, tag[0])
         self.post(self._shared.count, "handshake")
 
-    def _adopt(self, client: socket.socket, tag: tuple[str, str], tls: Tls | None, now_s: float) -> _Client:
+    def _adopt(
+        self, client: socket.socket, tag: tuple[str, str], tls: Tls | None, names: Names, now_s: float
+    ) -> _Client:
         origin, address = tag
-        names: Names = {} if tls is None else tls.names()
         adopted = self._clients[client.fileno()] = _Client(client, origin, self._addresses[origin], tls)
         adopted.connection = Connection(
             self._shared, Peer(address, names), now_s, partial(self._touched, client.fileno())
@@ -500,6 +513,8 @@ class Listener:
                 connection.go_on(now_s)
             if connection.unfinished or self._unfinished:
                 self._note_unfinished(client)
+            if connection.owed:
+                self._wait_for_room(client)
         except ConnectionOver:
             self._say_farewell(client)
         except ssl.SSLError:
@@ -507,6 +522,21 @@ class Listener:
         except Exception:  # noqa: BLE001  as in `_run`
             _log.exception("connection failed unexpectedly")
             self._drop(client)
+
+    def _wait_for_room(self, client: _Client) -> None:
+        """Read no more of a client until there is room for what has come."""
+        client.late = True
+        self._owing[client.descriptor] = None
+        self._listen(client)
+
+    def _settle(self) -> None:
+        """Read on of those for whom there is room by now."""
+        for descriptor in list(self._owing):
+            client = self._clients[descriptor]
+            if client.connection.settle():
+                del self._owing[descriptor]
+                client.late = False
+                self._listen(client)
 
     def _note_unfinished(self, client: _Client) -> None:
         if client.connection.unfinished:
@@ -561,11 +591,14 @@ class Listener:
 
     def _say_farewell(self, client: _Client) -> None:
         """Send what is left to be said, such as why, and drop the client."""
-        with contextlib.suppress(ConnectionOver, OSError, ssl.SSLError):
+        try:
             if client.rest is None:
                 data = client.connection.to_send(_WRITE_BYTES)
                 client.socket.send(data if client.tls is None else client.tls.encrypt(data))
-        self._drop(client)
+        except (ConnectionOver, OSError, ssl.SSLError):
+            pass
+        finally:
+            self._drop(client)
 
     def _drop(self, client: _Client) -> None:
         # Its descriptor may be another client's by now.
@@ -579,6 +612,7 @@ class Listener:
         self._dirty.pop(client.descriptor, None)
         self._writers.pop(client.descriptor, None)
         self._unfinished.pop(client.descriptor, None)
+        self._owing.pop(client.descriptor, None)
         client.rest = None
         client.connection.close()
 

@@ -42,6 +42,8 @@ class Responses:
         self._session = session
         self._shared = shared
         self._touched = touched
+        self.ignored = 0
+        """About how many bytes may come of streams that were reset; no event reports them."""
         self.packing: dict[int, int] = {}
         """Bytes of answers that another thread compresses, by stream."""
         # Calls with answers of which part has not left.
@@ -210,7 +212,9 @@ class Responses:
                 return False
             self._session.reset_stream(call.stream, code)
         except NGH2Error:  # the stream is closed, or the connection ends, and why is still to be said
-            pass
+            return True
+        if not call.half_closed:
+            self.ignored += call.window
         return True
 
     def release_sent(self) -> None:

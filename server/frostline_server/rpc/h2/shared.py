@@ -88,6 +88,7 @@ class Shared:
         ok: the trailers of a call that ends well.
         access: who may call what; None where everyone may predict.
         after: runs a function in the front end's thread, after some seconds.
+        owed: bytes of all connections that came beside the budget; see `Connection.owed`.
     """
 
     routes: Mapping[bytes, Route]
@@ -100,6 +101,7 @@ class Shared:
     ok: tuple[tuple[bytes, bytes], ...] = (OK,)
     access: Access | None = None
     after: Callable[[float, Callable[[], None]], None] = lambda _, function: function()
+    owed: int = 0
 
     def count(self, reason: str) -> None:
         """Count something that was refused."""

@@ -59,7 +59,7 @@ class StreamInference:
         return stream
 
     def stop(self, ended: Callable[[], None]) -> None:
-        """Accept no more requests; each stream ends with UNAVAILABLE once its accepted requests are answered.
+        """Accept no more requests; each stream ends once its accepted requests are answered, with UNAVAILABLE if it is open.
 
         Args:
             ended: called when all have; in the front end's thread.
@@ -95,6 +95,7 @@ class Stream:
         "_call",
         "_decoder",
         "_decoding",
+        "_dropped",
         "_end",
         "_ends_on_error",
         "_expected",
@@ -143,6 +144,8 @@ class Stream:
         self._read_all = False
         self._asleep = False
         self._stop = False
+        # Whether a request came that was not accepted because of that.
+        self._dropped = False
 
     def message(self, call: Call, message: bytes) -> None:
         """Queue the request, now or when there is room."""
@@ -182,10 +185,11 @@ class Stream:
     def refuse_more(self) -> None:
         """Accept no more requests."""
         self._stop = True
+        self._dropped = self._dropped or bool(self._waiting)
         self._waiting.clear()
 
     def stop(self) -> None:
-        """Accept no more requests; end with UNAVAILABLE once all accepted requests are answered."""
+        """Accept no more requests; end once all accepted requests are answered, with UNAVAILABLE if there may be others."""
         self.refuse_more()
         self._end_if_done()
 
@@ -239,6 +243,7 @@ class Stream:
 
     def _take(self, message: bytes) -> None:
         if self._stop:
+            self._dropped = True
             return
         call, inference, size = self._call, self._inference, len(message)
         self._open_bytes += size
@@ -326,11 +331,11 @@ class Stream:
     def _end_if_done(self) -> None:
         if self._accepted or self._waiting or self._decoding is not None or self._call.over:
             return
-        if self._stop:
+        if self._read_all and not self._dropped:
+            self._call.connection.end(self._call)
+        elif self._stop:
             error = ServerStopping("Server is stopping, it has stopped accepting new inference requests")
             self._call.connection.fail(self._call, error)
-        elif self._read_all:
-            self._call.connection.end(self._call)
         else:
             return
         self._end(self)

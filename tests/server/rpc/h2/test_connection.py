@@ -407,6 +407,30 @@ def test_a_stream_that_is_held_back_uses_up_its_window_and_others_go_on() -> Non
     assert len(pair.kept.messages) == 42
 
 
+def test_however_many_streams_are_held_back_each_uses_up_its_own_window_and_others_go_on() -> None:
+    pair = Pair()
+    calls = {}
+    for _ in range(12):
+        stream = pair.begin(STREAM)
+        pair.client.send_data(stream, prefixed(b"first"))
+        pair.exchange()
+        calls[stream] = pair.kept.messages[-1][0]
+        calls[stream].paused = True
+    for stream in calls:
+        for _ in range(20):
+            pair.client.send_data(stream, prefixed(bytes(100_000)))
+    pair.exchange()
+    for call in calls.values():
+        assert 10 <= sum(each is call for each, _ in pair.kept.messages) <= 12  # a window of 1 MiB
+    pair.call(b"other")
+    assert pair.kept.messages[-1][1] == b"other"
+    for call in calls.values():
+        pair.server.resume(call)
+    pair.exchange()
+    assert len(pair.kept.messages) == 12 * 21 + 1
+    assert pair.client.remote_window_size >= 4 << 20
+
+
 def test_a_stream_that_is_held_back_in_the_middle_of_a_message_has_time() -> None:
     pair = Pair()
     stream, call = paused_stream(pair)
@@ -944,6 +968,75 @@ def test_a_frame_that_does_not_arrive_in_time_ends_the_connection() -> None:
     assert pair.held == 20
     with pytest.raises(ConnectionOver):
         pair.look(after_s=11)
+
+
+def test_part_of_a_frame_for_which_there_is_no_room_waits_for_it() -> None:
+    pair = Pair(budget=1 << 20)
+    filler = pair.call(bytes(500_000))
+    other = pair.call(bytes(410_000))
+    stream = pair.begin()
+    pair.exchange()
+    pair.client.send_data(stream, prefixed(bytes(10_000)), end_stream=True)
+    data = pair.client.data_to_send()
+    pair.receive(data[:-1])
+    assert pair.server.owed == len(data) - 1
+    assert not pair.server.settle()
+    pair.server.answer(pair.kept.messages[0][0], b"")
+    pair.exchange()
+    assert pair.server.settle()
+    assert (pair.server.owed, pair.shared.owed) == (0, 0)
+    pair.receive(data[-1:])
+    for call, _ in pair.kept.messages[1:]:
+        pair.server.answer(call, b"")
+    pair.exchange()
+    assert [pair.answers[each].code for each in (filler, other, stream)] == [0, 0, 0]
+    assert pair.held == 0
+
+
+def test_only_a_little_may_wait_for_room() -> None:
+    pair = Pair(budget=1 << 20)
+    pair.call(bytes(910_000))
+    stream = pair.begin()
+    pair.exchange()
+    with pytest.raises(ConnectionOver):
+        # All but the last byte of a frame, and a 64th of the budget.
+        pair.receive(wire.data(stream, bytes(20_000))[: (1 << 14) + 1])
+    assert pair.shared.refused == {"flood": 1}
+    pair.server.close()
+    assert (pair.held, pair.shared.owed) == (0, 0)
+
+
+def test_what_comes_of_calls_that_were_refused_meanwhile_is_no_flood() -> None:
+    pair = Pair()
+    streams = [pair.begin("/no.Such/Method") for _ in range(7)]
+    pair.receive(pair.client.data_to_send())
+    # Their client goes on before it reads that they are refused.
+    unread = pair.server.to_send(1 << 16)
+    for stream in streams:
+        for _ in range(60):
+            pair.receive(wire.data(stream, bytes(1 << 14)))
+    pair.hear(unread)
+    # It is asked whether all of it has come, and says so.
+    pair.look(after_s=1)
+    assert pair.held == 0
+    pair.look(after_s=11)
+    pair.call(b"next")
+    assert [message for _, message in pair.kept.messages] == [b"next"]
+    assert not pair.goaways
+
+
+def test_a_flood_is_one_also_after_calls_that_were_refused() -> None:
+    pair = Pair()
+    pair.begin("/no.Such/Method")
+    pair.exchange()
+    unknown = wire.frame(0x77, payload=bytes(1 << 14))
+
+    def flood() -> None:
+        for _ in range(140):
+            pair.receive(unknown)
+
+    with pytest.raises(ConnectionOver):
+        flood()
 
 
 def test_a_connection_that_does_not_begin_in_time_is_over() -> None:

@@ -2,14 +2,16 @@
 
 import gzip
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.protocol import MODEL_STREAM_INFER
+from frostline_server.rpc.h2 import listener
 from tests.support import wire as w
 from tests.support.wire import Answer, data, headers, literal, message, request
-from tests.support.wires import MODEL, Wire, assert_answers, assert_response, call, question
+from tests.support.wires import MODEL, WIRES, Wire, assert_answers, assert_response, call, question, served
 
 OPEN = headers(1, literal(request(MODEL_STREAM_INFER)))
 
@@ -52,6 +54,18 @@ def test_messages_over_many_frames(wire: Wire, size: int) -> None:
         peer.send(OPEN, *[data(1, body[at : at + size]) for at in range(0, len(body), size)], data(1, b"", end=True))
         assert_ended(peer.answer(1))
         assert_stream_answers(peer.answers[1], range(6))
+
+
+def test_messages_that_waited_for_room_are_run_as_soon_as_answers_have_left(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever the front end does not go on with by itself waits for ever.
+    monkeypatch.setattr(listener, "_TICK_S", 3600.0)
+    body = sent(range(8))
+    with wire.greeted() as peer:
+        peer.send(OPEN, *[data(1, body * 15) for _ in range(4)], data(1, body * 15, end=True))
+        assert_ended(peer.answer(1))
+        assert len(peer.answers[1].messages) == 8 * 15 * 5
 
 
 def test_answers_come_while_the_client_goes_on(wire: Wire) -> None:
@@ -192,3 +206,15 @@ def test_a_stream_that_the_client_does_not_read_holds_up_no_other(wire: Wire) ->
         peer.grant(1, 1 << 20)
         assert_ended(peer.answer(1))
         assert_stream_answers(peer.answers[1], range(50))
+
+
+@pytest.mark.parametrize("name", WIRES)
+def test_a_stream_whose_client_has_asked_all_ends_well_while_the_server_stops(tmp_path: Path, name: str) -> None:
+    with served(tmp_path, name) as stopping, stopping.greeted() as peer:
+        with stopping.server.held(MODEL) as held:
+            peer.send(OPEN, data(1, sent(range(5)), end=True))
+            held.wait_until_queued(5)
+            drained = stopping.server.begin_drain()
+        assert_ended(peer.answer(1))
+        assert_stream_answers(peer.answers[1], range(5))
+        assert drained.result(30)
