@@ -45,6 +45,11 @@ FROM python:${PYTHON}-slim AS runtime
 RUN groupadd --gid 10001 frostline \
     && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin frostline \
     && install --directory --owner=10001 --group=10001 /models
+# What the text pipelines of scikit-learn's converter ask for, unless they are told another locale.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends locales \
+    && localedef --inputfile=en_US --charmap=UTF-8 en_US.UTF-8 \
+    && rm -rf /var/lib/apt/lists/*
 # ONNX Runtime's official builds report usage to their maker unless told not to before they start.
 ENV PATH=/opt/frostline/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \

@@ -59,7 +59,7 @@ BAD = {
     "ConstantOfShape": Bad({"i": np.array([-3])}, 1, "Tensor shape.Size() must be >= 0"),
     "Cast": Bad({"t": np.array(["abc"], object)}, 1, "a text is not a number that fits (stod)"),
     "SplitToSequence": Bad({"x": np.zeros(2), "i": np.array(-9)}, None, "Split should be > 0"),
-    "ArgMax": Bad({"x": np.zeros(0)}, 1, "no reason given"),
+    "ArgMax": Bad({"x": np.zeros(0)}, 1, "ONNX Runtime gives no reason"),
     "OneHotEncoder": Bad({"t": np.array(["zzz"], object)}, 2, "Unknown Category and zeros = 0."),
     "ArrayFeatureExtractor": Bad({"x": np.zeros((1, 2)), "i": np.array([9])}, 2, "Invalid Y argument: index is out of range: Y[0] (9) must be in [0, 2)"),
     "TreeEnsembleRegressor": Bad({"x": np.zeros((1, 2))}, 2, "One path in the graph requests feature 3 but input tensor has 2 features."),

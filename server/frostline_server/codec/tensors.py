@@ -332,7 +332,10 @@ class Layouts:
                 "fewer in one request, or set a larger max_batch_size in config.pbtxt"
             )
         if rows == 0:
-            raise InvalidInput(f"inference request batch-size must be >= 1 for '{self._model}', got no rows")
+            raise InvalidInput(
+                f"inference request batch-size must be >= 1 for '{self._model}', got no rows; with "
+                "max_batch_size: 0 in config.pbtxt a network is run with none"
+            )
 
 
 def check_outputs(model: str, signature: Signature, names: tuple[str, ...]) -> None:

@@ -402,7 +402,7 @@ def labels_of(
     config: model_config_pb2.ModelConfig,
     warn: Warn,
 ) -> Sequence[str] | None:
-    """Names of the classes: the card's, or the ONNX file's own, or those in a `label_filename` of the model's folder.
+    """Names of the classes: the card's, or the ONNX metadata's, or a `label_filename`'s in the model's folder, or an operator's.
 
     Raises:
         LoadError: they cannot be read, or the artifact's own are not one for each class.
@@ -414,8 +414,11 @@ def labels_of(
         if output.label_filename
     }
     labels = read_labels(card, session.metadata, classes)
-    if labels is not None or not named:
+    if labels is not None:
         return labels
+    if not named:
+        heads = session.signature.heads
+        return list(heads.classes) if heads is not None and heads.classes else None
     output, from_file = next(iter(named.items()))
     if len(set(named.values())) > 1:
         warn(f"config.pbtxt has several label files; only the one of the output '{output}' is used")

@@ -144,7 +144,7 @@ def odd_rows(row: Row, signature: Signature) -> Iterator[tuple[str, Row]]:
         for place, (spec, array) in enumerate(zip(signature.inputs, row, strict=True)):
             if every == 1 and array.size <= 1:  # as before
                 continue
-            for value in _odd_values(array):
+            for value in _odd_values(array, signature.traits.separators):
                 odd = array.copy()
                 with np.errstate(over="ignore"):
                     odd.reshape(-1)[::every] = value
@@ -171,13 +171,31 @@ _ODD_NUMBERS = (
     2**31 - 1,
 )
 _ODD_FLOATS = (math.inf, -math.inf, math.nan, *map(float, _ODD_NUMBERS), 0.5, 1e9, -1e9, 1e20, 1e-9)
-_ODD_TEXTS = ("", " ", "nan", "NA", "unknown", "<pad>", "[PAD]", "[MASK]", "0", "-1", "a", "A", "é", "x" * 100)
+_ODD_TEXTS = (
+    "",
+    "a b c d e f",
+    "a,b;c|d/e.f:g-h_i\tj\nk",
+    " ",
+    "nan",
+    "NA",
+    "unknown",
+    "<pad>",
+    "[PAD]",
+    "[MASK]",
+    "0",
+    "-1",
+    "a",
+    "A",
+    "é",
+    "x" * 100,
+)
 
 
-def _odd_values(array: Array) -> Sequence[Any]:
+def _odd_values(array: Array, separators: Iterable[str] = ()) -> Sequence[Any]:
     dtype = array.dtype
     if dtype.hasobject:
-        return _ODD_TEXTS
+        # Where texts are taken apart, the longest may decide how long all others are.
+        return (*(separator.join("abcdef") for separator in separators), *_ODD_TEXTS)
     if dtype.kind == "f":
         return _ODD_FLOATS
     if dtype.kind == "b":

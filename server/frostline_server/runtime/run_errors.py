@@ -86,7 +86,7 @@ def cleaned(words: str) -> str:
     words = " ".join(words.split())
     words = _LOCATION.sub("", _CALL_SITE.sub("", _STATUS.sub("", words)))
     words = _NODE.sub(_operator, f"{words} ")
-    words = re.sub(r":$", ": no reason given", " ".join(words.split()))
+    words = re.sub(r":$", ": ONNX Runtime gives no reason", " ".join(words.split()))
     words = _CONVERSION.sub(r"a text is not a number that fits (\1)", words)
     return words if len(words) <= MAX_MESSAGE else f"{words[:MAX_MESSAGE]}..."
 

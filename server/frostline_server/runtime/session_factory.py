@@ -4,6 +4,7 @@ It finds the weights, appends the classification heads, and tries the requested 
 """
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -164,7 +165,16 @@ def _open(
             # The wrapper keeps the file's content for a fallback of its own, which is off.
             session._model_bytes = None  # noqa: SLF001  there is no other way to give it up
             return session, cleaned(str(problem)) if given_up == "graphs" else ""
-    raise LoadError(f"{file} cannot be run: {cleaned(str(problem))}") from problem
+    said = cleaned(str(problem))
+    if locale := _LOCALE.search(said):
+        said += (
+            f"; the server's machine has no locale {locale[1]}: install it (Debian: package `locales`, `localedef -i en_US -f "
+            "UTF-8 en_US.UTF-8`), or have the node StringNormalizer say locale='C'"
+        )
+    raise LoadError(f"{file} cannot be run: {said}") from problem
+
+
+_LOCALE = re.compile(r"Failed to construct locale with name:\s*([\w.@-]+?):")
 
 
 def _caster(cuda: Mapping[str, dict[str, str]]) -> ort.InferenceSession:

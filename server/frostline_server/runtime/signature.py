@@ -144,7 +144,7 @@ def signature_of(
     nodes = [*session.get_inputs(), *outputs]
     batched = bool(session.get_inputs()) and all(node.shape and not isinstance(node.shape[0], int) for node in nodes)
     return Signature(
-        inputs=tuple(_spec(node, unranked, batched=batched) for node in session.get_inputs()),
+        inputs=tuple(_spec(node, unranked, batched=batched, sent=True) for node in session.get_inputs()),
         outputs=tuple(
             replace(spec, alias="" if offered[spec.name] == spec.name else offered[spec.name])
             for spec in (_spec(node, unranked, batched=batched) for node in outputs)
@@ -162,15 +162,19 @@ def reshaped(shape: Sequence[int], source: Shape, target: Shape) -> tuple[int, .
     return tuple(next(free) if size is None else size for size in target)
 
 
-def _spec(node: Any, unranked: frozenset[str], *, batched: bool) -> TensorSpec:
+def _spec(node: Any, unranked: frozenset[str], *, batched: bool, sent: bool = False) -> TensorSpec:
     if node.type not in ONNX_TYPES:
-        remedy = (
-            "cast it in the graph"
-            if node.type.startswith("tensor")
-            else "list the other outputs in config.pbtxt, or convert without it, as scikit-learn's converter does with zipmap=False"
-        )
+        if node.type.startswith("tensor"):
+            remedy = "cast it in the graph"
+        elif sent:
+            remedy = "have the graph take tensors, and make of them what it needs"
+        else:
+            remedy = (
+                "list the other outputs in config.pbtxt, if there are any, or have the graph give tensors; scikit-learn's "
+                "converter does for classifiers of one target with zipmap=False"
+            )
         raise LoadError(
-            f"'{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
+            f"the {'input' if sent else 'output'} '{node.name}' is a {node.type}, which this server cannot pass to ONNX Runtime; it takes tensors of numbers, "
             f"booleans and strings: {remedy}"
         )
     datatype = ONNX_TYPES[node.type]

@@ -169,7 +169,10 @@ def test_too_many_rows_are_refused() -> None:
 
 def test_no_rows_are_refused() -> None:
     message = refusal(CLASSIFIER, ("input", "FP32", (0, 4)))
-    assert message == "inference request batch-size must be >= 1 for 'm', got no rows"
+    assert (
+        message
+        == "inference request batch-size must be >= 1 for 'm', got no rows; with max_batch_size: 0 in config.pbtxt a network is run with none"
+    )
 
 
 def test_inputs_must_have_equally_many_rows() -> None:

@@ -68,12 +68,12 @@ REFUSED: dict[str, tuple[onnx.ModelProto, str, str]] = {
     "bf16": (
         passed_through(["rows", 2], element=TensorProto.BFLOAT16),
         "",
-        f"'input' is a tensor(bfloat16), {CANNOT_PASS} cast it in the graph",
+        f"the input 'input' is a tensor(bfloat16), {CANNOT_PASS} cast it in the graph",
     ),
     "sequence": (
         onnx_models.sequences(),
         "",
-        f"'parts' is a seq(tensor(float)), {CANNOT_PASS} list the other outputs in config.pbtxt",
+        f"the output 'parts' is a seq(tensor(float)), {CANNOT_PASS} list the other outputs in config.pbtxt",
     ),
     "not-the-batch": (
         onnx_models.places(),

@@ -368,6 +368,17 @@ def test_the_artifacts_own_labels_win_over_a_label_file(tmp_path: Path) -> None:
     assert labels(tmp_path, "", {}) is None
 
 
+def test_the_labels_of_an_operator_count_where_there_are_no_others(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("x\ny\nz\n", encoding="utf-8")
+    model = onnx_models.learner(
+        "LinearClassifier", classlabels_ints=[10, 20, 30], post_transform="SOFTMAX",
+        coefficients=onnx_models.WEIGHTS.T.ravel().tolist(), intercepts=onnx_models.BIAS.tolist(),
+    )  # fmt: skip
+    assert labels(tmp_path, "", {}, model) == ["10", "20", "30"]
+    assert labels(tmp_path, LABELLED.replace("logits", "probabilities"), {}, model) == ("x", "y", "z")
+    assert labels(tmp_path, "", {"labels": ["a", "b", "c"]}, model) == ["a", "b", "c"]
+
+
 def test_a_label_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"the label file labels.txt cannot be read: "):
         labels(tmp_path, LABELLED, {"labels": ["a", "b", "c"]})

@@ -360,6 +360,22 @@ def test_a_value_that_means_something_is_found_out_whatever_its_type(
     assert "output 'y' of a row" in found.reason
 
 
+@pytest.mark.parametrize("separator", ["", " ", ",", "::", "END"])
+def test_texts_that_are_taken_apart_are_as_many_pieces_as_the_longest_has(tmp_path: Path, separator: str) -> None:
+    options = {"delimiter": separator} if separator else {}
+    node = helper.make_node("StringSplit", ["x"], ["y", "counts"], **options)
+    x = helper.make_tensor_value_info("x", TensorProto.STRING, ["n"])
+    pieces = helper.make_tensor_value_info("y", TensorProto.STRING, ["n", "pieces"])
+    counts = helper.make_tensor_value_info("counts", TensorProto.INT64, ["n"])
+
+    def split(outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        opsets = [helper.make_opsetid("", 20)]
+        return helper.make_model(helper.make_graph([node], "split", [x], outputs), opset_imports=opsets, ir_version=10)
+
+    assert verdict(tmp_path, split([pieces])).disproved
+    assert not verdict(tmp_path, split([counts])).disproved
+
+
 def test_what_is_refused_beside_a_row_shows_nothing(tmp_path: Path) -> None:
     # Of 50 words; a number that is none of them fails the run.
     words = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)

@@ -224,6 +224,44 @@ def test_the_probabilities_of_a_linear_classifier_are_its_softmax(labels: dict[s
     check_probabilities(model)
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        ({"classlabels_ints": [3, 5, 7]}, ("3", "5", "7")),
+        ({"classlabels_ints": [1, 2, 3]}, ("1", "2", "3")),
+        ({"classlabels_strings": ["ant", "bée", "0"]}, ("ant", "bée", "0")),
+        ({"classlabels_ints": [0, 1, 2]}, ()),
+        ({"classlabels_ints": [4, 4, 5]}, ()),
+    ],
+)
+@pytest.mark.parametrize("normalised", [True, False])
+def test_classes_are_called_what_the_operator_calls_them(
+    labels: dict[str, Any], classes: tuple[str, ...], normalised: bool
+) -> None:
+    kind = TensorProto.STRING if "classlabels_strings" in labels else TensorProto.INT64
+    options = {"post_transform": "LOGISTIC" if normalised else "SOFTMAX", **LINEAR, **labels}
+    heads, _ = add_heads(onnx_models.learner("LinearClassifier", label=kind, normalised=normalised, **options))
+    assert heads is not None
+    assert heads.classes == classes
+
+
+@pytest.mark.parametrize(("names", "classes"), [(["no", "maybe", "yes"], ("no", "maybe", "yes")), (["a", "b"], ())])
+def test_classes_are_called_what_is_picked_by_the_highest_score(names: list[str], classes: tuple[str, ...]) -> None:
+    model = onnx_models.ending(
+        [node("Softmax", "scores", "probabilities", axis=1), node("ArgMax", "probabilities", "index", axis=1),
+         node("Cast", "index", "place", to=TensorProto.INT64), node("ArrayFeatureExtractor", "names", "picked", "place", domain="ai.onnx.ml"),
+         node("Reshape", "picked", "label", "flat")],
+        ["rows", 3],
+        flat=np.array([-1]),
+    )  # fmt: skip
+    model.graph.initializer.append(helper.make_tensor("names", TensorProto.STRING, [len(names)], names))
+    model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.STRING, ["rows"]))
+    model.opset_import.add(domain="ai.onnx.ml", version=1)
+    layer = last_layer(model)
+    assert layer is not None
+    assert layer.classes == classes
+
+
 def test_how_many_classes_there_are_may_be_known_to_the_operator_alone() -> None:
     model = onnx_models.learner(
         "LinearClassifier", classes=None, post_transform="SOFTMAX", classlabels_ints=[0, 1, 2], **LINEAR

@@ -31,6 +31,7 @@ class Heads:
             than one class for each row: moving all of them off the device for every batch would cost more than the
             answer.
         probabilities: whether the file's own output is.
+        classes: the file's own names of the classes; empty where it has none.
     """
 
     logits: str
@@ -38,6 +39,7 @@ class Heads:
     argmax: str
     confidence: str = ""
     probabilities: bool = False
+    classes: tuple[str, ...] = ()
 
     def offered(self, own_outputs: tuple[str, ...]) -> dict[str, str]:
         """By what name clients may ask for each of these: an output of the file keeps its own."""
@@ -102,6 +104,7 @@ def _names(model: onnx.ModelProto, layer: LastLayer) -> Heads:
         argmax=f"{prefix}argmax",
         confidence="" if len(layer.shape) > 2 else f"{prefix}confidence",
         probabilities=layer.meaning is Meaning.PROBABILITIES,
+        classes=layer.classes,
     )
 
 

@@ -3,7 +3,7 @@
 All of it follows from the graph, without a run. In doubt a network is no classifier.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -47,6 +47,7 @@ class LastLayer:
         shape: [N, C, ...]; C is a number.
         meaning: logits or probabilities.
         certain: whether the number of axes and C follow from the graph; else the file only says so.
+        classes: the file's own names of the classes; empty where it has none but their indices.
     """
 
     name: str
@@ -54,6 +55,7 @@ class LastLayer:
     shape: Shape
     meaning: Meaning
     certain: bool
+    classes: tuple[str, ...] = ()
 
 
 def last_layer(model: onnx.ModelProto) -> LastLayer | None:
@@ -83,7 +85,9 @@ def _judged(model: onnx.ModelProto, output: onnx.ValueInfoProto) -> LastLayer | 
     if meaning is Meaning.OTHER or (len(model.graph.output) > 1 and meaning is not Meaning.PROBABILITIES):
         return None
     certain = follows is not None and isinstance(follows[1], int)
-    return LastLayer(name, output.type.tensor_type.elem_type, shape, meaning, certain)
+    others = [value.name for value in model.graph.output if value.name != name]
+    classes = graph.classes((*others, name), shape[1])
+    return LastLayer(name, output.type.tensor_type.elem_type, shape, meaning, certain, classes)
 
 
 def _candidate(model: onnx.ModelProto) -> onnx.ValueInfoProto | None:
@@ -195,13 +199,40 @@ class _Graph:
 
     def labels(self, name: str) -> int | None:
         """How many classes the operator of ai.onnx.ml has that a tensor [N, C] is the scores of."""
+        node = self._source(name, _ALIKE | {"Normalizer"})
+        return (len(_classes(node)) or None) if node is not None and node.domain == _LEARNERS else None
+
+    def classes(self, names: Sequence[str], count: int) -> tuple[str, ...]:
+        """Names of so many classes, as the operator of ai.onnx.ml has them from which one of these tensors comes.
+
+        Args:
+            names: of the labels, if there are any, and of the scores.
+            count: of the classes.
+        """
+        for name in names:
+            node = self._source(name, _ALIKE | _ROW_MAJOR | {"Normalizer"})
+            if node is None or node.domain != _LEARNERS:
+                continue
+            found: Sequence[Any] = _classes(node)
+            if node.op_type == "ArrayFeatureExtractor" and node.input[0] in self.constants:
+                # The classes, of which that with the highest score is picked.
+                index = self._source(node.input[1], _ALIKE | _ROW_MAJOR)
+                if index is not None and index.op_type == "ArgMax":
+                    found = numpy_helper.to_array(self.constants[node.input[0]]).ravel().tolist()
+            texts = [each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in found]
+            if len(set(texts)) == count == len(texts) and texts != list(map(str, range(count))):
+                return tuple(texts)
+        return ()
+
+    def _source(self, name: str, through: Container[str]) -> onnx.NodeProto | None:
+        """The node that a tensor comes from, before operators of these kinds."""
         # A damaged file may go round in circles.
         for _ in self.producers:
             node = self.producers.get(name)
-            if node is None or not (node.op_type in _ALIKE or node.op_type == "Normalizer"):
-                break
+            if node is None or node.op_type not in through:
+                return node
             name = node.input[0]
-        return (len(_classes(node)) or None) if node is not None and node.domain == _LEARNERS else None
+        return None
 
     def meaning(self, name: str, rank: int) -> Meaning:
         """What the numbers of a tensor [N, C, ...] of so many axes are, along its second axis."""

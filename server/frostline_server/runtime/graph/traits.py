@@ -1,6 +1,6 @@
 """The traits of a network that its operators and weights imply, and that no run of a few rows would show for certain."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -30,12 +30,14 @@ class Traits:
         data_dependent: an operator because of which the time of a run may depend on the elements of its inputs; "" where only
             their shapes count.
         recurrent: a recurrent operator; "" without one. In ONNX Runtime an axis of size 0 in one ends the whole process.
+        separators: where operators take texts apart.
     """
 
     rounding: float = _SINGLE
     batch_wide: str = ""
     data_dependent: str = ""
     recurrent: str = ""
+    separators: tuple[str, ...] = ()
 
 
 def traits_of(model: onnx.ModelProto) -> Traits:
@@ -46,7 +48,15 @@ def traits_of(model: onnx.ModelProto) -> Traits:
         batch_wide=next((operator for operator in operators if operator.startswith("DynamicQuantize")), ""),
         data_dependent=data_dependent(model),
         recurrent=next((operator for operator in operators if operator in _RECURRENT), ""),
+        separators=tuple(_separators(model)),
     )
+
+
+def _separators(model: onnx.ModelProto) -> Iterator[str]:
+    for node in nodes(model):
+        for attribute in node.attribute if node.op_type in ("StringSplit", "Tokenizer") else ():
+            if attribute.name in ("delimiter", "separators"):
+                yield from (each.decode(errors="replace") for each in (attribute.s, *attribute.strings) if each)
 
 
 def _rounding(types: Collection[int], operators: Collection[str]) -> float:
