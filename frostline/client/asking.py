@@ -199,6 +199,8 @@ class _Asking:
         self._question = replace(question, inputs=media.listed(question.inputs))
         self._known = known
         self._clock = clock
+        # Whether the last answer was joined of several.
+        self._joined = False
 
     def answer(self, refusal: FrostlineError | None) -> Conversation[pb.PredictResponse]:
         told = yield from self._answer_rows()
@@ -328,9 +330,9 @@ class _Asking:
         other = self._known.schema(question.model, answer.version) or (yield from self._schema(answer.version))
         # The one that is likely to answer next time.
         self._known.remember_schema(other, question.version)
-        if other.columns != schema.columns:
+        if other.columns != schema.columns or self._joined:
             again = self._rows_plan(other)
-            if not _alike(plan.inputs, again.inputs):
+            if not _alike(plan.inputs, again.inputs) or (self._joined and again.at_once >= again.rows):
                 answer = yield from self._send(again, answer.version)
         return answer
 
@@ -404,10 +406,14 @@ class _Asking:
         return _Plan(inputs, model, rows, self._known.rows_at_once(model.max_batch_size, inputs, rows), rounded)
 
     def _send_to_its_version(self, plan: _Plan, values: Mapping[str, Given] | None) -> Conversation[pb.PredictResponse]:
-        """Sends a plan. If the version that answers takes wider floats than the plan was made for, it gets those."""
+        """Sends a plan.
+
+        If another version answers than it was made for, that may take wider floats, or all rows at once because they depend on
+        each other; then it gets those.
+        """
         version = self._question.version
         answer = yield from self._send(plan, version)
-        while plan.rounded and plan.model is not None and answer.version != plan.model.version:
+        while (plan.rounded or self._joined) and plan.model is not None and answer.version != plan.model.version:
             version = answer.version
             model = self._known.model(self._question.model, version)
             if model is None:
@@ -425,6 +431,7 @@ class _Asking:
         for _ in range(_MOST_STARTS):
             answers = yield from self._send_parts(plan, version)
             if answers:
+                self._joined = len(answers) > 1
                 return messages.joined(answers) if len(answers) > 1 else answers[0]
         raise FrostlineError(
             f"the rows need several requests, and each time the version of {self._question.model} that had answered the "

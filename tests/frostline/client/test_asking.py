@@ -32,6 +32,7 @@ class Puppet:
 
     Attributes:
         types: The input's type in each version, the newest last.
+        alone: The versions that take no batches.
         sent: For each prediction asked for: the version, the type, and the rows.
         looked_up: The versions that were described.
         before: Called before each prediction, with how many there were.
@@ -39,6 +40,7 @@ class Puppet:
 
     def __init__(self, **types: str) -> None:
         self.types = {version.removeprefix("v"): datatype for version, datatype in types.items()}
+        self.alone: set[str] = set()
         self.sent: list[tuple[str, str, int]] = []
         self.looked_up: list[str] = []
         self.before: Callable[[int], None] = lambda _: None
@@ -64,7 +66,7 @@ class Puppet:
         if version not in self.types:
             raise ModelNotFound(f"no version {version}")
         if method == "ModelConfig":
-            config = ModelConfig(name="m", max_batch_size=LIMIT)
+            config = ModelConfig(name="m", max_batch_size=0 if version in self.alone else LIMIT)
             config.parameters["frostline.version"].string_value = version
             return pb.ModelConfigResponse(config=config)
         self.looked_up.append(version)
@@ -87,7 +89,7 @@ class Puppet:
         expected = self.types[version]
         if sent != expected and (expected, sent) != ("FP32", "FP16"):
             raise InvalidInput(f"got {sent}")
-        if tensor.shape[0] > LIMIT:
+        if tensor.shape[0] > LIMIT and version not in self.alone:
             raise InvalidInput("too many rows")
         logits = np.frombuffer(tensor.data, DTYPES[tensor.dtype]).astype("<f8")
         reading = typed.Tensor(dtype=typed.FP64, shape=[len(logits), 1], data=logits.tobytes())
@@ -215,6 +217,21 @@ def test_parts_are_answered_by_the_version_that_answered_the_first() -> None:
     prediction = server.ask(rows, known)
     assert (prediction.version, logits(prediction)) == ("1", list(range(10)))
     assert server.sent == [("", "FP32", 4), ("1", "FP32", 4), ("1", "FP32", 2)]
+
+
+def test_a_version_that_takes_no_batches_gets_all_rows_at_once() -> None:
+    server, known = Puppet(v1="FP32"), Known()
+    rows = column(*range(10))
+    server.ask(rows, known)
+    # Its rows depend on each other: the answer to a part is another one.
+    server.types["2"], server.alone = "FP32", {"2"}
+    server.sent.clear()
+    prediction = server.ask(rows, known)
+    assert (prediction.version, logits(prediction)) == ("2", list(range(10)))
+    assert server.sent[-1] == ("2", "FP32", 10)
+    server.sent.clear()
+    server.ask(rows, known)
+    assert server.sent == [("", "FP32", 10)]
 
 
 def test_where_that_version_goes_away_all_rows_are_answered_by_the_newest() -> None:
