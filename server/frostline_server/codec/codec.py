@@ -16,10 +16,12 @@ from frostline_server.batching.entry import RowKind
 from frostline_server.codec import message_scan, parameters
 from frostline_server.codec.chunks import CHUNK_BYTES, Chunks, Serialised, copied
 from frostline_server.codec.header_cache import LARGE_BYTES, RequestHeader, without_raw_contents
+from frostline_server.codec.message_scan import TakesLong
 from frostline_server.codec.outputs import Delivery, deliver, plan_deliveries
 from frostline_server.codec.shared_memory import Regions
 from frostline_server.codec.tensors import (
     COLUMN_CASTS,
+    MAX_TENSORS,
     Array,
     Layout,
     Layouts,
@@ -41,8 +43,10 @@ M = TypeVar("M", bound=Message)
 _MOST_LISTED = 16
 """Names of a request's tensors that an error about their number quotes."""
 
-_LARGE_BYTES = 1 << 20
+_LARGE_BYTES = 1 << 16
 """Answers of so many bytes are large: room is looked for before they are computed."""
+_BRIEF_REGION_BYTES = 1 << 16
+"""More takes long to read out of shared memory, and room for it is looked for."""
 _MAX_CACHED = 4096
 """Distinct answers remembered for each version, so that odd requests cannot grow the server."""
 
@@ -209,6 +213,7 @@ class Codec:
         self._row_bytes: dict[tuple[str, ...], int | None] = {}
         self.many_rows = _LARGE_BYTES / max(1, self._row_signature.known_row_bytes)
         self._recognised: dict[RequestHeader, tuple[DecodedRequest, Layout | None]] = {}
+        self._tensors = 0
         # Words of a table's cells come again and again.
         self._texts: Texts | None = Texts() if rows and rows.file else None
 
@@ -257,6 +262,8 @@ class Codec:
         for tensor in inputs:
             if tensor.parameters:
                 places = [parameters.place(each.parameters, each.name) for each in inputs]
+                if brief and sum([each.byte_size for each in places if each is not None]) > _BRIEF_REGION_BYTES:
+                    raise TakesLong
                 break
         if raw:
             if any([tensor.HasField("contents") for tensor in inputs]):
@@ -320,9 +327,11 @@ class Codec:
             request: what it was decoded from, where the header leaves out a raw content for each input; None if what was
                 decoded `repeats`.
         """
-        if len(self._recognised) >= _MAX_CACHED:
-            self._recognised.clear()
         layout = None if request is None else self._layout_of(request.inputs)
+        self._tensors += 1 if layout is None else len(layout.specs)
+        if len(self._recognised) >= _MAX_CACHED or self._tensors > MAX_TENSORS:
+            self._recognised.clear()
+            self._tensors = 0
         self._recognised[header] = rows._replace(data=()), layout
 
     def recognise(self, header: RequestHeader, elements: bytes | memoryview | Sequence[bytes]) -> DecodedRequest | None:

@@ -49,8 +49,9 @@ _SEND_PICTURES = (
     "or [rows,height,width,1] or [rows,height,width] in grey"
 )
 
-_MAX_LAYOUTS = 4096
-"""Distinct headers remembered for each version; a client that never repeats a shape must not grow the server."""
+_MAX_LAYOUTS, MAX_TENSORS = 4096, 1 << 15
+"""Distinct headers remembered for each version, and their tensors, of which each takes about 400 bytes; a client that never
+repeats a shape must not grow the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ class Layouts:
         self._specs = {spec.name: spec for spec in signature.inputs}
         self._known: dict[tuple[TensorHeader, ...], Layout] = {}
         self._kinds: dict[RowKind, RowKind] = {}
+        self._tensors = 0
 
     def check(self, headers: tuple[TensorHeader, ...], *, brief: bool = False) -> Layout:
         """The layout of a request with these headers.
@@ -132,9 +134,11 @@ class Layouts:
         layout = self._known.get(headers)
         if layout is None:
             layout = self._check(headers)
-            if len(self._known) >= _MAX_LAYOUTS:
+            self._tensors += len(headers)
+            if len(self._known) >= _MAX_LAYOUTS or self._tensors > MAX_TENSORS:
                 self._known.clear()
                 self._kinds.clear()
+                self._tensors = len(headers)
             self._known[headers] = layout
         if brief and layout.takes_long:
             raise TakesLong

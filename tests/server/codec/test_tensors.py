@@ -1,5 +1,6 @@
 """A request's headers against a network's signature, and its bytes against its headers."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -233,6 +234,16 @@ def test_rows_of_one_kind_are_one_object_whatever_their_number() -> None:
     layouts = Layouts("m", CLASSIFIER, LIMIT)
     one, two = (layouts.check((("input", "FP32", (rows, 4)),)) for rows in (1, 2))
     assert one.kind is two.kind
+
+
+def test_the_memory_of_headers_with_many_tensors_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "MAX_TENSORS", 10)
+    names = ("a", "b", "c", "d")
+    inputs = tuple(replace(CLASSIFIER.inputs[0], name=name) for name in names)
+    layouts = Layouts("m", replace(CLASSIFIER, inputs=inputs), LIMIT)
+    for order in itertools.permutations(names):
+        layouts.check(tuple((name, "FP32", (1, 4)) for name in order))
+        assert 1 <= len(layouts._known) <= 2
 
 
 def test_the_memory_of_headers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

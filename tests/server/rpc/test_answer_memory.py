@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from multiprocessing import shared_memory
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import predictor_pb2, predictor_pb2_grpc
+from frostline.protocol import MODEL_INFER
 from tests.support import onnx_models
+from tests.support import wire as w
 from tests.support.calls import refused, row_request, statistics, stub
 from tests.support.http_port import Port
 from tests.support.servers import TIMEOUT_S, Running, running, until
 from tests.support.streams import Conversation
+from tests.support.wires import served
 
 MIB = 1 << 20
 FITS, TOO_MANY = 4, 20
@@ -124,9 +128,10 @@ def test_http_is_refused_before_it_is_run(server: Running, channel: grpc.Channel
         return port.request("/v2/models/wide/infer", body)
 
     answer = port.ask(ask(TOO_MANY))
-    assert answer.status == 503
-    assert answer.headers["frostline-error"] == "network_full"
-    assert answer.headers["retry-after"] == "1"
+    # All that HTTP has is less.
+    assert answer.status == 413
+    assert answer.headers["frostline-error"] == "message_too_large"
+    assert "retry-after" not in answer.headers
     assert port.ask(ask(FITS)).status == 200
     port.wait_until_quiet()
 
@@ -149,3 +154,25 @@ def test_what_goes_into_shared_memory_needs_no_room_in_the_answer(channel: grpc.
     finally:
         block.close()
         block.unlink()
+
+
+def test_answers_that_find_no_room_are_counted_as_what_they_became(tmp_path: Path) -> None:
+    message = row_request(onnx_models.rows(8), model="wide").SerializeToString()  # answered with 128 KiB
+    settings = {"network_bytes": 2 * MIB, "max_message_bytes": MIB, "max_batch_size": 8}
+    with served(tmp_path, "h2", **settings) as wire, wire.greeted((w.INITIAL_WINDOW_SIZE, 1000)) as peer:
+        streams = range(1, 81, 2)
+        # Nobody reads the answers.
+        peer.send(*[w.unary(stream, w.request(MODEL_INFER), message) for stream in streams])
+        with grpc.insecure_channel(wire.server.address) as channel:
+            until(lambda: sum(told(channel)) == len(streams))
+            succeeded, failed = told(channel)
+        peer.until(lambda: sum(answer.status == 8 for answer in peer.answers.values()) >= failed)
+        # Room is looked for before each run, and taken a moment after it.
+        assert succeeded >= 13
+        assert failed >= 10
+
+
+def told(channel: grpc.Channel) -> tuple[int, int]:
+    """How many requests to `wide` were answered, and how many failed."""
+    counted = statistics(channel, "wide").inference_stats
+    return counted.success.count, counted.fail.count

@@ -52,6 +52,11 @@ _LARGEST_PART_BYTES = _FRAME_BYTES + (1 << 16)
 _OWED = 64
 """What part of the budget may have come beside it in all: a read of each of a few clients, who then wait for room."""
 
+_TOO_MANY_HEADERS = 4
+"""How many times the largest list of headers ends the connection. What is less is read, and refused for its call alone."""
+_HEADER_BYTES = 32
+"""What a header counts beside its name and value; RFC 9113, section 6.5.2."""
+
 # RFC 9113, sections 6.5.2 and 7.
 _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
 _NO_ERROR, _PROTOCOL_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 1, 8, 11
@@ -122,6 +127,7 @@ class Connection:
         # The headers of the newest call. A client mostly sends the same with each, and then its calls share them.
         self._came: tuple[Header, ...] = ()
         self._headers: Mapping[bytes, bytes] = {}
+        self._headers_bytes = 0
         self.ending = False
         """Whether the connection will be over when all has been sent."""
         self._last_words: bytes | None = None
@@ -129,8 +135,8 @@ class Connection:
             Role.SERVER,
             Configuration(
                 auto_window_update=False,
-                max_inbound_header_list_size=limits.max_header_bytes,
-                max_inbound_header_count=128,
+                max_inbound_header_list_size=_TOO_MANY_HEADERS * limits.max_header_bytes,
+                max_inbound_header_count=_TOO_MANY_HEADERS * limits.max_header_bytes // _HEADER_BYTES,
                 stream_reset_rate_limit=(2 * _RESETS * limits.resets_per_s, _RESETS * limits.resets_per_s),
                 glitch_rate_limit=(1000, 100),
                 max_continuations=8,
@@ -278,7 +284,15 @@ class Connection:
         self._newest = stream
         route = shared.routes.get(headers.get(b":path", b""))  # CONNECT has none
         encoding = headers.get(b"grpc-encoding", b"")
-        if headers[b":method"] != b"POST":
+        if self._headers_bytes > shared.limits.max_header_bytes:
+            shared.count("protocol")
+            self.finish(
+                call,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the call has {self._headers_bytes} bytes of metadata, {_HEADER_BYTES} for each entry included; it may have "
+                f"{shared.limits.max_header_bytes} (max_header_bytes)",
+            )
+        elif headers[b":method"] != b"POST":
             self._refuse(call, b"405", (b"allow", b"POST"))
         elif not _is_grpc(headers.get(b"content-type", b"")):
             self._refuse(call, b"415", (b"accept", b"application/grpc"))
@@ -316,6 +330,10 @@ class Connection:
             for name, value in came:
                 values.setdefault(name, []).append(value)
             headers = {name: b",".join(several) for name, several in values.items()}
+        self._headers_bytes = sum([len(name) + len(value) for name, value in came]) + _HEADER_BYTES * len(came)
+        if self._headers_bytes > self._shared.limits.max_header_bytes:
+            # The call is refused, and what it had is not kept.
+            came, headers = (), {}
         self._came, self._headers = came, headers
         return headers
 

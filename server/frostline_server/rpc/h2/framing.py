@@ -20,9 +20,9 @@ LARGEST_RATIO = 1032
 
 
 _STEP_BYTES = 1 << 20
-_LARGE_BYTES = 1 << 16
 BRIEF_BYTES = 1 << 20
 """What is larger than this, or may become so, is joined and unpacked by another thread, so that it holds nothing up."""
+_LARGE_BYTES = 1 << 16
 """From this size on a copy of a message costs more than what it saves."""
 
 

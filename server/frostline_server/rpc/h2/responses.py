@@ -4,7 +4,8 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from urllib.parse import quote
 
 import grpc
@@ -21,7 +22,7 @@ from frostline_server.rpc.h2.shared import Shared
 _JOINED_BYTES = 1 << 16
 """Answers that leave together are joined if they are no more than this; a copy costs less than a call each."""
 _BRIEF_BYTES = 1 << 16
-"""What is longer is compressed fast rather than well."""
+"""What is longer is compressed fast rather than well, and by another thread, or not at all."""
 _NO_ERROR = 0
 _HEADERS = ((b":status", b"200"), (b"content-type", b"application/grpc"))
 _MOST_CHARACTERS = 1000
@@ -75,11 +76,13 @@ class Responses:
         self._over(call)
 
     def send(self, call: Call, messages: Iterable[Serialised]) -> None:
-        """Send further answers of a call."""
+        """Send further answers of a call; long ones as they are, since all would wait while they are compressed."""
         if call.over:
             return
         packed = self._packed(call)
-        self._send(call, [_deflated(message, packed) if packed else message for message in messages], packed)
+        made = partial(_deflated_pieces, packed) if packed else pieces
+        ready = [piece for message in messages for piece in made(message)]
+        self._send(call, ready, packed)
 
     def _packed(self, call: Call) -> bytes:
         """How a call's answers are compressed: as the server is to and the client can read; b"" for not at all."""
@@ -91,7 +94,7 @@ class Responses:
         """Send a call's only answer compressed; a long one once another thread has done it."""
 
         def answer(whole: bytes) -> None:
-            self._send(call, [whole], packed)
+            self._send(call, pieces(whole, compressed=True), packed)
             self.end(call)
 
         size = len(message)
@@ -121,10 +124,10 @@ class Responses:
 
         self._shared.elsewhere(lambda: None if call.over else _deflated_or_none(message, packed), go_on)
 
-    def _send(self, call: Call, messages: Iterable[Serialised], packed: bytes) -> None:
+    def _send(self, call: Call, ready: Sequence[bytes | memoryview], packed: bytes) -> None:
+        """Send messages with their prefixes, in pieces."""
         if call.over:
             return
-        ready = [piece for message in messages for piece in pieces(message, compressed=bool(packed))]
         size = sum(map(len, ready))
         try:
             call.hold(size)
@@ -265,6 +268,12 @@ class Responses:
         if not call.half_closed and not call.queued:
             self._unwanted.append(call)
         self._touched()
+
+
+def _deflated_pieces(packed: bytes, message: Serialised) -> tuple[bytes, ...]:
+    if len(message) > _BRIEF_BYTES:
+        return pieces(message)
+    return pieces(_deflated(message, packed), compressed=True)
 
 
 def _deflated_or_none(message: Serialised, packed: bytes) -> bytes | None:

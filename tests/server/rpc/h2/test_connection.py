@@ -324,6 +324,26 @@ def test_every_form_of_the_content_type_is_taken(content_type: str) -> None:
     assert len(pair.kept.messages) == 1
 
 
+@pytest.mark.parametrize("more", [{"x-token": "a" * 20_000}, {f"x-{number}": "" for number in range(500)}])
+def test_more_metadata_than_is_allowed_is_refused_for_its_call_alone(more: dict[str, str]) -> None:
+    pair = Pair()
+    open_call = pair.begin()
+    stream = pair.call(b"hello", **more)
+    assert pair.answers[stream].code == 8
+    assert "it may have 16384 (max_header_bytes)" in pair.answers[stream].text
+    assert pair.answers[stream].closed == 0
+    pair.client.send_data(open_call, prefixed(b"first"), end_stream=True)
+    pair.exchange()
+    pair.call(b"next")
+    assert [message for _, message in pair.kept.messages] == [b"first", b"next"]
+    assert not pair.goaways
+    # Four times as much is no mistake.
+    pair.begin(**{f"x-{number}": "a" * 20 for number in range(1500)})
+    data = pair.client.data_to_send()
+    with pytest.raises(ConnectionOver):
+        pair.receive(data)
+
+
 def test_an_unknown_method_is_unimplemented() -> None:
     pair = Pair()
     stream = pair.call(path="/t.T/Missing")
@@ -678,6 +698,30 @@ def test_a_long_answer_is_packed_by_another_thread_and_nobody_waits_for_it() -> 
     assert gzip.decompress(pair.answers[long].body[PREFIX_BYTES:]) == bytes(1 << 20)
     assert pair.answers[given_up].body == b""
     assert pair.held == 0
+
+
+def test_a_long_answer_of_a_stream_leaves_as_it_is_and_short_ones_are_packed() -> None:
+    pair = Pair(compression=b"gzip")
+    stream = pair.call(b"hello", STREAM, grpc_accept_encoding="gzip")
+    call = pair.kept.messages[0][0]
+    long, short = bytes(1 << 17), bytes(1000)
+    pair.server.send(call, [short, long, short])
+    pair.server.end(call)
+    pair.exchange()
+    read = 0
+    while read < (came := len(pair.answers[stream].body)):
+        pair.read(stream, came - read)
+        read = came
+    assert not pair.later
+    body, flags, sizes = pair.answers[stream].body, [], []
+    while body:
+        size = int.from_bytes(body[1:PREFIX_BYTES], "big")
+        flags.append(body[0])
+        sizes.append(size)
+        body = body[PREFIX_BYTES + size :]
+    assert flags == [1, 0, 1]
+    assert sizes[1] == len(long)
+    assert sizes[0] < len(short) / 10
 
 
 def test_an_answer_that_is_compressed_has_not_left_and_one_that_cannot_be_is_an_error() -> None:
