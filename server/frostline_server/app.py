@@ -487,8 +487,9 @@ class Server:
         """Why the server is not ready; "" when it is."""
         if self._phase != "serving":
             return self._phase
-        # A model that is new and still loading takes nothing from those that were there before it.
-        there = {version.name for version in self.repository.versions() if version.state != "LOADING"}
+        # A model that is new and still loading takes nothing from those that were there before it, and one that goes was to go.
+        passing = ("LOADING", "UNLOADING")
+        there = {version.name for version in self.repository.versions() if version.state not in passing}
         names = there | self._config.required_names | self._absent
         missing = [
             name for name in sorted(names) if self._config.required(name) and not self.repository.ready_versions(name)

@@ -62,6 +62,26 @@ def test_a_model_that_is_new_takes_nothing_from_the_others_while_it_loads(
         assert "FAILED" not in states, "it is left alone until nobody writes it"
 
 
+def test_a_model_that_is_unloaded_takes_nothing_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path, "m")
+    write_artifact(tmp_path, "other")
+    with running(tmp_path, model_control="explicit", load_models="m,other", log_level="error") as server:
+        states = dict[str, bool]()
+        announce = server.server._on_change
+
+        def watched(version: ModelVersion) -> None:
+            announce(version)
+            states[version.state] = server.server.ready()
+
+        monkeypatch.setattr(server.server.reconciler, "_on_change", watched)
+        server.server.reconciler.unload_model("other")
+        assert states.pop("UNLOADING")
+        assert all(states.values())
+        assert server.server.ready()
+
+
 def test_a_fault_that_left_with_its_version_is_no_reason_to_give_up(tmp_path: Path) -> None:
     write_artifact(tmp_path, "m", 1)
     with running(tmp_path, model_control="none", log_level="error") as server:

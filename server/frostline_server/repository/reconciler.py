@@ -28,7 +28,7 @@ from frostline_server.repository.plan import Fingerprint, OnDisk, Plan, awaited,
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.rollout_steps import decisions, staged
-from frostline_server.repository.scan import Model, legible
+from frostline_server.repository.scan import Model, absent_versions, legible
 from frostline_server.repository.trial_queue import TrialQueue
 from frostline_server.repository.unchanged import keep_unchanged
 
@@ -293,6 +293,11 @@ class Reconciler:
                 self._expect([name])
                 reason = "; ".join(model.remarks) if model else "it has no such model"
                 raise ModelNotFound(f"failed to load '{name}', failed to poll from model repository: {reason}")
+            if config is not None:
+                absent, none = absent_versions("the configuration", config, model.versions, model.rollout)
+                if none:
+                    raise LoadFailed(f"failed to load '{name}', {absent}")
+                warnings = [*warnings, absent] if absent else warnings
             chosen[name] = config
             for warning in warnings:
                 self._on_warning(name, warning)

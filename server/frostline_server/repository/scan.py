@@ -175,17 +175,39 @@ def _found(folder: Path, before: Model | None, files: FileReader, name: str, *, 
     if config.name and config.name != name:
         named = "its folder is" if name == folder.name else "model_name is"
         problem = f"config.pbtxt names the model '{config.name}', but {named} '{name}'"
-    asked = set(config.version_policy.specific.versions)
-    if asked - versions.keys():
-        absent = f"config.pbtxt asks for versions that do not exist: {sorted(asked - versions.keys())}"
-        if versions and not {*asked, *wanted(rollout), *standing(rollout)} & versions.keys():
-            problem = problem or f"{absent}; the folder has {sorted(versions)}"
-        else:
-            warnings = [*warnings, absent]
+    absent, none = absent_versions("config.pbtxt", config, versions, rollout)
+    if none:
+        problem = problem or absent
+    elif absent:
+        warnings = [*warnings, absent]
     if not versions and (remarks != (_EMPTY,) or configured):
         # It was meant to be a model.
         problem = problem or "; ".join(remarks)
     return Model(name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem, remarks, flat)
+
+
+def absent_versions(
+    source: str, config: model_config_pb2.ModelConfig, versions: Collection[int], rollout: Rollout | None
+) -> tuple[str, bool]:
+    """What is to be said of the versions that a configuration asks for and that do not exist.
+
+    Args:
+        source: of the configuration, for the message.
+        config: the configuration.
+        versions: that exist.
+        rollout: of the model.
+
+    Returns:
+        That, "" where there are none; and whether versions exist, and none of them is to be served.
+    """
+    asked = set(config.version_policy.specific.versions)
+    absent = sorted(asked.difference(versions))
+    if not absent:
+        return "", False
+    told = f"{source} asks for versions that do not exist: {absent}"
+    if not versions or not {*asked, *wanted(rollout), *standing(rollout)}.isdisjoint(versions):
+        return told, False
+    return f"{told}; the folder has {sorted(versions)}", True
 
 
 def _configuration(folder: Path, files: FileReader) -> tuple[model_config_pb2.ModelConfig, list[str], str]:

@@ -969,8 +969,17 @@ def test_a_model_of_which_nothing_is_chosen_is_not_loaded_and_the_caller_is_told
     explicit.look()
     config = model_config_pb2.ModelConfig(name="m")
     config.version_policy.specific.versions.append(9)
-    with pytest.raises(LoadFailed, match="the configuration chooses none of its versions"):
+    told = r"the configuration asks for versions that do not exist: \[9\]; the folder has \[1\]"
+    with pytest.raises(LoadFailed, match=told):
         explicit.reconciler.load_model("m", config)
+    explicit.reconciler.load_model("m")
+    # Nor is one that is served, which stays as it is.
+    with pytest.raises(LoadFailed, match=told):
+        explicit.reconciler.load_model("m", config)
+    assert explicit.states() == {"1": "READY"}
+    config.version_policy.specific.versions.append(1)
+    explicit.reconciler.load_model("m", config)
+    assert explicit.warnings[-1].startswith("the configuration asks for versions that do not exist: [9]")
     (folder / "config.pbtxt").write_text("version_policy { specific { versions: [9] } }")
     with pytest.raises(LoadFailed, match=r"asks for versions that do not exist: \[9\]; the folder has \[1\]"):
         explicit.reconciler.load_model("m")
