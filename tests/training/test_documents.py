@@ -70,6 +70,8 @@ def test_a_recipes_line_says_how_it_did(tmp_path: Path) -> None:
     )
     line = table.measure(quick, tmp_path)
     assert line[:4] == ("`iris`", "mlp", "iris", "1,315")
+    assert line[5].endswith(" of 30")
+    assert line[6] == "33.3%"  # of the same 30 rows: 10 have the class that most training rows have
     assert len(line) == len(table._HEADER)
 
 

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from PIL import Image as pillow  # noqa: N813 the column is called so
 from rich.console import Console
 
-from frostline_training import data, pipeline
+from frostline_training import data, pipeline, report
 from frostline_training.config import Cnn, Hyperparameters, LeastRecall, Mlp, Recipe
-from frostline_training.errors import DeviceError, SettingError, TrainingError
+from frostline_training.errors import DataError, DeviceError, SettingError, TrainingError
 from frostline_training.loop import runs
 from frostline_training.loop.checkpoint import ResumeError
 from frostline_training.loop.progress import Epoch
+from frostline_training.publishing import raw_pictures
 from frostline_training.publishing.publish import Published
 from frostline_training.report import LiveReport
-from frostline_training.sources import CsvFile, NpzFile
+from frostline_training.sources import CsvFile, ImageFolder, NpzFile
 
 Listing = Callable[[Path], list[str]]
 
@@ -30,6 +32,8 @@ IRIS = Recipe(
     network=Mlp(hidden=(32, 32), activation="tanh"),
     hyperparameters=Hyperparameters(epochs=60, batch_size=16, learning_rate=1e-2, patience=30),
 )
+
+SHORT = IRIS.model_copy(update={"hyperparameters": Hyperparameters(epochs=2, batch_size=16), "baselines": False})
 
 
 def _console() -> Console:
@@ -276,6 +280,34 @@ def test_a_class_without_a_name_is_refused_before_the_training(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
 
 
+def test_a_class_that_is_no_text_is_refused_before_the_training(tmp_path: Path) -> None:
+    # As Python reads the name of a folder that is not UTF-8.
+    np.savez(tmp_path / "rows.npz", input=np.zeros((60, 2)), target=np.array(["caf\udce9", "tea"] * 30))
+    recipe = IRIS.model_copy(update={"data": NpzFile(path=tmp_path / "rows.npz")})
+    with pytest.raises(DataError, match="which is no text in UTF-8"):
+        pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.npz"]
+
+
+@pytest.mark.parametrize(("suffix", "part"), [({"a": "bmp", "b": "bmp"}, "training"), ({"a": "bmp", "b": "png"}, "")])
+def test_pictures_of_which_no_server_takes_one_are_refused_before_the_training(
+    tmp_path: Path, suffix: dict[str, str], part: str
+) -> None:
+    random = np.random.default_rng(0)
+    for label, form in suffix.items():
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for index in range(12):
+            pixels = random.integers(0, 255, (4, 4, 3)).astype(np.uint8)
+            pillow.fromarray(pixels).save(tmp_path / f"pictures/{label}/{index}.{form}")
+    recipe = IRIS.model_copy(update={"data": ImageFolder(path=tmp_path / "pictures", size=(4, 4))})
+    if not part:
+        raw_pictures.check_taken(data.prepare(recipe))
+        return
+    with pytest.raises(DataError, match=f"no {part} picture is PNG, JPEG or WebP, which a server takes"):
+        pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs")
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
 def test_a_binary_recipe_of_three_classes_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "three.npz", input=np.zeros((30, 2)), target=np.arange(30) % 3)
     recipe = IRIS.model_copy(update={"data": NpzFile(path=tmp_path / "three.npz", task="binary")})
@@ -364,6 +396,39 @@ def test_a_run_that_goes_on_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.
     pipeline.run(IRIS, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs")
     assert "is run by another process" in refused[0]
     assert runs.unfinished(tmp_path / "runs", "flowers") is None
+
+
+def test_a_run_that_is_killed_behind_its_publication_is_not_published_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "print_summary", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(SHORT, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs")
+    assert (tmp_path / "models/flowers/1/card.json").exists()
+    assert runs.unfinished(tmp_path / "runs", "flowers") is None
+
+
+def test_what_the_run_cannot_note_is_said_once_all_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def epoch(*_: object) -> None:  # something is in the way of what the run writes at its end
+        for run in (tmp_path / "runs/flowers").iterdir():
+            (run / "published.json").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(LiveReport, "epoch", epoch)
+    console = _console()
+    with pytest.raises(
+        TrainingError, match=r"^version 1 of flowers is published, but cannot write .*published\.json: Is a"
+    ):
+        pipeline.run(
+            SHORT, models=tmp_path / "models", device="cpu", console=console, runs=tmp_path / "runs", precision=["fp16"],
+            bound=100,
+        )  # fmt: skip
+    assert "version 1 is live" in _said(console)
+    assert (tmp_path / "models/flowers-fp16/1/card.json").exists()
 
 
 def test_without_run_folders_there_is_nothing_to_resume(tmp_path: Path) -> None:

@@ -183,6 +183,21 @@ def test_what_is_no_picture_is_said_before_training(tmp_path: Path) -> None:
     assert console.file.getvalue().endswith("1 of p not read: a/Thumbs.db (hidden, or a system's own).\n")
 
 
+def test_the_weakest_class_and_threshold_are_of_what_some_test_row_has() -> None:
+    logits = np.array([[2, -2, -2], [2, 2, -2], [2, 2, -2]], np.float32)
+    targets = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0]], np.float64)
+    cuts = [
+        Cut(label, place, 0.5, reached=True, validation=Outcome(1, 0, 0), test=test)
+        for place, (label, test) in enumerate(
+            {"a": Outcome(3, 0, 0), "[b]": Outcome(1, 1, 0), "rare": Outcome(0, 0, 0)}.items()
+        )
+    ]
+    decision = Decision("max-f1", tuple(cuts), each=True)
+    said = _summary(logits, targets, "multi-label", labels=("a", "[b]", "rare"), decision=decision)
+    assert "weakest class │ [b]: precision 50.0%, recall 100.0%" in " ".join(said.split())
+    assert "the weakest: [b] from a probability" in said
+
+
 def test_the_summary_tells_what_class_weights_would_answer_where_no_threshold_can() -> None:
     logits = np.eye(3, dtype=np.float32)
     said = _summary(

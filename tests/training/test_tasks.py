@@ -21,6 +21,8 @@ from frostline import connect
 from frostline_training import data, pipeline, publish
 from frostline_training.config import Cnn, Hyperparameters, Mlp, Recipe, Rnn, Unet
 from frostline_training.errors import DataError, SettingError
+from frostline_training.evaluation import evaluate
+from frostline_training.evaluation.evaluate import Evaluation
 from frostline_training.sources import CsvFile, ImageFolder, MaskFolder, NpzFile
 from tests.support.servers import running
 from tests.support.training.datasets import picture_folder
@@ -355,6 +357,31 @@ def test_sequences_with_lengths_are_embedded(tmp_path: Path) -> None:
     published = pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=Console(quiet=True), runs=None)
     assert published.task == "embedding"
     assert set(published.differences_by_length) == {"time=3", "time=11"}
+
+
+def test_after_the_training_an_embedding_is_judged_by_its_test_rows_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "e.npz", input=random.normal(size=(50, 3)), target=np.arange(50) % 5)
+    recipe = Recipe(
+        name="e",
+        data=NpzFile(path=tmp_path / "e.npz", task="embedding"),
+        network=Mlp(hidden=(4,)),
+        hyperparameters=Hyperparameters(epochs=1, batch_size=16, dimensions=4),
+        validation=0.24,
+        baselines=False,
+    )
+    judged: list[int] = []
+    real = evaluate.evaluate
+
+    def counted(network: nn.Module, rows: data.Rows, *others: Any) -> Evaluation:
+        judged.append(len(rows.targets))
+        return real(network, rows, *others)
+
+    monkeypatch.setattr(evaluate, "evaluate", counted)
+    pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=Console(quiet=True), runs=None)
+    assert judged == [10]
 
 
 def test_a_regression_of_sequences_with_lengths_is_learnt(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from frostline_training.data.raw import check_inputs, check_outputs
 from frostline_training.errors import DataError, PublishError, SettingError, TrainingError
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
+from frostline_training.evaluation.decide import Decision
 from frostline_training.evaluation.evaluate import Evaluation
 from frostline_training.loop import distributed
 from frostline_training.loop import runs as run_folders
@@ -28,7 +29,7 @@ from frostline_training.loop.progress import Epoch
 from frostline_training.loop.runs import Run
 from frostline_training.loop.trainer import Trained, Watcher, steps_per_epoch, train
 from frostline_training.networks.heads import ByTarget
-from frostline_training.publishing import artifact, gate, variants
+from frostline_training.publishing import artifact, gate, raw_pictures, variants
 from frostline_training.publishing.calling import ByPosition
 from frostline_training.publishing.gate import Gate
 from frostline_training.publishing.publish import Published, check_name, checked_labels, publish
@@ -89,6 +90,7 @@ def run(
             split = data.prepare(recipe)
             _check_labels(split)
             check_inputs(split.dataset.inputs)  # names that clients cannot send
+            raw_pictures.check_taken(split)
             check_outputs((head.name for head in split.dataset.heads), data.named(split.test.inputs))
             if split.dataset.heads:
                 _check_uncompared(precision, if_better)
@@ -100,10 +102,10 @@ def run(
                 going_on, folder = group.first(lambda: _run_folder(recipe, place, stack, resume=resume))
                 own = folder if group.leads else None
                 trained = _train(recipe, split, place, own, resume=going_on, tensorboard=tensorboard)
-                published = group.first(lambda: _publish(recipe, split, trained, place, stage, condition))
-                if own:
-                    own.finish(published.path, version=published.version)
+                published, unnoted = group.first(lambda: _publish(recipe, split, trained, place, own, stage, condition))
                 group.first(lambda: _publish_variants(published, split, place, precision, bound))
+                if unnoted:
+                    raise unnoted
         except TrainingError:
             if group.leads:
                 raise
@@ -152,11 +154,10 @@ def _gate(if_better: str | None, name: str, split: Split, models: Path, positive
     if if_better is None:
         return None
     dataset = split.dataset
-    shapes = gate.shapes(data.named(split.test.inputs), dataset.dynamic)
-    columns = [each.cells if isinstance(each, data.Column) else each.name for each in dataset.inputs or ()]
+    inputs = gate.tensors(data.named(split.test.inputs), dataset.dynamic)
     try:
         condition = replace(Gate.parse(if_better), positive=positive)
-        gate.check(condition, models / name, dataset.task, dataset.labels, columns, shapes)
+        gate.check(condition, models / name, dataset.task, dataset.labels, dataset.inputs or (), inputs)
     except PublishError as error:
         raise SettingError(str(error)) from error
     return condition
@@ -215,8 +216,15 @@ def _train(
 
 
 def _publish(
-    recipe: Recipe, split: Split, trained: Trained, place: _Place, stage: bool, condition: Gate | None
-) -> Published:
+    recipe: Recipe,
+    split: Split,
+    trained: Trained,
+    place: _Place,
+    run: Run | None,
+    stage: bool,
+    condition: Gate | None,
+) -> tuple[Published, TrainingError | None]:
+    """Return what was published, and why the `run` could not note it, which is to be raised at the end."""
     task, labels, heads = split.dataset.task, split.dataset.labels, split.dataset.heads
     positive = decide.positive(recipe, split.dataset)
     network = trained.network
@@ -244,8 +252,11 @@ def _publish(
         network = calibrate.Calibrated(network, temperature, bias).eval()
         uncalibrated, test = test, evaluate.evaluate(network, split.test, task, positive)
         calibration |= {"temperature": temperature, "bias": bias.ravel().tolist(), "ece_before": uncalibrated.ece}
-    validation = evaluate.evaluate(network, split.validation, task, positive, heads)
-    decision = decide.decide(recipe.threshold, validation, test, labels, counted)
+    decision: Decision | None = None
+    # Nothing but the choice of a threshold needs the validation rows again.
+    if (recipe.threshold is not None or counted is not None) and (positive is not None or task == "multi-label"):
+        validation = evaluate.evaluate(network, split.validation, task, positive)
+        decision = decide.decide(recipe.threshold, validation, test, labels, counted)
     weighted = None if counted is None else decide.weighted(test, counted)
     simpler: tuple[Baseline, ...] = ()
     if recipe.baselines:
@@ -291,6 +302,8 @@ def _publish(
         stage=stage,
         if_better=condition,
     )
+    # Before anything else, because a run that is killed before it has noted this would be published again by --resume.
+    unnoted = _noted(run, published)
     report.print_summary(
         place.console,
         recipe,
@@ -303,7 +316,16 @@ def _publish(
         weighted=weighted,
         simpler=simpler,
     )
-    return published
+    return published, unnoted
+
+
+def _noted(run: Run | None, published: Published) -> TrainingError | None:
+    try:
+        if run:
+            run.finish(published.path, version=published.version)
+    except TrainingError as error:
+        return TrainingError(f"version {published.version} of {published.name} is published, but {error}")
+    return None
 
 
 def _publish_variants(

@@ -193,7 +193,7 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
         )
         rows["also"] += f" (errors {escape(unit)})"
     if test.per_class is not None and len(test.per_class.recall):
-        worst = int(test.per_class.f1.argmin())
+        worst = test.per_class.weakest
         iou = "" if test.overlaps is None else f"IoU {test.overlaps.iou()[worst]:.1%}, "
         rows["weakest class"] = (
             f"{_named(labels, worst)}: {iou}precision {test.per_class.precision[worst]:.1%}, recall {test.per_class.recall[worst]:.1%}"
@@ -239,8 +239,7 @@ def _decided(decision: Decision) -> dict[str, str]:
     rule = decision.rule if isinstance(decision.rule, str) else str(decision.rule).replace("=", " ")
     if len(decision.cuts) == 1:
         return {"threshold": _cut(decision.cuts[0], rule)}
-    worst = min(decision.cuts, key=lambda cut: cut.test.f1)
-    return {"thresholds": f"one for each label; the weakest: {_cut(worst, rule)}"}
+    return {"thresholds": f"one for each label; the weakest: {_cut(decision.weakest, rule)}"}
 
 
 def _weighted(scores: Mapping[str, float]) -> dict[str, str]:

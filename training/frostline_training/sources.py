@@ -181,6 +181,12 @@ class NpzFile(BaseModel):
     task: Task = "single-label"
     labels: tuple[str, ...] | None = None
 
+    @model_validator(mode="after")
+    def _tell_the_classes_apart(self) -> "NpzFile":
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels must be different from each other")
+        return self
+
 
 class ImageFolder(BaseModel):
     """Pictures in one folder per class, brought to `size` (height, width) pixels of grey or colour, 0 to 255.

@@ -42,7 +42,7 @@ def measure(recipe: Recipe, folder: Path) -> tuple[str, ...]:
     scores = card["scores"]
     key = next(key for key in scores if key.startswith("test_"))
     name = "" if key == "test_accuracy" else f"{report.WORDS[key.removeprefix('test_')]} "
-    simplest = next(iter(scores["baselines"].values()))[key] if name else card["data"]["majority_baseline"]
+    simplest = next(iter(scores["baselines"].values()))[key]
     kind = getattr(recipe.network, "kind", recipe.network.family)
     size = (published.path / "model.onnx").stat().st_size
     return (

@@ -221,9 +221,46 @@ def test_the_digits_recipe_holds_out_a_fifth() -> None:
 def test_a_class_of_one_row_cannot_be_split(blobs: Dataset) -> None:
     lonely = Dataset("lonely", take(blobs.rows, np.arange(41)), ("a", "b"), "", "")
     with pytest.raises(
-        DataError, match="lonely: class 'b' has 1 row, and needs at least 3: to train on, to stop by and"
+        DataError, match="lonely: class 'b' has 1 row, and needs at least 3: with fewer it cannot have one to train on"
     ):
         data.split(lonely, seed=1, validation=0.2, test=0.2)
+
+
+@pytest.mark.parametrize(
+    ("each", "fractions", "said"),
+    [
+        (
+            5,
+            (0.2, 0.2),
+            "no two of the 40 validation rows have the same class, .*: raise validation, or give more rows of",
+        ),
+        (10, (0.1, 0.2), "no two of the 40 validation rows have the same class"),
+        (
+            10,
+            (0.2, 0.1),
+            "no two of the 40 test rows have the same class, .*: raise test, or give more rows of each class",
+        ),
+        (5, (0.4, 0.4), "no two of the 40 training rows have the same class, .*: lower validation and test, or give"),
+    ],
+)
+def test_vectors_that_have_nothing_to_be_near_to_are_refused_before_they_are_learnt(
+    tmp_path: Path, each: int, fractions: tuple[float, float], said: str
+) -> None:
+    np.savez(tmp_path / "e.npz", input=np.arange(40.0 * each)[:, None], target=np.repeat(np.arange(40), each))
+    validation, test = fractions
+    source = NpzFile(path=tmp_path / "e.npz", task="embedding")
+    recipe = Recipe(name="r", data=source, network=Mlp(), validation=validation, test=test)
+    with pytest.raises(DataError, match=said):
+        data.prepare(recipe)
+    classified = recipe.model_copy(update={"data": NpzFile(path=tmp_path / "e.npz")})
+    assert len(data.prepare(classified).train.targets) == round(40 * each * (1 - validation - test))
+
+
+def test_vectors_with_two_of_a_class_in_each_part_are_split(tmp_path: Path) -> None:
+    np.savez(tmp_path / "e.npz", input=np.arange(400.0)[:, None], target=np.repeat(np.arange(40), 10))
+    source = NpzFile(path=tmp_path / "e.npz", task="embedding")
+    split = data.prepare(Recipe(name="r", data=source, network=Mlp(), validation=0.2, test=0.2))
+    assert [np.bincount(part.targets).tolist() for part in (split.validation, split.test)] == [[2] * 40] * 2
 
 
 def test_a_single_class_has_nothing_to_tell_apart(blobs: Dataset) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from frostline.cli import main as cli
 from frostline_training import data
@@ -122,6 +123,11 @@ def test_what_is_said_of_a_csv_file_must_fit_it(tmp_path: Path, options: Mapping
     with pytest.raises(DataError) as refusal:
         data.load(source)
     assert sentence in str(refusal.value)
+
+
+def test_two_classes_of_an_archive_have_two_names() -> None:
+    with pytest.raises(ValidationError, match="labels must be different from each other"):
+        NpzFile(path=Path("x.npz"), labels=("cat", "dog", "cat"))
 
 
 def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_bytes_that_cannot_be_read_are_refused_with_the_byte_and_the_remedy(
         (["1.234,56", "-7,5", "1234"], {"decimal": ",", "thousands": "."}, [1234.56, -7.5, 1234]),
         (["1,234.5", "1,234,567", ".5"], {"thousands": ","}, [1234.5, 1234567, 0.5]),
         (["1 234,5", "1\u00a0234", "1\u202f000"], {"decimal": ",", "thousands": " "}, [1234.5, 1234, 1000]),
+        (["0", "-0,5", "+0", "-1.234"], {"decimal": ",", "thousands": "."}, [0, -0.5, 0, -1234]),
         (["+1e3", "2.", " 3 ", "0", "0.5", "-0.25"], {}, [1000, 2, 3, 0, 0.5, -0.25]),
     ],
 )
@@ -123,6 +124,10 @@ def test_numbers_are_read_in_the_notation_that_is_said(
             "row 1 (line 2), column 'x': '1.5' is not a number; the source says decimal=',' and thousands=''",
         ),
         (["1.23.4"] * 2, {"decimal": ",", "thousands": ".", "columns": {"x": "number"}}, "'1.23.4' is not a number"),
+        *(
+            ([cell, "1,5"], {"decimal": ",", "thousands": "."}, f"row 1 (line 2), column 'x': {cell!r} is not a number")
+            for cell in ("0.500", "-0.500", "000.500", "01.500")  # not 500 and 1500
+        ),
         (["1", "inf"], {}, "t.csv, row 2 (line 3), column 'x': inf is no finite number of float32"),
         (["1", "-Infinity"], {}, "row 2 (line 3), column 'x': -Infinity is no finite number"),
         (["1e39", "1"], {}, "row 1 (line 2), column 'x': 1e39 is no finite number of float32 (at most 3.4e38)"),

@@ -6,7 +6,7 @@ import pytest
 from frostline_training.config import LeastCost, LeastPrecision, LeastRecall, Mlp, Recipe, Threshold
 from frostline_training.data import Dataset, Rows
 from frostline_training.errors import DataError
-from frostline_training.evaluation.decide import Decision, Outcome, choose, decide, outcome, positive, weighted
+from frostline_training.evaluation.decide import Cut, Decision, Outcome, choose, decide, outcome, positive, weighted
 from frostline_training.evaluation.evaluate import Evaluation, score
 
 # From the surest row down: yes, no, yes, yes, no, no.
@@ -153,6 +153,15 @@ def test_the_rarer_class_is_looked_for_unless_the_recipe_says_which() -> None:
 def test_what_does_not_suit_the_data_is_refused(recipe: Recipe, dataset: Dataset, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         positive(recipe, dataset)
+
+
+def test_the_weakest_threshold_is_that_of_a_label_which_some_test_row_has() -> None:
+    cuts = [
+        Cut("label", place, 0.5, reached=True, validation=Outcome(1, 0, 0), test=test)
+        for place, test in enumerate((Outcome(3, 0, 0), Outcome(2, 1, 1), Outcome(0, 1, 0)))
+    ]
+    assert Decision("max-f1", tuple(cuts), each=True).weakest is cuts[1]
+    assert Decision("max-f1", tuple(cuts[2:]), each=True).weakest is cuts[2]
 
 
 def test_of_more_than_two_classes_the_answers_that_weights_ask_for_are_scored_beside() -> None:

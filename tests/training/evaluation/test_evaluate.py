@@ -61,6 +61,41 @@ def test_multi_label_scores_are_scikit_learns(guesses: tuple[np.ndarray, np.ndar
     assert evaluation.confusion is None
 
 
+def test_a_class_that_no_row_has_and_none_is_answered_with_is_left_out_of_macro_f1() -> None:
+    logits = np.eye(4, dtype=np.float32)[[0, 0, 1, 1]]
+    evaluation = score(logits, np.array([0, 0, 1, 1]), "single-label")
+    assert (evaluation.accuracy, evaluation.scores["macro_f1"]) == (1, 1)
+    assert evaluation.per_class is not None
+    assert evaluation.per_class.f1.tolist() == [1, 1, 0, 0]
+    labels = score(np.array([[2, -2, -2], [-2, -2, -2]], np.float32), np.array([[1, 1, 0], [0, 0, 0]]), "multi-label")
+    assert labels.scores["macro_f1"] == 0.5  # of the first two: the third has no row
+    nothing = score(np.full((2, 3), -2, np.float32), np.zeros((2, 3)), "multi-label")
+    assert nothing.scores["macro_f1"] == 0
+
+
+def test_a_class_that_is_only_answered_counts_as_wrong_in_macro_f1_as_scikit_learn_has_it(
+    guesses: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits, targets = guesses
+    assert set(logits.argmax(1)) == {0, 1, 2, 3}
+    assert set(targets) == {0, 1, 2}
+    macro = score(logits, targets, "single-label").scores["macro_f1"]
+    assert macro == pytest.approx(metrics.f1_score(targets, logits.argmax(1), average="macro"))
+    without = logits - np.array([0, 0, 0, 1e3], np.float32)  # now nobody is answered with it either
+    macro = score(without, targets, "single-label").scores["macro_f1"]
+    assert macro == pytest.approx(metrics.f1_score(targets, without.argmax(1), average="macro"))
+    wanted = np.eye(4)[targets]
+    macro = score(without, wanted, "multi-label").scores["macro_f1"]
+    assert macro == pytest.approx(metrics.f1_score(wanted, without > 0, average="macro", zero_division=np.nan))
+
+
+def test_the_weakest_class_is_one_that_some_row_has() -> None:
+    logits = np.eye(4, dtype=np.float32)[[0, 0, 1, 0]]
+    evaluation = score(logits, np.array([0, 0, 1, 1]), "single-label")
+    assert evaluation.per_class is not None
+    assert evaluation.per_class.weakest == 1
+
+
 def test_regression_scores_are_scikit_learns(guesses: tuple[np.ndarray, np.ndarray]) -> None:
     values, _ = guesses
     targets = values * 2 + 1
@@ -282,6 +317,15 @@ def test_pictures_are_answered_few_at_a_time_and_alike() -> None:
     inputs = np.random.default_rng(0).normal(size=(5, 1, 1500, 1500)).astype(np.float32)
     with torch.no_grad():
         np.testing.assert_allclose(answers(network, inputs)[4], network(torch.from_numpy(inputs[4:]))[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("classes", "told"), [(200, True), (201, False)])
+def test_a_card_has_no_confusion_of_very_many_classes(classes: int, told: bool) -> None:
+    found = score(np.eye(classes, dtype=np.float32), np.arange(classes), "single-label")
+    card = found.card(tuple(map(str, range(classes))))
+    assert found.confusion is not None
+    assert card.get("confusion") == (found.confusion.tolist() if told else None)
+    assert len(card["per_class"]) == classes  # type: ignore[arg-type]
 
 
 def test_several_targets_are_scored_each_alone_and_judged_by_the_mean() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 import frostline_training
 from frostline_training import data
 from frostline_training.evaluation.evaluate import evaluate
+from frostline_training.loop import distributed as group_module
 from frostline_training.loop.distributed import ALONE, Group, joined
 from frostline_training.loop.trainer import train
 from tests.support.training import together, torchrun_job
@@ -78,6 +80,44 @@ def test_alone_nothing_is_shared() -> None:
     network = nn.Linear(2, 2)
     assert ALONE.parallel(network, 5) is network
     assert ALONE.first(lambda: "answer") == "answer"
+
+
+class _Backend:
+    """Stands in for torch.distributed, as the second of two processes sees it, and keeps which group was waited in."""
+
+    ProcessGroup = object
+
+    def __init__(self) -> None:
+        self.timeouts: dict[object, timedelta] = {}
+        self.waited: list[object] = []
+
+    def init_process_group(self) -> None: ...
+    def destroy_process_group(self) -> None: ...
+    def get_rank(self) -> int:
+        return 1
+
+    def get_world_size(self) -> int:
+        return 2
+
+    def new_group(self, *, backend: str, timeout: timedelta) -> object:
+        group = (backend,)
+        self.timeouts[group] = timeout
+        return group
+
+    def broadcast_object_list(self, told: list[object], group: object) -> None:
+        self.waited.append(group)
+        told[0] = ["published"]
+
+
+def test_the_first_process_is_waited_for_longer_than_for_a_step_of_the_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend = _Backend()
+    monkeypatch.setattr(group_module, "distributed", backend)
+    with joined({"WORLD_SIZE": "2", "LOCAL_RANK": "1"}) as group:
+        assert group.first(lambda: "not asked of this one") == "published"
+    (waited,) = backend.waited
+    assert backend.timeouts[waited] >= timedelta(days=1)  # a proof may take hours
 
 
 def test_every_process_takes_a_cuda_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from frostline_training.data.heads import Head
+from frostline_training.loop import losses
 from frostline_training.loop.losses import Objective
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.5, 0.4, 3.0], [1.0, 0.0, 0.0]])
@@ -104,6 +105,16 @@ def test_a_regression_that_answers_the_mean_explains_nothing_of_the_variance() -
     assert objective.right(targets.mean(0).expand(3, 1), targets).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_what_is_explained_of_other_rows_is_relative_to_their_own_mean() -> None:
+    training, others = torch.tensor([[0.0], [1000.0]]), torch.tensor([[1.0], [2.0], [6.0]])
+    objective = _fit("regression", training).judging(others)
+    assert objective.right(others.mean(0).expand(3, 1), others).item() == pytest.approx(0, abs=1e-6)
+    assert objective.judge(others + 500, others).item() == pytest.approx(1.5)  # in deviations of the training targets
+    alike = torch.full((2, 1), 7.0)
+    assert objective.judging(alike).right(alike, alike) == 2
+    assert objective.judging(alike).right(alike + 1, alike) == 0
+
+
 def test_a_target_that_never_varies_does_not_divide_by_zero() -> None:
     targets = torch.full((4, 1), 7.0)
     objective = _fit("regression", targets, weights=True)
@@ -162,6 +173,16 @@ def test_the_nearest_vectors_are_counted_and_a_row_without_mates_is_not() -> Non
     # 0 and 0.1 are near to each other, 0.3 is nearest to 0.1 and 1.0 has no mate: two of three, told of four rows.
     assert objective.right(vectors, torch.tensor([0, 0, 0, 1])).item() == pytest.approx(4)
     assert objective.right(vectors, torch.tensor([0, 1, 0, 2])).item() == 0
+
+
+def test_vectors_are_judged_the_same_however_many_are_compared_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(50, 4, generator=torch.Generator().manual_seed(2)))
+    classes = torch.arange(50) % 7
+    objective = Objective.fit("embedding", classes, label_smoothing=0.0, class_weights=False, temperature=0.1)
+    judged, right = objective.judge(vectors, classes), objective.right(vectors, classes)
+    monkeypatch.setattr(losses, "_COMPARED_PAIRS", 50 * 8)  # 8 rows, the last time 2
+    torch.testing.assert_close(objective.judge(vectors, classes), judged)
+    assert objective.right(vectors, classes) == right
 
 
 def test_a_batch_in_which_no_row_has_a_mate_teaches_nothing() -> None:

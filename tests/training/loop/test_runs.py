@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,28 @@ def test_a_finished_run_keeps_the_pictures_and_says_which_version_came_of_it(tmp
     run.finish(version, version=3)
     assert sorted(path.name for path in run.pictures.iterdir()) == ["confusion.png", "network.svg"]
     assert json.loads((run.folder / "published.json").read_text()) == {"folder": str(version), "version": 3}
+
+
+@pytest.mark.parametrize(
+    ("taken", "write"),
+    [
+        ("config.json", lambda run: run.begin({})),
+        ("metrics.jsonl", lambda run: run.log(_epoch(1))),
+        ("metrics.csv", lambda run: run.log(_epoch(1))),
+        ("metrics.jsonl", lambda run: run.rewrite([_epoch(1)])),
+        ("published.json", lambda run: run.finish(run.folder, version=1)),
+        ("pictures/network.svg", lambda run: run.finish(run.folder, version=1)),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_said_with_the_reason(
+    tmp_path: Path, taken: str, write: Callable[[Run], None]
+) -> None:
+    run = runs.start(tmp_path, "m")
+    (run.folder / "network.svg").touch()
+    (run.folder / taken).mkdir(parents=True)
+    with pytest.raises(TrainingError) as refused:
+        write(run)
+    assert str(refused.value).startswith(f"cannot write {run.folder / taken}: Is a directory; if the disk is full")
 
 
 class _FakeWriter:

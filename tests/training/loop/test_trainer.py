@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import r2_score
 from torch import nn
 
 from frostline_training.config import Hyperparameters, Mlp, Recipe
 from frostline_training.data import Rows, Split, take
+from frostline_training.data.heads import Head
 from frostline_training.errors import DivergedError
+from frostline_training.evaluation.evaluate import score
 from frostline_training.loop import trainer
 from frostline_training.loop.losses import Objective
 from frostline_training.loop.progress import Epoch, Progress, Scores
@@ -255,6 +258,51 @@ def test_the_loss_on_training_rows_is_the_one_that_validation_has(
     expected = scores_on(trained.network, few, objective)
     assert trained.history[0].train.loss == pytest.approx(expected.loss, rel=1e-4)
     assert trained.history[0].train.score == pytest.approx(expected.score)
+
+
+def test_what_is_explained_of_the_validation_rows_is_relative_to_their_own_mean(
+    small: Recipe, blobs_split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "rows_at_once", lambda *_: 7)
+
+    def summed(rows: Rows) -> Rows:
+        sums = np.asarray(rows.inputs).sum(1, dtype=np.float32)
+        return Rows(rows.inputs, np.stack([sums, 100 * sums], axis=1))
+
+    split = _changed(blobs_split, "regression", summed)
+    split.train.targets[0] = 1e4  # one row that is far off makes the spread of the training rows large
+    trained = _train(_with(small, epochs=3), split)
+    with torch.no_grad():
+        values = trained.network(torch.from_numpy(np.asarray(split.validation.inputs))).numpy()
+    assert trained.best.validation.measure == "r2"
+    assert trained.best.validation.score == pytest.approx(r2_score(split.validation.targets, values), rel=1e-4)
+
+
+def test_so_is_a_number_among_several_targets() -> None:
+    heads = (Head("length"), Head("kind", ("a", "b")))
+    kinds, lengths = np.arange(20) % 2, np.arange(20.0)
+    training = torch.tensor([[0.0, 0], [1000.0, 1]])
+    objective = Objective.fit("any", training, label_smoothing=0.0, class_weights=False, heads=heads)
+    answered = np.where(lengths < 5, 1 - kinds, kinds)  # a quarter is wrong
+    answers = np.stack([lengths + 1, 1 - answered, answered], 1).astype(np.float32)
+    scores = scores_on(nn.Identity(), Rows(answers, np.stack([lengths, kinds], 1).astype(np.float32)), objective)
+    assert scores.score == pytest.approx((r2_score(lengths, answers[:, 0]) + 0.75) / 2)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_vectors_are_compared_with_all_others_however_large_their_inputs_are(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    random = np.random.default_rng(0)
+    classes = random.permutation(np.repeat(np.arange(30), 4))
+    vectors = (random.normal(size=(30, 8))[classes] + random.normal(size=(120, 8))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    objective = Objective("embedding", temperature=0.1)
+    monkeypatch.setattr(trainer, "rows_at_once", lambda *_: at_once)
+    scores = scores_on(nn.Identity(), Rows(vectors, classes), objective)
+    assert scores.score == pytest.approx(score(vectors, classes, "embedding").scores["recall_at_1"])
+    whole = objective.judge(torch.from_numpy(vectors), torch.from_numpy(classes)).item()
+    assert scores.loss == pytest.approx(whole / 120)
 
 
 def test_the_learning_rate_rises_then_falls_and_is_never_zero() -> None:

@@ -303,6 +303,7 @@ def test_labels_without_an_order_of_their_own_are_refused(
         (float("nan"), "label 1 is nan: give the name"),
         (b"cat", "label 1 is b'cat': give"),
         (["b"], "as text or a number"),
+        ("caf\udce9", r"label 1 is 'caf\\udce9', which is no text in UTF-8: give the class another name"),
     ],
 )
 def test_a_label_that_names_nothing_is_refused(

@@ -1,7 +1,10 @@
 """What goes live: a version that is staged, one that is better, one that is worse, and two at once."""
 
 import json
+import re
 from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from frostline.cli import main as cli
-from frostline_training.data.raw import Category, Number
+from frostline.dates import written
+from frostline_training.data.raw import Category, Date, Number
+from frostline_training.data.rows import Column, DateOf, Image, Text
 from frostline_training.errors import PublishError
 from frostline_training.evaluation.compare import compare
 from frostline_training.evaluation.evaluate import score
@@ -300,7 +305,154 @@ def test_a_live_version_without_a_card_or_a_damaged_rollout_is_said(tmp_path: Pa
         _release(tmp_path, 0, stage=True)
 
 
+class Months(nn.Module):
+    """The class of a row is its month, from 1, but for rows whose number is below `wrong`; a missing month is the first."""
+
+    def __init__(self, wrong: int) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.arange(CLASSES).float())
+        self.register_buffer("wrong", torch.tensor(float(wrong)))
+
+    def forward(self, row: Tensor) -> Tensor:
+        off = (torch.nan_to_num(row[:, 1], nan=1e4) < self.get_buffer("wrong")).float()
+        chosen = torch.remainder(torch.nan_to_num(row[:, 0], nan=1.0) - 1 + off, CLASSES)
+        logits: Tensor = -(self.get_buffer("places") - chosen[:, None]).abs()
+        return logits
+
+
+def _publish_months(models: Path, form: str, wrong: int, *, day: int = 28, **options: Any) -> Published:
+    days = [date(2024, 1 + month, day) for month in TARGETS]
+    rows = {"day": [written(day, form) for day in days], "number": np.arange(ROWS)}
+    inputs: list[Any] = [Date("day", ("month",), form), Number("number")]
+    return publish(Months(wrong), rows, name="m", models=models, test=(rows, TARGETS), inputs=inputs, **options)
+
+
+def test_a_live_version_is_sent_dates_as_it_reads_them(tmp_path: Path) -> None:
+    _publish_months(tmp_path, "iso", 24)
+    worse = _publish_months(tmp_path, "%d.%m.%Y", 48, if_better="accuracy")
+    assert worse.comparison is not None
+    # It can read none of the new one's dates, and takes every month that it cannot read for the first.
+    assert (worse.live, worse.comparison.live, worse.comparison.new) == (False, 0.9, 0.8)
+
+
+def test_a_date_that_the_live_version_cannot_read_is_not_scored_as_a_missing_one(tmp_path: Path) -> None:
+    _publish_months(tmp_path, "%d.%m.", 24)
+    with pytest.raises(
+        PublishError, match=r"cannot be scored: it cannot read '29\.02\.', as the column 'day' is written"
+    ):
+        _publish_months(tmp_path, "iso", 0, day=29, if_better="accuracy")
+    assert not (tmp_path / "m/2").exists()
+
+
+WHEN = {"name": "when", "kind": "date", "format": "iso", "parts": [{"part": "year"}, {"part": "month"}]}
+
+
+@pytest.mark.parametrize(
+    ("told", "columns", "words"),
+    [
+        (
+            {"name": "floor", "kind": "number"},
+            [Column("floor", ("(unknown)", "first"))],
+            "takes the column 'floor' as one of the kind 'number', and this one as 'category'",
+        ),
+        ({"name": "floor", "kind": "category"}, [Column("floor")], "the kind 'category', and this one as 'number'"),
+        (WHEN, [Column("when")], "the kind 'date', and this one as 'number'"),
+        ({"name": "words", "kind": "text"}, [Image("words", (4, 4))], "the kind 'text', and this one as 'image'"),
+        (WHEN, [Column("when.day", date=DateOf("when", "%d %m", "day"))], "takes the year of the date 'when', which"),
+        (WHEN, [Column("when.day", date=DateOf("when", "%Y-%m-%d", "day"))], ""),
+        ({"name": "words", "kind": "text"}, [Text("words", bytes=8)], ""),
+    ],
+)
+def test_columns_that_the_live_version_reads_otherwise_are_told_before_the_training(
+    tmp_path: Path, told: dict[str, Any], columns: list[Any], words: str
+) -> None:
+    (tmp_path / "m/1").mkdir(parents=True)
+    (tmp_path / "m/1/card.json").write_text(json.dumps({"rows": {"columns": [told], "missing": [""]}}))
+    refused = pytest.raises(PublishError, match=words) if words else nullcontext()
+    with refused:
+        gate.check(Gate("accuracy"), tmp_path / "m", "single-label", None, columns, {})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        ("float32", "takes other inputs: 'input' int64 [2], and this one 'input' float32 [2]"),
+        ("uint8", "takes other inputs: 'input' int64 [2], and this one 'input' uint8 [2]"),
+        ("int64", ""),
+    ],
+)
+def test_inputs_of_another_type_are_told_before_the_training(tmp_path: Path, dtype: str, words: str) -> None:
+    (tmp_path / "m/1").mkdir(parents=True)
+    card = {"input": {"name": "input", "dtype": "int64", "shape": ["batch", 2]}}
+    (tmp_path / "m/1/card.json").write_text(json.dumps(card))
+    inputs = gate.tensors({"input": np.zeros((3, 2), dtype)}, {})
+    refused = pytest.raises(PublishError, match=re.escape(words)) if words else nullcontext()
+    with refused:
+        gate.check(Gate("accuracy"), tmp_path / "m", "single-label", None, (), inputs)
+
+
+@pytest.mark.parametrize(("task", "metric"), [("multi-label", "micro_f1"), ("regression", "mae")])
+def test_targets_of_a_single_label_or_value_need_no_axis_for_it(tmp_path: Path, task: Any, metric: str) -> None:
+    rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(1))
+    wanted = (rows[:, 0] > 0).long()
+    networks = [nn.Linear(4, 1), nn.Linear(4, 1)]
+    for network, weight in zip(networks, (-1.0, 1.0), strict=True):
+        nn.init.zeros_(network.bias)
+        with torch.no_grad():
+            network.weight.copy_(torch.tensor([[weight, 0, 0, 0]]))
+    for network in networks:
+        done = publish(
+            network, rows[:8], name="m", task=task, models=tmp_path, test=(rows, wanted), labels=["a"], if_better=metric
+        )
+    assert done.comparison is not None
+    assert (done.live, done.comparison.rows) == (True, 60)
+    if task == "multi-label":
+        assert (done.comparison.live, done.comparison.new) == (0.0, 1.0)
+
+
 # Races
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, ""),
+        ({"stage": True}, "; it is the first one, so there is no other that could answer"),
+        ({"condition": "accuracy"}, "; it is the first one, so there is none to compare it with"),
+    ],
+)
+def test_a_first_version_that_another_job_holds_at_once_is_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], words: str
+) -> None:
+    placed = artifact.place
+
+    def place(*arguments: Any) -> Any:
+        found = placed(*arguments)
+        rollout.hold(tmp_path / "m")  # as another --stage or --if-better begins
+        return found
+
+    monkeypatch.setattr(artifact, "place", place)
+    first = _release(tmp_path, 0, **options)
+    assert (first.version, first.live, first.told) == (1, True, f"version 1 is live{words}")
+    assert _rollout(tmp_path) == {"labels": {"stable": 1}}
+
+
+@pytest.mark.parametrize("condition", ["", "accuracy"])
+def test_a_version_that_is_promoted_by_hand_at_once_is_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: str
+) -> None:
+    _release(tmp_path, 24)
+    placed = artifact.place
+
+    def place(*arguments: Any) -> Any:
+        found = placed(*arguments)
+        assert rollout.promote(tmp_path / "m", 2, rollout.live(tmp_path / "m"))
+        return found
+
+    monkeypatch.setattr(artifact, "place", place)
+    second = _release(tmp_path, 48, condition)
+    assert second.live
+    assert second.told.startswith("version 2 is live, in place of version 1")
 
 
 def test_a_version_that_went_live_meanwhile_is_what_the_new_one_is_compared_with(
@@ -371,6 +523,12 @@ def test_train_stages_what_is_not_better_and_says_so_with_its_exit_code(
 
     code, said = train("--stage", "--if-better", "accuracy")
     assert (code, "--stage never makes the version live" in said) == (2, True)
+    card = tmp_path / "models/points/1/card.json"
+    told = json.loads(card.read_text())
+    card.write_text(json.dumps(told | {"input": {"name": "input", "dtype": "int64", "shape": ["batch", 4]}}))
+    code, said = train("--if-better", "accuracy")
+    assert (code, "takes other inputs: 'input' int64" in said, "epoch" in said) == (2, True, False)
+    card.write_text(json.dumps(told))
     code, said = train("--if-better", "mae")
     assert (code, "has no score 'mae'" in said, "epoch" in said) == (2, True, False)
     code, said = train("--if-better", "accuracy")

@@ -4,7 +4,7 @@ The same arguments give the same split every time.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -61,7 +61,7 @@ def load(source: str | Source) -> Dataset:
 
 
 def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Split:
-    """Split the rows at random, keeping each class's share (so every part knows every class).
+    """Split the rows at random, keeping each class's share as nearly as whole rows can: of a few rows a part may get none.
 
     Of several targets it is the first that is a class.
 
@@ -74,7 +74,8 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
         test: Fraction of all rows that training never sees.
 
     Raises:
-        DataError: Some class has too few rows to be in every part.
+        DataError: Some class has too few rows to be in every part; or the task is an embedding, and some part has no two
+            rows of a class.
     """
     # scikit-learn takes about a second to import; only training needs it.
     from sklearn.model_selection import train_test_split  # noqa: PLC0415
@@ -97,6 +98,8 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
             f"cannot split {total} rows of {dataset.name!r} class by class: {error}; give more rows of each "
             "class, or change test and validation"
         ) from error
+    if dataset.task == "embedding":
+        _check_pairs(dataset, {"training": learnt, "validation": stopping, "test": judged})
     train, tested = take(rows, learnt), take(rows, judged)
     notes = (*dataset.notes, *_repeated(train, tested))
     return Split(replace(dataset, rows=train, notes=notes), train, take(rows, stopping), tested)
@@ -206,8 +209,19 @@ def _check_classes(dataset: Dataset) -> None:
         label = dataset.labels[int(rows.argmin())]
         raise DataError(
             f"{dataset.name}: class {label!r} has {rows.min()} row{'' if rows.min() == 1 else 's'}, and needs at least {_PARTS}: "
-            "to train on, to stop by and to judge by"
+            "with fewer it cannot have one to train on, one to stop by and one to judge by"
         )
+
+
+def _check_pairs(dataset: Dataset, parts: Mapping[str, NDArray[np.intp]]) -> None:
+    """Find out before the training that an embedding has nothing to learn from, to stop by or to be judged by."""
+    for part, places in parts.items():
+        if len(np.unique(dataset.rows.targets[places])) == len(places):
+            instead = "lower validation and test" if part == "training" else f"raise {part}"
+            raise DataError(
+                f"{dataset.name}: no two of the {len(places)} {part} rows have the same class, so nothing says which of "
+                f"them should be near to each other: {instead}, or give more rows of each class"
+            )
 
 
 def _count(fraction: float, rows: int) -> int:

@@ -88,6 +88,12 @@ class Decision:
     cuts: tuple[Cut, ...]
     each: bool
 
+    @property
+    def weakest(self) -> Cut:
+        """The threshold with the least F1 on the test rows, of those whose label some test row has."""
+        there = [cut for cut in self.cuts if cut.test.hits + cut.test.missed]
+        return min(there or self.cuts, key=lambda cut: cut.test.f1)
+
     def card(self) -> dict[str, object]:
         """Return it as JSON values, one for two classes, or lists in the labels' order."""
         told = [

@@ -21,6 +21,7 @@ Logits = NDArray[np.float32]
 Numbers = NDArray[np.float64]
 
 BINS = 15
+_MOST_CONFUSED = 200  # classes: the square of their number goes into the card, which servers read up to 8 MiB
 _BATCH_ROWS = 256
 _BATCH_NUMBERS = 2**22  # bounds the memory of large rows; the result does not depend on it
 _NORMAL_95 = 1.959963984540054  # the standard normal's 97.5 % quantile: 95 % lie within plus and minus this
@@ -33,6 +34,11 @@ class PerClass(NamedTuple):
     recall: Numbers
     f1: Numbers
     support: NDArray[np.int64]
+
+    @property
+    def weakest(self) -> int:
+        """The class with the least F1 of those that some row has."""
+        return int(np.where(self.support > 0, self.f1, np.inf).argmin())
 
 
 class Overlaps(NamedTuple):
@@ -89,8 +95,10 @@ class Evaluation:
             in the target's unit, and both relative to the spread of the targets: 1 is as far off as their mean.
             Where each pixel has a class they are the mean intersection over union, the share of pixels that are right,
             and cross-entropy; of an embedding recall at 1 and mean average precision at R. Of several targets they are the
-            mean of the first score of each, and then the scores of each behind its name and a dot. Classes and labels also have the area under the ROC curve, and average precision: those of the positive
-            class of two, or else the mean over all that some rows have and others have not.
+            mean of the first score of each, and then the scores of each behind its name and a dot. Macro F1 is the mean over
+            the classes or labels that some row has or is answered with: of the others there is no F1. Classes and labels
+            also have the area under the ROC curve, and average precision: those of the positive class of two, or else the
+            mean over all that some rows have and others have not.
         interval: Wilson's 95 % interval of the accuracy, of the recall at 1, or of the share of rows with every label right.
         per_class: Precision, recall and F1 of each class; None for a regression.
         per_value: The scores of each value of a regression; the mean over several may mix their units.
@@ -170,7 +178,7 @@ class Evaluation:
             card["per_value"] = {label: dict(one) for label, one in zip(labels, self.per_value, strict=True)}
         if self.positive is not None:
             card["positive"] = labels[self.positive]
-        if self.confusion is not None:
+        if self.confusion is not None and len(self.confusion) <= _MOST_CONFUSED:
             card["confusion"] = self.confusion.tolist()
         if self.heads:
             card["targets"] = {
@@ -327,7 +335,7 @@ def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | No
     right = predicted == targets
     shares = softmax(logits)
     confusion = np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    per_class = _per_class(np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1))
+    counts = np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
     wanted = one_vs_rest(targets, classes)
     ranking = rank(log_odds(logits, "single-label"), wanted) if ranked else None
     seen = np.maximum(shares[np.arange(len(targets)), targets], np.finfo(np.float64).tiny)
@@ -337,12 +345,12 @@ def _single_label(logits: Logits, targets: NDArray[np.int64], positive: int | No
         targets,
         scores={
             "accuracy": float(right.mean()),
-            "macro_f1": float(per_class.f1.mean()),
+            "macro_f1": _macro_f1(*counts),
             "loss": float(-np.log(seen).mean()),
             **_ranked(ranking, positive),
         },
         interval=wilson(int(right.sum()), len(right)),
-        per_class=per_class,
+        per_class=_per_class(*counts),
         confusion=confusion,
         reliability=reliability(shares.max(axis=1), right),
         class_reliability=reliability_of_each(shares, wanted),
@@ -419,7 +427,6 @@ def _multi_label(logits: Logits, targets: NDArray[np.int64], *, ranked: bool) ->
     predicted = predictions(logits, "multi-label") == 1
     wanted = targets == 1
     hits, guessed, there = ((cells).sum(axis=0) for cells in (predicted & wanted, predicted, wanted))
-    per_class = _per_class(hits, guessed, there)
     whole = (predicted == wanted).all(axis=1)
     wide = logits.astype(np.float64)
     # log(1 + exp(x)) - y x, written so that no exponential overflows.
@@ -432,13 +439,13 @@ def _multi_label(logits: Logits, targets: NDArray[np.int64], *, ranked: bool) ->
         targets,
         scores={
             "micro_f1": float(2 * hits.sum() / max(1, guessed.sum() + there.sum())),
-            "macro_f1": float(per_class.f1.mean()),
+            "macro_f1": _macro_f1(hits, guessed, there),
             "exact_match": float(whole.mean()),
             "loss": float(loss.mean()),
             **_ranked(ranking, None),
         },
         interval=wilson(int(whole.sum()), len(whole)),
-        per_class=per_class,
+        per_class=_per_class(hits, guessed, there),
         # Every label of every row is one yes-or-no answer, and the confidence is that of "yes".
         reliability=reliability(shares.ravel(), wanted.ravel()),
         class_reliability=reliability_of_each(shares, wanted),
@@ -485,6 +492,12 @@ def _ranked(ranking: Ranking | None, positive: int | None) -> dict[str, float]:
 def _number(value: np.generic) -> object:
     # JSON has no NaN.
     return None if np.isnan(value) else value.item()
+
+
+def _macro_f1(hits: NDArray[np.int64], guessed: NDArray[np.int64], there: NDArray[np.int64]) -> float:
+    """Return the mean F1 over the classes [C] that some row has or is answered with; 0 where there is none."""
+    some = guessed + there > 0
+    return float(_per_class(hits, guessed, there).f1[some].mean()) if some.any() else 0.0
 
 
 def _per_class(hits: NDArray[np.int64], guessed: NDArray[np.int64], there: NDArray[np.int64]) -> PerClass:

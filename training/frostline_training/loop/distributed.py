@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,9 @@ from frostline_training.loop.device import choose_device
 
 T = TypeVar("T")
 
+# A group's own timeout, 10 or 30 minutes, is for the steps of a training. A publication may take hours, but no days.
+_LONGEST_ACT = timedelta(days=7)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -32,11 +36,13 @@ class Group:
         rank: Which one it is, from 0.
         size: How many there are.
         local_rank: Which one on this machine: the CUDA device it takes.
+        patient: The same processes, which wait for the first one as long as it takes.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    patient: distributed.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -75,7 +81,8 @@ class Group:
             if self.leads:
                 answer.append(act())
         finally:
-            distributed.broadcast_object_list(told)  # also after an error: nobody waits for what never comes
+            # Also after an error: nobody waits for what never comes.
+            distributed.broadcast_object_list(told, group=self.patient)
         if not told[0]:
             raise SystemExit(2)  # the first process says why
         result: T = told[0][0]
@@ -105,6 +112,7 @@ def joined(environ: Mapping[str, str] = os.environ) -> Iterator[Group]:
         return
     distributed.init_process_group()  # gloo on the CPU, nccl on CUDA
     try:
-        yield Group(distributed.get_rank(), distributed.get_world_size(), int(environ["LOCAL_RANK"]))
+        patient = distributed.new_group(backend="gloo", timeout=_LONGEST_ACT)
+        yield Group(distributed.get_rank(), distributed.get_world_size(), int(environ["LOCAL_RANK"]), patient)
     finally:
         distributed.destroy_process_group()

@@ -1,8 +1,8 @@
 """The losses and the metrics of each kind of task."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -13,6 +13,7 @@ from frostline_training.data.heads import Head, divided, of_head
 from frostline_training.loop.progress import Measure
 from frostline_training.sources import Task
 
+_COMPARED_PAIRS = 2**20  # of rows at a time, which bounds the memory of many; the result does not depend on it
 _MEASURES: dict[Task, Measure] = {
     "single-label": "accuracy",
     "multi-label": "labels_right",
@@ -38,7 +39,8 @@ class Objective:
             or ``any`` (float32 [N, K], of classes the numbers).
         label_smoothing: How much of a label's probability is spread over all classes, while it learns.
         weights: [C] of the classes, or of the ones of each label with a multi-label or binary task, while it learns.
-        deviations: [K] of the targets, the unit that errors of regression are measured in.
+        deviations: [K] of the training targets, the unit that errors of regression are measured in.
+        spreads: [K] the deviations of the targets of the rows that `right` counts, from their own mean: R2 is relative to it.
         temperature: What the similarities of an embedding are divided by.
         heads: With the task ``any``, what each target is.
         parts: The losses of each head.
@@ -48,6 +50,7 @@ class Objective:
     label_smoothing: float = 0.0
     weights: Tensor | None = None
     deviations: Tensor | float = 1.0
+    spreads: Tensor | float = 1.0
     temperature: float = 1.0
     heads: tuple[Head, ...] = ()
     parts: "tuple[Objective, ...]" = ()
@@ -82,8 +85,8 @@ class Objective:
                 ones = targets.reshape(len(targets), -1).sum(0).clamp(min=1)
                 weights = (len(targets) - ones).clamp(min=1) / ones
             case "regression":
-                deviations = targets.double().std(0, correction=0).float()
-                return cls(task, deviations=torch.where(deviations > 0, deviations, 1.0))
+                spreads = _spreads(targets)
+                return cls(task, deviations=torch.where(spreads > 0, spreads, 1.0), spreads=spreads)
             case "embedding":
                 return cls(task, temperature=temperature)
             case "any":
@@ -99,6 +102,14 @@ class Objective:
                 )
                 return cls(task, heads=heads, parts=parts)
         return cls(task, label_smoothing, weights.float() if class_weights else None)
+
+    def judging(self, targets: Tensor) -> "Objective":
+        """Return the same losses for other rows, which have these `targets`: their R2 is relative to their own mean."""
+        parts = tuple(
+            part.judging(of_head(head, place, targets))
+            for place, (part, head) in enumerate(zip(self.parts, self.heads, strict=True))
+        )
+        return replace(self, parts=parts, spreads=_spreads(targets) if self.task == "regression" else self.spreads)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss over a batch: what the weights are moved against."""
@@ -160,12 +171,17 @@ class Objective:
                 targets = _of_labels(targets)
                 return ((outputs > 0) == (targets > 0.5)).float().mean(1).sum()
             case "regression":
-                return (1 - ((outputs - targets) / self.deviations) ** 2).mean(1).sum()
+                errors, spreads = outputs - targets, torch.as_tensor(self.spreads)
+                # Where the targets never vary there is nothing to explain: a row is right or is not.
+                explained = torch.where(spreads > 0, 1 - (errors / spreads) ** 2, (errors == 0).to(errors.dtype))
+                return explained.mean(1).sum()
             case "embedding":
-                similar, mates = _compared(outputs, targets)
-                some = mates.any(1)
-                right = mates.gather(1, similar.argmax(1, keepdim=True))[:, 0]
-                return right.sum() / some.sum().clamp(min=1) * len(outputs)
+                each = [
+                    (mates.gather(1, similar.argmax(1, keepdim=True)).sum(), mates.any(1).sum())
+                    for similar, mates in _compared(outputs, targets)
+                ]
+                right, some = (torch.stack(counts).sum() for counts in zip(*each, strict=True))
+                return right / some.clamp(min=1) * len(outputs)
             case "any":
                 return self._mean(Objective.right, outputs, targets)
 
@@ -183,19 +199,28 @@ def contrastive(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:
     A row's mates are the others of its class. It is 0 where no row has one.
     """
     with torch.autocast(vectors.device.type, enabled=False):
-        similar, mates = _compared(vectors, classes)
-        logarithms = (similar / temperature).log_softmax(1)
-        counts = mates.sum(1)
-        each = -torch.where(mates, logarithms, 0.0).sum(1) / counts.clamp(min=1)
-        return each.sum() / (counts > 0).sum().clamp(min=1)
+        losses, some = [], []
+        for similar, mates in _compared(vectors, classes):
+            logarithms = (similar / temperature).log_softmax(1)
+            counts = mates.sum(1)
+            losses.append((-torch.where(mates, logarithms, 0.0).sum(1) / counts.clamp(min=1)).sum())
+            some.append((counts > 0).sum())
+        return torch.stack(losses).sum() / torch.stack(some).sum().clamp(min=1)
 
 
-def _compared(vectors: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    # [N, N]: how similar each row is to each other one, and which of them have its class.
+def _compared(vectors: Tensor, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    # Of some rows at a time, [M, N]: how similar each is to each other one, and which of these have its class.
     wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    itself = torch.eye(len(wide), dtype=torch.bool, device=wide.device)
-    # Not minus infinity, whose softmax alone is no number.
-    return (wide @ wide.T).masked_fill(itself, -1e4), (classes[:, None] == classes) & ~itself
+    places = torch.arange(len(wide), device=wide.device)
+    size = max(1, _COMPARED_PAIRS // max(1, len(wide)))
+    for own, rows in zip(torch.split(wide, size), torch.split(places, size), strict=True):
+        itself = rows[:, None] == places
+        # Not minus infinity, whose softmax alone is no number.
+        yield (own @ wide.T).masked_fill(itself, -1e4), (classes[rows, None] == classes) & ~itself
+
+
+def _spreads(targets: Tensor) -> Tensor:
+    return targets.double().std(0, correction=0).float()
 
 
 def along_classes(values: Tensor, axes: int) -> Tensor:

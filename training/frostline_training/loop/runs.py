@@ -64,23 +64,40 @@ class Run:
             return True
 
     def begin(self, config: Mapping[str, object]) -> None:
-        """Write down what is run, and how."""
+        """Write down what is run, and how.
+
+        Raises:
+            TrainingError: It cannot be written.
+        """
         _write_json(self.folder / "config.json", config)
 
     def log(self, epoch: Epoch) -> None:
-        """Add one epoch to the metrics."""
+        """Add one epoch to the metrics.
+
+        Raises:
+            TrainingError: They cannot be written.
+        """
         self._write((epoch,), "a")
 
     def rewrite(self, history: Sequence[Epoch]) -> None:
-        """Bring the metrics to exactly `history`: a killed run may have noted an epoch that it will run again."""
+        """Bring the metrics to exactly `history`: a killed run may have noted an epoch that it will run again.
+
+        Raises:
+            TrainingError: They cannot be written.
+        """
         self._write(history, "w")
 
     def finish(self, published: Path, *, version: int) -> None:
-        """Note which version came of it, so that nobody resumes it, and keep the pictures of the `published` folder."""
+        """Note which version came of it, so that nobody resumes it, and keep the pictures of the `published` folder.
+
+        Raises:
+            TrainingError: They cannot be written.
+        """
         _write_json(self.folder / "published.json", {"folder": str(published), "version": version})
         for picture in (*published.glob("*.png"), *published.glob("*.svg")):
-            self.pictures.mkdir(exist_ok=True)
-            shutil.copy(picture, self.pictures)
+            with _writing(self.pictures / picture.name):
+                self.pictures.mkdir(exist_ok=True)
+                shutil.copy(picture, self.pictures)
 
     @property
     def finished(self) -> bool:
@@ -89,9 +106,10 @@ class Run:
 
     def _write(self, epochs: Sequence[Epoch], mode: str) -> None:
         rows = [_row(epoch) for epoch in epochs]
-        with (self.folder / "metrics.jsonl").open(mode, encoding="utf-8") as file:
+        lines, table = self.folder / "metrics.jsonl", self.folder / "metrics.csv"
+        with _writing(lines), lines.open(mode, encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-        with (self.folder / "metrics.csv").open(mode, encoding="utf-8", newline="") as file:
+        with _writing(table), table.open(mode, encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else ())
             if rows and file.tell() == 0:
                 writer.writeheader()
@@ -199,5 +217,17 @@ def _row(epoch: Epoch) -> dict[str, object]:
     return {"epoch": epoch.number, "learning_rate": epoch.learning_rate, **scores, "improved": epoch.improved}
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in a sentence which file could not be written; of a full disk the error itself does not tell."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write {path}: {error.strerror or error}; if the disk is full, make room, or say another folder with --runs"
+        ) from error
+
+
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    with _writing(path):
+        path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

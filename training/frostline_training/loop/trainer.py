@@ -179,15 +179,25 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
 
 
 def scores_on(network: nn.Module, rows: Rows, objective: Objective) -> Scores:
-    """Return `network`'s scores on `rows`, in evaluation mode, on the device it is on."""
+    """Return `network`'s scores on `rows`, in evaluation mode, on the device it is on.
+
+    R2 is relative to the mean of these rows, and each vector is compared with those of all other rows.
+    """
     device = device_of(network)
     network.eval()
     inputs, targets = data.tensors(rows, device)
+    objective = objective.judging(targets)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
+    answered: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for part in torch.split(torch.arange(len(targets), device=device), rows_at_once(inputs, 1024)):
-            outputs, wanted = network(*(values[part] for values in inputs)), targets[part]
-            sums += torch.stack((objective.judge(outputs, wanted), objective.right(outputs, wanted)))
+            answered.append((network(*(values[part] for values in inputs)), targets[part]))
+            # How many rows are answered at once is a matter of memory, and must not decide which vectors are compared.
+            if objective.task != "embedding":
+                sums += _sums(objective, answered)
+                answered.clear()
+        if answered:
+            sums += _sums(objective, answered)
     loss_sum, right_sum = sums.tolist()
     return Scores(loss_sum / len(targets), right_sum / len(targets), objective.measure)
 

@@ -7,28 +7,31 @@ encoded as the live version encodes them, because its categories may be others.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import onnxruntime
 
-from frostline_training.data import Array
+from frostline.dates import written
+from frostline_training.data import Array, Column
+from frostline_training.data.cells import Cells, moment
 from frostline_training.data.raw import decoded
 from frostline_training.data.rows import Image, Text
+from frostline_training.data.tables import parts_of
 from frostline_training.data.texts import IDS
 from frostline_training.data.texts import encoded as encoded_texts
 from frostline_training.errors import PublishError, TrainingError, first_line
 from frostline_training.evaluation import evaluate
 from frostline_training.evaluation.compare import METRICS, Comparison, compare
 from frostline_training.evaluation.evaluate import Evaluation
-from frostline_training.publishing import artifact, preprocessing, rollout, row_schema
-from frostline_training.publishing.raw_rows import Raw
+from frostline_training.publishing import artifact, preprocessing, raw_rows, rollout, row_schema
+from frostline_training.publishing.raw_rows import Raw, RawColumn
 from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.raw_texts import RawTexts
 from frostline_training.publishing.verify import Named
-from frostline_training.sources import Task
+from frostline_training.sources import ONE_CLASS, DateColumn, Task
 
 _BATCH_ROWS = 64
 
@@ -84,13 +87,25 @@ Scorer = Callable[[Path], Comparison]
 """Compares the new network with the version in a folder."""
 
 
+class Tensors(NamedTuple):
+    """What a network takes as one of its inputs.
+
+    Attributes:
+        dtype: Their type, as a card calls it.
+        shape: Their shape without the rows; None for an axis of any length.
+    """
+
+    dtype: str
+    shape: Sequence[int | None]
+
+
 def check(
     gate: Gate | None,
     folder: Path,
     task: str,
     labels: Sequence[str] | None,
-    columns: Sequence[str],
-    inputs: Mapping[str, Sequence[int | None]],
+    columns: Sequence[RawColumn],
+    inputs: Mapping[str, Tensors],
 ) -> None:
     """Check that a network can be compared with the live version of the model in `folder`; fine where none is live.
 
@@ -99,8 +114,8 @@ def check(
         folder: The model's folder.
         task: The network's task.
         labels: The names of its classes or values.
-        columns: The names of its columns of raw rows; empty where it takes none.
-        inputs: The shapes of its inputs by name, without the rows; None for an axis of any length.
+        columns: Its columns of raw rows; empty where it takes none.
+        inputs: Its inputs by name.
 
     Raises:
         PublishError: It cannot.
@@ -119,25 +134,27 @@ def check(
     if theirs and labels and list(theirs) != list(labels):
         raise PublishError(f"{live} has other labels: {_listed(theirs)}, and this one {_listed(labels)}")
     told = card.get("rows")
-    ours = [] if told is None else [column["name"] for column in told["columns"]]
-    if sorted(ours) != sorted(set(columns)):
-        raise PublishError(f"{live} takes other columns: {_listed(ours)}, and this one {_listed(columns)}")
+    _check_columns(live, told, columns)
     if told is None:
-        taken = {each["name"]: each["shape"][1:] for each in card.get("inputs", [card.get("input")]) if each}
-        for name, shape in taken.items():
-            if name not in inputs or not _fits(shape, inputs[name]):
-                raise PublishError(f"{live} takes other inputs: {name!r} {shape}, and this one {dict(inputs)}")
+        for each in card.get("inputs", [card.get("input")]):
+            if each and not _fits(each, inputs.get(each["name"])):
+                one = f"{each['name']!r} {each.get('dtype', '')} {each['shape'][1:]}"
+                ours = ", ".join(f"{name!r} {taken.dtype} {list(taken.shape)}" for name, taken in inputs.items())
+                raise PublishError(f"{live} takes other inputs: {one}, and this one {ours}")
 
 
-def shapes(rows: Named, dynamic: Mapping[str, Mapping[int, str]]) -> dict[str, list[int | None]]:
-    """Return the shapes of inputs as `check` takes them.
+def tensors(rows: Named, dynamic: Mapping[str, Mapping[int, str]]) -> dict[str, Tensors]:
+    """Return inputs as `check` takes them.
 
     Args:
         rows: The inputs [N, ...] by name.
         dynamic: Their axes of any length.
     """
     return {
-        name: [None if axis in dynamic.get(name, {}) else size for axis, size in enumerate(array.shape[1:], start=1)]
+        name: Tensors(
+            str(array.dtype),
+            [None if axis in dynamic.get(name, {}) else size for axis, size in enumerate(array.shape[1:], start=1)],
+        )
         for name, array in rows.items()
     }
 
@@ -215,11 +232,38 @@ def _card(folder: Path) -> dict[str, Any]:
     return card if isinstance(card, dict) else {}
 
 
-def _fits(told: Sequence[object], shape: Sequence[int | None]) -> bool:
+def _fits(told: Mapping[str, Any], taken: Tensors | None) -> bool:
+    if taken is None or told.get("dtype", taken.dtype) != taken.dtype:
+        return False
+    shape = told["shape"][1:]
     # An axis of any length has a name in the card.
-    return len(told) == len(shape) and all(
-        not isinstance(size, int) or other is None or size == other for size, other in zip(told, shape, strict=True)
+    return len(shape) == len(taken.shape) and all(
+        not isinstance(size, int) or other is None or size == other
+        for size, other in zip(shape, taken.shape, strict=True)
     )
+
+
+def _check_columns(live: str, told: Mapping[str, Any] | None, columns: Sequence[RawColumn]) -> None:
+    """Check that the live version, of whose raw rows its card has `told`, can read rows of `columns`."""
+    # Of the parts of a date any one, because they have its format in common.
+    ours = {raw_rows.name(column): column for column in columns}
+    theirs = {} if told is None else {column["name"]: column for column in told["columns"]}
+    if theirs.keys() != ours.keys():
+        raise PublishError(f"{live} takes other columns: {_listed(list(theirs))}, and this one {_listed(list(ours))}")
+    for name, column in ours.items():
+        one, other = theirs[name]["kind"], raw_rows.kind(column)
+        if one != other:
+            raise PublishError(
+                f"{live} takes the column {name!r} as one of the kind {one!r}, and this one as {other!r}"
+            )
+        if isinstance(column, Column) and column.date is not None:
+            known = parts_of(DateColumn(format=column.date.format))
+            unknown = [part["part"] for part in theirs[name]["parts"] if part["part"] not in known]
+            if unknown:
+                raise PublishError(
+                    f"{live} takes the {unknown[0]} of the date {name!r}, which the format {column.date.format!r} of this "
+                    "one does not have"
+                )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -229,8 +273,9 @@ def _listed(names: Sequence[str]) -> str:
 def _encoded(raw: Raw, told: Mapping[str, Any], folder: Path) -> dict[str, Array]:
     """Return the held-out raw rows as the version in `folder` takes them, by the names of its inputs."""
     if isinstance(raw, RawTable):
+        _check_columns("it", told, raw.columns)  # another version may have become live since `check`
         columns = row_schema.from_card(told)
-        rows = preprocessing.sent(raw.held_out.cells, columns)
+        rows = preprocessing.sent(_as_read(raw, columns, told["missing"]), columns)
         session = preprocessing.session(folder / told["file"])
         (numbers,) = session.run(None, preprocessing.feed(rows, columns, told["missing"]))
         return {"": numbers}
@@ -244,6 +289,34 @@ def _encoded(raw: Raw, told: Mapping[str, Any], folder: Path) -> dict[str, Array
         return tensors if len(tensors) > 1 else {"": tensors[IDS]}
     image = Image(column["name"], tuple(column["size"]), column["color"], column["fit"], tuple(column["background"]))
     return {"": decoded(raw.held_out, image)}
+
+
+def _as_read(raw: RawTable, live: Sequence[Column], missing: Sequence[str]) -> Cells:
+    """Return the held-out cells as a client of a version with the columns `live` sends them.
+
+    Dates are written in its format, because what it cannot read would be scored as a missing one, and a server refuses it.
+    What stands for no value in the new recipe is left out.
+
+    Raises:
+        PublishError: It cannot read a date.
+    """
+    cells = raw.held_out.cells
+    formats = {column.cells: column.date.format for column in raw.columns if column.date is not None}
+    texts: dict[str, list[str | None]] = {}
+    for column in live:
+        name, values = column.cells, cells.values(column.cells)
+        if column.date is not None and name not in texts:
+            form = column.date.format
+            moments = [
+                None if cell is None else cells.moment(index, name, cell, formats[name])
+                for index, cell in enumerate(values)
+            ]
+            values = [None if day is None else written(day, form) for day in moments]
+            odd = next((text for text in values if text is not None and moment(text, form) is None), None)
+            if odd is not None:  # such as the 29th of February without its year
+                raise PublishError(f"it cannot read {odd!r}, as the column {name!r} is written in its format {form!r}")
+        texts.setdefault(name, values)
+    return replace(cells, columns=texts, reading=cells.reading.model_copy(update={"missing": tuple(missing)}))
 
 
 def _run(file: Path, rows: Mapping[str, Array]) -> Array:
@@ -268,5 +341,11 @@ def _scored(answers: Array, targets: Array, task: Task, gate: Gate, *, probabili
         # Of one class among several the logarithm, of each yes or no the log-odds: their probabilities are the same.
         others = np.clip(1 - logits.astype(np.float64), 1e-12, 1.0)
         logits = np.log(shares) if task in ("single-label", "dense") else np.log(shares) - np.log(others)
-    right = targets.reshape(len(targets)) if task in ("single-label", "binary", "embedding") else targets
+    right = (
+        targets.reshape(len(targets))
+        if task in ONE_CLASS
+        else targets
+        if task == "dense"
+        else targets.reshape(logits.shape)
+    )
     return evaluate.score(logits, right, task, gate.positive)

@@ -186,7 +186,7 @@ def publish(
         raise PublishError(
             f"an input and an output are both called {clashing[0]!r}, which ONNX does not have; call one of them otherwise"
         )
-    gate.check(condition, Path(models) / name, asked.task, names, raw_rows.names(rows), gate.shapes(given, dynamic))
+    gate.check(condition, Path(models) / name, asked.task, names, raw_rows.columns(rows), gate.tensors(given, dynamic))
     described = _checked_json("recipe", recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else recipe)
     story = {"recipe": described, "data": _checked_json("data", data), "scores": _checked_json("scores", scores)}
 
@@ -342,6 +342,12 @@ def checked_labels(labels: object) -> list[str] | None:
             raise PublishError(f"label {place} is {label!r}: give the name of the class as text or a number")
         if not str(label).strip():
             raise PublishError(f"label {place} is {label!r}, which nobody can read: give the name of the class")
+        try:
+            str(label).encode()
+        except UnicodeEncodeError as error:  # such as the name of a folder that has another encoding
+            raise PublishError(
+                f"label {place} is {label!r}, which is no text in UTF-8: give the class another name, or rename its folder"
+            ) from error
     return [str(label) for label in labels]
 
 

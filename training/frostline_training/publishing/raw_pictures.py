@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from frostline import pictures
-from frostline_training.data import Array, evenly
+from frostline_training.data import Array, Split, evenly
 from frostline_training.data.cells import Cells
 from frostline_training.data.raw import RawRows, decoded, files_of
 from frostline_training.data.rows import Image
@@ -129,6 +129,22 @@ class RawPictures:
             "background": list(column.background),
         }
         return {"rows": {"columns": [told]}}
+
+
+def check_taken(split: Split) -> None:
+    """Check, before anything is learnt, that servers take some of a recipe's pictures, which it is traced and proved with.
+
+    Raises:
+        DataError: They take none of the training, or none of the test.
+    """
+    for column in split.dataset.inputs or ():
+        for part, rows in (("training", split.train), ("held-out", split.test)):
+            if not isinstance(column, Image) or rows.cells is None:
+                continue
+            if not any(map(_is_taken, _each_file(rows.cells, column))):
+                raise DataError(
+                    f"no {part} picture is {pictures.FORMATS}, which a server takes: save the pictures as one of these"
+                )
 
 
 def _each_file(cells: Cells, column: Image) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from frostline_training.data import Array
 from frostline_training.data.pythontext import encoded as text_bytes
 from frostline_training.data.raw import Input, decoded, media_of
-from frostline_training.data.rows import Image, Rows, Text
+from frostline_training.data.rows import Column, Image, Rows, Text
 from frostline_training.errors import DataError, PublishError
 from frostline_training.publishing import raw_pictures
 from frostline_training.publishing.raw_pictures import RawPictures
@@ -17,6 +17,7 @@ from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.raw_texts import RawTexts
 
 Raw = RawTable | RawTexts | RawPictures
+RawColumn = Column | Text | Image
 
 
 def of(sample: Any, test: Any, inputs: Sequence[Input] | Input, dynamic: object = None) -> Raw:
@@ -49,13 +50,23 @@ def _cells(rows: Any) -> Any:
     return rows.cells if isinstance(rows, Rows) else rows
 
 
-def names(rows: Raw | None) -> list[str]:
-    """Return what clients call the columns of raw rows; nothing where there are none."""
+def columns(rows: Raw | None) -> Sequence[RawColumn]:
+    """Return the columns of raw rows; nothing where there are none."""
     if rows is None:
-        return []
-    return (
-        list(dict.fromkeys(each.cells for each in rows.columns)) if isinstance(rows, RawTable) else [rows.column.name]
-    )
+        return ()
+    return rows.columns if isinstance(rows, RawTable) else (rows.column,)
+
+
+def name(column: RawColumn) -> str:
+    """Return what clients call a column."""
+    return column.cells if isinstance(column, Column) else column.name
+
+
+def kind(column: RawColumn) -> str:
+    """Return what a card calls the kind of a column."""
+    if isinstance(column, Text | Image):
+        return "text" if isinstance(column, Text) else "image"
+    return "date" if column.date is not None else "number" if column.categories is None else "category"
 
 
 def encoded(

@@ -7,6 +7,7 @@ from pathlib import Path
 from frostline_training.evaluation.compare import Comparison
 from frostline_training.publishing import artifact, rollout
 from frostline_training.publishing.gate import Scorer
+from frostline_training.publishing.rollout import Live
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,16 @@ def release(
     version, path = artifact.place(hidden, card)
     new = f"version {version}"
     if compared is None:
-        now = rollout.hold(folder, but=version) if stage else rollout.live(folder, but=version)
-        if now.version is None:
-            why = "; it is the first one, so there is no other that could answer" if stage else ""
-            return Released(version, path, live=True, told=f"{new} is live{why}")
-        if now.held:
-            why = "staged" if stage else "not live, because a version is called stable"
-            return Released(version, path, live=False, told=f"{new} is {why}: version {now.version} answers")
-        return Released(version, path, live=True, told=f"{new} is live, in place of version {now.version}")
+        live, told = _uncompared(folder, version, before, stage=stage)
+        return Released(version, path, live=live, told=told)
     while True:
         now = rollout.live(folder, but=version)
-        if now.version is None:
-            told = f"{new} is live; it is the first one, so there is none to compare it with"
-            return Released(version, path, live=True, told=told)
+        if now.version in (None, version):
+            if before.version is None:
+                told = f"{new} is live; it is the first one, so there is none to compare it with"
+            else:
+                told = f"{new} is live, in place of version {before.version}: it was promoted meanwhile"
+            return Released(version, path, live=True, told=told, comparison=comparison)
         if comparison is None or now.version != before.version:
             before, comparison = now, compared(folder / str(now.version))
         if not comparison.better:
@@ -79,3 +77,17 @@ def release(
         if rollout.promote(folder, version, now):
             told = f"{new} is live, in place of version {now.version}: {comparison.told}"
             return Released(version, path, live=True, told=told, comparison=comparison)
+
+
+def _uncompared(folder: Path, version: int, before: Live, *, stage: bool) -> tuple[bool, str]:
+    """Return whether a new version that is compared with no other is live, and a sentence on it."""
+    now, new = rollout.hold(folder, but=version) if stage else rollout.live(folder, but=version), f"version {version}"
+    if now.version in (None, version):  # the latter where another publisher has held it, as the newest one, just now
+        why = "; it is the first one, so there is no other that could answer" if stage else ""
+        if before.version is not None:
+            why = f", in place of version {before.version}"
+        return True, f"{new} is live{why}"
+    if now.held:
+        why = "staged" if stage else "not live, because a version is called stable"
+        return False, f"{new} is {why}: version {now.version} answers"
+    return True, f"{new} is live, in place of version {now.version}"
