@@ -22,7 +22,7 @@ from frostline_server.batching.admission import AdmissionController
 from frostline_server.batching.assembler import split, union
 from frostline_server.batching.bisect_failures import isolate
 from frostline_server.batching.device import NEVER, NOTHING, Answers, Device, Run
-from frostline_server.batching.entry import Entry, Space
+from frostline_server.batching.entry import Entry, Room, Space
 from frostline_server.batching.inline_execution import InlineExecution
 from frostline_server.batching.reorder_buffer import ReorderBuffer
 from frostline_server.batching.replies import hand_out
@@ -32,6 +32,7 @@ from frostline_server.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidData,
+    MessageTooLarge,
     ModelNotReady,
     NetworkFull,
     OutOfMemory,
@@ -455,11 +456,7 @@ class Batcher:
                 asked[room.space] += room.size
                 stay.append(entry)
             else:
-                error = NetworkFull(
-                    f"the messages in flight leave no room for an answer of {room.size} bytes (network_bytes); send the "
-                    "request again later, or fewer rows at a time"
-                )
-                self._fail([entry], error, answers)
+                self._fail([entry], _no_room(room), answers)
         return stay
 
     def _attempt(self, device: Device, batch: list[Entry], answers: Answers | None) -> PredictionError | None:
@@ -586,3 +583,15 @@ def _given_up(entry: Entry, now: float) -> PredictionError:
     if entry.deadline_s is not None and entry.deadline_s - now <= _EARLY_S + _EARLY * (now - entry.arrived_s):
         return DeadlineExceeded("Deadline exceeded while the request was queued")
     return Cancelled("cancelled by the client")
+
+
+def _no_room(room: Room) -> PredictionError:
+    """What ends an entry whose answer finds no room, now or ever."""
+    if room.space.has_room_for(room.size):
+        return NetworkFull(
+            f"the messages in flight leave no room for an answer of {room.size} bytes (network_bytes); send the request again "
+            "later, or fewer rows at a time"
+        )
+    return MessageTooLarge(
+        f"an answer of {room.size} bytes is more than all messages in flight may have (network_bytes); send fewer rows at a time"
+    )

@@ -36,6 +36,10 @@ class Space(Protocol):
         """Whether so many bytes more find room now; from any thread."""
         ...
 
+    def has_room_for(self, size: int) -> bool:
+        """Whether so many bytes could be held if nothing else were."""
+        ...
+
 
 class Room(NamedTuple):
     """What is asked right before an entry is run.

@@ -60,7 +60,7 @@ class Application:
     async def _answered(self, call: Call, scope: Scope, receive: Receive, sending: "Sending") -> Failure | None:
         """Answer a request, or say why that failed."""
         try:
-            self._origins.check(scope["method"], call.headers)
+            self._check_origin(call, scope["method"])
             if scope["method"] == "OPTIONS":
                 allowed = self._origins.cors(call.headers, preflight=True)
                 await Response(status_code=204)(scope, receive, Sending(call, sending.plain, allowed).send)
@@ -82,6 +82,14 @@ class Application:
                 raise
             return Failure(500, f"unexpected {type(defect).__name__}: {defect}", "unknown")
         return None
+
+    def _check_origin(self, call: Call, method: str) -> None:
+        """Refuse what a page of another site has caused, and count it."""
+        try:
+            self._origins.check(method, call.headers)
+        except Failure as failure:
+            call.exchange.count(failure.kind)
+            raise
 
 
 async def _nothing_there(scope: Scope, _: Receive, __: Send) -> None:

@@ -15,7 +15,7 @@ from frostline_server.access.access_file import ANONYMOUS
 from frostline_server.access.identity import Identity
 from frostline_server.errors import PredictionError
 from frostline_server.http import json_size
-from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, no_room, too_long
+from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, too_long
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.rpc.call_report import peer_attributes
 from frostline_server.rpc.grpc_status import PUSHBACK
@@ -172,6 +172,27 @@ class Call:
             self.hold(await self.elsewhere(size, partial(json_size.memory_of, text)))
         return await self.elsewhere(size, partial(read, text))
 
+    async def written(self, size: int, factor: int, write: Callable[[], T], asked: int = 0) -> T:
+        """What a message becomes as JSON, written where that holds nobody up, and with room for it.
+
+        Args:
+            size: of the message, in bytes.
+            factor: about how many bytes of Python's objects and of JSON each of them becomes.
+            write: writes it.
+            asked: bytes of the request, where what is written has as many parts.
+
+        Raises:
+            Failure: there is no room, or `write` raises it.
+        """
+        needed = factor * size if size > LONG_BYTES else 0
+        if needed:
+            self.hold(needed)
+        written = await self.elsewhere(max(size, asked), write)
+        if needed:
+            # From here on it is held as what it has become; see `Sending`.
+            self.exchange.give(needed)
+        return written
+
     def header(self, name: bytes) -> bytes | None:
         """A header, by its name in small letters; None if there is none."""
         value = self.headers.get(name.decode())
@@ -207,7 +228,7 @@ class Call:
             Failure: there is no room.
         """
         if not self.exchange.hold(size):
-            raise no_room(size)
+            raise self.exchange.no_room(size)
 
 
 _NAMED = {"models": "{model}", "versions": "{version}"}

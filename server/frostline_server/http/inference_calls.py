@@ -23,7 +23,7 @@ from frostline_server.errors import (
     Unauthenticated,
 )
 from frostline_server.http.call import Call, ClientGone
-from frostline_server.http.h1.shared import HELD_BYTES, Exchange, no_room
+from frostline_server.http.h1.shared import HELD_BYTES, Exchange
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
@@ -90,15 +90,17 @@ class InferenceCalls:
                 self._inference.count(error(failure.sentence), call)
             raise
 
-    async def answer(self, call: Call, method: str, message: bytes) -> Serialised:
+    async def answer(self, call: Call, method: str, message: bytes, factor: int = 1) -> Serialised:
         """The serialised response to a serialised request.
 
         Args:
             call: the call that it came with.
             method: `MODEL_INFER` or `PREDICT`.
             message: the request.
+            factor: how many bytes one of the response becomes, for which there must be room before it is run.
 
         Raises:
+            NeverRoom: there could never be room for it.
             Failure: it cannot be answered.
             ClientGone: the client went away before it was answered.
         """
@@ -118,12 +120,12 @@ class InferenceCalls:
             if exchange.lost:
                 raise ClientGone
             exchange.on_lost = lost
-            batcher = self._inference.submit(entry, method, message, inline=True, space=exchange.budget)
+            batcher = self._inference.submit(entry, method, message, inline=True, space=exchange.space(factor))
             call.queued = True
             self._run_soon(batcher)
             response = await answered
             if isinstance(response, int):
-                raise no_room(response)
+                raise exchange.no_room(factor * response)
             if response is not None and len(response) > HELD_BYTES:
                 # From here on it is held as what it becomes.
                 exchange.give(len(response))
@@ -134,11 +136,9 @@ class InferenceCalls:
         if response is not None:
             return response
         if entry.error is not None:
-            failure = failure_of(entry.error, entry.call.request_id)
-            if isinstance(entry.error, NetworkFull):
-                exchange.count_full()
-                failure.retry_s = 1
-            raise failure
+            if isinstance(entry.error, NetworkFull | MessageTooLarge) and entry.room is not None:
+                raise exchange.no_room(factor * entry.room.size)
+            raise failure_of(entry.error, entry.call.request_id)
         raise ClientGone
 
     async def _prepared(self, method: str, message: bytes, token: _Token, call: Call) -> Entry:

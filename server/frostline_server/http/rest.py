@@ -21,10 +21,10 @@ from frostline.protocol import MODEL_INFER
 from frostline_server.errors import PredictionError
 from frostline_server.http import infer
 from frostline_server.http.call import Call, Context
-from frostline_server.http.h1.shared import LONG_BYTES
+from frostline_server.http.h1.shared import LONG_BYTES, too_long
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.json_bodies import read, whole
-from frostline_server.http.json_size import MOST_BYTES
+from frostline_server.http.json_size import INSTEAD, MOST_BYTES
 from frostline_server.http.messages import to_json
 from frostline_server.http.raw_request import raw_request
 from frostline_server.http.sending import Pieces
@@ -133,6 +133,8 @@ class Rest:
         body = await call.body(MOST_BYTES if length is None else None)
         path = call.parameters
         text, behind = infer.split(body, length)
+        if len(text) > MOST_BYTES:
+            raise too_long(MOST_BYTES, f"of JSON; {INSTEAD}")
         model, version = path["model"], path.get("version", "")
         if length is not None and not text:
             header, behind = raw_request(version, self._served(model, version), behind)
@@ -140,12 +142,11 @@ class Rest:
             header = await call.read(text, partial(infer.header_of, model, version))
         else:
             header = self._headers.read(model, version, text)
-        response = await self._calls.answer(call, MODEL_INFER, infer.message_of(header, behind))
         # What travels behind the JSON is not touched.
+        factor = 1 if header.form.is_all_binary else _ANSWER_FACTOR
+        response = await self._calls.answer(call, MODEL_INFER, infer.message_of(header, behind), factor)
         size = 0 if header.form.is_all_binary else len(response)
-        if size > LONG_BYTES:
-            call.hold(_ANSWER_FACTOR * size)
-        pieces, json_bytes = await call.elsewhere(size, partial(infer.answer_of, response, header.form))
+        pieces, json_bytes = await call.written(size, factor, partial(infer.answer_of, response, header.form))
         if json_bytes is None:
             return Pieces(pieces, "application/json")
         return Pieces(pieces, "application/octet-stream", {infer.HEADER_LENGTH: str(json_bytes)})

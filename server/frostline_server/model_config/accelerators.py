@@ -163,12 +163,16 @@ _OPENVINO_OPTIONS: Mapping[str, Callable[[str, str], str]] = {
 
 _FILE_OPTIONS = frozenset(
     (
-        "int8_calibration_table_name", "trt_engine_cache_path", "trt_engine_cache_prefix", "trt_timing_cache_path",
+        "int8_calibration_table_name", "int8_use_native_calibration_table", "trt_engine_cache_enable",
+        "trt_engine_cache_path", "trt_engine_cache_prefix", "trt_timing_cache_enable", "trt_timing_cache_path",
         "trt_extra_plugin_lib_paths", "trt_ep_context_file_path", "trt_dump_subgraphs", "trt_dump_ep_context_model",
         "cache_dir",
     )
 )  # fmt: skip
-"""Options with which a provider reads files, writes them, or loads them as a part of the process."""
+"""Options with which a provider reads files, writes them, or loads them as a part of the process.
+
+A cache that is turned on needs no path for that: without one, it lies in the folder that the server was started in.
+"""
 
 _GPU = "optimization.execution_accelerators.gpu_execution_accelerator"
 _CPU = "optimization.execution_accelerators.cpu_execution_accelerator"

@@ -104,9 +104,10 @@ class Child:
         # It is a socket, so the end of a process that was killed may be an error.
         with contextlib.suppress(ConnectionError):
             line = await asyncio.wait_for(self._reader.readline(), silence_s)
-            if line:
+            # One that was killed may have said only a part of its last line.
+            if line.endswith(b"\n"):
                 self._note(json.loads(line))
-            return bool(line)
+                return True
         return False
 
     def _note(self, said: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from frostline.pb import inference_pb2 as pb
-from frostline_server.errors import PredictionError
+from frostline_server.errors import PredictionError, QueueTimeout
 from frostline_server.processes import merge
 from frostline_server.processes.journal import Journal
 from frostline_server.rpc.grpc_status import status, trailers
@@ -25,8 +25,8 @@ _ANSWER_S = 10.0
 _log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Member = Callable[[str, bytes, float | None], Awaitable[bytes]]
-"""Calls one process: the path of a method, its request, and the seconds that it may take; raises as `supervised.call`."""
+Member = Callable[[str, bytes], Awaitable[bytes]]
+"""Calls one process: the path of a method, and its request; raises as `supervised.call`."""
 
 
 class Relay:
@@ -62,7 +62,7 @@ class Relay:
                 await stack.enter_async_context(lock)
             for method, request in self._journal.calls():
                 try:
-                    await member(path_of(method), request, None)
+                    await member(path_of(method), request)
                 except PredictionError as error:
                     _log.warning("a control call was not repeated", process=number, method=method, reason=str(error))
             self._members[number] = member
@@ -119,7 +119,7 @@ class Relay:
         """Put the answers of all processes together.
 
         Raises:
-            PredictionError: no process has an answer.
+            PredictionError: no process has an answer, or one does not answer in time.
             Gone: no process is left.
         """
         if method == "RepositoryIndex":
@@ -140,14 +140,22 @@ class Relay:
     ) -> tuple[Mapping[int, bytes], Sequence[PredictionError]]:
         """The answers by process, and the refusals; what a process would have said that has ended is not missed.
 
+        Args:
+            method: what is asked.
+            request: its message.
+            timeout_s: how long a process may take, in seconds; None where it may take any time.
+
         Raises:
+            QueueTimeout: a process that has not ended does not answer in time; without it, an answer would be wrong.
             Gone: no process is left.
         """
         members = dict(self._members)
-        calls = (member(path_of(method), request, timeout_s) for member in members.values())
+        # Timed here, because a deadline of gRPC's ends as if the process had: with `Gone`.
+        calls = (asyncio.wait_for(member(path_of(method), request), timeout_s) for member in members.values())
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         answers: dict[int, bytes] = {}
         refusals: list[PredictionError] = []
+        silent: list[int] = []
         gone = Gone("none has loaded its models")
         for number, outcome in zip(members, outcomes, strict=True):
             match outcome:
@@ -155,10 +163,17 @@ class Relay:
                     answers[number] = outcome
                 case PredictionError():
                     refusals.append(outcome)
+                case TimeoutError():
+                    silent.append(number)
                 case Gone():
                     gone = outcome
                 case _:
                     raise outcome
+        if silent:
+            raise QueueTimeout(
+                f"process {', '.join(map(str, silent))} has not ended and does not answer within {timeout_s:g} s, and what the "
+                "others say would not be all; ask again later"
+            )
         if not answers and not refusals:
             raise gone
         return answers, refusals

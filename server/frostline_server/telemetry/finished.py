@@ -21,7 +21,9 @@ class Report(NamedTuple):
         name: the span's name, by OpenTelemetry's conventions for the protocol.
         protocol: grpc or http.
         method: the RPC's path or the HTTP method and route.
-        status: what the client was told: the name of a gRPC status, or an HTTP status.
+        status: what the client was told: the name of a gRPC status, or an HTTP status. It is how the request to the model
+            ended, which is recorded as soon as that is known: an answer that only then turns out to find no room, or to
+            hold what JSON cannot, is one that was given.
         faulty: whether that is the server's fault, by OpenTelemetry's conventions.
         identity: who called, by its name in the access file.
         peer: the client's address as grpc writes it, such as ipv4:127.0.0.1:50051.

@@ -13,8 +13,10 @@ from frostline_server.batching.entry import Entry, Room
 from frostline_server.errors import (
     DeadlineExceeded,
     InvalidInput,
+    MessageTooLarge,
     NetworkFull,
     OutOfMemory,
+    PredictionError,
     RunFailed,
 )
 from tests.support.puppet import (
@@ -104,10 +106,13 @@ def test_a_lone_request_gets_whatever_the_network_answers(staging: Staging) -> N
 
 
 class Held:
-    """Where answers are held; `fits` as it is told."""
+    """Where answers are held; `fits` as it is told, and there could be room for what has 100 bytes."""
 
     def __init__(self, fits: Callable[[int], bool]) -> None:
         self.fits = fits
+
+    def has_room_for(self, size: int) -> bool:
+        return size <= 100
 
 
 def test_what_finds_no_room_for_its_answer_is_not_run_and_its_mates_are_answered(staging: Staging) -> None:
@@ -132,14 +137,17 @@ def test_what_finds_no_room_for_its_answer_is_not_run_and_its_mates_are_answered
     assert [error for error, _ in on.witness.failures] == [entries[2].error]
 
 
-def test_a_batch_of_which_nothing_finds_room_is_not_run(staging: Staging) -> None:
+@pytest.mark.parametrize(("size", "error"), [(100, NetworkFull), (101, MessageTooLarge)])
+def test_a_batch_of_which_nothing_finds_room_is_not_run(
+    staging: Staging, size: int, error: type[PredictionError]
+) -> None:
     on = staging()
     on.occupy()
     full = on.entry([1])
-    full.room = Room(Held(lambda _: False), 1)
+    full.room = Room(Held(lambda _: False), size)
     on.submit(full)
     on.finish()
-    assert isinstance(full.error, NetworkFull)
+    assert type(full.error) is error
     assert len(on.puppet.ran) == 1
 
 

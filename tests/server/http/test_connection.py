@@ -66,6 +66,8 @@ def test_a_head_that_is_too_long_is_refused(served: Port) -> None:
         (("GET", "/v2", "X: " + "y" * 20_000), 431, "protocol"),
         (("GET", "/v2", "Host: another"), 400, "protocol"),
         (("POST", INFER, f"Content-Length: {1 << 30}"), 413, "message_too_large"),
+        (("CONNECT", "localhost:80"), 405, "method"),
+        (("POST", INFER, "Transfer-Encoding: gzip, chunked"), 501, "encoding"),
     ],
 )
 def test_what_is_refused_before_it_is_a_request_is_counted(
@@ -335,6 +337,17 @@ def test_packed_or_in_chunks_json_is_no_longer_either(served: Port, monkeypatch:
         client.send(b"%x\r\n%b \r\n0\r\n\r\n" % (len(ROW) + 1, ROW))
 
         assert client.answer().status == packed.status == 413
+
+
+def test_json_that_says_its_length_is_no_longer_either(served: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frostline_server.http.rest.MOST_BYTES", len(ROW))
+    length = "Inference-Header-Content-Length"
+    assert served.ask(served.request(INFER, ROW, f"{length}: {len(ROW)}")).status == 200
+
+    answer = served.ask(served.request(INFER, ROW + b" ", f"{length}: {len(ROW) + 1}"))
+
+    assert (answer.status, answer.headers["frostline-error"]) == (413, "message_too_large")
+    assert f"{len(ROW)} bytes of JSON; send tensors in binary" in answer.error
 
 
 def test_binary_tensors_may_be_longer_than_json(served: Port, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,10 +225,29 @@ def test_answers_that_are_read_slowly_come_whole(models: Path, loop: str) -> Non
 
 def test_answers_that_find_no_room_are_refused(models: Path, loop: str) -> None:
     with port(models, loop, network_bytes=32 << 20) as served:
-        answer = served.ask(served.request(ZEROS, zeros(8 << 20)))
+        taken = served.front_end.budget.limit // 2
+        assert served.front_end.budget.take(taken)
+        answer = served.ask(served.request(ZEROS, zeros(2 << 20)))
+        served.front_end.budget.give(taken)
 
         assert answer.status == 503
         assert answer.headers["frostline-error"] == "network_full"
+        assert answer.headers["retry-after"] == "1"
+        assert served.refused("network_full") == 1
+        served.works()
+
+
+@pytest.mark.parametrize("asked", [zeros(8 << 20), zeros(1 << 20).replace(b"true", b"false")], ids=["binary", "json"])
+def test_answers_that_could_never_find_room_are_not_sent_again(models: Path, loop: str, asked: bytes) -> None:
+    with port(models, loop, network_bytes=32 << 20) as served:
+        # Nothing says before the run how long they will be.
+        answer = served.ask(served.request(ZEROS, asked))
+
+        assert answer.status == 413
+        assert answer.headers["frostline-error"] == "message_too_large"
+        assert "retry-after" not in answer.headers
+        assert "ask for binary outputs" in answer.error
+        assert dict(served.front_end.refused) == {"message_too_large": 1}
         served.works()
 
 
@@ -239,7 +258,7 @@ def test_answers_that_are_refused_are_not_kept_by_their_refusal(models: Path, lo
         before = resident()
         gc.disable()
         try:
-            assert [served.ask(asked).status for _ in range(12)] == [503] * 12
+            assert [served.ask(asked).status for _ in range(12)] == [413] * 12
         finally:
             gc.enable()
 

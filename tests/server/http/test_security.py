@@ -60,12 +60,14 @@ def asked(served: Port, *lines: str, method: str = "POST", host: str = "") -> by
     ],
 )
 def test_another_name_that_leads_here_is_refused(trusting: Port, method: str, host: str) -> None:
+    before = trusting.refused("wrong_host")
     with trusting.client() as client:
         client.send(asked(trusting, method=method, host=host))
         answer = client.answer(head_only=method == "HEAD")
 
     assert answer.status == 421
     assert answer.headers["frostline-error"] == "wrong_host"
+    assert trusting.refused("wrong_host") == before + 1
 
 
 def test_whoever_names_the_hosts_wants_no_others_wherever_the_port_is() -> None:
@@ -118,10 +120,12 @@ def test_the_name_does_not_matter_where_callers_show_who_they_are(models: Path, 
     ],
 )
 def test_what_a_page_of_another_site_sends_is_refused(trusting: Port, lines: tuple[str, ...]) -> None:
+    before = trusting.refused("cross_site")
     answer = trusting.ask(asked(trusting, *lines))
 
     assert answer.status == 403
     assert answer.headers["frostline-error"] == "cross_site"
+    assert trusting.refused("cross_site") == before + 1
     assert "access-control-allow-origin" not in answer.headers
 
 

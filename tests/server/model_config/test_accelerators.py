@@ -169,6 +169,15 @@ def test_options_that_make_a_provider_touch_files_are_known() -> None:
     assert file_options(config) == ["cache_dir", "trt_dump_subgraphs", "trt_engine_cache_path"]
 
 
+@pytest.mark.parametrize(
+    "name", ["trt_engine_cache_enable", "trt_timing_cache_enable", "int8_use_native_calibration_table"]
+)
+def test_what_touches_files_without_naming_one_is_known_too(name: str) -> None:
+    config = gpu("tensorrt", **{name: "1"})
+    assert accelerators_of(config)[1] == []
+    assert file_options(config) == [name]
+
+
 def test_accelerators_are_few() -> None:
     config = ModelConfig()
     for _ in range(9):

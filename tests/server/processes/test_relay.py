@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from frostline.pb import inference_pb2 as pb
-from frostline_server.errors import LoadFailed, PredictionError
+from frostline_server.errors import LoadFailed, ModelNotFound, PredictionError
+from frostline_server.processes import relay as relay_module
 from frostline_server.processes.relay import Member, Relay
 from frostline_server.rpc.supervised import Gone
 
@@ -21,7 +22,7 @@ class Process:
         self.called: list[str] = []
         self.answer = answer
 
-    async def __call__(self, method: str, request: bytes, timeout_s: float | None) -> bytes:
+    async def __call__(self, method: str, request: bytes) -> bytes:
         self.called.append(method.rpartition("/")[2])
         return self.answer()
 
@@ -31,6 +32,12 @@ def raises(error: Exception) -> Callable[[], bytes]:
         raise error
 
     return answer
+
+
+async def stopped(method: str, request: bytes) -> bytes:
+    """A process that is there and does not answer."""
+    await asyncio.Event().wait()
+    raise AssertionError("it never answers")
 
 
 async def relay_to(*members: Member) -> Relay:
@@ -69,6 +76,25 @@ async def test_a_process_that_ended_meanwhile_is_not_missed() -> None:
     assert await relay.order("RepositoryModelLoad", LOAD) == b"answer"
 
 
+@pytest.mark.parametrize("method", ["ModelStatistics", "RepositoryIndex"])
+@pytest.mark.parametrize("other", [lambda: b"", raises(ModelNotFound("no such model")), raises(Gone("killed"))])
+async def test_no_answer_is_made_without_a_process_that_does_not_answer(
+    method: str, other: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_ANSWER_S", 0.01)
+    relay = await relay_to(Process(other), stopped)
+    with pytest.raises(PredictionError, match=r"^process 1 has not ended and does not answer within 0.01 s") as caught:
+        await relay.ask(method, b"")
+    assert caught.value.code == "UNAVAILABLE"
+
+
+async def test_a_question_is_answered_without_a_process_that_has_ended() -> None:
+    stats = pb.ModelStatistics(name="m", version="1", inference_count=27)
+    answer = pb.ModelStatisticsResponse(model_stats=[stats]).SerializeToString()
+    relay = await relay_to(Process(raises(Gone("killed"))), Process(lambda: answer))
+    assert await relay.ask("ModelStatistics", b"") == answer
+
+
 async def test_without_any_process_nothing_is_done() -> None:
     with pytest.raises(Gone):
         await Relay().order("RepositoryModelLoad", LOAD)
@@ -90,7 +116,7 @@ async def test_calls_of_one_topic_come_one_after_the_other() -> None:
     going: list[str] = []
     free = asyncio.Event()
 
-    async def slow(method: str, request: bytes, timeout_s: float | None) -> bytes:
+    async def slow(method: str, request: bytes) -> bytes:
         going.append(method.rpartition("/")[2])
         await free.wait()
         return b""

@@ -104,7 +104,7 @@ def test_a_refusal_is_counted_for_the_port_and_for_the_model(server: Running, ch
     def counted() -> tuple[int, int]:
         network = server.server._network()
         assert network is not None
-        return network.refused.get("network_full", 0), statistics(channel, "wide").inference_stats.fail.count
+        return network.refused.get("message_too_large", 0), statistics(channel, "wide").inference_stats.fail.count
 
     port, model = counted()
     refused(stub(channel).ModelInfer, asked(TOO_MANY), timeout=TIMEOUT_S)

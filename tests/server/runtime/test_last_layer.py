@@ -254,7 +254,7 @@ def test_classes_are_called_what_is_picked_by_the_highest_score(names: list[str]
         ["rows", 3],
         flat=np.array([-1]),
     )  # fmt: skip
-    model.graph.initializer.append(helper.make_tensor("names", TensorProto.STRING, [len(names)], names))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(names, object), "names"))
     model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.STRING, ["rows"]))
     model.opset_import.add(domain="ai.onnx.ml", version=1)
     layer = last_layer(model)

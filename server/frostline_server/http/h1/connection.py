@@ -34,8 +34,20 @@ _CHUNK_FACTOR = 4
 _log = structlog.get_logger(__name__)
 
 
-_COUNTED = {400: "protocol", 413: "message_too_large", 417: "protocol", 431: "protocol", 505: "protocol"}
-"""As what it is counted that a request is refused before anything else sees it; others are counted where they are seen."""
+_COUNTED = {
+    400: "protocol",
+    405: "method",
+    413: "message_too_large",
+    417: "protocol",
+    431: "protocol",
+    501: "encoding",
+    505: "protocol",
+}
+"""As what it is counted that a request is refused before anything else sees it.
+
+Others are counted where they are seen: 408 as the limit of time that was passed, 503 as `network_full`. 500 is a defect of the
+server, which its log has.
+"""
 
 
 class Connection(HttpToolsProtocol):
@@ -271,6 +283,7 @@ class Connection(HttpToolsProtocol):
                 self.refuse(too_long(self._limits.body_bytes))
                 return
             if not self._reading.hold(len(body)):
+                self._shared.refused["network_full"] += 1
                 self.refuse(no_room(len(body)))
                 return
         super().on_body(body)

@@ -69,6 +69,31 @@ class Limits:
         return message_bytes + _BODY_OVERHEAD
 
 
+class NeverRoom(Failure):
+    """What is told of what could find no room if nothing else were held: no later try changes that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Multiplied:
+    """A budget for what takes several times its bytes; see `batching.entry.Space`.
+
+    Attributes:
+        budget: what it is held in.
+        factor: how many bytes each takes.
+    """
+
+    budget: Budget
+    factor: int
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes more find room now; from any thread."""
+        return self.budget.fits(self.factor * size)
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether so many bytes could be held if nothing else were."""
+        return self.budget.has_room_for(self.factor * size)
+
+
 @dataclass(slots=True)
 class Shared:
     """What all connections have in common; used on the event loop only.
@@ -84,6 +109,7 @@ class Shared:
         refused: how much was refused here, by reason.
         waiting: connections without a request, the one that has waited longest first.
         leaving: whether clients are told to go elsewhere with their next requests.
+        spaces: the budget, by how many bytes of it are taken for one.
     """
 
     uvicorn: Config
@@ -96,6 +122,7 @@ class Shared:
     refused: Counter[str] = field(default_factory=Counter)
     waiting: dict[Ends, None] = field(default_factory=dict)
     leaving: bool = False
+    spaces: dict[int, Multiplied] = field(default_factory=dict)
 
 
 class Exchange:
@@ -135,19 +162,34 @@ class Exchange:
     def hold(self, size: int) -> bool:
         """Hold so many more bytes until the exchange is over; False where there is no room."""
         if not self._shared.budget.take(size):
-            self.count_full()
             return False
         self._held += size
         return True
 
-    def count_full(self) -> None:
-        """Count that there was no room for it."""
-        self._shared.refused["network_full"] += 1
+    def no_room(self, size: int) -> Failure:
+        """What it is told for whose next bytes there is no room, which counts it."""
+        needed, budget = self._held + size, self._shared.budget
+        if budget.has_room_for(needed):
+            self.count("network_full")
+            return no_room(size)
+        self.count("message_too_large")
+        return NeverRoom(
+            413,
+            f"the request and its answer would take {needed} bytes of memory, and no more than {budget.largest} can find room "
+            "(network_bytes); ask for binary outputs where they are JSON, or send fewer rows at a time",
+            "message_too_large",
+        )
 
-    @property
-    def budget(self) -> Budget:
-        """What it is held in."""
-        return self._shared.budget
+    def count(self, reason: str) -> None:
+        """Count that it is refused."""
+        self._shared.refused[reason] += 1
+
+    def space(self, factor: int) -> Multiplied:
+        """Where an answer is held that takes so many times its bytes."""
+        spaces = self._shared.spaces
+        if factor not in spaces:
+            spaces[factor] = Multiplied(self._shared.budget, factor)
+        return spaces[factor]
 
     def give(self, size: int) -> None:
         """Hold so many bytes less."""

@@ -23,7 +23,7 @@ from frostline.client.schema import Schema
 from frostline.pb import predictor_pb2 as pb
 from frostline.protocol import PREDICT
 from frostline_server.http.call import Call, Context
-from frostline_server.http.h1.shared import LONG_BYTES
+from frostline_server.http.h1.shared import NeverRoom
 from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
 from frostline_server.http.rows.answers import answer_of, chooses_a_class
@@ -153,10 +153,8 @@ class Predict:
         )
         states = are_raw(asked.rows, schema) and schema.columns[0].kind != "image"
         told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
-        size = told.ByteSize()
-        if size > LONG_BYTES:
-            call.hold(_ANSWER_FACTOR * size)
-        return await call.elsewhere(max(size, len(body)), partial(answer_of, told, schema, asked.top_k))
+        write = partial(answer_of, told, schema, asked.top_k)
+        return await call.written(told.ByteSize(), _ANSWER_FACTOR, write, asked=len(body))
 
     async def _hold(self, call: Call, conversation: Conversation[T], *, states: bool = False, size: int = 0) -> T:
         """What a conversation comes to, whose calls are answered here.
@@ -179,9 +177,13 @@ class Predict:
                         # Many rows are many requests, also to the caller's limit.
                         self._calls.admit(call, PREDICT)
                     message = asked.request + _STATES if states else asked.request
-                    answer: Any = pb.PredictResponse.FromString(bytes(await self._calls.answer(call, PREDICT, message)))
+                    told = await self._calls.answer(call, PREDICT, message, _ANSWER_FACTOR)
+                    answer: Any = pb.PredictResponse.FromString(bytes(told))
                 else:
                     answer = await _handled(self._looking_up, call, asked.method, asked.request)
+            except NeverRoom:
+                # Not for the conversation: all of the answer is written together, in however many requests it was asked for.
+                raise
             except Failure as failure:
                 step = partial(conversation.throw, _refused(failure))
             else:

@@ -8,7 +8,7 @@ import grpc
 
 from frostline_server.access.identity import Identity
 from frostline_server.codec.chunks import Serialised
-from frostline_server.errors import NetworkFull, PredictionError
+from frostline_server.errors import MessageTooLarge, NetworkFull, PredictionError
 from frostline_server.rpc.call_report import grpc_report
 from frostline_server.rpc.h2.shared import Peer, Shared
 from frostline_server.telemetry.finished import Report
@@ -205,7 +205,7 @@ class Call:
 
 def count_full(call: Call, error: PredictionError) -> None:
     """Count a request that was not run because its answer would have found no room."""
-    if isinstance(error, NetworkFull):
+    if isinstance(error, NetworkFull | MessageTooLarge):
         call.shared.count(error.kind)
 
 
