@@ -20,6 +20,7 @@ from frostline_server.runtime.cuda_options import graphs_wanted, with_graphs, wi
 from frostline_server.runtime.cuda_runner import DeviceRunner
 from frostline_server.runtime.cuda_thread import Captures, CudaThread
 from frostline_server.runtime.devices import CPU, CUDA, Provider, cuda_error, why_unbound
+from frostline_server.runtime.graph.divisions import guard_divisions
 from frostline_server.runtime.graph.external_data import external_files
 from frostline_server.runtime.graph.heads import add_heads
 from frostline_server.runtime.graph.traits import traits_of
@@ -85,7 +86,8 @@ def load_session(
         raise
     except Exception as error:  # protobuf's and onnx's own errors, and the file system's
         raise LoadError(f"{path.name} cannot be read: {error}") from error
-    if _keep(model.graph, outputs):
+    changed = _keep(model.graph, outputs)
+    if guard_divisions(model) or changed:
         content = model.SerializeToString()
     own_outputs = tuple(value.name for value in model.graph.output)
     unranked = frozenset(

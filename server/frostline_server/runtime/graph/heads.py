@@ -5,7 +5,6 @@ graphs get heads, and whether they end at logits or at probabilities, `frostline
 subtracts the true maximum (ONNX Runtime's kernel does), and argmax takes the lowest index on a tie.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from frostline_server.runtime.graph.last_layer import LastLayer, Meaning, last_layer
-from frostline_server.runtime.graph.traversal import graphs
+from frostline_server.runtime.graph.traversal import graphs, unused_prefix
 
 SOFTMAX = "softmax"
 ARGMAX = "argmax"
@@ -93,10 +92,7 @@ _OPSET_OF_IF = 11
 
 def _names(model: onnx.ModelProto, layer: LastLayer) -> Heads:
     """Names of the heads that begin as no name in the file does."""
-    taken = {name for graph in graphs(model.graph) for name in _names_in(graph)}
-    prefix = "frostline_"
-    while any(name.startswith(prefix) for name in taken):
-        prefix += "_"
+    prefix = unused_prefix(model, "frostline_")
     own = layer.meaning is Meaning.PROBABILITIES and layer.name == SOFTMAX
     return Heads(
         logits=layer.name,
@@ -106,19 +102,6 @@ def _names(model: onnx.ModelProto, layer: LastLayer) -> Heads:
         probabilities=layer.meaning is Meaning.PROBABILITIES,
         classes=layer.classes,
     )
-
-
-def _names_in(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield node.name
-        yield from node.input
-        yield from node.output
-    for value in (*graph.input, *graph.output):
-        yield value.name
-    for constant in graph.initializer:
-        yield constant.name
-    for sparse in graph.sparse_initializer:
-        yield sparse.values.name
 
 
 def _nodes(layer: LastLayer, heads: Heads, opset: int) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:

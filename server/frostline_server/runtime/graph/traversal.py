@@ -38,6 +38,27 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield attribute.t
 
 
+def unused_prefix(model: onnx.ModelProto, prefix: str) -> str:
+    """What no name in a file's graphs begins with: a prefix, or that with underscores behind it."""
+    taken = {name for graph in graphs(model.graph) for name in _names_in(graph)}
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "_"
+    return prefix
+
+
+def _names_in(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield node.name
+        yield from node.input
+        yield from node.output
+    for value in (*graph.input, *graph.output):
+        yield value.name
+    for constant in graph.initializer:
+        yield constant.name
+    for sparse in graph.sparse_initializer:
+        yield sparse.values.name
+
+
 def _inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for attribute in node.attribute:
         own: Iterable[onnx.GraphProto] = (attribute.g,) if attribute.HasField("g") else ()
