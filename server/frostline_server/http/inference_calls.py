@@ -27,6 +27,7 @@ from frostline_server.http.h1.shared import HELD_BYTES, Exchange
 from frostline_server.http.statuses import Failure, failure_of
 from frostline_server.inference import Inference, Refused
 from frostline_server.rpc.h2.answers import AnswerBatch, Answers
+from frostline_server.rpc.h2.decoding import decoded_bytes
 
 _OF_KINDS: Mapping[str, type[PredictionError]] = {
     each.kind: each for each in (MessageTooLarge, NetworkFull, ModelNotFound, ModelNotReady)
@@ -146,6 +147,7 @@ class InferenceCalls:
 
         Raises:
             Refused: as there.
+            Failure: there is no room for what was decoded.
             ClientGone: the client went away meanwhile.
         """
         try:
@@ -160,6 +162,9 @@ class InferenceCalls:
             raise Refused(prepared.error, prepared.request_id, prepared.model)
         if prepared is None:
             raise ClientGone
+        more = decoded_bytes(prepared)
+        if not call.exchange.hold(more):
+            raise call.exchange.no_room(more)
         return prepared
 
     def _post(self, function: object, *arguments: object) -> None:

@@ -1,5 +1,6 @@
 """Tensors in shared memory: bounds kept, other regions untouched, through both front ends."""
 
+import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from frostline_server.errors import (
 from tests.support import onnx_models
 from tests.support.calls import ended, statistics
 from tests.support.descriptors import descriptors
+from tests.support.http_port import Port
 from tests.support.servers import TIMEOUT_S, Running, running, until
 
 Array = np.ndarray[Any, Any]
@@ -326,35 +328,54 @@ def test_input_and_output_lie_in_shared_memory_and_other_outputs_in_the_answer(
     assert tensor.parameters["shared_memory_byte_size"].int64_param == 36
 
 
-def test_what_is_read_out_of_shared_memory_is_held_as_what_is_sent(tmp_path: Path) -> None:
+@pytest.fixture
+def wide(tmp_path: Path) -> Iterator[tuple[Running, pb.ModelInferRequest]]:
+    """A server with HTTP and a model that sums the numbers of a row, and a request whose 128 KiB lie in shared memory."""
     numbers = 1 << 15
-    onnx_models.write_artifact(
-        tmp_path, "wide", 1, onnx_models.product(np.ones((numbers, 3), np.float32)), golden=False, labels=None
-    )
+    weights = np.ones((numbers, 3), np.float32)
+    onnx_models.write_artifact(tmp_path, "wide", 1, onnx_models.product(weights), golden=False, labels=None)
     x = np.ones((1, numbers), np.float32)
     shared = Memory(x.nbytes)
     shared.put(0, x.tobytes())
     request = pb.ModelInferRequest(model_name="wide")
     place(request.inputs.add(name="input", datatype="FP32", shape=x.shape), "region", x.nbytes)
-    try:
-        with running(tmp_path, log_level="error") as server, grpc.insecure_channel(server.address) as channel:
-            server.server.regions.register("region", shared.key, 0, x.nbytes)
-            infer = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+    with running(tmp_path, http=True, log_level="error") as server:
+        server.server.regions.register("region", shared.key, 0, x.nbytes)
+        yield server, request
+    shared.path.unlink()
 
-            def held() -> int:
-                network = server.server._network()
-                assert network is not None
-                return network.held
 
-            with server.held("wide") as device:
-                calls = [infer.future(request, timeout=TIMEOUT_S) for _ in range(5)]
-                device.wait_until_queued(5)
-                assert held() >= 5 * x.nbytes
-            for call in calls:
-                assert floats(call.result().raw_output_contents[0], 1, 3).tolist() == [[numbers] * 3]
-            until(lambda: held() == 0)
-    finally:
-        shared.path.unlink()
+def test_what_is_read_out_of_shared_memory_is_held_as_what_is_sent(wide: tuple[Running, pb.ModelInferRequest]) -> None:
+    server, request = wide
+
+    def held() -> int:
+        network = server.server._network()
+        assert network is not None
+        return network.held
+
+    with grpc.insecure_channel(server.address) as channel:
+        infer = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+        with server.held("wide") as device:
+            calls = [infer.future(request, timeout=TIMEOUT_S) for _ in range(5)]
+            device.wait_until_queued(5)
+            assert held() >= 5 * 4 << 15
+        for call in calls:
+            assert floats(call.result().raw_output_contents[0], 1, 3).tolist() == [[1 << 15] * 3]
+        until(lambda: held() == 0)
+
+
+def test_over_http_too(wide: tuple[Running, pb.ModelInferRequest]) -> None:
+    server, request = wide
+    port = Port(server)
+    parameters = {"shared_memory_region": "region", "shared_memory_byte_size": 4 << 15}
+    tensor = {"name": "input", "datatype": "FP32", "shape": list(request.inputs[0].shape), "parameters": parameters}
+    with port.client() as client:
+        with server.held("wide") as device:
+            client.send(port.request("/v2/models/wide/infer", json.dumps({"inputs": [tensor]}).encode()))
+            device.wait_until_queued(1)
+            assert port.front_end.budget.used >= 4 << 15
+        assert json.loads(client.answer().body)["outputs"][0]["data"] == [1 << 15] * 3
+    until(lambda: port.front_end.budget.used == 0)
 
 
 def test_inputs_in_shared_memory_take_no_slot_of_the_raw_contents(stub: Any, memory: Memory, region: str) -> None:
