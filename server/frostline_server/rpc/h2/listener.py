@@ -243,8 +243,12 @@ class Listener:
                 continue
             if events & _OUT:
                 self._writers[descriptor] = None
-            if events & ~_OUT and not client.late:
-                (others if client.share.takes_long else brief).append(client)
+            if events & ~_OUT:
+                if not client.late:
+                    (others if client.share.takes_long else brief).append(client)
+                elif descriptor in self._owing:
+                    # Of a client that is not read, the kernel says no more than that it has gone, again and again.
+                    self._drop(client)
         if brief or self._late.waiting:
             self._read_brief(brief, now_s)
         self._answer()

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import ssl
+import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from frostline_server.rpc.h2.front_end import bound
 from frostline_server.rpc.h2.listener import Crowd, Listener
 from frostline_server.tls import server_context
 from tests.server.rpc.h2.pair import UNARY, Kept, Pair
+from tests.support import wire
 from tests.support.servers import TIMEOUT_S, until
 
 ROOMY = Crowd(most=100, most_each=100)
@@ -139,6 +141,42 @@ def test_a_client_that_has_just_been_parted_with_is_read_no_more() -> None:
         assert done.wait(TIMEOUT_S)
         assert ask(started.address, b"hello") == b"hello"
         assert started.shared.budget.used == 0
+        peer.close()
+        started.until(lambda: started.listener.connections == 0)
+
+
+@contextlib.contextmanager
+def waiting_for_room() -> Iterator[tuple[Front, socket.socket]]:
+    """A client of which half a frame has come while there was no room."""
+    with front() as started, started.connect() as peer:
+        peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + wire.settings())
+        started.until(lambda: bool(started.listener._clients) and not started.shared.budget.used)
+        started.shared.budget.used = started.shared.budget.limit
+        peer.sendall(HALF_READ[:500])
+        started.until(lambda: started.shared.owed > 0)
+        yield started, peer
+        started.until(lambda: started.shared.owed == 0)
+
+
+HALF_READ = wire.frame(0x77, payload=bytes(1000))
+"""Of a kind that nobody knows."""
+
+
+def test_a_client_for_whose_bytes_there_is_no_room_is_read_on_when_there_is() -> None:
+    with waiting_for_room() as (started, peer):
+        peer.sendall(HALF_READ[500:] + wire.frame(wire.PING, payload=b"question"))
+        started.shared.budget.used = 0
+        answered = b""
+        while b"question" not in answered:
+            answered += (got := peer.recv(65536))
+            assert got
+        started.until(lambda: started.shared.budget.used == 0)
+
+
+def test_a_client_that_goes_away_while_it_waits_for_room_is_forgotten() -> None:
+    with waiting_for_room() as (started, peer):
+        # At once, without a farewell.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
         started.until(lambda: started.listener.connections == 0)
 
