@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frostline.client.catalog import Model, TensorSpec
+from frostline.client.cells import unwritable
 from frostline.client.errors import InvalidInput
 
 
@@ -87,15 +88,15 @@ def given(value: ArrayLike, name: str = "") -> Given:
         _refuse_masked(value, what, thoroughly=True)
         sentence = _ragged(value) if isinstance(value, list | tuple) else ""
         raise InvalidInput(f"{what} is not an array: {sentence or error}") from error
+    if array.dtype.kind == "f" and isinstance(value, Sequence):
+        array = _exact(value, array, what)
     if not isinstance(value, list | tuple):
         return Given(_native(array, name), listed=isinstance(value, bool | int | float))
-    if array.dtype.kind in "SU":
+    if array.dtype.kind in "SUT":
         # NumPy would write numbers among the texts as texts, and cut zeros off their ends.
         array = np.asarray(value, dtype=object)
-    elif array.dtype.kind == "f":
-        if np.isnan(array).any():
-            _refuse_masked(value, what, thoroughly=True)
-        _refuse_rounded(value, array, what)
+    elif array.dtype.kind == "f" and np.isnan(array).any():
+        _refuse_masked(value, what, thoroughly=True)
     return Given(_native(array, name), listed=True)
 
 
@@ -164,11 +165,28 @@ def place(index: int, shape: Sequence[int]) -> list[int]:
     return [int(at) for at in np.unravel_index(index, tuple(shape))]
 
 
+def no_text(inputs: Mapping[str, NDArray[Any]], error: UnicodeEncodeError) -> InvalidInput:
+    """The refusal of inputs of which a text cannot be sent, with its place; of a name it is the name.
+
+    Args:
+        inputs: The inputs by name.
+        error: Why not.
+    """
+    for name, array in inputs.items():
+        for index, element in enumerate(array.ravel().tolist() if array.dtype.kind in "UO" else ()):
+            if isinstance(element, str) and element == error.object:
+                return unwritable(element, f"{described(name)} at {place(index, array.shape)}: ")
+    return unwritable(error.object)
+
+
 def _is_column(spec: TensorSpec) -> bool:
     return spec.shape[1:] in {(), (1,)} and len(spec.shape) > 0
 
 
 def _native(array: NDArray[Any], name: str) -> NDArray[Any]:
+    if array.dtype.kind == "T":
+        # NumPy's texts of any length, which have no byte order, may have a missing one too.
+        array = array.astype(object)
     dtype = array.dtype
     if dtype.kind == "O":
         _check_objects(array, described(name))
@@ -219,17 +237,37 @@ def _refuse_masked(value: Any, what: str, at: tuple[int, ...] = (), *, thoroughl
             _refuse_masked(part, what, (*at, index), thoroughly=thoroughly)
 
 
-def _refuse_rounded(value: object, array: NDArray[Any], what: str) -> None:
-    """Refuses whole numbers that NumPy has rounded, because there are floats beside them."""
+def _exact(value: object, array: NDArray[Any], what: str) -> NDArray[Any]:
+    """The numbers of a list of which NumPy has made floats, with each whole number as it was.
+
+    NumPy does so where there are floats, and where no type of its own has all of the whole numbers, or seems to have them:
+    of 2**64 - 1 and 0 it makes floats.
+
+    Args:
+        value: The list.
+        array: What NumPy has made of it.
+        what: The input, for a message.
+
+    Raises:
+        InvalidInput: A whole number was rounded, and no type has it and the numbers beside it.
+    """
     if not (np.abs(array) >= _FROM_HERE_ROUNDED).any():
-        return
+        return array
     elements = np.asarray(value, dtype=object).ravel().tolist()
+    whole = all(isinstance(element, int | np.integer) for element in elements)
+    if whole and min(map(int, elements)) >= 0:
+        return np.array(elements, np.uint64).reshape(array.shape)
     for index, element in enumerate(elements):
         if isinstance(element, int | np.integer) and int(float(element)) != int(element):
+            where = f"{what} holds {int(element)} at {place(index, array.shape)} beside"
+            if whole:
+                raise InvalidInput(
+                    f"{where} {min(map(int, elements))} and {max(map(int, elements))}, which no type has together"
+                )
             raise InvalidInput(
-                f"{what} holds {element!r} at {place(index, array.shape)} beside floats, as one of which it would be "
-                f"{float(element):.0f}; round it first, or send whole numbers only"
+                f"{where} floats, as one of which it would be {float(element):.0f}; round it first, or send whole numbers only"
             )
+    return array
 
 
 def _ragged(value: Sequence[Any]) -> str:

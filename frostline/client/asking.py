@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.client import calls, media, messages, rows
-from frostline.client.arrays import Given, Inputs, columns, given, is_table
+from frostline.client.arrays import Given, Inputs, columns, given, is_table, no_text
 from frostline.client.calls import LOOK_UP_S, Call, Conversation, describe, expects, with_what_is_there
 from frostline.client.catalog import Model
 from frostline.client.datatypes import NAMES, convert, taken
@@ -351,7 +351,7 @@ class _Asking:
         """Raises a failure that nothing else that could be sent would change."""
         if isinstance(failure, ModelNotFound):
             raise (yield from with_what_is_there(failure)) from failure.__cause__
-        # Others have the status of a message that is too large, such as a server whose memory for messages is full.
+        # Others have the status of a message that is too large, such as answers that are.
         if isinstance(failure, InvalidInput) or (isinstance(failure, MessageTooLarge) and _TOO_LARGE in str(failure)):
             return
         raise failure from failure.__cause__
@@ -448,6 +448,8 @@ class _Asking:
             inputs = _rows(plan, start, stop)
             try:
                 answer = yield self._call(inputs, version)
+            except UnicodeEncodeError as error:
+                raise no_text(plan.inputs, error) from None
             except InvalidInput as error:
                 raise _placed(error, self._question.model, plan, start) from error.__cause__
             except MessageTooLarge as error:

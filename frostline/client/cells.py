@@ -50,7 +50,10 @@ def texts(cells: list[str], where: Place) -> NDArray[Any]:
         "".join(cells).encode()
     except UnicodeEncodeError:
         index = next(at for at, text in enumerate(cells) if any("\ud800" <= each <= "\udfff" for each in text))
-        raise InvalidInput(
-            f"{where(index)}: {cells[index]!r:.40} has half of a surrogate pair, which is no character"
-        ) from None
+        raise unwritable(cells[index], f"{where(index)}: ") from None
     return array
+
+
+def unwritable(text: str, where: str = "") -> InvalidInput:
+    """The refusal of a text or a name that cannot be written in UTF-8; `where` says where it is."""
+    return InvalidInput(f"{where}{text!r:.40} has half of a surrogate pair, which is no character")

@@ -69,6 +69,13 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.dns_min_time_between_resolutions_ms", 5000),
 )
 
+_LONGEST_S = 2.0**31
+"""The longest timeout, 68 years: gRPC's clock ends in the year 2262, and takes a later deadline for one that has passed."""
+
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_OF_HTTP_1 = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+"""Headers that HTTP/2 does not have; a server ends a call that has one. RFC 9113, section 8.2.2."""
+
 # RFC 6750, section 2.1.
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
@@ -89,7 +96,7 @@ class ChannelArguments:
     address: str
     credentials: grpc.ChannelCredentials | None
     options: list[tuple[str, Any]]
-    metadata: dict[str, str]
+    metadata: dict[str, str | bytes]
 
 
 def arguments(
@@ -101,7 +108,7 @@ def arguments(
     key: str | Path | None = None,
     token: str | None = None,
     insecure_token: bool = False,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str | bytes] | None = None,
 ) -> ChannelArguments:
     """Checks what a user says of a connection; see `connect`.
 
@@ -112,10 +119,10 @@ def arguments(
     addresses = [address] if isinstance(address, str) else list(address)
     target = _target(addresses[0]) if len(addresses) == 1 else _list_target(addresses)
     shown = target if len(addresses) == 1 else ", ".join(_target(each) for each in addresses)
-    headers = dict(metadata or {})
+    headers = _headers(metadata or {})
     local = _is_local(target)
     if token is not None:
-        if any(name.lower() == "authorization" for name in headers):
+        if "authorization" in headers:
             raise ValueError("metadata has an authorization already; give either that or a token")
         if not _TOKEN.fullmatch(token):
             raise ValueError("the token is empty or holds characters that no bearer token has, such as a line break")
@@ -140,14 +147,53 @@ def arguments(
 
 
 def check_timeout(timeout_s: float) -> float:
-    """The timeout as it is.
+    """The timeout as gRPC can hold it.
 
     Raises:
         ValueError: It is not positive and finite.
     """
     if not 0 < timeout_s < math.inf:
         raise ValueError(f"timeout_s must be positive and finite, but is {timeout_s:g}")
-    return timeout_s
+    return min(timeout_s, _LONGEST_S)
+
+
+def _headers(metadata: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+    """Metadata as gRPC sends it, its keys in lower case.
+
+    Raises:
+        ValueError: It cannot be sent. The message has no value, which may be a secret.
+    """
+    headers: dict[str, str | bytes] = {}
+    for name, value in metadata.items():
+        key = name.lower() if isinstance(name, str) else ""
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"metadata has the key {name!r:.100}; a key is letters, digits, '-', '_' and '.' of ASCII")
+        if key.startswith("grpc-") or key in _OF_HTTP_1:
+            owner = "gRPC" if key.startswith("grpc-") else "the connection"
+            raise ValueError(f"metadata has the key {name!r}, which is {owner}'s own; choose another one")
+        if key in headers:
+            raise ValueError(f"metadata has the key {key!r} twice; capital letters make no difference")
+        if key.endswith("-bin"):
+            if not isinstance(value, bytes):
+                raise ValueError(f"metadata[{name!r}] must be bytes, as its key ends in -bin, but is {_type(value)}")
+        elif not isinstance(value, str):
+            raise ValueError(
+                f"metadata[{name!r}] must be a text (str), but is {_type(value)}; give bytes to a key that ends in -bin"
+            )
+        else:
+            ends = (0, len(value) - 1)
+            for index, char in enumerate(value):
+                if not " " <= char <= "~" or (char == " " and index in ends):
+                    raise ValueError(
+                        f"metadata[{name!r}] must be printable ASCII without spaces around it, but has {char!r} at {index}; "
+                        "give other values as bytes, to a key that ends in -bin"
+                    )
+        headers[key] = value
+    return headers
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
 
 
 def _credentials(

@@ -1,6 +1,7 @@
 """The client's connection to a server, blocking and for asyncio."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from frostline.client.arrays import Inputs
 from frostline.client.asking import Known, Question
 from frostline.client.calls import Call, Conversation
 from frostline.client.catalog import Model
+from frostline.client.cells import unwritable
 from frostline.client.channel import arguments as channel_arguments
 from frostline.client.channel import check_timeout
 from frostline.client.errors import FrostlineError, from_status
@@ -43,7 +45,7 @@ def connect(
     key: str | Path | None = None,
     token: str | None = None,
     insecure_token: bool = False,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str | bytes] | None = None,
 ) -> "Client":
     """Prepares the connection to a server, or to a pool of them; it is made when the first call needs it.
 
@@ -58,7 +60,8 @@ def connect(
         token: A bearer token, sent with every call. Without TLS it is sent only on this machine: to a loopback address
             or a Unix socket.
         insecure_token: Whether the token may go over a network in plain text.
-        metadata: Headers sent with every call, such as one that a proxy asks for.
+        metadata: Headers sent with every call, such as one that a proxy asks for: texts of printable ASCII, or bytes if
+            the key ends in `-bin`.
 
     Returns:
         The client, to be closed, or used in a `with` statement.
@@ -67,7 +70,7 @@ def connect(
         ValueError: An argument makes no sense, or the token would go over a network in plain text.
         OSError: A PEM file cannot be read.
     """
-    check_timeout(timeout_s)
+    timeout_s = check_timeout(timeout_s)
     given = channel_arguments(
         address,
         tls=tls,
@@ -96,7 +99,7 @@ def connect_async(
     key: str | Path | None = None,
     token: str | None = None,
     insecure_token: bool = False,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str | bytes] | None = None,
 ) -> "AsyncClient":
     """Prepares the connection to a server, or to a pool of them, for asyncio; see `connect`.
 
@@ -106,7 +109,7 @@ def connect_async(
     Returns:
         The client, to be closed, or used in an `async with` statement.
     """
-    check_timeout(timeout_s)
+    timeout_s = check_timeout(timeout_s)
     given = channel_arguments(
         address,
         tls=tls,
@@ -133,7 +136,7 @@ class Client:
     """
 
     def __init__(
-        self, channel: grpc.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
+        self, channel: grpc.Channel, address: str, timeout_s: float, metadata: Mapping[str, str | bytes] | None
     ) -> None:
         self._channel = channel
         self._methods = _methods(channel)
@@ -142,6 +145,8 @@ class Client:
         self.address = address
         self._timeout_s = timeout_s
         self._metadata = tuple((metadata or {}).items())
+        self._pid = os.getpid()
+        self._closed = False
 
     def predict(
         self,
@@ -196,11 +201,15 @@ class Client:
         # The commonest first: all that a conversation may have to do takes longer than packing a small array.
         if self._known.takes(inputs, model, version):
             request = messages.request(model, inputs, version=version, outputs=wanted, top_k=top_k)
+            self._check_process()
             try:
                 answer = self._predict(request, timeout=allowed_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                refusal = _translated(error, self.address, allowed_s)
+                refusal = _translated(error, self.address, allowed_s, closed=self._closed)
                 refusal.__cause__ = error
+            except ValueError:
+                self._check_open()
+                raise
             else:
                 return messages.prediction(answer, top_k)
         question = Question(model, version, inputs, wanted, top_k, allowed_s, until, extra)
@@ -242,8 +251,13 @@ class Client:
         return self._hold(calls.is_ready(model, version, timeout_s))
 
     def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
-        self._channel.close()
+        """Closes the connection; calls under way, and later ones, fail with the code `CANCELLED`.
+
+        In a forked child it does nothing: the connection is its parent's.
+        """
+        self._closed = True
+        if os.getpid() == self._pid:
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -266,13 +280,31 @@ class Client:
         except StopIteration as end:
             value: T = end.value
             return value
+        except UnicodeEncodeError as error:
+            raise unwritable(error.object) from None
 
     def _call(self, call: Call) -> Any:
+        self._check_process()
         timeout_s = self._timeout_s if call.timeout_s is None else check_timeout(call.timeout_s)
         try:
             return self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _translated(error, self.address, timeout_s) from error
+            raise _translated(error, self.address, timeout_s, closed=self._closed) from error
+        except ValueError:
+            self._check_open()
+            raise
+
+    def _check_process(self) -> None:
+        # The threads of gRPC are not in a forked child, so that a call could wait there for ever.
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this client of {self.address} was made in another process, from which this one was forked; make one in "
+                "each process, after the fork"
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed(self.address) from None
 
 
 class AsyncClient:
@@ -286,7 +318,7 @@ class AsyncClient:
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, address: str, timeout_s: float, metadata: Mapping[str, str] | None
+        self, channel: grpc.aio.Channel, address: str, timeout_s: float, metadata: Mapping[str, str | bytes] | None
     ) -> None:
         self._channel = channel
         self._methods = _methods(channel)
@@ -297,6 +329,7 @@ class AsyncClient:
         self.address = address
         self._timeout_s = timeout_s
         self._metadata = grpc.aio.Metadata(*(metadata or {}).items())
+        self._closed = False
 
     async def predict(
         self,
@@ -320,8 +353,11 @@ class AsyncClient:
             try:
                 answer = await self._predict(request, timeout=allowed_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                refusal = _translated(error, self.address, allowed_s)
+                refusal = _translated(error, self.address, allowed_s, closed=self._closed)
                 refusal.__cause__ = error
+            except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+                self._check_open(error)
+                raise
             else:
                 return messages.prediction(answer, top_k)
         question = Question(model, version, inputs, wanted, top_k, allowed_s, until, extra)
@@ -344,8 +380,9 @@ class AsyncClient:
         return await self._hold(calls.is_ready(model, version, timeout_s))
 
     async def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
+        """Closes the connection; calls under way, and later ones, fail with the code `CANCELLED`."""
         self._check_loop()
+        self._closed = True
         await self._channel.close(None)
 
     async def __aenter__(self) -> Self:
@@ -369,6 +406,8 @@ class AsyncClient:
         except StopIteration as end:
             value: T = end.value
             return value
+        except UnicodeEncodeError as error:
+            raise unwritable(error.object) from None
 
     def _check_loop(self) -> None:
         if self._loop not in (None, asyncio.get_running_loop()):
@@ -377,13 +416,22 @@ class AsyncClient:
                 "coroutines: async with frostline.connect_async(...) as client"
             )
 
+    def _check_open(self, failure: BaseException) -> None:
+        # A call that ends with its channel raises what the task does if somebody cancels it.
+        task = asyncio.current_task() if isinstance(failure, asyncio.CancelledError) else None
+        if self._closed and not (task and task.cancelling()):
+            raise _closed(self.address) from None
+
     async def _call(self, call: Call) -> Any:
         self._check_loop()
         timeout_s = self._timeout_s if call.timeout_s is None else check_timeout(call.timeout_s)
         try:
             return await self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _translated(error, self.address, timeout_s) from error
+            raise _translated(error, self.address, timeout_s, closed=self._closed) from error
+        except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+            self._check_open(error)
+            raise
 
 
 def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
@@ -403,6 +451,13 @@ def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
-def _translated(error: Any, address: str, timeout_s: float) -> FrostlineError:
+def _translated(error: Any, address: str, timeout_s: float, *, closed: bool) -> FrostlineError:
+    code = error.code()
+    if closed and code is grpc.StatusCode.CANCELLED:
+        return _closed(address)
     kind = dict(error.trailing_metadata() or ()).get(ERROR_KIND, "")
-    return from_status(error.code().name, error.details() or "", kind=kind, address=address, timeout_s=timeout_s)
+    return from_status(code.name, error.details() or "", kind=kind, address=address, timeout_s=timeout_s)
+
+
+def _closed(address: str) -> FrostlineError:
+    return FrostlineError(f"this client of {address} is closed; make another one", "CANCELLED")

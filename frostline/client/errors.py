@@ -25,7 +25,7 @@ class ServerUnavailable(FrostlineError):
 
 
 class Overloaded(FrostlineError):
-    """The model's queue is full, or an answer would come too late; the request was not run and may be sent again later."""
+    """The server has as much to do, or to hold, as its limits allow; the request may be sent again later."""
 
     code = "UNAVAILABLE"
 
@@ -97,6 +97,7 @@ class PredictionFailed(FrostlineError):
 # that stops, or no server at all.
 _OVERLOADED = (Overloaded, "{sentence}; the server at {address} is overloaded: send less at once, or try again later")
 _STOPPING = (ServerUnavailable, "the server at {address} is stopping: {sentence}")
+_FAILED = (PredictionFailed, "the server failed while answering: {sentence}")
 _UNAUTHENTICATED = (
     Unauthenticated,
     "{sentence}; this client shows who it is with a token (token=, on the command line --token-file) or a certificate",
@@ -104,6 +105,9 @@ _UNAUTHENTICATED = (
 _BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
     "queue_full": _OVERLOADED,
     "queue_timeout": _OVERLOADED,
+    "network_full": _OVERLOADED,
+    "too_many_calls": (Overloaded, "{sentence}"),
+    "metadata_too_large": (MessageTooLarge, "{sentence}; send less with `metadata`"),
     "overloaded": (Overloaded, "{sentence}; the server at {address} has more to do than its limit allows"),
     "model_not_ready": (
         ModelNotReady,
@@ -115,7 +119,9 @@ _BY_KIND: dict[str, tuple[type[FrostlineError], str]] = {
     "unauthenticated": _UNAUTHENTICATED,
     "permission_denied": (PermissionDenied, "{sentence}"),
     "rate_limited": (RateLimited, "{sentence}"),
-    "out_of_memory": (PredictionFailed, "the server failed while answering: {sentence}"),
+    "out_of_memory": _FAILED,
+    # The server's limit of a run, and not this client's of an answer.
+    "run_timed_out": _FAILED,
     # The model is served, but not by this call.
     "unsupported": (InvalidInput, "{sentence}"),
 }
@@ -125,7 +131,16 @@ _DROPPED = (
     "the connection to {address} was dropped ({reason}); is TLS on at one end only, its certificate not trusted, or a "
     "certificate of the client missing?"
 )
-# What gRPC says, and what it means.
+# Words of what gRPC says, wherever they are in it, and what they mean.
+_LET_GO = "the server at {address} closed the connection ({sentence}); the usual cause is more metadata than it takes: send less"
+_BY_WORDS = {
+    "Expected SETTINGS frame as the first frame": "what answers at {address} does not speak gRPC; this may be the HTTP port "
+    "of a Frostline server, whose gRPC has a port of its own (8001 by default)",
+    # COMPRESSION_ERROR and ENHANCE_YOUR_CALM: headers that are longer than a server reads, and than it allows.
+    "GOAWAY received; Error code: 9;": _LET_GO,
+    "GOAWAY received; Error code: 11;": _LET_GO,
+}
+# What gRPC says at last, and what it means.
 _BY_REASON = {
     # When the two ends do not speak the same protocol, or TLS fails.
     "OK": _DROPPED,
@@ -150,7 +165,7 @@ _BY_CODE: dict[str, tuple[type[FrostlineError], str]] = {
         MessageTooLarge,
         "{sentence}; send fewer rows in one call, or raise the limit with `frostline serve --max-message-bytes`",
     ),
-    "INTERNAL": (PredictionFailed, "the server failed while answering: {sentence}"),
+    "INTERNAL": _FAILED,
     "UNAUTHENTICATED": _UNAUTHENTICATED,
     "PERMISSION_DENIED": (PermissionDenied, "{address} does not let you make this call: {sentence}"),
     "UNAVAILABLE": (ServerUnavailable, _NO_SERVER),
@@ -174,11 +189,16 @@ def from_status(code: str, details: str, *, kind: str, address: str, timeout_s: 
     sentence = details.rstrip(". ") or code
     # gRPC nests its reasons, the innermost last: "failed to connect to all addresses; ...: Connection refused".
     reason = sentence.rpartition(": ")[2]
+    if not reason.strip(")"):
+        reason = sentence
     error, template = _BY_KIND.get(kind) or _BY_CODE.get(code) or (FrostlineError, "{code} from {address}: {sentence}")
     if template is _NO_SERVER:
         # A kind without a class of its own has the server's sentence.
         template = (
-            "the server at {address} cannot answer now: {sentence}" if kind else _BY_REASON.get(reason, _NO_SERVER)
+            "the server at {address} cannot answer now: {sentence}"
+            if kind
+            else next((meant for words, meant in _BY_WORDS.items() if words in sentence), "")
+            or _BY_REASON.get(reason, _NO_SERVER)
         )
     words = template.format(sentence=sentence, reason=reason, code=code, address=address, timeout_s=timeout_s)
     return error(words, code, kind)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.client.cells import unwritable
 from frostline.client.datatypes import NAMES
 from frostline.client.errors import FrostlineError
 from frostline.client.prediction import Prediction, Ranking
@@ -52,6 +53,8 @@ def request(
 
     Raises:
         ValueError: There is no such reading, or `top_k` is negative.
+        InvalidInput: The name of the model, or the version, cannot be written in UTF-8.
+        UnicodeEncodeError: The name of an input cannot, or a text.
     """
     question = _question(model, str(version), readings(outputs) or (), top_k)
     # The commonest first: asking whether an array is a mapping takes longer than packing a small one.
@@ -95,7 +98,10 @@ def _question(model: str, version: str, wanted: tuple[OutputName, ...], top_k: i
     if not 0 <= top_k < 2**32:
         raise ValueError(f"top_k must be at least 0 and below 2**32, but is {top_k}")
     outputs = [_OUTPUTS[output] for output in wanted]
-    return pb.PredictRequest(model=model, version=version, outputs=outputs, top_k=top_k).SerializeToString()
+    try:
+        return pb.PredictRequest(model=model, version=version, outputs=outputs, top_k=top_k).SerializeToString()
+    except UnicodeEncodeError as error:
+        raise unwritable(error.object) from None
 
 
 def _no_output(output: str) -> str:

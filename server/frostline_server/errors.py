@@ -51,6 +51,14 @@ class TooManyCalls(PredictionError):
     reason = "REJECTED"
 
 
+class MetadataTooLarge(PredictionError):
+    """The call has more metadata than one may have."""
+
+    kind = "metadata_too_large"
+    code = "RESOURCE_EXHAUSTED"
+    reason = "REJECTED"
+
+
 class Unsupported(PredictionError):
     """The request uses a part of the protocol that is not answered here."""
 
@@ -120,6 +128,13 @@ class QueueTimeout(PredictionError):
     kind = "queue_timeout"
     code = "UNAVAILABLE"
     reason = "REJECTED"
+
+
+class ProcessSilent(PredictionError):
+    """One of several processes does not answer, without which the answer to a question to all would be wrong."""
+
+    kind = "process_silent"
+    code = "UNAVAILABLE"
 
 
 class ServerStopping(PredictionError):
@@ -272,6 +287,17 @@ class ConfigError(Exception):
 
 class StartError(Exception):
     """The server cannot start; one sentence saying why and what to do."""
+
+    def naming(self, host: str, port: str) -> "StartError":
+        """The same with the settings that say where to listen, where it is that which the system refuses.
+
+        Args:
+            host: the setting of the address, as a flag.
+            port: the setting of the port, as a flag.
+        """
+        if not isinstance(self.__cause__, OSError):
+            return self
+        return StartError(f"{self}; {port} chooses another port, and {host} another address")
 
 
 def sendable(text: str) -> str:

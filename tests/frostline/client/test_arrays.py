@@ -1,5 +1,6 @@
 """What users hold becomes an array, or is refused with the place of what cannot."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,11 @@ def refusal(value: Any) -> str:
                 "first, or send whole numbers only"
             ),
         ),
+        (
+            [[-1, 2**64 - 1]],
+            "the input holds 18446744073709551615 at [0, 1] beside -1 and 18446744073709551615, which no type has together",
+        ),
+        ([2**64, 0], "the input holds numbers of no type that a network takes, such as 18446744073709551616"),
     ],
 )
 def test_an_element_that_is_neither_number_nor_text_is_named_with_its_place(value: Any, message: str) -> None:
@@ -129,6 +135,41 @@ def test_arrays_and_lists_are_told_apart() -> None:
     assert all(given(value).listed for value in values)
     assert given(np.array([1.5, 2], ">f8")).array.dtype == np.float64
     assert given(np.array([1.5, 2], ">f8")).array.tolist() == [1.5, 2]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[2**64 - 1, 0]],
+        [[[2**63 + 1], [1]], [[2**53 + 1], [True]]],
+        [(2**63 + 1, 0), [1, 2]],
+        [np.uint64(2**64 - 1), np.int64(0)],
+        [np.array([2**64 - 1], np.uint64), np.array([0], np.int64)],
+        deque([2**64 - 1, 0]),
+    ],
+)
+def test_whole_numbers_in_lists_stay_what_they_are_though_numpy_makes_floats_of_them(value: Any) -> None:
+    array = given(value).array
+    assert array.dtype == np.uint64
+    assert array.tolist() == np.asarray(value, object).tolist()
+
+
+def test_floats_stay_floats_beside_whole_numbers_that_are_floats_too() -> None:
+    mixed: list[list[Any]] = [[2**63, 0.5], [2**63, -1], [1e300, 1]]
+    for value in mixed:
+        assert given(value).array.dtype == np.float64
+        assert given(value).array.tolist() == value
+
+
+def test_texts_of_numpys_own_string_type_are_texts() -> None:
+    texts = np.array([["a", "é"]], np.dtypes.StringDType())
+    for value in (texts, [texts[0]]):
+        array = given(value).array
+        assert array.dtype == object
+        assert array.tolist() == [["a", "é"]]
+    assert "holds None at [1] where a text was expected" in refusal(
+        np.array(["a", None], np.dtypes.StringDType(na_object=None))
+    )
 
 
 def test_texts_in_a_list_keep_all_their_characters() -> None:

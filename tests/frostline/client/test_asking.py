@@ -16,6 +16,7 @@ from frostline.client.errors import (
     MessageTooLarge,
     ModelNotFound,
     ModelNotReady,
+    Overloaded,
     PermissionDenied,
     ServerUnavailable,
 )
@@ -91,7 +92,7 @@ class Puppet:
             raise InvalidInput(f"got {sent}")
         if tensor.shape[0] > LIMIT and version not in self.alone:
             raise InvalidInput("too many rows")
-        logits = np.frombuffer(tensor.data, DTYPES[tensor.dtype]).astype("<f8")
+        logits = np.frombuffer(tensor.data, (DTYPES | {typed.UINT64: "<u8"})[tensor.dtype]).astype("<f8")
         reading = typed.Tensor(dtype=typed.FP64, shape=[len(logits), 1], data=logits.tobytes())
         return typed.PredictResponse(model="m", version=version, logits=reading)
 
@@ -128,6 +129,29 @@ def test_float64_reaches_an_fp64_model_unrounded() -> None:
     # Refused as float32 once; never asked about again.
     assert [sent for _, sent, _ in server.sent] == ["FP32", "FP64", "FP64", "FP64"]
     assert server.looked_up == ["1"]
+
+
+def test_whole_numbers_that_only_uint64_has_reach_its_model() -> None:
+    server = Puppet(v1="UINT64")
+    assert logits(server.ask([[2**64 - 1], [0]])) == [float(2**64 - 1), 0]
+    assert [sent for _, sent, _ in server.sent] == ["UINT64"]
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_a_text_that_is_none_is_refused_with_its_place_among_all_rows(as_array: bool) -> None:
+    class OfTexts(Puppet):
+        def predict(self, request: typed.PredictRequest) -> typed.PredictResponse:
+            if request.inputs[0].shape[0] > LIMIT:
+                raise InvalidInput("too many rows")
+            return typed.PredictResponse(model="m", version="1")
+
+    server, known = OfTexts(v1="BYTES"), Known()
+    texts: Any = [["a"]] * (LIMIT + 1) + [["\ud800"]]
+    for _ in range(2):  # the first time the model is not known
+        with pytest.raises(InvalidInput, match=r"^the input at \[5, 0\]: '\\ud800' has half of a surrogate pair"):
+            server.ask(np.array(texts) if as_array else texts, known)
+    with pytest.raises(InvalidInput, match=r"^'\\udcff' has half of a surrogate pair, which is no character"):
+        server.ask({"\udcff": [["a"]]})
 
 
 def test_what_float32_cannot_hold_is_looked_up_before_anything_is_sent() -> None:
@@ -299,8 +323,8 @@ def test_messages_that_are_too_large_are_halved_and_their_size_is_remembered() -
 
 
 def test_a_server_without_room_is_not_asked_in_parts() -> None:
-    server = _failing(MessageTooLarge("the messages in flight leave no room", kind="network_full"))
-    with pytest.raises(MessageTooLarge):
+    server = _failing(Overloaded("the messages in flight leave no room", kind="network_full"))
+    with pytest.raises(Overloaded):
         server.ask(column(*range(4)))
     assert server.looked_up == []
 

@@ -92,6 +92,56 @@ async def test_cancelling_the_task_cancels_the_call_on_the_server(server: FakeSe
     assert await asyncio.to_thread(server.gone.wait, 10)
 
 
+@pytest.mark.parametrize("rows", [1, LIMIT + 1])
+async def test_closing_ends_calls_under_way_with_an_error_and_cancels_no_task(server: FakeServer, rows: int) -> None:
+    server.strict = True
+    client = frostline.connect_async(server.address)
+    parts = np.zeros((rows, 3), np.float32)
+    await client.predict(MODEL, parts)  # from here on it is known what goes in one request
+    server.asked.clear()
+    server.silent = True
+    task = asyncio.ensure_future(client.predict(MODEL, parts))
+    assert await asyncio.to_thread(server.asked.wait, 10)
+    await client.close()
+    with pytest.raises(frostline.FrostlineError, match=r"^this client of .* is closed; make another one$") as caught:
+        await task
+    assert caught.value.code == "CANCELLED"
+    assert not task.cancelled()
+
+
+async def test_a_task_that_is_cancelled_while_the_client_is_closed_is_cancelled(server: FakeServer) -> None:
+    server.silent = True
+    client = frostline.connect_async(server.address)
+    task = asyncio.ensure_future(client.predict(MODEL, ROWS))
+    assert await asyncio.to_thread(server.asked.wait, 10)
+    task.cancel()
+    await client.close()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+async def test_a_closed_client_says_so(server: FakeServer) -> None:
+    client = frostline.connect_async(server.address)
+    await client.close()
+    for call in (client.predict(MODEL, ROWS), client.predict(MODEL, ROWS.tolist()), client.ready()):
+        with pytest.raises(frostline.FrostlineError, match="is closed; make another one") as caught:
+            await call
+        assert caught.value.code == "CANCELLED"
+    await client.close()
+
+
+async def test_names_that_are_no_text_are_refused(server: FakeServer) -> None:
+    async with frostline.connect_async(server.address) as client:
+        for call in (
+            client.predict("\ud800", ROWS),
+            client.predict(MODEL, ROWS, version="\ud800"),
+            client.model("\ud800"),
+        ):
+            with pytest.raises(frostline.InvalidInput, match=r"^'\\ud800' has half of a surrogate pair"):
+                await call
+
+
 async def test_rows_are_converted_and_split_as_by_the_blocking_client(server: FakeServer) -> None:
     server.strict, server.datatype = True, "INT64"
     rows = np.eye(3)[np.arange(LIMIT + 1) % 3]

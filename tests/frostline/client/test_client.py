@@ -1,7 +1,13 @@
 """The blocking client against a real socket."""
 
+import os
+import signal
 import socket
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -398,6 +404,85 @@ def test_without_a_server_the_error_says_how_to_start_one() -> None:
     )
 
 
+def test_the_http_port_is_said_to_be_one() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as http:
+        serving = threading.Thread(target=http.serve_forever)
+        serving.start()
+        try:
+            with (
+                frostline.connect(f"127.0.0.1:{http.server_port}") as client,
+                pytest.raises(frostline.ServerUnavailable, match="this may be the HTTP port of a Frostline server"),
+            ):
+                client.predict(MODEL, ROWS)
+        finally:
+            http.shutdown()
+            serving.join()
+
+
+def test_closing_ends_calls_under_way_and_later_ones_with_one_error(server: FakeServer) -> None:
+    client = frostline.connect(server.address)
+    server.silent = True
+    failures: list[frostline.FrostlineError] = []
+
+    def call(rows: Any) -> None:
+        try:
+            client.predict(MODEL, rows)
+        except frostline.FrostlineError as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=call, args=[ROWS])
+    waiting.start()
+    assert server.asked.wait(10)
+    client.close()
+    waiting.join()
+    call(ROWS)
+    call(ROWS.tolist())
+    with pytest.raises(frostline.FrostlineError) as caught:
+        client.ready()
+    told = {(error.code, str(error)) for error in (*failures, caught.value)}
+    assert len(failures) == 3
+    assert told == {("CANCELLED", f"this client of {server.address} is closed; make another one")}
+    client.close()
+
+
+def test_a_forked_child_is_told_to_make_its_own_client(client: frostline.Client) -> None:
+    client.predict(MODEL, ROWS)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Where it hangs, as without the refusal it may, the test fails and does not.
+        signal.alarm(30)
+        for rows in (ROWS, ROWS.tolist()):
+            with suppress(frostline.FrostlineError):
+                try:
+                    client.predict(MODEL, rows, timeout_s=1)
+                except RuntimeError as error:
+                    os.write(writing, f"{error}\n".encode())
+        client.close()
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answers:
+        told = answers.read().splitlines()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(told) == 2
+    assert all("was made in another process, from which this one was forked; make one in each" in each for each in told)
+    assert client.predict(MODEL, ROWS).argmax.tolist() == [1, 0]
+
+
+def test_names_that_are_no_text_are_refused(client: frostline.Client) -> None:
+    for call in (
+        lambda: client.predict("\ud800", ROWS),
+        lambda: client.predict("\ud800", ROWS.tolist()),
+        lambda: client.predict(MODEL, ROWS, version="\ud800"),
+        lambda: client.schema("\ud800"),
+        lambda: client.ready("\ud800"),
+    ):
+        with pytest.raises(
+            frostline.InvalidInput, match=r"^'\\ud800' has half of a surrogate pair, which is no character"
+        ):
+            call()
+
+
 def test_a_row_over_the_servers_limit_says_what_to_change() -> None:
     with (
         fake_server(max_message_bytes=4096) as server,
@@ -442,6 +527,46 @@ def test_metadata_goes_with_every_call(server: FakeServer) -> None:
     with frostline.connect(server.address, metadata={"authorization": "Bearer x"}) as client:
         client.predict(MODEL, ROWS)
     assert server.headers[0]["authorization"] == "Bearer x"
+
+
+def test_metadata_goes_in_lower_case_and_as_bytes_where_the_key_says_so(server: FakeServer) -> None:
+    with frostline.connect(server.address, metadata={"X-Tenant": "b c", "x-empty": "", "X-Id-Bin": b"\n"}) as client:
+        client.predict(MODEL, ROWS)
+    assert (server.headers[0]["x-tenant"], server.headers[0]["x-empty"]) == ("b c", "")
+    assert server.headers[0]["x-id-bin"] == str(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ({"Bad Key": "x"}, "the key 'Bad Key'; a key is letters, digits"),
+        ({"": "x"}, "the key ''; a key is"),
+        ({5: "x"}, "the key 5; a key is"),
+        ({"x": 5}, r"metadata\['x'\] must be a text \(str\), but is int; give bytes to a key that ends in -bin"),
+        ({"x": b"a"}, r"metadata\['x'\] must be a text \(str\), but is bytes"),
+        ({"x-bin": "a"}, r"metadata\['x-bin'\] must be bytes, as its key ends in -bin, but is str"),
+        (
+            {"x": "secret\n"},
+            r"^metadata\['x'\] must be printable ASCII without spaces around it, but has '\\n' at 6; give",
+        ),
+        ({"x": "ü"}, "but has 'ü' at 0"),
+        ({"x": "a "}, "but has ' ' at 1"),
+        ({"grpc-timeout": "1n"}, "the key 'grpc-timeout', which is gRPC's own"),
+        ({"Connection": "close"}, "the key 'Connection', which is the connection's own"),
+        ({"X-A": "1", "x-a": "2"}, "the key 'x-a' twice; capital letters make no difference"),
+    ],
+)
+def test_metadata_that_cannot_be_sent_is_refused_at_once(metadata: Mapping[Any, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        frostline.connect("localhost", metadata=metadata)
+
+
+@pytest.mark.parametrize("timeout_s", [1e10, sys.maxsize, 1e300])
+def test_a_timeout_beyond_grpcs_clock_is_a_long_one(server: FakeServer, timeout_s: float) -> None:
+    with frostline.connect(server.address, timeout_s=timeout_s) as client:
+        assert client.predict(MODEL, ROWS).argmax.tolist() == [1, 0]
+        assert client.predict(MODEL, ROWS.tolist(), timeout_s=timeout_s).argmax.tolist() == [1, 0]
+        assert client.ready(timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize(

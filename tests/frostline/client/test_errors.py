@@ -4,7 +4,15 @@ import pytest
 
 import frostline
 from frostline.client.errors import from_status
+from frostline_server.errors import PredictionError
 
+HTTP = (
+    "failed to connect to all addresses; last error: INTERNAL: ipv4:1.2.3.4:1: Failed parsing HTTP/2 (Expected SETTINGS frame "
+    "as the first frame, got frame type 80) (Trying to connect an http1.x server (HTTP status 400))"
+)
+GOAWAY = "Stream removed (GOAWAY received; Error code: 11; Debug Text: )"
+RESET = "Stream removed (recvmsg:Connection reset by peer (104) (GOAWAY received; Error code: 9; Debug Text: ))"
+STOPPED = "Stream removed (GOAWAY received; Error code: 2; Debug Text: )"
 UPSTREAM = "upstream connect error. reset reason: connection termination"
 HOSTNAME = "Hostname Verification Check failed"
 HANDSHAKER = "Failed to create security handshaker"
@@ -19,6 +27,22 @@ ROUTER = "[request id: 7] Request for unknown model: 'queue-router' version 1 is
         ("INVALID_ARGUMENT", "invalid_data", "idx=9", frostline.InvalidInput, "^idx=9$"),
         ("INTERNAL", "run_failed", "CUDA is gone", frostline.PredictionFailed, "failed while answering: CUDA is gone"),
         ("RESOURCE_EXHAUSTED", "out_of_memory", "no", frostline.PredictionFailed, "failed while answering: no"),
+        (
+            "RESOURCE_EXHAUSTED",
+            "network_full",
+            "no room",
+            frostline.Overloaded,
+            "^no room; .* box:1 is overloaded: send",
+        ),
+        (
+            "RESOURCE_EXHAUSTED",
+            "metadata_too_large",
+            "20000 bytes",
+            frostline.MessageTooLarge,
+            "^20000 bytes; send less with `metadata`$",
+        ),
+        ("RESOURCE_EXHAUSTED", "too_many_calls", "100 open", frostline.Overloaded, "^100 open$"),
+        ("DEADLINE_EXCEEDED", "run_timed_out", "max_run_s", frostline.PredictionFailed, "while answering: max_run_s$"),
         ("RESOURCE_EXHAUSTED", "message_too_large", "big", frostline.MessageTooLarge, "big; send fewer rows"),
         ("RESOURCE_EXHAUSTED", "overloaded", "late", frostline.Overloaded, "late; the server at box:1 has more to do"),
         ("UNAVAILABLE", "queue_full", "Exceeds", frostline.Overloaded, "box:1 is overloaded: send less at once"),
@@ -88,6 +112,10 @@ def test_each_kind_of_failure_has_its_error_with_the_way_out(
             frostline.ServerUnavailable,
             "is for another name; give the .* with server_name",
         ),
+        ("UNAVAILABLE", HTTP, frostline.ServerUnavailable, r"box:1 does not speak gRPC; .* its own \(8001 by"),
+        ("UNAVAILABLE", GOAWAY, frostline.ServerUnavailable, r"box:1 closed the connection \(.*: 11; .* more metadata"),
+        ("UNAVAILABLE", RESET, frostline.ServerUnavailable, r"box:1 closed the connection \(.*: 9; .* more metadata"),
+        ("UNAVAILABLE", STOPPED, frostline.ServerUnavailable, r"\(Stream removed \(GOAWAY received; Error code: 2;"),
         ("UNAVAILABLE", f"a: {HANDSHAKER}.", frostline.ServerUnavailable, "a certificate or key given is no PEM, or"),
     ],
 )
@@ -99,3 +127,21 @@ def test_without_a_kind_the_status_alone_decides(
     assert (found.code, found.kind) == (code, "")
     with pytest.raises(frostline.FrostlineError, match=sentence):
         raise found
+
+
+def test_of_all_that_a_server_says_is_exhausted_only_a_large_message_is_too_large() -> None:
+    exhausted = {each.kind for each in _kinds(PredictionError) if each.code == "RESOURCE_EXHAUSTED"}
+    found = {
+        kind: type(from_status("RESOURCE_EXHAUSTED", "why", kind=kind, address="box:1", timeout_s=1))
+        for kind in exhausted
+    }
+    # Of calls that this client never makes.
+    found.pop("too_many_regions")
+    assert {kind for kind, error in found.items() if error is frostline.MessageTooLarge} == {
+        "message_too_large",
+        "metadata_too_large",
+    }
+
+
+def _kinds(error: type[PredictionError]) -> list[type[PredictionError]]:
+    return [error, *(found for each in error.__subclasses__() for found in _kinds(each))]

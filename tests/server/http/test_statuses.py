@@ -10,7 +10,7 @@ from frostline_server import errors
 from frostline_server.http.statuses import Failure, failure_head, failure_of
 
 PAGE = Path(__file__).parents[3] / "docs" / "clients.md"
-OF_GRPC = {"cancelled", "deadline_exceeded", "too_many_calls", "unknown"}
+OF_GRPC = {"cancelled", "deadline_exceeded", "metadata_too_large", "too_many_calls", "unknown"}
 """What HTTP has not: calls that clients cancel, deadlines, calls that last."""
 
 

@@ -31,7 +31,7 @@ from ngh2 import (
 )
 from ngh2 import Connection as Session
 
-from frostline_server.errors import PredictionError, TooManyCalls
+from frostline_server.errors import MetadataTooLarge, PredictionError, TooManyCalls
 from frostline_server.rpc.h2.call import Call, Malformed, timeout_s
 from frostline_server.rpc.h2.fairness import LONG_S
 from frostline_server.rpc.h2.framing import ENCODINGS, PREFIX_BYTES, understood
@@ -60,6 +60,9 @@ _HEADER_BYTES = 32
 # RFC 9113, sections 6.5.2 and 7.
 _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
 _NO_ERROR, _PROTOCOL_ERROR, _CANCEL, _ENHANCE_YOUR_CALM = 0, 1, 8, 11
+
+_MOST_TOLD = 200
+"""Bytes of a path that is told of a call whose headers are refused."""
 
 _FREE_CONTROL_FRAMES = 1000
 """Frames that carry nothing, such as PING and empty DATA, that may come in a row; each message is good for ten more."""
@@ -285,13 +288,11 @@ class Connection:
         route = shared.routes.get(headers.get(b":path", b""))  # CONNECT has none
         encoding = headers.get(b"grpc-encoding", b"")
         if self._headers_bytes > shared.limits.max_header_bytes:
-            shared.count("protocol")
-            self.finish(
-                call,
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
+            text = (
                 f"the call has {self._headers_bytes} bytes of metadata, {_HEADER_BYTES} for each entry included; it may have "
-                f"{shared.limits.max_header_bytes} (max_header_bytes)",
+                f"{shared.limits.max_header_bytes} (max_header_bytes)"
             )
+            self._broken(call, MetadataTooLarge(text))
         elif headers[b":method"] != b"POST":
             self._refuse(call, b"405", (b"allow", b"POST"))
         elif not _is_grpc(headers.get(b"content-type", b"")):
@@ -333,7 +334,7 @@ class Connection:
         self._headers_bytes = sum([len(name) + len(value) for name, value in came]) + _HEADER_BYTES * len(came)
         if self._headers_bytes > self._shared.limits.max_header_bytes:
             # The call is refused, and what it had is not kept.
-            came, headers = (), {}
+            came, headers = (), {b":path": headers.get(b":path", b"")[:_MOST_TOLD]}
         self._came, self._headers = came, headers
         return headers
 

@@ -260,8 +260,6 @@ class Listener:
             self._read_on(others)
             self._look_around()
             self._answer()
-        if self._owing:
-            self._settle()
 
     def _answer(self) -> None:
         """Run what is to be run, and write."""
@@ -277,6 +275,8 @@ class Listener:
                     self._write(client, until_s)
             # Answers that have left may have let their streams go on.
             self._turn()
+        if self._owing:
+            self._settle()
 
     def _look_around(self) -> None:
         """Once a second, begin to look at every client."""

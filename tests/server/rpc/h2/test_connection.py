@@ -331,6 +331,8 @@ def test_more_metadata_than_is_allowed_is_refused_for_its_call_alone(more: dict[
     stream = pair.call(b"hello", **more)
     assert pair.answers[stream].code == 8
     assert "it may have 16384 (max_header_bytes)" in pair.answers[stream].text
+    assert pair.answers[stream].headers["frostline-error"] == "metadata_too_large"
+    assert [error.kind for error in pair.counted] == ["metadata_too_large"]
     assert pair.answers[stream].closed == 0
     pair.client.send_data(open_call, prefixed(b"first"), end_stream=True)
     pair.exchange()

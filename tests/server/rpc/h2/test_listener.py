@@ -150,12 +150,20 @@ def waiting_for_room() -> Iterator[tuple[Front, socket.socket]]:
     """A client of which half a frame has come while there was no room."""
     with front() as started, started.connect() as peer:
         peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + wire.settings())
-        started.until(lambda: bool(started.listener._clients) and not started.shared.budget.used)
+        hear(peer, wire.frame(wire.SETTINGS, 1))  # that they have been read
         started.shared.budget.used = started.shared.budget.limit
         peer.sendall(HALF_READ[:500])
         started.until(lambda: started.shared.owed > 0)
         yield started, peer
         started.until(lambda: started.shared.owed == 0)
+
+
+def hear(peer: socket.socket, words: bytes) -> None:
+    """Wait until the server has said something."""
+    heard = b""
+    while words not in heard:
+        heard += (got := peer.recv(65536))
+        assert got
 
 
 HALF_READ = wire.frame(0x77, payload=bytes(1000))
@@ -166,10 +174,7 @@ def test_a_client_for_whose_bytes_there_is_no_room_is_read_on_when_there_is() ->
     with waiting_for_room() as (started, peer):
         peer.sendall(HALF_READ[500:] + wire.frame(wire.PING, payload=b"question"))
         started.shared.budget.used = 0
-        answered = b""
-        while b"question" not in answered:
-            answered += (got := peer.recv(65536))
-            assert got
+        hear(peer, b"question")
         started.until(lambda: started.shared.budget.used == 0)
 
 
