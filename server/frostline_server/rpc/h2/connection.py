@@ -230,11 +230,11 @@ class Connection:
 
     def _hold_part(self, size: int, now_s: float) -> None:
         """Hold what came and no event has reported: part of a frame, or frames that carry nothing."""
+        if self._part + size > _LARGEST_PART_BYTES + self._responses.ignored:
+            self._flooded()
         if not self._part:
             self._part_since_s = now_s
         self._part += size
-        if self._part > _LARGEST_PART_BYTES + self._responses.ignored:
-            self._flooded()
         shared = self._shared
         if not shared.budget.take(size):
             shared.owed += size

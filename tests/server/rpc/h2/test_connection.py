@@ -1083,6 +1083,8 @@ def test_a_flood_is_one_also_after_calls_that_were_refused() -> None:
 
     with pytest.raises(ConnectionOver):
         flood()
+    pair.server.close()
+    assert pair.held == 0
 
 
 def test_a_connection_that_does_not_begin_in_time_is_over() -> None:
