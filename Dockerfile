@@ -40,16 +40,16 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/frostline/bin/python install --constraint /constraints.txt "$(echo /wheels/*.whl)[train]"
 
 FROM python:${PYTHON}-slim AS runtime
-# A fixed number, so that a volume written by `train` can be read by `serve` and Kubernetes can check it is not root.
-# A new named volume takes its owner from the folder it is mounted on, hence /models here.
-RUN groupadd --gid 10001 frostline \
-    && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin frostline \
-    && install --directory --owner=10001 --group=10001 /models
 # What the text pipelines of scikit-learn's converter ask for, unless they are told another locale.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends locales \
     && localedef --inputfile=en_US --charmap=UTF-8 en_US.UTF-8 \
     && rm -rf /var/lib/apt/lists/*
+# A fixed number, so that a volume written by `train` can be read by `serve` and Kubernetes can check it is not root.
+# A new named volume takes its owner from the folder it is mounted on, hence /models here.
+RUN groupadd --gid 10001 frostline \
+    && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin frostline \
+    && install --directory --owner=10001 --group=10001 /models
 # ONNX Runtime's official builds report usage to their maker unless told not to before they start.
 ENV PATH=/opt/frostline/bin:$PATH \
     ORT_DISABLE_TELEMETRY=1 \

@@ -42,6 +42,7 @@ from frostline_server.regular_files import FileReader
 from frostline_server.reloaded import Reloaded
 from frostline_server.repository.canary_watch import CanaryWatch
 from frostline_server.repository.device_probe import DeviceProbe
+from frostline_server.repository.layout import why_no_folder
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository, Traffic
 from frostline_server.repository.rollout import Rollout, RolloutChanged, change
@@ -204,8 +205,8 @@ class Server:
     def _create_reconciler(self) -> None:
         """Choose the devices, and create what loads models onto them."""
         config = self._config
-        if not config.models.is_dir():
-            raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
+        if reason := why_no_folder(config.models):
+            raise StartError(reason)
         # Its own log is not JSON, and what it calls an error there it raises too, or tries something else: on a GPU an
         # "error" for every convolution that cuDNN has no fastest plan for. Only what is fatal it cannot raise.
         onnxruntime.set_default_logger_severity(4)

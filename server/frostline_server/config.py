@@ -3,11 +3,14 @@
 A flag wins over the environment, the environment over the file, and the file over the default.
 """
 
+import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -26,6 +29,8 @@ from frostline_server.errors import ConfigError
 ENVIRONMENT = "FROSTLINE_"
 MAX_BATCH_SIZE = 65536
 """No network gains from more rows in one run, and the memory for them would be the machine's."""
+LEAST_NETWORK_BYTES = 65536
+"""In less, gRPC's and HTTP's shares of it have no room for a request of a few rows and its answer."""
 ROLES = ("predict", "observe", "control")
 """What a caller may be allowed to do: ask for predictions, look at the server, change what it does."""
 RENAMED: Mapping[str, str] = {"canary_s": "probe_s"}
@@ -213,8 +218,8 @@ class ServerConfig(BaseModel):
     network_bytes: int = Field(
         0,
         ge=0,
-        description="memory for messages in flight, requests and answers of all clients together, in bytes; what finds no room "
-        "gets `RESOURCE_EXHAUSTED`; 0 takes a quarter of the memory that the process may use",
+        description="memory for messages in flight, requests and answers of all clients together, in bytes, 65536 or more; what finds "
+        "no room gets `RESOURCE_EXHAUSTED`; 0 takes a quarter of the memory that the process may use",
         json_schema_extra={"group": "Limits on clients", "see": "Limits on clients"},
     )
     max_connections: int = Field(
@@ -429,6 +434,18 @@ class ServerConfig(BaseModel):
         """What to write instead of the old names that were used, a sentence for each."""
         return self._deprecated
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever set the settings should know, a sentence for each: of old names, and of folders that are not there."""
+        absent = [folder for folder in self.linked if not os.path.isdir(folder)]  # noqa: PTH112  it never raises
+        return (
+            *self._deprecated,
+            *(
+                f"linked_folders names {each}, where there is no folder: no link leads there until there is"
+                for each in absent
+            ),
+        )
+
     @classmethod
     def load(cls, file: Path | None = None, environ: Mapping[str, str] = os.environ, **flags: Any) -> Self:
         """Merge the sources.
@@ -474,6 +491,39 @@ class ServerConfig(BaseModel):
             raise PydanticCustomError("truth_value", "Input should not be a truth value")
         return value
 
+    @field_validator("network_bytes")
+    @classmethod
+    def _holds_a_request(cls, value: int) -> int:
+        if 0 < value < LEAST_NETWORK_BYTES:
+            raise PydanticCustomError(
+                "least",
+                f"Input should be 0, or at least {LEAST_NETWORK_BYTES}, for a request and its answer to find room",
+            )
+        return value
+
+    @field_validator("http_cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in sorted(_names(value)):
+            if not _is_origin(origin):
+                raise PydanticCustomError(
+                    "origin",
+                    "An origin is a scheme and a host, with the port unless it is the scheme's own, as browsers send it: "
+                    f"https://app.example.org or http://localhost:3000; {origin!r} is none",
+                )
+        return value
+
+    @field_validator("http_hosts")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        for host in sorted(_names(value)):
+            if not _is_host(host):
+                raise PydanticCustomError(
+                    "host",
+                    f"A name of a host is expected, without scheme and port, such as models.example.org, or *; {host!r} is none",
+                )
+        return value
+
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         if self.load_models and self.model_control != "explicit":
@@ -481,6 +531,13 @@ class ServerConfig(BaseModel):
                 f"load_models has no effect with model_control {self.model_control}, which loads all models: set that to "
                 "explicit, or leave load_models out"
             )
+        # Not whether it was set: a worker is told every setting.
+        if self.admin_port is None and self.admin_host != type(self).model_fields["admin_host"].default:
+            raise ValueError(
+                "admin_host has no effect without admin_port, whose address it is: set that too, or leave admin_host out"
+            )
+        if self.trace_ratio is not None and self.traces == "off":
+            raise ValueError("trace_ratio has no effect with traces off: set that to otlp, or leave trace_ratio out")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
         if self.processes > 1 and self.device.startswith("cuda"):
@@ -547,6 +604,31 @@ class ServerConfig(BaseModel):
 
 def _names(listed: str) -> frozenset[str]:
     return frozenset(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _is_origin(origin: str) -> bool:
+    """Whether a browser may send it as the header Origin, or it stands for all that they may send."""
+    if origin in ("*", "null"):
+        return True
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+/?", origin, re.IGNORECASE):
+        return False
+    try:
+        parts = urlsplit(origin)
+        # Browsers leave out the port that a scheme has anyway.
+        return bool(parts.hostname) and parts.port != {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:
+        return False
+
+
+def _is_host(host: str) -> bool:
+    """Whether it may be the name in a header Host, or stands for all of them."""
+    if host == "*" or re.fullmatch(r"[a-z0-9._-]+", host, re.IGNORECASE):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _instead(old: str, new: str) -> str:

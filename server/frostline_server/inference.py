@@ -237,11 +237,17 @@ class Inference:
             self.recorder.refused(origin, failure, request_id, model, "" if served is None else served.version)
         return Refused(failure, request_id, model)
 
-    def count(self, error: PredictionError, origin: Origin | None = None) -> None:
-        """Count a request that a front end had to end before it had its message."""
+    def count(self, error: PredictionError, origin: Origin | None = None, model: str = "") -> None:
+        """Count a request that a front end had to end before it had its message.
+
+        Args:
+            error: why it ends.
+            origin: the call that it came with.
+            model: the model that it is for, where that is known without the message.
+        """
         self._unrouted.failed(error)
         if self.recorder is not None:
-            self.recorder.refused(origin, error)
+            self.recorder.refused(origin, error, model=model)
 
     @staticmethod
     def cancel(entry: Entry) -> None:

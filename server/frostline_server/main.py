@@ -30,7 +30,7 @@ def run(config: ServerConfig) -> int:
     """
     use_one_heap()
     logs.configure(config.log_format, config.log_level)
-    for sentence in config.deprecated:
+    for sentence in config.warnings:
         _log.warning("configuration", warning=sentence)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(Server(config), asyncio.Event()))

@@ -92,15 +92,19 @@ def test_each_request_over_http_is_a_line_too(models: Path, tmp_path: Path) -> N
         assert ask(server.server.http_url, "/v2/models/linear/infer", BODY, headers=headers).status == 200
         assert ask(server.server.http_url, "/v2/models/linear/infer", b"no JSON", headers=headers).status == 400
         assert ask(server.server.http_url, "/v2/models/linear/infer", BODY).status == 401
-        lines = lines_of(log, 3)
-    lines.sort(key=lambda line: line["status"])
+        assert ask(server.server.http_url, "/v2/models/linear/predict", b"{nope", headers=headers).status == 400
+        lines = lines_of(log, 4)
+    lines.sort(key=lambda line: (line["status"], line["method"]))
     keys = ("request_id", "identity", "protocol", "method", "status", "error", "rows")
-    route = "POST /v2/models/{model}/infer"
+    route, rows = "POST /v2/models/{model}/infer", "POST /v2/models/{model}/predict"
     assert [[line[key] for key in keys] for line in lines] == [
         ["h1", "predict", "http", route, "200", "", 2],
         ["", "predict", "http", route, "400", "invalid_input", 0],
+        ["", "predict", "http", rows, "400", "invalid_input", 0],
         ["", "anonymous", "http", route, "401", "unauthenticated", 0],
     ]
+    # The path names the model, also where nobody has read the body.
+    assert {line["model"] for line in lines} == {"linear"}
     assert str(int(SECRET)) not in log.read_text()
 
 

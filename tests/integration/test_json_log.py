@@ -146,12 +146,17 @@ def test_what_python_writes_by_itself_is_json_too(tmp_path: Path) -> None:
     assert after[3]["line"] == "%d"
 
 
-def test_a_server_that_cannot_start_says_so_in_json(tmp_path: Path) -> None:
-    flags = ["--models", str(tmp_path / "nothing"), "--port", "0", "--metrics-port", "0", "--log-format", "json"]
+@pytest.mark.parametrize(
+    ("models", "processes", "reason"),
+    [("nothing", "1", "no such models folder: "), ("/dev/null", "1", "/dev/null is no folder; "), ("/dev/null", "2", "/dev/null is no folder; ")],
+)  # fmt: skip
+def test_a_server_that_cannot_start_says_so_in_json(tmp_path: Path, models: str, processes: str, reason: str) -> None:
+    flags = ["--models", str(tmp_path / models), "--port", "0", "--metrics-port", "0", "--log-format", "json"]
+    flags += ["--processes", processes]
     ended = subprocess.run(
         [*server_process.PROGRAM, *flags], stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S * 2, check=False
     )
     assert ended.returncode == 2
     (line,) = [json.loads(line) for line in ended.stderr.splitlines()]
     assert (line["event"], line["level"]) == ("cannot start", "critical")
-    assert line["reason"].startswith("no such models folder: ")
+    assert line["reason"].startswith(reason)

@@ -63,7 +63,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_MODEL_NAME": "m", "FROSTLINE_LINKED_FOLDERS": "/cache, b", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
         "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000", "FROSTLINE_PROCESSES": "1",
-        "FROSTLINE_NETWORK_BYTES": "123", "FROSTLINE_MAX_CONNECTIONS": "10", "FROSTLINE_MAX_CONNECTIONS_PER_ADDRESS": "4",
+        "FROSTLINE_NETWORK_BYTES": "123456", "FROSTLINE_MAX_CONNECTIONS": "10", "FROSTLINE_MAX_CONNECTIONS_PER_ADDRESS": "4",
         "FROSTLINE_MAX_CALLS_PER_CONNECTION": "7", "FROSTLINE_MAX_RESETS_PER_S": "8", "FROSTLINE_MAX_HEADER_BYTES": "2048",
         "FROSTLINE_HANDSHAKE_TIMEOUT_S": "3", "FROSTLINE_MESSAGE_TIMEOUT_S": "4", "FROSTLINE_ANSWER_TIMEOUT_S": "5",
         "FROSTLINE_MAX_CONNECTION_AGE_S": "60", "FROSTLINE_CONNECTION_GRACE_S": "6",
@@ -86,7 +86,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "model_name": "m", "linked_folders": "/cache, b", "probe_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
-        "max_class_series": 20, "max_run_bytes": 1000000, "max_run_s": 5.0, "processes": 1, "network_bytes": 123, "max_connections": 10,
+        "max_class_series": 20, "max_run_bytes": 1000000, "max_run_s": 5.0, "processes": 1, "network_bytes": 123456, "max_connections": 10,
         "max_connections_per_address": 4, "max_calls_per_connection": 7, "max_resets_per_s": 8, "max_header_bytes": 2048,
         "handshake_timeout_s": 3.0, "message_timeout_s": 4.0, "answer_timeout_s": 5.0, "max_connection_age_s": 60.0,
         "connection_grace_s": 6.0, "load_reports": False, "trial_load": "always", "load_timeout_s": 30.0,
@@ -177,10 +177,84 @@ def test_without_models_it_is_said_how_to_name_them() -> None:
         ({"max_batch_size": True}, "max_batch_size: input should not be a truth value, got True"),
         ({"grace_s": False}, "grace_s: input should not be a truth value, got False"),
         ({"load_models": "a"}, "load_models has no effect with model_control watch, which loads all models: set that to explicit, or leave load_models out"),
+        ({"admin_host": "0.0.0.0"}, "admin_host has no effect without admin_port, whose address it is: set that too, or leave admin_host out"),
+        ({"trace_ratio": 0.5}, "trace_ratio has no effect with traces off: set that to otlp, or leave trace_ratio out"),
+        ({"network_bytes": 10}, "network_bytes: input should be 0, or at least 65536, for a request and its answer to find room, got 10"),
+        ({"http_hosts": "a b"}, "http_hosts: a name of a host is expected, without scheme and port, such as models.example.org, or *; 'a b' is none, got 'a b'"),
     ],
 )  # fmt: skip
 def test_a_value_that_makes_no_sense_is_named_with_what_would(flags: dict[str, Any], message: str) -> None:
     assert refusal(**flags) == message
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "notanorigin",
+        "app.example.org",
+        "https://",
+        "https://app.example.org/page",
+        "https://app.example.org:443",
+        "http://app.example.org:80/",
+        "https://app.example.org:port",
+        "https://*.example.org",
+        "https://me@app.example.org",
+        "https://b\u00fccher.example",
+        "https://a.example https://b.example",
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_refused(origin: str) -> None:
+    message = refusal(http_cors_origins=f"https://app.example.org, {origin}")
+    assert message.startswith("http_cors_origins: an origin is a scheme and a host")
+    assert f"{origin!r} is none" in message
+    # The environment is no way around it.
+    assert refusal(environ={"FROSTLINE_HTTP_CORS_ORIGINS": origin}).startswith("http_cors_origins: ")
+
+
+def test_what_browsers_send_as_origins_is_taken() -> None:
+    origins = {
+        "*",
+        "null",
+        "https://app.example.org",
+        "HTTPS://App.Example.org/",
+        "http://localhost:3000",
+        "https://a.example:80",
+        "http://[::1]:8080",
+        "chrome-extension://abcdef",
+    }
+    assert load(http_cors_origins=", ".join(sorted(origins))).cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "host", ["https://a.example", "a.example:8000", "*.example", "[::1]", "a/b", "b\u00fccher.example"]
+)
+def test_what_no_host_is_called_is_refused(host: str) -> None:
+    assert f"{host!r} is none" in refusal(http_hosts=f"a.example,{host}")
+
+
+def test_names_of_hosts_are_taken() -> None:
+    hosts = {"*", "a.example", "my_host", "10.0.0.1", "::1", "A-1.example."}
+    assert load(http_hosts=",".join(sorted(hosts))).host_names == hosts
+
+
+def test_settings_that_go_together_are_taken_together() -> None:
+    assert load(admin_host="0.0.0.0", admin_port=0).admin_host == "0.0.0.0"
+    assert load(trace_ratio=0.0, traces="otlp").trace_ratio == 0
+    assert load(network_bytes=65536).network_bytes == 65536
+
+
+def test_a_worker_takes_what_its_supervisor_took() -> None:
+    config = load(processes=2)
+    assert ServerConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_linked_folder_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = load(linked_folders=f"{tmp_path}, {tmp_path}/nowhere").warnings
+    assert (
+        warning
+        == f"linked_folders names {tmp_path}/nowhere, where there is no folder: no link leads there until there is"
+    )
+    assert load(canary_s=1).warnings == load(canary_s=1).deprecated
 
 
 def test_words_where_a_number_should_be_are_refused() -> None:

@@ -56,6 +56,7 @@ NEEDED: Mapping[str, Roles] = {
     "/frostline.v1.Predictor/Schema": _EITHER,
     "/grpc.health.v1.Health/Check": _OPEN,
     "/grpc.health.v1.Health/Watch": _OPEN,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _EITHER,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _EITHER,
     METRICS: OBSERVE,
 }

@@ -17,9 +17,10 @@ from frostline_server.errors import PredictionError
 from frostline_server.http import json_size
 from frostline_server.http.h1.shared import EXCHANGE, LONG_BYTES, Exchange, too_long
 from frostline_server.http.statuses import Failure, failure_of
+from frostline_server.http.unpacking import unpacked
 from frostline_server.rpc.call_report import peer_attributes
 from frostline_server.rpc.grpc_status import PUSHBACK
-from frostline_server.rpc.h2.framing import LARGEST_RATIO, inflated
+from frostline_server.rpc.h2.framing import LARGEST_RATIO
 from frostline_server.telemetry.finished import Attributes, Report
 from frostline_server.tls import listed
 
@@ -131,22 +132,22 @@ class Call:
         # Nothing says what it will become, so the most it can is held meanwhile.
         most = min(most_bytes, LARGEST_RATIO * len(packed) + 1)
         self.hold(most)
-        unpacked = await self.elsewhere(most, partial(self._unpacked, packed, coding, most_bytes))
-        held = 2 * len(unpacked) if len(unpacked) > _COPIED_BYTES else len(unpacked)
+        whole = await self.elsewhere(most, partial(self._unpacked, packed, coding, most_bytes))
+        held = 2 * len(whole) if len(whole) > _COPIED_BYTES else len(whole)
         if held > most:
             self.hold(held - most)
         else:
             self.exchange.give(most - held)
-        return unpacked
+        return whole
 
     def _unpacked(self, packed: bytes, coding: str, most_bytes: int) -> bytes:
         try:
-            unpacked = inflated(packed, CODINGS[coding], most_bytes)
+            whole = unpacked(packed, CODINGS[coding], most_bytes)
         except ValueError as error:
             raise Failure(400, f"the body is not {coding}, as Content-Encoding says: {error}", "bad_request") from error
-        if unpacked is None:
+        if whole is None:
             raise self._too_long(most_bytes)
-        return unpacked
+        return whole
 
     def _too_long(self, most_bytes: int) -> Failure:
         if most_bytes < self._most_bytes:

@@ -68,14 +68,14 @@ class HttpFrontEnd:
         self._certificate = tls_contexts(config, "http/1.1")
         self.budget = Budget(network_bytes)
         local = local_only(config.host)
-        origins = Origins(
+        self._origins = Origins(
             config.host_names,
             config.cors_origins,
             trusted=local and bool(config.anonymous_roles(local=local)),
         )
         # What could never find room, as large bodies are held twice, is too long, and not to be sent again.
         most = min(Limits.body_of(config.max_message_bytes), self.budget.largest // 2)
-        application = Application(routes, origins, most)
+        application = Application(routes, self._origins, most)
         self._uvicorn = Config(
             application,
             http=Connection,
@@ -119,7 +119,7 @@ class HttpFrontEnd:
         self._uvicorn.load()
         loop = asyncio.get_running_loop()
         shared = self._shared = Shared(
-            self._uvicorn, ServerState(), loop, self._limits, self.budget, self._begin, self._long_work
+            self._uvicorn, ServerState(), loop, self._limits, self.budget, self._origins, self._begin, self._long_work
         )
         if self._certificate is not None:
             self._certificate.start()

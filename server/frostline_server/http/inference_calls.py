@@ -77,7 +77,7 @@ class InferenceCalls:
         try:
             call.admit(self._access, method)
         except Failure as failure:
-            self._inference.count(_REFUSALS[failure.kind](failure.sentence), call)
+            self._count(_REFUSALS[failure.kind](failure.sentence), call)
             raise
 
     @contextmanager
@@ -87,9 +87,12 @@ class InferenceCalls:
             yield
         except Failure as failure:
             if not failure.code and not call.queued:
-                error = _OF_KINDS.get(failure.kind, InvalidInput)
-                self._inference.count(error(failure.sentence), call)
+                self._count(_OF_KINDS.get(failure.kind, InvalidInput)(failure.sentence), call)
             raise
+
+    def _count(self, error: PredictionError, call: Call) -> None:
+        """Count a request that has no message yet, under the model that its path names."""
+        self._inference.count(error, call, call.parameters.get("model", ""))
 
     async def answer(self, call: Call, method: str, message: bytes, factor: int = 1) -> Serialised:
         """The serialised response to a serialised request.

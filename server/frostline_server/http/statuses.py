@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Self
 
@@ -101,12 +101,17 @@ def failure_of(error: PredictionError, request_id: str = "") -> Failure:
     return Failure.of_code(error.code, sentence, error.kind, retry_s)
 
 
-def failure_head(failure: Failure) -> bytes:
-    """A whole answer that says why a request failed and that the connection ends."""
+def failure_head(failure: Failure, more: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """A whole answer that says why a request failed and that the connection ends.
+
+    Args:
+        failure: why.
+        more: further headers.
+    """
     body = failure.body
     lines = [
         f"HTTP/1.1 {failure.status} {_phrase(failure.status)}".encode(),
-        *(name + b": " + value for name, value in failure.headers),
+        *(name + b": " + value for name, value in (*failure.headers, *more)),
         b"content-length: %d" % len(body),
         b"connection: close",
     ]

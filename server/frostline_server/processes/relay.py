@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from frostline.pb import inference_pb2 as pb
-from frostline_server.errors import PredictionError, QueueTimeout
+from frostline_server.errors import PredictionError, ProcessSilent
 from frostline_server.processes import merge
 from frostline_server.processes.journal import Journal
 from frostline_server.rpc.grpc_status import status, trailers
@@ -146,7 +146,7 @@ class Relay:
             timeout_s: how long a process may take, in seconds; None where it may take any time.
 
         Raises:
-            QueueTimeout: a process that has not ended does not answer in time; without it, an answer would be wrong.
+            ProcessSilent: a process that has not ended does not answer in time; without it, an answer would be wrong.
             Gone: no process is left.
         """
         members = dict(self._members)
@@ -170,7 +170,7 @@ class Relay:
                 case _:
                     raise outcome
         if silent:
-            raise QueueTimeout(
+            raise ProcessSilent(
                 f"process {', '.join(map(str, silent))} has not ended and does not answer within {timeout_s:g} s, and what the "
                 "others say would not be all; ask again later"
             )

@@ -25,6 +25,7 @@ from frostline_server.processes.child import Child
 from frostline_server.processes.private_folder import private_folder
 from frostline_server.processes.relay import Relay
 from frostline_server.processes.scrape import Scrape
+from frostline_server.repository.layout import why_no_folder
 from frostline_server.rpc.private_port import OPEN
 from frostline_server.rpc.supervised import Gone
 
@@ -46,25 +47,29 @@ def run(config: ServerConfig) -> int:
         StartError: the server cannot start.
     """
     logs.configure(config.log_format, config.log_level)
-    for sentence in config.deprecated:
+    for sentence in config.warnings:
         _log.warning("configuration", warning=sentence)
-    if not config.models.is_dir():
-        raise StartError(f"no such models folder: {config.models}; train one with `frostline train digits`")
+    if reason := why_no_folder(config.models):
+        raise StartError(reason)
     with ExitStack() as stack:
-        ports = {"port": _taken(config.host, config.port, stack)}
+        ports = {"port": _taken(config.host, config.port, ("--host", "--port"), stack)}
         if config.http:
-            ports["http_port"] = _taken(config.host, config.http_port, stack)
+            ports["http_port"] = _taken(config.host, config.http_port, ("--host", "--http-port"), stack)
         if config.admin_port is not None:
-            ports["admin_port"] = _taken(config.admin_host, config.admin_port, stack)
+            flags = ("--admin-host", "--admin-port")
+            ports["admin_port"] = _taken(config.admin_host, config.admin_port, flags, stack)
         folder = stack.enter_context(private_folder())
         return asyncio.run(Supervisor(config.model_copy(update=ports), folder).run())
 
 
-def _taken(host: str, port: int, stack: ExitStack) -> int:
-    """Take a port for as long as the stack."""
+def _taken(host: str, port: int, flags: tuple[str, str], stack: ExitStack) -> int:
+    """Take a port for as long as the stack; `flags` are those of the host and of the port, for messages."""
     address = Address(host, port)
     stack.callback(address.close)
-    return address.take()
+    try:
+        return address.take()
+    except StartError as error:
+        raise error.naming(*flags) from error.__cause__
 
 
 class Supervisor:

@@ -13,6 +13,23 @@ MAX_LISTED = 1000
 """The most entries of a folder that are looked at to see what it may be."""
 
 
+def why_no_folder(root: Path) -> str:
+    """Why there can be no models at a path, with what to do; "" where a folder is there."""
+    if os.path.isdir(root):  # noqa: PTH112  it never raises
+        return ""
+    if not os.path.exists(root):  # noqa: PTH110  as above
+        return f"no such models folder: {root}; train one with `frostline train digits`"
+    told = (
+        f"{root} is no folder; `models` is the folder that has <name>/<version>/{MODEL_FILE} in it, or one model's own"
+    )
+    if root.name != MODEL_FILE:
+        return told
+    version = root.absolute().parent
+    if not is_version(version.name):
+        return f"{told}: for this file, {version}"
+    return f"{told}: for this file, {version.parent.parent} or {version.parent}"
+
+
 def layout_of(root: Path, folders: Sequence[Path], *, was_model: bool) -> Literal["models", "versions", "network"]:
     """What lies right in the models folder: models, versions of the only one, or the network of its only version.
 

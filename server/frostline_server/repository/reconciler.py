@@ -535,17 +535,25 @@ class Reconciler:
         return self._loader.try_first(version.path, version.name, version.config, sha256, given_up)
 
     def _refuse(self, version: ModelVersion, replaced: ModelVersion | None, reason: str) -> None:
+        requested = self._override(version.name) is not None and (
+            replaced is None or version.fingerprint[-1:] != replaced.fingerprint[-1:]
+        )
+        if requested:
+            # The reason may call it config.pbtxt, whose place it has.
+            told = f"it cannot be served with the configuration of the request to load it, in place of config.pbtxt: {reason}"
+        elif replaced is not None:
+            told = f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
+        else:
+            told = reason
         if self._closing:
             # A load that was given up says nothing about the version, so it is not FAILED.
             if replaced is None:
                 self._repository.forget(version.name, [int(version.version)])
         elif replaced is None:
-            self._fail(version, reason)
+            self._fail(version, told)
         else:
             replaced.refused = version.fingerprint
-            replaced.reason = legible(
-                f"its files changed after it was loaded, and the new ones cannot be served: {reason}"
-            )
+            replaced.reason = legible(told)
             self._on_change(replaced)
 
     def _retire(self, versions: Sequence[ModelVersion]) -> None:

@@ -1,5 +1,7 @@
 """gRPC's own asynchronous server: its options, its port and its TLS."""
 
+import socket
+
 import grpc
 
 from frostline_server.config import ServerConfig
@@ -52,8 +54,22 @@ def build(config: ServerConfig, methods: Methods, *, reuse_port: bool = False) -
     return server
 
 
-def bind(server: grpc.aio.Server, address: str, certificate: Certificate | None) -> int:
+def bind(
+    server: grpc.aio.Server,
+    address: str,
+    certificate: Certificate | None,
+    flags: tuple[str, str],
+    *,
+    reuse_port: bool = False,
+) -> int:
     """Give a server its port; returns its number, if it has one.
+
+    Args:
+        server: the server.
+        address: host:port, or unix:/path.
+        certificate: of the port; None for no TLS.
+        flags: those of the host and of the port, for messages.
+        reuse_port: as for `build`.
 
     Raises:
         StartError: the address cannot be bound, or the certificate cannot be read.
@@ -63,7 +79,32 @@ def bind(server: grpc.aio.Server, address: str, certificate: Certificate | None)
             return server.add_insecure_port(address)
         return server.add_secure_port(address, certificate.credentials())
     except RuntimeError as error:
+        try:
+            _try_to_bind(address, reuse_port=reuse_port)
+        except StartError as refused:
+            raise refused.naming(*flags) from refused.__cause__
         raise StartError(f"cannot listen on {address}: {error}") from error
+
+
+def _try_to_bind(address: str, *, reuse_port: bool) -> None:
+    """Find out why an address cannot be bound, which gRPC keeps to itself.
+
+    Raises:
+        StartError: it still cannot be.
+    """
+    if address.startswith("unix:"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, _, _, name in found:
+            with socket.socket(family, kind) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if reuse_port:
+                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                tried.bind(name)
+    except OSError as error:
+        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
 
 
 def certificate(config: ServerConfig) -> Certificate | None:

@@ -13,12 +13,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
-from grpc_reflection.v1alpha._async import ReflectionServicer
+from grpc_health.v1 import health_pb2_grpc
 
-from frostline.pb import inference_pb2, model_config_pb2, predictor_pb2
+from frostline.pb import inference_pb2, predictor_pb2
 from frostline_server.access.access import Access
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
@@ -31,6 +28,7 @@ from frostline_server.rpc.guard import guarded
 from frostline_server.rpc.health import Health
 from frostline_server.rpc.methods import Methods
 from frostline_server.rpc.oip_service import InferenceService
+from frostline_server.rpc.reflection import add_reflection
 from frostline_server.rpc.stream import StreamFrontEnd
 from frostline_server.rpc.unary import UnaryFrontEnd
 from frostline_server.rpc.unix_socket import SocketFile, is_unix
@@ -65,14 +63,6 @@ def choose_transport(asked: str, *, ngh2: bool, epoll: bool = True) -> tuple[str
     if asked != "auto":
         return asked, "asked for"
     return ("grpcio", missing) if missing else ("h2", "the default")
-
-
-def _contracts() -> DescriptorPool:
-    """The contracts of all services in one descriptor pool; by default the libraries' are in another one."""
-    pool = DescriptorPool()
-    for module in (health_pb2, reflection_pb2, model_config_pb2, inference_pb2, predictor_pb2):
-        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
-    return pool
 
 
 class Transport:
@@ -165,7 +155,9 @@ class Transport:
                 guarded(self._methods(), self._access, self._inference.count),
                 reuse_port=self._reuse_port,
             )
-            port = grpc_aio.bind(self._server, address, self._certificate)
+            port = grpc_aio.bind(
+                self._server, address, self._certificate, ("--host", "--port"), reuse_port=self._reuse_port
+            )
             await self._server.start()
             return port
         from frostline_server.rpc.h2.front_end import H2FrontEnd  # noqa: PLC0415  its library is not on every platform
@@ -176,7 +168,10 @@ class Transport:
             context = self._contexts.look
         methods = guarded(self._methods(), self._access)
         self._h2 = H2FrontEnd(self._inference, methods, self._config, context, self._access, self._report)
-        return self._h2.start(address, reuse_port=self._reuse_port)
+        try:
+            return self._h2.start(address, reuse_port=self._reuse_port)
+        except StartError as error:
+            raise (error if is_unix(self._config.host) else error.naming("--host", "--port")) from error.__cause__
 
     async def _open_admin_port(self) -> None:
         """Answer what needs the role `control` on a port of its own, on grpc.aio whatever front end owns the other one."""
@@ -184,7 +179,13 @@ class Transport:
             return
         host = _bracketed(self._config.admin_host)
         server = grpc_aio.build(self._config, guarded(self._methods(), self._admin_access), reuse_port=self._reuse_port)
-        port = grpc_aio.bind(server, f"{host}:{self._config.admin_port}", self._admin_certificate)
+        port = grpc_aio.bind(
+            server,
+            f"{host}:{self._config.admin_port}",
+            self._admin_certificate,
+            ("--admin-host", "--admin-port"),
+            reuse_port=self._reuse_port,
+        )
         await server.start()
         self._admin, self.admin_address = server, f"{host}:{port}"
 
@@ -234,10 +235,7 @@ class Transport:
         UnaryFrontEnd(self._inference, self._origin_of).register(methods)
         self._streams.register(methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
-        names = (*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            ReflectionServicer(names, pool=_contracts()), methods
-        )
+        add_reflection((*SERVICES, "grpc.health.v1.Health"), methods)
         return methods
 
 

@@ -141,7 +141,8 @@ def test_each_role_opens_its_own_methods_and_no_other() -> None:
     ("roles", "methods"),
     [
         ({"predict"}, "ModelInfer ModelStreamInfer Predict"),
-        ({"predict", "observe"}, "ModelReady ServerMetadata ModelMetadata ModelConfig Schema ServerReflectionInfo"),
+        # Reflection is there as v1 and as v1alpha.
+        ({"predict", "observe"}, "ModelReady ServerMetadata ModelMetadata ModelConfig Schema ServerReflectionInfo ServerReflectionInfo"),
         ({"observe"}, "ModelStatistics RepositoryIndex SystemSharedMemoryStatus CudaSharedMemoryStatus TraceSetting LogSettings metrics"),
         ({"control"}, "RepositoryModelLoad RepositoryModelUnload SystemSharedMemoryRegister SystemSharedMemoryUnregister CudaSharedMemoryRegister CudaSharedMemoryUnregister"),
         (set(), "ServerLive ServerReady Check Watch"),

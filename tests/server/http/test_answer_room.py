@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
+from frostline_server.config import LEAST_NETWORK_BYTES
 from tests.support import onnx_models
-from tests.support.http_port import Answer, Port, port
+from tests.support.calls import row_request, stub
+from tests.support.http_port import Answer, Port, port, write_models
+from tests.support.servers import TIMEOUT_S
 
 MIB = 1 << 20
 INFER, PREDICT = "/v2/models/wide/infer", "/v2/models/wide/predict"
@@ -112,3 +116,14 @@ def test_an_answer_that_does_not_fit_now_is_to_be_sent_again(served: Port, *, bi
     assert answer.headers["retry-after"] == "1"
     assert served.refused("network_full") == refused + 1
     assert infer(served, 1, binary=binary).status == 200
+
+
+def test_the_least_memory_that_may_be_set_has_room_for_requests_of_both_ports(tmp_path: Path) -> None:
+    with (
+        port(write_models(tmp_path), network_bytes=LEAST_NETWORK_BYTES, max_message_bytes=1024) as served,
+        grpc.insecure_channel(served.server.address) as channel,
+    ):
+        served.works()
+        answer = stub(channel).ModelInfer(row_request(onnx_models.rows(8), model="digits"), timeout=TIMEOUT_S)
+
+    assert answer.outputs[0].shape == [8, 3]

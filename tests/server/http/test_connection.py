@@ -400,6 +400,12 @@ def test_a_damaged_gzip_is_refused(served: Port, body: bytes) -> None:
     assert served.ask(served.request(INFER, body, "Content-Encoding: gzip")).status == 400
 
 
+def test_a_gzip_of_several_members_is_read_whole(served: Port) -> None:
+    packed = gzip.compress(ROW[:50]) + gzip.compress(b"") + gzip.compress(ROW[50:])
+
+    assert served.ask(served.request(INFER, packed, "Content-Encoding: gzip")).status == 200
+
+
 def test_a_body_that_ends_early_is_nobodys(served: Port) -> None:
     with served.client() as client:
         client.send(served.request()[:-1])

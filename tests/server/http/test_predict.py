@@ -15,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import frostline
+from frostline_server import errors
 from frostline_server.http.call import Call
+from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.rows import predict as predict_module
 from frostline_server.http.rows.answers import answer_of
-from frostline_server.http.statuses import KIND
+from frostline_server.http.statuses import KIND, failure_of
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
 from tests.support import onnx_models, raw_media, raw_rows
@@ -393,7 +395,25 @@ def test_columns_that_the_model_does_not_take_are_ignored_if_that_is_said(server
         ("fruit", {"rows": [{"b64": B64}, {"b64": "bm8="}]}, "column 'image', row 1: is no picture that is taken"),
         ("fruit", {"rows": [{"b64": B64}, None]}, "row 1 is null; a picture is"),
         ("linear", {"rows": [[1, 2, 3]]}, "Expected [-1,4], got [1,3]"),
-        ("linear", {"rows": [[1, 2, 3, None]]}, "the input holds None at [0, 3] where a number was expected"),
+        (
+            "linear",
+            {"rows": [[1, 2, 3, None]]},
+            'the input holds null at [0, 3] where a number was expected; a missing number is "NaN"',
+        ),
+        (
+            "linear",
+            {"rows": [[1, 2, 3, 2**24 + 1]]},
+            "holds 16777217 at [0, 3], but the model takes FP32, which has no such number; write it with a decimal point",
+        ),
+        (
+            "churn",
+            {"rows": [ROWS[0], {**ROWS[0], "tenure": "5"}]},
+            "a number is expected, but it is '5' (a text); send it as a number, without quotes",
+        ),
+        ("churn", {"rows": [ROWS[0], {**ROWS[0], "signup": True}]}, "it is true; give the text of an ISO date"),
+        ("churn", {"rows": [{**ROWS[0], "age": 1}]}, 'leave out the others, or say "extra": "ignore"'),
+        ("churn", {"rows": [{"tenure": 1}]}, "Give null where a value is missing"),
+        ("two-inputs", {"rows": [[1, 2, 3, 4]]}, "send an object: "),
         ("linear", {"rows": [[1, 2, 3], [4]]}, "the input is not an array"),
         ("linear", {"rows": [{"a": 1}]}, "linear takes no rows with named columns"),
         ("two-inputs", {"rows": [[1, 2, 3, 4]]}, "two-inputs has the inputs left, right"),
@@ -409,6 +429,12 @@ def test_columns_that_the_model_does_not_take_are_ignored_if_that_is_said(server
 )
 def test_a_refusal_says_where_and_what_is_expected(server: Running, model: str, body: Any, sentence: str) -> None:
     assert sentence in refusal(server, model, body)
+
+
+def test_where_a_number_may_be_rounded_it_is(server: Running) -> None:
+    """As the refusal of a whole number says."""
+    assert predict(server, "linear", {"rows": [[1, 2, 3, 2.0**24 + 1]]}).status == 200
+    assert predict(server, "linear", {"rows": [[1, 2, 3, "NaN"]]}).status == 200
 
 
 CELLS = st.sampled_from(
@@ -448,6 +474,21 @@ def test_nothing_that_is_no_row_makes_the_server_fail(server: Running, model: st
 def test_a_form_of_something_else_is_refused(server: Running, body: bytes, sentence: str) -> None:
     assert sentence in refusal(server, "fruit", body, Content_Type="multipart/form-data; boundary=b")
     assert "is no form" in refusal(server, "fruit", body, Content_Type="multipart/form-data")
+
+
+@pytest.mark.parametrize("each", [errors.QueueFull, errors.Overloaded, errors.ServerStopping, errors.RunFailed])
+def test_a_refusal_by_the_server_has_its_own_words(
+    server: Running, monkeypatch: pytest.MonkeyPatch, each: type[errors.PredictionError]
+) -> None:
+    """The Python client's, of servers and their addresses, are for its users."""
+
+    async def refuse(*_: object) -> None:
+        raise failure_of(each("what happened"))
+
+    monkeypatch.setattr(InferenceCalls, "answer", refuse)
+    answer = predict(server, "linear", {"rows": [[1, 2, 3, 4]]})
+    assert answer.error == "what happened"
+    assert (answer.status, answer.headers[KIND]) == (failure_of(each("")).status, each.kind)
 
 
 def test_a_model_that_is_not_there_is_not_found(server: Running) -> None:

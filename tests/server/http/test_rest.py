@@ -97,6 +97,15 @@ def test_a_version_that_cannot_be_loaded_is_not_ready(url: str) -> None:
     assert (refused.status, refused.headers["frostline-error"]) == (503, "model_not_ready")
 
 
+def test_raw_rows_for_what_is_not_ready_are_told_what_http_tells_of_it(url: str) -> None:
+    refused = ask(url, "/v2/models/broken/versions/1/predict", {"rows": [[1, 2, 3, 4]]})
+    assert (refused.status, refused.headers["frostline-error"]) == (503, "model_not_ready")
+    assert refused.error.endswith("; POST /v2/repository/index tells its state and the reason")
+    # It does.
+    (broken,) = [each for each in ask(url, "/v2/repository/index", {}).json if each["name"] == "broken"]
+    assert (broken["state"], broken["reason"] != "") == ("UNAVAILABLE", True)
+
+
 def test_a_region_that_is_not_there_is_not_found(url: str) -> None:
     answer = ask(url, "/v2/systemsharedmemory/region/nothing/status")
     assert (answer.status, answer.headers["frostline-error"]) == (404, "region_not_found")

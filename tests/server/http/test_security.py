@@ -185,6 +185,68 @@ def test_a_failure_can_be_read_by_them_too(open_to_app: Port) -> None:
     assert answer.headers["access-control-allow-origin"] == APP
 
 
+REFUSED_BY_THE_READER = {
+    "too long": (413, ["POST {path} HTTP/1.1", "Host: {host}", "Content-Length: 99999999999"]),
+    "coding": (501, ["POST {path} HTTP/1.1", "Host: {host}", "Transfer-Encoding: br, chunked"]),
+    "no host": (400, ["POST {path} HTTP/1.1"]),
+    "chunk": (400, ["POST {path} HTTP/1.1", "Host: {host}", "Transfer-Encoding: chunked"]),
+}
+"""What the reader of HTTP refuses, before the application sees it or while it waits for the body."""
+
+
+@pytest.mark.parametrize(("status", "lines"), REFUSED_BY_THE_READER.values(), ids=REFUSED_BY_THE_READER)
+@pytest.mark.parametrize("origin", [APP, ATTACKER])
+def test_they_read_what_is_refused_before_anything_else_sees_it(
+    open_to_app: Port, status: int, lines: list[str], origin: str
+) -> None:
+    told = [
+        line.format(path=INFER, host=open_to_app.host) for line in (*lines, f"Origin: {origin}", "", "no chunk\r\n")
+    ]
+    answer = open_to_app.ask("\r\n".join(told).encode())
+
+    assert answer.status == status
+    assert answer.headers.get("access-control-allow-origin") == (APP if origin == APP else None)
+
+
+def test_they_read_that_their_body_came_too_slowly(open_to_app: Port) -> None:
+    with open_to_app.client() as client:
+        client.send(asked(open_to_app, f"Origin: {APP}")[:-1])
+        open_to_app.wait_until(lambda: open_to_app.front_end.budget.used > 0)
+        open_to_app.look(61.0)
+        answer = client.answer()
+
+    assert answer.status == 408
+    assert answer.headers["access-control-allow-origin"] == APP
+
+
+def test_a_refusal_behind_another_answer_is_for_the_page_that_asked_it(open_to_app: Port) -> None:
+    with open_to_app.client() as client:
+        first = asked(open_to_app)
+        client.send(first + asked(open_to_app, f"Origin: {APP}").replace(b"Length: ", b"Length: 99999999"))
+
+        assert "access-control-allow-origin" not in client.answer().headers
+        second = client.answer()
+
+    assert second.status == 413
+    assert second.headers["access-control-allow-origin"] == APP
+
+
+def test_headers_that_were_not_read_to_their_end_allow_nothing(open_to_app: Port) -> None:
+    """Neither those of a head that is too long, nor those of the request before."""
+    whole = asked(open_to_app, f"Origin: {APP}")
+    with open_to_app.client() as client:
+        client.send(whole.replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 20000 + b"\r\n\r\n", 1))
+        long = client.answer()
+    with open_to_app.client() as client:
+        client.send(whole + b"\0\r\n\r\n")
+        client.answer()
+        broken = client.answer()
+
+    assert (long.status, broken.status) == (431, 400)
+    for each in (long, broken):
+        assert "access-control-allow-origin" not in each.headers
+
+
 @pytest.mark.parametrize(
     "origin", [ATTACKER, f"{APP}.attacker.example", "http://app.example.org", f"{APP}:444", "null"]
 )

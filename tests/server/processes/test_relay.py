@@ -85,7 +85,7 @@ async def test_no_answer_is_made_without_a_process_that_does_not_answer(
     relay = await relay_to(Process(other), stopped)
     with pytest.raises(PredictionError, match=r"^process 1 has not ended and does not answer within 0.01 s") as caught:
         await relay.ask(method, b"")
-    assert caught.value.code == "UNAVAILABLE"
+    assert (caught.value.code, caught.value.kind) == ("UNAVAILABLE", "process_silent")
 
 
 async def test_a_question_is_answered_without_a_process_that_has_ended() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from frostline_server.repository.layout import why_no_folder
 from frostline_server.repository.scan import Model, scan
 
 
@@ -89,3 +90,26 @@ def test_versions_that_are_written_anew_stay_versions(tmp_path: Path) -> None:
     assert list(scan(tmp_path, before)) == list(before)
     # Without a past, nothing says that this is a version.
     assert list(scan(tmp_path)) == ["1"]
+
+
+def test_a_path_that_is_no_folder_is_called_so_with_the_folder_to_give(tmp_path: Path) -> None:
+    version = tmp_path / "digits" / "1"
+    version.mkdir(parents=True)
+    for file in (version / "model.onnx", version / "card.json", tmp_path / "model.onnx"):
+        file.touch()
+
+    assert why_no_folder(tmp_path) == ""
+    nowhere = tmp_path / "nowhere"
+    assert why_no_folder(nowhere) == f"no such models folder: {nowhere}; train one with `frostline train digits`"
+    for path in (Path("/dev/null"), version / "card.json"):
+        assert why_no_folder(path).startswith(f"{path} is no folder; `models` is the folder that has <name>/<version>/")
+        assert "for this file" not in why_no_folder(path)
+    assert why_no_folder(version / "model.onnx").endswith(f": for this file, {tmp_path} or {tmp_path / 'digits'}")
+    assert why_no_folder(tmp_path / "model.onnx").endswith(f": for this file, {tmp_path}")
+
+
+def test_a_file_is_named_from_where_the_server_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits" / "1").mkdir(parents=True)
+    (tmp_path / "digits" / "1" / "model.onnx").touch()
+    monkeypatch.chdir(tmp_path / "digits" / "1")
+    assert why_no_folder(Path("model.onnx")).endswith(f"{tmp_path} or {tmp_path / 'digits'}")

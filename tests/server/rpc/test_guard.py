@@ -146,7 +146,7 @@ def calls(channel: grpc.Channel) -> dict[str, Call]:
         "LogSettings": pb.LogSettingsRequest(),
     }
     infer_stream = "/inference.GRPCInferenceService/ModelStreamInfer"
-    reflection = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    reflections = [f"/grpc.reflection.{each}.ServerReflection/ServerReflectionInfo" for each in ("v1", "v1alpha")]
     return {
         **{f"/inference.GRPCInferenceService/{name}": unary(channel, name, ask) for name, ask in requests.items()},
         infer_stream: streamed(channel, infer_stream, row_request(ROW)),
@@ -158,9 +158,10 @@ def calls(channel: grpc.Channel) -> dict[str, Call]:
         ),
         "/grpc.health.v1.Health/Check": lambda **shown: health.Check(health_pb2.HealthCheckRequest(), **shown),
         "/grpc.health.v1.Health/Watch": lambda **shown: next(health.Watch(health_pb2.HealthCheckRequest(), **shown)),
-        reflection: streamed(
-            channel, reflection, reflection_pb2.ServerReflectionRequest(list_services="")
-        ),
+        **{
+            reflection: streamed(channel, reflection, reflection_pb2.ServerReflectionRequest(list_services=""))
+            for reflection in reflections
+        },
     }  # fmt: skip
 
 

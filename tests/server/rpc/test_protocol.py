@@ -13,8 +13,9 @@ import grpc
 import numpy as np
 import pytest
 import trustme
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from frostline.pb import inference_pb2 as pb
 from frostline.pb import inference_pb2_grpc, predictor_pb2, predictor_pb2_grpc
@@ -602,15 +603,49 @@ def test_health_knows_the_server_its_services_and_its_models(channel: grpc.Chann
     assert code == grpc.StatusCode.NOT_FOUND
 
 
-def test_reflection_lists_the_services_and_has_their_contracts(channel: grpc.Channel) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (response,) = stub.ServerReflectionInfo(iter([request]), timeout=TIMEOUT_S)
+def reflect(channel: grpc.Channel, api: str, *requests: reflection_pb2.ServerReflectionRequest) -> list[Any]:
+    """What reflection of a name answers; the messages of both are the same."""
+    call = channel.stream_stream(
+        f"/grpc.reflection.{api}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    return list(call(iter(requests), timeout=TIMEOUT_S))
+
+
+@pytest.mark.parametrize("api", ["v1", "v1alpha"])
+def test_reflection_lists_the_services_and_has_their_contracts(channel: grpc.Channel, api: str) -> None:
+    (response,) = reflect(channel, api, reflection_pb2.ServerReflectionRequest(list_services=""))
     names = {service.name for service in response.list_services_response.service}
-    assert {"inference.GRPCInferenceService", "frostline.v1.Predictor", "grpc.health.v1.Health"} <= names
+    assert names == {
+        "inference.GRPCInferenceService",
+        "frostline.v1.Predictor",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
     asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in sorted(names)]
-    for response in stub.ServerReflectionInfo(iter(asked), timeout=TIMEOUT_S):
-        assert response.file_descriptor_response.file_descriptor_proto
+    for name, response in zip(sorted(names), reflect(channel, api, *asked), strict=True):
+        files = map(FileDescriptorProto.FromString, response.file_descriptor_response.file_descriptor_proto)
+        assert name in {f"{file.package}.{service.name}" for file in files for service in file.service}
+
+
+def test_reflection_finds_methods_and_types_by_their_names(channel: grpc.Channel) -> None:
+    service = "inference.GRPCInferenceService"
+    names = [
+        f"{service}.ModelInfer",
+        "inference.ModelInferRequest",
+        f"{service}.Nothing",
+        "inference.Nothing.ModelInfer",
+    ]
+    asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+    method, message, no_method, no_service = reflect(channel, "v1", *asked)
+    assert list(method.file_descriptor_response.file_descriptor_proto) == list(
+        message.file_descriptor_response.file_descriptor_proto
+    )
+    assert method.file_descriptor_response.file_descriptor_proto
+    assert method.original_request.file_containing_symbol == names[0]
+    assert [each.error_response.error_code for each in (no_method, no_service)] == [5, 5]
 
 
 # Readiness and drain
@@ -768,16 +803,32 @@ def test_a_long_name_or_id_in_an_error_does_not_change_its_status(stub: Any, let
     assert_still_answers(stub)
 
 
-@pytest.mark.parametrize("taken", ["port", "metrics_port"])
+@pytest.mark.parametrize("taken", ["port", "metrics_port", "admin_port"])
 def test_a_port_that_is_taken_stops_the_start_in_one_sentence(tmp_path: Path, transport: str, taken: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         instance = Running(tmp_path, transport=transport, **{taken: port})
         try:
-            with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}"):
+            with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
                 instance.start()
         finally:
             instance.close_loop()
+    assert "Address already in use" in str(caught.value)
+    assert f"; --{taken.replace('_', '-')}" in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["host", "admin_host"])
+def test_an_address_of_another_machine_stops_the_start_and_is_named(
+    tmp_path: Path, transport: str, setting: str
+) -> None:
+    settings: dict[str, Any] = {"admin_port": 0, setting: "192.0.2.1"}
+    instance = Running(tmp_path, transport=transport, **settings)
+    try:
+        with pytest.raises(StartError, match=f"--{setting.replace('_', '-')} another address") as caught:
+            instance.start()
+    finally:
+        instance.close_loop()
+    assert "assign requested address" in str(caught.value)
 
 
 def test_files_that_hold_no_certificate_stop_the_start_in_one_sentence(tmp_path: Path) -> None:

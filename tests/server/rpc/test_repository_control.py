@@ -169,6 +169,35 @@ def test_a_configuration_in_the_request_is_used_instead_of_the_folders(calls: An
     assert config.max_batch_size == 6
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_configuration_in_the_request_that_cannot_be_served_is_what_is_at_fault(calls: Any, loaded: bool) -> None:
+    if loaded:
+        load(calls, "other")
+    config = json.dumps({"input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [5]}]})
+    code, message = refused(load, calls, "other", config={"string_param": config})
+
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "version 1: it cannot be served with the configuration of the request to load it" in message
+    assert "files changed" not in message
+    assert (("other", "1", "READY") in index(calls)) is loaded
+
+
+def test_files_that_cannot_be_served_are_at_fault_whatever_the_configuration(
+    server: Running, calls: Any, tmp_path: Path
+) -> None:
+    config = {"string_param": json.dumps({"max_batch_size": 5})}
+    load(calls, "other", config=config)
+    file = server.server.reconciler.folder_of("other") / "1" / "model.onnx"
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(b"spoilt")
+        _, message = refused(load, calls, "other", config=config)
+    finally:
+        file.write_bytes(kept)
+
+    assert "its files changed after it was loaded" in message
+
+
 def test_a_configuration_of_tritons_is_taken_and_what_is_not_honoured_is_named(
     server: Running, calls: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ and the memory of all of them.
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -79,6 +79,8 @@ class Connection(HttpToolsProtocol):
         self._ending: asyncio.TimerHandle | None = None
         # What is being read: nothing, a head, or a body, of which the size may be known.
         self._in_head = self._in_body = self._upgrading = False
+        # Whether `headers` are those of what is being read, all of them.
+        self._headers_read = False
         self._began_s: float | None = None
         self._begun = self._head_bytes = self._left = self._chunked = self._chunk_bytes = self._quiet = 0
         self._reading: Exchange | None = None
@@ -86,7 +88,7 @@ class Connection(HttpToolsProtocol):
         self._rest = b""
         # Nothing more is parsed, and at last this is said.
         self._deaf = False
-        self._last: Failure | None = None
+        self._last: bytes | None = None
         self._exchanges: dict[Exchange, None] = {}
         self.connecting: asyncio.Task[None] | None = None
 
@@ -216,7 +218,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin with a request."""
         super().on_message_begin()
-        self._in_head = True
+        self._in_head, self._headers_read = True, False
         self._begun += 1
         self._head_bytes = self._quiet = 0
         if self._began_s is None:
@@ -243,6 +245,7 @@ class Connection(HttpToolsProtocol):
         if self._head_bytes > self._limits.head_bytes:
             self._refuse_head()
             return
+        self._headers_read = True
         version = self.parser.get_http_version()
         try:
             check_target(self.parser.get_method(), self.url, self.headers, version)
@@ -292,7 +295,8 @@ class Connection(HttpToolsProtocol):
         """Note that a request is there."""
         if self._deaf or self._upgrading:
             return
-        self._in_body, self._began_s, self._reading = False, None, None
+        self._in_body = self._headers_read = False
+        self._began_s = self._reading = None
         super().on_message_complete()
         if not self.cycle.keep_alive:
             self._deaf = True
@@ -402,6 +406,7 @@ class Connection(HttpToolsProtocol):
             self._shared.refused[reason] += 1
         self._deaf, self._began_s = True, None
         self._taken()
+        told = failure_head(failure, self._cors())
         cycle = self.cycle
         if self._in_body and not any(each is cycle for each, _ in self.pipeline):
             # Its body is being read, and it is answered already or may be.
@@ -409,15 +414,15 @@ class Connection(HttpToolsProtocol):
                 self.end_with(cycle)
             else:
                 _exchange(cycle).give_up()
-                self._say(failure)
+                self._say(told)
             return
         if self._in_body:
             self.pipeline.popleft()
             self._forget(cycle)
         if self._answering:
-            self._last = failure
+            self._last = told
         else:
-            self._say(failure)
+            self._say(told)
         self.flow.let_go()
 
     @property
@@ -466,8 +471,19 @@ class Connection(HttpToolsProtocol):
         self._shared.waiting[self] = None
         self.flow.let_go()
 
-    def _say(self, failure: Failure) -> None:
-        self.transport.write(failure_head(failure))
+    def _cors(self) -> Sequence[tuple[bytes, bytes]]:
+        """The headers that let the page read why its request is refused.
+
+        None where the request's headers were not read to their end, as in a head that is too long or too slow: no part of
+        them is trusted to be what the client meant.
+        """
+        if not self._headers_read:
+            return ()
+        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(self.headers)}
+        return self._shared.origins.cors(named)
+
+    def _say(self, told: bytes) -> None:
+        self.transport.write(told)
         self.end_soon()
 
     def _refuse_head(self) -> None:

@@ -11,6 +11,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
+from frostline_server.http.security import Origins
 from frostline_server.http.statuses import Failure
 from frostline_server.rpc.h2.budget import Budget
 
@@ -104,6 +105,7 @@ class Shared:
         loop: the event loop.
         limits: of each connection.
         budget: for what is held of requests and answers.
+        origins: which pages may read what a request is refused with.
         begin: is called when a request begins.
         long_work: has one thread, so that all that takes long takes no more than one turn of the interpreter, and one core.
         refused: how much was refused here, by reason.
@@ -117,6 +119,7 @@ class Shared:
     loop: asyncio.AbstractEventLoop
     limits: Limits
     budget: Budget
+    origins: Origins
     begin: Callable[[], None]
     long_work: Executor
     refused: Counter[str] = field(default_factory=Counter)

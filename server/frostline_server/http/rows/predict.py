@@ -1,7 +1,7 @@
 """Predictions of rows as people hold them, in JSON: what Frostline's Python client does, for whoever has no client.
 
 It holds the client's own conversation with the server, inside of the server. So rows mean the same here as there, and are
-refused in the same words.
+refused in the same words, but for what is Python in them.
 """
 
 import json
@@ -28,6 +28,7 @@ from frostline_server.http.inference_calls import InferenceCalls
 from frostline_server.http.messages import to_json
 from frostline_server.http.rows.answers import answer_of, chooses_a_class
 from frostline_server.http.rows.body import are_raw, asked_of, most_bytes
+from frostline_server.http.rows.json_terms import in_json
 from frostline_server.http.statuses import Failure, invalid
 from frostline_server.rpc.methods import Methods
 
@@ -38,6 +39,8 @@ _MOST_STARTS = 3
 """How often rows are read and sent, because the version that was to answer has gone."""
 _ANSWER_FACTOR = 20
 """About how many bytes of JSON a byte of probabilities becomes: a class has its index, its label and its number."""
+_REMEDIES = {"model_not_ready": "; POST /v2/repository/index tells its state and the reason"}
+"""What to do about a failure, by its kind, where the server's sentence leaves it to the client to say so."""
 _STATES = pb.PredictRequest(outputs=[pb.STATES]).SerializeToString()
 _SERVICES = {
     name: f"/{service}/{name}"
@@ -222,14 +225,15 @@ def _outputs(schema: Schema) -> tuple[messages.OutputName, ...]:
 
 
 def _refused(failure: Failure) -> errors.FrostlineError:
-    """A failed call as the client's conversations know it."""
+    """A failed call as the client's conversations know it, in the server's own words: the client's are for its users."""
     code = failure.code or "INVALID_ARGUMENT"
-    return errors.from_status(code, failure.sentence, kind=failure.kind, address="this server", timeout_s=_TIMEOUT_S)
+    meant = errors.from_status(code, failure.sentence, kind=failure.kind, address="", timeout_s=_TIMEOUT_S)
+    return type(meant)(failure.sentence + _REMEDIES.get(failure.kind, ""), code, failure.kind)
 
 
 def _failure(error: errors.FrostlineError) -> Failure:
     """How a conversation that failed ends."""
     if not error.kind and error.code == "INVALID_ARGUMENT":
         # Refused before anything was sent.
-        return invalid(str(error))
-    return Failure.of_code(error.code, str(error), error.kind)
+        return invalid(in_json(str(error)))
+    return Failure.of_code(error.code, in_json(str(error)), error.kind)
