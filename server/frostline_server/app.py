@@ -121,7 +121,7 @@ class Server:
         self._trials: Trials | None = None
         self._watchdog = Watchdog()
         self._watchdog.idle = self._between_loads
-        self._memory_return = MemoryReturn(self._watchdog.sessions)
+        self._memory_return = MemoryReturn(self._watchdog.sessions, held=self._held)
         # What answers nothing, because its runs do not end.
         self._hanging: set[LoadedModel] = set()
         self._credentials = Credentials(config.access_file) if config.access_file else None
@@ -332,6 +332,10 @@ class Server:
         """Have the models folder looked at, because something in it has changed."""
         if self._watcher is not None:
             self._watcher.look()
+
+    def _held(self) -> int:
+        network = self._network()
+        return 0 if network is None else network.held
 
     def _network(self) -> Network | None:
         """What both front ends hold and refuse; None where one of them does not say."""

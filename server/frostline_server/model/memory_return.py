@@ -77,6 +77,7 @@ class MemoryReturn:
         keepers: the sessions.
         resident: the process's memory, in bytes.
         trim: has the C library return what the sessions gave to it.
+        held: bytes of messages in flight. Large answers lie in what a session's runs took, and hold it until they have left.
     """
 
     def __init__(
@@ -84,10 +85,14 @@ class MemoryReturn:
         keepers: Callable[[], Sequence[Keeper]],
         resident: Callable[[], int] = resident_bytes,
         trim: Callable[[], None] = trim_heap,
+        held: Callable[[], int] = lambda: 0,
     ) -> None:
         self._keepers = keepers
         self._resident = resident
         self._trim = trim
+        self._held = held
+        # What was held the last time that memory was given back.
+        self._held_then = 0
         self._long_s: WeakKeyDictionary[Keeper, float] = WeakKeyDictionary()
         # Those that have given back less than was taken, how often they are still asked, and what there was before.
         self._again: WeakKeyDictionary[Keeper, tuple[int, float]] = WeakKeyDictionary()
@@ -103,12 +108,14 @@ class MemoryReturn:
         over = [keeper for keeper in keepers if now_s - self._long_s.get(keeper, now_s) >= QUIET_S]
         resident = self._resident()
         self._least = min(self._least, resident)
-        if now_s >= self._next_s and resident - self._least >= RISE_BYTES:
+        left_bytes = self._held_then - self._held()
+        if now_s >= self._next_s and max(resident - self._least, left_bytes) >= RISE_BYTES:
             over = [keeper for keeper in keepers if now_s - self._long_s.get(keeper, -math.inf) >= QUIET_S]
         elif now_s >= self._next_s:
             over += [keeper for keeper in keepers if keeper in self._again and keeper not in over]
         if not over:
             return
+        self._held_then = self._held()
         for keeper in over:
             keeper.shrink()
             if self._long_s.pop(keeper, None) is not None:

@@ -39,7 +39,8 @@ class Process:
         self.kept = 0
         self.trims = 0
         self.now_s = 0.0
-        self.policy = MemoryReturn(lambda: sessions, lambda: self.bytes + self.kept, self.trim)
+        self.held = 0
+        self.policy = MemoryReturn(lambda: sessions, lambda: self.bytes + self.kept, self.trim, lambda: self.held)
 
     def trim(self) -> None:
         self.trims += 1
@@ -114,6 +115,24 @@ def test_memory_that_is_in_use_is_asked_for_once() -> None:
     process.bytes += 500 * MIB
     process.look_for(60)
     assert process.trims == 1
+
+
+def test_memory_that_answers_held_is_asked_for_again_when_they_have_left() -> None:
+    session = Session()
+    process = Process(session)
+    process.look_for(1)
+    process.bytes += 128 * MIB
+    process.held = 128 * MIB
+    process.look_for(60)
+    assert process.trims == 1
+    # A session keeps it for the next runs, so that the process has as much as before.
+    process.held = 0
+    process.bytes -= 128 * MIB
+    process.kept = 128 * MIB
+    process.look_for(STEP_S)
+    assert (session.shrunk, process.trims, process.kept) == (2, 2, 0)
+    process.look_for(60)
+    assert process.trims == 2
 
 
 def after_a_long_run(held_bytes: int) -> tuple[Session, Process]:
