@@ -55,12 +55,32 @@ def test_two_separators_that_both_fit_are_refused_until_one_is_said(tmp_path: Pa
     assert only_input(_load(tmp_path, content, separator=";", decimal=",")).tolist() == [[1, 2.5], [2, 3.5]]
 
 
-@pytest.mark.parametrize(("encoding", "written"), [("utf-8", "utf-8-sig"), ("cp1252", "cp1252"), ("utf-16", "utf-16")])
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("utf-8", "utf-8-sig"), ("u8", "utf-8-sig"), ("cp1252", "cp1252"), ("utf-16", "utf-16")],
+)
 def test_the_encoding_can_be_said_and_a_byte_order_mark_is_none_of_the_name(
     tmp_path: Path, encoding: str, written: str
 ) -> None:
     dataset = _load(tmp_path, "größe,y\n1,für\n2,wider\n".encode(written), encoding=encoding)
     assert (dataset.columns[0].name, dataset.labels) == ("größe", ("für", "wider"))
+
+
+def test_a_byte_order_mark_is_none_of_the_name_in_an_encoding_without_one(tmp_path: Path) -> None:
+    content = "\ufeffx,y\n1,u\n2,v\n".encode("utf-16-le")
+    assert _load(tmp_path, content, encoding="utf-16-le").columns[0].name == "x"
+
+
+@pytest.mark.parametrize("hint", ["sep=;\n", '"SEP=;"\r\n', "\ufeffsep=;\r"])
+def test_a_first_line_of_excels_says_what_separates_the_cells(tmp_path: Path, hint: str) -> None:
+    dataset = _load(tmp_path, hint + "a;b,c;y\n1;2;u\n3;4;v\n")
+    assert [column.name for column in dataset.columns] == ["a", "b,c"]
+    with pytest.raises(DataError, match=r"row 2 \(line 4\), column 'a': 'red' is not a number"):
+        _load(tmp_path, hint + "a;y\n1;u\nred;v\n", columns={"a": "number"}, separator=";")
+
+
+def test_a_line_of_blanks_is_an_empty_one(tmp_path: Path) -> None:
+    assert only_input(_load(tmp_path, "x,y\n1,u\n  \n2,v\n\t \n")).tolist() == [[1], [2]]
 
 
 @pytest.mark.parametrize("name", ["t.csv.gz", "t.csv"])

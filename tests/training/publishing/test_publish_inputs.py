@@ -194,6 +194,76 @@ def test_every_family_answers_in_onnx_runtime_as_in_pytorch_at_any_batch_and_len
             np.testing.assert_allclose(_run(published.path, part), wanted, rtol=1e-4, atol=1e-5)
 
 
+class LastStep(nn.Module):
+    """A recurrent layer, and a head on its last step."""
+
+    def __init__(self, layer: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.layer, self.head = layer(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layer(steps)[0][:, -1])
+        return logits
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_a_recurrent_network_is_published_as_often_as_one_likes_in_one_process(
+    tmp_path: Path, steps: Tensor, layer: Callable[..., nn.Module]
+) -> None:
+    module = LastStep(layer)
+    for dynamic in ({}, TIME, TIME, {}, TIME):
+        published = publish(module, steps, name="m", models=tmp_path, dynamic=dynamic, probabilities=False)
+        assert bool(published.differences_by_length) == bool(dynamic)
+    assert published.version == 5
+
+
+def test_a_publication_leaves_recurrent_layers_to_training_as_they_were(tmp_path: Path, steps: Tensor) -> None:
+    publish(LastStep(nn.LSTM), steps, name="m", models=tmp_path, dynamic=TIME, probabilities=False)
+    kept = getattr(torch.ops.aten.lstm.input, "_dispatch_cache", {})
+    assert kept == {}
+
+
+class LastValid(nn.Module):
+    """The last valid one of padded steps."""
+
+    def __init__(self, place: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.layer, self.place = nn.LSTM(4, 6, batch_first=True), place
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        steps, _ = self.layer(x)
+        last: Tensor = steps[self.place(steps, lengths)]
+        return last
+
+
+def _as_told(steps: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.arange(steps.shape[0], device=steps.device), lengths.clamp(max=steps.shape[1]) - 1
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (lambda steps, lengths: (torch.arange(len(steps)), lengths.clamp(max=8) - 1), r"as len\(x\) and int"),
+        (
+            lambda steps, lengths: (torch.arange(steps.shape[0]), lengths - 1),
+            r"out of bounds.*Frostline had cut the rows, to time=5, .*lengths\.clamp\(max=x\.shape\[1\]\)",
+        ),
+    ],
+    ids=["a frozen number of rows", "lengths beyond the rows"],
+)
+def test_the_last_valid_steps_are_published_as_the_refusals_say(
+    tmp_path: Path, steps: Tensor, place: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], said: str
+) -> None:
+    sample = {"x": steps, "lengths": torch.arange(12) % 8 + 1}
+    dynamic = {"x": {1: "time"}} if "cut" in said else None
+    with pytest.raises(RefusedError, match=said):
+        publish(LastValid(place), sample, name="m", models=tmp_path, dynamic=dynamic)
+    published = publish(
+        LastValid(_as_told), sample, name="m", models=tmp_path, dynamic={"x": {1: "time"}}, probabilities=False
+    )
+    assert published.version == 1
+
+
 def test_the_card_says_which_axes_are_open_and_how_far_they_were_proved(tmp_path: Path, steps: Tensor) -> None:
     published = publish(Steps(lambda steps: steps.mean(1)), steps, name="m", models=tmp_path, dynamic=TIME)
     card = json.loads((published.path / "card.json").read_text())

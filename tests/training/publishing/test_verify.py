@@ -245,6 +245,8 @@ class Halfway(nn.Module):
         (nn.Linear(4, 3).double(), "f4", r"float32, and the weights are float64; give sample.double\(\), or publish module.fl"),
         (nn.Linear(4, 3), "i8", r"sample is int64, and the weights are float32; give sample.float\(\)\. "),
         (nn.Linear(4, 3), "?", r"sample is bool, and the weights are float32; give sample.float\(\)\. "),
+        (nn.Linear(4, 3).bfloat16(), "f4", r"cause: the weights are bfloat16; publish module.float\(\), and"),
+        (nn.Linear(4, 3).half(), "f4", r"cause: the weights are float16; publish module.float\(\), and"),
         (nn.Conv1d(4, 3, 1), "f2", r"sample is float16, and the weights are float32; give sample.float\(\)\. "),
         (nn.GRU(4, 3), "f8", r"sample is float64, and the weights are float32; give sample.float\(\)"),
         (Embedded(), "f4", r"nn.Embedding takes whole numbers; give sample.long\(\)"),

@@ -3,7 +3,9 @@
 import csv
 import gzip
 import io
+import re
 import zlib
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -36,17 +38,18 @@ def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) 
     Raises:
         DataError: It is empty, ragged, in another encoding, or no CSV.
     """
-    text = _text(path, _plain(path, content), reading.encoding)
+    text, hint = _without_hint(_text(path, _plain(path, content), reading.encoding))
     # A text may be longer than what Python's csv takes by itself.
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    separator = reading.separator or _separator(path, text)
+    separator = reading.separator or hint or _separator(path, text)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: list[list[str]] = []
     starts: list[int] = []
     ended = 0
     try:
         for row in lines:
-            if row:
+            # A cell of blanks is one where the table has one column, and the rest of an empty line elsewhere.
+            if row and not (_is_blank(row) and (not rows or len(rows[0]) > 1)):
                 rows.append([cell.strip() for cell in row])
                 starts.append(ended + 1)
             ended = lines.line_num
@@ -80,9 +83,10 @@ def _plain(path: Path | str, content: bytes) -> bytes:
 
 def _text(path: Path | str, content: bytes, encoding: str) -> str:
     try:
-        return content.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+        # Only some encodings take a byte order mark for one; in all others it is the first character.
+        return content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        # A byte order mark is not among the bytes that the error counts.
+        # The byte order mark of some encodings is not among the bytes that the error counts.
         place = error.start + len(content) - len(error.object)
         line = content[:place].count(b"\n") + 1
         guess = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "cp1252"
@@ -93,13 +97,23 @@ def _text(path: Path | str, content: bytes, encoding: str) -> str:
         ) from error
 
 
+def _without_hint(text: str) -> tuple[str, str]:
+    """Return the text with an empty line for Excel's first one, ``sep=;``, and the separator that it names, or ""."""
+    hint = re.match(r'"?sep=(.)"?(?=[\r\n])', text, re.IGNORECASE)
+    return (text[hint.end() :], hint[1]) if hint else (text, "")
+
+
+def _is_blank(row: Sequence[str]) -> bool:
+    return len(row) == 1 and row[0].isspace()
+
+
 def _separator(path: Path | str, text: str) -> str:
     """Return what separates the cells: that which gives the header several, and all rows as many."""
     fits = {}
     for separator in _SEPARATORS:
         try:
             lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-            widths = [len(row) for row in islice(lines, _SAMPLE) if row]
+            widths = [len(row) for row in islice(lines, _SAMPLE) if row and not _is_blank(row)]
         except csv.Error:
             continue
         if widths and widths[0] > 1:

@@ -10,9 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from onnx_ir.passes.common import NameFixPass
+from onnxscript.rewriter._pattern_ir import Constant
+from onnxscript.rewriter.rules.common import _no_op
 from torch import Tensor, nn
 
 from frostline_training.errors import RefusedError, first_line
@@ -91,6 +95,31 @@ def troublesome_layer(network: nn.Module) -> str:
     return ""
 
 
+def rounded_number(path: Path) -> str:
+    """Say which Python number a file of float64 alone has as a rounded one, and what to do; "" if it has none.
+
+    The exporter takes Python numbers through single precision.
+    """
+    graph = onnx.load_model(path, load_external_data=False).graph
+    numbers = [tensor for tensor in graph.initializer if tensor.data_type in _FLOATS]
+    kinds = {tensor.data_type for tensor in numbers} | {
+        value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)
+    }
+    casts = {attribute.i for node in graph.node if node.op_type == "Cast" for attribute in node.attribute}
+    if (kinds | casts) & _FLOATS != {onnx.TensorProto.DOUBLE}:
+        return ""
+    for tensor in numbers:
+        value = float(numpy_helper.to_array(tensor).ravel()[0]) if not tensor.dims else 0.0
+        # As a decimal number it is what somebody wrote, or near it; a half or a hundred are the same in both.
+        written = np.float32(value)
+        if float(written) == value != float(str(written)):
+            return (
+                f"a Python number, about {written!s}, which the exporter rounds to single precision in a float64 network; write "
+                "it as a tensor: torch.tensor(number, dtype=torch.float64)"
+            )
+    return ""
+
+
 def last_operators(path: Path, output: str) -> frozenset[str]:
     """Return the operators that compute an output of a file, those aside that only move, join or limit its numbers.
 
@@ -122,6 +151,9 @@ def _makers(producers: Mapping[str, onnx.NodeProto], output: str) -> Iterator[on
             yield node
 
 
+_FLOATS = frozenset(
+    (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+)
 _MOVES = frozenset(
     (
         *("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile", "Pad"),
@@ -136,8 +168,9 @@ def _export(network: Exported, sample: Mapping[str, Tensor], outputs: Sequence[s
         {0: open_axes[BATCH]} | {axis: open_axes[called] for axis, called in dynamic.get(name, {}).items()}
         for name in sample
     )
+    _keep_small_constants()
     try:
-        with _quiet():
+        with _quiet(), _recurrent_layers_as_new(network):
             program = torch.onnx.export(
                 network,
                 (tuple(sample.values()),),
@@ -168,7 +201,7 @@ def _why_not_exported(network: nn.Module, error: BaseException) -> str:
     if "pack_padded_sequence" in text or "pad_packed_sequence" in text or "nn/modules/rnn.py" in text:
         return (
             "packed sequences, whose lengths are read in Python; run the padded steps through the layer, and take the "
-            "last valid one: steps[torch.arange(len(steps)), lengths - 1]"
+            "last valid one: steps[torch.arange(steps.shape[0], device=steps.device), lengths - 1]"
         )
     if layer := troublesome_layer(network):
         return layer
@@ -196,8 +229,8 @@ def _check_axes(model: onnx.ModelProto, sample: Mapping[str, Tensor], outputs: S
     if not batch or any(not shape or shape[0].dim_param != batch for shape in (*taken, *given)):
         raise RefusedError(
             f"the exported file takes or gives exactly {len(next(iter(sample.values())))} rows: its batch axis is frozen",
-            cause="forward() turns the number of rows into a Python number, or loops over the rows; "
-            "use x.shape[0] only inside reshape, or flatten(1)",
+            cause="forward() turns the number of rows into a Python number, as len(x) and int(x.shape[0]) do, or loops over "
+            "the rows; use x.shape[0] as it is, as in reshape(x.shape[0], -1) or torch.arange(x.shape[0]), or flatten(1)",
         )
     for (name, tensor), shape in zip(sample.items(), taken, strict=True):
         for axis, called in dynamic.get(name, {}).items():
@@ -222,6 +255,37 @@ def _forget_where_it_was_made(model: onnx.ModelProto) -> None:
     for item in items:
         del item.metadata_props[:]
         item.doc_string = ""
+
+
+def _keep_small_constants() -> None:
+    # onnxscript takes any number up to 1e-8 for 0, and leaves out what adds it: such as what keeps a division from one by 0.
+    for rule in _no_op.rules:
+        for node in rule._target_pattern:  # noqa: SLF001 nothing public says it
+            for constant in node.inputs:
+                if isinstance(constant, Constant):
+                    constant._abs_tol = constant._rel_tol = 0.0  # noqa: SLF001 as above
+
+
+@contextmanager
+def _recurrent_layers_as_new(network: nn.Module) -> Iterator[None]:
+    # PyTorch 2.13 keeps two things of a recurrent layer beyond its export: that it is to be taken apart step by step,
+    # with which the next export would freeze the number of steps and the next training run them one by one in Python;
+    # and the compiled loop over the steps of one length, which the next export would take as its own.
+    _forget_dispatches()
+    if any(isinstance(part, nn.RNNBase) for part in network.modules()):
+        torch.compiler.reset()
+    try:
+        yield
+    finally:
+        _forget_dispatches()
+
+
+def _forget_dispatches() -> None:
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        packet = getattr(torch.ops.aten, name)
+        for overload in packet.overloads():
+            # Private, so another PyTorch may not have it. It is only a cache: PyTorch looks up again what is not in it.
+            getattr(getattr(packet, overload), "_dispatch_cache", {}).clear()
 
 
 @contextmanager

@@ -26,9 +26,18 @@ from frostline_training.evaluation.compare import Comparison
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing import artifact, calling, gate, raw_rows, tasks
 from frostline_training.publishing.calling import Caller, Sample
+from frostline_training.publishing.far_rows import check_far_rows
 from frostline_training.publishing.gate import Gate
 from frostline_training.publishing.held_out import Test, held_out_rows
-from frostline_training.publishing.onnx_export import BATCH, OPSET, Axes, freeze, last_operators, troublesome_layer
+from frostline_training.publishing.onnx_export import (
+    BATCH,
+    OPSET,
+    Axes,
+    freeze,
+    last_operators,
+    rounded_number,
+    troublesome_layer,
+)
 from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.release import release
 from frostline_training.publishing.tasks import TASKS, Asked, Task
@@ -203,14 +212,8 @@ def publish(
             dynamic=dynamic,
         )
         tasks.check_probabilities(asked.task, answer, last_operators(file, asked.output), stated=probabilities)
-        proof = check_file(
-            file,
-            held_out,
-            tolerance,
-            classes=asked.task == "single-label",
-            suspect=troublesome_layer(network),
-        )
         answers = partial(_answering, call=call, outputs=held_out.outputs, label=asked.output if sigmoid else None)
+        proof = _proved(file, network, answers, held_out, asked.task, tolerance, _categories(rows))
         raw = {} if rows is None else rows.freeze(hidden, network, answers, list(given), tolerance)
         golden = held_out.golden
         artifact.write_golden(
@@ -274,6 +277,31 @@ def publish(
         release=released.told,
         comparison=released.comparison,
     )
+
+
+def _proved(
+    file: Path,
+    network: nn.Module,
+    answers: Callable[[nn.Module], Answer],
+    held_out: HeldOut,
+    task: Task,
+    tolerance: Tolerance,
+    categories: Sequence[int],
+) -> Proof:
+    """Compare the file with the network on the held-out rows, and on rows unlike them."""
+    rounded = rounded_number(file)
+    suspect = troublesome_layer(network) or rounded
+    proof = check_file(file, held_out, tolerance, classes=task == "single-label", suspect=suspect)
+    check_far_rows(
+        file, network, answers, held_out.inputs, tolerance, unchanged=categories, rounded=rounded, suspect=suspect
+    )
+    return proof
+
+
+def _categories(rows: object) -> list[int]:
+    """Return the places of a table's categories, which are numbers to the network."""
+    columns = rows.columns if isinstance(rows, RawTable) else ()
+    return [place for place, column in enumerate(columns) if column.categories is not None]
 
 
 def _with_sigmoid(held_out: HeldOut, output: str) -> HeldOut:

@@ -1,6 +1,5 @@
 """A network for a table that takes raw rows: its preprocessing, proved, and what the golden sample and the card say of it."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from frostline_training.data.encoding import encode
 from frostline_training.data.raw import Input, RawRows, cells_of, columns_of
 from frostline_training.errors import PublishError, RefusedError
 from frostline_training.publishing import artifact, odd_rows, preprocessing, row_schema
+from frostline_training.publishing.far_rows import shaken
 from frostline_training.publishing.odd_rows import Change
 from frostline_training.publishing.raw_answers import checked, golden_arrays, is_answer
 from frostline_training.publishing.verify import GOLDEN_ROWS, Answer, Tolerance, agree
@@ -134,7 +134,7 @@ class RawTable:
         real = self.held_out.cells.take(chosen)
         made = odd_rows.changes(self.columns, real)
         odd = odd_rows.changed(real, made)
-        answer, shaken = answers(network), answers(_shaken(network))
+        answer, otherwise = answers(network), answers(shaken(network, _SHAKE))
 
         numbers = encode(odd, self.columns)
 
@@ -145,7 +145,7 @@ class RawTable:
                 return True
             try:
                 told = answer(row)
-                return agree(shaken(row), told, tolerance)
+                return agree(otherwise(row), told, tolerance)
             except RefusedError:  # it has no answer to such a number, such as an index of an embedding
                 return False
 
@@ -184,18 +184,3 @@ def _check_known(train: Encoded, columns: Sequence[Column]) -> None:
                 f"no row of the sample has a category that {column.name!r} knows ({', '.join(column.known)}); "
                 f"it has {cell!r}"
             )
-
-
-def _shaken(network: nn.Module) -> nn.Module:
-    """Return a copy whose learnt weights are off by rounding errors.
-
-    Where it answers otherwise, so may every device: what 1e38 became may cancel out.
-    """
-    shaken = copy.deepcopy(network)
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weights in shaken.parameters():
-            if weights.is_floating_point():
-                signs = torch.randint(0, 2, weights.shape, generator=random) * 2 - 1
-                weights.data = weights * (1 + _SHAKE * signs.to(weights.dtype))
-    return shaken

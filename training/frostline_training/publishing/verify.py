@@ -33,7 +33,7 @@ _RANDOM = (
 )
 _FROZEN = "a number of rows frozen into the graph, from a Python branch or a number in forward()"
 _FROZEN_TIME = "a length frozen into the graph, from a loop over steps, a Python branch or a number in forward()"
-_CONVERTED = (
+CONVERTED = (
     "an operator that the exporter converts wrongly, or a branch in forward() that is taken only during the export"
 )
 
@@ -250,21 +250,38 @@ def check_network(
                 largest=comparison.largest,
                 row=comparison.worst_row,
             )
-    stretched = _stretched(few, dynamic)
-    return HeldOut(
-        inputs,
-        held_out.outputs,
-        {length: HeldOut(rows, _in_batches(answer, rows, 64)) for length, rows in stretched.items()},
-    )
+    stretched: dict[str, HeldOut] = {}
+    for length, rows in _stretched(few, dynamic).items():
+        try:
+            stretched[length] = HeldOut(rows, _in_batches(answer, rows, 64))
+        except RefusedError as error:
+            raise RefusedError(
+                f"{error.fact}; Frostline had {'repeated the steps of' if stretched else 'cut'} the rows, to {length}, to prove "
+                "that the axis is open",
+                cause="lengths or places of steps that the rows do not have, which forward() must limit: "
+                "lengths.clamp(max=x.shape[1]); or a number of steps that the network is built for, such as of positions",
+            ) from error
+    return HeldOut(inputs, held_out.outputs, stretched)
 
 
 def answering(network: nn.Module, *, call: Caller = by_position, single: str = "logits") -> Answer:
     """Return what answers rows [N, ...], by name, as `network` does; the arguments are as in `check_network`."""
 
     def answer(rows: Named) -> Named:
-        return _in_batches(lambda part: _run_network(network, part, call, single), rows, 64)
+        return _in_batches(lambda part: _run_network(network, part, call, single), rows, min(64, _count(rows)))
 
     return answer
+
+
+def answering_file(path: Path, wanted: Named, suspect: str = "") -> Answer:
+    """Return what answers rows as the file at `path` does, which must give outputs like those `wanted` [R, ...].
+
+    Args:
+        path: The file.
+        wanted: Answers of the network, by name.
+        suspect: The cause to name if it fails, where one is known.
+    """
+    return _file_answer(_session(path), wanted, suspect)
 
 
 def agree(got: Named, wanted: Named, tolerance: Tolerance) -> bool:
@@ -322,7 +339,7 @@ def check_file(
         elif suspect:
             cause = suspect
         elif len(wrong) == len(comparisons):
-            cause = _CONVERTED
+            cause = CONVERTED
         else:
             cause = _FROZEN_TIME if all(comparison in by_length.values() for comparison in wrong) else _FROZEN
         raise RefusedError(
@@ -448,6 +465,8 @@ def _why_types_do_not_fit(network: nn.Module, inputs: Named, text: str) -> str:
         kind = torch.from_numpy(rows[:0]).dtype
         if len(weights) == 1 and kind not in weights:
             (wanted,) = weights
+            if wanted in _HALVES:  # whose answers clients do not take either
+                return f"the weights are {_plain(wanted)}; publish module.float(), and `variants` makes smaller files of it"
             called = f"sample[{name!r}]" if len(inputs) > 1 else "sample"
             to = f"{called}.{_CONVERSIONS.get(wanted, f'to({wanted})')}"
             also = f", or publish module.{_CONVERSIONS[kind]}" if kind in (torch.float32, torch.float64) else ""
@@ -508,7 +527,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
             cause="an operator that it does not have for these types of numbers, such as bfloat16 under autocast; leave the "
             "autocast out, or write the operator with others"
             if "NOT_IMPLEMENTED" in str(error)
-            else _CONVERTED,
+            else CONVERTED,
         ) from error
 
 
@@ -530,7 +549,7 @@ def _file_answer(session: onnxruntime.InferenceSession, wanted: Named, suspect: 
                 raise RefusedError(
                     f"the exported file answers a batch of {count} with {array.dtype} {list(np.shape(array))} in {name}, "
                     f"not {wanted[name].dtype} {list(shape)}",
-                    cause=_FROZEN if np.shape(array)[:1] != (count,) else _CONVERTED,
+                    cause=_FROZEN if np.shape(array)[:1] != (count,) else CONVERTED,
                 )
         return found
 
