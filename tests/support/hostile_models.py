@@ -201,12 +201,18 @@ def without_features() -> onnx.ModelProto:
 def overflowing() -> onnx.ModelProto:
     """A constant that is -2^63 / -1, at which the processor stops the process with SIGFPE."""
     numbers: Value = (TensorProto.INT64, ["rows", 4])
-    return _model(
+    model = _model(
         [
-            helper.make_node("Div", ["least", "minus"], ["quotient"]),
+            helper.make_node("Quotient", ["least", "minus"], ["quotient"], domain="local"),
             helper.make_node("Add", ["input", "quotient"], ["sum"]),
         ],
         {"input": numbers},
         {"sum": numbers},
         {"least": np.full(4, -(2**63)), "minus": np.full(1, -1)},
     )
+    # Within a function, where the server lets it be.
+    divided = helper.make_node("Div", ["a", "b"], ["c"])
+    opset = helper.make_opsetid("", model.opset_import[0].version)
+    model.functions.append(helper.make_function("local", "Quotient", ["a", "b"], ["c"], [divided], [opset]))
+    model.opset_import.add(domain="local", version=1)
+    return model

@@ -114,7 +114,7 @@ def load_session(
     # ONNX Runtime parses the file once more, so what was parsed here makes room first.
     del model
     content += addition
-    session, problem = _open(path.name, content, options, providers, strict=strict)
+    session, problem = _open(path.name, content, options, providers, traits.wrong_fusions, strict=strict)
     del content, given
     bound = session.get_providers()
     if strict and index is not None and CUDA not in bound:
@@ -150,17 +150,24 @@ def _keep(graph: onnx.GraphProto, wanted: Collection[str]) -> bool:
 
 
 def _open(
-    file: str, model: bytes, options: ort.SessionOptions, providers: Sequence[Provider], *, strict: bool
+    file: str,
+    model: bytes,
+    options: ort.SessionOptions,
+    providers: Sequence[Provider],
+    without: Sequence[str],
+    *,
+    strict: bool,
 ) -> tuple[ort.InferenceSession, str]:
-    """A session on the first of the `attempts` that succeeds.
+    """A session on the first of the `attempts` that succeeds, without some optimizers.
 
     With it comes why CUDA captures no graphs, if only that had to be given up, else "".
     """
     problem: Exception | None = None
+    disabled = {"disabled_optimizers": list(without)} if without else {}
     for attempt, given_up in attempts(providers, strict=strict):
         try:
             # ONNX Runtime's own fallback would silently move to the first GPU or the CPU, at any run.
-            session = ort.InferenceSession(model, options, providers=attempt, enable_fallback=0)
+            session = ort.InferenceSession(model, options, providers=attempt, enable_fallback=0, **disabled)
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no public base class
             problem = error
         else:

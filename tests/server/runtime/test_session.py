@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from frostline_server.errors import InvalidData, LoadError, RunFailed
 from frostline_server.regular_files import FileReader
@@ -579,3 +579,20 @@ def test_a_constant_named_softmax_is_in_nobodys_way(tmp_path: Path) -> None:
     x = onnx_models.rows(3)
     (softmax,) = session.run([x], [onnx_models.HEADS.softmax])
     np.testing.assert_allclose(softmax, onnx_models.softmax_of(onnx_models.logits_of(x)), rtol=1e-5)
+
+
+def test_padding_before_a_pool_is_of_zeros_as_the_file_says(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["padded"]),
+        helper.make_node("MaxPool", ["padded"], ["y"], kernel_shape=[3], strides=[3]),
+    ]
+    pads = numpy_helper.from_array(np.array([0, 0, 1, 0, 0, 1]), "pads")
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, size]) for name, size in (("x", 4), ("y", 2))
+    )
+    graph = helper.make_graph(nodes, "pooled", [x], [y], [pads])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    session = load_session(tmp_path / "model.onnx", [(CPU, {})], threads=1, strict=True)
+    (answer,) = session.run([np.full((1, 1, 4), -5, np.float32)], ["y"])
+    assert answer.tolist() == [[[0, 0]]]

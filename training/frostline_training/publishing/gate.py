@@ -30,7 +30,7 @@ from frostline_training.publishing import artifact, preprocessing, raw_rows, rol
 from frostline_training.publishing.raw_rows import Raw, RawColumn
 from frostline_training.publishing.raw_table import RawTable
 from frostline_training.publishing.raw_texts import RawTexts
-from frostline_training.publishing.verify import Named
+from frostline_training.publishing.verify import WRONG_FUSIONS, Named
 from frostline_training.sources import ONE_CLASS, DateColumn, Task
 
 _BATCH_ROWS = 64
@@ -323,7 +323,9 @@ def _run(file: Path, rows: Mapping[str, Array]) -> Array:
     """Return the file's first output for all rows; what is called "" is its only input."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        file, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_FUSIONS
+    )
     names = [each.name for each in session.get_inputs()]
     taken = {name: rows[name] if name in rows else rows[""] for name in names} if "" in rows else rows
     output, count = session.get_outputs()[0].name, len(next(iter(taken.values())))

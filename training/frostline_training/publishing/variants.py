@@ -25,7 +25,7 @@ from frostline_training.publishing import artifact, preprocessing, raw_answers, 
 from frostline_training.publishing.publish import Published
 from frostline_training.publishing.quantize import LARGEST_FLOAT16, to_float16, to_int8
 from frostline_training.publishing.release import release
-from frostline_training.publishing.verify import Tolerance, agree
+from frostline_training.publishing.verify import WRONG_FUSIONS, Tolerance, agree
 
 Precision = Literal["fp16", "int8"]
 
@@ -395,7 +395,9 @@ def _session(file: Path, *, optimised: bool = True) -> onnxruntime.InferenceSess
     if not optimised:
         # As a device without integer or float16 kernels computes: each step by itself, rounded where the file says.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        file, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_FUSIONS
+    )
 
 
 def _answers(session: onnxruntime.InferenceSession, inputs: Inputs, size: int) -> Logits:

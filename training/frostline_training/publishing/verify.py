@@ -33,6 +33,8 @@ _RANDOM = (
 )
 _FROZEN = "a number of rows frozen into the graph, from a Python branch or a number in forward()"
 _FROZEN_TIME = "a length frozen into the graph, from a loop over steps, a Python branch or a number in forward()"
+WRONG_FUSIONS = ["Pad_Fusion"]
+"""Of ONNX Runtime, without which servers run a file too: with it, a MaxPool behind a Pad pads with the least number."""
 CONVERTED = (
     "an operator that the exporter converts wrongly, or a branch in forward() that is taken only during the export"
 )
@@ -520,7 +522,9 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised; its log lines would only repeat it
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_FUSIONS
+        )
     except Exception as error:  # ONNX Runtime's exceptions have no class of their own in common
         raise RefusedError(
             f"ONNX Runtime cannot load the exported file: {first_line(error)}",

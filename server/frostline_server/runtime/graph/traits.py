@@ -31,6 +31,7 @@ class Traits:
             their shapes count.
         recurrent: a recurrent operator; "" without one. In ONNX Runtime an axis of size 0 in one ends the whole process.
         separators: where operators take texts apart.
+        wrong_fusions: optimizers of ONNX Runtime after which it would compute something else.
     """
 
     rounding: float = _SINGLE
@@ -38,6 +39,7 @@ class Traits:
     data_dependent: str = ""
     recurrent: str = ""
     separators: tuple[str, ...] = ()
+    wrong_fusions: tuple[str, ...] = ()
 
 
 def traits_of(model: onnx.ModelProto) -> Traits:
@@ -49,7 +51,14 @@ def traits_of(model: onnx.ModelProto) -> Traits:
         data_dependent=data_dependent(model),
         recurrent=next((operator for operator in operators if operator in _RECURRENT), ""),
         separators=tuple(_separators(model)),
+        wrong_fusions=("Pad_Fusion",) if _pools_padding(model) else (),
     )
+
+
+def _pools_padding(model: onnx.ModelProto) -> bool:
+    """Whether a MaxPool takes what a Pad has made larger: fused with it, ONNX Runtime pads with the least number instead."""
+    padded = {name for node in nodes(model) if node.op_type == "Pad" for name in node.output}
+    return any(node.op_type == "MaxPool" and node.input[0] in padded for node in nodes(model))
 
 
 def _separators(model: onnx.ModelProto) -> Iterator[str]:
