@@ -100,6 +100,7 @@ class Connection:
     def __init__(self, shared: Shared, peer: Peer, now_s: float, touched: Callable[[], None]) -> None:
         limits = shared.limits
         self._shared = shared
+        self._limits = limits
         self._peer = peer
         self._touched = touched
         self._visitor = None if shared.access is None else Visitor(shared.access, peer.names)
@@ -130,7 +131,8 @@ class Connection:
         # The headers of the newest call. A client mostly sends the same with each, and then its calls share them.
         self._came: tuple[Header, ...] = ()
         self._headers: Mapping[bytes, bytes] = {}
-        self._headers_bytes = 0
+        # Why they are refused; "" if they are not.
+        self._too_large = ""
         self.ending = False
         """Whether the connection will be over when all has been sent."""
         self._last_words: bytes | None = None
@@ -287,12 +289,8 @@ class Connection:
         self._newest = stream
         route = shared.routes.get(headers.get(b":path", b""))  # CONNECT has none
         encoding = headers.get(b"grpc-encoding", b"")
-        if self._headers_bytes > shared.limits.max_header_bytes:
-            text = (
-                f"the call has {self._headers_bytes} bytes of metadata, {_HEADER_BYTES} for each entry included; it may have "
-                f"{shared.limits.max_header_bytes} (max_header_bytes)"
-            )
-            self._broken(call, MetadataTooLarge(text))
+        if self._too_large:
+            self._broken(call, MetadataTooLarge(self._too_large))
         elif headers[b":method"] != b"POST":
             self._refuse(call, b"405", (b"allow", b"POST"))
         elif not _is_grpc(headers.get(b"content-type", b"")):
@@ -331,9 +329,15 @@ class Connection:
             for name, value in came:
                 values.setdefault(name, []).append(value)
             headers = {name: b",".join(several) for name, several in values.items()}
-        self._headers_bytes = sum([len(name) + len(value) for name, value in came]) + _HEADER_BYTES * len(came)
-        if self._headers_bytes > self._shared.limits.max_header_bytes:
-            # The call is refused, and what it had is not kept.
+        size, most = sum([len(name) + len(value) for name, value in came]), self._limits.max_header_bytes
+        size += _HEADER_BYTES * len(came)
+        self._too_large = ""
+        if size > most:
+            self._too_large = (
+                f"the call has {size} bytes of metadata, {_HEADER_BYTES} for each entry included; it may have {most} "
+                "(max_header_bytes)"
+            )
+            # What it had is not kept.
             came, headers = (), {b":path": headers.get(b":path", b"")[:_MOST_TOLD]}
         self._came, self._headers = came, headers
         return headers
