@@ -11,9 +11,9 @@ from typing import Any
 
 from frostline_server.rpc.h2.budget import Budget
 from frostline_server.rpc.h2.call import Call, Receiver
-from frostline_server.rpc.h2.front_end import bound
 from frostline_server.rpc.h2.listener import Crowd, Listener
 from frostline_server.rpc.h2.shared import Limits, Route, Shared
+from frostline_server.rpc.listening import bound
 
 ECHO = "/bench.Echo/Echo"
 

@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -504,25 +504,23 @@ class ServerConfig(BaseModel):
     @field_validator("http_cors_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:
-        for origin in sorted(_names(value)):
-            if not _is_origin(origin):
-                raise PydanticCustomError(
-                    "origin",
-                    "An origin is a scheme and a host, with the port unless it is the scheme's own, as browsers send it: "
-                    f"https://app.example.org or http://localhost:3000; {origin!r} is none",
-                )
-        return value
+        return _checked(
+            value,
+            _is_origin,
+            "origin",
+            "An origin is a scheme and a host, with the port unless it is the scheme's own, as browsers send it: "
+            "https://app.example.org or http://localhost:3000",
+        )
 
     @field_validator("http_hosts")
     @classmethod
     def _are_hosts(cls, value: str) -> str:
-        for host in sorted(_names(value)):
-            if not _is_host(host):
-                raise PydanticCustomError(
-                    "host",
-                    f"A name of a host is expected, without scheme and port, such as models.example.org, or *; {host!r} is none",
-                )
-        return value
+        return _checked(
+            value,
+            _is_host,
+            "host",
+            "A name of a host is expected, without scheme and port, such as models.example.org, or *",
+        )
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -604,6 +602,14 @@ class ServerConfig(BaseModel):
 
 def _names(listed: str) -> frozenset[str]:
     return frozenset(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _checked(listed: str, is_one: Callable[[str], bool], kind: str, expected: str) -> str:
+    """Names that are all of a kind, as they are."""
+    for name in sorted(_names(listed)):
+        if not is_one(name):
+            raise PydanticCustomError(kind, f"{expected}; {name!r} is none")
+    return listed
 
 
 def _is_origin(origin: str) -> bool:

@@ -40,19 +40,25 @@ def test_a_model_that_is_called_like_a_service_does_not_speak_for_it(tmp_path: P
         assert (status(server, SERVICE), status(server, f"{SERVICE}/1")) == ("NOT_SERVING", "SERVING")
 
 
+def readiness(server: Running, monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """Whether the server is ready once a version has come to a state, by the state."""
+    states = dict[str, bool]()
+    announce = server.server._on_change
+
+    def watched(version: ModelVersion) -> None:
+        announce(version)
+        states[version.state] = server.server.ready()
+
+    monkeypatch.setattr(server.server.reconciler, "_on_change", watched)
+    return states
+
+
 def test_a_model_that_is_new_takes_nothing_from_the_others_while_it_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_artifact(tmp_path, "m")
     with running(tmp_path, model_control="none", log_level="error") as server:
-        states = dict[str, bool]()
-        announce = server.server._on_change
-
-        def watched(version: ModelVersion) -> None:
-            announce(version)
-            states[version.state] = server.server.ready()
-
-        monkeypatch.setattr(server.server.reconciler, "_on_change", watched)
+        states = readiness(server, monkeypatch)
         write_artifact(tmp_path, "new")
         server.server.reconciler.reconcile()
         assert states == {"LOADING": True, "READY": True}
@@ -68,14 +74,7 @@ def test_a_model_that_is_unloaded_takes_nothing_from_the_others(
     write_artifact(tmp_path, "m")
     write_artifact(tmp_path, "other")
     with running(tmp_path, model_control="explicit", load_models="m,other", log_level="error") as server:
-        states = dict[str, bool]()
-        announce = server.server._on_change
-
-        def watched(version: ModelVersion) -> None:
-            announce(version)
-            states[version.state] = server.server.ready()
-
-        monkeypatch.setattr(server.server.reconciler, "_on_change", watched)
+        states = readiness(server, monkeypatch)
         server.server.reconciler.unload_model("other")
         assert states.pop("UNLOADING")
         assert all(states.values())

@@ -254,7 +254,7 @@ def _publish(
         calibration |= {"temperature": temperature, "bias": bias.ravel().tolist(), "ece_before": uncalibrated.ece}
     decision: Decision | None = None
     # Nothing but the choice of a threshold needs the validation rows again.
-    if (recipe.threshold is not None or counted is not None) and (positive is not None or task == "multi-label"):
+    if decide.is_asked_for(recipe.threshold, counted, task, positive):
         validation = evaluate.evaluate(network, split.validation, task, positive)
         decision = decide.decide(recipe.threshold, validation, test, labels, counted)
     weighted = None if counted is None else decide.weighted(test, counted)

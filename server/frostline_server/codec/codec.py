@@ -328,10 +328,11 @@ class Codec:
                 decoded `repeats`.
         """
         layout = None if request is None else self._layout_of(request.inputs)
-        self._tensors += 1 if layout is None else len(layout.specs)
+        tensors = 1 if layout is None else len(layout.specs)
+        self._tensors += tensors
         if len(self._recognised) >= _MAX_CACHED or self._tensors > MAX_TENSORS:
             self._recognised.clear()
-            self._tensors = 0
+            self._tensors = tensors
         self._recognised[header] = rows._replace(data=()), layout
 
     def recognise(self, header: RequestHeader, elements: bytes | memoryview | Sequence[bytes]) -> DecodedRequest | None:

@@ -103,10 +103,9 @@ class MetricsServer:
                 dualstack_ipv6=self._host == "::" and socket.has_dualstack_ipv6(),
             )
         except OSError as error:
-            raise StartError(
-                f"cannot listen on {self._host}:{self._port} for metrics: {error.strerror}; --metrics-port chooses another port, "
-                "and --host another address"
-            ) from error
+            refused = StartError(f"cannot listen on {self._host}:{self._port} for metrics: {error.strerror}")
+            refused.__cause__ = error
+            raise refused.naming("--host", "--metrics-port") from error
         pages = {
             METRICS: Page(self._metrics_page, at_once=_SCRAPES, refuse=self._refusal),
             "/healthz": Page(lambda _: text(200, "ok")),

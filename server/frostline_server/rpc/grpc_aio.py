@@ -1,13 +1,13 @@
 """gRPC's own asynchronous server: its options, its port and its TLS."""
 
-import socket
-
 import grpc
 
 from frostline_server.config import ServerConfig
 from frostline_server.errors import StartError
 from frostline_server.rpc.certificate import Certificate
+from frostline_server.rpc.listening import bound
 from frostline_server.rpc.methods import Methods
+from frostline_server.rpc.unix_socket import is_unix
 
 _PING_MS = 500
 """How often a connection without data may be pinged; who pings more often loses it after the third ping."""
@@ -92,19 +92,9 @@ def _try_to_bind(address: str, *, reuse_port: bool) -> None:
     Raises:
         StartError: it still cannot be.
     """
-    if address.startswith("unix:"):
-        return
-    host, _, port = address.rpartition(":")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, _, _, name in found:
-            with socket.socket(family, kind) as tried:
-                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if reuse_port:
-                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                tried.bind(name)
-    except OSError as error:
-        raise StartError(f"cannot listen on {address}: {error.strerror or error}") from error
+    if not is_unix(address):
+        for listening in bound(address, reuse_port=reuse_port):
+            listening.close()
 
 
 def certificate(config: ServerConfig) -> Certificate | None:

@@ -3,12 +3,14 @@
 import gzip
 import random
 import zlib
+from functools import partial
 
 import pytest
 
-from frostline_server.http import unpacking
-from frostline_server.http.unpacking import unpacked
+from frostline_server.rpc.h2 import framing
+from frostline_server.rpc.h2.framing import inflated
 
+unpacked = partial(inflated, most_members=4096)
 CONTENTS = (b"", b"a", bytes(3 << 20), random.Random(0).randbytes(200_000))
 
 
@@ -24,8 +26,8 @@ def test_members_are_cut_wherever_they_are_read(monkeypatch: pytest.MonkeyPatch)
     contents = [b"first" * 9, b"", b"second" * 9]
     packed = b"".join(map(gzip.compress, contents))
     for size in range(1, len(packed) + 1):
-        monkeypatch.setattr(unpacking, "_READ_BYTES", size)
-        monkeypatch.setattr(unpacking, "_WRITTEN_BYTES", 1 + size % 7)
+        monkeypatch.setattr(framing, "_READ_BYTES", size)
+        monkeypatch.setattr(framing, "_WRITTEN_BYTES", 1 + size % 7)
 
         assert unpacked(packed, b"gzip", 1000) == b"".join(contents)
 

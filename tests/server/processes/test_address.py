@@ -8,7 +8,7 @@ import pytest
 
 from frostline_server.errors import StartError
 from frostline_server.processes.address import Address
-from frostline_server.rpc.h2.front_end import bound
+from frostline_server.rpc.listening import bound
 
 HOST = "127.0.0.1"
 

@@ -803,18 +803,24 @@ def test_a_long_name_or_id_in_an_error_does_not_change_its_status(stub: Any, let
     assert_still_answers(stub)
 
 
+def refusal(models: Path, words: str, **settings: Any) -> str:
+    """The sentence with these words with which a server does not start."""
+    instance = Running(models, **settings)
+    try:
+        with pytest.raises(StartError, match=words) as caught:
+            instance.start()
+    finally:
+        instance.close_loop()
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("taken", ["port", "metrics_port", "admin_port"])
 def test_a_port_that_is_taken_stops_the_start_in_one_sentence(tmp_path: Path, transport: str, taken: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        instance = Running(tmp_path, transport=transport, **{taken: port})
-        try:
-            with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
-                instance.start()
-        finally:
-            instance.close_loop()
-    assert "Address already in use" in str(caught.value)
-    assert f"; --{taken.replace('_', '-')}" in str(caught.value)
+        told = refusal(tmp_path, f"cannot listen on 127.0.0.1:{port}", transport=transport, **{taken: port})
+    assert "Address already in use" in told
+    assert f"; --{taken.replace('_', '-')}" in told
 
 
 @pytest.mark.parametrize("setting", ["host", "admin_host"])
@@ -822,13 +828,8 @@ def test_an_address_of_another_machine_stops_the_start_and_is_named(
     tmp_path: Path, transport: str, setting: str
 ) -> None:
     settings: dict[str, Any] = {"admin_port": 0, setting: "192.0.2.1"}
-    instance = Running(tmp_path, transport=transport, **settings)
-    try:
-        with pytest.raises(StartError, match=f"--{setting.replace('_', '-')} another address") as caught:
-            instance.start()
-    finally:
-        instance.close_loop()
-    assert "assign requested address" in str(caught.value)
+    told = refusal(tmp_path, f"--{setting.replace('_', '-')} another address", transport=transport, **settings)
+    assert "assign requested address" in told
 
 
 def test_files_that_hold_no_certificate_stop_the_start_in_one_sentence(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from frostline_training.data import Dataset
 from frostline_training.errors import DataError
 from frostline_training.evaluation.evaluate import Evaluation, rarer, score
 from frostline_training.evaluation.ranking import Numbers, one_vs_rest
+from frostline_training.sources import Task
 
 CLASS_WEIGHTS = "class-weights"
 
@@ -139,6 +140,13 @@ def positive(recipe: Recipe, dataset: Dataset) -> int | None:
     return rarer(dataset.rows.targets) if recipe.positive is None else labels.index(recipe.positive)
 
 
+def is_asked_for(
+    rule: Threshold | None, weights: NDArray[np.floating] | None, task: Task, positive: int | None
+) -> bool:
+    """Return whether anything asks for a threshold, of the `positive` class of two or of each label; see `decide`."""
+    return (rule is not None or weights is not None) and (task == "multi-label" or positive is not None)
+
+
 def decide(
     rule: Threshold | None,
     validation: Evaluation,
@@ -158,9 +166,7 @@ def decide(
     Returns:
         None where nothing but the highest probability, or one above a half, is asked for.
     """
-    if validation.task not in ("single-label", "multi-label") or (rule is None and weights is None):
-        return None
-    if validation.task == "single-label" and validation.positive is None:
+    if not is_asked_for(rule, weights, validation.task, validation.positive):
         return None
     each = validation.task == "multi-label"
     places = range(len(labels)) if validation.positive is None else (validation.positive,)

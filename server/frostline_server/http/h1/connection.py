@@ -260,8 +260,7 @@ class Connection(HttpToolsProtocol):
             self.refuse(too_long(self._limits.body_bytes))
             return
         if size and not self._shared.budget.take(size):
-            self._shared.refused["network_full"] += 1
-            self.refuse(no_room(size))
+            self._refuse_full(size)
             return
         self._in_head, self._in_body = False, True
         self._began_s = time.monotonic()
@@ -286,8 +285,7 @@ class Connection(HttpToolsProtocol):
                 self.refuse(too_long(self._limits.body_bytes))
                 return
             if not self._reading.hold(len(body)):
-                self._shared.refused["network_full"] += 1
-                self.refuse(no_room(len(body)))
+                self._refuse_full(len(body))
                 return
         super().on_body(body)
 
@@ -485,6 +483,10 @@ class Connection(HttpToolsProtocol):
     def _say(self, told: bytes) -> None:
         self.transport.write(told)
         self.end_soon()
+
+    def _refuse_full(self, size: int) -> None:
+        self._shared.refused["network_full"] += 1
+        self.refuse(no_room(size))
 
     def _refuse_head(self) -> None:
         most = self._limits.head_bytes

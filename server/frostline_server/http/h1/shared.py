@@ -111,7 +111,6 @@ class Shared:
         refused: how much was refused here, by reason.
         waiting: connections without a request, the one that has waited longest first.
         leaving: whether clients are told to go elsewhere with their next requests.
-        spaces: the budget, by how many bytes of it are taken for one.
     """
 
     uvicorn: Config
@@ -125,7 +124,6 @@ class Shared:
     refused: Counter[str] = field(default_factory=Counter)
     waiting: dict[Ends, None] = field(default_factory=dict)
     leaving: bool = False
-    spaces: dict[int, Multiplied] = field(default_factory=dict)
 
 
 class Exchange:
@@ -189,10 +187,7 @@ class Exchange:
 
     def space(self, factor: int) -> Multiplied:
         """Where an answer is held that takes so many times its bytes."""
-        spaces = self._shared.spaces
-        if factor not in spaces:
-            spaces[factor] = Multiplied(self._shared.budget, factor)
-        return spaces[factor]
+        return Multiplied(self._shared.budget, factor)
 
     def give(self, size: int) -> None:
         """Hold so many bytes less."""

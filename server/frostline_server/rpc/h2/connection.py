@@ -100,7 +100,6 @@ class Connection:
     def __init__(self, shared: Shared, peer: Peer, now_s: float, touched: Callable[[], None]) -> None:
         limits = shared.limits
         self._shared = shared
-        self._limits = limits
         self._peer = peer
         self._touched = touched
         self._visitor = None if shared.access is None else Visitor(shared.access, peer.names)
@@ -329,7 +328,7 @@ class Connection:
             for name, value in came:
                 values.setdefault(name, []).append(value)
             headers = {name: b",".join(several) for name, several in values.items()}
-        size, most = sum([len(name) + len(value) for name, value in came]), self._limits.max_header_bytes
+        size, most = sum([len(name) + len(value) for name, value in came]), self._shared.limits.max_header_bytes
         size += _HEADER_BYTES * len(came)
         self._too_large = ""
         if size > most:

@@ -18,8 +18,10 @@ _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 LARGEST_RATIO = 1032
 """How many times its size a compressed message can become at most (deflate, https://zlib.net/zlib_tech.html)."""
 
-
-_STEP_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+"""So much of a packed message is read at a time. What follows a member within it is copied, for each member."""
+_WRITTEN_BYTES = 1 << 20
+"""So much is unpacked at a time: whoever joins large parts within zlib keeps all other threads waiting."""
 BRIEF_BYTES = 1 << 20
 """What is larger than this, or may become so, is joined and unpacked by another thread, so that it holds nothing up."""
 _LARGE_BYTES = 1 << 16
@@ -102,36 +104,45 @@ class MessageReader:
         return parts if int.from_bytes(self._head[1:], "big") > BRIEF_BYTES else b"".join(parts)
 
 
-def inflated(message: bytes, encoding: bytes, limit: int) -> bytes | None:
+def inflated(message: bytes, encoding: bytes, limit: int, most_members: int = 1) -> bytes | None:
     """A message unpacked; None if it would become larger than `limit` bytes.
 
     Args:
         message: what came.
         encoding: gzip or deflate, the value of the header grpc-encoding.
         limit: in bytes.
+        most_members: of gzip, how many may be one behind the other. A member is a whole gzip file (RFC 1952).
 
     Raises:
-        ValueError: it is not such a message, or more comes after its end.
+        ValueError: it is not such a message, more comes after its end, or it has too many members.
     """
+    view, parts = memoryview(message), list[bytes]()
+    at = size = 0
+    members, most = 1, most_members if encoding == b"gzip" else 1
     unpack = zlib.decompressobj(_WINDOW_BITS[encoding])
-    view, parts, size = memoryview(message), [], 0
     try:
-        for at in range(0, len(message), _STEP_BYTES):
+        while at < len(view):
             if unpack.eof:
-                raise ValueError("there is more after its end")
-            # A step at a time: whoever joins large parts within zlib keeps all other threads waiting.
-            rest: bytes | memoryview = view[at : at + _STEP_BYTES]
+                if members == most:
+                    more = "there is more after its end"
+                    raise ValueError(more if most == 1 else f"it has more than {most} members; pack more in each")
+                members += 1
+                unpack = zlib.decompressobj(_WINDOW_BITS[encoding])
+            rest: bytes | memoryview = view[at : at + _READ_BYTES]
+            at += len(rest)
             while rest and not unpack.eof:
-                parts.append(unpack.decompress(rest, _STEP_BYTES))
+                parts.append(unpack.decompress(rest, _WRITTEN_BYTES))
                 rest = unpack.unconsumed_tail
                 size += len(parts[-1])
                 if size > limit:
                     return None
+            at -= len(unpack.unused_data)
         parts.append(unpack.flush())
     except zlib.error as error:
-        raise ValueError(str(error)) from error
-    if not unpack.eof or unpack.unused_data:
-        raise ValueError("it is cut off" if not unpack.eof else "there is more after its end")
+        where = f"there is more after its end, which is no further member: {error}" if members > 1 else str(error)
+        raise ValueError(where) from error
+    if not unpack.eof:
+        raise ValueError("it is cut off")
     return None if size + len(parts[-1]) > limit else b"".join(parts)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 
 import onnx
 
+from frostline_server.runtime.graph.traversal import STANDARD
+
 _ALWAYS = frozenset(("Loop", "Scan", "SequenceMap", "StringSplit", "StringNormalizer", "RegexFullMatch"))
 """Operators that repeat something an unknown number of times, or work on texts, whose lengths no shape tells."""
 
@@ -47,7 +49,6 @@ _CONTRIBUTED = frozenset(
 )  # fmt: skip
 """Operators of com.microsoft that are known to do the same work for all elements; others of it search, or take texts apart."""
 
-_STANDARD = ("", "ai.onnx")
 # Trees, linear models and encoders: the depth of a tree is the file's.
 _BOUNDED = ("ai.onnx.ml", "ai.onnx.preview.training", "ai.onnx.training")
 _MOST_CALLS = 1000
@@ -93,7 +94,7 @@ class _Analysis:
             return found, [name for place, name in enumerate(node.output) if place in outputs]
         if self._decides(node, places):
             return node.op_type, ()
-        if node.op_type in ("Shape", "Size") and node.domain in _STANDARD:
+        if node.op_type in ("Shape", "Size") and node.domain in STANDARD:
             return "", ()
         inner = False
         for attribute in node.attribute:
@@ -106,7 +107,7 @@ class _Analysis:
 
     @staticmethod
     def _decides(node: onnx.NodeProto, places: Sequence[int]) -> bool:
-        if node.domain in _STANDARD:
+        if node.domain in STANDARD:
             sizes = range(len(node.input))[_SIZES.get(node.op_type, slice(0))]
             return node.op_type in _ALWAYS or any(place in sizes for place in places)
         if node.domain == "com.microsoft":

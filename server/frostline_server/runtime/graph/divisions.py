@@ -10,9 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from frostline_server.runtime.graph.shape_inference import inferred
-from frostline_server.runtime.graph.traversal import unused_prefix
+from frostline_server.runtime.graph.traversal import STANDARD, constants_of, opset_of, unused_prefix
 
-_STANDARD = ("", "ai.onnx")
 _SIGNED = (TensorProto.INT32, TensorProto.INT64)
 """Shorter ones are divided as longer ones."""
 _OPSET_OF_WHERE = 9
@@ -23,16 +22,11 @@ def guard_divisions(model: onnx.ModelProto) -> bool:
 
     x / -1 becomes x / 1 * -1, the same for all numbers but the lowest, of which that is the lowest itself.
     """
-    opset = max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=0)
-    constants = {constant.name: constant for constant in model.graph.initializer}
-    # An initializer that is an input, too, may be another in each run.
+    constants = constants_of(model.graph)
     for value in model.graph.input:
         constants.pop(value.name, None)
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
     doubtful = [node for node in model.graph.node if _divides(node) and not _is_safe(constants.get(node.input[1]))]
-    if not doubtful or opset < _OPSET_OF_WHERE:
+    if not doubtful or opset_of(model) < _OPSET_OF_WHERE:
         return False
     types = _types(model)
     found = {id(node): types.get(node.output[0]) for node in doubtful if types.get(node.output[0]) in _SIGNED}
@@ -50,7 +44,7 @@ def guard_divisions(model: onnx.ModelProto) -> bool:
 
 
 def _divides(node: onnx.NodeProto) -> bool:
-    if node.domain not in _STANDARD or len(node.input) != 2 or node.op_type not in ("Div", "Mod"):
+    if node.domain not in STANDARD or len(node.input) != 2 or node.op_type not in ("Div", "Mod"):
         return False
     # With fmod, it is done in floating point.
     return not any(attribute.name == "fmod" and attribute.i for attribute in node.attribute)

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from frostline_server.runtime.graph.last_layer import LastLayer, Meaning, last_layer
-from frostline_server.runtime.graph.traversal import graphs, unused_prefix
+from frostline_server.runtime.graph.traversal import STANDARD, graphs, opset_of, unused_prefix
 
 SOFTMAX = "softmax"
 ARGMAX = "argmax"
@@ -74,10 +74,9 @@ def add_heads(model: onnx.ModelProto) -> tuple[Heads | None, bytes]:
 
 def _opset(model: onnx.ModelProto, addition: onnx.ModelProto) -> int | None:
     """The version of the default operator set; added where the file has none. None where that could change the file's meaning."""
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    if versions:
-        return max(versions)
-    if any(node.domain in ("", "ai.onnx") for graph in graphs(model.graph) for node in graph.node):
+    if any(entry.domain in STANDARD for entry in model.opset_import):
+        return opset_of(model)
+    if any(node.domain in STANDARD for graph in graphs(model.graph) for node in graph.node):
         # ONNX Runtime takes its newest for these.
         return None
     opset = 13 if model.ir_version >= _IR_OF_OPSET_13 else 7

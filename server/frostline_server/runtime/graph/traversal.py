@@ -4,6 +4,23 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
+STANDARD = ("", "ai.onnx")
+"""The names of the default domain."""
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the default operator set; 0 where a file has none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
+
+
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The tensors of a graph that its file has, by name; an initializer that is an input, too, may be another in a run."""
+    constants = {constant.name: constant for constant in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    return constants
+
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """A graph and those inside its nodes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from frostline_server.rpc.h2.front_end import bound
+from frostline_server.rpc.listening import bound
 from tests.support import onnx_models
 from tests.support.servers import TIMEOUT_S, running, until
 

@@ -25,8 +25,8 @@ from frostline_server.reserve import Reserve
 from frostline_server.rpc.h2 import connection, listener
 from frostline_server.rpc.h2.connection import Connection
 from frostline_server.rpc.h2.framing import prefixed
-from frostline_server.rpc.h2.front_end import bound
 from frostline_server.rpc.h2.listener import Crowd, Listener
+from frostline_server.rpc.listening import bound
 from frostline_server.tls import server_context
 from tests.server.rpc.h2.pair import UNARY, Kept, Pair
 from tests.support import wire
