@@ -89,7 +89,7 @@ def storm(target: Target) -> Sent:
 
 
 def _send(target: Target, sent: Sent, bodies: Sequence[Sequence[bytes]], *, read: bool, receive_bytes: int = 0) -> Sent:
-    """Send to as many connections at once what each has to say, and then keep them open.
+    """Send to as many connections at once what each has to say, and then keep open what the server does not close.
 
     Args:
         target: the server.
@@ -111,7 +111,7 @@ def _send(target: Target, sent: Sent, bodies: Sequence[Sequence[bytes]], *, read
         poll.register(made.fileno(), select.POLLOUT | (select.POLLIN if read else 0))
     total = 0
     all_ones = [made for made, _ in left.values()]
-    while left and time.monotonic() < begin + (MOST_S if any(parts for _, parts in left.values()) else target.seconds):
+    while time.monotonic() < begin + (MOST_S if any(parts for _, parts in left.values()) else target.seconds):
         for number, events in poll.poll(100):
             made, parts = left[number]
             try:

@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import hpack
@@ -341,6 +342,25 @@ def test_a_server_is_attacked_for_as_long_as_asked(server: Running, name: str) -
     assert sent.connections >= 1
     assert sent.seconds >= 0.05
     assert sent.ends.keys().isdisjoint({"not connected: ConnectionRefusedError"})
+
+
+def test_an_attack_goes_on_as_long_as_asked_where_the_server_closes_all_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=close_each, args=(listener,))
+        thread.start()
+        sent = ATTACKS["http-announced"].run(Target(("", 0), 0.5, Link(1e9), http=listener.getsockname()))
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+    assert sent.connections == 200
+    assert sent.seconds >= 0.5
+
+
+def close_each(listener: socket.socket) -> None:
+    """Accept connections and close them, until the listener is shut down."""
+    with suppress(OSError):
+        while True:
+            listener.accept()[0].close()
 
 
 def test_a_body_is_uploaded_as_the_server_lets_it(server: Running) -> None:
