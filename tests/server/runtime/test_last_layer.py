@@ -262,6 +262,25 @@ def test_classes_are_called_what_is_picked_by_the_highest_score(names: list[str]
     assert layer.classes == classes
 
 
+def test_names_of_more_classes_than_a_shape_has_sizes_are_found() -> None:
+    names = [f"class {number}" for number in range(1500)]
+    graph = helper.make_graph(
+        [node("MatMul", "x", "scores", "weight"), node("Softmax", "scores", "probabilities", axis=1),
+         node("ArgMax", "probabilities", "place", axis=1), node("ArrayFeatureExtractor", "names", "picked", "place", domain="ai.onnx.ml"),
+         node("Reshape", "picked", "label", "flat")],
+        "many classes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 4])],
+        [helper.make_tensor_value_info("label", TensorProto.STRING, ["rows"]),
+         helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", 1500])],
+        [numpy_helper.from_array(np.zeros((4, 1500), np.float32), "weight"),
+         numpy_helper.from_array(np.array(names, object), "names"), numpy_helper.from_array(np.array([-1]), "flat")],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    layer = last_layer(helper.make_model(graph, opset_imports=opsets))
+    assert layer is not None
+    assert layer.classes == tuple(names)
+
+
 def test_how_many_classes_there_are_may_be_known_to_the_operator_alone() -> None:
     model = onnx_models.learner(
         "LinearClassifier", classes=None, post_transform="SOFTMAX", classlabels_ints=[0, 1, 2], **LINEAR

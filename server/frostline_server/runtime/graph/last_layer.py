@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from frostline_server.runtime.graph.shape_inference import inferred
+from frostline_server.runtime.graph.traversal import STANDARD, constants_of, opset_of
 
 Shape = tuple[str | int | None, ...]
 """A size, the name of a size, or None for an axis of which nothing is known."""
@@ -22,7 +23,6 @@ _OF_CLASSES = (SINGLE_LABEL, "dense")
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _LABELS = (TensorProto.INT64, TensorProto.STRING)
-_STANDARD = ("", "ai.onnx")
 _LEARNERS = "ai.onnx.ml"
 
 
@@ -158,7 +158,7 @@ class _Graph:
     Attributes:
         producers: the node that each tensor comes from, by the tensor's name.
         shapes: of the tensors whose number of axes follows from the graph.
-        constants: small tensors that are the same in each run.
+        constants: tensors that are the same in each run.
         opset: the version of the default operator set.
     """
 
@@ -171,16 +171,13 @@ class _Graph:
     def of(cls, model: onnx.ModelProto) -> "_Graph":
         graph = inferred(model)
         shapes = {value.name: shape_of(value) for value in (*graph.input, *graph.value_info, *graph.output)}
-        constants = {constant.name: constant for constant in graph.initializer}
         shapes |= {constant.name: tuple(constant.dims) for constant in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                constants[node.output[0]] = node.attribute[0].t
         return cls(
             producers={name: node for node in graph.node for name in node.output},
             shapes={name: shape for name, shape in shapes.items() if shape is not None},
-            constants=constants,
-            opset=max((entry.version for entry in model.opset_import if entry.domain in _STANDARD), default=0),
+            # Shapes were inferred without the elements of large constants.
+            constants={**constants_of(graph), **constants_of(model.graph)},
+            opset=opset_of(model),
         )
 
     def shape(self, name: str) -> Shape | None:
@@ -214,15 +211,23 @@ class _Graph:
             if node is None or node.domain != _LEARNERS:
                 continue
             found: Sequence[Any] = _classes(node)
-            if node.op_type == "ArrayFeatureExtractor" and node.input[0] in self.constants:
+            if node.op_type == "ArrayFeatureExtractor":
                 # The classes, of which that with the highest score is picked.
                 index = self._source(node.input[1], _ALIKE | _ROW_MAJOR)
                 if index is not None and index.op_type == "ArgMax":
-                    found = numpy_helper.to_array(self.constants[node.input[0]]).ravel().tolist()
+                    found = self._elements(node.input[0]) or ()
             texts = [each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in found]
             if len(set(texts)) == count == len(texts) and texts != list(map(str, range(count))):
                 return tuple(texts)
         return ()
+
+    def _elements(self, name: str) -> list[Any] | None:
+        """The elements of a constant in row-major order; None if it is none, or in a file of its own."""
+        constant = self.constants.get(name)
+        if constant is None or constant.data_location == TensorProto.EXTERNAL:
+            return None
+        elements: list[Any] = numpy_helper.to_array(constant).ravel().tolist()
+        return elements
 
     def _source(self, name: str, through: Container[str]) -> onnx.NodeProto | None:
         """The node that a tensor comes from, before operators of these kinds."""
@@ -291,7 +296,7 @@ class _Graph:
         """Whether a Softmax or LogSoftmax runs over this axis alone."""
         attributes = _attributes(node)
         flat = attributes.get("opset", self.opset) < 13
-        over = attributes.get("axis", 1 if flat and node.domain in _STANDARD else -1)
+        over = attributes.get("axis", 1 if flat and node.domain in STANDARD else -1)
         if axis is None or over not in (axis, axis - rank):
             return False
         # Before operator set 13 it ran over all axes from the given one on.
@@ -305,8 +310,8 @@ class _Graph:
             return Meaning.LOGITS
         attributes = _attributes(total)
         axes = attributes.get("axes")
-        if len(total.input) > 1 and total.input[1] in self.constants:
-            axes = numpy_helper.to_array(self.constants[total.input[1]]).ravel().tolist()
+        if len(total.input) > 1:
+            axes = self._elements(total.input[1])
         kept = attributes.get("keepdims", 1)
         over_classes = axis is not None and kept and axes is not None and list(axes) in ([axis], [axis - rank])
         return Meaning.PROBABILITIES if over_classes else Meaning.OTHER
