@@ -87,6 +87,11 @@ class AioOrigin:
         self._names = listed(context.auth_context()) if access.reads_certificates else ()
         self._received_s = time.monotonic()
 
+    @property
+    def headers(self) -> object:
+        """What its metadata is in."""
+        return self._metadata
+
     def header(self, name: bytes) -> bytes | None:
         """An entry of the metadata, by its name in small letters; None if there is none."""
         text = name.decode()

@@ -45,6 +45,11 @@ class Report(NamedTuple):
 class Origin(Protocol):
     """The call that a request came with; asked from other threads, and when it is answered."""
 
+    @property
+    def headers(self) -> object:
+        """What its headers are in; calls that have the same object here have the same headers."""
+        ...
+
     def header(self, name: bytes) -> bytes | None:
         """A header or an entry of the metadata, by its name in small letters; None if there is none."""
         ...

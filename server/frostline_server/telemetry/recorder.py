@@ -233,14 +233,17 @@ class Watch:
     def _of(self, rule: Rule, entries: Sequence[Entry]) -> Sequence[int]:
         """Which entries a rule has traced: of those whose callers have not decided, the ones that are drawn."""
         drawn = self._traced.take(rule.ratio, len(entries))
-        decided = {
-            number: rule.wants(parent)
-            for number, entry in enumerate(entries)
-            if (call := entry.call) is not None
-            and (origin := call.origin) is not None
-            and (parent := origin.header(b"traceparent")) is not None
-        }
-        # Most have no such header.
+        decided = {}
+        undecided: object = None
+        for number, entry in enumerate(entries):
+            # Most calls of a client have the same headers, without that one.
+            if (call := entry.call) is None or (origin := call.origin) is None or origin.headers is undecided:
+                continue
+            parent = origin.header(b"traceparent")
+            if parent is None:
+                undecided = origin.headers
+            else:
+                decided[number] = rule.wants(parent)
         if not decided:
             return drawn
         return [
