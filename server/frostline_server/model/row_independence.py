@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from frostline_server.errors import OutOfMemory, PredictionError
-from frostline_server.model.sample_rows import MOST, Row, SampleRows, names_an_axis, odd_rows, same_elements
+from frostline_server.model.sample_rows import (
+    MOST,
+    Row,
+    SampleRows,
+    far_rows,
+    names_an_axis,
+    odd_rows,
+    same_elements,
+    varied_rows,
+)
 from frostline_server.runtime.session import Run
 from frostline_server.runtime.signature import Signature
 
@@ -35,7 +44,12 @@ _DOUBTFUL = 10.0
 
 _ODD_S = 0.5
 _MOST_ODD = 256
-"""How long, and beside how many rows with odd values, a row is run; networks that take longer than 2 ms meet fewer of them."""
+"""How long, and beside how many rows with odd values, a row is run; networks that take longer than 1 ms meet fewer of them."""
+
+_CROWD = 32
+"""Rows of which one may be five standard deviations from their mean."""
+_RUNS_IN_CROWD = 6
+_MOST_VARIED = 100
 
 SAME_ARITHMETIC = 1e-5
 """How far answers of runs that differ in nothing that the row can see may be apart, as a part of the largest number, if
@@ -111,6 +125,7 @@ def examine(
                 seen.add(answered, alone)
             problem = doubt or seen.missing(answered)
             if doubt or not problem:
+                _check_sizes(run, signature, rows)
                 _beside_odd_ones(run, signature, rows, same)
         except OutOfMemory as error:
             problem = f"there is not enough memory for rows of several requests: {error}"
@@ -290,32 +305,111 @@ def _check_beside(
 
 
 def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: float) -> None:
-    """Run two rows, one after the other, beside such as have a value that may mean something to the network, for a while.
+    """Run rows together with such as have a value that may mean something to the network, for a while.
 
-    Two, because the first may have it itself. What the network refuses shows nothing: the batcher finds whose row it is.
+    Neither may change the other's answers, before it or behind it. What the network refuses shows nothing: the batcher finds
+    whose row it is.
 
     Raises:
-        RowsDepend: the answer of one depends on them.
+        RowsDepend: the answer of one depends on the others.
     """
+    outputs, began_s = signature.own_outputs, time.monotonic()
+    # Two, because the first may have the value itself.
+    pair = rows[:2]
+
+    def alike_ones(row: Row, size: int) -> list[Array]:
+        return _without(1, run(joined([row] * size), outputs))
+
+    for least in (3, 2):
+        size = _no_inner_size(least, rows[0])
+        with suppress(OutOfMemory):
+            usual = [alike_ones(row, size) for row in pair]
+            break
+    else:
+        return
+    run_s = (time.monotonic() - began_s) / len(pair)
+
+    def around(odd: Row, row: Row) -> list[Array]:
+        """The answers to a row, an odd one, and the row again."""
+        batch = run(joined([row, odd, *[row] * (size - 2)]), outputs)
+        check_shapes(outputs, batch, size)
+        return batch
+
+    def again_beside(odd: Row, row: Row) -> list[list[Array]]:
+        return [alike_ones(row, size), _without(1, around(odd, row))]
+
+    def again_odd(odd: Row) -> list[list[Array]]:
+        return [_at(1, around(odd, row)) for row in (pair[0], pair[-1])]
+
+    if run_s * _CROWD / size * _RUNS_IN_CROWD < _ODD_S:
+        _in_a_crowd(run, signature, rows[0], same)
+    for what, odd in islice(odd_rows(rows[0], signature), _MOST_ODD):
+        if time.monotonic() - began_s > _ODD_S:
+            return
+        with suppress(PredictionError):
+            batches = [around(odd, row) for row in pair]
+            for row, before, batch in zip(pair, usual, batches, strict=True):
+                beside, again = _without(1, batch), partial(again_beside, odd, row)
+                _check_beside(outputs, before, beside, same, again, f", such as one with {what}")
+            one, other = _at(1, batches[0]), _at(1, batches[-1])
+            _check_beside(outputs, one, other, same, partial(again_odd, odd), f"; it has {what}")
+
+
+def _in_a_crowd(run: Run, signature: Signature, row: Row, same: float) -> None:
+    """Run a row that is far from many others: of a few rows none is far from their mean, as standard deviations go.
+
+    Raises:
+        RowsDepend: its answer, or that of another, depends on the others.
+    """
+    outputs, size = signature.own_outputs, _no_inner_size(_CROWD, row)
+
+    def answer(place: int, first: Row, others: Row) -> list[Array]:
+        batch = run(joined([first, *[others] * (size - 1)]), outputs)
+        check_shapes(outputs, batch, size)
+        return _at(place, batch)
+
+    def compared(place: int, far: Row) -> tuple[list[Array], list[Array]]:
+        same_row = (far, row)[place]
+        return answer(place, same_row, same_row), answer(place, far, row)
+
+    for what, far in far_rows(row):
+        with suppress(PredictionError):
+            for place in (0, 1):
+                among = f", where one of {size} has {what} and the others do not"
+                alike_ones, mixed = compared(place, far)
+                _check_beside(outputs, alike_ones, mixed, same, partial(compared, place, far), among)
+
+
+def _check_sizes(run: Run, signature: Signature, rows: Sequence[Row]) -> None:
+    """Run many rows of one shape alone, for a while: where an answer's size depends on elements, no batch can hold two.
+
+    Only of networks that may compute a size from elements, as a loop does that ends at a word.
+
+    Raises:
+        RowsDepend: answers to rows of one shape have different shapes.
+    """
+    free = any(None in spec.graph_shape for spec in signature.outputs if spec.name in signature.own_outputs)
+    if not free or not signature.traits.data_dependent:
+        return
     outputs, until_s = signature.own_outputs, time.monotonic() + _ODD_S
-    few, _ = company_sizes(rows[0])
+    first: list[Array] | None = None
+    for row in islice(varied_rows(rows), _MOST_VARIED):
+        if time.monotonic() > until_s:
+            return
+        with suppress(PredictionError):
+            answers = run(row, outputs)
+            first = first or answers
+            for name, one, other in zip(outputs, first, answers, strict=True):
+                if one.shape != other.shape:
+                    raise RowsDepend(
+                        f"output '{name}' has shape {list(one.shape)} for one row and {list(other.shape)} for another of "
+                        "the same shape"
+                    )
 
-    def beside(companion: Row, row: Row) -> list[Array]:
-        return _at(0, run(joined([row, *[companion] * (few - 1)]), outputs))
 
-    def again(companion: Row, row: Row) -> list[list[Array]]:
-        return [beside(row, row), beside(companion, row)]
-
-    for row in rows[:2]:
-        usual: list[Array] | None = None
-        for what, odd in islice(odd_rows(row, signature), _MOST_ODD):
-            if time.monotonic() > until_s:
-                return
-            with suppress(PredictionError):
-                usual = usual or beside(row, row)
-                _check_beside(
-                    outputs, usual, beside(odd, row), same, partial(again, odd, row), f", such as one with {what}"
-                )
+def _without(place: int, answers: Sequence[Array]) -> list[Array]:
+    """The answers of all rows of a batch but one."""
+    return [np.delete(answer, place, axis=0) for answer in answers]
 
 
 def _at(place: int, answers: Sequence[Array]) -> list[Array]:
@@ -337,11 +431,13 @@ def _beside(place: int, companion: int, size: int) -> tuple[int, ...]:
 
 def company_sizes(row: Row) -> tuple[int, int]:
     """A few rows, and as many as there are different ones, or the next numbers that are no size of an axis inside a row."""
+    return _no_inner_size(2, row), _no_inner_size(MOST, row)
+
+
+def _no_inner_size(least: int, row: Row) -> int:
+    """The least number from this on that is no size of an axis inside a row."""
     inner = {size for array in row for size in array.shape[1:]}
-    few, many = (
-        next(size for size in range(least, least + len(inner) + 1) if size not in inner) for least in (2, MOST)
-    )
-    return few, many
+    return next(size for size in range(least, least + len(inner) + 1) if size not in inner)
 
 
 def joined(rows: Sequence[Row]) -> list[Array]:

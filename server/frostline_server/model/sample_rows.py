@@ -144,13 +144,42 @@ def odd_rows(row: Row, signature: Signature) -> Iterator[tuple[str, Row]]:
         for place, (spec, array) in enumerate(zip(signature.inputs, row, strict=True)):
             if every == 1 and array.size <= 1:  # as before
                 continue
-            for value in _odd_values(array, signature.traits.separators):
+            for value in _odd_values(array, signature):
                 odd = array.copy()
                 with np.errstate(over="ignore"):
                     odd.reshape(-1)[::every] = value
                 yield f"{value!r} in input '{spec.name}'", (*row[:place], odd, *row[place + 1 :])
 
 
+def far_rows(row: Row) -> Iterator[tuple[str, Row]]:
+    """Copies of a row in which all elements of one input are a number far above those of most rows, or far below.
+
+    Yields:
+        What is far, in words, and the row.
+    """
+    for place, array in enumerate(row):
+        if array.dtype.kind not in "iuf":
+            continue
+        bounds = np.finfo(array.dtype) if array.dtype.kind == "f" else np.iinfo(array.dtype)
+        for value in dict.fromkeys((min(_FAR, int(bounds.max)), max(-_FAR, int(bounds.min)))):
+            yield f"{value} in all elements", (*row[:place], np.full_like(array, value), *row[place + 1 :])
+
+
+def varied_rows(rows: Sequence[Row]) -> Iterator[Row]:
+    """Any number of rows of the first one's shapes: numbers around 0, and of other types the elements that the rows have."""
+    random = np.random.default_rng(0)
+    known = [np.concatenate([array.ravel() for array in arrays]) for arrays in zip(*rows, strict=True)]
+
+    def varied(array: Array, elements: Array) -> Array:
+        if array.dtype.kind == "f":
+            return np.asarray(random.standard_normal(array.shape)).astype(array.dtype)
+        return random.choice(elements, array.shape) if len(elements) else array
+
+    while True:
+        yield tuple(varied(array, elements) for array, elements in zip(rows[0], known, strict=True))
+
+
+_FAR = 1000
 _ODD_NUMBERS = (
     -1,
     0,
@@ -191,19 +220,19 @@ _ODD_TEXTS = (
 )
 
 
-def _odd_values(array: Array, separators: Iterable[str] = ()) -> Sequence[Any]:
+def _odd_values(array: Array, signature: Signature) -> Sequence[Any]:
     dtype = array.dtype
     if dtype.hasobject:
         # Where texts are taken apart, the longest may decide how long all others are.
-        return (*(separator.join("abcdef") for separator in separators), *_ODD_TEXTS)
+        return (*(separator.join("abcdef") for separator in signature.traits.separators), *_ODD_TEXTS)
     if dtype.kind == "f":
         return _ODD_FLOATS
     if dtype.kind == "b":
         return (True, False)
     if dtype.kind not in "iu":
         return ()
-    if array.ndim < 2:
-        return (1, 2, 3, 4)  # as `_values` has it
+    if array.ndim < 2 and not signature.batched:
+        return (1, 2, 3, 4)  # as `_values` has it; with a batch it is one number for each row
     bounds = np.iinfo(dtype)
     # One number alone may be a length, for which room is made. Not the lowest: to divide it by -1 ends the whole process.
     most = min(int(bounds.max), 1000) if array.size <= 1 else int(bounds.max)

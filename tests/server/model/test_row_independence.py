@@ -19,10 +19,11 @@ from frostline_server.runtime.session_factory import load_session
 from tests.support import onnx_models
 
 Array = np.ndarray[Any, Any]
+Node = tuple[str, Sequence[str], Sequence[str], dict[str, Any]]
 
 
 def graph(
-    nodes: Sequence[tuple[str, Sequence[str], Sequence[str], dict[str, Any]]],
+    nodes: Sequence[Node],
     inputs: dict[str, Sequence[Any]],
     outputs: dict[str, Sequence[Any]],
     elements: dict[str, int] | None = None,
@@ -250,9 +251,7 @@ def test_an_input_that_is_the_same_in_every_row_that_was_answered_shows_nothing(
     assert verdict(tmp_path, model, SampleRows(rows, "golden.npz", real=True)).independent
 
 
-def _conditional(
-    nodes: Sequence[tuple[str, Sequence[str], Sequence[str], dict[str, Any]]], **more: Any
-) -> onnx.ModelProto:
+def _conditional(nodes: Sequence[Node], **more: Any) -> onnx.ModelProto:
     outputs = more.pop("outputs", {"y": ["n", 4]})
     return graph(nodes, {"x": ["n", 4]}, outputs, more.pop("elements", None), one=np.array(1, np.float32), **more)
 
@@ -358,6 +357,151 @@ def test_a_value_that_means_something_is_found_out_whatever_its_type(
     found = verdict(tmp_path, _seen(value, element, more=more, every=every))
     assert found.disproved
     assert "output 'y' of a row" in found.reason
+
+
+def _of_the_rest(missing: float) -> onnx.ModelProto:
+    """A value that stands for none becomes the mean of the other rows."""
+    return graph(
+        [
+            ("Equal", ["x", "missing"], ["gap"], {}),
+            ("Where", ["gap", "zero", "x"], ["known"], {}),
+            ("Where", ["gap", "zero", "one"], ["there"], {}),
+            ("ReduceSum", ["known", "axis"], ["sum"], {}),
+            ("ReduceSum", ["there", "axis"], ["count"], {}),
+            ("Max", ["count", "one"], ["least"], {}),
+            ("Div", ["sum", "least"], ["mean"], {}),
+            ("Where", ["gap", "mean", "x"], ["y"], {}),
+        ],
+        {"x": ["n", 6]},
+        {"y": ["n", 6]},
+        missing=np.array(missing, np.float32),
+        zero=np.array(0, np.float32),
+        one=np.array(1, np.float32),
+        axis=np.array([0]),
+    )
+
+
+def _neighbour(steps: int) -> onnx.ModelProto:
+    """A row grows by 1 where the row so many steps before it, or behind it for a negative number, holds -999."""
+    first, last = max(0, steps), max(0, -steps)
+    return graph(
+        [
+            ("Equal", ["x", "missing"], ["gap"], {}),
+            ("Cast", ["gap"], ["number"], {"to": TensorProto.FLOAT}),
+            ("Pad", ["number", "pads"], ["padded"], {}),
+            ("Slice", ["padded", "start", "end", "axis"], ["neighbour"], {}),
+            ("Add", ["x", "neighbour"], ["y"], {}),
+        ],
+        {"x": ["n", 6]},
+        {"y": ["n", 6]},
+        missing=np.array(-999, np.float32),
+        pads=np.array([first, 0, last, 0]),
+        start=np.array([last]),
+        end=np.array([-first if first else 2**62]),
+        axis=np.array([0]),
+    )
+
+
+@pytest.mark.parametrize("model", [_of_the_rest(-999), _of_the_rest(-1), _neighbour(1), _neighbour(-1)])
+def test_what_an_odd_row_gets_and_what_the_rows_around_it_get_is_compared(
+    tmp_path: Path, model: onnx.ModelProto
+) -> None:
+    assert verdict(tmp_path, model).disproved
+
+
+@pytest.mark.parametrize("value", [0, -1, 255])
+@pytest.mark.parametrize("element", [TensorProto.INT64, TensorProto.INT32])
+def test_a_value_of_one_number_for_each_row_is_found_out(tmp_path: Path, value: int, element: int) -> None:
+    model = graph(
+        [
+            ("Equal", ["group", "value"], ["there"], {}),
+            ("Cast", ["there"], ["count"], {"to": TensorProto.FLOAT}),
+            ("ReduceMax", ["count"], ["any"], {"keepdims": 0}),
+            ("Cast", ["group"], ["number"], {"to": TensorProto.FLOAT}),
+            ("Unsqueeze", ["number", "axis"], ["column"], {}),
+            ("Add", ["x", "column"], ["sum"], {}),
+            ("Add", ["sum", "any"], ["y"], {}),
+        ],
+        {"x": ["n", 6], "group": ["n"]},
+        {"y": ["n", 6]},
+        {"group": element},
+        value=np.array(value, helper.tensor_dtype_to_np_dtype(element)),
+        axis=np.array([1]),
+    )
+    assert verdict(tmp_path, model).disproved
+
+
+def _far_from_the_mean(flag: str, deviations: float) -> onnx.ModelProto:
+    """Whether a number is so many standard deviations from its column's mean; with `flag` as a truth value, else replaced."""
+    deviates: list[Node] = [
+        ("ReduceMean", ["x", "axis"], ["mean"], {}),
+        ("Sub", ["x", "mean"], ["off"], {}),
+        ("Mul", ["off", "off"], ["square"], {}),
+        ("ReduceMean", ["square", "axis"], ["variance"], {}),
+        ("Sqrt", ["variance"], ["deviation"], {}),
+        ("Mul", ["deviation", "times"], ["bound"], {}),
+    ]
+    if flag:
+        ends: list[Node] = [("Relu", ["x"], ["y"], {}), (flag, ["off", "bound"], ["far"], {})]
+        outputs: dict[str, Sequence[Any]] = {"y": ["n", 6], "far": ["n", 6]}
+    else:
+        ends = [
+            ("Abs", ["off"], ["size"], {}),
+            ("Greater", ["size", "bound"], ["outlier"], {}),
+            ("Where", ["outlier", "mean", "x"], ["y"], {}),
+        ]
+        outputs = {"y": ["n", 6]}
+    return graph(
+        [*deviates, *ends], {"x": ["n", 6]}, outputs, {"far": TensorProto.BOOL},
+        times=np.array(deviations, np.float32), axis=np.array([0]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("flag", "deviations"), [("", 3), ("Greater", 2.5), ("Greater", 4)])
+def test_what_a_row_far_from_many_others_gets_is_found_out(tmp_path: Path, flag: str, deviations: float) -> None:
+    assert verdict(tmp_path, _far_from_the_mean(flag, deviations)).disproved
+
+
+def _halved(until: str) -> onnx.ModelProto:
+    """Input `x` [n, 4] to `y` [n, 4, steps]: halved until nothing above 1 is left, or, of "steps", three times."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["number", "half"], ["halved"]),
+            helper.make_node("ReduceMax", ["halved"], ["largest"], keepdims=0),
+            helper.make_node("Greater", ["largest", "one"], ["more"]),
+            helper.make_node("Identity", ["more" if until == "elements" else "again"], ["go_on"]),
+            helper.make_node("Identity", ["halved"], ["step"]),
+        ],
+        "halve",
+        [helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+         helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("number", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("halved", TensorProto.FLOAT, ["n", 4]),
+         helper.make_tensor_value_info("step", TensorProto.FLOAT, ["n", 4])],
+    )  # fmt: skip
+    return graph(
+        [
+            ("Loop", ["most", "yes", "x"], ["last", "steps"], {"body": body}),
+            ("Transpose", ["steps"], ["y"], {"perm": [1, 2, 0]}),
+        ],
+        {"x": ["n", 4]},
+        {"y": ["n", 4, None]},
+        most=np.array(3),
+        yes=np.array(True),
+        half=np.array(0.5, np.float32),
+        one=np.array(1, np.float32),
+    )
+
+
+def test_where_the_size_of_an_answer_depends_on_elements_rows_run_alone(tmp_path: Path) -> None:
+    # Each row of these ends after as many steps.
+    samples = tuple((np.full((1, 4), value, np.float32),) for value in (5.0, 6.0, 7.0))
+    rows = SampleRows(samples, "golden.npz", real=True)
+    found = verdict(tmp_path, _halved("elements"), rows)
+    assert found.disproved
+    assert "for another of the same shape" in found.reason
+    assert verdict(tmp_path, _halved("steps"), rows).independent
 
 
 @pytest.mark.parametrize("separator", ["", " ", ",", "::", "END"])

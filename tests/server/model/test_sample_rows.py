@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from frostline_server.model.sample_rows import (
     RecentRow,
+    far_rows,
     generated_rows,
     golden_rows,
     odd_rows,
+    varied_rows,
     warmup_rows,
 )
 from frostline_server.runtime.golden import Golden
@@ -181,10 +184,10 @@ def test_a_row_whose_run_took_long_is_not_kept_and_the_next_one_is(seconds: floa
     assert not recent.wanted
 
 
-def odd(shape: tuple[int, ...], datatype: str, dtype: str) -> set[Any]:
+def odd(shape: tuple[int, ...], datatype: str, dtype: str, *, batched: bool = True) -> set[Any]:
     """The values that rows of ones are given in some elements or in all."""
     row = (np.ones(shape, dtype),)
-    found = odd_rows(row, signature(spec("x", datatype, dtype, *shape[1:])))
+    found = odd_rows(row, signature(spec("x", datatype, dtype, *shape[1:]), batched=batched))
     return {value for _, (array,) in found for value in array.ravel().tolist()}
 
 
@@ -197,7 +200,30 @@ def test_odd_values_are_those_of_the_type() -> None:
     assert odd((1, 2), "BOOL", "?") == {True, False}
 
 
+def test_one_number_for_each_row_has_the_odd_values_that_a_column_of_one_has() -> None:
+    assert odd((1,), "INT64", "i8") == odd((1, 1), "INT64", "i8") > {-1, 0, 255}
+
+
 def test_what_may_be_a_size_is_not_large() -> None:
-    assert odd((1,), "INT64", "i8") == {1, 2, 3, 4}
+    assert odd((1,), "INT64", "i8", batched=False) == {1, 2, 3, 4}
     assert max(odd((1, 1), "INT64", "i8")) == 1000
     assert min(odd((1, 1), "INT64", "i8")) == -999
+
+
+def test_far_rows_are_far_above_and_below_and_of_the_type() -> None:
+    row = (np.ones((1, 2), np.float32), np.ones((1,), np.uint8), np.array([["a"]], object))
+    found = [far for _, far in far_rows(row)]
+    assert [(far[0].tolist(), far[1].tolist()) for far in found] == [
+        ([[1000, 1000]], [1]),
+        ([[-1000, -1000]], [1]),
+        ([[1, 1]], [255]),
+        ([[1, 1]], [0]),
+    ]
+
+
+def test_varied_rows_have_the_elements_that_rows_of_whole_numbers_have() -> None:
+    rows = [(np.array([[3, 5]]), np.zeros((1, 2), np.float32)), (np.array([[7, 9]]), np.zeros((1, 2), np.float32))]
+    words, numbers = zip(*islice(varied_rows(rows), 50), strict=True)
+    assert {word for row in words for word in row.ravel().tolist()} == {3, 5, 7, 9}
+    assert np.concatenate(numbers).dtype == np.float32
+    assert 0.5 < np.concatenate(numbers).std() < 2
