@@ -59,8 +59,16 @@ Warn = Callable[[str], None]
 class Opener(Protocol):
     """Opens sessions of one artifact."""
 
-    def __call__(self, providers: Sequence[Provider], /, *, graphs: bool = True) -> Session:
-        """Open one on these execution providers, best first; without `graphs`, none is captured."""
+    def __call__(
+        self, providers: Sequence[Provider], /, *, graphs: bool = True, probabilities: bool = False
+    ) -> Session:
+        """Open one on these execution providers, best first.
+
+        Args:
+            providers: the providers.
+            graphs: whether CUDA graphs may be captured.
+            probabilities: whether the network is known to end at probabilities, also where its graph does not show it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +169,10 @@ class Loader:
             config, model_folder(folder), artifact.files, golden, self.batching, self.max_run_bytes, warn, go_on
         )
         prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
+        if prepared.probabilities:
+            open_on = partial(open_on, probabilities=True)
+            sessions = open_all(open_on, places, go_on)
+            prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
         batching, rows = prepared.batching, prepared.rows
 
         labels = labels_of(model_folder(folder), artifact.files, artifact.card, sessions[0], config, warn)
@@ -297,8 +309,8 @@ class Loader:
             max_run_s=max_run_s,
         )
 
-        def watched(providers: Sequence[Provider], /, *, graphs: bool = True) -> Session:
-            return self.watchdog.watch_session(opened(providers, graphs=graphs))
+        def watched(providers: Sequence[Provider], /, *, graphs: bool = True, probabilities: bool = False) -> Session:
+            return self.watchdog.watch_session(opened(providers, graphs=graphs, probabilities=probabilities))
 
         return watched
 
@@ -350,6 +362,7 @@ def open_session(
     graphs: bool = True,
     artifact: Artifact | None = None,
     max_run_s: float = math.inf,
+    probabilities: bool = False,
 ) -> Session:
     """One session of an ONNX file, made as the model's configuration wants it.
 
@@ -364,6 +377,7 @@ def open_session(
         graphs: whether CUDA graphs may be captured.
         artifact: gives the content of the files, if it was checked; by default they are read.
         max_run_s: how long a run may take, in seconds.
+        probabilities: whether the network is known to end at probabilities, also where its graph does not show it.
 
     Raises:
         LoadError: it cannot be run, or the configuration contradicts the graph.
@@ -386,6 +400,7 @@ def open_session(
         agree=partial(agreed, config=config),
         files=artifact,
         max_run_s=max_run_s,
+        probabilities=probabilities,
     )
     own = {name for name, _ in providers}
     unbound = [name for name, _ in chosen if name not in own and name not in session.providers]

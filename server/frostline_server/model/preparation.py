@@ -5,15 +5,25 @@ All of it needs rows that the network answers: golden ones, those of `model_warm
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching
 from frostline_server.errors import LoadError, OutOfMemory, PredictionError
 from frostline_server.model.memory_growth import MemoryGrowth
 from frostline_server.model.row_independence import SAME_ARITHMETIC, RowsDepend, Verdict, examine
-from frostline_server.model.sample_rows import Array, SampleRows, generated_rows, golden_rows, warmup_rows
+from frostline_server.model.sample_rows import (
+    Array,
+    SampleRows,
+    generated_rows,
+    golden_rows,
+    same_elements,
+    warmup_rows,
+)
 from frostline_server.model.warmup import Warmup
 from frostline_server.model.warmup_requests import WarmupRequest, warmup_requests
 from frostline_server.model_config.scheduling import model_batching
@@ -32,10 +42,12 @@ class Prepared:
     Attributes:
         batching: how requests are batched, with the most rows that memory allows.
         rows: rows that the network answers; None if none is known.
+        probabilities: whether what seems to be logits by the graph are probabilities, by the answers to these rows.
     """
 
     batching: Batching
     rows: SampleRows | None
+    probabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ class Preparation:
             may_batch(self.config, Verdict(independent=False, disproved=True, reason=str(found)), self.warn)
             warmup = _served_whole(sessions, warmup)
             most = self._proved(sessions, reopen, warmup, growth, until_s)
-        return Prepared(warmup.batching.limited(most), rows)
+        return Prepared(warmup.batching.limited(most), rows, rows is not None and sum_to_one(sessions[0], rows))
 
     def _examined(
         self, session: Session, requests: Sequence[WarmupRequest], growth: MemoryGrowth, until_s: float
@@ -154,6 +166,29 @@ def _patiently(samples: Iterator[SampleRows], until_s: float) -> Iterator[Sample
         yield sample
         if time.monotonic() > until_s:
             return
+
+
+_OFF_ONE = 2e-3
+"""How far probabilities of half precision may add up to something else than 1."""
+
+
+def sum_to_one(session: Session, sample: SampleRows) -> bool:
+    """Whether what seems to be logits by the graph are probabilities: none below 0, and of each row they add up to 1.
+
+    Nothing is shown by rows that are all answered alike, nor where the publisher says what they are.
+    """
+    signature = session.signature
+    if signature.heads is None or signature.heads.probabilities or "frostline.output" in session.metadata:
+        return False
+    answers = []
+    for row in sample.rows:
+        with suppress(PredictionError):
+            answers += session.run(row, [signature.heads.logits])
+    # A row with a missing number may be answered with none.
+    known = [answer.astype(np.float64) for answer in answers if np.isfinite(answer).all()]
+    if not known or (signature.batched and all(same_elements(known[0], other) for other in known[1:])):
+        return False
+    return all((answer >= 0).all() and (abs(answer.sum(axis=1) - 1) <= _OFF_ONE).all() for answer in known)
 
 
 def may_batch(config: model_config_pb2.ModelConfig, verdict: Verdict, warn: Callable[[str], None]) -> bool:

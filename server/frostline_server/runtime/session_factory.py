@@ -59,6 +59,7 @@ def load_session(
     agree: Callable[[Signature], Signature] = lambda signature: signature,
     files: Files | None = None,
     max_run_s: float = math.inf,
+    probabilities: bool = False,
 ) -> Session:
     """Load an ONNX file, with softmax and argmax appended where the network ends at logits.
 
@@ -74,6 +75,7 @@ def load_session(
         agree: makes the session's signature of the graph's, as the model's configuration wants it.
         files: gives the content of the files; by default they are read where they are.
         max_run_s: how long a run may take, in seconds.
+        probabilities: whether the network is known to end at probabilities, also where its graph does not show it.
 
     Raises:
         LoadError: the file is damaged, cannot be run, or is not bound where it was demanded; or from `agree` or `files`.
@@ -97,7 +99,7 @@ def load_session(
     )
     external = external_files(model, path)
     # Not serialised as a whole again: for a large network that would hold the interpreter lock for a second.
-    heads, addition = add_heads(model)
+    heads, addition = add_heads(model, probabilities=probabilities)
     options = tuning.options(threads)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     given = {} if files is None else {name: files.weights(name) for name in external}

@@ -43,11 +43,24 @@ def gated() -> onnx.ModelProto:
     return ending(nodes, ["rows", 3])
 
 
+def averaged() -> onnx.ModelProto:
+    """The mean of two softmaxes, by a product that no look at the graph takes for one."""
+    nodes = [
+        helper.make_node("Softmax", ["scores"], ["first"], axis=1),
+        helper.make_node("Unsqueeze", ["first", "last"], ["column"]),
+        helper.make_node("Concat", ["column", "column"], ["both"], axis=2),
+        helper.make_node("MatMul", ["both", "halves"], ["mean"]),
+        helper.make_node("Squeeze", ["mean", "last"], ["probabilities"]),
+    ]
+    return ending(nodes, ["rows", 3], last=np.array([2]), halves=np.full((2, 1), 0.5, np.float32))
+
+
 CHOOSE = {
     "logits": onnx_models.linear(),
     "gated": gated(),
     "softmax": last("Softmax", axis=1),
     "log-softmax": last("LogSoftmax", axis=1),
+    "averaged": averaged(),
     "named-softmax": onnx_models.already_softmax(),
     "named-argmax": onnx_models.linear(output="argmax"),
     "learner": onnx_models.learner(
@@ -124,6 +137,7 @@ def outputs_of(channel: grpc.Channel, model: str) -> list[str]:
         ("gated", ["probabilities", "softmax", "argmax"]),
         ("softmax", ["probabilities", "softmax", "argmax"]),
         ("log-softmax", ["probabilities", "softmax", "argmax"]),
+        ("averaged", ["probabilities", "softmax", "argmax"]),
         ("named-softmax", ["softmax", "argmax"]),
         ("named-argmax", ["argmax", "softmax"]),
         ("learner", ["label", "probabilities", "softmax", "argmax"]),
@@ -163,6 +177,7 @@ def test_an_output_that_the_file_names_argmax_stays_what_it_is(channel: grpc.Cha
         ("gated", SCORES),
         ("softmax", SOFTMAX),
         ("log-softmax", np.log(SOFTMAX)),
+        ("averaged", SOFTMAX),
         ("named-softmax", onnx_models.softmax_of(X @ onnx_models.WEIGHTS)),
         ("learner", SOFTMAX),
     ],

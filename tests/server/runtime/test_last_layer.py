@@ -156,14 +156,25 @@ def test_a_softmax_inside_a_network_is_not_its_end() -> None:
         ([node("Softmax", "scores", "p", axis=1), node("Add", "p", "probabilities", "p")], ["rows", 3]),
         ([node("Sigmoid", "scores", "p"), node("Sub", "one", "q", "p"), node("Concat", "q", "probabilities", "p", axis=1)], ["rows", 6]),
         ([node("Exp", "scores", "e"), node("ReduceSum", "e", "s", "first"), node("Div", "e", "probabilities", "s")], ["rows", 3]),
+        ([node("Softmax", "scores", "p", axis=1), node("Sigmoid", "scores", "q"), node("Where", "mask", "probabilities", "p", "q")], ["rows", 3]),
+        ([node("Sigmoid", "scores", "p"), node("Mul", "p", "q", "p"), node("Sqrt", "q", "probabilities")], ["rows", 3]),
+        ([node("Sigmoid", "scores", "p"), node("Concat", "p", "pair", "p", axis=0), node("ReduceMean", "pair", "probabilities", "first", keepdims=1)], ["rows", 3]),
+        ([node("Sigmoid", "scores", "p"), node("Transpose", "p", "q"), node("MatMul", "p", "r", "q"), node("MatMul", "r", "probabilities", "p")], ["rows", 3]),
+        ([node("Neg", "scores", "n"), node("Exp", "n", "e"), node("Add", "e", "s", "one"), node("Div", "one", "probabilities", "s")], ["rows", 3]),
+        ([node("Neg", "scores", "n"), node("Exp", "n", "e"), node("Add", "e", "s", "one"), node("Reciprocal", "s", "probabilities")], ["rows", 3]),
+        ([node("Exp", "scores", "probabilities")], ["rows", 3]),
+        ([node("FusedGemm", "scores", "probabilities", "square", domain="com.microsoft", activation="Sigmoid")], ["rows", 3]),
     ],
     ids=[
         "softmax over the rows", "log-softmax over the rows", "sigmoid", "sigmoid behind identity", "hard sigmoid",
         "classes first", "the other probability", "twice the probability", "both probabilities", "divided by the sum of the rows",
+        "one or the other", "the root of a product", "a mean", "a product of probabilities", "sigmoid spelled out",
+        "sigmoid as a reciprocal", "rates", "sigmoid that ONNX Runtime has fused",
     ],
 )  # fmt: skip
 def test_what_is_no_choice_of_one_class_gets_no_heads(nodes: Sequence[onnx.NodeProto], shape: list[Any]) -> None:
-    model = onnx_models.ending(nodes, shape, one=np.array(1, np.float32), first=np.array([0]))
+    model = onnx_models.ending(nodes, shape, one=np.array(1, np.float32), first=np.array([0]),
+        mask=np.array([True, False, True]), square=np.eye(3, dtype=np.float32))  # fmt: skip
     assert last_layer(model) is None
     assert add_heads(model) == (None, b"")
 

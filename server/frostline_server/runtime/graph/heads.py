@@ -48,8 +48,12 @@ class Heads:
         }
 
 
-def add_heads(model: onnx.ModelProto) -> tuple[Heads | None, bytes]:
+def add_heads(model: onnx.ModelProto, *, probabilities: bool = False) -> tuple[Heads | None, bytes]:
     """The heads of a network that chooses one of several classes.
+
+    Args:
+        model: the network.
+        probabilities: whether it is known to end at probabilities, also where its graph does not show it.
 
     Returns:
         The outputs' names, and what to append to the serialised network to add them: protobuf merges messages that follow
@@ -58,6 +62,8 @@ def add_heads(model: onnx.ModelProto) -> tuple[Heads | None, bytes]:
     layer = last_layer(model)
     addition = onnx.ModelProto()
     opset = _opset(model, addition)
+    if layer is not None and probabilities:
+        layer = replace(layer, meaning=Meaning.PROBABILITIES)
     if layer is None or opset is None or (not layer.certain and opset < _OPSET_OF_IF):
         return None, b""
     heads = _names(model, layer)

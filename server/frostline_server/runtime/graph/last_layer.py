@@ -141,12 +141,26 @@ def _merged(declared: Shape | None, follows: Shape | None, labels: int | None) -
     return tuple(sizes)
 
 
-_ALIKE = frozenset(("Identity", "Cast", "CastLike", "Clip", "Dropout", "QuantizeLinear", "DequantizeLinear"))
+_ALIKE = frozenset(
+    ("Identity", "Cast", "CastLike", "Clip", "Dropout", "QuantizeLinear", "DequantizeLinear", "ReorderOutput")
+)
 """Operators that leave to each number its place, and as good as its value."""
 _ROW_MAJOR = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze"))
 """Operators that leave the elements in their order."""
-_MIXING = frozenset(("Add", "Sub", "Mul", "Div", "Mean", "Sum", "Max", "Min", "Concat", "Slice", "Gather", "Transpose"))
-"""Operators that make no logits of probabilities."""
+_JOINING = frozenset(("Add", "Sub", "Mul", "Div", "Mean", "Sum", "Max", "Min", "Concat"))
+_MULTIPLYING = frozenset(("MatMul", "Einsum", "FusedMatMul"))
+_MIXING = (
+    frozenset(
+        (
+            "Slice", "Gather", "GatherElements", "GatherND", "Transpose", "Where", "TopK", "Split", "Expand", "Tile", "Pad",
+            "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "GlobalAveragePool", "GlobalMaxPool", "AveragePool", "MaxPool",
+            "Resize", "Upsample", "Pow", "Sqrt", "Neg", "Abs",
+        )
+    )
+    | _JOINING
+    | _MULTIPLYING
+)  # fmt: skip
+"""Operators that make no logits of probabilities; a product with weights does, so factors must all be probabilities."""
 _WITH_BODIES = frozenset(("If", "Loop", "Scan"))
 _SQUASHING = frozenset(("Softmax", "QLinearSoftmax", "Sigmoid", "QLinearSigmoid", "HardSigmoid"))
 
@@ -271,7 +285,13 @@ class _Graph:
             meaning = Meaning.PROBABILITIES if over else Meaning.OTHER
         elif operator == "Div" and self._comes_from(node.input[0], "Exp"):
             meaning = self._of_quotient(node, axis, rank)
-        elif operator in _SQUASHING | _WITH_BODIES or self._squashed(name):
+        elif operator == "Reciprocal" or (operator == "Div" and node.input[0] in self.constants):
+            # As in 1 / (1 + exp(-x)).
+            meaning = Meaning.OTHER
+        elif operator == "Exp" and not self._comes_from(node.input[0], "Sub"):
+            # Rates, say; of a difference it may be x - log(sum(exp(x))).
+            meaning = Meaning.OTHER
+        elif operator in _WITH_BODIES or self._squashed(name):
             meaning = Meaning.OTHER
         return meaning
 
@@ -325,12 +345,17 @@ class _Graph:
                 continue
             seen.add(one)
             node = self.producers.get(one)
-            if node is None or node.op_type not in _SQUASHING | _ALIKE | _ROW_MAJOR | _MIXING:
+            if node is None:
                 return False
-            if node.op_type in _SQUASHING:
+            if _squashes(node):
                 found = True
-            else:
-                rest.extend(_operands(node))
+                continue
+            operands = _operands(node)
+            if node.op_type not in _ALIKE | _ROW_MAJOR | _MIXING or (
+                node.op_type in _MULTIPLYING and any(operand in self.constants for operand in operands)
+            ):
+                return False
+            rest.extend(operands)
         return found
 
     def _of_learner(self, node: onnx.NodeProto, name: str) -> Meaning:
@@ -344,10 +369,16 @@ class _Graph:
         return Meaning.PROBABILITIES if _is_distribution(node) else Meaning.OTHER
 
 
+def _squashes(node: onnx.NodeProto) -> bool:
+    """Whether a node ends in a softmax or sigmoid, also where ONNX Runtime has joined that with the layer before it."""
+    return node.op_type in _SQUASHING or _text(node, "activation") in _SQUASHING
+
+
 def _operands(node: onnx.NodeProto) -> list[str]:
-    """The inputs of a node whose elements it gives on: the others are a shape, axes, places, bounds or scales."""
-    several = node.op_type in ("Add", "Sub", "Mul", "Div", "Mean", "Sum", "Max", "Min", "Concat")
-    return list(node.input) if several else list(node.input[:1])
+    """The inputs of a node whose elements it gives on: the others are a condition, a shape, axes, places, bounds or scales."""
+    if node.op_type == "Where":
+        return list(node.input[1:])
+    return list(node.input) if node.op_type in _JOINING | _MULTIPLYING else list(node.input[:1])
 
 
 def _never_negative(node: onnx.NodeProto) -> bool:
