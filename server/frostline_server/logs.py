@@ -2,7 +2,8 @@
 
 Lines are readable text on a console and one JSON object each for machines; they always go to standard error. That
 holds for this server's lines, for those of libraries, and for what Python itself would write there: warnings, and
-exceptions that nothing catches.
+exceptions that nothing catches. A line that cannot be written, because a disk is full or nobody reads any more, is dropped
+and counted: what a server does must not depend on its log.
 """
 
 import logging
@@ -12,7 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from functools import lru_cache
+from typing import Any, TextIO
 
 import structlog
 
@@ -32,6 +34,50 @@ SETTINGS = "log settings"
 ALWAYS = frozenset((_AUDIT, SETTINGS, "access", "certificate", "signal", "draining", "stopped"))
 """Events that are logged whatever levels are shown: who may do what, who did it, and how the server ended. Whoever is
 watched cannot switch them off, and whoever looks for a server that is gone finds why."""
+
+
+class Lines:
+    """A stream of lines of which some may be lost; see the module.
+
+    Args:
+        stream: standard error.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost = 0
+        """Lines that could not be written."""
+
+    def write(self, text: str) -> None:
+        """Write a line, or drop it."""
+        try:
+            self._write(text)
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self.lost += 1
+
+    def _write(self, text: str) -> None:
+        try:
+            descriptor = self._stream.fileno()
+        except OSError:  # it is kept in memory
+            self._stream.write(text)
+            return
+        # Not through the stream: what it cannot write it would keep, and try again as the process ends.
+        data = text.encode(errors="backslashreplace")
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+@lru_cache(maxsize=1)
+def _lines(stream: TextIO) -> Lines:
+    return Lines(stream)
+
+
+def lost_lines() -> int:
+    """Lines of the log that could not be written."""
+    return _lines(sys.stderr).lost
 
 
 def configure(style: str, level: str) -> None:
@@ -77,12 +123,12 @@ def show(style: str, levels: Collection[str]) -> None:
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(min(threshold, logging.INFO)),
         # A line and its end in one write: other processes may write to the same place.
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_lines(sys.stderr)),  # type: ignore[arg-type]  # all that it uses
         # Lines written before this call must not fix how lines look after it.
         cache_logger_on_first_use=False,
     )
     # Libraries, grpc and asyncio among them, log through the standard library.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_lines(sys.stderr))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

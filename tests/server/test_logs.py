@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -38,6 +39,25 @@ def test_a_json_line_is_one_object_with_event_level_time_and_fields(capsys: Capt
         "event": "ready", "level": "info", "address": "127.0.0.1:8001", "models": ["digits:1"], "seconds": 0.5
     }  # fmt: skip
     assert captured.out == ""
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    with open("/dev/full", "w") as full, os.fdopen(read) as reader, os.fdopen(write, "w") as pipe:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stderr", full)
+        logs.configure("json", "info")
+        structlog.get_logger().info("draining")
+        logging.getLogger("library").warning("beware")
+        assert logs.lost_lines() == 2
+        # There is room again.
+        os.dup2(pipe.fileno(), full.fileno())
+        structlog.get_logger().info("ready", name="\udc80")
+        assert json.loads(reader.readline())["event"] == "ready", "nothing of what was lost comes later"
+        assert logs.lost_lines() == 2
+        reader.close()
+        pipe.close()
+        structlog.get_logger().info("nobody reads any more")
+        assert logs.lost_lines() == 3
 
 
 def test_a_line_of_one_of_several_processes_has_its_number(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from frostline_server.logs import lost_lines
 from frostline_server.metrics.exchange import Across
 from frostline_server.model.shadow import Counts
 from frostline_server.model.stats import Histogram, Unrouted
@@ -123,6 +124,8 @@ SERVER: tuple[Family[Sources], ...] = (
     Family("frostline_access_log_lines_total", "counter", ("outcome",),
            lambda server: server.recorder.lines if server.recorder else None,
            "Lines of the access log: written or dropped (no room, or the file could not be written)."),
+    Family("frostline_log_lines_lost_total", "counter", (), lambda _: lost_lines(),
+           "Lines of the log that could not be written to standard error."),
 )  # fmt: skip
 
 # Read from the requests by status of every known version, and of no known model. Labels: model, version, and the row's.

@@ -22,6 +22,9 @@ from frostline_server.repository.registry import VersionSnapshot
 T = TypeVar("T")
 Labels = Mapping[str, str]
 
+_NO_REQUESTS = dict.fromkeys(("OK", "INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"), 0)
+"""The statuses that rules and alerts read, from the start: what rises before its first scrape rises for nobody."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -44,7 +47,7 @@ class Collector:
         sources, versions = self._sources, self._sources.repository.snapshot()
         known = [(_identity(v), v) for v in versions]
         loaded = [(_identity(v), v.loaded) for v in versions if v.loaded]
-        codes = [(_identity(v), {"OK": 0, **(v.loaded.stats.codes if v.loaded else {})}) for v in versions]
+        codes = [(_identity(v), {**_NO_REQUESTS, **(v.loaded.stats.codes if v.loaded else {})}) for v in versions]
         shadows = [
             ({"model": model, "version": version, "live_version": live}, counts)
             for model, version, live, counts in sources.repository.shadows()

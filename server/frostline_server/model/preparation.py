@@ -184,8 +184,8 @@ def sum_to_one(session: Session, sample: SampleRows) -> bool:
     for row in sample.rows:
         with suppress(PredictionError):
             answers += session.run(row, [signature.heads.logits])
-    # A row with a missing number may be answered with none.
-    known = [answer.astype(np.float64) for answer in answers if np.isfinite(answer).all()]
+    # A row with a missing number may be answered with none; and a file may be wrong about the axes.
+    known = [answer.astype(np.float64) for answer in answers if answer.ndim > 1 and np.isfinite(answer).all()]
     if not known or (signature.batched and all(same_elements(known[0], other) for other in known[1:])):
         return False
     return all((answer >= 0).all() and (abs(answer.sum(axis=1) - 1) <= _OFF_ONE).all() for answer in known)

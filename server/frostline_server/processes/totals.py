@@ -1,9 +1,14 @@
 """The metrics of all processes as one page: a Prometheus collector that asks every process at every scrape.
 
 What counts never falls when a process ends: its last numbers are kept and added. The rule for each metric comes with it.
+
+The counters of a version begin at 0 when it is loaded again, and whoever reads them takes a fall for that. Processes load one
+after the other, so their sum would fall several times. It falls once: with the first process that begins again, what all
+others had counted until then is left out.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 from prometheus_client.core import Metric
@@ -19,6 +24,37 @@ _COMBINE: Mapping[Across, Callable[[float, float], float]] = {
 }
 
 
+Version = tuple[str, ...]
+"""What one version's counters have in common: the values of the labels that name it."""
+
+_NAMING = ("model", "version", "live_version")
+
+
+@dataclass(slots=True)
+class _Process:
+    """What a process had counted at the last scrape.
+
+    Attributes:
+        page: all its metrics.
+        left_out: for the versions that another process has loaded again, and this one not yet, what it had counted then.
+    """
+
+    page: list[Block] = field(default_factory=list)
+    left_out: dict[Version, dict[Key, float]] = field(default_factory=dict)
+
+    def counted(self) -> list[Block]:
+        """Its metrics, without what is left out."""
+        if not self.left_out:
+            return self.page
+        left_out = {key: value for samples in self.left_out.values() for key, value in samples.items()}
+        return [
+            replace(block, samples={key: value - left_out.get(key, 0.0) for key, value in block.samples.items()})
+            if block.across == "total"
+            else block
+            for block in self.page
+        ]
+
+
 class Totals:
     """Puts the metrics of processes together.
 
@@ -31,19 +67,19 @@ class Totals:
         # One scrape after the other, or an older page could replace a newer one.
         self._scraping = Lock()
         self._lock = Lock()
-        self._last: dict[str, list[Block]] = {}
+        self._running: dict[str, _Process] = {}
         self._ended: list[Block] = []
 
     def begin(self, process: str) -> None:
         """Take in a process, under a name that no other ever has."""
         with self._lock:
-            self._last[process] = []
+            self._running[process] = _Process()
 
     def end(self, process: str) -> None:
         """A process has ended; what it had counted at the last scrape stays."""
         with self._lock:
-            last = [block for block in self._last.pop(process, ()) if block.across == "total"]
-            self._ended = combined([self._ended, last])
+            counted = self._running.pop(process, _Process()).counted()
+            self._keep(block for block in counted if block.across == "total")
 
     def collect(self) -> Iterator[Metric]:
         """Every metric; a process that does not answer counts with its last numbers."""
@@ -52,11 +88,61 @@ class Totals:
             pages = {process: load(page) for process, page in written.items() if page is not None}
             with self._lock:
                 for process, page in pages.items():
-                    if process in self._last:
-                        self._last[process] = page
-                blocks = combined([*self._last.values(), self._ended])
+                    if process in self._running:
+                        self._take(self._running[process], page)
+                blocks = combined([*(process.counted() for process in self._running.values()), self._ended])
         for block in blocks:
             yield _metric(block)
+
+    def _take(self, process: _Process, page: list[Block]) -> None:
+        """Take a newer page of a process."""
+        before, now = _counters(process.page), _counters(page)
+        fell = {_version(key) for key, value in before.items() if now.get(key, -1.0) < value}
+        others = [other for other in self._running.values() if other is not process]
+        for version in fell:
+            if version is None:
+                continue
+            counted = [(other, _of(version, _counters(other.page))) for other in others]
+            there = bool(_of(version, now)) or any(samples for _, samples in counted)
+            if version in process.left_out and there:
+                # Another has begun again before it: what it counted since then stays.
+                self._keep(_counters_of(version, process.counted()))
+            else:
+                self._ended = [_without(version, block) for block in self._ended]
+                for other, samples in counted:
+                    if samples:
+                        other.left_out[version] = samples
+            process.left_out.pop(version, None)
+        process.page = page
+
+    def _keep(self, blocks: Iterable[Block]) -> None:
+        self._ended = combined([self._ended, blocks])
+
+
+def _version(key: Key) -> Version | None:
+    """The version that a series is of; None for those of the server."""
+    labels = dict(key[1])
+    return tuple(labels.get(name, "") for name in _NAMING) if "version" in labels else None
+
+
+def _counters(page: Iterable[Block]) -> dict[Key, float]:
+    return {key: value for block in page if block.across == "total" for key, value in block.samples.items()}
+
+
+def _of(version: Version, samples: Mapping[Key, float]) -> dict[Key, float]:
+    return {key: value for key, value in samples.items() if _version(key) == version}
+
+
+def _counters_of(version: Version, page: Iterable[Block]) -> Iterator[Block]:
+    for block in page:
+        if block.across == "total" and (samples := _of(version, block.samples)):
+            yield replace(block, samples=samples)
+
+
+def _without(version: Version, block: Block) -> Block:
+    samples = {key: value for key, value in block.samples.items() if _version(key) != version}
+    examples = {key: value for key, value in block.examples.items() if key in samples}
+    return replace(block, samples=samples, examples=examples)
 
 
 def combined(pages: Iterable[Iterable[Block]]) -> list[Block]:

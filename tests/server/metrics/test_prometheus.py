@@ -1,6 +1,7 @@
 """The page Prometheus scrapes: the names the contract promises, Triton's names bare, and the numbers behind both."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +43,7 @@ OWN = {
     "frostline_model_healthy", "frostline_shed", "frostline_run_slowness", "frostline_overdue_runs", "frostline_hanging_runs",
     "frostline_model_bound_bytes", "frostline_model_cuda_graphs", "frostline_scrape_errors",
     "frostline_network_bytes", "frostline_network_limit_bytes", "frostline_connections", "frostline_network_refused",
-    "frostline_trace_spans", "frostline_access_log_lines",
+    "frostline_trace_spans", "frostline_access_log_lines", "frostline_log_lines_lost",
 }  # fmt: skip
 TRITON = {
     "nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count",
@@ -204,14 +205,16 @@ def test_an_empty_repository_still_shows_the_server() -> None:
     assert values(samples, "frostline_requests_total") == []
 
 
-def test_requests_are_counted_by_status_with_ok_from_the_start() -> None:
+def test_requests_are_counted_by_status_with_those_that_rules_read_from_the_start() -> None:
     samples = samples_of(server_of(view(stats=busy()), view("quiet", "1")))
     requests = {(labels["model"], labels["code"]): n for labels, n in values(samples, "frostline_requests_total")}
-    assert requests == {
+    rules = Path("deploy/prometheus/rules.yml").read_text(encoding="utf-8")
+    (read,) = set(re.findall(r'code=~"([A-Z_|]+)"', rules))
+    assert {code for model, code in requests if model == "quiet"} == {"OK", *read.split("|")}
+    assert {each: count for each, count in requests.items() if count} == {
         ("digits", "OK"): 2,
         ("digits", "UNAVAILABLE"): 1,
         ("digits", "INVALID_ARGUMENT"): 1,
-        ("quiet", "OK"): 0,
     }
 
 

@@ -78,6 +78,7 @@ OTHERS = {
     "over-rows": last("Softmax", axis=0),
     "found": onnx_models.zeros([1, "found"]),
     "other-shape": onnx_models.zeros(["rows", 3]),
+    "other-rank": onnx_models.zeros(["rows", 3]),
 }
 
 
@@ -207,6 +208,10 @@ def test_outputs_that_a_configuration_or_a_parameter_names_are_the_clients(chann
     assert (
         caught.value.details() == "unexpected inference output 'softmax' for model 'sigmoid'; it has ['probabilities']"
     )
+
+
+def test_an_answer_of_another_rank_than_the_file_says_is_given(channel: grpc.Channel) -> None:
+    assert infer(channel, "other-rank", "output", shape=np.array([2]))["output"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("model", ["sigmoid", "one-number", "over-rows"])

@@ -15,9 +15,20 @@ class Process:
     def __init__(self, **gauges: float) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("requests", "Requests.", ["code"], registry=self.registry)
+        self.rows = Counter("rows", "Rows.", ["model", "version"], registry=self.registry)
         self.seconds = Histogram("seconds", "Seconds.", buckets=(1, 2), registry=self.registry)
         for name, value in gauges.items():
             Gauge(name, "A gauge.", registry=self.registry).set(value)
+
+    def load(self, version: str, rows: int = 0) -> None:
+        """Have the counter of a version begin again."""
+        self.unload(version)
+        self.rows.labels("m", version).inc(rows)
+
+    def unload(self, version: str) -> None:
+        """Have a version gone."""
+        if ("m", version) in self.rows._metrics:
+            self.rows.remove("m", version)
 
     def page(self) -> bytes:
         return dump(self.registry, RULES)
@@ -103,6 +114,89 @@ def test_what_a_process_counted_stays_when_it_ends_and_its_gauges_go() -> None:
     stage.totals.begin("a2")
     stage.pages["a2"] = again.page()
     assert stage.shown()['requests_total{code="OK"}'] == 8
+
+
+def of_version(shown: dict[str, float], version: str = "1") -> float | None:
+    return shown.get(f'rows_total{{model="m",version="{version}"}}')
+
+
+def increase(values: list[float | None]) -> float:
+    """How far Prometheus takes a counter to have risen, which takes every fall for a beginning at 0."""
+    rise, last = 0.0, values[0] or 0.0
+    for value in (value or 0.0 for value in values[1:]):
+        rise += value - last if value >= last else value
+        last = value
+    return rise
+
+
+def test_a_version_that_processes_load_again_one_after_the_other_begins_once() -> None:
+    one, other = Process(), Process()
+    stage = Stage(a=one, b=other)
+    seen = []
+
+    def scrape() -> None:
+        stage.pages.update(a=one.page(), b=other.page())
+        seen.append(of_version(stage.shown()))
+
+    one.load("1", 3)
+    other.load("1", 4)
+    scrape()
+    one.load("1", 1)
+    scrape()
+    # The other one goes on with the old for a while.
+    other.rows.labels("m", "1").inc(2)
+    scrape()
+    other.load("1", 5)
+    scrape()
+    one.rows.labels("m", "1").inc(1)
+    scrape()
+    assert seen == [7, 1, 3, 8, 9]
+    assert increase(seen) == 9
+    # Both at once.
+    one.load("1", 1)
+    other.load("1", 1)
+    scrape()
+    assert seen[-1] == 2
+
+
+def test_what_an_ended_process_had_counted_of_a_version_goes_when_it_is_loaded_again() -> None:
+    one, other = Process(), Process()
+    one.load("1", 3)
+    other.load("1", 4)
+    other.load("2", 6)
+    stage = Stage(a=one, b=other)
+    stage.shown()
+    stage.totals.end("b")
+    del stage.pages["b"]
+    assert of_version(stage.shown()) == 7
+    one.load("1", 1)
+    stage.pages["a"] = one.page()
+    shown = stage.shown()
+    assert of_version(shown) == 1
+    assert of_version(shown, "2") == 6, "no other version has begun again"
+
+
+def test_a_version_that_is_gone_from_all_processes_is_gone_from_the_page() -> None:
+    one, other, third = Process(), Process(), Process()
+    for process in (one, other, third):
+        process.load("1", 3)
+    stage = Stage(a=one, b=other, c=third)
+    stage.shown()
+    stage.totals.end("c")
+    del stage.pages["c"]
+    assert of_version(stage.shown()) == 9
+    one.unload("1")
+    other.rows.labels("m", "1").inc(2)
+    stage.pages.update(a=one.page(), b=other.page())
+    assert of_version(stage.shown()) == 2
+    other.unload("1")
+    stage.pages["b"] = other.page()
+    assert of_version(stage.shown()) is None
+    # As a shadow does that becomes one a second time.
+    one.load("1")
+    other.load("1", 1)
+    stage.pages.update(a=one.page(), b=other.page())
+    assert of_version(stage.shown()) == 1
 
 
 def test_a_process_that_does_not_answer_counts_with_its_last_numbers() -> None:

@@ -72,8 +72,8 @@ class H2FrontEnd:
         self._helper = ThreadPoolExecutor(1, "h2-unpack")
         self._trim = Trim(lambda open_now: self._helper.submit(give_back, open_now))
         self.budget = Budget(config.network_bytes)
-        # With a count of its own from the start: an alert watches it grow.
-        self.refused: dict[str, int] = {"files": 0}
+        # Those that alerts watch are there from the start: a rate needs a number before the first.
+        self.refused: dict[str, int] = {"files": 0, "network_full": 0, "connections": 0}
         """What was refused before anything else saw it, by reason."""
         self._listener: Listener | None = None
         self._shared: Shared | None = None
