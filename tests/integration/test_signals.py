@@ -16,6 +16,7 @@ import pytest
 from frostline.pb import inference_pb2 as pb
 from tests.support import onnx_models
 from tests.support.calls import stub
+from tests.support.kubelet import free_ports
 from tests.support.servers import TIMEOUT_S
 
 EARLY = """
@@ -160,3 +161,26 @@ def test_signals_that_come_while_the_server_ends_change_nothing_of_its_exit_code
 
 def lines_of(told: Iterator[dict[str, object]], beginning: str) -> Iterator[dict[str, object]]:
     return (event for event in told if str(event["event"]).startswith(beginning))
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, processes: str) -> None:
+    models, port = tmp_path / "models", free_ports("127.0.0.1", "grpc")["grpc"]
+    address = f"127.0.0.1:{port}"
+    onnx_models.write_artifact(models, "m")
+    flags = ["--models", str(models), *FLAGS, "--no-http", "--port", str(port), "--processes", processes]
+    allowed = ["--allow-anonymous", "predict,observe,control", "--model-control", "explicit", "--load-models", "*"]
+    program = [sys.executable, "-m", "frostline", "serve", *flags, *allowed]
+    with open("/dev/full", "w") as full, subprocess.Popen(program, stderr=full) as process:  # noqa: PTH123
+        try:
+            with grpc.insecure_channel(address) as channel:
+                calls = stub(channel)
+                assert calls.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT_S, wait_for_ready=True).ready
+                # Each of these writes an audit line.
+                for _ in range(3):
+                    calls.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="m"), timeout=TIMEOUT_S)
+                    calls.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="m"), timeout=TIMEOUT_S)
+                assert calls.ModelReady(pb.ModelReadyRequest(name="m"), timeout=TIMEOUT_S).ready
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
