@@ -161,10 +161,15 @@ class ModelsFolder:
             if version.state != "LOADING"
         }
 
-    def problem(self, name: str) -> str:
-        """Why nothing that is in a model's folder can be loaded, or ""."""
+    def problem(self, name: str, override: model_config_pb2.ModelConfig | None = None) -> str:
+        """Why nothing that is in a model's folder can be loaded, or "".
+
+        Args:
+            name: the model.
+            override: a configuration used instead of its own.
+        """
         model = self.models.get(name)
-        if model is None:
+        if model is None or (model.misconfigured and override is not None):
             return ""
         if not model.versions:
             known = self._repository.of(name)

@@ -247,7 +247,7 @@ class Reconciler:
         """The versions of a model that will be loaded, as far as is known."""
         try:
             on_disk, known = self._on_disk(name), self._folder.known(name)
-            if on_disk is None or self._folder.problem(name):
+            if on_disk is None or self._problem_of(name):
                 return set()
             return {*plan(on_disk, known).load, *awaited(on_disk, known)}
         except Exception:  # noqa: BLE001  it is shown when the model itself is looked after
@@ -387,7 +387,7 @@ class Reconciler:
         if self._closing:
             return False
         model, versions, on_disk = self._folder.models.get(name), self._repository.of(name), self._on_disk(name)
-        if model is not None and self._is_chosen(name) and (problem := self._folder.problem(name)):
+        if model is not None and self._is_chosen(name) and (problem := self._problem_of(name)):
             return self._problem(model, problem, versions)
         if on_disk is not None and on_disk.settling:
             self._folder.prove(name)
@@ -442,6 +442,10 @@ class Reconciler:
     def _override(self, name: str) -> model_config_pb2.ModelConfig | None:
         """The configuration that a client gave for a model, used instead of its own."""
         return self._chosen.get(name) if self._chosen else None
+
+    def _problem_of(self, name: str) -> str:
+        """Why nothing of a model can be loaded, or ""."""
+        return self._folder.problem(name, self._override(name))
 
     def _remark(self, on_disk: OnDisk | None, known: Mapping[int, ModelVersion], *, settled: bool) -> None:
         """Show why a READY version is not what is on disk, and no longer once it is.

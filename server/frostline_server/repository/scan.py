@@ -42,6 +42,7 @@ class Model:
         rollout_problem: why its rollout.json cannot be used, or "".
         remarks: what looks like a version in its folder and is none, or that there is nothing in it; a sentence for each.
         flat: whether its only version lies right in its folder.
+        misconfigured: whether the problem is its own configuration, so that there is none with another.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Model:
     rollout_problem: str = ""
     remarks: tuple[str, ...] = ()
     flat: bool = False
+    misconfigured: bool = False
 
     def version_folder(self, number: int) -> Path:
         """The folder of one of its versions."""
@@ -180,10 +182,14 @@ def _found(folder: Path, before: Model | None, files: FileReader, name: str, *, 
         problem = problem or absent
     elif absent:
         warnings = [*warnings, absent]
+    misconfigured = bool(problem and versions)
     if not versions and (remarks != (_EMPTY,) or configured):
         # It was meant to be a model.
         problem = problem or "; ".join(remarks)
-    return Model(name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem, remarks, flat)
+    return Model(
+        name, folder, own, config, versions, tuple(warnings), problem, rollout, rollout_problem, remarks, flat,
+        misconfigured,
+    )  # fmt: skip
 
 
 def absent_versions(

@@ -810,6 +810,24 @@ def test_a_model_may_be_loaded_with_a_configuration_of_the_request(tmp_path: Pat
     assert explicit.repository.get("m", "").batching.max_batch_size == BATCHING.max_batch_size
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["version_policy { specific { versions: [7] } }", 'backend: "python"', "max_batch_size: many", 'name: "other"'],
+)
+def test_a_configuration_of_the_request_takes_the_place_of_one_that_cannot_be_used(
+    tmp_path: Path, explicit: Shelf, text: str
+) -> None:
+    write_artifact(tmp_path, "m", 1)
+    (tmp_path / "m" / "config.pbtxt").write_text(text, encoding="utf-8")
+    with pytest.raises(LoadFailed):
+        explicit.reconciler.load_model("m")
+    explicit.reconciler.load_model("m", text_format.Parse("max_batch_size: 2", model_config_pb2.ModelConfig()))
+    assert explicit.states() == {"1": "READY"}
+    with pytest.raises(LoadFailed):
+        explicit.reconciler.load_model("m")
+    assert explicit.states()["1"] == "READY", "what is served stays"
+
+
 @pytest.mark.parametrize("act", [Reconciler.load_model, Reconciler.unload_model])
 def test_models_that_do_not_exist_are_not_found(explicit: Shelf, act: Callable[[Reconciler, str], None]) -> None:
     with pytest.raises(ModelNotFound, match=r"failed to (un)?load 'nobody'"):
