@@ -25,6 +25,9 @@ from frostline_server.repository.scan import Model
 from frostline_server.repository.take_back import TakenBack
 from frostline_server.repository.unchanged import keep_unchanged
 
+_MOST_LISTED = 10
+"""Versions that a message names."""
+
 
 @dataclass(slots=True, eq=False)
 class ModelVersion:
@@ -286,9 +289,23 @@ class Repository:
     ) -> Exception:
         """Why the version that a request names does not answer."""
         if not is_version(version):
+            if labels:
+                told = f" or a label: {', '.join(labels)}"
+            else:
+                served = sorted(
+                    {
+                        int(number)
+                        for number in (*(each.version for each in versions if each.state != "FAILED"), *coming)
+                    }
+                )
+                told = (
+                    "; the model has no labels, as it has no rollout.json, which `frostline promote` writes, and it is served in "
+                    + _listed(served)
+                )
+            # The beginning is Triton's.
             return InvalidInput(
                 f"failed to get model version from specified version string '{version}' for model '{name}', "
-                f"version should be an integer > 0{' or a label: ' if labels else ''}{', '.join(labels)}"
+                f"version should be an integer > 0{told}"
             )
         state = next((_state(entry) for entry in versions if entry.version == version), None)
         if state is None and version not in coming:
@@ -337,6 +354,15 @@ class Repository:
     def shadows(self) -> list[tuple[str, str, str, Counts]]:
         """For each shadow the model, its version, the live version, and what it has seen."""
         return self._shadows.counts()
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "no version"
+    shown = ", ".join(map(str, numbers[-_MOST_LISTED:]))
+    return (
+        f"{'version' if len(numbers) == 1 else 'versions'} {shown}{' and lower ones' * (len(numbers) > _MOST_LISTED)}"
+    )
 
 
 def _state(version: ModelVersion) -> str:

@@ -607,6 +607,28 @@ def test_a_version_that_cannot_answer_is_explained(
     assert refusal(open_shelf(), name, version, error).startswith(message)
 
 
+def test_a_label_of_a_model_without_a_rollout_is_refused_with_where_labels_come_from_and_the_versions_there_are(
+    tmp_path: Path, open_shelf: Open
+) -> None:
+    for version in range(1, 13):
+        write_artifact(tmp_path, "many", version, golden=False)
+    configure(tmp_path, "many", "version_policy { all { } }")
+    write_artifact(tmp_path, "one", 3, golden=False)
+    damage(write_artifact(tmp_path, "bad"))
+    shelf = open_shelf()
+    expected = {
+        "one": "version 3",
+        "many": "versions 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 and lower ones",
+        "bad": "no version",
+    }
+    for name, told in expected.items():
+        assert refusal(shelf, name, "stable", InvalidInput) == (
+            f"failed to get model version from specified version string 'stable' for model '{name}', version should be an "
+            "integer > 0; the model has no labels, as it has no rollout.json, which `frostline promote` writes, and it is "
+            f"served in {told}"
+        )
+
+
 def test_predictions_are_counted_whatever_the_clients_asked_for(tmp_path: Path, open_shelf: Open) -> None:
     write_artifact(tmp_path, "m")
     served = open_shelf().get("m")

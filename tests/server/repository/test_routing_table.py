@@ -263,7 +263,7 @@ def test_a_version_that_is_no_number_and_no_label_is_refused_with_the_labels_the
     with pytest.raises(InvalidInput, match=r"should be an integer > 0 or a label: canary, stable$"):
         shelf.answers("canray")
     shelf.roll(None)
-    with pytest.raises(InvalidInput, match=r"should be an integer > 0$"):
+    with pytest.raises(InvalidInput, match=r"should be an integer > 0; the model has no labels"):
         shelf.answers("canary")
 
 
