@@ -463,17 +463,31 @@ class Server:
 
     def _after_load(self) -> None:
         """Warn of what an operator should see at once, and settle."""
+        config = self._config
         if self._access.closed:
+            reason = (
+                f"other machines can reach {config.host}"
+                if config.allow_anonymous == "auto"
+                else f"allow_anonymous is {config.allow_anonymous}"
+            )
             _log.warning(
                 "access",
-                warning=f"every call will be refused: other machines can reach {self._config.host}, and nobody may call; "
+                warning=f"every call will be refused: {reason}, and nobody may call; "
                 "give tokens in an access file (--access-file FILE; `frostline token NAME --file FILE` writes one), or let "
                 "everyone who reaches the port ask for predictions (--allow-anonymous predict)",
             )
+        names = sorted({*self.repository.names(), *self.reconciler.unloaded()})
+        if config.model_name and names and config.model_name not in names:
+            # The folder may yet become one model, so this is no reason not to start.
+            _log.warning(
+                "configuration",
+                warning=f"model_name has no effect: {config.models} is no single model, and its models have the names of their "
+                f"folders, such as '{names[0]}'; leave model_name out, or give one model's own folder as models",
+            )
         if self.fell_back():
-            _log.warning("no usable CUDA device: models run on the CPU", device=self._config.device)
+            _log.warning("no usable CUDA device: models run on the CPU", device=config.device)
         if not self.repository.versions():
-            _log.warning("the models folder has no models", models=str(self._config.models))
+            _log.warning("the models folder has no models", models=str(config.models))
         interpreter.settle()
 
     def _start_probe(self) -> None:

@@ -10,7 +10,9 @@ import grpc
 import numpy as np
 import onnx
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 from frostline_server import app
 from frostline_server.app import Server
@@ -195,6 +197,23 @@ def test_a_run_gets_half_the_cpus_that_the_process_may_use_unless_told_otherwise
     with running(tmp_path, model_control="none", log_level="error", threads=asked, processes=processes) as server:
         options = server.server.repository.get("m", "").session._compute.__self__.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (expected, expected)
+
+
+@pytest.mark.parametrize("control", ["none", "explicit"])
+def test_a_name_for_one_model_is_warned_of_where_the_folder_holds_models_of_other_names(
+    tmp_path: Path, control: str
+) -> None:
+    write_artifact(tmp_path, "m", golden=False)
+    structlog.reset_defaults()
+    with capture_logs() as logged:
+        for folder, name in ((tmp_path, "fraud"), (tmp_path, "m"), (tmp_path / "m", "fraud")):
+            with running(folder, model_control=control, model_name=name):
+                pass
+    (warning,) = [line["warning"] for line in logged if line["event"] == "configuration"]
+    assert warning == (
+        f"model_name has no effect: {tmp_path} is no single model, and its models have the names of their folders, such as 'm'; "
+        "leave model_name out, or give one model's own folder as models"
+    )
 
 
 def test_one_of_several_processes_takes_its_share_of_the_machine(

@@ -290,6 +290,14 @@ def test_a_port_that_nobody_may_use_says_so_in_the_log_and_what_to_write(models:
     assert "frostline token NAME --file FILE" in said
 
 
+def test_a_port_that_is_closed_by_a_setting_says_which_and_not_that_others_can_reach_it(models: Path) -> None:
+    structlog.reset_defaults()
+    with capture_logs() as logged, serving(models, None, host="127.0.0.1", allow_anonymous="none"):
+        pass
+    [said] = [line["warning"] for line in logged if line["event"] == "access"]
+    assert said.startswith("every call will be refused: allow_anonymous is none, and nobody may call; give tokens")
+
+
 # Rates
 
 
