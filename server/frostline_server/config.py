@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -35,6 +36,42 @@ ROLES = ("predict", "observe", "control")
 """What a caller may be allowed to do: ask for predictions, look at the server, change what it does."""
 RENAMED: Mapping[str, str] = {"canary_s": "probe_s"}
 """Settings that are still accepted under their old name, by that name."""
+
+
+@dataclass(frozen=True)
+class _Switch:
+    """A setting of which some values leave other settings without effect.
+
+    Attributes:
+        name: the setting.
+        off: a pattern of those values, as they are written.
+        on: what to set it to instead.
+        details: the other settings.
+        why: more about those values.
+    """
+
+    name: str
+    off: str
+    on: str
+    details: tuple[str, ...]
+    why: str = ""
+
+    def is_off(self, value: object) -> bool:
+        """Whether a value, also one that nobody has checked yet, is one of those."""
+        return re.fullmatch(self.off, str(value), re.IGNORECASE) is not None
+
+
+_OF_HTTP = ("http_port", "http_hosts", "http_cors_origins")
+_SWITCHES = (
+    _Switch("model_control", "watch|poll|none", "explicit", ("load_models",), ", which loads all models"),
+    _Switch("model_control", "explicit|none", "watch or poll", ("poll_s",)),
+    _Switch("trial_load", "never", "auto or always", ("load_timeout_s", "load_memory_bytes")),
+    _Switch("http", "false|0|no|off|n|f", "true", _OF_HTTP),
+    _Switch("host", "unix:.*", "an address of the network", _OF_HTTP, ", where HTTP is not answered"),
+    _Switch("max_connection_age_s", r"0*\.?0*", "more", ("connection_grace_s",)),
+    _Switch("access_log", "off", "stdout or a file", ("access_log_ratio",)),
+    _Switch("traces", "off", "otlp", ("trace_ratio",)),
+)
 
 
 class ServerConfig(BaseModel):
@@ -473,9 +510,16 @@ class ServerConfig(BaseModel):
         sources = (from_file, from_environ, given)
         old = [name for name in RENAMED if any(name in source for source in sources)]
         merged: dict[str, Any] = {}
-        for source in sources:
+        strength: dict[str, int] = {}
+        for place, source in enumerate(sources):
             renamed = {new: source[name] for name, new in RENAMED.items() if name in source}
-            merged |= renamed | {name: value for name, value in source.items() if name not in RENAMED}
+            named = renamed | {name: value for name, value in source.items() if name not in RENAMED}
+            merged |= named
+            strength |= dict.fromkeys(named, place)
+        for name, switch in _without_effect(merged).items():
+            # A source may turn off what a weaker one says more about.
+            if strength.get(name, place) < strength[switch.name]:
+                del merged[name]
         try:
             config = cls(**merged)
         except ValidationError as error:
@@ -524,18 +568,27 @@ class ServerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.load_models and self.model_control != "explicit":
-            raise ValueError(
-                f"load_models has no effect with model_control {self.model_control}, which loads all models: set that to "
-                "explicit, or leave load_models out"
-            )
         # Not whether it was set: a worker is told every setting.
-        if self.admin_port is None and self.admin_host != type(self).model_fields["admin_host"].default:
+        given = {name for name, info in type(self).model_fields.items() if getattr(self, name) != info.default}
+        if self.http_port == 0:  # whoever wants any free port does not mind that there is none
+            given.discard("http_port")
+        for name, switch in _without_effect(self.model_dump()).items():
+            if name in given:
+                value = getattr(self, switch.name)
+                told = (
+                    str(value).lower()
+                    if isinstance(value, bool)
+                    else f"{value:g}"
+                    if isinstance(value, float)
+                    else value
+                )
+                raise ValueError(
+                    f"{name} has no effect with {switch.name} {told}{switch.why}: set that to {switch.on}, or leave {name} out"
+                )
+        if self.admin_port is None and "admin_host" in given:
             raise ValueError(
                 "admin_host has no effect without admin_port, whose address it is: set that too, or leave admin_host out"
             )
-        if self.trace_ratio is not None and self.traces == "off":
-            raise ValueError("trace_ratio has no effect with traces off: set that to otlp, or leave trace_ratio out")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or neither")
         if self.processes > 1 and self.device.startswith("cuda"):
@@ -598,6 +651,12 @@ class ServerConfig(BaseModel):
         if self.model_control != "explicit" or self.load_models.strip() == "*":
             return None
         return _names(self.load_models)
+
+
+def _without_effect(settings: Mapping[str, Any]) -> dict[str, _Switch]:
+    """The settings that have no effect beside these, each with what turns it off."""
+    off = [switch for switch in _SWITCHES if switch.name in settings and switch.is_off(settings[switch.name])]
+    return {detail: switch for switch in off for detail in switch.details}
 
 
 def _names(listed: str) -> frozenset[str]:

@@ -84,12 +84,13 @@ def test_a_first_load_that_cannot_be_interrupted_does_not_hold_up_the_end(tmp_pa
 def test_a_later_load_does_not_either(control: str, tmp_path: Path) -> None:
     models, stuck = tmp_path / "models", tmp_path / "stuck"
     onnx_models.write_artifact(models, "m", 1)
-    flags = ["--models", str(models), "--grace-s", "3600", "--poll-s", "0.1", "--model-control", control]
+    flags = ["--models", str(models), "--grace-s", "3600", "--model-control", control]
     flags += ["--allow-anonymous", "all"]
+    flags += ["--load-models", "m"] if control == "explicit" else ["--poll-s", "0.1"]
     events: list[server_process.Event] = []
     with (
         server_process.serve(
-            [*flags, *(["--load-models", "m"] if control == "explicit" else [])],
+            flags,
             events.append,
             program=program(SECOND_NEVER_READY, stuck),
         ) as served,

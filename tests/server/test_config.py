@@ -59,7 +59,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_DEVICE": "cuda:1", "FROSTLINE_TRANSPORT": "grpcio", "FROSTLINE_MAX_BATCH_SIZE": "8",
         "FROSTLINE_MAX_QUEUE_DELAY_S": "0.5", "FROSTLINE_MAX_QUEUE_SIZE": "16", "FROSTLINE_MAX_MESSAGE_BYTES": "1024",
         "FROSTLINE_GRACE_S": "1.5", "FROSTLINE_REQUIRE": "a,b", "FROSTLINE_THREADS": "3", "FROSTLINE_LOG_FORMAT": "json",
-        "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "2.5",
+        "FROSTLINE_LOG_LEVEL": "debug", "FROSTLINE_MODEL_CONTROL": "explicit", "FROSTLINE_POLL_S": "15",
         "FROSTLINE_LOAD_MODELS": "a", "FROSTLINE_MODEL_NAME": "m", "FROSTLINE_LINKED_FOLDERS": "/cache, b", "FROSTLINE_PROBE_S": "0", "FROSTLINE_EXIT_ON_FAULT": "true", "FROSTLINE_TLS_CERT": "c.pem", "FROSTLINE_TLS_KEY": "k.pem",
         "FROSTLINE_SHARED_MEMORY": "on", "FROSTLINE_COMPRESSION": "gzip", "FROSTLINE_SLO_MS": "10",
         "FROSTLINE_MAX_CLASS_SERIES": "20", "FROSTLINE_MAX_RUN_BYTES": "1000000", "FROSTLINE_PROCESSES": "1",
@@ -73,7 +73,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "FROSTLINE_CLIENT_CERTIFICATES": "required", "FROSTLINE_TLS_CLIENT_CA": "ca.pem",
         "FROSTLINE_ACCESS_FILE": "a.toml", "FROSTLINE_ALLOW_ANONYMOUS": "predict", "FROSTLINE_ADMIN_PORT": "0",
         "FROSTLINE_ADMIN_HOST": "::1", "FROSTLINE_METRICS_ACCESS": "observe", "FROSTLINE_METRICS_TLS": "true",
-        "FROSTLINE_HTTP": "false", "FROSTLINE_HTTP_PORT": "0", "FROSTLINE_HTTP_HOSTS": "a.example",
+        "FROSTLINE_HTTP": "true", "FROSTLINE_HTTP_PORT": "0", "FROSTLINE_HTTP_HOSTS": "a.example",
         "FROSTLINE_HTTP_CORS_ORIGINS": "https://b.example",
         "FROSTLINE_ACCESS_LOG": "stdout", "FROSTLINE_ACCESS_LOG_RATIO": "0.5",
         "FROSTLINE_TRACES": "otlp", "FROSTLINE_TRACE_RATIO": "0.25",
@@ -83,7 +83,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "models": Path("/models"), "host": "0.0.0.0", "port": 0, "metrics_port": 9, "device": "cuda:1",
         "transport": "grpcio", "max_batch_size": 8, "max_queue_delay_s": 0.5, "max_queue_size": 16,
         "max_message_bytes": 1024, "grace_s": 1.5, "require": "a,b", "threads": 3, "log_format": "json",
-        "log_level": "debug", "model_control": "explicit", "poll_s": 2.5, "load_models": "a", "model_name": "m", "linked_folders": "/cache, b", "probe_s": 0.0,
+        "log_level": "debug", "model_control": "explicit", "poll_s": 15.0, "load_models": "a", "model_name": "m", "linked_folders": "/cache, b", "probe_s": 0.0,
         "exit_on_fault": True, "tls_cert": Path("c.pem"), "tls_key": Path("k.pem"),
         "shared_memory": "on", "compression": "gzip", "slo_ms": 10.0,
         "max_class_series": 20, "max_run_bytes": 1000000, "max_run_s": 5.0, "processes": 1, "network_bytes": 123456, "max_connections": 10,
@@ -94,9 +94,12 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "client_certificates": "required", "tls_client_ca": Path("ca.pem"), "access_file": Path("a.toml"),
         "allow_anonymous": "predict", "admin_port": 0, "admin_host": "::1", "metrics_access": "observe",
         "metrics_tls": True,
-        "http": False, "http_port": 0, "http_hosts": "a.example", "http_cors_origins": "https://b.example",
+        "http": True, "http_port": 0, "http_hosts": "a.example", "http_cors_origins": "https://b.example",
         "access_log": "stdout", "access_log_ratio": 0.5, "traces": "otlp", "trace_ratio": 0.25,
     }  # fmt: skip
+    # Those two have no effect beside others of these.
+    assert load(environ={"FROSTLINE_HTTP": "false"}).http is False
+    assert load(environ={"FROSTLINE_POLL_S": "2.5"}).poll_s == 2.5
 
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +182,16 @@ def test_without_models_it_is_said_how_to_name_them() -> None:
         ({"load_models": "a"}, "load_models has no effect with model_control watch, which loads all models: set that to explicit, or leave load_models out"),
         ({"admin_host": "0.0.0.0"}, "admin_host has no effect without admin_port, whose address it is: set that too, or leave admin_host out"),
         ({"trace_ratio": 0.5}, "trace_ratio has no effect with traces off: set that to otlp, or leave trace_ratio out"),
+        ({"poll_s": 5, "model_control": "none"}, "poll_s has no effect with model_control none: set that to watch or poll, or leave poll_s out"),
+        ({"poll_s": 5, "model_control": "explicit"}, "poll_s has no effect with model_control explicit: set that to watch or poll, or leave poll_s out"),
+        ({"trial_load": "never", "load_timeout_s": 9}, "load_timeout_s has no effect with trial_load never: set that to auto or always, or leave load_timeout_s out"),
+        ({"trial_load": "never", "load_memory_bytes": 9}, "load_memory_bytes has no effect with trial_load never: set that to auto or always, or leave load_memory_bytes out"),
+        ({"http": False, "http_port": 9}, "http_port has no effect with http false: set that to true, or leave http_port out"),
+        ({"http": False, "http_hosts": "a.example"}, "http_hosts has no effect with http false: set that to true, or leave http_hosts out"),
+        ({"http": False, "http_cors_origins": "*"}, "http_cors_origins has no effect with http false: set that to true, or leave http_cors_origins out"),
+        ({"host": "unix:/A.sock", "http_port": 9}, "http_port has no effect with host unix:/A.sock, where HTTP is not answered: set that to an address of the network, or leave http_port out"),
+        ({"max_connection_age_s": 0, "connection_grace_s": 5}, "connection_grace_s has no effect with max_connection_age_s 0: set that to more, or leave connection_grace_s out"),
+        ({"access_log_ratio": 0.5}, "access_log_ratio has no effect with access_log off: set that to stdout or a file, or leave access_log_ratio out"),
         ({"network_bytes": 10}, "network_bytes: input should be 0, or at least 65536, for a request and its answer to find room, got 10"),
         ({"http_hosts": "a b"}, "http_hosts: a name of a host is expected, without scheme and port, such as models.example.org, or *; 'a b' is none, got 'a b'"),
     ],
@@ -237,7 +250,22 @@ def test_names_of_hosts_are_taken() -> None:
     assert load(http_hosts=",".join(sorted(hosts))).host_names == hosts
 
 
+def test_a_source_may_turn_off_what_a_weaker_one_says_more_about(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'http_hosts = "a.example"\npoll_s = 5\ntrace_ratio = 0.5\ntraces = "otlp"\n')
+    environ = {"FROSTLINE_HTTP": "false", "FROSTLINE_CONNECTION_GRACE_S": "5"}
+    config = load(file, environ, model_control="explicit", traces="off", max_connection_age_s=0)
+    assert (config.http, config.http_hosts, config.poll_s, config.trace_ratio) == (False, "", 15, None)
+    assert (config.connection_grace_s, config.max_connection_age_s) == (0, 0)
+    assert load(file, environ, http=True).http_hosts == "a.example"
+    for stronger in ({"FROSTLINE_HTTP_PORT": "9"}, {"FROSTLINE_HTTP": "0", "FROSTLINE_HTTP_PORT": "9"}):
+        with pytest.raises(ConfigError, match="http_port has no effect with http false"):
+            load(toml(tmp_path, "http = false\n"), stronger)
+
+
 def test_settings_that_go_together_are_taken_together() -> None:
+    assert load(max_connection_age_s=0.5, connection_grace_s=5).connection_grace_s == 5
+    assert load(access_log="stdout", access_log_ratio=0.5).access_log_ratio == 0.5
+    assert load(http=False, http_port=0).http_port == 0
     assert load(admin_host="0.0.0.0", admin_port=0).admin_host == "0.0.0.0"
     assert load(trace_ratio=0.0, traces="otlp").trace_ratio == 0
     assert load(network_bytes=65536).network_bytes == 65536
