@@ -7,9 +7,11 @@ other languages.
 import ipaddress
 import json
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,9 @@ def arguments(
         ValueError: It makes no sense, or would send a token in plain text over a network.
         OSError: A PEM file cannot be read.
     """
-    addresses = [address] if isinstance(address, str) else list(address)
+    # Bytes and texts are no lists; what is no address is refused with its type.
+    listed = isinstance(address, Iterable) and not isinstance(address, str | bytes)
+    addresses: list[Any] = list(address) if listed else [address]
     target = _target(addresses[0]) if len(addresses) == 1 else _list_target(addresses)
     shown = target if len(addresses) == 1 else ", ".join(_target(each) for each in addresses)
     headers = _headers(metadata or {})
@@ -124,6 +128,8 @@ def arguments(
     if token is not None:
         if "authorization" in headers:
             raise ValueError("metadata has an authorization already; give either that or a token")
+        if not isinstance(token, str):
+            raise _mistyped("the token", "a text (str)", token)
         if not _TOKEN.fullmatch(token):
             raise ValueError("the token is empty or holds characters that no bearer token has, such as a line break")
         if tls is False and not local and not insecure_token:
@@ -142,7 +148,7 @@ def arguments(
         options.append(("grpc.enable_http_proxy", 0))
     if server_name:
         options.append(("grpc.ssl_target_name_override", server_name))
-    credentials = _credentials(tls, certificate, key)
+    credentials = _credentials(tls, certificate, key, server_name)
     return ChannelArguments(target=target, address=shown, credentials=credentials, options=options, metadata=headers)
 
 
@@ -150,11 +156,13 @@ def check_timeout(timeout_s: float) -> float:
     """The timeout as gRPC can hold it.
 
     Raises:
-        ValueError: It is not positive and finite.
+        ValueError: It is no number, or not positive and finite.
     """
+    if not isinstance(timeout_s, Real):
+        raise _mistyped("timeout_s", "a number of seconds", timeout_s)
     if not 0 < timeout_s < math.inf:
         raise ValueError(f"timeout_s must be positive and finite, but is {timeout_s:g}")
-    return min(timeout_s, _LONGEST_S)
+    return min(float(timeout_s), _LONGEST_S)
 
 
 def _headers(metadata: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
@@ -163,6 +171,8 @@ def _headers(metadata: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
     Raises:
         ValueError: It cannot be sent. The message has no value, which may be a secret.
     """
+    if not isinstance(metadata, Mapping):
+        raise _mistyped("metadata", "a dict of texts, or of bytes, by their keys", metadata)
     headers: dict[str, str | bytes] = {}
     for name, value in metadata.items():
         key = name.lower() if isinstance(name, str) else ""
@@ -192,18 +202,33 @@ def _headers(metadata: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
     return headers
 
 
+def _mistyped(name: str, expected: str, value: object) -> ValueError:
+    return ValueError(f"{name} must be {expected}, but is {_type(value)}")
+
+
 def _type(value: object) -> str:
     return type(value).__name__
 
 
 def _credentials(
-    tls: bool | str | Path, certificate: str | Path | None, key: str | Path | None
+    tls: bool | str | Path, certificate: str | Path | None, key: str | Path | None, server_name: str
 ) -> grpc.ChannelCredentials | None:
+    if not isinstance(tls, bool | str | os.PathLike):
+        raise _mistyped("tls", "True, False or the path of a PEM file", tls)
+    for name, path in (("certificate", certificate), ("key", key)):
+        if not isinstance(path, str | os.PathLike | None):
+            raise _mistyped(name, "the path of a PEM file", path)
+    if not isinstance(server_name, str):
+        raise _mistyped("server_name", "a text (str)", server_name)
     if (certificate is None) != (key is None):
         raise ValueError("certificate and key go together: give both or neither")
     if tls is False:
         if certificate is not None:
             raise ValueError("a client certificate needs TLS; turn it on with tls, or leave certificate and key out")
+        if server_name:
+            raise ValueError(
+                "server_name is the name in a certificate, so it needs TLS; turn it on with tls, or leave server_name out"
+            )
         return None
     roots, private_key, chain = (
         None if path is None or path is True else Path(path).read_bytes() for path in (tls, key, certificate)
@@ -212,6 +237,8 @@ def _credentials(
 
 
 def _target(address: str) -> str:
+    if not isinstance(address, str):
+        raise _mistyped("an address", f"a text (str) such as localhost:{DEFAULT_PORT}", address)
     if "://" in address and not address.startswith(("dns://", "unix://")):
         raise ValueError(f"{address!r} is a URL; write the address as host:port, such as localhost:{DEFAULT_PORT}")
     if not address or address.startswith(":"):

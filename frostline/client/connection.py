@@ -25,6 +25,7 @@ from frostline.client.prediction import Prediction
 from frostline.client.rows import Extra
 from frostline.client.schema import Schema
 from frostline.client.tracing import traced, traced_async
+from frostline.pb.inference_pb2 import ServerReadyRequest
 from frostline.pb.inference_pb2_grpc import GRPCInferenceServiceStub
 from frostline.pb.predictor_pb2 import PredictResponse
 from frostline.pb.predictor_pb2_grpc import PredictorStub
@@ -33,6 +34,8 @@ from frostline.protocol import ERROR_KIND, PREDICT
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 30.0
+_PROBE_S = 0.1
+"""How long a server is looked for where a call got no answer in time; that there is none shows at once."""
 
 
 def connect(
@@ -205,7 +208,7 @@ class Client:
             try:
                 answer = self._predict(request, timeout=allowed_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                refusal = _translated(error, self.address, allowed_s, closed=self._closed)
+                refusal = self._failure(error, allowed_s)
                 refusal.__cause__ = error
             except ValueError:
                 self._check_open()
@@ -289,10 +292,20 @@ class Client:
         try:
             return self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _translated(error, self.address, timeout_s, closed=self._closed) from error
+            raise self._failure(error, timeout_s) from error
         except ValueError:
             self._check_open()
             raise
+
+    def _failure(self, error: Any, timeout_s: float) -> FrostlineError:
+        if _ran_out(error):
+            try:
+                self._methods["ServerReady"](ServerReadyRequest(), timeout=_PROBE_S, metadata=self._metadata)
+            except grpc.RpcError as refusal:
+                error = refusal if _is_unreachable(refusal) else error
+            except ValueError:  # closed meanwhile
+                pass
+        return _translated(error, self.address, timeout_s, closed=self._closed)
 
     def _check_process(self) -> None:
         # The threads of gRPC are not in a forked child, so that a call could wait there for ever.
@@ -353,7 +366,7 @@ class AsyncClient:
             try:
                 answer = await self._predict(request, timeout=allowed_s, metadata=self._metadata)
             except grpc.RpcError as error:
-                refusal = _translated(error, self.address, allowed_s, closed=self._closed)
+                refusal = await self._failure(error, allowed_s)
                 refusal.__cause__ = error
             except (asyncio.CancelledError, grpc.aio.UsageError) as error:
                 self._check_open(error)
@@ -428,10 +441,20 @@ class AsyncClient:
         try:
             return await self._methods[call.method](call.request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _translated(error, self.address, timeout_s, closed=self._closed) from error
+            raise await self._failure(error, timeout_s) from error
         except (asyncio.CancelledError, grpc.aio.UsageError) as error:
             self._check_open(error)
             raise
+
+    async def _failure(self, error: Any, timeout_s: float) -> FrostlineError:
+        if _ran_out(error):
+            try:
+                await self._methods["ServerReady"](ServerReadyRequest(), timeout=_PROBE_S, metadata=self._metadata)
+            except grpc.RpcError as refusal:
+                error = refusal if _is_unreachable(refusal) else error
+            except grpc.aio.UsageError:  # closed meanwhile
+                pass
+        return _translated(error, self.address, timeout_s, closed=self._closed)
 
 
 def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
@@ -451,12 +474,25 @@ def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
+def _ran_out(error: Any) -> bool:
+    """Whether a call ended at its own deadline: of a server that cannot be reached it was tried again until then."""
+    return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not _kind(error)
+
+
+def _is_unreachable(error: Any) -> bool:
+    """Whether a call that is not tried again found no server; its details say why."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not _kind(error)
+
+
+def _kind(error: Any) -> str:
+    return str(dict(error.trailing_metadata() or ()).get(ERROR_KIND, ""))
+
+
 def _translated(error: Any, address: str, timeout_s: float, *, closed: bool) -> FrostlineError:
     code = error.code()
     if closed and code is grpc.StatusCode.CANCELLED:
         return _closed(address)
-    kind = dict(error.trailing_metadata() or ()).get(ERROR_KIND, "")
-    return from_status(code.name, error.details() or "", kind=kind, address=address, timeout_s=timeout_s)
+    return from_status(code.name, error.details() or "", kind=_kind(error), address=address, timeout_s=timeout_s)
 
 
 def _closed(address: str) -> FrostlineError:

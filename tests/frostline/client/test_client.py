@@ -1,6 +1,7 @@
 """The blocking client against a real socket."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -593,6 +594,31 @@ def test_an_address_that_makes_no_sense_is_refused(address: str, sentence: str) 
         frostline.connect(address)
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "sentence"),
+    [
+        ("address", None, "an address must be a text (str) such as localhost:8001, but is NoneType"),
+        ("address", 5, "an address must be a text (str) such as localhost:8001, but is int"),
+        ("address", b"box", "an address must be a text (str) such as localhost:8001, but is bytes"),
+        ("address", ["10.0.0.1", 5], "an address must be a text (str) such as localhost:8001, but is int"),
+        ("timeout_s", "x", "timeout_s must be a number of seconds, but is str"),
+        ("timeout_s", None, "timeout_s must be a number of seconds, but is NoneType"),
+        ("tls", None, "tls must be True, False or the path of a PEM file, but is NoneType"),
+        ("certificate", 5, "certificate must be the path of a PEM file, but is int"),
+        ("key", True, "key must be the path of a PEM file, but is bool"),
+        ("server_name", 5, "server_name must be a text (str), but is int"),
+        ("token", 5, "the token must be a text (str), but is int"),
+        ("metadata", [("a", "b")], "metadata must be a dict of texts, or of bytes, by their keys, but is list"),
+    ],
+)
+async def test_an_argument_of_another_type_is_refused_with_the_type_that_is_expected(
+    argument: str, value: Any, sentence: str
+) -> None:
+    for connect in (frostline.connect, frostline.connect_async):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            connect(**{argument: value})
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
 def test_a_timeout_that_makes_no_sense_is_refused(client: frostline.Client, timeout_s: float) -> None:
     with pytest.raises(ValueError, match="timeout_s must be positive and finite, but is"):
@@ -634,6 +660,18 @@ def test_a_certificate_file_turns_tls_on(tmp_path: Path) -> None:
             assert client.predict(MODEL, ROWS).labels == (LABELS[1], LABELS[0])
         with frostline.connect(address) as client, pytest.raises(frostline.ServerUnavailable):
             client.predict(MODEL, ROWS, timeout_s=10)
+
+
+async def test_a_server_that_is_not_there_is_unavailable_also_where_the_time_is_too_short_to_try_again() -> None:
+    address, words = _closed_port(), "no Frostline server answers at .*Connection refused"
+    with frostline.connect(address, timeout_s=0.4) as client:
+        for call in (client.models, lambda: client.predict(MODEL, ROWS)):
+            with pytest.raises(frostline.ServerUnavailable, match=words):
+                call()
+    async with frostline.connect_async(address, timeout_s=0.4) as other:
+        for awaited in (other.models, lambda: other.predict(MODEL, ROWS)):
+            with pytest.raises(frostline.ServerUnavailable, match=words):
+                await awaited()
 
 
 def _closed_port() -> str:

@@ -55,12 +55,14 @@ def test_two_authorizations_are_refused() -> None:
         ({"certificate": "c.pem", "tls": True}, "certificate and key go together"),
         ({"key": "k.pem", "tls": True}, "certificate and key go together"),
         ({"certificate": "c.pem", "key": "k.pem"}, "a client certificate needs TLS; turn it on with tls"),
+        ({"server_name": "x"}, "server_name is the name in a certificate, so it needs TLS; turn it on with tls"),
         ({"address": ["10.0.0.1", "10.0.0.2"], "tls": True}, "a list of addresses with TLS needs server_name"),
     ],
 )
-def test_credentials_that_contradict_each_other_are_refused(arguments: dict[str, str], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        frostline.connect(**arguments)  # type: ignore[arg-type]  # mypy cannot tell which argument each is
+async def test_credentials_that_contradict_each_other_are_refused(arguments: dict[str, str], sentence: str) -> None:
+    for connect in (frostline.connect, frostline.connect_async):
+        with pytest.raises(ValueError, match=sentence):
+            connect(**arguments)  # type: ignore[arg-type]  # mypy cannot tell which argument each is
 
 
 async def test_the_token_goes_with_every_call_beside_other_headers() -> None:
