@@ -19,10 +19,16 @@ Event = dict[str, Any]
 PROGRAM = (sys.executable, "-m", "frostline", "serve")
 START_S = 120.0
 STOP_S = 45.0
+_REFUSED = 2
+"""The exit code of a server that cannot start with its settings."""
 
 
 class ServerFailed(Exception):
     """The server did not start, or did not stop as it should; the message says how, and its log was passed on."""
+
+
+class ServerRefused(ServerFailed):
+    """The server cannot start with its settings; the message has its own sentence."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ def serve(
         The ready server.
 
     Raises:
+        ServerRefused: It cannot start with its settings.
         ServerFailed: It did not become ready, or ended with another code than 0.
     """
     command = [*program, "--port", "0", "--metrics-port", "0", "--http-port", "0", "--log-format", "json", *flags]
@@ -79,9 +86,7 @@ def serve(
             reader = threading.Thread(target=_read, args=(process.stderr, events), name="server-log")
             reader.start()
             try:
-                ready = _until_ready(events, on_event)
-                if ready is None:
-                    raise ServerFailed(f"the server ended with code {_code(process)} before it was ready")
+                ready = _until_ready(process, events, on_event)
                 yield Served(ready["address"], ready["metrics"], ready, process.pid)
                 process.terminate()
                 code = _code(process)
@@ -110,8 +115,11 @@ def _read(lines: IO[str], events: "queue.SimpleQueue[Event | None]") -> None:
     events.put(None)
 
 
-def _until_ready(events: "queue.SimpleQueue[Event | None]", on_event: Callable[[Event], None]) -> Event | None:
+def _until_ready(
+    process: subprocess.Popen[str], events: "queue.SimpleQueue[Event | None]", on_event: Callable[[Event], None]
+) -> Event:
     deadline = time.monotonic() + START_S
+    last: Event = {}
     while True:
         try:
             event = events.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -120,12 +128,20 @@ def _until_ready(events: "queue.SimpleQueue[Event | None]", on_event: Callable[[
         if event is None:
             # The reader's end mark is still owed to who drains the queue.
             events.put(None)
-            return None
+            raise _ended(_code(process), last)
         on_event(event)
+        last = event
         if event.get("event") == "ready":
             return event
         if event.get("event") == "not ready":
             raise ServerFailed(f"the server is not ready: {event.get('unready', 'it does not say why')}")
+
+
+def _ended(code: int, last: Event) -> ServerFailed:
+    """What a server that ended before it was ready said last: why it cannot start, or the end of a traceback."""
+    said = str(last.get("reason") or last.get("event") or "").removeprefix("frostline: ")
+    kind = ServerRefused if code == _REFUSED else ServerFailed
+    return kind(f"the server ended with code {code} before it was ready{f': {said}' if said else ''}")
 
 
 def _code(process: subprocess.Popen[str]) -> int:

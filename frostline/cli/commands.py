@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - a command imports what it needs and nothing else: torch, ONNX Runtime and gRPC are slow to load
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -33,7 +34,15 @@ app = typer.Typer(
 
 
 Models = Annotated[Path, typer.Option(help="The folder of models.")]
-Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+
+
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise BadUsage(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    return device
+
+
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.", callback=_known_device)]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="The seed of the training, not of the split.  [default: the recipe's seed]")
 ]
@@ -96,13 +105,14 @@ def train(
         typer.Option(metavar="fp16|int8", help="Also publish a smaller variant of the model. Can be repeated."),
     ] = None,
     bound: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=100,
-            help="How many points the test score of a variant may be lower. One point is 0.01 of the score.",
+            help="With --precision: how many points the test score of a variant may be lower. One point is 0.01 of the score.  "
+            "[default: 0.5]",
         ),
-    ] = 0.5,
+    ] = None,
     stage: Annotated[
         bool,
         typer.Option("--stage", help="Publish the version without making it live: the one that answers now goes on."),
@@ -149,6 +159,11 @@ def train(
         _needs_training(error)
     if stage and if_better is not None:
         raise BadUsage("--stage never makes the version live, and --if-better sometimes does; leave out one of them")
+    if bound is not None and not precision:
+        raise BadUsage("--bound is for --precision: name the variants that it bounds, or leave it out")
+    also = [change for change in changes or () if change.partition("=")[0] == "seed"]
+    if seed is not None and also:
+        raise BadUsage(f"--seed {seed} and --set {also[0]} set the same: leave out one of them")
     wanted = [*(changes or ()), *([] if seed is None else [f"seed={seed}"])]
     try:
         published = job.run(
@@ -160,7 +175,7 @@ def train(
             resume=resume,
             tensorboard=tensorboard,
             precision=overrides.precisions(precision or ()),
-            bound=bound,
+            bound=0.5 if bound is None else bound,
             stage=stage,
             if_better=if_better,
         )
@@ -380,11 +395,13 @@ def demo(
 
     try:
         from frostline.cli import demo as shown
-        from frostline_training.errors import TrainingError
+        from frostline_training.errors import DataError, SettingError, TrainingError
     except ModuleNotFoundError as error:
         _needs_training(error)
     try:
         shown.run(models=models, device=device, seed=seed, console=Console(), stay=stay)
+    except (DataError, SettingError) as error:
+        raise BadUsage(str(error)) from error
     except (shown.DemoFailed, TrainingError) as error:
         raise CannotDo(str(error)) from error
 
@@ -418,6 +435,7 @@ def tune(
     from rich.console import Console
 
     try:
+        from frostline.server_process import ServerRefused
         from frostline.tune import tuner
     except ModuleNotFoundError as error:
         if error.name != "hpack":
@@ -426,7 +444,7 @@ def tune(
     job = tuner.Job(models, model, slo_ms, seconds, device, not dry_run, picture or Path(f"{model}-tune.png"))
     try:
         tuner.run(job, Console())
-    except tuner.NoSuchModel as error:
+    except (tuner.NoSuchModel, ServerRefused) as error:
         raise BadUsage(str(error)) from error
     except tuner.CannotTune as error:
         raise CannotDo(str(error)) from error

@@ -172,6 +172,10 @@ def _rule(limits: Sequence[str]) -> "TakeBack | None":
     document: dict[str, float] = {}
     for limit in limits:
         name, _, number = limit.partition("=")
+        if name in document:
+            raise BadUsage(
+                f"--take-back {limit}: {name} has the limit {document[name]:g} already; leave out one of them"
+            )
         try:
             document[name] = int(number) if name == "min_samples" else float(number)
         except ValueError as error:

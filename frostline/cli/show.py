@@ -79,12 +79,12 @@ def _version_folder(models: Path, model: str, version: str) -> Path:
     parent = models / model
     if not model or Path(model).name != model or not parent.is_dir():
         there = sorted(path.name for path in models.glob("[!.]*") if path.is_dir())
-        raise CannotDo(f"{models} has no model {model!r}; it has: {', '.join(there) or 'none'}")
+        raise BadUsage(f"{models} has no model {model!r}; it has: {', '.join(there) or 'none'}")
     versions = sorted(int(path.name) for path in parent.iterdir() if path.is_dir() and is_version(path.name))
     if not versions:
-        raise CannotDo(f"model {model!r} in {models} has no version")
+        raise BadUsage(f"model {model!r} in {models} has no version")
     if not latest and int(version) not in versions:
-        raise CannotDo(f"model {model!r} has no version {version}; it has: {', '.join(map(str, versions))}")
+        raise BadUsage(f"model {model!r} has no version {version}; it has: {', '.join(map(str, versions))}")
     return parent / (str(versions[-1]) if latest else version)
 
 

@@ -70,6 +70,7 @@ def run(job: Job, console: Console) -> Trial:
 
     Raises:
         NoSuchModel: there is none of that name.
+        ServerRefused: no server starts with these settings, such as a device that is not here.
         CannotTune: nothing could be measured, or nothing keeps within the limit; nothing was written then.
     """
     folder = job.models / job.model
@@ -82,6 +83,8 @@ def run(job: Job, console: Console) -> Trial:
         trials = _trials(job, text, console)
     except pbtxt.NotAConfiguration as error:
         raise CannotTune(f"{path} is not a model configuration: {error}") from error
+    except server_process.ServerRefused:
+        raise
     except (server_process.ServerFailed, ConnectionBroken) as error:
         raise CannotTune(str(error)) from error
     best = sweep.choose(trials, job.slo_ms)
@@ -170,9 +173,9 @@ def _server(job: Job, config: str) -> Iterator[tuple[server_process.Served, str]
             with server_process.serve(flags, on_event, settings=False) as served:
                 yield served, str(told.get("provider", ""))
         except server_process.ServerFailed as error:
-            raise server_process.ServerFailed(
-                f"{error}: {told['reason']}" if told.get("reason") else str(error)
-            ) from error
+            if not told.get("reason"):
+                raise
+            raise server_process.ServerFailed(f"{error}: {told['reason']}") from error
 
 
 def _described(served: server_process.Served, name: str) -> Model:

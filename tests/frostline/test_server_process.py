@@ -63,6 +63,27 @@ def test_a_server_that_ends_early_is_reported_with_its_log() -> None:
     assert events == [{"event": "frostline: no such models folder: m"}]
 
 
+@pytest.mark.parametrize(
+    ("code", "last", "kind"),
+    [
+        (2, "print('frostline: no such device', file=sys.stderr)", server_process.ServerRefused),
+        (2, "say(event='cannot start', reason='no such device')", server_process.ServerRefused),
+        (1, "print('no such device', file=sys.stderr)", server_process.ServerFailed),
+    ],
+)
+def test_what_a_server_that_ends_early_said_last_is_the_reason(
+    code: int, last: str, kind: type[server_process.ServerFailed]
+) -> None:
+    ends = program("say(event='model', reason='another')", last, f"sys.exit({code})")
+    with (
+        pytest.raises(server_process.ServerFailed) as failed,
+        server_process.serve([], lambda _: None, program=ends),
+    ):
+        pytest.fail("the block must not run")
+    assert type(failed.value) is kind
+    assert str(failed.value) == f"the server ended with code {code} before it was ready: no such device"
+
+
 def test_a_server_that_cannot_become_ready_is_stopped_and_says_why() -> None:
     events: list[server_process.Event] = []
     unready = program("say(event='not ready', unready='digits failed')", "wait()", "say(event='stopped')")

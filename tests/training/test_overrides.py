@@ -51,6 +51,11 @@ def test_a_setting_that_cannot_be_is_refused_by_its_name(assignment: str, senten
         choose("digits", [assignment])
 
 
+def test_a_setting_with_two_values_is_refused_with_both() -> None:
+    with pytest.raises(SettingError, match=r"^--set epochs=1 and --set epochs=2 set the same: leave out one of them$"):
+        choose("digits", ["epochs=1", "hidden=8", "epochs=2"])
+
+
 def test_the_threshold_and_the_positive_class_can_be_set() -> None:
     changed = choose("breast-cancer", ['threshold={"cost": [1, 20]}', "positive=benign"])
     assert changed.threshold == LeastCost(cost=(1, 20))

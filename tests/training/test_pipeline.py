@@ -272,6 +272,14 @@ def test_what_could_not_be_published_is_refused_before_the_training(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["models", "runs"])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_the_training(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a file")
+    with pytest.raises(SettingError, match=f"^--{name} {tmp_path / name} is a file, and a folder is expected"):
+        pipeline.run(IRIS, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_class_without_a_name_is_refused_before_the_training(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", input=np.zeros((60, 2)), target=np.array(["a", " "] * 30))
     recipe = IRIS.model_copy(update={"data": NpzFile(path=tmp_path / "rows.npz")})
@@ -363,10 +371,12 @@ def test_another_recipe_does_not_go_on_where_this_one_was_interrupted(
 ) -> None:
     _interrupted(IRIS, tmp_path, monkeypatch, at=2)
     other = IRIS.model_copy(update={"seed": 5, "validation": 0.2})
+    console = _console()
     with pytest.raises(ResumeError, match=r"is of another recipe \(seed was 20, is 5, validation was 0.15, is 0.2\)"):
         pipeline.run(
-            other, models=tmp_path / "models", device="cpu", console=_console(), runs=tmp_path / "runs", resume=True
+            other, models=tmp_path / "models", device="cpu", console=console, runs=tmp_path / "runs", resume=True
         )
+    assert "Going on" not in _said(console)
     assert not (tmp_path / "models").exists()
 
 

@@ -27,7 +27,7 @@ class DataError(TrainingError):
         self.remedy = remedy
 
 
-class DeviceError(TrainingError):
+class DeviceError(SettingError):
     """The device asked for does not exist here."""
 
 

@@ -66,9 +66,10 @@ def with_settings(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     """Return `recipe` with other values: ``epochs=5``, ``hidden=64,32``, ``bidirectional=true``.
 
     Raises:
-        SettingError: There is no such setting, or its value is of the wrong type or out of range.
+        SettingError: There is no such setting, its value is of the wrong type or out of range, or it has two.
     """
     values = recipe.model_dump()
+    changed: dict[str, str] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
@@ -77,6 +78,9 @@ def with_settings(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             raise SettingError(
                 f"{recipe.name} has no setting {key!r}; there are: {', '.join(sorted(settings(recipe)))}"
             )
+        if key in changed:
+            raise SettingError(f"--set {changed[key]} and --set {assignment} set the same: leave out one of them")
+        changed[key] = assignment
         owner = values if key in _OWN_SETTINGS else values["hyperparameters"]
         owner = owner if key in owner else values["network"]
         owner[key] = (text or None) if key in _TEXTS else _parsed(text, like=owner[key])

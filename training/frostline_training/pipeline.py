@@ -20,7 +20,7 @@ from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
 from frostline_training.evaluation.decide import Decision
 from frostline_training.evaluation.evaluate import Evaluation
-from frostline_training.loop import distributed
+from frostline_training.loop import checkpoint, distributed
 from frostline_training.loop import runs as run_folders
 from frostline_training.loop.device import cpu_threads
 from frostline_training.loop.distributed import Group
@@ -87,6 +87,7 @@ def run(
         try:
             place = _Place(models, runs, group.device(device), console if group.leads else Console(quiet=True), group)
             _check_publishable(recipe.name, bound)
+            _check_folders(models=models, runs=runs)
             split = data.prepare(recipe)
             _check_labels(split)
             check_inputs(split.dataset.inputs)  # names that clients cannot send
@@ -99,7 +100,7 @@ def run(
             group.first(lambda: _check_writable(models, recipe.name))
             report.print_start(place.console, recipe, split, str(place.device))
             with cpu_threads(recipe.threads), ExitStack() as stack:
-                going_on, folder = group.first(lambda: _run_folder(recipe, place, stack, resume=resume))
+                going_on, folder = group.first(lambda: _run_folder(recipe, split, place, stack, resume=resume))
                 own = folder if group.leads else None
                 trained = _train(recipe, split, place, own, resume=going_on, tensorboard=tensorboard)
                 published, unnoted = group.first(lambda: _publish(recipe, split, trained, place, own, stage, condition))
@@ -120,6 +121,12 @@ def _check_publishable(name: str, bound: float) -> None:
         variants.check_bound(bound)
     except PublishError as error:
         raise SettingError(str(error)) from error
+
+
+def _check_folders(**folders: Path | None) -> None:
+    for name, folder in folders.items():
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise SettingError(f"--{name} {folder} is a file, and a folder is expected; name another one")
 
 
 def _check_labels(split: Split) -> None:
@@ -163,7 +170,9 @@ def _gate(if_better: str | None, name: str, split: Split, models: Path, positive
     return condition
 
 
-def _run_folder(recipe: Recipe, place: _Place, stack: ExitStack, *, resume: bool) -> tuple[bool, Run | None]:
+def _run_folder(
+    recipe: Recipe, split: Split, place: _Place, stack: ExitStack, *, resume: bool
+) -> tuple[bool, Run | None]:
     """Return whether a run goes on, and its folder, which is this process's until `stack` ends."""
     if place.runs is None:
         if resume:
@@ -172,6 +181,8 @@ def _run_folder(recipe: Recipe, place: _Place, stack: ExitStack, *, resume: bool
     interrupted = run_folders.unfinished(place.runs, recipe.name) if resume else None
     if interrupted:
         stack.enter_context(interrupted.held())
+        # Nothing goes on with the checkpoint of another recipe.
+        checkpoint.load(interrupted.checkpoint, checkpoint.origin(recipe, split))
         place.console.print(f"Going on with {interrupted.folder}", soft_wrap=True, markup=False)
         return True, interrupted
     if resume:

@@ -111,6 +111,10 @@ def test_without_a_rollout_the_version_before_the_newest_returns(models: Path, c
         (("promote", "../digits"), "has no model '../digits'"),
         (("promote", ""), "has no model ''"),
         (("rollback", "letters"), "has no model 'letters'; it has: digits"),
+        (
+            ("promote", "digits", "3", "--take-back", "errors=0.1", "--take-back", "errors=0.2"),
+            "--take-back errors=0.2: errors has the limit 0.1 already; leave out one of them",
+        ),
         (("promote", "digits", "3", "--shadow"), "no version is stable yet"),
         (("promote", "digits", "3", "--canary", "5"), "no version is stable yet"),
     ],

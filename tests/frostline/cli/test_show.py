@@ -49,7 +49,7 @@ def _said(models: Path, *arguments: str, capsys: pytest.CaptureFixture[str]) -> 
     try:
         code = app([*arguments, "--models", str(models)], standalone_mode=False)
     except (CannotDo, BadUsage) as error:
-        return 1, "", str(error)
+        return 2 if isinstance(error, BadUsage) else 1, "", str(error)
     shown = capsys.readouterr()
     return int(code or 0), shown.out, shown.err
 
@@ -191,20 +191,20 @@ def test_open_opens_each_picture_once(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected", "words"),
     [
-        (("n",), "has no model 'n'; it has: m"),
-        (("../m",), "has no model"),
-        (("m", "--model-version", "7"), "model 'm' has no version 7; it has: 1, 2"),
-        (("m", "--model-version", "new"), "neither latest nor a positive number"),
-        (("m", "--model-version", "1", "--open"), "has no pictures to open"),
+        (("n",), 2, "has no model 'n'; it has: m"),
+        (("../m",), 2, "has no model"),
+        (("m", "--model-version", "7"), 2, "model 'm' has no version 7; it has: 1, 2"),
+        (("m", "--model-version", "new"), 2, "neither latest nor a positive number"),
+        (("m", "--model-version", "1", "--open"), 1, "has no pictures to open"),
     ],
 )
-def test_what_is_not_there_is_one_clear_sentence(
-    models: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
+def test_what_is_not_there_is_one_clear_sentence_and_wrong_usage_where_it_was_named(
+    models: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], expected: int, words: str
 ) -> None:
     code, _, said = _said(models, *arguments, capsys=capsys)
-    assert code == 1
+    assert code == expected
     assert words in said
 
 

@@ -127,3 +127,13 @@ def test_a_row_is_the_golden_samples_or_made_up(tmp_path: Path) -> None:
     for odd in (TensorSpec("input", "BYTES", (-1, 4)), TensorSpec("input", "FP32", (-1, -1))):
         with pytest.raises(tuner.CannotTune, match=r"add a golden\.npz"):
             tuner._request(Model("linear", "1", "READY", inputs=(odd,), max_batch_size=8), tmp_path / "none")
+
+
+def test_settings_that_no_server_starts_with_are_wrong_usage_in_the_servers_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx_models.write_artifact(tmp_path, "linear")
+    assert tuned(tmp_path, 5, "--device", "cuda:99") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("frostline: the server ended with code 2 before it was ready: ")
+    assert "cuda:99" in error

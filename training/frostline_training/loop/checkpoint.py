@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 from frostline_training import data
 from frostline_training.config import Recipe
 from frostline_training.data import Split
-from frostline_training.errors import TrainingError, first_line
+from frostline_training.errors import SettingError, TrainingError, first_line
 from frostline_training.loop.progress import Progress
 
 
-class ResumeError(TrainingError):
+class ResumeError(SettingError):
     """The training cannot go on from that checkpoint."""
 
 
