@@ -133,6 +133,16 @@ WORDS = ["good", "bad", "film"]
         ({"vocabulary": ["a b"], "length": 4, "split": "spaces"}, "has 'a b' in its vocabulary, which no text becomes"),
         ({"vocabulary": ["good", "good"], "length": 4}, "has 'good' in its vocabulary twice"),
         ({"vocabulary": WORDS, "length": 4, "split": "letters"}, "has split='letters': give words, spaces, characters"),
+        ({"vocabulary": WORDS, "length": 4, "lowercase": "no"}, "has lowercase='no': give True or False"),
+        (
+            {"bytes": 8, "split": "letters"},
+            "has split='letters', which is about the words of a vocabulary: leave it out",
+        ),
+        ({"bytes": 8, "lowercase": True}, "has lowercase=True, which is about the words of a vocabulary: leave it out"),
+        (
+            {"tokenizer": "t.json", "length": 4, "split": "words"},
+            "has split='words', which is about the words of a vocab",
+        ),
         ({"tokenizer": "nowhere.json", "length": 4}, "has a tokenizer that cannot be read"),
         ({"tokenizer": 3, "length": 4}, "has a tokenizer that cannot be read"),
         (

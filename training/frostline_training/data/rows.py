@@ -139,9 +139,9 @@ class Text:
         tokenizer: Hugging Face's: the path of a ``tokenizer.json``, or a `tokenizers.Tokenizer`. The inputs are those of
             ``input_ids``, ``attention_mask`` and ``token_type_ids`` that the network's forward() names, int64 [N, `length`]
             each; if it names none, ``input_ids`` alone.
-        lowercase: Whether the words are those of the text in small letters.
-        split: What a word is: ``words`` (runs of letters, digits and underscores, and each other sign alone), ``spaces``
-            (what is between spaces) or ``characters``.
+        lowercase: Whether the words of a vocabulary are those of the text in small letters; they are by default.
+        split: What a word of a vocabulary is: ``words`` (runs of letters, digits and underscores, and each other sign
+            alone), which is the default, ``spaces`` (what is between spaces) or ``characters``.
     """
 
     name: str
@@ -149,8 +149,8 @@ class Text:
     length: int | None = None
     vocabulary: Sequence[str] | None = None
     tokenizer: Any = None
-    lowercase: bool = True
-    split: Split = "words"
+    lowercase: bool | None = None
+    split: Split | None = None
 
 
 @dataclass(frozen=True)

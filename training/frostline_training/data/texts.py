@@ -31,6 +31,10 @@ def check_text(text: Text) -> None:
     kinds = [text.bytes, text.vocabulary, text.tokenizer]
     if kinds.count(None) != 2:
         raise DataError(f"{what}: give one of bytes, vocabulary and tokenizer, which say what the network takes of it")
+    if text.vocabulary is None:
+        for name, value in (("lowercase", text.lowercase), ("split", text.split)):
+            if value is not None:
+                raise DataError(f"{what} has {name}={value!r}, which is about the words of a vocabulary: leave it out")
     if text.bytes is not None:
         _check_number(what, "bytes", text.bytes, _LONGEST_TEXT)
         if text.length is not None:
@@ -42,17 +46,22 @@ def check_text(text: Text) -> None:
             raise DataError(f"{what} is called as the network's own input is: rename it")
         tokenizer_of(text)
         return
-    if text.split not in get_args(Split):
+    _check_vocabulary(what, text, text.vocabulary)
+
+
+def _check_vocabulary(what: str, text: Text, words: Sequence[str]) -> None:
+    if text.split not in (None, *get_args(Split)):
         raise DataError(f"{what} has split={text.split!r}: give {', '.join(get_args(Split))}")
-    words = text.vocabulary
+    if text.lowercase not in (None, True, False):
+        raise DataError(f"{what} has lowercase={text.lowercase!r}: give True or False")
     if isinstance(words, str | Mapping) or not words or len(words) > _MOST_WORDS:
         raise DataError(f"{what} has no vocabulary: give a list of 1 to {_MOST_WORDS} words, without those for padding")
     known: set[str] = set()
     for word in words:
         if not isinstance(word, str) or words_of(word, text) != [word]:
             raise DataError(
-                f"{what} has {word!r} in its vocabulary, which no text becomes: its words are split by {text.split}"
-                f"{', in small letters' if text.lowercase else ''}; leave it out (0 pads and 1 is any other word)"
+                f"{what} has {word!r} in its vocabulary, which no text becomes: its words are split by {split_of(text)}"
+                f"{', in small letters' if in_small_letters(text) else ''}; leave it out (0 pads and 1 is any other word)"
             )
         if word in known:
             raise DataError(f"{what} has {word!r} in its vocabulary twice")
@@ -64,11 +73,21 @@ def _check_number(what: str, name: str, value: object, most: int) -> None:
         raise DataError(f"{what} has {name}={value!r}: give a number from 1 to {most}")
 
 
+def in_small_letters(column: Text) -> bool:
+    """Return whether the words of a text with a vocabulary are those of the text in small letters."""
+    return column.lowercase is not False
+
+
+def split_of(column: Text) -> Split:
+    """Return what a word of a text with a vocabulary is."""
+    return column.split or "words"
+
+
 def words_of(text: str, column: Text) -> list[str]:
     """Return the words of a text as its column splits it."""
-    if column.lowercase:
+    if in_small_letters(column):
         text = text.lower()
-    match column.split:
+    match split_of(column):
         case "characters":
             return list(text)
         case "spaces":

@@ -14,7 +14,7 @@ from frostline_training.data import Array, evenly
 from frostline_training.data.cells import Cells
 from frostline_training.data.raw import RawRows, texts_of
 from frostline_training.data.rows import Text
-from frostline_training.data.texts import IDS, encoded, tokenizer_of
+from frostline_training.data.texts import IDS, encoded, in_small_letters, split_of, tokenizer_of
 from frostline_training.errors import PublishError
 from frostline_training.publishing import artifact
 from frostline_training.publishing.raw_answers import answered, golden_arrays
@@ -113,8 +113,8 @@ class RawTexts:
         if text.bytes is not None:
             told["bytes"] = text.bytes
         elif text.vocabulary is not None:
-            words = {"vocabulary": list(text.vocabulary), "lowercase": text.lowercase, "split": text.split}
-            told |= {"length": text.length, **words}
+            words = {"lowercase": in_small_letters(text), "split": split_of(text)}
+            told |= {"length": text.length, "vocabulary": list(text.vocabulary), **words}
         else:
             told["length"] = text.length
             rows["file"] = _TOKENIZER
