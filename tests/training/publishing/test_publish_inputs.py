@@ -351,6 +351,25 @@ def test_extras_are_in_the_version_when_it_appears_and_stop_it_when_they_fail(
 
 
 @pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda folder: (folder / "model.onnx").write_bytes(b"mine"),
+            "extras has changed model.onnx, which was proved",
+        ),
+        (lambda folder: (folder / "golden.npz").unlink(), "extras has changed golden.npz, which was proved before"),
+        (lambda folder: (folder / "card.json").touch(), "extras has written card.json, which is the version's own"),
+    ],
+)
+def test_extras_that_change_what_was_proved_are_refused_and_nothing_is_published(
+    tmp_path: Path, linear: nn.Module, sample: Tensor, change: Callable[[Path], None], sentence: str
+) -> None:
+    with pytest.raises(PublishError, match=f"^{sentence}.*; nothing was published$"):
+        publish(linear, sample, name="m", models=tmp_path, extras=change)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("sample", "options", "fact"),
     [
         ({}, {}, "the sample is empty"),

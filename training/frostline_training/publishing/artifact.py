@@ -7,7 +7,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -77,6 +77,24 @@ def sha256(path: Path) -> str:
     """Return the file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def extend(hidden: Path, extras: Callable[[Path], None]) -> None:
+    """Let `extras` add files to `hidden`, whose own files are proved already.
+
+    Raises:
+        PublishError: It has changed one of these or taken it away, or has written the card.
+    """
+    before = {path: sha256(path) for path in hidden.rglob("*") if path.is_file()}
+    extras(hidden)
+    for path, digest in before.items():
+        if not path.is_file() or sha256(path) != digest:
+            raise PublishError(
+                f"extras has changed {path.relative_to(hidden)}, which was proved before: write files of other names; nothing was "
+                "published"
+            )
+    if (hidden / CARD_FILE).exists():
+        raise PublishError(f"extras has written {CARD_FILE}, which is the version's own; nothing was published")
 
 
 def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:

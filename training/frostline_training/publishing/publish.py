@@ -147,8 +147,8 @@ def publish(
         scores: What it scored, for the card.
         data: What it was trained on, for the card.
         send: What a client must send, in words, for the card.
-        extras: Is given the staged folder once the file is proved, to write more into it; if it fails, nothing is
-            published.
+        extras: Is given the staged folder once the file is proved, to write more files into it; if it fails, or changes
+            those that are there, nothing is published.
         rtol: Relative tolerance of the comparison.
         atol: Absolute tolerance of the comparison. Up to 1e-5, it is for each output at most a tenth of the standard
             deviation of its numbers from row to row.
@@ -246,7 +246,7 @@ def publish(
             },
         }
         if extras is not None:
-            extras(hidden)
+            artifact.extend(hidden, extras)
         compared = (
             None
             if condition is None
