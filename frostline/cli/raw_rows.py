@@ -3,7 +3,8 @@
 Beside the rows there is a sentence for each column in which cells are missing, or not as training saw them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,7 @@ def columns_of(cells: Cells, schema: Schema, warn: Callable[[str], None]) -> dic
     """
     arrays: dict[str, NDArray[Any]] = {}
     told = []
-    if cells.columns.keys().isdisjoint(column.name for column in schema.columns):
-        has, names = (", ".join(map(repr, each)) for each in (cells.columns, (c.name for c in schema.columns)))
-        raise DataError(
-            f"{cells.path} has no column of {schema.model}, which takes {names}; it has: {has}. The first line of a csv file "
-            "names its columns"
-        )
+    check_names(cells.columns, cells.path, schema.model, [column.name for column in schema.columns])
     for column in schema.columns:
         if column.name not in cells.columns and column.share_missing:
             values: Sequence[str | None] = [None] * len(next(iter(cells.columns.values())))
@@ -76,6 +72,21 @@ def columns_of(cells: Cells, schema: Schema, warn: Callable[[str], None]) -> dic
     return arrays
 
 
+def check_names(names: Collection[str], path: Path | str, model: str, takes: Sequence[str]) -> None:
+    """Checks that the names of a table's columns may be names, and not the first row of a file without them.
+
+    Raises:
+        DataError: None of them is of a column that the model takes.
+    """
+    # One that differs by spaces and capital letters is a name, and told apart later.
+    if {_folded(name) for name in names}.isdisjoint(map(_folded, takes)):
+        has, expected = (", ".join(map(repr, each)) for each in (names, takes))
+        raise DataError(
+            f"{path} has no column of {model}, which takes {expected}; it has: {has}. The first line of a csv file names its "
+            "columns"
+        )
+
+
 def _absent(cells: Cells, name: str) -> str:
     """What there is to say of a column that the table does not have.
 
@@ -83,9 +94,13 @@ def _absent(cells: Cells, name: str) -> str:
         DataError: It has one of that name but for spaces and capital letters.
     """
     for other in cells.columns:
-        if other.strip().casefold() == name.strip().casefold():
+        if _folded(other) == _folded(name):
             raise DataError(f"{cells.path} has no column {name!r}, but {other!r}; rename it")
     return f"{cells.path} has no column {name!r}: it is missing in all rows"
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _numbers(cells: Cells, values: Sequence[str | None], column: Column) -> NDArray[np.float64]:

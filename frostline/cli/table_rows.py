@@ -1,7 +1,8 @@
 """Rows of a table for a model whose card is at hand: read by the rules that its training read them by."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def raw(path: str, content: bytes, schema: Schema, warn: Callable[[str], None]) 
             f"{schema.model} was trained on tables that this version cannot read: {error}"
         ) from error
     try:
-        return raw_rows.columns_of(_cells(path, content, reading), schema, warn)
+        takes = [column.name for column in schema.columns]
+        return raw_rows.columns_of(_cells(path, content, reading, schema.model, takes), schema, warn)
     except DataError as error:
         raise _invalid(error) from error
 
@@ -55,10 +57,11 @@ def _invalid(error: DataError) -> InvalidTableError:
     return InvalidTableError(error.fact + (instead if error.remedy else ""))
 
 
-def _cells(path: str, content: bytes, reading: Reading) -> Cells:
+def _cells(path: str, content: bytes, reading: Reading, model: str, takes: Sequence[str]) -> Cells:
     if path.lower().endswith(".parquet"):
         return read_parquet(path, reading, content=content, first=0)
-    return delimited.read(path, content, reading, first=0)
+    check = partial(raw_rows.check_names, path=path, model=model, takes=takes)
+    return delimited.read(path, content, reading, first=0, check=check)
 
 
 class TableRows:
@@ -105,7 +108,8 @@ class TableRows:
             InvalidTableError: A column is missing, or a cell is not what its column is; the message says where.
         """
         try:
-            cells = _cells(path, content, self._reading)
+            takes = [column.cells for column in self._columns] if self._text is None else [self._text[0]]
+            cells = _cells(path, content, self._reading, "the model", list(dict.fromkeys(takes)))
             if self._text is None:
                 for sentence in unknown(cells, self._columns):
                     warn(sentence)

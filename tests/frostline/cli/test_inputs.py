@@ -348,6 +348,11 @@ def test_a_card_puts_columns_in_order_and_words_into_numbers(card: Path) -> None
     [
         (b"age,colour\n1,red\nold,red\n", r"-, row 1 \(line 3\), column 'age': 'old' is not a number"),
         (b"age\n1\n", "- has no column 'colour'; it has: age"),
+        (
+            b"5,red\n",
+            "- has no column of the model, which takes .*'age'.*; it has: '5', 'red'. The first line of a csv file",
+        ),
+        (b"5,5\n", "- has no column of the model, which takes .*; it has: '5', '5'. The first line of a csv file"),
         (b"age,colour\n1\n", r"-, row 0 \(line 2\): 1 cells, but the header names 2"),
         (b"age,colour\n", "- holds column names, but no rows"),
         (b"", "- is empty; its first line must name the columns"),

@@ -112,6 +112,9 @@ def test_a_picture_is_no_text(server: Running, tmp_path: Path) -> None:
 
 def test_texts_without_a_header_are_not_missing(server: Running, tmp_path: Path) -> None:
     told = refused(server, "mood", written(tmp_path / "a.csv", b"great film\nbad film\n"))
+    assert told == refused(
+        server, "mood", written(tmp_path / "a.csv", b"great film\n")
+    )  # which is not names without rows
     assert "has no column of mood, which takes 'text'; it has: 'great film'. The first line of a csv file names" in told
 
 

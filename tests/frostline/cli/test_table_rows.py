@@ -72,7 +72,7 @@ def test_a_text_is_read_as_its_bytes(tmp_path: Path) -> None:
     assert [bytes(row) for row in rows.read("-", "id,text\n1,über\n2,\n".encode())] == ["übe".encode(), b"\0\0\0\0"]
     long = "x" * 200_000  # more than what Python's csv takes by itself
     assert bytes(rows.read("-", f'text\n"{long}"\n'.encode())[0]) == b"xxxx"
-    with pytest.raises(InvalidTableError, match="- has no column 'text'; it has: id"):
+    with pytest.raises(InvalidTableError, match="- has no column of the model, which takes 'text'; it has: 'id'"):
         rows.read("-", b"id\n1\n")
 
 

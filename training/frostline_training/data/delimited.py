@@ -5,7 +5,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +26,14 @@ _OTHERS = {
 """How other files begin that are taken for CSV."""
 
 
-def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) -> Cells:
+def read(
+    path: Path | str,
+    content: bytes,
+    reading: Reading,
+    *,
+    first: int = 1,
+    check: Callable[[Collection[str]], None] = lambda _: None,
+) -> Cells:
     """Return the cells of a CSV file with a header.
 
     Args:
@@ -34,6 +41,7 @@ def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) 
         content: Its bytes, compressed with gzip or not.
         reading: How it is read.
         first: The number of its first row, in messages.
+        check: Is given the names of the columns before anything else is found wrong, and may refuse them.
 
     Raises:
         DataError: It is empty, ragged, in another encoding, or no CSV.
@@ -58,6 +66,7 @@ def read(path: Path | str, content: bytes, reading: Reading, *, first: int = 1) 
     if not rows or not any(rows[0]):
         raise DataError(f"{path} is empty; its first line must name the columns")
     names, rows, starts = rows[0], rows[1:], starts[1:]
+    check(names)
     check_once(path, names)
     if not rows:
         raise DataError(f"{path} holds column names, but no rows")
