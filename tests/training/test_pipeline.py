@@ -19,6 +19,7 @@ from frostline_training.errors import DataError, DeviceError, SettingError, Trai
 from frostline_training.loop import runs
 from frostline_training.loop.checkpoint import ResumeError
 from frostline_training.loop.progress import Epoch
+from frostline_training.plots import scores
 from frostline_training.publishing import raw_pictures
 from frostline_training.publishing.publish import Published
 from frostline_training.report import LiveReport
@@ -439,6 +440,25 @@ def test_what_the_run_cannot_note_is_said_once_all_is_published(
         )  # fmt: skip
     assert "version 1 is live" in _said(console)
     assert (tmp_path / "models/flowers-fp16/1/card.json").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_the_version_is_published_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path, *_: object, **__: object) -> Path:
+        path.write_bytes(b"half of it")
+        raise IndexError("index 63 is out of bounds\nand more")
+
+    monkeypatch.setattr(scores, "learning_curves", broken)
+    console = _console()
+    published = pipeline.run(SHORT, models=tmp_path, device="cpu", console=console, runs=None)
+    assert (
+        "Warning: learning-curves.png cannot be drawn, and the version is published without: IndexError: index 63 is out of "
+        "bounds\n"
+    ) in _said(console)
+    pictures = {path.name for path in published.path.iterdir() if path.suffix in (".png", ".svg")}
+    assert "learning-curves.png" not in pictures
+    assert {"network.svg", "network.png", "confusion.png", "mistakes.png"} <= pictures
 
 
 def test_without_run_folders_there_is_nothing_to_resume(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from frostline_training import data, plots, report
 from frostline_training.config import Recipe
 from frostline_training.data import Split
 from frostline_training.data.raw import check_inputs, check_outputs
-from frostline_training.errors import DataError, PublishError, SettingError, TrainingError
+from frostline_training.errors import DataError, PublishError, SettingError, TrainingError, first_line
 from frostline_training.evaluation import calibrate, decide, evaluate
 from frostline_training.evaluation.baselines import Baseline, baselines
 from frostline_training.evaluation.decide import Decision
@@ -276,8 +276,26 @@ def _publish(
 
     served = replace(trained, network=network)  # the pictures are of what is exported
 
+    def undrawn(files: Sequence[Path], error: Exception) -> None:
+        # The weights took long to learn, and are proved: a picture of them is not worth losing them for.
+        place.console.print(
+            f"Warning: {' and '.join(file.name for file in files)} cannot be drawn, and the version is published without: "
+            f"{type(error).__name__}: {first_line(error)}",
+            soft_wrap=True,
+            markup=False,
+        )
+
     def draw(folder: Path) -> None:
-        plots.draw_all(folder, served, test, split, title=recipe.name, uncalibrated=uncalibrated, decision=decision)
+        plots.draw_all(
+            folder,
+            served,
+            test,
+            split,
+            title=recipe.name,
+            uncalibrated=uncalibrated,
+            decision=decision,
+            failed=undrawn,
+        )
 
     place.console.print("Exporting, and comparing the file with the network on the held-out rows ...")
     names = list(data.named(split.test.inputs))

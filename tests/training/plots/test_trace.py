@@ -2,14 +2,22 @@
 
 # ruff: noqa: RUF001 - the pictures are written with the multiplication sign and Greek letters
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from frostline_training.config import Cnn, Mlp, Network, Rnn, Transformer
+from frostline_training.data import Array, Dataset, Rows
+from frostline_training.data.heads import Head, output_names
 from frostline_training.evaluation.calibrate import Calibrated, Unweighted
-from frostline_training.plots.stages import described, parts, stages
+from frostline_training.networks.families import build
+from frostline_training.plots import canvas, diagram
+from frostline_training.plots.stages import Stage, described, parts, stages
 from frostline_training.plots.trace import Layer, trace
+from frostline_training.sources import Task
 from tests.support.training.drawable import FAMILIES, TwoInputs
 
 
@@ -20,6 +28,30 @@ def _traced(family: str) -> tuple[Layer, ...]:
 
 def _titles(layers: tuple[Layer, ...]) -> list[str]:
     return [layer.title for layer in layers]
+
+
+def _of_task(network: Network, shape: tuple[int, ...], task: Task) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    inputs = np.random.default_rng(1).normal(size=(12, *shape)).astype(np.float32)
+    classes = np.arange(12) % 3
+    heads = (Head("kind", ("a", "b", "c")), Head("size")) if task == "any" else ()
+    other: dict[Task, Array] = {
+        "binary": classes % 2,
+        "multi-label": np.ones((12, 9), np.float32),
+        "regression": np.arange(12 * 9, dtype=np.float32).reshape(12, 9),
+        "any": np.stack([classes, np.arange(12)], axis=1).astype(np.float32),
+    }
+    targets = other.get(task, classes)
+    labels = output_names(heads) or tuple("abcdefghi"[: targets.shape[-1] if targets.ndim > 1 else 3])
+    dataset = Dataset("d", Rows(inputs, targets), labels, "", "", task, heads, sequence=len(shape) == 2)
+    return build(network, dataset).eval(), (torch.from_numpy(inputs[:2]),)
+
+
+def _told(found: Sequence[Stage]) -> list[tuple[str, list[str], int]]:
+    return [
+        (stage.role, [layer.title for layer in stage.layers], part.times)
+        for part in parts(found)
+        for stage in part.stages
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,6 +132,37 @@ def test_a_network_that_fails_is_left_without_hooks() -> None:
 
 def test_stages_go_from_input_over_hidden_to_output() -> None:
     assert [stage.role for stage in stages(_traced("mlp"))] == ["input", "hidden 1", "hidden 2", "output"]
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "binary", "regression", "embedding", "any"])
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (Mlp(hidden=()), (5,)),
+        (Cnn(channels=(4, 8), hidden=()), (1, 8, 8)),
+        (Rnn(state=32), (6, 3)),
+        (Rnn(state=8), (6, 3)),
+        (Rnn(state=1), (6, 3)),
+        (Rnn(state=8, hidden=(4,), norm="layer"), (6, 3)),
+        (Transformer(width=8, heads=2, feedforward=8), (6, 3)),
+        (Transformer(width=8, heads=2, feedforward=8, layers=1, hidden=(4,)), (6, 3)),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_whatever_the_task_the_drawn_stages_are_those_of_a_classifier_and_hold_each_traced_layer_once(
+    network: Network, shape: tuple[int, ...], task: Task
+) -> None:
+    built, sample = _of_task(network, shape, task)
+    layers = trace(built, sample)
+    found = stages(layers)
+    assert [layer for stage in found for layer in stage.layers] == list(layers)
+    ends = {"regression": "Rescale", "any": "Rescale", "embedding": "L2Normalise"}
+    told = _told(found)
+    if task in ends:
+        assert told[-1][1].pop() == ends[task]
+    assert told == _told(stages(trace(*_of_task(network, shape, "single-label"))))
+    with canvas.style():
+        diagram.figure(built, sample, title="m")
 
 
 def test_equal_repeats_are_told_once() -> None:

@@ -3,6 +3,8 @@
 matplotlib is imported when something is drawn, and not before.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from frostline_training.evaluation.evaluate import Evaluation, device_of
 from frostline_training.loop.trainer import Trained
 
 _SAMPLE_ROWS = 2
+_Picture = tuple[Sequence[Path], Callable[[], object]]  # its files, and what draws it
 
 
 def draw_all(
@@ -25,6 +28,7 @@ def draw_all(
     title: str,
     uncalibrated: Evaluation | None = None,
     decision: Decision | None = None,
+    failed: Callable[[Sequence[Path], Exception], None] | None = None,
 ) -> list[Path]:
     """Draw everything that there is to see into `folder`, and return the files.
 
@@ -36,37 +40,63 @@ def draw_all(
         title: What stands above every picture.
         uncalibrated: Its scores before calibration, where there was one.
         decision: The thresholds that were chosen for it.
+        failed: Is told of the files of a picture that cannot be drawn, and why; the others are drawn. Without it the error
+            is raised.
     """
-    # matplotlib takes about a second to import; only who draws needs it.
-    from frostline_training.plots import diagram, scores  # noqa: PLC0415
-
-    network, labels, task = trained.network, split.dataset.labels, split.dataset.task
-    rows = take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets))))
-    sample, _ = tensors(rows, device_of(network))
-    drawn = [folder / "network.svg", folder / "network.png"]
-    diagram.draw(
-        network,
-        sample,
-        drawn,
-        title=title,
-        labels={"binary": labels[1:], "embedding": ()}.get(task, labels),
-        columns=[column.name for column in split.dataset.columns],
-        answer=diagram.behind(task, decision, split.dataset.heads),
-    )
-    drawn.append(
-        scores.learning_curves(
-            folder / "learning-curves.png", trained.history, trained.best, title, dropout=_drops(network)
-        )
-    )
-    for number, (head, own) in enumerate(evaluation.heads, start=1):
-        part = split.of_head(number - 1)
-        drawn += _draw_scores(folder, own, part, f"{title}, {head.name}", ending=f"-{number}")
-    if not evaluation.heads:
-        drawn += _draw_scores(folder, evaluation, split, title, uncalibrated=uncalibrated, decision=decision)
+    drawn: list[Path] = []
+    for files, draw in _pictures(folder, trained, evaluation, split, title, uncalibrated, decision):
+        try:
+            draw()
+        except Exception as error:
+            if failed is None:
+                raise
+            for file in files:
+                file.unlink(missing_ok=True)  # half of it may be there
+            failed(files, error)
+        else:
+            drawn += files
     return drawn
 
 
-def _draw_scores(
+def _pictures(
+    folder: Path,
+    trained: Trained,
+    evaluation: Evaluation,
+    split: Split,
+    title: str,
+    uncalibrated: Evaluation | None,
+    decision: Decision | None,
+) -> Iterator[_Picture]:
+    # matplotlib takes about a second to import; only who draws needs it.
+    from frostline_training.plots import diagram, scores  # noqa: PLC0415
+
+    def network(files: Sequence[Path]) -> None:
+        labels, task = split.dataset.labels, split.dataset.task
+        rows = take(split.test, np.arange(min(_SAMPLE_ROWS, len(split.test.targets))))
+        sample, _ = tensors(rows, device_of(trained.network))
+        diagram.draw(
+            trained.network,
+            sample,
+            files,
+            title=title,
+            labels={"binary": labels[1:], "embedding": ()}.get(task, labels),
+            columns=[column.name for column in split.dataset.columns],
+            answer=diagram.behind(task, decision, split.dataset.heads),
+        )
+
+    files = [folder / "network.svg", folder / "network.png"]
+    yield files, partial(network, files)
+    curves = folder / "learning-curves.png"
+    dropout = _drops(trained.network)
+    yield [curves], partial(scores.learning_curves, curves, trained.history, trained.best, title, dropout=dropout)
+    for number, (head, own) in enumerate(evaluation.heads, start=1):
+        part = split.of_head(number - 1)
+        yield from _pictures_of_scores(folder, own, part, f"{title}, {head.name}", ending=f"-{number}")
+    if not evaluation.heads:
+        yield from _pictures_of_scores(folder, evaluation, split, title, uncalibrated=uncalibrated, decision=decision)
+
+
+def _pictures_of_scores(
     folder: Path,
     evaluation: Evaluation,
     split: Split,
@@ -75,32 +105,30 @@ def _draw_scores(
     ending: str = "",
     uncalibrated: Evaluation | None = None,
     decision: Decision | None = None,
-) -> list[Path]:
+) -> Iterator[_Picture]:
     from frostline_training.plots import masks, mistakes, scores, vectors  # noqa: PLC0415 as above
 
-    def path(name: str) -> Path:
-        return folder / f"{name}{ending}.png"
+    labels = split.dataset.labels
 
-    labels, drawn = split.dataset.labels, []
+    def picture(name: str, draw: Callable[..., Path], *shown: object, **options: object) -> _Picture:
+        file = folder / f"{name}{ending}.png"
+        return [file], partial(draw, file, evaluation, *shown, title, **options)
+
     match evaluation.task:
         case "single-label" | "dense":
-            drawn.append(scores.confusion(path("confusion"), evaluation, labels, title))
+            yield picture("confusion", scores.confusion, labels)
         case "multi-label":
-            drawn.append(scores.per_label(path("labels"), evaluation, labels, title))
+            yield picture("labels", scores.per_label, labels)
         case "embedding":
-            drawn.append(vectors.draw(path("embedding"), evaluation, labels, title))
+            yield picture("embedding", vectors.draw, labels)
         case "regression":
-            drawn.append(scores.predicted(path("predictions"), evaluation, labels, title))
+            yield picture("predictions", scores.predicted, labels)
     if evaluation.reliability is not None:
-        drawn.append(scores.calibration(path("calibration"), evaluation, uncalibrated, title))
-        drawn.append(scores.class_calibration(path("calibration-classes"), evaluation, labels, title))
+        yield picture("calibration", scores.calibration, uncalibrated)
+        yield picture("calibration-classes", scores.class_calibration, labels)
         if "average_precision" in evaluation.scores:
-            drawn.append(
-                scores.precision_recall(path("precision-recall"), evaluation, labels, title, decision=decision)
-            )
-    draw_mistakes = masks.draw if evaluation.task == "dense" else mistakes.draw
-    drawn.append(draw_mistakes(path("mistakes"), evaluation, split, title))
-    return drawn
+            yield picture("precision-recall", scores.precision_recall, labels, decision=decision)
+    yield picture("mistakes", masks.draw if evaluation.task == "dense" else mistakes.draw, split)
 
 
 def _drops(network: nn.Module) -> bool:

@@ -50,8 +50,9 @@ def stages(layers: Sequence[Layer]) -> tuple[Stage, ...]:
         if begins or changed:
             cut.append([])
         cut[-1].append(layer)
-    if len(cut) > 1 and not any(layer.kind in HEADS for layer in cut[-1]) and len(cut) > 2:
-        cut[-2] += cut.pop()  # what stands behind the last layer that learns, a temperature say
+    if len(cut) > 2 and not any(layer.kind in HEADS for layer in cut[-1]):
+        behind = cut.pop()  # what stands behind the last layer that learns, a temperature say
+        cut[-1] += behind
     shape = layers[0].took
     found = [Stage("input", tuple(cut[0]), cut[0][-1].gave if cut[0] else shape)]
     for number, part in enumerate(cut[1:], start=1):

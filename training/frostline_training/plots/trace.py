@@ -279,11 +279,14 @@ class _Notes(TorchFunctionMode):
         return self._names[self._stack[-1]] if self._stack else ""
 
     def _group(self) -> str:
-        # The outermost module that stands in a list beside others of its own class, and is no layer itself.
+        # The outermost module that stands in a list beside others of its own class, or alone, and is no layer itself.
         for module in self._stack:
             name = self._names[module]
-            if not _is_layer(module) and name.rpartition(".")[2].isdecimal() and not isinstance(module, nn.Sequential):
-                return f"{name} ({type(module).__name__})"
+            above, _, own = name.rpartition(".")
+            if own.isdecimal() and not _is_layer(module) and not isinstance(module, nn.Sequential):
+                listed = [type(other) for other in self._network.get_submodule(above).children()]
+                if len(listed) == 1 or listed.count(type(module)) > 1:
+                    return f"{name} ({type(module).__name__})"
         return ""
 
 
