@@ -23,7 +23,7 @@ from frostline_training.plots import scores
 from frostline_training.publishing import raw_pictures
 from frostline_training.publishing.publish import Published
 from frostline_training.report import LiveReport
-from frostline_training.sources import CsvFile, ImageFolder, NpzFile
+from frostline_training.sources import CsvFile, ImageFolder, NpzFile, Task
 
 Listing = Callable[[Path], list[str]]
 
@@ -459,6 +459,33 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_the_version_is_published_wit
     pictures = {path.name for path in published.path.iterdir() if path.suffix in (".png", ".svg")}
     assert "learning-curves.png" not in pictures
     assert {"network.svg", "network.png", "confusion.png", "mistakes.png"} <= pictures
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "fractions"),
+    [
+        ("regression", 5, {}),
+        ("regression", 100, {"test": 0.01}),
+        ("multi-label", 60, {"test": 0.01, "validation": 0.01}),
+    ],
+)
+def test_a_test_part_of_one_row_is_published(
+    tmp_path: Path, task: Task, rows: int, fractions: dict[str, float]
+) -> None:
+    random = np.random.default_rng(4)
+    targets = random.integers(0, 2, size=(rows, 2))
+    np.savez(tmp_path / "d.npz", input=random.normal(size=(rows, 4)), target=targets)
+    recipe = Recipe(
+        name="one",
+        data=NpzFile(path=tmp_path / "d.npz", task=task),
+        network=Mlp(hidden=(4,)),
+        hyperparameters=Hyperparameters(epochs=2, batch_size=16),
+        **fractions,
+    )
+    published = pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=_console(), runs=None)
+    assert published.rows == 1
+    with np.load(published.path / "golden.npz") as golden:
+        np.testing.assert_array_equal(golden["input"], data.prepare(recipe).test.inputs)
 
 
 def test_without_run_folders_there_is_nothing_to_resume(tmp_path: Path) -> None:

@@ -301,9 +301,10 @@ def _publish(
     names = list(data.named(split.test.inputs))
     exported = ByTarget(network, heads).eval() if heads else network
     held_out = split.test if split.test.cells is not None else split.test.inputs
+    several = split.test if len(split.test.targets) > 1 else split.train  # a sample of one row is refused
     published = publish(
         exported if len(names) == 1 else ByPosition(exported, names).eval(),
-        data.sample(split.test) if split.train.cells is None else split.train,
+        split.train if split.train.cells is not None else data.sample(several),
         name=recipe.name,
         labels=None if task in ("embedding", "any") else labels,
         models=place.models,

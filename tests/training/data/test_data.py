@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from frostline_training import data
 from frostline_training.config import Hyperparameters, Mlp, Recipe, find_recipe
 from frostline_training.data import Column, Dataset, Rows, named, pythontext, take
 from frostline_training.data.encoding import encode
+from frostline_training.data.heads import Head, output_names
 from frostline_training.errors import DataError
 from frostline_training.sources import CsvFile, NpzFile
 
@@ -273,3 +275,48 @@ def test_parts_too_small_for_every_class_are_refused(blobs: Dataset) -> None:
     few = Dataset("few", take(blobs.rows, np.arange(0, 120, 10)), ("a", "b", "c"), "", "")
     with pytest.raises(DataError, match="cannot split 12 rows of 'few' class by class"):
         data.split(few, seed=1, validation=0.1, test=0.1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("fractions", [(0.45, 0.45), (0.1, 0.45), (0.45, 0.1), (0.3, 0.6)])
+def test_a_class_of_three_rows_has_one_to_train_on(fractions: tuple[float, float], seed: int) -> None:
+    targets = np.repeat(np.arange(3), (3, 100, 97))
+    whole = Dataset("rare", Rows(np.arange(200.0)[:, None], targets), ("a", "b", "c"), "", "")
+    split = data.split(whole, seed=seed, validation=fractions[0], test=fractions[1])
+    assert np.bincount(split.train.targets, minlength=3).min() >= 1
+    parts = (split.train, split.validation, split.test)
+    held = [round(200 * fraction) for fraction in fractions]
+    assert [len(part.targets) for part in parts] == [200 - sum(held), *held]
+    assert set.union(*map(_as_set, parts)) == _as_set(whole.rows)
+
+
+def _of_several_targets(*classes: NDArray[np.int64]) -> Dataset:
+    heads = tuple(Head(f"target {place}", tuple("abcdef"[: each.max() + 1])) for place, each in enumerate(classes))
+    rows = Rows(np.arange(float(len(classes[0])))[:, None], np.stack(classes, axis=1).astype(np.float32))
+    return Dataset("several", rows, output_names(heads), "", "", task="any", heads=heads)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_class_of_each_of_several_targets_has_a_row_to_train_on(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    classes = [random.permutation(np.repeat(np.arange(3), sizes)) for sizes in ((3, 47, 50), (3, 3, 94))]
+    split = data.split(_of_several_targets(*classes), seed=seed, validation=0.4, test=0.4)
+    for column in split.train.targets.T:
+        assert set(column) == {0, 1, 2}
+
+
+def test_a_target_of_more_classes_than_rows_to_train_on_is_refused() -> None:
+    whole = _of_several_targets(np.arange(12) % 2, np.arange(12) % 4)
+    with pytest.raises(
+        DataError, match=r"several, target 'target 1': no row of the class '.' is among the 2 to train on: lower"
+    ):
+        data.split(whole, seed=1, validation=0.4, test=0.4)
+
+
+def test_a_split_that_leaves_one_row_to_train_on_is_refused_with_its_numbers() -> None:
+    three = Dataset("three", Rows(np.arange(3.0)[:, None], np.arange(3.0)[:, None]), ("y",), "", "", task="regression")
+    with pytest.raises(
+        DataError,
+        match=r"three has 3 rows: validation=0\.15 takes 1 of them and test=0\.2 1, and 1 of the 2 that a training takes",
+    ):
+        data.split(three, seed=1, validation=0.15, test=0.2)

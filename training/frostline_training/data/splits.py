@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from frostline_training.config import Hyperparameters, Recipe
 from frostline_training.data import builtin, encoding, files, folders, tables
-from frostline_training.data.rows import Array, Dataset, Rows, named, take
+from frostline_training.data.rows import Dataset, Rows, named, take
 from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, CsvFile, ImageFolder, MaskFolder, NpzFile, ParquetFile, Source
 
 _COMPARED_BYTES = 1 << 26  # rows that are compared with one another; more would take a while
 _REPEATED = 0.05  # of the test rows: what is worth a word
 _PARTS = 3
+_LEARNT = 2  # rows: of one alone there is nothing to tell apart, and none to export the network with
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,10 @@ def load(source: str | Source) -> Dataset:
 
 
 def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Split:
-    """Split the rows at random, keeping each class's share as nearly as whole rows can: of a few rows a part may get none.
+    """Split the rows at random, keeping each class's share as nearly as whole rows can, and one of each class to train on.
 
-    Of several targets it is the first that is a class.
+    Of a few rows the validation or the test may get none. Of several targets the shares are those of the first that is a
+    class; one to train on each has.
 
     The same arguments give the same parts, whatever else ran before.
 
@@ -74,8 +76,8 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
         test: Fraction of all rows that training never sees.
 
     Raises:
-        DataError: Some class has too few rows to be in every part; or the task is an embedding, and some part has no two
-            rows of a class.
+        DataError: There are too few rows to train on, or of some class to be in every part; or the task is an embedding, and
+            some part has no two rows of a class.
     """
     # scikit-learn takes about a second to import; only training needs it.
     from sklearn.model_selection import train_test_split  # noqa: PLC0415
@@ -83,21 +85,32 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
     rows = dataset.rows
     total = len(rows.targets)
     _check_classes(dataset)
-    classes = _strata(dataset)
+    classes = _classes(dataset)
+    strata = classes[:, 0] if classes.shape[1] else None
     counts = {part: _count(fraction, total) for part, fraction in (("validation", validation), ("test", test))}
+    left = total - sum(counts.values())
+    if left < _LEARNT:
+        raise DataError(
+            f"{dataset.name} has {total} rows: validation={validation:g} takes {counts['validation']} of them and test={test:g} "
+            f"{counts['test']}, and {max(0, left)} of the {_LEARNT} that a training takes at least would be left: give more "
+            "rows, or lower validation and test"
+        )
     try:
-        rest, judged = train_test_split(np.arange(total), test_size=counts["test"], stratify=classes, random_state=seed)
+        rest, judged = train_test_split(np.arange(total), test_size=counts["test"], stratify=strata, random_state=seed)
+        _bring_each_class(classes, rest, judged, least=2)  # one to train on, and one to stop by
         learnt, stopping = train_test_split(
             rest,
             test_size=counts["validation"],
-            stratify=None if classes is None else classes[rest],
+            stratify=None if strata is None else strata[rest],
             random_state=seed,
         )
+        _bring_each_class(classes, learnt, stopping, least=1)
     except ValueError as error:
         raise DataError(
             f"cannot split {total} rows of {dataset.name!r} class by class: {error}; give more rows of each "
             "class, or change test and validation"
         ) from error
+    _check_learnt(dataset, learnt)
     if dataset.task == "embedding":
         _check_pairs(dataset, {"training": learnt, "validation": stopping, "test": judged})
     train, tested = take(rows, learnt), take(rows, judged)
@@ -172,12 +185,41 @@ def describe(split: Split) -> dict[str, object]:
     return described | dict(dataset.facts)
 
 
-def _strata(dataset: Dataset) -> Array | None:
+def _classes(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the class of each row, [N, 1], or those of several targets, [N, K]; [N, 0] where a row has none."""
     targets = dataset.rows.targets
     if dataset.task in ONE_CLASS:
-        return targets
-    classes = [place for place, head in enumerate(dataset.heads) if head.labels is not None]
-    return targets[:, classes[0]] if classes else None
+        return targets[:, np.newaxis].astype(np.int64)
+    each = [targets[:, place] for place, head in enumerate(dataset.heads) if head.labels is not None]
+    return np.array(each, dtype=np.int64).reshape(len(each), len(targets)).T
+
+
+def _bring_each_class(
+    classes: NDArray[np.int64], part: NDArray[np.intp], other: NDArray[np.intp], *, least: int
+) -> None:
+    """Exchange rows of `part` and `other` until `part` has `least` rows of each class, where that can be."""
+    for own in classes.T:
+        for lacking in np.flatnonzero(np.bincount(own[part], minlength=own.max() + 1) < least):
+            while np.count_nonzero(own[part] == lacking) < least:
+                wanted = np.flatnonzero(own[other] == lacking)
+                spare = np.flatnonzero(np.all([np.bincount(each)[each] > least for each in classes[part].T], axis=0))
+                if not (wanted.size and spare.size):
+                    break
+                part[spare[0]], other[wanted[0]] = other[wanted[0]], part[spare[0]]
+
+
+def _check_learnt(dataset: Dataset, learnt: NDArray[np.intp]) -> None:
+    """Find out before the training that there is a class of which nothing would be learnt."""
+    for place, head in enumerate(dataset.heads):
+        if head.labels is not None:
+            _check_learnt(replace(dataset.of_head(place), name=f"{dataset.name}, target {head.name!r}"), learnt)
+    if dataset.task in ONE_CLASS:
+        rows = np.bincount(dataset.rows.targets[learnt], minlength=len(dataset.labels))
+        if rows.min() == 0:
+            raise DataError(
+                f"{dataset.name}: no row of the class {dataset.labels[int(rows.argmin())]!r} is among the {len(learnt)} to train "
+                "on: lower validation and test, or give more rows of it"
+            )
 
 
 def _check_classes(dataset: Dataset) -> None:
