@@ -13,6 +13,7 @@ from frostline.client.arrays import is_table, place
 from frostline.client.cells import Cells, Place, is_missing, texts, told
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Schema
+from frostline.dates import coarse
 from frostline.pictures import CHANNELS, PictureError, are_pixels, as_file, is_open, pixels_in
 
 KINDS = ("text", "image")
@@ -45,11 +46,19 @@ def listed(inputs: Any) -> Any:
     return series if isinstance(series, list) and may_be(series) else inputs
 
 
-def unboxed(values: Any) -> Any:
-    """The values of a column of a table as a list; anything else as it is."""
+def unboxed(values: Any, what: str = "the input") -> Any:
+    """The values of a column of a table as a list; anything else as it is. Messages call it `what`.
+
+    Raises:
+        InvalidInput: One is no value of Python, such as a date that its own do not reach.
+    """
+    values = coarse(values)
     for method in ("to_pylist", "to_list"):
         if hasattr(type(values), method):
-            return list(getattr(values, method)())
+            try:
+                return list(getattr(values, method)())
+            except (ValueError, OverflowError) as error:
+                raise InvalidInput(f"{what} holds a value that Python has none for: {error}") from error
     return values
 
 

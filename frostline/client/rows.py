@@ -219,7 +219,7 @@ def _cells(name: str, values: Any) -> Cells:
     if isinstance(dtype, np.dtype) and dtype.kind == "M":
         # Finer ones have no Python value.
         values = np.asarray(values).astype("datetime64[us]")
-    values = media.unboxed(values)
+    values = media.unboxed(values, f"column {name!r}")
     return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
@@ -227,7 +227,7 @@ def _pictures_of(name: str, values: Any) -> Cells:
     """The pictures of a column, whose arrays stay such."""
     if not _is_column(values) or isinstance(values, Mapping):
         return _cells(name, values)
-    return values if media.is_pixels(values) else list(media.unboxed(values))
+    return values if media.is_pixels(values) else list(media.unboxed(values, f"column {name!r}"))
 
 
 # Numbers

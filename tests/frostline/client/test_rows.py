@@ -241,6 +241,22 @@ def test_arrays_of_dates_are_columns() -> None:
     assert rows.encoded({"d": array}, schema(dated()))["d"].tolist() == ["2024-05-31T00:00:00", ""]
 
 
+@pytest.mark.parametrize(
+    ("zone", "sent"), [(None, "2024-02-29T00:00:00.123456"), ("Europe/Berlin", "2024-02-29T00:00:00.123456+00:00")]
+)
+def test_times_of_arrow_are_sent_to_the_microsecond(zone: str | None, sent: str) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    times = arrow.array([1_709_164_800_123_456_789, None], arrow.timestamp("ns", zone))
+    for held in (arrow.table({"d": times}), {"d": times}, {"d": arrow.chunked_array([times])}):
+        assert rows.encoded(held, schema(dated()))["d"].tolist() == [sent, ""]
+
+
+def test_a_time_of_arrow_that_python_does_not_reach_is_refused_with_its_column() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    with pytest.raises(InvalidInput, match="column 'd' holds a value that Python has none for: "):
+        rows.encoded({"d": arrow.array([10**12], arrow.timestamp("s"))}, schema(dated()))
+
+
 def test_what_is_no_date_is_refused() -> None:
     assert refused(dated(), 5) == (
         "column 'd', row 1: a date is expected, but it is 5 (int); give a datetime, a date, or the text of an ISO date"

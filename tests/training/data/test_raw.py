@@ -133,6 +133,17 @@ def test_dates_of_every_type_have_their_parts(values: Any) -> None:
     np.testing.assert_array_equal(encoded, np.array([[29, 23, 3], [NAN, NAN, NAN]], np.float32))
 
 
+def test_times_of_arrow_are_read_to_the_microsecond() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    inputs = [Date("d", parts=["day", "hour"])]
+    for zone in (None, "Europe/Berlin"):
+        times = arrow.array([1_709_164_800_123_456_789, None], arrow.timestamp("ns", zone))
+        for rows in (arrow.table({"d": times}), {"d": times}):
+            np.testing.assert_array_equal(encode(rows, inputs), np.array([[29, 0], [NAN, NAN]], np.float32))
+    with pytest.raises(DataError, match="the raw rows, column 'd': it holds a value that Python has none for: "):
+        encode({"d": arrow.array([10**12], arrow.timestamp("s"))}, inputs)
+
+
 def test_a_date_is_written_in_the_format_of_its_column() -> None:
     inputs = [Date("d", parts=["month"], format="%d.%m.%y")]
     assert encode({"d": [date(2024, 2, 1), "03.04.24"]}, inputs).tolist() == [[2], [4]]

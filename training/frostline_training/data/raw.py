@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from frostline import pictures
 from frostline.categories import MISSING, meant
-from frostline.dates import written
+from frostline.dates import coarse, written
 from frostline_training.data import encoding
 from frostline_training.data.cells import Cells
 from frostline_training.data.rows import INPUT, UNKNOWN, Column, DateOf, Image, Text, check_servable
@@ -445,9 +445,13 @@ def _listed(values: Any) -> list[Any]:
     dtype = getattr(values, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind == "M":
         values = np.asanyarray(values).astype("datetime64[us]")  # finer ones have no Python value; a mask stays
+    values = coarse(values)
     for method in ("to_pylist", "to_list", "tolist"):
         if hasattr(values, method):
-            return list(getattr(values, method)())
+            try:
+                return list(getattr(values, method)())
+            except (ValueError, OverflowError) as error:  # such as a date that Python's do not reach
+                raise TypeError(f"it holds a value that Python has none for: {error}") from error
     return list(values)
 
 

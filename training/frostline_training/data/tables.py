@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline.categories import MISSING
+from frostline.dates import coarse
 from frostline_training.data import delimited
 from frostline_training.data.cells import (
     Cells,
@@ -188,7 +189,7 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
         numbered = [field.name for field in table.schema if types.is_integer(field.type)]
         table = table.drop_columns([name for name in numbered if _ROW_NUMBERS.fullmatch(name)])
         columns = {
-            name: _coarse(column).to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)
+            name: coarse(column).to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)
         }
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
@@ -206,16 +207,6 @@ def read_parquet(path: Path | str, reading: Reading, *, content: bytes | None = 
         for name, values in columns.items()
     }
     return Cells(path, texts, reading, first=first, nested=nested)
-
-
-def _coarse(column: Any) -> Any:
-    """Return a column of Arrow with its times in microseconds, as Python and clients have them."""
-    if getattr(column.type, "unit", "") != "ns" or not str(column.type).startswith(("timestamp", "time64")):
-        return column
-    from pyarrow import time64, timestamp  # noqa: PLC0415 as above
-
-    coarse = time64("us") if str(column.type).startswith("time64") else timestamp("us", column.type.tz)
-    return column.cast(coarse, safe=False)
 
 
 def _kind(cells: Cells, name: str) -> ColumnKind:
