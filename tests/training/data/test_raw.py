@@ -183,6 +183,15 @@ def test_masked_elements_are_missing() -> None:
     np.testing.assert_array_equal(encoded, np.array([[1, 29], [NAN, NAN]], np.float32))
 
 
+def test_a_number_in_another_notation_is_refused_without_a_word_of_files() -> None:
+    with pytest.raises(DataError) as refused:
+        encode({"x": ["1,5", "2"]}, [Number("x")])
+    assert str(refused.value) == (
+        "the raw rows, row 1, column 'x': '1,5' is not a number; give a number, or its text with a decimal point and nothing "
+        "between the thousands"
+    )
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [

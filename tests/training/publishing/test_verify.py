@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
@@ -217,6 +218,13 @@ def test_rows_that_do_not_fit_the_network_are_refused(linear: nn.Module) -> None
         check_network(linear, {"input": np.zeros((3, 5), np.float32)}, TOLERANCE)
 
 
+class OneHot(nn.Module):
+    """Its own index has no layer that is called so."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nn.functional.one_hot(rows, 3).sum(1).float()
+
+
 class Embedded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -249,7 +257,10 @@ class Halfway(nn.Module):
         (nn.Linear(4, 3).half(), "f4", r"cause: the weights are float16; publish module.float\(\), and"),
         (nn.Conv1d(4, 3, 1), "f2", r"sample is float16, and the weights are float32; give sample.float\(\)\. "),
         (nn.GRU(4, 3), "f8", r"sample is float64, and the weights are float32; give sample.float\(\)"),
-        (Embedded(), "f4", r"nn.Embedding takes whole numbers; give sample.long\(\)"),
+        (Embedded(), "f4", r"cause: a sample of fractions where nn.Embedding takes whole numbers; give sample.long\(\)"),
+        (Embedded(), "u1", r"cause: sample is uint8, and nn.Embedding and other indices take int64; give sample.long\(\)"),
+        (OneHot(), "i2", r"cause: sample is int16, and nn.Embedding and other indices take int64; give sample.long\(\)"),
+        (OneHot(), "f8", r"cause: a sample of fractions where nn.Embedding takes whole numbers; give sample.long\(\)"),
         (Halfway(), "f4", "a tensor that does not move with the module, such as a plain attribute.*register_buffer"),
         (nn.Linear(5, 3), "f4", "cause: rows that do not fit the network"),
     ],
@@ -258,6 +269,21 @@ def test_why_a_network_cannot_take_the_sample_is_said(network: nn.Module, kind: 
     rows = np.zeros((70, 4), kind) if not isinstance(network, nn.Conv1d) else np.zeros((70, 4, 2), kind)
     with pytest.raises(RefusedError, match=cause):
         check_network(network.eval(), {"input": rows}, TOLERANCE)
+
+
+def test_of_several_inputs_the_one_whose_whole_numbers_are_no_index_is_named() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(5, 3)
+
+        def forward(self, numbers: Tensor, city: Tensor) -> Tensor:
+            picked: Tensor = self.table(city)
+            return picked + numbers
+
+    rows: dict[str, NDArray[np.generic]] = {"numbers": np.zeros((70, 3), np.float32), "city": np.zeros(70, np.uint8)}
+    with pytest.raises(RefusedError, match=r"cause: sample\['city'\] is uint8, .*; give sample\['city'\].long\(\)"):
+        check_network(Both().eval(), rows, TOLERANCE, call=lambda network, named: network(**named))
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class Cells:
         value = number(cell, self.reading)
         if value is None:
             fact = f"{cell!r} is not a number{notation(cell, self.reading)}"
-            raise self.wrong(index, column, fact, remedy(cell, self.reading))
+            raise self.wrong(index, column, fact, self.remedy(cell))
         if not abs(value) <= _LARGEST:
             raise self.wrong(
                 index,
@@ -87,6 +87,14 @@ class Cells:
                 f"{cell} is no finite number of float32 (at most 3.4e38); leave the cell empty where a value is missing",
             )
         return value
+
+    def remedy(self, cell: str) -> str:
+        """Return what helps where `cell` may be a number in another notation, else nothing."""
+        if not foreign(cell) or not _is_plain(self.reading):
+            return ""
+        if not self.lines:  # texts in a file of typed values, or in memory, whose notation no recipe can say
+            return "; give a number, or its text with a decimal point and nothing between the thousands"
+        return '; say decimal="," or thousands="," (or ".", " ") in CsvFile if that is how its numbers are written'
 
     def moment(self, index: int, column: str, cell: str, form: str) -> datetime:
         """Return the date or time that `cell`, in row `index` of `column`, stands for.
@@ -187,13 +195,6 @@ def notation(cell: str, reading: Reading) -> str:
     if not foreign(cell) or _is_plain(reading):
         return ""
     return f"; the source says decimal={reading.decimal!r} and thousands={reading.thousands!r}"
-
-
-def remedy(cell: str, reading: Reading) -> str:
-    """Return what a recipe can say of `cell` if it may be a number in another notation, else nothing."""
-    if not foreign(cell) or not _is_plain(reading):
-        return ""
-    return '; say decimal="," or thousands="," (or ".", " ") in CsvFile if that is how its numbers are written'
 
 
 def _is_plain(reading: Reading) -> bool:

@@ -21,7 +21,6 @@ from frostline_training.data.cells import (
     moment,
     notation,
     number,
-    remedy,
     text_of,
 )
 from frostline_training.data.encoding import encode, exact
@@ -228,7 +227,7 @@ def _kind(cells: Cells, name: str) -> ColumnKind:
         raise cells.wrong(
             index,
             name,
-            f"{cell!r} is not a number{notation(cell, cells.reading)}{remedy(cell, cells.reading)}; if it is none, "
+            f"{cell!r} is not a number{notation(cell, cells.reading)}{cells.remedy(cell)}; if it is none, "
             f"columns={{{name!r}: 'category'}}",
         )
     for what, few in (("a number", [] if zeros else others), ("an ISO date", undated)):

@@ -442,7 +442,8 @@ def _why_it_fails(network: nn.Module, inputs: Named, error: Exception) -> str:
     text = str(error)
     if "requires_grad" in text or "require grad" in text:
         return "a forward() that computes gradients, which a served file does not have; publish the part without them"
-    if isinstance(error, IndexError) and any(isinstance(part, nn.Embedding) for part in network.modules()):
+    mistyped = _NO_INDEX.search(text) is not None
+    if isinstance(error, IndexError) and not mistyped and any(isinstance(p, nn.Embedding) for p in network.modules()):
         return (
             "an nn.Embedding without a place for some number of the rows; it needs as many as the largest number and one "
             "more, because categories are counted from 1, and an unknown or missing one is 0"
@@ -454,14 +455,14 @@ def _why_it_fails(network: nn.Module, inputs: Named, error: Exception) -> str:
             "a tensor that does not move with the module, such as a plain attribute, or .cuda() in forward(); use "
             "register_buffer, and the device of an input"
         )
-    if re.search(r"dtype|scalar type|Tensor type|\b(Double|Float|Half|BFloat16|Long|Int|Byte|Bool)", text):
+    if mistyped or re.search(r"dtype|scalar type|Tensor type|\b(Double|Float|Half|BFloat16|Long|Int|Byte|Bool)", text):
         return _why_types_do_not_fit(network, inputs, text)
     return "rows that do not fit the network"
 
 
 def _why_types_do_not_fit(network: nn.Module, inputs: Named, text: str) -> str:
-    if "indices" in text:
-        return "a sample of fractions where nn.Embedding takes whole numbers; give sample.long()"
+    if _NO_INDEX.search(text):
+        return _why_no_index(inputs, text)
     weights = _float_types(network)
     for name, rows in inputs.items():
         kind = torch.from_numpy(rows[:0]).dtype
@@ -469,17 +470,38 @@ def _why_types_do_not_fit(network: nn.Module, inputs: Named, text: str) -> str:
             (wanted,) = weights
             if wanted in _HALVES:  # whose answers clients do not take either
                 return f"the weights are {_plain(wanted)}; publish module.float(), and `variants` makes smaller files of it"
-            called = f"sample[{name!r}]" if len(inputs) > 1 else "sample"
+            called = _called(inputs, name)
             to = f"{called}.{_CONVERSIONS.get(wanted, f'to({wanted})')}"
             also = f", or publish module.{_CONVERSIONS[kind]}" if kind in (torch.float32, torch.float64) else ""
             return f"{called} is {_plain(kind)}, and the weights are {_plain(wanted)}; give {to}{also}"
     return "types of numbers that do not fit together"
 
 
+def _why_no_index(inputs: Named, text: str) -> str:
+    kinds = {name: torch.from_numpy(rows[:0]).dtype for name, rows in inputs.items()}
+    fractions = {name: kind for name, kind in kinds.items() if kind.is_floating_point}
+    whole = {name: kind for name, kind in kinds.items() if name not in fractions and kind not in _INDICES}
+    # Numbers beside the index may well be fractions.
+    for name, kind in () if _FRACTIONS.search(text) else whole.items():
+        called = _called(inputs, name)
+        return f"{called} is {_plain(kind)}, and nn.Embedding and other indices take int64; give {called}.long()"
+    for name in fractions:
+        return f"a sample of fractions where nn.Embedding takes whole numbers; give {_called(inputs, name)}.long()"
+    return "an index of another type than int64, which forward() makes itself; use .long() there"
+
+
+def _called(inputs: Named, name: str) -> str:
+    return f"sample[{name!r}]" if len(inputs) > 1 else "sample"
+
+
 def _plain(kind: torch.dtype) -> str:
     return str(kind).removeprefix("torch.")
 
 
+# What PyTorch says of an index whose type is none of one; of one that is too large it says something else.
+_NO_INDEX = re.compile(r"'indices' to have one of|dtype \S.* for index|index tensor of type|used as indices must be")
+_FRACTIONS = re.compile("(Float|Double|Half|BFloat16)T")
+_INDICES = frozenset((torch.int64, torch.int32))
 _HALVES = frozenset((torch.float16, torch.bfloat16))
 _CONVERSIONS = {torch.float32: "float()", torch.float64: "double()"}
 
