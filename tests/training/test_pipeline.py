@@ -488,6 +488,54 @@ def test_a_test_part_of_one_row_is_published(
         np.testing.assert_array_equal(golden["input"], data.prepare(recipe).test.inputs)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"if_better": "r2"},
+            "if_better: the held-out rows have no r2, because there is one, or all have the same target",
+        ),
+        (
+            {"precision": ("fp16",)},
+            "--precision: a smaller variant is judged by its R², which 1 test row cannot have: give",
+        ),
+    ],
+)
+def test_what_one_test_row_cannot_judge_is_refused_before_the_training(
+    tmp_path: Path, asked: dict[str, Any], said: str
+) -> None:
+    np.savez(tmp_path / "d.npz", input=np.arange(100.0)[:, None], target=np.arange(100.0))
+    source = NpzFile(path=tmp_path / "d.npz", task="regression")
+    recipe = SHORT.model_copy(update={"data": source, "test": 0.01})
+    console = _console()
+    with pytest.raises(SettingError, match=said):
+        pipeline.run(recipe, models=tmp_path / "models", device="cpu", console=console, runs=None, **asked)
+    assert _said(console) == ""
+
+
+def test_a_ranking_that_the_test_rows_cannot_have_is_refused_before_the_training(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", input=np.arange(100.0)[:, None], target=np.eye(2, dtype=int)[np.arange(100) % 2])
+    source = NpzFile(path=tmp_path / "d.npz", task="multi-label")
+    recipe = SHORT.model_copy(update={"data": source, "test": 0.01})
+    with pytest.raises(SettingError, match="have no roc_auc, because all or none have a label"):
+        pipeline.run(recipe, models=tmp_path, device="cpu", console=_console(), runs=None, if_better="roc_auc")
+
+
+def test_the_card_leaves_out_r2_of_one_test_row_and_knows_none_of_one_validation_row(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", input=np.arange(100.0)[:, None], target=np.arange(100.0))
+    source = NpzFile(path=tmp_path / "d.npz", task="regression")
+    recipe = SHORT.model_copy(update={"data": source, "test": 0.01, "validation": 0.01, "baselines": True})
+    console = _console()
+    published = pipeline.run(recipe, models=tmp_path, device="cpu", console=console, runs=None)
+    scores = json.loads((published.path / "card.json").read_text())["scores"]
+    assert "test_r2" not in scores
+    assert scores["validation_r2"] is None
+    assert scores["test_mae"] > 0
+    assert scores["validation_loss"] > 0
+    assert "test mean absolute error" in _said(console)
+    assert "R²" not in _said(console).partition("flowers version 1")[2]
+
+
 def test_without_run_folders_there_is_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="without a folder for runs there is no checkpoint to resume from"):
         pipeline.run(IRIS, models=tmp_path, device="cpu", console=_console(), runs=None, resume=True)

@@ -1,7 +1,9 @@
 """What a person sees of a training run."""
 
 import io
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,11 @@ def test_an_epoch_in_one_line_has_loss_accuracy_and_learning_rate() -> None:
 )
 def test_the_line_calls_the_score_what_it_is(measure: Measure, words: str) -> None:
     assert words in epoch_line(_epoch(1, measure))
+
+
+def test_the_line_says_that_a_score_is_undefined() -> None:
+    alone = replace(_epoch(1, "r2"), validation=Scores(0.5, math.nan, "r2"))
+    assert epoch_line(alone) == "loss 0.2500 R² 0.875, validation 0.5000 undefined, lr 3e-03"
 
 
 def _summary(

@@ -1,5 +1,6 @@
 """The training pipeline: data, training, evaluation, publication."""
 
+import math
 import platform
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -95,6 +96,8 @@ def run(
             check_outputs((head.name for head in split.dataset.heads), data.named(split.test.inputs))
             if split.dataset.heads:
                 _check_uncompared(precision, if_better)
+            elif precision:
+                _check_judged(split)
             positive = decide.positive(recipe, split.dataset)  # what cannot be decided is known before the training
             condition = group.first(lambda: _gate(if_better, recipe.name, split, models, positive))
             group.first(lambda: _check_writable(models, recipe.name))
@@ -141,6 +144,13 @@ def _check_writable(models: Path, name: str) -> None:
         pass
 
 
+def _check_judged(split: Split) -> None:
+    try:
+        variants.check_judged(split)
+    except PublishError as error:
+        raise SettingError(f"--precision: {error}") from error
+
+
 def _check_uncompared(precision: Sequence[Precision], if_better: str | None) -> None:
     for name, asked, instead in (
         (
@@ -165,6 +175,8 @@ def _gate(if_better: str | None, name: str, split: Split, models: Path, positive
     try:
         condition = replace(Gate.parse(if_better), positive=positive)
         gate.check(condition, models / name, dataset.task, dataset.labels, dataset.inputs or (), inputs)
+        outputs = 1 if dataset.task == "binary" else len(dataset.labels)
+        gate.check_targets(condition, dataset.task, split.test.targets, outputs)
     except PublishError as error:
         raise SettingError(str(error)) from error
     return condition
@@ -301,6 +313,7 @@ def _publish(
     names = list(data.named(split.test.inputs))
     exported = ByTarget(network, heads).eval() if heads else network
     held_out = split.test if split.test.cells is not None else split.test.inputs
+    stopped = trained.best.validation.score
     several = split.test if len(split.test.targets) > 1 else split.train  # a sample of one row is refused
     published = publish(
         exported if len(names) == 1 else ByPosition(exported, names).eval(),
@@ -320,7 +333,7 @@ def _publish(
             **({} if decision is None else {"decision": decision.card()}),
             **({} if weighted is None else {"weighted": weighted}),
             **({"baselines": {one.name: one.card() for one in simpler}} if simpler else {}),
-            f"validation_{trained.best.validation.measure}": trained.best.validation.score,
+            f"validation_{trained.best.validation.measure}": None if math.isnan(stopped) else stopped,
             "validation_loss": trained.best.validation.loss,
             "best_epoch": trained.best.number,
             "epochs": len(trained.history),

@@ -1,5 +1,6 @@
 """The training report: a live line while a network trains, and a table of the results."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -15,7 +16,7 @@ from frostline_training.data import Split, overview
 from frostline_training.evaluation.baselines import Baseline
 from frostline_training.evaluation.decide import Cut, Decision
 from frostline_training.evaluation.evaluate import Evaluation
-from frostline_training.loop.progress import MEASURE_NAMES, Epoch
+from frostline_training.loop.progress import MEASURE_NAMES, Epoch, Scores
 from frostline_training.loop.trainer import Trained
 from frostline_training.networks.families import count_parameters
 from frostline_training.publishing.publish import Published
@@ -93,15 +94,18 @@ class LiveReport:
 
 def epoch_line(epoch: Epoch) -> str:
     """Return one epoch in one line."""
-    train, validation = (
-        f"{scores.score:.3f}" if scores.measure in ("r2", "mean_score") else f"{scores.score:.1%}"
-        for scores in (epoch.train, epoch.validation)
-    )
+    train, validation = map(_of_epoch, (epoch.train, epoch.validation))
     name = MEASURE_NAMES[epoch.train.measure]
     return (
         f"loss {epoch.train.loss:.4f} {name} {train}, "
         f"validation {epoch.validation.loss:.4f} {validation}, lr {epoch.learning_rate:.0e}"
     )
+
+
+def _of_epoch(scores: Scores) -> str:
+    if math.isnan(scores.score):
+        return "undefined"
+    return f"{scores.score:.3f}" if scores.measure in ("r2", "mean_score") else f"{scores.score:.1%}"
 
 
 def print_start(console: Console, recipe: Recipe, split: Split, device: str) -> None:
@@ -170,7 +174,7 @@ def print_summary(
 def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | None) -> dict[str, str]:
     name, value = test.headline
     rows = {
-        f"test {WORDS[name]}": f"[bold green]{_shown(test, value)}[/] of {len(test.targets)} rows never seen in training"
+        f"test {_words(test, name)}": f"[bold green]{_shown(test, value)}[/] of {len(test.targets)} rows never seen in training"
     }
     if test.heads:
         for head, own in test.heads:
@@ -213,6 +217,14 @@ def _scores(test: Evaluation, labels: Sequence[str], uncalibrated: Evaluation | 
             f"{test.classwise_ece:.2%} on average, worst {_named(labels, worst)} {each[worst]:.2%}"
         )
     return rows
+
+
+def _words(test: Evaluation, name: str) -> str:
+    # Of several targets without a score in common it is one of the first's own.
+    for head, _ in test.heads:
+        if name.startswith(f"{head.name}."):
+            return f"{WORDS[name.removeprefix(f'{head.name}.')]} of {escape(head.name)}"
+    return WORDS[name]
 
 
 def _shown(evaluation: Evaluation, value: float) -> str:
@@ -262,11 +274,11 @@ def _compared(baseline: Baseline) -> str:
     if baseline.evaluation is None:
         return f"skipped: {escape(baseline.skipped)}"
     name, value = baseline.evaluation.headline
-    first = f"{WORDS[name]} {_shown(baseline.evaluation, value)}"
+    first = f"{_words(baseline.evaluation, name)} {_shown(baseline.evaluation, value)}"
     others = [
         f"{WORDS[other]} {baseline.evaluation.scores[other]:.4g}"
         for other in _COMPARED
-        if other in baseline.evaluation.scores
+        if other in baseline.evaluation.scores and other != name
     ]
     for head, own in baseline.evaluation.heads:
         name, value = own.headline

@@ -261,11 +261,31 @@ def test_each_value_of_a_regression_has_its_own_scores() -> None:
     assert card["rent"]["rmse_over_std"] == pytest.approx(0.1)
 
 
-def test_a_value_that_never_varies_has_no_spread_to_be_measured_in() -> None:
-    targets = np.array([[7.0], [7.0]])
-    assert score(np.array([[7.0], [8.0]], np.float32), targets, "regression").scores["r2"] == 0
-    right = score(targets.astype(np.float32), targets, "regression")
-    assert right.scores == {"r2": 1, "mae": 0, "rmse": 0}
+@pytest.mark.parametrize("targets", [[[7.0], [7.0]], [[0.1], [0.1], [0.1]], [[3.0]]])
+def test_where_no_target_varies_there_is_no_r2_and_no_spread_to_be_measured_in(targets: list[list[float]]) -> None:
+    wanted = np.array(targets)
+    found = score((wanted + 1).astype(np.float32), wanted, "regression")
+    assert found.scores == pytest.approx({"mae": 1, "rmse": 1})
+    assert found.headline[0] == "mae"
+    assert found.card(("size",))["per_value"] == {"size": pytest.approx({"mae": 1, "rmse": 1})}
+
+
+def test_r2_is_the_mean_over_the_values_that_vary() -> None:
+    wanted = np.array([[1.0, 5.0], [3.0, 5.0]])
+    found = score(np.array([[1.0, 4.0], [2.0, 5.0]], np.float32), wanted, "regression")
+    assert found.scores["r2"] == 0.5
+    assert found.scores["mae"] == 0.5
+
+
+def test_the_mean_score_leaves_out_a_target_that_never_varies() -> None:
+    heads = (Head("kind", ("a", "b")), Head("size"))
+    answers = np.array([[2, 0, 1.5]], np.float32)
+    found = score(answers, np.array([[0, 1]], np.float32), "any", heads=heads)
+    assert found.headline == ("mean_score", 1.0)
+    assert "size.r2" not in found.scores
+    numbers = score(answers[:, 1:], np.array([[0, 1]], np.float32), "any", heads=(Head("width"), Head("size")))
+    assert "mean_score" not in numbers.scores
+    assert numbers.headline == ("width.mae", 0)
 
 
 @pytest.mark.parametrize("name", ["roc_auc", "average_precision"])

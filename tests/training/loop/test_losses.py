@@ -110,9 +110,14 @@ def test_what_is_explained_of_other_rows_is_relative_to_their_own_mean() -> None
     objective = _fit("regression", training).judging(others)
     assert objective.right(others.mean(0).expand(3, 1), others).item() == pytest.approx(0, abs=1e-6)
     assert objective.judge(others + 500, others).item() == pytest.approx(1.5)  # in deviations of the training targets
-    alike = torch.full((2, 1), 7.0)
-    assert objective.judging(alike).right(alike, alike) == 2
-    assert objective.judging(alike).right(alike + 1, alike) == 0
+
+
+def test_nothing_is_explained_where_no_target_varies_and_else_of_those_that_do() -> None:
+    objective = _fit("regression", torch.tensor([[0.0, 0.0], [1000.0, 10.0]]))
+    alike = torch.full((2, 2), 7.0)
+    assert math.isnan(objective.judging(alike).right(alike, alike).item())
+    half = torch.tensor([[7.0, 1.0], [7.0, 3.0]])
+    assert objective.judging(half).right(half + torch.tensor([5.0, 0.0]), half) == 2
 
 
 def test_a_target_that_never_varies_does_not_divide_by_zero() -> None:

@@ -1,5 +1,7 @@
 """The training loop."""
 
+import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -287,6 +289,33 @@ def test_so_is_a_number_among_several_targets() -> None:
     answers = np.stack([lengths + 1, 1 - answered, answered], 1).astype(np.float32)
     scores = scores_on(nn.Identity(), Rows(answers, np.stack([lengths, kinds], 1).astype(np.float32)), objective)
     assert scores.score == pytest.approx((r2_score(lengths, answers[:, 0]) + 0.75) / 2)
+
+
+def test_one_validation_row_has_no_r2_and_the_loss_stops_the_training_as_ever(
+    small: Recipe, blobs_split: Split, tmp_path: Path
+) -> None:
+    def summed(rows: Rows) -> Rows:
+        return Rows(rows.inputs, np.asarray(rows.inputs).sum(1, keepdims=True, dtype=np.float32))
+
+    split = _changed(blobs_split, "regression", summed)
+    alone = replace(split, validation=take(split.validation, np.arange(1)))
+    run = start(tmp_path, "m")
+    trained = train(_with(small, epochs=6), alone, device=CPU, watcher=Recorder(), run=run)
+    assert all(math.isnan(epoch.validation.score) and not math.isnan(epoch.train.score) for epoch in trained.history)
+    assert trained.best.validation.loss == min(epoch.validation.loss for epoch in trained.history)
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["validation_r2"] for line in lines] == [None] * len(lines)
+
+
+def test_the_mean_score_of_an_epoch_leaves_out_a_target_that_never_varies() -> None:
+    heads = (Head("length"), Head("kind", ("a", "b")))
+    training = torch.tensor([[0.0, 0], [1000.0, 1]])
+    objective = Objective.fit("any", training, label_smoothing=0.0, class_weights=False, heads=heads)
+    scores = scores_on(
+        nn.Identity(), Rows(np.array([[9.0, 0, 1]], np.float32), np.array([[5.0, 1]], np.float32)), objective
+    )
+    assert scores.score == 1
+    assert scores.loss > 0
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])

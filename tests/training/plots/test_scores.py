@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001 - the pictures are written with the minus sign
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,6 +122,19 @@ def test_a_regression_has_residuals_and_axes_with_names(tmp_path: Path, shown: S
     assert (below.get_xlabel(), below.get_ylabel()) == ("predicted price", "residual: predicted − true")
     assert "MAE 1, RMSE 1.225" in words
     assert "mean residual +0.5" in words
+
+
+def test_a_regression_of_one_row_is_drawn_with_its_error_and_without_r2(tmp_path: Path, shown: Shown) -> None:
+    evaluation = score(np.array([[2.0]], np.float32), np.array([[1.5]]), "regression")
+    scores.predicted(tmp_path / "x.png", evaluation, ("price",), "m")
+    assert "m: MAE 0.5" in shown()[1]
+
+
+def test_learning_curves_of_a_score_that_is_undefined_are_drawn_without_it(tmp_path: Path, shown: Shown) -> None:
+    alone = Scores(1.0, math.nan, "r2")
+    history = (Epoch(1, 1e-3, alone, alone, improved=True), Epoch(2, 1e-3, alone, alone, improved=True))
+    scores.learning_curves(tmp_path / "x.png", history, history[-1], "m")
+    assert "R²" in shown()[1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline_training.evaluation.evaluate import Evaluation, Overlaps, predictions, score
+from frostline_training.evaluation.evaluate import LOWER_IS_BETTER, Evaluation, Overlaps, predictions, score
 from frostline_training.evaluation.ranking import log_odds, one_vs_rest, rank_resamples
 from frostline_training.sources import Task
 
@@ -23,7 +23,6 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     "embedding": ("recall_at_1", "map_at_r"),
 }
 """The scores of each task, as a card calls them behind ``test_``."""
-LOWER_IS_BETTER = frozenset(("loss", "mae", "rmse", "rmse_over_std", "mae_over_mad"))
 
 _MCNEMAR = ("accuracy", "exact_match")
 _RANKED = ("roc_auc", "average_precision")

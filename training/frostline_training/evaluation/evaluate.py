@@ -20,6 +20,8 @@ from frostline_training.sources import Task
 Logits = NDArray[np.float32]
 Numbers = NDArray[np.float64]
 
+LOWER_IS_BETTER = frozenset(("loss", "mae", "rmse", "rmse_over_std", "mae_over_mad"))
+"""Of the scores; of all others higher is better."""
 BINS = 15
 _MOST_CONFUSED = 200  # classes: the square of their number goes into the card, which servers read up to 8 MiB
 _BATCH_ROWS = 256
@@ -92,7 +94,8 @@ class Evaluation:
         targets: What was right: classes [N] or [N, H, W], or 0 and 1 [N, C], or values [N, K], or several targets [N, K].
         scores: The first is the one to judge by. Accuracy, macro F1 and cross-entropy; or micro F1, macro F1,
             share of rows with every label right, and cross-entropy; or R2, mean absolute and root mean square error
-            in the target's unit, and both relative to the spread of the targets: 1 is as far off as their mean.
+            in the target's unit, and both relative to the spread of the targets: 1 is as far off as their mean. Without a
+            spread, as of one row, only the errors in the unit are there.
             Where each pixel has a class they are the mean intersection over union, the share of pixels that are right,
             and cross-entropy; of an embedding recall at 1 and mean average precision at R. Of several targets they are the
             mean of the first score of each, and then the scores of each behind its name and a dot. Macro F1 is the mean over
@@ -137,7 +140,10 @@ class Evaluation:
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The name and value of the score to judge by: higher is better, 1 is perfect."""
+        """The name and value of the score to judge by: higher is better, 1 is perfect.
+
+        Where no target varies there is no R2, and it is the mean absolute error.
+        """
         return next(iter(self.scores.items()))
 
     @property
@@ -418,7 +424,8 @@ def _several(logits: Logits, targets: NDArray[np.generic], heads: Sequence[Head]
     each = tuple(
         (head, score(own, wanted, head.task, ranked=ranked)) for head, own, wanted in divided(heads, logits, targets)
     )
-    scores = {"mean_score": float(np.mean([own.headline[1] for _, own in each]))}
+    shares = [value for name, value in (own.headline for _, own in each) if name not in LOWER_IS_BETTER]
+    scores = {"mean_score": float(np.mean(shares))} if shares else {}
     scores |= {f"{head.name}.{name}": value for head, own in each for name, value in own.scores.items()}
     return Evaluation("any", logits, targets, scores, heads=each)
 
@@ -456,8 +463,7 @@ def _multi_label(logits: Logits, targets: NDArray[np.int64], *, ranked: bool) ->
 def _regression(values: Logits, targets: NDArray[np.generic]) -> Evaluation:
     wanted = targets.astype(np.float64).reshape(values.shape)
     errors = values.astype(np.float64) - wanted
-    away = wanted - wanted.mean(axis=0)
-    each = tuple(_errors(errors[:, index], away[:, index]) for index in range(values.shape[1]))
+    each = tuple(_errors(errors[:, index], wanted[:, index]) for index in range(values.shape[1]))
     names = max(each, key=len)
     scores = {name: float(np.mean([one[name] for one in each if name in one])) for name in names}
     # Of several values the whole error, not the mean of theirs.
@@ -465,13 +471,12 @@ def _regression(values: Logits, targets: NDArray[np.generic]) -> Evaluation:
     return Evaluation("regression", values, wanted, scores=scores, per_value=each)
 
 
-def _errors(errors: Numbers, away: Numbers) -> dict[str, float]:
-    # `away` is how far the targets [N] are from their mean. Where they never vary there is nothing to explain, and
-    # no spread to measure an error in.
+def _errors(errors: Numbers, wanted: Numbers) -> dict[str, float]:
     square, absolute = float((errors**2).mean()), float(np.abs(errors).mean())
+    if np.ptp(wanted) == 0:  # one row, say: there is nothing to explain, and no spread to measure an error in
+        return {"mae": absolute, "rmse": math.sqrt(square)}
+    away = wanted - wanted.mean()
     spread = float((away**2).mean())
-    if spread == 0:
-        return {"r2": float(square == 0), "mae": absolute, "rmse": math.sqrt(square)}
     return {
         "r2": 1 - square / spread,
         "mae": absolute,

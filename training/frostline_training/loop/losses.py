@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -125,7 +124,7 @@ class Objective:
             case "embedding":
                 return contrastive(outputs, targets, self.temperature)
             case "any":
-                return self._mean(Objective.loss, outputs, targets)
+                return self._each(Objective.loss, outputs, targets).mean()
 
     def corrected(self, outputs: Tensor) -> Tensor:
         """Return the logits of the rows as they are, without the odds that the weights have added.
@@ -157,10 +156,10 @@ class Objective:
                 rows = len(outputs)
                 return (contrastive(outputs, targets, self.temperature) - math.log(max(1, rows - 1))) * rows
             case "any":
-                return self._mean(Objective.judge, outputs, targets)
+                return self._each(Objective.judge, outputs, targets).mean()
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return how many rows of a batch are right: see `Scores.score`, times the rows."""
+        """Return how many rows of a batch are right: see `Scores.score`, times the rows; NaN where nothing tells."""
         outputs = self.corrected(outputs)
         match self.task:
             case "single-label":
@@ -172,9 +171,9 @@ class Objective:
                 return ((outputs > 0) == (targets > 0.5)).float().mean(1).sum()
             case "regression":
                 errors, spreads = outputs - targets, torch.as_tensor(self.spreads)
-                # Where the targets never vary there is nothing to explain: a row is right or is not.
-                explained = torch.where(spreads > 0, 1 - (errors / spreads) ** 2, (errors == 0).to(errors.dtype))
-                return explained.mean(1).sum()
+                # Where the targets never vary, as of one row, there is nothing to explain.
+                explained = torch.where(spreads > 0, 1 - (errors / spreads) ** 2, math.nan)
+                return explained.nanmean(1).sum()
             case "embedding":
                 each = [
                     (mates.gather(1, similar.argmax(1, keepdim=True)).sum(), mates.any(1).sum())
@@ -183,14 +182,15 @@ class Objective:
                 right, some = (torch.stack(counts).sum() for counts in zip(*each, strict=True))
                 return right / some.clamp(min=1) * len(outputs)
             case "any":
-                return self._mean(Objective.right, outputs, targets)
+                return self._each(Objective.right, outputs, targets).nanmean()
 
-    def _mean(self, of: Callable[["Objective", Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
-        each = [
-            of(part, own, _as_learnt(head, wanted))
-            for part, (head, own, wanted) in zip(self.parts, divided(self.heads, outputs, targets), strict=True)
-        ]
-        return reduce(torch.add, each) / len(each)
+    def _each(self, of: Callable[["Objective", Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack(
+            [
+                of(part, own, _as_learnt(head, wanted))
+                for part, (head, own, wanted) in zip(self.parts, divided(self.heads, outputs, targets), strict=True)
+            ]
+        )
 
 
 def contrastive(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:

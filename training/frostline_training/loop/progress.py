@@ -29,7 +29,7 @@ class Scores:
 
     Attributes:
         loss: Mean loss, in what `losses.Objective.judge` counts.
-        score: What `measure` names; 1 is perfect.
+        score: What `measure` names; 1 is perfect, and NaN that there is none, such as R2 of one row.
         measure: ``accuracy``, the fraction of rows that it gets right; ``labels_right``, that of single labels with a
             multi-label task; ``pixel_accuracy``, that of pixels; ``recall_at_1``, that of rows whose nearest
             neighbour has their class; ``r2``, the share of the variance that it explains (may be negative), with regression;

@@ -8,6 +8,7 @@ version came of it also ``published.json`` and ``pictures/``. The metrics are ca
 import csv
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -205,12 +206,13 @@ class TensorBoard:
         self._writer.add_scalar("learning_rate", epoch.learning_rate, epoch.number)
         for part, scores in (("train", epoch.train), ("validation", epoch.validation)):
             self._writer.add_scalar(f"loss/{part}", scores.loss, epoch.number)
-            self._writer.add_scalar(f"{scores.measure}/{part}", scores.score, epoch.number)
+            if not math.isnan(scores.score):
+                self._writer.add_scalar(f"{scores.measure}/{part}", scores.score, epoch.number)
 
 
 def _row(epoch: Epoch) -> dict[str, object]:
     scores = {
-        f"{part}_{name}": value
+        f"{part}_{name}": None if math.isnan(value) else value
         for part, found in (("train", epoch.train), ("validation", epoch.validation))
         for name, value in (("loss", found.loss), (found.measure, found.score))
     }

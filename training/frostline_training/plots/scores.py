@@ -210,7 +210,9 @@ def predicted(path: Path, evaluation: Evaluation, labels: Sequence[str], title: 
     with canvas.style():
         made, panels = canvas.figure(max(5.6, 4.6 * count + 0.6), 8.4, columns=count, rows=2)
         more = f", the first {count} of {answers.shape[1]} values" if count < answers.shape[1] else ""
-        made.suptitle(f"{title}: R² {evaluation.scores['r2']:.3f}{more}", x=0.012, ha="left", weight="bold")
+        name, value = evaluation.headline
+        told = f"R² {value:.3f}" if name == "r2" else f"MAE {value:.4g}"
+        made.suptitle(f"{title}: {told}{more}", x=0.012, ha="left", weight="bold")
         for index in range(count):
             name = shortened(labels[index], 34) if labels else "value"
             true, given, scores = wanted[:, index], answers[:, index], evaluation.per_value[index]

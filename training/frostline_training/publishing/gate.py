@@ -190,8 +190,7 @@ def scorer(
         )
     right: Array = targets
     new = _scored(answers, right, cast("Task", task), gate, probabilities=probabilities)
-    if gate.metric not in new.scores:
-        raise PublishError(f"if_better: the held-out rows have no {gate.metric}, because all or none have a label")
+    _check_there(gate, new)
 
     def compared(folder: Path) -> Comparison:
         card = _card(folder)
@@ -210,6 +209,24 @@ def scorer(
         return compare(gate.metric, live, new, margin=gate.margin)
 
     return compared
+
+
+def check_targets(gate: Gate, task: Task, targets: Array, outputs: int) -> None:
+    """Check that rows with these `targets` have the score, whatever a network of so many `outputs` answers to them.
+
+    Raises:
+        PublishError: They have not: nothing can be ranked where all or none have a label, and nothing varies in one row.
+    """
+    if task in ("single-label", "binary", "multi-label", "regression"):  # the others' scores are always there
+        _check_there(
+            gate, _scored(np.zeros((len(targets), outputs), np.float32), targets, task, gate, probabilities=False)
+        )
+
+
+def _check_there(gate: Gate, new: Evaluation) -> None:
+    if gate.metric not in new.scores:
+        why = "there is one, or all have the same target" if new.task == "regression" else "all or none have a label"
+        raise PublishError(f"if_better: the held-out rows have no {gate.metric}, because {why}")
 
 
 def _check_metric(gate: Gate, task: str) -> None:

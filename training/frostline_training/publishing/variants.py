@@ -88,6 +88,20 @@ def check_bound(bound: float) -> None:
         raise PublishError(f"the bound is {bound} points; it must be from 0 to 100")
 
 
+def check_judged(split: Split) -> None:
+    """Check that the test rows can tell how far a score falls.
+
+    Raises:
+        PublishError: They cannot: the score is R2, and no target varies.
+    """
+    if split.dataset.task == "regression" and not np.ptp(split.test.targets, axis=0).any():
+        raise PublishError(
+            f"a smaller variant is judged by its R², which {len(split.test.targets)} test "
+            f"row{'' if len(split.test.targets) == 1 else 's of the same target'} cannot have: give more test rows, or make no "
+            "variant"
+        )
+
+
 def make(published: Published, precision: Precision, split: Split, *, bound: float = 0.5) -> Variant:
     """Publish the file of `published` in `precision`, as the next version of ``<name>-<precision>``.
 
@@ -101,7 +115,7 @@ def make(published: Published, precision: Precision, split: Split, *, bound: flo
         bound: How many points (hundredths) the test score may fall.
 
     Raises:
-        PublishError: There is no such precision.
+        PublishError: There is no such precision, or the test rows cannot judge.
         RefusedError: The score falls further, or the file does not run. Nothing of the variant was published.
     """
     try:
@@ -133,6 +147,7 @@ def _make(published: Published, precision: Precision, split: Split, bound: float
     if precision not in get_args(Precision):
         raise PublishError(f"precision {precision!r} is not one of {', '.join(get_args(Precision))}")
     check_bound(bound)
+    check_judged(split)
     full = published.path / artifact.MODEL_FILE
     task = split.dataset.task
     card: dict[str, Any] = json.loads((published.path / artifact.CARD_FILE).read_text(encoding="utf-8"))
