@@ -5,7 +5,6 @@ All of it needs rows that the network answers: golden ones, those of `model_warm
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from frostline.pb import model_config_pb2
 from frostline_server.batching.request_queue import Batching
 from frostline_server.errors import LoadError, OutOfMemory, PredictionError
 from frostline_server.model.memory_growth import MemoryGrowth
-from frostline_server.model.row_independence import SAME_ARITHMETIC, RowsDepend, Verdict, examine
+from frostline_server.model.row_independence import SAME_ARITHMETIC, RowsDepend, Verdict, examine, refusals_left_out
 from frostline_server.model.sample_rows import (
     Array,
     SampleRows,
@@ -182,7 +181,7 @@ def sum_to_one(session: Session, sample: SampleRows) -> bool:
         return False
     answers = []
     for row in sample.rows:
-        with suppress(PredictionError):
+        with refusals_left_out():
             answers += session.run(row, [signature.heads.logits])
     # A row with a missing number may be answered with none; and a file may be wrong about the axes.
     known = [answer.astype(np.float64) for answer in answers if answer.ndim > 1 and np.isfinite(answer).all()]

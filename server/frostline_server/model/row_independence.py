@@ -9,8 +9,8 @@ another may be smaller than any rounding.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -346,13 +346,23 @@ def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: 
     for what, odd in islice(odd_rows(rows[0], signature), _MOST_ODD):
         if time.monotonic() - began_s > _ODD_S:
             return
-        with suppress(PredictionError):
+        with refusals_left_out():
             batches = [around(odd, row) for row in pair]
             for row, before, batch in zip(pair, usual, batches, strict=True):
                 beside, again = _without(1, batch), partial(again_beside, odd, row)
                 _check_beside(outputs, before, beside, same, again, f", such as one with {what}")
             one, other = _at(1, batches[0]), _at(1, batches[-1])
             _check_beside(outputs, one, other, same, partial(again_odd, odd), f"; it has {what}")
+
+
+@contextmanager
+def refusals_left_out() -> Iterator[None]:
+    """Go on behind the block where the network refuses rows in it."""
+    try:
+        yield
+    except PredictionError as refused:
+        # Its traceback would tie it and the session's frames into a cycle.
+        refused.with_traceback(None)
 
 
 def _in_a_crowd(run: Run, signature: Signature, row: Row, same: float) -> None:
@@ -373,7 +383,7 @@ def _in_a_crowd(run: Run, signature: Signature, row: Row, same: float) -> None:
         return answer(place, same_row, same_row), answer(place, far, row)
 
     for what, far in far_rows(row):
-        with suppress(PredictionError):
+        with refusals_left_out():
             for place in (0, 1):
                 among = f", where one of {size} has {what} and the others do not"
                 alike_ones, mixed = compared(place, far)
@@ -396,7 +406,7 @@ def _check_sizes(run: Run, signature: Signature, rows: Sequence[Row]) -> None:
     for row in islice(varied_rows(rows), _MOST_VARIED):
         if time.monotonic() > until_s:
             return
-        with suppress(PredictionError):
+        with refusals_left_out():
             answers = run(row, outputs)
             first = first or answers
             for name, one, other in zip(outputs, first, answers, strict=True):
