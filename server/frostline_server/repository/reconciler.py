@@ -571,8 +571,9 @@ class Reconciler:
         self._repository.publish(self._folder.models, versions[0].name)
         for version in versions:
             self._drain(version)
-            version.state = "UNLOADED"
+            # First, so that no index ever lists it as one that failed.
             self._repository.forget(version.name, [int(version.version)])
+            version.state = "UNLOADED"
             self._on_change(version)
 
     def _drain(self, version: ModelVersion) -> None:
