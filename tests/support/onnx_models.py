@@ -135,6 +135,15 @@ def two_outputs() -> onnx.ModelProto:
     )
 
 
+def two_vectors() -> onnx.ModelProto:
+    """Input `input` [rows, 4] to `same` [rows, 4] and `minus` [rows, 4]."""
+    return _model(
+        [helper.make_node("Identity", ["input"], ["same"]), helper.make_node("Neg", ["input"], ["minus"])],
+        inputs=[_float("input", ["rows", 4])],
+        outputs=[_float("same", ["rows", 4]), _float("minus", ["rows", 4])],
+    )
+
+
 def lookup() -> onnx.ModelProto:
     """Tokens `tokens` [rows, 2] from 0 to 3 to `doubled` [rows, 2]; the run fails on any other token."""
     return _model(

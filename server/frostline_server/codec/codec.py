@@ -3,9 +3,10 @@
 It copies no elements: rows stay the bytes of the message.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -162,6 +163,7 @@ class Codec:
         task: what the network was published for; None where nothing says it.
         rows: the columns that clients may send instead of the network's input; None if they cannot.
         no_rows: why they cannot, where they might expect to; "" where they would not.
+        named: the labels of outputs that have their own, by what clients call them.
 
     Attributes:
         task: what it was published for; without that, what its outputs are.
@@ -178,6 +180,7 @@ class Codec:
         task: Task | None = None,
         rows: RowSchema | None = None,
         no_rows: str = "",
+        named: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self._model = model
         self._version = version
@@ -187,7 +190,8 @@ class Codec:
         own = {spec.name: spec.client_name for spec in signature.outputs if spec.name in signature.own_outputs}
         self._usual: tuple[int, ...] = (predictor_pb2.VALUES,) if heads is None else READINGS
         self._typed = TypedAnswers(model, version, heads, labels, own, self.task)
-        self._labels = labels
+        # Of each output that may be answered as its best classes; as in Triton, those of another output name none of its.
+        self._labels = {**named, **dict.fromkeys(signature.scores, labels or ())}
         own_names, columns = ([spec.name for spec in specs] for specs in (signature.inputs, rows.specs if rows else ()))
         self._layouts = Layouts(model, signature, max_batch_size, instead=columns, remark=no_rows)
         # The same network as one that takes the columns, and says of each cell what it is.

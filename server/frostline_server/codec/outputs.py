@@ -4,7 +4,7 @@ They are ranked as classes, as Triton's classification extension writes them, or
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ def deliver(
     names: Sequence[str],
     arrays: Sequence[Array],
     deliveries: Sequence[Delivery],
-    labels: Sequence[str] | None,
+    labels: Mapping[str, Sequence[str]],
     *,
     batched: bool,
 ) -> None:
@@ -95,7 +95,7 @@ def deliver(
         names: the outputs' names.
         arrays: what was computed.
         deliveries: how each is delivered.
-        labels: names of the classes, or None.
+        labels: names of the classes of each output that has any.
         batched: whether the arrays' first axis is that of the rows.
 
     Raises:
@@ -103,7 +103,9 @@ def deliver(
     """
     writes: list[tuple[Region, int, bytes]] = []
     for name, computed, delivery in zip(names, arrays, deliveries, strict=True):
-        array = best_classes(computed, delivery.classes, labels, batched=batched) if delivery.classes else computed
+        array = computed
+        if delivery.classes:
+            array = best_classes(computed, delivery.classes, labels.get(name), batched=batched)
         output = response.outputs.add(name=name, datatype=NAMES[array.dtype.str], shape=array.shape)
         elements = pack_bytes(array.ravel()) if array.dtype.hasobject else array.tobytes()
         if delivery.region is None:

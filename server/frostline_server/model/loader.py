@@ -49,6 +49,7 @@ from frostline_server.runtime.picture_encoder import PictureEncoder
 from frostline_server.runtime.row_schema import read_schema
 from frostline_server.runtime.session import Session
 from frostline_server.runtime.session_factory import load_session
+from frostline_server.runtime.signature import Signature
 from frostline_server.runtime.token_encoder import TokenEncoder
 from frostline_server.telemetry.recorder import Recorder
 
@@ -175,7 +176,8 @@ class Loader:
             prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
         batching, rows = prepared.batching, prepared.rows
 
-        labels = labels_of(model_folder(folder), artifact.files, artifact.card, sessions[0], config, warn)
+        named = label_files(model_folder(folder), artifact.files, signature, config, warn)
+        labels = labels_of(artifact.card, sessions[0], named)
         stats, tap = ModelStats(), Tap()
         predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series)
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
@@ -196,7 +198,7 @@ class Loader:
         task = read_task(artifact.card, sessions[0].metadata, labels)
         codec = Codec(
             name, version, sessions[0].signature, batching.max_batch_size, labels, task,
-            encoder.schema if encoder else None, _NO_ROWS if encoder is None and read_schema(artifact.card) else "",
+            encoder.schema if encoder else None, _NO_ROWS if encoder is None and read_schema(artifact.card) else "", named,
         )  # fmt: skip
         batcher.start()
         return LoadedModel(
@@ -409,38 +411,48 @@ def open_session(
     return session
 
 
-def labels_of(
-    folder: Path,
-    files: FileReader,
-    card: Mapping[str, Any],
-    session: Session,
-    config: model_config_pb2.ModelConfig,
-    warn: Warn,
-) -> Sequence[str] | None:
-    """Names of the classes: the card's, or the ONNX metadata's, or a `label_filename`'s in the model's folder, or an operator's.
+def label_files(
+    folder: Path, files: FileReader, signature: Signature, config: model_config_pb2.ModelConfig, warn: Warn
+) -> Mapping[str, tuple[str, ...]]:
+    """The labels of each output that has a `label_filename`, a file in the model's folder.
 
     Raises:
-        LoadError: they cannot be read, or the artifact's own are not one for each class.
+        LoadError: one cannot be read.
     """
-    classes = session.signature.classes
-    named = {
-        output.name: label_file(files, folder, output.label_filename)
-        for output in config.output
-        if output.label_filename
-    }
-    labels = read_labels(card, session.metadata, classes)
+    specs, named = {spec.client_name: spec for spec in signature.outputs}, dict[str, tuple[str, ...]]()
+    for output in config.output:
+        if not output.label_filename:
+            continue
+        labels, classes = label_file(files, folder, output.label_filename), signature.classes_of(specs[output.name])
+        if classes not in (None, len(labels)):
+            warn(f"the label file of the output '{output.name}' has {len(labels)} labels for {classes} classes")
+        # A line more, such as an empty one, is no class's.
+        named[output.name] = labels[:classes]
+    return named
+
+
+def labels_of(card: Mapping[str, Any], session: Session, named: Mapping[str, tuple[str, ...]]) -> Sequence[str] | None:
+    """Names of the model's classes: the card's, or the ONNX metadata's, or a label file's, or an operator's.
+
+    Args:
+        card: the card.
+        session: a session of the version.
+        named: the labels of outputs in files, of which those of the outputs that tell the classes are the model's.
+
+    Raises:
+        LoadError: the artifact's own are not one for each class.
+    """
+    signature, heads = session.signature, session.signature.heads
+    labels = read_labels(card, session.metadata, signature.classes)
     if labels is not None:
         return labels
-    if not named:
-        heads = session.signature.heads
-        return list(heads.classes) if heads is not None and heads.classes else None
-    output, from_file = next(iter(named.items()))
-    if len(set(named.values())) > 1:
-        warn(f"config.pbtxt has several label files; only the one of the output '{output}' is used")
-    if classes not in (None, len(from_file)):
-        warn(f"the label file of the output '{output}' has {len(from_file)} labels for {classes} classes")
-    # A line more, such as an empty one, is no class's.
-    return from_file[:classes]
+    of_scores = [named[name] for name in signature.scores if name in named]
+    if of_scores:
+        return of_scores[0]
+    # The only file is meant for the classes, whichever output has it; but not where another output has numbers for these.
+    if len(set(named.values())) == 1 and (heads is not None or not signature.scores):
+        return next(iter(named.values()))
+    return list(heads.classes) if heads is not None and heads.classes else None
 
 
 def admission_of(

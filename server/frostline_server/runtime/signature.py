@@ -119,6 +119,22 @@ class Signature:
         logits = next((spec for spec in self.outputs if self.heads and spec.name == self.heads.logits), None)
         return logits.graph_shape[0 if self.batched else 1] if logits else None
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What clients call the outputs that have a number for each of the model's classes; none where several may."""
+        if self.heads is not None:
+            of_classes = (self.heads.logits, self.heads.softmax)
+            return tuple(spec.client_name for spec in self.outputs if spec.name in of_classes)
+        own = [spec for spec in self.outputs if spec.name in self.own_outputs]
+        floats = [spec for spec in own if spec.dtype.kind == "f"] or own
+        return (floats[0].client_name,) if len(floats) == 1 else ()
+
+    def classes_of(self, output: TensorSpec) -> int | None:
+        """How many classes an output has a number for in each row; None where the graph does not say, or has one number."""
+        if self.heads is not None and output.client_name in self.scores:
+            return self.classes
+        return output.shape[0] if self.batched and len(output.shape) == 1 and output.shape != (1,) else None
+
 
 def signature_of(
     session: ort.InferenceSession,

@@ -122,6 +122,17 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     onnx_models.write_artifact(models, "linear", 1)
     onnx_models.write_artifact(models, "text", 1, onnx_models.strings(), golden=False, labels=None)
     onnx_models.write_artifact(models, "single", 1, onnx_models.no_batch_axis(), golden=False, labels=None)
+    for name, files in {"one-list": ["same"], "two-lists": ["same", "minus"]}.items():
+        folder = onnx_models.write_artifact(
+            models, name, 1, onnx_models.two_vectors(), golden=False, labels=None
+        ).parent
+        outputs = [
+            f'{{ name: "{output}" label_filename: "{output}.txt" }}' if output in files else f'{{ name: "{output}" }}'
+            for output in ("same", "minus")
+        ]
+        (folder / "config.pbtxt").write_text(f"output [ {', '.join(outputs)} ]", encoding="utf-8")
+        for output in files:
+            (folder / f"{output}.txt").write_text("".join(f"{output}{at}\n" for at in range(4)), encoding="utf-8")
     with running(models, transport=request.param, log_level="error", max_batch_size=8) as instance:
         yield instance
 
@@ -180,6 +191,22 @@ def test_a_network_without_a_batch_axis_answers_classes_without_one(stub: Any) -
     scores = onnx_models.logits_of(x[None])[0]
     assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("BYTES", [1])
     assert elements(response.raw_output_contents[0]) == [f"{scores.max():.6f}:{scores.argmax()}"]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("two-lists", {"same": "9.000000:3:same3", "minus": "-1.000000:0:minus0"}),
+        ("one-list", {"same": "9.000000:3:same3", "minus": "-1.000000:0"}),
+    ],
+)
+def test_the_classes_of_an_output_have_the_labels_of_its_own_file_and_without_one_none(
+    stub: Any, model: str, expected: dict[str, str]
+) -> None:
+    x = np.array([[1, 2, 3, 9]], np.float32)
+    for output, best in expected.items():
+        response = stub.ModelInfer(request_of(x, model, **{output: {"int64_param": 1}}), timeout=TIMEOUT_S)
+        assert elements(response.raw_output_contents[0]) == [best]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from frostline_server.errors import InvalidInput, LoadError
 from frostline_server.model.artifact import Artifact, check_artifact, model_file
 from frostline_server.model.instance import instance_run
 from frostline_server.model.loaded_model import LoadedModel
-from frostline_server.model.loader import Loader, labels_of, open_session
+from frostline_server.model.loader import Loader, label_files, labels_of, open_session
 from frostline_server.model.predictions import Predictions
 from frostline_server.model.sample_rows import RecentRow
 from frostline_server.model.shadow import Tap
@@ -356,7 +356,7 @@ def labels(
     folder: Path, text: str, card: dict[str, Any], model: onnx.ModelProto | None = None, warn: Any = pytest.fail
 ) -> Sequence[str] | None:
     session = opened(folder, text, model)
-    return labels_of(folder, FileReader(folder), card, session, configured(text), warn)
+    return labels_of(card, session, label_files(folder, FileReader(folder), session.signature, configured(text), warn))
 
 
 def test_the_artifacts_own_labels_win_over_a_label_file(tmp_path: Path) -> None:
@@ -408,13 +408,16 @@ def test_a_line_too_many_in_a_label_file_costs_no_class_its_name(tmp_path: Path)
     assert told[-1] == "the label file of the output 'logits' has 4 labels for 3 classes"
 
 
-def test_of_several_label_files_the_first_is_used_with_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a\n", encoding="utf-8")
+def test_of_several_label_files_each_is_its_outputs_own_and_none_the_models(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\nb\nc\nd\ntoo many\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("b\n", encoding="utf-8")
     text = 'output [ { name: "double" label_filename: "a.txt" }, { name: "total" label_filename: "b.txt" } ]'
     told: list[str] = []
-    assert labels(tmp_path, text, {}, onnx_models.two_outputs(), told.append) == ("a",)
-    assert told == ["config.pbtxt has several label files; only the one of the output 'double' is used"]
+    signature = opened(tmp_path, text, onnx_models.two_outputs()).signature
+    named = label_files(tmp_path, FileReader(tmp_path), signature, configured(text), told.append)
+    assert named == {"double": ("a", "b", "c", "d"), "total": ("b",)}
+    assert told == ["the label file of the output 'double' has 5 labels for 4 classes"]
+    assert labels(tmp_path, text, {}, onnx_models.two_outputs(), told.append) is None
 
 
 def test_a_network_of_any_number_of_classes_takes_any_number_of_labels(tmp_path: Path) -> None:
