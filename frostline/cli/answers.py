@@ -148,9 +148,10 @@ def _predicted(
 
     Raises:
         InvalidInput: The server refuses a row; the message says which row of which file it is.
+        FrostlineError: The answer has other rows than were sent.
     """
     try:
-        return client.predict(model.name, arrays, version=model.version, outputs=outputs)
+        answer = client.predict(model.name, arrays, version=model.version, outputs=outputs)
     except InvalidInput as error:
         if error.row is None:
             raise
@@ -159,6 +160,9 @@ def _predicted(
         is_file = any(array.dtype.hasobject and isinstance(array[error.row], bytes) for array in arrays.values())
         where = source if is_file else f"{source}, row {number}, {error.where}"
         raise InvalidInput(f"{where}: {error.fact}", error.code, error.kind) from error.__cause__
+    if model.batched:
+        answer.check_rows(len(origins))
+    return answer
 
 
 def columns(answer: "Prediction") -> dict[str, Cells]:

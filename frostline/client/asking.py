@@ -183,6 +183,14 @@ def predict(
     return _Asking(question, known, clock).answer(refusal)
 
 
+def predict_rows(question: Question, known: Known) -> Conversation[tuple[pb.PredictResponse, int]]:
+    """Asks for a prediction; beside the answer, how many rows were sent: the length of the first input's first axis."""
+    asking = _Asking(question, known, time.monotonic)
+    answer = yield from asking.answer(None)
+    return answer, asking.sent
+
+
+
 def schema(name: str, version: str, known: Known, timeout_s: float | None) -> Conversation[Schema]:
     """Asks what a version takes and answers; see `Client.schema`."""
     found = known.schema(name, version) if version.isdecimal() else None
@@ -193,7 +201,11 @@ def schema(name: str, version: str, known: Known, timeout_s: float | None) -> Co
 
 
 class _Asking:
-    """One question on its way."""
+    """One question on its way.
+
+    Attributes:
+        sent: The length of the first axis of what was sent last, in however many requests.
+    """
 
     def __init__(self, question: Question, known: Known, clock: Callable[[], float]) -> None:
         self._question = replace(question, inputs=media.listed(question.inputs))
@@ -201,6 +213,7 @@ class _Asking:
         self._clock = clock
         # Whether the last answer was joined of several.
         self._joined = False
+        self.sent = 0
 
     def answer(self, refusal: FrostlineError | None) -> Conversation[pb.PredictResponse]:
         told = yield from self._answer_rows()
@@ -377,8 +390,8 @@ class _Asking:
         """Makes the inputs for a version.
 
         Raises:
-            InvalidInput: They have numbers that its types have not, are a table that does not fit, or one array for several
-                inputs.
+            InvalidInput: They have numbers that its types have not, are a table that does not fit, one array for several
+                inputs, or differ in their rows.
         """
         if values is None:
             values = columns(self._question.inputs, model)
@@ -399,10 +412,13 @@ class _Asking:
                 rounded |= datatype == "FP16" and array.dtype.kind == "f"
             else:
                 inputs[name] = array
-        arrays = list(inputs.values())
-        if not (arrays and model.batched) or any(array.ndim == 0 or len(array) != len(arrays[0]) for array in arrays):
+        if not (inputs and model.batched) or any(array.ndim == 0 for array in inputs.values()):
             return _Plan(inputs, model, rounded=rounded)
-        rows = len(arrays[0])
+        counts = {name: len(array) for name, array in inputs.items()}
+        rows = max(counts.values())
+        if min(counts.values()) < rows:
+            told = ", ".join(f"{name} has {count}" for name, count in counts.items())
+            raise InvalidInput(f"the inputs of {model.name} disagree on the number of rows: {told}; each row has all inputs")
         return _Plan(inputs, model, rows, self._known.rows_at_once(model.max_batch_size, inputs, rows), rounded)
 
     def _send_to_its_version(self, plan: _Plan, values: Mapping[str, Given] | None) -> Conversation[pb.PredictResponse]:
@@ -428,6 +444,7 @@ class _Asking:
 
     def _send(self, plan: _Plan, version: str) -> Conversation[pb.PredictResponse]:
         """Sends a plan, in as many requests as it takes."""
+        self.sent = next((len(array) for array in plan.inputs.values() if array.ndim), 0)
         for _ in range(_MOST_STARTS):
             answers = yield from self._send_parts(plan, version)
             if answers:
@@ -466,6 +483,8 @@ class _Asking:
                 raise
             if answers and answer.version != version:
                 return []
+            if stop - start < plan.rows:
+                messages.prediction(answer, self._question.top_k).check_rows(stop - start)
             answers.append(answer)
             # All further parts are for the version that has answered the first.
             start, version = stop, answer.version

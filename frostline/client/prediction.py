@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.client.errors import FrostlineError
+
 T = TypeVar("T")
 
 # For each of a row's best classes: its index, its label ("" when the model has none), its probability.
@@ -198,6 +200,29 @@ class Prediction:
             tuple(zip(row.tolist(), row_probabilities.tolist(), strict=True))
             for row, row_probabilities in zip(best, probabilities, strict=True)
         ]
+
+    def check_rows(self, sent: int) -> None:
+        """Checks that each row has its own answer, which a network need not give that lists what it finds.
+
+        Args:
+            sent: How many rows were sent.
+
+        Raises:
+            FrostlineError: The answer has other rows, of which nobody knows which are whose.
+        """
+        read = {"logits": self._logits, "softmax": self._softmax, "argmax": self._argmax, **(self._values or {})}
+        shapes = {name: array.shape for name, array in read.items() if array is not None}
+        if self._top_k:
+            shapes["top"] = (len(self._rankings),)
+        for name, shape in shapes.items():
+            if shape[:1] != (sent,):
+                has = f"{shape[0]} row{'s' * (shape[0] != 1)}" if shape else "no rows"
+                raise FrostlineError(
+                    f"{self.model} gave an answer of {has} in {name} for {sent} sent, so nobody knows which is whose; infer "
+                    "gives it whole, and so does .outputs of the Python client for the rows of one request",
+                    "UNIMPLEMENTED",
+                    "unsupported",
+                )
 
     def __len__(self) -> int:
         own = next(iter(self._values.values()), None) if self._values else None

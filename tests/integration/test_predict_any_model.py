@@ -11,7 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+import frostline
 from frostline.cli import main as cli
+from tests.support import onnx_models
 from tests.support.servers import Running, running
 
 GRAPHS: Mapping[str, str] = {
@@ -28,8 +30,17 @@ GRAPHS: Mapping[str, str] = {
     "liar": """liar (float[1, n] x, int64[r] shape) => (float[1, m] y) { y = Reshape (x, shape) }""",
     "scalar": """scalar (float x) => (float y) { y = Neg (x) }""",
     "halved": """halved (float x, float[N, 2] z) => (float[N, 2] y) { y = Mul (z, x) }""",
+    "added": """added (float[N, 2] a, float[N, 2] b) => (float[N, 2] y) { y = Add (a, b) }""",
     "texts": """texts (string[N, 1] x) => (string[N, 1] y) { y = Identity (x) }""",
 }
+
+LISTS = {
+    "more": onnx_models.listing(again=True),
+    "fewer": onnx_models.listing(),
+    # Its rows have classes.
+    "fewer-classes": onnx_models.listing(columns=3),
+}
+"""They answer as many rows as they find."""
 
 
 def floats(*values: object) -> np.ndarray[Any, Any]:
@@ -43,6 +54,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (models / name / "1").mkdir(parents=True)
         header = '<ir_version: 8, opset_import: ["": 17]>'
         onnx.save(onnx.parser.parse_model(f"{header}\n{graph}"), models / name / "1" / "model.onnx")
+    for name, model in LISTS.items():
+        (models / name / "1").mkdir(parents=True)
+        onnx.save(model, models / name / "1" / "model.onnx")
     settings = {"require": "none", "model_control": "none", "log_level": "error", "transport": request.param}
     with running(models, **settings) as instance:
         yield instance
@@ -124,6 +138,49 @@ def test_an_answer_of_another_rank_than_it_declares_is_shown_as_it_is(ask: Ask) 
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "id,y_0_0_0,y_0_0_1,y_0_1_0,y_0_1_1"
     assert out.splitlines()[1].endswith(",0.0,1.0,2.0,3.0")
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+@pytest.mark.parametrize(
+    ("model", "rows", "words"),
+    [
+        ("more", floats([1], [9], [3], [4]), "more gave an answer of 5 rows in found for 4 sent"),
+        ("fewer", floats([1], [9], [3], [4]), "fewer gave an answer of 3 rows in found for 4 sent"),
+        ("fewer", floats([9]), "fewer gave an answer of 0 rows in found for 1 sent"),
+        ("fewer-classes", floats([1, 0, 0], [9, 0, 0]), "fewer-classes gave an answer of 1 row in softmax for 2 sent"),
+    ],
+)
+def test_no_row_is_given_the_answer_of_another(ask: Ask, form: str, model: str, rows: object, words: str) -> None:
+    code, out, err = ask(model, rows, form=form)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"{words}, so nobody knows which is whose; infer gives it whole" in err
+
+
+@pytest.mark.parametrize(("a", "b"), [(100, 99), (99, 100), (3, 2)])
+async def test_inputs_of_different_numbers_of_rows_are_named_with_these(server: Running, a: int, b: int) -> None:
+    inputs = {"a": np.ones((a, 2), np.float32), "b": np.ones((b, 2), np.float32)}
+    said = rf"^the inputs of added disagree on the number of rows: a has {a}, b has {b}; each row has all inputs$"
+    with frostline.connect(server.address) as client:
+        # Also once it is known what the model takes.
+        for _ in range(2):
+            with pytest.raises(frostline.InvalidInput, match=said):
+                client.predict("added", inputs)
+    async with frostline.connect_async(server.address) as client:
+        with pytest.raises(frostline.InvalidInput, match=said):
+            await client.predict("added", inputs)
+
+
+async def test_the_client_joins_no_answers_of_other_rows_and_gives_that_to_one_request_whole(server: Running) -> None:
+    few, many = floats([1], [9], [3]), np.ones((100, 1), np.float32)
+    many[0] = 9
+    said = r"^more gave an answer of 65 rows in found for 64 sent, so nobody knows which is whose; infer gives it whole"
+    with frostline.connect(server.address) as client:
+        assert client.predict("more", few).outputs["found"].ravel().tolist() == [9, 1, 9, 3]
+        with pytest.raises(frostline.FrostlineError, match=said):
+            client.predict("more", many)
+    async with frostline.connect_async(server.address) as client:
+        with pytest.raises(frostline.FrostlineError, match=said):
+            await client.predict("more", many)
 
 
 @pytest.mark.parametrize(

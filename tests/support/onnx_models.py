@@ -144,6 +144,24 @@ def two_vectors() -> onnx.ModelProto:
     )
 
 
+def listing(*, again: bool = False, columns: int = 1) -> onnx.ModelProto:
+    """Input `input` [rows, columns] to `found` [rows, columns], without the rows that begin with 9; or with these `again`, first."""
+    nodes = [
+        helper.make_node("Gather", ["input", "first"], ["begin"], axis=1),
+        helper.make_node("Equal", ["begin", "nine"], ["nines"]),
+        helper.make_node("Not", ["nines"], ["others"]),
+        helper.make_node("Compress", ["input", "nines" if again else "others"], ["some" if again else "found"], axis=0),
+    ]
+    if again:
+        nodes.append(helper.make_node("Concat", ["some", "input"], ["found"], axis=0))
+    return _model(
+        nodes,
+        inputs=[_float("input", ["rows", columns])],
+        outputs=[_float("found", ["rows", columns])],
+        constants={"first": np.array(0, np.int64), "nine": np.array(9, np.float32)},
+    )
+
+
 def lookup() -> onnx.ModelProto:
     """Tokens `tokens` [rows, 2] from 0 to 3 to `doubled` [rows, 2]; the run fails on any other token."""
     return _model(

@@ -83,6 +83,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "total": onnx_models.total(),
         "constant": onnx_models.constant(),
         "words": onnx_models.strings(),
+        "more": onnx_models.listing(again=True),
+        "fewer": onnx_models.listing(),
+        "fewer-classes": onnx_models.listing(columns=3),
         "double": onnx_models.linear(element=onnx.TensorProto.DOUBLE),
     }.items():
         onnx_models.write_artifact(models, name, 1, model, golden=False, labels=None)
@@ -259,6 +262,26 @@ def test_of_any_other_network_all_outputs_are_told(server: Running) -> None:
         {"outputs": {"echo": ["a", "zoë"]}},
         {"outputs": {"echo": ["", "NaN"]}},
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "words"),
+    [
+        ("more", [[1], [9], [3], [4]], "more gave an answer of 5 rows in found for 4 sent"),
+        ("fewer", [[1], [9], [3], [4]], "fewer gave an answer of 3 rows in found for 4 sent"),
+        ("fewer-classes", [[1, 0, 0], [9, 0, 0]], "fewer-classes gave an answer of 1 row in softmax for 2 sent"),
+    ],
+)
+def test_no_row_is_given_the_answer_of_another(server: Running, model: str, rows: list[Any], words: str) -> None:
+    answer = predict(server, model, {"rows": rows})
+    assert (answer.status, answer.headers["frostline-error"]) == (501, "unsupported")
+    assert answer.error.startswith(f"{words}, so nobody knows which is whose; infer gives it whole")
+
+
+def test_all_that_a_network_lists_for_one_row_is_that_rows(server: Running) -> None:
+    assert predictions(server, "more", [[9]]) == [{"outputs": {"found": [[9], [9]]}}]
+    assert predictions(server, "fewer", [[9]]) == [{"outputs": {"found": []}}]
+    assert predictions(server, "more", [[1]]) == [{"outputs": {"found": [1]}}]
 
 
 def test_a_file_without_a_card_is_read_as_the_client_reads_it(server: Running, client: frostline.Client) -> None:

@@ -28,11 +28,24 @@ def chooses_a_class(schema: Schema) -> bool:
     )
 
 
-def answer_of(told: pb.PredictResponse, schema: Schema, top_k: int) -> bytes:
-    """The body of an answer, row by row: all rows' objects together would take many times its memory."""
+def answer_of(told: pb.PredictResponse, sent: int, schema: Schema, top_k: int) -> bytes:
+    """The body of an answer, row by row: all rows' objects together would take many times its memory.
+
+    Args:
+        told: the answer.
+        sent: how many rows it is to.
+        schema: of the version that gave it.
+        top_k: how many of the most probable classes to list; 0 for up to 1000.
+
+    Raises:
+        FrostlineError: it has other rows than were sent.
+    """
     prediction = messages.prediction(told, 0)
     task = prediction.task or schema.task or ("single-label" if told.HasField("softmax") else "any")
-    rows = _rows(prediction, task, schema, top_k)
+    # All that a network lists for one row is that row's.
+    if schema.max_rows and (sent != 1 or task != "any"):
+        prediction.check_rows(sent)
+    rows = _rows(prediction, sent, task, schema, top_k)
     if told.HasField("states"):
         states = np.frombuffer(told.states.data, np.uint8).reshape(tuple(told.states.shape))
         rows = _with_states(rows, states, [column.name for column in schema.columns])
@@ -52,7 +65,7 @@ def _with_states(rows: Iterator[Json], states: np.ndarray[Any, Any], names: Sequ
         yield row | by_state
 
 
-def _rows(prediction: Prediction, task: str, schema: Schema, top_k: int) -> Iterator[Json]:
+def _rows(prediction: Prediction, sent: int, task: str, schema: Schema, top_k: int) -> Iterator[Json]:
     """What each row is answered."""
     match task:
         case "single-label":
@@ -81,16 +94,15 @@ def _rows(prediction: Prediction, task: str, schema: Schema, top_k: int) -> Iter
             for row in prediction.map:
                 yield {"map": nested(row)}
         case _:
-            yield from _outputs_of_rows(prediction.outputs, schema)
+            yield from _outputs_of_rows(prediction.outputs, sent, schema)
 
 
-def _outputs_of_rows(outputs: Mapping[str, np.ndarray[Any, Any]], schema: Schema) -> Iterator[Json]:
-    counts = {len(array) if array.ndim else -1 for array in outputs.values()}
-    if not schema.max_rows or len(counts) > 1 or -1 in counts:
+def _outputs_of_rows(outputs: Mapping[str, np.ndarray[Any, Any]], sent: int, schema: Schema) -> Iterator[Json]:
+    if not schema.max_rows or any(array.shape[:1] != (sent,) for array in outputs.values()):
         # Of the input as a whole.
         yield {"outputs": {name: nested(array) for name, array in outputs.items()}}
         return
-    for number in range(max(counts, default=0)):
+    for number in range(sent):
         yield {"outputs": {name: nested(np.asarray(array[number])) for name, array in outputs.items()}}
 
 

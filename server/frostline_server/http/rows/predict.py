@@ -155,8 +155,8 @@ class Predict:
             paths=False,
         )
         states = are_raw(asked.rows, schema) and schema.columns[0].kind != "image"
-        told = await self._hold(call, asking.predict(question, known), states=states, size=len(body))
-        write = partial(answer_of, told, schema, asked.top_k)
+        told, sent = await self._hold(call, asking.predict_rows(question, known), states=states, size=len(body))
+        write = partial(answer_of, told, sent, schema, asked.top_k)
         return await call.written(told.ByteSize(), _ANSWER_FACTOR, write, asked=len(body))
 
     async def _hold(self, call: Call, conversation: Conversation[T], *, states: bool = False, size: int = 0) -> T:
