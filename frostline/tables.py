@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from frostline.client.catalog import Model
+from frostline.terminal import visible
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,7 +146,10 @@ def fits(header: Sequence[str], lines: Sequence[Sequence[str]], out: TextIO) -> 
     from rich.console import Console  # noqa: PLC0415  as for `write_table`
 
     gaps = 3 * (len(header) - 1)
-    return sum(max(map(len, column)) for column in zip(header, *lines, strict=True)) + gaps <= Console(file=out).width
+    return (
+        sum(max(len(visible(cell)) for cell in column) for column in zip(header, *lines, strict=True)) + gaps
+        <= Console(file=out).width
+    )
 
 
 def column_names(names: Sequence[str], taken: Sequence[str], kind: str) -> list[str]:
@@ -214,7 +218,7 @@ def write_models(models: Sequence[Model], form: str, out: TextIO) -> None:
     header = ["name", "version", "state", *["traffic"] * rollout, "input, or the reason"]
     write_table(header, lines, out, numbers=("version",))
     problems = dict.fromkeys((m.name, m.rollout_problem) for m in models if m.rollout_problem)
-    out.writelines(f"{name}: {problem}\n" for name, problem in problems)
+    out.writelines(visible(f"{name}: {problem}") + "\n" for name, problem in problems)
 
 
 def _taken(model: Model) -> str:
@@ -252,7 +256,7 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]], numbers: Sequen
 
     Args:
         header: The columns' names.
-        lines: The cells, in which nothing is markup.
+        lines: The cells. Nothing is markup in them or in the names, and control characters are shown.
         numbers: The columns to set flush right.
 
     Returns:
@@ -265,7 +269,7 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]], numbers: Sequen
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for name in header:
-        made.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+        made.add_column(Text(visible(name)), justify="right" if name in numbers else "left", overflow="fold")
     for line in lines:
-        made.add_row(*map(Text, line))
+        made.add_row(*[Text(visible(cell)) for cell in line])
     return made

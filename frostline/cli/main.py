@@ -37,9 +37,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _refuse(sentence: str, code: int) -> int:
+    from frostline.terminal import visible
+
     # In one line, in which names keep their spaces.
     words = " ".join(filter(None, map(str.strip, sentence.splitlines()))).rstrip(".")
-    sys.stderr.write(f"frostline: {words}\n")
+    sys.stderr.write(f"frostline: {visible(words)}\n")
     return code
 
 

@@ -43,7 +43,7 @@ def show(folder: Path, card: Mapping[str, Any], console: "Console") -> None:
     from rich.table import Table
 
     facts = Table(
-        title=f"{card.get('name', folder.parent.name)} version {card.get('version', folder.name)}",
+        title=_plain(f"{card.get('name', folder.parent.name)} version {card.get('version', folder.name)}"),
         title_justify="left",
         show_header=False,
     )
@@ -253,7 +253,9 @@ def _columns(card: Mapping[str, Any]) -> "Table | None":
         else:
             bounds = [_bound(column[name]) for name in ("lowest", "highest") if column.get(name) is not None]
             told = " to ".join(bounds)
-        table.add_row(_plain(column["name"]), column["kind"], _plain(told), f"{column.get('share_missing', 0):.1%}")
+        table.add_row(
+            _plain(column["name"]), _plain(str(column["kind"])), _plain(told), f"{column.get('share_missing', 0):.1%}"
+        )
     if len(columns) > _MOST_CLASSES:
         table.caption = f"and {len(columns) - _MOST_CLASSES} more"
     return table
@@ -296,7 +298,7 @@ def _values(card: Mapping[str, Any]) -> "Table | None":
     table.add_column("value", overflow="fold")
     names = list(dict.fromkeys(name for scores in per_value.values() for name in scores))
     for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(_plain(name.replace("_", " ")), justify="right")
     for label, scores in list(per_value.items())[:_MOST_CLASSES]:
         table.add_row(_plain(label), *(_number(scores.get(name, ""), share=False) for name in names))
     if len(per_value) > _MOST_CLASSES:
@@ -338,7 +340,9 @@ def _part(card: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    from frostline.terminal import visible
+
+    return escape(visible(text))
 
 
 def _open(folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from frostline.client.catalog import Model
-from frostline.tables import PredictedRow, column_names, joined, write_predictions
+from frostline.tables import PredictedRow, column_names, joined, write_models, write_predictions
 
 SERVED = Model("m", "3", "READY")
 
@@ -182,3 +182,27 @@ def test_a_table_shows_all_classes_where_there_is_room(monkeypatch: pytest.Monke
         ["id", "prediction", "probability"],
         ["rows.npy:0", "0", "0.2000"],
     ]
+
+
+def test_a_table_shows_what_would_command_the_terminal_and_other_forms_keep_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    labels, probabilities = ["\x1b[31mred\x1b[0m", "[bold]\x9b"], np.array([[0.75, 0.25]], np.float32)
+    for top in (None, 2):
+        table = written(probabilities, labels, "table", top=top, source="a\x07.npy")
+        for shown in (r"a\x07.npy:0", r"\x1b[31mred\x1b[0m", r"[bold]\x9b"):
+            assert shown in table
+        assert not set(table) & {"\x1b", "\x07", "\x9b"}
+    assert labels[0] in written(probabilities, labels, "csv")
+    assert strict(written(probabilities, labels, "json"))["rows"][0]["prediction"] == labels[0]
+
+
+def test_what_a_server_says_of_its_models_cannot_command_the_terminal() -> None:
+    out = io.StringIO()
+    write_models(
+        [Model("a\x1b[2J", "1", "UNAVAILABLE", "no\r\x1b]0;x\x07", rollout_problem="\x1b[8m"), SERVED], "table", out
+    )
+    for shown in (r"a\x1b[2J", r"no\x0d\x1b]0;x\x07", r"a\x1b[2J: \x1b[8m"):
+        assert shown in out.getvalue()
+    assert "\x1b" not in out.getvalue()

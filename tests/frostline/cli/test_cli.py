@@ -567,3 +567,12 @@ def test_a_name_keeps_its_capital_and_its_spaces_in_a_message(
     assert capsys.readouterr().err == f"frostline: {tmp_path} has no model 'Flowers  of May'; it has: none\n"
     assert cli.run(["promote"]) == 2
     assert capsys.readouterr().err == "frostline: missing argument 'model'\n"
+
+
+def test_a_failure_cannot_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["promote", "a\x1b[2J", "--models", str(tmp_path)]) == 2
+    assert r"has no model 'a\x1b[2J'" in capsys.readouterr().err
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "\x1b[2J").mkdir()
+    assert cli.run(["promote", "m", "--models", str(tmp_path / "there")]) == 2
+    assert capsys.readouterr().err.endswith(r"it has: \x1b[2J" + "\n")

@@ -99,6 +99,13 @@ def shown(models: Path, **card: Any) -> str:
     return " ".join(console.file.getvalue().replace("│", " ").split())
 
 
+def test_a_card_cannot_command_the_terminal(models: Path) -> None:
+    text = shown(models, name="a\x1b[2J", labels=["\x1b[8mred"], data={"name": "[bold]\x9b"})
+    for told in (r"a\x1b[2J version", r"\x1b[8mred", r"[bold]\x9b"):
+        assert told in text
+    assert not set(text) & {"\x1b", "\x9b"}
+
+
 def test_the_task_the_labels_and_the_tensors_are_shown(models: Path) -> None:
     one = {"name": "input", "dtype": "float32", "shape": ["batch", 2], "send": None}
     two = [{"name": name, "dtype": "float32", "shape": ["batch", 1]} for name in ("logits", "probabilities")]
