@@ -21,6 +21,7 @@ from frostline.client.catalog import Model, TensorSpec
 from frostline.client.datatypes import NUMPY, convert, taken
 from frostline.client.errors import InvalidInput
 from frostline.client.schema import Schema
+from frostline.terminal import visible
 
 Arrays = dict[str, NDArray[Any]]
 Reader = Callable[[str, bytes, TensorSpec], NDArray[Any]]
@@ -165,7 +166,7 @@ def _joined(paths: Sequence[str], files: Sequence[Arrays]) -> tuple[Arrays, list
         for name, array in arrays.items():
             first = files[0][name]
             # NumPy's type of a text has the length of the longest in the array.
-            alike = array.dtype == first.dtype or {array.dtype.kind, first.dtype.kind} <= set("SU")
+            alike = array.dtype == first.dtype or {array.dtype.kind, first.dtype.kind} <= set("SUO")
             if array.shape[1:] != first.shape[1:] or not alike:
                 raise InputError(
                     f"{path} holds rows of {array.dtype} {list(array.shape[1:])}, "
@@ -293,6 +294,8 @@ _TELLING = 3
 
 def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     starts, lines = _lines(path, content)
+    if spec.datatype == "BYTES":
+        return _texts(path, lines, spec)
     if lines and _is_header(path, lines):
         del starts[0], lines[0]
     for number, (start, line) in enumerate(zip(starts, lines, strict=True)):
@@ -304,8 +307,6 @@ def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
                 raise InputError(f"{place}, column {column}: {cell!r:.40} where a number was expected{_remedy(cell)}")
     if not lines:
         raise InputError(f"{path} holds no rows")
-    if spec.datatype == "BYTES":
-        raise InputError(f"the model's input is {spec}: give texts in an .npy file")
     try:
         # Only whole numbers are read as such: as floats, large ones would be rounded.
         whole = NUMPY.get(spec.datatype, np.dtype(np.float64)).kind != "f"
@@ -323,6 +324,18 @@ def _csv(path: str, content: bytes, spec: TensorSpec) -> NDArray[Any]:
     if len(shape) > 1 and shape.count(-1) == 0 and int(np.prod(shape)) == array.shape[1]:
         return array.reshape(len(array), *shape)
     return array
+
+
+def _texts(path: str, lines: Sequence[Sequence[str]], spec: TensorSpec) -> NDArray[Any]:
+    """The texts of a column, whose header is asked for: nothing else tells a header from a text."""
+    row = spec.shape[1:]
+    if not set(row) <= {1, -1} or not lines or list(lines[0]) != [spec.name] or any(len(line) != 1 for line in lines):
+        column = f", or in a csv file of one column with the header {spec.name}" if set(row) <= {1, -1} else ""
+        raise InputError(f"{path}: the model's input is {spec}: give texts in an .npy file{column}")
+    if len(lines) == 1:
+        raise InputError(f"{path} holds no rows")
+    texts = np.array([line[0] for line in lines[1:]], object)
+    return texts.reshape(len(texts), *[1] * len(row))
 
 
 def _is_header(path: str, lines: Sequence[Sequence[str]]) -> bool:
@@ -404,7 +417,7 @@ def _table(path: str, content: bytes, _: TensorSpec, *, card: Path) -> NDArray[A
 
 
 def _warn(sentence: str) -> None:
-    sys.stderr.write(f"frostline: {sentence}\n")
+    sys.stderr.write(f"frostline: {visible(sentence)}\n")
 
 
 def _is_number(cell: str) -> bool:
@@ -453,9 +466,11 @@ def _background(card: Path | None) -> tuple[int, int, int]:
 
 
 def _checked(path: str, array: NDArray[Any], spec: TensorSpec, model: Model) -> NDArray[Any]:
-    fits = (
-        array.ndim > 0 and _fits(array.shape[1:], spec.shape[1:]) if model.batched else _fits(array.shape, spec.shape)
-    )
+    if model.batched:
+        fits = array.ndim > 0 and _fits(array.shape[1:], spec.shape[1:])
+    else:
+        # What a server calls [any] may also have any number of axes, which only it knows.
+        fits = spec.shape == (-1,) or _fits(array.shape, spec.shape)
     if fits:
         # Converted here, so that rows of several files can be joined, and the file is named where a number cannot be sent.
         return array if taken(array, spec.datatype) else _converted(path, array, spec.datatype, spec.name)

@@ -190,7 +190,6 @@ def predict_rows(question: Question, known: Known) -> Conversation[tuple[pb.Pred
     return answer, asking.sent
 
 
-
 def schema(name: str, version: str, known: Known, timeout_s: float | None) -> Conversation[Schema]:
     """Asks what a version takes and answers; see `Client.schema`."""
     found = known.schema(name, version) if version.isdecimal() else None
@@ -418,7 +417,9 @@ class _Asking:
         rows = max(counts.values())
         if min(counts.values()) < rows:
             told = ", ".join(f"{name} has {count}" for name, count in counts.items())
-            raise InvalidInput(f"the inputs of {model.name} disagree on the number of rows: {told}; each row has all inputs")
+            raise InvalidInput(
+                f"the inputs of {model.name} disagree on the number of rows: {told}; each row has all inputs"
+            )
         return _Plan(inputs, model, rows, self._known.rows_at_once(model.max_batch_size, inputs, rows), rounded)
 
     def _send_to_its_version(self, plan: _Plan, values: Mapping[str, Given] | None) -> Conversation[pb.PredictResponse]:

@@ -54,7 +54,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (models / name / "1").mkdir(parents=True)
         header = '<ir_version: 8, opset_import: ["": 17]>'
         onnx.save(onnx.parser.parse_model(f"{header}\n{graph}"), models / name / "1" / "model.onnx")
-    for name, model in LISTS.items():
+    for name, model in {**LISTS, "any-shape": onnx_models.any_shape()}.items():
         (models / name / "1").mkdir(parents=True)
         onnx.save(model, models / name / "1" / "model.onnx")
     settings = {"require": "none", "model_control": "none", "log_level": "error", "transport": request.param}
@@ -208,6 +208,21 @@ def test_a_model_without_classes_shows_its_outputs(
         assert out == shown
     else:
         assert str(shown) in out
+
+
+@pytest.mark.parametrize("rows", [np.float32(2), floats(1, 2), floats([1, 2], [3, 4])])
+def test_an_input_of_which_the_file_says_no_axes_takes_any(ask: Ask, rows: Any) -> None:
+    code, out, err = ask("any-shape", rows, form="json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["rows"][0]["minus"] == (-rows).tolist()
+
+
+def test_the_schema_tells_an_input_of_any_shape_from_a_scalar(server: Running) -> None:
+    with frostline.connect(server.address) as client:
+        for name, shape in {"any-shape": (-1,), "scalar": ()}.items():
+            schema = client.schema(name)
+            assert [spec.shape for spec in (*schema.inputs, *schema.outputs)] == [shape, shape]
+            assert (schema.inputs, schema.outputs) == ((model := client.model(name)).inputs, model.outputs)
 
 
 def test_scalars_beside_rows_are_read_from_one_file(ask: Ask) -> None:

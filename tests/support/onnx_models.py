@@ -286,6 +286,12 @@ def unranked() -> onnx.ModelProto:
     )
 
 
+def any_shape() -> onnx.ModelProto:
+    """Input `input` to `minus`, both of as many axes as there are."""
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("input", "minus")]
+    return _model([helper.make_node("Neg", ["input"], ["minus"])], inputs=tensors[:1], outputs=tensors[1:])
+
+
 def zeros(declared: Sequence[Dim], *, element: int = TensorProto.FLOAT, opset: int = 18) -> onnx.ModelProto:
     """Any `shape` INT64 [axes] to an `output` of that many zeros, whatever shape the file declares."""
     return _model(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from frostline.pb import predictor_pb2 as pb
 from frostline.pictures import MOST_BYTES, MOST_PIXELS
 from frostline_server.model.loaded_model import LoadedModel
+from frostline_server.model_config.tensor_config import protocol_shape
 from frostline_server.repository.registry import Repository
 from frostline_server.runtime.row_schema import MOST_TEXT_BYTES, Category, Column, Date, Image, Number, Text
 from frostline_server.runtime.signature import TensorSpec
@@ -77,7 +78,7 @@ def _tensors(specs: Iterable[TensorSpec], *, batched: bool) -> list[pb.Tensor]:
         pb.Tensor(
             name=spec.client_name,
             dtype=spec.datatype,
-            shape=[*lead, *(-1 if size is None else size for size in spec.shape)],
+            shape=[*lead, *protocol_shape(spec)],
         )
         for spec in specs
     ]

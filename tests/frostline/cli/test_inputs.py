@@ -325,9 +325,28 @@ def test_a_csv_file_may_be_compressed(tmp_path: Path) -> None:
     assert read([str(tmp_path / "rows.csv.gz")], model(2), stdin())[0]["input"].tolist() == [[1, 2]]
 
 
-def test_texts_cannot_come_from_csv() -> None:
-    with pytest.raises(InputError, match=r"give texts in an \.npy file"):
-        read(["-"], model(1, datatype="BYTES"), stdin(b"1\n"))
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_texts_may_be_a_csv_column_with_the_name_of_the_input(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    (tmp_path / "a.csv").write_text('input\nhello\n7\n""\n"two\nlines, and more"\n', encoding="utf-8")
+    np.save(tmp_path / "b.npy", np.array(["from npy"]).reshape(1, *shape))
+    arrays, sources = read([str(tmp_path / "a.csv"), str(tmp_path / "b.npy")], model(*shape, datatype="BYTES"), stdin())
+    assert arrays["input"].shape == (5, *shape)
+    assert arrays["input"].ravel().tolist() == ["hello", "7", "", "two\nlines, and more", "from npy"]
+    assert [number for _, number in sources] == [0, 1, 2, 3, 0]
+
+
+@pytest.mark.parametrize("content", [b"1\n", b"hello\nyou\n", b"input,b\nhello,you\n", b"input\nhello\na,b\n", b""])
+def test_what_may_be_a_header_or_a_text_is_no_csv_of_texts(content: bytes) -> None:
+    said = r"give texts in an \.npy file, or in a csv file of one column with the header input$"
+    with pytest.raises(InputError, match=said):
+        read(["-"], model(1, datatype="BYTES"), stdin(content))
+
+
+def test_texts_of_several_columns_cannot_come_from_csv() -> None:
+    with pytest.raises(InputError, match=r"give texts in an \.npy file$"):
+        read(["-"], model(2, datatype="BYTES"), stdin(b"input\nhello\n"))
+    with pytest.raises(InputError, match="- holds no rows"):
+        read(["-"], model(datatype="BYTES"), stdin(b"input\n"))
 
 
 @pytest.fixture
