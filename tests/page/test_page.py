@@ -22,7 +22,7 @@ from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.take_back import TakenBack
 from tests.support import raw_media, raw_rows
 from tests.support.http_calls import ask
-from tests.support.onnx_models import LABELS, passed_through, write_artifact
+from tests.support.onnx_models import LABELS, beyond, passed_through, write_artifact
 from tests.support.pages import (
     MARKUP,
     SEVEN,
@@ -180,6 +180,21 @@ def test_every_digit_of_a_value_is_shown(browser: Browser, tmp_path: Path) -> No
         expect(visit.page.locator(".values dd")).to_have_count(2)
         shown = visit.page.locator(".values dd").all_inner_texts()
         assert [float(text) for text in shown] == [*told.json["predictions"][0]["values"].values()]
+
+
+def test_whole_numbers_beyond_those_of_a_browser_keep_their_digits(browser: Browser, tmp_path: Path) -> None:
+    write_artifact(tmp_path, "beyond", model=beyond(2**53), golden=False, labels=None)
+    with running(tmp_path, http=True) as counting, visiting(browser, counting.server.http_url) as visit:
+        visit.page.get_by_label("input", exact=True).fill("[1, -1]")
+        visit.predict()
+        expect(visit.page.locator(".answer pre")).to_have_text('{"more":[9007199254740993,9007199254740991]}')
+        # As read by browsers of another age too.
+        text = '{"a":[-9007199254740993, 1.0000000000000002e16, "9007199254740993, \\"9007199254740993"]}'
+        read = "text => import('./page/strict.js').then(({ exactly, written }) => written(exactly(text)))"
+        kept = text.replace(" ", "", 2).replace("1.0000000000000002e16", "10000000000000002")
+        assert visit.page.evaluate(read, text) == kept
+        visit.page.evaluate("delete JSON.rawJSON")
+        assert visit.page.evaluate(read, text) == kept.replace("-9007199254740993", '"-9007199254740993"')
 
 
 def test_two_versions_answer_the_same_row_side_by_side(visit: Visit, client: frostline.Client) -> None:

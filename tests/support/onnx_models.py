@@ -246,6 +246,13 @@ def numbers() -> onnx.ModelProto:
     )
 
 
+def beyond(offset: int) -> onnx.ModelProto:
+    """Input `input` INT64 [rows, 2] to `more` INT64 [rows, 2], by so much."""
+    tensors = [helper.make_tensor_value_info(name, TensorProto.INT64, ["rows", 2]) for name in ("input", "more")]
+    add = helper.make_node("Add", ["input", "offset"], ["more"])
+    return _model([add], inputs=tensors[:1], outputs=tensors[1:], constants={"offset": np.array(offset, np.int64)})
+
+
 def total() -> onnx.ModelProto:
     """Any number of rows `input` [rows, 4] to the scalar `total` of all."""
     return _model(

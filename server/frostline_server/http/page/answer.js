@@ -2,6 +2,7 @@
 
 import { bars } from "./chart.js";
 import { el, percent, plural, readable } from "./dom.js";
+import { written } from "./strict.js";
 
 const MOST_BARS = 10;
 const MOST_CHARACTERS = 4000;
@@ -176,7 +177,7 @@ function hue(index) {
 }
 
 function json(value) {
-  const text = JSON.stringify(value);
+  const text = written(value);
   const cut = text.length > MOST_CHARACTERS;
   return el("pre", {
     tabindex: "0",

@@ -78,13 +78,13 @@ export function index() {
   return post("v2/repository/index", {}, AbortSignal.timeout(PATIENCE_MS));
 }
 
-/** POST JSON, or a file as it is, until `signal` aborts it; null for an answer without a body. */
-export async function post(path, body, signal) {
+/** POST JSON, or a file as it is, until `signal` aborts it; `read` reads the answer, which is null without a body. */
+export async function post(path, body, signal, read = JSON.parse) {
   const file = body instanceof Blob;
   const headers = { "Content-Type": file ? body.type || "application/octet-stream" : "application/json" };
   const response = await send(path, { method: "POST", headers, body: file ? body : JSON.stringify(body), signal });
   const text = await response.text();
-  return text ? JSON.parse(text) : null;
+  return text ? read(text) : null;
 }
 
 async function send(path, options) {

@@ -33,3 +33,22 @@ export function jsonOf(text, whole) {
   }
   return value;
 }
+
+function rounded(token) {
+  return /^-?\d+$/.test(token) && !Number.isSafeInteger(Number(token));
+}
+
+/** The value of an answer's JSON. Whole numbers that a browser would round are BigInt, and texts in browsers before 2025. */
+export function exactly(text) {
+  // To look at each number takes long, and only those of so many digits are rounded.
+  if (!/\d{16}/.test(text)) return JSON.parse(text);
+  if (!JSON.rawJSON) return JSON.parse(text.replace(TOKENS, (token) => (rounded(token) ? `"${token}"` : token)));
+  return JSON.parse(text, (_, value, { source }) =>
+    typeof value === "number" && rounded(source) ? BigInt(source) : value,
+  );
+}
+
+/** The JSON of such a value. */
+export function written(value) {
+  return JSON.stringify(value, (_, each) => (typeof each === "bigint" ? JSON.rawJSON(String(each)) : each));
+}

@@ -6,6 +6,7 @@ import { copy, el } from "./dom.js";
 import { BadField } from "./fields.js";
 import { formFor } from "./form.js";
 import { bodyOf, curl, python } from "./snippets.js";
+import { exactly } from "./strict.js";
 
 export class TryIt {
   #asked = 0;
@@ -178,7 +179,8 @@ export class TryIt {
 
   async #predict(version, request, signal) {
     const before = performance.now();
-    const answer = await post(modelPath(this.model, version, "predict"), request.file ?? bodyOf(request), signal);
+    const path = modelPath(this.model, version, "predict");
+    const answer = await post(path, request.file ?? bodyOf(request), signal, exactly);
     return { answer, took: performance.now() - before };
   }
 
