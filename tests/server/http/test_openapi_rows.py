@@ -28,7 +28,7 @@ UNSAID = (
     "is the text",
     "whose largest number is",
     "is empty; send PNG, JPEG or WebP",
-    "batch size does not match other inputs",
+    "disagree on the number of rows",
     "make all equally long",
     "which has no such number; where rounding is meant",
     "beside floats, as one of which it would be",
