@@ -418,7 +418,8 @@ class _Asking:
         if min(counts.values()) < rows:
             told = ", ".join(f"{name} has {count}" for name, count in counts.items())
             raise InvalidInput(
-                f"the inputs of {model.name} disagree on the number of rows: {told}; each row has all inputs"
+                f"the inputs of {model.name} disagree on the number of rows: {told}; each row has all inputs. With "
+                "max_batch_size: 0 in config.pbtxt each request runs alone, whatever its axes"
             )
         return _Plan(inputs, model, rows, self._known.rows_at_once(model.max_batch_size, inputs, rows), rounded)
 

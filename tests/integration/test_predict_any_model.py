@@ -159,7 +159,7 @@ def test_no_row_is_given_the_answer_of_another(ask: Ask, form: str, model: str, 
 @pytest.mark.parametrize(("a", "b"), [(100, 99), (99, 100), (3, 2)])
 async def test_inputs_of_different_numbers_of_rows_are_named_with_these(server: Running, a: int, b: int) -> None:
     inputs = {"a": np.ones((a, 2), np.float32), "b": np.ones((b, 2), np.float32)}
-    said = rf"^the inputs of added disagree on the number of rows: a has {a}, b has {b}; each row has all inputs$"
+    said = rf"^the inputs of added disagree on the number of rows: a has {a}, b has {b}; each row has all inputs\. "
     with frostline.connect(server.address) as client:
         # Also once it is known what the model takes.
         for _ in range(2):
