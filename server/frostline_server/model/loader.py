@@ -176,7 +176,7 @@ class Loader:
             prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
         batching, rows = prepared.batching, prepared.rows
 
-        named = label_files(model_folder(folder), artifact.files, signature, config, warn)
+        named = label_files(model_folder(folder), artifact.files, sessions[0].signature, config, warn)
         labels = labels_of(artifact.card, sessions[0], named)
         stats, tap = ModelStats(), Tap()
         predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series)
