@@ -96,24 +96,33 @@ class Totals:
 
     def _take(self, process: _Process, page: list[Block]) -> None:
         """Take a newer page of a process."""
-        before, now = _counters(process.page), _counters(page)
-        fell = {_version(key) for key, value in before.items() if now.get(key, -1.0) < value}
-        others = [other for other in self._running.values() if other is not process]
-        for version in fell:
-            if version is None:
-                continue
-            counted = [(other, _of(version, _counters(other.page))) for other in others]
-            there = bool(_of(version, now)) or any(samples for _, samples in counted)
-            if version in process.left_out and there:
-                # Another has begun again before it: what it counted since then stays.
-                self._keep(_counters_of(version, process.counted()))
-            else:
-                self._ended = [_without(version, block) for block in self._ended]
-                for other, samples in counted:
-                    if samples:
-                        other.left_out[version] = samples
-            process.left_out.pop(version, None)
+        before, now = _by_version(process.page), _by_version(page)
+        fell = [
+            version
+            for version, samples in before.items()
+            if any(now.get(version, {}).get(key, -1.0) < value for key, value in samples.items())
+        ]
+        if fell:
+            self._begin_again(process, fell, now)
         process.page = page
+
+    def _begin_again(
+        self, process: _Process, fell: Iterable[Version], now: Mapping[Version, Mapping[Key, float]]
+    ) -> None:
+        """Of versions whose counters a process has begun anew, keep and leave out what all had counted."""
+        others = [(other, _by_version(other.page)) for other in self._running.values() if other is not process]
+        kept, first = set[Version](), set[Version]()
+        for version in fell:
+            there = version in now or any(version in counted for _, counted in others)
+            (kept if version in process.left_out and there else first).add(version)
+        # Another has begun before: what this one counted since then stays.
+        counted_since = [_only(block, kept.__contains__) for block in process.counted() if block.across == "total"]
+        self._ended = [_only(block, lambda version: version not in first) for block in self._ended]
+        self._keep(block for block in counted_since if block.samples)
+        for other, counted in others:
+            other.left_out |= {version: counted[version] for version in first if version in counted}
+        for version in fell:
+            process.left_out.pop(version, None)
 
     def _keep(self, blocks: Iterable[Block]) -> None:
         self._ended = combined([self._ended, blocks])
@@ -125,22 +134,19 @@ def _version(key: Key) -> Version | None:
     return tuple(labels.get(name, "") for name in _NAMING) if "version" in labels else None
 
 
-def _counters(page: Iterable[Block]) -> dict[Key, float]:
-    return {key: value for block in page if block.across == "total" for key, value in block.samples.items()}
-
-
-def _of(version: Version, samples: Mapping[Key, float]) -> dict[Key, float]:
-    return {key: value for key, value in samples.items() if _version(key) == version}
-
-
-def _counters_of(version: Version, page: Iterable[Block]) -> Iterator[Block]:
+def _by_version(page: Iterable[Block]) -> dict[Version, dict[Key, float]]:
+    """The counters of each version."""
+    found: dict[Version, dict[Key, float]] = {}
     for block in page:
-        if block.across == "total" and (samples := _of(version, block.samples)):
-            yield replace(block, samples=samples)
+        for key, value in block.samples.items() if block.across == "total" else ():
+            if (version := _version(key)) is not None:
+                found.setdefault(version, {})[key] = value
+    return found
 
 
-def _without(version: Version, block: Block) -> Block:
-    samples = {key: value for key, value in block.samples.items() if _version(key) != version}
+def _only(block: Block, wanted: Callable[[Version | None], bool]) -> Block:
+    """A metric's series of the versions that are wanted."""
+    samples = {key: value for key, value in block.samples.items() if wanted(_version(key))}
     examples = {key: value for key, value in block.examples.items() if key in samples}
     return replace(block, samples=samples, examples=examples)
 
