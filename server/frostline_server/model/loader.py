@@ -169,11 +169,15 @@ class Loader:
         preparation = Preparation(
             config, model_folder(folder), artifact.files, golden, self.batching, self.max_run_bytes, warn, go_on
         )
-        prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
+
+        def reopen(index: int) -> Session:
+            return open_on(places[index], graphs=False)
+
+        prepared = preparation.prepare(sessions, reopen)
         if prepared.probabilities:
             open_on = partial(open_on, probabilities=True)
             sessions = open_all(open_on, places, go_on)
-            prepared = preparation.prepare(sessions, lambda index: open_on(places[index], graphs=False))
+            prepared = preparation.prepare(sessions, reopen)
         batching, rows = prepared.batching, prepared.rows
 
         named = label_files(model_folder(folder), artifact.files, sessions[0].signature, config, warn)

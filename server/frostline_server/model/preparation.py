@@ -41,7 +41,8 @@ class Prepared:
     Attributes:
         batching: how requests are batched, with the most rows that memory allows.
         rows: rows that the network answers; None if none is known.
-        probabilities: whether what seems to be logits by the graph are probabilities, by the answers to these rows.
+        probabilities: whether what seems to be logits by the graph are probabilities, by the answers to these rows. Then
+            nothing else is prepared: the sessions are to be opened again, and to be told so.
     """
 
     batching: Batching
@@ -85,6 +86,8 @@ class Preparation:
         requests = warmup_requests(self.config, signature, batching.max_batch_size, self.folder, self.files)
         growth, until_s = MemoryGrowth(self.max_run_bytes), time.monotonic() + PATIENCE_S
         rows, verdict = self._examined(sessions[0], requests, growth, until_s)
+        if rows is not None and sum_to_one(sessions[0], rows):
+            return Prepared(batching, rows, probabilities=True)
         warmup = Warmup(batching, rows, requests, self.golden, self.warn, self.go_on)
         if signature.batched and not may_batch(self.config, verdict, self.warn):
             warmup = _served_whole(sessions, warmup)
@@ -95,7 +98,7 @@ class Preparation:
             may_batch(self.config, Verdict(independent=False, disproved=True, reason=str(found)), self.warn)
             warmup = _served_whole(sessions, warmup)
             most = self._proved(sessions, reopen, warmup, growth, until_s)
-        return Prepared(warmup.batching.limited(most), rows, rows is not None and sum_to_one(sessions[0], rows))
+        return Prepared(warmup.batching.limited(most), rows)
 
     def _examined(
         self, session: Session, requests: Sequence[WarmupRequest], growth: MemoryGrowth, until_s: float

@@ -49,6 +49,7 @@ _MOST_ODD = 256
 _CROWD = 32
 """Rows of which one may be five standard deviations from their mean."""
 _RUNS_IN_CROWD = 6
+"""There is time for so many runs of a crowd, or none is made: as many as one input takes, and one more."""
 _MOST_VARIED = 100
 
 SAME_ARITHMETIC = 1e-5
@@ -342,7 +343,7 @@ def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: 
         return [_at(1, around(odd, row)) for row in (pair[0], pair[-1])]
 
     if run_s * _CROWD / size * _RUNS_IN_CROWD < _ODD_S:
-        _in_a_crowd(run, signature, rows[0], same)
+        _in_a_crowd(run, signature, rows[0], same, until_s=began_s + _ODD_S / 2)
     for what, odd in islice(odd_rows(rows[0], signature), _MOST_ODD):
         if time.monotonic() - began_s > _ODD_S:
             return
@@ -365,7 +366,7 @@ def refusals_left_out() -> Iterator[None]:
         refused.with_traceback(None)
 
 
-def _in_a_crowd(run: Run, signature: Signature, row: Row, same: float) -> None:
+def _in_a_crowd(run: Run, signature: Signature, row: Row, same: float, until_s: float) -> None:
     """Run a row that is far from many others: of a few rows none is far from their mean, as standard deviations go.
 
     Raises:
@@ -373,21 +374,25 @@ def _in_a_crowd(run: Run, signature: Signature, row: Row, same: float) -> None:
     """
     outputs, size = signature.own_outputs, _no_inner_size(_CROWD, row)
 
-    def answer(place: int, first: Row, others: Row) -> list[Array]:
+    def answers(first: Row, others: Row) -> list[Array]:
         batch = run(joined([first, *[others] * (size - 1)]), outputs)
         check_shapes(outputs, batch, size)
-        return _at(place, batch)
+        return batch
 
-    def compared(place: int, far: Row) -> tuple[list[Array], list[Array]]:
-        same_row = (far, row)[place]
-        return answer(place, same_row, same_row), answer(place, far, row)
+    def again(place: int, seen: Row, far: Row) -> list[list[Array]]:
+        return [_at(place, answers(seen, seen)), _at(place, answers(far, row))]
 
-    for what, far in far_rows(row):
-        with refusals_left_out():
-            for place in (0, 1):
-                among = f", where one of {size} has {what} and the others do not"
-                alike_ones, mixed = compared(place, far)
-                _check_beside(outputs, alike_ones, mixed, same, partial(compared, place, far), among)
+    with refusals_left_out():
+        usual = answers(row, row)
+        for what, far in far_rows(row):
+            if time.monotonic() > until_s:
+                return
+            among = f", where one of {size} has {what} and the others do not"
+            with refusals_left_out():
+                mixed = answers(far, row)
+                for place, seen, before in ((0, far, answers(far, far)), (1, row, usual)):
+                    one, other = _at(place, before), _at(place, mixed)
+                    _check_beside(outputs, one, other, same, partial(again, place, seen, far), among)
 
 
 def _check_sizes(run: Run, signature: Signature, rows: Sequence[Row]) -> None:
