@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from frostline.cli import main as cli
 from frostline_training import data
-from frostline_training.data import named
+from frostline_training.data import Dataset, Rows, named
 from frostline_training.errors import DataError
 from frostline_training.sources import CsvFile, ImageFolder, NpzFile, ParquetFile
 from tests.support.training.datasets import only_input, picture_folder
@@ -231,6 +232,23 @@ def test_test_rows_that_are_training_rows_too_are_counted(tmp_path: Path) -> Non
     assert notes(list(range(100))) == ()
     assert notes(list(range(10)) * 10) == (
         "20 of the 20 test rows are in the training rows too, so scores may be better than for new rows",
+    )
+
+
+def test_labels_and_classes_of_pixels_that_no_training_row_has_are_named() -> None:
+    def notes(targets: NDArray[np.generic], task: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+        inputs = np.arange(targets.size, dtype=np.float32).reshape(len(targets), 1, *targets.shape[1:])
+        dataset = Dataset("d", Rows(inputs, targets), labels, "", "", task=task)
+        return data.split(dataset, seed=0, validation=0.2, test=0.2).dataset.notes
+
+    pixels = np.arange(20 * 6).reshape(20, 2, 3) % 2
+    assert notes(pixels, "dense", ("a", "b")) == ()
+    assert notes(pixels, "dense", ("a", "b", "c")) == (
+        "no training row has a pixel of the class 'c', which the network cannot learn",
+    )
+    held = np.arange(20 * 9).reshape(20, 9) % 2 * (np.arange(9) < 2)
+    assert notes(held.astype(np.float32), "multi-label", tuple("abcdefghi")) == (
+        "no training row has the label 'c', 'd', 'e', 'f', 'g' and 2 more, which the network cannot learn",
     )
 
 

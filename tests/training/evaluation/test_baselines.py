@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from frostline_training.data import Column, Dataset, Rows, Split
 from frostline_training.data.heads import Head, output_names
@@ -161,3 +162,27 @@ def test_of_several_targets_one_that_takes_too_long_leaves_out_the_model_and_say
     split = _split(_numbers(3 * classes, 2), targets, "any", output_names(heads))
     found = _scores(baselines(replace(split, dataset=replace(split.dataset, heads=heads)), seed=1))
     assert found["gradient boosting"] == {"skipped": "target 'many': 51 labels, and at most 50 are compared"}
+
+
+@pytest.mark.parametrize("task", ["dense", "single-label"])
+def test_a_model_that_cannot_be_fitted_is_told_and_costs_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr(LogisticRegression, "fit", fit)
+    random = np.random.default_rng(1)
+    if task == "dense":
+        rows = Rows(_numbers(12, 20).reshape(12, 1, 4, 5), (random.random((12, 4, 5)) < 0.3).astype(np.int64))
+        dataset = Dataset("d", rows, ("a", "b"), "", "", task="dense")
+        split = Split(dataset, rows, rows, rows)
+    else:
+        split = _split(_numbers(90, 2), np.arange(90) % 2, task, ("a", "b"))
+    found = _scores(baselines(split, seed=1))
+    assert {name for name, card in found.items() if "skipped" not in card} == set(found) - {
+        name for name in found if name.startswith("logistic")
+    }
+    assert {card["skipped"] for card in found.values() if "skipped" in card} == {
+        "it failed: MemoryError: Unable to allocate 9 GiB"
+    }

@@ -17,6 +17,7 @@ from frostline_training.errors import DataError
 from frostline_training.sources import ONE_CLASS, CsvFile, ImageFolder, MaskFolder, NpzFile, ParquetFile, Source
 
 _COMPARED_BYTES = 1 << 26  # rows that are compared with one another; more would take a while
+_NAMED = 5  # classes in one sentence
 _REPEATED = 0.05  # of the test rows: what is worth a word
 _PARTS = 3
 _LEARNT = 2  # rows: of one alone there is nothing to tell apart, and none to export the network with
@@ -114,7 +115,7 @@ def split(dataset: Dataset, *, seed: int, validation: float, test: float) -> Spl
     if dataset.task == "embedding":
         _check_pairs(dataset, {"training": learnt, "validation": stopping, "test": judged})
     train, tested = take(rows, learnt), take(rows, judged)
-    notes = (*dataset.notes, *_repeated(train, tested))
+    notes = (*dataset.notes, *_repeated(train, tested), *_unlearnt(dataset, train))
     return Split(replace(dataset, rows=train, notes=notes), train, take(rows, stopping), tested)
 
 
@@ -127,6 +128,24 @@ def _repeated(train: Rows, test: Rows) -> Iterator[str]:
         again = sum(row.tobytes() in known for row in tested)
         if again >= max(1, _REPEATED * len(tested)):
             yield f"{again} of the {len(tested)} test rows are in the training rows too, so scores may be better than for new rows"
+
+
+def _unlearnt(dataset: Dataset, train: Rows) -> Iterator[str]:
+    """Name the classes of pixels, or labels, of which the training rows have none, so that a network cannot learn them.
+
+    Where a row has one class, `_bring_each_class` has seen to it.
+    """
+    if dataset.task == "dense":
+        counts = np.bincount(train.targets.ravel(), minlength=len(dataset.labels))
+    elif dataset.task == "multi-label":
+        counts = np.count_nonzero(train.targets, axis=0)
+    else:
+        return
+    missing = [repr(label) for label, count in zip(dataset.labels, counts, strict=True) if not count]
+    if missing:
+        shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+        what = "a pixel of the class" if dataset.task == "dense" else "the label"
+        yield f"no training row has {what} {shown}, which the network cannot learn"
 
 
 def prepare(recipe: Recipe) -> Split:

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frostline_training.data import Array, Dataset, Rows, Split, named
+from frostline_training.errors import first_line
 from frostline_training.evaluation.evaluate import Evaluation, score
 
 MOST_CELLS = 2_000_000  # rows times columns times models; above it they take more than about ten seconds
@@ -78,13 +80,18 @@ def baselines(split: Split, *, seed: int, positive: int | None = None, dimension
         if reason:
             found.append(Baseline(name, None, reason))
             continue
-        try:
-            answers = _answers(make, split, table)
-        except ValueError as error:  # scikit-learn's word for rows that it does not take
-            found.append(Baseline(name, None, f"scikit-learn refuses the rows: {str(error).splitlines()[0]}"))
-            continue
-        found.append(Baseline(name, _scored(answers, split, positive)))
+        found.append(_tried(name, partial(_answers, make, split, table), split, positive))
     return tuple(found)
+
+
+def _tried(name: str, answer: Callable[[], NDArray[np.floating]], split: Split, positive: int | None) -> Baseline:
+    """Return a baseline of what `answer` answers to the test rows, or why there is none."""
+    try:
+        return Baseline(name, _scored(answer(), split, positive))
+    except ValueError as error:  # scikit-learn's word for rows that it does not take
+        return Baseline(name, None, f"scikit-learn refuses the rows: {first_line(error)}")
+    except Exception as error:  # noqa: BLE001 the network took long to train; what it is compared with must not cost it
+        return Baseline(name, None, f"it failed: {type(error).__name__}: {first_line(error)}")
 
 
 def _of_heads(split: Split, seed: int) -> tuple[Baseline, ...]:
@@ -119,8 +126,8 @@ def _of_vectors(split: Split, seed: int, dimensions: int) -> tuple[Baseline, ...
         reason = _too_large(learnt, 1)
         if reason:
             return found, Baseline(names[1], None, reason)
-        components = PCA(min(dimensions, *learnt.shape), random_state=seed).fit(learnt).transform(test)
-    return found, Baseline(names[1], _scored(components, split, None))
+        components = PCA(min(dimensions, *learnt.shape), random_state=seed)
+        return found, _tried(names[1], lambda: components.fit(learnt).transform(test), split, None)
 
 
 def _of_pixels(split: Split, seed: int) -> tuple[Baseline, ...]:
@@ -139,13 +146,16 @@ def _of_pixels(split: Split, seed: int) -> tuple[Baseline, ...]:
     name = "logistic regression of each pixel"
     if np.ptp(classes[chosen]) == 0:
         return found, Baseline(name, None, f"{len(chosen)} pixels taken at random have one class")
-    with _quietly():
+
+    def answers() -> NDArray[np.floating]:
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
         model.fit(pixels[chosen], classes[chosen])
         shares = np.zeros((targets.size, shape[1]))
         shares[:, model.classes_] = model.predict_proba(np.moveaxis(test, 1, -1).reshape(-1, test.shape[1]))
-    logits = np.moveaxis(_logarithm(shares).reshape(*targets.shape, shape[1]), -1, 1)
-    return found, Baseline(name, _scored(logits, split, None))
+        return np.moveaxis(_logarithm(shares).reshape(*targets.shape, shape[1]), -1, 1)
+
+    with _quietly():
+        return found, _tried(name, answers, split, None)
 
 
 @contextmanager
