@@ -159,7 +159,7 @@ class Server:
         self._announce()
         self._after_load()
         self._start_probe()
-        self._canaries = CanaryWatch(self.reconciler.rollouts, self.repository, self._take_back)
+        self._canaries = CanaryWatch(self._rollouts, self.repository, self._take_back)
         self._canaries.start()
         about = {
             **({"http": self.http_url} if self.http_url else {}),
@@ -330,8 +330,15 @@ class Server:
 
     def _look_again(self) -> None:
         """Have the models folder looked at, because something in it has changed."""
+        self.reconciler.reroute()
         if self._watcher is not None:
             self._watcher.look()
+
+    def _rollouts(self) -> dict[str, Rollout]:
+        """The rollout of each model that has one, as it is now where changes of the folder are followed."""
+        if self._config.model_control in ("watch", "poll"):
+            self.reconciler.reroute()
+        return self.reconciler.rollouts()
 
     def _held(self) -> int:
         network = self._network()

@@ -65,7 +65,10 @@ class CanaryWatch:
 
     def _loop(self) -> None:
         while not self._stop.wait(self._period_s):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # noqa: BLE001  the next look may find what this one did not
+                _log.exception("the rollouts could not be looked at")
 
     def look(self) -> None:
         """Judge each canary once."""

@@ -4,6 +4,7 @@ Files that are being copied, and folders that a deployment deletes to write them
 """
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from frostline_server.repository.plan import Fingerprint, Known, OnDisk, plan
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.routes import standing, wanted
-from frostline_server.repository.scan import Model, scan
+from frostline_server.repository.scan import Model, rerouted, scan
 from frostline_server.repository.stability import Key, StabilityCheck
 from frostline_server.repository.unchanged import keep_unchanged
 
@@ -31,7 +32,7 @@ _REMARKS = -1
 class ModelsFolder:
     """The models that the last scan found.
 
-    One thread at a time calls its methods; `models` may be read from any.
+    One thread at a time calls its methods; `models` may be read from any, and `reroute` and `instead` called.
 
     Args:
         root: the folder of models.
@@ -43,6 +44,7 @@ class ModelsFolder:
 
     Attributes:
         models: by name; replaced as a whole.
+        changing: held while they are replaced.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class ModelsFolder:
         # When the last look at each model alone ended, and how long it took, in seconds.
         self._looks: dict[str, tuple[float, float]] = {}
         self.models: Mapping[str, Model] = {}
+        self.changing = threading.RLock()
+        self._reroutes = 0
         # By model a rollout and the one to use in its place, where the file cannot be written.
         self._instead: Mapping[str, tuple[Rollout, Rollout]] = {}
 
@@ -78,7 +82,14 @@ class ModelsFolder:
         Raises:
             OSError: the folder cannot be read.
         """
+        reroutes = self._reroutes
         found = scan(self._root, self.models, only, self._files, self._name)
+        with self.changing:
+            self._found(found, only)
+            if self._reroutes != reroutes:
+                self.reroute()  # what was found may be older
+
+    def _found(self, found: dict[str, Model], only: str) -> None:
         if only:
             found = {name: model for name, model in self.models.items() if name != only} | found
         for name, model in self.models.items() if self._settles else ():
@@ -93,9 +104,26 @@ class ModelsFolder:
         found |= {name: replace(found[name], rollout=after) for name, (_, after) in self._instead.items()}
         self.models = keep_unchanged(self.models, found)
 
+    def reroute(self) -> list[str]:
+        """Read the rollouts of all models again, and nothing else; returns the names of those that have another one."""
+        with self.changing:
+            changed = {}
+            for name, model in self.models.items():
+                after = rerouted(model, self._files)
+                judged, decided = self._instead.get(name, (None, None))
+                if decided is not None and after.rollout == judged:
+                    after = replace(after, rollout=decided)
+                if after != model:
+                    changed[name] = after
+            if changed:
+                self.models = {**self.models, **changed}
+                self._reroutes += 1
+            return list(changed)
+
     def instead(self, name: str, judged: Rollout, after: Rollout) -> None:
         """Use the rollout `after` from the next scan on, for as long as the model's file says `judged`."""
-        self._instead = {**self._instead, name: (judged, after)}
+        with self.changing:
+            self._instead = {**self._instead, name: (judged, after)}
 
     def changed(self, name: str) -> bool:
         """Look at one model again, if to look does not take longer than what is done in between.

@@ -66,9 +66,10 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     """What to do next for one model.
 
     A version that failed is not tried again until its files change; the previous version takes its place. A ready
-    version is unloaded only after every wanted version is ready, whether or not its own folder is still there: so a
-    deployment that replaces a folder by another one leaves no gap. If nothing that is on disk can be served, because all
-    of it failed or because a policy names only versions that do not exist, what is ready stays.
+    version is unloaded only after every wanted version is ready; one whose own folder is gone, as soon as the version is
+    that comes before it: so a deployment that replaces a folder by another one leaves no gap, and what was withdrawn
+    answers no longer than it must. If nothing that is on disk can be served, because all of it failed or because a policy names only
+    versions that do not exist, what is ready stays.
 
     Args:
         on_disk: the model's folder, or None if the model has no folder or must not be served.
@@ -84,15 +85,28 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     # The stable version first: until it is loaded, a newer version would answer in its place.
     first = _stand_in(on_disk.stable, wanted)
     load = tuple(sorted(load, key=lambda number: number != first))
-    if load or awaited(on_disk, known):
-        return Plan(load, (), forget)
-    if wanted:
-        spare = ready.difference(wanted)
-    else:
-        # Only what was deleted, and only if something is left to answer.
-        gone = ready.difference(versions)
-        spare = gone if gone != ready else set()
-    return Plan((), tuple(sorted(spare)), forget)
+    coming = {*load, *awaited(on_disk, known)}
+    spare = ready.difference(wanted) if wanted and not coming else _withdrawn(ready, versions.keys(), wanted, coming, first)
+    return Plan(load, tuple(sorted(spare)), forget)
+
+
+def _withdrawn(ready: Set[int], there: Set[int], wanted: Sequence[int], coming: Set[int], first: int | None) -> set[int]:
+    """What of the ready versions was deleted, and is answered for by what is ready.
+
+    Args:
+        ready: the ready versions.
+        there: those on disk.
+        wanted: those to serve.
+        coming: those of them that will be loaded.
+        first: the stable one of them, if there is one: no other may answer in its place.
+    """
+    gone, left = ready - there, ready & ({*wanted} if first is None else {first})
+    if not wanted:
+        left = ready & there
+    if not left:
+        return set()
+    # What comes next after a version that is gone takes its place; a newer one is a publication, which may take long.
+    return {number for number in gone if not any(max(left) < other < number for other in coming if first is None)}
 
 
 def awaited(on_disk: OnDisk, known: Mapping[int, Known]) -> set[int]:

@@ -48,7 +48,8 @@ _GONE = "its folder is gone; it stays in service because no version that is on d
 class Reconciler:
     """Loads and unloads versions.
 
-    Every method blocks and may be called from any thread; only one runs at a time.
+    Every method blocks and may be called from any thread; only one runs at a time, but for `reroute`, which does not wait
+    for a load.
 
     Args:
         root: the folder of models.
@@ -135,13 +136,13 @@ class Reconciler:
             return True, False
         self._complain("")
         # A change of the routes does not wait for versions that must be loaded.
-        self._repository.publish(self._folder.models)
+        self._publish()
         names = sorted({*self._folder.models, *self._repository.names()})
         self._trials.keep(names)
         if self._chosen is None:
             self._expect(names, gone=self._expected.keys() - set(names))
         left = self._take_turns([name for name in names if self._goes_on(name, before.get(name))])
-        self._repository.publish(self._folder.models)
+        self._publish()
         self._tell()
         again = self._folder.looked()
         self.last_look_s = self._now()
@@ -201,7 +202,7 @@ class Reconciler:
         """Go on with a model of which a trial has ended; called from the queue's thread."""
         self._follow(name)
         with self._working:
-            self._repository.publish(self._folder.models, name)
+            self._publish(name)
             self._tell(name)
 
     def _give_way(self) -> None:
@@ -311,7 +312,7 @@ class Reconciler:
                     version.refused, version.reason = None, ""
         self._follow(name)
         with self._working:
-            self._repository.publish(self._folder.models, name)
+            self._publish(name)
             self._tell(name)
 
     def tried(self, name: str) -> Future[None]:
@@ -514,7 +515,7 @@ class Reconciler:
         version.served, version.state, version.reason = loaded, "READY", ""
         self._repository.put(version)
         # It can answer before watchers are told.
-        self._repository.publish(self._folder.models, version.name)
+        self._publish(version.name)
         self._on_change(version)
         if replaced is not None:
             self._drain(replaced)
@@ -568,7 +569,7 @@ class Reconciler:
             version.state = "UNLOADING"
             # Watchers are told before a request can be refused.
             self._on_change(version)
-        self._repository.publish(self._folder.models, versions[0].name)
+        self._publish(versions[0].name)
         for version in versions:
             self._drain(version)
             # First, so that no index ever lists it as one that failed.
@@ -593,14 +594,31 @@ class Reconciler:
         version.state = "FAILED"
         self._on_change(version)
 
+    def _publish(self, only: str | None = None) -> None:
+        """Route requests by what was found in the folder; see `Repository.publish`."""
+        with self._folder.changing:
+            self._repository.publish(self._folder.models, only)
+
+    def reroute(self) -> None:
+        """Follow the rollouts while a look, a load or a drain is in progress, which may take minutes; does not wait for it.
+
+        Whoever withdraws a bad version has its requests go elsewhere at once. Where nothing is in progress, the look that
+        the change causes does all this.
+        """
+        if not self.busy:
+            return
+        with self._folder.changing:
+            for name in self._folder.reroute():
+                self._publish(name)
+                self._tell(name)
+
     def rollouts(self) -> dict[str, Rollout]:
         """The rollout of each model that has one; may be called while another method runs."""
         return {name: model.rollout for name, model in self._folder.models.items() if model.rollout is not None}
 
     def use_instead(self, name: str, judged: Rollout, after: Rollout) -> None:
         """Use the rollout `after` in place of what the model's file says, until that is changed: it cannot be written."""
-        with self._working:
-            self._folder.instead(name, judged, after)
+        self._folder.instead(name, judged, after)
 
     def _tell_decisions(self, only: str | None) -> None:
         """Count and report each step of a rollout, whoever took it, and each version that came without being used."""
@@ -625,6 +643,10 @@ class Reconciler:
 
     def _tell(self, only: str | None = None) -> None:
         """Report every model with a rollout whose traffic changed, or the one model that alone may have."""
+        with self._folder.changing:
+            self._tell_changes(only)
+
+    def _tell_changes(self, only: str | None) -> None:
         self._tell_decisions(only)
         before = self._told
         names = self._repository.names()
@@ -718,7 +740,7 @@ class Reconciler:
             if version.state == "READY":
                 version.state = "UNLOADING"
                 self._on_change(version)
-        self._repository.publish(self._folder.models)
+        self._publish()
         # All queues drain at the same time; this waits for one after the other.
         released = [version.served for version in self._repository.versions()]
         served = [loaded for loaded in released if loaded is not None]

@@ -122,8 +122,8 @@ class Traffic:
 class Repository:
     """Every version that the server knows.
 
-    One thread at a time calls `put`, `forget`, `publish`, `decided` and `expect`. All other methods only read, from any thread, and never
-    block.
+    One thread at a time calls `put`, `forget` and `expect`, and one `publish` and `decided`. All other methods only read,
+    from any thread, and never block.
 
     Args:
         draw: a number evenly distributed in [0, 1), for each request to a model whose traffic is split.

@@ -274,6 +274,20 @@ def _has_network(folder: Path) -> bool:
         return False
 
 
+def rerouted(model: Model, files: FileReader) -> Model:
+    """A model with its rollout as the file says now, and with everything else as it was found.
+
+    Args:
+        model: as it was found.
+        files: reads what is in the folder.
+    """
+    if not model.versions or not model.path.is_dir():
+        return model  # what is still in service keeps its labels, as above
+    rollout, problem = _rollout(model.path, model, files)
+    same = (rollout, problem) == (model.rollout, model.rollout_problem)
+    return model if same else replace(model, rollout=rollout, rollout_problem=problem)
+
+
 def _rollout(folder: Path, before: Model | None, files: FileReader) -> tuple[Rollout | None, str]:
     """The rollout to use, and why it is not the content of the file, or ""."""
     try:

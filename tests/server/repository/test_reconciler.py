@@ -36,6 +36,7 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
 from frostline_server.regular_files import FileReader
+from frostline_server.repository import models_folder
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
@@ -970,6 +971,97 @@ def test_a_configuration_that_names_only_absent_versions_is_a_reason(tmp_path: P
     shelf.look_later()
     assert shelf.states()["1"] == "READY"
     assert shelf.repository.ready_versions("m") == ["1"]
+
+
+def reroute(shelf: Shelf) -> None:
+    """Follow the rollouts from another thread, as while this one is busy."""
+    other = threading.Thread(target=shelf.reconciler.reroute)
+    other.start()
+    other.join(TIMEOUT_S)
+    assert not other.is_alive()
+
+
+@pytest.mark.parametrize("moment", ["other:1 LOADING", "other:1 UNLOADING"])
+def test_a_rollback_waits_for_no_load_and_no_drain_of_another_model(tmp_path: Path, shelf: Shelf, moment: str) -> None:
+    folder = write_artifact(tmp_path, "m", 1).parent
+    write_artifact(tmp_path, "m", 2)
+    rollouts.write(folder, Rollout({"stable": 2, "before": 1}))
+    shelf.look()
+    seen: list[str] = []
+
+    def watch(version: ModelVersion) -> None:
+        if f"{version.name}:{version.version} {version.state}" == moment:
+            rollouts.write(folder, Rollout({"stable": 1, "before": 2}))
+            reroute(shelf)
+            seen.extend(shelf.repository.get("m", which).version for which in ("", "stable", "before"))
+
+    shelf.watch = watch
+    write_artifact(tmp_path, "other", 1)
+    shelf.look_later()
+    shutil.rmtree(tmp_path / "other")
+    shelf.look_later()
+    assert seen == ["1", "1", "2"]
+    assert shelf.repository.get("m", "").version == "1"
+    assert shelf.states() == {"1": "READY", "2": "READY"}
+
+
+def test_a_rollout_that_changes_while_the_folder_is_scanned_is_not_forgotten(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_artifact(tmp_path, "m", 1).parent
+    write_artifact(tmp_path, "m", 2)
+    rollouts.write(folder, Rollout({"stable": 2, "before": 1}))
+    shelf.look()
+    scan = models_folder.scan
+
+    def late(*args: Any) -> Any:
+        found = scan(*args)
+        rollouts.write(folder, Rollout({"stable": 1, "before": 2}))
+        reroute(shelf)
+        return found
+
+    monkeypatch.setattr(models_folder, "scan", late)
+    shelf.look()
+    assert shelf.repository.get("m", "").version == "1"
+
+
+def test_while_nothing_is_in_progress_the_next_look_follows_the_rollouts(tmp_path: Path, shelf: Shelf) -> None:
+    folder = write_artifact(tmp_path, "m", 1).parent
+    write_artifact(tmp_path, "m", 2)
+    rollouts.write(folder, Rollout({"stable": 2, "before": 1}))
+    shelf.look()
+    rollouts.write(folder, Rollout({"stable": 1, "before": 2}))
+    reroute(shelf)
+    assert shelf.repository.get("m", "").version == "2"
+    shelf.look()
+    assert shelf.repository.get("m", "").version == "1"
+
+
+def test_a_rollout_that_cannot_be_read_or_written_is_followed_meanwhile_as_by_a_look(
+    tmp_path: Path, shelf: Shelf
+) -> None:
+    folder = write_artifact(tmp_path, "m", 1).parent
+    write_artifact(tmp_path, "m", 2)
+    judged = Rollout({"stable": 2, "before": 1})
+    rollouts.write(folder, judged)
+    shelf.look()
+    seen: list[str] = []
+
+    def watch(version: ModelVersion) -> None:
+        if version.name == "other":
+            (folder / "rollout.json").write_text("{")
+            reroute(shelf)
+            seen.append(shelf.repository.get("m", "").version)
+            rollouts.write(folder, judged)
+            shelf.reconciler.use_instead("m", judged, Rollout({"stable": 1, "before": 2}))
+            reroute(shelf)
+            seen.append(shelf.repository.get("m", "").version)
+
+    shelf.watch = watch
+    write_artifact(tmp_path, "other", 1)
+    shelf.look_later()
+    assert seen[:2] == ["2", "1"]
+    assert shelf.repository.get("m", "").version == "1"
 
 
 def test_a_version_that_a_rollout_names_need_not_be_in_the_configuration(tmp_path: Path, shelf: Shelf) -> None:

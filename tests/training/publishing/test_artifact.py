@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from frostline_server.model.artifact import MAX_VERSION
 from frostline_training.data.rows import MOST_CARD_BYTES
 from frostline_training.errors import PublishError
 from frostline_training.publishing import artifact
@@ -59,6 +60,17 @@ def test_the_next_version_follows_the_highest_whatever_else_is_there(tmp_path: P
         (tmp_path / "m" / name).mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").touch()
     assert _publish(tmp_path / "m") == 11
+
+
+def test_a_folder_whose_number_no_server_takes_is_not_counted_on(tmp_path: Path) -> None:
+    last = artifact.MAX_VERSION
+    assert last == MAX_VERSION
+    for name in ("99999999999999999999", str(last + 1), "3"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    assert _publish(tmp_path / "m") == 4
+    (tmp_path / "m" / str(last)).mkdir()
+    with pytest.raises(PublishError, match=f"has a version {last}, and servers take none with a higher number"):
+        _publish(tmp_path / "m")
 
 
 def test_a_deleted_version_in_the_middle_is_not_given_again(tmp_path: Path) -> None:

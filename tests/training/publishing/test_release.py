@@ -114,6 +114,15 @@ def test_a_staged_version_leaves_the_live_one_live(tmp_path: Path) -> None:
     assert _rollout(tmp_path) == {"labels": {"stable": 1}}
 
 
+def test_a_file_or_a_number_that_no_server_takes_is_no_live_version(tmp_path: Path) -> None:
+    _release(tmp_path, 24)
+    (tmp_path / "m" / "7").write_text("notes")
+    (tmp_path / "m" / "99999999999999999999").mkdir()
+    staged = _release(tmp_path, 0, stage=True)
+    assert staged.told == "version 8 is staged: version 1 answers"
+    assert _rollout(tmp_path) == {"labels": {"stable": 1}}
+
+
 def test_the_first_version_is_live_although_it_is_staged_and_says_so(tmp_path: Path) -> None:
     first = _release(tmp_path, 0, stage=True)
     assert (first.version, first.live, _rollout(tmp_path)) == (1, True, None)

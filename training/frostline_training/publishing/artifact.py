@@ -22,6 +22,8 @@ from frostline_training.errors import PublishError
 MODEL_FILE = "model.onnx"
 GOLDEN_FILE = "golden.npz"
 CARD_FILE = "card.json"
+MAX_VERSION = 2**63 - 1
+"""The highest number of a version that a server takes."""
 
 _STAGING = ".staging-"
 _ATTEMPTS = 100
@@ -104,11 +106,16 @@ def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:
         The version, and its folder. Two publishers at once get two versions.
 
     Raises:
-        PublishError: The card is larger than servers read.
+        PublishError: The card is larger than servers read, or no number is left.
     """
     folder = hidden.parent
-    version = 1 + max((_version(entry.name) for entry in folder.iterdir()), default=0)
+    version = 1 + max((version_number(entry.name) for entry in folder.iterdir()), default=0)
     while True:
+        if version > MAX_VERSION:
+            raise PublishError(
+                f"{folder} has a version {MAX_VERSION}, and servers take none with a higher number: give it a lower one; "
+                "nothing was published"
+            )
         text = (json.dumps({**card, "version": version}, indent=2, ensure_ascii=False) + "\n").encode()
         if len(text) > MOST_CARD_BYTES:
             raise PublishError(
@@ -130,8 +137,10 @@ def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:
             return version, target
 
 
-def _version(name: str) -> int:
-    return int(name) if re.fullmatch(r"[1-9][0-9]*", name) else 0
+def version_number(name: str) -> int:
+    """Return the number of the version that a folder of this name is for servers; 0 if it is none."""
+    number = int(name) if re.fullmatch(r"[1-9][0-9]{0,18}", name) else 0
+    return number if number <= MAX_VERSION else 0
 
 
 def _make(hidden: Path) -> None:

@@ -6,7 +6,6 @@ first whether it still is what the decision was made from.
 
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline_training.errors import PublishError
+from frostline_training.publishing.artifact import version_number
 
 FILE = "rollout.json"
 STABLE = "stable"
@@ -145,5 +145,5 @@ def _locked(folder: Path) -> Iterator[None]:
 def _newest(folder: Path, but: int | None) -> int | None:
     if not folder.is_dir():
         return None
-    numbers = {int(path.name) for path in folder.iterdir() if re.fullmatch(r"[1-9][0-9]*", path.name)}
-    return max(numbers - {but}, default=None)
+    numbers = {version_number(path.name) for path in folder.iterdir() if path.is_dir()}
+    return max(numbers - {but, 0}, default=None)
