@@ -183,7 +183,9 @@ class Loader:
         named = label_files(model_folder(folder), artifact.files, sessions[0].signature, config, warn)
         labels = labels_of(artifact.card, sessions[0], named)
         stats, tap = ModelStats(), Tap()
-        predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series)
+        task = read_task(artifact.card, sessions[0].metadata, labels)
+        decision = None if task is None or task.positive is None else (task.positive, task.thresholds[0])
+        predictions = Predictions(labels, sessions[0].signature.classes, self.max_class_series, decision)
         admission = admission_of(sessions, batching, model_slo_s(config, self.slo_s), rows, warn)
         probe_row = rows.rows[0] if rows is not None and rows.real else None
         recent, failures = RecentRow(wanted=probe_row is None), FailureLog(name, version)
@@ -199,7 +201,6 @@ class Loader:
             max_run_s, self.on_hang, encoder, input_stats,
         )  # fmt: skip
         self.watchdog.watch(batcher)
-        task = read_task(artifact.card, sessions[0].metadata, labels)
         codec = Codec(
             name, version, sessions[0].signature, batching.max_batch_size, labels, task,
             encoder.schema if encoder else None, _NO_ROWS if encoder is None and read_schema(artifact.card) else "", named,

@@ -18,6 +18,8 @@ Array = np.ndarray[Any, Any]
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 OTHER = "other"
 """The label under which all classes without a count of their own are counted; in parentheses if a class is called so."""
+UNDECIDED = "undecided"
+"""The label of rows whose probabilities are no numbers, so that no class is answered; in parentheses as above."""
 EARNED_AT = 10
 """How often a class of many is predicted before it is counted by itself: the most frequent classes get there first."""
 
@@ -32,6 +34,9 @@ _CANDIDATES = 4096
 class Predictions:
     """Counts what a classifier predicts, under a bounded number of labels.
 
+    Of two classes with a threshold, what is counted is the class that is answered, and its probability. A row whose
+    probability is NaN is counted under `UNDECIDED`.
+
     Each class is counted by itself where there are at most `max_series` of them. Where there may be more, a class is
     counted under `OTHER` until it was predicted `EARNED_AT` times, and by itself from then on, as long as fewer than
     `max_series` are. A class that has a count of its own keeps it. So no count ever falls, as Prometheus requires, and
@@ -41,13 +46,19 @@ class Predictions:
         labels: names of the classes, or None; a class without a name is counted by index.
         classes: how many classes there are, where the graph says so.
         max_series: the most classes that are counted by themselves.
+        decision: of two classes, which one is answered from which probability on; None where the most probable is.
     """
 
-    def __init__(self, labels: Sequence[str] | None = None, classes: int | None = None, max_series: int = 100) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str] | None = None,
+        classes: int | None = None,
+        max_series: int = 100,
+        decision: tuple[int, float] | None = None,
+    ) -> None:
         self._labels = labels or ()
-        self._other = OTHER
-        while self._other in self._labels:
-            self._other = f"({self._other})"
+        self._other, self._undecided = self._unlike(OTHER), self._unlike(UNDECIDED)
+        self._decision = decision
         self._max_series = max_series
         # Where nobody knows how many there are, the first index beyond the bound tells.
         self._many = max(classes or 0, len(self._labels)) > max_series
@@ -56,6 +67,7 @@ class Predictions:
         self._pending_rows = 0
         self._own: dict[int, int] = {}
         self._rest = 0
+        self._without = 0
         self._candidates: dict[int, int] = {}
         self._confidence_counts = np.zeros(len(CONFIDENCE) + 1, np.int64)
         self._confidence_total = 0.0
@@ -81,10 +93,17 @@ class Predictions:
                 by_label[self._label(index)] += rows
             if self._rest:
                 by_label[self._other] = self._rest
+            if self._without:
+                by_label[self._undecided] = self._without
             confidence = Histogram(CONFIDENCE)
             confidence.counts = self._confidence_counts.tolist()
             confidence.total = self._confidence_total
         return by_label, confidence
+
+    def _unlike(self, word: str) -> str:
+        while word in self._labels:
+            word = f"({word})"
+        return word
 
     def _label(self, index: int) -> str:
         return self._labels[index] if 0 <= index < len(self._labels) else str(index)
@@ -93,6 +112,13 @@ class Predictions:
         # Emptied before anything can fail: what could not be counted would pile up, and fail every batch after it.
         pending, self._pending, self._pending_rows = self._pending, [], 0
         classes, confidence = _joined(pending)
+        if self._decision is not None:
+            classes, confidence = _decided(classes, confidence, *self._decision)
+        self._count_confidence(confidence)
+        undecided = np.isnan(confidence)
+        if undecided.any():
+            self._without += int(np.count_nonzero(undecided))
+            classes = classes[~undecided]
         if not classes.size:
             return
         self._many = self._many or classes.min() < 0 or classes.max() >= self._max_series
@@ -103,7 +129,6 @@ class Predictions:
             for index, count in enumerate(np.bincount(classes).tolist()):
                 if count:
                     self._own[index] = self._own.get(index, 0) + count
-        self._count_confidence(confidence)
 
     def _count_many(self, rows: dict[int, int]) -> None:
         own = self._own
@@ -135,6 +160,14 @@ class Predictions:
         bins = np.searchsorted(_BOUNDS, values)
         self._confidence_counts += np.bincount(bins, minlength=len(self._confidence_counts))
         self._confidence_total += float(values[~np.isnan(values)].sum())
+
+
+def _decided(classes: Array, confidence: Array, positive: int, threshold: float) -> tuple[Array, Array]:
+    """Of two classes, those that are answered and their probabilities, by those that are more probable and theirs."""
+    other = 1 - confidence
+    probability = np.where(classes == positive, confidence, other)
+    answered = np.where(probability >= threshold, positive, 1 - positive)
+    return answered, np.where(answered == classes, confidence, other)
 
 
 def _joined(pending: list[tuple[Array, Array]]) -> tuple[Array, Array]:

@@ -98,6 +98,29 @@ def test_one_prediction_that_is_no_number_does_not_spoil_the_sum() -> None:
     assert seen.counts()[1].total == 0.5
 
 
+@pytest.mark.parametrize(("labels", "word"), [(("ant", "bee"), "undecided"), (("ant", "undecided"), "(undecided)")])
+def test_a_row_whose_probability_is_no_number_has_no_class(labels: tuple[str, str], word: str) -> None:
+    seen = Predictions(labels)
+    predict(seen, [0, 0, 1], [np.nan, 0.75, np.nan])
+    by_label, confidence = seen.counts()
+    assert by_label == {"ant": 1, word: 2}
+    assert confidence.count == 3
+
+
+@pytest.mark.parametrize(
+    ("positive", "counted", "total"), [(1, {"no": 2, "yes": 3}, 3.5), (0, {"no": 4, "yes": 1}, 3.8)]
+)
+def test_of_two_classes_with_a_threshold_the_one_that_is_answered_is_counted(
+    positive: int, counted: dict[str, int], total: float
+) -> None:
+    seen = Predictions(["no", "yes"], decision=(positive, 0.25))
+    # The probabilities of yes are 0.1, 0.2, 0.25, 0.6 and 0.95.
+    predict(seen, [0, 0, 0, 1, 1, 0], [0.9, 0.8, 0.75, 0.6, 0.95, np.nan])
+    by_label, confidence = seen.counts()
+    assert by_label == counted | {"undecided": 1}
+    assert confidence.total == pytest.approx(total)
+
+
 # Answers no classifier should give
 
 
