@@ -339,8 +339,8 @@ def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: 
     def again_beside(odd: Row, row: Row) -> list[list[Array]]:
         return [alike_ones(row, size), _without(1, around(odd, row))]
 
-    def again_odd(odd: Row) -> list[list[Array]]:
-        return [_at(1, around(odd, row)) for row in (pair[0], pair[-1])]
+    def again_odd(odd: Row, company: Row) -> list[list[Array]]:
+        return [_at(1, around(odd, row)) for row in (pair[0], company)]
 
     if run_s * _CROWD / size * _RUNS_IN_CROWD < _ODD_S:
         _in_a_crowd(run, signature, rows[0], same, until_s=began_s + _ODD_S / 2)
@@ -352,8 +352,11 @@ def _beside_odd_ones(run: Run, signature: Signature, rows: Sequence[Row], same: 
             for row, before, batch in zip(pair, usual, batches, strict=True):
                 beside, again = _without(1, batch), partial(again_beside, odd, row)
                 _check_beside(outputs, before, beside, same, again, f", such as one with {what}")
-            one, other = _at(1, batches[0]), _at(1, batches[-1])
-            _check_beside(outputs, one, other, same, partial(again_odd, odd), f"; it has {what}")
+            # Among its like, the largest or the longest row is no larger or longer than it is itself.
+            answers = [_at(1, batch) for batch in (*batches, around(odd, odd))]
+            for company, other in zip((*pair, odd)[1:], answers[1:], strict=True):
+                again = partial(again_odd, odd, company)
+                _check_beside(outputs, answers[0], other, same, again, f"; it has {what}")
 
 
 @contextmanager

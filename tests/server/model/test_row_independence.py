@@ -636,6 +636,59 @@ def test_real_rows_show_what_generated_ones_cannot(tmp_path: Path) -> None:
     assert verdict(tmp_path, PICKED, SampleRows(rows, "golden.npz", real=True)).disproved
 
 
+def _as_the_brightest() -> onnx.ModelProto:
+    """Bytes become shares of 255, if any of the batch is above 1."""
+    return graph(
+        [
+            ("Cast", ["x"], ["number"], {"to": TensorProto.FLOAT}),
+            ("ReduceMax", ["number"], ["largest"], {"keepdims": 0}),
+            ("Greater", ["largest", "one"], ["bright"], {}),
+            ("Div", ["number", "full"], ["share"], {}),
+            ("Where", ["bright", "share", "number"], ["y"], {}),
+        ],
+        {"x": ["n", 16]},
+        {"y": ["n", 16]},
+        {"x": TensorProto.UINT8},
+        one=np.array(1, np.float32),
+        full=np.array(255, np.float32),
+    )
+
+
+def _as_the_longest() -> onnx.ModelProto:
+    """Each row is divided by how many tokens other than 0 the longest one has."""
+    return graph(
+        [
+            ("Equal", ["x", "padding"], ["padded"], {}),
+            ("Where", ["padded", "zero", "one"], ["there"], {}),
+            ("ReduceSum", ["there", "axis"], ["length"], {"keepdims": 1}),
+            ("ReduceMax", ["length"], ["longest"], {"keepdims": 0}),
+            ("Div", ["there", "longest"], ["share"], {}),
+            ("Cast", ["x"], ["number"], {"to": TensorProto.FLOAT}),
+            ("Mul", ["number", "share"], ["y"], {}),
+        ],
+        {"x": ["n", 6]},
+        {"y": ["n", 6]},
+        {"x": TensorProto.INT64},
+        padding=np.array(0, np.int64),
+        zero=np.array(0, np.float32),
+        one=np.array(1, np.float32),
+        axis=np.array([1]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "shape"), [(_as_the_brightest(), np.uint8, (12, 16)), (_as_the_longest(), np.int64, (12, 6))]
+)
+def test_a_row_smaller_than_all_real_ones_is_compared_with_itself_among_its_like(
+    tmp_path: Path, model: onnx.ModelProto, dtype: Any, shape: tuple[int, int]
+) -> None:
+    real = np.random.default_rng(1).integers(2, 256, shape).astype(dtype)
+    rows = tuple((row[None],) for row in real)
+    found = verdict(tmp_path, model, SampleRows(rows, "golden.npz", real=True))
+    assert found.disproved
+    assert "output 'y' of a row depends on the rows beside it; it has" in found.reason
+
+
 def test_a_real_row_that_the_network_refuses_is_an_error(tmp_path: Path) -> None:
     session = load(tmp_path, onnx_models.lookup())
     row = (np.array([[99, 0]], np.int64),)

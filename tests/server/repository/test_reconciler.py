@@ -36,8 +36,8 @@ from frostline_server.model.loaded_model import LoadedModel
 from frostline_server.model.loader import Loader
 from frostline_server.model.stats import Unrouted
 from frostline_server.regular_files import FileReader
-from frostline_server.repository import models_folder
 from frostline_server.repository import rollout as rollouts
+from frostline_server.repository import scan
 from frostline_server.repository.reconciler import Reconciler
 from frostline_server.repository.registry import ModelVersion, Repository
 from frostline_server.repository.rollout import Rollout
@@ -1012,15 +1012,13 @@ def test_a_rollout_that_changes_while_the_folder_is_scanned_is_not_forgotten(
     write_artifact(tmp_path, "m", 2)
     rollouts.write(folder, Rollout({"stable": 2, "before": 1}))
     shelf.look()
-    scan = models_folder.scan
-
     def late(*args: Any) -> Any:
-        found = scan(*args)
+        found = scan.scan(*args)
         rollouts.write(folder, Rollout({"stable": 1, "before": 2}))
         reroute(shelf)
         return found
 
-    monkeypatch.setattr(models_folder, "scan", late)
+    monkeypatch.setattr("frostline_server.repository.models_folder.scan", late)
     shelf.look()
     assert shelf.repository.get("m", "").version == "1"
 
