@@ -210,6 +210,30 @@ def test_a_network_that_does_not_answer_row_by_row_is_refused_and_nothing_appear
     assert everything_under(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("noisy", "operator"),
+    [
+        (lambda rows: functional.dropout(rows, 1e-9, training=True), "Dropout"),
+        (lambda rows: rows + 1e-9 * torch.randn_like(rows), "RandomNormalLike"),
+        (lambda rows: rows * torch.bernoulli(torch.full_like(rows, 1 - 1e-7)), "Bernoulli"),
+    ],
+)
+def test_randomness_that_no_run_shows_is_found_in_the_file(
+    tmp_path: Path, linear: nn.Module, sample: Tensor, noisy: Callable[[Tensor], Tensor], operator: str
+) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return torch.as_tensor(self.linear(noisy(rows)))
+
+    with pytest.raises(RefusedError, match=rf"draws random numbers \(its operator {operator}\)") as refusal:
+        publish(Noisy(), sample, name="m", models=tmp_path)
+    assert "dropout" in refusal.value.cause
+
+
 def test_a_refusal_leaves_earlier_versions_alone(
     tmp_path: Path, linear: nn.Module, sample: Tensor, everything_under: Listing
 ) -> None:

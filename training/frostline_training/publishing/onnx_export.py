@@ -59,7 +59,7 @@ def freeze(
         dynamic: Further axes that stay open.
 
     Raises:
-        RefusedError: The exporter cannot follow the network, or froze an axis.
+        RefusedError: The exporter cannot follow the network, or froze an axis; or the file would draw random numbers.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     if size > _LARGEST_FILE:
@@ -71,6 +71,7 @@ def freeze(
         Exported(network, tuple(traced), call, outputs[0], sigmoid=sigmoid).eval(), traced, outputs, dynamic
     )
     _check_axes(model, traced, outputs, dynamic)
+    _check_random(model.graph)
     _forget_where_it_was_made(model)
     onnx.helper.set_model_props(model, dict(metadata))
     onnx.save_model(model, path)
@@ -241,6 +242,27 @@ def _check_axes(model: onnx.ModelProto, sample: Mapping[str, Tensor], outputs: S
                     cause=f"forward() turns the length of the {called} axis into a Python number, or loops over it "
                     "(which nn.RNN does when it is exported; nn.GRU and nn.LSTM do not)",
                 )
+
+
+def _check_random(graph: onnx.GraphProto) -> None:
+    """Refuse what draws random numbers, however little they change an answer: the sample's runs may agree by chance."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        training = constants.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
+        if node.op_type in _RANDOM or (training is not None and numpy_helper.to_array(training).any()):
+            raise RefusedError(
+                f"the exported file draws random numbers (its operator {node.op_type}): equal rows would get different answers",
+                cause="dropout or other randomness that stays on in evaluation mode, as F.dropout(x, p) does without "
+                "training=self.training",
+            )
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                _check_random(inner)
+
+
+_RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
 
 
 def _axis_names(dynamic: Axes) -> list[str]:
