@@ -1,5 +1,8 @@
 """The exceptions of training; each message is one clear sentence."""
 
+import traceback
+from pathlib import Path
+
 
 class TrainingError(Exception):
     """Anything that ends a training run or a publication; its text says the fact and the fix."""
@@ -75,3 +78,16 @@ def first_line(error: BaseException) -> str:
     """Return the first line of what a foreign `error` says, or its kind where it says nothing."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def own_line(error: BaseException) -> str:
+    """Return the innermost line of a user's own code that an `error` went through; "" if there is none."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not Path(frame.filename).is_relative_to(_HERE) and "site-packages" not in Path(frame.filename).parts
+    ]
+    return f"`{frames[-1].line}` (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+
+
+_HERE = Path(__file__).parent

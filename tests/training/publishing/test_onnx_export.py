@@ -41,6 +41,13 @@ class NotInOnnx(nn.Module):
         return eigenvalues.real
 
 
+class Middle(nn.Module):
+    """Uses one that has a substitute."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.median(1, keepdim=True).values
+
+
 class Raises(nn.Module):
     """Fails by itself."""
 
@@ -94,7 +101,17 @@ def test_a_frozen_batch_axis_is_refused(tmp_path: Path, network: nn.Module, samp
     ("network", "fact", "cause"),
     [
         (DecidesByValues(), "cannot export the network: Could not guard on data-dependent", "use torch.where"),
-        (NotInOnnx(), "cannot export the network: No ONNX function found", "an operator that ONNX does not have"),
+        (
+            NotInOnnx(),
+            "cannot export the network: No ONNX function found",
+            "an operator that ONNX does not have, in `eigenvalues: Tensor = torch.linalg.eigvals(",
+        ),
+        (
+            Middle(),
+            "cannot export the network: No ONNX function found",
+            "in `return rows.median(1, keepdim=True).values` (line ",
+        ),
+        (Middle(), "aten.median", "of test_onnx_export.py); x.sort(axis).values has the numbers in order"),
         (Raises(), "cannot export the network: no rows", "that torch.export cannot follow"),
         (TwoOutputs(), "has inputs and outputs", "the same tensor twice"),
     ],

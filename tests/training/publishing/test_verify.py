@@ -235,6 +235,11 @@ class Embedded(nn.Module):
         return vectors
 
 
+class Mistaken(nn.Module):
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.reshape(3)
+
+
 class Halfway(nn.Module):
     """A tensor that stays where it is when the module moves."""
 
@@ -262,7 +267,8 @@ class Halfway(nn.Module):
         (OneHot(), "i2", r"cause: sample is int16, and nn.Embedding and other indices take int64; give sample.long\(\)"),
         (OneHot(), "f8", r"cause: a sample of fractions where nn.Embedding takes whole numbers; give sample.long\(\)"),
         (Halfway(), "f4", "a tensor that does not move with the module, such as a plain attribute.*register_buffer"),
-        (nn.Linear(5, 3), "f4", "cause: rows that do not fit the network"),
+        (nn.Linear(5, 3), "f4", r"cause: rows that do not fit the network\. "),
+        (Mistaken(), "f4", r"or a mistake in forward\(\), which fails in `return rows.reshape\(3\)` \(line \d+ of test_verify.py\)\. "),
     ],
 )  # fmt: skip
 def test_why_a_network_cannot_take_the_sample_is_said(network: nn.Module, kind: str, cause: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -211,8 +212,36 @@ def _why_not_exported(network: nn.Module, error: BaseException) -> str:
     if "only 4D query" in text:
         return "scaled_dot_product_attention without an axis of heads; give it [N, heads, T, D], heads may be 1"
     if "No ONNX function" in text:
-        return "an operator that ONNX does not have; write it with others"
+        where = _where(error)
+        remedy = next(
+            (instead for name, instead in _INSTEAD.items() if f"'aten.{name}'" in text), "write it with others"
+        )
+        return f"an operator that ONNX does not have{f', in {where}' if where else ''}; {remedy}"
     return "forward() does something that torch.export cannot follow"
+
+
+_INSTEAD = dict.fromkeys(
+    ("median", "nanmedian", "kthvalue"),
+    "x.sort(axis).values has the numbers in order, of which the middle one is the median",
+)
+"""What to write in place of some operators, by their names."""
+
+
+def _where(error: BaseException | None) -> str:
+    """Return the line of the user's code that an operator which cannot be exported comes from; "" if nothing says it."""
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            node = frame.f_locals.get("node")
+            trace = node.meta.get("stack_trace") if isinstance(node, torch.fx.Node) else None
+            places = _PLACE.findall(trace or "")
+            if places:
+                file, line, code = places[-1]
+                return f"`{code.strip()}` (line {line} of {Path(file).name})"
+        error = error.__cause__
+    return ""
+
+
+_PLACE = re.compile(r'File "([^"]+)", line (\d+), in .*\n(.*)')
 
 
 def _check_axes(model: onnx.ModelProto, sample: Mapping[str, Tensor], outputs: Sequence[str], dynamic: Axes) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frostline_training.data import Array, evenly
-from frostline_training.errors import RefusedError, first_line
+from frostline_training.errors import RefusedError, first_line, own_line
 from frostline_training.publishing.calling import Caller, by_position, outputs
 from frostline_training.publishing.onnx_export import Axes, troublesome_layer
 
@@ -457,7 +457,10 @@ def _why_it_fails(network: nn.Module, inputs: Named, error: Exception) -> str:
         )
     if mistyped or re.search(r"dtype|scalar type|Tensor type|\b(Double|Float|Half|BFloat16|Long|Int|Byte|Bool)", text):
         return _why_types_do_not_fit(network, inputs, text)
-    return "rows that do not fit the network"
+    where = own_line(error)
+    return "rows that do not fit the network" + (
+        f", or a mistake in forward(), which fails in {where}" if where else ""
+    )
 
 
 def _why_types_do_not_fit(network: nn.Module, inputs: Named, text: str) -> str:
