@@ -86,11 +86,15 @@ def plan(on_disk: OnDisk | None, known: Mapping[int, Known]) -> Plan:
     first = _stand_in(on_disk.stable, wanted)
     load = tuple(sorted(load, key=lambda number: number != first))
     coming = {*load, *awaited(on_disk, known)}
-    spare = ready.difference(wanted) if wanted and not coming else _withdrawn(ready, versions.keys(), wanted, coming, first)
+    spare = (
+        ready.difference(wanted) if wanted and not coming else _withdrawn(ready, versions.keys(), wanted, coming, first)
+    )
     return Plan(load, tuple(sorted(spare)), forget)
 
 
-def _withdrawn(ready: Set[int], there: Set[int], wanted: Sequence[int], coming: Set[int], first: int | None) -> set[int]:
+def _withdrawn(
+    ready: Set[int], there: Set[int], wanted: Sequence[int], coming: Set[int], first: int | None
+) -> set[int]:
     """What of the ready versions was deleted, and is answered for by what is ready.
 
     Args:

@@ -224,10 +224,21 @@ def write(folder: Path, rollout: Rollout, check: Callable[[], None] = lambda: No
             with _locked(folder):
                 check()
                 staging.replace(folder / FILE)
+            _sync(folder)
         finally:
             staging.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write {folder / FILE}: {error.strerror}") from error
+
+
+def _sync(folder: Path) -> None:
+    """Bring to the disk which files a folder has, so that no power cut undoes what was told to be done."""
+    with suppress(OSError):  # of some file systems, and of Windows, folders cannot be opened or brought there
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -232,7 +232,8 @@ def _remarks(entries: Sequence[Path], versions: Collection[int]) -> tuple[str, .
         versions: the versions among it.
     """
     remarks: list[str] = []
-    free = max(versions, default=0) + 1
+    first = max(versions, default=0) + 1
+    free = next(number for number in count(first if first <= MAX_VERSION else 1) if number not in versions)
     for path in entries:
         name = path.name
         if name.startswith(".") or name == _WARMUP or (is_version(name) and int(name) in versions):

@@ -357,6 +357,15 @@ def test_a_server_that_stops_does_not_wait_for_a_look_that_does_not_end(
 # Shapes
 
 
+def test_no_number_is_proposed_that_no_client_can_ask_for(root: Path, shelf: Shelf) -> None:
+    bare(root)
+    (root / "m" / "1").rename(root / "m" / "9223372036854775807")
+    (root / "m" / "0").mkdir()
+    shelf.look()
+    (remark,) = shelf.warnings
+    assert remark.endswith("for example to '1'")
+
+
 @pytest.mark.parametrize("name", ["99999999999999999999", "9223372036854775808", "1" * 255])
 def test_a_number_that_no_client_can_ask_for_is_no_version_and_is_remarked(root: Path, shelf: Shelf, name: str) -> None:
     bare(root)

@@ -1012,6 +1012,7 @@ def test_a_rollout_that_changes_while_the_folder_is_scanned_is_not_forgotten(
     write_artifact(tmp_path, "m", 2)
     rollouts.write(folder, Rollout({"stable": 2, "before": 1}))
     shelf.look()
+
     def late(*args: Any) -> Any:
         found = scan.scan(*args)
         rollouts.write(folder, Rollout({"stable": 1, "before": 2}))

@@ -124,7 +124,7 @@ def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:
             )
         (hidden / CARD_FILE).write_bytes(text)
         for path in (*hidden.rglob("*"), hidden):
-            _sync(path)
+            sync(path)
         target = folder / str(version)
         try:
             hidden.rename(target)
@@ -133,7 +133,7 @@ def place(hidden: Path, card: Mapping[str, object]) -> tuple[int, Path]:
                 raise
             version += 1  # somebody was faster
         else:
-            _sync(folder)
+            sync(folder)
             return version, target
 
 
@@ -163,7 +163,8 @@ def _remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or which files a folder has, to the disk."""
     # A rename may reach the disk before the bytes it names; after a power cut that would be a broken version.
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline_training.errors import PublishError
-from frostline_training.publishing.artifact import version_number
+from frostline_training.publishing.artifact import sync, version_number
 
 FILE = "rollout.json"
 STABLE = "stable"
@@ -118,6 +118,7 @@ def replace(folder: Path, before: Live, after: Mapping[str, Any]) -> bool:
                 if live(folder, before.but) != before:
                     return False
                 hidden.replace(folder / FILE)
+            sync(folder)
         finally:
             hidden.unlink(missing_ok=True)
     except OSError as error:
