@@ -1,4 +1,4 @@
-"""A model's config.pbtxt: what is read from it, and that everything else in it is named."""
+"""A model's config.pbtxt: what is read from it, and that everything else in it is named or refused."""
 
 import json
 import os
@@ -6,13 +6,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
+from google.protobuf.empty_pb2 import Empty
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.pb.model_config_pb2 import ModelConfig, ModelParameter
 from frostline_server.errors import LoadError
-from frostline_server.model_config.pbtxt import label_file, parse_model_config, read_model_config
+from frostline_server.model_config.pbtxt import label_file, parse_model_config, read_model_config, unknown_fields
 from frostline_server.regular_files import FileReader
 
 
@@ -52,10 +53,10 @@ def test_a_configuration_that_is_honoured_in_full_has_no_warnings(tmp_path: Path
     [
         ('{"name": "m", "maxBatchSize": 4, "dynamic_batching": {"preferred_batch_size": [2]}}', ""),
         ('{"input": [{"name": "x", "is_shape_tensor": true, "allow_ragged_batch": false}]}', "input.is_shape_tensor"),
-        ('{"parameters": {"a": {"string_value": "b", "more": 1}}}', "parameters.a.more"),
-        ('{"batch_input": [], "cc_model_filenames": {}, "runtime": ""}', ""),
-        ('{"ensemble_scheduling": {"step": [{}]}}', "ensemble_scheduling"),
-        ('{"model_transaction_policy": {"decoupled": true}}', "model_transaction_policy.decoupled"),
+        ('{"batch_input": [], "cc_model_filenames": {}, "runtime": "", "sequence_batching": null}', ""),
+        ('{"metricTags": {"any name": "x"}, "response_cache": {}}', "metric_tags, response_cache"),
+        ('{"optimization": {"cuda": {"graphSpec": [{"input": {"x": {"dim": ["1"]}}}]}}}', "optimization.cuda"),
+        ('{"model_transaction_policy": {"decoupled": false}}', ""),
     ],
 )
 def test_a_configuration_in_json_is_read_and_what_is_not_honoured_in_it_is_named(fields: str, names: str) -> None:
@@ -151,16 +152,16 @@ def test_tritons_usual_spellings_are_read(tmp_path: Path) -> None:
         ),
         ("instance_group [ { rate_limiter { priority: 2 } } ]", ["instance_group.rate_limiter.priority"]),
         (
-            'sequence_batching { control_input [ { name: "S" control [ { kind: START int32_false_true: [ 0, 1 ] } ] } ] }',
+            'model_repository_agents { agents [ { name: "a" parameters { key: "b" value: "c" } } ] }',
             [
-                "sequence_batching.control_input.name",
-                "sequence_batching.control_input.control.kind",
-                "sequence_batching.control_input.control.int32_false_true",
+                "model_repository_agents.agents.name",
+                "model_repository_agents.agents.parameters.key",
+                "model_repository_agents.agents.parameters.value",
             ],
         ),
         ('metric_tags { key: "a" value: "b" }; runtime: "x" "y"', ["metric_tags.key", "metric_tags.value", "runtime"]),
-        ("cc_model_filenames [ ]\nbatch_input: [ < kind: - 1 > ]", ["cc_model_filenames", "batch_input.kind"]),
-        ("model_transaction_policy { decoupled: true }", ["model_transaction_policy.decoupled"]),
+        ("cc_model_filenames [ ]\nmodel_metrics: < metric_control: [ < histogram_options { buckets: - 1 } > ] >",
+         ["cc_model_filenames", "model_metrics.metric_control.histogram_options.buckets"]),
         ("model_transaction_policy { decoupled: false }", []),
     ],
 )  # fmt: skip
@@ -171,7 +172,7 @@ def test_every_field_that_is_not_honoured_is_named_by_its_path(tmp_path: Path, t
 def test_what_stands_around_an_unknown_field_is_read(tmp_path: Path) -> None:
     config, _ = read(
         tmp_path,
-        'name: "m" ensemble_scheduling { step [ { model_name: "a [ }" } ] } max_batch_size: 8 # } ]\nbackend: "onnxruntime"',
+        'name: "m" model_operations { op_library_filename: [ "a [ }" ] } max_batch_size: 8 # } ]\nbackend: "onnxruntime"',
     )
     assert (config.name, config.max_batch_size, config.backend) == ("m", 8, "onnxruntime")
 
@@ -180,8 +181,8 @@ def test_what_stands_around_an_unknown_field_is_read(tmp_path: Path) -> None:
     "content",
     [
         "max_batch_size", "max_batch_size: x", "max_batch_size: 3000000000", "{", "]", "instance_group { count: 2",
-        "unknown", "unknown: [", "unknown: [ 1 2 ]", "unknown: { a", "unknown: { : 1 }", "unknown { a: 1 >", 'unknown: "a',
-        "unknown: -", "[some.extension]: 1", "input [ { name: 'a' } { name: 'b' } ]", "input { data_type: TYPE_FP8 }",
+        "runtime", "runtime: [", "runtime: [ 1 2 ]", "response_cache: { enable", "response_cache: { : 1 }",
+        "response_cache { enable: 1 >", 'runtime: "a', "runtime: -", "runtime { a: 1 }", "[some.extension]: 1", "input [ { name: 'a' } { name: 'b' } ]", "input { data_type: TYPE_FP8 }",
         'name: "a" name: "b"', "= 1", "dynamic_batching { } dynamic_batching 1",
     ],
 )  # fmt: skip
@@ -191,7 +192,7 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path, content: str) -> No
 
 def test_a_mistake_is_shown_where_it_is_although_unknown_fields_stand_before_it(tmp_path: Path) -> None:
     assert ": 3:17 :" in refusal(tmp_path, "response_cache {\n enable: true }\nmax_batch_size: many")
-    assert ": 2:11 :" in refusal(tmp_path, "# a comment\nunknown: [")
+    assert ": 2:11 :" in refusal(tmp_path, "# a comment\nruntime: [")
 
 
 @pytest.mark.parametrize("text", ["unknown {" * 5000, "optimization {" * 5000])
@@ -221,11 +222,14 @@ def test_what_is_printed_from_the_contract_is_read_back(tmp_path: Path) -> None:
     config = ModelConfig(name="m", max_batch_size=4, parameters={"a": ModelParameter(string_value='b"\n[ {')})
     config.input.add(name="x", dims=[1, -1]).reshape.SetInParent()
     config.model_warmup.add(name="w", inputs={"x": {"zero_data": True, "dims": [1, 2]}})
+    config.model_transaction_policy.decoupled = False
     assert read(tmp_path, text_format.MessageToString(config)) == (config, [])
+    assert parse_model_config(json_format.MessageToJson(config)) == (config, [])
 
 
 TOKENS = [
     "name", "max_batch_size", "input", "optimization", "graph", "level", "parameters", "key", "value", "string_value", "unknown",
+    "response_cache", "enable", "cuda", "graphs",
     "dims", ":", "{", "}", "[", "]", "<", ">", ",", ";", "-", "1", "-1", "1e5", "TYPE_FP32", '"text"', "'text'", '"', "#", "\n",
     "/", "\0", "é",
 ]  # fmt: skip
@@ -264,14 +268,88 @@ def test_a_configuration_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["zzz { " * 33, "ensemble_scheduling { step { " * 5000, "a: [" + "{ b: [" * 20_000])
-def test_messages_are_in_each_other_to_a_depth_that_no_thread_lacks(tmp_path: Path, text: str) -> None:
-    assert refusal(tmp_path, text).startswith("config.pbtxt is not a model configuration: ")
-    assert "Expected at most 32 messages in each other" in refusal(tmp_path, text)
+def test_messages_are_in_each_other_to_a_depth_that_no_thread_lacks(text: str) -> None:
+    with pytest.raises(text_format.ParseError, match="Expected at most 32 messages in each other"):
+        unknown_fields(text, Empty.DESCRIPTOR)
 
 
 def test_of_many_unsupported_fields_some_are_named(tmp_path: Path) -> None:
-    _, (warning,) = read(tmp_path, "".join(f"z{number}: 1\n" for number in range(10_000)))
-    assert warning.endswith(", z18, z19 and 9980 more")
+    _, (warning,) = read(
+        tmp_path,
+        """
+        input { format: 1 is_shape_tensor: true allow_ragged_batch: true optional: true is_non_linear_format_io: true }
+        output { is_shape_tensor: true is_non_linear_format_io: true }
+        instance_group { profile: "a" passive: true host_policy: "a" secondary_devices { kind: 1 device_id: 1 } }
+        instance_group { rate_limiter { priority: 1 resources { name: "a" global: true count: 1 } } }
+        optimization { priority: 1 gather_kernel_buffer_threshold: 1 eager_batching: true }
+        response_cache { enable: true } runtime: "a" input { optional: true }
+        """,
+    )
+    assert warning.endswith(", optimization.eager_batching, response_cache.enable and 1 more")
+
+
+# Names that Triton does not know, and what cannot be left undone
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "name", "hint"),
+    [
+        ("max_batch_size: 8\n version_polcy { all {} }", "2:2", "version_polcy", "did you mean 'version_policy'?"),
+        ("dynamic_batchin { }", "1:1", "dynamic_batchin", "did you mean 'dynamic_batching'?"),
+        ("fooo: 3", "1:1", "fooo", "correct the name, or leave it out"),
+        ('input [ { name: "a",\ndtype: TYPE_FP32 } ]', "2:1", "input.dtype", "did you mean 'data_type'?"),
+        ("response_cache {\n enabled: true }", "2:2", "response_cache.enabled", "did you mean 'enable'?"),
+        ("parameters { key: 'a' val { } }", "1:23", "parameters.val", "did you mean 'value'?"),
+        ("metric_tags { key: 'a' val: 'b' }", "1:24", "metric_tags.val", "did you mean 'value'?"),
+        ("max_queue_delay_microseconds: 1", "1:1", "max_queue_delay_microseconds", "correct the name, or leave it out"),
+    ],
+)  # fmt: skip
+def test_a_name_that_triton_does_not_know_is_refused_where_it_stands(
+    tmp_path: Path, text: str, place: str, name: str, hint: str
+) -> None:
+    assert refusal(tmp_path, text) == (
+        f"config.pbtxt is not a model configuration: {place} : ModelConfig of Triton 2.73 has no field '{name}'; {hint}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "hint"),
+    [
+        ('{"foo": 1}', "foo", "correct the name, or leave it out"),
+        ('{"dynamic_batchin": {}}', "dynamic_batchin", "did you mean 'dynamic_batching'?"),
+        ('{"versionPolcy": null}', "versionPolcy", "did you mean 'version_policy'?"),
+        ('{"parameters": {"a": {"string_valu": "b"}}}', "parameters.a.string_valu", "did you mean 'string_value'?"),
+        ('{"optimization": {"cuda": {"graph": true}}}', "optimization.cuda.graph", "did you mean 'graphs'?"),
+        ('{"optimization": {"cuda": {"graph_spec": [{"input": {"x": {"dims": [1]}}}]}}}',
+         "optimization.cuda.graph_spec.input.x.dims", "did you mean 'dim'?"),
+    ],
+)  # fmt: skip
+def test_a_name_that_triton_does_not_know_is_refused_in_json_too(text: str, name: str, hint: str) -> None:
+    with pytest.raises(LoadError) as caught:
+        parse_model_config(text)
+    assert str(caught.value) == (
+        f"it is not a model configuration: ModelConfig of Triton 2.73 has no field '{name}'; {hint}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "name"),
+    [
+        ("sequence_batching { }", '{"sequence_batching": {}}', "sequence_batching"),
+        ("sequence_batching { state { input_name: 'a' } }", '{"sequenceBatching": {"oldest": {}}}', "sequence_batching"),
+        ("dynamic_batching { } sequence_batching { }", '{"dynamic_batching": {}, "sequence_batching": {}}', "sequence_batching"),
+        ("ensemble_scheduling { step { } }", '{"ensemble_scheduling": {"step": [{}]}}', "ensemble_scheduling"),
+        ("batch_input { kind: BATCH_ELEMENT_COUNT }", '{"batch_input": [{"target_name": "a"}]}', "batch_input"),
+        ("batch_output { target_name: 'a' }", '{"batchOutput": [{}]}', "batch_output"),
+        ("model_transaction_policy { decoupled: true }", '{"modelTransactionPolicy": {"decoupled": true}}', "model_transaction_policy.decoupled"),
+    ],
+)  # fmt: skip
+def test_what_would_be_answered_as_something_else_is_refused(tmp_path: Path, text: str, fields: str, name: str) -> None:
+    told = refusal(tmp_path, text)
+    assert told.startswith(f"config.pbtxt sets {name}; this server serves only ONNX files, ")
+    with pytest.raises(LoadError) as caught:
+        parse_model_config(fields)
+    assert str(caught.value) == told.replace("config.pbtxt", "it", 1)
 
 
 # Labels

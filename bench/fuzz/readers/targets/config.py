@@ -183,7 +183,7 @@ dynamic_batching { preferred_batch_size: [4, 8] max_queue_delay_microseconds: 10
 parameters { key: "intra_op_thread_count" value { string_value: "2" } }
 parameters: { key: "slo_ms" value: { string_value: "5" } };
 version_policy: < latest: { num_versions: 2 } >
-optimization { graph { level: 1 } execution_accelerators { cpu_execution_accelerator { name: "openvino" } } unknown { a: 1 b: "x" "y" } }
+optimization { graph { level: 1 } execution_accelerators { cpu_execution_accelerator { name: "openvino" } } cuda { graphs: true graph_spec { batch_size: 1 } } }
 model_warmup { name: "w" batch_size: 1 count: 2 inputs { key: "a" value { data_type: TYPE_FP32 dims: [1, 4] input_data_file: "rows" } }
   inputs { key: "b" value { data_type: TYPE_STRING dims: [] zero_data: true } } }
 """
@@ -242,7 +242,7 @@ TARGETS = (
         _json,
         (
             json_format.MessageToJson(text_format.Parse(_PBTXT, ModelConfig(), allow_unknown_field=True)).encode(),
-            b'{"max_batch_size": 4, "input": [{"name": "a", "dims": ["1", 2], "dataType": "TYPE_FP32"}], "what": {"ever": 1}}',
+            b'{"max_batch_size": 4, "input": [{"name": "a", "dims": ["1", 2], "dataType": "TYPE_FP32"}], "responseCache": {"enable": true}}',
             json.dumps({"parameters": {"slo_ms": {"string_value": "3"}}, "instanceGroup": [{"kind": 2}]}).encode(),
         ),
         text(
