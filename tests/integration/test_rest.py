@@ -589,6 +589,14 @@ def test_who_may_not_ask_is_counted(guarded: Running) -> None:
     assert [unrouted(metrics, code) for code in codes] == [count + 2 for count in before]
 
 
+def test_who_may_not_ask_does_not_learn_which_models_there_are(guarded: Running) -> None:
+    for path in ("/v2/models/nobody/infer", "/v2/models/nobody/predict"):
+        for body in ({}, INFER):
+            assert ask(guarded.server.http_url, path, body).status == 401
+            assert ask(guarded.server.http_url, path, body, headers=bearer("observe")).status == 403
+            assert ask(guarded.server.http_url, path, body, headers=bearer("predict")).status == 404
+
+
 def test_probes_need_no_credentials(guarded: Running) -> None:
     for path in ("/v2/health/live", "/v2/health/ready"):
         assert ask(guarded.server.http_url, path).status == 200

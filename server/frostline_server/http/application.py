@@ -64,6 +64,9 @@ class Application:
             if scope["method"] == "OPTIONS":
                 allowed = self._origins.cors(call.headers, preflight=True)
                 await Response(status_code=204)(scope, receive, Sending(call, sending.plain, allowed).send)
+            elif b"%" in scope["raw_path"] and b"%2f" in scope["raw_path"].lower():
+                # The router would take a slash within a name for one between two; none may be within a name.
+                await _nothing_there(scope, receive, sending.send)
             else:
                 await self._router(scope, receive, sending.send)
         except Failure as failure:
@@ -93,4 +96,5 @@ class Application:
 
 
 async def _nothing_there(scope: Scope, _: Receive, __: Send) -> None:
-    raise Failure(404, f"there is nothing at {scope['path'][:200]}; /openapi.json lists what there is", "not_found")
+    path = scope["raw_path"][:200].decode("latin-1")
+    raise Failure(404, f"there is nothing at {path}; /openapi.json lists what there is", "not_found")

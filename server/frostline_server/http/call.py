@@ -64,6 +64,17 @@ class Call:
         self._received_s = time.monotonic()
         self._identity = ANONYMOUS
 
+    def all_of(self, name: str) -> str | None:
+        """All values of a header that says how the body is to be read, as one list; None where there are none.
+
+        Who sends it more than once may be understood otherwise by a program on the way. A list is no number and no coding, so
+        it is refused.
+        """
+        if len(self.headers) == len(self.scope["headers"]):  # none is there twice, as is usual
+            return self.headers.get(name)
+        values = [value.decode("latin-1") for each, value in self.scope["headers"] if each == name.encode()]
+        return ", ".join(values) if values else None
+
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What the path names, such as `model` and `version`."""
@@ -126,7 +137,7 @@ class Call:
             self.hold(size)
         packed = parts[0] if len(parts) == 1 else b"".join(parts)
         del parts
-        coding = self.headers.get("content-encoding", "identity").strip().lower()
+        coding = (self.all_of("content-encoding") or "identity").strip().lower()
         if coding in ("identity", ""):
             return packed
         if coding not in CODINGS:

@@ -264,7 +264,9 @@ def split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
         return body, memoryview(b"")
     length = int(header_length[:20]) if header_length.isascii() and header_length.isdecimal() else -1
     if not 0 <= length <= len(body):
-        raise invalid(f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes")
+        raise invalid(
+            f"{HEADER_LENGTH} is {header_length[:40]!r}; one whole number is expected, and the body has {len(body)} bytes"
+        )
     return body[:length], memoryview(body)[length:]
 
 

@@ -125,11 +125,17 @@ class Rest:
         """Answer an inference request."""
         call = self._call_of(request)
         with self._calls.counting(call):
-            return await self._infer(call)
+            try:
+                return await self._infer(call)
+            except Failure as failure:
+                if failure.kind == "invalid_input" and not failure.code and not call.queued:
+                    # What is wrong with the body matters only where the model is there, as over gRPC.
+                    self._served(call.parameters["model"], call.parameters.get("version", ""))
+                raise
 
     async def _infer(self, call: Call) -> Response:
         self._calls.admit(call, MODEL_INFER)
-        length = call.headers.get(infer.HEADER_LENGTH.lower())
+        length = call.all_of(infer.HEADER_LENGTH.lower())
         body = await call.body(MOST_BYTES if length is None else None)
         path = call.parameters
         text, behind = infer.split(body, length)

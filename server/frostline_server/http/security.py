@@ -29,6 +29,7 @@ ALWAYS: Sequence[tuple[bytes, bytes]] = (
     (b"referrer-policy", b"no-referrer"),
 )
 """Headers of every answer."""
+_VARY = (b"vary", b"origin")
 
 
 class Origins:
@@ -85,20 +86,23 @@ class Origins:
         return "*" in self._cors or origin.casefold() in self._cors
 
     def cors(self, headers: Headers, *, preflight: bool = False) -> list[tuple[bytes, bytes]]:
-        """The headers that let a page of another origin read an answer; none where it may not.
+        """The headers that let a page of another origin read an answer, where it may.
 
         Args:
             headers: of the request.
             preflight: whether it asks what it may send.
         """
         origin = headers.get("origin")
-        if not self._cors or origin is None or not self.allows(origin):
+        if not self._cors:
             return []
+        if origin is None or not self.allows(origin):
+            # Or a cache on the way would hand this answer to a page that may.
+            return [_VARY]
         said = [
             (b"access-control-allow-origin", b"*" if "*" in self._cors else origin.encode("latin-1")),
             (b"access-control-expose-headers", b"inference-header-content-length, frostline-error, retry-after"),
             (b"cross-origin-resource-policy", b"cross-origin"),
-            (b"vary", b"origin"),
+            _VARY,
         ]
         if preflight:
             said += [

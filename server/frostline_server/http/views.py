@@ -266,7 +266,9 @@ class Views:
             raise failure_of(ModelNotFound(f"Request for unknown model: {name[:200]!r} is not found"))
 
         def change() -> Rollout:
-            return rollouts.change(self._folder(name), self._files, self._checked(name, step.take), step.expected)
+            after = rollouts.change(self._folder(name), self._files, self._checked(name, step.take), step.expected)
+            self._changed()
+            return after
 
         try:
             after: Rollout = await _in_thread(change)
@@ -274,7 +276,6 @@ class Views:
             raise Failure(409, f"{name}: {error}", "rollout_changed", code="ABORTED") from error
         except (ConfigError, OSError) as error:
             raise Failure(409, f"{name}: {error}", "rollout_refused", code="FAILED_PRECONDITION") from error
-        self._changed()
         return after
 
     def _checked(
@@ -317,7 +318,7 @@ def _live(version: ModelVersion) -> dict[str, Any]:
     if served is None:
         return told
     stats = served.stats.snapshot()
-    by_label, _ = served.predictions.counts()
+    heads = served.sessions[0].signature.heads
     return told | {
         "fault": served.fault,
         "device": served.device,
@@ -329,7 +330,7 @@ def _live(version: ModelVersion) -> dict[str, Any]:
         "queue_rows": served.batcher.queued_rows,
         "latency_s": _histogram(stats.request_seconds),
         "batch_rows": _histogram(stats.batch_rows),
-        "predictions": by_label,
+        "predictions": served.predictions.counts()[0] if heads and heads.confidence else None,
     }
 
 

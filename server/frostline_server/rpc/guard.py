@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
@@ -181,6 +182,12 @@ def _generated(entrance: _Entrance, answer: Callable[[Any, Any], Any]) -> Callab
 def _paced(
     entrance: _Entrance, answer: Callable[[Any, Any], Awaitable[Any]], sleep: Callable[[float], Awaitable[Any]]
 ) -> Callable[[Any, Any], Awaitable[Any]]:
+    # Streams of one caller wait in the order in which they came.
+    turns: WeakKeyDictionary[RateLimit, asyncio.Lock] = WeakKeyDictionary()
+
+    def paced(context: Any, limit: RateLimit) -> _Paced:
+        return _Paced(context, limit, turns.setdefault(limit, asyncio.Lock()), entrance.clock, sleep)
+
     async def call(requests: Any, context: Any) -> Any:
         try:
             identity = entrance.identify(context)
@@ -189,7 +196,7 @@ def _paced(
             ended = entrance.refuse(context, error)
         else:
             limit = identity.limit
-            ended = answer(requests, context if limit is None else _Paced(context, limit, entrance.clock, sleep))
+            ended = answer(requests, context if limit is None else paced(context, limit))
         return await ended
 
     return call
@@ -202,11 +209,13 @@ class _Paced:
         self,
         context: Any,
         limit: RateLimit,
+        turn: asyncio.Lock,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[Any]],
     ) -> None:
         self._context = context
         self._limit = limit
+        self._turn = turn
         self._clock = clock
         self._sleep = sleep
 
@@ -217,9 +226,10 @@ class _Paced:
         """The next request, when it is its time."""
         message = await self._context.read()
         if message is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs forget it
-            wait_s = self._limit.reserve(self._clock())
-            if wait_s:
-                await self._sleep(wait_s)
+            # The first who waits takes a token once there is one, so that nobody who gives up has taken any.
+            async with self._turn:
+                while wait_s := self._limit.take(self._clock()):
+                    await self._sleep(wait_s)
         return message
 
 

@@ -68,6 +68,7 @@ def test_a_head_that_is_too_long_is_refused(served: Port) -> None:
         (("POST", INFER, f"Content-Length: {1 << 30}"), 413, "message_too_large"),
         (("CONNECT", "localhost:80"), 405, "method"),
         (("POST", INFER, "Transfer-Encoding: gzip, chunked"), 501, "encoding"),
+        (("POST", INFER, "Content-Length: 2", "Expect: 200-ok"), 417, "protocol"),
     ],
 )
 def test_what_is_refused_before_it_is_a_request_is_counted(
@@ -474,6 +475,23 @@ def test_who_waits_with_the_body_is_told_to_send_it(served: Port) -> None:
         client.send(served.request(INFER, ROW, "Expect: 100-continue")[: -len(ROW)])
         assert client.answer().status == 100
         client.send(ROW)
+
+        assert client.answer().status == 200
+
+
+def test_who_expects_something_else_is_told_so_before_the_body(served: Port) -> None:
+    with served.client() as client:
+        client.send(served.request(INFER, ROW, "Expect: 100-continue", "Expect: a-miracle")[: -len(ROW)])
+        answer = client.answer()
+
+        assert answer.status == 417
+        assert answer.error == "the request expects 'a-miracle'; of such conditions 100-continue is understood"
+        assert client.ended()
+
+
+def test_http_1_0_expects_nothing(served: Port) -> None:
+    with served.client() as client:
+        client.send(b"GET /v2 HTTP/1.0\r\nExpect: a-miracle\r\n\r\n")
 
         assert client.answer().status == 200
 

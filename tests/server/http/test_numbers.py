@@ -101,6 +101,20 @@ def test_single_precision_is_written_with_few_digits() -> None:
     assert to_json(elements(np.array([0.1, 16777216, 1e30], np.float32))) == b"[0.1,16777216.0,1e+30]"
 
 
+def test_half_precision_is_written_with_few_digits_and_whole_numbers_with_all() -> None:
+    array = np.array([0.1, 2049, 2050, 65504, -65472, 1e-7, 1023.5], np.float16)
+    assert to_json(elements(array)) == b"[0.1,2048.0,2050.0,65504.0,-65472.0,1e-7,1023.5]"
+
+
+def test_every_float_of_half_precision_comes_back_and_every_whole_one_is_itself_in_double_precision() -> None:
+    array = np.arange(65536, dtype=np.uint16).view(np.float16)
+    array = array[np.isfinite(array)]
+    told = np.concatenate([elements(array[at : at + 4096]) for at in range(0, len(array), 4096)])
+    np.testing.assert_array_equal(told.astype(np.float16), array)
+    whole = array == np.rint(array)
+    np.testing.assert_array_equal(told[whole], array[whole].astype(np.float64))
+
+
 def test_what_is_no_number_is_a_word_as_in_protobufs_json() -> None:
     assert elements(np.array([math.nan, math.inf, -math.inf, 1], np.float32)) == ["NaN", "Infinity", "-Infinity", 1]
     for word in ("NaN", "nan"):

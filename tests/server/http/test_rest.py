@@ -1,9 +1,11 @@
 """The paths of the protocol: what their bodies may be, and what is refused."""
 
+import http.client
 import json
 import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +14,7 @@ from frostline_server.http.call import Call
 from frostline_server.http.json_size import memory_of
 from tests.support import onnx_models
 from tests.support.http_calls import ask
-from tests.support.servers import Running, running
+from tests.support.servers import TIMEOUT_S, Running, running
 
 LOAD, UNLOAD = "/v2/repository/models/linear/load", "/v2/repository/models/linear/unload"
 REGISTER = "/v2/systemsharedmemory/region/r/register"
@@ -144,6 +146,68 @@ def test_a_path_that_is_not_there_says_where_the_list_is(url: str, path: str) ->
     answer = ask(url, path)
     assert (answer.status, answer.headers["frostline-error"]) == (404, "not_found")
     assert "/openapi.json lists what there is" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/repository%2Findex", {}),
+        ("/v2/repository%2findex", {}),
+        ("/v2/models/linear%2Fversions%2F1", None),
+        ("/v2/models%2Flinear/infer", {}),
+        ("/v2%2F", None),
+        ("/%2F", None),
+    ],
+)
+def test_a_slash_that_is_part_of_a_name_is_not_one_between_two(url: str, path: str, body: Any) -> None:
+    answer = ask(url, path, body)
+    assert (answer.status, answer.headers["frostline-error"]) == (404, "not_found")
+    assert answer.error == f"there is nothing at {path}; /openapi.json lists what there is"
+
+
+def test_other_letters_of_a_name_may_be_written_in_any_way(url: str) -> None:
+    for path in ("/v2/models/lin%65ar", "/v2/%6dodels/linear"):
+        assert ask(url, path).json["name"] == "linear"
+    assert "'100% café'" in ask(url, "/v2/models/100%25%20caf%C3%A9").error
+
+
+@pytest.mark.parametrize("headers", [{}, {infer.HEADER_LENGTH: "99"}])
+@pytest.mark.parametrize("body", [b"{}", b"", b"{", {"inputs": 7}])
+def test_of_a_model_that_is_not_there_the_body_does_not_matter(url: str, body: Any, headers: dict[str, str]) -> None:
+    for path in ("/v2/models/nobody/infer", "/v2/models/linear/versions/7/infer"):
+        answer = ask(url, path, body, headers=headers)
+        assert (answer.status, answer.headers["frostline-error"]) == (404, "model_not_found")
+    assert ask(url, "/v2/models/linear/infer", body, headers=headers).status == 400
+
+
+@pytest.mark.parametrize("values", [("2", "3"), ("2", "2"), ("2", "x")])
+def test_a_body_whose_json_has_two_lengths_is_refused(url: str, values: tuple[str, str]) -> None:
+    status, told = twice(url, infer.HEADER_LENGTH, values)
+    assert status == 400
+    assert f"{infer.HEADER_LENGTH} is '{values[0]}, {values[1]}'; one whole number is expected" in told
+
+
+@pytest.mark.parametrize("values", [("gzip", "gzip"), ("identity", "gzip"), ("gzip", "identity")])
+def test_a_body_that_is_packed_twice_is_refused(url: str, values: tuple[str, str]) -> None:
+    status, told = twice(url, "Content-Encoding", values)
+    assert status == 415
+    assert f"Content-Encoding is '{values[0]}, {values[1]}'; gzip and deflate are understood" in told
+
+
+def twice(url: str, name: str, values: tuple[str, str]) -> tuple[int, str]:
+    """The status and the error of a request that has a header twice."""
+    there = urlsplit(url)
+    connection = http.client.HTTPConnection(there.hostname or "", there.port, timeout=TIMEOUT_S)
+    try:
+        connection.putrequest("POST", "/v2/models/linear/infer")
+        for value in values:
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", "2")
+        connection.endheaders(b"{}")
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())["error"]
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", LOAD), ("POST", "/v2"), ("DELETE", "/v2/models/linear")])

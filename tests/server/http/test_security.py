@@ -257,6 +257,23 @@ def test_others_are_refused_all_the_same(open_to_app: Port, origin: str) -> None
     assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize("lines", [[], [f"Origin: {ATTACKER}"]])
+def test_an_answer_that_no_page_asked_for_says_to_caches_that_others_differ(
+    open_to_app: Port, trusting: Port, lines: list[str]
+) -> None:
+    for request in (
+        head("GET", "/v2", f"Host: {open_to_app.host}", *lines),
+        head("GET", "/nowhere", f"Host: {open_to_app.host}", *lines),
+        head("OPTIONS", "/v2", f"Host: {open_to_app.host}", *lines),
+        head("POST", INFER, f"Host: {open_to_app.host}", f"Content-Length: {1 << 40}", *lines),
+    ):
+        answer = open_to_app.ask(request)
+        assert answer.headers["vary"] == "origin"
+        assert "access-control-allow-origin" not in answer.headers
+    # Where no page of another site may read anything, all answers are alike.
+    assert "vary" not in trusting.ask(head("GET", "/v2", f"Host: {trusting.host}", *lines)).headers
+
+
 def test_any_origin_is_a_choice() -> None:
     origins = Origins([], ["*"], trusted=True)
 

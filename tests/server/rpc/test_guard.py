@@ -1,8 +1,10 @@
 """Who may call what, through a real server and real clients; the audit log; the admin port."""
 
 import asyncio
+import queue
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -329,12 +331,23 @@ class Context:
         return self._messages.pop(0)
 
 
-async def test_a_stream_is_read_no_faster_than_its_caller_may_send() -> None:
-    slept_s: list[float] = []
-    seen: list[Any] = []
+class Time:
+    """A clock that stands still but for who sleeps; `until` is set where nobody wakes before."""
 
-    async def sleep(seconds: float) -> None:
-        slept_s.append(round(seconds, 6))
+    def __init__(self) -> None:
+        self.now_s = 5.0
+        self.slept_s: list[float] = []
+        self.until: asyncio.Event | None = None
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept_s.append(round(seconds, 6))
+        if self.until is not None:
+            await self.until.wait()
+        self.now_s += seconds
+
+
+def paced(time: Time, limit: RateLimit, seen: list[Any]) -> Callable[[Context], Any]:
+    """A guarded stream of a caller with a limit, whose messages are seen."""
 
     async def echo(_: Any, context: Any) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]
@@ -348,17 +361,70 @@ async def test_a_stream_is_read_no_faster_than_its_caller_may_send() -> None:
             return True
 
         def identify(self, authorization: bytes | None, certificate_names: Any = ()) -> Identity:
-            return Identity("slow", frozenset({"predict"}), "token", LIMIT)
+            return Identity("slow", frozenset({"predict"}), "token", limit)
 
     path = "/inference.GRPCInferenceService/ModelStreamInfer"
     handler: Any = grpc.stream_stream_rpc_method_handler(echo)
-    guarded: Any = guard(path, handler, Slow(None, ()), clock=lambda: 5.0, sleep=sleep)
-    await guarded.stream_stream(None, Context(b"1", b"2", b"3", b"4"))
+    guarded: Any = guard(path, handler, Slow(None, ()), clock=lambda: time.now_s, sleep=time.sleep)
+    return lambda context: guarded.stream_stream(None, context)
+
+
+async def test_a_stream_is_read_no_faster_than_its_caller_may_send() -> None:
+    time, seen = Time(), list[Any]()
+    await paced(time, RateLimit(2, 2), seen)(Context(b"1", b"2", b"3", b"4"))
     assert seen == [b"1", b"2", b"3", b"4"]
-    assert slept_s == [0.5, 1.0]
+    assert time.slept_s == [0.5, 0.5]
 
 
-LIMIT = RateLimit(2, 2)
+async def test_streams_that_end_while_they_wait_owe_nothing() -> None:
+    time, limit, seen = Time(), RateLimit(2, 1), list[Any]()
+    time.until = asyncio.Event()
+    call = paced(time, limit, seen)
+    calls = [asyncio.create_task(call(Context(b"%d" % number))) for number in range(9)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert seen == [b"0"]
+    for each in calls[1:8]:
+        each.cancel()
+    time.until.set()
+    await calls[8]
+    assert seen == [b"0", b"8"]
+    assert time.now_s == 5.5
+    assert limit.take(5.5) == 0.5
+
+
+def _first(stream: Any, answered: "queue.SimpleQueue[bytes]") -> None:
+    """Pass on the first answer of a stream, if there is one."""
+    with suppress(grpc.RpcError):
+        answered.put(next(stream))
+
+
+def test_streams_that_were_cancelled_shut_nobody_out(models: Path, tmp_path: Path, transport: str) -> None:
+    file = tmp_path / "access.toml"
+    file.write_text(entry("slow", "t", "predict", requests_per_s=0.001, burst=1))
+    with serving(models, file, transport=transport) as instance, grpc.insecure_channel(instance.address) as opened:
+        channel: Any = opened
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        done = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            yield row_request(ROW).SerializeToString()
+            done.wait(TIMEOUT_S)
+
+        streams = [stream(requests(), timeout=TIMEOUT_S, **bearer("t")) for _ in range(8)]
+        answered: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        for each in streams:
+            threading.Thread(target=lambda each=each: _first(each, answered), daemon=True).start()
+        answered.get(timeout=TIMEOUT_S)
+        for each in streams:
+            each.cancel()
+        done.set()
+        with pytest.raises(grpc.RpcError) as caught:
+            calls(opened)["/inference.GRPCInferenceService/ModelInfer"](timeout=TIMEOUT_S, **bearer("t"))
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    # For one token, and not for those of the streams as well.
+    assert 900_000 < int(dict(error.trailing_metadata())["retry-pushback-ms"]) <= 1_000_000
 
 
 # The file is read again

@@ -47,10 +47,18 @@ def body_size(headers: Headers, version: str) -> int | None:
     """The size of the body that a request's headers announce; None where it comes in chunks.
 
     Raises:
-        Failure: the headers contradict each other or the protocol.
+        Failure: the headers contradict each other or the protocol, or it comes on a condition that is not known.
     """
-    lengths = [value for name, value in headers if name == b"content-length"]
-    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    lengths, codings = [], []
+    for name, value in headers:
+        if name == b"content-length":
+            lengths.append(value)
+        elif name == b"transfer-encoding":
+            codings.append(value.strip().lower())
+        elif name == b"expect" and value.strip().lower() != b"100-continue" and version == "1.1":
+            raise Failure(
+                417, f"the request expects {shown(value)}; of such conditions 100-continue is understood", "unsupported"
+            )
     if codings and (lengths or version != "1.1"):
         raise Failure(400, "a request has Content-Length or Transfer-Encoding, not both", "bad_request")
     if codings and codings != [b"chunked"]:

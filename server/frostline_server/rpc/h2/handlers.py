@@ -202,13 +202,18 @@ class Handling:
 
     async def _run(self) -> None:
         call, context = self._call, Context(self._call)
+        left_s = context.time_remaining()
         try:
-            async with asyncio.timeout(context.time_remaining()):
+            if left_s == 0:
+                # The timeout would come only once the handler waits, and by then it may have changed something.
+                self._too_late()
+                return
+            async with asyncio.timeout(left_s):
                 await self._handle(context)
         except Aborted as end:
             self._post(call.connection.finish, call, end.code, end.text, end.trailers)
         except TimeoutError:
-            self._post(call.connection.finish, call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            self._too_late()
         except asyncio.CancelledError:
             # Either the call is over, or the server ends.
             raise
@@ -219,6 +224,10 @@ class Handling:
             )
         finally:
             self._task = None
+
+    def _too_late(self) -> None:
+        call = self._call
+        self._post(call.connection.finish, call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
     async def _handle(self, context: Context) -> None:
         handler, call = self._handler, self._call

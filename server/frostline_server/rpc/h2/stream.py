@@ -3,11 +3,11 @@
 Each is answered when its batch finishes, so answers may leave in another order than the requests came.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable
 
 from frostline.protocol import MODEL_INFER
+from frostline_server.access.rate_limit import RateQueue
 from frostline_server.batching.batcher import Batcher
 from frostline_server.batching.entry import Entry, Reply
 from frostline_server.codec.chunks import Serialised
@@ -44,13 +44,14 @@ class StreamInference:
         self._decoder = Decoder(inference, post)
         # One bound method, so that the batcher recognises entries that share it.
         self._reply: Reply = AnswerBatch(post, mine, _deliver).reply
+        self._paced = RateQueue()
         self._streams: dict[Stream, None] = {}
         self._stopping = False
         self._ended: Callable[[], None] | None = None
 
     def receiver(self, call: Call) -> "Stream":
         """What takes one call's messages."""
-        stream = Stream(call, self._inference, self._batchers, self._reply, self._decoder, self._forget)
+        stream = Stream(call, self._inference, self._batchers, self._reply, self._decoder, self._paced, self._forget)
         self._streams[stream] = None
         if self._stopping:
             stream.refuse_more()
@@ -85,6 +86,7 @@ class Stream:
         batchers: takes the batcher of each entry that is queued.
         reply: takes finished entries, whose token is this stream.
         decoder: decodes what takes long.
+        paced: where it waits for its caller's rate.
         ended: told once, when nothing of it is left.
     """
 
@@ -105,6 +107,7 @@ class Stream:
         "_limit",
         "_open_bytes",
         "_outbox",
+        "_paced",
         "_read_all",
         "_reply",
         "_stop",
@@ -118,6 +121,7 @@ class Stream:
         batchers: list[Batcher],
         reply: Reply,
         decoder: Decoder,
+        paced: RateQueue,
         ended: Callable[["Stream"], None],
     ) -> None:
         self._call = call
@@ -125,6 +129,7 @@ class Stream:
         self._batchers = batchers
         self._reply = reply
         self._decoder = decoder
+        self._paced = paced
         self._end = ended
         self._ends_on_error = call.headers.get(b"triton_grpc_error") == b"true"
         self._limit = None if call.identity is None else call.identity.limit
@@ -164,6 +169,7 @@ class Stream:
     def cancelled(self, _: Call) -> None:
         """Give up what is queued."""
         self._waiting.clear()
+        self._wait_no_more()
         self._outbox.clear()
         if self._decoding is not None:
             self._decoding.cancel()
@@ -187,6 +193,7 @@ class Stream:
         self._stop = True
         self._dropped = self._dropped or bool(self._waiting)
         self._waiting.clear()
+        self._wait_no_more()
 
     def stop(self) -> None:
         """Accept no more requests; end once all accepted requests are answered, with UNAVAILABLE if there may be others."""
@@ -225,18 +232,22 @@ class Stream:
         """Queue what came, as far as there is room, and no faster than the caller may send."""
         call, waiting, limit = self._call, self._waiting, self._limit
         while waiting and not self._asleep and self._decoding is None and not self._full() and not call.over:
-            if limit is not None and (wait_s := limit.reserve(time.monotonic())):
+            if limit is not None and not self._paced.admit(limit, self, call.shared.after):
                 self._asleep = True
-                call.shared.after(wait_s, self._wake)
                 return
             self._take(waiting.popleft())
 
-    def _wake(self) -> None:
+    def woken(self) -> None:
         """Take the message whose time has come."""
         self._asleep = False
         if self._waiting and not self._call.over:
             self._take(self._waiting.popleft())
             self._go_on()
+
+    def _wait_no_more(self) -> None:
+        if self._asleep and self._limit is not None:
+            self._asleep = False
+            self._paced.leave(self._limit, self)
 
     def _full(self) -> bool:
         return len(self._accepted) + len(self._leaving) >= MAX_OPEN or self._open_bytes >= MAX_OPEN_BYTES

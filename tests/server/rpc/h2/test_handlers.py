@@ -1,6 +1,7 @@
 """Which calls of the other methods begin when: a real event loop, on which later is when the test says so."""
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,7 @@ class Callers:
     def __init__(self, loop: Loop) -> None:
         self.began: list[bytes] = []
         self.answers: list[bytes] = []
+        self.ended: list[grpc.StatusCode] = []
 
         async def behaviour(request: bytes, _: Any) -> bytes:
             self.began.append(request)
@@ -61,13 +63,16 @@ class Callers:
         handler = grpc.unary_unary_rpc_method_handler(behaviour)
         self.receiver = Handlers(loop, lambda function, *arguments: function(*arguments)).receiver(handler)
 
-    def call(self, message: bytes, host: str = HERE) -> tuple[Handling, Call]:
+    def call(self, message: bytes, host: str = HERE, deadline_s: float | None = None) -> tuple[Handling, Call]:
         """A client that has sent its message."""
         owner: Any = SimpleNamespace(
-            peer=Peer(f"{host}:{50000 + len(message)}"), answer=lambda _, answer: self.answers.append(answer)
+            peer=Peer(f"{host}:{50000 + len(message)}"),
+            answer=lambda _, answer: self.answers.append(answer),
+            finish=lambda _, code, *__: self.ended.append(code),
         )
         shared: Any = None
         call = Call(owner, shared, 1, SimpleNamespace(), {}, 0.0)
+        call.deadline_s = deadline_s
         handling = self.receiver(call)
         handling.message(call, message)
         return handling, call
@@ -110,6 +115,15 @@ def test_a_call_that_is_given_up_before_its_turn_never_begins_and_takes_nobodys_
     loop.settle()
     loop.rest()
     assert callers.began == [*(b"a%d" % number for number in range(BURST)), b"b"]
+
+
+def test_a_call_for_whose_answer_nobody_waits_any_more_never_begins(loop: Loop) -> None:
+    callers = Callers(loop)
+    callers.call(b"late", deadline_s=0.0)
+    callers.call(b"never", deadline_s=math.inf)
+    loop.settle()
+    assert callers.began == [b"never"]
+    assert callers.ended == [grpc.StatusCode.DEADLINE_EXCEEDED]
 
 
 def test_messages_of_a_stream_are_held_until_the_handler_has_taken_them(loop: Loop) -> None:
