@@ -4,6 +4,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,13 @@ import numpy as np
 import onnx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 import frostline
 from frostline_server.repository import rollout as rollouts
 from frostline_server.repository.rollout import Rollout
 from frostline_server.repository.take_back import TakenBack
-from tests.support import raw_media, raw_rows
+from tests.support import https, raw_media, raw_rows
 from tests.support.http_calls import ask
 from tests.support.onnx_models import LABELS, beyond, passed_through, write_artifact
 from tests.support.pages import (
@@ -33,6 +34,7 @@ from tests.support.pages import (
     browsing,
     visiting,
     write_crowd,
+    write_digits,
     write_models,
 )
 from tests.support.servers import Running, running
@@ -150,6 +152,60 @@ def test_the_limits_of_a_field_are_within_what_training_saw(visit: Visit) -> Non
     assert told[:3] == [str(np.float32(each)) for each in limits[:3]]
 
 
+def test_a_category_with_a_line_break_is_sent_as_it_is_though_no_field_shows_it(
+    browser: Browser, tmp_path: Path
+) -> None:
+    plans = ("Street 3\nTown", "Lane 1\r\nTown", *(f"plan {number}" for number in range(12)))
+    row = {"tenure": 12.0, "plan": plans[0], "signup": "2024-05-31"}
+    raw_rows.write(tmp_path, "typed", plans=plans, card={"example": row})
+    raw_rows.write(tmp_path, "chosen", card={"example": row})
+    with running(tmp_path, http=True) as posted, visiting(browser, posted.server.http_url) as visit:
+        sent = visit.requests("/predict")
+
+        def plan() -> str:
+            told = len(sent)
+            visit.predict()
+            visit.page.wait_for_function("() => document.querySelector('.answer')")
+            assert len(sent) == told + 1
+            return str(json.loads(sent[-1].post_data or "")["rows"][0]["plan"])
+
+        visit.show("chosen")
+        assert plan() == plans[0]
+        visit.show("typed")
+        assert plan() == plans[0]
+        field = visit.page.get_by_label("plan", exact=True)
+        for text, meant in (("Lane 1Town", plans[1]), ("plan 3", "plan 3"), ("Lane 2Town", "Lane 2Town")):
+            field.fill(text)
+            assert plan() == meant
+        assert visit.complaints == []
+
+
+def test_a_date_keeps_its_time_where_only_the_limits_have_one_or_another_version(
+    browser: Browser, tmp_path: Path
+) -> None:
+    columns = raw_rows.rows_card()["columns"]
+    days = [*columns[:2], {**columns[2], "lowest": "2019-01-02T00:00:00"}]
+    raw_rows.write(tmp_path)
+    raw_rows.write(tmp_path, version=2, card={"columns": days})
+    (tmp_path / "churn" / "config.pbtxt").write_text("version_policy { all {} }")
+    with running(tmp_path, http=True) as dated, visiting(browser, dated.server.http_url) as visit:
+        sent = visit.requests("/predict")
+        field = visit.page.get_by_label("signup", exact=True)
+        visit.show("churn/2")
+        expect(field).to_have_attribute("type", "date")
+        visit.page.reload()
+        visit.show("churn/1")
+        expect(field).to_have_attribute("type", "datetime-local")
+        expect(field).to_have_value("2024-05-31T00:00")
+        field.fill("2019-01-02T23:30")
+        visit.show("churn/2")
+        expect(field).to_have_value("2019-01-02T23:30")
+        visit.predict()
+        assert len(visit.answers()) == 1
+        assert json.loads(sent[-1].post_data or "")["rows"][0]["signup"] == "2019-01-02T23:30"
+        assert visit.complaints == []
+
+
 def test_an_answer_that_is_not_of_the_present_row_says_so(visit: Visit) -> None:
     visit.show("churn")
     visit.predict()
@@ -217,22 +273,27 @@ def test_a_text_is_answered_as_the_python_client_is(visit: Visit, client: frostl
     expect(visit.page.locator(".answer")).to_contain_text("Outside: text")
 
 
-def test_a_dropped_picture_is_answered_as_the_python_client_is(visit: Visit, client: frostline.Client) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("apple.png", "image/png"), ("apple.bmp", "image/bmp"), ("apple.txt", "text/plain")]
+)
+def test_a_dropped_picture_is_answered_as_the_python_client_is_whatever_its_name(
+    name: str, kind: str, visit: Visit, client: frostline.Client
+) -> None:
     content, _ = raw_media.picture_files()["png"]
     visit.show("fruit")
     dropped = visit.page.evaluate_handle(
-        """bytes => {
+        """([name, type, bytes]) => {
             const files = new DataTransfer();
-            files.items.add(new File([new Uint8Array(bytes)], "apple.png", { type: "image/png" }));
+            files.items.add(new File([new Uint8Array(bytes)], name, { type }));
             return files;
         }""",
-        list(content),
+        [name, kind, list(content)],
     )
     visit.page.dispatch_event(".drop", "drop", {"dataTransfer": dropped})
     same = client.predict("fruit", [io.BytesIO(content)])
     assert visit.answers() == list(same.labels)
     assert visit.shares() == shares_of(same, ["no", "yes"])
-    expect(visit.page.get_by_alt_text("The picture that is asked about: apple.png")).to_be_visible()
+    expect(visit.page.get_by_alt_text(f"The picture that is asked about: {name}")).to_be_visible()
 
 
 @pytest.mark.parametrize(("label", "strokes"), [("7", SEVEN), ("0", ZERO)])
@@ -247,6 +308,38 @@ def test_a_drawn_digit_is_recognised(label: str, strokes: Any, visit: Visit, cli
     same = client.predict("digits", rows)
     assert same.labels == (label,)
     assert visit.shares() == shares_of(same, [str(digit) for digit in range(10)])
+
+
+def test_pixels_that_are_no_list_are_refused_by_the_server(visit: Visit) -> None:
+    visit.show("digits")
+    visit.page.click("summary:text-is('Its pixels as numbers')")
+    for text in ("5", "null", '{"a": 1}', '"x"'):
+        visit.page.get_by_label("input", exact=True).fill(text)
+        with visit.page.expect_response("**/predict") as refused:
+            visit.predict()
+        expect(visit.page.locator(".tryit .error")).to_have_text(refused.value.json()["error"])
+    visit.page.get_by_label("input", exact=True).fill(json.dumps([0] * 64))
+    visit.predict()
+    expect(visit.page.locator(".tryit .error")).to_have_text("Draw a digit first.")
+    assert [each for each in visit.complaints if "status of 400" not in each] == []
+    visit.complaints.clear()
+
+
+def test_a_digit_is_drawn_for_a_whole_input_and_with_the_ink_that_a_sentence_names(
+    browser: Browser, tmp_path: Path
+) -> None:
+    write_digits(tmp_path, send="8x8 pixels, ink from 0 to 1.0.")
+    (tmp_path / "digits" / "config.pbtxt").write_text("max_batch_size: 0")
+    with running(tmp_path, http=True) as whole, visiting(browser, whole.server.http_url) as visit:
+        visit.predict()
+        expect(visit.page.locator(".tryit .error")).to_have_text("Draw a digit first.")
+        sent = visit.requests("/predict")
+        visit.draw(SEVEN)
+        assert visit.answers() == ["7"]
+        pixels = np.array(json.loads(sent[-1].post_data or "")["inputs"]["input"], np.float32)
+        assert pixels.shape == (1, 64)
+        assert pixels.max() == 1
+        assert visit.complaints == []
 
 
 def test_a_network_with_several_inputs_takes_each_as_json(visit: Visit, client: frostline.Client) -> None:
@@ -294,6 +387,37 @@ def test_the_commands_it_shows_do_what_the_form_does(visit: Visit, tool: Callabl
     program = visit.page.get_by_role("region", name="Python").inner_text()
     compile(program, "copied", "exec")
     assert 'client.predict("churn", [{"tenure": 12, "plan": "zoë 🙂"' in program
+
+
+def test_the_python_program_has_numbers_where_json_has_words(visit: Visit) -> None:
+    visit.show("pair")
+    program = visit.page.get_by_role("region", name="Python")
+    visit.page.click("summary:text-is('The same with curl or Python')")
+    visit.page.get_by_label("left", exact=True).fill('["NaN", "Infinity", "-Infinity", 1]')
+    expect(program).to_contain_text('"left": [[float("nan"), float("inf"), float("-inf"), 1]]')
+    visit.show("mood")
+    visit.page.click("summary:text-is('The same with curl or Python')")
+    visit.page.get_by_label("text", exact=True).fill("NaN")
+    expect(program).to_contain_text('client.predict("mood", ["NaN"]')
+
+
+def test_the_python_program_of_an_encrypted_page_encrypts_too(browser: Browser, tmp_path: Path) -> None:
+    files = https.Files(tmp_path)
+    files.write("frostline.test")
+    raw_rows.write(tmp_path / "models")
+    with (
+        running(tmp_path / "models", http=True, **files.settings) as secure,
+        visiting(browser, secure.server.http_url, ignore_https_errors=True) as visit,
+    ):
+        visit.predict()
+        label = visit.answers()[0]
+        visit.page.click("summary:text-is('The same with curl or Python')")
+        program = visit.page.get_by_role("region", name="Python").inner_text()
+        assert f'connect("{secure.address}", tls=True)' in program
+        # As the program's comment says.
+        program = program.replace("tls=True", f"tls={str(files.authority)!r}")
+        told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+        assert label in told.stdout
 
 
 def test_what_the_server_sends_is_never_taken_for_markup(visit: Visit) -> None:
@@ -357,6 +481,31 @@ def test_the_live_charts_move_under_load(visit: Visit, client: frostline.Client)
     expect(
         visit.page.get_by_role("region", name="Numbers of the last minute").locator("tbody tr").nth(1)
     ).to_be_visible()
+
+
+def test_without_counted_labels_their_shares_are_not_shown(browser: Browser, tmp_path: Path) -> None:
+    model = passed_through(["n", 1], output="logits")
+    onnx.helper.set_model_props(model, {"frostline.task": "binary"})
+    write_artifact(tmp_path, "spam", model=model, golden=False, labels=["no", "yes"])
+    write_artifact(tmp_path, "classes")
+    with running(tmp_path, http=True) as live, visiting(browser, live.server.http_url) as visit:
+        visit.show("spam")
+        expect(visit.page.get_by_role("img", name="Rows in the queue: 0 now")).to_be_visible()
+        expect(visit.page.locator(".shares")).to_be_hidden()
+        visit.show("classes")
+        expect(visit.page.locator(".shares")).to_contain_text("no predictions counted yet")
+
+
+def test_one_column_is_not_called_several(visit: Visit) -> None:
+    def cut(route: Route) -> None:
+        response = route.fetch()
+        schema = response.json()
+        route.fulfill(response=response, json=schema | {"columns": schema["columns"][:1]})
+
+    visit.page.route("**/schema", cut)
+    visit.show("churn/2")
+    expect(visit.page.locator(".subtitle")).to_contain_text("· 1 column ·")
+    visit.page.unroute_all()
 
 
 def test_the_versions_show_their_traffic_device_and_proof(visit: Visit) -> None:

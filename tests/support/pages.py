@@ -1,6 +1,7 @@
 """The page of a server in a real browser: models to try, what a user does, and what the browser complains of."""
 
 import functools
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,8 +48,13 @@ def write_models(root: Path) -> None:
     (root / "broken" / "1" / "model.onnx").write_bytes(b"no network")
 
 
-def write_digits(root: Path) -> None:
-    """A linear classifier of handwritten digits, input [rows, 64] from 0 to 16, fitted by least squares."""
+def write_digits(root: Path, send: str = "8x8 pixels, ink from 0 (none) to 16 (full)") -> None:
+    """A linear classifier of handwritten digits, input [rows, 64] from 0 to 16, fitted by least squares.
+
+    Args:
+        root: the folder of models.
+        send: what the card says to send.
+    """
     digits = load_digits()
     pixels = digits.data.astype(np.float64)
     targets = np.eye(10)[digits.target]
@@ -56,11 +62,7 @@ def write_digits(root: Path) -> None:
     inputs = {"input": pixels[:8].astype(np.float32)}
     write_artifact(root, "digits", model=product(weights.astype(np.float32)), inputs=inputs, labels=DIGITS)
     card = root / "digits" / "1" / "card.json"
-    said = (
-        card.read_text().rstrip("}")
-        + ', "input": {"name": "input", "send": "8x8 pixels, ink from 0 (none) to 16 (full)"}}'
-    )
-    card.write_text(said)
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"input": {"name": "input", "send": send}}))
 
 
 def write_crowd(root: Path, count: int) -> None:

@@ -19,6 +19,12 @@ def test_settings_are_found_wherever_they_belong_and_keep_their_type() -> None:
     assert (recipe.hyperparameters.epochs, recipe.hyperparameters.learning_rate, recipe.seed) == (5, 1e-4, 9)
 
 
+def test_a_whole_number_is_a_number_and_a_truth_may_be_pythons() -> None:
+    changed = choose("digits", ["learning_rate=1", "calibrate=False", "baselines=false", "class_weights=True"])
+    assert changed.hyperparameters.learning_rate == 1
+    assert (changed.calibrate, changed.baselines, changed.hyperparameters.class_weights) == (False, False, True)
+
+
 def test_no_layers_can_be_said() -> None:
     network = choose("digits", ["hidden="]).network
     assert isinstance(network, Cnn)
@@ -36,6 +42,14 @@ def test_what_is_not_named_stays() -> None:
     [
         ("epochs=0", "epochs: Input should be greater than 0"),
         ("epochs=2.5", "epochs: Input should be a valid integer"),
+        ("epochs=true", "^epochs: expected a whole number, got true$"),
+        ("seed=False", "^seed: expected a whole number, got False$"),
+        ("learning_rate=true", "^learning_rate: expected a number, got true$"),
+        ("test=false", "^test: expected a number, got false$"),
+        ("calibrate=1", "^calibrate: expected true or false, got 1$"),
+        ("residual=yes", "^residual: expected true or false, got yes$"),
+        ('threshold={"recall": true}', r"threshold: write .* with a share above 0 and up to 1"),
+        ('threshold={"cost": [1, true]}', r"threshold: write .* with the costs"),
         ("hidden=64,wide", "hidden: Input should be a valid integer"),
         ("activation=swish", "activation: Input should be 'relu', 'sigmoid', 'tanh' or 'gelu'"),
         ("validation=0.9", r"validation \(0.9\) and test \(0.2\) leave no rows"),

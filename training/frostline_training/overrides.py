@@ -29,6 +29,8 @@ _OWN_SETTINGS = (
 )
 _TEXTS = ("positive",)
 """Settings that are texts, which may look like something else: the class `true`."""
+_TRUTHS: Mapping[str, bool] = {"true": True, "false": False}
+_EXPECTED: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 _RENAMED: Mapping[str, str] = {"server": "frostline_server", "training": "frostline_training"}
 """The packages that version 0.1 put into site-packages under names that users need themselves."""
 
@@ -83,7 +85,7 @@ def with_settings(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         changed[key] = assignment
         owner = values if key in _OWN_SETTINGS else values["hyperparameters"]
         owner = owner if key in owner else values["network"]
-        owner[key] = (text or None) if key in _TEXTS else _parsed(text, like=owner[key])
+        owner[key] = (text or None) if key in _TEXTS else _parsed(key, text, like=owner[key])
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -93,10 +95,18 @@ def with_settings(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
         raise SettingError(f"{told or 'the settings'}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def _parsed(text: str, *, like: object) -> object:
+def _parsed(name: str, text: str, *, like: object) -> object:
     if isinstance(like, tuple):
         return tuple(part.strip() for part in text.strip("[]() ").split(",") if part.strip())
     if isinstance(like, str):
+        return text
+    # pydantic takes true for the number 1, and the other way round.
+    truth = _TRUTHS.get(text.strip().lower())
+    if (truth is not None) != isinstance(like, bool) and isinstance(like, int | float):
+        raise SettingError(f"{name}: expected {_EXPECTED[type(like)]}, got {text}")
+    if truth is not None:
+        return truth
+    if re.search(r"\b(true|false)\b", text):  # among other values
         return text
     try:
         return json.loads(text)

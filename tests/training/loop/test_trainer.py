@@ -280,6 +280,26 @@ def test_what_is_explained_of_the_validation_rows_is_relative_to_their_own_mean(
     assert trained.best.validation.score == pytest.approx(r2_score(split.validation.targets, values), rel=1e-4)
 
 
+@pytest.mark.parametrize("task", ["regression", "any"])
+def test_what_is_explained_of_an_epochs_rows_is_relative_to_the_mean_of_those_that_were_scored(
+    task: Task, small: Recipe, blobs_split: Split
+) -> None:
+    def summed(rows: Rows) -> Rows:
+        return Rows(rows.inputs, np.asarray(rows.inputs).sum(1, keepdims=True, dtype=np.float32))
+
+    split = _changed(blobs_split, "regression", summed)
+    rows = split.train
+    scored = trainer._order(small.seed, 1, 72, None)[:64].numpy()
+    rows.targets[np.setdiff1d(np.arange(72), scored)] = 1e4  # the rest of two batches is far off
+    dataset = replace(split.dataset, task=task, heads=(Head("sum"),) if task == "any" else ())
+    # Weights that hardly move answer as those after the epoch.
+    recipe = _with(small, epochs=1, batch_size=32, learning_rate=1e-9)
+    trained = _train(recipe, replace(split, dataset=dataset))
+    with torch.no_grad():
+        values = trained.network(torch.from_numpy(np.asarray(rows.inputs)[scored])).numpy()
+    assert trained.history[0].train.score == pytest.approx(r2_score(rows.targets[scored], values), rel=1e-3)
+
+
 def test_so_is_a_number_among_several_targets() -> None:
     heads = (Head("length"), Head("kind", ("a", "b")))
     kinds, lengths = np.arange(20) % 2, np.arange(20.0)

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001 - the pictures are written with the minus sign
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +123,10 @@ def test_a_regression_has_residuals_and_axes_with_names(tmp_path: Path, shown: S
     assert (below.get_xlabel(), below.get_ylabel()) == ("predicted price", "residual: predicted − true")
     assert "MAE 1, RMSE 1.225" in words
     assert "mean residual +0.5" in words
+    # One row that is far off has the others, and both lines, at any edge of the panel.
+    legend = below.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y0 >= below.bbox.y1
 
 
 def test_a_regression_of_one_row_is_drawn_with_its_error_and_without_r2(tmp_path: Path, shown: Shown) -> None:
@@ -145,10 +150,27 @@ def test_learning_curves_of_a_score_that_is_undefined_are_drawn_without_it(tmp_p
         ("🔥 hot", "[fire] hot"),
         ("\x00", "[U+0000]"),
         ("two\nlines", "two\nlines"),
+        ("\u202e12\u202c \u2066a\u2069 \u200fb\u200e\u061c", "12 a b"),
     ],
 )
 def test_what_no_font_has_is_replaced_by_its_name_or_number(label: str, shown_as: str) -> None:
     assert canvas.readable(label) == shown_as
+
+
+def test_a_title_that_is_wider_than_its_picture_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda made, *_, **__: saved.append(made))
+    evaluation = score(np.array([[2.0, 0], [0, 2.0]], np.float32), np.array([0, 1]), "single-label")
+    scores.confusion(tmp_path / "x.png", evaluation, ("a", "b"), "m")
+    scores.confusion(tmp_path / "x.png", evaluation, ("a", "b"), "long" * 30)
+    history = _history([1.0])
+    scores.learning_curves(tmp_path / "x.png", history, history[-1], "long" * 60)
+    whole, narrow, wide = saved
+    assert whole.axes[0].get_title(loc="left") == "m: 2 of 2 test rows right"
+    for made, title in ((narrow, narrow.axes[0].get_title(loc="left")), (wide, wide.get_suptitle())):
+        assert re.fullmatch("(long){7,}l?o?n?…", title)
+        (drawn,) = (text for text in made.findobj(Text) if isinstance(text, Text) and text.get_text() == title)
+        assert 0.9 * made.bbox.x1 < drawn.get_window_extent().x1 < made.bbox.x1
 
 
 def test_a_script_without_a_font_is_still_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

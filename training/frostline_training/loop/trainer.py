@@ -20,13 +20,14 @@ from frostline_training.loop import checkpoint
 from frostline_training.loop.device import cpu_threads, repeatable
 from frostline_training.loop.distributed import ALONE, Group
 from frostline_training.loop.losses import Objective
-from frostline_training.loop.progress import Epoch, Progress, Scores
+from frostline_training.loop.progress import Epoch, Measure, Progress, Scores
 from frostline_training.loop.runs import Run
 from frostline_training.loop.unknown_categories import fit_unknown
 from frostline_training.networks.families import build
 
 _CHECKPOINT_SHARE = 0.02  # of a training's time, at most, goes into checkpoints after the first
 _KEPT_ANSWERS = 2**16  # numbers that wait to be scored together: one batch at a time costs small networks a tenth
+_RELATIVE: tuple[Measure, ...] = ("r2", "mean_score")
 _HALF = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -124,6 +125,8 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
             number = len(progress.history) + 1
             torch.manual_seed(_drawn(recipe.seed, number))
             order = _order(recipe.seed, number, len(targets), classes)[: steps * hyper.batch_size].to(device)
+            # A rest smaller than a batch is not scored: R2 is relative to the mean of the rows that are.
+            scored = objective.judging(targets[order]) if objective.measure in _RELATIVE else objective
             sums = torch.zeros(2, dtype=torch.float64, device=device)  # of loss, of right rows
             answered: list[tuple[Tensor, Tensor]] = []
             parallel.train()
@@ -145,7 +148,7 @@ def train(  # noqa: PLR0915 the loop is read from top to bottom, and its steps a
 
                 answered.append((outputs.detach(), wanted))
                 if len(answered) * outputs.numel() >= _KEPT_ANSWERS or step + 1 == number * steps:
-                    sums += _sums(objective, answered)
+                    sums += _sums(scored, answered)
                     answered.clear()
                 watcher.step()
 

@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
@@ -18,12 +18,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import BboxBase
 
 DPI = 144
 MARGIN = 28.0  # points, around a diagram
+_WIDEST_TITLE = 0.988  # of a picture's width is where it ends
 INK, FAINT, LINE, PAPER = "#1f2430", "#5c6470", "#c9ced6", "#ffffff"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#c53030"
 
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Unicode's marks that turn the direction of writing: those of a label would turn the numbers beside it too."""
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 _SANS, _MONO = "DejaVu Sans", "DejaVu Sans Mono"  # come with matplotlib, so a picture is the same everywhere
@@ -134,7 +138,7 @@ def readable(text: str) -> str:
 def _missing(letter: str) -> bool:
     if letter == "\n":
         return False
-    return all(not get_font(path).get_char_index(ord(letter)) for path in _paths())
+    return letter in _DIRECTIONS or all(not get_font(path).get_char_index(ord(letter)) for path in _paths())
 
 
 @cache
@@ -179,5 +183,25 @@ def save(made: Figure, path: Path) -> Path:
     for text in made.findobj(Text):
         assert isinstance(text, Text)  # noqa: S101 for the type checker
         text.set_text(readable(text.get_text()))
+    _cut_titles(made)
     made.savefig(path, dpi=DPI, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
     return path
+
+
+def _cut_titles(made: Figure) -> None:
+    # The layout places titles, and makes no room for one that is wider than the picture: then no picture would be left.
+    titles = {made.get_suptitle(), *(axes.get_title(loc="left") for axes in made.axes)} - {""}
+    found = [text for text in made.findobj(Text) if isinstance(text, Text) and text.get_text() in titles]
+    for text in found:
+        _cut(text, lambda box: box.width > _WIDEST_TITLE * made.bbox.width)
+    if found:
+        made.draw_without_rendering()
+    for text in found:
+        _cut(text, lambda box: box.x1 > _WIDEST_TITLE * made.bbox.x1)
+
+
+def _cut(text: Text, beyond: Callable[[BboxBase], bool]) -> None:
+    words = text.get_text()
+    while words and beyond(text.get_window_extent()):
+        words = words[:-1].rstrip()
+        text.set_text(f"{words}…")

@@ -104,7 +104,7 @@ def _texts(inputs: Array, worst: Sequence[int], told: Told, headline: str) -> Fi
     texts = {row: _text(inputs[row]) for row in worst}
     heights = {row: 14.0 * len(lines) + 34 for row, lines in texts.items()}
     height = 66 + max(40.0, sum(heights.values()))
-    made, axes = _page(760, height, headline)
+    made, axes = _page(max(760, text_width(headline, 12, "bold") + 48), height, headline)
     if not worst:
         _nothing(axes, height)
     y = 58.0

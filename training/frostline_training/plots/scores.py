@@ -228,7 +228,8 @@ def predicted(path: Path, evaluation: Evaluation, labels: Sequence[str], title: 
             below.axhline(off.mean(), color=ORANGE, lw=1.2, label=f"mean residual {off.mean():+.3g}")
             below.scatter(given, off, s=16, color=BLUE, alpha=0.6, edgecolors="none")
             below.set(xlabel=f"predicted {name}", ylabel="residual: predicted − true")
-            below.legend(loc="upper left")
+            # Beside the panel: one row that is far off has all others, and both lines, at one of its edges.
+            below.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
         return canvas.save(made, path)
 
 

@@ -78,10 +78,13 @@ export function index() {
   return post("v2/repository/index", {}, AbortSignal.timeout(PATIENCE_MS));
 }
 
-/** POST JSON, or a file as it is, until `signal` aborts it; `read` reads the answer, which is null without a body. */
+/**
+ * POST JSON, or a file as it is, until `signal` aborts it; `read` reads the answer, which is null without a body. What a
+ * file is, its content says: a browser goes by its name.
+ */
 export async function post(path, body, signal, read = JSON.parse) {
   const file = body instanceof Blob;
-  const headers = { "Content-Type": file ? body.type || "application/octet-stream" : "application/json" };
+  const headers = { "Content-Type": file ? "application/octet-stream" : "application/json" };
   const response = await send(path, { method: "POST", headers, body: file ? body : JSON.stringify(body), signal });
   const text = await response.text();
   return text ? read(text) : null;

@@ -90,6 +90,16 @@ function shortened(value) {
   return Math.fround(short) === Math.fround(value) ? short : value;
 }
 
+/** The text that a field of one line has for another: without its line breaks, which a browser leaves out. */
+function oneLine(text) {
+  return text.replace(/[\r\n]/g, "");
+}
+
+/** What a field of one line means: the text it was given, or a known one, whose line breaks the browser left out. */
+function meant(typed, given, known = []) {
+  return [given ?? "", ...known].find((text) => oneLine(text) === typed) ?? typed;
+}
+
 class CategoryField {
   constructor(column) {
     this.categories = column.categories;
@@ -121,12 +131,13 @@ class CategoryField {
   get value() {
     const { value } = this.input;
     if (value === "missing") return null;
-    return value === "other" ? this.other.value : this.categories[Number(value)];
+    return value === "other" ? meant(this.other.value, this.given) : this.categories[Number(value)];
   }
 
   set value(value) {
     const at = this.categories.indexOf(value);
     this.input.value = value === null ? "missing" : at >= 0 ? String(at) : "other";
+    this.given = value;
     if (this.input.value === "other") this.other.value = value;
     this.#showOther();
   }
@@ -134,6 +145,9 @@ class CategoryField {
 
 class TypedCategoryField {
   constructor(column) {
+    this.known = column.categories.filter(
+      (text) => oneLine(text) !== text && !column.categories.includes(oneLine(text)),
+    );
     const list = el(
       "datalist",
       { id: freshId("categories") },
@@ -149,27 +163,25 @@ class TypedCategoryField {
   }
 
   get value() {
-    return this.input.value === "" ? null : this.input.value;
+    return this.input.value === "" ? null : meant(this.input.value, this.given, this.known);
   }
 
   set value(value) {
+    this.given = value;
     this.input.value = value ?? "";
   }
 }
 
 class DateField {
   constructor(column, example) {
-    const moments = [example ?? column.earliest ?? "", column.format];
-    const type = dateType(...moments);
-    this.input = el("input", {
-      type,
-      step: type === "datetime-local" ? "1" : null,
-      placeholder: type === "text" ? "(missing)" : null,
-    });
+    this.format = column.format;
+    this.moments = [example, column.earliest, column.latest];
+    this.input = el("input");
+    this.#take();
     const day = (text) => text.replace("T00:00:00", "").replace("T", " ");
     const seen =
       column.earliest && column.latest ? `${day(column.earliest)} to ${day(column.latest)} in training` : "a date";
-    const written = type === "text" ? `, written as ${column.format}` : "";
+    const written = this.input.type === "text" ? `, written as ${column.format}` : "";
     this.element = field(column.name, this.input, seen + written + missingHint(column));
   }
 
@@ -179,17 +191,30 @@ class DateField {
   }
 
   set value(value) {
-    const written = { date: (text) => text.slice(0, 10), "datetime-local": (text) => text.replace(" ", "T") }[
-      this.input.type
-    ];
+    this.#take(value);
+    const written = {
+      date: (text) => text.slice(0, 10),
+      "datetime-local": (text) => (DAY.test(text) ? `${text.slice(0, 10)}T00:00` : text.replace(" ", "T")),
+    }[this.input.type];
     this.input.value = value === null ? "" : (written?.(value) ?? value);
+  }
+
+  /** Become the kind that takes this moment too: one typed for another version may have a time where these have none. */
+  #take(moment) {
+    this.input.type = dateType([...this.moments, moment].filter(Boolean), this.format);
+    this.input.step = this.input.type === "datetime-local" ? "1" : "";
+    this.input.placeholder = this.input.type === "text" ? "(missing)" : "";
   }
 }
 
-function dateType(example, format) {
-  if (format !== "iso") return "text";
-  if (/^\d{4}-\d\d-\d\d(T00:00:00)?$/.test(example)) return "date";
-  return /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?$/.test(example) ? "datetime-local" : "text";
+const DAY = /^\d{4}-\d\d-\d\d(T00:00:00)?$/;
+const MOMENT = /^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?)?$/;
+
+/** The kind of a field that takes all of these moments. */
+function dateType(moments, format) {
+  if (format !== "iso" || !moments.length) return "text";
+  if (moments.every((moment) => DAY.test(moment))) return "date";
+  return moments.every((moment) => MOMENT.test(moment)) ? "datetime-local" : "text";
 }
 
 /** The field of a column; its `value` is what is sent, null where it is missing. */

@@ -26,15 +26,16 @@ function brief(value) {
   return Number(value.toPrecision(3)).toLocaleString("en");
 }
 
-/** The counters of all versions together. */
+/** The counters of all versions together; `labels` is null where none counts any. */
 function totals(answer) {
-  const sum = { at: answer.at_s, requests: 0, failed: 0, queue: 0, latency: null, batch: null, labels: new Map() };
+  const sum = { at: answer.at_s, requests: 0, failed: 0, queue: 0, latency: null, batch: null, labels: null };
   for (const version of answer.versions) {
     sum.requests += version.requests ?? 0;
     sum.failed += version.failed ?? 0;
     sum.queue += version.queue_rows ?? 0;
     sum.latency = added(sum.latency, version.latency_s);
     sum.batch = added(sum.batch, version.batch_rows);
+    if (version.predictions) sum.labels ??= new Map();
     for (const [label, count] of Object.entries(version.predictions ?? {})) {
       sum.labels.set(label, (sum.labels.get(label) ?? 0) + count);
     }
@@ -80,7 +81,6 @@ export class LivePanel {
       queue: new LineChart("Rows in the queue", [""], brief, KEPT),
       batch: new LineChart("Rows in a batch, mean", [""], brief, KEPT),
     };
-    this.counted = "labels";
     this.shares = el("div", {});
     this.sharesTitle = el("figcaption", { text: "Share of labels" });
     this.table = el("tbody");
@@ -124,12 +124,6 @@ export class LivePanel {
       ),
       this.details,
     );
-  }
-
-  /** Say what the model's task makes of its predictions: labels of rows, of places, or no labels. */
-  name(task) {
-    this.counted = task === "dense" ? "places" : "labels";
-    this.shares.parentElement.hidden = task === "regression" || task === "embedding";
   }
 
   /** Ask every second while the page is visible. */
@@ -202,12 +196,14 @@ export class LivePanel {
   }
 
   #drawShares(now) {
+    this.shares.parentElement.hidden = now.labels === null;
+    if (now.labels === null) return;
     const first = this.#seen[0];
-    const recent = [...now.labels].map(([label, count]) => [label, count - (first.labels.get(label) ?? 0)]);
+    const recent = [...now.labels].map(([label, count]) => [label, count - (first.labels?.get(label) ?? 0)]);
     const quiet = recent.every(([, count]) => count === 0);
     const counted = (quiet ? [...now.labels] : recent).sort(([, one], [, other]) => other - one);
     const all = counted.reduce((sum, [, count]) => sum + count, 0);
-    this.sharesTitle.textContent = `Share of ${this.counted}, ${quiet ? "since the start" : "last minute"}`;
+    this.sharesTitle.textContent = `Share of labels, ${quiet ? "since the start" : "last minute"}`;
     if (!all) {
       this.shares.replaceChildren(el("p", { class: "hint", text: "no predictions counted yet" }));
       return;

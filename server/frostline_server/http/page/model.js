@@ -3,7 +3,7 @@
 import { about, release } from "./about.js";
 import { get, modelPath } from "./api.js";
 import { Controls } from "./control.js";
-import { el } from "./dom.js";
+import { el, plural } from "./dom.js";
 import { LivePanel } from "./live.js";
 import { TryIt } from "./tryit.js";
 import { VersionsTable } from "./versions.js";
@@ -115,7 +115,6 @@ export class ModelView {
       this.tryit.offer(ready(this.versions));
       release(this.about);
       this.subtitle.textContent = [schema.task, ...describe(schema)].join(" · ");
-      this.panel.name(schema.task);
       this.about.replaceChildren(about(this.name, schema.version, card));
     } catch (error) {
       const unknown = `This server has no model ${this.name}${this.version ? ` in version ${this.version}` : ""}.`;
@@ -207,7 +206,7 @@ function ready(versions) {
 function describe(schema) {
   const parts = [`version ${schema.version} answers`];
   if (schema.columns.length > 1 || ["NUMBER", "CATEGORY", "DATE"].includes(schema.columns[0]?.kind))
-    parts.push(`${schema.columns.length} columns`);
+    parts.push(plural(schema.columns.length, "column"));
   else if (schema.columns.length) parts.push(schema.columns[0].kind === "TEXT" ? "takes texts" : "takes pictures");
   if (schema.labels.length) parts.push(`${schema.labels.length} ${schema.task === "regression" ? "values" : "labels"}`);
   return parts;

@@ -87,9 +87,10 @@ export class DigitForm {
   constructor(schema, size, card, onChange, onComplete) {
     const [input] = schema.inputs;
     this.size = size;
-    this.shape = input.shape.map(Number).slice(1);
     this.numbers = new NumbersForm(schema, card, onChange);
-    [{ area: this.area }] = this.numbers.inputs;
+    const [{ area, shape }] = this.numbers.inputs;
+    this.area = area;
+    this.shape = shape.map((axis) => (axis < 0 ? 1 : axis));
     this.full = fullInk(card, input.dtype);
     this.drawing = new Drawing(size, () => {
       this.#write(this.drawing.values());
@@ -120,7 +121,8 @@ export class DigitForm {
 
   request() {
     const sent = this.numbers.request();
-    if (this.drawing.empty && sent.rows[0].flat(Infinity).every((value) => value === 0)) {
+    const pixels = [sent.rows ?? Object.values(sent.inputs)].flat(Infinity);
+    if (this.drawing.empty && pixels.every((value) => value === 0)) {
       throw new BadField("Draw a digit first.", this.drawing.canvas);
     }
     return sent;
@@ -173,7 +175,7 @@ export class DigitForm {
 /** The value of full ink: the last number of what the card says to send, such as "ink from 0 (none) to 16 (full)". */
 function fullInk(card, dtype) {
   const send = card?.input?.send ?? "";
-  const range = /\b0\b[^0-9]*?\bto\b\s*([0-9.]+)/.exec(send);
+  const range = /\b0\b[^0-9]*?\bto\b\s*(\d+(?:\.\d+)?)/.exec(send);
   if (range) return Number(range[1]);
   return dtype === "UINT8" ? 255 : 1;
 }

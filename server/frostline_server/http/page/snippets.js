@@ -18,17 +18,20 @@ export function curl(model, version, request) {
 }
 
 /** A program of Frostline's Python client. */
-export function python(model, version, task, request) {
+export function python(model, version, schema, request) {
   const chosen = version ? `, version=${literal(version)}` : "";
-  const credentials = token() ? ', token=os.environ["FROSTLINE_TOKEN"]' : "";
-  const rows = request.file ? `[${literal(request.file.name)}]` : literal(request.inputs ?? request.rows);
+  const encrypted = location.protocol === "https:";
+  const credentials = (encrypted ? ", tls=True" : "") + (token() ? ', token=os.environ["FROSTLINE_TOKEN"]' : "");
+  const numbers = !schema.columns.length && schema.inputs.every((input) => input.dtype !== "BYTES");
+  const rows = request.file ? `[${literal(request.file.name)}]` : literal(request.inputs ?? request.rows, numbers);
   return [
     ...(token() ? ["import os", ""] : []),
     "import frostline",
     "",
+    ...(encrypted ? ['# With an authority of your own: tls="ca.pem", the file of its certificate.'] : []),
     `with frostline.connect(${literal(grpcAddress())}${credentials}) as client:`,
     `    prediction = client.predict(${literal(model)}, ${rows}${chosen})`,
-    `    print(prediction.version, ${READINGS[task] ?? "prediction.outputs"})`,
+    `    print(prediction.version, ${READINGS[schema.task] ?? "prediction.outputs"})`,
   ].join("\n");
 }
 
@@ -45,15 +48,21 @@ function shell(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** A value as Python writes it. JSON's strings are Python's, apart from characters that a terminal would not show. */
-export function literal(value) {
+const NOT_FINITE = { NaN: "nan", Infinity: "inf", "-Infinity": "-inf" };
+
+/**
+ * A value as Python writes it. JSON's strings are Python's, apart from characters that a terminal would not show. Among
+ * `numbers`, the words are numbers for which JSON has none.
+ */
+export function literal(value, numbers = false) {
   if (value === null || value === undefined) return "None";
   if (value === true) return "True";
   if (value === false) return "False";
-  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (Array.isArray(value)) return `[${value.map((each) => literal(each, numbers)).join(", ")}]`;
   if (typeof value === "object")
     return `{${Object.entries(value)
-      .map(([key, each]) => `${literal(key)}: ${literal(each)}`)
+      .map(([key, each]) => `${literal(key)}: ${literal(each, numbers)}`)
       .join(", ")}}`;
+  if (numbers && Object.hasOwn(NOT_FINITE, value)) return `float("${NOT_FINITE[value]}")`;
   return JSON.stringify(value);
 }

@@ -235,7 +235,7 @@ export class TryIt {
       if (!request) return;
     }
     this.curl.textContent = curl(this.model, this.version, request);
-    this.python.textContent = python(this.model, this.version, this.schema.task, request);
+    this.python.textContent = python(this.model, this.version, this.schema, request);
   }
 }
 
